@@ -1,0 +1,1 @@
+//! The host agent's server: services, operations and its own check loop.

@@ -1,0 +1,1 @@
+//! One folder per kind: observe, plan, apply, status; run starts them all.

@@ -1,0 +1,1 @@
+//! What differs between Ollama, MLX and OpenAI-compatible servers, behind one trait.

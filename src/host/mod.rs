@@ -1,0 +1,1 @@
+//! The host agent's protocol: messages, signatures, client.

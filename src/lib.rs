@@ -1,0 +1,19 @@
+//! Ostler keeps a team's LLM servers as declared: it compares what resources say with what it observes, and acts until
+//! both agree. The rooms below form four storeys; each uses only those below its own (docs/architecture.md).
+
+pub mod cli;
+
+pub mod agent;
+pub mod controllers;
+pub mod http;
+pub mod simulate;
+
+pub mod engines;
+pub mod platform;
+pub mod runtimes;
+pub mod store;
+
+pub mod host;
+pub mod telemetry;
+
+pub mod api;

@@ -1,0 +1,1 @@
+//! Where resources come from and where status and events go: a cluster or a folder.

@@ -1,0 +1,1 @@
+//! Workloads and containers as seen and changed.
