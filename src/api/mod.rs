@@ -1,1 +1,33 @@
 //! The custom resources as Rust types: no I/O, no dependency on the rest.
+//!
+//! The types carry everything the CRDs say (bounds, defaults, CEL rules), so `crds/`, the API server and the folder of
+//! manifests all refuse the same things. [`crds`] turns them into CustomResourceDefinitions.
+
+mod common;
+mod crds;
+mod host_agent;
+mod llm_backend;
+mod llm_backend_status;
+
+pub use common::{
+    Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind,
+    WorkloadRef, condition, set_condition,
+};
+pub use crds::crds;
+pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentStatus, ServiceSummary};
+pub use llm_backend::{
+    Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe,
+    Recovery, Webhook,
+};
+pub use llm_backend_status::{
+    BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally,
+};
+
+/// API group of every kind.
+pub const GROUP: &str = "ostler.dev";
+/// The served and stored version.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of every manifest.
+pub const API_VERSION: &str = "ostler.dev/v1alpha1";
+/// Field manager of everything that Ostler writes.
+pub const FIELD_MANAGER: &str = "ostler";

@@ -1,1 +1,85 @@
-//! Where resources come from and where status and events go: a cluster or a folder.
+//! Where resources come from and where status and events go: a cluster ([`kubernetes`]) or a folder ([`local`]).
+//!
+//! Both homes give the same stream of [`watcher::Event`] of [`DynamicObject`], so the same controllers run on both. No
+//! controller asks which home it is in: what differs is a fact that the platform observes.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use kube::{api::DynamicObject, runtime::watcher};
+
+/// Reference to one version of an object: writes are refused when it is no longer that one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectId {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub resource_version: String,
+}
+
+/// An event about an object, as `events.k8s.io/v1` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub warning: bool,
+    /// CamelCase word.
+    pub reason: String,
+    /// What was done: a CamelCase word.
+    pub action: String,
+    /// At most 1 kB.
+    pub message: String,
+}
+
+/// What can go wrong between us and the home of the resources.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlatformError {
+    #[error("the API server can't be reached: {0}")]
+    Unavailable(String),
+    /// Somebody else changed or replaced the object: drop the write, reconcile again.
+    #[error("{0} changed meanwhile")]
+    Conflict(String),
+    #[error("{0} is not there")]
+    NotFound(String),
+    #[error("not allowed: {0}")]
+    Forbidden(String),
+    #[error("refused: {0}")]
+    Invalid(String),
+}
+
+/// An error of a watch: it goes on by itself, after a backoff.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("watching {kind}: {message}")]
+pub struct WatchError {
+    pub kind: String,
+    pub message: String,
+}
+
+/// The home of resources.
+#[async_trait]
+pub trait Platform: Send + Sync {
+    /// All objects of a kind (`LLMBackend`, …), and their changes. Never ends; an error is followed by more.
+    fn watch(
+        &self,
+        kind: &'static str,
+    ) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
+    /// Replaces the status by server-side apply, guarded by uid and resourceVersion. `status` is the whole status.
+    async fn apply_status(
+        &self,
+        id: &ObjectId,
+        status: &serde_json::Value,
+    ) -> Result<(), PlatformError>;
+    /// Publishes an event; repeated ones are counted, not repeated.
+    async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError>;
+    /// The data of a Secret.
+    async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
+    /// All objects of a kind now, as they are known here (for the API).
+    async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError>;
+    /// Whether a loopback URL in a resource means the machine that the server runs on: true on a laptop, false in a
+    /// pod, where it is the pod itself.
+    fn loopback_is_self(&self) -> bool;
+}

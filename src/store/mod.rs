@@ -1,1 +1,146 @@
-//! Leadership, projections, recovery state and slots in PostgreSQL and in SQLite, behind one trait.
+//! Leadership, projections, recovery state, slots, journal and controls, in PostgreSQL and in SQLite, behind one trait.
+//!
+//! Whoever changes what the leader owns hands over its [`Fence`]: the write and the check of epoch and expiry are one
+//! transaction, so a leader that was replaced changes nothing. Leases use the database's clock.
+
+mod types;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use std::time::Duration;
+use uuid::Uuid;
+
+pub use types::*;
+
+/// Everything that a process needs of its database.
+pub trait Store:
+    Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState
+{
+}
+impl<T: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState> Store
+    for T
+{
+}
+
+/// The leader's row: one holder, an expiry by the database's clock, and an epoch that only rises.
+#[async_trait]
+pub trait Leadership: Send + Sync {
+    /// The id that `migrate` gave to this installation.
+    async fn installation(&self) -> Result<Uuid, StoreError>;
+    /// Takes the lead when it is free or lapsed (with a higher epoch), or when `holder` has it already (same epoch).
+    /// `None`: somebody else leads.
+    async fn campaign(&self, holder: &str, lease: Duration) -> Result<Option<Fence>, StoreError>;
+    /// Extends the lease. [`StoreError::Fenced`] when somebody else took the lead meanwhile.
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), StoreError>;
+    /// Ends the lease at once, so that a successor need not wait.
+    async fn resign(&self, fence: &Fence) -> Result<(), StoreError>;
+    /// Who leads now.
+    async fn leader(&self) -> Result<Option<Leader>, StoreError>;
+}
+
+/// What resources say, as tables that workers read.
+#[async_trait]
+pub trait Projections: Send + Sync {
+    /// Inserts or updates a backend; writes nothing when nothing differs. A backend that was gone is back.
+    async fn project_backend(&self, fence: &Fence, row: &BackendRow) -> Result<(), StoreError>;
+    /// Marks as gone every backend whose uid is not in `complete`, the uids of a complete listing. Returns those newly marked.
+    async fn sweep_backends(
+        &self,
+        fence: &Fence,
+        complete: &[String],
+    ) -> Result<Vec<BackendRow>, StoreError>;
+    /// All backends that are not gone.
+    async fn backends(&self) -> Result<Vec<BackendRow>, StoreError>;
+    /// The last probe and canary, so that every replica can show ages. The caller bounds the rate.
+    async fn record_observation(
+        &self,
+        fence: &Fence,
+        uid: &str,
+        seen: &Observation,
+    ) -> Result<(), StoreError>;
+    /// The last observation of every backend, by uid.
+    async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError>;
+}
+
+/// Recovery state: committed before acting, so that a successor knows what was begun.
+#[async_trait]
+pub trait Recoveries: Send + Sync {
+    /// The document of a backend, as it was last saved.
+    async fn recovery(&self, uid: &str) -> Result<Option<serde_json::Value>, StoreError>;
+    /// Replaces the document.
+    async fn save_recovery(
+        &self,
+        fence: &Fence,
+        uid: &str,
+        state: &serde_json::Value,
+    ) -> Result<(), StoreError>;
+}
+
+/// Slots of servers: exact across processes, leased, fenced.
+///
+/// A slot is given under a lock of the server's row, only while occupied slots are fewer than its limit. A slot is
+/// occupied until it was released, or its lease lapsed and either its call must have ended or the server is another
+/// instance than the call was sent to.
+#[async_trait]
+pub trait Slots: Send + Sync {
+    /// Inserts or updates the server's row. Lowering the limit stops new calls, never running ones.
+    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError>;
+    /// The server of a normalized URL.
+    async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError>;
+    /// Takes a slot, or says why not.
+    async fn take_slot(&self, request: &SlotRequest) -> Result<SlotAnswer, StoreError>;
+    /// Extends the slot's lease. [`StoreError::Fenced`] when it was aborted, or lapsed and given to somebody else.
+    async fn renew_slot(
+        &self,
+        slot: &Slot,
+        lease: Duration,
+        last_token_at: Option<Timestamp>,
+    ) -> Result<(), StoreError>;
+    /// Gives the slot back, after `linger` (an aborted streamed call: one second). Twice does no harm.
+    async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError>;
+    /// Marks every held slot of the server as aborted: its holder closes its connection at its next renewal.
+    async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError>;
+    /// The occupied slots of a server.
+    async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError>;
+    /// Occupied slots of every server, by URL.
+    async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError>;
+}
+
+/// What happened: kept 30 days.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Appends an entry.
+    async fn append(&self, entry: &JournalEntry) -> Result<(), StoreError>;
+    /// Entries, newest first.
+    async fn journal(&self, filter: &JournalFilter) -> Result<Vec<JournalEntry>, StoreError>;
+    /// Drops entries before a time; returns how many.
+    async fn prune_journal(&self, before: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// What people asked for outside of manifests: `pause`, and locally `suspend`, `resume`, `reconcile`.
+#[async_trait]
+pub trait Controls: Send + Sync {
+    /// Everything that is set.
+    async fn controls(&self) -> Result<ControlSet, StoreError>;
+    /// Pauses all acting, or ends the pause.
+    async fn set_pause(&self, pause: Option<&Pause>) -> Result<(), StoreError>;
+    /// Suspends or resumes one resource. `None` leaves it to the manifest again.
+    async fn set_suspended(
+        &self,
+        key: &ResourceKey,
+        suspended: Option<&Suspension>,
+    ) -> Result<(), StoreError>;
+    /// Asks for a pass over one resource now. `token` is echoed in its status.
+    async fn request_reconcile(&self, key: &ResourceKey, token: &str) -> Result<(), StoreError>;
+}
+
+/// What a folder of manifests can't keep itself: uid, generation and status of its resources.
+#[async_trait]
+pub trait LocalState: Send + Sync {
+    /// All records.
+    async fn local_objects(&self) -> Result<Vec<LocalObject>, StoreError>;
+    /// Inserts or replaces a record.
+    async fn put_local_object(&self, object: &LocalObject) -> Result<(), StoreError>;
+    /// Forgets a record.
+    async fn delete_local_object(&self, key: &ResourceKey) -> Result<(), StoreError>;
+}

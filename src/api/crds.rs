@@ -1,0 +1,60 @@
+//! The CustomResourceDefinitions, with kube's habits undone: `Option` is not `nullable`, an empty list is no default.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use kube::CustomResourceExt;
+
+use super::{HostAgent, LLMBackend};
+
+/// All kinds, as they are applied to a cluster and as the folder of manifests is validated.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut all = vec![HostAgent::crd(), LLMBackend::crd()];
+    for crd in &mut all {
+        for version in &mut crd.spec.versions {
+            if let Some(schema) = version
+                .schema
+                .as_mut()
+                .and_then(|s| s.open_api_v3_schema.as_mut())
+            {
+                tidy(schema);
+                unobserved_by_default(schema);
+            }
+        }
+    }
+    all
+}
+
+/// An object without `observedGeneration` looks finished to kstatus, so a new object starts with -1 (Flux's convention).
+fn unobserved_by_default(root: &mut JSONSchemaProps) {
+    if let Some(status) = root.properties.as_mut().and_then(|p| p.get_mut("status")) {
+        status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+    }
+}
+
+fn tidy(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    if let Some(format) = &schema.format
+        && (format.starts_with("uint") || format == "int")
+    {
+        schema.format = None;
+    }
+    if matches!(&schema.default, Some(JSON(v)) if v.is_null() || v.as_array().is_some_and(Vec::is_empty))
+    {
+        schema.default = None;
+    }
+    if let Some(values) = &mut schema.enum_ {
+        values.retain(|JSON(v)| !v.is_null());
+    }
+    if let Some(properties) = &mut schema.properties {
+        properties.values_mut().for_each(tidy);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(item)) => tidy(item),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(extra)) = &mut schema.additional_properties {
+        tidy(extra);
+    }
+}

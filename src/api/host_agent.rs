@@ -1,0 +1,160 @@
+//! HostAgent: an `ostler agent` on some machine.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, SecretRef, llm_backend_status::unobserved};
+
+/// Where an agent listens, and what it is trusted by.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ostler.dev",
+    version = "v1alpha1",
+    kind = "HostAgent",
+    plural = "hostagents",
+    shortname = "ha",
+    category = "ostler",
+    namespaced,
+    status = "HostAgentStatus",
+    derive = "PartialEq",
+    doc = "An agent on the host of inference servers, which can start and stop what its own file lists.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HostAgentSpec {
+    /// Where the agent listens: https://mac.example:9099.
+    #[schemars(
+        length(min = 8, max = 2048),
+        regex(pattern = r"^https?://[^/?#\s]+/?$")
+    )]
+    pub url: String,
+    /// Secret with the key `signingSecret` (requests are signed, as Standard Webhooks has it) or `token` (bearer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// Secret whose key `ca.crt` has the certificates that the agent's own is checked against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretRef>,
+    /// Leaves the agent alone: it is not asked, and its services are not healed through it.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// What the agent last reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostAgentStatus {
+    /// The generation that this status was computed from; -1 before the first pass.
+    #[serde(default = "unobserved")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: i64,
+    /// Reachable, Unreachable, Unauthorized, SecretMissing or Suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub state: Option<String>,
+    /// Ready, Reconciling and Stalled as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The last value of the reconcile-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_reconcile_at: Option<String>,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub version: Option<String>,
+    /// The user that the agent runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub user: Option<String>,
+    /// The container runtime that it can reach, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub container_runtime: Option<String>,
+    /// How far the agent's clock is ahead of ours; written only past 5 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -2147483648, max = 2147483647))]
+    pub clock_skew_seconds: Option<i64>,
+    /// The services of its file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub services: Vec<ServiceSummary>,
+    /// Services that are held, by whom and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
+    pub held_services: Vec<HeldService>,
+}
+
+impl Default for HostAgentStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            state: None,
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            version: None,
+            user: None,
+            container_runtime: None,
+            clock_skew_seconds: None,
+            services: Vec::new(),
+            held_services: Vec::new(),
+        }
+    }
+}
+
+/// A service as the agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSummary {
+    /// Name in the agent's file.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Running, Stopped, Starting, Foreign or Unknown.
+    #[schemars(length(max = 64))]
+    pub state: String,
+    /// The user that it runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub user: Option<String>,
+}
+
+/// A hold on a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldService {
+    /// Name of the service.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Person, Suspend, Pause or Deferral.
+    #[schemars(length(max = 64))]
+    pub owner: String,
+    /// Why.
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+    /// Since when.
+    pub since: Time,
+}

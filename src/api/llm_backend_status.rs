@@ -1,0 +1,174 @@
+//! Status of an LLMBackend: a copy of what the store knows, for people and for kstatus.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Condition;
+
+/// The one word for how a backend is. docs/backends.md has the table of what each means for conditions and slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum BackendState {
+    Proving,
+    Serving,
+    Idle,
+    Busy,
+    RateLimited,
+    Unauthorized,
+    ModelsMissing,
+    WrongUser,
+    LoopbackURL,
+    DuplicateServer,
+    HostAgentMissing,
+    SecretMissing,
+    InvalidSpec,
+    Down,
+    Hung,
+    Unknown,
+    Recovering,
+    Deferred,
+    Suspended,
+}
+
+/// What was last seen and done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LLMBackendStatus {
+    /// The generation that this status was computed from; -1 before the first pass.
+    #[serde(default = "unobserved")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: i64,
+    /// The one word for how the backend is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<BackendState>,
+    /// Ready, Reconciling and Stalled as kstatus reads them; Reachable, ModelsReady, Serving and DeferredToHuman.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The last value of the reconcile-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_reconcile_at: Option<String>,
+    /// Calls at once that the server is given now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub effective_limit: Option<i32>,
+    /// The models as the server has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub models: Vec<ModelStatus>,
+    /// When an inference last succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_served_time: Option<Time>,
+    /// The current or last episode of recovery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
+}
+
+impl Default for LLMBackendStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            state: None,
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            effective_limit: None,
+            models: Vec::new(),
+            last_served_time: None,
+            recovery: None,
+        }
+    }
+}
+
+pub(super) fn unobserved() -> i64 {
+    -1
+}
+
+/// One expected model as the server has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelStatus {
+    /// The server's name for it.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Whether the server lists it.
+    pub present: bool,
+    /// Whether it is in memory, where the engine tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<bool>,
+    /// How much of a running pull is there; written at most every 10 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub pull_percent: Option<i32>,
+    /// Why the last pull failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub pull_error: Option<String>,
+}
+
+/// An episode of recovery: from the first failure to a success, or to a human.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryStatus {
+    /// What went wrong: Refused, Timeout, Hung, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub cause: Option<String>,
+    /// The step that is running or was last tried: Canary, Unload, Restart, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub step: Option<String>,
+    /// Attempts used in this episode.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100000))]
+    pub attempts: i32,
+    /// When the next attempt may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_time: Option<Time>,
+    /// The latest attempts, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub history: Vec<RecoveryRecord>,
+    /// How often each step helped for each cause.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub tallies: Vec<StepTally>,
+}
+
+/// One attempt and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryRecord {
+    /// When it began.
+    pub time: Time,
+    /// What went wrong.
+    #[schemars(length(max = 64))]
+    pub cause: String,
+    /// What was done.
+    #[schemars(length(max = 64))]
+    pub step: String,
+    /// Running, Helped, DidNotHelp, Failed or WouldDo (mode: Observe).
+    #[schemars(length(max = 64))]
+    pub outcome: String,
+    /// What was seen before and after.
+    #[schemars(length(max = 1024))]
+    pub evidence: String,
+}
+
+/// How often a step helped for a cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepTally {
+    /// What went wrong.
+    #[schemars(length(max = 64))]
+    pub cause: String,
+    /// What was done.
+    #[schemars(length(max = 64))]
+    pub step: String,
+    /// How often it was tried.
+    #[schemars(range(min = 0))]
+    pub tried: i32,
+    /// How often an inference succeeded after it.
+    #[schemars(range(min = 0))]
+    pub helped: i32,
+}

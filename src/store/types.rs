@@ -1,0 +1,256 @@
+//! What goes into the database and comes out of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What can go wrong with a database.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// The database can't be reached, or does not answer. What cannot be recorded is not done.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The lead or the slot was lost: somebody else has it, or its lease lapsed.
+    #[error("no longer ours: {0}")]
+    Fenced(String),
+    /// The schema is newer than this binary.
+    #[error(
+        "the database's schema has version {found}, this ostler knows {known}: install a newer ostler"
+    )]
+    NewerSchema { found: i64, known: i64 },
+    /// The schema is not there or older: `ostler migrate` was not run.
+    #[error(
+        "the database's schema has version {found}, this ostler needs {known}: run `ostler migrate`"
+    )]
+    OlderSchema { found: i64, known: i64 },
+    /// The database belongs to another installation.
+    #[error(
+        "the database belongs to installation {found}, not {expected}: give this one a schema of its own, or adopt it with `ostler migrate --adopt`"
+    )]
+    OtherInstallation { found: Uuid, expected: Uuid },
+    /// Somebody else holds the data folder.
+    #[error("{0}")]
+    Locked(String),
+    /// A row that can't be read, or a statement that is refused: a defect, or somebody changed the database by hand.
+    #[error("the database refused or holds something unexpected: {0}")]
+    Broken(String),
+}
+
+/// Proof of leadership that every write of a leader carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Who leads: unique for a process.
+    pub holder: String,
+    /// Rises with every change of leader.
+    pub epoch: i64,
+}
+
+/// Who leads now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Leader {
+    pub holder: String,
+    pub epoch: i64,
+    /// Time until the lease lapses; zero when it has.
+    pub expires_in: Duration,
+}
+
+/// A resource by kind, namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ResourceKey {
+    /// `LLMBackend`, `HostAgent`, ...
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Whether a backend's server gives slots to calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Admission {
+    /// None; only a proving canary gets one.
+    Closed,
+    /// One at a time, until a call succeeds: its last verdict is stale.
+    One,
+    /// As many as its limit.
+    Open,
+}
+
+/// A backend as workers need it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendRow {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub generation: i64,
+    /// `Ollama`, `MLX` or `OpenAI`.
+    pub engine: String,
+    /// As declared.
+    pub url: String,
+    /// Normalized: the key of the server's row.
+    pub server_url: String,
+    pub priority: i32,
+    /// The whole defaulted spec.
+    pub spec: serde_json::Value,
+    /// `status.state`, and the reason of `Ready`.
+    pub state: String,
+    pub reason: String,
+    pub ready: bool,
+    /// Since when `ready` has had this value.
+    pub ready_since: Option<Timestamp>,
+}
+
+/// The last probe and canary of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observation {
+    pub probe_at: Option<Timestamp>,
+    /// One word, such as `Refused` or `Models`.
+    pub probe_verdict: Option<String>,
+    pub probe_millis: Option<i64>,
+    pub canary_at: Option<Timestamp>,
+    pub canary_verdict: Option<String>,
+    pub canary_millis: Option<i64>,
+}
+
+/// A server whose slots are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerRow {
+    /// Normalized URL.
+    pub url: String,
+    pub limit: i32,
+    pub admission: Admission,
+    /// The process that listens there, as the agent reports it (`pid@start`); `None` without an agent.
+    pub instance: Option<String>,
+}
+
+/// What a slot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotPurpose {
+    /// A call of a task or of the gateway: needs an open server.
+    Call,
+    /// A proving inference: also on a closed server, but only while no other slot is occupied.
+    Canary,
+}
+
+/// Asks for a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRequest {
+    pub server_url: String,
+    /// Unique for a process.
+    pub holder: String,
+    pub purpose: SlotPurpose,
+    pub model: Option<String>,
+    pub lease: Duration,
+    /// By when the call must have ended, from now: bounded tokens and seconds.
+    pub call_within: Duration,
+}
+
+/// A slot that was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub server_url: String,
+    /// Row number.
+    pub number: i64,
+    pub holder: String,
+    /// Rises each time that this row is given.
+    pub epoch: i64,
+}
+
+/// Answer to a [`SlotRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotAnswer {
+    Given(Slot),
+    /// As many occupied as the limit in force (for a canary: any at all).
+    Full {
+        occupied: i64,
+        limit: i32,
+    },
+    /// The server's admission is closed, or nobody declared it.
+    Closed,
+}
+
+/// An occupied slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotRow {
+    pub number: i64,
+    pub holder: String,
+    pub epoch: i64,
+    pub purpose: SlotPurpose,
+    pub model: Option<String>,
+    pub taken_at: Timestamp,
+    pub lease_expires_at: Timestamp,
+    pub call_ends_at: Timestamp,
+    pub last_token_at: Option<Timestamp>,
+    pub instance: Option<String>,
+    pub aborted: bool,
+}
+
+/// Something that happened to a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalEntry {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub about: ResourceKey,
+    /// `Warning` or `Normal`, as Kubernetes' events have it.
+    pub warning: bool,
+    pub reason: String,
+    pub message: String,
+}
+
+/// Which entries to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalFilter {
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub since: Option<Timestamp>,
+    /// At most this many; 0 means 1,000.
+    pub limit: u32,
+}
+
+/// Nothing acts until it ends; tasks go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    pub since: Timestamp,
+    /// `None`: until somebody ends it.
+    pub until: Option<Timestamp>,
+    pub by: String,
+}
+
+/// A resource suspended (or resumed, against its manifest) by a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Suspension {
+    pub suspended: bool,
+    pub by: String,
+    pub at: Timestamp,
+}
+
+/// Everything that people set outside of manifests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlSet {
+    pub pause: Option<Pause>,
+    pub suspended: Vec<(ResourceKey, Suspension)>,
+    /// The last token of `request_reconcile` of each resource.
+    pub reconcile_requested: Vec<(ResourceKey, String)>,
+}
+
+/// What is kept about a resource of the folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LocalObject {
+    pub key: ResourceKey,
+    pub uid: String,
+    pub generation: i64,
+    /// Rises with every change of spec or status.
+    pub resource_version: i64,
+    pub created_at: Timestamp,
+    /// The defaulted manifest as it was last applied (without status).
+    pub manifest: serde_json::Value,
+    pub status: Option<serde_json::Value>,
+}
