@@ -1,1 +1,34 @@
 //! The host agent's protocol: messages, signatures, client.
+//!
+//! An agent does what its own file lists and nothing else. Requests are signed as Standard Webhooks describe
+//! (<https://www.standardwebhooks.com>) or carry a bearer token; those that change something carry the installation and
+//! the leader's epoch too. The signatures are general: outgoing webhooks use the same.
+
+mod client;
+mod error;
+mod messages;
+mod refusal;
+pub mod sign;
+
+pub use client::{Caller, Credentials, HostApi, HttpHost, Token};
+pub use error::HostError;
+pub use messages::{
+    Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance,
+    LastExit, Manager, OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts,
+    ServiceReport, ServiceState,
+};
+pub use refusal::{ErrorBody, Refusal};
+pub use sign::{SecretError, SigningSecret};
+
+/// Names of the request headers beside those of a signature.
+pub mod header {
+    /// UUID of the installation whose leader asks.
+    pub const INSTALLATION: &str = "ostler-installation";
+    /// That leader's epoch, a decimal integer that only rises.
+    pub const EPOCH: &str = "ostler-epoch";
+    /// The same key is the same operation, however often it is sent.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+}
+
+/// The largest request body that an agent reads, in bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;

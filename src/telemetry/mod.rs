@@ -1,5 +1,9 @@
 //! Metrics, tracing, and which loops are alive.
 
+mod crash;
+
+pub use crash::crash_point;
+
 /// Makes rustls use ring in this process. The one TLS stack is chosen here because reqwest and kube are built without a
 /// default provider. Calling it twice does no harm.
 pub fn install_crypto() {

@@ -1,0 +1,80 @@
+//! What can go wrong between a caller and an agent, and what to do about each.
+
+use super::refusal::Refusal;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The request may or may not have arrived: ask again with the same `Idempotency-Key`.
+    #[error(
+        "host agent {url} did not answer: {cause}; see that `ostler agent` runs there and that its port is open to this machine"
+    )]
+    Unreachable { url: String, cause: String },
+    #[error(
+        "host agent {url} refused the credentials ({reason:?}): {message}; give both sides the same signing secret or token"
+    )]
+    Unauthorized {
+        url: String,
+        reason: Refusal,
+        message: String,
+    },
+    /// Another leader took over: the caller must stop acting.
+    #[error("host agent {url} has heard a newer leader: {message}")]
+    StaleEpoch { url: String, message: String },
+    #[error(
+        "host agent {url} lists no service {service}: add it to the agent's file, or correct the reference"
+    )]
+    UnknownService { url: String, service: String },
+    #[error(
+        "host agent {url} knows no operation {id}: it is over and forgotten, or the agent lost its state folder"
+    )]
+    UnknownOperation { url: String, id: String },
+    #[error(
+        "service {service} is held: {message}; `ostler start {service}` clears a person's hold"
+    )]
+    Held { service: String, message: String },
+    #[error("host agent {url} answered {status} ({reason:?}): {message}")]
+    Refused {
+        url: String,
+        status: u16,
+        reason: Refusal,
+        message: String,
+    },
+    #[error(
+        "host agent {url} answered what no agent answers ({cause}): see that the URL is an `ostler agent` of this release"
+    )]
+    BadReply { url: String, cause: String },
+    #[error(
+        "{url:?} is no URL of a host agent ({cause}): write http:// or https://, host and port"
+    )]
+    BadUrl { url: String, cause: String },
+}
+
+impl HostError {
+    /// The CamelCase word for a condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "HostAgentUnreachable",
+            Self::Unauthorized { .. } => "HostAgentUnauthorized",
+            Self::StaleEpoch { .. } => "StaleEpoch",
+            Self::UnknownService { .. } => "ServiceUnknown",
+            Self::UnknownOperation { .. } => "OperationUnknown",
+            Self::Held { .. } => "Held",
+            Self::Refused { .. } => "HostAgentRefused",
+            Self::BadReply { .. } => "HostAgentBadReply",
+            Self::BadUrl { .. } => "HostAgentBadURL",
+        }
+    }
+
+    /// Whether asking again later, unchanged, can help. Each variant is named, so that a new one is a decision.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::BadReply { .. } | Self::Held { .. } => true,
+            Self::Refused { status, .. } => *status >= 500 || *status == 429,
+            Self::Unauthorized { .. }
+            | Self::StaleEpoch { .. }
+            | Self::UnknownService { .. }
+            | Self::UnknownOperation { .. }
+            | Self::BadUrl { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Why an agent refuses a request: the word in its reply, its log and its metric.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Neither a signature nor a token.
+    NoCredentials,
+    BadToken,
+    BadSignature,
+    /// Signed more than five minutes ago, or by a clock that is more than five minutes ahead.
+    StaleTimestamp,
+    /// The same signed request came before.
+    ReplayedId,
+    /// A leader with a higher epoch has spoken since, or the epoch is missing.
+    LowerEpoch,
+    /// The agent's file does not list it.
+    UnknownService,
+    /// No such operation, or one that is long over.
+    UnknownOperation,
+    BodyTooLarge,
+    /// The body is not the JSON that is expected here.
+    BadRequest,
+    /// No such path, or one written to look like another.
+    BadPath,
+    /// The path exists, with another method.
+    BadMethod,
+    /// Somebody holds the service.
+    Held,
+    /// Its key came before, with another request.
+    KeyReused,
+    /// The agent only observes.
+    ObserveOnly,
+    /// The agent can't write down what it is asked to do, so it doesn't do it.
+    NotRecorded,
+    /// One that this reader does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 16] = [
+        Self::NoCredentials,
+        Self::BadToken,
+        Self::BadSignature,
+        Self::StaleTimestamp,
+        Self::ReplayedId,
+        Self::LowerEpoch,
+        Self::UnknownService,
+        Self::UnknownOperation,
+        Self::BodyTooLarge,
+        Self::BadRequest,
+        Self::BadPath,
+        Self::BadMethod,
+        Self::Held,
+        Self::KeyReused,
+        Self::ObserveOnly,
+        Self::NotRecorded,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "NoCredentials",
+            Self::BadToken => "BadToken",
+            Self::BadSignature => "BadSignature",
+            Self::StaleTimestamp => "StaleTimestamp",
+            Self::ReplayedId => "ReplayedId",
+            Self::LowerEpoch => "LowerEpoch",
+            Self::UnknownService => "UnknownService",
+            Self::UnknownOperation => "UnknownOperation",
+            Self::BodyTooLarge => "BodyTooLarge",
+            Self::BadRequest => "BadRequest",
+            Self::BadPath => "BadPath",
+            Self::BadMethod => "BadMethod",
+            Self::Held => "Held",
+            Self::KeyReused => "KeyReused",
+            Self::ObserveOnly => "ObserveOnly",
+            Self::NotRecorded => "NotRecorded",
+            Self::Other => "Other",
+        }
+    }
+
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NoCredentials
+            | Self::BadToken
+            | Self::BadSignature
+            | Self::StaleTimestamp
+            | Self::ReplayedId => 401,
+            Self::UnknownService | Self::UnknownOperation | Self::BadPath => 404,
+            Self::BadMethod => 405,
+            Self::LowerEpoch | Self::Held | Self::ObserveOnly => 409,
+            Self::BodyTooLarge => 413,
+            Self::KeyReused => 422,
+            Self::BadRequest | Self::Other => 400,
+            Self::NotRecorded => 503,
+        }
+    }
+}
+
+/// Body of every reply that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// For people: what was refused and what to do.
+    pub error: String,
+    pub reason: Refusal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_travels_as_it_is_written() {
+        for refusal in Refusal::ALL {
+            let json = serde_json::to_string(&refusal).unwrap();
+            assert_eq!(json, format!("\"{}\"", refusal.as_str()));
+            assert_eq!(serde_json::from_str::<Refusal>(&json).unwrap(), refusal);
+        }
+        assert_eq!(
+            serde_json::from_str::<Refusal>("\"Moonphase\"").unwrap(),
+            Refusal::Other
+        );
+    }
+}
