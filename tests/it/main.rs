@@ -1,1 +1,4 @@
 //! The one integration-test binary. Each module names the real parts it needs.
+
+mod parts;
+mod real;

@@ -1,0 +1,9 @@
+//! Real parts for tests: PostgreSQL, Kubernetes, and whatever else a script in `tests/parts/` serves.
+//!
+//! A test that needs one has a name that begins with `real_`. `tests/run` puts everything in place that the scripts need.
+
+mod part;
+mod postgres;
+
+pub use part::{Part, cache};
+pub use postgres::Postgres;
