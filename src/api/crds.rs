@@ -12,11 +12,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut all = vec![HostAgent::crd(), LLMBackend::crd()];
     for crd in &mut all {
         for version in &mut crd.spec.versions {
-            if let Some(schema) = version
-                .schema
-                .as_mut()
-                .and_then(|s| s.open_api_v3_schema.as_mut())
-            {
+            if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
                 tidy(schema);
                 unobserved_by_default(schema);
             }
@@ -39,8 +35,7 @@ fn tidy(schema: &mut JSONSchemaProps) {
     {
         schema.format = None;
     }
-    if matches!(&schema.default, Some(JSON(v)) if v.is_null() || v.as_array().is_some_and(Vec::is_empty))
-    {
+    if matches!(&schema.default, Some(JSON(v)) if v.is_null() || v.as_array().is_some_and(Vec::is_empty)) {
         schema.default = None;
     }
     if let Some(values) = &mut schema.enum_ {

@@ -20,23 +20,11 @@ use super::{Condition, SecretRef, llm_backend_status::unobserved};
     status = "HostAgentStatus",
     derive = "PartialEq",
     doc = "An agent on the host of inference servers, which can start and stop what its own file lists.",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
-    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
-    ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -47,10 +35,7 @@ use super::{Condition, SecretRef, llm_backend_status::unobserved};
 #[serde(rename_all = "camelCase")]
 pub struct HostAgentSpec {
     /// Where the agent listens: https://mac.example:9099.
-    #[schemars(
-        length(min = 8, max = 2048),
-        regex(pattern = r"^https?://[^/?#\s]+/?$")
-    )]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s]+/?$"))]
     pub url: String,
     /// Secret with the key `signingSecret` (requests are signed, as Standard Webhooks has it) or `token` (bearer).
     #[serde(default, skip_serializing_if = "Option::is_none")]

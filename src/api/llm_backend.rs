@@ -27,27 +27,11 @@ pub enum Engine {
     status = "LLMBackendStatus",
     derive = "PartialEq",
     doc = "An inference server that is kept serving.",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
-    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
-    ),
-    printcolumn(
-        name = "Limit",
-        type_ = "integer",
-        json_path = ".status.effectiveLimit"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Limit", type_ = "integer", json_path = ".status.effectiveLimit"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -70,10 +54,7 @@ pub struct LLMBackendSpec {
     /// The engine that answers at the URL.
     pub engine: Engine,
     /// Where the server listens, without a path: http://127.0.0.1:11434.
-    #[schemars(
-        length(min = 8, max = 2048),
-        regex(pattern = r"^https?://[^/?#\s]+/?([^?#\s]*)$")
-    )]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s]+/?([^?#\s]*)$"))]
     pub url: String,
     /// Secret whose key `token` is sent as a bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,10 +120,7 @@ pub struct Model {
 pub struct Probe {
     /// Paths to try in order, until one proves which models there are. Default: by engine.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 8),
-        inner(length(min = 1, max = 256), regex(pattern = "^/"))
-    )]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 256), regex(pattern = "^/")))]
     pub paths: Vec<String>,
     /// Seconds between two probes; jittered.
     #[schemars(range(min = 1, max = 3600))]
@@ -206,12 +184,7 @@ pub struct Canary {
 
 impl Default for Canary {
     fn default() -> Self {
-        Self {
-            when: CanaryWhen::Demand,
-            model: None,
-            period_seconds: 60,
-            timeout_seconds: 15,
-        }
+        Self { when: CanaryWhen::Demand, model: None, period_seconds: 60, timeout_seconds: 15 }
     }
 }
 

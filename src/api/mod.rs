@@ -10,18 +10,15 @@ mod llm_backend;
 mod llm_backend_status;
 
 pub use common::{
-    Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind,
-    WorkloadRef, condition, set_condition,
+    Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind, WorkloadRef,
+    condition, set_condition,
 };
 pub use crds::crds;
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentStatus, ServiceSummary};
 pub use llm_backend::{
-    Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe,
-    Recovery, Webhook,
+    Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery, Webhook,
 };
-pub use llm_backend_status::{
-    BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally,
-};
+pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
 
 /// API group of every kind.
 pub const GROUP: &str = "ostler.dev";

@@ -83,15 +83,8 @@ pub struct HttpHost {
 
 impl HttpHost {
     /// `http` is the process's client, or one of its own that trusts this agent's CA.
-    pub fn new(
-        http: reqwest::Client,
-        url: &str,
-        credentials: Credentials,
-    ) -> Result<Self, HostError> {
-        let bad = |cause: String| HostError::BadUrl {
-            url: url.to_owned(),
-            cause,
-        };
+    pub fn new(http: reqwest::Client, url: &str, credentials: Credentials) -> Result<Self, HostError> {
+        let bad = |cause: String| HostError::BadUrl { url: url.to_owned(), cause };
         let mut base = Url::parse(url).map_err(|e| bad(e.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(bad(format!("scheme {}", base.scheme())));
@@ -99,11 +92,7 @@ impl HttpHost {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        Ok(Self {
-            http,
-            base,
-            credentials,
-        })
+        Ok(Self { http, base, credentials })
     }
 
     fn url(&self) -> String {
@@ -112,21 +101,12 @@ impl HttpHost {
 
     async fn send<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, HostError> {
         let bytes = self.exchange(&ask).await?;
-        serde_json::from_slice(&bytes).map_err(|e| HostError::BadReply {
-            url: self.url(),
-            cause: e.to_string(),
-        })
+        serde_json::from_slice(&bytes).map_err(|e| HostError::BadReply { url: self.url(), cause: e.to_string() })
     }
 
     async fn exchange(&self, ask: &Ask<'_>) -> Result<Vec<u8>, HostError> {
-        let url = self.base.join(ask.path).map_err(|e| HostError::BadUrl {
-            url: self.url(),
-            cause: e.to_string(),
-        })?;
-        let unreachable = |e: &reqwest::Error| HostError::Unreachable {
-            url: self.url(),
-            cause: root_cause(e),
-        };
+        let url = self.base.join(ask.path).map_err(|e| HostError::BadUrl { url: self.url(), cause: e.to_string() })?;
+        let unreachable = |e: &reqwest::Error| HostError::Unreachable { url: self.url(), cause: root_cause(e) };
         let mut request = self.http.request(ask.method.clone(), url).timeout(TIMEOUT);
         if let Some(secret) = &self.credentials.signing_secret {
             for (name, value) in sign::sign(secret, &ask.body, Timestamp::now()).headers() {
@@ -144,62 +124,27 @@ impl HttpHost {
                 .header(header::EPOCH, caller.epoch.to_string());
         }
         if !ask.body.is_empty() {
-            request = request
-                .header("content-type", "application/json")
-                .body(ask.body.clone());
+            request = request.header("content-type", "application/json").body(ask.body.clone());
         }
         let response = request.send().await.map_err(|e| unreachable(&e))?;
         let status = response.status().as_u16();
-        let bytes = response
-            .bytes()
-            .await
-            .map_err(|e| unreachable(&e))?
-            .to_vec();
-        if (200..300).contains(&status) {
-            Ok(bytes)
-        } else {
-            Err(self.refused(ask, status, &bytes))
-        }
+        let bytes = response.bytes().await.map_err(|e| unreachable(&e))?.to_vec();
+        if (200..300).contains(&status) { Ok(bytes) } else { Err(self.refused(ask, status, &bytes)) }
     }
 
     /// Turns the agent's word for a refusal into ours. A reply without such a word is not an agent's.
     fn refused(&self, ask: &Ask<'_>, status: u16, bytes: &[u8]) -> HostError {
         let url = self.url();
-        let Ok(ErrorBody {
-            error: message,
-            reason,
-        }) = serde_json::from_slice(bytes)
-        else {
-            return HostError::BadReply {
-                url,
-                cause: format!("status {status} without a reason"),
-            };
+        let Ok(ErrorBody { error: message, reason }) = serde_json::from_slice(bytes) else {
+            return HostError::BadReply { url, cause: format!("status {status} without a reason") };
         };
         match (reason, status) {
-            (_, 401 | 403) => HostError::Unauthorized {
-                url,
-                reason,
-                message,
-            },
+            (_, 401 | 403) => HostError::Unauthorized { url, reason, message },
             (Refusal::LowerEpoch, _) => HostError::StaleEpoch { url, message },
-            (Refusal::UnknownService, _) => HostError::UnknownService {
-                url,
-                service: ask.subject.to_owned(),
-            },
-            (Refusal::UnknownOperation, _) => HostError::UnknownOperation {
-                url,
-                id: ask.subject.to_owned(),
-            },
-            (Refusal::Held, _) => HostError::Held {
-                service: ask.subject.to_owned(),
-                message,
-            },
-            _ => HostError::Refused {
-                url,
-                status,
-                reason,
-                message,
-            },
+            (Refusal::UnknownService, _) => HostError::UnknownService { url, service: ask.subject.to_owned() },
+            (Refusal::UnknownOperation, _) => HostError::UnknownOperation { url, id: ask.subject.to_owned() },
+            (Refusal::Held, _) => HostError::Held { service: ask.subject.to_owned(), message },
+            _ => HostError::Refused { url, status, reason, message },
         }
     }
 }
@@ -216,34 +161,15 @@ struct Ask<'a> {
 
 impl<'a> Ask<'a> {
     fn get(path: &'a str, subject: &'a str) -> Self {
-        Self {
-            method: Method::GET,
-            path,
-            body: Vec::new(),
-            caller: None,
-            idempotency_key: None,
-            subject,
-        }
+        Self { method: Method::GET, path, body: Vec::new(), caller: None, idempotency_key: None, subject }
     }
 
-    fn post<T: Serialize>(
-        path: &'a str,
-        body: &T,
-        caller: Caller,
-        subject: &'a str,
-    ) -> Result<Self, HostError> {
+    fn post<T: Serialize>(path: &'a str, body: &T, caller: Caller, subject: &'a str) -> Result<Self, HostError> {
         let body = serde_json::to_vec(body).map_err(|e| HostError::BadReply {
             url: path.to_owned(),
             cause: format!("can't write the request: {e}"),
         })?;
-        Ok(Self {
-            method: Method::POST,
-            path,
-            body,
-            caller: Some(caller),
-            idempotency_key: None,
-            subject,
-        })
+        Ok(Self { method: Method::POST, path, body, caller: Some(caller), idempotency_key: None, subject })
     }
 }
 
@@ -267,20 +193,14 @@ impl HostApi for HttpHost {
     async fn operation(&self, id: &str) -> Result<OperationStatus, HostError> {
         // An id is the agent's own, yet it went through a database: nothing of it may leave the path.
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(HostError::UnknownOperation {
-                url: self.url(),
-                id: id.to_owned(),
-            });
+            return Err(HostError::UnknownOperation { url: self.url(), id: id.to_owned() });
         }
-        self.send(Ask::get(&format!("v1/operations/{id}"), id))
-            .await
+        self.send(Ask::get(&format!("v1/operations/{id}"), id)).await
     }
 
     async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError> {
         let subject = request.services.join(", ");
-        self.exchange(&Ask::post("v1/care", request, caller, &subject)?)
-            .await
-            .map(drop)
+        self.exchange(&Ask::post("v1/care", request, caller, &subject)?).await.map(drop)
     }
 }
 
@@ -310,23 +230,14 @@ mod tests {
     fn a_url_must_be_http() {
         assert!(host("http://127.0.0.1:9099").is_ok());
         assert!(matches!(host("ftp://host/"), Err(HostError::BadUrl { .. })));
-        assert!(matches!(
-            host("127.0.0.1:9099"),
-            Err(HostError::BadUrl { .. })
-        ));
+        assert!(matches!(host("127.0.0.1:9099"), Err(HostError::BadUrl { .. })));
     }
 
     #[test]
     fn a_refusal_becomes_the_error_that_its_word_names() {
         let host = host("http://agent:9099").unwrap();
         let ask = Ask::get("v1/report", "ollama");
-        let body = |reason: Refusal| {
-            serde_json::to_vec(&ErrorBody {
-                error: "no".into(),
-                reason,
-            })
-            .unwrap()
-        };
+        let body = |reason: Refusal| serde_json::to_vec(&ErrorBody { error: "no".into(), reason }).unwrap();
         for (reason, status, expected) in [
             (Refusal::BadToken, 401, "HostAgentUnauthorized"),
             (Refusal::ReplayedId, 401, "HostAgentUnauthorized"),
@@ -336,33 +247,15 @@ mod tests {
             (Refusal::Held, 409, "Held"),
             (Refusal::BodyTooLarge, 413, "HostAgentRefused"),
         ] {
-            assert_eq!(
-                host.refused(&ask, status, &body(reason)).reason(),
-                expected,
-                "{reason:?}"
-            );
+            assert_eq!(host.refused(&ask, status, &body(reason)).reason(), expected, "{reason:?}");
         }
-        assert_eq!(
-            host.refused(&ask, 502, b"<html>").reason(),
-            "HostAgentBadReply"
-        );
+        assert_eq!(host.refused(&ask, 502, b"<html>").reason(), "HostAgentBadReply");
     }
 
     #[tokio::test]
     async fn an_agent_that_is_away_is_unreachable_and_says_why() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let error = host(&format!("http://127.0.0.1:{port}"))
-            .unwrap()
-            .report()
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(&error, HostError::Unreachable { cause, .. } if cause.contains("refused")),
-            "{error}"
-        );
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let error = host(&format!("http://127.0.0.1:{port}")).unwrap().report().await.unwrap_err();
+        assert!(matches!(&error, HostError::Unreachable { cause, .. } if cause.contains("refused")), "{error}");
     }
 }

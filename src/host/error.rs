@@ -12,40 +12,23 @@ pub enum HostError {
     #[error(
         "host agent {url} refused the credentials ({reason:?}): {message}; give both sides the same signing secret or token"
     )]
-    Unauthorized {
-        url: String,
-        reason: Refusal,
-        message: String,
-    },
+    Unauthorized { url: String, reason: Refusal, message: String },
     /// Another leader took over: the caller must stop acting.
     #[error("host agent {url} has heard a newer leader: {message}")]
     StaleEpoch { url: String, message: String },
-    #[error(
-        "host agent {url} lists no service {service}: add it to the agent's file, or correct the reference"
-    )]
+    #[error("host agent {url} lists no service {service}: add it to the agent's file, or correct the reference")]
     UnknownService { url: String, service: String },
-    #[error(
-        "host agent {url} knows no operation {id}: it is over and forgotten, or the agent lost its state folder"
-    )]
+    #[error("host agent {url} knows no operation {id}: it is over and forgotten, or the agent lost its state folder")]
     UnknownOperation { url: String, id: String },
-    #[error(
-        "service {service} is held: {message}; `ostler start {service}` clears a person's hold"
-    )]
+    #[error("service {service} is held: {message}; `ostler start {service}` clears a person's hold")]
     Held { service: String, message: String },
     #[error("host agent {url} answered {status} ({reason:?}): {message}")]
-    Refused {
-        url: String,
-        status: u16,
-        reason: Refusal,
-        message: String,
-    },
+    Refused { url: String, status: u16, reason: Refusal, message: String },
     #[error(
         "host agent {url} answered what no agent answers ({cause}): see that the URL is an `ostler agent` of this release"
     )]
     BadReply { url: String, cause: String },
-    #[error(
-        "{url:?} is no URL of a host agent ({cause}): write http:// or https://, host and port"
-    )]
+    #[error("{url:?} is no URL of a host agent ({cause}): write http:// or https://, host and port")]
     BadUrl { url: String, cause: String },
 }
 

@@ -82,13 +82,7 @@ pub struct OperationRequest {
 impl OperationRequest {
     /// A request without an end and of a person, until said otherwise.
     pub fn new(service: impl Into<String>, action: Action, reason: impl Into<String>) -> Self {
-        Self {
-            service: service.into(),
-            action,
-            owner: None,
-            reason: reason.into(),
-            until: None,
-        }
+        Self { service: service.into(), action, owner: None, reason: reason.into(), until: None }
     }
 
     pub fn owned_by(mut self, owner: HoldOwner) -> Self {
@@ -332,10 +326,7 @@ fn default_care_seconds() -> u32 {
 
 impl CareRequest {
     pub fn new(services: Vec<String>) -> Self {
-        Self {
-            services,
-            seconds: default_care_seconds(),
-        }
+        Self { services, seconds: default_care_seconds() }
     }
 }
 
@@ -345,39 +336,25 @@ mod tests {
 
     #[test]
     fn an_operation_reads_as_the_documented_json() {
-        let read: OperationRequest = serde_json::from_str(
-            r#"{"service":"ollama","action":"Stop","owner":"Suspend","reason":"upgrade"}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            read,
-            OperationRequest::new("ollama", Action::Stop, "upgrade").owned_by(HoldOwner::Suspend)
-        );
-        let short: OperationRequest =
-            serde_json::from_str(r#"{"service":"ollama","action":"Start"}"#).unwrap();
+        let read: OperationRequest =
+            serde_json::from_str(r#"{"service":"ollama","action":"Stop","owner":"Suspend","reason":"upgrade"}"#)
+                .unwrap();
+        assert_eq!(read, OperationRequest::new("ollama", Action::Stop, "upgrade").owned_by(HoldOwner::Suspend));
+        let short: OperationRequest = serde_json::from_str(r#"{"service":"ollama","action":"Start"}"#).unwrap();
         assert_eq!(short.owner, None);
     }
 
     #[test]
     fn an_unknown_field_of_a_request_is_refused_and_of_a_reply_accepted() {
-        assert!(
-            serde_json::from_str::<OperationRequest>(
-                r#"{"service":"a","action":"Stop","force":true}"#
-            )
-            .is_err()
-        );
+        assert!(serde_json::from_str::<OperationRequest>(r#"{"service":"a","action":"Stop","force":true}"#).is_err());
         let hold: Hold =
-            serde_json::from_str(r#"{"owner":"Person","since":"2026-01-01T00:00:00Z","colour":1}"#)
-                .unwrap();
+            serde_json::from_str(r#"{"owner":"Person","since":"2026-01-01T00:00:00Z","colour":1}"#).unwrap();
         assert_eq!(hold.owner, HoldOwner::Person);
     }
 
     #[test]
     fn a_state_that_this_reader_does_not_know_is_unknown() {
-        assert_eq!(
-            serde_json::from_str::<ServiceState>(r#""Hibernating""#).unwrap(),
-            ServiceState::Unknown
-        );
+        assert_eq!(serde_json::from_str::<ServiceState>(r#""Hibernating""#).unwrap(), ServiceState::Unknown);
     }
 
     #[test]

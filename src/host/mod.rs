@@ -13,9 +13,8 @@ pub mod sign;
 pub use client::{Caller, Credentials, HostApi, HttpHost, Token};
 pub use error::HostError;
 pub use messages::{
-    Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance,
-    LastExit, Manager, OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts,
-    ServiceReport, ServiceState,
+    Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance, LastExit, Manager,
+    OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts, ServiceReport, ServiceState,
 };
 pub use refusal::{ErrorBody, Refusal};
 pub use sign::{SecretError, SigningSecret};

@@ -83,11 +83,7 @@ impl Refusal {
     /// The HTTP status that goes with it.
     pub fn status(self) -> u16 {
         match self {
-            Self::NoCredentials
-            | Self::BadToken
-            | Self::BadSignature
-            | Self::StaleTimestamp
-            | Self::ReplayedId => 401,
+            Self::NoCredentials | Self::BadToken | Self::BadSignature | Self::StaleTimestamp | Self::ReplayedId => 401,
             Self::UnknownService | Self::UnknownOperation | Self::BadPath => 404,
             Self::BadMethod => 405,
             Self::LowerEpoch | Self::Held | Self::ObserveOnly => 409,
@@ -118,9 +114,6 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", refusal.as_str()));
             assert_eq!(serde_json::from_str::<Refusal>(&json).unwrap(), refusal);
         }
-        assert_eq!(
-            serde_json::from_str::<Refusal>("\"Moonphase\"").unwrap(),
-            Refusal::Other
-        );
+        assert_eq!(serde_json::from_str::<Refusal>("\"Moonphase\"").unwrap(), Refusal::Other);
     }
 }

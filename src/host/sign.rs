@@ -34,30 +34,19 @@ impl fmt::Debug for SigningSecret {
 /// Why a text is no signing secret. Never repeats the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    #[error(
-        "a signing secret starts with `whsec_`: write `whsec_` and the base64 of 24 to 64 random bytes"
-    )]
+    #[error("a signing secret starts with `whsec_`: write `whsec_` and the base64 of 24 to 64 random bytes")]
     NoPrefix,
-    #[error(
-        "what follows `whsec_` in a signing secret is base64 of 24 to 64 random bytes, and this is not base64"
-    )]
+    #[error("what follows `whsec_` in a signing secret is base64 of 24 to 64 random bytes, and this is not base64")]
     NotBase64,
-    #[error(
-        "a signing secret has 24 to 64 bytes after decoding, and this one has {0}: make a longer or shorter one"
-    )]
+    #[error("a signing secret has 24 to 64 bytes after decoding, and this one has {0}: make a longer or shorter one")]
     Length(usize),
 }
 
 impl SigningSecret {
     /// Reads `whsec_BASE64`; white space around it (a file's last newline) is allowed.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
-        let encoded = text
-            .trim()
-            .strip_prefix(PREFIX)
-            .ok_or(SecretError::NoPrefix)?;
-        let key = STANDARD
-            .decode(encoded)
-            .map_err(|_| SecretError::NotBase64)?;
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or(SecretError::NoPrefix)?;
+        let key = STANDARD.decode(encoded).map_err(|_| SecretError::NotBase64)?;
         if !KEY_BYTES.contains(&key.len()) {
             return Err(SecretError::Length(key.len()));
         }
@@ -78,8 +67,7 @@ impl SigningSecret {
 
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
         // HMAC takes keys of any length, so this can't fail; an empty key would only make signatures that nobody accepts.
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0)
-            .unwrap_or_else(|_| Hmac::new(&Default::default()));
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
         mac.update(id.as_bytes());
         mac.update(b".");
         mac.update(timestamp.as_bytes());
@@ -103,11 +91,7 @@ pub struct Signature {
 impl Signature {
     /// Header names with their values, for a request under way.
     pub fn headers(&self) -> [(&'static str, &str); 3] {
-        [
-            (HEADER_ID, &self.id),
-            (HEADER_TIMESTAMP, &self.timestamp),
-            (HEADER_SIGNATURE, &self.signature),
-        ]
+        [(HEADER_ID, &self.id), (HEADER_TIMESTAMP, &self.timestamp), (HEADER_SIGNATURE, &self.signature)]
     }
 }
 
@@ -120,46 +104,27 @@ pub enum SignatureError {
         "signed {0} s away from this host's clock, 300 s are allowed: set the clocks right, and sign anew on each retry"
     )]
     Stale(i64),
-    #[error(
-        "the signature does not match: the two sides have different signing secrets, or the body was changed"
-    )]
+    #[error("the signature does not match: the two sides have different signing secrets, or the body was changed")]
     Mismatch,
 }
 
 /// Signs under a new id.
 pub fn sign(secret: &SigningSecret, body: &[u8], now: Timestamp) -> Signature {
-    sign_as(
-        secret,
-        format!("msg_{}", Uuid::new_v4().simple()),
-        body,
-        now,
-    )
+    sign_as(secret, format!("msg_{}", Uuid::new_v4().simple()), body, now)
 }
 
 /// Signs under an id that the caller chose. An id must not contain a full stop.
 pub fn sign_as(secret: &SigningSecret, id: String, body: &[u8], now: Timestamp) -> Signature {
     let timestamp = now.as_second().to_string();
     let code = secret.mac(&id, &timestamp, body).finalize().into_bytes();
-    Signature {
-        signature: format!("v1,{}", STANDARD.encode(code)),
-        id,
-        timestamp,
-    }
+    Signature { signature: format!("v1,{}", STANDARD.encode(code)), id, timestamp }
 }
 
 /// Whether one of the signatures is of this secret, over this body, and made within five minutes of `now`. The codes are
 /// compared in constant time. Replays are for the caller to refuse: it alone knows the ids it has seen.
-pub fn verify(
-    secret: &SigningSecret,
-    given: &Signature,
-    body: &[u8],
-    now: Timestamp,
-) -> Result<(), SignatureError> {
+pub fn verify(secret: &SigningSecret, given: &Signature, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
     let well_formed = (1..=256).contains(&given.id.len()) && !given.id.contains('.');
-    let signed_at: i64 = given
-        .timestamp
-        .parse()
-        .map_err(|_| SignatureError::Malformed)?;
+    let signed_at: i64 = given.timestamp.parse().map_err(|_| SignatureError::Malformed)?;
     if !well_formed {
         return Err(SignatureError::Malformed);
     }
@@ -175,11 +140,7 @@ pub fn verify(
         .filter_map(|s| s.strip_prefix("v1,"))
         .filter_map(|s| STANDARD.decode(s).ok())
         .any(|code| mac.clone().verify_slice(&code).is_ok());
-    if matches {
-        Ok(())
-    } else {
-        Err(SignatureError::Mismatch)
-    }
+    if matches { Ok(()) } else { Err(SignatureError::Mismatch) }
 }
 
 #[cfg(test)]
@@ -194,16 +155,9 @@ mod tests {
     #[test]
     fn the_specifications_example_is_signed_as_the_specification_says() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let signed = sign_as(
-            &secret,
-            "msg_p5jXN8AQM9LWM0D4loKWxJek".into(),
-            br#"{"test": 2432232314}"#,
-            at(1614265330),
-        );
-        assert_eq!(
-            signed.signature,
-            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-        );
+        let signed =
+            sign_as(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek".into(), br#"{"test": 2432232314}"#, at(1614265330));
+        assert_eq!(signed.signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
     #[test]
@@ -217,70 +171,14 @@ mod tests {
             s
         };
         let cases = [
-            (
-                "as signed",
-                &secret,
-                good.clone(),
-                "body",
-                1_000_000,
-                Ok(()),
-            ),
-            (
-                "300 s later",
-                &secret,
-                good.clone(),
-                "body",
-                1_000_300,
-                Ok(()),
-            ),
-            (
-                "300 s earlier",
-                &secret,
-                good.clone(),
-                "body",
-                999_700,
-                Ok(()),
-            ),
-            (
-                "301 s later",
-                &secret,
-                good.clone(),
-                "body",
-                1_000_301,
-                Err(SignatureError::Stale(301)),
-            ),
-            (
-                "301 s earlier",
-                &secret,
-                good.clone(),
-                "body",
-                999_699,
-                Err(SignatureError::Stale(-301)),
-            ),
-            (
-                "other body",
-                &secret,
-                good.clone(),
-                "bodx",
-                1_000_000,
-                Err(SignatureError::Mismatch),
-            ),
-            (
-                "other secret",
-                &other,
-                good.clone(),
-                "body",
-                1_000_000,
-                Err(SignatureError::Mismatch),
-            ),
-            (
-                "other id",
-                &secret,
-                changed(|s| s.id.push('x')),
-                "body",
-                1_000_000,
-                Err(SignatureError::Mismatch),
-            ),
+            ("as signed", &secret, good.clone(), "body", 1_000_000, Ok(())),
+            ("300 s later", &secret, good.clone(), "body", 1_000_300, Ok(())),
+            ("300 s earlier", &secret, good.clone(), "body", 999_700, Ok(())),
+            ("301 s later", &secret, good.clone(), "body", 1_000_301, Err(SignatureError::Stale(301))),
+            ("301 s earlier", &secret, good.clone(), "body", 999_699, Err(SignatureError::Stale(-301))),
+            ("other body", &secret, good.clone(), "bodx", 1_000_000, Err(SignatureError::Mismatch)),
+            ("other secret", &other, good.clone(), "body", 1_000_000, Err(SignatureError::Mismatch)),
+            ("other id", &secret, changed(|s| s.id.push('x')), "body", 1_000_000, Err(SignatureError::Mismatch)),
             (
                 "time moved",
                 &secret,
@@ -297,14 +195,7 @@ mod tests {
                 1_000_000,
                 Err(SignatureError::Malformed),
             ),
-            (
-                "empty id",
-                &secret,
-                changed(|s| s.id.clear()),
-                "body",
-                1_000_000,
-                Err(SignatureError::Malformed),
-            ),
+            ("empty id", &secret, changed(|s| s.id.clear()), "body", 1_000_000, Err(SignatureError::Malformed)),
             (
                 "stop in the id",
                 &secret,
@@ -329,40 +220,20 @@ mod tests {
                 1_000_000,
                 Ok(()),
             ),
-            (
-                "none",
-                &secret,
-                changed(|s| s.signature.clear()),
-                "body",
-                1_000_000,
-                Err(SignatureError::Mismatch),
-            ),
+            ("none", &secret, changed(|s| s.signature.clear()), "body", 1_000_000, Err(SignatureError::Mismatch)),
         ];
         for (name, secret, given, body, now, expected) in cases {
-            assert_eq!(
-                verify(secret, &given, body.as_bytes(), at(now)),
-                expected,
-                "{name}"
-            );
+            assert_eq!(verify(secret, &given, body.as_bytes(), at(now)), expected, "{name}");
         }
     }
 
     #[test]
     fn a_secret_is_read_as_it_is_written_and_never_shown() {
         let secret = SigningSecret::generate();
-        assert_eq!(
-            SigningSecret::parse(&format!("{}\n", secret.expose())).unwrap(),
-            secret
-        );
+        assert_eq!(SigningSecret::parse(&format!("{}\n", secret.expose())).unwrap(), secret);
         assert_eq!(format!("{secret:?}"), "SigningSecret(..)");
         assert_eq!(SigningSecret::parse("hunter2"), Err(SecretError::NoPrefix));
-        assert_eq!(
-            SigningSecret::parse("whsec_###"),
-            Err(SecretError::NotBase64)
-        );
-        assert_eq!(
-            SigningSecret::parse("whsec_aGVsbG8="),
-            Err(SecretError::Length(5))
-        );
+        assert_eq!(SigningSecret::parse("whsec_###"), Err(SecretError::NotBase64));
+        assert_eq!(SigningSecret::parse("whsec_aGVsbG8="), Err(SecretError::Length(5)));
     }
 }

@@ -59,24 +59,13 @@ pub struct WatchError {
 #[async_trait]
 pub trait Platform: Send + Sync {
     /// All objects of a kind (`LLMBackend`, …), and their changes. Never ends; an error is followed by more.
-    fn watch(
-        &self,
-        kind: &'static str,
-    ) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
+    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
     /// Replaces the status by server-side apply, guarded by uid and resourceVersion. `status` is the whole status.
-    async fn apply_status(
-        &self,
-        id: &ObjectId,
-        status: &serde_json::Value,
-    ) -> Result<(), PlatformError>;
+    async fn apply_status(&self, id: &ObjectId, status: &serde_json::Value) -> Result<(), PlatformError>;
     /// Publishes an event; repeated ones are counted, not repeated.
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError>;
     /// The data of a Secret.
-    async fn secret(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
+    async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
     /// All objects of a kind now, as they are known here (for the API).
     async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError>;
     /// Whether a loopback URL in a resource means the machine that the server runs on: true on a laptop, false in a

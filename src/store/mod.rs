@@ -13,14 +13,8 @@ use uuid::Uuid;
 pub use types::*;
 
 /// Everything that a process needs of its database.
-pub trait Store:
-    Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState
-{
-}
-impl<T: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState> Store
-    for T
-{
-}
+pub trait Store: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState {}
+impl<T: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState> Store for T {}
 
 /// The leader's row: one holder, an expiry by the database's clock, and an epoch that only rises.
 #[async_trait]
@@ -44,20 +38,11 @@ pub trait Projections: Send + Sync {
     /// Inserts or updates a backend; writes nothing when nothing differs. A backend that was gone is back.
     async fn project_backend(&self, fence: &Fence, row: &BackendRow) -> Result<(), StoreError>;
     /// Marks as gone every backend whose uid is not in `complete`, the uids of a complete listing. Returns those newly marked.
-    async fn sweep_backends(
-        &self,
-        fence: &Fence,
-        complete: &[String],
-    ) -> Result<Vec<BackendRow>, StoreError>;
+    async fn sweep_backends(&self, fence: &Fence, complete: &[String]) -> Result<Vec<BackendRow>, StoreError>;
     /// All backends that are not gone.
     async fn backends(&self) -> Result<Vec<BackendRow>, StoreError>;
     /// The last probe and canary, so that every replica can show ages. The caller bounds the rate.
-    async fn record_observation(
-        &self,
-        fence: &Fence,
-        uid: &str,
-        seen: &Observation,
-    ) -> Result<(), StoreError>;
+    async fn record_observation(&self, fence: &Fence, uid: &str, seen: &Observation) -> Result<(), StoreError>;
     /// The last observation of every backend, by uid.
     async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError>;
 }
@@ -68,12 +53,7 @@ pub trait Recoveries: Send + Sync {
     /// The document of a backend, as it was last saved.
     async fn recovery(&self, uid: &str) -> Result<Option<serde_json::Value>, StoreError>;
     /// Replaces the document.
-    async fn save_recovery(
-        &self,
-        fence: &Fence,
-        uid: &str,
-        state: &serde_json::Value,
-    ) -> Result<(), StoreError>;
+    async fn save_recovery(&self, fence: &Fence, uid: &str, state: &serde_json::Value) -> Result<(), StoreError>;
 }
 
 /// Slots of servers: exact across processes, leased, fenced.
@@ -125,11 +105,7 @@ pub trait Controls: Send + Sync {
     /// Pauses all acting, or ends the pause.
     async fn set_pause(&self, pause: Option<&Pause>) -> Result<(), StoreError>;
     /// Suspends or resumes one resource. `None` leaves it to the manifest again.
-    async fn set_suspended(
-        &self,
-        key: &ResourceKey,
-        suspended: Option<&Suspension>,
-    ) -> Result<(), StoreError>;
+    async fn set_suspended(&self, key: &ResourceKey, suspended: Option<&Suspension>) -> Result<(), StoreError>;
     /// Asks for a pass over one resource now. `token` is echoed in its status.
     async fn request_reconcile(&self, key: &ResourceKey, token: &str) -> Result<(), StoreError>;
 }

@@ -15,14 +15,10 @@ pub enum StoreError {
     #[error("no longer ours: {0}")]
     Fenced(String),
     /// The schema is newer than this binary.
-    #[error(
-        "the database's schema has version {found}, this ostler knows {known}: install a newer ostler"
-    )]
+    #[error("the database's schema has version {found}, this ostler knows {known}: install a newer ostler")]
     NewerSchema { found: i64, known: i64 },
     /// The schema is not there or older: `ostler migrate` was not run.
-    #[error(
-        "the database's schema has version {found}, this ostler needs {known}: run `ostler migrate`"
-    )]
+    #[error("the database's schema has version {found}, this ostler needs {known}: run `ostler migrate`")]
     OlderSchema { found: i64, known: i64 },
     /// The database belongs to another installation.
     #[error(

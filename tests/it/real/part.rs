@@ -37,17 +37,9 @@ impl Part {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("can't run tests/parts/{script}: {error}"));
-        let talk = Talk {
-            commands: child.stdin.take(),
-            answers: BufReader::new(child.stdout.take().expect("piped")),
-            child,
-        };
-        let mut part = Self {
-            script: script.to_owned(),
-            dir,
-            greeting: String::new(),
-            talk: Mutex::new(talk),
-        };
+        let talk =
+            Talk { commands: child.stdin.take(), answers: BufReader::new(child.stdout.take().expect("piped")), child };
+        let mut part = Self { script: script.to_owned(), dir, greeting: String::new(), talk: Mutex::new(talk) };
         let greeting = part.answer(&mut part.lock());
         part.greeting = greeting;
         part
@@ -76,23 +68,16 @@ impl Part {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Talk> {
-        self.talk
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.talk.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn answer(&self, talk: &mut Talk) -> String {
         let mut line = String::new();
-        talk.answers
-            .read_line(&mut line)
-            .expect("read the script's answer");
+        talk.answers.read_line(&mut line).expect("read the script's answer");
         match line.trim_end_matches('\n').split_once(' ') {
             Some(("ok", rest)) => rest.trim().to_owned(),
             Some(("error", why)) => panic!("tests/parts/{}: {why}", self.script),
-            _ => panic!(
-                "tests/parts/{} ended; does `tests/run` pass its preparation on this machine?",
-                self.script
-            ),
+            _ => panic!("tests/parts/{} ended; does `tests/run` pass its preparation on this machine?", self.script),
         }
     }
 }
@@ -104,28 +89,19 @@ impl Drop for Part {
         drop(talk.commands.take());
         let ended = talk.child.wait();
         if let Err(error) = ended {
-            eprintln!(
-                "tests/parts/{}: can't wait for its end: {error}",
-                self.script
-            );
+            eprintln!("tests/parts/{}: can't wait for its end: {error}", self.script);
         }
     }
 }
 
 /// The path of a file in `tests/parts/`.
 pub fn part_script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/parts")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parts").join(name)
 }
 
 /// Where `tests/run` keeps what it built: `bin/`, `python/`.
 pub fn cache() -> PathBuf {
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     from("OSTLER_TEST_CACHE").unwrap_or_else(|| {
         from("XDG_CACHE_HOME")
             .or_else(|| from("HOME").map(|home| home.join(".cache")))

@@ -28,10 +28,7 @@ impl Postgres {
 
     fn run(args: &[&str]) -> Self {
         let part = Part::start("postgres/serve.sh", args);
-        let port = part
-            .greeting()
-            .parse()
-            .expect("the script greets with its port");
+        let port = part.greeting().parse().expect("the script greets with its port");
         Self { part, port }
     }
 
@@ -45,10 +42,7 @@ impl Postgres {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.part.tell(&format!("database {name}"));
-        format!(
-            "postgres://ostler@{address}:{}/{name}?sslmode=disable",
-            self.port
-        )
+        format!("postgres://ostler@{address}:{}/{name}?sslmode=disable", self.port)
     }
 
     /// An orderly stop: open connections are ended. [`Postgres::resume`] brings it back.
