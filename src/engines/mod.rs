@@ -1,1 +1,154 @@
 //! What differs between Ollama, MLX and OpenAI-compatible servers, behind one trait.
+//!
+//! `listing` and `verdict` read probe replies and do no I/O; `names` decides which model name may be sent; `ollama`, `mlx`
+//! and `openai` speak to the servers through an `Endpoint`.
+
+mod chat;
+mod endpoint;
+mod error;
+mod infer;
+mod listing;
+mod mlx;
+mod names;
+mod ollama;
+mod openai;
+mod probe;
+mod stream;
+mod verdict;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use endpoint::{Endpoint, Secret};
+pub use error::{EngineError, Failure};
+pub use infer::{InferOutcome, InferRequest, KeepAlive};
+pub use listing::{PathReply, read_listing};
+pub use names::{
+    MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, model_to_send, normalize, same_model,
+};
+pub use ollama::{LoadedModel, PullProgress};
+pub use verdict::{ProbeVerdict, fold_paths};
+
+/// Which protocol a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EngineKind {
+    Ollama,
+    Mlx,
+    OpenAi,
+}
+
+impl EngineKind {
+    pub const ALL: [EngineKind; 3] = [EngineKind::Ollama, EngineKind::Mlx, EngineKind::OpenAi];
+
+    /// As manifests write it: `Ollama`, `MLX`, `OpenAI`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EngineKind::Ollama => "Ollama",
+            EngineKind::Mlx => "MLX",
+            EngineKind::OpenAi => "OpenAI",
+        }
+    }
+
+    /// The paths a probe asks, in order, when the resource names none.
+    pub fn default_probe_paths(self) -> &'static [&'static str] {
+        match self {
+            EngineKind::Ollama => &["/api/tags", "/v1/models"],
+            EngineKind::Mlx => &["/v1/models", "/api/tags", "/health"],
+            EngineKind::OpenAi => &["/v1/models"],
+        }
+    }
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One inference server, as a client. Every call is bounded by a time that the caller names, and dropping its future
+/// closes the connection, which ends the work on the server too (Ollama 0.17.4, mlx_lm 0.32).
+#[async_trait]
+pub trait Engine: Send + Sync {
+    fn kind(&self) -> EngineKind;
+
+    /// Asks one path and reads the reply. Never fails: what went wrong is the reply.
+    async fn probe_path(&self, at: &Endpoint, path: &str, timeout: Duration) -> PathReply {
+        probe::probe_path(self.kind(), at, path, timeout).await
+    }
+
+    /// Asks `paths` (the engine's own when empty) in order until one settles the matter; `timeout` is for each.
+    async fn probe(&self, at: &Endpoint, paths: &[String], timeout: Duration) -> ProbeVerdict {
+        probe::probe(self, at, paths, timeout).await
+    }
+
+    /// One streamed chat completion. `on_token` is called for each token as it arrives, so that a caller can tell a slow
+    /// server from a hung one.
+    async fn infer(
+        &self,
+        at: &Endpoint,
+        request: &InferRequest,
+        on_token: &mut (dyn FnMut() + Send),
+    ) -> Result<InferOutcome, EngineError>;
+
+    /// What is in memory now, or `None` where the engine can't tell (all but Ollama).
+    async fn loaded(
+        &self,
+        _at: &Endpoint,
+        _timeout: Duration,
+    ) -> Result<Option<Vec<LoadedModel>>, EngineError> {
+        Ok(None)
+    }
+
+    /// Whether `unload`, `pull` and `preload` do anything here.
+    fn manages_models(&self) -> bool {
+        false
+    }
+
+    /// Frees the model's runner, also a hung one (Ollama: `keep_alive: 0`; it waits for open calls, so abort those first).
+    async fn unload(
+        &self,
+        at: &Endpoint,
+        _model: &str,
+        _timeout: Duration,
+    ) -> Result<(), EngineError> {
+        Err(unsupported(self.kind(), at, "unload a model"))
+    }
+
+    /// Downloads a model. `stall` is the longest silence that is borne, not the whole time: downloads take hours.
+    async fn pull(
+        &self,
+        at: &Endpoint,
+        _model: &str,
+        _stall: Duration,
+        _on_progress: &mut (dyn FnMut(PullProgress) + Send),
+    ) -> Result<(), EngineError> {
+        Err(unsupported(self.kind(), at, "pull a model"))
+    }
+
+    /// Loads a model and keeps it loaded (Ollama: `keep_alive: -1`). It may evict another: ask `loaded` first.
+    async fn preload(
+        &self,
+        at: &Endpoint,
+        _model: &str,
+        _timeout: Duration,
+    ) -> Result<(), EngineError> {
+        Err(unsupported(self.kind(), at, "preload a model"))
+    }
+}
+
+/// The client for a kind of server. Stateless: what varies is in the `Endpoint`.
+pub fn engine(kind: EngineKind) -> &'static dyn Engine {
+    match kind {
+        EngineKind::Ollama => &ollama::Ollama,
+        EngineKind::Mlx => &mlx::Mlx,
+        EngineKind::OpenAi => &openai::OpenAi,
+    }
+}
+
+fn unsupported(kind: EngineKind, at: &Endpoint, what: &str) -> EngineError {
+    EngineError::new(
+        format!("{what} on {}", at.base()),
+        Failure::Unsupported { engine: kind },
+    )
+}

@@ -1,0 +1,32 @@
+use async_trait::async_trait;
+
+use super::chat::{self, Dialect};
+use super::{Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest};
+
+/// mlx_lm.server. One model at a time, loaded by name; nothing to list what is loaded, to unload or to pull.
+pub(super) struct Mlx;
+
+#[async_trait]
+impl Engine for Mlx {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Mlx
+    }
+
+    async fn infer(
+        &self,
+        at: &Endpoint,
+        request: &InferRequest,
+        on_token: &mut (dyn FnMut() + Send),
+    ) -> Result<InferOutcome, EngineError> {
+        chat::infer(
+            at,
+            request,
+            &Dialect {
+                limit_field: "max_tokens",
+                ask_usage: true,
+            },
+            on_token,
+        )
+        .await
+    }
+}

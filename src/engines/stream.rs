@@ -1,0 +1,193 @@
+use std::time::Duration;
+
+use reqwest::{RequestBuilder, Response};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::{Broken, Failure, of_status};
+use super::probe::read_bounded;
+use super::{InferOutcome, InferRequest};
+
+/// No engine sends a longer line; one that does is not an engine.
+const MAX_LINE_BYTES: usize = 4 << 20;
+
+/// A response body as lines, for NDJSON and for event streams.
+pub(super) struct Lines {
+    response: Response,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+impl Lines {
+    pub(super) fn new(response: Response) -> Self {
+        Self {
+            response,
+            buffer: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// The next line that isn't blank, without its line break; `None` at the end. Safe to drop between two calls, not within one.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, LineError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let line = line.trim_ascii();
+                if !line.is_empty() {
+                    return Ok(Some(line.to_vec()));
+                }
+                continue;
+            }
+            if self.ended {
+                let rest = std::mem::take(&mut self.buffer);
+                let rest = rest.trim_ascii();
+                return Ok((!rest.is_empty()).then(|| rest.to_vec()));
+            }
+            if self.buffer.len() > MAX_LINE_BYTES {
+                return Err(LineError::TooLong);
+            }
+            match self
+                .response
+                .chunk()
+                .await
+                .map_err(|e| LineError::Broken(Broken::of(&e)))?
+            {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk),
+                None => self.ended = true,
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum LineError {
+    Broken(Broken),
+    TooLong,
+}
+
+/// The time limits of one inference and what it has yielded so far.
+pub(super) struct Progress<'a> {
+    started: Instant,
+    first_token_timeout: Duration,
+    timeout: Duration,
+    on_token: &'a mut (dyn FnMut() + Send),
+    tokens: u32,
+    first: Option<Duration>,
+}
+
+impl<'a> Progress<'a> {
+    pub(super) fn new(request: &InferRequest, on_token: &'a mut (dyn FnMut() + Send)) -> Self {
+        let InferRequest {
+            first_token_timeout,
+            timeout,
+            ..
+        } = request;
+        let (first_token_timeout, timeout) = (*first_token_timeout, *timeout);
+        Self {
+            started: Instant::now(),
+            first_token_timeout,
+            timeout,
+            on_token,
+            tokens: 0,
+            first: None,
+        }
+    }
+
+    pub(super) fn token(&mut self) {
+        self.first.get_or_insert_with(|| self.started.elapsed());
+        self.tokens += 1;
+        (self.on_token)();
+    }
+
+    /// Sends the request; an answer that isn't a success is a failure.
+    pub(super) async fn open(&mut self, request: RequestBuilder) -> Result<Lines, Failure> {
+        let sent = async {
+            let response = request.send().await?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            if status.is_success() {
+                return Ok(Ok(Lines::new(response)));
+            }
+            Ok::<_, reqwest::Error>(Err(of_status(
+                status,
+                &headers,
+                &read_bounded(response).await?,
+            )))
+        };
+        match timeout_at(self.deadline(), sent).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => Err(self.broken(Broken::of(&error))),
+            Err(_elapsed) => Err(self.broken(Broken::Timeout)),
+        }
+    }
+
+    pub(super) async fn next(&mut self, lines: &mut Lines) -> Result<Option<Vec<u8>>, Failure> {
+        match timeout_at(self.deadline(), lines.next()).await {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(LineError::TooLong)) => Err(Failure::BadBody {
+                detail: "a line without end".into(),
+            }),
+            Ok(Err(LineError::Broken(broken))) => Err(self.broken(broken)),
+            Err(_elapsed) => Err(self.broken(Broken::Timeout)),
+        }
+    }
+
+    /// The stream ended before the engine said that it was done.
+    pub(super) fn cut_short(&self) -> Failure {
+        self.broken(Broken::Reset)
+    }
+
+    /// `counted`: the tokens as the engine counted them.
+    pub(super) fn outcome(
+        mut self,
+        counted: Option<u32>,
+        eval_duration_per_token: Option<Duration>,
+    ) -> InferOutcome {
+        // A token can be half a character, and then no text comes of it.
+        if self.tokens == 0 && counted.is_some_and(|n| n > 0) {
+            self.token();
+        }
+        let total = self.started.elapsed();
+        InferOutcome {
+            tokens: counted.unwrap_or(self.tokens),
+            first_token_after: self.first.unwrap_or(total),
+            total,
+            eval_duration_per_token,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let limit = if self.tokens == 0 {
+            self.first_token_timeout.min(self.timeout)
+        } else {
+            self.timeout
+        };
+        self.started + limit
+    }
+
+    fn broken(&self, broken: Broken) -> Failure {
+        broken.failure(self.tokens, self.started.elapsed())
+    }
+}
+
+/// A record that is no JSON, named by its beginning.
+pub(super) fn parse(line: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(line).map_err(|_| {
+        let start: String = String::from_utf8_lossy(line).chars().take(80).collect();
+        Failure::BadBody {
+            detail: format!("expected JSON, got {start:?}"),
+        }
+    })
+}
+
+/// An `error` inside a stream that began with 200.
+pub(super) fn error_in(record: &Value) -> Option<Failure> {
+    let error = record.get("error").filter(|error| !error.is_null())?;
+    let words = error
+        .as_str()
+        .or_else(|| error.get("message").and_then(Value::as_str));
+    let detail = words.map_or_else(|| error.to_string(), str::to_owned);
+    Some(Failure::ServerError {
+        status: 200,
+        detail,
+    })
+}

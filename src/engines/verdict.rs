@@ -1,0 +1,158 @@
+use std::time::Duration;
+
+use super::PathReply;
+
+/// What one probe, over all its paths, says about a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeVerdict {
+    /// Reachable, and these are its models (none: the wrong user, or nothing pulled yet).
+    Models(Vec<String>),
+    /// Reachable, but no path proved the models: one inference decides. `bad_body`: a listing answered 200 with a body that
+    /// is none, which is the cause to name should the inference fail as well.
+    NeedsInference {
+        bad_body: bool,
+    },
+    /// A configuration error: no restart can help.
+    Unauthorized {
+        status: u16,
+    },
+    /// Alive; ask again after `retry_after`.
+    RateLimited {
+        retry_after: Option<Duration>,
+    },
+    /// Alive, and says that it has too much to do.
+    Busy,
+    /// Failures from here on.
+    ServerError {
+        status: u16,
+    },
+    Refused,
+    Reset,
+    Timeout,
+    Other(String),
+}
+
+impl ProbeVerdict {
+    /// Whether it counts towards the failure threshold.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            ProbeVerdict::Models(_)
+            | ProbeVerdict::NeedsInference { .. }
+            | ProbeVerdict::Unauthorized { .. }
+            | ProbeVerdict::RateLimited { .. }
+            | ProbeVerdict::Busy => false,
+            ProbeVerdict::ServerError { .. }
+            | ProbeVerdict::Refused
+            | ProbeVerdict::Reset
+            | ProbeVerdict::Timeout
+            | ProbeVerdict::Other(_) => true,
+        }
+    }
+
+    /// Whether death shows at once, so that asking again within a second is worth it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, ProbeVerdict::Refused | ProbeVerdict::Reset)
+    }
+}
+
+/// Folds the replies of the paths asked, in the order asked. The first conclusive one decides; a 404, an unparsable body
+/// and a mere 200 pass the question on. Without a conclusive one the server is reachable and an inference must decide.
+pub fn fold_paths(replies: &[PathReply]) -> ProbeVerdict {
+    let Some(decisive) = replies.iter().find(|reply| reply.is_conclusive()) else {
+        return ProbeVerdict::NeedsInference {
+            bad_body: replies.contains(&PathReply::BadBody),
+        };
+    };
+    match decisive.clone() {
+        PathReply::Models(models) => ProbeVerdict::Models(models),
+        PathReply::Unauthorized(status) => ProbeVerdict::Unauthorized { status },
+        PathReply::RateLimited { retry_after } => ProbeVerdict::RateLimited { retry_after },
+        PathReply::Busy => ProbeVerdict::Busy,
+        PathReply::ServerError(status) => ProbeVerdict::ServerError { status },
+        PathReply::Refused => ProbeVerdict::Refused,
+        PathReply::Reset => ProbeVerdict::Reset,
+        PathReply::Timeout => ProbeVerdict::Timeout,
+        PathReply::Other(why) => ProbeVerdict::Other(why),
+        PathReply::NotFound | PathReply::BadBody | PathReply::ReachableOnly => {
+            ProbeVerdict::NeedsInference {
+                bad_body: replies.contains(&PathReply::BadBody),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PathReply::{BadBody, NotFound, ReachableOnly};
+
+    fn listed() -> PathReply {
+        PathReply::Models(vec!["a".into()])
+    }
+
+    fn undecided(bad_body: bool) -> ProbeVerdict {
+        ProbeVerdict::NeedsInference { bad_body }
+    }
+
+    #[test]
+    fn the_first_path_that_settles_the_matter_decides() {
+        let models = || ProbeVerdict::Models(vec!["a".into()]);
+        let cases = [
+            (vec![listed()], models()),
+            (vec![NotFound, listed()], models()),
+            (vec![BadBody, listed()], models()),
+            (vec![BadBody, NotFound, ReachableOnly], undecided(true)),
+            (vec![BadBody], undecided(true)),
+            (vec![NotFound, NotFound], undecided(false)),
+            (vec![ReachableOnly, NotFound], undecided(false)),
+            (vec![ReachableOnly, listed()], models()),
+            (vec![], undecided(false)),
+            (vec![PathReply::Refused, listed()], ProbeVerdict::Refused),
+            (vec![NotFound, PathReply::Reset], ProbeVerdict::Reset),
+            (vec![BadBody, PathReply::Timeout], ProbeVerdict::Timeout),
+            (
+                vec![PathReply::ServerError(500), listed()],
+                ProbeVerdict::ServerError { status: 500 },
+            ),
+            (
+                vec![PathReply::Unauthorized(401)],
+                ProbeVerdict::Unauthorized { status: 401 },
+            ),
+            (vec![PathReply::Busy, listed()], ProbeVerdict::Busy),
+            (
+                vec![PathReply::RateLimited { retry_after: None }],
+                ProbeVerdict::RateLimited { retry_after: None },
+            ),
+        ];
+        for (replies, verdict) in cases {
+            assert_eq!(fold_paths(&replies), verdict, "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn a_404_is_never_down() {
+        for length in 1..4 {
+            assert!(!fold_paths(&vec![NotFound; length]).is_failure());
+        }
+    }
+
+    #[test]
+    fn only_what_a_restart_might_mend_is_a_failure() {
+        let fine = [
+            ProbeVerdict::Models(vec![]),
+            undecided(true),
+            ProbeVerdict::Unauthorized { status: 401 },
+            ProbeVerdict::RateLimited { retry_after: None },
+            ProbeVerdict::Busy,
+        ];
+        let failed = [
+            ProbeVerdict::ServerError { status: 500 },
+            ProbeVerdict::Refused,
+            ProbeVerdict::Reset,
+            ProbeVerdict::Timeout,
+            ProbeVerdict::Other("dns".into()),
+        ];
+        assert!(fine.iter().all(|verdict| !verdict.is_failure()));
+        assert!(failed.iter().all(ProbeVerdict::is_failure));
+    }
+}
