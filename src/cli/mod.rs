@@ -1,1 +1,112 @@
-//! The command line: one file per subcommand; builds the parts and joins them.
+//! The command line: one file per subcommand, each with its `Args` and a `run`. What a command needs is built here and
+//! in [`up`] and [`controller`], and passed down.
+
+mod completions;
+mod error;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::telemetry;
+
+pub use error::CliError;
+
+/// Keeps LLM servers as declared, and heals them.
+#[derive(Debug, Parser)]
+#[command(name = "ostler", version, max_term_width = 120, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every subcommand takes. Which system: `--data-dir` or OSTLER_DATA_DIR, else `--server` or OSTLER_SERVER (with
+/// OSTLER_TOKEN), else the per-user data folder.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Data folder of an `ostler up` [env: OSTLER_DATA_DIR] [default: a folder of the user]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of an Ostler elsewhere, with its token in OSTLER_TOKEN [env: OSTLER_SERVER]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "data_dir")]
+    pub server: Option<String>,
+    /// Reach the Ostler of the current kubeconfig context, by port-forward (as `kubectl ostler` does)
+    #[arg(long, global = true, conflicts_with_all = ["data_dir", "server"])]
+    pub kube: bool,
+    /// Namespace of the resources
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// How logs are written; OSTLER_LOG filters them (`debug`, `ostler=debug,kube=info`)
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl From<LogFormat> for telemetry::LogFormat {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Completions(completions::Args),
+}
+
+/// Parses, builds the runtime, runs. Exit codes: 0 done, 1 failed, 2 misused, 3 not healthy (`status --check`).
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut cli = Cli::parse_from(&args);
+    cli.global.kube |= called_as_kubectl_plugin(&args);
+    telemetry::install_crypto();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_silent() {
+                eprintln!("ostler: {error}");
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), CliError> {
+    match cli.command {
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// `kubectl ostler …` runs the program `kubectl-ostler`: a link to this one.
+fn called_as_kubectl_plugin(args: &[OsString]) -> bool {
+    args.first().and_then(|path| std::path::Path::new(path).file_stem()).is_some_and(|name| name == "kubectl-ostler")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_link_named_as_a_kubectl_plugin_asks_the_cluster() {
+        for (name, plugin) in [("/usr/local/bin/kubectl-ostler", true), ("ostler", false)] {
+            assert_eq!(called_as_kubectl_plugin(&[name.into()]), plugin, "{name}");
+        }
+    }
+}

@@ -33,23 +33,13 @@ pub(super) async fn infer(
     }
     let progress = Progress::new(request, on_token);
     run(at, &body, progress).await.map_err(|failure| {
-        let call = format!(
-            "{} with model {}",
-            at.describe(&Method::POST, PATH),
-            request.model
-        );
+        let call = format!("{} with model {}", at.describe(&Method::POST, PATH), request.model);
         EngineError::new(call, failure)
     })
 }
 
-async fn run(
-    at: &Endpoint,
-    body: &Value,
-    mut progress: Progress<'_>,
-) -> Result<InferOutcome, Failure> {
-    let mut lines = progress
-        .open(at.request(Method::POST, PATH).json(body))
-        .await?;
+async fn run(at: &Endpoint, body: &Value, mut progress: Progress<'_>) -> Result<InferOutcome, Failure> {
+    let mut lines = progress.open(at.request(Method::POST, PATH).json(body)).await?;
     let mut seen = Seen::default();
     while let Some(line) = progress.next(&mut lines).await? {
         // Comments (mlx_lm's `: keepalive 5/20` while it reads the prompt) and other fields are no tokens.
@@ -71,14 +61,10 @@ async fn run(
     match (seen.finished, seen.records, seen.other) {
         (true, _, _) => Ok(progress.outcome(seen.counted, None)),
         (false, 1.., _) => Err(progress.cut_short()),
-        (false, 0, None) => Err(Failure::BadBody {
-            detail: "200 with an empty body".into(),
-        }),
+        (false, 0, None) => Err(Failure::BadBody { detail: "200 with an empty body".into() }),
         (false, 0, Some(line)) => {
             let record = parse(&line)?;
-            Err(error_in(&record).unwrap_or(Failure::BadBody {
-                detail: "200 without an event stream".into(),
-            }))
+            Err(error_in(&record).unwrap_or(Failure::BadBody { detail: "200 without an event stream".into() }))
         }
     }
 }
@@ -96,27 +82,15 @@ impl Seen {
     /// Notes a record and tells whether it carries a token.
     fn note(&mut self, record: &Value) -> bool {
         self.records += 1;
-        let usage = record
-            .pointer("/usage/completion_tokens")
-            .and_then(Value::as_u64);
+        let usage = record.pointer("/usage/completion_tokens").and_then(Value::as_u64);
         self.counted = usage.and_then(|n| u32::try_from(n).ok()).or(self.counted);
         let Some(choice) = record.pointer("/choices/0") else {
             return false;
         };
-        self.finished |= choice
-            .get("finish_reason")
-            .is_some_and(|reason| !reason.is_null());
+        self.finished |= choice.get("finish_reason").is_some_and(|reason| !reason.is_null());
         let delta = choice.get("delta");
-        let text = |key| {
-            delta
-                .and_then(|d| d.get(key))
-                .and_then(Value::as_str)
-                .is_some_and(|text| !text.is_empty())
-        };
-        let tools = delta
-            .and_then(|d| d.get("tool_calls"))
-            .and_then(Value::as_array)
-            .is_some_and(|t| !t.is_empty());
+        let text = |key| delta.and_then(|d| d.get(key)).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+        let tools = delta.and_then(|d| d.get("tool_calls")).and_then(Value::as_array).is_some_and(|t| !t.is_empty());
         text("content") || text("reasoning") || text("reasoning_content") || tools
     }
 }
@@ -128,26 +102,14 @@ mod tests {
     #[test]
     fn a_record_counts_as_a_token_when_it_carries_something() {
         let cases = [
-            (
-                json!({"choices": [{"delta": {"role": "assistant"}}]}),
-                false,
-            ),
+            (json!({"choices": [{"delta": {"role": "assistant"}}]}), false),
             (json!({"choices": [{"delta": {"content": ""}}]}), false),
             (json!({"choices": [{"delta": {"content": "a"}}]}), true),
             (json!({"choices": [{"delta": {"reasoning": "a"}}]}), true),
-            (
-                json!({"choices": [{"delta": {"reasoning_content": "a"}}]}),
-                true,
-            ),
+            (json!({"choices": [{"delta": {"reasoning_content": "a"}}]}), true),
             (json!({"choices": [{"delta": {"tool_calls": [{}]}}]}), true),
-            (
-                json!({"choices": [{"delta": {"content": null}, "finish_reason": "stop"}]}),
-                false,
-            ),
-            (
-                json!({"choices": [], "usage": {"completion_tokens": 3}}),
-                false,
-            ),
+            (json!({"choices": [{"delta": {"content": null}, "finish_reason": "stop"}]}), false),
+            (json!({"choices": [], "usage": {"completion_tokens": 3}}), false),
             (json!({}), false),
         ];
         for (record, token) in cases {

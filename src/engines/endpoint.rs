@@ -31,11 +31,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(client: Client, base: Url, bearer: Option<Secret>) -> Self {
-        Self {
-            client,
-            base,
-            bearer,
-        }
+        Self { client, base, bearer }
     }
 
     /// The base URL, without user info: it goes into messages.
@@ -51,18 +47,10 @@ impl Endpoint {
     pub fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         let prefix = url.path().trim_end_matches('/').to_owned();
-        let (path, query) = path
-            .split_once('?')
-            .map_or((path, None), |(p, q)| (p, Some(q)));
-        let path = if path.starts_with('/') {
-            path.to_owned()
-        } else {
-            format!("/{path}")
-        };
+        let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let rest = match path.strip_prefix("/v1") {
-            Some(rest) if prefix.ends_with("/v1") && (rest.is_empty() || rest.starts_with('/')) => {
-                rest
-            }
+            Some(rest) if prefix.ends_with("/v1") && (rest.is_empty() || rest.starts_with('/')) => rest,
             _ => &path,
         };
         url.set_path(&format!("{prefix}{rest}"));
@@ -79,10 +67,7 @@ impl Endpoint {
     }
 
     pub(super) fn describe(&self, method: &Method, path: &str) -> String {
-        format!(
-            "{method} {}{path}",
-            self.base().as_str().trim_end_matches('/')
-        )
+        format!("{method} {}{path}", self.base().as_str().trim_end_matches('/'))
     }
 }
 
@@ -92,11 +77,7 @@ mod tests {
 
     fn at(base: &str) -> Endpoint {
         crate::telemetry::install_crypto();
-        Endpoint::new(
-            Client::new(),
-            Url::parse(base).unwrap(),
-            Some(Secret::new("hunter2")),
-        )
+        Endpoint::new(Client::new(), Url::parse(base).unwrap(), Some(Secret::new("hunter2")))
     }
 
     #[test]
@@ -106,16 +87,8 @@ mod tests {
             ("http://h:1/", "/api/tags", "http://h:1/api/tags"),
             ("http://h:1/", "api/tags?x=1", "http://h:1/api/tags?x=1"),
             ("https://h/v1", "/v1/models", "https://h/v1/models"),
-            (
-                "https://h/v1/",
-                "/v1/chat/completions",
-                "https://h/v1/chat/completions",
-            ),
-            (
-                "https://h/openai",
-                "/v1/models",
-                "https://h/openai/v1/models",
-            ),
+            ("https://h/v1/", "/v1/chat/completions", "https://h/v1/chat/completions"),
+            ("https://h/openai", "/v1/models", "https://h/openai/v1/models"),
             ("https://h/v1", "/v10/models", "https://h/v1/v10/models"),
         ];
         for (base, path, url) in cases {

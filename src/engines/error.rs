@@ -17,10 +17,7 @@ pub struct EngineError {
 
 impl EngineError {
     pub(super) fn new(call: impl Into<String>, failure: Failure) -> Self {
-        Self {
-            call: call.into(),
-            failure,
-        }
+        Self { call: call.into(), failure }
     }
 }
 
@@ -78,11 +75,7 @@ impl Broken {
             ) => Broken::Reset,
             Some(io::ErrorKind::TimedOut) => Broken::Timeout,
             // Once connected, what is left is a peer that closed without a whole answer.
-            _ if !error.is_connect()
-                && (error.is_request() || error.is_body() || error.is_decode()) =>
-            {
-                Broken::Reset
-            }
+            _ if !error.is_connect() && (error.is_request() || error.is_body() || error.is_decode()) => Broken::Reset,
             _ => Broken::Other(chain(error)),
         }
     }
@@ -102,9 +95,7 @@ fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
     while let Some(current) = source {
         if let Some(io) = current.downcast_ref::<io::Error>() {
             // An io::Error may wrap the one that tells.
-            let inner = io
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<io::Error>());
+            let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
             return Some(inner.unwrap_or(io).kind());
         }
         source = current.source();
@@ -131,36 +122,23 @@ pub(super) fn of_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) ->
     match code {
         401 | 403 => Failure::Unauthorized { status: code },
         404 => Failure::ModelMissing { detail },
-        429 => Failure::RateLimited {
-            retry_after: retry_after(headers),
-        },
+        429 => Failure::RateLimited { retry_after: retry_after(headers) },
         503 => Failure::Busy { detail },
-        500..=599 => Failure::ServerError {
-            status: code,
-            detail,
-        },
-        _ => Failure::Rejected {
-            status: code,
-            detail,
-        },
+        500..=599 => Failure::ServerError { status: code, detail },
+        _ => Failure::Rejected { status: code, detail },
     }
 }
 
 /// `Retry-After` in its form of seconds, or as a date (RFC 9110, 10.2.3); bounded by a day, as it comes from outside.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers
-        .get(reqwest::header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim();
+    let value = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
             let date = jiff::fmt::rfc2822::parse(value).ok()?;
             let now = headers.get(reqwest::header::DATE)?.to_str().ok()?;
             let now = jiff::fmt::rfc2822::parse(now).ok()?;
-            Duration::try_from(date.timestamp().duration_since(now.timestamp()))
-                .unwrap_or(Duration::ZERO)
+            Duration::try_from(date.timestamp().duration_since(now.timestamp())).unwrap_or(Duration::ZERO)
         }
     };
     Some(wait.min(Duration::from_secs(86_400)))
@@ -170,17 +148,10 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(super) fn detail(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = parsed.as_ref().and_then(|value| value.get("error"));
-    let words = error.and_then(|e| {
-        e.as_str()
-            .or_else(|| e.get("message").and_then(|m| m.as_str()))
-    });
+    let words = error.and_then(|e| e.as_str().or_else(|| e.get("message").and_then(|m| m.as_str())));
     let text = words.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
     let short: String = text.trim().chars().take(300).collect();
-    if short.is_empty() {
-        "no explanation".to_owned()
-    } else {
-        short
-    }
+    if short.is_empty() { "no explanation".to_owned() } else { short }
 }
 
 #[cfg(test)]
@@ -203,43 +174,21 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(DATE, HeaderValue::from_static(now));
             headers.insert(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
-            assert_eq!(
-                retry_after(&headers),
-                seconds.map(Duration::from_secs),
-                "{value}"
-            );
+            assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{value}");
         }
     }
 
     #[test]
     fn a_status_is_classified_by_what_can_be_done_about_it() {
-        let of = |code: u16| {
-            of_status(
-                StatusCode::from_u16(code).unwrap(),
-                &HeaderMap::new(),
-                br#"{"error":"why"}"#,
-            )
-        };
+        let of = |code: u16| of_status(StatusCode::from_u16(code).unwrap(), &HeaderMap::new(), br#"{"error":"why"}"#);
         let detail = || "why".to_owned();
         assert_eq!(of(401), Failure::Unauthorized { status: 401 });
         assert_eq!(of(403), Failure::Unauthorized { status: 403 });
         assert_eq!(of(404), Failure::ModelMissing { detail: detail() });
         assert_eq!(of(429), Failure::RateLimited { retry_after: None });
         assert_eq!(of(503), Failure::Busy { detail: detail() });
-        assert_eq!(
-            of(500),
-            Failure::ServerError {
-                status: 500,
-                detail: detail()
-            }
-        );
-        assert_eq!(
-            of(400),
-            Failure::Rejected {
-                status: 400,
-                detail: detail()
-            }
-        );
+        assert_eq!(of(500), Failure::ServerError { status: 500, detail: detail() });
+        assert_eq!(of(400), Failure::Rejected { status: 400, detail: detail() });
     }
 
     #[test]

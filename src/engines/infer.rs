@@ -39,14 +39,7 @@ pub struct InferRequest {
 impl InferRequest {
     /// The canary's question: one token.
     pub fn canary(model: SendableModel, timeout: Duration) -> Self {
-        Self {
-            model,
-            prompt: "Say ok.".into(),
-            max_tokens: 1,
-            keep_alive: None,
-            first_token_timeout: timeout,
-            timeout,
-        }
+        Self { model, prompt: "Say ok.".into(), max_tokens: 1, keep_alive: None, first_token_timeout: timeout, timeout }
     }
 }
 

@@ -50,19 +50,11 @@ impl PathReply {
 }
 
 /// Reads an HTTP answer to `GET path`. Pure: what a transport error means is decided where it happens.
-pub fn read_listing(
-    engine: EngineKind,
-    path: &str,
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> PathReply {
+pub fn read_listing(engine: EngineKind, path: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> PathReply {
     match status.as_u16() {
         200..=299 => read_body(engine, path, body),
         401 | 403 => PathReply::Unauthorized(status.as_u16()),
-        429 => PathReply::RateLimited {
-            retry_after: retry_after(headers),
-        },
+        429 => PathReply::RateLimited { retry_after: retry_after(headers) },
         // mlx_lm answers 503 on /health when its generating thread has died: not busy, but dead.
         503 if engine == EngineKind::Mlx && is_health(path) => PathReply::ServerError(503),
         503 => PathReply::Busy,
@@ -73,10 +65,7 @@ pub fn read_listing(
 }
 
 fn read_body(engine: EngineKind, path: &str, body: &[u8]) -> PathReply {
-    let models = serde_json::from_slice::<Value>(body)
-        .ok()
-        .as_ref()
-        .and_then(models_in);
+    let models = serde_json::from_slice::<Value>(body).ok().as_ref().and_then(models_in);
     match models {
         // mlx_lm lists what lies in the hub cache with an index file; it may well serve a model that is not there.
         Some(models) if models.is_empty() && engine == EngineKind::Mlx => PathReply::ReachableOnly,
@@ -96,10 +85,9 @@ fn models_in(value: &Value) -> Option<Vec<String>> {
     };
     match list {
         Value::Null => Some(Vec::new()),
-        Value::Array(items) => items
-            .iter()
-            .map(|item| item.get(key).and_then(Value::as_str).map(str::to_owned))
-            .collect(),
+        Value::Array(items) => {
+            items.iter().map(|item| item.get(key).and_then(Value::as_str).map(str::to_owned)).collect()
+        }
         _ => None,
     }
 }
@@ -123,13 +111,7 @@ mod tests {
     use EngineKind::{Mlx, Ollama, OpenAi};
 
     fn read(engine: EngineKind, path: &str, status: u16, body: &str) -> PathReply {
-        read_listing(
-            engine,
-            path,
-            StatusCode::from_u16(status).unwrap(),
-            &HeaderMap::new(),
-            body.as_bytes(),
-        )
+        read_listing(engine, path, StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
     }
 
     fn models(names: &[&str]) -> PathReply {
@@ -139,77 +121,23 @@ mod tests {
     #[test]
     fn a_body_proves_models_only_when_it_is_a_listing() {
         let cases = [
-            (
-                Ollama,
-                "/api/tags",
-                r#"{"models":[{"name":"a:latest"},{"name":"b:1"}]}"#,
-                models(&["a:latest", "b:1"]),
-            ),
+            (Ollama, "/api/tags", r#"{"models":[{"name":"a:latest"},{"name":"b:1"}]}"#, models(&["a:latest", "b:1"])),
             (Ollama, "/api/tags", r#"{"models":[]}"#, models(&[])),
-            (
-                Ollama,
-                "/v1/models",
-                r#"{"object":"list","data":null}"#,
-                models(&[]),
-            ),
-            (
-                Ollama,
-                "/v1/models",
-                r#"{"object":"list","data":[{"id":"a"}]}"#,
-                models(&["a"]),
-            ),
+            (Ollama, "/v1/models", r#"{"object":"list","data":null}"#, models(&[])),
+            (Ollama, "/v1/models", r#"{"object":"list","data":[{"id":"a"}]}"#, models(&["a"])),
             (Mlx, "/v1/models", "", PathReply::BadBody),
-            (
-                Mlx,
-                "/v1/models",
-                r#"{"object":"list","data":[]}"#,
-                PathReply::ReachableOnly,
-            ),
-            (
-                Mlx,
-                "/v1/models",
-                r#"{"object":"list","data":[{"id":"/m"}]}"#,
-                models(&["/m"]),
-            ),
-            (
-                Mlx,
-                "/health",
-                r#"{"status":"ok"}"#,
-                PathReply::ReachableOnly,
-            ),
-            (
-                OpenAi,
-                "/v1/models",
-                "<html>hello</html>",
-                PathReply::BadBody,
-            ),
-            (
-                OpenAi,
-                "/v1/models",
-                r#"{"error":"Unexpected endpoint"}"#,
-                PathReply::BadBody,
-            ),
-            (
-                OpenAi,
-                "/v1/models",
-                r#"{"data":[{"name":"a"}]}"#,
-                PathReply::BadBody,
-            ),
+            (Mlx, "/v1/models", r#"{"object":"list","data":[]}"#, PathReply::ReachableOnly),
+            (Mlx, "/v1/models", r#"{"object":"list","data":[{"id":"/m"}]}"#, models(&["/m"])),
+            (Mlx, "/health", r#"{"status":"ok"}"#, PathReply::ReachableOnly),
+            (OpenAi, "/v1/models", "<html>hello</html>", PathReply::BadBody),
+            (OpenAi, "/v1/models", r#"{"error":"Unexpected endpoint"}"#, PathReply::BadBody),
+            (OpenAi, "/v1/models", r#"{"data":[{"name":"a"}]}"#, PathReply::BadBody),
             (OpenAi, "/v1/models", r#"{"data":"a"}"#, PathReply::BadBody),
             (OpenAi, "/", "", PathReply::ReachableOnly),
-            (
-                OpenAi,
-                "/custom",
-                r#"{"data":[{"id":"a"}]}"#,
-                models(&["a"]),
-            ),
+            (OpenAi, "/custom", r#"{"data":[{"id":"a"}]}"#, models(&["a"])),
         ];
         for (engine, path, body, expected) in cases {
-            assert_eq!(
-                read(engine, path, 200, body),
-                expected,
-                "{engine} {path} {body}"
-            );
+            assert_eq!(read(engine, path, 200, body), expected, "{engine} {path} {body}");
         }
     }
 
@@ -221,12 +149,7 @@ mod tests {
             (Ollama, "/api/tags", 405, PathReply::NotFound),
             (Ollama, "/api/tags", 401, PathReply::Unauthorized(401)),
             (Ollama, "/api/tags", 403, PathReply::Unauthorized(403)),
-            (
-                Ollama,
-                "/api/tags",
-                429,
-                PathReply::RateLimited { retry_after: None },
-            ),
+            (Ollama, "/api/tags", 429, PathReply::RateLimited { retry_after: None }),
             (Ollama, "/api/tags", 503, PathReply::Busy),
             (Mlx, "/health", 503, PathReply::ServerError(503)),
             (Mlx, "/v1/models", 503, PathReply::Busy),
@@ -234,16 +157,9 @@ mod tests {
             (Ollama, "/api/tags", 502, PathReply::ServerError(502)),
         ];
         for (engine, path, status, expected) in cases {
-            assert_eq!(
-                read(engine, path, status, body),
-                expected,
-                "{engine} {path} {status}"
-            );
+            assert_eq!(read(engine, path, status, body), expected, "{engine} {path} {status}");
         }
-        assert!(matches!(
-            read(Ollama, "/api/tags", 304, ""),
-            PathReply::Other(_)
-        ));
+        assert!(matches!(read(Ollama, "/api/tags", 304, ""), PathReply::Other(_)));
     }
 
     proptest::proptest! {

@@ -18,15 +18,6 @@ impl Engine for Mlx {
         request: &InferRequest,
         on_token: &mut (dyn FnMut() + Send),
     ) -> Result<InferOutcome, EngineError> {
-        chat::infer(
-            at,
-            request,
-            &Dialect {
-                limit_field: "max_tokens",
-                ask_usage: true,
-            },
-            on_token,
-        )
-        .await
+        chat::infer(at, request, &Dialect { limit_field: "max_tokens", ask_usage: true }, on_token).await
     }
 }

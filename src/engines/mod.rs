@@ -24,9 +24,7 @@ pub use endpoint::{Endpoint, Secret};
 pub use error::{EngineError, Failure};
 pub use infer::{InferOutcome, InferRequest, KeepAlive};
 pub use listing::{PathReply, read_listing};
-pub use names::{
-    MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, model_to_send, normalize, same_model,
-};
+pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, model_to_send, normalize, same_model};
 pub use ollama::{LoadedModel, PullProgress};
 pub use verdict::{ProbeVerdict, fold_paths};
 
@@ -92,11 +90,7 @@ pub trait Engine: Send + Sync {
     ) -> Result<InferOutcome, EngineError>;
 
     /// What is in memory now, or `None` where the engine can't tell (all but Ollama).
-    async fn loaded(
-        &self,
-        _at: &Endpoint,
-        _timeout: Duration,
-    ) -> Result<Option<Vec<LoadedModel>>, EngineError> {
+    async fn loaded(&self, _at: &Endpoint, _timeout: Duration) -> Result<Option<Vec<LoadedModel>>, EngineError> {
         Ok(None)
     }
 
@@ -106,12 +100,7 @@ pub trait Engine: Send + Sync {
     }
 
     /// Frees the model's runner, also a hung one (Ollama: `keep_alive: 0`; it waits for open calls, so abort those first).
-    async fn unload(
-        &self,
-        at: &Endpoint,
-        _model: &str,
-        _timeout: Duration,
-    ) -> Result<(), EngineError> {
+    async fn unload(&self, at: &Endpoint, _model: &str, _timeout: Duration) -> Result<(), EngineError> {
         Err(unsupported(self.kind(), at, "unload a model"))
     }
 
@@ -127,12 +116,7 @@ pub trait Engine: Send + Sync {
     }
 
     /// Loads a model and keeps it loaded (Ollama: `keep_alive: -1`). It may evict another: ask `loaded` first.
-    async fn preload(
-        &self,
-        at: &Endpoint,
-        _model: &str,
-        _timeout: Duration,
-    ) -> Result<(), EngineError> {
+    async fn preload(&self, at: &Endpoint, _model: &str, _timeout: Duration) -> Result<(), EngineError> {
         Err(unsupported(self.kind(), at, "preload a model"))
     }
 }
@@ -147,8 +131,5 @@ pub fn engine(kind: EngineKind) -> &'static dyn Engine {
 }
 
 fn unsupported(kind: EngineKind, at: &Endpoint, what: &str) -> EngineError {
-    EngineError::new(
-        format!("{what} on {}", at.base()),
-        Failure::Unsupported { engine: kind },
-    )
+    EngineError::new(format!("{what} on {}", at.base()), Failure::Unsupported { engine: kind })
 }

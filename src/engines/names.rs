@@ -42,16 +42,11 @@ pub fn model_to_send(
     wanted: &str,
     listed: Option<&[String]>,
 ) -> Result<SendableModel, UnlistedModel> {
-    let found = listed
-        .unwrap_or_default()
-        .iter()
-        .find(|name| same_model(engine, name, wanted));
+    let found = listed.unwrap_or_default().iter().find(|name| same_model(engine, name, wanted));
     match (engine, found) {
         (_, Some(name)) => Ok(SendableModel(name.clone())),
         (EngineKind::Mlx, None) if wanted == MLX_DEFAULT_MODEL => Ok(SendableModel::mlx_default()),
-        (EngineKind::Mlx, None) => Err(UnlistedModel {
-            model: wanted.to_owned(),
-        }),
+        (EngineKind::Mlx, None) => Err(UnlistedModel { model: wanted.to_owned() }),
         (EngineKind::Ollama | EngineKind::OpenAi, None) => Ok(SendableModel(wanted.to_owned())),
     }
 }
@@ -66,15 +61,8 @@ pub fn normalize(engine: EngineKind, name: &str) -> String {
             let name = name.strip_prefix("registry.ollama.ai/").unwrap_or(&name);
             let name = name.strip_prefix("library/").unwrap_or(name);
             // A colon before the last slash is a registry's port, not a tag.
-            let tagged = name
-                .rsplit('/')
-                .next()
-                .is_some_and(|last| last.contains(':'));
-            if tagged {
-                name.to_owned()
-            } else {
-                format!("{name}:latest")
-            }
+            let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+            if tagged { name.to_owned() } else { format!("{name}:latest") }
         }
     }
 }
@@ -109,46 +97,23 @@ mod tests {
     #[test]
     fn mlx_is_sent_listed_names_and_its_default_only() {
         let listed = ["mlx-community/a".to_owned()];
-        let sent =
-            |wanted, listed| model_to_send(Mlx, wanted, listed).map(|m| m.as_str().to_owned());
-        assert_eq!(
-            sent("mlx-community/a", Some(&listed[..])),
-            Ok("mlx-community/a".into())
-        );
-        assert_eq!(
-            sent("default_model", Some(&listed[..])),
-            Ok("default_model".into())
-        );
+        let sent = |wanted, listed| model_to_send(Mlx, wanted, listed).map(|m| m.as_str().to_owned());
+        assert_eq!(sent("mlx-community/a", Some(&listed[..])), Ok("mlx-community/a".into()));
+        assert_eq!(sent("default_model", Some(&listed[..])), Ok("default_model".into()));
         assert_eq!(sent("default_model", None), Ok("default_model".into()));
-        for (wanted, listed) in [
-            ("b", Some(&listed[..])),
-            ("mlx-community/a", None),
-            ("MLX-community/a", Some(&listed[..])),
-        ] {
-            assert_eq!(
-                sent(wanted, listed),
-                Err(UnlistedModel {
-                    model: wanted.into()
-                })
-            );
+        for (wanted, listed) in
+            [("b", Some(&listed[..])), ("mlx-community/a", None), ("MLX-community/a", Some(&listed[..]))]
+        {
+            assert_eq!(sent(wanted, listed), Err(UnlistedModel { model: wanted.into() }));
         }
     }
 
     #[test]
     fn others_are_sent_the_listed_spelling_or_what_was_wanted() {
         let listed = ["a:latest".to_owned()];
-        assert_eq!(
-            model_to_send(Ollama, "a", Some(&listed)).unwrap().as_str(),
-            "a:latest"
-        );
-        assert_eq!(
-            model_to_send(Ollama, "b", Some(&listed)).unwrap().as_str(),
-            "b"
-        );
-        assert_eq!(
-            model_to_send(OpenAi, "gpt-x", None).unwrap().as_str(),
-            "gpt-x"
-        );
+        assert_eq!(model_to_send(Ollama, "a", Some(&listed)).unwrap().as_str(), "a:latest");
+        assert_eq!(model_to_send(Ollama, "b", Some(&listed)).unwrap().as_str(), "b");
+        assert_eq!(model_to_send(OpenAi, "gpt-x", None).unwrap().as_str(), "gpt-x");
     }
 
     proptest::proptest! {

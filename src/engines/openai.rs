@@ -18,18 +18,10 @@ impl Engine for OpenAi {
         request: &InferRequest,
         on_token: &mut (dyn FnMut() + Send),
     ) -> Result<InferOutcome, EngineError> {
-        let usual = Dialect {
-            limit_field: "max_tokens",
-            ask_usage: false,
-        };
-        let newer = Dialect {
-            limit_field: "max_completion_tokens",
-            ask_usage: false,
-        };
+        let usual = Dialect { limit_field: "max_tokens", ask_usage: false };
+        let newer = Dialect { limit_field: "max_completion_tokens", ask_usage: false };
         match chat::infer(at, request, &usual, on_token).await {
-            Err(error) if wants_newer_field(&error.failure) => {
-                chat::infer(at, request, &newer, on_token).await
-            }
+            Err(error) if wants_newer_field(&error.failure) => chat::infer(at, request, &newer, on_token).await,
             result => result,
         }
     }

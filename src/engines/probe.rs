@@ -8,12 +8,7 @@ use super::{Endpoint, Engine, EngineKind, PathReply, ProbeVerdict, fold_paths, r
 /// A listing of thousands of models is below this; what is longer is no listing.
 const MAX_LISTING_BYTES: usize = 8 << 20;
 
-pub(super) async fn probe_path(
-    engine: EngineKind,
-    at: &Endpoint,
-    path: &str,
-    timeout: Duration,
-) -> PathReply {
+pub(super) async fn probe_path(engine: EngineKind, at: &Endpoint, path: &str, timeout: Duration) -> PathReply {
     let asked = async {
         let response = at.request(Method::GET, path).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -39,11 +34,7 @@ pub(super) async fn probe<E: Engine + ?Sized>(
     timeout: Duration,
 ) -> ProbeVerdict {
     let own = engine.kind().default_probe_paths();
-    let paths: Vec<&str> = if paths.is_empty() {
-        own.to_vec()
-    } else {
-        paths.iter().map(String::as_str).collect()
-    };
+    let paths: Vec<&str> = if paths.is_empty() { own.to_vec() } else { paths.iter().map(String::as_str).collect() };
     let mut replies = Vec::with_capacity(paths.len());
     for path in paths {
         let reply = engine.probe_path(at, path, timeout).await;

@@ -20,11 +20,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(response: Response) -> Self {
-        Self {
-            response,
-            buffer: Vec::new(),
-            ended: false,
-        }
+        Self { response, buffer: Vec::new(), ended: false }
     }
 
     /// The next line that isn't blank, without its line break; `None` at the end. Safe to drop between two calls, not within one.
@@ -46,12 +42,7 @@ impl Lines {
             if self.buffer.len() > MAX_LINE_BYTES {
                 return Err(LineError::TooLong);
             }
-            match self
-                .response
-                .chunk()
-                .await
-                .map_err(|e| LineError::Broken(Broken::of(&e)))?
-            {
+            match self.response.chunk().await.map_err(|e| LineError::Broken(Broken::of(&e)))? {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk),
                 None => self.ended = true,
             }
@@ -77,20 +68,9 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(super) fn new(request: &InferRequest, on_token: &'a mut (dyn FnMut() + Send)) -> Self {
-        let InferRequest {
-            first_token_timeout,
-            timeout,
-            ..
-        } = request;
+        let InferRequest { first_token_timeout, timeout, .. } = request;
         let (first_token_timeout, timeout) = (*first_token_timeout, *timeout);
-        Self {
-            started: Instant::now(),
-            first_token_timeout,
-            timeout,
-            on_token,
-            tokens: 0,
-            first: None,
-        }
+        Self { started: Instant::now(), first_token_timeout, timeout, on_token, tokens: 0, first: None }
     }
 
     pub(super) fn token(&mut self) {
@@ -107,11 +87,7 @@ impl<'a> Progress<'a> {
             if status.is_success() {
                 return Ok(Ok(Lines::new(response)));
             }
-            Ok::<_, reqwest::Error>(Err(of_status(
-                status,
-                &headers,
-                &read_bounded(response).await?,
-            )))
+            Ok::<_, reqwest::Error>(Err(of_status(status, &headers, &read_bounded(response).await?)))
         };
         match timeout_at(self.deadline(), sent).await {
             Ok(Ok(opened)) => opened,
@@ -123,9 +99,7 @@ impl<'a> Progress<'a> {
     pub(super) async fn next(&mut self, lines: &mut Lines) -> Result<Option<Vec<u8>>, Failure> {
         match timeout_at(self.deadline(), lines.next()).await {
             Ok(Ok(line)) => Ok(line),
-            Ok(Err(LineError::TooLong)) => Err(Failure::BadBody {
-                detail: "a line without end".into(),
-            }),
+            Ok(Err(LineError::TooLong)) => Err(Failure::BadBody { detail: "a line without end".into() }),
             Ok(Err(LineError::Broken(broken))) => Err(self.broken(broken)),
             Err(_elapsed) => Err(self.broken(Broken::Timeout)),
         }
@@ -137,11 +111,7 @@ impl<'a> Progress<'a> {
     }
 
     /// `counted`: the tokens as the engine counted them.
-    pub(super) fn outcome(
-        mut self,
-        counted: Option<u32>,
-        eval_duration_per_token: Option<Duration>,
-    ) -> InferOutcome {
+    pub(super) fn outcome(mut self, counted: Option<u32>, eval_duration_per_token: Option<Duration>) -> InferOutcome {
         // A token can be half a character, and then no text comes of it.
         if self.tokens == 0 && counted.is_some_and(|n| n > 0) {
             self.token();
@@ -156,11 +126,7 @@ impl<'a> Progress<'a> {
     }
 
     fn deadline(&self) -> Instant {
-        let limit = if self.tokens == 0 {
-            self.first_token_timeout.min(self.timeout)
-        } else {
-            self.timeout
-        };
+        let limit = if self.tokens == 0 { self.first_token_timeout.min(self.timeout) } else { self.timeout };
         self.started + limit
     }
 
@@ -173,21 +139,14 @@ impl<'a> Progress<'a> {
 pub(super) fn parse(line: &[u8]) -> Result<Value, Failure> {
     serde_json::from_slice(line).map_err(|_| {
         let start: String = String::from_utf8_lossy(line).chars().take(80).collect();
-        Failure::BadBody {
-            detail: format!("expected JSON, got {start:?}"),
-        }
+        Failure::BadBody { detail: format!("expected JSON, got {start:?}") }
     })
 }
 
 /// An `error` inside a stream that began with 200.
 pub(super) fn error_in(record: &Value) -> Option<Failure> {
     let error = record.get("error").filter(|error| !error.is_null())?;
-    let words = error
-        .as_str()
-        .or_else(|| error.get("message").and_then(Value::as_str));
+    let words = error.as_str().or_else(|| error.get("message").and_then(Value::as_str));
     let detail = words.map_or_else(|| error.to_string(), str::to_owned);
-    Some(Failure::ServerError {
-        status: 200,
-        detail,
-    })
+    Some(Failure::ServerError { status: 200, detail })
 }

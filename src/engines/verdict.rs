@@ -59,9 +59,7 @@ impl ProbeVerdict {
 /// and a mere 200 pass the question on. Without a conclusive one the server is reachable and an inference must decide.
 pub fn fold_paths(replies: &[PathReply]) -> ProbeVerdict {
     let Some(decisive) = replies.iter().find(|reply| reply.is_conclusive()) else {
-        return ProbeVerdict::NeedsInference {
-            bad_body: replies.contains(&PathReply::BadBody),
-        };
+        return ProbeVerdict::NeedsInference { bad_body: replies.contains(&PathReply::BadBody) };
     };
     match decisive.clone() {
         PathReply::Models(models) => ProbeVerdict::Models(models),
@@ -74,9 +72,7 @@ pub fn fold_paths(replies: &[PathReply]) -> ProbeVerdict {
         PathReply::Timeout => ProbeVerdict::Timeout,
         PathReply::Other(why) => ProbeVerdict::Other(why),
         PathReply::NotFound | PathReply::BadBody | PathReply::ReachableOnly => {
-            ProbeVerdict::NeedsInference {
-                bad_body: replies.contains(&PathReply::BadBody),
-            }
+            ProbeVerdict::NeedsInference { bad_body: replies.contains(&PathReply::BadBody) }
         }
     }
 }
@@ -110,19 +106,10 @@ mod tests {
             (vec![PathReply::Refused, listed()], ProbeVerdict::Refused),
             (vec![NotFound, PathReply::Reset], ProbeVerdict::Reset),
             (vec![BadBody, PathReply::Timeout], ProbeVerdict::Timeout),
-            (
-                vec![PathReply::ServerError(500), listed()],
-                ProbeVerdict::ServerError { status: 500 },
-            ),
-            (
-                vec![PathReply::Unauthorized(401)],
-                ProbeVerdict::Unauthorized { status: 401 },
-            ),
+            (vec![PathReply::ServerError(500), listed()], ProbeVerdict::ServerError { status: 500 }),
+            (vec![PathReply::Unauthorized(401)], ProbeVerdict::Unauthorized { status: 401 }),
             (vec![PathReply::Busy, listed()], ProbeVerdict::Busy),
-            (
-                vec![PathReply::RateLimited { retry_after: None }],
-                ProbeVerdict::RateLimited { retry_after: None },
-            ),
+            (vec![PathReply::RateLimited { retry_after: None }], ProbeVerdict::RateLimited { retry_after: None }),
         ];
         for (replies, verdict) in cases {
             assert_eq!(fold_paths(&replies), verdict, "{replies:?}");

@@ -1,8 +1,14 @@
-//! Metrics, tracing, and which loops are alive.
+//! Metrics, tracing, and which loops are alive. Nothing here is global: what counts is passed to whoever counts.
 
 mod crash;
+mod logging;
+mod loops;
+mod metrics;
 
 pub use crash::crash_point;
+pub use logging::{LogFormat, Logging, LoggingError};
+pub use loops::{Beat, Loops, StuckLoop};
+pub use metrics::{AgentMetrics, BackendMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult};
 
 /// Makes rustls use ring in this process. The one TLS stack is chosen here because reqwest and kube are built without a
 /// default provider. Calling it twice does no harm.

@@ -45,17 +45,13 @@ impl Engine for Ollama {
         on_token: &mut (dyn FnMut() + Send),
     ) -> Result<InferOutcome, EngineError> {
         let failed = |path: &str, failure| {
-            let call = format!(
-                "{} with model {}",
-                at.describe(&Method::POST, path),
-                request.model
-            );
+            let call = format!("{} with model {}", at.describe(&Method::POST, path), request.model);
             EngineError::new(call, failure)
         };
         match chat(at, request, on_token).await {
-            Err(failure) if only_embeds(&failure) => embed(at, request, on_token)
-                .await
-                .map_err(|failure| failed("/api/embed", failure)),
+            Err(failure) if only_embeds(&failure) => {
+                embed(at, request, on_token).await.map_err(|failure| failed("/api/embed", failure))
+            }
             result => result.map_err(|failure| failed("/api/chat", failure)),
         }
     }
@@ -64,46 +60,29 @@ impl Engine for Ollama {
         true
     }
 
-    async fn loaded(
-        &self,
-        at: &Endpoint,
-        timeout: Duration,
-    ) -> Result<Option<Vec<LoadedModel>>, EngineError> {
+    async fn loaded(&self, at: &Endpoint, timeout: Duration) -> Result<Option<Vec<LoadedModel>>, EngineError> {
         #[derive(Deserialize)]
         struct Ps {
             models: Option<Vec<LoadedModel>>,
         }
         let body = ask(at.request(Method::GET, "/api/ps"), timeout).await;
         let parsed = body.and_then(|body| {
-            serde_json::from_slice::<Ps>(&body).map_err(|e| Failure::BadBody {
-                detail: e.to_string(),
-            })
+            serde_json::from_slice::<Ps>(&body).map_err(|e| Failure::BadBody { detail: e.to_string() })
         });
-        let ps = parsed
-            .map_err(|failure| EngineError::new(at.describe(&Method::GET, "/api/ps"), failure))?;
+        let ps = parsed.map_err(|failure| EngineError::new(at.describe(&Method::GET, "/api/ps"), failure))?;
         Ok(Some(ps.models.unwrap_or_default()))
     }
 
-    async fn unload(
-        &self,
-        at: &Endpoint,
-        model: &str,
-        timeout: Duration,
-    ) -> Result<(), EngineError> {
-        keep(at, model, 0, timeout).await.map_err(|failure| {
-            EngineError::new(format!("unload {model} on {}", at.base()), failure)
-        })
+    async fn unload(&self, at: &Endpoint, model: &str, timeout: Duration) -> Result<(), EngineError> {
+        keep(at, model, 0, timeout)
+            .await
+            .map_err(|failure| EngineError::new(format!("unload {model} on {}", at.base()), failure))
     }
 
-    async fn preload(
-        &self,
-        at: &Endpoint,
-        model: &str,
-        timeout: Duration,
-    ) -> Result<(), EngineError> {
-        keep(at, model, -1, timeout).await.map_err(|failure| {
-            EngineError::new(format!("preload {model} on {}", at.base()), failure)
-        })
+    async fn preload(&self, at: &Endpoint, model: &str, timeout: Duration) -> Result<(), EngineError> {
+        keep(at, model, -1, timeout)
+            .await
+            .map_err(|failure| EngineError::new(format!("preload {model} on {}", at.base()), failure))
     }
 
     async fn pull(
@@ -134,9 +113,7 @@ async fn chat(
         body["keep_alive"] = keep_alive.to_json();
     }
     let mut progress = Progress::new(request, on_token);
-    let mut lines = progress
-        .open(at.request(Method::POST, "/api/chat").json(&body))
-        .await?;
+    let mut lines = progress.open(at.request(Method::POST, "/api/chat").json(&body)).await?;
     let mut any = false;
     while let Some(line) = progress.next(&mut lines).await? {
         let record = parse(&line)?;
@@ -152,41 +129,22 @@ async fn chat(
             return Ok(progress.outcome(counted, per_token));
         }
     }
-    Err(if any {
-        progress.cut_short()
-    } else {
-        Failure::BadBody {
-            detail: "200 with an empty body".into(),
-        }
-    })
+    Err(if any { progress.cut_short() } else { Failure::BadBody { detail: "200 with an empty body".into() } })
 }
 
 fn carries_token(record: &Value) -> bool {
     let message = record.get("message");
-    let text = |key| {
-        message
-            .and_then(|m| m.get(key))
-            .and_then(Value::as_str)
-            .is_some_and(|text| !text.is_empty())
-    };
-    let tools = message
-        .and_then(|m| m.get("tool_calls"))
-        .and_then(Value::as_array)
-        .is_some_and(|t| !t.is_empty());
+    let text = |key| message.and_then(|m| m.get(key)).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let tools = message.and_then(|m| m.get("tool_calls")).and_then(Value::as_array).is_some_and(|t| !t.is_empty());
     text("content") || text("thinking") || tools
 }
 
 /// Tokens and time per token of the last record.
 fn measured(done: &Value) -> (Option<u32>, Option<Duration>) {
-    let count = done
-        .get("eval_count")
-        .and_then(Value::as_u64)
-        .and_then(|n| u32::try_from(n).ok());
+    let count = done.get("eval_count").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let nanos = done.get("eval_duration").and_then(Value::as_u64);
-    let per_token = count
-        .zip(nanos)
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, nanos)| Duration::from_nanos(nanos) / count);
+    let per_token =
+        count.zip(nanos).filter(|(count, _)| *count > 0).map(|(count, nanos)| Duration::from_nanos(nanos) / count);
     (count, per_token)
 }
 
@@ -205,9 +163,7 @@ async fn embed(
         body["keep_alive"] = keep_alive.to_json();
     }
     let mut progress = Progress::new(request, on_token);
-    let mut lines = progress
-        .open(at.request(Method::POST, "/api/embed").json(&body))
-        .await?;
+    let mut lines = progress.open(at.request(Method::POST, "/api/embed").json(&body)).await?;
     let line = progress.next(&mut lines).await?.unwrap_or_default();
     let first = parse(&line)?;
     match first.pointer("/embeddings/0").and_then(Value::as_array) {
@@ -215,31 +171,18 @@ async fn embed(
             progress.token();
             Ok(progress.outcome(None, None))
         }
-        _ => Err(Failure::BadBody {
-            detail: "no embedding in the answer".into(),
-        }),
+        _ => Err(Failure::BadBody { detail: "no embedding in the answer".into() }),
     }
 }
 
 /// A generation without a prompt only loads the model, or with `keep_alive` 0 only unloads it.
-async fn keep(
-    at: &Endpoint,
-    model: &str,
-    keep_alive: i32,
-    timeout: Duration,
-) -> Result<(), Failure> {
+async fn keep(at: &Endpoint, model: &str, keep_alive: i32, timeout: Duration) -> Result<(), Failure> {
     let body = json!({"model": model, "keep_alive": keep_alive, "stream": false});
-    let answer = ask(
-        at.request(Method::POST, "/api/generate").json(&body),
-        timeout,
-    )
-    .await?;
+    let answer = ask(at.request(Method::POST, "/api/generate").json(&body), timeout).await?;
     let record = parse(&answer)?;
     match record.get("done").and_then(Value::as_bool) {
         Some(true) => Ok(()),
-        _ => Err(error_in(&record).unwrap_or(Failure::BadBody {
-            detail: "the answer lacks `done`".into(),
-        })),
+        _ => Err(error_in(&record).unwrap_or(Failure::BadBody { detail: "the answer lacks `done`".into() })),
     }
 }
 
@@ -250,11 +193,7 @@ async fn ask(request: RequestBuilder, timeout: Duration) -> Result<Vec<u8>, Fail
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = read_bounded(response).await?;
-        Ok::<_, reqwest::Error>(if status.is_success() {
-            Ok(body)
-        } else {
-            Err(of_status(status, &headers, &body))
-        })
+        Ok::<_, reqwest::Error>(if status.is_success() { Ok(body) } else { Err(of_status(status, &headers, &body)) })
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(answer)) => answer,
@@ -273,10 +212,7 @@ mod tests {
             measured(&json!({"eval_count": 4, "eval_duration": 8_000_000})),
             (Some(4), Some(Duration::from_millis(2)))
         );
-        assert_eq!(
-            measured(&json!({"eval_count": 0, "eval_duration": 5})),
-            (Some(0), None)
-        );
+        assert_eq!(measured(&json!({"eval_count": 0, "eval_duration": 5})), (Some(0), None));
         assert_eq!(measured(&json!({})), (None, None));
     }
 }

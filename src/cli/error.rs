@@ -1,0 +1,53 @@
+//! Why a command did not do what it was asked to, and its exit code.
+
+use std::{fmt::Display, process::ExitCode};
+
+/// Errors name the thing, the reason, the mend.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// Exit code 2, as for arguments that can't be parsed.
+    #[error("{0}")]
+    Misused(String),
+    /// Exit code 3: everything was said already.
+    #[error("not healthy")]
+    NotHealthy,
+}
+
+impl CliError {
+    pub fn failed(error: impl Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    pub fn misused(error: impl Display) -> Self {
+        Self::Misused(error.to_string())
+    }
+
+    /// Whether it is told by the exit code alone.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::NotHealthy)
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::from(1),
+            Self::Misused(_) => ExitCode::from(2),
+            Self::NotHealthy => ExitCode::from(3),
+        }
+    }
+}
+
+/// For `?` on errors that say everything themselves.
+macro_rules! failed_from {
+    ($($error:ty),*) => {
+        $(impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                Self::failed(error)
+            }
+        })*
+    };
+}
+
+failed_from!(crate::store::StoreError, crate::platform::PlatformError, crate::telemetry::LoggingError);

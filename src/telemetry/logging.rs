@@ -1,0 +1,136 @@
+//! Logs as text or JSON, and spans to an OpenTelemetry collector when one is configured.
+
+use std::io::IsTerminal;
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{SdkTracerProvider, SpanData, SpanExporter as Export},
+};
+use tokio::runtime::Handle;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How log lines are written to standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    #[error("OSTLER_LOG={value:?} is no filter ({cause}): write a level such as `debug`, or `ostler=debug,kube=info`")]
+    Filter { value: String, cause: String },
+    #[error("can't export spans to OTEL_EXPORTER_OTLP_ENDPOINT ({0}): correct it, or unset it to export nothing")]
+    Export(String),
+    #[error("logging is set up already: {0}")]
+    Twice(String),
+}
+
+/// Set up logging; [`Logging::flush`] before the process ends.
+#[derive(Debug, Default)]
+pub struct Logging {
+    spans: Option<SdkTracerProvider>,
+}
+
+impl Logging {
+    /// Logs to standard error what `OSTLER_LOG` lets through (`default_filter` when it is unset), and exports spans over OTLP
+    /// (HTTP, protobuf) when `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Call it inside the tokio runtime.
+    pub fn start(format: LogFormat, default_filter: &str) -> Result<Self, LoggingError> {
+        let value = std::env::var("OSTLER_LOG").unwrap_or_default();
+        let filter = filter(if value.is_empty() { default_filter } else { &value })?;
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = match format {
+            LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        };
+        let spans = exporter()?;
+        let export =
+            spans.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("ostler")));
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(lines)
+            .with(export)
+            .try_init()
+            .map_err(|e| LoggingError::Twice(e.to_string()))?;
+        Ok(Self { spans })
+    }
+
+    /// Sends what is still to be exported. Blocks for some seconds at most.
+    pub fn flush(self) {
+        if let Some(Err(error)) = self.spans.map(|provider| provider.shutdown()) {
+            tracing::warn!(%error, "spans lost at exit");
+        }
+    }
+}
+
+fn filter(value: &str) -> Result<EnvFilter, LoggingError> {
+    EnvFilter::builder()
+        .parse(value)
+        .map_err(|e| LoggingError::Filter { value: value.to_owned(), cause: e.to_string() })
+}
+
+/// The provider of spans, when the environment names a collector.
+fn exporter() -> Result<Option<SdkTracerProvider>, LoggingError> {
+    let named = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    if !named("OTEL_EXPORTER_OTLP_ENDPOINT") && !named("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
+        return Ok(None);
+    }
+    super::install_crypto();
+    let inner = SpanExporter::builder()
+        .with_http()
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .build()
+        .map_err(|e| LoggingError::Export(e.to_string()))?;
+    let runtime = Handle::try_current().map_err(|e| LoggingError::Export(e.to_string()))?;
+    let resource = Resource::builder()
+        .with_service_name("ostler")
+        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    Ok(Some(
+        SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(OnRuntime { inner, runtime }).build(),
+    ))
+}
+
+/// The batch processor exports from a thread of its own, where the HTTP client finds no reactor: this hands it ours.
+#[derive(Debug)]
+struct OnRuntime {
+    inner: SpanExporter,
+    runtime: Handle,
+}
+
+impl Export for OnRuntime {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        // Blocks the processor's own thread, which waits for this future and does nothing else.
+        if Handle::try_current().is_ok() {
+            return Err(OTelSdkError::InternalFailure("spans can't be exported from within the runtime".to_owned()));
+        }
+        self.runtime.block_on(self.inner.export(batch))
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.inner.shutdown()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_named_with_its_variable() {
+        assert!(filter("info").is_ok());
+        assert!(filter("ostler=debug,kube=info").is_ok());
+        let error = filter("ostler=loud=very").unwrap_err().to_string();
+        assert!(error.contains("OSTLER_LOG") && error.contains("loud"), "{error}");
+    }
+}

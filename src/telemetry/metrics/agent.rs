@@ -1,0 +1,86 @@
+//! Services of host agents in this process.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::registered;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    agent: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Finished {
+    agent: String,
+    service: String,
+    action: String,
+    outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Service {
+    agent: String,
+    service: String,
+}
+
+impl Service {
+    fn new(agent: &str, service: &str) -> Self {
+        Self { agent: agent.to_owned(), service: service.to_owned() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct AgentMetrics {
+    refusals: Family<Refused, Counter>,
+    operations: Family<Finished, Counter>,
+    self_starts: Family<Service, Counter>,
+    up: Family<Service, Gauge>,
+}
+
+impl AgentMetrics {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            refusals: registered(
+                r,
+                "agent_refusals",
+                "Requests that the host agent refused, by reason",
+                Family::default(),
+            ),
+            operations: registered(r, "agent_operations", "Finished operations of the host agent", Family::default()),
+            self_starts: registered(r, "agent_self_starts", "Starts by the host agent's own loop", Family::default()),
+            up: registered(r, "agent_service_up", "Whether the last check of the service passed", Family::default()),
+        }
+    }
+
+    /// A request was refused; `reason` is the word of the refusal (`BadSignature`, …).
+    pub fn refused(&self, agent: &str, reason: &str) {
+        let label = Refused { agent: agent.to_owned(), reason: reason.to_owned() };
+        self.refusals.get_or_create(&label).inc();
+    }
+
+    /// An operation (`Restart`, …) is over (`Succeeded` or `Failed`).
+    pub fn operation(&self, agent: &str, service: &str, action: &str, outcome: &str) {
+        let label = Finished {
+            agent: agent.to_owned(),
+            service: service.to_owned(),
+            action: action.to_owned(),
+            outcome: outcome.to_owned(),
+        };
+        self.operations.get_or_create(&label).inc();
+    }
+
+    /// The agent's own loop started a service.
+    pub fn self_started(&self, agent: &str, service: &str) {
+        self.self_starts.get_or_create(&Service::new(agent, service)).inc();
+    }
+
+    /// Whether the last check of a service passed.
+    pub fn service_up(&self, agent: &str, service: &str, up: bool) {
+        self.up.get_or_create(&Service::new(agent, service)).set(i64::from(up));
+    }
+}

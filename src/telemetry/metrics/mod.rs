@@ -1,0 +1,164 @@
+//! What Prometheus reads. One value per process, passed to whoever counts; docs/metrics.md lists every name.
+
+mod agent;
+mod backends;
+mod process;
+mod reconciles;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry,
+};
+
+pub use agent::AgentMetrics;
+pub use backends::BackendMetrics;
+pub use process::ProcessMetrics;
+pub use reconciles::{ReconcileMetrics, ReconcileResult};
+
+/// Everything that is counted in this process, by who counts it. Cheap to clone: clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Passes of the controllers.
+    pub reconciles: ReconcileMetrics,
+    /// Backends as the leader sees them.
+    pub backends: BackendMetrics,
+    /// Leadership, database and writes to the platform.
+    pub process: ProcessMetrics,
+    /// Services of host agents in this process.
+    pub agent: AgentMetrics,
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("ostler");
+        registry.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        Self {
+            reconciles: ReconcileMetrics::register(&mut registry),
+            backends: BackendMetrics::register(&mut registry),
+            process: ProcessMetrics::register(&mut registry),
+            agent: AgentMetrics::register(&mut registry),
+            registry: Arc::new(registry),
+        }
+    }
+
+    /// The page that Prometheus reads (OpenMetrics text). `now` gives ages their value.
+    pub fn render(&self, now: Timestamp) -> String {
+        self.backends.age_deferrals(now);
+        let mut page = String::new();
+        // Writing into a String can't fail.
+        let _ = encode(&mut page, &self.registry);
+        page
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Registers a clone of a metric, and returns it.
+fn registered<M: prometheus_client::registry::Metric + Clone>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    metric: M,
+) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+type NewHistogram = fn() -> Histogram;
+
+/// From a millisecond to about a minute.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 17))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn page(metrics: &Metrics) -> String {
+        metrics.render(Timestamp::from_second(1_000).unwrap())
+    }
+
+    #[test]
+    fn the_names_are_those_that_operators_know() {
+        let metrics = Metrics::new();
+        metrics.reconciles.finished("llmbackend", ReconcileResult::Success, Duration::from_millis(3));
+        metrics.reconciles.failed("llmbackend", "StoreUnavailable", Duration::from_millis(3));
+        metrics.reconciles.queue_depth("llmbackend", 4);
+        metrics.backends.recovery("default", "mlx", "Refused", "Restart", "Helped");
+        metrics.process.platform_write("LLMBackend", "status");
+        let page = page(&metrics);
+        for line in [
+            r#"ostler_reconcile_total{controller="llmbackend",result="success"} 1"#,
+            r#"ostler_reconcile_total{controller="llmbackend",result="error"} 1"#,
+            r#"ostler_reconcile_errors_total{controller="llmbackend",reason="StoreUnavailable"} 1"#,
+            r#"ostler_reconcile_duration_seconds_count{controller="llmbackend"} 2"#,
+            r#"ostler_reconcile_queue_depth{controller="llmbackend"} 4"#,
+            r#"ostler_recoveries_total{namespace="default",name="mlx",cause="Refused",step="Restart",outcome="Helped"} 1"#,
+            r#"ostler_platform_writes_total{kind="LLMBackend",what="status"} 1"#,
+            "ostler_deferred_to_human 0",
+            "ostler_leader 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn a_backend_is_in_one_state_and_its_old_ones_fall_to_zero() {
+        let metrics = Metrics::new();
+        metrics.backends.state("default", "mlx", "Serving", true);
+        metrics.backends.state("default", "mlx", "Down", false);
+        let page = page(&metrics);
+        for line in [
+            r#"ostler_backend_state{namespace="default",name="mlx",state="Serving"} 0"#,
+            r#"ostler_backend_state{namespace="default",name="mlx",state="Down"} 1"#,
+            r#"ostler_backend_ready{namespace="default",name="mlx"} 0"#,
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn a_deferral_has_an_age_that_grows_until_it_ends() {
+        let metrics = Metrics::new();
+        let since = Timestamp::from_second(880).unwrap();
+        metrics.backends.deferred("default", "mlx", Some(since));
+        let during = page(&metrics);
+        assert!(during.contains(r#"ostler_deferred_age_seconds{namespace="default",name="mlx"} 120"#), "{during}");
+        assert!(during.contains("ostler_deferred_to_human 1"));
+        metrics.backends.deferred("default", "mlx", None);
+        let after = page(&metrics);
+        assert!(!after.contains("deferred_age_seconds{") && after.contains("ostler_deferred_to_human 0"));
+    }
+
+    #[test]
+    fn a_backend_that_is_gone_leaves_nothing_behind() {
+        let metrics = Metrics::new();
+        let backends = &metrics.backends;
+        backends.state("default", "mlx", "Down", false);
+        backends.limit("default", "mlx", 2);
+        backends.slots_in_use("default", "mlx", 1);
+        backends.probe("default", "mlx", Duration::from_millis(1));
+        backends.canary("default", "mlx", Duration::from_millis(1));
+        backends.deferred("default", "mlx", Some(Timestamp::UNIX_EPOCH));
+        backends.recovery("default", "mlx", "Refused", "Restart", "Helped");
+        backends.forget("default", "mlx");
+        // Counters stay: a rate over the last hour still counts what was done to it.
+        let left: Vec<_> = page(&metrics).lines().filter(|l| l.contains("mlx")).map(str::to_owned).collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+}

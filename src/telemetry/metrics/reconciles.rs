@@ -1,0 +1,98 @@
+//! Passes of the controllers.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use super::{NewHistogram, durations, registered};
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+enum ResultLabel {
+    success,
+    requeue,
+    error,
+}
+
+/// How a pass without an error ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReconcileResult {
+    /// Nothing is to be done before something changes, or before the periodic pass.
+    Success,
+    /// It asked for another pass soon.
+    Requeue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Controller {
+    controller: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    controller: String,
+    result: ResultLabel,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failed {
+    controller: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReconcileMetrics {
+    passes: Family<Ended, Counter>,
+    errors: Family<Failed, Counter>,
+    durations: Family<Controller, Histogram, NewHistogram>,
+    queue_depth: Family<Controller, Gauge>,
+}
+
+impl ReconcileMetrics {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        Self {
+            passes: registered(r, "reconcile", "Passes over one resource, by result", Family::default()),
+            errors: registered(r, "reconcile_errors", "Passes that failed, by reason", Family::default()),
+            durations: registered(
+                r,
+                "reconcile_duration_seconds",
+                "Duration of a pass over one resource",
+                Family::new_with_constructor(durations as NewHistogram),
+            ),
+            queue_depth: registered(r, "reconcile_queue_depth", "Resources that wait for a pass", Family::default()),
+        }
+    }
+
+    /// A pass of `controller` ended well.
+    pub fn finished(&self, controller: &str, result: ReconcileResult, took: Duration) {
+        let result = match result {
+            ReconcileResult::Success => ResultLabel::success,
+            ReconcileResult::Requeue => ResultLabel::requeue,
+        };
+        self.ended(controller, result, took);
+    }
+
+    /// A pass of `controller` failed; `reason` is the CamelCase word of its error.
+    pub fn failed(&self, controller: &str, reason: &str, took: Duration) {
+        self.ended(controller, ResultLabel::error, took);
+        self.errors.get_or_create(&Failed { controller: controller.to_owned(), reason: reason.to_owned() }).inc();
+    }
+
+    /// How many resources wait for a pass of `controller`.
+    pub fn queue_depth(&self, controller: &str, waiting: usize) {
+        self.queue_depth
+            .get_or_create(&Controller { controller: controller.to_owned() })
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    fn ended(&self, controller: &str, result: ResultLabel, took: Duration) {
+        let controller = controller.to_owned();
+        self.passes.get_or_create(&Ended { controller: controller.clone(), result }).inc();
+        self.durations.get_or_create(&Controller { controller }).observe(took.as_secs_f64());
+    }
+}
