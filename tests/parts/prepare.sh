@@ -79,7 +79,7 @@ ensure_linux_root() {
 # build_part NAME: unless what it is built from is what it was built from last time
 build_part() {
   local name=$1 stamp=$cache/stamps/$1 now
-  now=$(cd "$parts/$name" && sha256sum ./*.sh ./*.txt ./*.go ./go.* 2>/dev/null | grep -v serve.sh | sha256sum)
+  now=$(cd "$parts/$name" && cat build.sh ./*.txt ./*.go go.* 2>/dev/null | sha256sum)
   exec 8>"$cache/stamps/$name.lock"
   flock 8
   if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then

@@ -5,6 +5,7 @@
 # When the input ends, however its writer died, the part and the folder go: nothing outlives the tests.
 
 dir=$(mkdir -p "$1/logs" && cd "$1" && pwd)
+cache=${OSTLER_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ostler-tests}
 
 # poll SECONDS WHAT COMMAND…: until the command succeeds
 poll() {
@@ -13,6 +14,7 @@ poll() {
   until "$@" >"$dir/logs/poll.log" 2>&1; do
     if ((SECONDS >= deadline)); then
       echo "gave up waiting for $what: $(tail -n 3 "$dir/logs/poll.log" | tr '\n' ' ')" >&2
+      (cd "$dir/logs" && tail -n 3 -- *.log | cut -c 1-300 >&2)
       return 1
     fi
     sleep 0.1

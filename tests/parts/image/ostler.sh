@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Ostler's container image: ostler.sh BINARY NAME OUT
+# The binary without its debug symbols, the libraries it needs, and CA certificates; nothing else, and nobody is root.
+set -euo pipefail
+stripped=$(mktemp)
+trap 'rm -f "$stripped"' EXIT
+strip -o "$stripped" "$1"
+chmod 755 "$stripped"
+python3 "$(dirname "$0")/image.py" "$3" "$2" \
+  --file "$stripped=/bin/ostler" \
+  --file /etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt \
+  --text '/etc/passwd=ostler:x:65532:65532::/tmp:/bin/ostler
+' --user 65532:65532 --run /bin/ostler
