@@ -39,25 +39,13 @@ async fn real_api_server_knows_service_accounts_and_goes_away_and_comes_back() {
     let account = server.service_account(&namespace, "nobody");
     let nobody = ApiServer::client(&account, &namespace).await;
     let secrets = kube::Api::<Secret>::default_namespaced(nobody);
-    let refused = secrets
-        .list(&Default::default())
-        .await
-        .expect_err("it may not read secrets");
-    assert!(
-        matches!(&refused, kube::Error::Api(status) if status.code == 403),
-        "{refused}"
-    );
+    let refused = secrets.list(&Default::default()).await.expect_err("it may not read secrets");
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
     server.stop();
-    let away = secrets
-        .list(&Default::default())
-        .await
-        .expect_err("nobody listens");
+    let away = secrets.list(&Default::default()).await.expect_err("nobody listens");
     assert!(!matches!(away, kube::Error::Api(_)), "{away}");
     server.resume();
-    assert!(
-        server.kubectl(&["get", "namespaces"]).contains(&namespace),
-        "etcd kept it"
-    );
+    assert!(server.kubectl(&["get", "namespaces"]).contains(&namespace), "etcd kept it");
 }
 
 #[tokio::test]
@@ -83,23 +71,9 @@ metadata: {{name: web, namespace: {namespace}}}
 spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
 "#
     ));
-    let wait = [
-        "--namespace",
-        &namespace,
-        "wait",
-        "pod/web",
-        "--for=condition=Ready",
-        "--timeout=60s",
-    ];
+    let wait = ["--namespace", &namespace, "wait", "pod/web", "--for=condition=Ready", "--timeout=60s"];
     cluster.api.kubectl(&wait);
-    let address = [
-        "--namespace",
-        &namespace,
-        "get",
-        "service",
-        "web",
-        "--output=jsonpath={.spec.clusterIP}",
-    ];
+    let address = ["--namespace", &namespace, "get", "service", "web", "--output=jsonpath={.spec.clusterIP}"];
     let url = format!("http://{}/index.html", cluster.api.kubectl(&address));
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     let answer = loop {

@@ -27,6 +27,7 @@ spawn() {
   shift
   "$@" </dev/null >>"$dir/logs/$name.log" 2>&1 &
   echo $! >"$dir/$name.pid"
+  disown # it is ended by `halt`, and bash need not announce that
 }
 
 is_running() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }

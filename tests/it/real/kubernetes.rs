@@ -50,15 +50,13 @@ impl ApiServer {
     /// # Panics
     /// With kubectl's complaint, if it fails.
     pub fn kubectl(&self, args: &[&str]) -> String {
-        self.try_kubectl(args, "")
-            .unwrap_or_else(|complaint| panic!("kubectl {}: {complaint}", args.join(" ")))
+        self.try_kubectl(args, "").unwrap_or_else(|complaint| panic!("kubectl {}: {complaint}", args.join(" ")))
     }
 
     /// `kubectl apply -f -` of some manifests, refusing what their schema does not know.
     pub fn apply(&self, manifests: &str) -> String {
         let args = ["apply", "--server-side", "--validate=strict", "-f", "-"];
-        self.try_kubectl(&args, manifests)
-            .unwrap_or_else(|complaint| panic!("apply: {complaint}\n{manifests}"))
+        self.try_kubectl(&args, manifests).unwrap_or_else(|complaint| panic!("apply: {complaint}\n{manifests}"))
     }
 
     /// Runs kubectl as administrator with `input`: what it prints, or what it complains of.
@@ -80,32 +78,17 @@ impl ApiServer {
         if self.try_kubectl(&get, "").is_err() {
             self.kubectl(&["--namespace", namespace, "create", "serviceaccount", name]);
         }
-        let token = self.kubectl(&[
-            "--namespace",
-            namespace,
-            "create",
-            "token",
-            name,
-            "--duration=1h",
-        ]);
-        let admin =
-            std::fs::read_to_string(&self.kubeconfig).expect("read the administrator's kubeconfig");
+        let token = self.kubectl(&["--namespace", namespace, "create", "token", name, "--duration=1h"]);
+        let admin = std::fs::read_to_string(&self.kubeconfig).expect("read the administrator's kubeconfig");
         let text: String = admin
             .lines()
             .map(|line| match line.starts_with("users:") {
-                true => format!(
-                    "users: [{{name: admin, user: {{token: {}}}}}]\n",
-                    token.trim()
-                ),
+                true => format!("users: [{{name: admin, user: {{token: {}}}}}]\n", token.trim()),
                 false => format!("{line}\n"),
             })
             .collect();
-        let path = self
-            .part
-            .dir()
-            .join(format!("{namespace}-{name}.kubeconfig"));
-        std::fs::write(&path, text)
-            .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        let path = self.part.dir().join(format!("{namespace}-{name}.kubeconfig"));
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
         path
     }
 
@@ -113,9 +96,8 @@ impl ApiServer {
     pub async fn client(kubeconfig: &Path, namespace: &str) -> kube::Client {
         ostler::telemetry::install_crypto();
         let config = kube::config::Kubeconfig::read_from(kubeconfig).expect("read the kubeconfig");
-        let mut config = kube::Config::from_custom_kubeconfig(config, &Default::default())
-            .await
-            .expect("a kubeconfig that works");
+        let mut config =
+            kube::Config::from_custom_kubeconfig(config, &Default::default()).await.expect("a kubeconfig that works");
         namespace.clone_into(&mut config.default_namespace);
         kube::Client::try_from(config).expect("make a client")
     }
@@ -135,16 +117,8 @@ impl Cluster {
     pub fn shared() -> &'static Self {
         static SHARED: LazyLock<Cluster> = LazyLock::new(|| {
             let part = Part::start("cluster/serve.sh", &[]);
-            let host = part
-                .greeting()
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            Cluster {
-                api: ApiServer::of(part),
-                host,
-            }
+            let host = part.greeting().split(' ').next().unwrap_or_default().to_owned();
+            Cluster { api: ApiServer::of(part), host }
         });
         &SHARED
     }
@@ -162,9 +136,7 @@ impl Cluster {
 
 fn kubectl(kubeconfig: &Path, args: &[&str], input: &str) -> Result<String, String> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let program = assets
-        .unwrap_or_else(|| cache().join("bin"))
-        .join("kubectl");
+    let program = assets.unwrap_or_else(|| cache().join("bin")).join("kubectl");
     let mut child = Command::new(&program)
         .arg("--kubeconfig")
         .arg(kubeconfig)
@@ -175,13 +147,7 @@ fn kubectl(kubeconfig: &Path, args: &[&str], input: &str) -> Result<String, Stri
         .spawn()
         .unwrap_or_else(|error| panic!("can't run {}: {error}", program.display()));
     // Whoever doesn't read its input closes it early; what it says about that is in its output.
-    drop(
-        child
-            .stdin
-            .take()
-            .expect("piped")
-            .write_all(input.as_bytes()),
-    );
+    drop(child.stdin.take().expect("piped").write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("wait for kubectl");
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
