@@ -3,6 +3,14 @@
 //! Whoever changes what the leader owns hands over its [`Fence`]: the write and the check of epoch and expiry are one
 //! transaction, so a leader that was replaced changes nothing. Leases use the database's clock.
 
+mod admit;
+mod clock;
+mod error;
+mod home;
+mod rows;
+mod schema;
+pub mod sqlite;
+mod stamp;
 mod types;
 
 use async_trait::async_trait;
@@ -10,7 +18,12 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
+pub use clock::BootInstant;
+pub use home::{Home, Migrated, migrate, open};
 pub use types::*;
+
+/// How long the rows of a backend that is gone are kept.
+const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that a process needs of its database.
 pub trait Store: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState {}

@@ -1,0 +1,133 @@
+-- Everything lives in the schema that the connection's search_path names. Leases use clock_timestamp().
+
+CREATE TABLE installation (
+    one boolean PRIMARY KEY CHECK (one),
+    id uuid NOT NULL
+);
+
+-- Which releases can still work with a schema: those that know `oldest_reader` or newer.
+CREATE TABLE schema_compatibility (
+    version bigint PRIMARY KEY,
+    oldest_reader bigint NOT NULL
+);
+INSERT INTO schema_compatibility (version, oldest_reader) VALUES (1, 1);
+
+CREATE TABLE leadership (
+    one boolean PRIMARY KEY CHECK (one),
+    holder text NOT NULL,
+    epoch bigint NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+INSERT INTO leadership (one, holder, epoch, expires_at) VALUES (true, '', 0, to_timestamp(0));
+
+CREATE TABLE backends (
+    uid text PRIMARY KEY,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    generation bigint NOT NULL,
+    engine text NOT NULL,
+    url text NOT NULL,
+    server_url text NOT NULL,
+    priority integer NOT NULL,
+    spec jsonb NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    ready boolean NOT NULL,
+    ready_since timestamptz,
+    gone_at timestamptz
+);
+CREATE INDEX backends_by_server ON backends (server_url) WHERE gone_at IS NULL;
+CREATE INDEX backends_gone ON backends (gone_at) WHERE gone_at IS NOT NULL;
+
+CREATE TABLE observations (
+    uid text PRIMARY KEY,
+    probe_at timestamptz,
+    probe_verdict text,
+    probe_millis bigint,
+    canary_at timestamptz,
+    canary_verdict text,
+    canary_millis bigint
+);
+
+CREATE TABLE recoveries (
+    uid text PRIMARY KEY,
+    state jsonb NOT NULL,
+    epoch bigint NOT NULL,
+    saved_at timestamptz NOT NULL
+);
+
+CREATE TABLE servers (
+    url text PRIMARY KEY,
+    slot_limit integer NOT NULL,
+    admission text NOT NULL CHECK (admission IN ('Closed', 'One', 'Open')),
+    instance text
+);
+
+-- A row is given again and again, each time with a higher epoch.
+CREATE TABLE slots (
+    server_url text NOT NULL REFERENCES servers (url) ON DELETE CASCADE,
+    number bigint NOT NULL,
+    holder text NOT NULL,
+    epoch bigint NOT NULL,
+    purpose text NOT NULL CHECK (purpose IN ('Call', 'Canary')),
+    model text,
+    taken_at timestamptz NOT NULL,
+    lease_expires_at timestamptz NOT NULL,
+    call_ends_at timestamptz NOT NULL,
+    last_token_at timestamptz,
+    instance text,
+    aborted boolean NOT NULL DEFAULT false,
+    frees_at timestamptz,
+    PRIMARY KEY (server_url, number)
+);
+
+CREATE TABLE journal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL,
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    warning boolean NOT NULL,
+    reason text NOT NULL,
+    message text NOT NULL
+);
+CREATE INDEX journal_by_time ON journal (at);
+CREATE INDEX journal_by_resource ON journal (kind, namespace, name, at);
+
+CREATE TABLE pause (
+    one boolean PRIMARY KEY CHECK (one),
+    since timestamptz NOT NULL,
+    until timestamptz,
+    set_by text NOT NULL
+);
+
+CREATE TABLE suspensions (
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    suspended boolean NOT NULL,
+    set_by text NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (kind, namespace, name)
+);
+
+CREATE TABLE reconcile_requests (
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    token text NOT NULL,
+    PRIMARY KEY (kind, namespace, name)
+);
+
+CREATE TABLE local_objects (
+    kind text NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    uid text NOT NULL,
+    generation bigint NOT NULL,
+    resource_version bigint NOT NULL,
+    created_at timestamptz NOT NULL,
+    manifest jsonb NOT NULL,
+    status jsonb,
+    PRIMARY KEY (kind, namespace, name)
+);

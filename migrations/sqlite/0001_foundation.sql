@@ -1,0 +1,133 @@
+-- Times are microseconds since 1970 (UTC), JSON is text. Leases use this machine's wall clock.
+
+CREATE TABLE installation (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    id TEXT NOT NULL
+) STRICT;
+
+-- Which releases can still work with a schema: those that know `oldest_reader` or newer.
+CREATE TABLE schema_compatibility (
+    version INTEGER PRIMARY KEY,
+    oldest_reader INTEGER NOT NULL
+) STRICT;
+INSERT INTO schema_compatibility (version, oldest_reader) VALUES (1, 1);
+
+CREATE TABLE leadership (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    holder TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+INSERT INTO leadership (one, holder, epoch, expires_at) VALUES (1, '', 0, 0);
+
+CREATE TABLE backends (
+    uid TEXT PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    engine TEXT NOT NULL,
+    url TEXT NOT NULL,
+    server_url TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    spec TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    ready INTEGER NOT NULL,
+    ready_since INTEGER,
+    gone_at INTEGER
+) STRICT;
+CREATE INDEX backends_by_server ON backends (server_url) WHERE gone_at IS NULL;
+CREATE INDEX backends_gone ON backends (gone_at) WHERE gone_at IS NOT NULL;
+
+CREATE TABLE observations (
+    uid TEXT PRIMARY KEY,
+    probe_at INTEGER,
+    probe_verdict TEXT,
+    probe_millis INTEGER,
+    canary_at INTEGER,
+    canary_verdict TEXT,
+    canary_millis INTEGER
+) STRICT;
+
+CREATE TABLE recoveries (
+    uid TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    saved_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE servers (
+    url TEXT PRIMARY KEY,
+    slot_limit INTEGER NOT NULL,
+    admission TEXT NOT NULL CHECK (admission IN ('Closed', 'One', 'Open')),
+    instance TEXT
+) STRICT;
+
+-- A row is given again and again, each time with a higher epoch.
+CREATE TABLE slots (
+    server_url TEXT NOT NULL REFERENCES servers (url) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    purpose TEXT NOT NULL CHECK (purpose IN ('Call', 'Canary')),
+    model TEXT,
+    taken_at INTEGER NOT NULL,
+    lease_expires_at INTEGER NOT NULL,
+    call_ends_at INTEGER NOT NULL,
+    last_token_at INTEGER,
+    instance TEXT,
+    aborted INTEGER NOT NULL DEFAULT 0,
+    frees_at INTEGER,
+    PRIMARY KEY (server_url, number)
+) STRICT;
+
+CREATE TABLE journal (
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    warning INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    message TEXT NOT NULL
+) STRICT;
+CREATE INDEX journal_by_time ON journal (at);
+CREATE INDEX journal_by_resource ON journal (kind, namespace, name, at);
+
+CREATE TABLE pause (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    since INTEGER NOT NULL,
+    until INTEGER,
+    set_by TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE suspensions (
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    suspended INTEGER NOT NULL,
+    set_by TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (kind, namespace, name)
+) STRICT;
+
+CREATE TABLE reconcile_requests (
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    token TEXT NOT NULL,
+    PRIMARY KEY (kind, namespace, name)
+) STRICT;
+
+CREATE TABLE local_objects (
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    uid TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    resource_version INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    manifest TEXT NOT NULL,
+    status TEXT,
+    PRIMARY KEY (kind, namespace, name)
+) STRICT;

@@ -1,0 +1,171 @@
+//! Who gets a slot: pure, the same for both databases, run under the lock of the server's row.
+
+use std::collections::HashMap;
+
+use sqlx::FromRow;
+
+use super::rows::ServerRecord;
+use super::stamp::Stamp;
+use super::{Admission, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
+
+/// A row of `slots`.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct SlotRecord {
+    pub server_url: String,
+    pub number: i64,
+    pub holder: String,
+    pub epoch: i64,
+    pub purpose: String,
+    pub model: Option<String>,
+    pub taken_at: Stamp,
+    pub lease_expires_at: Stamp,
+    pub call_ends_at: Stamp,
+    pub last_token_at: Option<Stamp>,
+    /// The server's instance when the slot was taken.
+    pub instance: Option<String>,
+    pub aborted: bool,
+    /// Set by the release: then, after a linger.
+    pub frees_at: Option<Stamp>,
+}
+
+impl SlotRecord {
+    /// Whether a call may still run in this slot, on a server that is now `instance`.
+    ///
+    /// A lapsed lease does not prove that generation stopped: only the end of the call does, or that another process
+    /// listens there than the one that was called. An unknown instance proves nothing.
+    pub fn is_occupied(&self, instance: Option<&str>, now: Stamp) -> bool {
+        let other_instance = matches!((self.instance.as_deref(), instance), (Some(then), Some(now)) if then != now);
+        match self.frees_at {
+            Some(frees_at) => now < frees_at && !other_instance,
+            None => now < self.lease_expires_at || (now < self.call_ends_at && !other_instance),
+        }
+    }
+
+    /// Whether `slot` may go on. A lapsed slot that still counts is renewed under its epoch (a pause is not a death); one
+    /// that no longer counts is not, because its place may have been given away under another number.
+    pub fn renewable(&self, slot: &Slot, instance: Option<&str>, now: Stamp) -> Result<(), StoreError> {
+        let lost = |why: &str| {
+            Err(StoreError::Fenced(format!(
+                "slot {} of {} (epoch {}): {why}",
+                slot.number, slot.server_url, slot.epoch
+            )))
+        };
+        if self.holder != slot.holder || self.epoch != slot.epoch {
+            return lost("given to somebody else");
+        }
+        if self.frees_at.is_some() {
+            return lost("released already");
+        }
+        if self.aborted {
+            return lost("aborted, close the connection");
+        }
+        if !self.is_occupied(instance, now) {
+            return lost("its lease lapsed and its call must have ended");
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<SlotRecord> for SlotRow {
+    type Error = StoreError;
+
+    fn try_from(record: SlotRecord) -> Result<Self, StoreError> {
+        let SlotRecord {
+            server_url,
+            number,
+            holder,
+            epoch,
+            purpose,
+            model,
+            taken_at,
+            lease_expires_at,
+            call_ends_at,
+            last_token_at,
+            instance,
+            aborted,
+            frees_at: _,
+        } = record;
+        let purpose = match purpose.as_str() {
+            "Call" => SlotPurpose::Call,
+            "Canary" => SlotPurpose::Canary,
+            other => {
+                let what = format!("slot {number} of {server_url} has the unknown purpose {other:?}");
+                return Err(StoreError::Broken(what));
+            }
+        };
+        Ok(Self {
+            number,
+            holder,
+            epoch,
+            purpose,
+            model,
+            taken_at: taken_at.into(),
+            lease_expires_at: lease_expires_at.into(),
+            call_ends_at: call_ends_at.into(),
+            last_token_at: last_token_at.map(Into::into),
+            instance,
+            aborted,
+        })
+    }
+}
+
+/// What becomes of a request for a slot.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Give the row with this number, inserting it when it is not there.
+    Give {
+        number: i64,
+        epoch: i64,
+    },
+    Refuse(SlotAnswer),
+}
+
+/// Decides over a request, given every row of the server's slots.
+pub(super) fn decide(server: &ServerRow, slots: &[SlotRecord], purpose: SlotPurpose, now: Stamp) -> Decision {
+    let is_occupied = |slot: &SlotRecord| slot.is_occupied(server.instance.as_deref(), now);
+    let occupied = i64::try_from(slots.iter().filter(|slot| is_occupied(slot)).count()).unwrap_or(i64::MAX);
+    let limit = match (purpose, server.admission) {
+        (SlotPurpose::Call, Admission::Closed) => return Decision::Refuse(SlotAnswer::Closed),
+        (SlotPurpose::Call, Admission::Open) => server.limit,
+        (SlotPurpose::Call, Admission::One) | (SlotPurpose::Canary, _) => server.limit.min(1),
+    };
+    if occupied >= i64::from(limit) {
+        return Decision::Refuse(SlotAnswer::Full { occupied, limit });
+    }
+    let free = slots.iter().filter(|slot| !is_occupied(slot)).min_by_key(|slot| slot.number);
+    match free {
+        Some(slot) => Decision::Give { number: slot.number, epoch: slot.epoch + 1 },
+        None => {
+            let last = slots.iter().map(|slot| slot.number).max().unwrap_or(0);
+            Decision::Give { number: last + 1, epoch: 1 }
+        }
+    }
+}
+
+/// The rows that are occupied, for people and metrics.
+pub(super) fn occupied_rows(
+    slots: Vec<SlotRecord>,
+    instance: Option<&str>,
+    now: Stamp,
+) -> Result<Vec<SlotRow>, StoreError> {
+    slots.into_iter().filter(|slot| slot.is_occupied(instance, now)).map(SlotRow::try_from).collect()
+}
+
+/// How many slots of each server are occupied.
+pub(super) fn occupancy(servers: Vec<ServerRecord>, slots: &[SlotRecord], now: Stamp) -> Vec<(String, i64)> {
+    let mut by_server: HashMap<&str, Vec<&SlotRecord>> = HashMap::new();
+    for slot in slots {
+        by_server.entry(&slot.server_url).or_default().push(slot);
+    }
+    let count = |server: &ServerRecord| {
+        let slots = by_server.get(server.url.as_str()).map_or(&[][..], Vec::as_slice);
+        slots.iter().filter(|slot| slot.is_occupied(server.instance.as_deref(), now)).count()
+    };
+    servers
+        .into_iter()
+        .map(|server| {
+            let occupied = i64::try_from(count(&server)).unwrap_or(i64::MAX);
+            (server.url, occupied)
+        })
+        .collect()
+}

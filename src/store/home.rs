@@ -1,0 +1,56 @@
+//! Which database, and how one gets a store from it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::sqlite::{Hold, SqliteStore};
+use super::{Store, StoreError};
+
+/// Where an installation keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A data folder with an SQLite database.
+    Folder { path: PathBuf, hold: Hold },
+}
+
+/// What a migration did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// The id that is recorded in the database now.
+    pub installation: Uuid,
+    /// How many migrations were applied.
+    pub applied: i64,
+}
+
+/// Opens the store.
+///
+/// `installation` is the id that the caller expects, if it has one. A data folder that is opened with [`Hold::Lock`] is
+/// migrated on the way.
+///
+/// # Errors
+/// [`StoreError::OtherInstallation`], [`StoreError::OlderSchema`], [`StoreError::NewerSchema`], [`StoreError::Locked`],
+/// [`StoreError::Unavailable`].
+pub async fn open(home: &Home, installation: Option<Uuid>) -> Result<Arc<dyn Store>, StoreError> {
+    match home {
+        Home::Folder { path, hold } => {
+            let (store, _) = SqliteStore::open_and_migrate(path, *hold, installation, false).await?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// Brings the schema up to date and records the installation's id: `installation`, else a new one. A database with
+/// another id is refused, unless `adopt` says that it is ours from now on.
+///
+/// # Errors
+/// As [`open`], but for the older schema.
+pub async fn migrate(home: &Home, installation: Option<Uuid>, adopt: bool) -> Result<Migrated, StoreError> {
+    match home {
+        Home::Folder { path, hold: _ } => {
+            let (store, applied) = SqliteStore::open_and_migrate(path, Hold::Lock, installation, adopt).await?;
+            Ok(Migrated { installation: store.id(), applied })
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The store in a data folder: `ostler.db` (SQLite, WAL) and `lock`, which names the one process that leads.
+//!
+//! Writes go one after the other through one connection, each in a `BEGIN IMMEDIATE`; other processes that share the
+//! folder wait for a busy timeout. Leases use the wall clock, which all processes of a machine share.
+
+mod controls;
+mod journal;
+mod leadership;
+mod local;
+mod lock;
+mod migrate;
+mod projections;
+mod slots;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+use uuid::Uuid;
+
+use super::rows::LeadershipRecord;
+use super::stamp::Stamp;
+use super::{Fence, StoreError, schema};
+use lock::FolderLock;
+
+/// How long a statement waits for another process' transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one waits for a connection of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const READERS: u32 = 4;
+
+/// What a process is to the data folder that it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The one `up` (or `migrate`) of the folder: migrates it, and leads at once.
+    Lock,
+    /// A worker or a command beside it: works with a schema that is there, never leads.
+    Share,
+}
+
+/// The store of one data folder.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    reader: SqlitePool,
+    hold: Hold,
+    installation: Uuid,
+    clock: Clock,
+    /// Kept until the store is dropped.
+    _lock: Option<FolderLock>,
+}
+
+type Clock = Box<dyn Fn() -> Stamp + Send + Sync>;
+
+impl SqliteStore {
+    /// Opens the folder's database. With [`Hold::Lock`] the folder is made when it is not there (0700), and its schema is
+    /// brought up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], naming the holder's pid; [`StoreError::OlderSchema`] for [`Hold::Share`] on a folder that
+    /// nobody migrated; [`StoreError::NewerSchema`]; [`StoreError::Unavailable`] when the files can't be opened.
+    pub async fn open(folder: &Path, hold: Hold) -> Result<Self, StoreError> {
+        let (store, _) = Self::open_and_migrate(folder, hold, None, false).await?;
+        Ok(store)
+    }
+
+    /// Like [`SqliteStore::open`], and tells what the migration did.
+    pub(super) async fn open_and_migrate(
+        folder: &Path,
+        hold: Hold,
+        expected: Option<Uuid>,
+        adopt: bool,
+    ) -> Result<(Self, i64), StoreError> {
+        let lock = match hold {
+            Hold::Lock => Some(FolderLock::take(folder)?),
+            Hold::Share => None,
+        };
+        let file = database_file(folder);
+        if hold == Hold::Share && !file.exists() {
+            return Err(StoreError::OlderSchema { found: 0, known: schema::newest(&schema::SQLITE) });
+        }
+        let writer = pool(&file, 1, "off");
+        let applied = match hold {
+            Hold::Lock => migrate::bring_up_to_date(&writer, &file, &schema::SQLITE).await?,
+            Hold::Share => {
+                schema::usable(migrate::found(&writer).await?, schema::newest(&schema::SQLITE))?;
+                0
+            }
+        };
+        let installation = migrate::installation(&writer, expected, adopt && hold == Hold::Lock).await?;
+        let reader = pool(&file, READERS, "on");
+        Ok((Self { writer, reader, hold, installation, clock: Box::new(Stamp::now), _lock: lock }, applied))
+    }
+
+    /// The installation's id.
+    pub(super) const fn id(&self) -> Uuid {
+        self.installation
+    }
+
+    fn now(&self) -> Stamp {
+        (self.clock)()
+    }
+
+    /// A transaction that has the database's write lock. Dropped without a commit, it is rolled back.
+    async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// A write transaction of the leader: refused when the lead is somebody else's, or lapsed.
+    async fn write_fenced(&self, fence: &Fence) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        let mut tx = self.write().await?;
+        sqlx::query_as::<_, LeadershipRecord>(leadership::READ)
+            .bind(self.now())
+            .fetch_one(&mut *tx)
+            .await?
+            .admits(fence)?;
+        Ok(tx)
+    }
+}
+
+/// The database's file in a data folder.
+fn database_file(folder: &Path) -> PathBuf {
+    folder.join("ostler.db")
+}
+
+/// The writing pool makes the file and sets WAL, which the file remembers; readers can only read.
+fn pool(file: &Path, connections: u32, query_only: &'static str) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(false)
+        .busy_timeout(BUSY_TIMEOUT)
+        // What was committed before acting must survive a power cut, too.
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("query_only", query_only);
+    let options = if query_only == "off" { options.journal_mode(SqliteJournalMode::Wal) } else { options };
+    SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options)
+}

@@ -1,0 +1,169 @@
+//! Backends, their observations and their recovery documents.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+
+use super::SqliteStore;
+use crate::store::rows::{BackendRecord, ObservationRecord, in_microseconds};
+use crate::store::stamp::Stamp;
+use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, Recoveries, StoreError};
+
+const LIVING: &str =
+    "SELECT uid, namespace, name, generation, engine, url, server_url, priority, spec, state, reason, ready,
+    ready_since FROM backends WHERE gone_at IS NULL ORDER BY namespace, name, uid";
+
+#[async_trait]
+impl Projections for SqliteStore {
+    async fn project_backend(&self, fence: &Fence, row: &BackendRow) -> Result<(), StoreError> {
+        let before: Option<BackendRecord> = sqlx::query_as(
+            "SELECT uid, namespace, name, generation, engine, url, server_url, priority, spec, state, reason, ready,
+                ready_since FROM backends WHERE uid = ? AND gone_at IS NULL",
+        )
+        .bind(&row.uid)
+        .fetch_optional(&self.reader)
+        .await?;
+        if before.map(BackendRow::from).is_some_and(|before| before == in_microseconds(row)) {
+            return Ok(());
+        }
+        let mut tx = self.write_fenced(fence).await?;
+        sqlx::query(
+            "INSERT INTO backends (uid, namespace, name, generation, engine, url, server_url, priority, spec, state, reason,
+                ready, ready_since, gone_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, NULL)
+             ON CONFLICT (uid) DO UPDATE SET namespace = ?2, name = ?3, generation = ?4, engine = ?5, url = ?6,
+                server_url = ?7, priority = ?8, spec = ?9, state = ?10, reason = ?11, ready = ?12, ready_since = ?13,
+                gone_at = NULL",
+        )
+        .bind(&row.uid)
+        .bind(&row.namespace)
+        .bind(&row.name)
+        .bind(row.generation)
+        .bind(&row.engine)
+        .bind(&row.url)
+        .bind(&row.server_url)
+        .bind(row.priority)
+        .bind(&row.spec)
+        .bind(&row.state)
+        .bind(&row.reason)
+        .bind(row.ready)
+        .bind(row.ready_since.map(Stamp::from))
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn sweep_backends(&self, fence: &Fence, complete: &[String]) -> Result<Vec<BackendRow>, StoreError> {
+        let complete: HashSet<&str> = complete.iter().map(String::as_str).collect();
+        let purge_before = self.now().before(GONE_KEPT);
+        let mut missing = self.backends().await?;
+        missing.retain(|row| !complete.contains(row.uid.as_str()));
+        let stale: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM backends WHERE gone_at < ?)")
+            .bind(purge_before)
+            .fetch_one(&self.reader)
+            .await?;
+        if missing.is_empty() && !stale {
+            return Ok(missing);
+        }
+        let mut tx = self.write_fenced(fence).await?;
+        for row in &missing {
+            mark_gone(&mut tx, row, self.now()).await?;
+        }
+        purge(&mut tx, purge_before, self.now()).await?;
+        tx.commit().await?;
+        Ok(missing)
+    }
+
+    async fn backends(&self) -> Result<Vec<BackendRow>, StoreError> {
+        let records: Vec<BackendRecord> = sqlx::query_as(LIVING).fetch_all(&self.reader).await?;
+        Ok(records.into_iter().map(Into::into).collect())
+    }
+
+    async fn record_observation(&self, fence: &Fence, uid: &str, seen: &Observation) -> Result<(), StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        sqlx::query(
+            "INSERT INTO observations (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (uid) DO UPDATE SET probe_at = ?2, probe_verdict = ?3, probe_millis = ?4, canary_at = ?5,
+                canary_verdict = ?6, canary_millis = ?7",
+        )
+        .bind(uid)
+        .bind(seen.probe_at.map(Stamp::from))
+        .bind(&seen.probe_verdict)
+        .bind(seen.probe_millis)
+        .bind(seen.canary_at.map(Stamp::from))
+        .bind(&seen.canary_verdict)
+        .bind(seen.canary_millis)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError> {
+        let records: Vec<ObservationRecord> = sqlx::query_as(
+            "SELECT uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis
+             FROM observations ORDER BY uid",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        Ok(records.into_iter().map(Into::into).collect())
+    }
+}
+
+/// A gone backend gives no new slots, unless another one is declared for the same server.
+async fn mark_gone(tx: &mut SqliteConnection, row: &BackendRow, now: Stamp) -> Result<(), StoreError> {
+    sqlx::query("UPDATE backends SET gone_at = ? WHERE uid = ? AND gone_at IS NULL")
+        .bind(now)
+        .bind(&row.uid)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "UPDATE servers SET admission = 'Closed' WHERE url = ?1
+         AND NOT EXISTS (SELECT 1 FROM backends WHERE server_url = ?1 AND gone_at IS NULL)",
+    )
+    .bind(&row.server_url)
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// Rows go when nothing refers to them: backends that are gone for long, with what is known about them, and servers that
+/// nobody declares any more and that no call can be running on.
+async fn purge(tx: &mut SqliteConnection, before: Stamp, now: Stamp) -> Result<(), StoreError> {
+    for statement in [
+        "DELETE FROM servers WHERE url IN (SELECT server_url FROM backends WHERE gone_at < ?1)
+         AND NOT EXISTS (SELECT 1 FROM backends WHERE server_url = servers.url AND (gone_at IS NULL OR gone_at >= ?1))
+         AND NOT EXISTS (SELECT 1 FROM slots WHERE server_url = servers.url
+            AND max(coalesce(frees_at, lease_expires_at), call_ends_at) > ?2)",
+        "DELETE FROM observations WHERE uid IN (SELECT uid FROM backends WHERE gone_at < ?1) AND ?2 > 0",
+        "DELETE FROM recoveries WHERE uid IN (SELECT uid FROM backends WHERE gone_at < ?1) AND ?2 > 0",
+        "DELETE FROM backends WHERE gone_at < ?1 AND ?2 > 0",
+    ] {
+        sqlx::query(statement).bind(before).bind(now).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Recoveries for SqliteStore {
+    async fn recovery(&self, uid: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        let state = sqlx::query_scalar("SELECT state FROM recoveries WHERE uid = ?");
+        Ok(state.bind(uid).fetch_optional(&self.reader).await?)
+    }
+
+    async fn save_recovery(&self, fence: &Fence, uid: &str, state: &serde_json::Value) -> Result<(), StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        sqlx::query(
+            "INSERT INTO recoveries (uid, state, epoch, saved_at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (uid) DO UPDATE SET state = ?2, epoch = ?3, saved_at = ?4",
+        )
+        .bind(uid)
+        .bind(state)
+        .bind(fence.epoch)
+        .bind(self.now())
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+}

@@ -1,0 +1,158 @@
+//! Servers and their slots. `BEGIN IMMEDIATE` is the lock under which slots are given.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::SqliteStore;
+use crate::store::admit::{Decision, SlotRecord, decide, occupancy, occupied_rows};
+use crate::store::rows::{ServerRecord, admission_word, purpose_word};
+use crate::store::stamp::Stamp;
+use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotRequest, SlotRow, Slots, StoreError};
+
+#[async_trait]
+impl Slots for SqliteStore {
+    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError> {
+        if self.server(&server.url).await?.as_ref() == Some(server) {
+            return Ok(());
+        }
+        let mut tx = self.write_fenced(fence).await?;
+        sqlx::query(
+            "INSERT INTO servers (url, slot_limit, admission, instance) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (url) DO UPDATE SET slot_limit = ?2, admission = ?3, instance = ?4",
+        )
+        .bind(&server.url)
+        .bind(server.limit)
+        .bind(admission_word(server.admission))
+        .bind(&server.instance)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError> {
+        find_server(&mut *self.reader.acquire().await?, url).await
+    }
+
+    async fn take_slot(&self, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
+        let mut tx = self.write().await?;
+        let Some(server) = find_server(&mut tx, &request.server_url).await? else {
+            return Ok(SlotAnswer::Closed);
+        };
+        let now = self.now();
+        let (number, epoch) = match decide(&server, &rows(&mut tx, &server.url).await?, request.purpose, now) {
+            Decision::Give { number, epoch } => (number, epoch),
+            Decision::Refuse(answer) => return Ok(answer),
+        };
+        sqlx::query(
+            "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
+                last_token_at, instance, aborted, frees_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, NULL, ?10, 0, NULL)
+             ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
+                lease_expires_at = ?8, call_ends_at = ?9, last_token_at = NULL, instance = ?10, aborted = 0, frees_at = NULL",
+        )
+        .bind(&server.url)
+        .bind(number)
+        .bind(&request.holder)
+        .bind(epoch)
+        .bind(purpose_word(request.purpose))
+        .bind(&request.model)
+        .bind(now)
+        .bind(now.after(request.lease))
+        .bind(now.after(request.call_within))
+        .bind(&server.instance)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))
+    }
+
+    async fn renew_slot(
+        &self,
+        slot: &Slot,
+        lease: Duration,
+        last_token_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let now = self.now();
+        let server = find_server(&mut tx, &slot.server_url).await?;
+        let record = rows(&mut tx, &slot.server_url).await?.into_iter().find(|record| record.number == slot.number);
+        let (Some(server), Some(record)) = (server, record) else {
+            return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
+        };
+        record.renewable(slot, server.instance.as_deref(), now)?;
+        sqlx::query(
+            "UPDATE slots SET lease_expires_at = ?3, last_token_at = max(coalesce(last_token_at, ?4), coalesce(?4, last_token_at))
+             WHERE server_url = ?1 AND number = ?2",
+        )
+        .bind(&slot.server_url)
+        .bind(slot.number)
+        .bind(now.after(lease))
+        // A clock that is ahead must not hide a stall.
+        .bind(last_token_at.map(|at| Stamp::from(at).min(now)))
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE slots SET frees_at = ?5
+             WHERE server_url = ?1 AND number = ?2 AND holder = ?3 AND epoch = ?4 AND frees_at IS NULL",
+        )
+        .bind(&slot.server_url)
+        .bind(slot.number)
+        .bind(&slot.holder)
+        .bind(slot.epoch)
+        .bind(self.now().after(linger))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        let aborted = sqlx::query(
+            "UPDATE slots SET aborted = 1 WHERE server_url = ?1 AND aborted = 0 AND frees_at IS NULL
+             AND max(lease_expires_at, call_ends_at) > ?2",
+        )
+        .bind(url)
+        .bind(self.now())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(aborted.rows_affected())
+    }
+
+    async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        let instance = find_server(&mut tx, url).await?.and_then(|server| server.instance);
+        occupied_rows(rows(&mut tx, url).await?, instance.as_deref(), self.now())
+    }
+
+    async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        let servers: Vec<ServerRecord> =
+            sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers ORDER BY url")
+                .fetch_all(&mut *tx)
+                .await?;
+        let slots: Vec<SlotRecord> = sqlx::query_as("SELECT * FROM slots").fetch_all(&mut *tx).await?;
+        Ok(occupancy(servers, &slots, self.now()))
+    }
+}
+
+async fn find_server(connection: &mut SqliteConnection, url: &str) -> Result<Option<ServerRow>, StoreError> {
+    let record: Option<ServerRecord> =
+        sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers WHERE url = ?")
+            .bind(url)
+            .fetch_optional(connection)
+            .await?;
+    record.map(ServerRow::try_from).transpose()
+}
+
+async fn rows(connection: &mut SqliteConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
+    let all = sqlx::query_as("SELECT * FROM slots WHERE server_url = ? ORDER BY number");
+    Ok(all.bind(url).fetch_all(connection).await?)
+}
