@@ -1,1 +1,32 @@
-//! REST API, health and the metrics page.
+//! REST API, health and metrics page. It reads the store and the platform, never a leader's memory, so that every replica
+//! answers the same. docs/api.md and `/api/v1/openapi.json` say what can be asked.
+
+mod access;
+mod age;
+mod auth;
+mod controls;
+mod error;
+mod events;
+mod health;
+mod kinds;
+mod openapi;
+mod resources;
+mod routes;
+mod server;
+mod services;
+mod state;
+mod status;
+mod types;
+
+pub use access::Access;
+pub use age::age;
+pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
+pub use error::{ApiError, ErrorReply};
+pub use kinds::{KINDS, Kind};
+pub use server::serve;
+pub use state::{Api, Home, Problems};
+pub use status::{AgentLine, BackendLine, Level, Overview};
+pub use types::{
+    Changed, Check, Event, EventList, Item, ItemList, LeaderView, Live, OperationView, PauseRequest, Problem,
+    ProblemList, ReasonRequest, SuspensionView,
+};

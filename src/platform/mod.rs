@@ -3,11 +3,15 @@
 //! Both homes give the same stream of [`watcher::Event`] of [`DynamicObject`], so the same controllers run on both. No
 //! controller asks which home it is in: what differs is a fact that the platform observes.
 
+mod host_agent;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use kube::{api::DynamicObject, runtime::watcher};
+
+pub use host_agent::{HostAgentError, host_agent};
 
 /// Reference to one version of an object: writes are refused when it is no longer that one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

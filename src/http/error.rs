@@ -1,0 +1,127 @@
+//! The one HTTP error type.
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::auth::AuthError;
+use crate::{host::HostError, platform::PlatformError, store::StoreError};
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    BadRequest(String),
+    /// It can't be done in this home (cluster or folder), or in this state.
+    #[error("{message}")]
+    NotHere { message: String, hint: String },
+    #[error("nobody leads now")]
+    NoLeader,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error(transparent)]
+    Agent(#[from] HostError),
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Body of every reply that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorReply {
+    /// What was attempted, on what, and why it failed.
+    pub error: String,
+    /// One CamelCase word for programs.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl ApiError {
+    pub fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Auth(AuthError::NoToken | AuthError::BadToken) => StatusCode::UNAUTHORIZED,
+            Self::Auth(AuthError::Forbidden(_)) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) | Self::Platform(PlatformError::NotFound(_)) => StatusCode::NOT_FOUND,
+            Self::BadRequest(_) | Self::Platform(PlatformError::Invalid(_)) => StatusCode::BAD_REQUEST,
+            Self::NotHere { .. } | Self::Platform(PlatformError::Conflict(_)) => StatusCode::CONFLICT,
+            Self::Auth(AuthError::Unavailable(_))
+            | Self::NoLeader
+            | Self::Store(_)
+            | Self::Platform(PlatformError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Agent(error) => match error {
+                HostError::UnknownService { .. } | HostError::UnknownOperation { .. } => StatusCode::NOT_FOUND,
+                HostError::Held { .. } | HostError::StaleEpoch { .. } => StatusCode::CONFLICT,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Self::Platform(PlatformError::Forbidden(_)) | Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Auth(AuthError::NoToken) => "NoToken",
+            Self::Auth(AuthError::BadToken) => "BadToken",
+            Self::Auth(AuthError::Forbidden(_)) => "Forbidden",
+            Self::Auth(AuthError::Unavailable(_)) => "AuthorizationUnavailable",
+            Self::NotFound(_) => "NotFound",
+            Self::BadRequest(_) => "BadRequest",
+            Self::NotHere { .. } => "NotHere",
+            Self::NoLeader => "NoLeader",
+            Self::Store(_) => "StoreUnavailable",
+            Self::Platform(_) => "PlatformError",
+            Self::Agent(error) => error.reason(),
+            Self::Broken(_) => "Broken",
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Auth(AuthError::NoToken) => {
+                "send the header `Authorization: Bearer TOKEN`; the token of `ostler up` is \
+                 in endpoint.json of its data folder"
+                    .to_owned()
+            }
+            Self::Auth(AuthError::BadToken) => {
+                "read the token anew: each start of `ostler up` makes a new one, and tokens of a cluster run out"
+                    .to_owned()
+            }
+            Self::Auth(AuthError::Forbidden(_)) => {
+                "ask who administers the cluster for a role that allows it".to_owned()
+            }
+            Self::Auth(AuthError::Unavailable(_)) => "ask again when the API server answers".to_owned(),
+            Self::NotFound(_) => "`ostler get llm` and `ostler get ha` list what is there".to_owned(),
+            Self::BadRequest(_) => "/api/v1/openapi.json says what can be asked".to_owned(),
+            Self::NotHere { hint, .. } => hint.clone(),
+            Self::NoLeader => "ask again in some seconds; `ostler status` says when somebody leads".to_owned(),
+            Self::Store(_) => "see that the database runs and can be reached".to_owned(),
+            Self::Platform(_) => "see the controller's log".to_owned(),
+            Self::Agent(_) => "the error says what to do at the agent".to_owned(),
+            Self::Broken(_) => "see the log: this is a defect".to_owned(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status_code();
+        if status.is_server_error() {
+            tracing::warn!(error = %self, status = status.as_u16(), "request failed");
+        }
+        let body = ErrorReply { error: self.to_string(), reason: self.reason().to_owned(), hint: self.hint() };
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,51 @@
+//! What happened, and what is wrong with the manifests.
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{
+    Api, ApiError, resources,
+    types::{EventList, ProblemList},
+};
+use crate::store::JournalFilter;
+
+/// Which events.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Which {
+    pub namespace: Option<String>,
+    /// `llmbackends` or `hostagents`; short names do as well.
+    pub kind: Option<String>,
+    pub name: Option<String>,
+    /// Only events since then.
+    pub since: Option<Timestamp>,
+    /// At most this many, the newest; 1,000 when absent.
+    pub limit: Option<u32>,
+}
+
+/// Events of the last 30 days, newest first.
+#[utoipa::path(get, path = "/api/v1/events", params(Which), responses((status = 200, body = EventList)))]
+pub(super) async fn events(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<EventList>, ApiError> {
+    let kind = which.kind.as_deref().map(resources::known).transpose()?;
+    let filter = JournalFilter {
+        kind: kind.map(|k| k.kind.to_owned()),
+        namespace: which.namespace,
+        name: which.name,
+        since: which.since,
+        limit: which.limit.unwrap_or(0).min(10_000),
+    };
+    let items = api.store.journal(&filter).await?.into_iter().map(Into::into).collect();
+    Ok(Json(EventList { now: Timestamp::now(), items }))
+}
+
+/// Manifests of the folder that are not in force: file, line, field. Always empty in a cluster, whose API server refuses them
+/// at once.
+#[utoipa::path(get, path = "/api/v1/problems", responses((status = 200, body = ProblemList)))]
+pub(super) async fn problems(State(api): State<Api>) -> Json<ProblemList> {
+    Json(ProblemList { items: (api.problems)() })
+}

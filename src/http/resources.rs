@@ -1,0 +1,166 @@
+//! Resources with status and live facts.
+
+use std::collections::HashMap;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+};
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use utoipa::IntoParams;
+
+use super::{
+    Api, ApiError, Kind,
+    types::{Item, ItemList, Live, admission_word},
+};
+use crate::store::{ControlSet, Observation, ServerRow};
+
+/// Which namespace; all when absent.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InNamespace {
+    /// Only resources of this namespace.
+    pub namespace: Option<String>,
+}
+
+/// Path of one resource.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct Named {
+    /// `llmbackends` or `hostagents`; short names do as well.
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// All resources of a kind.
+#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends` or `hostagents`"), InNamespace),
+    responses((status = 200, body = ItemList), (status = 404, body = super::ErrorReply)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Path(kind): Path<String>,
+    Query(query): Query<InNamespace>,
+) -> Result<Json<ItemList>, ApiError> {
+    let items = items(&api, known(&kind)?, query.namespace.as_deref()).await?;
+    Ok(Json(ItemList { now: Timestamp::now(), items }))
+}
+
+/// One resource.
+#[utoipa::path(get, path = "/api/v1/{kind}/{namespace}/{name}", params(Named),
+    responses((status = 200, body = Item), (status = 404, body = super::ErrorReply)))]
+pub(super) async fn get(State(api): State<Api>, Path(named): Path<Named>) -> Result<Json<Item>, ApiError> {
+    find(&api, &named).await.map(Json)
+}
+
+pub(super) fn known(kind: &str) -> Result<Kind, ApiError> {
+    Kind::find(kind).ok_or_else(|| ApiError::NotFound(format!("there is no kind {kind:?}")))
+}
+
+pub(super) async fn find(api: &Api, named: &Named) -> Result<Item, ApiError> {
+    let kind = known(&named.kind)?;
+    items(api, kind, Some(&named.namespace))
+        .await?
+        .into_iter()
+        .find(|item| item.name() == named.name)
+        .ok_or_else(|| ApiError::NotFound(format!("{} {}/{} is not there", kind.kind, named.namespace, named.name)))
+}
+
+/// The resources of a kind in a namespace, or in all, by namespace and name.
+pub(super) async fn items(api: &Api, kind: Kind, namespace: Option<&str>) -> Result<Vec<Item>, ApiError> {
+    let facts = Facts::read(api, kind).await?;
+    let mut items = api
+        .platform
+        .list(kind.kind)
+        .await?
+        .into_iter()
+        .map(|object| item(object, kind, &facts))
+        .collect::<Result<Vec<_>, _>>()?;
+    items.retain(|item| namespace.is_none_or(|wanted| item.namespace() == wanted));
+    items.sort_by(|a, b| (a.namespace(), a.name()).cmp(&(b.namespace(), b.name())));
+    Ok(items)
+}
+
+/// What the store knows about the resources of a kind.
+#[derive(Default)]
+struct Facts {
+    /// Server URL of each backend, by uid.
+    server_of: HashMap<String, String>,
+    servers: HashMap<String, ServerRow>,
+    occupied: HashMap<String, i64>,
+    last_token: HashMap<String, Timestamp>,
+    observed: HashMap<String, Observation>,
+    controls: ControlSet,
+}
+
+impl Facts {
+    async fn read(api: &Api, kind: Kind) -> Result<Self, ApiError> {
+        let mut facts = Self { controls: api.store.controls().await?, ..Self::default() };
+        if kind.kind != "LLMBackend" {
+            return Ok(facts);
+        }
+        facts.observed = api.store.observations().await?.into_iter().collect();
+        facts.occupied = api.store.occupancy().await?.into_iter().collect();
+        for row in api.store.backends().await? {
+            if !facts.servers.contains_key(&row.server_url)
+                && let Some(server) = api.store.server(&row.server_url).await?
+            {
+                facts.servers.insert(row.server_url.clone(), server);
+            }
+            facts.server_of.insert(row.uid, row.server_url);
+        }
+        for url in facts.occupied.iter().filter(|(_, n)| **n > 0).map(|(url, _)| url) {
+            let tokens = api.store.slots(url).await?.into_iter().filter_map(|slot| slot.last_token_at);
+            if let Some(last) = tokens.max() {
+                facts.last_token.insert(url.clone(), last);
+            }
+        }
+        Ok(facts)
+    }
+
+    fn live(&self, kind: Kind, uid: &str, namespace: &str, name: &str) -> Live {
+        let mut live = Live {
+            suspension: self
+                .controls
+                .suspended
+                .iter()
+                .find(|(key, _)| key.kind == kind.kind && key.namespace == namespace && key.name == name)
+                .map(|(_, suspension)| suspension.clone().into()),
+            ..Live::default()
+        };
+        if let Some(url) = self.server_of.get(uid) {
+            live.slots_in_use = Some(self.occupied.get(url).copied().unwrap_or(0));
+            live.last_token_at = self.last_token.get(url).copied();
+            if let Some(server) = self.servers.get(url) {
+                live.limit = Some(server.limit);
+                live.admission = Some(admission_word(server.admission).to_owned());
+            }
+        }
+        if let Some(seen) = self.observed.get(uid) {
+            live.observed(seen);
+        }
+        live
+    }
+}
+
+fn item(object: DynamicObject, kind: Kind, facts: &Facts) -> Result<Item, ApiError> {
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let value = |name: &str| object.data.get(name).and_then(Value::as_object).cloned();
+    let metadata = serde_json::to_value(&object.metadata).map_err(|e| ApiError::Broken(e.to_string()))?;
+    let mut metadata = metadata.as_object().cloned().unwrap_or_default();
+    metadata.remove("managedFields");
+    let text = |metadata: &Map<String, Value>, key: &str| {
+        metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let live = facts.live(kind, &uid, &text(&metadata, "namespace"), &text(&metadata, "name"));
+    Ok(Item {
+        api_version: crate::api::API_VERSION.to_owned(),
+        kind: kind.kind.to_owned(),
+        spec: value("spec").unwrap_or_default(),
+        status: value("status"),
+        metadata,
+        live,
+    })
+}

@@ -1,0 +1,145 @@
+//! Every route with what it needs: one table, so that none is forgotten by the authorization or by the description.
+
+use std::collections::HashMap;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, RawPathParams, Request, State},
+    http::header,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, delete, get, post},
+};
+use tower_http::trace::TraceLayer;
+
+use super::{Api, ApiError, AuthError, access::Rule, controls, events, health, openapi, resources, services, status};
+
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
+    use Rule::{OfAgent, OfAll, OfBackends, OfPath, Open};
+    vec![
+        ("/livez", Open, get(health::livez)),
+        ("/readyz", Open, get(health::readyz)),
+        ("/metrics", Open, get(health::metrics)),
+        ("/api/v1/openapi.json", Open, get(openapi::openapi)),
+        ("/api/v1/status", OfBackends("list"), get(status::status)),
+        ("/api/v1/events", OfBackends("list"), get(events::events)),
+        ("/api/v1/problems", OfAll("list", "problems"), get(events::problems)),
+        ("/api/v1/pause", OfAll("create", "pauses"), post(controls::pause)),
+        ("/api/v1/pause", OfAll("delete", "pauses"), delete(controls::unpause)),
+        ("/api/v1/down", OfAll("delete", "installations"), post(controls::down)),
+        ("/api/v1/services/{agent}/{service}/stop", OfAgent("update", Some("services")), post(services::stop)),
+        ("/api/v1/services/{agent}/{service}/start", OfAgent("update", Some("services")), post(services::start)),
+        ("/api/v1/operations/{agent}/{id}", OfAgent("get", None), get(services::operation)),
+        ("/api/v1/{kind}", OfPath("list"), get(resources::list)),
+        ("/api/v1/{kind}/{namespace}/{name}", OfPath("get"), get(resources::get)),
+        ("/api/v1/{kind}/{namespace}/{name}/reconcile", OfPath("patch"), post(controls::reconcile)),
+        ("/api/v1/{kind}/{namespace}/{name}/suspend", OfPath("patch"), post(controls::suspend)),
+        ("/api/v1/{kind}/{namespace}/{name}/resume", OfPath("patch"), post(controls::resume)),
+    ]
+}
+
+/// The whole API.
+pub(super) fn router(api: Api) -> Router {
+    let mut router = Router::new();
+    for (path, rule, handler) in table() {
+        let guarded = handler.route_layer(middleware::from_fn_with_state((api.clone(), rule), guard));
+        router = router.route(path, guarded);
+    }
+    router
+        .fallback(|request: Request| async move {
+            ApiError::NotFound(format!("there is no {} {}", request.method(), request.uri().path()))
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(TraceLayer::new_for_http())
+        .with_state(api)
+}
+
+/// Lets through who may, and tells the handler who it is.
+async fn guard(
+    State((api, rule)): State<(Api, Rule)>,
+    path: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path: HashMap<_, _> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let namespace = query_namespace(request.uri().query().unwrap_or_default());
+    if let Some(access) = rule.access(&path, namespace.as_deref()) {
+        let person = match bearer(&request) {
+            Some(token) => api.authorizer.authorize(token, &access).await,
+            None => Err(AuthError::NoToken),
+        };
+        match person {
+            Ok(person) => request.extensions_mut().insert(person),
+            Err(error) => return ApiError::Auth(error).into_response(),
+        };
+    }
+    next.run(request).await
+}
+
+fn bearer(request: &Request) -> Option<&str> {
+    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The namespace that the handler will read from the same query.
+fn query_namespace(query: &str) -> Option<String> {
+    let uri = format!("/?{query}").parse().ok()?;
+    axum::extract::Query::<resources::InNamespace>::try_from_uri(&uri).ok()?.0.namespace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use utoipa::OpenApi;
+
+    /// Every route, and every described one, as `METHOD path`.
+    #[test]
+    fn every_route_is_described_and_every_description_is_a_route() {
+        let json = serde_json::to_value(openapi::Description::openapi()).unwrap();
+        let mut described: Vec<&String> = json["paths"].as_object().unwrap().keys().collect();
+        let mut routed: Vec<&str> = table().iter().map(|(path, ..)| *path).collect();
+        described.sort();
+        routed.sort_unstable();
+        routed.dedup();
+        assert_eq!(described, routed);
+        let operations: usize = json["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|item| ["get", "post", "delete"].iter().filter(|m| item.get(**m).is_some()).count())
+            .sum();
+        assert_eq!(operations, table().len(), "each row of the table is one operation");
+    }
+
+    #[test]
+    fn only_health_metrics_and_the_description_are_open() {
+        let open: Vec<&str> =
+            table().iter().filter(|(_, rule, _)| *rule == Rule::Open).map(|(path, ..)| *path).collect();
+        assert_eq!(open, ["/livez", "/readyz", "/metrics", "/api/v1/openapi.json"]);
+    }
+
+    #[test]
+    fn the_namespace_that_is_checked_is_the_one_that_is_read() {
+        for (query, expected) in
+            [("", None), ("namespace=team", Some("team")), ("limit=3&namespace=te%61m", Some("team"))]
+        {
+            assert_eq!(query_namespace(query).as_deref(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_from_a_bearer_header_only() {
+        let request = |value: &str| {
+            axum::http::Request::builder().header("authorization", value).body(axum::body::Body::empty()).unwrap()
+        };
+        assert_eq!(bearer(&request("Bearer abc")), Some("abc"));
+        assert_eq!(bearer(&request("bearer  abc ")), Some("abc"));
+        for none in ["Basic abc", "Bearer", "Bearer ", "abc"] {
+            assert_eq!(bearer(&request(none)), None, "{none:?}");
+        }
+    }
+}

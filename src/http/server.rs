@@ -1,0 +1,27 @@
+//! Serves the API until it is told to stop.
+
+use std::{future::IntoFuture, io, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, routes};
+
+/// Requests that are still open this long after the shutdown are dropped.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves until `shutdown`, then finishes what is open.
+pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> io::Result<()> {
+    let ends = shutdown.clone();
+    let server = axum::serve(listener, routes::router(api))
+        .with_graceful_shutdown(async move { ends.cancelled().await })
+        .into_future();
+    let too_late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        ended = server => ended,
+        () = too_late => Ok(()),
+    }
+}

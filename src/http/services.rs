@@ -1,0 +1,125 @@
+//! A person's holds on services of host agents.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::{
+    Api, ApiError, Person,
+    resources::InNamespace,
+    types::{LeaderView, OperationView, ReasonRequest},
+};
+use crate::{
+    api::HostAgent,
+    host::{Action, Caller, HoldOwner, HostApi, HttpHost, OperationRequest},
+    platform::{self, HostAgentError},
+};
+
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct Service {
+    /// Name of a HostAgent.
+    agent: String,
+    /// A service in that agent's file.
+    service: String,
+}
+
+/// Stops a service and keeps it stopped, until somebody starts it.
+#[utoipa::path(post, path = "/api/v1/services/{agent}/{service}/stop", params(Service, InNamespace),
+    request_body = Option<ReasonRequest>,
+    responses((status = 202, body = OperationView), (status = 404, body = super::ErrorReply), (status = 502, body = super::ErrorReply)))]
+pub(super) async fn stop(
+    State(api): State<Api>,
+    Extension(person): Extension<Person>,
+    Path(service): Path<Service>,
+    Query(query): Query<InNamespace>,
+    body: Option<Json<ReasonRequest>>,
+) -> Result<(StatusCode, Json<OperationView>), ApiError> {
+    operate(&api, &person, service, query, body, Action::Stop).await
+}
+
+/// Ends a person's hold on a service and starts it.
+#[utoipa::path(post, path = "/api/v1/services/{agent}/{service}/start", params(Service, InNamespace),
+    request_body = Option<ReasonRequest>,
+    responses((status = 202, body = OperationView), (status = 404, body = super::ErrorReply), (status = 502, body = super::ErrorReply)))]
+pub(super) async fn start(
+    State(api): State<Api>,
+    Extension(person): Extension<Person>,
+    Path(service): Path<Service>,
+    Query(query): Query<InNamespace>,
+    body: Option<Json<ReasonRequest>>,
+) -> Result<(StatusCode, Json<OperationView>), ApiError> {
+    operate(&api, &person, service, query, body, Action::Start).await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct OneOperation {
+    /// Name of a HostAgent.
+    agent: String,
+    /// As the stop or start answered it.
+    id: String,
+}
+
+/// How far an operation is.
+#[utoipa::path(get, path = "/api/v1/operations/{agent}/{id}", params(OneOperation, InNamespace),
+    responses((status = 200, body = OperationView), (status = 404, body = super::ErrorReply)))]
+pub(super) async fn operation(
+    State(api): State<Api>,
+    Path(OneOperation { agent, id }): Path<OneOperation>,
+    Query(query): Query<InNamespace>,
+) -> Result<Json<OperationView>, ApiError> {
+    let host = client(&api, namespace(&query), &agent).await?;
+    Ok(Json(OperationView::of(&agent, host.operation(&id).await?)))
+}
+
+async fn operate(
+    api: &Api,
+    Person(by): &Person,
+    Service { agent, service }: Service,
+    query: InNamespace,
+    body: Option<Json<ReasonRequest>>,
+    action: Action,
+) -> Result<(StatusCode, Json<OperationView>), ApiError> {
+    let host = client(api, namespace(&query), &agent).await?;
+    // Whoever acts does so under the leader's epoch, so that agents refuse those that were replaced.
+    let leader = api.store.leader().await?.and_then(LeaderView::of).ok_or(ApiError::NoLeader)?;
+    let caller = Caller { installation: api.store.installation().await?, epoch: leader.epoch };
+    let reason = match body.unwrap_or_default().0.reason.trim() {
+        "" => format!("by {by}"),
+        reason => format!("by {by}: {reason}"),
+    };
+    let request = OperationRequest::new(service, action, reason).owned_by(HoldOwner::Person);
+    let operation = host.operate(&request, &Uuid::now_v7().to_string(), caller).await?;
+    Ok((StatusCode::ACCEPTED, Json(OperationView::of(&agent, operation))))
+}
+
+fn namespace(query: &InNamespace) -> &str {
+    query.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
+}
+
+async fn client(api: &Api, namespace: &str, name: &str) -> Result<HttpHost, ApiError> {
+    let missing = || ApiError::NotFound(format!("HostAgent {namespace}/{name} is not there"));
+    let object = api
+        .platform
+        .list("HostAgent")
+        .await?
+        .into_iter()
+        .find(|o| o.metadata.name.as_deref() == Some(name) && o.metadata.namespace.as_deref() == Some(namespace))
+        .ok_or_else(missing)?;
+    let agent: HostAgent = object.try_parse().map_err(|e| ApiError::Broken(format!("HostAgent {name}: {e}")))?;
+    platform::host_agent(api.platform.as_ref(), &api.http, namespace, &agent.spec).await.map_err(|error| match error {
+        HostAgentError::Host(error) => ApiError::Agent(error),
+        error => ApiError::NotHere {
+            message: error.to_string(),
+            hint: format!("`ostler get ha {name} -o yaml` shows what it refers to"),
+        },
+    })
+}

@@ -1,0 +1,40 @@
+//! What the handlers need.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{auth::Authorizer, types::Problem};
+use crate::{
+    platform::Platform,
+    store::Store,
+    telemetry::{Loops, Metrics},
+};
+
+/// Where the resources live: decides who keeps `suspend`, `resume` and `reconcile`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A folder of manifests: kept in the store, never written into somebody's file.
+    Folder,
+    /// A cluster: its API server is asked, by the caller's own kubeconfig.
+    Cluster,
+}
+
+/// Lists what is wrong with the manifests of the folder.
+pub type Problems = Arc<dyn Fn() -> Vec<Problem> + Send + Sync>;
+
+/// Everything that the API works with.
+#[derive(Clone)]
+pub struct Api {
+    pub store: Arc<dyn Store>,
+    pub platform: Arc<dyn Platform>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub home: Home,
+    /// For calls to host agents.
+    pub http: reqwest::Client,
+    pub metrics: Metrics,
+    pub loops: Loops,
+    pub problems: Problems,
+    /// Cancelled by `POST /api/v1/down`; `None` where nobody may end the process that way.
+    pub down: Option<CancellationToken>,
+}

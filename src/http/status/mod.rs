@@ -1,0 +1,99 @@
+//! The one screen: what is not well first.
+
+mod lines;
+#[cfg(test)]
+mod tests;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    Api, ApiError, KINDS,
+    resources::{self, InNamespace},
+    types::{Item, LeaderView, Problem},
+};
+use crate::store::Pause;
+
+pub use lines::{AgentLine, BackendLine, Level};
+
+/// Everything that one screen shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    /// The server's time, for ages.
+    pub now: Timestamp,
+    /// Whether everything that is declared, and not suspended, is as declared.
+    pub healthy: bool,
+    /// `None`: nobody leads, so nothing is observed or healed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseView>,
+    /// Worst first.
+    pub backends: Vec<BackendLine>,
+    /// Worst first.
+    pub agents: Vec<AgentLine>,
+    /// Manifests that are not in force.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseView {
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    pub by: String,
+}
+
+/// The one screen's data, worst first.
+#[utoipa::path(get, path = "/api/v1/status", params(InNamespace), responses((status = 200, body = Overview)))]
+pub(super) async fn status(
+    State(api): State<Api>,
+    Query(query): Query<InNamespace>,
+) -> Result<Json<Overview>, ApiError> {
+    let namespace = query.namespace.as_deref();
+    let [backends, agents] = KINDS;
+    let seen = Seen {
+        backends: resources::items(&api, backends, namespace).await?,
+        agents: resources::items(&api, agents, namespace).await?,
+        leader: api.store.leader().await?.and_then(LeaderView::of),
+        pause: api.store.controls().await?.pause,
+        problems: (api.problems)(),
+    };
+    Ok(Json(overview(seen, Timestamp::now())))
+}
+
+/// What the screen is made of.
+struct Seen {
+    backends: Vec<Item>,
+    agents: Vec<Item>,
+    leader: Option<LeaderView>,
+    pause: Option<Pause>,
+    problems: Vec<Problem>,
+}
+
+fn overview(seen: Seen, now: Timestamp) -> Overview {
+    let mut backends: Vec<BackendLine> = seen.backends.iter().map(|item| BackendLine::of(item, now)).collect();
+    let mut agents: Vec<AgentLine> = seen.agents.iter().map(AgentLine::of).collect();
+    backends.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
+    agents.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
+    let over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
+    Overview {
+        now,
+        healthy: seen.leader.is_some()
+            && backends.iter().all(|b| b.healthy)
+            && agents.iter().all(|a| a.healthy)
+            && !seen.problems.iter().any(|p| p.error),
+        leader: seen.leader,
+        pause: seen.pause.filter(|pause| !over(pause)).map(|Pause { since, until, by }| PauseView { since, until, by }),
+        backends,
+        agents,
+        problems: seen.problems,
+    }
+}
