@@ -3,6 +3,7 @@
 
 mod completions;
 mod error;
+mod simulate;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -62,6 +63,7 @@ impl From<LogFormat> for telemetry::LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Completions(completions::Args),
+    Simulate(simulate::Args),
 }
 
 /// Parses, builds the runtime, runs. Exit codes: 0 done, 1 failed, 2 misused, 3 not healthy (`status --check`).
@@ -84,7 +86,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Completions(args) => completions::run(&args),
+        Command::Simulate(args) => block_on(simulate::run(args)),
     }
+}
+
+fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::Failed(format!("can't start the async runtime: {error}")))?;
+    runtime.block_on(command)
 }
 
 /// `kubectl ostler …` runs the program `kubectl-ostler`: a link to this one.

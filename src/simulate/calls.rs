@@ -1,0 +1,240 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Older records are forgotten; the counts go on.
+const KEPT: usize = 10_000;
+
+/// What a simulated server was asked, since its start or since the log was cleared.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Log {
+    /// The last 10,000, oldest first.
+    pub calls: VecDeque<CallRecord>,
+    /// All of them, by `METHOD /path`.
+    pub counts: BTreeMap<String, u64>,
+    /// Inference calls that are not over, and the most there were at a time.
+    pub in_flight: usize,
+    pub in_flight_peak: usize,
+    /// How often each model was loaded into memory, and thrown out.
+    pub loads: BTreeMap<String, u64>,
+    pub unloads: BTreeMap<String, u64>,
+    pub pulls: BTreeMap<String, u64>,
+    /// Tokens sent.
+    pub tokens: u64,
+}
+
+impl Log {
+    pub fn count(&self, call: &str) -> u64 {
+        self.counts.get(call).copied().unwrap_or(0)
+    }
+
+    pub fn loads_in_all(&self) -> u64 {
+        self.loads.values().sum()
+    }
+
+    /// Records of inference calls, oldest first.
+    pub fn inferences(&self) -> impl Iterator<Item = &CallRecord> {
+        self.calls.iter().filter(|call| call.inference)
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CallRecord {
+    pub id: u64,
+    pub at: Timestamp,
+    pub method: String,
+    pub path: String,
+    pub inference: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// Absent while no answer began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    pub tokens: u32,
+    pub end: CallEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallEnd {
+    Open,
+    Finished,
+    /// The caller went away, or the connection broke.
+    Aborted,
+}
+
+/// The log as it is being written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ledger(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    log: Log,
+    next_id: u64,
+    /// Never reset, for triggers that count calls.
+    inferences: u64,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> Call {
+        let mut inner = self.lock();
+        let id = inner.next_id;
+        inner.next_id += 1;
+        inner.inferences += u64::from(inference);
+        let log = &mut inner.log;
+        *log.counts.entry(format!("{method} {path}")).or_default() += 1;
+        if inference {
+            log.in_flight += 1;
+            log.in_flight_peak = log.in_flight_peak.max(log.in_flight);
+        }
+        log.calls.push_back(CallRecord {
+            id,
+            at: Timestamp::now(),
+            method: method.to_owned(),
+            path: path.to_owned(),
+            inference,
+            model: None,
+            keep_alive: None,
+            max_tokens: None,
+            status: None,
+            tokens: 0,
+            end: CallEnd::Open,
+        });
+        if log.calls.len() > KEPT {
+            log.calls.pop_front();
+        }
+        Call { ledger: self.clone(), id, inference }
+    }
+
+    pub(super) fn read(&self) -> Log {
+        self.lock().log.clone()
+    }
+
+    /// Forgets everything but what is open.
+    pub(super) fn clear(&self) {
+        let mut inner = self.lock();
+        let in_flight = inner.log.in_flight;
+        inner.log = Log { in_flight, in_flight_peak: in_flight, ..Log::default() };
+    }
+
+    /// Inference calls since the start, and how many are open.
+    pub(super) fn inferences(&self) -> (u64, usize) {
+        let inner = self.lock();
+        (inner.inferences, inner.log.in_flight)
+    }
+
+    pub(super) fn note_load(&self, model: &str) {
+        *self.lock().log.loads.entry(model.to_owned()).or_default() += 1;
+    }
+
+    pub(super) fn note_unload(&self, model: &str) {
+        *self.lock().log.unloads.entry(model.to_owned()).or_default() += 1;
+    }
+
+    pub(super) fn note_pull(&self, model: &str) {
+        *self.lock().log.pulls.entry(model.to_owned()).or_default() += 1;
+    }
+}
+
+/// One open request. Dropped without `finish`, it was aborted.
+#[derive(Debug)]
+pub(super) struct Call {
+    ledger: Ledger,
+    id: u64,
+    pub(super) inference: bool,
+}
+
+impl Call {
+    pub(super) fn note(&self, change: impl FnOnce(&mut CallRecord)) {
+        let mut inner = self.ledger.lock();
+        // Records are in the order of their ids, without gaps.
+        let Some(first) = inner.log.calls.front().map(|call| call.id) else { return };
+        let place = self.id.checked_sub(first).and_then(|n| usize::try_from(n).ok());
+        if let Some(record) = place.and_then(|place| inner.log.calls.get_mut(place)) {
+            change(record);
+        }
+    }
+
+    pub(super) fn token(&self) {
+        self.ledger.lock().log.tokens += 1;
+        self.note(|record| record.tokens += 1);
+    }
+
+    pub(super) fn finish(&self) {
+        self.note(|record| record.end = CallEnd::Finished);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.note(|record| {
+            if record.end == CallEnd::Open {
+                record.end = CallEnd::Aborted;
+            }
+        });
+        if self.inference {
+            let mut inner = self.ledger.lock();
+            inner.log.in_flight = inner.log.in_flight.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_finished_calls_from_aborted_ones_and_keeps_the_peak() {
+        let ledger = Ledger::default();
+        let (first, second) = (ledger.open("POST", "/api/chat", true), ledger.open("POST", "/api/chat", true));
+        let listing = ledger.open("GET", "/api/tags", false);
+        first.token();
+        first.finish();
+        drop(first);
+        drop(second);
+        let log = ledger.read();
+        let ends: Vec<_> = log.calls.iter().map(|call| call.end).collect();
+        assert_eq!(ends, [CallEnd::Finished, CallEnd::Aborted, CallEnd::Open]);
+        assert_eq!((log.in_flight, log.in_flight_peak, log.tokens), (0, 2, 1));
+        assert_eq!((log.count("POST /api/chat"), log.count("GET /api/tags")), (2, 1));
+        drop(listing);
+    }
+
+    #[test]
+    fn a_cleared_log_still_counts_what_is_open() {
+        let ledger = Ledger::default();
+        let open = ledger.open("POST", "/api/chat", true);
+        ledger.clear();
+        open.token();
+        let next = ledger.open("POST", "/api/chat", true);
+        next.token();
+        drop(open);
+        let log = ledger.read();
+        assert_eq!((log.in_flight, log.in_flight_peak, log.calls.len()), (1, 2, 1));
+        assert_eq!(log.calls[0].tokens, 1);
+    }
+
+    #[test]
+    fn only_the_last_records_are_kept_and_still_found() {
+        let ledger = Ledger::default();
+        for _ in 0..KEPT {
+            ledger.open("GET", "/api/tags", false).finish();
+        }
+        let last = ledger.open("POST", "/api/chat", true);
+        last.token();
+        let log = ledger.read();
+        assert_eq!(log.calls.len(), KEPT);
+        assert_eq!(log.calls.back().map(|call| call.tokens), Some(1));
+    }
+}

@@ -1,0 +1,177 @@
+//! `/v1/chat/completions` and `/v1/embeddings`, which all three engines have in some manner.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::engines::{EngineKind, MLX_DEFAULT_MODEL};
+
+use super::body::Lenient;
+use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding};
+use super::reply::{self, Piece};
+use super::state::Shared;
+
+#[derive(Deserialize)]
+pub(super) struct ChatRequest {
+    model: Option<String>,
+    messages: Vec<Value>,
+    #[serde(default)]
+    stream: bool,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    #[serde(default)]
+    stream_options: StreamOptions,
+}
+
+#[derive(Default, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+pub(super) async fn chat(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    Lenient(request): Lenient<ChatRequest>,
+) -> Response {
+    let engine = shared.options.engine;
+    let prompt: String = request.messages.iter().filter_map(|m| m.get("content")?.as_str()).collect();
+    let wanted = Wanted {
+        model: request.model.unwrap_or_else(|| MLX_DEFAULT_MODEL.to_owned()),
+        keep: None,
+        max_tokens: request.max_completion_tokens.or(request.max_tokens),
+        prompt_tokens: count_tokens(&prompt),
+    };
+    let asked = wanted.model.clone();
+    let mut generation = match Generation::begin(&shared, context, wanted).await {
+        Ok(generation) => generation,
+        Err(why) => return refused(&shared, &why, &asked),
+    };
+    if !request.stream {
+        let text = reply::whole(&mut generation).await;
+        let message = json!({"role": "assistant", "content": text});
+        let choice = json!({"index": 0, "message": message, "finish_reason": finish(&generation)});
+        let mut answer = head(&generation, "chat.completion", vec![choice]);
+        answer["usage"] = usage(&generation);
+        return reply::json(200, &answer);
+    }
+    let with_usage = request.stream_options.include_usage;
+    // mlx_lm tells how far it is with the prompt; the others begin with the role.
+    let mut opening = match engine {
+        EngineKind::Mlx => ": keepalive 1/1\n\n".to_owned(),
+        EngineKind::Ollama => String::new(),
+        EngineKind::OpenAi => event(&chunk(&generation, json!({"role": "assistant", "content": ""}), Value::Null)),
+    };
+    reply::streamed(generation, "text/event-stream", move |generation, piece| {
+        let mut text = std::mem::take(&mut opening);
+        match piece {
+            Piece::Token(token) => {
+                let delta = json!({"role": "assistant", "content": token});
+                text.push_str(&event(&chunk(generation, delta, Value::Null)));
+            }
+            Piece::End => {
+                text.push_str(&event(&chunk(generation, json!({}), finish(generation).into())));
+                if with_usage {
+                    let mut last = head(generation, "chat.completion.chunk", Vec::new());
+                    last["usage"] = usage(generation);
+                    text.push_str(&event(&last));
+                }
+                text.push_str("data: [DONE]\n\n");
+            }
+        }
+        text
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+pub(super) struct EmbeddingsRequest {
+    model: String,
+    input: Value,
+}
+
+pub(super) async fn embeddings(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    Lenient(request): Lenient<EmbeddingsRequest>,
+) -> Response {
+    let texts: Vec<String> = match &request.input {
+        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect(),
+        other => vec![other.as_str().unwrap_or_default().to_owned()],
+    };
+    let prompt_tokens = texts.iter().map(|text| count_tokens(text)).sum();
+    let wanted = Wanted { model: request.model.clone(), keep: None, max_tokens: Some(0), prompt_tokens };
+    let mut generation = match Generation::begin(&shared, context, wanted).await {
+        Ok(generation) => generation,
+        Err(why) => return refused(&shared, &why, &request.model),
+    };
+    generation.until_free().await;
+    generation.finish();
+    let item = |(index, text): (usize, &String)| json!({"object": "embedding", "index": index, "embedding": embedding(shared.options.seed, text)});
+    let data: Vec<Value> = texts.iter().enumerate().map(item).collect();
+    let usage = json!({"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens});
+    reply::json(200, &json!({"object": "list", "data": data, "model": request.model, "usage": usage}))
+}
+
+fn refused(shared: &Shared, why: &NotBegun, model: &str) -> Response {
+    let typed = |status: u16, message: String, kind: &str, code: Value| {
+        reply::json(status, &json!({"error": {"message": message, "type": kind, "param": null, "code": code}}))
+    };
+    match (shared.options.engine, why) {
+        (EngineKind::Mlx, NotBegun::UnknownModel) => {
+            // It drops what it has before it looks for what it has not.
+            shared.evict_all();
+            let words = "Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and \
+                         outgoing traffic has been disabled";
+            reply::json(404, &json!({"error": format!("{words}: {model}")}))
+        }
+        (EngineKind::Ollama, NotBegun::UnknownModel) => {
+            typed(404, format!("model '{model}' not found"), "not_found_error", Value::Null)
+        }
+        (EngineKind::OpenAi, NotBegun::UnknownModel) => {
+            let message = format!("The model `{model}` does not exist or you do not have access to it.");
+            typed(404, message, "invalid_request_error", "model_not_found".into())
+        }
+        (_, NotBegun::QueueFull) => {
+            let message = "server busy, please try again.  maximum pending requests exceeded";
+            typed(503, message.to_owned(), "api_error", Value::Null)
+        }
+    }
+}
+
+fn event(record: &Value) -> String {
+    format!("data: {record}\n\n")
+}
+
+fn head(generation: &Generation, object: &str, choices: Vec<Value>) -> Value {
+    json!({
+        "id": "chatcmpl-simulated",
+        "object": object,
+        "created": Timestamp::now().as_second(),
+        "model": generation.model,
+        "system_fingerprint": "fp_simulated",
+        "choices": choices,
+    })
+}
+
+fn chunk(generation: &Generation, delta: Value, finish_reason: Value) -> Value {
+    let choice = json!({"index": 0, "delta": delta, "finish_reason": finish_reason});
+    head(generation, "chat.completion.chunk", vec![choice])
+}
+
+fn finish(generation: &Generation) -> &'static str {
+    if generation.stopped { "stop" } else { "length" }
+}
+
+fn usage(generation: &Generation) -> Value {
+    json!({
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.produced,
+        "total_tokens": generation.prompt_tokens + generation.produced,
+    })
+}

@@ -1,0 +1,319 @@
+//! Ollama 0.17: chat, generate, embed, pull, and what `keep_alive` does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::Response;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Fault;
+use super::body::Lenient;
+use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding};
+use super::models::Keep;
+use super::ollama::digest;
+use super::reply::{self, Piece};
+use super::state::Shared;
+
+const NDJSON: &str = "application/x-ndjson";
+
+#[derive(Deserialize)]
+pub(super) struct Request {
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    messages: Vec<Value>,
+    #[serde(default)]
+    prompt: String,
+    #[serde(default)]
+    input: Value,
+    stream: Option<bool>,
+    keep_alive: Option<Value>,
+    #[serde(default)]
+    options: Options,
+}
+
+#[derive(Default, Deserialize)]
+struct Options {
+    num_predict: Option<i64>,
+}
+
+type Shape = fn(&str) -> Value;
+
+pub(super) async fn chat(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    Lenient(request): Lenient<Request>,
+) -> Response {
+    let shape: Shape = |text| json!({"message": {"role": "assistant", "content": text}});
+    let prompt: String = request.messages.iter().filter_map(|m| m.get("content")?.as_str()).collect();
+    let empty = request.messages.is_empty();
+    run(&shared, context, request, &prompt, empty, shape).await
+}
+
+pub(super) async fn generate(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    Lenient(request): Lenient<Request>,
+) -> Response {
+    let prompt = request.prompt.clone();
+    let empty = prompt.is_empty();
+    run(&shared, context, request, &prompt, empty, |text| json!({"response": text})).await
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    context: Context,
+    request: Request,
+    prompt: &str,
+    empty: bool,
+    shape: Shape,
+) -> Response {
+    let keep = match keep_of(request.keep_alive.as_ref()) {
+        Ok(keep) => keep,
+        Err(why) => return reply::json(400, &json!({"error": why})),
+    };
+    context.call.note(|record| record.keep_alive = request.keep_alive.clone());
+    if empty {
+        return only_load(shared, &context, &request.model, keep, shape).await;
+    }
+    let wanted = Wanted {
+        model: request.model.clone(),
+        keep,
+        // Ollama's -1 is no limit.
+        max_tokens: request.options.num_predict.and_then(|n| u32::try_from(n).ok()),
+        prompt_tokens: count_tokens(prompt),
+    };
+    let mut generation = match Generation::begin(shared, context, wanted).await {
+        Ok(generation) => generation,
+        Err(why) => return refused(&why, &request.model),
+    };
+    if request.stream == Some(false) {
+        let text = reply::whole(&mut generation).await;
+        return reply::json(200, &last(&generation, &text, shape));
+    }
+    reply::streamed(generation, NDJSON, move |generation, piece| {
+        let record = match piece {
+            Piece::Token(token) => record(&generation.model, &token, false, shape),
+            Piece::End => last(generation, "", shape),
+        };
+        format!("{record}\n")
+    })
+    .await
+}
+
+/// Without a prompt a call only loads the model, or with `keep_alive: 0` only unloads it: at once, also when the runner hangs.
+async fn only_load(shared: &Arc<Shared>, context: &Context, model: &str, keep: Option<Keep>, shape: Shape) -> Response {
+    context.call.note(|record| {
+        record.inference = false;
+        record.model = Some(model.to_owned());
+    });
+    let Some(name) = shared.find(model) else { return refused(&NotBegun::UnknownModel, model) };
+    let reason = if keep == Some(Keep::For(Duration::ZERO)) {
+        shared.unload(&name);
+        "unload"
+    } else {
+        match shared.acquire(&name, keep).await {
+            Ok(lease) => drop(lease),
+            Err(_full) => return refused(&NotBegun::QueueFull, model),
+        }
+        "load"
+    };
+    let mut answer = record(model, "", true, shape);
+    answer["done_reason"] = reason.into();
+    reply::json(200, &answer)
+}
+
+pub(super) async fn embed(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    Lenient(request): Lenient<Request>,
+) -> Response {
+    let keep = match keep_of(request.keep_alive.as_ref()) {
+        Ok(keep) => keep,
+        Err(why) => return reply::json(400, &json!({"error": why})),
+    };
+    context.call.note(|record| record.keep_alive = request.keep_alive.clone());
+    let texts = texts(&request.input);
+    let prompt_tokens = texts.iter().map(|text| count_tokens(text)).sum();
+    let wanted = Wanted { model: request.model.clone(), keep, max_tokens: Some(0), prompt_tokens };
+    let mut generation = match Generation::begin(&shared, context, wanted).await {
+        Ok(generation) => generation,
+        Err(why) => return refused(&why, &request.model),
+    };
+    generation.until_free().await;
+    let vectors: Vec<_> = texts.iter().map(|text| embedding(shared.options.seed, text)).collect();
+    generation.finish();
+    let answer = json!({
+        "model": request.model, "embeddings": vectors, "total_duration": nanos(generation.total()),
+        "load_duration": nanos(generation.load), "prompt_eval_count": prompt_tokens,
+    });
+    reply::json(200, &answer)
+}
+
+pub(super) async fn pull(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    Lenient(request): Lenient<Request>,
+) -> Response {
+    context.call.note(|record| record.model = Some(request.model.clone()));
+    let fails = shared.fault(|f| matches!(f, Fault::FailPull {}).then_some(())).is_some();
+    let slow = shared.fault(|f| if let Fault::SlowPull { seconds } = f { Some(*seconds) } else { None });
+    let time = slow.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(Duration::from_millis(50));
+    let records = pull_records(&request.model, fails);
+    let step = time / 10;
+    if request.stream == Some(false) {
+        tokio::time::sleep(time).await;
+        if fails {
+            return reply::json(500, &json!({"error": PULL_FAILED}));
+        }
+        shared.install(&request.model);
+        return reply::json(200, &json!({"status": "success"}));
+    }
+    let lines = stream::iter(records).then(move |record| {
+        let (shared, context, model) = (Arc::clone(&shared), context.clone(), request.model.clone());
+        async move {
+            if record.get("completed").is_some() {
+                tokio::time::sleep(step).await;
+            }
+            if record["status"] == "success" {
+                shared.install(&model);
+            }
+            if record["status"] == "success" || record.get("error").is_some() {
+                context.call.finish();
+            }
+            Ok::<_, std::io::Error>(Bytes::from(format!("{record}\n")))
+        }
+    });
+    reply::with_type(200, NDJSON, Body::from_stream(lines))
+}
+
+const PULL_FAILED: &str = "pull model manifest: file does not exist";
+
+fn pull_records(model: &str, fails: bool) -> Vec<Value> {
+    let mut records = vec![json!({"status": "pulling manifest"})];
+    if fails {
+        records.push(json!({"error": PULL_FAILED}));
+        return records;
+    }
+    let (digest, total) = (digest(model), 1_000_000_000_u64);
+    let status = format!("pulling {}", &digest[..12]);
+    let part = |tenth: u64| json!({"status": status, "digest": format!("sha256:{digest}"), "total": total, "completed": total / 10 * tenth});
+    records.extend((1..=10).map(part));
+    records.extend(["verifying sha256 digest", "writing manifest", "success"].map(|status| json!({"status": status})));
+    records
+}
+
+fn refused(why: &NotBegun, model: &str) -> Response {
+    match why {
+        NotBegun::UnknownModel => reply::json(404, &json!({"error": format!("model '{model}' not found")})),
+        NotBegun::QueueFull => {
+            reply::json(503, &json!({"error": "server busy, please try again.  maximum pending requests exceeded"}))
+        }
+    }
+}
+
+fn record(model: &str, text: &str, done: bool, shape: Shape) -> Value {
+    let mut record = json!({"model": model, "created_at": Timestamp::now().to_string(), "done": done});
+    if let (Some(fields), Value::Object(more)) = (record.as_object_mut(), shape(text)) {
+        fields.extend(more);
+    }
+    record
+}
+
+fn last(generation: &Generation, text: &str, shape: Shape) -> Value {
+    let mut record = record(&generation.model, text, true, shape);
+    record["done_reason"] = if generation.stopped { "stop" } else { "length" }.into();
+    record["total_duration"] = nanos(generation.total()).into();
+    record["load_duration"] = nanos(generation.load).into();
+    record["prompt_eval_count"] = generation.prompt_tokens.into();
+    record["prompt_eval_duration"] = 1_000_000.into();
+    record["eval_count"] = generation.produced.into();
+    record["eval_duration"] = nanos(generation.answering()).into();
+    record
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn texts(input: &Value) -> Vec<String> {
+    match input {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(items) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Seconds as a number, or a Go duration; negative means for ever.
+fn keep_of(value: Option<&Value>) -> Result<Option<Keep>, String> {
+    let seconds = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Number(number)) => number.as_f64().unwrap_or_default(),
+        Some(Value::String(text)) => go_seconds(text).ok_or_else(|| format!("time: invalid duration \"{text}\""))?,
+        Some(other) => return Err(format!("Unsupported type: {other}")),
+    };
+    Ok(Some(Duration::try_from_secs_f64(seconds).map_or(Keep::Forever, Keep::For)))
+}
+
+/// `1h30m`, `-1s`, `250ms`, as Go's `time.ParseDuration` reads them.
+fn go_seconds(text: &str) -> Option<f64> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0.0);
+    }
+    let mut seconds = None;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let factor = match &rest[..unit] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        rest = &rest[unit..];
+        seconds = Some(seconds.unwrap_or(0.0) + number * factor);
+    }
+    seconds.map(|seconds: f64| sign * seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keep_alive_is_read_as_ollama_reads_it() {
+        let for_millis = |ms| Ok(Some(Keep::For(Duration::from_millis(ms))));
+        let cases = [
+            (json!(null), Ok(None)),
+            (json!(0), for_millis(0)),
+            (json!(-1), Ok(Some(Keep::Forever))),
+            (json!(40), for_millis(40_000)),
+            (json!("0"), for_millis(0)),
+            (json!("1500ms"), for_millis(1500)),
+            (json!("1m30s"), for_millis(90_000)),
+            (json!("-1m"), Ok(Some(Keep::Forever))),
+            (json!("5"), Err("time: invalid duration \"5\"".to_owned())),
+            (json!("5 m"), Err("time: invalid duration \"5 m\"".to_owned())),
+            (json!(""), Err("time: invalid duration \"\"".to_owned())),
+        ];
+        for (value, keep) in cases {
+            assert_eq!(keep_of(Some(&value)), keep, "{value}");
+        }
+        assert_eq!(keep_of(None), Ok(None));
+    }
+}
