@@ -1,4 +1,5 @@
 //! The one integration-test binary. Each module names the real parts it needs.
 
+mod chart;
 mod parts;
 mod real;

@@ -59,6 +59,17 @@ impl ApiServer {
         self.try_kubectl(&args, manifests).unwrap_or_else(|complaint| panic!("apply: {complaint}\n{manifests}"))
     }
 
+    /// Installs Ostler's CustomResourceDefinitions and waits until they are served.
+    pub fn install_crds(&self) {
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": ostler::api::crds()});
+        self.apply(&list.to_string());
+        let names = ostler::api::crds().into_iter().map(|crd| format!("crd/{}", crd.metadata.name.unwrap_or_default()));
+        let names: Vec<String> = names.collect();
+        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
+        wait.extend(names.iter().map(String::as_str));
+        self.kubectl(&wait);
+    }
+
     /// Runs kubectl as administrator with `input`: what it prints, or what it complains of.
     pub fn try_kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
         kubectl(&self.kubeconfig, args, input)

@@ -2,10 +2,12 @@
 //!
 //! A test that needs one has a name that begins with `real_`. `tests/run` puts everything in place that the scripts need.
 
+mod chart;
 mod kubernetes;
 mod part;
 mod postgres;
 
+pub use chart::Chart;
 pub use kubernetes::{ApiServer, Cluster};
 pub use part::{Part, cache};
 pub use postgres::Postgres;
