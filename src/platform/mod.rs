@@ -4,14 +4,32 @@
 //! controller asks which home it is in: what differs is a fact that the platform observes.
 
 mod host_agent;
+pub mod local;
+mod problem;
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use kube::{api::DynamicObject, runtime::watcher};
+use kube::{ResourceExt, api::DynamicObject, runtime::watcher};
 
 pub use host_agent::{HostAgentError, host_agent};
+pub use problem::{Place, Problem, Severity};
+
+/// A resource by kind, namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// `LLMBackend`, `HostAgent`, ...
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
 
 /// Reference to one version of an object: writes are refused when it is no longer that one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +39,23 @@ pub struct ObjectId {
     pub name: String,
     pub uid: String,
     pub resource_version: String,
+}
+
+impl ObjectId {
+    /// The version of an object that a watch or a list gave.
+    pub fn of(object: &DynamicObject) -> Self {
+        Self {
+            kind: object.types.as_ref().map(|t| t.kind.clone()).unwrap_or_default(),
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+        }
+    }
+
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: self.kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
 }
 
 /// An event about an object, as `events.k8s.io/v1` has it.
@@ -38,7 +73,8 @@ pub struct Note {
 /// What can go wrong between us and the home of the resources.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlatformError {
-    #[error("the API server can't be reached: {0}")]
+    /// The API server, or locally the store, can't be reached or does not answer: try again later.
+    #[error("unavailable: {0}")]
     Unavailable(String),
     /// Somebody else changed or replaced the object: drop the write, reconcile again.
     #[error("{0} changed meanwhile")]
@@ -63,6 +99,7 @@ pub struct WatchError {
 #[async_trait]
 pub trait Platform: Send + Sync {
     /// All objects of a kind (`LLMBackend`, …), and their changes. Never ends; an error is followed by more.
+    /// What comes between `Init` and `InitDone` is complete.
     fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
     /// Replaces the status by server-side apply, guarded by uid and resourceVersion. `status` is the whole status.
     async fn apply_status(&self, id: &ObjectId, status: &serde_json::Value) -> Result<(), PlatformError>;
@@ -75,4 +112,9 @@ pub trait Platform: Send + Sync {
     /// Whether a loopback URL in a resource means the machine that the server runs on: true on a laptop, false in a
     /// pod, where it is the pod itself.
     fn loopback_is_self(&self) -> bool;
+    /// What a person should mend before everything declared is in force: broken manifests of a folder, watches that the
+    /// API server refuses. Empty when all is well.
+    fn problems(&self) -> Vec<Problem> {
+        Vec::new()
+    }
 }

@@ -1,0 +1,195 @@
+//! From the text of a file to resources, each problem with its file, line and field.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::{
+    kinds::{Kinds, Known},
+    metadata::{self, Metadata},
+    path::FieldPath,
+    schema::{Fault, Schema},
+    secret::SecretData,
+    yaml::{self, Content, Node},
+};
+use crate::platform::{ObjectKey, Place, Problem};
+
+/// A good document.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub key: ObjectKey,
+    pub place: Place,
+    pub content: Declared,
+}
+
+/// What a document declares.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Declared {
+    /// The defaulted document, without status.
+    Resource(Value),
+    Secret(SecretData),
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    pub manifests: Vec<Manifest>,
+    pub problems: Vec<Problem>,
+}
+
+/// Reads all documents of a file. What is broken is in `problems`; the rest of the file is taken all the same, unless it
+/// is no YAML.
+pub fn read(file: &str, text: &str, kinds: &Kinds) -> Reading {
+    let mut reading = Reading::default();
+    match yaml::parse(text) {
+        Ok(documents) => {
+            for document in &documents {
+                Document { file, node: document, kinds }.read(&mut reading);
+            }
+        }
+        Err(error) => reading
+            .problems
+            .push(Problem::error(format!("can't be read as YAML: {}", error.message)).at(file, error.line)),
+    }
+    reading
+}
+
+struct Document<'a> {
+    file: &'a str,
+    node: &'a Node,
+    kinds: &'a Kinds,
+}
+
+impl Document<'_> {
+    fn read(&self, reading: &mut Reading) {
+        let Content::Map(_) = self.node.content else {
+            let problem = Problem::error("a manifest is a map with apiVersion, kind and metadata");
+            reading.problems.push(problem.at(self.file, self.node.line));
+            return;
+        };
+        let word = |field: &str| self.node.get(field).and_then(Node::as_str);
+        let (Some(api_version), Some(kind)) = (word("apiVersion"), word("kind")) else {
+            let missing = if word("kind").is_none() { "kind" } else { "apiVersion" };
+            let fault = Fault::new(FieldPath::keys(&[missing]), "is required: set it");
+            reading.problems.push(self.problem(None, &fault));
+            return;
+        };
+        if (api_version, kind) == ("v1", "List") {
+            if let Some(Content::List(items)) = self.node.get("items").map(|node| &node.content) {
+                for node in items {
+                    Document { node, ..*self }.read(reading);
+                }
+            }
+            return;
+        }
+        match self.kinds.find(api_version, kind) {
+            Known::Resource(schema) => self.resource(api_version, kind, schema, reading),
+            Known::Secret(schema) => self.secret(schema, reading),
+            Known::Foreign => reading.problems.push(
+                Problem::warning(format!(
+                    "{kind} ({api_version}) is nothing that runs here, and is skipped: it belongs to a cluster"
+                ))
+                .at(self.file, self.node.line),
+            ),
+            Known::Unknown(message) => {
+                let fault = Fault::new(FieldPath::keys(&["kind"]), message);
+                reading.problems.push(self.problem(None, &fault));
+            }
+        }
+    }
+
+    fn resource(&self, api_version: &str, kind: &str, schema: &Schema, reading: &mut Reading) {
+        let mut object = self.node.to_json();
+        let (metadata, mut faults) = metadata::read(&object);
+        if let Value::Object(fields) = &mut object {
+            // What a resource says about its status is not the user's to declare.
+            fields.remove("status");
+        }
+        faults.extend(schema.admit(&mut object));
+        let key = self.key(kind, &metadata);
+        if !faults.is_empty() {
+            let problems = faults.iter().map(|fault| self.problem(key.as_ref(), fault));
+            reading.problems.extend(problems);
+            return;
+        }
+        let Some(key) = key else { return };
+        if let Value::Object(fields) = &mut object {
+            fields.remove("status");
+            fields.insert("apiVersion".to_owned(), json!(api_version));
+            fields.insert("metadata".to_owned(), as_json(&metadata));
+        }
+        reading.manifests.push(self.manifest(key, Declared::Resource(object)));
+    }
+
+    fn secret(&self, schema: &Schema, reading: &mut Reading) {
+        let mut object = self.node.to_json();
+        let (metadata, mut faults) = metadata::read(&object);
+        faults.extend(schema.admit(&mut object));
+        let mut values = BTreeMap::new();
+        for (name, encoded) in entries(&object, "data") {
+            match STANDARD.decode(encoded.replace(['\n', '\r'], "")) {
+                Ok(value) => {
+                    values.insert(name.to_owned(), value);
+                }
+                Err(_) => faults.push(Fault::new(
+                    FieldPath::keys(&["data"]).key(name),
+                    "must be base64; plain text goes under stringData",
+                )),
+            }
+        }
+        for (name, plain) in entries(&object, "stringData") {
+            values.insert(name.to_owned(), plain.as_bytes().to_vec());
+        }
+        let key = self.key("Secret", &metadata);
+        if !faults.is_empty() {
+            let problems = faults.iter().map(|fault| self.problem(key.as_ref(), fault));
+            reading.problems.extend(problems);
+            return;
+        }
+        let Some(key) = key else { return };
+        let content = Declared::Secret(SecretData(values));
+        reading.manifests.push(self.manifest(key, content));
+    }
+
+    fn manifest(&self, key: ObjectKey, content: Declared) -> Manifest {
+        Manifest { key, place: Place { file: self.file.to_owned(), line: self.node.line }, content }
+    }
+
+    fn key(&self, kind: &str, metadata: &Metadata) -> Option<ObjectKey> {
+        (!metadata.name.is_empty()).then(|| ObjectKey {
+            kind: kind.to_owned(),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+        })
+    }
+
+    fn problem(&self, key: Option<&ObjectKey>, fault: &Fault) -> Problem {
+        let problem = Problem::error(fault.message.clone()).at(self.file, self.node.line_of(&fault.field));
+        let problem = match key {
+            Some(key) => problem.about(key),
+            None => problem,
+        };
+        if fault.field.0.is_empty() { problem } else { problem.field(&fault.field) }
+    }
+}
+
+fn entries<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    object
+        .get(field)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+}
+
+fn as_json(metadata: &Metadata) -> Value {
+    let Metadata { name, namespace, labels, annotations } = metadata;
+    let mut json = json!({"name": name, "namespace": namespace});
+    for (key, map) in [("labels", labels), ("annotations", annotations)] {
+        if !map.is_empty() {
+            json[key] = Value::Object(map.clone());
+        }
+    }
+    json
+}

@@ -1,0 +1,47 @@
+//! Kubernetes' list types: keys of a list map, and members of a set, are there once.
+
+use serde_json::Value;
+
+use super::{Fault, walk};
+use crate::platform::local::path::FieldPath;
+
+pub fn check(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<Fault>) {
+    walk(value, schema, path, &mut |value, schema, path| {
+        let Value::Array(items) = value else { return };
+        match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
+            Some("map") => faults.extend(repeated_keys(items, schema, path)),
+            Some("set") => faults.extend(repeated(path, items.iter().map(|item| (item, item.to_string())))),
+            _ => {}
+        }
+    });
+}
+
+fn repeated_keys(items: &[Value], schema: &Value, path: &FieldPath) -> Vec<Fault> {
+    let keys: Vec<&str> = schema
+        .get("x-kubernetes-list-map-keys")
+        .and_then(Value::as_array)
+        .map(|keys| keys.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let identities = items.iter().map(|item| {
+        let parts: Vec<_> = keys.iter().filter_map(|key| item.get(key).map(|value| format!("{key} {value}"))).collect();
+        (item, parts.join(", "))
+    });
+    // An item that isn't a map, or lacks its key, is told by the schema.
+    let identities: Vec<_> = identities.collect();
+    if identities.iter().any(|(_, identity)| identity.is_empty()) {
+        return Vec::new();
+    }
+    repeated(path, identities.into_iter())
+}
+
+fn repeated<'a>(path: &FieldPath, items: impl Iterator<Item = (&'a Value, String)>) -> Vec<Fault> {
+    let mut seen: Vec<String> = Vec::new();
+    let mut faults = Vec::new();
+    for (at, (_, identity)) in items.enumerate() {
+        if let Some(first) = seen.iter().position(|other| *other == identity) {
+            faults.push(Fault::new(path.index(at), format!("{identity} is already at [{first}]: remove one of them")));
+        }
+        seen.push(identity);
+    }
+    faults
+}

@@ -1,0 +1,13 @@
+//! The data of a Secret: never printed, never written to the store.
+
+use std::{collections::BTreeMap, fmt};
+
+/// Values by key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
+
+impl fmt::Debug for SecretData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

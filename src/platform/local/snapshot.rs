@@ -1,0 +1,225 @@
+//! The folder as one snapshot: what is declared, compared with what is known, gives what changes. Pure.
+//!
+//! - A file that can't be read, and a document that is broken, keep their last good resources.
+//! - Nothing is deleted while anything is broken, nor because the folder is empty or gone.
+//! - What is no longer declared is deleted after a grace period.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::{
+    kinds::Kinds,
+    manifest::{self, Declared, Manifest, Reading},
+    records::LocalRecord,
+    secret::SecretData,
+};
+use crate::platform::{ObjectKey, Problem, Severity};
+
+/// What was read from the disk at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// As the user named it.
+    pub name: String,
+    /// Files by name, in order; or why the folder can't be read.
+    pub files: Result<Vec<File>, String>,
+}
+
+/// A file, or why it can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    pub name: String,
+    pub text: Result<String, String>,
+}
+
+/// What is known from before.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub records: BTreeMap<ObjectKey, LocalRecord>,
+    pub secrets: BTreeMap<ObjectKey, SecretData>,
+    /// Since when something known is not declared.
+    pub missing: BTreeMap<ObjectKey, Timestamp>,
+    /// The greatest that was given.
+    pub resource_version: i64,
+}
+
+/// What changes.
+#[derive(Debug)]
+pub struct Plan {
+    /// New and changed records.
+    pub puts: Vec<LocalRecord>,
+    /// Records that go.
+    pub deletes: Vec<ObjectKey>,
+    /// All Secrets, from now on.
+    pub secrets: BTreeMap<ObjectKey, SecretData>,
+    pub missing: BTreeMap<ObjectKey, Timestamp>,
+    /// What a person should mend now.
+    pub problems: Vec<Problem>,
+}
+
+/// Compares a folder with what is known.
+pub fn plan(
+    folder: &Folder,
+    kinds: &Kinds,
+    state: &State,
+    grace: SignedDuration,
+    now: Timestamp,
+    mut new_uid: impl FnMut() -> String,
+) -> Plan {
+    let mut reading = read(folder, kinds);
+    let declared = unique(&mut reading);
+    let mut version = state.resource_version;
+    let mut puts = Vec::new();
+    let mut secrets = state.secrets.clone();
+    for (key, manifest) in &declared {
+        match &manifest.content {
+            Declared::Secret(data) => {
+                secrets.insert(key.clone(), data.clone());
+            }
+            Declared::Resource(object) => {
+                let old = state.records.get(key);
+                if let Some(new) = changed(old, key, object, version + 1, now, &mut new_uid) {
+                    version += 1;
+                    puts.push(new);
+                }
+            }
+        }
+    }
+    let known: BTreeSet<&ObjectKey> = state.records.keys().chain(state.secrets.keys()).collect();
+    let gone: Vec<&ObjectKey> = known.into_iter().filter(|key| !declared.contains_key(*key)).collect();
+    let mut missing = BTreeMap::new();
+    let mut deletes = Vec::new();
+    if declared.is_empty() && gone.is_empty() && reading.problems.is_empty() {
+        let message = "there are no manifests here (*.yaml, *.yml, *.json)";
+        reading.problems.push(Problem::warning(message).at(&folder.name, 0));
+    }
+    if let Some(reason) = keeps_everything(folder, &reading, &declared) {
+        reading.problems.extend(kept(&gone, reason, &reading.problems));
+    } else {
+        for key in gone {
+            let since = state.missing.get(key).copied().unwrap_or(now);
+            if now.duration_since(since) < grace {
+                missing.insert(key.clone(), since);
+            } else if secrets.remove(key).is_none() {
+                deletes.push(key.clone());
+            }
+        }
+    }
+    Plan { puts, deletes, secrets, missing, problems: reading.problems }
+}
+
+fn read(folder: &Folder, kinds: &Kinds) -> Reading {
+    let mut all = Reading::default();
+    let files = match &folder.files {
+        Ok(files) => files,
+        Err(why) => {
+            let message = format!("the folder can't be read: {why}");
+            all.problems.push(Problem::error(message).at(&folder.name, 0));
+            return all;
+        }
+    };
+    for file in files {
+        match &file.text {
+            Ok(text) => {
+                let reading = manifest::read(&file.name, text, kinds);
+                all.manifests.extend(reading.manifests);
+                all.problems.extend(reading.problems);
+            }
+            Err(why) => {
+                let message = format!("can't be read: {why}");
+                all.problems.push(Problem::error(message).at(&file.name, 0));
+            }
+        }
+    }
+    all
+}
+
+/// The manifests by key. Of what is declared twice none counts: nobody can tell which is meant.
+fn unique(reading: &mut Reading) -> BTreeMap<ObjectKey, Manifest> {
+    let mut by_key: BTreeMap<ObjectKey, Vec<Manifest>> = BTreeMap::new();
+    for manifest in std::mem::take(&mut reading.manifests) {
+        by_key.entry(manifest.key.clone()).or_default().push(manifest);
+    }
+    let mut declared = BTreeMap::new();
+    for (key, mut manifests) in by_key {
+        if manifests.len() == 1 {
+            declared.extend(manifests.pop().map(|manifest| (key, manifest)));
+            continue;
+        }
+        let first = &manifests[0].place;
+        for other in &manifests[1..] {
+            let message = format!("is declared in {}:{} already: remove one of them", first.file, first.line);
+            let problem = Problem::error(message).about(&key);
+            reading.problems.push(problem.at(&other.place.file, other.place.line));
+        }
+    }
+    declared
+}
+
+/// The new record, when anything differs.
+fn changed(
+    old: Option<&LocalRecord>,
+    key: &ObjectKey,
+    object: &Value,
+    resource_version: i64,
+    now: Timestamp,
+    new_uid: &mut impl FnMut() -> String,
+) -> Option<LocalRecord> {
+    let Some(old) = old else {
+        return Some(LocalRecord {
+            key: key.clone(),
+            uid: new_uid(),
+            generation: 1,
+            resource_version,
+            created_at: now,
+            manifest: object.clone(),
+            status: None,
+        });
+    };
+    if old.manifest == *object {
+        return None;
+    }
+    let same_spec = without_metadata(&old.manifest).eq(without_metadata(object));
+    Some(LocalRecord {
+        generation: old.generation + i64::from(!same_spec),
+        resource_version,
+        manifest: object.clone(),
+        ..old.clone()
+    })
+}
+
+fn without_metadata(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    object.as_object().into_iter().flatten().filter(|(key, _)| *key != "metadata" && *key != "apiVersion")
+}
+
+/// Why nothing is deleted now, if so.
+fn keeps_everything(
+    folder: &Folder,
+    reading: &Reading,
+    declared: &BTreeMap<ObjectKey, Manifest>,
+) -> Option<&'static str> {
+    if folder.files.is_err() {
+        Some("until the folder can be read")
+    } else if reading.problems.iter().any(|p| p.severity == Severity::Error) {
+        Some("until every error of the folder is mended")
+    } else if declared.is_empty() {
+        Some("because an emptied folder deletes nothing; `ostler down` ends it")
+    } else {
+        None
+    }
+}
+
+/// Says what stays although it is not declared. A resource with a problem of its own is not news.
+fn kept(gone: &[&ObjectKey], reason: &str, problems: &[Problem]) -> Vec<Problem> {
+    gone.iter()
+        .filter(|key| {
+            let name = key.to_string();
+            !problems.iter().any(|p| p.about.as_ref() == Some(&name))
+        })
+        .map(|key| Problem::warning(format!("keeps its last good version {reason}")).about(key))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! What a person should mend, as data: printed by `up`, shown by the API.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::ObjectKey;
+
+/// Whether something declared is not in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Severity {
+    /// It is not in force until it is mended; the last good version, if any, still is.
+    Error,
+    /// It is ignored, and nothing is lost.
+    Warning,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// As seen from the folder: `ollama.yaml`.
+    pub file: String,
+    /// From 1; 0 when the whole file is meant.
+    pub line: usize,
+}
+
+/// One thing to mend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub severity: Severity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// `LLMBackend default/ollama`, where that much is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// `spec.models[0].name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+}
+
+impl Problem {
+    pub fn error(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, place: None, about: None, field: None, message: message.into() }
+    }
+
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(message) }
+    }
+
+    pub fn at(mut self, file: &str, line: usize) -> Self {
+        self.place = Some(Place { file: file.to_owned(), line });
+        self
+    }
+
+    pub fn about(mut self, key: &ObjectKey) -> Self {
+        self.about = Some(key.to_string());
+        self
+    }
+
+    pub fn field(mut self, field: impl fmt::Display) -> Self {
+        self.field = Some(field.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    /// `ollama.yaml:12: LLMBackend default/ollama: spec.url: is required`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(Place { file, line: 0 }) => write!(f, "{file}: ")?,
+            Some(Place { file, line }) => write!(f, "{file}:{line}: ")?,
+            None => {}
+        }
+        if let Some(about) = &self.about {
+            write!(f, "{about}: ")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
