@@ -1,5 +1,8 @@
 //! HostAgent: an `ostler agent` on some machine.
 
+// kube's printcolumn repeats its keys for each column.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;

@@ -1,5 +1,8 @@
 //! LLMBackend: an inference server that is kept serving.
 
+// kube's printcolumn repeats its keys for each column.
+#![allow(clippy::duplicated_attributes)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
