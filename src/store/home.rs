@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::postgres::{self, DatabaseUrl, PostgresStore};
 use super::sqlite::{Hold, SqliteStore};
 use super::{Store, StoreError};
 
 /// Where an installation keeps its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Home {
     /// A data folder with an SQLite database.
     Folder { path: PathBuf, hold: Hold },
+    /// A schema of a PostgreSQL database.
+    Postgres(DatabaseUrl),
 }
 
 /// What a migration did.
@@ -38,6 +41,7 @@ pub async fn open(home: &Home, installation: Option<Uuid>) -> Result<Arc<dyn Sto
             let (store, _) = SqliteStore::open_and_migrate(path, *hold, installation, false).await?;
             Ok(Arc::new(store))
         }
+        Home::Postgres(url) => Ok(Arc::new(PostgresStore::open(url, installation).await?)),
     }
 }
 
@@ -52,5 +56,6 @@ pub async fn migrate(home: &Home, installation: Option<Uuid>, adopt: bool) -> Re
             let (store, applied) = SqliteStore::open_and_migrate(path, Hold::Lock, installation, adopt).await?;
             Ok(Migrated { installation: store.id(), applied })
         }
+        Home::Postgres(url) => postgres::migrate(url, installation, adopt).await,
     }
 }

@@ -7,6 +7,7 @@ mod admit;
 mod clock;
 mod error;
 mod home;
+pub mod postgres;
 mod rows;
 mod schema;
 pub mod sqlite;

@@ -1,10 +1,10 @@
 //! The embedded migrations, and which schema this binary can work with.
 
 use sqlx::migrate::Migrator;
+use uuid::Uuid;
 
 use super::StoreError;
 
-#[allow(dead_code)]
 pub(super) static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 pub(super) static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -47,6 +47,19 @@ pub(super) fn usable(found: Found, known: i64) -> Result<(), StoreError> {
     match fit(found, known)? {
         Fit::Usable => Ok(()),
         Fit::Older => Err(StoreError::OlderSchema { found: found.version, known }),
+    }
+}
+
+/// The id that is to be recorded: the one that is there, else the expected one, else a new one. A recorded id and another
+/// expected one don't go together, unless `adopt`.
+pub(super) fn installation(recorded: Option<Uuid>, expected: Option<Uuid>, adopt: bool) -> Result<Uuid, StoreError> {
+    match (recorded, expected) {
+        (Some(found), Some(expected)) if found != expected && !adopt => {
+            Err(StoreError::OtherInstallation { found, expected })
+        }
+        (_, Some(expected)) => Ok(expected),
+        (Some(found), None) => Ok(found),
+        (None, None) => Ok(Uuid::new_v4()),
     }
 }
 

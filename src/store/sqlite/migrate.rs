@@ -70,8 +70,7 @@ async fn copy(pool: &SqlitePool, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(&part, to).map_err(failed)
 }
 
-/// The installation's id: recorded on first use. `expected` and another recorded one don't go together, unless told to
-/// adopt.
+/// The installation's id: recorded on first use.
 pub(super) async fn installation(pool: &SqlitePool, expected: Option<Uuid>, adopt: bool) -> Result<Uuid, StoreError> {
     let recorded: Option<String> =
         sqlx::query_scalar("SELECT id FROM installation WHERE one = 1").fetch_optional(pool).await?;
@@ -82,15 +81,10 @@ pub(super) async fn installation(pool: &SqlitePool, expected: Option<Uuid>, adop
         ),
         None => None,
     };
-    let id = match (recorded, expected) {
-        (Some(found), Some(expected)) if found != expected && !adopt => {
-            return Err(StoreError::OtherInstallation { found, expected });
-        }
-        (Some(found), None) => return Ok(found),
-        (Some(found), Some(expected)) if found == expected => return Ok(found),
-        (_, Some(expected)) => expected,
-        (None, None) => Uuid::new_v4(),
-    };
+    let id = schema::installation(recorded, expected, adopt)?;
+    if recorded == Some(id) {
+        return Ok(id);
+    }
     sqlx::query("INSERT INTO installation (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id")
         .bind(id.to_string())
         .execute(pool)

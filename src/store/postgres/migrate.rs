@@ -1,0 +1,116 @@
+//! Brings the schema up to date, one process at a time.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+use uuid::Uuid;
+
+use super::DatabaseUrl;
+use crate::store::schema::{self, Fit, Found};
+use crate::store::{Migrated, StoreError};
+
+/// How long one waits for another process that migrates.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_RETRY: Duration = Duration::from_millis(200);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the schema says about itself.
+pub(super) async fn found(connection: &mut PgConnection) -> Result<Found, StoreError> {
+    let there: bool = sqlx::query_scalar(
+        "SELECT to_regclass('_sqlx_migrations') IS NOT NULL AND to_regclass('schema_compatibility') IS NOT NULL",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !there {
+        return Ok(Found::default());
+    }
+    let (version, oldest_reader) = sqlx::query_as(
+        "SELECT version, oldest_reader FROM _sqlx_migrations LEFT JOIN schema_compatibility USING (version)
+         ORDER BY version DESC LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await?
+    .unwrap_or((0, None));
+    Ok(Found { version, oldest_reader })
+}
+
+/// The id of the installation that the schema belongs to.
+pub(super) async fn recorded(connection: &mut PgConnection) -> Result<Option<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT id FROM installation").fetch_optional(connection).await?)
+}
+
+/// Makes the schema when it is not there, applies what is missing, records the installation's id.
+pub(in crate::store) async fn migrate(
+    url: &DatabaseUrl,
+    expected: Option<Uuid>,
+    adopt: bool,
+) -> Result<Migrated, StoreError> {
+    let place = url.place();
+    let options = url.options(None);
+    let connecting = tokio::time::timeout(CONNECT_PATIENCE, PgConnection::connect_with(&options));
+    let mut connection = connecting
+        .await
+        .map_err(|_| StoreError::Unavailable(format!("no connection to {place} within {CONNECT_PATIENCE:?}")))??;
+    lock(&mut connection, url).await?;
+    make_schema(&mut connection, url.schema()).await?;
+    let applied = apply(&mut connection).await?;
+    let installation = record(&mut connection, expected, adopt).await?;
+    // The lock ends with the session.
+    connection.close().await?;
+    Ok(Migrated { installation, applied })
+}
+
+async fn lock(connection: &mut PgConnection, url: &DatabaseUrl) -> Result<(), StoreError> {
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    let name = format!("ostler migrates {}", url.schema());
+    loop {
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtextextended($1, 0))")
+            .bind(&name)
+            .fetch_one(&mut *connection)
+            .await?;
+        if taken {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let why = format!("another process has been migrating schema {} for {LOCK_PATIENCE:?}", url.schema());
+            return Err(StoreError::Unavailable(why));
+        }
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
+}
+
+/// A schema that somebody made for us is used as it is: our role need not be allowed to make one.
+async fn make_schema(connection: &mut PgConnection, schema: &str) -> Result<(), StoreError> {
+    let there: bool =
+        sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL").bind(schema).fetch_one(&mut *connection).await?;
+    if !there {
+        // The URL's reader let only plain names through.
+        let statement = format!("CREATE SCHEMA \"{schema}\"");
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?;
+    }
+    Ok(())
+}
+
+async fn apply(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let migrator = &schema::POSTGRES;
+    let found = found(connection).await?;
+    if schema::fit(found, schema::newest(migrator))? == Fit::Usable {
+        return Ok(0);
+    }
+    migrator.run(&mut *connection).await?;
+    let missing = migrator.iter().filter(|migration| migration.version > found.version).count();
+    Ok(i64::try_from(missing).unwrap_or(i64::MAX))
+}
+
+async fn record(connection: &mut PgConnection, expected: Option<Uuid>, adopt: bool) -> Result<Uuid, StoreError> {
+    let recorded = recorded(connection).await?;
+    let id = schema::installation(recorded, expected, adopt)?;
+    if recorded != Some(id) {
+        sqlx::query("INSERT INTO installation (one, id) VALUES (true, $1) ON CONFLICT (one) DO UPDATE SET id = $1")
+            .bind(id)
+            .execute(connection)
+            .await?;
+    }
+    Ok(id)
+}

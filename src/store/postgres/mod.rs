@@ -1,0 +1,183 @@
+//! The store in PostgreSQL: one schema per installation, leases by the database's own clock.
+//!
+//! The schema is `ostler`, or what the URL's parameter `ostler_schema` names; it is the whole `search_path`. A connection of
+//! its own session is needed (no statement pooling in between). A database that does not answer becomes
+//! [`StoreError::Unavailable`] within [`PATIENCE`], and every operation tries anew, so that it heals by itself.
+
+mod controls;
+mod journal;
+mod leadership;
+mod local;
+mod migrate;
+mod projections;
+mod slots;
+mod text;
+mod url;
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnection, PgPoolOptions, PgRow};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{FromRow, PgPool, Postgres};
+use uuid::Uuid;
+
+use super::rows::LeadershipRecord;
+use super::{Fence, StoreError, schema};
+
+pub(super) use migrate::migrate;
+pub use url::DatabaseUrl;
+
+/// How long one operation may take, with everything that it waits for.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long one waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECTIONS: u32 = 8;
+const IDLE: Duration = Duration::from_secs(300);
+
+/// The store of one schema of a PostgreSQL database.
+pub struct PostgresStore {
+    pool: PgPool,
+    installation: Uuid,
+    /// Host and port, for messages.
+    place: String,
+}
+
+impl PostgresStore {
+    /// Connects, and checks that the schema is one that this release can work with.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; [`StoreError::OlderSchema`] and [`StoreError::NewerSchema`];
+    /// [`StoreError::OtherInstallation`] when `expected` is not the id recorded there.
+    pub async fn open(url: &DatabaseUrl, expected: Option<Uuid>) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(IDLE)
+            .connect_lazy_with(url.options(Some(PATIENCE)));
+        let mut store = Self { pool, installation: Uuid::nil(), place: url.place() };
+        store.installation = within(&store.place, async {
+            let mut session = store.session().await?;
+            let known = schema::newest(&schema::POSTGRES);
+            let found = migrate::found(session.connection()).await?;
+            schema::usable(found, known)?;
+            let recorded = migrate::recorded(session.connection()).await?;
+            session.end();
+            recorded.ok_or(StoreError::OlderSchema { found: found.version, known })
+        })
+        .await?;
+        match expected {
+            Some(expected) if expected != store.installation => {
+                Err(StoreError::OtherInstallation { found: store.installation, expected })
+            }
+            _ => Ok(store),
+        }
+    }
+
+    /// A connection without a transaction.
+    async fn session(&self) -> Result<Session, StoreError> {
+        let connection = self.pool.acquire().await.map_err(|error| match error {
+            sqlx::Error::PoolTimedOut => {
+                StoreError::Unavailable(format!("no connection to {} within {ACQUIRE_TIMEOUT:?}", self.place))
+            }
+            other => other.into(),
+        })?;
+        Ok(Session { connection, ended: false })
+    }
+
+    /// A connection in a transaction.
+    async fn write(&self) -> Result<Session, StoreError> {
+        let mut session = self.session().await?;
+        sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(session.connection()).await?;
+        Ok(session)
+    }
+
+    /// A transaction of the leader. The lead can't change until it ends; it is refused when the lead is somebody else's,
+    /// or lapsed.
+    async fn write_fenced(&self, fence: &Fence) -> Result<Session, StoreError> {
+        let mut session = self.write().await?;
+        let record: LeadershipRecord = sqlx::query_as(leadership::READ_LOCKED).fetch_one(session.connection()).await?;
+        match record.admits(fence) {
+            Ok(()) => Ok(session),
+            Err(fenced) => {
+                session.roll_back().await?;
+                Err(fenced)
+            }
+        }
+    }
+
+    /// One statement that writes; returns how many rows it touched.
+    async fn execute(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+        self.within(async {
+            let mut session = self.session().await?;
+            let done = statement.execute(session.connection()).await?;
+            session.end();
+            Ok(done.rows_affected())
+        })
+        .await
+    }
+
+    /// One statement that gives rows.
+    async fn fetch<T>(&self, statement: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.within(async {
+            let mut session = self.session().await?;
+            let rows = statement.fetch_all(session.connection()).await?;
+            session.end();
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Bounds an operation. What is dropped in the middle closes its connection: see [`Session`].
+    async fn within<T>(&self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        within(&self.place, operation).await
+    }
+}
+
+async fn within<T>(place: &str, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(PATIENCE, operation).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Unavailable(format!("no answer of {place} within {PATIENCE:?}"))),
+    }
+}
+
+/// A connection that goes back to the pool only after it was brought to a good end. One that was dropped in the middle of
+/// something (an error, a timeout) is closed: its state is unknown, and its server may be hanging.
+struct Session {
+    connection: PoolConnection<Postgres>,
+    ended: bool,
+}
+
+impl Session {
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// For a session without a transaction.
+    fn end(mut self) {
+        self.ended = true;
+    }
+
+    async fn commit(mut self) -> Result<(), StoreError> {
+        sqlx::raw_sql("COMMIT").execute(self.connection()).await?;
+        self.ended = true;
+        Ok(())
+    }
+
+    async fn roll_back(mut self) -> Result<(), StoreError> {
+        sqlx::raw_sql("ROLLBACK").execute(self.connection()).await?;
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.connection.close_on_drop();
+        }
+    }
+}

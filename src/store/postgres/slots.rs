@@ -1,0 +1,234 @@
+//! Servers and their slots. The lock of the server's row is the lock under which slots are given and renewed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::FromRow;
+use sqlx::postgres::PgConnection;
+
+use super::{PostgresStore, Session};
+use crate::store::admit::{Decision, SlotRecord, decide, occupancy, occupied_rows};
+use crate::store::rows::{ServerRecord, admission_word, purpose_word};
+use crate::store::stamp::Stamp;
+use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotRequest, SlotRow, Slots, StoreError};
+
+/// A server, with the database's time.
+#[derive(FromRow)]
+struct TimedServer {
+    #[sqlx(flatten)]
+    server: ServerRecord,
+    now: Stamp,
+}
+
+#[async_trait]
+impl Slots for PostgresStore {
+    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError> {
+        if self.server(&server.url).await?.as_ref() == Some(server) {
+            return Ok(());
+        }
+        self.within(async {
+            let mut session = self.write_fenced(fence).await?;
+            sqlx::query(
+                "INSERT INTO servers (url, slot_limit, admission, instance) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (url) DO UPDATE SET slot_limit = $2, admission = $3, instance = $4",
+            )
+            .bind(&server.url)
+            .bind(server.limit)
+            .bind(admission_word(server.admission))
+            .bind(&server.instance)
+            .execute(session.connection())
+            .await?;
+            session.commit().await
+        })
+        .await
+    }
+
+    async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError> {
+        let server =
+            sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers WHERE url = $1").bind(url);
+        let records: Vec<ServerRecord> = self.fetch(server).await?;
+        records.into_iter().next().map(ServerRow::try_from).transpose()
+    }
+
+    async fn take_slot(&self, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
+        self.within(async {
+            let mut session = self.write().await?;
+            let answer = give(session.connection(), request).await?;
+            match answer {
+                SlotAnswer::Given(_) => session.commit().await?,
+                SlotAnswer::Full { .. } | SlotAnswer::Closed => session.roll_back().await?,
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    async fn renew_slot(
+        &self,
+        slot: &Slot,
+        lease: Duration,
+        last_token_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut session = self.write().await?;
+            match extend(&mut session, slot, lease, last_token_at).await {
+                Ok(()) => session.commit().await,
+                Err(fenced @ StoreError::Fenced(_)) => {
+                    session.roll_back().await?;
+                    Err(fenced)
+                }
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError> {
+        let release = sqlx::query(
+            "UPDATE slots SET frees_at = clock_timestamp() + $5 * interval '1 microsecond'
+             WHERE server_url = $1 AND number = $2 AND holder = $3 AND epoch = $4 AND frees_at IS NULL",
+        )
+        .bind(&slot.server_url)
+        .bind(slot.number)
+        .bind(&slot.holder)
+        .bind(slot.epoch)
+        .bind(i64::try_from(linger.as_micros()).unwrap_or(i64::MAX));
+        self.execute(release).await?;
+        Ok(())
+    }
+
+    async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError> {
+        self.within(async {
+            let mut session = self.write_fenced(fence).await?;
+            lock_server(session.connection(), url).await?;
+            let aborted = sqlx::query(
+                "UPDATE slots SET aborted = true WHERE server_url = $1 AND NOT aborted AND frees_at IS NULL
+                 AND greatest(lease_expires_at, call_ends_at) > clock_timestamp()",
+            )
+            .bind(url)
+            .execute(session.connection())
+            .await?;
+            session.commit().await?;
+            Ok(aborted.rows_affected())
+        })
+        .await
+    }
+
+    async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError> {
+        self.within(async {
+            let mut session = self.session().await?;
+            let server: Option<TimedServer> = sqlx::query_as(
+                "SELECT url, slot_limit, admission, instance, clock_timestamp() AS now FROM servers WHERE url = $1",
+            )
+            .bind(url)
+            .fetch_optional(session.connection())
+            .await?;
+            let slots = rows(session.connection(), url).await?;
+            session.end();
+            match server {
+                Some(TimedServer { server, now }) => occupied_rows(slots, server.instance.as_deref(), now),
+                None => Ok(Vec::new()),
+            }
+        })
+        .await
+    }
+
+    async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        self.within(async {
+            let mut session = self.session().await?;
+            let timed: Vec<TimedServer> = sqlx::query_as(
+                "SELECT url, slot_limit, admission, instance, clock_timestamp() AS now FROM servers ORDER BY url",
+            )
+            .fetch_all(session.connection())
+            .await?;
+            let slots: Vec<SlotRecord> = sqlx::query_as(
+                "SELECT * FROM slots WHERE coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock_timestamp()",
+            )
+            .fetch_all(session.connection())
+            .await?;
+            session.end();
+            let Some(now) = timed.first().map(|first| first.now) else { return Ok(Vec::new()) };
+            Ok(occupancy(timed.into_iter().map(|timed| timed.server).collect(), &slots, now))
+        })
+        .await
+    }
+}
+
+/// Locks the server's row. The time is read after the lock was given.
+async fn lock_server(connection: &mut PgConnection, url: &str) -> Result<Option<(ServerRow, Stamp)>, StoreError> {
+    let timed: Option<TimedServer> = sqlx::query_as(
+        "WITH server AS MATERIALIZED
+            (SELECT url, slot_limit, admission, instance FROM servers WHERE url = $1 FOR UPDATE)
+         SELECT url, slot_limit, admission, instance, clock_timestamp() AS now FROM server",
+    )
+    .bind(url)
+    .fetch_optional(connection)
+    .await?;
+    timed.map(|TimedServer { server, now }| Ok((server.try_into()?, now))).transpose()
+}
+
+/// A statement of its own after the lock: so it sees what the lock's previous holder committed.
+async fn rows(connection: &mut PgConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
+    let all = sqlx::query_as("SELECT * FROM slots WHERE server_url = $1 ORDER BY number");
+    Ok(all.bind(url).fetch_all(connection).await?)
+}
+
+async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
+    let Some((server, now)) = lock_server(connection, &request.server_url).await? else {
+        return Ok(SlotAnswer::Closed);
+    };
+    let slots = rows(connection, &server.url).await?;
+    let (number, epoch) = match decide(&server, &slots, request.purpose, now) {
+        Decision::Give { number, epoch } => (number, epoch),
+        Decision::Refuse(answer) => return Ok(answer),
+    };
+    sqlx::query(
+        "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
+            last_token_at, instance, aborted, frees_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, $10, false, NULL)
+         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7,
+            lease_expires_at = $8, call_ends_at = $9, last_token_at = NULL, instance = $10, aborted = false,
+            frees_at = NULL",
+    )
+    .bind(&server.url)
+    .bind(number)
+    .bind(&request.holder)
+    .bind(epoch)
+    .bind(purpose_word(request.purpose))
+    .bind(&request.model)
+    .bind(now)
+    .bind(now.after(request.lease))
+    .bind(now.after(request.call_within))
+    .bind(&server.instance)
+    .execute(connection)
+    .await?;
+    Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))
+}
+
+async fn extend(
+    session: &mut Session,
+    slot: &Slot,
+    lease: Duration,
+    last_token_at: Option<Timestamp>,
+) -> Result<(), StoreError> {
+    let server = lock_server(session.connection(), &slot.server_url).await?;
+    let slots = rows(session.connection(), &slot.server_url).await?;
+    let record = slots.into_iter().find(|record| record.number == slot.number);
+    let (Some((server, now)), Some(record)) = (server, record) else {
+        return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
+    };
+    record.renewable(slot, server.instance.as_deref(), now)?;
+    sqlx::query(
+        "UPDATE slots SET lease_expires_at = $3, last_token_at = greatest(last_token_at, $4)
+         WHERE server_url = $1 AND number = $2",
+    )
+    .bind(&slot.server_url)
+    .bind(slot.number)
+    .bind(now.after(lease))
+    // A clock that is ahead must not hide a stall.
+    .bind(last_token_at.map(|at| Stamp::from(at).min(now)))
+    .execute(session.connection())
+    .await?;
+    Ok(())
+}
