@@ -7,6 +7,8 @@ mod admit;
 mod clock;
 mod error;
 mod home;
+mod lead;
+mod pause;
 pub mod postgres;
 mod rows;
 mod schema;
@@ -21,6 +23,8 @@ use uuid::Uuid;
 
 pub use clock::BootInstant;
 pub use home::{Home, Migrated, migrate, open};
+pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
+pub use pause::PauseGuard;
 pub use types::*;
 
 /// How long the rows of a backend that is gone are kept.

@@ -3,3 +3,4 @@
 mod chart;
 mod parts;
 mod real;
+mod store;
