@@ -1,9 +1,22 @@
 //! The command line: one file per subcommand, each with its `Args` and a `run`. What a command needs is built here and
 //! in [`up`] and [`controller`], and passed down.
 
+mod act;
+mod client;
 mod completions;
+mod data_dir;
+mod down;
 mod error;
+mod events;
+mod get;
+mod kube;
+mod names;
+mod output;
+mod pause;
+mod service;
 mod simulate;
+mod status;
+mod target;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -11,7 +24,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry;
 
+pub use client::ApiClient;
+pub use data_dir::{DataDir, Endpoint};
 pub use error::CliError;
+pub use target::Target;
 
 /// Keeps LLM servers as declared, and heals them.
 #[derive(Debug, Parser)]
@@ -36,12 +52,23 @@ pub struct Global {
     /// Reach the Ostler of the current kubeconfig context, by port-forward (as `kubectl ostler` does)
     #[arg(long, global = true, conflicts_with_all = ["data_dir", "server"])]
     pub kube: bool,
-    /// Namespace of the resources
-    #[arg(short, long, global = true)]
-    pub namespace: Option<String>,
+    /// Namespace of the resources; `controller` takes several: those that it watches
+    #[arg(short, long = "namespace", global = true, value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
     /// How logs are written; OSTLER_LOG filters them (`debug`, `ostler=debug,kube=info`)
     #[arg(long, global = true, value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+impl Global {
+    /// The one namespace of a command that takes one.
+    pub fn namespace(&self) -> Result<Option<String>, CliError> {
+        match self.namespaces.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one.clone())),
+            several => Err(CliError::misused(format!("-n is given {} times: this command takes one", several.len()))),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -62,8 +89,25 @@ impl From<LogFormat> for telemetry::LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Completions(completions::Args),
+    Status(status::Args),
+    Get(get::Args),
+    Events(events::Args),
+    /// Look at a resource now; where a human was asked, begin anew
+    Reconcile(act::Args),
+    /// Leave a resource alone: it is probed, and nothing else
+    Suspend(act::Args),
+    /// End a suspension
+    Resume(act::Args),
+    /// Stop a service and keep it stopped, until `start`
+    Stop(service::Args),
+    /// Start a service, and end the hold of `stop`
+    Start(service::Args),
+    Pause(pause::Args),
+    /// End the pause
+    Unpause,
+    Down(down::Args),
     Simulate(simulate::Args),
+    Completions(completions::Args),
 }
 
 /// Parses, builds the runtime, runs. Exit codes: 0 done, 1 failed, 2 misused, 3 not healthy (`status --check`).
@@ -84,9 +128,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
-    match cli.command {
-        Command::Completions(args) => completions::run(&args),
+    let Cli { global, command } = cli;
+    match command {
+        Command::Status(args) => block_on(status::run(args, &global)),
+        Command::Get(args) => block_on(get::run(args, &global)),
+        Command::Events(args) => block_on(events::run(args, &global)),
+        Command::Reconcile(args) => block_on(act::run(act::Verb::Reconcile, args, &global)),
+        Command::Suspend(args) => block_on(act::run(act::Verb::Suspend, args, &global)),
+        Command::Resume(args) => block_on(act::run(act::Verb::Resume, args, &global)),
+        Command::Stop(args) => block_on(service::run(service::Verb::Stop, args, &global)),
+        Command::Start(args) => block_on(service::run(service::Verb::Start, args, &global)),
+        Command::Pause(args) => block_on(pause::run(args, &global)),
+        Command::Unpause => block_on(pause::unpause(&global)),
+        Command::Down(args) => block_on(down::run(args, &global)),
         Command::Simulate(args) => block_on(simulate::run(args)),
+        Command::Completions(args) => completions::run(&args),
     }
 }
 

@@ -1,0 +1,63 @@
+//! `ostler reconcile`, `suspend` and `resume`.
+
+use super::{CliError, Global, Target, names, output::print};
+use crate::http::{Changed, Kind};
+
+/// What is done to a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Reconcile,
+    Suspend,
+    Resume,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// KIND/NAME, such as llm/ollama
+    resource: String,
+}
+
+pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
+    let (kind, name) = names::one(&args.resource)?;
+    let target = Target::of(global).await?;
+    let namespace = target.namespace_of_one();
+    let message = match &target.cluster {
+        Some(cluster) => in_cluster(verb, cluster, kind, namespace, &name).await?,
+        None => {
+            let word = match verb {
+                Verb::Reconcile => "reconcile",
+                Verb::Suspend => "suspend",
+                Verb::Resume => "resume",
+            };
+            let path = [kind.plural, namespace, &name, word];
+            let changed: Changed = target.api.post(&path, &[], None::<&()>).await?;
+            changed.message
+        }
+    };
+    print(&format!("{message} · {}\n", target.place))
+}
+
+/// By the caller's own kubeconfig, so that the API server decides and records who it was.
+async fn in_cluster(
+    verb: Verb,
+    cluster: &super::kube::Cluster,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<String, CliError> {
+    let about = format!("{} {namespace}/{name}", kind.kind);
+    Ok(match verb {
+        Verb::Reconcile => {
+            cluster.request_reconcile(kind, namespace, name).await?;
+            format!("{about} is looked at now")
+        }
+        Verb::Suspend => {
+            cluster.suspend(kind, namespace, name, true).await?;
+            format!("{about} is suspended (spec.suspend: true)")
+        }
+        Verb::Resume => {
+            cluster.suspend(kind, namespace, name, false).await?;
+            format!("{about} is resumed (spec.suspend: false)")
+        }
+    })
+}

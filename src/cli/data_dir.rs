@@ -1,0 +1,153 @@
+//! The data folder of an `ostler up`, and `endpoint.json` in it: where it listens, and the token that opens the door.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{CliError, Global};
+
+const ENDPOINT: &str = "endpoint.json";
+
+/// A data folder. It may not exist yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir(PathBuf);
+
+/// How to reach an `ostler up` on this machine. Its `Debug` does not show the token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `http://127.0.0.1:9180`
+    pub address: String,
+    pub token: String,
+    pub pid: u32,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("address", &self.address).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl DataDir {
+    /// `--data-dir`, else OSTLER_DATA_DIR, else the folder of the user: XDG's data folder, or Application Support.
+    pub fn of(global: &Global) -> Result<Self, CliError> {
+        if let Some(given) = &global.data_dir {
+            return Ok(Self(given.clone()));
+        }
+        let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        if let Some(given) = env("OSTLER_DATA_DIR") {
+            return Ok(Self(given));
+        }
+        default_folder(env("XDG_DATA_HOME"), env("HOME"), cfg!(target_os = "macos")).map(Self).ok_or_else(|| {
+            CliError::failed("no folder for data: HOME is not set; say where with --data-dir DIR or OSTLER_DATA_DIR")
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn endpoint_file(&self) -> PathBuf {
+        self.0.join(ENDPOINT)
+    }
+
+    /// Makes the folder, for its owner only, with a `.gitignore` that keeps it out of any repository.
+    pub fn create(&self) -> Result<(), CliError> {
+        let failed = |what: &Path, e: io::Error| {
+            CliError::failed(format!("can't write {}: {e}; choose another folder with --data-dir DIR", what.display()))
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(|e| failed(&self.0, e))?;
+        let ignore = self.0.join(".gitignore");
+        if !ignore.exists() {
+            fs::write(&ignore, "*\n").map_err(|e| failed(&ignore, e))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces `endpoint.json`, readable by its owner only, in one step.
+    pub fn write_endpoint(&self, endpoint: &Endpoint) -> Result<(), CliError> {
+        let file = self.endpoint_file();
+        let failed = |e: io::Error| CliError::failed(format!("can't write {}: {e}", file.display()));
+        let text = serde_json::to_string_pretty(endpoint).map_err(|e| failed(e.into()))?;
+        let new = self.0.join(format!("{ENDPOINT}.{}", std::process::id()));
+        let mut out =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
+        // The mode above is for new files only.
+        out.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
+        fs::rename(&new, &file).map_err(failed)
+    }
+
+    /// `None`: no `up` has written one, or the last one ended well.
+    pub fn read_endpoint(&self) -> Result<Option<Endpoint>, CliError> {
+        let file = self.endpoint_file();
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| CliError::failed(format!("can't read {}: {e}; start `ostler up` again", file.display()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(CliError::failed(format!("can't read {}: {e}", file.display()))),
+        }
+    }
+
+    /// Removes `endpoint.json` if it is still this process's.
+    pub fn remove_endpoint(&self) {
+        if let Ok(Some(endpoint)) = self.read_endpoint()
+            && endpoint.pid == std::process::id()
+        {
+            // What is left behind names a pid that is gone: whoever reads it is told so.
+            let _ = fs::remove_file(self.endpoint_file());
+        }
+    }
+}
+
+fn default_folder(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> Option<PathBuf> {
+    match (xdg, home) {
+        // The XDG specification: a relative path is invalid, and ignored.
+        (Some(xdg), _) if xdg.is_absolute() => Some(xdg.join("ostler")),
+        (_, Some(home)) if macos => Some(home.join("Library/Application Support/ostler")),
+        (_, Some(home)) => Some(home.join(".local/share/ostler")),
+        (_, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_folder_is_where_each_system_keeps_data() {
+        let path = |p: &str| Some(PathBuf::from(p));
+        for (xdg, home, macos, expected) in [
+            (None, path("/home/ada"), false, path("/home/ada/.local/share/ostler")),
+            (path("/data"), path("/home/ada"), false, path("/data/ostler")),
+            (path("relative"), path("/home/ada"), false, path("/home/ada/.local/share/ostler")),
+            (None, path("/Users/ada"), true, path("/Users/ada/Library/Application Support/ostler")),
+            (None, None, false, None),
+        ] {
+            assert_eq!(default_folder(xdg, home, macos), expected);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_read_as_written_by_its_owner_only_and_never_shown() {
+        let folder = std::env::temp_dir().join(format!("ostler-endpoint-{}", std::process::id()));
+        let dir = DataDir(folder.clone());
+        dir.create().unwrap();
+        assert_eq!(dir.read_endpoint().unwrap(), None);
+        let endpoint = Endpoint { address: "http://127.0.0.1:1".into(), token: "hush".into(), pid: std::process::id() };
+        dir.write_endpoint(&endpoint).unwrap();
+        assert_eq!(dir.read_endpoint().unwrap(), Some(endpoint.clone()));
+        assert_eq!(fs::metadata(dir.endpoint_file()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_to_string(folder.join(".gitignore")).unwrap(), "*\n");
+        assert!(!format!("{endpoint:?}").contains("hush"));
+        dir.remove_endpoint();
+        assert_eq!(dir.read_endpoint().unwrap(), None);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

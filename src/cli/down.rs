@@ -1,0 +1,52 @@
+//! `ostler down`.
+
+use std::time::{Duration, Instant};
+
+use super::{CliError, DataDir, Global, Target, output::print};
+use crate::http::Changed;
+
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// End the `ostler up` of this data folder and the services that it started; nothing stays held
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How long to wait until it is gone
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = super::names::duration)]
+    wait: Duration,
+}
+
+pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
+    if global.kube || global.server.is_some() {
+        return Err(CliError::misused("`down` ends an `up` on this machine: name it by --data-dir"));
+    }
+    let dir = DataDir::of(global)?;
+    let Some(endpoint) = dir.read_endpoint()? else {
+        return print(&format!("no `ostler up` runs with data folder {}\n", dir.path().display()));
+    };
+    let target = Target::of(global).await?;
+    let changed: Changed = match target.api.post(&["down"], &[], None::<&()>).await {
+        Err(_) if !alive(endpoint.pid) => {
+            return print(&format!("the `ostler up` of {} (pid {}) has ended already\n", target.place, endpoint.pid));
+        }
+        answer => answer?,
+    };
+    print(&format!("{} · {}\n", changed.message, target.place))?;
+    let deadline = Instant::now() + args.wait;
+    while alive(endpoint.pid) {
+        if Instant::now() >= deadline {
+            return Err(CliError::failed(format!(
+                "`ostler up` (pid {}) is still there after {} s: its services take long to end; see its log",
+                endpoint.pid,
+                args.wait.as_secs()
+            )));
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    print("down\n")
+}
+
+/// Whether a process of this id is there. One that is not ours counts as there.
+fn alive(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    !matches!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH))
+}

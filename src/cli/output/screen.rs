@@ -1,0 +1,165 @@
+//! The one screen of `ostler status`.
+
+use super::{Style, Table};
+use crate::http::{Level, Overview, Problem, age};
+
+/// Renders the screen.
+pub fn screen(overview: &Overview, style: Style) -> String {
+    let namespaces = several_namespaces(overview);
+    let name = |namespace: &str, name: &str| {
+        if namespaces { format!("{namespace}/{name}") } else { name.to_owned() }
+    };
+    let mut parts = notes(overview);
+    if !overview.backends.is_empty() {
+        let mut table = Table::new(&["BACKEND", "STATE", "SLOTS", "DETAIL"]);
+        for b in &overview.backends {
+            let slots = match (b.slots_in_use, b.limit) {
+                (None, None) => "-".to_owned(),
+                (used, limit) => {
+                    format!("{}/{}", used.unwrap_or(0), limit.map_or_else(|| "?".to_owned(), |l| l.to_string()))
+                }
+            };
+            let named = format!("{} {}", symbol(b.level), name(&b.namespace, &b.name));
+            table.push([named, b.state.clone(), slots, b.detail.clone()]);
+            table.color_last(color(b.level));
+        }
+        parts.push(table.render(style));
+    }
+    if !overview.agents.is_empty() {
+        let mut table = Table::new(&["AGENT", "STATE", "DETAIL"]);
+        for a in &overview.agents {
+            let named = format!("{} {}", symbol(a.level), name(&a.namespace, &a.name));
+            table.push([named, a.state.clone(), a.detail.clone()]);
+            table.color_last(color(a.level));
+        }
+        parts.push(table.render(style));
+    }
+    if overview.backends.is_empty() && overview.agents.is_empty() {
+        parts.push(
+            "Nothing is declared: no LLMBackend, no HostAgent. `ostler init DIR` writes manifests of what runs here.\n"
+                .to_owned(),
+        );
+    }
+    parts.join("\n")
+}
+
+/// What stands above the tables because it is about all of them.
+fn notes(overview: &Overview) -> Vec<String> {
+    let mut notes = String::new();
+    if overview.leader.is_none() {
+        notes.push_str("✗ nobody leads: nothing is observed or healed now\n");
+    }
+    if let Some(pause) = &overview.pause {
+        let since = age(overview.now.duration_since(pause.since).as_secs());
+        let until = pause.until.map_or_else(
+            || "until `ostler unpause`".to_owned(),
+            |until| format!("for {} more", age(until.duration_since(overview.now).as_secs())),
+        );
+        notes.push_str(&format!("! paused by {} for {since}, {until}: nothing acts\n", pause.by));
+    }
+    for problem in &overview.problems {
+        notes.push_str(&format!("{} {}\n", if problem.error { "✗" } else { "!" }, problem_line(problem)));
+    }
+    if notes.is_empty() { Vec::new() } else { vec![notes] }
+}
+
+/// `ollama.yaml:12: LLMBackend default/ollama: spec.url: is required`
+pub fn problem_line(problem: &Problem) -> String {
+    let Problem { error: _, file, line, about, field, message } = problem;
+    let place = match (file, line) {
+        (Some(file), Some(line)) => Some(format!("{file}:{line}")),
+        (file, _) => file.clone(),
+    };
+    [place, about.clone(), field.clone(), Some(message.clone())].into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+fn several_namespaces(overview: &Overview) -> bool {
+    let mut all: Vec<&str> = overview.backends.iter().map(|b| b.namespace.as_str()).collect();
+    all.extend(overview.agents.iter().map(|a| a.namespace.as_str()));
+    all.windows(2).any(|pair| pair[0] != pair[1])
+}
+
+fn symbol(level: Level) -> char {
+    match level {
+        Level::Ok => '✓',
+        Level::Warning => '!',
+        Level::Bad => '✗',
+    }
+}
+
+fn color(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "32",
+        Level::Warning => "33",
+        Level::Bad => "31",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn overview(value: serde_json::Value) -> Overview {
+        let mut whole = json!({"now": "2026-03-01T12:00:00Z", "healthy": true, "backends": [], "agents": [], "problems": [],
+            "leader": {"holder": "a", "epoch": 1, "expiresInSeconds": 9}});
+        for (key, value) in value.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        serde_json::from_value(whole).unwrap()
+    }
+
+    fn backend(namespace: &str, name: &str, level: &str, state: &str) -> serde_json::Value {
+        json!({"namespace": namespace, "name": name, "level": level, "healthy": level == "Ok", "state": state,
+            "slotsInUse": 1, "limit": 4, "detail": "as it is"})
+    }
+
+    #[test]
+    fn one_screen_shows_backends_then_agents() {
+        let seen = overview(json!({
+            "backends": [backend("default", "ollama", "Bad", "Recovering"), backend("default", "mlx", "Ok", "Serving")],
+            "agents": [{"namespace": "default", "name": "mac", "level": "Warning", "healthy": true, "state": "Reachable",
+                "detail": "mlx Running"}],
+        }));
+        assert_eq!(
+            screen(&seen, Style::default()),
+            "BACKEND    STATE        SLOTS   DETAIL\n\
+             ✗ ollama   Recovering   1/4     as it is\n\
+             ✓ mlx      Serving      1/4     as it is\n\
+             \n\
+             AGENT   STATE       DETAIL\n\
+             ! mac   Reachable   mlx Running\n"
+        );
+    }
+
+    #[test]
+    fn namespaces_are_shown_when_there_are_several() {
+        let seen =
+            overview(json!({"backends": [backend("a", "mlx", "Ok", "Serving"), backend("b", "mlx", "Ok", "Serving")]}));
+        let text = screen(&seen, Style::default());
+        assert!(text.contains("✓ a/mlx") && text.contains("✓ b/mlx"), "{text}");
+    }
+
+    #[test]
+    fn a_pause_a_missing_leader_and_refused_manifests_stand_above() {
+        let seen = overview(json!({
+            "leader": null,
+            "pause": {"since": "2026-03-01T11:50:00Z", "until": "2026-03-01T14:00:00Z", "by": "ada"},
+            "problems": [{"error": true, "file": "mlx.yaml", "line": 7, "about": "LLMBackend default/mlx",
+                "field": "spec.url", "message": "is required"}],
+        }));
+        assert_eq!(
+            screen(&seen, Style::default()).lines().take(3).collect::<Vec<_>>(),
+            [
+                "✗ nobody leads: nothing is observed or healed now",
+                "! paused by ada for 10m, for 2h more: nothing acts",
+                "✗ mlx.yaml:7: LLMBackend default/mlx: spec.url: is required",
+            ]
+        );
+    }
+
+    #[test]
+    fn with_nothing_declared_it_says_what_to_do() {
+        assert!(screen(&overview(json!({})), Style::default()).contains("ostler init"));
+    }
+}
