@@ -41,6 +41,9 @@ async fn real_api_server_knows_service_accounts_and_goes_away_and_comes_back() {
     let secrets = kube::Api::<Secret>::default_namespaced(nobody);
     let refused = secrets.list(&Default::default()).await.expect_err("it may not read secrets");
     assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
+    assert_eq!(server.writes(&namespace), [""; 0], "to read is not to write");
+    secrets.delete("treasure", &Default::default()).await.expect_err("nor may it delete one");
+    assert_eq!(server.writes(&namespace), ["delete secrets treasure 403"]);
     server.stop();
     let away = secrets.list(&Default::default()).await.expect_err("nobody listens");
     assert!(!matches!(away, kube::Error::Api(_)), "{away}");

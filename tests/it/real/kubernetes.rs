@@ -103,6 +103,29 @@ impl ApiServer {
         path
     }
 
+    /// What the service accounts of a namespace have written so far, the refused among it, oldest first:
+    /// `patch llmbackends/status mlx 200`. Reviews of tokens and of access are no writes.
+    pub fn writes(&self, namespace: &str) -> Vec<String> {
+        let log = self.part.dir().join("logs/audit.log");
+        let text = match std::fs::read_to_string(&log) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            read => read.unwrap_or_else(|error| panic!("read {}: {error}", log.display())),
+        };
+        let account = format!("system:serviceaccount:{namespace}:");
+        // The last line may still be half written; it is there next time.
+        let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let ours =
+            events.filter(|event| event["user"]["username"].as_str().is_some_and(|user| user.starts_with(&account)));
+        let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        ours.map(|event| {
+            let object = &event["objectRef"];
+            let resource = [word(&object["resource"]), word(&object["subresource"])].join("/");
+            let resource = resource.trim_end_matches('/');
+            format!("{} {resource} {} {}", word(&event["verb"]), word(&object["name"]), event["responseStatus"]["code"])
+        })
+        .collect()
+    }
+
     /// A client that speaks as whoever `kubeconfig` says, in `namespace`.
     pub async fn client(kubeconfig: &Path, namespace: &str) -> kube::Client {
         ostler::telemetry::install_crypto();

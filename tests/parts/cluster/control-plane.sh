@@ -38,12 +38,22 @@ start_etcd() {
 }
 
 # start_api_server ETCD-PORT ADDRESS PORT FLAGS…
+# logs/audit.log has a line for everything that a service account writes, so that tests can count it.
 start_api_server() {
   local etcd=$1 address=$2 port=$3
   shift 3
+  cat >"$dir/audit.yaml" <<END
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- {level: None, resources: [{group: authentication.k8s.io}, {group: authorization.k8s.io}]}
+- {level: Metadata, userGroups: ["system:serviceaccounts"], verbs: [create, update, patch, delete, deletecollection]}
+END
   spawn kube-apiserver "$bin/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd" --bind-address="$address" --secure-port="$port" \
     --cert-dir="$dir/pki" --tls-cert-file="$dir/pki/apiserver.crt" --tls-private-key-file="$dir/pki/apiserver.key" \
-    --client-ca-file="$dir/pki/ca.crt" --authorization-mode=RBAC --allow-privileged --service-account-issuer=https://kubernetes.default.svc \
-    --service-account-key-file="$dir/pki/accounts.crt" --service-account-signing-key-file="$dir/pki/accounts.key" "$@"
+    --audit-policy-file="$dir/audit.yaml" --audit-log-path="$dir/logs/audit.log" --client-ca-file="$dir/pki/ca.crt" \
+    --authorization-mode=RBAC --allow-privileged --service-account-issuer=https://kubernetes.default.svc --service-account-key-file="$dir/pki/accounts.crt" \
+    --service-account-signing-key-file="$dir/pki/accounts.key" "$@"
   poll 60 "the API server" kubectl get --raw /readyz
 }
