@@ -51,6 +51,16 @@ pub struct HostAgentSpec {
     pub suspend: bool,
 }
 
+/// The one word for how an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HostAgentState {
+    Reachable,
+    Unreachable,
+    Unauthorized,
+    SecretMissing,
+    Suspended,
+}
+
 /// What the agent last reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -59,10 +69,9 @@ pub struct HostAgentStatus {
     #[serde(default = "unobserved")]
     #[schemars(range(min = -1))]
     pub observed_generation: i64,
-    /// Reachable, Unreachable, Unauthorized, SecretMissing or Suspended.
+    /// The one word for how the agent is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    pub state: Option<String>,
+    pub state: Option<HostAgentState>,
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

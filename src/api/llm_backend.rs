@@ -48,9 +48,9 @@ pub enum Engine {
      "message": "MLX crashes under many requests at once: set concurrency.max to 2 or less, or set concurrency.unsafeMax: true", "fieldPath": ".concurrency"},
     {"rule": "!has(self.concurrency.max) || self.concurrency.min <= self.concurrency.max",
      "message": "concurrency.min is above concurrency.max: lower min or raise max", "fieldPath": ".concurrency"},
-    {"rule": "self.engine == 'Ollama' || !self.models.exists(m, m.pull || m.preload)",
+    {"rule": "self.engine == 'Ollama' || !has(self.models) || !self.models.exists(m, m.pull || m.preload)",
      "message": "only Ollama can pull or preload a model: remove pull and preload, or set engine: Ollama", "fieldPath": ".models"},
-    {"rule": "self.canary.when != 'Always' || self.models.size() > 0 || has(self.canary.model)",
+    {"rule": "self.canary.when != 'Always' || has(self.canary.model) || (has(self.models) && self.models.size() > 0)",
      "message": "canary.when: Always needs a model to ask: list one under models, or set canary.model", "fieldPath": ".canary"}
 ]))]
 pub struct LLMBackendSpec {

@@ -166,9 +166,9 @@ pub struct StepTally {
     #[schemars(length(max = 64))]
     pub step: String,
     /// How often it was tried.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 1000000000))]
     pub tried: i32,
     /// How often an inference succeeded after it.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 1000000000))]
     pub helped: i32,
 }

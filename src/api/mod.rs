@@ -14,7 +14,7 @@ pub use common::{
     condition, set_condition,
 };
 pub use crds::crds;
-pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentStatus, ServiceSummary};
+pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
 pub use llm_backend::{
     Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery, Webhook,
 };

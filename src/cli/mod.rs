@@ -4,6 +4,7 @@
 mod act;
 mod client;
 mod completions;
+pub mod crds;
 mod data_dir;
 mod down;
 mod error;
@@ -107,6 +108,7 @@ pub enum Command {
     Unpause,
     Down(down::Args),
     Simulate(simulate::Args),
+    Crds(crds::Args),
     Completions(completions::Args),
 }
 
@@ -143,6 +145,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Down(args) => block_on(down::run(args, &global)),
         Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Completions(args) => completions::run(&args),
+        Command::Crds(args) => crds::run(&args),
     }
 }
 

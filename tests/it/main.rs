@@ -1,6 +1,7 @@
 //! The one integration-test binary. Each module names the real parts it needs.
 
 mod chart;
+mod crds;
 mod parts;
 mod real;
 mod store;
