@@ -1,5 +1,8 @@
 //! The Helm chart: that Kubernetes takes what it renders, and that its controller may do what it needs and no more.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
 
@@ -165,4 +168,22 @@ async fn real_chart_without_workload_recovery_touches_no_workload() {
     {
         assert!(!rights.allow(&home, verb, resource).await, "must not {verb} {resource}");
     }
+}
+
+fn files(folder: &str) -> BTreeMap<String, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("read {}: {error}", folder.display()));
+    entries
+        .map(|entry| {
+            let path = entry.expect("read the folder").path();
+            let text =
+                std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+            (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text)
+        })
+        .collect()
+}
+
+#[test]
+fn the_chart_carries_the_crds_of_the_repository() {
+    assert_eq!(files("crds"), files("charts/ostler/crds"), "run: cp crds/* charts/ostler/crds/");
 }
