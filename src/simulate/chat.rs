@@ -131,7 +131,7 @@ fn refused(shared: &Shared, why: &NotBegun, model: &str) -> Response {
             reply::json(404, &json!({"error": format!("{words}: {model}")}))
         }
         (EngineKind::Ollama, NotBegun::UnknownModel) => {
-            typed(404, format!("model '{model}' not found"), "not_found_error", Value::Null)
+            typed(404, format!("model '{model}' not found"), "api_error", Value::Null)
         }
         (EngineKind::OpenAi, NotBegun::UnknownModel) => {
             let message = format!("The model `{model}` does not exist or you do not have access to it.");

@@ -255,7 +255,7 @@ fn keep_of(value: Option<&Value>) -> Result<Option<Keep>, String> {
     let seconds = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Number(number)) => number.as_f64().unwrap_or_default(),
-        Some(Value::String(text)) => go_seconds(text).ok_or_else(|| format!("time: invalid duration \"{text}\""))?,
+        Some(Value::String(text)) => go_seconds(text).ok_or_else(|| format!("time: invalid duration {text:?}"))?,
         Some(other) => return Err(format!("Unsupported type: {other}")),
     };
     Ok(Some(Duration::try_from_secs_f64(seconds).map_or(Keep::Forever, Keep::For)))

@@ -2,6 +2,7 @@
 
 mod chart;
 mod crds;
+mod engines;
 mod parts;
 mod real;
 mod store;

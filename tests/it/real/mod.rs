@@ -4,10 +4,14 @@
 
 mod chart;
 mod kubernetes;
+mod mlx;
+mod ollama;
 mod part;
 mod postgres;
 
 pub use chart::Chart;
 pub use kubernetes::{ApiServer, Cluster};
+pub use mlx::Mlx;
+pub use ollama::Ollama;
 pub use part::{Part, cache};
 pub use postgres::Postgres;

@@ -1,0 +1,201 @@
+//! What Ollama's client must be careful about, and that the simulation is as the real one.
+
+use std::time::Duration;
+
+use ostler::engines::{EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict, PullProgress, same_model};
+use ostler::simulate::{CallEnd, Fault, Server, SimulateOptions};
+use serde_json::json;
+
+use super::{LONG, Subject, eventually};
+use crate::real::Ollama;
+
+async fn loaded(subject: &Subject) -> Vec<LoadedModel> {
+    subject.engine.loaded(&subject.at, LONG).await.expect("it lists").expect("Ollama can tell")
+}
+
+async fn expiry(subject: &Subject, model: &str) -> Option<jiff::Timestamp> {
+    let found = loaded(subject).await.into_iter().find(|one| same_model(EngineKind::Ollama, &one.name, model));
+    found.and_then(|one| one.expires_at)
+}
+
+fn seconds_from_now(at: jiff::Timestamp) -> i64 {
+    at.duration_since(jiff::Timestamp::now()).as_secs()
+}
+
+async fn two_models() -> (Server, Subject) {
+    let options = SimulateOptions::new(EngineKind::Ollama).with_models(&["tiny", "other"]);
+    let server = Server::start(options).await.expect("start");
+    let subject = Subject::new(EngineKind::Ollama, server.url());
+    (server, subject)
+}
+
+/// The canary's way to leave a session as it found it.
+async fn a_keep_alive_sticks_and_what_is_said_holds(subject: &Subject) {
+    subject.infer("tiny", 1).await.expect("it answers");
+    let usual = expiry(subject, "tiny").await.expect("it is loaded");
+    assert!((240..=300).contains(&seconds_from_now(usual)), "{usual}");
+    let mut request = subject.request("tiny", 1);
+    request.keep_alive = Some(KeepAlive::For(Duration::from_secs(1000)));
+    subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    subject.infer("tiny", 1).await.expect("it answers");
+    let stuck = expiry(subject, "tiny").await.expect("it is loaded");
+    assert!((940..=1000).contains(&seconds_from_now(stuck)), "{stuck}");
+    let names: Vec<_> = loaded(subject).await.into_iter().map(|one| one.name).collect();
+    assert_eq!(names, ["tiny:latest"], "no other model is loaded");
+}
+
+#[tokio::test]
+async fn a_keep_alive_sticks_on_the_simulated() {
+    let (_server, subject) = two_models().await;
+    a_keep_alive_sticks_and_what_is_said_holds(&subject).await;
+}
+
+#[tokio::test]
+async fn real_ollama_keep_alive_sticks() {
+    let server = Ollama::start();
+    a_keep_alive_sticks_and_what_is_said_holds(&Subject::new(EngineKind::Ollama, &server.url())).await;
+}
+
+/// The runner hangs: listings answer, chat does not, an unload mends it.
+async fn a_hung_runner_is_freed_by_unloading(subject: &Subject, hang: impl FnOnce()) {
+    subject.infer("tiny", 1).await.expect("it answers");
+    hang();
+    let verdict = subject.engine.probe(&subject.at, &[], LONG).await;
+    assert!(matches!(verdict, ProbeVerdict::Models(_)), "listings answer: {verdict:?}");
+    let mut request = subject.request("tiny", 1);
+    request.timeout = Duration::from_secs(2);
+    let failure = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect_err("it hangs").failure;
+    assert!(matches!(failure, Failure::Timeout { tokens_seen: 0, .. }), "{failure}");
+    subject.engine.unload(&subject.at, "tiny", LONG).await.expect("an unload is answered");
+    eventually("the runner to be gone", || async { loaded(subject).await.is_empty() }).await;
+    subject.infer("tiny", 1).await.expect("a new runner answers");
+}
+
+#[tokio::test]
+async fn a_hung_runner_is_freed_by_unloading_on_the_simulated() {
+    let (server, subject) = two_models().await;
+    a_hung_runner_is_freed_by_unloading(&subject, || server.add_fault(Fault::HangInference { survives_unload: false }))
+        .await;
+    assert_eq!(server.log().loads["tiny:latest"], 2);
+    assert_eq!(server.log().inferences().filter(|call| call.end == CallEnd::Aborted).count(), 1);
+}
+
+#[tokio::test]
+async fn real_ollama_hung_runner_is_freed_by_unloading() {
+    let server = Ollama::start();
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    a_hung_runner_is_freed_by_unloading(&subject, || server.freeze_runners()).await;
+    assert_eq!(server.runners().len(), 1);
+}
+
+#[tokio::test]
+async fn a_hang_that_unloading_does_not_end_goes_on() {
+    let (server, subject) = two_models().await;
+    subject.infer("tiny", 1).await.expect("it answers");
+    server.add_fault(Fault::HangInference { survives_unload: true });
+    subject.engine.unload(&subject.at, "tiny", LONG).await.expect("an unload is answered");
+    let mut request = subject.request("tiny", 1);
+    request.timeout = Duration::from_millis(300);
+    subject.engine.infer(&subject.at, &request, &mut || {}).await.expect_err("it still hangs");
+}
+
+/// The wrong user's server has no models, and says so in two ways.
+async fn a_server_without_models_lists_none(subject: &Subject) {
+    for path in ["/api/tags", "/v1/models"] {
+        let verdict = subject.engine.probe(&subject.at, &[path.to_owned()], LONG).await;
+        assert_eq!(verdict, ProbeVerdict::Models(vec![]), "{path}");
+    }
+    let failure = subject.infer("tiny", 1).await.expect_err("it has none").failure;
+    assert!(matches!(failure, Failure::ModelMissing { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn a_simulated_server_of_the_wrong_user_lists_nothing() {
+    let (server, subject) = two_models().await;
+    server.add_fault(Fault::NoModels {});
+    a_server_without_models_lists_none(&subject).await;
+}
+
+#[tokio::test]
+async fn real_ollama_of_the_wrong_user_lists_nothing() {
+    let server = Ollama::start();
+    server.kill();
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    assert_eq!(subject.engine.probe(&subject.at, &[], LONG).await, ProbeVerdict::Refused);
+    server.resume_without_models();
+    a_server_without_models_lists_none(&subject).await;
+}
+
+#[tokio::test]
+async fn one_call_runs_at_a_time_and_the_rest_wait_or_are_turned_away() {
+    let mut options = SimulateOptions::new(EngineKind::Ollama).with_models(&["tiny"]);
+    (options.queue, options.tokens_per_second) = (2, 50.0);
+    let server = Server::start(options).await.expect("start");
+    let subject = Subject::new(EngineKind::Ollama, server.url());
+    let results = futures::future::join_all((0..4).map(|_| subject.infer("tiny", 5))).await;
+    let busy = results.iter().filter(|r| matches!(r, Err(e) if matches!(e.failure, Failure::Busy { .. }))).count();
+    let mut times: Vec<_> = results.iter().flatten().map(|outcome| outcome.total).collect();
+    times.sort();
+    // One runs, two queue; a call that begins to run leaves the queue, so one more may slip in.
+    assert!((0..=1).contains(&busy), "{results:?}");
+    let step = Duration::from_millis(80);
+    assert!(times.windows(2).all(|pair| pair[1] >= pair[0] + step), "one after the other: {times:?}");
+}
+
+#[tokio::test]
+async fn a_pull_tells_its_progress_and_brings_the_model() {
+    let (server, subject) = two_models().await;
+    server.set_faults([Fault::MissingModel { model: "tiny".into() }.into(), Fault::SlowPull { seconds: 0.2 }.into()]);
+    subject.infer("tiny", 1).await.expect_err("it is missing");
+    let mut seen: Vec<PullProgress> = Vec::new();
+    subject.engine.pull(&subject.at, "tiny", LONG, &mut |progress| seen.push(progress)).await.expect("it is pulled");
+    let percents: Vec<u8> = seen.iter().map(|progress| progress.percent).collect();
+    assert!(percents.is_sorted() && percents.contains(&50) && percents.last() == Some(&100), "{percents:?}");
+    subject.infer("tiny", 1).await.expect("it is there");
+    assert_eq!(server.log().pulls["tiny"], 1);
+}
+
+/// The reason comes in the middle of a stream that began with 200.
+async fn a_pull_that_fails_says_why(subject: &Subject, model: &str) {
+    let failure = subject.engine.pull(&subject.at, model, LONG, &mut |_| {}).await.expect_err("it fails").failure;
+    let Failure::ServerError { detail, .. } = &failure else { panic!("{failure}") };
+    assert!(detail.contains("pull model manifest"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_simulated_pull_that_fails_says_why() {
+    let (server, subject) = two_models().await;
+    server.add_fault(Fault::FailPull {});
+    a_pull_that_fails_says_why(&subject, "tiny").await;
+    server.set_faults([Fault::SlowPull { seconds: 600.0 }.into()]);
+    let stall = Duration::from_millis(200);
+    let failure = subject.engine.pull(&subject.at, "tiny", stall, &mut |_| {}).await.expect_err("it stalls").failure;
+    assert!(matches!(failure, Failure::Timeout { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn real_ollama_pull_that_fails_says_why() {
+    let server = Ollama::start();
+    a_pull_that_fails_says_why(&Subject::new(EngineKind::Ollama, &server.url()), "127.0.0.1:1/no/model").await;
+}
+
+#[tokio::test]
+async fn a_model_that_loads_slowly_answers_late_once() {
+    let (server, subject) = two_models().await;
+    server.add_fault(Fault::SlowLoad { seconds: 0.3 });
+    let first = subject.infer("tiny", 1).await.expect("it answers");
+    let second = subject.infer("tiny", 1).await.expect("it answers");
+    assert!(first.total >= Duration::from_millis(300), "{first:?}");
+    assert!(second.total < first.total, "{second:?}");
+    assert_eq!(server.log().loads, [("tiny:latest".to_owned(), 1)].into());
+}
+
+#[tokio::test]
+async fn curl_without_a_content_type_is_understood() {
+    let (server, _) = two_models().await;
+    let client = reqwest::Client::new();
+    let body = json!({"model": "tiny", "prompt": "hello", "stream": false, "options": {"num_predict": 3}}).to_string();
+    let reply = client.post(format!("{}/api/generate", server.url())).body(body).send().await.expect("an answer");
+    let answer: serde_json::Value = reply.json().await.expect("JSON");
+    assert_eq!((&answer["done_reason"], &answer["eval_count"]), (&json!("length"), &json!(3)));
+}

@@ -1,0 +1,63 @@
+use super::Part;
+
+/// A real mlx_lm.server with a tiny model, on a port of its own.
+pub struct Mlx {
+    part: Part,
+    port: u16,
+    model: String,
+}
+
+impl Mlx {
+    /// # Panics
+    /// If the cache lacks mlx_lm: run ./tests/run, which installs it.
+    pub fn start() -> Self {
+        Self::run(&[])
+    }
+
+    /// It answers 200 with an empty body on `/v1/models`, and chats.
+    pub fn without_hub() -> Self {
+        Self::run(&["nohub"])
+    }
+
+    fn run(args: &[&str]) -> Self {
+        let part = Part::start("mlx/serve.sh", args);
+        let (port, model) = part.greeting().split_once(' ').expect("the script greets with port and model");
+        let (port, model) = (port.parse().expect("a port"), model.to_owned());
+        Self { part, port, model }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As `/v1/models` lists it: the model's folder.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub fn kill(&self) {
+        self.part.tell("kill");
+    }
+
+    pub fn resume(&self) {
+        self.part.tell("start");
+    }
+
+    /// SIGSTOP: it accepts connections and answers nothing.
+    pub fn freeze(&self) {
+        self.part.tell("freeze");
+    }
+
+    pub fn thaw(&self) {
+        self.part.tell("thaw");
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.part.dir().join("logs/mlx.log")).expect("the script keeps its log")
+    }
+}
