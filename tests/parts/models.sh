@@ -20,7 +20,7 @@ make_once() {
   if [ ! -d "$made" ]; then
     rm -rf "$cache/models/$name-"* "$cache/models/.$name"
     mkdir "$cache/models/.$name"
-    "$maker" "$cache/models/.$name"
+    "$maker" "$cache/models/.$name" >"$dir/logs/make.log" 2>&1
     mv "$cache/models/.$name" "$made"
   fi
   exec 7>&-
@@ -33,3 +33,11 @@ end_users_of() {
     [ "$process" = $$ ] || kill -s KILL "$process" 2>/dev/null || true
   done
 }
+
+leave() {
+  local status=$?
+  [ $status = 0 ] || tail -n 5 -- "$dir"/logs/*.log >&2
+  end_users_of "$dir"
+  discard
+}
+trap leave EXIT

@@ -129,17 +129,27 @@ async fn real_ollama_of_the_wrong_user_lists_nothing() {
 #[tokio::test]
 async fn one_call_runs_at_a_time_and_the_rest_wait_or_are_turned_away() {
     let mut options = SimulateOptions::new(EngineKind::Ollama).with_models(&["tiny"]);
-    (options.queue, options.tokens_per_second) = (2, 50.0);
+    options.queue = 2;
     let server = Server::start(options).await.expect("start");
     let subject = Subject::new(EngineKind::Ollama, server.url());
-    let results = futures::future::join_all((0..4).map(|_| subject.infer("tiny", 5))).await;
-    let busy = results.iter().filter(|r| matches!(r, Err(e) if matches!(e.failure, Failure::Busy { .. }))).count();
-    let mut times: Vec<_> = results.iter().flatten().map(|outcome| outcome.total).collect();
-    times.sort();
-    // One runs, two queue; a call that begins to run leaves the queue, so one more may slip in.
-    assert!((0..=1).contains(&busy), "{results:?}");
-    let step = Duration::from_millis(80);
-    assert!(times.windows(2).all(|pair| pair[1] >= pair[0] + step), "one after the other: {times:?}");
+    server.add_fault(Fault::StallAfter { tokens: 1 });
+    let first = subject.infer("tiny", 3);
+    let others = async {
+        eventually("the first to run", || async { server.log().tokens == 1 }).await;
+        let calls = futures::future::join_all((0..3).map(|_| subject.infer("tiny", 3)));
+        let release = async {
+            eventually("one to be turned away", || async { server.log().calls.iter().any(|c| c.status == Some(503)) })
+                .await;
+            assert_eq!((server.log().tokens, server.log().in_flight), (1, 3), "two wait and yield nothing");
+            server.clear_faults();
+        };
+        futures::future::join(calls, release).await.0
+    };
+    let (first, others) = futures::future::join(first, others).await;
+    first.expect("it goes on");
+    let busy = others.iter().filter(|r| matches!(r, Err(e) if matches!(e.failure, Failure::Busy { .. }))).count();
+    let fine = others.iter().filter(|r| r.is_ok()).count();
+    assert_eq!((busy, fine), (1, 2), "{others:?}");
 }
 
 #[tokio::test]

@@ -26,6 +26,5 @@ do_kill() { halt mlx KILL; }
 do_freeze() { kill -s STOP "$(cat "$dir/mlx.pid")"; }
 do_thaw() { kill -s CONT "$(cat "$dir/mlx.pid")"; }
 
-trap 'end_users_of "$dir"; discard' EXIT
 do_start
 obey "$port $model"

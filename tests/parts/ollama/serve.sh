@@ -13,20 +13,22 @@ needs "$ollama"
 needs "$python"
 
 answers() { fetch "http://127.0.0.1:$1/api/version"; }
-under() { env OLLAMA_HOST="127.0.0.1:$1" OLLAMA_MODELS="$2" HOME="$dir/home" "${@:3}"; }
+# environment PORT MODELS: sets `env`
+environment() { env=(env OLLAMA_HOST="127.0.0.1:$1" OLLAMA_MODELS="$2" HOME="$dir/home"); }
 
 # make_models FOLDER: by a server that runs only for this
 make_models() {
-  local port seed=1 name
+  local port seed=1 name env
   port=$(free_port)
-  spawn maker under "$port" "$1" "$ollama" serve
+  environment "$port" "$1"
+  spawn maker "${env[@]}" "$ollama" serve
   poll 30 "Ollama to answer on port $port" answers "$port"
   for name in tiny other; do
     # Of a seed of its own: names of one file would share a runner.
     "$python" "$parts/tiny_gguf.py" "$dir/$name.gguf" $((seed++))
     # More threads than cores spin while they wait, and the tests run side by side.
     printf 'FROM %s\nPARAMETER num_thread 1\n' "$dir/$name.gguf" >"$dir/Modelfile"
-    under "$port" "$1" "$ollama" create "$name" -f "$dir/Modelfile" >>"$dir/logs/create.log" 2>&1
+    "${env[@]}" "$ollama" create "$name" -f "$dir/Modelfile" >>"$dir/logs/create.log" 2>&1
     rm "$dir/$name.gguf" "$dir/Modelfile"
   done
   halt maker
@@ -39,7 +41,9 @@ port=$(free_port)
 printf 'OLLAMA_HOST=127.0.0.1:%s\nOLLAMA_MODELS=%s\nHOME=%s\n' "$port" "$dir/models" "$dir/home" >"$dir/environment"
 
 serve() {
-  spawn ollama under "$port" "$1" "$ollama" serve
+  local env
+  environment "$port" "$1"
+  spawn ollama "${env[@]}" "$ollama" serve
   poll 30 "Ollama to answer on port $port" answers "$port"
 }
 runners() {
@@ -61,6 +65,5 @@ do_freeze() { signal_runners STOP; }
 do_thaw() { signal_runners CONT; }
 do_runners() { runners | xargs; }
 
-trap 'end_users_of "$dir"; discard' EXIT
 [ "${2:-}" = idle ] || do_start
 obey "$port"
