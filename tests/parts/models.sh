@@ -13,12 +13,12 @@ fetch() { python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.arg
 # Sets `made` to its path. Tests run side by side: one makes it, the others wait.
 make_once() {
   local name=$1 script=$2 maker=$3
-  made=$cache/models/$name-$(cat "$script" "${BASH_SOURCE[0]}" | sha256sum | cut -c 1-12)
+  made=$cache/models/$name-$(cat "$script" "$0" | sha256sum | cut -c 1-12)
   mkdir -p "$cache/models"
   exec 7>"$cache/models/$name.lock"
   flock 7
   if [ ! -d "$made" ]; then
-    rm -rf "$cache/models/$name-"* "$cache/models/.$name"
+    rm -rf "$cache/models/.$name"
     mkdir "$cache/models/.$name"
     "$maker" "$cache/models/.$name" >"$dir/logs/make.log" 2>&1
     mv "$cache/models/.$name" "$made"
