@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod get;
 mod kube;
+mod migrate;
 mod names;
 mod output;
 mod pause;
@@ -107,6 +108,7 @@ pub enum Command {
     /// End the pause
     Unpause,
     Down(down::Args),
+    Migrate(migrate::Args),
     Simulate(simulate::Args),
     Crds(crds::Args),
     Completions(completions::Args),
@@ -143,6 +145,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Pause(args) => block_on(pause::run(args, &global)),
         Command::Unpause => block_on(pause::unpause(&global)),
         Command::Down(args) => block_on(down::run(args, &global)),
+        Command::Migrate(args) => block_on(migrate::run(args, &global)),
         Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Crds(args) => crds::run(&args),

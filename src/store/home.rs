@@ -1,5 +1,6 @@
 //! Which database, and how one gets a store from it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,6 +17,16 @@ pub enum Home {
     Folder { path: PathBuf, hold: Hold },
     /// A schema of a PostgreSQL database.
     Postgres(DatabaseUrl),
+}
+
+impl fmt::Display for Home {
+    /// Where it is, for people; never a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder { path, hold: _ } => write!(f, "data folder {}", path.display()),
+            Self::Postgres(url) => url.fmt(f),
+        }
+    }
 }
 
 /// What a migration did.

@@ -25,6 +25,7 @@ pub use clock::BootInstant;
 pub use home::{Home, Migrated, migrate, open};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::PauseGuard;
+pub use postgres::DatabaseUrl;
 pub use types::*;
 
 /// How long the rows of a backend that is gone are kept.

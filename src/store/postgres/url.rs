@@ -72,10 +72,17 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-impl fmt::Debug for DatabaseUrl {
+impl fmt::Display for DatabaseUrl {
+    /// Without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let database = self.options.get_database().unwrap_or_default();
-        write!(f, "DatabaseUrl({}, database {database}, schema {})", self.place(), self.schema)
+        write!(f, "{}, database {database}, schema {}", self.place(), self.schema)
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
     }
 }
 
@@ -103,7 +110,7 @@ mod tests {
     #[test]
     fn no_message_and_no_debug_output_has_the_password() {
         let parsed: DatabaseUrl = "postgres://u:hunter2@db/x".parse().expect("a URL");
-        assert!(!format!("{parsed:?}").contains("hunter2"));
+        assert!(!format!("{parsed:?} {parsed}").contains("hunter2"));
         for bad in [
             "mysql://u:hunter2@db/x",
             "postgres://u:hunter2@db:notaport/x",
