@@ -91,3 +91,52 @@ pub(super) async fn installation(pool: &SqlitePool, expected: Option<Uuid>, adop
         .await?;
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use sqlx::SqlSafeStr;
+    use sqlx::migrate::{Migration, MigrationType};
+
+    use super::*;
+    use crate::store::sqlite::{Hold, SqliteStore, database_file, pool};
+
+    /// The real migrations and one of a later release.
+    fn later(sql: &'static str) -> Migrator {
+        let mut migrations: Vec<Migration> = schema::SQLITE.iter().cloned().collect();
+        let version = schema::newest(&schema::SQLITE) + 1;
+        let description = Cow::Borrowed("later");
+        migrations.push(Migration::new(version, description, MigrationType::Simple, sql.into_sql_str(), false));
+        Migrator::with_migrations(migrations)
+    }
+
+    #[tokio::test]
+    async fn a_file_is_copied_before_it_is_changed_and_a_failed_change_leaves_it_as_it_was() {
+        let folder = std::env::temp_dir().join(format!("ostler-migrate-{}", std::process::id()));
+        let store = SqliteStore::open(&folder, Hold::Lock).await.expect("open");
+        let id = store.id();
+        drop(store);
+        let file = database_file(&folder);
+        let target = schema::newest(&schema::SQLITE) + 1;
+        assert!(!before(&file, target - 1).exists(), "there was nothing to copy");
+
+        let writer = pool(&file, 1, "off");
+        let broken = later("CREATE TABLE extra (a INTEGER); INSERT INTO nowhere VALUES (1)");
+        let error = bring_up_to_date(&writer, &file, &broken).await.expect_err("refused by SQLite");
+        assert!(matches!(&error, StoreError::Broken(why) if why.contains("nowhere")), "{error:?}");
+        assert_eq!(found(&writer).await.expect("readable").version, target - 1);
+
+        let applied = bring_up_to_date(&writer, &file, &later("CREATE TABLE extra (a INTEGER)")).await;
+        assert_eq!(applied, Ok(1), "the copy of the failed attempt is in nobody's way");
+        assert_eq!(found(&writer).await, Ok(Found { version: target, oldest_reader: None }));
+
+        let copy = pool(&before(&file, target), 1, "on");
+        assert_eq!(found(&copy).await, Ok(Found { version: target - 1, oldest_reader: Some(1) }));
+        let copied: String = sqlx::query_scalar("SELECT id FROM installation").fetch_one(&copy).await.expect("whole");
+        assert_eq!(copied, id.to_string());
+        copy.close().await;
+        writer.close().await;
+        std::fs::remove_dir_all(&folder).expect("remove the folder");
+    }
+}

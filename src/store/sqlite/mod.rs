@@ -11,6 +11,8 @@ mod lock;
 mod migrate;
 mod projections;
 mod slots;
+#[cfg(test)]
+mod slots_model;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
