@@ -3,12 +3,18 @@
 //! The types carry everything the CRDs say (bounds, defaults, CEL rules), so `crds/`, the API server and the folder of
 //! manifests all refuse the same things. [`crds`] turns them into CustomResourceDefinitions.
 
+mod agent_config;
 mod common;
 mod crds;
 mod host_agent;
 mod llm_backend;
 mod llm_backend_status;
+pub mod quantity;
 
+pub use agent_config::{
+    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentLog, AgentService,
+    AgentTls, RestartPolicy, ServiceManager,
+};
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind, WorkloadRef,
     condition, set_condition,

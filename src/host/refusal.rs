@@ -29,8 +29,6 @@ pub enum Refusal {
     Held,
     /// Its key came before, with another request.
     KeyReused,
-    /// The agent only observes.
-    ObserveOnly,
     /// The agent can't write down what it is asked to do, so it doesn't do it.
     NotRecorded,
     /// One that this reader does not know.
@@ -39,7 +37,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::NoCredentials,
         Self::BadToken,
         Self::BadSignature,
@@ -54,7 +52,6 @@ impl Refusal {
         Self::BadMethod,
         Self::Held,
         Self::KeyReused,
-        Self::ObserveOnly,
         Self::NotRecorded,
     ];
 
@@ -74,7 +71,6 @@ impl Refusal {
             Self::BadMethod => "BadMethod",
             Self::Held => "Held",
             Self::KeyReused => "KeyReused",
-            Self::ObserveOnly => "ObserveOnly",
             Self::NotRecorded => "NotRecorded",
             Self::Other => "Other",
         }
@@ -86,7 +82,7 @@ impl Refusal {
             Self::NoCredentials | Self::BadToken | Self::BadSignature | Self::StaleTimestamp | Self::ReplayedId => 401,
             Self::UnknownService | Self::UnknownOperation | Self::BadPath => 404,
             Self::BadMethod => 405,
-            Self::LowerEpoch | Self::Held | Self::ObserveOnly => 409,
+            Self::LowerEpoch | Self::Held => 409,
             Self::BodyTooLarge => 413,
             Self::KeyReused => 422,
             Self::BadRequest | Self::Other => 400,

@@ -1,0 +1,449 @@
+//! The agent's file: read strictly, then resolved into what the rest of the agent works with.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kube::CustomResourceExt;
+use reqwest::Url;
+use serde::Deserialize;
+
+use crate::api::{
+    API_VERSION, AgentCommand, AgentConfig, AgentConfigSpec, AgentService, RestartPolicy,
+    ServiceManager, quantity,
+};
+
+/// What the file of `ostler agent --config` says.
+#[derive(Clone, Debug)]
+pub struct AgentFile {
+    pub name: String,
+    pub spec: AgentConfigSpec,
+    /// The file's folder: relative paths start there.
+    pub base_dir: PathBuf,
+}
+
+/// Why an agent's file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read the agent's file {path}: {cause}")]
+    Read { path: String, cause: std::io::Error },
+    #[error("{path}:{line}:{column}: {message}")]
+    Parse {
+        path: String,
+        line: u64,
+        column: u64,
+        message: String,
+    },
+    #[error("the agent's configuration can't be used: {}", .0.join("; "))]
+    Invalid(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Manifest {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    spec: AgentConfigSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metadata {
+    name: String,
+    #[serde(default, rename = "namespace")]
+    _namespace: Option<String>,
+    #[serde(default, rename = "labels")]
+    _labels: BTreeMap<String, String>,
+    #[serde(default, rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+}
+
+/// Reads a file with one AgentConfig. Errors name file, line and column.
+pub fn load(path: &Path) -> Result<AgentFile, ConfigError> {
+    let shown = path.display().to_string();
+    let read = |cause| ConfigError::Read {
+        path: shown.clone(),
+        cause,
+    };
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    let full = std::path::absolute(path).map_err(read)?;
+    let base_dir = full.parent().unwrap_or(Path::new("/")).to_owned();
+    parse(&text, &shown, base_dir)
+}
+
+fn parse(text: &str, shown: &str, base_dir: PathBuf) -> Result<AgentFile, ConfigError> {
+    let manifest: Manifest = serde_saphyr::from_str(text).map_err(|e| {
+        let at = e.location();
+        ConfigError::Parse {
+            path: shown.to_owned(),
+            line: at.as_ref().map_or(0, |l| l.line()),
+            column: at.as_ref().map_or(0, |l| l.column()),
+            message: without_place(&e.without_snippet().to_string()),
+        }
+    })?;
+    if manifest.kind != "AgentConfig" || manifest.api_version != API_VERSION {
+        return Err(ConfigError::Invalid(vec![format!(
+            "{shown} is {} {}: the agent reads kind AgentConfig of {API_VERSION}",
+            manifest.api_version, manifest.kind
+        )]));
+    }
+    Ok(AgentFile {
+        name: manifest.metadata.name,
+        spec: manifest.spec,
+        base_dir,
+    })
+}
+
+/// The parser repeats line and column at the end of its first line.
+fn without_place(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.split(" at line ")
+        .next()
+        .unwrap_or(line)
+        .trim()
+        .to_owned()
+}
+
+/// The configuration with every text turned into what it means.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub listen: SocketAddr,
+    pub tls: Option<TlsFiles>,
+    pub signing_secret_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
+    pub self_check: Duration,
+    pub services: Vec<ServiceSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    pub name: String,
+    pub start: CommandSpec,
+    pub manager: ManagerSpec,
+    pub check: Option<CheckSpec>,
+    pub startup: Duration,
+    pub restart: RestartPolicy,
+    pub adopt: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum ManagerSpec {
+    Process {
+        stop_grace: Duration,
+        log: LogSpec,
+        out_of_memory_patterns: Vec<String>,
+    },
+    Command {
+        stop: CommandSpec,
+        restart: Option<CommandSpec>,
+        status: Option<CommandSpec>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct CommandSpec {
+    pub argv: Vec<String>,
+    pub user: Option<String>,
+    pub dir: PathBuf,
+    pub environment: BTreeMap<String, String>,
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct CheckSpec {
+    pub url: Url,
+    pub timeout: Duration,
+}
+
+impl CheckSpec {
+    /// The port that the URL means; the schema allows http and https only, which both have a default.
+    pub fn port(&self) -> u16 {
+        self.url.port_or_known_default().unwrap_or(80)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct LogSpec {
+    pub file: PathBuf,
+    pub max_bytes: u64,
+    pub files: u32,
+}
+
+/// Turns a spec into what the agent works with. Relative paths start at `base_dir`, logs without a file at `state_dir`.
+/// Every problem is named, each with its field.
+pub fn resolve(
+    spec: &AgentConfigSpec,
+    base_dir: &Path,
+    state_dir: &Path,
+) -> Result<Resolved, ConfigError> {
+    let mut problems = schema_problems(spec);
+    let mut names = HashSet::new();
+    for (i, service) in spec.services.iter().enumerate() {
+        problems.extend(
+            service_problems(service)
+                .into_iter()
+                .map(|p| format!("spec.services[{i}] ({}): {p}", service.name)),
+        );
+        if !names.insert(&service.name) {
+            problems.push(format!(
+                "spec.services[{i}]: there is a service {} already: give each a name of its own",
+                service.name
+            ));
+        }
+    }
+    let listen = spec.listen.parse::<SocketAddr>();
+    if let Err(e) = &listen {
+        problems.push(format!("spec.listen: {}: {e}", spec.listen));
+    }
+    let (Ok(listen), true) = (listen, problems.is_empty()) else {
+        return Err(ConfigError::Invalid(problems));
+    };
+    let at = |path: &String| base_dir.join(path);
+    let services: Result<Vec<_>, _> = spec
+        .services
+        .iter()
+        .map(|s| resolve_service(s, base_dir, state_dir))
+        .collect();
+    Ok(Resolved {
+        listen,
+        tls: spec.tls.as_ref().map(|t| TlsFiles {
+            cert: at(&t.cert_file),
+            key: at(&t.key_file),
+        }),
+        signing_secret_file: spec.auth.signing_secret_file.as_ref().map(at),
+        token_file: spec.auth.token_file.as_ref().map(at),
+        self_check: seconds(spec.self_check_seconds),
+        services: services.map_err(|p| ConfigError::Invalid(vec![p]))?,
+    })
+}
+
+/// What the schema's own bounds and patterns refuse.
+fn schema_problems(spec: &AgentConfigSpec) -> Vec<String> {
+    let crd = AgentConfig::crd();
+    let schema = crd.spec.versions[0]
+        .schema
+        .as_ref()
+        .and_then(|s| s.open_api_v3_schema.as_ref());
+    let (Ok(schema), Ok(value)) = (serde_json::to_value(schema), serde_json::to_value(spec)) else {
+        return vec!["the configuration can't be written as JSON".into()];
+    };
+    let validator = match jsonschema::validator_for(&schema["properties"]["spec"]) {
+        Ok(validator) => validator,
+        Err(e) => return vec![format!("the schema of AgentConfig is broken: {e}")],
+    };
+    let field = |path: String| path.replace('/', ".");
+    validator
+        .iter_errors(&value)
+        .map(|e| format!("spec{}: {e}", field(e.instance_path().to_string())))
+        .collect()
+}
+
+/// The schema's rules between fields, for a file that no schema validator has read.
+fn service_problems(service: &AgentService) -> Vec<String> {
+    let command = service.manager == ServiceManager::Command;
+    let only_command =
+        service.stop.is_some() || service.status.is_some() || service.restart_command.is_some();
+    let rules = [
+        (
+            command && service.stop.is_none(),
+            "manager: Command needs stop: give the command that stops the service",
+        ),
+        (
+            command && service.status.is_none() && service.check.is_none(),
+            "manager: Command needs check or status: without one the agent can't tell whether the service is up",
+        ),
+        (
+            !command && only_command,
+            "stop, status and restartCommand belong to manager: Command; a Process is stopped by SIGTERM: remove them, or set manager: Command",
+        ),
+        (
+            service.adopt && service.check.is_none(),
+            "adopt: true needs check: its port tells which process to take over",
+        ),
+        (
+            service.start.command.first().is_some_and(String::is_empty),
+            "start.command begins with an empty text: name the program",
+        ),
+    ];
+    rules
+        .into_iter()
+        .filter(|(broken, _)| *broken)
+        .map(|(_, text)| text.to_owned())
+        .collect()
+}
+
+fn resolve_service(
+    service: &AgentService,
+    base_dir: &Path,
+    state_dir: &Path,
+) -> Result<ServiceSpec, String> {
+    let name = &service.name;
+    let command = |c: &AgentCommand| CommandSpec {
+        argv: c.command.clone(),
+        user: c.user.clone(),
+        dir: c
+            .working_directory
+            .as_ref()
+            .map_or_else(|| base_dir.to_owned(), |d| base_dir.join(d)),
+        environment: c.environment.clone(),
+        timeout: seconds(c.timeout_seconds),
+    };
+    let manager = match (service.manager, &service.stop) {
+        (ServiceManager::Command, Some(stop)) => ManagerSpec::Command {
+            stop: command(stop),
+            restart: service.restart_command.as_ref().map(command),
+            status: service.status.as_ref().map(command),
+        },
+        (ServiceManager::Command, None) => {
+            return Err(format!("service {name}: manager: Command needs stop"));
+        }
+        (ServiceManager::Process, _) => ManagerSpec::Process {
+            stop_grace: seconds(service.stop_grace_seconds),
+            log: LogSpec {
+                file: match &service.log.file {
+                    Some(file) => base_dir.join(file),
+                    None => state_dir.join(format!("{name}.log")),
+                },
+                max_bytes: quantity::bytes(&service.log.max_bytes)
+                    .filter(|&n| n >= 1024)
+                    .ok_or_else(|| {
+                        format!(
+                            "service {name}: log.maxBytes {} is no size of 1Ki or more",
+                            service.log.max_bytes
+                        )
+                    })?,
+                files: u32::try_from(service.log.files).unwrap_or(0),
+            },
+            out_of_memory_patterns: service.out_of_memory_patterns.clone(),
+        },
+    };
+    let check = match &service.check {
+        None => None,
+        Some(c) => Some(CheckSpec {
+            url: Url::parse(&c.url)
+                .map_err(|e| format!("service {name}: check.url {}: {e}", c.url))?,
+            timeout: seconds(c.timeout_seconds),
+        }),
+    };
+    Ok(ServiceSpec {
+        name: name.clone(),
+        start: command(&service.start),
+        manager,
+        check,
+        startup: seconds(service.startup_seconds),
+        restart: service.restart,
+        adopt: service.adopt,
+    })
+}
+
+fn seconds(n: i32) -> Duration {
+    Duration::from_secs(u64::try_from(n).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+apiVersion: ostler.dev/v1alpha1
+kind: AgentConfig
+metadata: {name: mac}
+spec:
+  listen: 127.0.0.1:9099
+  tls: {certFile: tls.crt, keyFile: tls.key}
+  auth: {signingSecretFile: secret, tokenFile: token}
+  selfCheckSeconds: 300
+  services:
+  - name: ollama
+    manager: Process
+    start: {command: [ollama, serve], user: ada, workingDirectory: /Users/ada, environment: {OLLAMA_MODELS: /Users/ada/.ollama/models}}
+    check: {url: "http://127.0.0.1:11434/api/tags", timeoutSeconds: 5}
+    log: {file: ollama.log, maxBytes: 50Mi, files: 3}
+    outOfMemoryPatterns: ["Insufficient Memory"]
+    restart: Always
+    adopt: false
+"#;
+
+    fn read(text: &str) -> Result<AgentFile, ConfigError> {
+        parse(text, "agent.yaml", "/etc/ostler".into())
+    }
+
+    fn resolved(text: &str) -> Result<Resolved, ConfigError> {
+        let file = read(text)?;
+        resolve(&file.spec, &file.base_dir, Path::new("/var/lib/ostler"))
+    }
+
+    #[test]
+    fn the_documented_file_is_read_and_its_paths_start_at_its_folder() {
+        let config = resolved(WHOLE).unwrap();
+        assert_eq!(config.tls.unwrap().cert, Path::new("/etc/ostler/tls.crt"));
+        let ManagerSpec::Process { log, .. } = &config.services[0].manager else {
+            panic!("a process")
+        };
+        assert_eq!(log.file, Path::new("/etc/ostler/ollama.log"));
+        assert_eq!(log.max_bytes, 50 << 20);
+        assert_eq!(config.services[0].check.as_ref().unwrap().port(), 11434);
+    }
+
+    #[test]
+    fn a_field_that_no_agent_knows_is_named_with_its_line() {
+        let text = WHOLE.replace("    adopt: false\n", "    adopt: false\n    adpot: true\n");
+        let error = read(&text).unwrap_err().to_string();
+        assert!(
+            error.starts_with("agent.yaml:19:5: unknown field"),
+            "{error}"
+        );
+        assert!(error.contains("adpot"), "{error}");
+        let docker = WHOLE.replace("  selfCheckSeconds", "  docker: {}\n  selfCheckSeconds");
+        assert!(read(&docker).unwrap_err().to_string().contains("docker"));
+    }
+
+    #[test]
+    fn what_can_not_work_is_refused_with_its_field() {
+        let swap = |from: &str, to: &str| WHOLE.replace(from, to);
+        for (text, expected) in [
+            (swap("kind: AgentConfig", "kind: HostAgent"), "AgentConfig"),
+            (swap("manager: Process", "manager: Container"), "Container"),
+            (swap("manager: Process", "manager: Command"), "needs stop"),
+            (
+                swap("manager: Process", "stop: {command: [x]}"),
+                "belong to manager: Command",
+            ),
+            (
+                swap("selfCheckSeconds: 300", "selfCheckSeconds: 0"),
+                "selfCheckSeconds",
+            ),
+            (swap("[ollama, serve]", "[]"), "command"),
+            (swap("maxBytes: 50Mi", "maxBytes: 50MB"), "maxBytes"),
+            (swap("maxBytes: 50Mi", "maxBytes: \"3\""), "maxBytes"),
+            (swap("http://127", "gopher://127"), "url"),
+            (swap("name: ollama", "name: ../ollama"), "name"),
+            (swap("127.0.0.1:9099", "127.0.0.1:90999"), "listen"),
+            (swap("127.0.0.1:9099", "localhost"), "listen"),
+        ] {
+            let error = resolved(&text).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_services_of_one_name_are_refused() {
+        let twice = format!("{WHOLE}  - {{name: ollama, start: {{command: [x]}}}}\n");
+        assert!(
+            resolved(&twice)
+                .unwrap_err()
+                .to_string()
+                .contains("already")
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! What is remembered of a service across restarts of the agent.
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::disk::{self, StateError};
+use crate::host::{Hold, HoldOwner, Instance, LastExit, SelfStarts};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Memory {
+    pub holds: Vec<Hold>,
+    pub self_starts: SelfStarts,
+    pub failed_starts_in_row: u32,
+    pub last_exit: Option<LastExit>,
+    /// The process whose exit that was.
+    pub last_exit_of: Option<Instance>,
+    /// The boot in which that process, and the failed starts, were seen.
+    pub boot: String,
+    pub out_of_memory_at: Option<Timestamp>,
+    /// Up to where the log was read for lack of memory, in bytes.
+    pub log_offset: Option<u64>,
+}
+
+impl Memory {
+    /// Sets a hold; the same owner's earlier one is replaced, but keeps its beginning.
+    pub fn hold(&mut self, new: Hold) {
+        match self.holds.iter_mut().find(|h| h.owner == new.owner) {
+            Some(old) => {
+                *old = Hold {
+                    since: old.since,
+                    ..new
+                }
+            }
+            None => self.holds.push(new),
+        }
+    }
+
+    pub fn release(&mut self, owner: HoldOwner) {
+        self.holds.retain(|h| h.owner != owner);
+    }
+
+    /// A new boot of the host: what failed before says nothing of now.
+    pub fn enter_boot(&mut self, boot: &str) {
+        if self.boot != boot {
+            self.boot = boot.to_owned();
+            self.failed_starts_in_row = 0;
+            self.last_exit_of = None;
+        }
+    }
+}
+
+/// A service's memory with its file: changed on disk first, then here.
+#[derive(Debug)]
+pub struct Keeper {
+    path: PathBuf,
+    memory: Mutex<Memory>,
+}
+
+impl Keeper {
+    pub fn open(path: PathBuf) -> Result<Self, StateError> {
+        let memory = disk::read(&path)?.unwrap_or_default();
+        Ok(Self {
+            path,
+            memory: Mutex::new(memory),
+        })
+    }
+
+    pub fn get(&self) -> Memory {
+        self.lock().clone()
+    }
+
+    /// Changes the memory if the change can be written down.
+    pub fn change(&self, change: impl FnOnce(&mut Memory)) -> Result<(), StateError> {
+        let mut memory = self.lock();
+        let mut new = memory.clone();
+        change(&mut new);
+        if new != *memory {
+            disk::write(&self.path, &new)?;
+            *memory = new;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        // The value is replaced whole, so a panic elsewhere can't have left half of one.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(owner: HoldOwner, reason: &str) -> Hold {
+        Hold {
+            owner,
+            reason: reason.into(),
+            since: Timestamp::UNIX_EPOCH,
+            until: None,
+        }
+    }
+
+    #[test]
+    fn each_owner_clears_its_own_hold() {
+        let mut memory = Memory::default();
+        memory.hold(hold(HoldOwner::Person, "a"));
+        memory.hold(hold(HoldOwner::Suspend, "b"));
+        memory.hold(Hold {
+            since: Timestamp::MAX,
+            ..hold(HoldOwner::Person, "c")
+        });
+        assert_eq!(
+            memory.holds,
+            [hold(HoldOwner::Person, "c"), hold(HoldOwner::Suspend, "b")]
+        );
+        memory.release(HoldOwner::Person);
+        memory.release(HoldOwner::Pause);
+        assert_eq!(memory.holds, [hold(HoldOwner::Suspend, "b")]);
+    }
+
+    #[test]
+    fn what_can_not_be_written_is_not_remembered() {
+        let keeper = Keeper::open("/nonexistent/folder/x.json".into()).unwrap();
+        let error = keeper.change(|m| m.failed_starts_in_row = 3).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/folder/x.json"));
+        assert_eq!(keeper.get(), Memory::default());
+    }
+
+    #[test]
+    fn a_new_boot_forgets_failed_starts_and_keeps_holds() {
+        let mut memory = Memory {
+            failed_starts_in_row: 5,
+            boot: "a".into(),
+            ..Memory::default()
+        };
+        memory.hold(hold(HoldOwner::Person, "x"));
+        memory.enter_boot("a");
+        assert_eq!(memory.failed_starts_in_row, 5);
+        memory.enter_boot("b");
+        assert_eq!((memory.failed_starts_in_row, memory.holds.len()), (0, 1));
+    }
+}

@@ -1,0 +1,214 @@
+//! Linux: `/proc`.
+
+use std::{
+    collections::HashSet,
+    ffi::CString,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt,
+    process::Command,
+};
+
+use nix::unistd::{User, initgroups, setgid, setuid};
+
+use super::{Listener, Proc};
+
+/// USER_HZ, the unit of times in `/proc/PID/stat`: 100 on every architecture that Rust has a std for.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Different after each boot, so that a pid and start time of an earlier boot can't be mistaken.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
+}
+
+pub fn processes() -> io::Result<Vec<Proc>> {
+    Ok(pids()?.filter_map(read).collect())
+}
+
+pub fn start_time(pid: u32) -> Option<u64> {
+    read(pid).map(|p| p.start_time)
+}
+
+pub fn command_line(pid: u32) -> Option<String> {
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = raw
+        .split(|&b| b == 0)
+        .map(String::from_utf8_lossy)
+        .collect();
+    Some(words.join(" ").trim().to_owned()).filter(|c| !c.is_empty())
+}
+
+fn pids() -> io::Result<impl Iterator<Item = u32>> {
+    Ok(fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+fn read(pid: u32) -> Option<Proc> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    parse_stat(pid, uid, &stat)
+}
+
+/// `proc(5)`: fields after the command name, which may itself contain blanks and brackets. A zombie is no process.
+fn parse_stat(pid: u32, uid: u32, stat: &str) -> Option<Proc> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    if matches!(*fields.first()?, "Z" | "X") {
+        return None;
+    }
+    // fields[0] is field 3 of the manual page.
+    let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+    // Time of children that ended belongs to it too: otherwise the sum would fall when one ends.
+    let ticks: u64 = (14..=17).map(number).sum::<Option<u64>>()?;
+    Some(Proc {
+        pid,
+        parent: u32::try_from(number(4)?).ok()?,
+        session: u32::try_from(number(6)?).ok(),
+        start_time: number(22)?,
+        cpu_seconds: ticks as f64 / TICKS_PER_SECOND,
+        uid,
+    })
+}
+
+pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
+    let mut sockets = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        match fs::read_to_string(table) {
+            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(|l| parse_socket(l, port))),
+            // Without IPv6 there is no second table.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if sockets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted: HashSet<u64> = sockets.iter().map(|&(_, inode)| inode).collect();
+    let owners = socket_owners(&wanted)?;
+    Ok(sockets
+        .into_iter()
+        .map(|(address, inode)| Listener {
+            address,
+            pid: owners.iter().find(|(i, _)| *i == inode).map(|&(_, p)| p),
+        })
+        .collect())
+}
+
+/// Address and inode of a line of `/proc/net/tcp` that listens on the port.
+fn parse_socket(line: &str, port: u16) -> Option<(IpAddr, u64)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (address, hex_port) = fields.get(1)?.split_once(':')?;
+    let listens = *fields.get(3)? == "0A";
+    if !listens || u16::from_str_radix(hex_port, 16).ok()? != port {
+        return None;
+    }
+    Some((parse_address(address)?, fields.get(9)?.parse().ok()?))
+}
+
+/// Addresses are words in the machine's byte order, in hexadecimal digits.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    let word = |i: usize| {
+        let word = u32::from_str_radix(hex.get(i * 8..i * 8 + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for i in 0..4 {
+                bytes[i * 4..i * 4 + 4].copy_from_slice(&word(i)?);
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+/// Which process has each socket open. The oldest of several: a server's workers inherit its socket.
+fn socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
+    let mut all: Vec<u32> = pids()?.collect();
+    all.sort_by_key(|&pid| start_time(pid).unwrap_or(u64::MAX));
+    let mut found: Vec<(u64, u32)> = Vec::new();
+    for pid in all {
+        // Not readable: somebody else's.
+        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        for file in open.flatten() {
+            let inode = fs::read_link(file.path()).ok().and_then(|l| {
+                l.to_str()?
+                    .strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse()
+                    .ok()
+            });
+            if let Some(inode) = inode
+                && wanted.contains(&inode)
+                && !found.iter().any(|(i, _)| *i == inode)
+            {
+                found.push((inode, pid));
+            }
+        }
+        if found.len() == wanted.len() {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Makes this process the user's, with all of the user's groups (a GPU is often a group's), before `command` is run in its
+/// place. Only root can.
+pub fn become_user(user: &User, _command: &mut Command) -> io::Result<()> {
+    let name = CString::new(user.name.as_str())?;
+    initgroups(&name, user.gid)?;
+    setgid(user.gid)?;
+    setuid(user.uid)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_brackets_does_not_shift_the_fields() {
+        let stat = "42 (a) b (c)) S 7 42 40 0 -1 4194304 1 2 3 4 100 50 25 25 20 0 1 0 98765 1 2 3";
+        let read = parse_stat(42, 1000, stat).unwrap();
+        let expected = Proc {
+            pid: 42,
+            parent: 7,
+            session: Some(40),
+            start_time: 98765,
+            cpu_seconds: 2.0,
+            uid: 1000,
+        };
+        assert_eq!(read, expected);
+        assert_eq!(
+            parse_stat(42, 0, &stat.replace(" S ", " Z ")),
+            None,
+            "a zombie runs no more"
+        );
+        assert_eq!(parse_stat(42, 0, "42 (x"), None);
+    }
+
+    #[test]
+    fn a_listening_line_is_read_and_any_other_is_not() {
+        let line = "   0: 0100007F:2CAA 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0 100 0 0 10 0";
+        if cfg!(target_endian = "little") {
+            assert_eq!(
+                parse_socket(line, 11434),
+                Some((Ipv4Addr::LOCALHOST.into(), 31337))
+            );
+        }
+        assert_eq!(parse_socket(line, 11435), None, "another port");
+        assert_eq!(
+            parse_socket(&line.replace(" 0A ", " 01 "), 11434),
+            None,
+            "a connection"
+        );
+        let six = "00000000000000000000000001000000";
+        if cfg!(target_endian = "little") {
+            assert_eq!(parse_address(six), Some(Ipv6Addr::LOCALHOST.into()));
+        }
+    }
+}

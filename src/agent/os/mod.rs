@@ -1,0 +1,236 @@
+//! What an agent asks its operating system about processes and ports. Linux is read from `/proc`; everywhere else the
+//! portable way is taken (sysinfo, `lsof`).
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(test, not(target_os = "linux")))]
+mod portable;
+
+#[cfg(target_os = "linux")]
+use linux as native;
+#[cfg(not(target_os = "linux"))]
+use portable as native;
+
+use std::{collections::HashMap, io, net::IpAddr, path::Path};
+
+use nix::unistd::{Uid, User};
+
+pub use native::{become_user, boot_id};
+
+use crate::host::Instance;
+
+/// A process that is no zombie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proc {
+    pub pid: u32,
+    pub parent: u32,
+    /// Absent where the system does not tell.
+    pub session: Option<u32>,
+    /// See [`Instance::start_time`].
+    pub start_time: u64,
+    pub cpu_seconds: f64,
+    pub uid: u32,
+}
+
+/// All processes at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Processes(HashMap<u32, Proc>);
+
+impl Processes {
+    /// Reads them all; a process that ends meanwhile is left out.
+    pub fn read() -> io::Result<Self> {
+        Ok(Self::of(native::processes()?))
+    }
+
+    fn of(all: Vec<Proc>) -> Self {
+        Self(all.into_iter().map(|p| (p.pid, p)).collect())
+    }
+
+    pub fn get(&self, pid: u32) -> Option<&Proc> {
+        self.0.get(&pid)
+    }
+
+    /// The process, if it is still the same one.
+    pub fn instance(&self, instance: &Instance) -> Option<&Proc> {
+        self.get(instance.pid)
+            .filter(|p| p.start_time == instance.start_time)
+    }
+
+    /// A process with all that it started: its session when it leads one, and its descendants.
+    pub fn tree(&self, root: u32) -> Vec<&Proc> {
+        let leads = self.leads_session(root);
+        self.0
+            .values()
+            .filter(|p| (leads && p.session == Some(root)) || self.descends(p.pid, root))
+            .collect()
+    }
+
+    pub fn leads_session(&self, pid: u32) -> bool {
+        self.get(pid).is_some_and(|p| p.session == Some(pid))
+    }
+
+    fn descends(&self, mut pid: u32, ancestor: u32) -> bool {
+        // Bounded: a snapshot that is not atomic may contain a circle.
+        for _ in 0..64 {
+            if pid == ancestor {
+                return true;
+            }
+            match self.get(pid) {
+                Some(p) if p.parent > 1 => pid = p.parent,
+                _ => return false,
+            }
+        }
+        false
+    }
+}
+
+/// The instance of a running process.
+pub fn instance_of(pid: u32) -> Option<Instance> {
+    native::start_time(pid).map(|start_time| Instance { pid, start_time })
+}
+
+pub fn is_alive(instance: &Instance) -> bool {
+    native::start_time(instance.pid) == Some(instance.start_time)
+}
+
+/// Name of a user id; the number itself when nobody has it.
+pub fn user_name(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    }
+}
+
+/// The user that this process runs as.
+pub fn own_user() -> String {
+    user_name(Uid::effective().as_raw())
+}
+
+/// A command line, shortened for people.
+pub fn command_line(pid: u32) -> Option<String> {
+    native::command_line(pid).map(|c| c.chars().take(200).collect())
+}
+
+/// A socket that listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub address: IpAddr,
+    /// Absent when its process belongs to somebody whose processes this user may not see.
+    pub pid: Option<u32>,
+}
+
+/// Who would answer a connection to this address: the listener on just this address, or else on all.
+pub fn listener(address: IpAddr, port: u16) -> io::Result<Option<Listener>> {
+    Ok(pick(native::listeners(port)?, address))
+}
+
+fn pick(all: Vec<Listener>, wanted: IpAddr) -> Option<Listener> {
+    let plain = |a: IpAddr| a.to_canonical();
+    let rank = |l: &Listener| match plain(l.address) {
+        a if a == plain(wanted) => 0,
+        a if a.is_unspecified() && a.is_ipv4() == plain(wanted).is_ipv4() => 1,
+        // A wildcard socket of IPv6 takes IPv4 too, unless told otherwise.
+        a if a.is_unspecified() => 2,
+        // `localhost` may mean either family.
+        a if a.is_loopback() && wanted.is_loopback() => 3,
+        _ => 9,
+    };
+    all.into_iter().filter(|l| rank(l) < 9).min_by_key(rank)
+}
+
+/// Free space for unprivileged users where `path` is, in percent.
+pub fn disk_free_percent(path: &Path) -> Option<f64> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    let total = stat.blocks();
+    (total > 0).then(|| stat.blocks_available() as f64 * 100.0 / total as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    fn proc(pid: u32, parent: u32, session: u32) -> Proc {
+        Proc {
+            pid,
+            parent,
+            session: Some(session),
+            start_time: 1,
+            cpu_seconds: 0.0,
+            uid: 0,
+        }
+    }
+
+    #[test]
+    fn a_tree_is_the_session_that_a_process_leads_and_its_descendants() {
+        let all = Processes::of(vec![
+            proc(10, 1, 10),
+            proc(11, 10, 10),
+            proc(12, 1, 10),  // orphaned, same session
+            proc(13, 11, 13), // own session, still a descendant
+            proc(20, 1, 20),
+            proc(21, 20, 20),
+        ]);
+        let pids = |root| {
+            let mut pids: Vec<_> = all.tree(root).iter().map(|p| p.pid).collect();
+            pids.sort();
+            pids
+        };
+        assert_eq!(pids(10), [10, 11, 12, 13]);
+        assert_eq!(pids(11), [11, 13], "it leads no session");
+        assert_eq!(pids(99), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn both_ways_find_this_process_and_its_listener() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let me = std::process::id();
+        let found = native::listeners(port).unwrap();
+        assert_eq!(
+            pick(found, Ipv4Addr::LOCALHOST.into()).unwrap().pid,
+            Some(me)
+        );
+        assert_eq!(instance_of(me), instance_of(me));
+        assert!(instance_of(me).is_some());
+        let own = Processes::read().unwrap();
+        assert_eq!(own.get(me).unwrap().uid, Uid::effective().as_raw());
+        let portable = Processes::of(portable::processes().unwrap());
+        assert_eq!(
+            portable.get(me).unwrap().parent,
+            own.get(me).unwrap().parent
+        );
+        assert!(portable::start_time(me).is_some());
+        assert!(!portable::boot_id().is_empty() && !boot_id().is_empty());
+    }
+
+    #[test]
+    fn the_listener_of_just_this_address_answers_before_one_of_all() {
+        let at = |a: &str, pid| Listener {
+            address: a.parse().unwrap(),
+            pid: Some(pid),
+        };
+        let all = || {
+            vec![
+                at("0.0.0.0", 1),
+                at("127.0.0.1", 2),
+                at("::", 3),
+                at("::1", 4),
+                at("10.0.0.9", 5),
+            ]
+        };
+        let who = |wanted: &str, all: Vec<Listener>| {
+            pick(all, wanted.parse().unwrap()).and_then(|l| l.pid)
+        };
+        assert_eq!(who("127.0.0.1", all()), Some(2));
+        assert_eq!(who("::1", all()), Some(4));
+        assert_eq!(who("192.168.1.2", all()), Some(1));
+        assert_eq!(
+            who("127.0.0.1", vec![at("::", 3), at("10.0.0.9", 5)]),
+            Some(3)
+        );
+        assert_eq!(who("127.0.0.1", vec![at("10.0.0.9", 5)]), None);
+        assert_eq!(who("127.0.0.1", vec![at("::ffff:127.0.0.1", 6)]), Some(6));
+    }
+}

@@ -1,0 +1,260 @@
+//! AgentConfig: the file of a host agent. Never a CRD: it stays on the host, and lists all that the agent can do.
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quantity;
+
+/// What an agent looks after, where it listens and whom it believes.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ostler.dev",
+    version = "v1alpha1",
+    kind = "AgentConfig",
+    plural = "agentconfigs",
+    namespaced,
+    derive = "PartialEq",
+    doc = "The file of an agent: it can do only what is listed here."
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentConfigSpec {
+    /// Address and port that the agent listens on. Port 0 takes a free one.
+    #[serde(default = "default_listen")]
+    #[schemars(
+        length(min = 3, max = 64),
+        regex(pattern = r"^([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$")
+    )]
+    pub listen: String,
+    /// Certificate and key; needed for a bearer token on any address but loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<AgentTls>,
+    /// How callers prove who they are. With neither secret nor token the agent listens on loopback only.
+    #[serde(default)]
+    pub auth: AgentAuth,
+    /// Seconds between two checks of a service by the agent's own loop.
+    #[serde(default = "default_self_check")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub self_check_seconds: i32,
+    /// The services that the agent starts, stops and checks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub services: Vec<AgentService>,
+}
+
+/// Certificate and key in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentTls {
+    /// The certificate and its chain; a relative path starts at this file's folder.
+    #[schemars(length(min = 1, max = 4096))]
+    pub cert_file: String,
+    /// The private key; a relative path starts at this file's folder.
+    #[schemars(length(min = 1, max = 4096))]
+    pub key_file: String,
+}
+
+/// Files with secrets; each file has nothing else in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentAuth {
+    /// File with the `whsec_` secret that callers sign with (Standard Webhooks).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub signing_secret_file: Option<String>,
+    /// File with a bearer token, 16 characters or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub token_file: Option<String>,
+}
+
+/// Who is a service's parent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceManager {
+    /// The agent starts the process and is its parent.
+    #[default]
+    Process,
+    /// Commands start and stop it: systemctl, launchctl, brew.
+    Command,
+}
+
+/// When the agent's own loop brings a service up again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestartPolicy {
+    /// However it ended.
+    #[default]
+    Always,
+    /// Unless it ended cleanly: exit code 0, or SIGHUP, SIGINT, SIGTERM or SIGPIPE, as systemd has it.
+    OnFailure,
+}
+
+/// A service on the agent's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.manager != 'Command' || has(self.stop)",
+     "message": "manager: Command needs stop: give the command that stops the service", "fieldPath": ".stop"},
+    {"rule": "self.manager != 'Command' || has(self.status) || has(self.check)",
+     "message": "manager: Command needs check or status: without one the agent can't tell whether the service is up", "fieldPath": ".check"},
+    {"rule": "self.manager != 'Process' || (!has(self.stop) && !has(self.status) && !has(self.restartCommand))",
+     "message": "stop, status and restartCommand belong to manager: Command; a Process is stopped by SIGTERM: remove them, or set manager: Command", "fieldPath": ".manager"},
+    {"rule": "!self.adopt || has(self.check)",
+     "message": "adopt: true needs check: its port tells which process to take over", "fieldPath": ".adopt"}
+]))]
+pub struct AgentService {
+    /// Name of the service, as backends refer to it.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// Process: the agent is its parent. Command: commands start and stop it.
+    #[serde(default)]
+    pub manager: ServiceManager,
+    /// What starts it.
+    pub start: AgentCommand,
+    /// What stops it (manager: Command).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<AgentCommand>,
+    /// What restarts it (manager: Command); without it, stop and start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_command: Option<AgentCommand>,
+    /// What exits with 0 while it is up (manager: Command).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<AgentCommand>,
+    /// A URL that answers while it is up; any answer below 500 will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<AgentCheck>,
+    /// For how many seconds a started service may fail its check before the start has failed.
+    #[serde(default = "default_startup")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub startup_seconds: i32,
+    /// How many seconds after SIGTERM a process is sent SIGKILL.
+    #[serde(default = "default_stop_grace")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub stop_grace_seconds: i32,
+    /// Where its output goes (manager: Process).
+    #[serde(default)]
+    pub log: AgentLog,
+    /// Texts in its log that mean that the device ran out of memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 256)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub out_of_memory_patterns: Vec<String>,
+    /// When the agent's own loop brings it up again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// Whether the agent may take over, and kill, a process on its port that it did not start.
+    #[serde(default)]
+    pub adopt: bool,
+}
+
+/// A command as a list of arguments; no shell reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentCommand {
+    /// The program, found in PATH unless it is a path, and its arguments.
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(max = 4096)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub command: Vec<String>,
+    /// The user that it runs as; another than the agent's own needs an agent that runs as root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub user: Option<String>,
+    /// The folder that it runs in; a relative path starts at this file's folder. Absent: this file's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub working_directory: Option<String>,
+    /// Variables added to the agent's own environment (whose OSTLER_ variables are left out).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 128))]
+    pub environment: BTreeMap<String, String>,
+    /// After how many seconds a command that has not ended is killed. Not for the start of a Process, which goes on running.
+    #[serde(default = "default_command_timeout")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: i32,
+}
+
+/// How a service is asked whether it is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentCheck {
+    /// The URL; its port also tells which process serves.
+    #[schemars(
+        length(min = 8, max = 2048),
+        regex(pattern = r"^https?://[^/?#\s@]+(/[^\s]*)?$")
+    )]
+    pub url: String,
+    /// Seconds to wait for an answer.
+    #[serde(default = "default_check_timeout")]
+    #[schemars(range(min = 1, max = 300))]
+    pub timeout_seconds: i32,
+}
+
+/// Output of a process, appended to a file that is rotated by copy and truncate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentLog {
+    /// The file; a relative path starts at this file's folder. Absent: NAME.log in the agent's state folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub file: Option<String>,
+    /// The size past which it is rotated.
+    #[serde(default = "default_log_bytes")]
+    #[schemars(length(min = 1, max = 24), regex(pattern = quantity::PATTERN))]
+    pub max_bytes: String,
+    /// How many old files are kept (file.1 is the newest).
+    #[serde(default = "default_log_files")]
+    #[schemars(range(min = 0, max = 100))]
+    pub files: i32,
+}
+
+impl Default for AgentLog {
+    fn default() -> Self {
+        Self {
+            file: None,
+            max_bytes: default_log_bytes(),
+            files: default_log_files(),
+        }
+    }
+}
+
+fn default_listen() -> String {
+    "127.0.0.1:9099".into()
+}
+
+fn default_self_check() -> i32 {
+    300
+}
+
+fn default_startup() -> i32 {
+    120
+}
+
+fn default_stop_grace() -> i32 {
+    15
+}
+
+fn default_command_timeout() -> i32 {
+    60
+}
+
+fn default_check_timeout() -> i32 {
+    5
+}
+
+fn default_log_bytes() -> String {
+    "50Mi".into()
+}
+
+fn default_log_files() -> i32 {
+    3
+}
