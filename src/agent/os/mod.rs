@@ -13,9 +13,10 @@ use portable as native;
 
 use std::{collections::HashMap, io, net::IpAddr, path::Path};
 
-use nix::unistd::{Uid, User};
+use nix::unistd::{Pid, Uid, User};
 
 pub use native::{become_user, boot_id};
+pub use nix::sys::signal::Signal;
 
 use crate::host::Instance;
 
@@ -91,6 +92,12 @@ pub fn instance_of(pid: u32) -> Option<Instance> {
 
 pub fn is_alive(instance: &Instance) -> bool {
     native::start_time(instance.pid) == Some(instance.start_time)
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    nix::sys::signal::kill(Pid::from_raw(pid), signal).map_err(Into::into)
 }
 
 /// Name of a user id; the number itself when nobody has it.

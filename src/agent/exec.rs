@@ -1,0 +1,195 @@
+//! The body of `ostler agent-exec`: the step between the agent and a service's own program.
+//!
+//! It runs in the new process, which keeps its pid: it writes down pid and start time, and becomes the program. An agent
+//! that dies right after starting it finds the record; one that starts a second finds out here that the first one runs.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::unistd::{Uid, User, setsid};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    keep::{self, StateError},
+    os,
+};
+use crate::{host::Instance, telemetry::crash_point};
+
+/// The exit code when the program was not run, as `env` and `timeout` have it.
+pub const NOT_RUN: u8 = 125;
+
+/// What to become.
+#[derive(Clone, Debug)]
+pub struct ExecPlan {
+    /// Where pid and start time are written down; absent for a command that ends soon.
+    pub record: Option<PathBuf>,
+    pub user: Option<String>,
+    pub dir: PathBuf,
+    pub argv: Vec<String>,
+}
+
+/// The record of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub instance: Instance,
+    /// Start times count from the boot, so another boot's mean nothing.
+    pub boot: String,
+    /// The agent found it running and took it over.
+    #[serde(default)]
+    pub adopted: bool,
+}
+
+impl Record {
+    /// The recorded process, if it still runs.
+    pub fn alive(&self) -> Option<&Instance> {
+        (self.boot == os::boot_id() && os::is_alive(&self.instance)).then_some(&self.instance)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error("it already runs as process {0}")]
+    AlreadyRuns(u32),
+    #[error("there is no user {0}: correct the service's user, or create it")]
+    NoSuchUser(String),
+    #[error(
+        "the agent runs as {own}, and only root can start a process as {wanted}: run the agent as root, or as {wanted}"
+    )]
+    NotRoot { own: String, wanted: String },
+    #[error("can't become user {user}: {cause}")]
+    Become { user: String, cause: io::Error },
+    #[error(
+        "can't run {program} in {dir}: {cause}; see that the program is there (PATH is the agent's), that the folder is, and that the user may use both"
+    )]
+    Exec {
+        program: String,
+        dir: String,
+        cause: io::Error,
+    },
+    #[error("no program to run")]
+    NoProgram,
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Becomes the program. Returns only when that fails; the reason is then in `RECORD.error` too, where the agent reads it.
+pub fn exec(plan: &ExecPlan) -> ExecError {
+    // Without a session of its own, a terminal's Ctrl-C would end the service with the agent. It fails only where this
+    // process leads a group already, and then nobody else is in that group.
+    let _ = setsid();
+    let mut complaint = plan.record.as_deref().and_then(open_complaint);
+    let error = become_program(plan);
+    if let Some(file) = &mut complaint {
+        // The same text goes to standard error, which is the service's log.
+        let _ = write!(file, "{error}");
+    }
+    error
+}
+
+fn become_program(plan: &ExecPlan) -> ExecError {
+    let (mut command, user, _lock) = match prepare(plan) {
+        Ok(ready) => ready,
+        Err(e) => return e,
+    };
+    if let Some(user) = &user
+        && let Err(cause) = os::become_user(user, &mut command)
+    {
+        return ExecError::Become {
+            user: user.name.clone(),
+            cause,
+        };
+    }
+    // The lock is closed by exec, as every file of this process is.
+    let cause = command.exec();
+    ExecError::Exec {
+        program: plan.argv.first().cloned().unwrap_or_default(),
+        dir: plan.dir.display().to_string(),
+        cause,
+    }
+}
+
+fn prepare(plan: &ExecPlan) -> Result<(Command, Option<User>, Option<File>), ExecError> {
+    let (program, arguments) = plan.argv.split_first().ok_or(ExecError::NoProgram)?;
+    let user = plan.user.as_deref().map(find_user).transpose()?.flatten();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(&plan.dir)
+        .env_remove("OSTLER_CRASH_POINT");
+    let lock = plan.record.as_deref().map(write_record).transpose()?;
+    Ok((command, user, lock))
+}
+
+/// The user to change to; `None` when this process is the user's already.
+fn find_user(name: &str) -> Result<Option<User>, ExecError> {
+    let user = User::from_name(name)
+        .ok()
+        .flatten()
+        .ok_or_else(|| ExecError::NoSuchUser(name.to_owned()))?;
+    if user.uid == Uid::effective() {
+        return Ok(None);
+    }
+    if !Uid::effective().is_root() {
+        return Err(ExecError::NotRoot {
+            own: os::own_user(),
+            wanted: name.to_owned(),
+        });
+    }
+    Ok(Some(user))
+}
+
+/// Writes this process down, under a lock that is held until it has become the program.
+fn write_record(path: &Path) -> Result<File, ExecError> {
+    let lock_path = path.with_extension("process-lock");
+    let state = |what, e| ExecError::State(StateError::io(what, &lock_path, e));
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|e| state("open", e))?;
+    lock.lock().map_err(|e| state("lock", e))?;
+    let earlier: Option<Record> = keep::read(path)?;
+    if let Some(instance) = earlier.as_ref().and_then(Record::alive) {
+        return Err(ExecError::AlreadyRuns(instance.pid));
+    }
+    crash_point("agent-exec.before-record");
+    let pid = std::process::id();
+    let instance = os::instance_of(pid).ok_or_else(|| {
+        state(
+            "find the start time of this process for",
+            io::ErrorKind::Unsupported.into(),
+        )
+    })?;
+    let record = Record {
+        instance,
+        boot: os::boot_id(),
+        adopted: false,
+    };
+    keep::write(path, &record)?;
+    crash_point("agent-exec.after-record");
+    Ok(lock)
+}
+
+/// Where the agent reads why the program was not run.
+pub fn complaint_path(record: &Path) -> PathBuf {
+    record.with_extension("process-error")
+}
+
+fn open_complaint(record: &Path) -> Option<File> {
+    // Opened now: as another user it could not be.
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(complaint_path(record))
+        .ok()
+}

@@ -1,0 +1,70 @@
+//! Why a service could not be started or stopped: shown in operations and in the agent's log.
+
+use crate::agent::keep::StateError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error(
+        "port {port} belongs to {owner}, which this agent did not start: end that process, or set adopt: true in the agent's file"
+    )]
+    Foreign { port: u16, owner: String },
+    #[error("can't start {program}: {cause}")]
+    Spawn { program: String, cause: String },
+    /// It ended before it answered its check.
+    #[error("it ended at once ({how}){log}; see its log")]
+    ExitedEarly { how: String, log: String },
+    #[error(
+        "it runs, and did not answer {url} within {seconds} s ({detail}): see its log, or raise startupSeconds"
+    )]
+    NotUp {
+        url: String,
+        seconds: u64,
+        detail: String,
+    },
+    #[error(
+        "can't signal process {pid}: {cause}; run the agent as root, or as the user of that process"
+    )]
+    Signal { pid: u32, cause: String },
+    #[error(
+        "process {pid} is still there after SIGKILL: the kernel holds it (a device or a network file system that hangs)"
+    )]
+    Unkillable { pid: u32 },
+    #[error("{command} {how}{output}")]
+    CommandFailed {
+        command: String,
+        how: String,
+        output: String,
+    },
+    #[error("the operating system does not tell about processes or ports: {0}")]
+    Look(String),
+    #[error("given up: somebody asked to {0} the service meanwhile")]
+    Superseded(&'static str),
+    /// The agent ends; what is not finished is taken up at its next start.
+    #[error("the agent was stopped meanwhile")]
+    Interrupted,
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl ServiceError {
+    pub fn exited_early(&self) -> bool {
+        matches!(self, Self::ExitedEarly { .. })
+    }
+
+    /// Whether a start failed by itself: what somebody else decided meanwhile is no failure.
+    pub fn counts_as_failed_start(&self) -> bool {
+        match self {
+            Self::Spawn { .. }
+            | Self::ExitedEarly { .. }
+            | Self::NotUp { .. }
+            | Self::CommandFailed { .. } => true,
+            Self::Foreign { .. }
+            | Self::Signal { .. }
+            | Self::Unkillable { .. }
+            | Self::Look(_)
+            | Self::Superseded(_)
+            | Self::Interrupted
+            | Self::State(_) => false,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Starts programs through `ostler agent-exec`, so that user, folder and record are settled in the new process.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::unistd::{Uid, User};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::error::ServiceError;
+use crate::agent::{config::CommandSpec, os};
+
+/// How much of a command's output an error shows, in characters.
+const SHOWN: usize = 400;
+
+/// Starts programs as the agent's file says.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    /// The `ostler` binary.
+    pub exe: PathBuf,
+}
+
+impl Launcher {
+    /// The command line of `agent-exec` with the environment that the program gets.
+    pub fn command(&self, spec: &CommandSpec, record: Option<&Path>) -> Command {
+        let mut command = Command::new(&self.exe);
+        command.arg("agent-exec").arg("--dir").arg(&spec.dir);
+        if let Some(record) = record {
+            command.arg("--record").arg(record);
+        }
+        if let Some(user) = &spec.user {
+            command.arg("--user").arg(user);
+        }
+        command.arg("--").args(&spec.argv);
+        // The agent's own settings and secrets are no business of what it starts.
+        for (name, _) in env::vars_os() {
+            let own = name.to_string_lossy().starts_with("OSTLER_");
+            if own && name != "OSTLER_CRASH_POINT" {
+                command.env_remove(name);
+            }
+        }
+        command.envs(home_of(spec)).envs(&spec.environment);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end, or kills it when its time is over.
+    pub async fn run(&self, spec: &CommandSpec) -> Result<Finished, ServiceError> {
+        let shown = spec.argv.join(" ");
+        let mut child = self
+            .command(spec, None)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| self.not_spawned(&e))?;
+        let Ok((status, output)) = timeout(spec.timeout, async {
+            let output = collect(&mut child).await;
+            (child.wait().await, output)
+        })
+        .await
+        else {
+            kill_tree(&child);
+            return Err(ServiceError::CommandFailed {
+                command: shown,
+                how: format!(
+                    "did not end within {} s and was killed",
+                    spec.timeout.as_secs()
+                ),
+                output: String::new(),
+            });
+        };
+        let status = status.map_err(|e| ServiceError::Look(e.to_string()))?;
+        Ok(Finished {
+            command: shown,
+            status,
+            output,
+        })
+    }
+
+    pub fn not_spawned(&self, cause: &std::io::Error) -> ServiceError {
+        ServiceError::Spawn {
+            program: self.exe.display().to_string(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+/// A command that ended.
+#[derive(Debug)]
+pub struct Finished {
+    command: String,
+    status: ExitStatus,
+    output: String,
+}
+
+impl Finished {
+    pub fn succeeded(&self) -> bool {
+        self.status.success()
+    }
+
+    pub fn or_failed(self) -> Result<(), ServiceError> {
+        if self.succeeded() {
+            return Ok(());
+        }
+        Err(ServiceError::CommandFailed {
+            command: self.command,
+            how: format!("failed ({})", self.status),
+            output: match self.output.trim() {
+                "" => String::new(),
+                text => format!(": {text}"),
+            },
+        })
+    }
+}
+
+/// What a login of another user would set, unless the file says otherwise.
+fn home_of(spec: &CommandSpec) -> Vec<(&'static str, String)> {
+    let Some(user) = spec
+        .user
+        .as_deref()
+        .and_then(|name| User::from_name(name).ok().flatten())
+        .filter(|user| user.uid != Uid::effective())
+    else {
+        return Vec::new();
+    };
+    vec![
+        ("HOME", user.dir.display().to_string()),
+        ("USER", user.name.clone()),
+        ("LOGNAME", user.name),
+    ]
+}
+
+/// The end of what a child writes, until it closes both streams. Something that it left behind may keep them open, so
+/// this ends when the child does, too.
+async fn collect(child: &mut Child) -> String {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let both = async { tokio::join!(tail(out), tail(err)) };
+    let (out, err) = tokio::select! {
+        both = both => both,
+        _ = async { let _ = child.wait().await; tokio::time::sleep(Duration::from_millis(200)).await } => Default::default(),
+    };
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&out),
+        String::from_utf8_lossy(&err)
+    );
+    let skip = text.chars().count().saturating_sub(SHOWN);
+    text.chars().skip(skip).collect()
+}
+
+async fn tail(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut stream) = stream else {
+        return kept;
+    };
+    let mut chunk = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        kept.extend_from_slice(&chunk[..n]);
+        let extra = kept.len().saturating_sub(4 * SHOWN);
+        kept.drain(..extra);
+    }
+    kept
+}
+
+/// Kills a command with all that it started; it leads a session.
+fn kill_tree(child: &Child) {
+    let Some(pid) = child.id() else { return };
+    if let Ok(processes) = os::Processes::read() {
+        for process in processes.tree(pid) {
+            // It may have ended by itself meanwhile.
+            let _ = os::signal(process.pid, os::Signal::SIGKILL);
+        }
+    }
+}

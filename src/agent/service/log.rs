@@ -1,0 +1,234 @@
+//! A process's output file: opened for it, read for lack of memory, rotated by copy and truncate.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::OFlag;
+
+use crate::agent::config::LogSpec;
+
+/// At most so much is read at once, in bytes.
+const CHUNK: u64 = 1 << 20;
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    // The folder may be the service's user's, who must not lead an agent of root to another file.
+    options.custom_flags(OFlag::O_NOFOLLOW.bits());
+    options
+}
+
+/// Opens the file for a process's output.
+pub fn open(path: &Path) -> io::Result<File> {
+    options().append(true).create(true).mode(0o640).open(path)
+}
+
+/// Moves what is in the file to `file.1` when there is too much of it. The process goes on writing to the same file; what
+/// it writes between copy and truncate is lost.
+pub fn rotate(spec: &LogSpec) -> io::Result<bool> {
+    match fs::symlink_metadata(&spec.file) {
+        Ok(meta) if meta.len() > spec.max_bytes => {}
+        Ok(_) => return Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    }
+    for n in (1..spec.files).rev() {
+        match fs::rename(numbered(&spec.file, n), numbered(&spec.file, n + 1)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    let mut current = options().read(true).write(true).open(&spec.file)?;
+    if spec.files > 0 {
+        let newest = numbered(&spec.file, 1);
+        match fs::remove_file(&newest) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut copy = options()
+            .write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(newest)?;
+        io::copy(&mut current, &mut copy)?;
+        copy.sync_data()?;
+    }
+    current.set_len(0)?;
+    Ok(true)
+}
+
+fn numbered(file: &Path, n: u32) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+/// The last line that says something, shortened: the evidence in "it ended at once".
+pub fn last_line(path: &Path) -> Option<String> {
+    let mut file = options().read(true).open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(4096)))
+        .ok()?;
+    let mut bytes = Vec::new();
+    file.take(4096).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().find(|l| !l.trim().is_empty())?;
+    Some(line.trim().chars().take(200).collect())
+}
+
+/// Looks for texts in what was written since it last looked.
+#[derive(Debug, Default)]
+pub struct Watch {
+    offset: u64,
+    /// The end of what was read: a text may be cut in two by two readings.
+    carry: Vec<u8>,
+}
+
+impl Watch {
+    /// Begins at an offset remembered from before, or at the end of the file.
+    pub fn begin(path: &Path, remembered: Option<u64>) -> Self {
+        let length = fs::metadata(path).map_or(0, |m| m.len());
+        Self {
+            offset: remembered.filter(|&o| o <= length).unwrap_or(length),
+            carry: Vec::new(),
+        }
+    }
+
+    /// After a rotation.
+    pub fn from_start(&mut self) {
+        *self = Self::default();
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether any of the texts was written since. A file shorter than before was rotated, and is read from its start.
+    pub fn found(&mut self, path: &Path, patterns: &[String]) -> io::Result<bool> {
+        let mut file = match options().read(true).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let length = file.metadata()?.len();
+        if length < self.offset {
+            self.offset = 0;
+            self.carry.clear();
+        }
+        if patterns.is_empty() {
+            self.offset = length;
+            return Ok(false);
+        }
+        let longest = patterns.iter().map(String::len).max().unwrap_or(1);
+        let mut found = false;
+        while self.offset < length {
+            file.seek(SeekFrom::Start(self.offset))?;
+            let read = file.by_ref().take(CHUNK).read_to_end(&mut self.carry)?;
+            if read == 0 {
+                break;
+            }
+            self.offset += read as u64;
+            found |= patterns.iter().any(|p| contains(&self.carry, p.as_bytes()));
+            let keep = if found { 0 } else { longest.saturating_sub(1) };
+            let drop = self.carry.len().saturating_sub(keep);
+            self.carry.drain(..drop);
+        }
+        Ok(found)
+    }
+}
+
+fn contains(text: &[u8], pattern: &[u8]) -> bool {
+    !pattern.is_empty() && text.windows(pattern.len()).any(|w| w == pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn folder() -> PathBuf {
+        let path =
+            std::env::temp_dir().join(format!("ostler-log-{}", uuid::Uuid::new_v4().simple()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_log_is_copied_and_truncated_while_its_writer_goes_on() {
+        let dir = folder();
+        let spec = LogSpec {
+            file: dir.join("x.log"),
+            max_bytes: 10,
+            files: 2,
+        };
+        let mut writer = open(&spec.file).unwrap();
+        assert!(!rotate(&spec).unwrap(), "an empty file");
+        for text in ["first first\n", "second second\n", "third third\n"] {
+            writer.write_all(text.as_bytes()).unwrap();
+            assert!(rotate(&spec).unwrap());
+        }
+        writer.write_all(b"now\n").unwrap();
+        assert!(!rotate(&spec).unwrap());
+        let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!(
+            (read("x.log"), read("x.log.1"), read("x.log.2")),
+            (
+                "now\n".into(),
+                "third third\n".into(),
+                "second second\n".into()
+            )
+        );
+        assert!(!dir.join("x.log.3").exists());
+        assert_eq!(last_line(&spec.file).as_deref(), Some("now"));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_is_a_link_is_not_followed() {
+        let dir = folder();
+        fs::write(dir.join("precious"), "x".repeat(100)).unwrap();
+        std::os::unix::fs::symlink(dir.join("precious"), dir.join("x.log")).unwrap();
+        assert!(open(&dir.join("x.log")).is_err());
+        let spec = LogSpec {
+            file: dir.join("x.log"),
+            max_bytes: 1,
+            files: 1,
+        };
+        assert!(rotate(&spec).is_err());
+        assert_eq!(fs::metadata(dir.join("precious")).unwrap().len(), 100);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_text_is_found_once_even_when_it_comes_in_two_pieces_or_after_a_rotation() {
+        let dir = folder();
+        let path = dir.join("x.log");
+        let mut writer = open(&path).unwrap();
+        writer.write_all(b"old: Insufficient Memory\n").unwrap();
+        let patterns = ["Insufficient Memory".to_owned()];
+        let mut watch = Watch::begin(&path, None);
+        assert!(
+            !watch.found(&path, &patterns).unwrap(),
+            "written before it looked"
+        );
+        writer.write_all(b"metal: Insufficient M").unwrap();
+        assert!(!watch.found(&path, &patterns).unwrap());
+        writer.write_all(b"emory\n").unwrap();
+        assert!(watch.found(&path, &patterns).unwrap());
+        assert!(!watch.found(&path, &patterns).unwrap(), "once");
+        writer.set_len(0).unwrap();
+        writer.write_all(b"Insufficient Memory").unwrap();
+        assert!(watch.found(&path, &patterns).unwrap());
+        assert!(
+            Watch::begin(&path, Some(0))
+                .found(&path, &patterns)
+                .unwrap(),
+            "remembered offset"
+        );
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,19 @@
+//! A service of the agent's file: how it is seen, started, stopped and checked.
+
+mod check;
+mod command;
+mod error;
+mod exits;
+mod launch;
+mod log;
+mod oom;
+mod process;
+mod state;
+mod wait;
+
+pub use check::CheckOutcome;
+pub use error::ServiceError;
+pub use launch::Launcher;
+pub use process::PortSight;
+pub use state::{Live, Look, Service};
+pub use wait::{Patience, Started};

@@ -1,0 +1,225 @@
+//! Processes whose parent the agent is: found by their record, seen with their port, started, stopped.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    process::Child,
+    time::{Instant, sleep},
+};
+
+use super::{check::local_address, error::ServiceError, launch::Launcher, log};
+use crate::{
+    agent::{
+        config::{CheckSpec, CommandSpec, LogSpec},
+        exec::{Record, complaint_path},
+        keep::{self, StateError},
+        os::{self, Processes, Signal},
+    },
+    host::{Instance, PortOwner},
+    telemetry::crash_point,
+};
+
+/// How long a new process may take to write its record.
+const RECORD_TIME: Duration = Duration::from_secs(10);
+/// How long the kernel may take after SIGKILL.
+const KILL_TIME: Duration = Duration::from_secs(10);
+/// How long children may outlive their parent after SIGTERM.
+const ORPHAN_TIME: Duration = Duration::from_secs(2);
+
+/// Who listens on the port of a check's URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSight {
+    pub owner: PortOwner,
+    /// It belongs to the service's own process tree.
+    pub own: bool,
+}
+
+impl PortSight {
+    /// For an error: who it is.
+    pub fn describe(&self) -> String {
+        let PortOwner {
+            pid, user, command, ..
+        } = &self.owner;
+        match (pid, command) {
+            (Some(pid), Some(command)) => {
+                let user = user.as_deref().unwrap_or("unknown");
+                format!("process {pid} ({command}) of user {user}")
+            }
+            (Some(pid), None) => format!("process {pid}"),
+            (None, _) => "a process of another user".to_owned(),
+        }
+    }
+}
+
+/// The recorded process, if it still runs.
+pub fn own(record: &Path) -> Result<Option<Instance>, StateError> {
+    Ok(read_record(record)?.and_then(|r| r.alive().cloned()))
+}
+
+pub fn read_record(record: &Path) -> Result<Option<Record>, StateError> {
+    keep::read(record)
+}
+
+/// Takes over a process that the agent did not start.
+pub fn adopt(record: &Path, pid: u32) -> Result<Option<Instance>, StateError> {
+    let Some(instance) = os::instance_of(pid) else {
+        return Ok(None);
+    };
+    let written = Record {
+        instance: instance.clone(),
+        boot: os::boot_id(),
+        adopted: true,
+    };
+    keep::write(record, &written)?;
+    Ok(Some(instance))
+}
+
+/// Who listens where the check asks; `None` when nobody does, or the check asks another host.
+pub fn port(
+    check: &CheckSpec,
+    own: Option<&Instance>,
+    processes: &Processes,
+) -> Result<Option<PortSight>, ServiceError> {
+    let Some(address) = local_address(&check.url) else {
+        return Ok(None);
+    };
+    let port = check.port();
+    let listener = os::listener(address, port).map_err(|e| ServiceError::Look(e.to_string()))?;
+    Ok(listener.map(|l| {
+        let tree = own.map(|i| processes.tree(i.pid)).unwrap_or_default();
+        PortSight {
+            own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)),
+            owner: PortOwner {
+                port,
+                pid: l.pid,
+                user: l
+                    .pid
+                    .and_then(|pid| processes.get(pid))
+                    .map(|p| os::user_name(p.uid)),
+                command: l.pid.and_then(os::command_line),
+            },
+        }
+    }))
+}
+
+/// Starts a process; its record is on disk when this returns.
+pub async fn spawn(
+    launcher: &Launcher,
+    start: &CommandSpec,
+    record: &Path,
+    output: &LogSpec,
+) -> Result<(Instance, Child), ServiceError> {
+    let file = log::open(&output.file)
+        .and_then(|out| Ok((out.try_clone()?, out)))
+        .map_err(|e| StateError::io("open the log", &output.file, e))?;
+    let complaint = complaint_path(record);
+    // An old one would be taken for this start's.
+    let _ = std::fs::remove_file(&complaint);
+    let mut child = launcher
+        .command(start, Some(record))
+        .stdout(Stdio::from(file.0))
+        .stderr(Stdio::from(file.1))
+        .spawn()
+        .map_err(|e| launcher.not_spawned(&e))?;
+    crash_point("agent.after-spawn-before-record");
+    let pid = child.id();
+    let deadline = Instant::now() + RECORD_TIME;
+    loop {
+        if let Some(written) = read_record(record)?
+            && Some(written.instance.pid) == pid
+            && written.boot == os::boot_id()
+        {
+            crash_point("agent.after-record");
+            return Ok((written.instance, child));
+        }
+        let ended = child
+            .try_wait()
+            .map_err(|e| ServiceError::Look(e.to_string()))?;
+        if ended.is_some() || Instant::now() > deadline {
+            let cause = std::fs::read_to_string(&complaint).unwrap_or_default();
+            let _ = child.start_kill();
+            return Err(ServiceError::Spawn {
+                program: start.argv.join(" "),
+                cause: match cause.as_str() {
+                    "" => "it wrote no record; see its log".into(),
+                    told => told.to_owned(),
+                },
+            });
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Why the program was not run, when the process ended before it became the program.
+pub fn complaint(record: &Path) -> Option<String> {
+    std::fs::read_to_string(complaint_path(record))
+        .ok()
+        .filter(|c| !c.is_empty())
+}
+
+/// SIGTERM to a process and all that it started, SIGKILL after the grace; returns when none of them is left.
+pub async fn stop(instance: &Instance, grace: Duration) -> Result<(), ServiceError> {
+    let mut known = Vec::new();
+    signal_all(instance, &mut known, Signal::SIGTERM)?;
+    let gone = wait_gone(grace, || !os::is_alive(instance)).await;
+    if gone && wait_gone(ORPHAN_TIME, || !known.iter().any(os::is_alive)).await {
+        return Ok(());
+    }
+    let deadline = Instant::now() + KILL_TIME;
+    loop {
+        // Again and again: something may have been started meanwhile.
+        signal_all(instance, &mut known, Signal::SIGKILL)?;
+        if wait_gone(Duration::from_millis(200), || {
+            !known.iter().any(os::is_alive)
+        })
+        .await
+        {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(ServiceError::Unkillable { pid: instance.pid });
+        }
+    }
+}
+
+/// Signals the tree as it is now, and what was in it before and still runs.
+fn signal_all(
+    root: &Instance,
+    known: &mut Vec<Instance>,
+    signal: Signal,
+) -> Result<(), ServiceError> {
+    let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
+    if processes.instance(root).is_some() {
+        for process in processes.tree(root.pid) {
+            let instance = Instance {
+                pid: process.pid,
+                start_time: process.start_time,
+            };
+            if !known.contains(&instance) {
+                known.push(instance);
+            }
+        }
+    }
+    for instance in known.iter().filter(|i| processes.instance(i).is_some()) {
+        if let Err(cause) = os::signal(instance.pid, signal)
+            && cause.raw_os_error() != Some(nix::errno::Errno::ESRCH as i32)
+        {
+            return Err(ServiceError::Signal {
+                pid: instance.pid,
+                cause: cause.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn wait_gone(within: Duration, gone: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    while !gone() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(25)).await;
+    }
+    true
+}

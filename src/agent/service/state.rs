@@ -1,0 +1,359 @@
+//! One service: its description, what is remembered of it, and what is known only while the agent runs.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use reqwest::Client;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    check::{self, CheckOutcome},
+    command,
+    error::ServiceError,
+    launch::Launcher,
+    log,
+    process::{self, PortSight},
+    wait::{Patience, Started},
+};
+use crate::{
+    agent::{
+        config::{ManagerSpec, ServiceSpec},
+        keep::{Folder, Keeper, StateError},
+        os::{self, Processes},
+        plan::Seen,
+    },
+    host::{CheckReport, Instance},
+};
+
+/// What is known of a service only while the agent runs.
+#[derive(Debug, Default)]
+pub struct Live {
+    pub last_check: Option<CheckReport>,
+    /// Until when a controller looks after it.
+    pub care_until: Option<Instant>,
+    /// Failing checks in a row without care.
+    pub failing: u32,
+    /// Since when its checks time out while it uses the CPU.
+    pub busy_since: Option<Instant>,
+    /// When this agent last started it.
+    pub started_at: Option<Instant>,
+    /// The process that last passed a check.
+    pub answered: Option<Instance>,
+    /// What the status command last said.
+    pub status_up: Option<bool>,
+    /// The operation that runs.
+    pub operation: Option<String>,
+    /// The process that is being stopped on request.
+    pub(super) stopping: Option<Instance>,
+    /// The process whose end this agent will be told.
+    pub(super) reaping: Option<Instance>,
+    /// The kernel's count of kills when the process was started.
+    pub(super) kills_before: Option<u64>,
+    pub(super) log: log::Watch,
+}
+
+/// What one look found.
+#[derive(Debug)]
+pub struct Look {
+    pub seen: Seen,
+    pub own: Option<Instance>,
+    pub port: Option<PortSight>,
+    pub check: Option<CheckOutcome>,
+}
+
+#[derive(Debug)]
+pub struct Service {
+    pub spec: ServiceSpec,
+    pub keeper: Keeper,
+    pub record: PathBuf,
+    pub(super) launcher: Launcher,
+    pub(super) shutdown: CancellationToken,
+    http: Client,
+    live: Mutex<Live>,
+}
+
+impl Service {
+    /// Takes up a service where the last agent left it.
+    pub fn open(
+        spec: ServiceSpec,
+        folder: &Folder,
+        launcher: Launcher,
+        http: Client,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StateError> {
+        let keeper = Keeper::open(folder.join(format!("{}.json", spec.name)))?;
+        keeper.change(|m| m.enter_boot(&os::boot_id()))?;
+        let mut live = Live::default();
+        if let ManagerSpec::Process { log, .. } = &spec.manager {
+            live.log = log::Watch::begin(&log.file, keeper.get().log_offset);
+        }
+        Ok(Self {
+            record: folder.join(format!("{}.process", spec.name)),
+            spec,
+            keeper,
+            launcher,
+            shutdown,
+            http,
+            live: Mutex::new(live),
+        })
+    }
+
+    pub fn live(&self) -> MutexGuard<'_, Live> {
+        // Plain facts, each set by itself: a panic elsewhere can't have left half of one.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn ask(&self) -> Option<CheckOutcome> {
+        let spec = self.spec.check.as_ref()?;
+        let outcome = check::check(&self.http, spec).await;
+        let mut live = self.live();
+        live.last_check = Some(CheckReport {
+            ok: outcome.ok,
+            at: Timestamp::now(),
+            detail: outcome.detail.clone(),
+        });
+        if outcome.ok {
+            live.answered = process::own(&self.record).ok().flatten();
+        }
+        Some(outcome)
+    }
+
+    pub(super) async fn status(&self) -> Result<Option<bool>, ServiceError> {
+        let ManagerSpec::Command { status, .. } = &self.spec.manager else {
+            return Ok(None);
+        };
+        let up = command::status(&self.launcher, status.as_ref()).await?;
+        self.live().status_up = up;
+        Ok(up)
+    }
+
+    /// The service's own process and who has its port, without asking the service.
+    pub fn sight(
+        &self,
+        processes: &Processes,
+    ) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
+        let own = match &self.spec.manager {
+            ManagerSpec::Process { .. } => process::own(&self.record)?,
+            ManagerSpec::Command { .. } => None,
+        };
+        let port = match &self.spec.check {
+            Some(check) => process::port(check, own.as_ref(), processes)?,
+            None => None,
+        };
+        Ok((own, port))
+    }
+
+    /// The same, off the threads that serve requests: `/proc` may be slow.
+    async fn sight_now(
+        self: &Arc<Self>,
+    ) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
+        let service = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || {
+            let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
+            service.sight(&processes)
+        });
+        looked
+            .await
+            .map_err(|e| ServiceError::Look(e.to_string()))?
+    }
+
+    /// Looks at everything and asks the service. With `may_adopt`, and if the file permits, a process that the agent did not
+    /// start is taken over.
+    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<Look, ServiceError> {
+        let (mut own, mut port) = self.sight_now().await?;
+        let process = matches!(self.spec.manager, ManagerSpec::Process { .. });
+        if process && may_adopt && self.adopt(own.as_ref(), port.as_ref())? {
+            (own, port) = self.sight_now().await?;
+        }
+        if process {
+            if port.as_ref().is_some_and(|p| !p.own) {
+                return Ok(Look {
+                    seen: Seen::Foreign,
+                    own,
+                    port,
+                    check: None,
+                });
+            }
+            if own.is_none() {
+                return Ok(Look {
+                    seen: Seen::Down,
+                    own,
+                    port,
+                    check: None,
+                });
+            }
+        }
+        let cpu = || own.as_ref().and_then(|i| self.cpu_seconds(i));
+        let (before, begun) = (cpu(), Instant::now());
+        let check = self.ask().await;
+        let status = self.status().await?;
+        let works = || match (before, cpu()) {
+            // A tenth of a core, so that idle chatter does not count as work.
+            (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
+            _ => false,
+        };
+        let seen = match (&check, status) {
+            (_, Some(false)) => Seen::Down,
+            (None, _) => Seen::Up,
+            (Some(c), _) if c.ok => Seen::Up,
+            (Some(c), _) if c.timed_out && works() => Seen::Busy,
+            (Some(_), None) if !process && port.is_none() => Seen::Down,
+            (Some(_), _) => Seen::Failing,
+        };
+        Ok(Look {
+            seen,
+            own,
+            port,
+            check,
+        })
+    }
+
+    fn cpu_seconds(&self, instance: &Instance) -> Option<f64> {
+        let processes = Processes::read().ok()?;
+        Some(
+            processes
+                .tree(instance.pid)
+                .iter()
+                .map(|p| p.cpu_seconds)
+                .sum(),
+        )
+    }
+
+    /// Takes over who has the port, when the file permits it and nothing of our own runs.
+    fn adopt(
+        &self,
+        own: Option<&Instance>,
+        port: Option<&PortSight>,
+    ) -> Result<bool, ServiceError> {
+        let (true, None, Some(pid)) = (self.spec.adopt, own, port.and_then(|p| p.owner.pid)) else {
+            return Ok(false);
+        };
+        let adopted = process::adopt(&self.record, pid)?;
+        if adopted.is_some() {
+            tracing::info!(service = %self.spec.name, pid, "took over a process that has the service's port");
+        }
+        Ok(adopted.is_some())
+    }
+
+    /// Starts what does not run, and waits until it answers.
+    pub async fn start(
+        self: &Arc<Self>,
+        patience: &Patience,
+    ) -> Result<&'static str, ServiceError> {
+        let ManagerSpec::Process { log, .. } = &self.spec.manager else {
+            return self.start_by_command(patience).await;
+        };
+        if let Some(instance) = self.running().await? {
+            self.wait_up(
+                Some(Started {
+                    instance,
+                    exit: None,
+                }),
+                patience,
+            )
+            .await?;
+            return Ok("it runs already");
+        }
+        let kills_before = super::oom::kills();
+        let (instance, child) =
+            process::spawn(&self.launcher, &self.spec.start, &self.record, log).await?;
+        let (tell, exit) = watch::channel(None);
+        {
+            let mut live = self.live();
+            live.started_at = Some(Instant::now());
+            live.reaping = Some(instance.clone());
+            live.kills_before = kills_before;
+        }
+        tracing::info!(service = %self.spec.name, pid = instance.pid, "started");
+        self.reap(instance.clone(), child, tell);
+        self.wait_up(
+            Some(Started {
+                instance,
+                exit: Some(exit),
+            }),
+            patience,
+        )
+        .await?;
+        Ok("started")
+    }
+
+    async fn start_by_command(
+        self: &Arc<Self>,
+        patience: &Patience,
+    ) -> Result<&'static str, ServiceError> {
+        if self.look(false).await?.seen == Seen::Up {
+            return Ok("it runs already");
+        }
+        self.live().started_at = Some(Instant::now());
+        command::run(&self.launcher, &self.spec.start).await?;
+        self.wait_up(None, patience).await?;
+        Ok("started")
+    }
+
+    /// The service's own process. An error when another has its port and may not be taken over.
+    async fn running(self: &Arc<Self>) -> Result<Option<Instance>, ServiceError> {
+        let (own, port) = self.sight_now().await?;
+        if own.is_some() {
+            return Ok(own);
+        }
+        match port {
+            None => Ok(None),
+            Some(port) => {
+                if self.adopt(None, Some(&port))? {
+                    return Ok(process::own(&self.record)?);
+                }
+                Err(ServiceError::Foreign {
+                    port: port.owner.port,
+                    owner: port.describe(),
+                })
+            }
+        }
+    }
+
+    /// Stops what runs; that nothing runs is fine.
+    pub async fn stop(self: &Arc<Self>) -> Result<&'static str, ServiceError> {
+        match &self.spec.manager {
+            ManagerSpec::Command { stop, .. } => {
+                command::run(&self.launcher, stop).await?;
+                Ok("stopped")
+            }
+            ManagerSpec::Process { stop_grace, .. } => {
+                let Some(instance) = self.running().await? else {
+                    return Ok("it was not running");
+                };
+                self.live().stopping = Some(instance.clone());
+                let stopped = process::stop(&instance, *stop_grace).await;
+                if stopped.is_ok() {
+                    tracing::info!(service = %self.spec.name, pid = instance.pid, "stopped");
+                    self.note_exit_unseen();
+                }
+                stopped.map(|()| "stopped")
+            }
+        }
+    }
+
+    /// Stops, starts, and waits until it answers.
+    pub async fn restart(
+        self: &Arc<Self>,
+        patience: &Patience,
+    ) -> Result<&'static str, ServiceError> {
+        match &self.spec.manager {
+            ManagerSpec::Process { .. } => {
+                self.stop().await?;
+                crate::telemetry::crash_point("agent.after-stop-before-start");
+                self.start(patience).await?;
+            }
+            ManagerSpec::Command { stop, restart, .. } => {
+                self.live().started_at = Some(Instant::now());
+                let (launcher, start) = (&self.launcher, &self.spec.start);
+                command::restart(launcher, restart.as_ref(), stop, start).await?;
+                self.wait_up(None, patience).await?;
+            }
+        }
+        Ok("restarted")
+    }
+}

@@ -1,0 +1,151 @@
+//! Waits until a started service answers: as long as it lives, its time is not over, and nobody wants otherwise.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Service, error::ServiceError, log, process};
+use crate::{
+    agent::{config::ManagerSpec, keep::Book, os},
+    host::{Action, Instance, LastExit, Phase},
+};
+
+/// How long a process without a check must live to count as started.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What ends a wait early.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    pub book: Arc<Book>,
+    pub shutdown: CancellationToken,
+}
+
+impl Patience {
+    fn broken(&self, service: &str) -> Option<ServiceError> {
+        if self.shutdown.is_cancelled() {
+            return Some(ServiceError::Interrupted);
+        }
+        let unfinished = self.book.unfinished(service);
+        unfinished
+            .iter()
+            .any(|e| e.status.phase == Phase::Accepted && e.status.action == Action::Stop)
+            .then_some(ServiceError::Superseded("stop"))
+    }
+}
+
+/// A process that was just started, or was found running.
+#[derive(Debug)]
+pub struct Started {
+    pub instance: Instance,
+    /// How it ended, for as long as this agent is its parent.
+    pub exit: Option<watch::Receiver<Option<LastExit>>>,
+}
+
+impl Started {
+    /// How it ended, if it did.
+    fn ended(&self) -> Option<String> {
+        if os::is_alive(&self.instance) {
+            return None;
+        }
+        let exit = self.exit.as_ref().and_then(|e| e.borrow().clone());
+        Some(match exit {
+            Some(LastExit {
+                out_of_memory: true,
+                ..
+            }) => "out of memory".into(),
+            Some(LastExit {
+                code: Some(code), ..
+            }) => format!("exit code {code}"),
+            Some(LastExit {
+                signal: Some(signal),
+                ..
+            }) => format!("signal {signal}"),
+            _ => "nobody knows how".into(),
+        })
+    }
+}
+
+impl Service {
+    /// Returns when the service answers, or says why it does not. Without `started`, only the check and the status tell.
+    pub async fn wait_up(
+        &self,
+        started: Option<Started>,
+        patience: &Patience,
+    ) -> Result<(), ServiceError> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            if let Some(error) = patience.broken(&self.spec.name) {
+                return Err(error);
+            }
+            if let Some(started) = &started
+                && let Some(how) = started.ended()
+            {
+                return Err(self.exited_early(started, how).await);
+            }
+            let (up, detail) = self.answers(begun).await?;
+            if up {
+                return Ok(());
+            }
+            if begun.elapsed() > self.spec.startup {
+                return Err(ServiceError::NotUp {
+                    url: match &self.spec.check {
+                        Some(check) => check.url.to_string(),
+                        None => "its status command".into(),
+                    },
+                    seconds: self.spec.startup.as_secs(),
+                    detail,
+                });
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = patience.shutdown.cancelled() => {}
+            }
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    async fn answers(&self, begun: Instant) -> Result<(bool, String), ServiceError> {
+        if let Some(outcome) = self.ask().await {
+            return Ok((outcome.ok, outcome.detail));
+        }
+        let up = match self.status().await? {
+            Some(up) => up,
+            None => begun.elapsed() >= SETTLE,
+        };
+        Ok((up, "not yet up".into()))
+    }
+
+    /// Gives the reaper a moment to say how the process ended, and adds what it wrote last.
+    async fn exited_early(&self, started: &Started, mut how: String) -> ServiceError {
+        if let Some(mut exit) = started.exit.clone() {
+            let told = exit.wait_for(Option::is_some);
+            if tokio::time::timeout(Duration::from_secs(2), told)
+                .await
+                .is_ok()
+            {
+                how = started.ended().unwrap_or(how);
+            }
+        }
+        if let Some(cause) = process::complaint(&self.record) {
+            return ServiceError::Spawn {
+                program: self.spec.start.argv.join(" "),
+                cause,
+            };
+        }
+        let last = match &self.spec.manager {
+            ManagerSpec::Process { log, .. } => log::last_line(&log.file),
+            ManagerSpec::Command { .. } => None,
+        };
+        ServiceError::ExitedEarly {
+            how,
+            log: last
+                .map(|l| format!(", its last line: {l}"))
+                .unwrap_or_default(),
+        }
+    }
+}
