@@ -12,8 +12,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use crate::api::{
-    API_VERSION, AgentCommand, AgentConfig, AgentConfigSpec, AgentService, RestartPolicy,
-    ServiceManager, quantity,
+    API_VERSION, AgentCommand, AgentConfig, AgentConfigSpec, AgentService, RestartPolicy, ServiceManager, quantity,
 };
 
 /// What the file of `ostler agent --config` says.
@@ -31,12 +30,7 @@ pub enum ConfigError {
     #[error("can't read the agent's file {path}: {cause}")]
     Read { path: String, cause: std::io::Error },
     #[error("{path}:{line}:{column}: {message}")]
-    Parse {
-        path: String,
-        line: u64,
-        column: u64,
-        message: String,
-    },
+    Parse { path: String, line: u64, column: u64, message: String },
     #[error("the agent's configuration can't be used: {}", .0.join("; "))]
     Invalid(Vec<String>),
 }
@@ -65,10 +59,7 @@ struct Metadata {
 /// Reads a file with one AgentConfig. Errors name file, line and column.
 pub fn load(path: &Path) -> Result<AgentFile, ConfigError> {
     let shown = path.display().to_string();
-    let read = |cause| ConfigError::Read {
-        path: shown.clone(),
-        cause,
-    };
+    let read = |cause| ConfigError::Read { path: shown.clone(), cause };
     let text = std::fs::read_to_string(path).map_err(read)?;
     let full = std::path::absolute(path).map_err(read)?;
     let base_dir = full.parent().unwrap_or(Path::new("/")).to_owned();
@@ -91,21 +82,13 @@ fn parse(text: &str, shown: &str, base_dir: PathBuf) -> Result<AgentFile, Config
             manifest.api_version, manifest.kind
         )]));
     }
-    Ok(AgentFile {
-        name: manifest.metadata.name,
-        spec: manifest.spec,
-        base_dir,
-    })
+    Ok(AgentFile { name: manifest.metadata.name, spec: manifest.spec, base_dir })
 }
 
 /// The parser repeats line and column at the end of its first line.
 fn without_place(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    line.split(" at line ")
-        .next()
-        .unwrap_or(line)
-        .trim()
-        .to_owned()
+    line.split(" at line ").next().unwrap_or(line).trim().to_owned()
 }
 
 /// The configuration with every text turned into what it means.
@@ -138,16 +121,8 @@ pub struct ServiceSpec {
 
 #[derive(Clone, Debug)]
 pub enum ManagerSpec {
-    Process {
-        stop_grace: Duration,
-        log: LogSpec,
-        out_of_memory_patterns: Vec<String>,
-    },
-    Command {
-        stop: CommandSpec,
-        restart: Option<CommandSpec>,
-        status: Option<CommandSpec>,
-    },
+    Process { stop_grace: Duration, log: LogSpec, out_of_memory_patterns: Vec<String> },
+    Command { stop: CommandSpec, restart: Option<CommandSpec>, status: Option<CommandSpec> },
 }
 
 #[derive(Clone, Debug)]
@@ -181,18 +156,12 @@ pub struct LogSpec {
 
 /// Turns a spec into what the agent works with. Relative paths start at `base_dir`, logs without a file at `state_dir`.
 /// Every problem is named, each with its field.
-pub fn resolve(
-    spec: &AgentConfigSpec,
-    base_dir: &Path,
-    state_dir: &Path,
-) -> Result<Resolved, ConfigError> {
+pub fn resolve(spec: &AgentConfigSpec, base_dir: &Path, state_dir: &Path) -> Result<Resolved, ConfigError> {
     let mut problems = schema_problems(spec);
     let mut names = HashSet::new();
     for (i, service) in spec.services.iter().enumerate() {
         problems.extend(
-            service_problems(service)
-                .into_iter()
-                .map(|p| format!("spec.services[{i}] ({}): {p}", service.name)),
+            service_problems(service).into_iter().map(|p| format!("spec.services[{i}] ({}): {p}", service.name)),
         );
         if !names.insert(&service.name) {
             problems.push(format!(
@@ -209,17 +178,10 @@ pub fn resolve(
         return Err(ConfigError::Invalid(problems));
     };
     let at = |path: &String| base_dir.join(path);
-    let services: Result<Vec<_>, _> = spec
-        .services
-        .iter()
-        .map(|s| resolve_service(s, base_dir, state_dir))
-        .collect();
+    let services: Result<Vec<_>, _> = spec.services.iter().map(|s| resolve_service(s, base_dir, state_dir)).collect();
     Ok(Resolved {
         listen,
-        tls: spec.tls.as_ref().map(|t| TlsFiles {
-            cert: at(&t.cert_file),
-            key: at(&t.key_file),
-        }),
+        tls: spec.tls.as_ref().map(|t| TlsFiles { cert: at(&t.cert_file), key: at(&t.key_file) }),
         signing_secret_file: spec.auth.signing_secret_file.as_ref().map(at),
         token_file: spec.auth.token_file.as_ref().map(at),
         self_check: seconds(spec.self_check_seconds),
@@ -230,10 +192,7 @@ pub fn resolve(
 /// What the schema's own bounds and patterns refuse.
 fn schema_problems(spec: &AgentConfigSpec) -> Vec<String> {
     let crd = AgentConfig::crd();
-    let schema = crd.spec.versions[0]
-        .schema
-        .as_ref()
-        .and_then(|s| s.open_api_v3_schema.as_ref());
+    let schema = crd.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
     let (Ok(schema), Ok(value)) = (serde_json::to_value(schema), serde_json::to_value(spec)) else {
         return vec!["the configuration can't be written as JSON".into()];
     };
@@ -242,22 +201,15 @@ fn schema_problems(spec: &AgentConfigSpec) -> Vec<String> {
         Err(e) => return vec![format!("the schema of AgentConfig is broken: {e}")],
     };
     let field = |path: String| path.replace('/', ".");
-    validator
-        .iter_errors(&value)
-        .map(|e| format!("spec{}: {e}", field(e.instance_path().to_string())))
-        .collect()
+    validator.iter_errors(&value).map(|e| format!("spec{}: {e}", field(e.instance_path().to_string()))).collect()
 }
 
 /// The schema's rules between fields, for a file that no schema validator has read.
 fn service_problems(service: &AgentService) -> Vec<String> {
     let command = service.manager == ServiceManager::Command;
-    let only_command =
-        service.stop.is_some() || service.status.is_some() || service.restart_command.is_some();
+    let only_command = service.stop.is_some() || service.status.is_some() || service.restart_command.is_some();
     let rules = [
-        (
-            command && service.stop.is_none(),
-            "manager: Command needs stop: give the command that stops the service",
-        ),
+        (command && service.stop.is_none(), "manager: Command needs stop: give the command that stops the service"),
         (
             command && service.status.is_none() && service.check.is_none(),
             "manager: Command needs check or status: without one the agent can't tell whether the service is up",
@@ -275,26 +227,15 @@ fn service_problems(service: &AgentService) -> Vec<String> {
             "start.command begins with an empty text: name the program",
         ),
     ];
-    rules
-        .into_iter()
-        .filter(|(broken, _)| *broken)
-        .map(|(_, text)| text.to_owned())
-        .collect()
+    rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()).collect()
 }
 
-fn resolve_service(
-    service: &AgentService,
-    base_dir: &Path,
-    state_dir: &Path,
-) -> Result<ServiceSpec, String> {
+fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) -> Result<ServiceSpec, String> {
     let name = &service.name;
     let command = |c: &AgentCommand| CommandSpec {
         argv: c.command.clone(),
         user: c.user.clone(),
-        dir: c
-            .working_directory
-            .as_ref()
-            .map_or_else(|| base_dir.to_owned(), |d| base_dir.join(d)),
+        dir: c.working_directory.as_ref().map_or_else(|| base_dir.to_owned(), |d| base_dir.join(d)),
         environment: c.environment.clone(),
         timeout: seconds(c.timeout_seconds),
     };
@@ -314,14 +255,9 @@ fn resolve_service(
                     Some(file) => base_dir.join(file),
                     None => state_dir.join(format!("{name}.log")),
                 },
-                max_bytes: quantity::bytes(&service.log.max_bytes)
-                    .filter(|&n| n >= 1024)
-                    .ok_or_else(|| {
-                        format!(
-                            "service {name}: log.maxBytes {} is no size of 1Ki or more",
-                            service.log.max_bytes
-                        )
-                    })?,
+                max_bytes: quantity::bytes(&service.log.max_bytes).filter(|&n| n >= 1024).ok_or_else(|| {
+                    format!("service {name}: log.maxBytes {} is no size of 1Ki or more", service.log.max_bytes)
+                })?,
                 files: u32::try_from(service.log.files).unwrap_or(0),
             },
             out_of_memory_patterns: service.out_of_memory_patterns.clone(),
@@ -330,8 +266,7 @@ fn resolve_service(
     let check = match &service.check {
         None => None,
         Some(c) => Some(CheckSpec {
-            url: Url::parse(&c.url)
-                .map_err(|e| format!("service {name}: check.url {}: {e}", c.url))?,
+            url: Url::parse(&c.url).map_err(|e| format!("service {name}: check.url {}: {e}", c.url))?,
             timeout: seconds(c.timeout_seconds),
         }),
     };
@@ -387,9 +322,7 @@ spec:
     fn the_documented_file_is_read_and_its_paths_start_at_its_folder() {
         let config = resolved(WHOLE).unwrap();
         assert_eq!(config.tls.unwrap().cert, Path::new("/etc/ostler/tls.crt"));
-        let ManagerSpec::Process { log, .. } = &config.services[0].manager else {
-            panic!("a process")
-        };
+        let ManagerSpec::Process { log, .. } = &config.services[0].manager else { panic!("a process") };
         assert_eq!(log.file, Path::new("/etc/ostler/ollama.log"));
         assert_eq!(log.max_bytes, 50 << 20);
         assert_eq!(config.services[0].check.as_ref().unwrap().port(), 11434);
@@ -399,10 +332,7 @@ spec:
     fn a_field_that_no_agent_knows_is_named_with_its_line() {
         let text = WHOLE.replace("    adopt: false\n", "    adopt: false\n    adpot: true\n");
         let error = read(&text).unwrap_err().to_string();
-        assert!(
-            error.starts_with("agent.yaml:19:5: unknown field"),
-            "{error}"
-        );
+        assert!(error.starts_with("agent.yaml:19:5: unknown field"), "{error}");
         assert!(error.contains("adpot"), "{error}");
         let docker = WHOLE.replace("  selfCheckSeconds", "  docker: {}\n  selfCheckSeconds");
         assert!(read(&docker).unwrap_err().to_string().contains("docker"));
@@ -415,14 +345,8 @@ spec:
             (swap("kind: AgentConfig", "kind: HostAgent"), "AgentConfig"),
             (swap("manager: Process", "manager: Container"), "Container"),
             (swap("manager: Process", "manager: Command"), "needs stop"),
-            (
-                swap("manager: Process", "stop: {command: [x]}"),
-                "belong to manager: Command",
-            ),
-            (
-                swap("selfCheckSeconds: 300", "selfCheckSeconds: 0"),
-                "selfCheckSeconds",
-            ),
+            (swap("manager: Process", "stop: {command: [x]}"), "belong to manager: Command"),
+            (swap("selfCheckSeconds: 300", "selfCheckSeconds: 0"), "selfCheckSeconds"),
             (swap("[ollama, serve]", "[]"), "command"),
             (swap("maxBytes: 50Mi", "maxBytes: 50MB"), "maxBytes"),
             (swap("maxBytes: 50Mi", "maxBytes: \"3\""), "maxBytes"),
@@ -439,11 +363,6 @@ spec:
     #[test]
     fn two_services_of_one_name_are_refused() {
         let twice = format!("{WHOLE}  - {{name: ollama, start: {{command: [x]}}}}\n");
-        assert!(
-            resolved(&twice)
-                .unwrap_err()
-                .to_string()
-                .contains("already")
-        );
+        assert!(resolved(&twice).unwrap_err().to_string().contains("already"));
     }
 }

@@ -67,11 +67,7 @@ pub enum ExecError {
     #[error(
         "can't run {program} in {dir}: {cause}; see that the program is there (PATH is the agent's), that the folder is, and that the user may use both"
     )]
-    Exec {
-        program: String,
-        dir: String,
-        cause: io::Error,
-    },
+    Exec { program: String, dir: String, cause: io::Error },
     #[error("no program to run")]
     NoProgram,
     #[error(transparent)]
@@ -100,10 +96,7 @@ fn become_program(plan: &ExecPlan) -> ExecError {
     if let Some(user) = &user
         && let Err(cause) = os::become_user(user, &mut command)
     {
-        return ExecError::Become {
-            user: user.name.clone(),
-            cause,
-        };
+        return ExecError::Become { user: user.name.clone(), cause };
     }
     // The lock is closed by exec, as every file of this process is.
     let cause = command.exec();
@@ -118,28 +111,19 @@ fn prepare(plan: &ExecPlan) -> Result<(Command, Option<User>, Option<File>), Exe
     let (program, arguments) = plan.argv.split_first().ok_or(ExecError::NoProgram)?;
     let user = plan.user.as_deref().map(find_user).transpose()?.flatten();
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .current_dir(&plan.dir)
-        .env_remove("OSTLER_CRASH_POINT");
+    command.args(arguments).current_dir(&plan.dir).env_remove("OSTLER_CRASH_POINT");
     let lock = plan.record.as_deref().map(write_record).transpose()?;
     Ok((command, user, lock))
 }
 
 /// The user to change to; `None` when this process is the user's already.
 fn find_user(name: &str) -> Result<Option<User>, ExecError> {
-    let user = User::from_name(name)
-        .ok()
-        .flatten()
-        .ok_or_else(|| ExecError::NoSuchUser(name.to_owned()))?;
+    let user = User::from_name(name).ok().flatten().ok_or_else(|| ExecError::NoSuchUser(name.to_owned()))?;
     if user.uid == Uid::effective() {
         return Ok(None);
     }
     if !Uid::effective().is_root() {
-        return Err(ExecError::NotRoot {
-            own: os::own_user(),
-            wanted: name.to_owned(),
-        });
+        return Err(ExecError::NotRoot { own: os::own_user(), wanted: name.to_owned() });
     }
     Ok(Some(user))
 }
@@ -162,17 +146,9 @@ fn write_record(path: &Path) -> Result<File, ExecError> {
     }
     crash_point("agent-exec.before-record");
     let pid = std::process::id();
-    let instance = os::instance_of(pid).ok_or_else(|| {
-        state(
-            "find the start time of this process for",
-            io::ErrorKind::Unsupported.into(),
-        )
-    })?;
-    let record = Record {
-        instance,
-        boot: os::boot_id(),
-        adopted: false,
-    };
+    let instance = os::instance_of(pid)
+        .ok_or_else(|| state("find the start time of this process for", io::ErrorKind::Unsupported.into()))?;
+    let record = Record { instance, boot: os::boot_id(), adopted: false };
     keep::write(path, &record)?;
     crash_point("agent-exec.after-record");
     Ok(lock)
@@ -185,11 +161,5 @@ pub fn complaint_path(record: &Path) -> PathBuf {
 
 fn open_complaint(record: &Path) -> Option<File> {
     // Opened now: as another user it could not be.
-    OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(complaint_path(record))
-        .ok()
+    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(complaint_path(record)).ok()
 }

@@ -19,10 +19,7 @@ pub struct Refused {
 
 impl Refused {
     pub fn new(reason: Refusal, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
+        Self { reason, message: message.into() }
     }
 }
 
@@ -50,36 +47,22 @@ pub enum Admission {
 }
 
 /// Checks credentials. A request with a signature is judged by its signature alone.
-pub fn admit(
-    keys: &Credentials,
-    given: &Presented,
-    body: &[u8],
-    now: Timestamp,
-) -> Result<Admission, Refused> {
+pub fn admit(keys: &Credentials, given: &Presented, body: &[u8], now: Timestamp) -> Result<Admission, Refused> {
     if keys.signing_secret.is_none() && keys.token.is_none() {
         return admit_open(given);
     }
     if let (Some(secret), Some(signature)) = (&keys.signing_secret, &given.signature) {
         return match sign::verify(secret, signature, body, now) {
-            Ok(()) => Ok(Admission::Signed {
-                id: signature.id.clone(),
-            }),
-            Err(e @ SignatureError::Stale(_)) => {
-                Err(Refused::new(Refusal::StaleTimestamp, e.to_string()))
-            }
+            Ok(()) => Ok(Admission::Signed { id: signature.id.clone() }),
+            Err(e @ SignatureError::Stale(_)) => Err(Refused::new(Refusal::StaleTimestamp, e.to_string())),
             Err(e) => Err(Refused::new(Refusal::BadSignature, e.to_string())),
         };
     }
     match (&keys.token, &given.token) {
-        (Some(expected), Some(token))
-            if sign::same(expected.expose().as_bytes(), token.as_bytes()) =>
-        {
+        (Some(expected), Some(token)) if sign::same(expected.expose().as_bytes(), token.as_bytes()) => {
             Ok(Admission::Token)
         }
-        (_, Some(_)) => Err(Refused::new(
-            Refusal::BadToken,
-            "the token is not this agent's",
-        )),
+        (_, Some(_)) => Err(Refused::new(Refusal::BadToken, "the token is not this agent's")),
         (_, None) => Err(Refused::new(
             Refusal::NoCredentials,
             "sign the request with the agent's secret (Standard Webhooks), or send its bearer token",
@@ -90,18 +73,14 @@ pub fn admit(
 /// Without credentials the address alone protects: a web page that a browser shows here must not get through.
 fn admit_open(given: &Presented) -> Result<Admission, Refused> {
     let host = given.host.as_deref().unwrap_or("localhost");
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|b| b.is_ascii_digit()) {
-            name
-        } else {
-            host
-        }
-    });
-    let loopback = name == "localhost"
-        || name
-            .trim_matches(['[', ']'])
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|a| a.is_loopback());
+    let name = host.rsplit_once(':').map_or(
+        host,
+        |(name, port)| {
+            if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host }
+        },
+    );
+    let loopback =
+        name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
     if given.origin.is_some() || !loopback {
         return Err(Refused::new(
             Refusal::NoCredentials,
@@ -123,16 +102,13 @@ pub const REPLAY_MEMORY: SignedDuration = SignedDuration::from_secs(2 * sign::TO
 impl Replays {
     /// What a restart of the agent brings back.
     pub fn restore(ids: impl IntoIterator<Item = (String, Timestamp)>, now: Timestamp) -> Self {
-        let mut replays = Self {
-            seen: ids.into_iter().collect(),
-        };
+        let mut replays = Self { seen: ids.into_iter().collect() };
         replays.forget_old(now);
         replays
     }
 
     fn forget_old(&mut self, now: Timestamp) {
-        self.seen
-            .retain(|_, &mut at| now.duration_since(at) <= REPLAY_MEMORY);
+        self.seen.retain(|_, &mut at| now.duration_since(at) <= REPLAY_MEMORY);
     }
 
     /// Takes an id once.
@@ -141,9 +117,7 @@ impl Replays {
         if self.seen.contains_key(id) {
             return Err(Refused::new(
                 Refusal::ReplayedId,
-                format!(
-                    "request {id} came before: a retry signs anew, with a new id and the same Idempotency-Key"
-                ),
+                format!("request {id} came before: a retry signs anew, with a new id and the same Idempotency-Key"),
             ));
         }
         self.seen.insert(id.to_owned(), now);
@@ -160,24 +134,17 @@ impl Replays {
 }
 
 /// Whose leader a request says it comes from: installation and epoch headers as they stand there.
-pub fn caller(
-    installation: Option<&str>,
-    epoch: Option<&str>,
-) -> Result<Option<(Uuid, i64)>, Refused> {
+pub fn caller(installation: Option<&str>, epoch: Option<&str>) -> Result<Option<(Uuid, i64)>, Refused> {
     let bad = |what: &str| {
         Refused::new(
             Refusal::BadRequest,
-            format!(
-                "{what}: send Ostler-Installation (a UUID) and Ostler-Epoch (an integer) together"
-            ),
+            format!("{what}: send Ostler-Installation (a UUID) and Ostler-Epoch (an integer) together"),
         )
     };
     match (installation, epoch) {
         (None, None) => Ok(None),
         (Some(installation), Some(epoch)) => Ok(Some((
-            installation
-                .parse()
-                .map_err(|_| bad("the installation is no UUID"))?,
+            installation.parse().map_err(|_| bad("the installation is no UUID"))?,
             epoch.parse().map_err(|_| bad("the epoch is no integer"))?,
         ))),
         _ => Err(bad("one of two headers is missing")),
@@ -185,10 +152,7 @@ pub fn caller(
 }
 
 /// Refuses a leader that another has followed. Returns whether the epoch is a new high one, to be kept before acting.
-pub fn check_epoch(
-    highest: &BTreeMap<Uuid, i64>,
-    (installation, epoch): (Uuid, i64),
-) -> Result<bool, Refused> {
+pub fn check_epoch(highest: &BTreeMap<Uuid, i64>, (installation, epoch): (Uuid, i64)) -> Result<bool, Refused> {
     match highest.get(&installation) {
         Some(&seen) if epoch < seen => Err(Refused::new(
             Refusal::LowerEpoch,
@@ -225,27 +189,13 @@ mod tests {
     #[test]
     fn each_way_in_opens_to_its_own_key_only() {
         let secret = SigningSecret::generate();
-        let both = Credentials {
-            signing_secret: Some(secret.clone()),
-            token: Some(Token::new("a-token-of-twenty-1")),
-        };
-        let only_secret = Credentials {
-            token: None,
-            ..both.clone()
-        };
-        let only_token = Credentials {
-            signing_secret: None,
-            ..both.clone()
-        };
+        let both = Credentials { signing_secret: Some(secret.clone()), token: Some(Token::new("a-token-of-twenty-1")) };
+        let only_secret = Credentials { token: None, ..both.clone() };
+        let only_token = Credentials { signing_secret: None, ..both.clone() };
         let none = Credentials::default();
-        let signed = |s: &SigningSecret, at| Presented {
-            signature: Some(sign::sign(s, b"{}", at)),
-            ..Presented::default()
-        };
-        let token = |t: &str| Presented {
-            token: Some(t.into()),
-            ..Presented::default()
-        };
+        let signed =
+            |s: &SigningSecret, at| Presented { signature: Some(sign::sign(s, b"{}", at)), ..Presented::default() };
+        let token = |t: &str| Presented { token: Some(t.into()), ..Presented::default() };
         let nothing = Presented::default();
         let good = signed(&secret, now());
         let from = |host: &str, origin: Option<&str>| Presented {
@@ -255,104 +205,35 @@ mod tests {
         };
         let cases = [
             ("signed", &both, good.clone(), Ok(())),
-            (
-                "signed, no token configured",
-                &only_secret,
-                good.clone(),
-                Ok(()),
-            ),
-            (
-                "signed by another",
-                &both,
-                signed(&SigningSecret::generate(), now()),
-                Err(Refusal::BadSignature),
-            ),
-            (
-                "signed long ago",
-                &both,
-                signed(&secret, ago(301)),
-                Err(Refusal::StaleTimestamp),
-            ),
-            (
-                "signed in the future",
-                &both,
-                signed(&secret, ago(-301)),
-                Err(Refusal::StaleTimestamp),
-            ),
+            ("signed, no token configured", &only_secret, good.clone(), Ok(())),
+            ("signed by another", &both, signed(&SigningSecret::generate(), now()), Err(Refusal::BadSignature)),
+            ("signed long ago", &both, signed(&secret, ago(301)), Err(Refusal::StaleTimestamp)),
+            ("signed in the future", &both, signed(&secret, ago(-301)), Err(Refusal::StaleTimestamp)),
             (
                 "a bad signature is not mended by a token",
                 &both,
-                Presented {
-                    token: Some("a-token-of-twenty-1".into()),
-                    ..signed(&SigningSecret::generate(), now())
-                },
+                Presented { token: Some("a-token-of-twenty-1".into()), ..signed(&SigningSecret::generate(), now()) },
                 Err(Refusal::BadSignature),
             ),
             ("token", &both, token("a-token-of-twenty-1"), Ok(())),
-            (
-                "wrong token",
-                &both,
-                token("a-token-of-twenty-2"),
-                Err(Refusal::BadToken),
-            ),
-            (
-                "prefix of the token",
-                &only_token,
-                token("a-token"),
-                Err(Refusal::BadToken),
-            ),
-            (
-                "a token where only signatures count",
-                &only_secret,
-                token("x"),
-                Err(Refusal::BadToken),
-            ),
-            (
-                "a signature where only tokens count",
-                &only_token,
-                good,
-                Err(Refusal::NoCredentials),
-            ),
-            (
-                "nothing",
-                &both,
-                nothing.clone(),
-                Err(Refusal::NoCredentials),
-            ),
+            ("wrong token", &both, token("a-token-of-twenty-2"), Err(Refusal::BadToken)),
+            ("prefix of the token", &only_token, token("a-token"), Err(Refusal::BadToken)),
+            ("a token where only signatures count", &only_secret, token("x"), Err(Refusal::BadToken)),
+            ("a signature where only tokens count", &only_token, good, Err(Refusal::NoCredentials)),
+            ("nothing", &both, nothing.clone(), Err(Refusal::NoCredentials)),
             ("nothing, open agent", &none, nothing, Ok(())),
-            (
-                "a program here, open agent",
-                &none,
-                from("127.0.0.1:9099", None),
-                Ok(()),
-            ),
-            (
-                "a program here by IPv6, open agent",
-                &none,
-                from("[::1]:9099", None),
-                Ok(()),
-            ),
+            ("a program here, open agent", &none, from("127.0.0.1:9099", None), Ok(())),
+            ("a program here by IPv6, open agent", &none, from("[::1]:9099", None), Ok(())),
             (
                 "a web page, open agent",
                 &none,
                 from("127.0.0.1:9099", Some("https://example.com")),
                 Err(Refusal::NoCredentials),
             ),
-            (
-                "a rebound name, open agent",
-                &none,
-                from("evil.example:9099", None),
-                Err(Refusal::NoCredentials),
-            ),
+            ("a rebound name, open agent", &none, from("evil.example:9099", None), Err(Refusal::NoCredentials)),
         ];
         for (name, keys, given, expected) in cases {
-            assert_eq!(
-                admit(keys, &given, b"{}", now())
-                    .map(drop)
-                    .map_err(|r| r.reason),
-                expected,
-                "{name}"
-            );
+            assert_eq!(admit(keys, &given, b"{}", now()).map(drop).map_err(|r| r.reason), expected, "{name}");
         }
     }
 
@@ -360,10 +241,7 @@ mod tests {
     fn an_id_is_taken_once_in_ten_minutes_also_after_a_restart() {
         let mut replays = Replays::default();
         replays.take("a", now()).unwrap();
-        assert_eq!(
-            replays.take("a", now()).unwrap_err().reason,
-            Refusal::ReplayedId
-        );
+        assert_eq!(replays.take("a", now()).unwrap_err().reason, Refusal::ReplayedId);
         let kept: Vec<_> = replays.ids().map(|(i, t)| (i.clone(), *t)).collect();
         let mut restored = Replays::restore(kept.clone(), ago(-600));
         assert!(restored.take("a", ago(-600)).is_err(), "600 s later");
@@ -379,29 +257,15 @@ mod tests {
         assert_eq!(check_epoch(&seen, (a, 7)), Ok(false));
         assert_eq!(check_epoch(&seen, (a, 8)), Ok(true));
         assert_eq!(check_epoch(&seen, (b, 1)), Ok(true));
-        assert_eq!(
-            check_epoch(&seen, (a, 6)).unwrap_err().reason,
-            Refusal::LowerEpoch
-        );
-        assert_eq!(
-            caller(Some("x"), Some("1")).unwrap_err().reason,
-            Refusal::BadRequest
-        );
-        assert_eq!(
-            caller(None, Some("1")).unwrap_err().reason,
-            Refusal::BadRequest
-        );
+        assert_eq!(check_epoch(&seen, (a, 6)).unwrap_err().reason, Refusal::LowerEpoch);
+        assert_eq!(caller(Some("x"), Some("1")).unwrap_err().reason, Refusal::BadRequest);
+        assert_eq!(caller(None, Some("1")).unwrap_err().reason, Refusal::BadRequest);
         assert_eq!(caller(None, None), Ok(None));
     }
 
     #[test]
     fn only_a_person_may_leave_the_epoch_out() {
-        let ask = |action, owner| {
-            may_omit_epoch(&OperationRequest {
-                owner,
-                ..OperationRequest::new("s", action, "")
-            })
-        };
+        let ask = |action, owner| may_omit_epoch(&OperationRequest { owner, ..OperationRequest::new("s", action, "") });
         assert!(ask(Action::Stop, None));
         assert!(ask(Action::Restart, Some(HoldOwner::Person)));
         assert!(!ask(Action::Restart, None));

@@ -97,9 +97,7 @@ impl Leave {
 
 /// Holds that have not run out.
 pub fn active(holds: &[Hold], now: Timestamp) -> impl Iterator<Item = &Hold> {
-    holds
-        .iter()
-        .filter(move |h| h.until.is_none_or(|until| now < until))
+    holds.iter().filter(move |h| h.until.is_none_or(|until| now < until))
 }
 
 /// Whether a process ended as somebody wished, by systemd's rule: exit code 0, or SIGHUP, SIGINT, SIGPIPE, SIGTERM.
@@ -154,23 +152,11 @@ mod tests {
     }
 
     fn hold(owner: HoldOwner) -> Hold {
-        Hold {
-            owner,
-            reason: String::new(),
-            since: now(),
-            until: None,
-        }
+        Hold { owner, reason: String::new(), since: now(), until: None }
     }
 
     fn exit(code: Option<i32>, signal: Option<i32>) -> LastExit {
-        LastExit {
-            code,
-            signal,
-            out_of_memory: false,
-            at: now(),
-            unknown: false,
-            requested: false,
-        }
+        LastExit { code, signal, out_of_memory: false, at: now(), unknown: false, requested: false }
     }
 
     fn down_twice() -> View<'static> {
@@ -191,193 +177,46 @@ mod tests {
         use {Decision::*, Occasion::*};
         let base = down_twice();
         let (person, deferral) = ([hold(HoldOwner::Person)], [hold(HoldOwner::Deferral)]);
-        let over = [Hold {
-            until: Some(now()),
-            ..hold(HoldOwner::Pause)
-        }];
-        let later = [Hold {
-            until: Some(now() + 1.second()),
-            ..hold(HoldOwner::Pause)
-        }];
+        let over = [Hold { until: Some(now()), ..hold(HoldOwner::Pause) }];
+        let later = [Hold { until: Some(now() + 1.second()), ..hold(HoldOwner::Pause) }];
         let (clean, failed) = (exit(Some(0), None), exit(Some(1), None));
-        let on_failure = View {
-            restart: RestartPolicy::OnFailure,
-            ..base
-        };
-        let at_start = View {
-            occasion: AgentStart,
-            failing: 1,
-            ..base
-        };
+        let on_failure = View { restart: RestartPolicy::OnFailure, ..base };
+        let at_start = View { occasion: AgentStart, failing: 1, ..base };
         let cases = [
             ("down twice", base, Start),
-            (
-                "down once",
-                View { failing: 1, ..base },
-                Leave(super::Leave::AskAgain),
-            ),
-            (
-                "up",
-                View {
-                    seen: Seen::Up,
-                    ..base
-                },
-                Nothing,
-            ),
-            (
-                "failing twice",
-                View {
-                    seen: Seen::Failing,
-                    ..base
-                },
-                Restart,
-            ),
-            (
-                "failing once",
-                View {
-                    seen: Seen::Failing,
-                    failing: 1,
-                    ..base
-                },
-                Leave(super::Leave::AskAgain),
-            ),
-            (
-                "busy",
-                View {
-                    seen: Seen::Busy,
-                    ..base
-                },
-                Leave(super::Leave::Busy),
-            ),
-            (
-                "foreign",
-                View {
-                    seen: Seen::Foreign,
-                    ..base
-                },
-                Leave(super::Leave::Foreign),
-            ),
-            (
-                "cared for",
-                View {
-                    cared_for: true,
-                    ..base
-                },
-                Leave(super::Leave::ToController),
-            ),
+            ("down once", View { failing: 1, ..base }, Leave(super::Leave::AskAgain)),
+            ("up", View { seen: Seen::Up, ..base }, Nothing),
+            ("failing twice", View { seen: Seen::Failing, ..base }, Restart),
+            ("failing once", View { seen: Seen::Failing, failing: 1, ..base }, Leave(super::Leave::AskAgain)),
+            ("busy", View { seen: Seen::Busy, ..base }, Leave(super::Leave::Busy)),
+            ("foreign", View { seen: Seen::Foreign, ..base }, Leave(super::Leave::Foreign)),
+            ("cared for", View { cared_for: true, ..base }, Leave(super::Leave::ToController)),
             ("at the agent's start", at_start, Start),
-            (
-                "at the agent's start, cared for",
-                View {
-                    cared_for: true,
-                    ..at_start
-                },
-                Start,
-            ),
-            (
-                "at the agent's start, failing",
-                View {
-                    seen: Seen::Failing,
-                    ..at_start
-                },
-                Leave(super::Leave::AskAgain),
-            ),
+            ("at the agent's start, cared for", View { cared_for: true, ..at_start }, Start),
+            ("at the agent's start, failing", View { seen: Seen::Failing, ..at_start }, Leave(super::Leave::AskAgain)),
             (
                 "at the agent's start, held",
-                View {
-                    holds: &person,
-                    ..at_start
-                },
+                View { holds: &person, ..at_start },
                 Leave(super::Leave::Held(HoldOwner::Person)),
             ),
-            (
-                "held by a person",
-                View {
-                    holds: &person,
-                    ..base
-                },
-                Leave(super::Leave::Held(HoldOwner::Person)),
-            ),
-            (
-                "deferred",
-                View {
-                    holds: &deferral,
-                    ..base
-                },
-                Leave(super::Leave::Held(HoldOwner::Deferral)),
-            ),
-            (
-                "a pause that is over",
-                View {
-                    holds: &over,
-                    ..base
-                },
-                Start,
-            ),
-            (
-                "a pause that lasts",
-                View {
-                    holds: &later,
-                    ..base
-                },
-                Leave(super::Leave::Held(HoldOwner::Pause)),
-            ),
-            (
-                "four failed starts",
-                View {
-                    failed_starts: 4,
-                    ..base
-                },
-                Start,
-            ),
-            (
-                "five failed starts",
-                View {
-                    failed_starts: 5,
-                    ..base
-                },
-                Leave(super::Leave::GaveUp),
-            ),
-            (
-                "five, at the agent's start",
-                View {
-                    failed_starts: 5,
-                    ..at_start
-                },
-                Leave(super::Leave::GaveUp),
-            ),
+            ("held by a person", View { holds: &person, ..base }, Leave(super::Leave::Held(HoldOwner::Person))),
+            ("deferred", View { holds: &deferral, ..base }, Leave(super::Leave::Held(HoldOwner::Deferral))),
+            ("a pause that is over", View { holds: &over, ..base }, Start),
+            ("a pause that lasts", View { holds: &later, ..base }, Leave(super::Leave::Held(HoldOwner::Pause))),
+            ("four failed starts", View { failed_starts: 4, ..base }, Start),
+            ("five failed starts", View { failed_starts: 5, ..base }, Leave(super::Leave::GaveUp)),
+            ("five, at the agent's start", View { failed_starts: 5, ..at_start }, Leave(super::Leave::GaveUp)),
             (
                 "ended cleanly, OnFailure",
-                View {
-                    last_exit: Some(&clean),
-                    ..on_failure
-                },
+                View { last_exit: Some(&clean), ..on_failure },
                 Leave(super::Leave::EndedCleanly),
             ),
-            (
-                "ended cleanly, Always",
-                View {
-                    last_exit: Some(&clean),
-                    ..base
-                },
-                Start,
-            ),
-            (
-                "failed, OnFailure",
-                View {
-                    last_exit: Some(&failed),
-                    ..on_failure
-                },
-                Start,
-            ),
+            ("ended cleanly, Always", View { last_exit: Some(&clean), ..base }, Start),
+            ("failed, OnFailure", View { last_exit: Some(&failed), ..on_failure }, Start),
             ("never ran, OnFailure", on_failure, Start),
             (
                 "failing, OnFailure, after a clean exit before",
-                View {
-                    seen: Seen::Failing,
-                    last_exit: Some(&clean),
-                    ..on_failure
-                },
+                View { seen: Seen::Failing, last_exit: Some(&clean), ..on_failure },
                 Restart,
             ),
         ];
@@ -394,20 +233,8 @@ mod tests {
             (exit(None, Some(15)), true),
             (exit(None, Some(9)), false),
             (exit(None, Some(11)), false),
-            (
-                LastExit {
-                    unknown: true,
-                    ..exit(None, None)
-                },
-                false,
-            ),
-            (
-                LastExit {
-                    out_of_memory: true,
-                    ..exit(Some(0), None)
-                },
-                false,
-            ),
+            (LastExit { unknown: true, ..exit(None, None) }, false),
+            (LastExit { out_of_memory: true, ..exit(Some(0), None) }, false),
         ] {
             assert_eq!(ended_cleanly(&exit), clean, "{exit:?}");
         }

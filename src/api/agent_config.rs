@@ -23,10 +23,7 @@ use super::quantity;
 pub struct AgentConfigSpec {
     /// Address and port that the agent listens on. Port 0 takes a free one.
     #[serde(default = "default_listen")]
-    #[schemars(
-        length(min = 3, max = 64),
-        regex(pattern = r"^([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$")
-    )]
+    #[schemars(length(min = 3, max = 64), regex(pattern = r"^([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$"))]
     pub listen: String,
     /// Certificate and key; needed for a bearer token on any address but loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,10 +102,7 @@ pub enum RestartPolicy {
 ]))]
 pub struct AgentService {
     /// Name of the service, as backends refer to it.
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Process: the agent is its parent. Command: commands start and stop it.
     #[serde(default)]
@@ -188,10 +182,7 @@ pub struct AgentCommand {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentCheck {
     /// The URL; its port also tells which process serves.
-    #[schemars(
-        length(min = 8, max = 2048),
-        regex(pattern = r"^https?://[^/?#\s@]+(/[^\s]*)?$")
-    )]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s@]+(/[^\s]*)?$"))]
     pub url: String,
     /// Seconds to wait for an answer.
     #[serde(default = "default_check_timeout")]
@@ -219,11 +210,7 @@ pub struct AgentLog {
 
 impl Default for AgentLog {
     fn default() -> Self {
-        Self {
-            file: None,
-            max_bytes: default_log_bytes(),
-            files: default_log_files(),
-        }
+        Self { file: None, max_bytes: default_log_bytes(), files: default_log_files() }
     }
 }
 

@@ -12,8 +12,8 @@ mod llm_backend_status;
 pub mod quantity;
 
 pub use agent_config::{
-    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentLog, AgentService,
-    AgentTls, RestartPolicy, ServiceManager,
+    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentLog, AgentService, AgentTls, RestartPolicy,
+    ServiceManager,
 };
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind, WorkloadRef,

@@ -3,9 +3,7 @@
 /// Bytes of a quantity such as `512Mi`, `2Gi`, `1.5G` or `1048576`; `None` when it is none or exceeds 8 EiB.
 /// Milli, exponents and signs are not read: no size of ours needs them.
 pub fn bytes(quantity: &str) -> Option<u64> {
-    let digits = quantity
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(quantity.len());
+    let digits = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at(digits);
     let unit: u64 = match suffix {
         "" => 1,

@@ -45,10 +45,7 @@ pub struct Book {
 impl Book {
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let entries = disk::read(&path)?.unwrap_or_default();
-        Ok(Self {
-            path,
-            entries: Mutex::new(entries),
-        })
+        Ok(Self { path, entries: Mutex::new(entries) })
     }
 
     /// Writes a request down and gives it an id, unless its key came before.
@@ -60,16 +57,10 @@ impl Book {
     ) -> Result<Accepted, StateError> {
         let mut entries = self.lock();
         if let Some(key) = &key
-            && let Some(known) = entries
-                .iter()
-                .find(|e| e.status.idempotency_key.as_ref() == Some(key))
+            && let Some(known) = entries.iter().find(|e| e.status.idempotency_key.as_ref() == Some(key))
         {
             let status = known.status.clone();
-            return Ok(if known.request == request {
-                Accepted::Known(status)
-            } else {
-                Accepted::KeyReused(status)
-            });
+            return Ok(if known.request == request { Accepted::Known(status) } else { Accepted::KeyReused(status) });
         }
         let entry = Entry {
             status: OperationStatus {
@@ -104,17 +95,18 @@ impl Book {
         self.keep(&mut entries, new)
     }
 
+    /// Whether a key came before.
+    pub fn knows(&self, key: &str) -> bool {
+        self.lock().iter().any(|e| e.status.idempotency_key.as_deref() == Some(key))
+    }
+
     pub fn get(&self, id: &str) -> Option<Entry> {
         self.lock().iter().find(|e| e.status.id == id).cloned()
     }
 
     /// What is still to be done for a service, in the order in which it was asked.
     pub fn unfinished(&self, service: &str) -> Vec<Entry> {
-        self.lock()
-            .iter()
-            .filter(|e| e.status.service == service && !e.status.phase.is_finished())
-            .cloned()
-            .collect()
+        self.lock().iter().filter(|e| e.status.service == service && !e.status.phase.is_finished()).cloned().collect()
     }
 
     fn keep(&self, entries: &mut VecDeque<Entry>, new: VecDeque<Entry>) -> Result<(), StateError> {
@@ -133,11 +125,7 @@ impl Book {
 
 /// Forgets what ended a day ago, and the oldest that ended when there are too many.
 fn forget(entries: &mut VecDeque<Entry>, now: Timestamp) {
-    entries.retain(|e| {
-        e.status
-            .finished_at
-            .is_none_or(|at| now.duration_since(at) < KEEP)
-    });
+    entries.retain(|e| e.status.finished_at.is_none_or(|at| now.duration_since(at) < KEEP));
     while entries.len() >= KEEP_AT_MOST {
         let Some(oldest) = entries.iter().position(|e| e.status.phase.is_finished()) else {
             return;
@@ -173,24 +161,15 @@ mod tests {
         let path = path();
         let book = Book::open(path.clone()).unwrap();
         let ask = |action| OperationRequest::new("ollama", action, "why");
-        let first = id(book
-            .accept(ask(Action::Restart), Some("k".into()), now())
-            .unwrap());
+        let first = id(book.accept(ask(Action::Restart), Some("k".into()), now()).unwrap());
         let again = Book::open(path.clone()).unwrap();
         for book in [&book, &again] {
-            let known = book
-                .accept(ask(Action::Restart), Some("k".into()), now())
-                .unwrap();
+            let known = book.accept(ask(Action::Restart), Some("k".into()), now()).unwrap();
             assert!(matches!(known, Accepted::Known(s) if s.id == first));
-            let other = book
-                .accept(ask(Action::Stop), Some("k".into()), now())
-                .unwrap();
+            let other = book.accept(ask(Action::Stop), Some("k".into()), now()).unwrap();
             assert!(matches!(other, Accepted::KeyReused(s) if s.id == first));
         }
-        assert_ne!(
-            id(book.accept(ask(Action::Stop), None, now()).unwrap()),
-            first
-        );
+        assert_ne!(id(book.accept(ask(Action::Stop), None, now()).unwrap()), first);
         assert_eq!(again.unfinished("ollama").len(), 1);
         std::fs::remove_file(path).unwrap();
     }

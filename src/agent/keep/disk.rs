@@ -15,28 +15,18 @@ pub enum StateError {
     #[error(
         "can't {what} {path}: {cause}; the agent does nothing that it can't write down: see that the disk has space and that this user may write there"
     )]
-    Io {
-        what: &'static str,
-        path: String,
-        cause: io::Error,
-    },
+    Io { what: &'static str, path: String, cause: io::Error },
     #[error(
         "{path} is not what an agent wrote ({cause}): put it right, or remove it, which forgets the holds or operations in it"
     )]
     Damaged { path: String, cause: String },
-    #[error(
-        "another agent uses the state folder {path}: end it, or give this one a folder of its own (--state-dir)"
-    )]
+    #[error("another agent uses the state folder {path}: end it, or give this one a folder of its own (--state-dir)")]
     InUse { path: String },
 }
 
 impl StateError {
     pub fn io(what: &'static str, path: &Path, cause: io::Error) -> Self {
-        Self::Io {
-            what,
-            path: path.display().to_string(),
-            cause,
-        }
+        Self::Io { what, path: path.display().to_string(), cause }
     }
 }
 
@@ -64,13 +54,8 @@ impl Folder {
             .open(&lock_path)
             .map_err(|e| StateError::io("open", &lock_path, e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-            Err(fs::TryLockError::WouldBlock) => Err(StateError::InUse {
-                path: path.display().to_string(),
-            }),
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => Err(StateError::InUse { path: path.display().to_string() }),
             Err(fs::TryLockError::Error(e)) => Err(StateError::io("lock", &lock_path, e)),
         }
     }
@@ -93,18 +78,13 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|e| StateError::Damaged {
-            path: path.display().to_string(),
-            cause: e.to_string(),
-        })
+        .map_err(|e| StateError::Damaged { path: path.display().to_string(), cause: e.to_string() })
 }
 
 /// Replaces a file by rename once the new one is on disk, and the folder's entry too.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
-    let bytes = serde_json::to_vec(value).map_err(|e| StateError::Damaged {
-        path: path.display().to_string(),
-        cause: e.to_string(),
-    })?;
+    let bytes = serde_json::to_vec(value)
+        .map_err(|e| StateError::Damaged { path: path.display().to_string(), cause: e.to_string() })?;
     replace(path, &bytes).map_err(|e| StateError::io("write", path, e))
 }
 
@@ -112,12 +92,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -132,8 +107,7 @@ mod tests {
     use super::*;
 
     pub fn temporary() -> PathBuf {
-        let path =
-            std::env::temp_dir().join(format!("ostler-keep-{}", uuid::Uuid::new_v4().simple()));
+        let path = std::env::temp_dir().join(format!("ostler-keep-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&path).unwrap();
         path
     }
@@ -147,12 +121,7 @@ mod tests {
         write(&path, &vec![3]).unwrap();
         assert_eq!(read::<Vec<u8>>(&path).unwrap(), Some(vec![3]));
         fs::write(&path, "{").unwrap();
-        assert!(
-            read::<Vec<u8>>(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("x.json")
-        );
+        assert!(read::<Vec<u8>>(&path).unwrap_err().to_string().contains("x.json"));
         fs::remove_dir_all(folder).unwrap();
     }
 

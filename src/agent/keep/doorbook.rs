@@ -42,17 +42,8 @@ impl Doorbook {
         let epochs = disk::read(&epochs_path)?.unwrap_or_default();
         let replays = Replays::restore(read_ids(&replays_path)?, now);
         let file = write_ids(&replays_path, &replays)?;
-        let inner = Mutex::new(Inner {
-            epochs,
-            lines: replays.len(),
-            replays,
-            file,
-        });
-        Ok(Self {
-            epochs_path,
-            replays_path,
-            inner,
-        })
+        let inner = Mutex::new(Inner { epochs, lines: replays.len(), replays, file });
+        Ok(Self { epochs_path, replays_path, inner })
     }
 
     /// Takes the id of a signed request once. It is on disk when this returns.
@@ -60,15 +51,11 @@ impl Doorbook {
         let mut inner = self.lock();
         inner.replays.take(id, now)?;
         let line = format!("{} {id}\n", now.as_millisecond());
-        let written = inner
-            .file
-            .write_all(line.as_bytes())
-            .and_then(|()| inner.file.sync_data());
+        let written = inner.file.write_all(line.as_bytes()).and_then(|()| inner.file.sync_data());
         written.map_err(|e| not_recorded(&StateError::io("write", &self.replays_path, e)))?;
         inner.lines += 1;
         if inner.lines > LINES && inner.lines > 2 * inner.replays.len() {
-            inner.file =
-                write_ids(&self.replays_path, &inner.replays).map_err(|e| not_recorded(&e))?;
+            inner.file = write_ids(&self.replays_path, &inner.replays).map_err(|e| not_recorded(&e))?;
             inner.lines = inner.replays.len();
         }
         Ok(())
@@ -117,17 +104,9 @@ fn read_ids(path: &Path) -> Result<Vec<(String, Timestamp)>, StateError> {
 fn write_ids(path: &Path, replays: &Replays) -> Result<File, StateError> {
     let error = |e| StateError::io("write", path, e);
     let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(error)?;
-    let text: String = replays
-        .ids()
-        .map(|(id, at)| format!("{} {id}\n", at.as_millisecond()))
-        .collect();
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary).map_err(error)?;
+    let text: String = replays.ids().map(|(id, at)| format!("{} {id}\n", at.as_millisecond())).collect();
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
@@ -148,21 +127,12 @@ mod tests {
         first.take_id("a b", now).unwrap();
         first.take_epoch((Uuid::nil(), 3)).unwrap();
         drop(first);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(folder.join("replays"))
-            .unwrap();
+        let mut file = OpenOptions::new().append(true).open(folder.join("replays")).unwrap();
         file.write_all(b"12345 cut-sho").unwrap();
         let again = Doorbook::open(&folder, now).unwrap();
-        assert_eq!(
-            again.take_id("a b", now).unwrap_err().reason,
-            Refusal::ReplayedId
-        );
+        assert_eq!(again.take_id("a b", now).unwrap_err().reason, Refusal::ReplayedId);
         again.take_id("cut-sho", now).unwrap();
-        assert_eq!(
-            again.take_epoch((Uuid::nil(), 2)).unwrap_err().reason,
-            Refusal::LowerEpoch
-        );
+        assert_eq!(again.take_epoch((Uuid::nil(), 2)).unwrap_err().reason, Refusal::LowerEpoch);
         fs::remove_dir_all(folder).unwrap();
     }
 }

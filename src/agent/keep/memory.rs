@@ -31,12 +31,7 @@ impl Memory {
     /// Sets a hold; the same owner's earlier one is replaced, but keeps its beginning.
     pub fn hold(&mut self, new: Hold) {
         match self.holds.iter_mut().find(|h| h.owner == new.owner) {
-            Some(old) => {
-                *old = Hold {
-                    since: old.since,
-                    ..new
-                }
-            }
+            Some(old) => *old = Hold { since: old.since, ..new },
             None => self.holds.push(new),
         }
     }
@@ -65,10 +60,7 @@ pub struct Keeper {
 impl Keeper {
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let memory = disk::read(&path)?.unwrap_or_default();
-        Ok(Self {
-            path,
-            memory: Mutex::new(memory),
-        })
+        Ok(Self { path, memory: Mutex::new(memory) })
     }
 
     pub fn get(&self) -> Memory {
@@ -98,12 +90,7 @@ mod tests {
     use super::*;
 
     fn hold(owner: HoldOwner, reason: &str) -> Hold {
-        Hold {
-            owner,
-            reason: reason.into(),
-            since: Timestamp::UNIX_EPOCH,
-            until: None,
-        }
+        Hold { owner, reason: reason.into(), since: Timestamp::UNIX_EPOCH, until: None }
     }
 
     #[test]
@@ -111,14 +98,8 @@ mod tests {
         let mut memory = Memory::default();
         memory.hold(hold(HoldOwner::Person, "a"));
         memory.hold(hold(HoldOwner::Suspend, "b"));
-        memory.hold(Hold {
-            since: Timestamp::MAX,
-            ..hold(HoldOwner::Person, "c")
-        });
-        assert_eq!(
-            memory.holds,
-            [hold(HoldOwner::Person, "c"), hold(HoldOwner::Suspend, "b")]
-        );
+        memory.hold(Hold { since: Timestamp::MAX, ..hold(HoldOwner::Person, "c") });
+        assert_eq!(memory.holds, [hold(HoldOwner::Person, "c"), hold(HoldOwner::Suspend, "b")]);
         memory.release(HoldOwner::Person);
         memory.release(HoldOwner::Pause);
         assert_eq!(memory.holds, [hold(HoldOwner::Suspend, "b")]);
@@ -134,11 +115,7 @@ mod tests {
 
     #[test]
     fn a_new_boot_forgets_failed_starts_and_keeps_holds() {
-        let mut memory = Memory {
-            failed_starts_in_row: 5,
-            boot: "a".into(),
-            ..Memory::default()
-        };
+        let mut memory = Memory { failed_starts_in_row: 5, boot: "a".into(), ..Memory::default() };
         memory.hold(hold(HoldOwner::Person, "x"));
         memory.enter_boot("a");
         assert_eq!(memory.failed_starts_in_row, 5);

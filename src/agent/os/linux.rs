@@ -18,9 +18,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Different after each boot, so that a pid and start time of an earlier boot can't be mistaken.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|s| s.trim().to_owned())
-        .unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
 pub fn processes() -> io::Result<Vec<Proc>> {
@@ -33,10 +31,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 pub fn command_line(pid: u32) -> Option<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> = raw
-        .split(|&b| b == 0)
-        .map(String::from_utf8_lossy)
-        .collect();
+    let words: Vec<_> = raw.split(|&b| b == 0).map(String::from_utf8_lossy).collect();
     Some(words.join(" ").trim().to_owned()).filter(|c| !c.is_empty())
 }
 
@@ -87,10 +82,7 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let owners = socket_owners(&wanted)?;
     Ok(sockets
         .into_iter()
-        .map(|(address, inode)| Listener {
-            address,
-            pid: owners.iter().find(|(i, _)| *i == inode).map(|&(_, p)| p),
-        })
+        .map(|(address, inode)| Listener { address, pid: owners.iter().find(|(i, _)| *i == inode).map(|&(_, p)| p) })
         .collect())
 }
 
@@ -135,13 +127,9 @@ fn socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
             continue;
         };
         for file in open.flatten() {
-            let inode = fs::read_link(file.path()).ok().and_then(|l| {
-                l.to_str()?
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .parse()
-                    .ok()
-            });
+            let inode = fs::read_link(file.path())
+                .ok()
+                .and_then(|l| l.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             if let Some(inode) = inode
                 && wanted.contains(&inode)
                 && !found.iter().any(|(i, _)| *i == inode)
@@ -174,20 +162,9 @@ mod tests {
     fn a_command_name_with_brackets_does_not_shift_the_fields() {
         let stat = "42 (a) b (c)) S 7 42 40 0 -1 4194304 1 2 3 4 100 50 25 25 20 0 1 0 98765 1 2 3";
         let read = parse_stat(42, 1000, stat).unwrap();
-        let expected = Proc {
-            pid: 42,
-            parent: 7,
-            session: Some(40),
-            start_time: 98765,
-            cpu_seconds: 2.0,
-            uid: 1000,
-        };
+        let expected = Proc { pid: 42, parent: 7, session: Some(40), start_time: 98765, cpu_seconds: 2.0, uid: 1000 };
         assert_eq!(read, expected);
-        assert_eq!(
-            parse_stat(42, 0, &stat.replace(" S ", " Z ")),
-            None,
-            "a zombie runs no more"
-        );
+        assert_eq!(parse_stat(42, 0, &stat.replace(" S ", " Z ")), None, "a zombie runs no more");
         assert_eq!(parse_stat(42, 0, "42 (x"), None);
     }
 
@@ -195,17 +172,10 @@ mod tests {
     fn a_listening_line_is_read_and_any_other_is_not() {
         let line = "   0: 0100007F:2CAA 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0 100 0 0 10 0";
         if cfg!(target_endian = "little") {
-            assert_eq!(
-                parse_socket(line, 11434),
-                Some((Ipv4Addr::LOCALHOST.into(), 31337))
-            );
+            assert_eq!(parse_socket(line, 11434), Some((Ipv4Addr::LOCALHOST.into(), 31337)));
         }
         assert_eq!(parse_socket(line, 11435), None, "another port");
-        assert_eq!(
-            parse_socket(&line.replace(" 0A ", " 01 "), 11434),
-            None,
-            "a connection"
-        );
+        assert_eq!(parse_socket(&line.replace(" 0A ", " 01 "), 11434), None, "a connection");
         let six = "00000000000000000000000001000000";
         if cfg!(target_endian = "little") {
             assert_eq!(parse_address(six), Some(Ipv6Addr::LOCALHOST.into()));

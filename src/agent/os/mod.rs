@@ -53,17 +53,13 @@ impl Processes {
 
     /// The process, if it is still the same one.
     pub fn instance(&self, instance: &Instance) -> Option<&Proc> {
-        self.get(instance.pid)
-            .filter(|p| p.start_time == instance.start_time)
+        self.get(instance.pid).filter(|p| p.start_time == instance.start_time)
     }
 
     /// A process with all that it started: its session when it leads one, and its descendants.
     pub fn tree(&self, root: u32) -> Vec<&Proc> {
         let leads = self.leads_session(root);
-        self.0
-            .values()
-            .filter(|p| (leads && p.session == Some(root)) || self.descends(p.pid, root))
-            .collect()
+        self.0.values().filter(|p| (leads && p.session == Some(root)) || self.descends(p.pid, root)).collect()
     }
 
     pub fn leads_session(&self, pid: u32) -> bool {
@@ -159,14 +155,7 @@ mod tests {
     use super::*;
 
     fn proc(pid: u32, parent: u32, session: u32) -> Proc {
-        Proc {
-            pid,
-            parent,
-            session: Some(session),
-            start_time: 1,
-            cpu_seconds: 0.0,
-            uid: 0,
-        }
+        Proc { pid, parent, session: Some(session), start_time: 1, cpu_seconds: 0.0, uid: 0 }
     }
 
     #[test]
@@ -195,48 +184,26 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         let me = std::process::id();
         let found = native::listeners(port).unwrap();
-        assert_eq!(
-            pick(found, Ipv4Addr::LOCALHOST.into()).unwrap().pid,
-            Some(me)
-        );
+        assert_eq!(pick(found, Ipv4Addr::LOCALHOST.into()).unwrap().pid, Some(me));
         assert_eq!(instance_of(me), instance_of(me));
         assert!(instance_of(me).is_some());
         let own = Processes::read().unwrap();
         assert_eq!(own.get(me).unwrap().uid, Uid::effective().as_raw());
         let portable = Processes::of(portable::processes().unwrap());
-        assert_eq!(
-            portable.get(me).unwrap().parent,
-            own.get(me).unwrap().parent
-        );
+        assert_eq!(portable.get(me).unwrap().parent, own.get(me).unwrap().parent);
         assert!(portable::start_time(me).is_some());
         assert!(!portable::boot_id().is_empty() && !boot_id().is_empty());
     }
 
     #[test]
     fn the_listener_of_just_this_address_answers_before_one_of_all() {
-        let at = |a: &str, pid| Listener {
-            address: a.parse().unwrap(),
-            pid: Some(pid),
-        };
-        let all = || {
-            vec![
-                at("0.0.0.0", 1),
-                at("127.0.0.1", 2),
-                at("::", 3),
-                at("::1", 4),
-                at("10.0.0.9", 5),
-            ]
-        };
-        let who = |wanted: &str, all: Vec<Listener>| {
-            pick(all, wanted.parse().unwrap()).and_then(|l| l.pid)
-        };
+        let at = |a: &str, pid| Listener { address: a.parse().unwrap(), pid: Some(pid) };
+        let all = || vec![at("0.0.0.0", 1), at("127.0.0.1", 2), at("::", 3), at("::1", 4), at("10.0.0.9", 5)];
+        let who = |wanted: &str, all: Vec<Listener>| pick(all, wanted.parse().unwrap()).and_then(|l| l.pid);
         assert_eq!(who("127.0.0.1", all()), Some(2));
         assert_eq!(who("::1", all()), Some(4));
         assert_eq!(who("192.168.1.2", all()), Some(1));
-        assert_eq!(
-            who("127.0.0.1", vec![at("::", 3), at("10.0.0.9", 5)]),
-            Some(3)
-        );
+        assert_eq!(who("127.0.0.1", vec![at("::", 3), at("10.0.0.9", 5)]), Some(3));
         assert_eq!(who("127.0.0.1", vec![at("10.0.0.9", 5)]), None);
         assert_eq!(who("127.0.0.1", vec![at("::ffff:127.0.0.1", 6)]), Some(6));
     }

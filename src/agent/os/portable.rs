@@ -3,17 +3,13 @@
 use std::{io, net::IpAddr, os::unix::process::CommandExt, process::Command};
 
 use nix::unistd::User;
-use sysinfo::{
-    Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind,
-};
+use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
 use super::{Listener, Proc};
 
 /// The second of the last boot.
 pub fn boot_id() -> String {
-    System::boot_time()
-        .map(|t| t.to_string())
-        .unwrap_or_default()
+    System::boot_time().map(|t| t.to_string()).unwrap_or_default()
 }
 
 fn refreshed(which: ProcessesToUpdate<'_>) -> io::Result<System> {
@@ -33,10 +29,7 @@ pub fn processes() -> io::Result<Vec<Proc>> {
 }
 
 fn read(process: &Process) -> Option<Proc> {
-    if matches!(
-        process.status(),
-        ProcessStatus::Zombie | ProcessStatus::Dead
-    ) {
+    if matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead) {
         return None;
     }
     Some(Proc {
@@ -59,12 +52,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 pub fn command_line(pid: u32) -> Option<String> {
     let pid = Pid::from_u32(pid);
     let system = refreshed(ProcessesToUpdate::Some(&[pid])).ok()?;
-    let words: Vec<_> = system
-        .process(pid)?
-        .cmd()
-        .iter()
-        .map(|w| w.to_string_lossy())
-        .collect();
+    let words: Vec<_> = system.process(pid)?.cmd().iter().map(|w| w.to_string_lossy()).collect();
     Some(words.join(" ")).filter(|c| !c.is_empty())
 }
 
@@ -73,11 +61,7 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let output = Command::new("lsof")
         .args(["-nP", &format!("-iTCP:{port}"), "-sTCP:LISTEN", "-Fpn"])
         .output()
-        .map_err(|e| {
-            io::Error::other(format!(
-                "can't run lsof to find who listens on port {port}: {e}"
-            ))
-        })?;
+        .map_err(|e| io::Error::other(format!("can't run lsof to find who listens on port {port}: {e}")))?;
     // lsof exits with 1 when there is nothing to list.
     Ok(parse_lsof(&String::from_utf8_lossy(&output.stdout)))
 }
@@ -105,10 +89,7 @@ fn parse_lsof(text: &str) -> Vec<Listener> {
 }
 
 /// Tells the command to change to the user before it is run; std drops all other groups when root does so.
-#[cfg_attr(
-    target_os = "linux",
-    expect(dead_code, reason = "Linux has initgroups")
-)]
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux has initgroups"))]
 pub fn become_user(user: &User, command: &mut Command) -> io::Result<()> {
     command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     Ok(())
@@ -121,14 +102,8 @@ mod tests {
     #[test]
     fn lsof_names_each_socket_under_its_process() {
         let text = "p812\nf3\nn127.0.0.1:11434\nf4\nn[::1]:11434\np900\nf7\nn*:11434\nf8\nnlocalhost.strange\n";
-        let at = |a: &str, pid| Listener {
-            address: a.parse().unwrap(),
-            pid: Some(pid),
-        };
-        assert_eq!(
-            parse_lsof(text),
-            [at("127.0.0.1", 812), at("::1", 812), at("0.0.0.0", 900)]
-        );
+        let at = |a: &str, pid| Listener { address: a.parse().unwrap(), pid: Some(pid) };
+        assert_eq!(parse_lsof(text), [at("127.0.0.1", 812), at("::1", 812), at("0.0.0.0", 900)]);
         assert_eq!(parse_lsof(""), []);
     }
 }

@@ -29,11 +29,7 @@ pub async fn check(http: &Client, spec: &CheckSpec) -> CheckOutcome {
     match asked {
         Ok(answer) => {
             let status = answer.status().as_u16();
-            CheckOutcome {
-                ok: status < 500,
-                timed_out: false,
-                detail: format!("HTTP {status}"),
-            }
+            CheckOutcome { ok: status < 500, timed_out: false, detail: format!("HTTP {status}") }
         }
         Err(e) if e.is_timeout() => CheckOutcome {
             ok: false,
@@ -45,11 +41,7 @@ pub async fn check(http: &Client, spec: &CheckSpec) -> CheckOutcome {
             while let Some(inner) = cause.source() {
                 cause = inner;
             }
-            CheckOutcome {
-                ok: false,
-                timed_out: false,
-                detail: cause.to_string(),
-            }
+            CheckOutcome { ok: false, timed_out: false, detail: cause.to_string() }
         }
     }
 }
@@ -75,20 +67,10 @@ mod tests {
     #[test]
     fn only_addresses_of_this_host_are_local() {
         let local = |url: &str| local_address(&Url::parse(url).unwrap());
-        assert_eq!(
-            local("http://localhost:1/"),
-            Some(Ipv4Addr::LOCALHOST.into())
-        );
-        assert_eq!(
-            local("http://127.0.0.2:1/"),
-            Some(Ipv4Addr::new(127, 0, 0, 2).into())
-        );
+        assert_eq!(local("http://localhost:1/"), Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(local("http://127.0.0.2:1/"), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
         assert_eq!(local("http://[::1]:1/"), Some("::1".parse().unwrap()));
-        assert_eq!(
-            local("http://192.0.2.1:1/"),
-            None,
-            "a documentation address is nobody's"
-        );
+        assert_eq!(local("http://192.0.2.1:1/"), None, "a documentation address is nobody's");
         assert_eq!(local("http://gpu.example:1/"), None);
     }
 }

@@ -4,10 +4,7 @@ use super::{error::ServiceError, launch::Launcher};
 use crate::agent::config::CommandSpec;
 
 /// Whether the status command says that the service is up; `None` without such a command.
-pub async fn status(
-    launcher: &Launcher,
-    status: Option<&CommandSpec>,
-) -> Result<Option<bool>, ServiceError> {
+pub async fn status(launcher: &Launcher, status: Option<&CommandSpec>) -> Result<Option<bool>, ServiceError> {
     match status {
         None => Ok(None),
         Some(spec) => Ok(Some(launcher.run(spec).await?.succeeded())),

@@ -13,30 +13,22 @@ pub enum ServiceError {
     /// It ended before it answered its check.
     #[error("it ended at once ({how}){log}; see its log")]
     ExitedEarly { how: String, log: String },
-    #[error(
-        "it runs, and did not answer {url} within {seconds} s ({detail}): see its log, or raise startupSeconds"
-    )]
-    NotUp {
-        url: String,
-        seconds: u64,
-        detail: String,
-    },
-    #[error(
-        "can't signal process {pid}: {cause}; run the agent as root, or as the user of that process"
-    )]
+    #[error("it runs, and did not answer {url} within {seconds} s ({detail}): see its log, or raise startupSeconds")]
+    NotUp { url: String, seconds: u64, detail: String },
+    #[error("can't signal process {pid}: {cause}; run the agent as root, or as the user of that process")]
     Signal { pid: u32, cause: String },
     #[error(
         "process {pid} is still there after SIGKILL: the kernel holds it (a device or a network file system that hangs)"
     )]
     Unkillable { pid: u32 },
     #[error("{command} {how}{output}")]
-    CommandFailed {
-        command: String,
-        how: String,
-        output: String,
-    },
+    CommandFailed { command: String, how: String, output: String },
     #[error("the operating system does not tell about processes or ports: {0}")]
     Look(String),
+    #[error(
+        "{owner} holds the service ({reason}); `ostler start` ends a person's hold, `ostler resume` and `ostler unpause` the others"
+    )]
+    Held { owner: &'static str, reason: String },
     #[error("given up: somebody asked to {0} the service meanwhile")]
     Superseded(&'static str),
     /// The agent ends; what is not finished is taken up at its next start.
@@ -54,14 +46,12 @@ impl ServiceError {
     /// Whether a start failed by itself: what somebody else decided meanwhile is no failure.
     pub fn counts_as_failed_start(&self) -> bool {
         match self {
-            Self::Spawn { .. }
-            | Self::ExitedEarly { .. }
-            | Self::NotUp { .. }
-            | Self::CommandFailed { .. } => true,
+            Self::Spawn { .. } | Self::ExitedEarly { .. } | Self::NotUp { .. } | Self::CommandFailed { .. } => true,
             Self::Foreign { .. }
             | Self::Signal { .. }
             | Self::Unkillable { .. }
             | Self::Look(_)
+            | Self::Held { .. }
             | Self::Superseded(_)
             | Self::Interrupted
             | Self::State(_) => false,

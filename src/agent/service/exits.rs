@@ -15,12 +15,7 @@ const SIGKILL: i32 = 9;
 
 impl Service {
     /// Waits for a child's end in the background. When the agent ends first, the child lives on.
-    pub(super) fn reap(
-        self: &Arc<Self>,
-        instance: Instance,
-        mut child: Child,
-        tell: watch::Sender<Option<LastExit>>,
-    ) {
+    pub(super) fn reap(self: &Arc<Self>, instance: Instance, mut child: Child, tell: watch::Sender<Option<LastExit>>) {
         let service = Arc::clone(self);
         tokio::spawn(async move {
             let status = tokio::select! {
@@ -60,8 +55,7 @@ impl Service {
         };
         let signal = status.and_then(|s| s.signal());
         let may_be_kernel = !requested && (signal == Some(SIGKILL) || status.is_none());
-        let counted = signal == Some(SIGKILL)
-            && matches!((kills_before, oom::kills()), (Some(a), Some(b)) if b > a);
+        let counted = signal == Some(SIGKILL) && matches!((kills_before, oom::kills()), (Some(a), Some(b)) if b > a);
         let now = Timestamp::now();
         let exit = LastExit {
             code: status.and_then(|s| s.code()),
@@ -88,20 +82,12 @@ impl Service {
 
     /// Reads what is new in the log.
     fn look_for_lack_of_memory(&self) {
-        let ManagerSpec::Process {
-            log,
-            out_of_memory_patterns,
-            ..
-        } = &self.spec.manager
-        else {
+        let ManagerSpec::Process { log, out_of_memory_patterns, .. } = &self.spec.manager else {
             return;
         };
         let (found, offset) = {
             let mut live = self.live();
-            (
-                live.log.found(&log.file, out_of_memory_patterns),
-                live.log.offset(),
-            )
+            (live.log.found(&log.file, out_of_memory_patterns), live.log.offset())
         };
         match found {
             Ok(false) => {}

@@ -70,26 +70,16 @@ impl Launcher {
             kill_tree(&child);
             return Err(ServiceError::CommandFailed {
                 command: shown,
-                how: format!(
-                    "did not end within {} s and was killed",
-                    spec.timeout.as_secs()
-                ),
+                how: format!("did not end within {} s and was killed", spec.timeout.as_secs()),
                 output: String::new(),
             });
         };
         let status = status.map_err(|e| ServiceError::Look(e.to_string()))?;
-        Ok(Finished {
-            command: shown,
-            status,
-            output,
-        })
+        Ok(Finished { command: shown, status, output })
     }
 
     pub fn not_spawned(&self, cause: &std::io::Error) -> ServiceError {
-        ServiceError::Spawn {
-            program: self.exe.display().to_string(),
-            cause: cause.to_string(),
-        }
+        ServiceError::Spawn { program: self.exe.display().to_string(), cause: cause.to_string() }
     }
 }
 
@@ -131,11 +121,7 @@ fn home_of(spec: &CommandSpec) -> Vec<(&'static str, String)> {
     else {
         return Vec::new();
     };
-    vec![
-        ("HOME", user.dir.display().to_string()),
-        ("USER", user.name.clone()),
-        ("LOGNAME", user.name),
-    ]
+    vec![("HOME", user.dir.display().to_string()), ("USER", user.name.clone()), ("LOGNAME", user.name)]
 }
 
 /// The end of what a child writes, until it closes both streams. Something that it left behind may keep them open, so
@@ -147,11 +133,7 @@ async fn collect(child: &mut Child) -> String {
         both = both => both,
         _ = async { let _ = child.wait().await; tokio::time::sleep(Duration::from_millis(200)).await } => Default::default(),
     };
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&out),
-        String::from_utf8_lossy(&err)
-    );
+    let text = format!("{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
     let skip = text.chars().count().saturating_sub(SHOWN);
     text.chars().skip(skip).collect()
 }

@@ -48,11 +48,7 @@ pub fn rotate(spec: &LogSpec) -> io::Result<bool> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut copy = options()
-            .write(true)
-            .create_new(true)
-            .mode(0o640)
-            .open(newest)?;
+        let mut copy = options().write(true).create_new(true).mode(0o640).open(newest)?;
         io::copy(&mut current, &mut copy)?;
         copy.sync_data()?;
     }
@@ -70,8 +66,7 @@ fn numbered(file: &Path, n: u32) -> PathBuf {
 pub fn last_line(path: &Path) -> Option<String> {
     let mut file = options().read(true).open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(4096)))
-        .ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(4096))).ok()?;
     let mut bytes = Vec::new();
     file.take(4096).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
@@ -91,10 +86,7 @@ impl Watch {
     /// Begins at an offset remembered from before, or at the end of the file.
     pub fn begin(path: &Path, remembered: Option<u64>) -> Self {
         let length = fs::metadata(path).map_or(0, |m| m.len());
-        Self {
-            offset: remembered.filter(|&o| o <= length).unwrap_or(length),
-            carry: Vec::new(),
-        }
+        Self { offset: remembered.filter(|&o| o <= length).unwrap_or(length), carry: Vec::new() }
     }
 
     /// After a rotation.
@@ -151,8 +143,7 @@ mod tests {
     use super::*;
 
     fn folder() -> PathBuf {
-        let path =
-            std::env::temp_dir().join(format!("ostler-log-{}", uuid::Uuid::new_v4().simple()));
+        let path = std::env::temp_dir().join(format!("ostler-log-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&path).unwrap();
         path
     }
@@ -160,11 +151,7 @@ mod tests {
     #[test]
     fn a_log_is_copied_and_truncated_while_its_writer_goes_on() {
         let dir = folder();
-        let spec = LogSpec {
-            file: dir.join("x.log"),
-            max_bytes: 10,
-            files: 2,
-        };
+        let spec = LogSpec { file: dir.join("x.log"), max_bytes: 10, files: 2 };
         let mut writer = open(&spec.file).unwrap();
         assert!(!rotate(&spec).unwrap(), "an empty file");
         for text in ["first first\n", "second second\n", "third third\n"] {
@@ -176,11 +163,7 @@ mod tests {
         let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
         assert_eq!(
             (read("x.log"), read("x.log.1"), read("x.log.2")),
-            (
-                "now\n".into(),
-                "third third\n".into(),
-                "second second\n".into()
-            )
+            ("now\n".into(), "third third\n".into(), "second second\n".into())
         );
         assert!(!dir.join("x.log.3").exists());
         assert_eq!(last_line(&spec.file).as_deref(), Some("now"));
@@ -193,11 +176,7 @@ mod tests {
         fs::write(dir.join("precious"), "x".repeat(100)).unwrap();
         std::os::unix::fs::symlink(dir.join("precious"), dir.join("x.log")).unwrap();
         assert!(open(&dir.join("x.log")).is_err());
-        let spec = LogSpec {
-            file: dir.join("x.log"),
-            max_bytes: 1,
-            files: 1,
-        };
+        let spec = LogSpec { file: dir.join("x.log"), max_bytes: 1, files: 1 };
         assert!(rotate(&spec).is_err());
         assert_eq!(fs::metadata(dir.join("precious")).unwrap().len(), 100);
         fs::remove_dir_all(dir).unwrap();
@@ -211,10 +190,7 @@ mod tests {
         writer.write_all(b"old: Insufficient Memory\n").unwrap();
         let patterns = ["Insufficient Memory".to_owned()];
         let mut watch = Watch::begin(&path, None);
-        assert!(
-            !watch.found(&path, &patterns).unwrap(),
-            "written before it looked"
-        );
+        assert!(!watch.found(&path, &patterns).unwrap(), "written before it looked");
         writer.write_all(b"metal: Insufficient M").unwrap();
         assert!(!watch.found(&path, &patterns).unwrap());
         writer.write_all(b"emory\n").unwrap();
@@ -223,12 +199,7 @@ mod tests {
         writer.set_len(0).unwrap();
         writer.write_all(b"Insufficient Memory").unwrap();
         assert!(watch.found(&path, &patterns).unwrap());
-        assert!(
-            Watch::begin(&path, Some(0))
-                .found(&path, &patterns)
-                .unwrap(),
-            "remembered offset"
-        );
+        assert!(Watch::begin(&path, Some(0)).found(&path, &patterns).unwrap(), "remembered offset");
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -14,6 +14,6 @@ mod wait;
 pub use check::CheckOutcome;
 pub use error::ServiceError;
 pub use launch::Launcher;
-pub use process::PortSight;
+pub use process::{PortSight, own as own_process, own_started};
 pub use state::{Live, Look, Service};
 pub use wait::{Patience, Started};

@@ -13,8 +13,7 @@ pub fn kills() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let counted = |file: String, key: &str| {
         let text = fs::read_to_string(file).ok()?;
-        text.lines()
-            .find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok())
+        text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u64>().ok())
     };
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
@@ -34,10 +33,7 @@ pub fn kills() -> Option<u64> {
 
 /// Whether the kernel's log says that it killed this process. False where the log may not be read.
 pub fn kernel_names(pid: u32) -> bool {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open("/dev/kmsg");
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg");
     let Ok(mut log) = opened else { return false };
     let mut record = [0; 8192];
     // Each read is one record; it would block at the end. Bounded: the kernel may write as fast as this reads.
@@ -58,12 +54,7 @@ pub fn kernel_names(pid: u32) -> bool {
 fn names(record: &str, pid: u32) -> bool {
     let record = record.to_ascii_lowercase();
     record.contains("out of memory")
-        && [
-            format!("killed process {pid} "),
-            format!("kill process {pid} "),
-        ]
-        .iter()
-        .any(|words| record.contains(words))
+        && [format!("killed process {pid} "), format!("kill process {pid} ")].iter().any(|words| record.contains(words))
 }
 
 #[cfg(test)]
@@ -72,8 +63,7 @@ mod tests {
 
     #[test]
     fn the_kernels_words_name_the_process_they_name() {
-        let line =
-            "6,1234,5678,-;Memory cgroup out of memory: Killed process 4242 (ollama) total-vm:1kB";
+        let line = "6,1234,5678,-;Memory cgroup out of memory: Killed process 4242 (ollama) total-vm:1kB";
         assert!(names(line, 4242));
         assert!(!names(line, 424));
         assert!(!names("6,1,2,-;audit: Killed process 4242 (x)", 4242));

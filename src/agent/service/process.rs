@@ -37,9 +37,7 @@ pub struct PortSight {
 impl PortSight {
     /// For an error: who it is.
     pub fn describe(&self) -> String {
-        let PortOwner {
-            pid, user, command, ..
-        } = &self.owner;
+        let PortOwner { pid, user, command, .. } = &self.owner;
         match (pid, command) {
             (Some(pid), Some(command)) => {
                 let user = user.as_deref().unwrap_or("unknown");
@@ -60,16 +58,17 @@ pub fn read_record(record: &Path) -> Result<Option<Record>, StateError> {
     keep::read(record)
 }
 
+/// Whether the recorded process runs, and an agent started it.
+pub fn own_started(record: &Path) -> Result<bool, StateError> {
+    Ok(read_record(record)?.is_some_and(|r| !r.adopted && r.alive().is_some()))
+}
+
 /// Takes over a process that the agent did not start.
 pub fn adopt(record: &Path, pid: u32) -> Result<Option<Instance>, StateError> {
     let Some(instance) = os::instance_of(pid) else {
         return Ok(None);
     };
-    let written = Record {
-        instance: instance.clone(),
-        boot: os::boot_id(),
-        adopted: true,
-    };
+    let written = Record { instance: instance.clone(), boot: os::boot_id(), adopted: true };
     keep::write(record, &written)?;
     Ok(Some(instance))
 }
@@ -92,10 +91,7 @@ pub fn port(
             owner: PortOwner {
                 port,
                 pid: l.pid,
-                user: l
-                    .pid
-                    .and_then(|pid| processes.get(pid))
-                    .map(|p| os::user_name(p.uid)),
+                user: l.pid.and_then(|pid| processes.get(pid)).map(|p| os::user_name(p.uid)),
                 command: l.pid.and_then(os::command_line),
             },
         }
@@ -132,9 +128,7 @@ pub async fn spawn(
             crash_point("agent.after-record");
             return Ok((written.instance, child));
         }
-        let ended = child
-            .try_wait()
-            .map_err(|e| ServiceError::Look(e.to_string()))?;
+        let ended = child.try_wait().map_err(|e| ServiceError::Look(e.to_string()))?;
         if ended.is_some() || Instant::now() > deadline {
             let cause = std::fs::read_to_string(&complaint).unwrap_or_default();
             let _ = child.start_kill();
@@ -152,9 +146,7 @@ pub async fn spawn(
 
 /// Why the program was not run, when the process ended before it became the program.
 pub fn complaint(record: &Path) -> Option<String> {
-    std::fs::read_to_string(complaint_path(record))
-        .ok()
-        .filter(|c| !c.is_empty())
+    std::fs::read_to_string(complaint_path(record)).ok().filter(|c| !c.is_empty())
 }
 
 /// SIGTERM to a process and all that it started, SIGKILL after the grace; returns when none of them is left.
@@ -169,11 +161,7 @@ pub async fn stop(instance: &Instance, grace: Duration) -> Result<(), ServiceErr
     loop {
         // Again and again: something may have been started meanwhile.
         signal_all(instance, &mut known, Signal::SIGKILL)?;
-        if wait_gone(Duration::from_millis(200), || {
-            !known.iter().any(os::is_alive)
-        })
-        .await
-        {
+        if wait_gone(Duration::from_millis(200), || !known.iter().any(os::is_alive)).await {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -183,18 +171,11 @@ pub async fn stop(instance: &Instance, grace: Duration) -> Result<(), ServiceErr
 }
 
 /// Signals the tree as it is now, and what was in it before and still runs.
-fn signal_all(
-    root: &Instance,
-    known: &mut Vec<Instance>,
-    signal: Signal,
-) -> Result<(), ServiceError> {
+fn signal_all(root: &Instance, known: &mut Vec<Instance>, signal: Signal) -> Result<(), ServiceError> {
     let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
     if processes.instance(root).is_some() {
         for process in processes.tree(root.pid) {
-            let instance = Instance {
-                pid: process.pid,
-                start_time: process.start_time,
-            };
+            let instance = Instance { pid: process.pid, start_time: process.start_time };
             if !known.contains(&instance) {
                 known.push(instance);
             }
@@ -204,10 +185,7 @@ fn signal_all(
         if let Err(cause) = os::signal(instance.pid, signal)
             && cause.raw_os_error() != Some(nix::errno::Errno::ESRCH as i32)
         {
-            return Err(ServiceError::Signal {
-                pid: instance.pid,
-                cause: cause.to_string(),
-            });
+            return Err(ServiceError::Signal { pid: instance.pid, cause: cause.to_string() });
         }
     }
     Ok(())

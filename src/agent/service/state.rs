@@ -111,11 +111,7 @@ impl Service {
         let spec = self.spec.check.as_ref()?;
         let outcome = check::check(&self.http, spec).await;
         let mut live = self.live();
-        live.last_check = Some(CheckReport {
-            ok: outcome.ok,
-            at: Timestamp::now(),
-            detail: outcome.detail.clone(),
-        });
+        live.last_check = Some(CheckReport { ok: outcome.ok, at: Timestamp::now(), detail: outcome.detail.clone() });
         if outcome.ok {
             live.answered = process::own(&self.record).ok().flatten();
         }
@@ -132,10 +128,7 @@ impl Service {
     }
 
     /// The service's own process and who has its port, without asking the service.
-    pub fn sight(
-        &self,
-        processes: &Processes,
-    ) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
+    pub fn sight(&self, processes: &Processes) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
         let own = match &self.spec.manager {
             ManagerSpec::Process { .. } => process::own(&self.record)?,
             ManagerSpec::Command { .. } => None,
@@ -148,17 +141,13 @@ impl Service {
     }
 
     /// The same, off the threads that serve requests: `/proc` may be slow.
-    async fn sight_now(
-        self: &Arc<Self>,
-    ) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
+    async fn sight_now(self: &Arc<Self>) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
         let service = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || {
             let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
             service.sight(&processes)
         });
-        looked
-            .await
-            .map_err(|e| ServiceError::Look(e.to_string()))?
+        looked.await.map_err(|e| ServiceError::Look(e.to_string()))?
     }
 
     /// Looks at everything and asks the service. With `may_adopt`, and if the file permits, a process that the agent did not
@@ -171,20 +160,10 @@ impl Service {
         }
         if process {
             if port.as_ref().is_some_and(|p| !p.own) {
-                return Ok(Look {
-                    seen: Seen::Foreign,
-                    own,
-                    port,
-                    check: None,
-                });
+                return Ok(Look { seen: Seen::Foreign, own, port, check: None });
             }
             if own.is_none() {
-                return Ok(Look {
-                    seen: Seen::Down,
-                    own,
-                    port,
-                    check: None,
-                });
+                return Ok(Look { seen: Seen::Down, own, port, check: None });
             }
         }
         let cpu = || own.as_ref().and_then(|i| self.cpu_seconds(i));
@@ -204,31 +183,16 @@ impl Service {
             (Some(_), None) if !process && port.is_none() => Seen::Down,
             (Some(_), _) => Seen::Failing,
         };
-        Ok(Look {
-            seen,
-            own,
-            port,
-            check,
-        })
+        Ok(Look { seen, own, port, check })
     }
 
     fn cpu_seconds(&self, instance: &Instance) -> Option<f64> {
         let processes = Processes::read().ok()?;
-        Some(
-            processes
-                .tree(instance.pid)
-                .iter()
-                .map(|p| p.cpu_seconds)
-                .sum(),
-        )
+        Some(processes.tree(instance.pid).iter().map(|p| p.cpu_seconds).sum())
     }
 
     /// Takes over who has the port, when the file permits it and nothing of our own runs.
-    fn adopt(
-        &self,
-        own: Option<&Instance>,
-        port: Option<&PortSight>,
-    ) -> Result<bool, ServiceError> {
+    fn adopt(&self, own: Option<&Instance>, port: Option<&PortSight>) -> Result<bool, ServiceError> {
         let (true, None, Some(pid)) = (self.spec.adopt, own, port.and_then(|p| p.owner.pid)) else {
             return Ok(false);
         };
@@ -240,27 +204,16 @@ impl Service {
     }
 
     /// Starts what does not run, and waits until it answers.
-    pub async fn start(
-        self: &Arc<Self>,
-        patience: &Patience,
-    ) -> Result<&'static str, ServiceError> {
+    pub async fn start(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
         let ManagerSpec::Process { log, .. } = &self.spec.manager else {
             return self.start_by_command(patience).await;
         };
         if let Some(instance) = self.running().await? {
-            self.wait_up(
-                Some(Started {
-                    instance,
-                    exit: None,
-                }),
-                patience,
-            )
-            .await?;
+            self.wait_up(Some(Started { instance, exit: None }), patience).await?;
             return Ok("it runs already");
         }
         let kills_before = super::oom::kills();
-        let (instance, child) =
-            process::spawn(&self.launcher, &self.spec.start, &self.record, log).await?;
+        let (instance, child) = process::spawn(&self.launcher, &self.spec.start, &self.record, log).await?;
         let (tell, exit) = watch::channel(None);
         {
             let mut live = self.live();
@@ -270,21 +223,11 @@ impl Service {
         }
         tracing::info!(service = %self.spec.name, pid = instance.pid, "started");
         self.reap(instance.clone(), child, tell);
-        self.wait_up(
-            Some(Started {
-                instance,
-                exit: Some(exit),
-            }),
-            patience,
-        )
-        .await?;
+        self.wait_up(Some(Started { instance, exit: Some(exit) }), patience).await?;
         Ok("started")
     }
 
-    async fn start_by_command(
-        self: &Arc<Self>,
-        patience: &Patience,
-    ) -> Result<&'static str, ServiceError> {
+    async fn start_by_command(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
         if self.look(false).await?.seen == Seen::Up {
             return Ok("it runs already");
         }
@@ -306,10 +249,7 @@ impl Service {
                 if self.adopt(None, Some(&port))? {
                     return Ok(process::own(&self.record)?);
                 }
-                Err(ServiceError::Foreign {
-                    port: port.owner.port,
-                    owner: port.describe(),
-                })
+                Err(ServiceError::Foreign { port: port.owner.port, owner: port.describe() })
             }
         }
     }
@@ -337,10 +277,7 @@ impl Service {
     }
 
     /// Stops, starts, and waits until it answers.
-    pub async fn restart(
-        self: &Arc<Self>,
-        patience: &Patience,
-    ) -> Result<&'static str, ServiceError> {
+    pub async fn restart(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
         match &self.spec.manager {
             ManagerSpec::Process { .. } => {
                 self.stop().await?;

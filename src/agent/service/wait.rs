@@ -53,17 +53,9 @@ impl Started {
         }
         let exit = self.exit.as_ref().and_then(|e| e.borrow().clone());
         Some(match exit {
-            Some(LastExit {
-                out_of_memory: true,
-                ..
-            }) => "out of memory".into(),
-            Some(LastExit {
-                code: Some(code), ..
-            }) => format!("exit code {code}"),
-            Some(LastExit {
-                signal: Some(signal),
-                ..
-            }) => format!("signal {signal}"),
+            Some(LastExit { out_of_memory: true, .. }) => "out of memory".into(),
+            Some(LastExit { code: Some(code), .. }) => format!("exit code {code}"),
+            Some(LastExit { signal: Some(signal), .. }) => format!("signal {signal}"),
             _ => "nobody knows how".into(),
         })
     }
@@ -71,11 +63,7 @@ impl Started {
 
 impl Service {
     /// Returns when the service answers, or says why it does not. Without `started`, only the check and the status tell.
-    pub async fn wait_up(
-        &self,
-        started: Option<Started>,
-        patience: &Patience,
-    ) -> Result<(), ServiceError> {
+    pub async fn wait_up(&self, started: Option<Started>, patience: &Patience) -> Result<(), ServiceError> {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(50);
         loop {
@@ -124,28 +112,17 @@ impl Service {
     async fn exited_early(&self, started: &Started, mut how: String) -> ServiceError {
         if let Some(mut exit) = started.exit.clone() {
             let told = exit.wait_for(Option::is_some);
-            if tokio::time::timeout(Duration::from_secs(2), told)
-                .await
-                .is_ok()
-            {
+            if tokio::time::timeout(Duration::from_secs(2), told).await.is_ok() {
                 how = started.ended().unwrap_or(how);
             }
         }
         if let Some(cause) = process::complaint(&self.record) {
-            return ServiceError::Spawn {
-                program: self.spec.start.argv.join(" "),
-                cause,
-            };
+            return ServiceError::Spawn { program: self.spec.start.argv.join(" "), cause };
         }
         let last = match &self.spec.manager {
             ManagerSpec::Process { log, .. } => log::last_line(&log.file),
             ManagerSpec::Command { .. } => None,
         };
-        ServiceError::ExitedEarly {
-            how,
-            log: last
-                .map(|l| format!(", its last line: {l}"))
-                .unwrap_or_default(),
-        }
+        ServiceError::ExitedEarly { how, log: last.map(|l| format!(", its last line: {l}")).unwrap_or_default() }
     }
 }

@@ -1,0 +1,94 @@
+//! What the agent tells of its host and its services.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    config::ManagerSpec,
+    os::{self, Processes},
+    plan,
+    service::{Live, PortSight, Service},
+};
+use crate::host::{Instance, Manager, ServiceReport, ServiceState};
+
+/// Reports all services as they are now. Blocks while the processes are read.
+pub fn services(all: &[Arc<Service>], now: Timestamp) -> Vec<ServiceReport> {
+    let processes = Processes::read().unwrap_or_default();
+    all.iter().map(|s| service(s, &processes, now)).collect()
+}
+
+fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceReport {
+    let memory = service.keeper.get();
+    let manager = match &service.spec.manager {
+        ManagerSpec::Process { .. } => Manager::Process,
+        ManagerSpec::Command { .. } => Manager::Command,
+    };
+    let seen = service.sight(processes);
+    if let Err(error) = &seen {
+        tracing::warn!(service = %service.spec.name, %error, "the service can't be looked at");
+    }
+    let known = seen.is_ok();
+    let (own, port) = seen.unwrap_or_default();
+    let live = service.live();
+    let state = match manager {
+        _ if !known => ServiceState::Unknown,
+        Manager::Process => state_of_process(own.as_ref(), port.as_ref(), &live, service),
+        Manager::Command | Manager::Other => state_by_command(port.as_ref(), &live),
+    };
+    // A command's process is nobody's child here: who has the port is as near as one gets.
+    let instance = match manager {
+        Manager::Process => own,
+        _ => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
+    };
+    let tree = instance.as_ref().map(|i| processes.tree(i.pid)).unwrap_or_default();
+    ServiceReport {
+        name: service.spec.name.clone(),
+        manager,
+        state,
+        user: instance.as_ref().and_then(|i| processes.get(i.pid)).map(|p| os::user_name(p.uid)),
+        cpu_seconds: instance.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
+        instance,
+        last_exit: memory.last_exit,
+        holds: plan::active(&memory.holds, now).cloned().collect(),
+        port_owner: port.map(|p| p.owner),
+        self_starts: memory.self_starts,
+        failed_starts_in_row: memory.failed_starts_in_row,
+        gave_up: memory.failed_starts_in_row >= plan::MAX_FAILED_STARTS,
+        out_of_memory_at: memory.out_of_memory_at,
+        last_check: live.last_check.clone(),
+        operation: live.operation.clone(),
+    }
+}
+
+fn state_of_process(own: Option<&Instance>, port: Option<&PortSight>, live: &Live, service: &Service) -> ServiceState {
+    if port.is_some_and(|p| !p.own) {
+        return ServiceState::Foreign;
+    }
+    match own {
+        None => ServiceState::Stopped,
+        Some(instance) if service.spec.check.is_some() && live.answered.as_ref() != Some(instance) => {
+            young(live.started_at, service.spec.startup)
+        }
+        Some(_) => ServiceState::Running,
+    }
+}
+
+/// A process that has never answered is starting until its time is over; then it just runs, and its check says the rest.
+fn young(started_at: Option<Instant>, startup: Duration) -> ServiceState {
+    match started_at {
+        Some(at) if at.elapsed() < startup => ServiceState::Starting,
+        _ => ServiceState::Running,
+    }
+}
+
+fn state_by_command(port: Option<&PortSight>, live: &Live) -> ServiceState {
+    match (live.status_up, port, &live.last_check) {
+        (Some(true), ..) | (None, Some(_), _) => ServiceState::Running,
+        (Some(false), ..) => ServiceState::Stopped,
+        (None, None, Some(check)) if check.ok => ServiceState::Running,
+        (None, None, Some(_)) => ServiceState::Stopped,
+        (None, None, None) => ServiceState::Unknown,
+    }
+}

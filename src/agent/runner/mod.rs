@@ -1,0 +1,101 @@
+//! One task for each service: operations and the agent's own checks take turns, so that two never act at once.
+
+mod operations;
+mod own_loop;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, interval_at},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use operations::hold_of;
+
+use super::{
+    keep::Book,
+    metrics::Metrics,
+    plan::Occasion,
+    service::{Patience, Service, ServiceError},
+};
+
+/// How often deaths, logs and their size are looked at.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// What is asked of a runner.
+#[derive(Debug)]
+pub enum Command {
+    /// An operation was written down: its id.
+    Operate(String),
+    /// The agent ends for good: stop what it started, without a hold, and start nothing more.
+    StopForGood(oneshot::Sender<Result<(), ServiceError>>),
+}
+
+/// Runs one service.
+#[derive(Debug)]
+pub struct Runner {
+    service: Arc<Service>,
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    self_check: Duration,
+    observe: bool,
+    shutdown: CancellationToken,
+    /// Nothing is started any more.
+    leaving: bool,
+}
+
+impl Runner {
+    pub fn new(
+        service: Arc<Service>,
+        book: Arc<Book>,
+        metrics: Arc<Metrics>,
+        (self_check, observe): (Duration, bool),
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { service, book, metrics, self_check, observe, shutdown, leaving: false }
+    }
+
+    /// Finishes what an earlier agent began, starts what is down, and then serves until the agent ends.
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        self.upkeep().await;
+        for entry in self.book.unfinished(&self.service.spec.name) {
+            self.operate(&entry.status.id).await;
+        }
+        if !self.shutdown.is_cancelled() {
+            self.check(Occasion::AgentStart).await;
+        }
+        let mut checks = interval_at(Instant::now() + self.self_check, self.self_check);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut upkeep = interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                command = commands.recv() => match command {
+                    Some(Command::Operate(id)) => self.operate(&id).await,
+                    Some(Command::StopForGood(done)) => {
+                        self.leaving = true;
+                        // Whoever asked may be gone; the service is stopped all the same.
+                        let _ = done.send(self.stop_for_good().await);
+                    }
+                    None => return,
+                },
+                _ = checks.tick() => self.check(Occasion::Periodic).await,
+                _ = upkeep.tick() => self.upkeep().await,
+            }
+        }
+    }
+
+    async fn upkeep(&self) {
+        let service = Arc::clone(&self.service);
+        if let Err(error) = tokio::task::spawn_blocking(move || service.upkeep()).await {
+            tracing::error!(service = %self.service.spec.name, %error, "upkeep broke off");
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { book: Arc::clone(&self.book), shutdown: self.shutdown.clone() }
+    }
+}

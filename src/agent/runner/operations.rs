@@ -1,0 +1,137 @@
+//! Operations: each is written down as begun before anything is done, and taken up again after a restart of the agent.
+
+use jiff::Timestamp;
+
+use super::Runner;
+use crate::{
+    agent::{
+        keep::{Entry, StateError},
+        plan,
+        service::{self, ServiceError},
+    },
+    host::{Action, Hold, HoldOwner, OperationRequest, Phase},
+    telemetry::crash_point,
+};
+
+/// The hold that a Stop or Hold asks for.
+pub fn hold_of(request: &OperationRequest, now: Timestamp) -> Hold {
+    Hold { owner: owner_of(request), reason: request.reason.clone(), since: now, until: request.until }
+}
+
+fn owner_of(request: &OperationRequest) -> HoldOwner {
+    request.owner.unwrap_or(HoldOwner::Person)
+}
+
+impl Runner {
+    /// Does an operation of the book, unless it is done already.
+    pub(super) async fn operate(&mut self, id: &str) {
+        let Some(entry) = self.book.get(id).filter(|e| !e.status.phase.is_finished()) else {
+            return;
+        };
+        let name = self.service.spec.name.clone();
+        let entry = match self.begin(entry) {
+            Ok(entry) => entry,
+            Err(error) => {
+                tracing::error!(service = %name, id, %error, "the operation can't be written down as begun, so it waits");
+                return;
+            }
+        };
+        crash_point("agent.operation-begun");
+        self.service.live().operation = Some(id.to_owned());
+        let result = self.perform(&entry).await;
+        self.service.live().operation = None;
+        if matches!(result, Err(ServiceError::Interrupted)) {
+            tracing::info!(service = %name, id, "the agent ends; the operation goes on at its next start");
+            return;
+        }
+        let action = entry.status.action;
+        self.metrics.operation_ended(action, result.is_ok());
+        match &result {
+            Ok(message) => tracing::info!(service = %name, id, action = action.as_str(), message, "operation done"),
+            Err(error) => tracing::warn!(service = %name, id, action = action.as_str(), %error, "operation failed"),
+        }
+        crash_point("agent.operation-done-before-record");
+        let ended = self.book.change(id, |e| {
+            e.status.phase = if result.is_ok() { Phase::Succeeded } else { Phase::Failed };
+            e.status.exited_early = result.as_ref().is_err_and(ServiceError::exited_early);
+            e.status.message = result.map_or_else(|e| e.to_string(), str::to_owned);
+            e.status.finished_at = Some(Timestamp::now());
+        });
+        if let Err(error) = ended {
+            tracing::error!(service = %name, id, %error, "the end of the operation can't be written down");
+        }
+    }
+
+    /// Writes down that the operation runs, and which process it found.
+    fn begin(&self, mut entry: Entry) -> Result<Entry, StateError> {
+        if entry.status.phase == Phase::Accepted {
+            entry.status.phase = Phase::Running;
+            entry.status.started_at = Some(Timestamp::now());
+            entry.before = service::own_process(&self.service.record)?;
+            let begun = entry.clone();
+            self.book.change(&entry.status.id, |e| *e = begun)?;
+        }
+        Ok(entry)
+    }
+
+    async fn perform(&self, entry: &Entry) -> Result<&'static str, ServiceError> {
+        let request = &entry.request;
+        let keeper = &self.service.keeper;
+        match request.action {
+            Action::Hold => {
+                keeper.change(|m| m.hold(hold_of(request, Timestamp::now())))?;
+                Ok("held")
+            }
+            Action::Release => {
+                keeper.change(|m| m.release(owner_of(request)))?;
+                Ok("released")
+            }
+            Action::Stop => {
+                keeper.change(|m| m.hold(hold_of(request, Timestamp::now())))?;
+                self.service.stop().await
+            }
+            Action::Start => {
+                keeper.change(|m| {
+                    m.release(owner_of(request));
+                    m.failed_starts_in_row = 0;
+                })?;
+                let started = self.service.start(&self.patience()).await;
+                self.count(started)
+            }
+            Action::Restart => {
+                let now = Timestamp::now();
+                let memory = keeper.get();
+                let mut holds = plan::active(&memory.holds, now);
+                if let Some(hold) = holds.find(|h| h.owner.binds_controllers()) {
+                    return Err(ServiceError::Held { owner: hold.owner.as_str(), reason: hold.reason.clone() });
+                }
+                keeper.change(|m| m.failed_starts_in_row = 0)?;
+                let restarted = self.restart(entry).await;
+                self.count(restarted)
+            }
+        }
+    }
+
+    /// An agent that died after it had started the new process must not stop that one, too.
+    async fn restart(&self, entry: &Entry) -> Result<&'static str, ServiceError> {
+        let now = service::own_process(&self.service.record)?;
+        if now.is_some() && now != entry.before {
+            self.service.start(&self.patience()).await?;
+            return Ok("restarted");
+        }
+        self.service.restart(&self.patience()).await
+    }
+
+    /// Counts failed starts in a row.
+    pub(super) fn count<T>(&self, result: Result<T, ServiceError>) -> Result<T, ServiceError> {
+        let keeper = &self.service.keeper;
+        match &result {
+            Ok(_) => keeper.change(|m| m.failed_starts_in_row = 0)?,
+            Err(e) if e.counts_as_failed_start() => {
+                keeper.change(|m| m.failed_starts_in_row = m.failed_starts_in_row.saturating_add(1))?;
+            }
+            Err(_) => {}
+        }
+        result
+    }
+}

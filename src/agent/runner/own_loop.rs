@@ -1,0 +1,135 @@
+//! The agent's own loop: a host heals itself while the cluster is away.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::Runner;
+use crate::{
+    agent::{
+        plan::{self, Decision, Leave, MAX_FAILED_STARTS, Occasion, Seen, View},
+        service::{self, ServiceError},
+    },
+    telemetry::crash_point,
+};
+
+/// For how long a service that uses the CPU may let its checks time out.
+const BUSY_GRACE: Duration = Duration::from_secs(1800);
+
+impl Runner {
+    /// Looks at the service, decides, acts.
+    pub(super) async fn check(&self, occasion: Occasion) {
+        if self.leaving {
+            return;
+        }
+        let name = &self.service.spec.name;
+        let seen = match self.service.look(!self.observe).await {
+            Ok(look) => look.seen,
+            Err(error) => {
+                tracing::error!(service = %name, %error, "the service can't be checked");
+                return;
+            }
+        };
+        let seen = self.bound_busy(seen);
+        let decision = self.decide(occasion, seen);
+        match decision {
+            Decision::Nothing => self.passed(),
+            Decision::Leave(why) => {
+                tracing::info!(service = %name, ?seen, why = why.as_str(), "not up, and left as it is");
+                if why == Leave::GaveUp {
+                    tracing::error!(service = %name, failed_starts = MAX_FAILED_STARTS,
+                        "given up: see the service's log, put it right, then `ostler start` it");
+                }
+            }
+            Decision::Start | Decision::Restart if self.observe => {
+                tracing::info!(service = %name, ?seen, ?decision, "would act, but --observe forbids it");
+            }
+            Decision::Start | Decision::Restart => self.act(decision, seen).await,
+        }
+    }
+
+    fn decide(&self, occasion: Occasion, seen: Seen) -> Decision {
+        let memory = self.service.keeper.get();
+        let mut live = self.service.live();
+        let cared_for = live.care_until.is_some_and(|until| Instant::now() < until);
+        live.failing = match seen {
+            Seen::Up => 0,
+            _ if cared_for => 0,
+            _ => live.failing.saturating_add(1),
+        };
+        let view = View {
+            occasion,
+            seen,
+            holds: &memory.holds,
+            cared_for,
+            failing: live.failing,
+            failed_starts: memory.failed_starts_in_row,
+            restart: self.service.spec.restart,
+            last_exit: memory.last_exit.as_ref().filter(|_| memory.last_exit_of.is_some()),
+        };
+        plan::decide(&view, Timestamp::now())
+    }
+
+    /// A hung server may burn CPU for ever: past the grace it is failing.
+    fn bound_busy(&self, seen: Seen) -> Seen {
+        let mut live = self.service.live();
+        if seen != Seen::Busy {
+            live.busy_since = None;
+            return seen;
+        }
+        let since = *live.busy_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > BUSY_GRACE { Seen::Failing } else { Seen::Busy }
+    }
+
+    fn passed(&self) {
+        if self.service.keeper.get().failed_starts_in_row > 0
+            && let Err(error) = self.service.keeper.change(|m| m.failed_starts_in_row = 0)
+        {
+            tracing::error!(service = %self.service.spec.name, %error, "a passing check can't be written down");
+        }
+    }
+
+    async fn act(&self, decision: Decision, seen: Seen) {
+        let name = &self.service.spec.name;
+        tracing::warn!(service = %name, ?seen, ?decision, "nobody else looks after it: the agent does");
+        // Written down first: a controller counts these as attempts.
+        let counted = self.service.keeper.change(|m| {
+            m.self_starts.count += 1;
+            m.self_starts.last = Some(Timestamp::now());
+        });
+        if let Err(error) = counted {
+            tracing::error!(service = %name, %error, "nothing is started");
+            return;
+        }
+        crash_point("agent.before-self-start");
+        let patience = self.patience();
+        let result = match decision {
+            Decision::Restart => self.service.restart(&patience).await,
+            _ => self.service.start(&patience).await,
+        };
+        self.metrics.self_started(name, result.is_ok());
+        match self.count(result) {
+            Ok(message) => {
+                self.service.live().failing = 0;
+                tracing::info!(service = %name, message, "up again");
+            }
+            Err(ServiceError::Interrupted) => {}
+            Err(error) => {
+                let failed = self.service.keeper.get().failed_starts_in_row;
+                tracing::error!(service = %name, %error, failed_starts = failed, "not up");
+                if failed >= MAX_FAILED_STARTS {
+                    tracing::error!(service = %name, "given up after five failed starts in a row");
+                }
+            }
+        }
+    }
+
+    /// Stops what this or an earlier agent started; what was taken over was there before, and stays.
+    pub(super) async fn stop_for_good(&self) -> Result<(), ServiceError> {
+        if service::own_started(&self.service.record)? {
+            self.service.stop().await?;
+        }
+        Ok(())
+    }
+}

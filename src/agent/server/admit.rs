@@ -1,0 +1,142 @@
+//! The way in: a body of bounded size, credentials, an id that is new; refusals are answered, logged, counted.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::{Body, Bytes, to_bytes},
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use super::app::App;
+use crate::{
+    agent::gate::{self, Admission, Presented, Refused},
+    host::{
+        ErrorBody, MAX_BODY_BYTES, Refusal,
+        sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Signature},
+    },
+};
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let body = ErrorBody { error: self.message.clone(), reason: self.reason };
+        let mut response = (status, Json(body)).into_response();
+        // For the middleware that logs and counts.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Logs and counts what was refused.
+pub async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = shown(request.uri().path());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0.to_string());
+    let response = next.run(request).await;
+    if let Some(refused) = response.extensions().get::<Refused>() {
+        app.metrics.refused(refused.reason);
+        tracing::warn!(%method, path, peer, reason = refused.reason.as_str(), error = refused.message, "request refused");
+    }
+    response
+}
+
+/// A path for the log: short, and without the token that `/recover/TOKEN` ends in.
+fn shown(path: &str) -> String {
+    if path.trim_start_matches('/').starts_with("recover/") {
+        return "/recover/…".to_owned();
+    }
+    path.chars().take(120).collect()
+}
+
+/// Lets a request in and returns its body, or says why not.
+pub async fn admit(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    body: Body,
+    path_token: Option<String>,
+) -> Result<Bytes, Refused> {
+    let body = bounded(headers, body).await?;
+    let now = Timestamp::now();
+    if let Admission::Signed { id } = gate::admit(&app.keys, &presented(headers, path_token), &body, now)? {
+        on_disk(app, move |app| app.door.take_id(&id, now)).await?;
+    }
+    Ok(body)
+}
+
+async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
+    let too_large = || {
+        Refused::new(
+            Refusal::BodyTooLarge,
+            format!("the body has more than {MAX_BODY_BYTES} bytes: send a smaller one"),
+        )
+    };
+    let announced = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|l| l.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
+        return Err(too_large());
+    }
+    match timeout(BODY_TIME, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if is_limit(&error) => Err(too_large()),
+        Ok(Err(error)) => Err(Refused::new(Refusal::BadRequest, format!("the body broke off: {error}"))),
+        Err(_) => Err(Refused::new(Refusal::BadRequest, "the body took more than 10 s to arrive")),
+    }
+}
+
+fn is_limit(error: &axum::Error) -> bool {
+    // The crate of the limit's error type is no dependency of ours; its words are all that tells.
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("length limit exceeded") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {
+    let own = |name: &str| text(headers, name).map(str::to_owned);
+    let signature = match (own(HEADER_ID), own(HEADER_TIMESTAMP), own(HEADER_SIGNATURE)) {
+        (None, None, None) => None,
+        (id, timestamp, signature) => Some(Signature {
+            id: id.unwrap_or_default(),
+            timestamp: timestamp.unwrap_or_default(),
+            signature: signature.unwrap_or_default(),
+        }),
+    };
+    let bearer = text(headers, header::AUTHORIZATION.as_str()).map(|value| match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim().to_owned(),
+        // Some other scheme: credentials, but none that can be right.
+        _ => String::new(),
+    });
+    Presented {
+        signature,
+        token: path_token.or(bearer),
+        origin: own(header::ORIGIN.as_str()),
+        host: own(header::HOST.as_str()),
+    }
+}
+
+/// A header's text. One that is no text counts as empty: it is there, and can't be right.
+pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|v| v.to_str().unwrap_or_default())
+}
+
+/// Does what waits for the disk off the threads that serve requests.
+pub async fn on_disk<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&App) -> Result<T, Refused> + Send + 'static,
+) -> Result<T, Refused> {
+    let app = Arc::clone(app);
+    let done = tokio::task::spawn_blocking(move || work(&app)).await;
+    done.unwrap_or_else(|e| Err(Refused::new(Refusal::NotRecorded, format!("the agent broke off: {e}"))))
+}

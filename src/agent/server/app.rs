@@ -1,0 +1,74 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    agent::{
+        gate::Refused,
+        keep::{Book, Doorbook, Folder},
+        metrics::Metrics,
+        os, report,
+        runner::Command,
+        service::Service,
+    },
+    host::{AgentReport, Credentials, Refusal},
+};
+
+/// A service with the way to its runner.
+#[derive(Debug)]
+pub struct Runs {
+    pub service: Arc<Service>,
+    pub commands: UnboundedSender<Command>,
+}
+
+#[derive(Debug)]
+pub struct App {
+    pub name: String,
+    pub version: String,
+    pub observe: bool,
+    pub started_at: Timestamp,
+    pub keys: Credentials,
+    pub folder: Folder,
+    pub services: Vec<Runs>,
+    pub book: Arc<Book>,
+    pub door: Doorbook,
+    pub metrics: Arc<Metrics>,
+}
+
+impl App {
+    pub fn service(&self, name: &str) -> Result<&Runs, Refused> {
+        self.services.iter().find(|r| r.service.spec.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.services.iter().map(|r| r.service.spec.name.as_str()).collect();
+            Refused::new(
+                Refusal::UnknownService,
+                format!("the agent's file lists no service {name:?}; it lists {}", known.join(", ")),
+            )
+        })
+    }
+
+    /// Everything that the agent knows. Blocks while processes are read.
+    pub fn report(&self) -> AgentReport {
+        let now = Timestamp::now();
+        let services: Vec<_> = self.services.iter().map(|r| Arc::clone(&r.service)).collect();
+        AgentReport {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            user: os::own_user(),
+            time: now,
+            started_at: self.started_at,
+            observe: self.observe,
+            container_runtime: None,
+            disk_free_percent: os::disk_free_percent(self.folder.path()),
+            services: report::services(&services, now),
+        }
+    }
+
+    /// Services whose task ended although the agent runs: nobody looks after them.
+    pub fn abandoned(&self) -> Vec<&str> {
+        let ended = self.services.iter().filter(|r| r.commands.is_closed());
+        ended.map(|r| r.service.spec.name.as_str()).collect()
+    }
+}

@@ -1,0 +1,11 @@
+//! The agent as a server: started, joined, ended.
+
+mod admit;
+mod app;
+mod keys;
+mod operate;
+mod recover;
+mod routes;
+mod start;
+
+pub use start::{AgentError, AgentHandle, AgentSettings, start};

@@ -1,0 +1,157 @@
+//! The agent's paths.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, Uri, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::{
+    admit::{admit, on_disk, watch},
+    app::App,
+    operate,
+    recover::{Recovered, recover},
+};
+use crate::{
+    agent::{gate, gate::Refused},
+    host::{AgentReport, CareRequest, OperationRequest, OperationStatus, Refusal},
+};
+
+type Shared = State<Arc<App>>;
+
+/// The longest care that a controller may ask for: one that is gone must not keep the agent from healing.
+const LONGEST_CARE_SECONDS: u32 = 3600;
+
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/report", get(report))
+        .route("/v1/operations", post(operate))
+        .route("/v1/operations/{id}", get(operation))
+        .route("/v1/care", post(care))
+        .route("/recover", post(recover_signed))
+        .route("/recover/{token}", post(recover_by_token))
+        .route("/livez", get(livez))
+        .route("/metrics", get(metrics))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), watch))
+        .with_state(app)
+}
+
+async fn report(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<AgentReport>, Refused> {
+    admit(&app, &headers, body, None).await?;
+    on_disk(&app, |app| Ok(app.report())).await.map(Json)
+}
+
+async fn operate(
+    State(app): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<OperationStatus>), Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    let request: OperationRequest = json(&body)?;
+    app.service(&request.service)?;
+    operate::check_caller(&app, &headers, gate::may_omit_epoch(&request)).await?;
+    let key = operate::key(&headers)?;
+    let status = operate::accept(&app, request, key).await?;
+    Ok((StatusCode::ACCEPTED, Json(status)))
+}
+
+async fn operation(
+    State(app): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<OperationStatus>, Refused> {
+    admit(&app, &headers, body, None).await?;
+    match app.book.get(&id) {
+        Some(entry) => Ok(Json(entry.status)),
+        None => {
+            Err(Refused::new(Refusal::UnknownOperation, "no such operation; they are kept for a day after their end"))
+        }
+    }
+}
+
+async fn care(State(app): Shared, headers: HeaderMap, body: Body) -> Result<StatusCode, Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    let request: CareRequest = json(&body)?;
+    if !(1..=LONGEST_CARE_SECONDS).contains(&request.seconds) {
+        return Err(Refused::new(Refusal::BadRequest, format!("seconds: 1 to {LONGEST_CARE_SECONDS}")));
+    }
+    let services: Vec<_> = request.services.iter().map(|name| app.service(name)).collect::<Result<_, _>>()?;
+    operate::check_caller(&app, &headers, false).await?;
+    let until = Instant::now() + Duration::from_secs(request.seconds.into());
+    for runs in services {
+        runs.service.live().care_until = Some(until);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn recover_signed(
+    State(app): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Recovered>), Refused> {
+    recover_admitted(app, headers, body, None).await
+}
+
+async fn recover_by_token(
+    State(app): Shared,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Recovered>), Refused> {
+    recover_admitted(app, headers, body, Some(token)).await
+}
+
+async fn recover_admitted(
+    app: Arc<App>,
+    headers: HeaderMap,
+    body: Body,
+    token: Option<String>,
+) -> Result<(StatusCode, Json<Recovered>), Refused> {
+    let body = admit(&app, &headers, body, token).await?;
+    let key = operate::key(&headers)?;
+    Ok((StatusCode::ACCEPTED, Json(recover(&app, &body, key).await?)))
+}
+
+async fn livez(State(app): Shared) -> Response {
+    match app.abandoned().as_slice() {
+        [] => "ok\n".into_response(),
+        names => {
+            let text = format!("nobody looks after {}: restart the agent\n", names.join(", "));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn metrics(State(app): Shared) -> Result<Response, Refused> {
+    let page = on_disk(&app, |app| {
+        let services = app.report().services;
+        app.metrics.page(&services).map_err(|e| Refused::new(Refusal::Other, format!("no metrics page: {e}")))
+    });
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], page.await?).into_response())
+}
+
+async fn no_such_path(uri: Uri) -> Refused {
+    let path: String = uri.path().chars().take(120).collect();
+    Refused::new(Refusal::BadPath, format!("there is no path {path:?}"))
+}
+
+async fn no_such_method() -> Refused {
+    Refused::new(Refusal::BadMethod, "this path is there, with another method")
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|e| Refused::new(Refusal::BadRequest, format!("the body can't be read: {e}")))
+}

@@ -1,0 +1,262 @@
+//! Starts an agent in this process, for `ostler agent` and for `ostler up`.
+
+use std::{
+    fmt::Display,
+    io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum_server::tls_rustls::RustlsConfig;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    app::{App, Runs},
+    keys, routes,
+};
+use crate::{
+    agent::{
+        config::{self, ConfigError, Resolved, TlsFiles},
+        keep::{Book, Doorbook, Folder, StateError},
+        metrics::Metrics,
+        runner::{Command, Runner},
+        service::{Launcher, Service, ServiceError},
+    },
+    api::AgentConfigSpec,
+    host::{AgentReport, SigningSecret},
+};
+
+/// How long open requests may take when the agent ends.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often certificate files are looked at for newer ones.
+const CERTIFICATE_PERIOD: Duration = Duration::from_secs(60);
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentSettings {
+    pub name: String,
+    pub spec: AgentConfigSpec,
+    /// Relative paths of the spec start here.
+    pub base_dir: PathBuf,
+    /// Holds, operations, records of processes; no two agents share it.
+    pub state_dir: PathBuf,
+    /// The agent's own loop only says what it would do.
+    pub observe: bool,
+    pub version: String,
+    /// The `ostler` binary, whose `agent-exec` starts processes.
+    pub exe: PathBuf,
+    /// The process's HTTP client, for checks.
+    pub http: reqwest::Client,
+    /// Wins over the spec's `signingSecretFile`.
+    pub signing_secret: Option<SigningSecret>,
+}
+
+/// Why an agent can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the agent's secret in {path} can't be used: {cause}")]
+    Secret { path: String, cause: String },
+    #[error("the agent must not listen on {listen} like this: {why}")]
+    Exposed { listen: SocketAddr, why: &'static str },
+    #[error("can't listen on {listen}: {cause}; is another agent running? else choose another spec.listen")]
+    Listen { listen: SocketAddr, cause: io::Error },
+    #[error("the agent's certificate {cert} or key {key} can't be used: {cause}")]
+    Tls { cert: String, key: String, cause: io::Error },
+}
+
+impl AgentError {
+    pub(super) fn secret(path: &Path, cause: impl Display) -> Self {
+        Self::Secret { path: path.display().to_string(), cause: cause.to_string() }
+    }
+}
+
+/// A running agent. It ends when the token that it was started with is cancelled; its processes live on.
+#[derive(Debug)]
+pub struct AgentHandle {
+    pub local_addr: SocketAddr,
+    pub tls: bool,
+    app: Arc<App>,
+    tasks: TaskTracker,
+}
+
+impl AgentHandle {
+    /// Where callers on this machine reach it.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.local_addr)
+    }
+
+    pub fn report(&self) -> AgentReport {
+        self.app.report()
+    }
+
+    /// Stops the processes that agents of this state folder started, leaves no hold, and starts nothing more: what
+    /// `ostler down` does before it ends the agent.
+    pub async fn stop_services(&self) -> Vec<(String, Result<(), ServiceError>)> {
+        let asked: Vec<_> = self
+            .app
+            .services
+            .iter()
+            .map(|runs| {
+                let (done, answer) = oneshot::channel();
+                let sent = runs.commands.send(Command::StopForGood(done)).is_ok();
+                (runs.service.spec.name.clone(), sent.then_some(answer))
+            })
+            .collect();
+        let mut results = Vec::new();
+        for (name, answer) in asked {
+            let result = match answer {
+                Some(answer) => answer.await.unwrap_or(Err(ServiceError::Interrupted)),
+                None => Err(ServiceError::Interrupted),
+            };
+            results.push((name, result));
+        }
+        results
+    }
+
+    /// Returns when the agent has ended, and its state folder is free for another.
+    pub async fn join(self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Starts an agent: listens first, so that a second one fails before it starts anything.
+pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Result<AgentHandle, AgentError> {
+    let config = config::resolve(&settings.spec, &settings.base_dir, &settings.state_dir)?;
+    let keys = keys::read(&config, settings.signing_secret.clone())?;
+    keys::may_listen(&config, &keys)?;
+    if keys.signing_secret.is_none() && keys.token.is_none() {
+        tracing::warn!(listen = %config.listen, "no secret and no token: every program on this machine may start and stop services");
+    }
+    let folder = Folder::take(&settings.state_dir)?;
+    let tls = match &config.tls {
+        Some(files) => Some(load_tls(files).await?),
+        None => None,
+    };
+    let (listener, local_addr) =
+        listen(config.listen).map_err(|cause| AgentError::Listen { listen: config.listen, cause })?;
+    let tasks = TaskTracker::new();
+    let app = Arc::new(build(&settings, &config, keys, folder, &tasks, &shutdown)?);
+    let handle = AgentHandle { local_addr, tls: tls.is_some(), app: Arc::clone(&app), tasks: tasks.clone() };
+    if let (Some(tls), Some(files)) = (&tls, config.tls) {
+        tasks.spawn(renew(tls.clone(), files, shutdown.clone()));
+    }
+    tasks.spawn(serve(listener, tls, app, shutdown));
+    tasks.close();
+    tracing::info!(agent = %settings.name, url = %handle.url(), services = config.services.len(), "agent serves");
+    Ok(handle)
+}
+
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let local = listener.local_addr()?;
+    Ok((listener, local))
+}
+
+/// Opens what is kept, and sets a runner to each service.
+fn build(
+    settings: &AgentSettings,
+    config: &Resolved,
+    keys: crate::host::Credentials,
+    folder: Folder,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<App, AgentError> {
+    let now = Timestamp::now();
+    let book = Arc::new(Book::open(folder.join("operations.json"))?);
+    let door = Doorbook::open(folder.path(), now)?;
+    let metrics = Arc::new(Metrics::default());
+    let mut services = Vec::new();
+    for spec in &config.services {
+        let launcher = Launcher { exe: settings.exe.clone() };
+        let opened = Service::open(spec.clone(), &folder, launcher, settings.http.clone(), shutdown.clone())?;
+        services.push(Arc::new(opened));
+    }
+    // Only now: when one of them can't be opened, none is started.
+    let services = services.into_iter().map(|service| {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let runner = Runner::new(
+            Arc::clone(&service),
+            Arc::clone(&book),
+            Arc::clone(&metrics),
+            (config.self_check, settings.observe),
+            shutdown.clone(),
+        );
+        tasks.spawn(runner.run(inbox));
+        Runs { service, commands }
+    });
+    Ok(App {
+        name: settings.name.clone(),
+        version: settings.version.clone(),
+        observe: settings.observe,
+        started_at: now,
+        keys,
+        services: services.collect(),
+        folder,
+        book,
+        door,
+        metrics,
+    })
+}
+
+async fn load_tls(files: &TlsFiles) -> Result<RustlsConfig, AgentError> {
+    RustlsConfig::from_pem_file(&files.cert, &files.key).await.map_err(|cause| AgentError::Tls {
+        cert: files.cert.display().to_string(),
+        key: files.key.display().to_string(),
+        cause,
+    })
+}
+
+/// Takes up a renewed certificate; one that can't be read leaves the old one in force.
+async fn renew(tls: RustlsConfig, files: TlsFiles, shutdown: CancellationToken) {
+    let age = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    let both = || (age(&files.cert), age(&files.key));
+    let mut seen = both();
+    while shutdown.run_until_cancelled(tokio::time::sleep(CERTIFICATE_PERIOD)).await.is_some() {
+        let now = both();
+        if now != seen {
+            match tls.reload_from_pem_file(&files.cert, &files.key).await {
+                Ok(()) => tracing::info!(cert = %files.cert.display(), "certificate renewed"),
+                Err(error) => {
+                    tracing::error!(cert = %files.cert.display(), %error, "the new certificate can't be used")
+                }
+            }
+            seen = now;
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, tls: Option<RustlsConfig>, app: Arc<App>, shutdown: CancellationToken) {
+    let handle = axum_server::Handle::new();
+    let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let end = async {
+        shutdown.cancelled().await;
+        // Told again: a server that has just begun does not hear it yet.
+        loop {
+            handle.graceful_shutdown(Some(DRAIN));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let served = async {
+        match tls {
+            Some(tls) => axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone()).serve(service).await,
+            None => axum_server::from_tcp(listener)?.handle(handle.clone()).serve(service).await,
+        }
+    };
+    tokio::select! {
+        result = served => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the agent serves no more");
+            }
+        }
+        () = end => {}
+    }
+}
