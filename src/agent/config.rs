@@ -7,12 +7,15 @@ use std::{
     time::Duration,
 };
 
-use kube::CustomResourceExt;
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::api::{
-    API_VERSION, AgentCommand, AgentConfig, AgentConfigSpec, AgentService, RestartPolicy, ServiceManager, quantity,
+use crate::{
+    api::{
+        API_VERSION, AgentCommand, AgentConfigSpec, AgentService, RestartPolicy, ServiceManager, agent_config_schema,
+        quantity,
+    },
+    platform::local::{LocalKind, read_single},
 };
 
 /// What the file of `ostler agent --config` says.
@@ -29,34 +32,20 @@ pub struct AgentFile {
 pub enum ConfigError {
     #[error("can't read the agent's file {path}: {cause}")]
     Read { path: String, cause: std::io::Error },
-    #[error("{path}:{line}:{column}: {message}")]
-    Parse { path: String, line: u64, column: u64, message: String },
-    #[error("the agent's configuration can't be used: {}", .0.join("; "))]
+    #[error("the agent's configuration can't be used:\n  {}", .0.join("\n  "))]
     Invalid(Vec<String>),
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Manifest {
-    api_version: String,
-    kind: String,
-    metadata: Metadata,
-    spec: AgentConfigSpec,
+/// AgentConfig as a kind of a folder of manifests.
+pub fn local_kind() -> LocalKind {
+    LocalKind {
+        api_version: API_VERSION.to_owned(),
+        kind: "AgentConfig".to_owned(),
+        schema: serde_json::to_value(agent_config_schema()).unwrap_or_default(),
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Metadata {
-    name: String,
-    #[serde(default, rename = "namespace")]
-    _namespace: Option<String>,
-    #[serde(default, rename = "labels")]
-    _labels: BTreeMap<String, String>,
-    #[serde(default, rename = "annotations")]
-    _annotations: BTreeMap<String, String>,
-}
-
-/// Reads a file with one AgentConfig. Errors name file, line and column.
+/// Reads a file with one AgentConfig. Errors name file, line and field.
 pub fn load(path: &Path) -> Result<AgentFile, ConfigError> {
     let shown = path.display().to_string();
     let read = |cause| ConfigError::Read { path: shown.clone(), cause };
@@ -67,28 +56,11 @@ pub fn load(path: &Path) -> Result<AgentFile, ConfigError> {
 }
 
 fn parse(text: &str, shown: &str, base_dir: PathBuf) -> Result<AgentFile, ConfigError> {
-    let manifest: Manifest = serde_saphyr::from_str(text).map_err(|e| {
-        let at = e.location();
-        ConfigError::Parse {
-            path: shown.to_owned(),
-            line: at.as_ref().map_or(0, |l| l.line()),
-            column: at.as_ref().map_or(0, |l| l.column()),
-            message: without_place(&e.without_snippet().to_string()),
-        }
-    })?;
-    if manifest.kind != "AgentConfig" || manifest.api_version != API_VERSION {
-        return Err(ConfigError::Invalid(vec![format!(
-            "{shown} is {} {}: the agent reads kind AgentConfig of {API_VERSION}",
-            manifest.api_version, manifest.kind
-        )]));
-    }
-    Ok(AgentFile { name: manifest.metadata.name, spec: manifest.spec, base_dir })
-}
-
-/// The parser repeats line and column at the end of its first line.
-fn without_place(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    line.split(" at line ").next().unwrap_or(line).trim().to_owned()
+    let invalid = |problems: Vec<String>| ConfigError::Invalid(problems);
+    let (key, object) = read_single(shown, text, local_kind())
+        .map_err(|problems| invalid(problems.iter().map(ToString::to_string).collect()))?;
+    let spec = AgentConfigSpec::deserialize(&object["spec"]).map_err(|e| invalid(vec![format!("{shown}: {e}")]))?;
+    Ok(AgentFile { name: key.name, spec, base_dir })
 }
 
 /// The configuration with every text turned into what it means.
@@ -122,7 +94,15 @@ pub struct ServiceSpec {
 #[derive(Clone, Debug)]
 pub enum ManagerSpec {
     Process { stop_grace: Duration, log: LogSpec, out_of_memory_patterns: Vec<String> },
-    Command { stop: CommandSpec, restart: Option<CommandSpec>, status: Option<CommandSpec> },
+    Command(Box<Commands>),
+}
+
+/// What stops, restarts and asks a service whose parent is another program.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    pub stop: CommandSpec,
+    pub restart: Option<CommandSpec>,
+    pub status: Option<CommandSpec>,
 }
 
 #[derive(Clone, Debug)]
@@ -157,17 +137,12 @@ pub struct LogSpec {
 /// Turns a spec into what the agent works with. Relative paths start at `base_dir`, logs without a file at `state_dir`.
 /// Every problem is named, each with its field.
 pub fn resolve(spec: &AgentConfigSpec, base_dir: &Path, state_dir: &Path) -> Result<Resolved, ConfigError> {
-    let mut problems = schema_problems(spec);
+    let mut problems = Vec::new();
     let mut names = HashSet::new();
     for (i, service) in spec.services.iter().enumerate() {
-        problems.extend(
-            service_problems(service).into_iter().map(|p| format!("spec.services[{i}] ({}): {p}", service.name)),
-        );
         if !names.insert(&service.name) {
-            problems.push(format!(
-                "spec.services[{i}]: there is a service {} already: give each a name of its own",
-                service.name
-            ));
+            problems
+                .push(format!("spec.services[{i}]: there is a service {} already: name it otherwise", service.name));
         }
     }
     let listen = spec.listen.parse::<SocketAddr>();
@@ -189,47 +164,6 @@ pub fn resolve(spec: &AgentConfigSpec, base_dir: &Path, state_dir: &Path) -> Res
     })
 }
 
-/// What the schema's own bounds and patterns refuse.
-fn schema_problems(spec: &AgentConfigSpec) -> Vec<String> {
-    let crd = AgentConfig::crd();
-    let schema = crd.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
-    let (Ok(schema), Ok(value)) = (serde_json::to_value(schema), serde_json::to_value(spec)) else {
-        return vec!["the configuration can't be written as JSON".into()];
-    };
-    let validator = match jsonschema::validator_for(&schema["properties"]["spec"]) {
-        Ok(validator) => validator,
-        Err(e) => return vec![format!("the schema of AgentConfig is broken: {e}")],
-    };
-    let field = |path: String| path.replace('/', ".");
-    validator.iter_errors(&value).map(|e| format!("spec{}: {e}", field(e.instance_path().to_string()))).collect()
-}
-
-/// The schema's rules between fields, for a file that no schema validator has read.
-fn service_problems(service: &AgentService) -> Vec<String> {
-    let command = service.manager == ServiceManager::Command;
-    let only_command = service.stop.is_some() || service.status.is_some() || service.restart_command.is_some();
-    let rules = [
-        (command && service.stop.is_none(), "manager: Command needs stop: give the command that stops the service"),
-        (
-            command && service.status.is_none() && service.check.is_none(),
-            "manager: Command needs check or status: without one the agent can't tell whether the service is up",
-        ),
-        (
-            !command && only_command,
-            "stop, status and restartCommand belong to manager: Command; a Process is stopped by SIGTERM: remove them, or set manager: Command",
-        ),
-        (
-            service.adopt && service.check.is_none(),
-            "adopt: true needs check: its port tells which process to take over",
-        ),
-        (
-            service.start.command.first().is_some_and(String::is_empty),
-            "start.command begins with an empty text: name the program",
-        ),
-    ];
-    rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()).collect()
-}
-
 fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) -> Result<ServiceSpec, String> {
     let name = &service.name;
     let command = |c: &AgentCommand| CommandSpec {
@@ -240,11 +174,11 @@ fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) ->
         timeout: seconds(c.timeout_seconds),
     };
     let manager = match (service.manager, &service.stop) {
-        (ServiceManager::Command, Some(stop)) => ManagerSpec::Command {
+        (ServiceManager::Command, Some(stop)) => ManagerSpec::Command(Box::new(Commands {
             stop: command(stop),
             restart: service.restart_command.as_ref().map(command),
             status: service.status.as_ref().map(command),
-        },
+        })),
         (ServiceManager::Command, None) => {
             return Err(format!("service {name}: manager: Command needs stop"));
         }
@@ -332,8 +266,7 @@ spec:
     fn a_field_that_no_agent_knows_is_named_with_its_line() {
         let text = WHOLE.replace("    adopt: false\n", "    adopt: false\n    adpot: true\n");
         let error = read(&text).unwrap_err().to_string();
-        assert!(error.starts_with("agent.yaml:19:5: unknown field"), "{error}");
-        assert!(error.contains("adpot"), "{error}");
+        assert!(error.contains("agent.yaml:19: ") && error.contains("adpot"), "{error}");
         let docker = WHOLE.replace("  selfCheckSeconds", "  docker: {}\n  selfCheckSeconds");
         assert!(read(&docker).unwrap_err().to_string().contains("docker"));
     }
@@ -342,7 +275,7 @@ spec:
     fn what_can_not_work_is_refused_with_its_field() {
         let swap = |from: &str, to: &str| WHOLE.replace(from, to);
         for (text, expected) in [
-            (swap("kind: AgentConfig", "kind: HostAgent"), "AgentConfig"),
+            (swap("kind: AgentConfig", "kind: AgentConf"), "AgentConfig"),
             (swap("manager: Process", "manager: Container"), "Container"),
             (swap("manager: Process", "manager: Command"), "needs stop"),
             (swap("manager: Process", "stop: {command: [x]}"), "belong to manager: Command"),

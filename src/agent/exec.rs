@@ -20,9 +20,6 @@ use super::{
 };
 use crate::{host::Instance, telemetry::crash_point};
 
-/// The exit code when the program was not run, as `env` and `timeout` have it.
-pub const NOT_RUN: u8 = 125;
-
 /// What to become.
 #[derive(Clone, Debug)]
 pub struct ExecPlan {

@@ -4,7 +4,6 @@ pub mod config;
 pub mod exec;
 mod gate;
 mod keep;
-mod metrics;
 mod os;
 mod plan;
 mod report;
@@ -12,6 +11,6 @@ mod runner;
 mod server;
 mod service;
 
-pub use config::{AgentFile, ConfigError, load};
+pub use config::{AgentFile, ConfigError, load, local_kind};
 pub use server::{AgentError, AgentHandle, AgentSettings, start};
 pub use service::ServiceError;

@@ -23,7 +23,7 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
     let memory = service.keeper.get();
     let manager = match &service.spec.manager {
         ManagerSpec::Process { .. } => Manager::Process,
-        ManagerSpec::Command { .. } => Manager::Command,
+        ManagerSpec::Command(_) => Manager::Command,
     };
     let seen = service.sight(processes);
     if let Err(error) = &seen {
@@ -48,6 +48,7 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
         manager,
         state,
         user: instance.as_ref().and_then(|i| processes.get(i.pid)).map(|p| os::user_name(p.uid)),
+        wanted_user: service.spec.start.user.clone(),
         cpu_seconds: instance.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
         instance,
         last_exit: memory.last_exit,

@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use super::{HostAgent, LLMBackend};
+use super::{AgentConfig, HostAgent, LLMBackend};
 
 /// All kinds, as they are applied to a cluster and as the folder of manifests is validated.
 pub fn crds() -> Vec<CustomResourceDefinition> {
@@ -19,6 +19,14 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         }
     }
     all
+}
+
+/// The schema of an agent's file, tidied as a CRD's is. It is no CRD: the file stays on the agent's host.
+pub fn agent_config_schema() -> JSONSchemaProps {
+    let versions = AgentConfig::crd().spec.versions;
+    let mut schema = versions.into_iter().find_map(|v| v.schema.and_then(|s| s.open_api_v3_schema)).unwrap_or_default();
+    tidy(&mut schema);
+    schema
 }
 
 /// An object without `observedGeneration` looks finished to kstatus, so a new object starts with -1 (Flux's convention).

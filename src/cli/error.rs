@@ -11,6 +11,9 @@ pub enum CliError {
     /// Exit code 2, as for arguments that can't be parsed.
     #[error("{0}")]
     Misused(String),
+    /// Exit code 125, as `env` and `timeout` have it: the program that was to be run was not.
+    #[error("{0}")]
+    NotRun(String),
     /// Exit code 3: everything was said already.
     #[error("not healthy")]
     NotHealthy,
@@ -34,6 +37,7 @@ impl CliError {
         match self {
             Self::Failed(_) => ExitCode::from(1),
             Self::Misused(_) => ExitCode::from(2),
+            Self::NotRun(_) => ExitCode::from(125),
             Self::NotHealthy => ExitCode::from(3),
         }
     }

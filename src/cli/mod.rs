@@ -2,6 +2,8 @@
 //! in [`up`] and [`controller`], and passed down.
 
 mod act;
+mod agent;
+mod agent_exec;
 mod client;
 mod completions;
 pub mod crds;
@@ -111,6 +113,9 @@ pub enum Command {
     Migrate(migrate::Args),
     Simulate(simulate::Args),
     Crds(crds::Args),
+    Agent(agent::Args),
+    #[command(hide = true)]
+    AgentExec(agent_exec::Args),
     Completions(completions::Args),
 }
 
@@ -146,6 +151,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Unpause => block_on(pause::unpause(&global)),
         Command::Down(args) => block_on(down::run(args, &global)),
         Command::Migrate(args) => block_on(migrate::run(args, &global)),
+        Command::Agent(args) => block_on(agent::run(args, &global)),
+        Command::AgentExec(args) => agent_exec::run(args),
         Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Crds(args) => crds::run(&args),

@@ -213,6 +213,9 @@ pub struct ServiceReport {
     /// The user that its process runs as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The user that the agent's file wants it to run as, if it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_user: Option<String>,
     /// CPU time of its whole process tree in seconds: while it rises the server works, a hung one shows none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,

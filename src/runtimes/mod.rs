@@ -1,1 +1,77 @@
 //! Workloads and containers as seen and changed.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::api::WorkloadRef;
+
+/// A pod of a workload, as it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSeen {
+    pub name: String,
+    pub uid: String,
+    pub ready: bool,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    pub node: Option<String>,
+    /// Restarts of its containers, summed.
+    pub restarts: i32,
+    /// How one of its containers last ended.
+    pub last_terminated: Option<Terminated>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terminated {
+    /// `OOMKilled`, `Error`, ...
+    pub reason: String,
+    pub exit_code: i32,
+    pub at: Option<Timestamp>,
+}
+
+/// What can go wrong with a workload.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WorkloadError {
+    #[error("the API server can't be reached: {0}")]
+    Unavailable(String),
+    #[error("{0} is not there")]
+    NotFound(String),
+    #[error("{0} is another pod by now")]
+    Replaced(String),
+    #[error("not allowed: {0}")]
+    Forbidden(String),
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("no cluster here: recovery.workloadRef works in a cluster only; use hostAgentRef or webhook")]
+    NoCluster,
+}
+
+impl WorkloadError {
+    /// Whether what was to be deleted is gone already.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::NotFound(_) | Self::Replaced(_))
+    }
+}
+
+/// Workloads of a cluster.
+#[async_trait]
+pub trait Workloads: Send + Sync {
+    /// The pods that a workload owns.
+    async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<Vec<PodSeen>, WorkloadError>;
+    /// Deletes this pod and no other of its name: the uid is a precondition.
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError>;
+}
+
+/// A machine without a cluster.
+pub struct NoCluster;
+
+#[async_trait]
+impl Workloads for NoCluster {
+    async fn pods(&self, _: &str, _: &WorkloadRef) -> Result<Vec<PodSeen>, WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+
+    async fn delete_pod(&self, _: &str, _: &str, _: &str) -> Result<(), WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+}

@@ -15,10 +15,10 @@ pub use operations::hold_of;
 
 use super::{
     keep::Book,
-    metrics::Metrics,
     plan::Occasion,
     service::{Patience, Service, ServiceError},
 };
+use crate::telemetry::Metrics;
 
 /// How often deaths, logs and their size are looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -32,14 +32,23 @@ pub enum Command {
     StopForGood(oneshot::Sender<Result<(), ServiceError>>),
 }
 
+/// How the agent's own loop goes.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// The agent's name, for metrics.
+    pub agent: String,
+    pub self_check: Duration,
+    /// Only say what would be done.
+    pub observe: bool,
+}
+
 /// Runs one service.
 #[derive(Debug)]
 pub struct Runner {
     service: Arc<Service>,
     book: Arc<Book>,
-    metrics: Arc<Metrics>,
-    self_check: Duration,
-    observe: bool,
+    metrics: Metrics,
+    pace: Pace,
     shutdown: CancellationToken,
     /// Nothing is started any more.
     leaving: bool,
@@ -49,11 +58,11 @@ impl Runner {
     pub fn new(
         service: Arc<Service>,
         book: Arc<Book>,
-        metrics: Arc<Metrics>,
-        (self_check, observe): (Duration, bool),
+        metrics: Metrics,
+        pace: Pace,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { service, book, metrics, self_check, observe, shutdown, leaving: false }
+        Self { service, book, metrics, pace, shutdown, leaving: false }
     }
 
     /// Finishes what an earlier agent began, starts what is down, and then serves until the agent ends.
@@ -65,7 +74,7 @@ impl Runner {
         if !self.shutdown.is_cancelled() {
             self.check(Occasion::AgentStart).await;
         }
-        let mut checks = interval_at(Instant::now() + self.self_check, self.self_check);
+        let mut checks = interval_at(Instant::now() + self.pace.self_check, self.pace.self_check);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -45,7 +45,8 @@ impl Runner {
             return;
         }
         let action = entry.status.action;
-        self.metrics.operation_ended(action, result.is_ok());
+        let outcome = if result.is_ok() { "Succeeded" } else { "Failed" };
+        self.metrics.agent.operation(&self.pace.agent, &name, action.as_str(), outcome);
         match &result {
             Ok(message) => tracing::info!(service = %name, id, action = action.as_str(), message, "operation done"),
             Err(error) => tracing::warn!(service = %name, id, action = action.as_str(), %error, "operation failed"),

@@ -24,8 +24,8 @@ impl Runner {
             return;
         }
         let name = &self.service.spec.name;
-        let seen = match self.service.look(!self.observe).await {
-            Ok(look) => look.seen,
+        let seen = match self.service.look(!self.pace.observe).await {
+            Ok(seen) => seen,
             Err(error) => {
                 tracing::error!(service = %name, %error, "the service can't be checked");
                 return;
@@ -42,7 +42,7 @@ impl Runner {
                         "given up: see the service's log, put it right, then `ostler start` it");
                 }
             }
-            Decision::Start | Decision::Restart if self.observe => {
+            Decision::Start | Decision::Restart if self.pace.observe => {
                 tracing::info!(service = %name, ?seen, ?decision, "would act, but --observe forbids it");
             }
             Decision::Start | Decision::Restart => self.act(decision, seen).await,
@@ -108,7 +108,7 @@ impl Runner {
             Decision::Restart => self.service.restart(&patience).await,
             _ => self.service.start(&patience).await,
         };
-        self.metrics.self_started(name, result.is_ok());
+        self.metrics.agent.self_started(&self.pace.agent, name);
         match self.count(result) {
             Ok(message) => {
                 self.service.live().failing = 0;

@@ -43,7 +43,7 @@ pub async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0.to_string());
     let response = next.run(request).await;
     if let Some(refused) = response.extensions().get::<Refused>() {
-        app.metrics.refused(refused.reason);
+        app.metrics.agent.refused(&app.name, refused.reason.as_str());
         tracing::warn!(%method, path, peer, reason = refused.reason.as_str(), error = refused.message, "request refused");
     }
     response

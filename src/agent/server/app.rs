@@ -9,12 +9,12 @@ use crate::{
     agent::{
         gate::Refused,
         keep::{Book, Doorbook, Folder},
-        metrics::Metrics,
         os, report,
         runner::Command,
         service::Service,
     },
-    host::{AgentReport, Credentials, Refusal},
+    host::{AgentReport, Credentials, Refusal, ServiceState},
+    telemetry::Metrics,
 };
 
 /// A service with the way to its runner.
@@ -35,7 +35,7 @@ pub struct App {
     pub services: Vec<Runs>,
     pub book: Arc<Book>,
     pub door: Doorbook,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Metrics,
 }
 
 impl App {
@@ -64,6 +64,17 @@ impl App {
             disk_free_percent: os::disk_free_percent(self.folder.path()),
             services: report::services(&services, now),
         }
+    }
+
+    /// The page that Prometheus reads. Blocks as `report` does.
+    pub fn metrics_page(&self) -> String {
+        let report = self.report();
+        for service in &report.services {
+            let up = service.state == ServiceState::Running && service.last_check.as_ref().is_none_or(|c| c.ok);
+            self.metrics.agent.service_up(&self.name, &service.name, up);
+            self.metrics.agent.service_left(&self.name, &service.name, !service.holds.is_empty(), service.gave_up);
+        }
+        self.metrics.render(report.time)
     }
 
     /// Services whose task ended although the agent runs: nobody looks after them.

@@ -64,14 +64,12 @@ async fn heal(app: &Arc<App>, runs: &Runs, key: Option<String>) -> Result<Result
     let left = |why: &str| Ok(Err(why.to_owned()));
     match runs.service.look(false).await {
         Err(error) => return Ok(Err(error.to_string())),
-        Ok(look) => match look.seen {
-            Seen::Up => return left("it is up"),
-            Seen::Busy => return left("its processes are at work"),
-            Seen::Foreign if !runs.service.spec.adopt => {
-                return left("another process has its port, which this agent did not start");
-            }
-            Seen::Foreign | Seen::Down | Seen::Failing => {}
-        },
+        Ok(Seen::Up) => return left("it is up"),
+        Ok(Seen::Busy) => return left("its processes are at work"),
+        Ok(Seen::Foreign) if !runs.service.spec.adopt => {
+            return left("another process has its port, which this agent did not start");
+        }
+        Ok(Seen::Foreign | Seen::Down | Seen::Failing) => {}
     }
     let request = OperationRequest::new(name, Action::Restart, "asked by webhook").owned_by(HoldOwner::Person);
     match operate::accept(app, request, key).await {

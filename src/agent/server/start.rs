@@ -22,12 +22,12 @@ use crate::{
     agent::{
         config::{self, ConfigError, Resolved, TlsFiles},
         keep::{Book, Doorbook, Folder, StateError},
-        metrics::Metrics,
-        runner::{Command, Runner},
+        runner::{Command, Pace, Runner},
         service::{Launcher, Service, ServiceError},
     },
     api::AgentConfigSpec,
-    host::{AgentReport, SigningSecret},
+    host::{AgentReport, Credentials, SigningSecret},
+    telemetry::Metrics,
 };
 
 /// How long open requests may take when the agent ends.
@@ -51,6 +51,8 @@ pub struct AgentSettings {
     pub exe: PathBuf,
     /// The process's HTTP client, for checks.
     pub http: reqwest::Client,
+    /// Where it counts; its own `/metrics` shows them.
+    pub metrics: Metrics,
     /// Wins over the spec's `signingSecretFile`.
     pub signing_secret: Option<SigningSecret>,
 }
@@ -165,7 +167,7 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 fn build(
     settings: &AgentSettings,
     config: &Resolved,
-    keys: crate::host::Credentials,
+    keys: Credentials,
     folder: Folder,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
@@ -173,7 +175,6 @@ fn build(
     let now = Timestamp::now();
     let book = Arc::new(Book::open(folder.join("operations.json"))?);
     let door = Doorbook::open(folder.path(), now)?;
-    let metrics = Arc::new(Metrics::default());
     let mut services = Vec::new();
     for spec in &config.services {
         let launcher = Launcher { exe: settings.exe.clone() };
@@ -186,8 +187,8 @@ fn build(
         let runner = Runner::new(
             Arc::clone(&service),
             Arc::clone(&book),
-            Arc::clone(&metrics),
-            (config.self_check, settings.observe),
+            settings.metrics.clone(),
+            Pace { agent: settings.name.clone(), self_check: config.self_check, observe: settings.observe },
             shutdown.clone(),
         );
         tasks.spawn(runner.run(inbox));
@@ -203,7 +204,7 @@ fn build(
         folder,
         book,
         door,
-        metrics,
+        metrics: settings.metrics.clone(),
     })
 }
 

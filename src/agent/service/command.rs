@@ -1,7 +1,7 @@
 //! Services that commands start and stop: systemctl, launchctl, brew.
 
 use super::{error::ServiceError, launch::Launcher};
-use crate::agent::config::CommandSpec;
+use crate::agent::config::{CommandSpec, Commands};
 
 /// Whether the status command says that the service is up; `None` without such a command.
 pub async fn status(launcher: &Launcher, status: Option<&CommandSpec>) -> Result<Option<bool>, ServiceError> {
@@ -16,15 +16,10 @@ pub async fn run(launcher: &Launcher, spec: &CommandSpec) -> Result<(), ServiceE
 }
 
 /// The command that restarts, or else the two that stop and start.
-pub async fn restart(
-    launcher: &Launcher,
-    restart: Option<&CommandSpec>,
-    stop: &CommandSpec,
-    start: &CommandSpec,
-) -> Result<(), ServiceError> {
-    if let Some(spec) = restart {
+pub async fn restart(launcher: &Launcher, commands: &Commands, start: &CommandSpec) -> Result<(), ServiceError> {
+    if let Some(spec) = &commands.restart {
         return run(launcher, spec).await;
     }
-    run(launcher, stop).await?;
+    run(launcher, &commands.stop).await?;
     run(launcher, start).await
 }

@@ -117,7 +117,7 @@ impl Service {
         match log::rotate(log) {
             Ok(false) => {}
             Ok(true) => {
-                self.live().log.from_start();
+                self.live().log.rewind();
                 tracing::info!(service = %self.spec.name, file = %log.file.display(), "log rotated");
             }
             Err(error) => {

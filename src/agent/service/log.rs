@@ -90,7 +90,7 @@ impl Watch {
     }
 
     /// After a rotation.
-    pub fn from_start(&mut self) {
+    pub fn rewind(&mut self) {
         *self = Self::default();
     }
 

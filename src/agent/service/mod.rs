@@ -11,9 +11,8 @@ mod process;
 mod state;
 mod wait;
 
-pub use check::CheckOutcome;
 pub use error::ServiceError;
 pub use launch::Launcher;
 pub use process::{PortSight, own as own_process, own_started};
-pub use state::{Live, Look, Service};
-pub use wait::{Patience, Started};
+pub use state::{Live, Service};
+pub use wait::Patience;

@@ -56,15 +56,6 @@ pub struct Live {
     pub(super) log: log::Watch,
 }
 
-/// What one look found.
-#[derive(Debug)]
-pub struct Look {
-    pub seen: Seen,
-    pub own: Option<Instance>,
-    pub port: Option<PortSight>,
-    pub check: Option<CheckOutcome>,
-}
-
 #[derive(Debug)]
 pub struct Service {
     pub spec: ServiceSpec,
@@ -119,10 +110,10 @@ impl Service {
     }
 
     pub(super) async fn status(&self) -> Result<Option<bool>, ServiceError> {
-        let ManagerSpec::Command { status, .. } = &self.spec.manager else {
+        let ManagerSpec::Command(commands) = &self.spec.manager else {
             return Ok(None);
         };
-        let up = command::status(&self.launcher, status.as_ref()).await?;
+        let up = command::status(&self.launcher, commands.status.as_ref()).await?;
         self.live().status_up = up;
         Ok(up)
     }
@@ -131,7 +122,7 @@ impl Service {
     pub fn sight(&self, processes: &Processes) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
         let own = match &self.spec.manager {
             ManagerSpec::Process { .. } => process::own(&self.record)?,
-            ManagerSpec::Command { .. } => None,
+            ManagerSpec::Command(_) => None,
         };
         let port = match &self.spec.check {
             Some(check) => process::port(check, own.as_ref(), processes)?,
@@ -152,7 +143,7 @@ impl Service {
 
     /// Looks at everything and asks the service. With `may_adopt`, and if the file permits, a process that the agent did not
     /// start is taken over.
-    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<Look, ServiceError> {
+    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<Seen, ServiceError> {
         let (mut own, mut port) = self.sight_now().await?;
         let process = matches!(self.spec.manager, ManagerSpec::Process { .. });
         if process && may_adopt && self.adopt(own.as_ref(), port.as_ref())? {
@@ -160,10 +151,10 @@ impl Service {
         }
         if process {
             if port.as_ref().is_some_and(|p| !p.own) {
-                return Ok(Look { seen: Seen::Foreign, own, port, check: None });
+                return Ok(Seen::Foreign);
             }
             if own.is_none() {
-                return Ok(Look { seen: Seen::Down, own, port, check: None });
+                return Ok(Seen::Down);
             }
         }
         let cpu = || own.as_ref().and_then(|i| self.cpu_seconds(i));
@@ -175,15 +166,14 @@ impl Service {
             (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
             _ => false,
         };
-        let seen = match (&check, status) {
+        Ok(match (&check, status) {
             (_, Some(false)) => Seen::Down,
             (None, _) => Seen::Up,
             (Some(c), _) if c.ok => Seen::Up,
             (Some(c), _) if c.timed_out && works() => Seen::Busy,
             (Some(_), None) if !process && port.is_none() => Seen::Down,
             (Some(_), _) => Seen::Failing,
-        };
-        Ok(Look { seen, own, port, check })
+        })
     }
 
     fn cpu_seconds(&self, instance: &Instance) -> Option<f64> {
@@ -228,7 +218,7 @@ impl Service {
     }
 
     async fn start_by_command(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
-        if self.look(false).await?.seen == Seen::Up {
+        if self.look(false).await? == Seen::Up {
             return Ok("it runs already");
         }
         self.live().started_at = Some(Instant::now());
@@ -257,8 +247,8 @@ impl Service {
     /// Stops what runs; that nothing runs is fine.
     pub async fn stop(self: &Arc<Self>) -> Result<&'static str, ServiceError> {
         match &self.spec.manager {
-            ManagerSpec::Command { stop, .. } => {
-                command::run(&self.launcher, stop).await?;
+            ManagerSpec::Command(commands) => {
+                command::run(&self.launcher, &commands.stop).await?;
                 Ok("stopped")
             }
             ManagerSpec::Process { stop_grace, .. } => {
@@ -284,10 +274,10 @@ impl Service {
                 crate::telemetry::crash_point("agent.after-stop-before-start");
                 self.start(patience).await?;
             }
-            ManagerSpec::Command { stop, restart, .. } => {
+            ManagerSpec::Command(commands) => {
                 self.live().started_at = Some(Instant::now());
                 let (launcher, start) = (&self.launcher, &self.spec.start);
-                command::restart(launcher, restart.as_ref(), stop, start).await?;
+                command::restart(launcher, commands, start).await?;
                 self.wait_up(None, patience).await?;
             }
         }

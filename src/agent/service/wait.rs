@@ -121,7 +121,7 @@ impl Service {
         }
         let last = match &self.spec.manager {
             ManagerSpec::Process { log, .. } => log::last_line(&log.file),
-            ManagerSpec::Command { .. } => None,
+            ManagerSpec::Command(_) => None,
         };
         ServiceError::ExitedEarly { how, log: last.map(|l| format!(", its last line: {l}")).unwrap_or_default() }
     }

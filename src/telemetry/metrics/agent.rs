@@ -40,6 +40,8 @@ pub struct AgentMetrics {
     operations: Family<Finished, Counter>,
     self_starts: Family<Service, Counter>,
     up: Family<Service, Gauge>,
+    held: Family<Service, Gauge>,
+    gave_up: Family<Service, Gauge>,
 }
 
 impl AgentMetrics {
@@ -54,6 +56,13 @@ impl AgentMetrics {
             operations: registered(r, "agent_operations", "Finished operations of the host agent", Family::default()),
             self_starts: registered(r, "agent_self_starts", "Starts by the host agent's own loop", Family::default()),
             up: registered(r, "agent_service_up", "Whether the last check of the service passed", Family::default()),
+            held: registered(r, "agent_service_held", "Whether somebody holds the service", Family::default()),
+            gave_up: registered(
+                r,
+                "agent_service_gave_up",
+                "Whether the agent's own loop gave up after five failed starts in a row",
+                Family::default(),
+            ),
         }
     }
 
@@ -77,6 +86,13 @@ impl AgentMetrics {
     /// The agent's own loop started a service.
     pub fn self_started(&self, agent: &str, service: &str) {
         self.self_starts.get_or_create(&Service::new(agent, service)).inc();
+    }
+
+    /// Whether somebody holds a service, and whether the agent's own loop has given it up.
+    pub fn service_left(&self, agent: &str, service: &str, held: bool, gave_up: bool) {
+        let label = Service::new(agent, service);
+        self.held.get_or_create(&label).set(i64::from(held));
+        self.gave_up.get_or_create(&label).set(i64::from(gave_up));
     }
 
     /// Whether the last check of a service passed.
