@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::ValueEnum;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engines::{EngineKind, Secret};
 use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions};
@@ -89,12 +90,14 @@ impl EngineArg {
 
 /// Runs until a signal, or a fault, ends it.
 pub async fn run(args: Args) -> Result<(), CliError> {
+    // Before it says that it serves: from then on a signal ends it in good order.
+    let ended = ended().map_err(|error| CliError::Failed(format!("can't wait for signals: {error}")))?;
     let server = Server::start(options(args)).await.map_err(CliError::failed)?;
     println!("serving on {}", server.url());
     if let Some(address) = server.control_address() {
         println!("faults and log on http://{address}/simulate");
     }
-    ended().await.map_err(|error| CliError::Failed(format!("can't wait for signals: {error}")))?;
+    ended.await;
     server.stop().await;
     Ok(())
 }
@@ -116,12 +119,14 @@ fn options(args: Args) -> SimulateOptions {
 }
 
 /// The signals that end real ones.
-async fn ended() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
+fn ended() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+        }
+    })
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::HttpBody;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
@@ -47,7 +48,7 @@ pub(super) async fn gate(
             request.extensions_mut().insert(Context { call: Arc::clone(&call), switch });
             let answer = next.run(request).await;
             // A generation that is streamed finishes its call itself.
-            if answer.headers().contains_key(header::CONTENT_LENGTH) {
+            if answer.body().size_hint().exact().is_some() {
                 call.finish();
             }
             answer

@@ -5,4 +5,5 @@ mod crds;
 mod engines;
 mod parts;
 mod real;
+mod simulate;
 mod store;
