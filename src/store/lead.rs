@@ -9,6 +9,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{BootInstant, Fence, Store, StoreError};
+use crate::telemetry::{Beat, Loops};
+
+/// Far longer than a store takes to give up.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// The times of a lease. A leader gives up at `renew_deadline`, so that what it began has `lease - renew_deadline` to end
 /// before somebody else can lead.
@@ -121,9 +125,16 @@ impl LeadWatch {
 
 /// Starts to campaign as `holder` (unique for a process), until `shutdown`; then the term ends and the lead is resigned, so
 /// that a successor need not wait for the lease. Whoever acts should have come to rest before `shutdown` is cancelled.
-pub fn lead(store: Arc<dyn Store>, holder: String, timings: LeaseTimings, shutdown: CancellationToken) -> LeadWatch {
+pub fn lead(
+    store: Arc<dyn Store>,
+    holder: String,
+    timings: LeaseTimings,
+    loops: &Loops,
+    shutdown: CancellationToken,
+) -> LeadWatch {
+    let beat = loops.register("leadership", timings.retry + LONGEST_ANSWER);
     let (sender, state) = watch::channel(LeadState::Following);
-    let runner = Runner { store, holder, timings, shutdown, sender };
+    let runner = Runner { store, holder, timings, beat, shutdown, sender };
     LeadWatch { state, runner: tokio::spawn(runner.run()) }
 }
 
@@ -131,6 +142,7 @@ struct Runner {
     store: Arc<dyn Store>,
     holder: String,
     timings: LeaseTimings,
+    beat: Beat,
     shutdown: CancellationToken,
     sender: watch::Sender<LeadState>,
 }
@@ -145,6 +157,7 @@ impl Runner {
     async fn run(self) {
         let mut away = false;
         while !self.shutdown.is_cancelled() {
+            self.beat.beat();
             let asked = BootInstant::now();
             // Never dropped in the middle: it could have taken a lead that nobody would resign. The store bounds it.
             match self.store.campaign(&self.holder, self.timings.lease).await {
@@ -185,6 +198,7 @@ impl Runner {
     async fn keep(&self, term: &Term) -> End {
         let mut away = false;
         loop {
+            self.beat.beat();
             let left = term.expires_at().since(BootInstant::now());
             self.rest(self.timings.retry.min(left)).await;
             if self.shutdown.is_cancelled() {

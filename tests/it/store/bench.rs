@@ -11,6 +11,7 @@ use ostler::store::sqlite::Hold;
 use ostler::store::{
     self, Admission, BackendRow, Fence, Home, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, Store,
 };
+use sqlx::{Connection, PgConnection};
 
 pub const LEASE: Duration = Duration::from_secs(15);
 
@@ -55,6 +56,29 @@ impl Bench {
         match &self.home {
             Home::Folder { path, .. } => Home::Folder { path: path.clone(), hold: Hold::Share },
             Home::Postgres(url) => Home::Postgres(url.clone()),
+        }
+    }
+
+    /// Changes with every write, and in PostgreSQL with every lock of a row.
+    pub async fn fingerprint(&self) -> String {
+        match &self.home {
+            Home::Folder { path, .. } => {
+                // The WAL grows with every commit, until it is checkpointed after 1,000 pages.
+                let size = |name: &str| std::fs::metadata(path.join(name)).expect(name).len();
+                format!("{} {}", size("ostler.db"), size("ostler.db-wal"))
+            }
+            Home::Postgres(_) => {
+                let mut connection = PgConnection::connect(&self.url).await.expect("connect");
+                sqlx::query_scalar(
+                    "SELECT string_agg(version, ',' ORDER BY version) FROM (
+                        SELECT 'l' || xmin || ' ' || xmax AS version FROM ostler.leadership
+                        UNION ALL SELECT 'b' || xmin || ' ' || xmax FROM ostler.backends
+                        UNION ALL SELECT 's' || xmin || ' ' || xmax FROM ostler.servers) AS versions",
+                )
+                .fetch_one(&mut connection)
+                .await
+                .expect("row versions")
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ostler::store::{Fence, LeadState, LeaseTimings, Observation, StoreError, Term, lead};
+use ostler::telemetry::Loops;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -102,7 +103,7 @@ async fn usurp(bench: &Bench, term: &Term) -> Fence {
 
 pub async fn the_runner_leads_renews_and_resigns(bench: &Bench) {
     let shutdown = CancellationToken::new();
-    let watch = lead(bench.store.clone(), "a".to_owned(), QUICK, shutdown.clone());
+    let watch = lead(bench.store.clone(), "a".to_owned(), QUICK, &Loops::new(), shutdown.clone());
     let mut states = watch.subscribe();
     let state = states.wait_for(|state| matches!(state, LeadState::Leading(_))).await.expect("runs").clone();
     let term = state.term().expect("leads").clone();
@@ -163,7 +164,7 @@ mod real_contenders {
         let bench = Bench::postgres().await;
         let run = |store, name: &str| {
             let shutdown = CancellationToken::new();
-            (lead(store, name.to_owned(), QUICK, shutdown.clone()), shutdown)
+            (lead(store, name.to_owned(), QUICK, &Loops::new(), shutdown.clone()), shutdown)
         };
         let (first, shutdown) = run(bench.store.clone(), "first");
         first.subscribe().wait_for(|state| state.term().is_some()).await.expect("runs");

@@ -7,6 +7,7 @@ mod outages;
 mod projecting;
 mod records;
 mod slots;
+mod stopped;
 
 use bench::Bench;
 
@@ -35,6 +36,7 @@ on_both! {
     leading::a_lapsed_leader_writes_nothing_until_it_renews,
     leading::the_runner_leads_renews_and_resigns,
     projecting::a_projected_backend_is_read_back_as_it_was,
+    projecting::what_does_not_differ_is_not_written,
     projecting::a_sweep_marks_what_is_missing_and_a_projection_brings_it_back,
     projecting::a_gone_backends_server_gives_no_new_slots,
     projecting::recovery_documents_and_observations_are_kept_by_uid,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler::store::{LeaseTimings, StoreError, lead};
+use ostler::telemetry::Loops;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -107,7 +108,7 @@ async fn real_a_database_that_hangs_is_unavailable_and_its_leader_steps_down() {
         retry: Duration::from_millis(100),
     };
     let shutdown = CancellationToken::new();
-    let watch = lead(bench.store.clone(), "a".to_owned(), timings, shutdown.clone());
+    let watch = lead(bench.store.clone(), "a".to_owned(), timings, &Loops::new(), shutdown.clone());
     let mut states = watch.subscribe();
     let term = states.wait_for(|state| state.term().is_some()).await.expect("runs").term().expect("leads").clone();
     bench.store.project_backend(term.fence(), &backend("u1")).await.expect("leads");

@@ -1,6 +1,7 @@
 //! Projections, observations, recovery documents.
 
-use ostler::store::{Observation, SlotAnswer};
+use jiff::Timestamp;
+use ostler::store::{BackendRow, Observation, SlotAnswer};
 use serde_json::json;
 
 use super::bench::{Bench, at, backend, call, server};
@@ -17,6 +18,25 @@ pub async fn a_projected_backend_is_read_back_as_it_was(bench: &Bench) {
     let seen = bench.store.backends().await.expect("backends");
     assert_eq!((seen.len(), seen[0].ready, seen[0].ready_since), (1, false, None));
     assert!(seen[0].spec["note"].as_str().is_some_and(|note| note.ends_with("ünïcode")), "{:?}", seen[0].spec);
+}
+
+pub async fn what_does_not_differ_is_not_written(bench: &Bench) {
+    let fence = bench.serving(2).await;
+    let row = BackendRow {
+        ready_since: Some(Timestamp::from_nanosecond(1_700_000_000_123_456_789).expect("a time")),
+        ..backend("u1")
+    };
+    bench.store.project_backend(&fence, &row).await.expect("project");
+    let before = bench.fingerprint().await;
+    for _ in 0..3 {
+        bench.store.project_backend(&fence, &row).await.expect("project");
+        bench.store.put_server(&fence, &server(2)).await.expect("put the server");
+        bench.store.sweep_backends(&fence, &["u1".to_owned()]).await.expect("sweep");
+        assert_eq!(bench.peer().await.leader().await.expect("read").map(|leader| leader.epoch), Some(fence.epoch));
+    }
+    assert_eq!(bench.fingerprint().await, before, "a steady system makes no writes");
+    bench.store.project_backend(&fence, &BackendRow { ready: false, ..row }).await.expect("project");
+    assert_ne!(bench.fingerprint().await, before, "or else this test proves nothing");
 }
 
 pub async fn a_sweep_marks_what_is_missing_and_a_projection_brings_it_back(bench: &Bench) {
