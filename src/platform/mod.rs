@@ -4,6 +4,7 @@
 //! controller asks which home it is in: what differs is a fact that the platform observes.
 
 mod host_agent;
+pub mod kubernetes;
 pub mod local;
 mod problem;
 

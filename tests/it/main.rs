@@ -4,6 +4,8 @@ mod chart;
 mod crds;
 mod engines;
 mod parts;
+mod platform;
 mod real;
 mod simulate;
 mod store;
+mod validation;

@@ -92,7 +92,6 @@ impl Kinds {
 
 /// `v1/Secret`, as far as a folder needs it.
 fn secret_schema() -> Value {
-    let key = r"^[-._a-zA-Z0-9]+$";
     json!({
         "type": "object",
         "properties": {
@@ -101,11 +100,5 @@ fn secret_schema() -> Value {
             "type": {"type": "string", "maxLength": 253},
             "immutable": {"type": "boolean"},
         },
-        "x-kubernetes-validations": [
-            {"rule": format!("!has(self.data) || self.data.all(k, k.matches('{key}'))"),
-             "message": "a key has letters, digits, '-', '_' and '.' only", "fieldPath": ".data"},
-            {"rule": format!("!has(self.stringData) || self.stringData.all(k, k.matches('{key}'))"),
-             "message": "a key has letters, digits, '-', '_' and '.' only", "fieldPath": ".stringData"},
-        ],
     })
 }

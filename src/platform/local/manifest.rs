@@ -102,8 +102,9 @@ impl Document<'_> {
     fn resource(&self, api_version: &str, kind: &str, schema: &Schema, reading: &mut Reading) {
         let mut object = self.node.to_json();
         let (metadata, mut faults) = metadata::read(&object);
+        // What a manifest says about status is ignored, but must be something that a status has.
+        faults.extend(schema.unknown_fields_of("status", &object));
         if let Value::Object(fields) = &mut object {
-            // What a resource says about its status is not the user's to declare.
             fields.remove("status");
         }
         faults.extend(schema.admit(&mut object));
@@ -126,6 +127,11 @@ impl Document<'_> {
         let mut object = self.node.to_json();
         let (metadata, mut faults) = metadata::read(&object);
         faults.extend(schema.admit(&mut object));
+        for part in ["data", "stringData"] {
+            let names = entries(&object, part).map(|(name, _)| name).filter(|name| !is_secret_key(name));
+            let message = "a key has letters, digits, '-', '_' and '.' only";
+            faults.extend(names.map(|name| Fault::new(FieldPath::keys(&[part, name]), message)));
+        }
         let mut values = BTreeMap::new();
         for (name, encoded) in entries(&object, "data") {
             match STANDARD.decode(encoded.replace(['\n', '\r'], "")) {
@@ -181,6 +187,12 @@ fn entries<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a str,
         .into_iter()
         .flatten()
         .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+}
+
+/// The API server's rule for keys of Secrets and ConfigMaps.
+fn is_secret_key(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=253).contains(&name.len()) && name.chars().all(fits) && name != "." && !name.starts_with("..")
 }
 
 fn as_json(metadata: &Metadata) -> Value {

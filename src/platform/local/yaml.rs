@@ -110,7 +110,7 @@ struct Open {
     content: Content,
     /// The key of a map that waits for its value.
     key: Option<(String, usize)>,
-    /// Values of `<<`, taken in when the map ends: its own keys win.
+    /// Values of `<<`, taken in when the map ends.
     merged: Vec<Node>,
 }
 
@@ -244,6 +244,7 @@ fn key_of(node: &Node) -> Result<String, YamlError> {
     }
 }
 
+/// Takes in what `<<` names. What is there already is a duplicate, as the API server has it.
 fn merge(entries: &mut Vec<Entry>, merged: Vec<Node>) -> Result<(), YamlError> {
     for node in merged {
         let maps = match node.content {
@@ -252,12 +253,15 @@ fn merge(entries: &mut Vec<Entry>, merged: Vec<Node>) -> Result<(), YamlError> {
         };
         for map in maps {
             let Content::Map(more) = map.content else {
-                return Err(YamlError { line: map.line, message: "<< takes a map, or a list of maps".to_owned() });
+                let message = "<< takes a map, or a list of maps".to_owned();
+                return Err(YamlError { line: map.line, message });
             };
             for entry in more {
-                if !entries.iter().any(|own| own.key == entry.key) {
-                    entries.push(entry);
+                if let Some(own) = entries.iter().find(|own| own.key == entry.key) {
+                    let message = format!("key {:?} is set beside a << that sets it too", entry.key);
+                    return Err(YamlError { line: own.line, message });
                 }
+                entries.push(entry);
             }
         }
     }

@@ -84,6 +84,13 @@ impl Schema {
         faults
     }
 
+    /// Every field that the schema does not have, of a part whose values nobody looks at.
+    pub fn unknown_fields_of(&self, part: &str, object: &Value) -> Vec<Fault> {
+        let mut faults = structural::unknown_fields(object, &self.structural);
+        faults.retain(|fault| fault.field.0.first() == Some(&Segment::Key(part.to_owned())));
+        faults
+    }
+
     /// Fills in defaults only: of an object that was admitted before.
     pub fn fill_defaults(&self, object: &mut Value) {
         structural::fill_defaults(object, &self.structural);

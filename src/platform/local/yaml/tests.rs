@@ -71,9 +71,12 @@ fn a_fields_line_is_its_keys_line_and_a_missing_fields_line_its_parents() {
 }
 
 #[test]
-fn anchors_and_merge_keys_are_taken_in_and_own_keys_win() {
-    let text = "base: &b {x: 1, z: 2}\nown:\n  z: 3\n  <<: *b\nagain: *b\n";
-    assert_eq!(one(text), json!({"base": {"x": 1, "z": 2}, "own": {"z": 3, "x": 1}, "again": {"x": 1, "z": 2}}));
+fn anchors_and_merge_keys_are_taken_in() {
+    let text = "base: &b {x: 1, z: 2}\nown:\n  v: 3\n  <<: *b\nagain: *b\n";
+    let base = json!({"x": 1, "z": 2});
+    assert_eq!(one(text), json!({"base": base, "own": {"v": 3, "x": 1, "z": 2}, "again": base}));
+    let error = parse("base: &b {x: 1}\nown:\n  x: 3\n  <<: *b\n").unwrap_err();
+    assert_eq!(error.to_string(), "line 3: key \"x\" is set beside a << that sets it too");
 }
 
 #[test]

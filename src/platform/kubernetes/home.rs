@@ -1,0 +1,171 @@
+//! A cluster as a [`Platform`].
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, TypeMeta},
+    runtime::{
+        events::{Event as Published, EventType, Recorder, Reporter},
+        watcher::Event,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{
+    error::answer,
+    resources::Resources,
+    watch::{self, Failing},
+};
+use crate::{
+    api::{API_VERSION, FIELD_MANAGER},
+    platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
+};
+
+/// Events may say this much (events.k8s.io).
+const NOTE_BYTES: usize = 1024;
+
+/// Resources in a cluster.
+pub struct KubernetesPlatform {
+    client: Client,
+    /// Empty: all.
+    namespaces: Vec<String>,
+    resources: Resources,
+    recorder: Recorder,
+    failing: Failing,
+}
+
+impl KubernetesPlatform {
+    /// `namespaces`: those that are watched; none means all. `instance` names this process in Events: the pod's name.
+    pub fn new(client: Client, namespaces: Vec<String>, instance: &str) -> Self {
+        let reporter = Reporter { controller: "ostler.dev/controller".to_owned(), instance: Some(instance.to_owned()) };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            namespaces,
+            resources: Resources::new(),
+            failing: Failing::default(),
+        }
+    }
+
+    fn api(&self, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, resource)
+    }
+}
+
+#[async_trait]
+impl Platform for KubernetesPlatform {
+    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
+        match self.resources.get(kind) {
+            Ok(resource) => watch::watch(&self.client, resource, &self.namespaces, &self.failing),
+            // Never ends, like any watch: whoever asked for it would ask again at once.
+            Err(error) => stream::iter([Err(WatchError { kind: kind.to_owned(), message: error.to_string() })])
+                .chain(stream::pending())
+                .boxed(),
+        }
+    }
+
+    async fn apply_status(&self, id: &ObjectId, status: &Value) -> Result<(), PlatformError> {
+        let api = self.api(&id.namespace, self.resources.get(&id.kind)?);
+        let body = json!({
+            "apiVersion": API_VERSION,
+            "kind": id.kind,
+            "metadata": {
+                "name": id.name,
+                "namespace": id.namespace,
+                "uid": id.uid,
+                "resourceVersion": id.resource_version,
+            },
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        answer(id.key(), api.patch_status(&id.name, &params, &patch)).await.map(drop)
+    }
+
+    async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError> {
+        let event = Published {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.clone(),
+            note: Some(shortened(&note.message)),
+            action: note.action.clone(),
+            secondary: None,
+        };
+        // Without a resourceVersion: events of all versions of an object are counted together.
+        let reference = ObjectReference {
+            api_version: Some(API_VERSION.to_owned()),
+            kind: Some(about.kind.clone()),
+            namespace: Some(about.namespace.clone()),
+            name: Some(about.name.clone()),
+            uid: Some(about.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let attempt = format!("event {} about {}", note.reason, about.key());
+        answer(attempt, self.recorder.publish(&event, &reference)).await
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let secret = answer(format!("Secret {namespace}/{name}"), api.get(name)).await?;
+        Ok(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
+    }
+
+    async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError> {
+        let resource = self.resources.get(kind)?;
+        let apis: Vec<Api<DynamicObject>> = match self.namespaces.as_slice() {
+            [] => vec![Api::all_with(self.client.clone(), resource)],
+            several => several.iter().map(|namespace| self.api(namespace, resource)).collect(),
+        };
+        let mut all = Vec::new();
+        for api in apis {
+            // From the API server's cache: as fresh as a watch, and cheap.
+            let params = ListParams::default().match_any();
+            let listed = answer(format!("list {kind}"), api.list(&params)).await?;
+            // Items of a list leave out what the list says.
+            all.extend(listed.items.into_iter().map(|mut object| {
+                object.types.get_or_insert_with(|| types(resource));
+                object
+            }));
+        }
+        Ok(all)
+    }
+
+    fn loopback_is_self(&self) -> bool {
+        false
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.failing.problems()
+    }
+}
+
+fn types(resource: &ApiResource) -> TypeMeta {
+    TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() }
+}
+
+fn shortened(message: &str) -> String {
+    if message.len() <= NOTE_BYTES {
+        return message.to_owned();
+    }
+    let end = (0..=NOTE_BYTES - '…'.len_utf8()).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &message[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let long = "ä".repeat(2000);
+        let cut = shortened(&long);
+        assert!(cut.len() <= NOTE_BYTES && cut.ends_with("ä…"), "{}", cut.len());
+        assert_eq!(shortened("short"), "short");
+    }
+}

@@ -1,0 +1,4 @@
+//! Both homes of resources.
+
+mod kubernetes;
+pub mod local;

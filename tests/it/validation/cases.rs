@@ -1,0 +1,346 @@
+//! The table.
+
+use super::name;
+
+/// What every home must say.
+pub enum Verdict {
+    Accepted,
+    /// Refused, with this in what is said: the field, or the rule's message.
+    Refused(&'static str),
+}
+
+use Verdict::{Accepted, Refused};
+
+pub struct Case {
+    pub what: &'static str,
+    /// `KIND` and the rest of the manifest after `metadata.name`.
+    kind: &'static str,
+    rest: &'static str,
+    pub verdict: Verdict,
+}
+
+impl Case {
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    pub fn manifest(&self, number: usize) -> String {
+        let version = if self.kind == "Secret" { "v1" } else { "ostler.dev/v1alpha1" };
+        format!("apiVersion: {version}\nkind: {}\nmetadata:\n  name: {}\n{}\n", self.kind, name(number), self.rest)
+    }
+}
+
+fn llm(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
+    Case { what, kind: "LLMBackend", rest, verdict }
+}
+
+fn agent(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
+    Case { what, kind: "HostAgent", rest, verdict }
+}
+
+fn secret(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
+    Case { what, kind: "Secret", rest, verdict }
+}
+
+pub fn all() -> Vec<Case> {
+    [shapes(), types(), bounds(), rules(), metadata(), agents(), secrets(), yaml()].into_iter().flatten().collect()
+}
+
+fn shapes() -> Vec<Case> {
+    vec![
+        llm("the least that is needed", "spec: {engine: Ollama, url: 'http://h:1'}", Accepted),
+        llm(
+            "everything at once",
+            "spec:
+  engine: Ollama
+  url: http://127.0.0.1:11434
+  authSecretRef: {name: s}
+  priority: 20
+  models: [{name: 'llama3.2:3b', alias: small, pull: true, preload: true}, {name: other}]
+  probe: {paths: [/v1/models, /api/tags], periodSeconds: 5, timeoutSeconds: 1, failureThreshold: 2}
+  canary: {when: Always, model: other, periodSeconds: 30, timeoutSeconds: 5}
+  stallSeconds: 30
+  busyGraceSeconds: 60
+  concurrency: {max: 4, min: 2, adaptive: false, overflow: Wait, acceptSpill: false, maxCallsPerDay: 10}
+  recovery: {hostAgentRef: {name: mac}, service: ollama, maxAttempts: 2}
+  mode: Observe
+  suspend: true",
+            Accepted,
+        ),
+        llm("no spec", "", Refused("spec")),
+        llm("an empty spec", "spec: {}", Refused("engine")),
+        llm("no url", "spec: {engine: Ollama}", Refused("url")),
+        llm("a spec that is a list", "spec: [engine]", Refused("spec")),
+        llm("an unknown field", "spec: {engine: Ollama, url: 'http://h:1', uri: x}", Refused("spec.uri")),
+        llm(
+            "an unknown field deep inside",
+            "spec: {engine: Ollama, url: 'http://h:1', models: [{name: a, prefetch: true}]}",
+            Refused("spec.models[0].prefetch"),
+        ),
+        llm("an unknown field at the root", "spec: {engine: Ollama, url: 'http://h:1'}\ndata: {}", Refused("data")),
+        llm("an empty list", "spec: {engine: MLX, url: 'http://h:1', models: []}", Accepted),
+        llm("an empty part is filled with defaults", "spec: {engine: MLX, url: 'http://h:1', probe: {}}", Accepted),
+        llm("null takes the default", "spec: {engine: MLX, url: 'http://h:1', priority: null, probe: null}", Accepted),
+        llm("null without a default is dropped", "spec: {engine: MLX, url: 'http://h:1', recovery: null}", Accepted),
+        llm("null in place of what is needed", "spec: {engine: null, url: 'http://h:1'}", Refused("engine")),
+        llm(
+            "null deep inside",
+            "spec: {engine: MLX, url: 'http://h:1', concurrency: {max: null, min: null}}",
+            Accepted,
+        ),
+        llm("null as an item", "spec: {engine: MLX, url: 'http://h:1', models: [null]}", Refused("spec.models[0]")),
+        llm(
+            "a model twice",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: a}, {name: b}, {name: a, alias: c}]}",
+            Refused("spec.models[2]"),
+        ),
+        llm(
+            "an alias twice",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: a, alias: x}, {name: b, alias: x}]}",
+            Accepted,
+        ),
+        llm("a model without a name", "spec: {engine: MLX, url: 'http://h:1', models: [{alias: x}]}", Refused("name")),
+        llm("status is not the user's", "spec: {engine: MLX, url: 'http://h:1'}\nstatus: {state: Serving}", Accepted),
+        llm(
+            "an unknown field of status",
+            "spec: {engine: MLX, url: 'http://h:1'}\nstatus: {x: 1}",
+            Refused("status.x"),
+        ),
+    ]
+}
+
+fn types() -> Vec<Case> {
+    vec![
+        llm("a number in quotes", "spec: {engine: MLX, url: 'http://h:1', priority: '5'}", Refused("spec.priority")),
+        llm("a fraction", "spec: {engine: MLX, url: 'http://h:1', priority: 5.5}", Refused("spec.priority")),
+        llm("a whole float", "spec: {engine: MLX, url: 'http://h:1', priority: 5.0}", Accepted),
+        llm("a whole number in the other notation", "spec: {engine: MLX, url: 'http://h:1', priority: 1e2}", Accepted),
+        llm("a whole float under a rule", "spec: {engine: MLX, url: 'http://h:1', concurrency: {max: 2.0}}", Accepted),
+        llm(
+            "too large for 32 bits",
+            "spec: {engine: MLX, url: 'http://h:1', priority: 3000000000}",
+            Refused("priority"),
+        ),
+        llm(
+            "too large for 64 bits",
+            "spec: {engine: MLX, url: 'http://h:1', priority: 99999999999999999999}",
+            Refused("priority"),
+        ),
+        llm("true for a number", "spec: {engine: MLX, url: 'http://h:1', priority: true}", Refused("spec.priority")),
+        llm("a number for text", "spec: {engine: MLX, url: 5}", Refused("spec.url")),
+        llm("a word for true", "spec: {engine: MLX, url: 'http://h:1', suspend: 'true'}", Refused("spec.suspend")),
+        llm("a number for true", "spec: {engine: MLX, url: 'http://h:1', suspend: 1}", Refused("spec.suspend")),
+        llm("a map for a list", "spec: {engine: MLX, url: 'http://h:1', models: {name: a}}", Refused("spec.models")),
+        llm("a list for a map", "spec: {engine: MLX, url: 'http://h:1', probe: [a]}", Refused("spec.probe")),
+        llm("text for a map", "spec: {engine: MLX, url: 'http://h:1', probe: often}", Refused("spec.probe")),
+        llm("an enum's word in small letters", "spec: {engine: mlx, url: 'http://h:1'}", Refused("spec.engine")),
+        llm("no word of the enum", "spec: {engine: VLLM, url: 'http://h:1'}", Refused("spec.engine")),
+        llm("an empty word", "spec: {engine: '', url: 'http://h:1'}", Refused("spec.engine")),
+        llm("yes as a word", "spec: {engine: MLX, url: 'http://h:1', mode: yes}", Refused("spec.mode")),
+    ]
+}
+
+fn bounds() -> Vec<Case> {
+    vec![
+        llm(
+            "a period of nothing",
+            "spec: {engine: MLX, url: 'http://h:1', probe: {periodSeconds: 0}}",
+            Refused("probe.periodSeconds"),
+        ),
+        llm("the shortest period", "spec: {engine: MLX, url: 'http://h:1', probe: {periodSeconds: 1}}", Accepted),
+        llm("the longest period", "spec: {engine: MLX, url: 'http://h:1', probe: {periodSeconds: 3600}}", Accepted),
+        llm(
+            "a period too long",
+            "spec: {engine: MLX, url: 'http://h:1', probe: {periodSeconds: 3601}}",
+            Refused("probe.periodSeconds"),
+        ),
+        llm("a negative priority", "spec: {engine: MLX, url: 'http://h:1', priority: -1}", Refused("spec.priority")),
+        llm(
+            "an empty name of a model",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: ''}]}",
+            Refused("models[0].name"),
+        ),
+        llm("a url of another scheme", "spec: {engine: MLX, url: 'ftp://host:1'}", Refused("spec.url")),
+        llm("a url without a scheme", "spec: {engine: MLX, url: 'localhost:11434'}", Refused("spec.url")),
+        llm("a url with a query", "spec: {engine: MLX, url: 'http://host:1/?a=b'}", Refused("spec.url")),
+        llm("a url with a space", "spec: {engine: MLX, url: 'http://ho st:1'}", Refused("spec.url")),
+        llm("a url with a path", "spec: {engine: OpenAI, url: 'https://host/api'}", Accepted),
+        llm("a url with a slash at its end", "spec: {engine: OpenAI, url: 'https://host/'}", Accepted),
+        llm(
+            "a probe's path without a slash",
+            "spec: {engine: MLX, url: 'http://h:1', probe: {paths: [health]}}",
+            Refused("probe.paths[0]"),
+        ),
+        llm(
+            "too many paths",
+            "spec: {engine: MLX, url: 'http://h:1', probe: {paths: [/1, /2, /3, /4, /5, /6, /7, /8, /9]}}",
+            Refused("probe.paths"),
+        ),
+        llm("letters count, not bytes", "spec: {engine: MLX, url: 'http://h:1', models: [{name: ä}]}", Accepted),
+    ]
+}
+
+fn rules() -> Vec<Case> {
+    vec![
+        llm(
+            "MLX with three calls at once",
+            "spec: {engine: MLX, url: 'http://h:1', concurrency: {max: 3}}",
+            Refused("unsafeMax: true"),
+        ),
+        llm("MLX with two", "spec: {engine: MLX, url: 'http://h:1', concurrency: {max: 2}}", Accepted),
+        llm(
+            "MLX with three, insisted on",
+            "spec: {engine: MLX, url: 'http://h:1', concurrency: {max: 3, unsafeMax: true}}",
+            Accepted,
+        ),
+        llm(
+            "min above max",
+            "spec: {engine: Ollama, url: 'http://h:1', concurrency: {max: 2, min: 3}}",
+            Refused("lower min"),
+        ),
+        llm("min without max", "spec: {engine: Ollama, url: 'http://h:1', concurrency: {min: 3}}", Accepted),
+        llm(
+            "MLX pulls nothing",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: a, pull: true}]}",
+            Refused("only Ollama can pull"),
+        ),
+        llm(
+            "OpenAI preloads nothing",
+            "spec: {engine: OpenAI, url: 'http://h:1', models: [{name: a, preload: true}]}",
+            Refused("only Ollama can pull"),
+        ),
+        llm("MLX without models", "spec: {engine: MLX, url: 'http://h:1'}", Accepted),
+        llm(
+            "a canary without a model",
+            "spec: {engine: Ollama, url: 'http://h:1', canary: {when: Always}}",
+            Refused("canary.model"),
+        ),
+        llm(
+            "a canary without a model, and no models",
+            "spec: {engine: Ollama, url: 'http://h:1', models: [], canary: {when: Always}}",
+            Refused("canary.model"),
+        ),
+        llm(
+            "a canary with a model",
+            "spec: {engine: Ollama, url: 'http://h:1', canary: {when: Always, model: a}}",
+            Accepted,
+        ),
+        llm("recovery by nothing", "spec: {engine: MLX, url: 'http://h:1', recovery: {}}", Refused("exactly one")),
+        llm(
+            "recovery by two",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {workloadRef: {kind: Deployment, name: a}, webhook: {url: 'http://h:1'}}}",
+            Refused("exactly one"),
+        ),
+        llm(
+            "recovery by an agent without a service",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {hostAgentRef: {name: a}}}",
+            Refused("service"),
+        ),
+        llm(
+            "recovery by a service without an agent",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {service: a, webhook: {url: 'http://h:1'}}}",
+            Refused("hostAgentRef and service go together"),
+        ),
+        llm(
+            "recovery by a workload",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {workloadRef: {kind: StatefulSet, name: a}}}",
+            Accepted,
+        ),
+        llm(
+            "recovery by a workload of another kind",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {workloadRef: {kind: Pod, name: a}}}",
+            Refused("workloadRef.kind"),
+        ),
+    ]
+}
+
+fn metadata() -> Vec<Case> {
+    const SPEC: &str = "spec: {engine: MLX, url: 'http://h:1'}";
+    let with = |what: &'static str, fields: &'static str, verdict: Verdict| {
+        let rest: &'static str = Box::leak(format!("  {fields}\n{SPEC}").into_boxed_str());
+        llm(what, rest, verdict)
+    };
+    vec![
+        with(
+            "labels and annotations",
+            "labels: {app.kubernetes.io/name: x}\n  annotations: {a.b/c: 'any text'}",
+            Accepted,
+        ),
+        with("a label that is a number", "labels: {version: 5}", Refused("labels")),
+        with("a label that is no word", "labels: {a: 'two words'}", Refused("metadata.labels")),
+        with("a label with a bad key", "labels: {'a b': c}", Refused("metadata.labels")),
+        with("an annotation with a bad key", "annotations: {'/b': c}", Refused("metadata.annotations")),
+        with("an annotation that is true", "annotations: {a: true}", Refused("annotations")),
+        with("an unknown field of metadata", "label: {a: b}", Refused("metadata.label")),
+        with("what a server wrote", "uid: 0c0\n  creationTimestamp: '2024-01-01T00:00:00Z'\n  generation: 3", Accepted),
+        with("a name twice", "name: other", Refused("name")),
+    ]
+}
+
+fn agents() -> Vec<Case> {
+    vec![
+        agent("the least that is needed", "spec: {url: 'http://127.0.0.1:9099'}", Accepted),
+        agent(
+            "with secrets",
+            "spec: {url: 'https://mac:9099', secretRef: {name: a}, caSecretRef: {name: b}}",
+            Accepted,
+        ),
+        agent(
+            "an empty name of a secret",
+            "spec: {url: 'https://mac:9099', secretRef: {name: ''}}",
+            Refused("spec.secretRef.name"),
+        ),
+        agent("a secret as a word", "spec: {url: 'https://mac:9099', secretRef: a}", Refused("spec.secretRef")),
+        agent(
+            "a secret elsewhere",
+            "spec: {url: 'https://mac:9099', secretRef: {name: a, namespace: b}}",
+            Refused("spec.secretRef.namespace"),
+        ),
+        agent("a url with a path", "spec: {url: 'https://mac:9099/v1'}", Refused("spec.url")),
+    ]
+}
+
+fn secrets() -> Vec<Case> {
+    vec![
+        secret("data and text", "data: {a: aGVsbG8=}\nstringData: {b: world}\ntype: Opaque", Accepted),
+        secret("no base64", "data: {a: 'hello!'}", Refused("data")),
+        secret("a number as text", "stringData: {pin: 4711}", Refused("stringData")),
+        secret("a bad key", "stringData: {'a b': c}", Refused("a b")),
+        secret("an unknown field", "strings: {a: b}", Refused("strings")),
+        secret("nothing", "", Accepted),
+    ]
+}
+
+fn yaml() -> Vec<Case> {
+    vec![
+        llm("a key twice", "spec: {engine: MLX, url: 'http://h:1', priority: 1, priority: 2}", Refused("priority")),
+        llm("octal, as YAML 1.1 has it", "spec: {engine: MLX, url: 'http://h:1', priority: 010}", Accepted),
+        llm("hexadecimal", "spec: {engine: MLX, url: 'http://h:1', priority: 0x10}", Accepted),
+        llm("an underscore in a number", "spec: {engine: MLX, url: 'http://h:1', priority: 1_00}", Accepted),
+        llm(
+            "on and off",
+            "spec: {engine: MLX, url: 'http://h:1', suspend: on, concurrency: {adaptive: off}}",
+            Accepted,
+        ),
+        llm("a date as a name", "spec: {engine: MLX, url: 'http://h:1', models: [{name: 2024-01-02}]}", Accepted),
+        llm(
+            "a version as a name",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: 1.5}]}",
+            Refused("models[0].name"),
+        ),
+        llm("an explicit type", "spec: {engine: MLX, url: 'http://h:1', models: [{name: !!str 1.5}]}", Accepted),
+        llm("anchors", "spec: {engine: MLX, url: &u 'http://h:1', models: [{name: a, alias: *u}]}", Accepted),
+        llm(
+            "a merge key",
+            "spec:\n  engine: MLX\n  url: http://h:1\n  models:\n  - {name: a, <<: {alias: x}}",
+            Accepted,
+        ),
+        llm(
+            "a merge key that sets what is set",
+            "spec:\n  engine: MLX\n  url: http://h:1\n  models:\n  - {<<: {name: a, alias: x}, name: b}",
+            Refused("name"),
+        ),
+        llm("no YAML at all", "spec: {engine: MLX", Refused("")),
+        llm("a tab", "spec:\n\tengine: MLX", Refused("")),
+    ]
+}
