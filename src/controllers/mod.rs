@@ -1,1 +1,40 @@
 //! One folder per kind: observe, plan, apply, status; run starts them all.
+
+mod driver;
+mod error;
+mod feed;
+mod host_agent;
+mod llm_backend;
+mod run;
+mod shared;
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::{
+    platform::Platform,
+    runtimes::Workloads,
+    store::Store,
+    telemetry::{Loops, Metrics},
+};
+
+pub use run::run;
+
+/// What controllers are built from: made once per process, in `cli/`.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub platform: Arc<dyn Platform>,
+    pub workloads: Arc<dyn Workloads>,
+    /// The process's one HTTP client, without a total timeout.
+    pub http: reqwest::Client,
+    pub metrics: Metrics,
+    pub loops: Loops,
+    /// The installation of the database: agents tell callers apart by it.
+    pub installation: Uuid,
+    /// Unique for this process; also the holder of its lead.
+    pub holder: String,
+    /// Say what would be done, and do nothing (`up --observe`).
+    pub observe: bool,
+}

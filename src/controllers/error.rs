@@ -1,0 +1,64 @@
+//! What can go wrong in a step of a pass, and what that means for the next one.
+
+use crate::{platform::PlatformError, store::StoreError};
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may pass: again, with backoff.
+    Retry,
+    /// Something else must change first; its change triggers the next pass.
+    Wait,
+    /// A defect or a setting that only a person can mend.
+    Tell,
+}
+
+/// A step that could not be done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StepError {
+    /// What cannot be recorded is not done.
+    #[error("nothing is done that can't be recorded: {0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Platform(#[from] PlatformError),
+    #[error("what is remembered of {what} can't be read: {why}")]
+    Memory { what: String, why: String },
+}
+
+impl StepError {
+    /// Each variant is named, so that a new one is a decision.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Store(StoreError::Unavailable(_)) => Class::Retry,
+            // Somebody else leads: this process stops acting by itself.
+            Self::Store(StoreError::Fenced(_)) => Class::Wait,
+            Self::Store(
+                StoreError::NewerSchema { .. }
+                | StoreError::OlderSchema { .. }
+                | StoreError::OtherInstallation { .. }
+                | StoreError::Locked(_)
+                | StoreError::Broken(_),
+            ) => Class::Tell,
+            Self::Platform(PlatformError::Unavailable(_)) => Class::Retry,
+            // The watch brings the newer object, or its deletion.
+            Self::Platform(PlatformError::Conflict(_) | PlatformError::NotFound(_)) => Class::Wait,
+            Self::Platform(PlatformError::Forbidden(_) | PlatformError::Invalid(_)) => Class::Tell,
+            Self::Memory { .. } => Class::Tell,
+        }
+    }
+
+    /// The CamelCase word for conditions and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Store(StoreError::Unavailable(_)) => "StoreUnavailable",
+            Self::Store(StoreError::Fenced(_)) => "NotLeading",
+            Self::Store(_) => "StoreBroken",
+            Self::Platform(PlatformError::Unavailable(_)) => "PlatformUnavailable",
+            Self::Platform(PlatformError::Conflict(_)) => "Conflict",
+            Self::Platform(PlatformError::NotFound(_)) => "NotFound",
+            Self::Platform(PlatformError::Forbidden(_)) => "Forbidden",
+            Self::Platform(PlatformError::Invalid(_)) => "Invalid",
+            Self::Memory { .. } => "MemoryUnreadable",
+        }
+    }
+}

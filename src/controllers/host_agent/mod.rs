@@ -1,0 +1,251 @@
+//! HostAgent: asked how its services are, and told which of them are looked after.
+
+mod poller;
+mod status;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use tokio::sync::mpsc;
+
+use crate::{
+    api::{HostAgent, HostAgentStatus, LLMBackend, Mode, RECONCILE_REQUESTED_AT, condition},
+    host::{Caller, Credentials, HttpHost, SigningSecret, Token},
+    store::Term,
+};
+
+use super::{
+    Parts,
+    driver::{Controller, Report},
+    error::StepError,
+    feed::Feed,
+    llm_backend::{Backends, service_of},
+    shared::{Heard, Key, SecretError, Shared},
+};
+
+use poller::{Directions, Poller};
+
+/// The controller of one term.
+pub struct Agents {
+    parts: Parts,
+    shared: Shared,
+    backends: Arc<Backends>,
+    backend_feed: Feed<LLMBackend>,
+    trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
+    backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    pollers: Mutex<HashMap<Key, Poller>>,
+}
+
+/// What a pass starts from.
+pub struct Observed {
+    pub key: Key,
+    pub uid: String,
+    pub suspended: bool,
+    /// How to speak to it, or why that can't be.
+    pub access: Result<Access, String>,
+    pub heard: Option<Heard>,
+    pub unreachable: Option<(Timestamp, String)>,
+    /// Services of backends that this controller heals.
+    pub cared_for: Vec<String>,
+    pub handled_reconcile: Option<String>,
+}
+
+/// How to speak to an agent.
+#[derive(Clone)]
+pub struct Access {
+    pub host: HttpHost,
+    /// Changes with URL and credentials.
+    pub fingerprint: String,
+}
+
+/// What to do: ask it, and care for these services; or leave it alone.
+pub enum Plan {
+    Ask { access: Access, care: Vec<String> },
+    LeaveAlone,
+}
+
+impl Agents {
+    pub fn new(
+        parts: Parts,
+        shared: Shared,
+        backends: Arc<Backends>,
+        backend_feed: Feed<LLMBackend>,
+        trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
+        backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    ) -> Self {
+        Self { parts, shared, backends, backend_feed, trigger, backend_trigger, pollers: Mutex::default() }
+    }
+
+    async fn access(&self, object: &HostAgent, key: &Key) -> Result<Result<Access, String>, StepError> {
+        let spec = &object.spec;
+        let mut credentials = Credentials::default();
+        let mut http = self.parts.http.clone();
+        let mut fingerprint = spec.url.clone();
+        if let Some(reference) = &spec.secret_ref {
+            let secret = Key::new(&key.namespace, &reference.name);
+            let signing = self.shared.secrets.optional(&secret, "signingSecret").await;
+            let token = self.shared.secrets.optional(&secret, "token").await;
+            let (signing, token) = match (signing, token) {
+                (Ok(None), Ok(None)) => return Ok(Err(format!("Secret {secret} has neither signingSecret nor token"))),
+                (Ok(signing), Ok(token)) => (signing, token),
+                (Err(error), _) | (_, Err(error)) => return missing(error),
+            };
+            fingerprint.push_str(&format!("|{signing:?}|{token:?}"));
+            credentials.signing_secret = match signing.map(|s| SigningSecret::parse(&s)).transpose() {
+                Ok(signing) => signing,
+                Err(error) => return Ok(Err(format!("key signingSecret of Secret {secret}: {error}"))),
+            };
+            credentials.token = token.map(|t| Token::new(&t));
+        }
+        if let Some(reference) = &spec.ca_secret_ref {
+            let secret = Key::new(&key.namespace, &reference.name);
+            let pem = match self.shared.secrets.text(&secret, "ca.crt").await {
+                Ok(pem) => pem,
+                Err(error) => return missing(error),
+            };
+            fingerprint.push_str(&pem);
+            http = match trusting(&pem) {
+                Ok(http) => http,
+                Err(error) => return Ok(Err(format!("key ca.crt of Secret {secret}: {error}"))),
+            };
+        }
+        Ok(HttpHost::new(http, &spec.url, credentials)
+            .map(|host| Access { host, fingerprint })
+            .map_err(|e| e.to_string()))
+    }
+
+    /// Services of backends that are healed by us now: the agent's own loop leaves them to us.
+    fn cared_for(&self, agent: &Key) -> Vec<String> {
+        let now = Timestamp::now();
+        if self.parts.observe || self.shared.wishes.is_paused(now) {
+            return Vec::new();
+        }
+        let healed = self.backend_feed.objects.state_filter(|b| {
+            let key = Key::of(b);
+            let suspended = self.shared.wishes.suspended("LLMBackend", &key).unwrap_or(b.spec.suspend);
+            b.spec.mode == Mode::Enforce && !suspended
+        });
+        let mut services: Vec<String> = healed
+            .iter()
+            .filter_map(|b| service_of(b.spec.recovery.as_ref(), &b.namespace().unwrap_or_default()))
+            .filter_map(|(of, service)| (of == *agent).then_some(service))
+            .collect();
+        services.sort();
+        services.dedup();
+        services
+    }
+
+    fn pollers(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Poller>> {
+        self.pollers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn missing<T>(error: SecretError) -> Result<Result<T, String>, StepError> {
+    match error {
+        SecretError::Missing(what) => Ok(Err(what)),
+        SecretError::Unavailable(error) => Err(error.into()),
+    }
+}
+
+/// A client that trusts this CA and no other.
+fn trusting(pem: &str) -> Result<reqwest::Client, reqwest::Error> {
+    let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
+    reqwest::Client::builder().tls_certs_only(certificates).build()
+}
+
+#[async_trait]
+impl Controller for Agents {
+    type Object = HostAgent;
+    type Observed = Observed;
+    type Plan = Plan;
+    type Done = ();
+    type Status = HostAgentStatus;
+
+    const KIND: &'static str = "HostAgent";
+
+    async fn observe(&self, object: &HostAgent) -> Result<Observed, StepError> {
+        let key = Key::of(object);
+        let (heard, unreachable) = self.shared.agents.state(&key).unwrap_or_default();
+        let annotation = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
+        Ok(Observed {
+            uid: object.uid().unwrap_or_default(),
+            suspended: self.shared.wishes.suspended(Self::KIND, &key).unwrap_or(object.spec.suspend),
+            access: self.access(object, &key).await?,
+            heard,
+            unreachable,
+            cared_for: self.cared_for(&key),
+            handled_reconcile: annotation.max(self.shared.wishes.reconcile_token(Self::KIND, &key)),
+            key,
+        })
+    }
+
+    fn plan(&self, _: &HostAgent, observed: &Observed, _: Timestamp) -> Plan {
+        match &observed.access {
+            Ok(access) if !observed.suspended => Plan::Ask { access: access.clone(), care: observed.cared_for.clone() },
+            _ => Plan::LeaveAlone,
+        }
+    }
+
+    async fn apply(&self, _: &HostAgent, observed: &Observed, plan: Plan, term: &Term) -> Result<(), StepError> {
+        let key = &observed.key;
+        match plan {
+            Plan::LeaveAlone => {
+                self.pollers().remove(key);
+                self.shared.agents.remove(key);
+            }
+            Plan::Ask { access, care } => {
+                let mut pollers = self.pollers();
+                let known = pollers.get(key).filter(|p| p.fingerprint == access.fingerprint && p.uid == observed.uid);
+                if let Some(poller) = known {
+                    poller.direct(care);
+                } else {
+                    self.shared.agents.put(key.clone(), Arc::new(access.host.clone()));
+                    let directions = Directions {
+                        key: key.clone(),
+                        agents: self.shared.agents.clone(),
+                        store: Arc::clone(&self.parts.store),
+                        term: term.clone(),
+                        caller: Caller { installation: self.parts.installation, epoch: term.fence().epoch },
+                        backends: Arc::clone(&self.backends),
+                        trigger: self.trigger.clone(),
+                        backend_trigger: self.backend_trigger.clone(),
+                    };
+                    let poller = Poller::start(observed.uid.clone(), access.fingerprint, directions, care);
+                    pollers.insert(key.clone(), poller);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, object: &HostAgent, observed: &Observed, (): &(), now: Timestamp) -> Report<HostAgentStatus> {
+        let old = object.status.as_ref();
+        let new = status::status(object, observed, old, now);
+        Report {
+            notes: Vec::new(),
+            changes: status::changes(old, &new),
+            again: None,
+            status: status::differs(old, &new).then_some(new),
+        }
+    }
+
+    fn gone(&self, namespace: &str, name: &str) {
+        let key = Key::new(namespace, name);
+        self.pollers().remove(&key);
+        self.shared.agents.remove(&key);
+        for backend in self.backends.of_agent(&key) {
+            let _ = self.backend_trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+        }
+    }
+}
+
+/// Whether the agent was ready at the last write.
+fn was_ready(old: Option<&HostAgentStatus>) -> Option<bool> {
+    let ready = condition(&old?.conditions, "Ready")?;
+    Some(ready.status == crate::api::ConditionStatus::True)
+}

@@ -1,0 +1,115 @@
+//! One task per agent: asks for its report, and renews the care for its services.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    api::{HostAgent, LLMBackend},
+    host::{Caller, CareRequest},
+    store::{Store, Term},
+};
+
+use super::super::{
+    llm_backend::Backends,
+    shared::{Agents, Key},
+};
+
+const PERIOD: Duration = Duration::from_secs(2);
+/// Care is renewed three times before it runs out.
+const CARE: Duration = Duration::from_secs(10);
+const CARE_LASTS: u32 = 30;
+
+/// A running poller.
+pub struct Poller {
+    pub uid: String,
+    pub fingerprint: String,
+    care: watch::Sender<Vec<String>>,
+    _stop: DropGuard,
+}
+
+/// Whom a poller asks, and whom it tells.
+pub struct Directions {
+    pub key: Key,
+    pub agents: Agents,
+    pub store: Arc<dyn Store>,
+    pub term: Term,
+    pub caller: Caller,
+    pub backends: Arc<Backends>,
+    pub trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
+    pub backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+}
+
+impl Poller {
+    pub fn start(uid: String, fingerprint: String, directions: Directions, care: Vec<String>) -> Self {
+        let stop = CancellationToken::new();
+        let (sender, cared_for) = watch::channel(care);
+        tokio::spawn(poll(directions, cared_for, stop.clone()));
+        Self { uid, fingerprint, care: sender, _stop: stop.drop_guard() }
+    }
+
+    /// Changes what is cared for.
+    pub fn direct(&self, care: Vec<String>) {
+        self.care.send_if_modified(|known| {
+            let changed = *known != care;
+            *known = care;
+            changed
+        });
+    }
+}
+
+async fn poll(directions: Directions, mut cared_for: watch::Receiver<Vec<String>>, stop: CancellationToken) {
+    let ended = directions.term.ended().clone();
+    let mut next_care = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = ended.cancelled() => return,
+            () = directions.ask() => {}
+        }
+        let changed = cared_for.has_changed().unwrap_or(false);
+        if Instant::now() >= next_care || changed {
+            let services = cared_for.borrow_and_update().clone();
+            directions.care(services).await;
+            next_care = Instant::now() + CARE;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = ended.cancelled() => return,
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+impl Directions {
+    async fn ask(&self) {
+        let Some(api) = self.agents.api(&self.key) else { return };
+        let result = api.report().await;
+        if self.agents.heard(&self.key, result, Timestamp::now()) {
+            let _ = self.trigger.send(ObjectRef::new(&self.key.name).within(&self.key.namespace));
+            for backend in self.backends.of_agent(&self.key) {
+                self.backends.poke(&backend);
+                let _ = self.backend_trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+            }
+        }
+    }
+
+    /// Sent only while this leader can record and act: else the agent's own loop must take over.
+    async fn care(&self, services: Vec<String>) {
+        let leads = match self.store.leader().await {
+            Ok(Some(leader)) => leader.holder == self.term.fence().holder && self.term.still_leads(),
+            Ok(None) | Err(_) => false,
+        };
+        let Some(api) = self.agents.api(&self.key).filter(|_| leads && !services.is_empty()) else { return };
+        let request = CareRequest { services, seconds: CARE_LASTS };
+        if let Err(error) = api.care(&request, self.caller).await {
+            tracing::debug!(agent = %self.key, %error, "care not renewed");
+        }
+    }
+}

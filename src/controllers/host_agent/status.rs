@@ -1,0 +1,150 @@
+//! Status of a HostAgent: what it last reported, without what changes by itself.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    api::{Condition, HeldService, HostAgent, HostAgentStatus, ServiceSummary, set_condition},
+    host::AgentReport,
+    platform::Note,
+};
+
+use super::{Observed, was_ready};
+
+/// Clocks that differ by less are taken for the same.
+const SKEW: i64 = 5;
+
+struct Verdict {
+    state: &'static str,
+    ready: bool,
+    stalled: bool,
+    message: String,
+}
+
+fn verdict(observed: &Observed) -> Verdict {
+    let of = |state, ready, stalled, message: String| Verdict { state, ready, stalled, message };
+    if observed.suspended {
+        return of(
+            "Suspended",
+            false,
+            false,
+            "suspended: it is not asked, and its services are not healed through it".into(),
+        );
+    }
+    match (&observed.access, &observed.unreachable, &observed.heard) {
+        (Err(what), _, _) => of("SecretMissing", false, true, what.clone()),
+        (_, Some((_, why)), _) if why.contains("refused the credentials") => {
+            of("Unauthorized", false, true, why.clone())
+        }
+        (_, Some((_, why)), _) => of("Unreachable", false, false, why.clone()),
+        (_, None, None) => of("Unheard", false, false, "not asked yet".into()),
+        (_, None, Some(heard)) => {
+            let down = heard.report.services.iter().filter(|s| s.gave_up).map(|s| s.name.as_str()).collect::<Vec<_>>();
+            let message = if down.is_empty() {
+                format!("answers, with {} services", heard.report.services.len())
+            } else {
+                format!("answers; its own loop gave up on {}", down.join(", "))
+            };
+            of("Reachable", true, false, message)
+        }
+    }
+}
+
+/// The whole status of this pass.
+pub fn status(
+    object: &HostAgent,
+    observed: &Observed,
+    old: Option<&HostAgentStatus>,
+    now: Timestamp,
+) -> HostAgentStatus {
+    let verdict = verdict(observed);
+    let generation = object.metadata.generation.unwrap_or_default();
+    let mut conditions = old.map(|s| s.conditions.clone()).unwrap_or_default();
+    let mut set = |type_: &str, yes: bool, reason: &str, message: &str| {
+        let condition = Condition {
+            type_: type_.into(),
+            status: yes.into(),
+            reason: reason.into(),
+            message: message.into(),
+            last_transition_time: Time(now),
+            observed_generation: generation,
+        };
+        set_condition(&mut conditions, condition);
+    };
+    set("Ready", verdict.ready, verdict.state, &verdict.message);
+    let reconciling = !verdict.ready && !verdict.stalled && !observed.suspended;
+    set("Reconciling", reconciling, if reconciling { verdict.state } else { "Settled" }, "");
+    set("Stalled", verdict.stalled, if verdict.stalled { verdict.state } else { "NotStalled" }, "");
+    let report = observed.heard.as_ref().map(|h| &h.report);
+    let kept = |f: fn(&HostAgentStatus) -> Option<String>| old.and_then(f);
+    HostAgentStatus {
+        observed_generation: generation,
+        state: Some(verdict.state.into()),
+        conditions,
+        last_handled_reconcile_at: observed.handled_reconcile.clone(),
+        version: report.map(|r| r.version.clone()).or_else(|| kept(|s| s.version.clone())),
+        user: report.map(|r| r.user.clone()).or_else(|| kept(|s| s.user.clone())),
+        container_runtime: report
+            .and_then(|r| r.container_runtime.as_ref())
+            .map(|r| format!("{} {}", r.name, r.version))
+            .or_else(|| kept(|s| s.container_runtime.clone())),
+        clock_skew_seconds: observed
+            .heard
+            .as_ref()
+            .map(|h| h.report.time.duration_since(h.at).as_secs())
+            .filter(|s| s.abs() > SKEW),
+        services: report.map(services).unwrap_or_else(|| old.map(|s| s.services.clone()).unwrap_or_default()),
+        held_services: report.map(held).unwrap_or_else(|| old.map(|s| s.held_services.clone()).unwrap_or_default()),
+    }
+}
+
+fn services(report: &AgentReport) -> Vec<ServiceSummary> {
+    let summary = |s: &crate::host::ServiceReport| ServiceSummary {
+        name: s.name.clone(),
+        state: format!("{:?}", s.state),
+        user: s.user.clone(),
+    };
+    report.services.iter().map(summary).collect()
+}
+
+fn held(report: &AgentReport) -> Vec<HeldService> {
+    let holds = report.services.iter().flat_map(|s| s.holds.iter().map(move |h| (s, h)));
+    holds
+        .map(|(s, h)| HeldService {
+            name: s.name.clone(),
+            owner: h.owner.as_str().into(),
+            reason: h.reason.clone(),
+            since: Time(h.since),
+        })
+        .collect()
+}
+
+/// Whether a status is worth a write. A skew that grows by a second is not.
+pub fn differs(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
+    let Some(old) = old else { return true };
+    let timeless = |status: &HostAgentStatus| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        status.clock_skew_seconds = status.clock_skew_seconds.map(|s| s / (2 * SKEW));
+        status
+    };
+    timeless(old) != timeless(new)
+}
+
+/// Events of a change.
+pub fn changes(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Vec<Note> {
+    let Some(ready) = crate::api::condition(&new.conditions, "Ready") else { return Vec::new() };
+    let is_ready = ready.status == crate::api::ConditionStatus::True;
+    let before = old.and_then(|s| s.state.as_deref());
+    if before == new.state.as_deref() || (was_ready(old).is_none() && ready.reason == "Unheard") {
+        return Vec::new();
+    }
+    vec![Note {
+        warning: !is_ready && ready.reason != "Suspended" && ready.reason != "Unheard",
+        reason: ready.reason.clone(),
+        action: "Ask".into(),
+        message: ready.message.chars().take(500).collect(),
+    }]
+}

@@ -1,0 +1,354 @@
+//! Carries out what was planned, and nothing else: memory first, then the act, then what came of it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::{
+    api::{ConditionStatus, LLMBackend, Recovery, Webhook, condition},
+    engines::engine,
+    host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
+    store::{BackendRow, Fence, ServerRow, StoreError, Term},
+    telemetry::crash_point,
+};
+
+use super::{
+    super::{error::StepError, shared::Key},
+    Backends, engine_kind,
+    judge::Judgement,
+    memory::{Cause, Memory, PodId},
+    observe::Observed,
+    plan::{Act, HoldChange, Outcome, Plan, PlanNote, record},
+    prober::Wish,
+    status::{Shown, shown},
+};
+
+/// Unloading answers at once, also when the runner hangs.
+const UNLOAD: Duration = Duration::from_secs(5);
+/// A webhook that does not answer has failed.
+const WEBHOOK: Duration = Duration::from_secs(10);
+
+/// What a pass did.
+pub struct Done {
+    pub judged: Judgement,
+    pub plan: Plan,
+}
+
+impl Backends {
+    pub(super) async fn carry_out(
+        &self,
+        object: &LLMBackend,
+        observed: &Observed,
+        (judged, mut plan): (Judgement, Plan),
+        term: &Term,
+    ) -> Result<Done, StepError> {
+        self.commit(observed, &observed.memory, &plan.memory, term.fence()).await?;
+        let shown = shown(&judged, &plan, &observed.seen);
+        self.project(object, observed, &plan, &shown, term.fence()).await?;
+        if let Some(act) = plan.act.clone().filter(|_| term.still_leads()) {
+            crash_point("recovery.committed");
+            let outcome = self.act(object, observed, &act, term).await?;
+            crash_point("recovery.sent");
+            let before = plan.memory.clone();
+            plan.notes.extend(record(&mut plan.memory, &outcome, Timestamp::now()));
+            if let Outcome::Unclear { why } = &outcome {
+                tracing::warn!(backend = %observed.key, why, "not known whether it arrived; sent again with the same key");
+            }
+            self.commit(observed, &before, &plan.memory, term.fence()).await?;
+            crash_point("recovery.recorded");
+        }
+        self.change_holds(observed, &plan.holds, term).await;
+        self.probers.direct(&observed.key, &observed.uid, wish(object, observed, &judged, &plan));
+        self.count(object, observed, &plan, &shown);
+        Ok(Done { judged, plan })
+    }
+
+    /// What cannot be recorded is not done.
+    async fn commit(&self, observed: &Observed, old: &Memory, new: &Memory, fence: &Fence) -> Result<(), StepError> {
+        if old == new {
+            return Ok(());
+        }
+        let document = serde_json::to_value(new)
+            .map_err(|e| StepError::Memory { what: format!("LLMBackend {}", observed.key), why: e.to_string() })?;
+        self.parts.store.save_recovery(fence, &observed.uid, &document).await?;
+        self.memories.put(&observed.uid, new.clone());
+        Ok(())
+    }
+
+    /// Workers need the database alone: what they need to know of this backend goes there.
+    async fn project(
+        &self,
+        object: &LLMBackend,
+        observed: &Observed,
+        plan: &Plan,
+        shown: &Shown,
+        fence: &Fence,
+    ) -> Result<(), StoreError> {
+        let server = ServerRow {
+            url: observed.server_url.clone(),
+            limit: plan.limit,
+            admission: shown.admission,
+            instance: observed.seen.agent.instance(),
+        };
+        let backend = BackendRow {
+            uid: observed.uid.clone(),
+            namespace: observed.key.namespace.clone(),
+            name: observed.key.name.clone(),
+            generation: observed.seen.generation,
+            engine: engine_kind(object.spec.engine).as_str().into(),
+            url: object.spec.url.clone(),
+            server_url: observed.server_url.clone(),
+            priority: object.spec.priority,
+            spec: serde_json::to_value(&object.spec).unwrap_or_default(),
+            state: format!("{:?}", shown.state),
+            reason: shown.reason.into(),
+            ready: shown.ready,
+            ready_since: plan.memory.healthy_since.filter(|_| shown.ready),
+        };
+        if self.projected.is_known(&observed.uid, &backend, &server) {
+            return Ok(());
+        }
+        // A duplicate must not speak for the server that the older one has.
+        if observed.seen.misdeclared.is_none() {
+            self.parts.store.put_server(fence, &server).await?;
+        }
+        self.parts.store.project_backend(fence, &backend).await?;
+        self.projected.put(&observed.uid, backend, server);
+        Ok(())
+    }
+
+    async fn act(
+        &self,
+        object: &LLMBackend,
+        observed: &Observed,
+        act: &Act,
+        term: &Term,
+    ) -> Result<Outcome, StepError> {
+        Ok(match act {
+            Act::Unload { .. } => self.unload(object, observed, term.fence()).await?,
+            Act::Restart { key, attempt, cause, evidence } => {
+                let recovery = object.spec.recovery.as_ref();
+                match (&observed.service, recovery) {
+                    (Some((agent, service)), _) => self.restart_service(agent, service, key, evidence, term).await,
+                    (None, Some(Recovery { workload_ref: Some(workload), .. })) => {
+                        self.pods_to_replace(&observed.key.namespace, workload).await
+                    }
+                    (None, Some(Recovery { webhook: Some(webhook), .. })) => {
+                        self.call_webhook(observed, webhook, (key, *attempt, *cause, evidence)).await
+                    }
+                    (None, _) => {
+                        Outcome::Failed { why: "nothing that could restart it is declared under recovery".into() }
+                    }
+                }
+            }
+            Act::Follow { operation } => {
+                match observed.service.as_ref().and_then(|(agent, _)| self.shared.agents.api(agent)) {
+                    Some(api) => follow(&*api, operation).await,
+                    None => Outcome::Unclear { why: "its host agent is not there".into() },
+                }
+            }
+            Act::DeletePod { pod } => self.delete_pod(&observed.key.namespace, pod).await,
+        })
+    }
+
+    /// An unload waits for open calls, so their slots are marked aborted first and workers close their connections.
+    async fn unload(&self, object: &LLMBackend, observed: &Observed, fence: &Fence) -> Result<Outcome, StepError> {
+        let Some(endpoint) = &observed.endpoint else { return Ok(Outcome::Failed { why: "no endpoint".into() }) };
+        self.parts.store.abort_slots(fence, &observed.server_url).await?;
+        let engine = engine(engine_kind(object.spec.engine));
+        let loaded = match engine.loaded(endpoint, UNLOAD).await {
+            Ok(loaded) => loaded.unwrap_or_default(),
+            Err(error) => return Ok(Outcome::Failed { why: error.to_string() }),
+        };
+        if loaded.is_empty() {
+            return Ok(Outcome::Failed { why: "no model is loaded".into() });
+        }
+        for model in loaded {
+            if let Err(error) = engine.unload(endpoint, &model.name, UNLOAD).await {
+                return Ok(Outcome::Failed { why: error.to_string() });
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn restart_service(&self, agent: &Key, service: &str, key: &str, evidence: &str, term: &Term) -> Outcome {
+        let Some(api) = self.shared.agents.api(agent) else {
+            return Outcome::Unclear { why: format!("host agent {agent} is not there") };
+        };
+        let request = OperationRequest::new(service, Action::Restart, evidence);
+        match api.operate(&request, key, self.caller(term)).await {
+            Ok(operation) => of_operation(&operation),
+            Err(error) => of_error(&error),
+        }
+    }
+
+    async fn pods_to_replace(&self, namespace: &str, workload: &crate::api::WorkloadRef) -> Outcome {
+        match self.parts.workloads.pods(namespace, workload).await {
+            Ok(pods) => {
+                let mut pods: Vec<_> = pods.into_iter().filter(|p| !p.deleting).collect();
+                // Those that are not ready first: they can't get worse.
+                pods.sort_by(|a, b| (a.ready, &a.name).cmp(&(b.ready, &b.name)));
+                if pods.is_empty() {
+                    let why = format!("{:?} {} has no pods: is it scaled to zero?", workload.kind, workload.name);
+                    return Outcome::Failed { why };
+                }
+                Outcome::Pods(pods.into_iter().map(|p| PodId { name: p.name, uid: p.uid }).collect())
+            }
+            Err(error) => Outcome::Failed { why: error.to_string() },
+        }
+    }
+
+    async fn delete_pod(&self, namespace: &str, pod: &PodId) -> Outcome {
+        match self.parts.workloads.delete_pod(namespace, &pod.name, &pod.uid).await {
+            Ok(()) => Outcome::PodDeleted,
+            Err(error) if error.is_gone() => Outcome::PodDeleted,
+            Err(error) => Outcome::Failed { why: error.to_string() },
+        }
+    }
+
+    /// A 2xx is only a beginning: an inference proves it.
+    async fn call_webhook(
+        &self,
+        observed: &Observed,
+        webhook: &Webhook,
+        (key, attempt, cause, evidence): (&str, i32, Cause, &str),
+    ) -> Outcome {
+        let body = json!({
+            "backend": observed.key.name, "namespace": observed.key.namespace, "cause": cause.as_str(),
+            "evidence": evidence, "attempt": attempt, "idempotencyKey": key,
+        })
+        .to_string();
+        let mut request =
+            self.parts.http.post(&webhook.url).timeout(WEBHOOK).header("content-type", "application/json");
+        request = request.header(crate::host::header::IDEMPOTENCY_KEY, key);
+        if let Some(reference) = &webhook.secret_ref {
+            let secret = Key::new(&observed.key.namespace, &reference.name);
+            let text = match self.shared.secrets.text(&secret, "signingSecret").await {
+                Ok(text) => text,
+                Err(error) => return Outcome::Failed { why: error.to_string() },
+            };
+            match SigningSecret::parse(&text) {
+                Ok(secret) => {
+                    for (name, value) in sign::sign(&secret, body.as_bytes(), Timestamp::now()).headers() {
+                        request = request.header(name, value);
+                    }
+                }
+                Err(error) => return Outcome::Failed { why: format!("Secret {secret}: {error}") },
+            }
+        }
+        match request.body(body).send().await {
+            Ok(answer) if answer.status().is_success() => Outcome::Done,
+            Ok(answer) => Outcome::Failed { why: format!("the webhook answered {}", answer.status()) },
+            Err(error) => Outcome::Failed { why: format!("the webhook was not reached: {}", error.without_url()) },
+        }
+    }
+
+    async fn change_holds(&self, observed: &Observed, changes: &[HoldChange], term: &Term) {
+        let Some((agent, service)) = observed.service.as_ref().filter(|_| !changes.is_empty()) else { return };
+        let Some(api) = self.shared.agents.api(agent) else { return };
+        for change in changes {
+            let action = if change.set { Action::Hold } else { Action::Release };
+            let request =
+                OperationRequest::new(service, action, format!("LLMBackend {}", observed.key)).owned_by(change.owner);
+            let key = uuid::Uuid::now_v7().to_string();
+            if let Err(error) = api.operate(&request, &key, self.caller(term)).await {
+                tracing::warn!(backend = %observed.key, %error, "hold not changed at the host agent");
+            }
+        }
+    }
+
+    fn caller(&self, term: &Term) -> Caller {
+        Caller { installation: self.parts.installation, epoch: term.fence().epoch }
+    }
+
+    fn count(&self, object: &LLMBackend, observed: &Observed, plan: &Plan, shown: &Shown) {
+        let (namespace, name) = (&observed.key.namespace, &observed.key.name);
+        let metrics = &self.parts.metrics.backends;
+        metrics.state(namespace, name, &format!("{:?}", shown.state), shown.ready);
+        metrics.limit(namespace, name, plan.limit);
+        metrics.slots_in_use(namespace, name, observed.seen.load.in_flight);
+        let known = object.status.as_ref().and_then(|s| condition(&s.conditions, "DeferredToHuman"));
+        let since = known
+            .filter(|c| c.status == ConditionStatus::True)
+            .map_or_else(Timestamp::now, |c| c.last_transition_time.0);
+        metrics.deferred(namespace, name, shown.for_human.then_some(since));
+        for note in &plan.notes {
+            match note {
+                PlanNote::Helped { step, cause } => {
+                    metrics.recovery(namespace, name, cause.as_str(), step.as_str(), "Helped")
+                }
+                PlanNote::DidNotHelp { step, cause, .. } => {
+                    metrics.recovery(namespace, name, cause.as_str(), step.as_str(), "DidNotHelp");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Plan) -> Wish {
+    let under_way = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
+    Wish {
+        spec: object.spec.clone(),
+        generation: observed.seen.generation,
+        endpoint: observed.endpoint.clone(),
+        server_url: observed.server_url.clone(),
+        service: observed.service.clone(),
+        misdeclared: observed.seen.misdeclared.clone(),
+        will: observed.seen.will.clone(),
+        prove: plan.prove,
+        hurry: under_way || judged.reason == "Starting",
+        pull: plan.pull.clone(),
+        preload: plan.preload.clone(),
+    }
+}
+
+async fn follow(api: &dyn HostApi, operation: &str) -> Outcome {
+    match api.operation(operation).await {
+        Ok(operation) => of_operation(&operation),
+        Err(error) => of_error(&error),
+    }
+}
+
+fn of_operation(operation: &OperationStatus) -> Outcome {
+    match operation.phase {
+        Phase::Succeeded => Outcome::Done,
+        Phase::Failed => Outcome::Failed { why: operation.message.clone() },
+        Phase::Accepted | Phase::Running => Outcome::Sent { operation: operation.id.clone() },
+    }
+}
+
+fn of_error(error: &HostError) -> Outcome {
+    match error {
+        HostError::Held { .. } => Outcome::Failed { why: error.to_string() },
+        // A newer leader follows the operation; this one's term is about to end.
+        HostError::StaleEpoch { .. } => Outcome::Unclear { why: error.to_string() },
+        error if error.is_retryable() => Outcome::Unclear { why: error.to_string() },
+        error => Outcome::Failed { why: error.to_string() },
+    }
+}
+
+/// What was projected last in this term, so that a steady backend costs no statement.
+#[derive(Default)]
+pub struct Projected {
+    rows: Mutex<HashMap<String, (BackendRow, ServerRow)>>,
+}
+
+impl Projected {
+    fn is_known(&self, uid: &str, backend: &BackendRow, server: &ServerRow) -> bool {
+        self.lock().get(uid).is_some_and(|(b, s)| b == backend && s == server)
+    }
+
+    fn put(&self, uid: &str, backend: BackendRow, server: ServerRow) {
+        self.lock().insert(uid.to_owned(), (backend, server));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (BackendRow, ServerRow)>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,33 @@
+//! How many calls at once: lowered by one for each lack of memory, for an hour before it rises by one again.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::LLMBackendSpec;
+
+use super::{memory::Lowered, plan::PlanNote, seen::Seen};
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+/// The limit in force now, from what is declared and from the out-of-memory deaths that the agent reports.
+pub fn effective(
+    spec: &LLMBackendSpec,
+    seen: &Seen,
+    lowered: &mut Option<Lowered>,
+    now: Timestamp,
+) -> (i32, Option<PlanNote>) {
+    let max = spec.max_concurrency();
+    let most = (max - spec.concurrency.min.clamp(1, max)).max(0);
+    while let Some(low) = lowered.as_mut().filter(|l| now >= l.until && l.by > 0) {
+        low.by -= 1;
+        low.until += HOUR;
+    }
+    let died_at = seen.agent.service().and_then(|s| s.report.out_of_memory_at);
+    let known = lowered.as_ref().map(|l| l.seen_at);
+    let mut note = None;
+    if let Some(at) = died_at.filter(|at| known.is_none_or(|known| *at > known) && now < *at + HOUR) {
+        let by = (lowered.as_ref().map_or(0, |l| l.by) + 1).min(most);
+        *lowered = Some(Lowered { by, until: now + HOUR, seen_at: at });
+        note = Some(PlanNote::LimitLowered { to: max - by });
+    }
+    (max - lowered.as_ref().map_or(0, |l| l.by).min(most), note)
+}

@@ -1,0 +1,199 @@
+//! LLMBackend: judged by probes, canaries and tokens; healed by the ladder that its cause allows.
+//!
+//! `judge` and `plan` are pure and read what `seen` and `memory` hold; `prober` asks the servers; `apply` acts.
+
+mod apply;
+mod canary;
+mod judge;
+mod limit;
+mod memory;
+mod notes;
+mod observe;
+mod plan;
+mod prober;
+mod seen;
+mod server;
+mod session;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use tokio::sync::mpsc;
+
+use crate::{
+    api::{Engine, HostAgent, LLMBackend, LLMBackendStatus},
+    engines::EngineKind,
+    store::{Observation, Term},
+};
+
+use super::{
+    Parts,
+    driver::{Controller, Report},
+    error::StepError,
+    feed::Feed,
+    shared::{Key, Shared},
+};
+
+use judge::Judgement;
+use observe::Observed;
+use plan::Plan;
+
+pub use observe::service_of;
+
+/// The engine's client for a declared engine.
+fn engine_kind(engine: Engine) -> EngineKind {
+    match engine {
+        Engine::Ollama => EngineKind::Ollama,
+        Engine::MLX => EngineKind::Mlx,
+        Engine::OpenAI => EngineKind::OpenAi,
+    }
+}
+
+/// The controller of one term.
+pub struct Backends {
+    parts: Parts,
+    shared: Shared,
+    feed: Feed<LLMBackend>,
+    host_agents: Feed<HostAgent>,
+    probers: prober::Probers,
+    memories: observe::Memories,
+    projected: apply::Projected,
+    duplicates: Mutex<(Vec<Version>, Arc<HashMap<Key, Key>>)>,
+}
+
+/// Enough of an object to see whether the set of declared servers has changed.
+type Version = (Option<String>, Option<i64>);
+
+impl Backends {
+    pub fn new(
+        parts: Parts,
+        shared: Shared,
+        feed: Feed<LLMBackend>,
+        host_agents: Feed<HostAgent>,
+        trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    ) -> Self {
+        let tools = prober::Tools {
+            store: Arc::clone(&parts.store),
+            agents: shared.agents.clone(),
+            slots: shared.slots.clone(),
+            wake: shared.wake.clone(),
+            metrics: parts.metrics.clone(),
+            trigger,
+            holder: parts.holder.clone(),
+        };
+        Self {
+            parts,
+            shared,
+            feed,
+            host_agents,
+            probers: prober::Probers::new(tools),
+            memories: observe::Memories::default(),
+            projected: apply::Projected::default(),
+            duplicates: Mutex::default(),
+        }
+    }
+
+    /// The backends whose service an agent runs.
+    pub fn of_agent(&self, agent: &Key) -> Vec<Key> {
+        let of_agent = self.feed.objects.state_filter(|b| {
+            service_of(b.spec.recovery.as_ref(), &b.namespace().unwrap_or_default()).is_some_and(|(a, _)| a == *agent)
+        });
+        of_agent.iter().map(|b| Key::of(&**b)).collect()
+    }
+
+    /// Ask a server again now.
+    pub fn poke(&self, backend: &Key) {
+        self.probers.poke(backend);
+    }
+
+    /// The last probe and canary of every backend, by uid.
+    pub fn observations(&self) -> Vec<(String, Observation)> {
+        self.probers.observations()
+    }
+
+    /// Which backends declare a server that an older one has; computed anew only when a spec has changed.
+    fn duplicates(&self) -> Arc<HashMap<Key, Key>> {
+        let objects = self.feed.objects.state();
+        let versions: Vec<Version> = objects.iter().map(|o| (o.uid(), o.metadata.generation)).collect();
+        let mut known = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != versions {
+            *known = (versions, Arc::new(server::duplicates(&objects)));
+        }
+        Arc::clone(&known.1)
+    }
+}
+
+#[async_trait]
+impl Controller for Backends {
+    type Object = LLMBackend;
+    type Observed = Observed;
+    type Plan = (Judgement, Plan);
+    type Done = apply::Done;
+    type Status = LLMBackendStatus;
+
+    const KIND: &'static str = "LLMBackend";
+
+    async fn observe(&self, object: &LLMBackend) -> Result<Observed, StepError> {
+        self.look(object).await
+    }
+
+    fn plan(&self, object: &LLMBackend, observed: &Observed, now: Timestamp) -> (Judgement, Plan) {
+        let judged = judge::judge(&object.spec, &observed.seen, &observed.memory, now);
+        let plan = plan::plan(&object.spec, &observed.seen, &judged, &observed.memory, &observed.fresh_id, now);
+        (judged, plan)
+    }
+
+    async fn apply(
+        &self,
+        object: &LLMBackend,
+        observed: &Observed,
+        plan: (Judgement, Plan),
+        term: &Term,
+    ) -> Result<apply::Done, StepError> {
+        self.carry_out(object, observed, plan, term).await
+    }
+
+    fn status(
+        &self,
+        object: &LLMBackend,
+        observed: &Observed,
+        done: &apply::Done,
+        now: Timestamp,
+    ) -> Report<LLMBackendStatus> {
+        let old = object.status.as_ref();
+        let new = status::status(&object.spec, &observed.seen, &done.judged, &done.plan, old, now);
+        Report {
+            notes: notes::of_plan(&done.plan.notes),
+            changes: notes::of_change(old, &new).into_iter().collect(),
+            again: again(observed, &done.plan, now),
+            status: status::differs(old, &new).then_some(new),
+        }
+    }
+
+    fn gone(&self, namespace: &str, name: &str) {
+        self.probers.stop(&Key::new(namespace, name));
+    }
+}
+
+/// When to look again although nobody triggers it.
+fn again(observed: &Observed, plan: &Plan, now: Timestamp) -> Option<Duration> {
+    if plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some()) {
+        return Some(Duration::from_secs(1));
+    }
+    if observed.seen.load.in_flight > 0 {
+        return Some(Duration::from_secs(5));
+    }
+    let until = plan.waiting.as_ref().and_then(|w| w.until)?;
+    let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    Some(wait.clamp(Duration::from_millis(200), Duration::from_secs(30)))
+}

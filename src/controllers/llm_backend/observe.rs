@@ -1,0 +1,210 @@
+//! One look at a backend: its prober's findings, its agent, its slots, what people want, what is remembered.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use kube::ResourceExt;
+use uuid::Uuid;
+
+use crate::{
+    api::{LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
+    engines::{Endpoint, Secret},
+    store::Recoveries,
+};
+
+use super::{
+    super::{
+        error::StepError,
+        shared::{Key, SecretError, ServiceView},
+    },
+    Backends,
+    memory::Memory,
+    prober::Findings,
+    seen::{AgentService, AgentView, Load, Misdeclared, Peers, Seen, Will, WorkloadView},
+    server,
+};
+
+/// What a pass starts from.
+pub struct Observed {
+    pub key: Key,
+    pub uid: String,
+    pub seen: Seen,
+    /// As it was committed last.
+    pub memory: Memory,
+    pub endpoint: Option<Endpoint>,
+    pub server_url: String,
+    /// Agent and service of `recovery`.
+    pub service: Option<(Key, String)>,
+    /// For an episode that begins in this pass.
+    pub fresh_id: String,
+}
+
+impl Backends {
+    pub(super) async fn look(&self, object: &LLMBackend) -> Result<Observed, StepError> {
+        let key = Key::of(object);
+        let uid = object.uid().unwrap_or_default();
+        let spec = &object.spec;
+        let memory = self.memories.get(&*self.parts.store, &uid, &key).await?;
+        let server_url = server::server_url(&spec.url).unwrap_or_else(|| spec.url.clone());
+        let service = service_of(spec.recovery.as_ref(), &key.namespace);
+        let (endpoint, secret_problem) = self.endpoint(object, &key).await?;
+        let agent = self.agent_view(service.as_ref());
+        let misdeclared = self.misdeclared(object, &key).or(secret_problem).or_else(|| match &agent {
+            Err(misdeclared) => Some(misdeclared.clone()),
+            Ok(_) => None,
+        });
+        let Findings { probes, canary, loaded, pulls, .. } = self.probers.findings(&key, &uid);
+        let failing = probes.failing_since.is_some();
+        let seen = Seen {
+            generation: object.metadata.generation.unwrap_or_default(),
+            misdeclared,
+            probes,
+            canary,
+            loaded,
+            load: self.load(&server_url),
+            agent: agent.unwrap_or_default(),
+            workload: self.workload_view(object, &key, failing || memory.episode.is_some()).await,
+            peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },
+            will: self.will(object, &key),
+            pulls,
+            woke_at: self.shared.wake.woke_at(),
+        };
+        Ok(Observed { key, uid, seen, memory, endpoint, server_url, service, fresh_id: Uuid::now_v7().to_string() })
+    }
+
+    fn load(&self, server_url: &str) -> Load {
+        let occupied = self.shared.slots.of(server_url);
+        Load {
+            in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
+            oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
+            last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
+            last_call_at: occupied.last_call_at,
+            waiting: 0,
+        }
+    }
+
+    fn misdeclared(&self, object: &LLMBackend, key: &Key) -> Option<Misdeclared> {
+        if !self.parts.platform.loopback_is_self() && server::is_loopback(&object.spec.url) {
+            return Some(Misdeclared::LoopbackUrl);
+        }
+        self.duplicates().get(key).map(|older| Misdeclared::DuplicateServer { older: older.to_string() })
+    }
+
+    /// The endpoint, with its token. A missing Secret is a misdeclaration; one that can't be read now leaves the last one.
+    async fn endpoint(
+        &self,
+        object: &LLMBackend,
+        key: &Key,
+    ) -> Result<(Option<Endpoint>, Option<Misdeclared>), StepError> {
+        let Ok(url) = reqwest::Url::parse(&object.spec.url) else { return Ok((None, None)) };
+        let bearer = match &object.spec.auth_secret_ref {
+            None => None,
+            Some(reference) => {
+                let secret = Key::new(&key.namespace, &reference.name);
+                match self.shared.secrets.text(&secret, "token").await {
+                    Ok(token) => Some(Secret::new(token)),
+                    Err(SecretError::Missing(what)) => return Ok((None, Some(Misdeclared::SecretMissing { what }))),
+                    Err(SecretError::Unavailable(error)) => return Err(error.into()),
+                }
+            }
+        };
+        Ok((Some(Endpoint::new(self.parts.http.clone(), url, bearer)), None))
+    }
+
+    fn agent_view(&self, service: Option<&(Key, String)>) -> Result<AgentView, Misdeclared> {
+        let Some((agent, service)) = service else { return Ok(AgentView::None) };
+        match self.shared.agents.service(agent, service) {
+            ServiceView::NoAgent => {
+                let there = self.host_agents.objects.find(|a| Key::of(a) == *agent).is_some();
+                if there || !self.host_agents.is_complete() {
+                    Ok(AgentView::Unheard)
+                } else {
+                    Err(Misdeclared::HostAgentMissing { name: agent.name.clone() })
+                }
+            }
+            ServiceView::Unheard => Ok(AgentView::Unheard),
+            ServiceView::Unreachable { since, why } => Ok(AgentView::Unreachable { since, why }),
+            ServiceView::NoService => {
+                Err(Misdeclared::ServiceUnknown { agent: agent.name.clone(), service: service.clone() })
+            }
+            ServiceView::Service { at, report, instance_since, disk_free_percent } => {
+                let wanted_user = report.wanted_user.clone();
+                let heard =
+                    AgentService { heard_at: at, report: *report, instance_since, disk_free_percent, wanted_user };
+                Ok(AgentView::Heard(Box::new(heard)))
+            }
+        }
+    }
+
+    /// The other backends of the same agent, looked at only while this one fails.
+    fn peers(&self, service: Option<&(Key, String)>) -> Peers {
+        let Some((agent, _)) = service else { return Peers::default() };
+        let of_agent = self.feed.objects.state_filter(|b| {
+            service_of(b.spec.recovery.as_ref(), &b.namespace().unwrap_or_default()).is_some_and(|(a, _)| a == *agent)
+        });
+        let failing: Vec<_> = of_agent.iter().filter_map(|b| self.probers.failing_since(&Key::of(&**b))).collect();
+        Peers { total: of_agent.len(), failing: failing.len(), failing_since: failing.into_iter().min() }
+    }
+
+    async fn workload_view(&self, object: &LLMBackend, key: &Key, needed: bool) -> Option<WorkloadView> {
+        let workload = object.spec.recovery.as_ref()?.workload_ref.as_ref()?;
+        if !needed {
+            return None;
+        }
+        let pods = self.parts.workloads.pods(&key.namespace, workload).await.ok()?;
+        let alive: Vec<_> = pods.iter().filter(|p| !p.deleting).collect();
+        let ready = alive.iter().filter(|p| p.ready).count();
+        Some(WorkloadView { pods: i32::try_from(alive.len()).ok()?, ready: i32::try_from(ready).ok()? })
+    }
+
+    fn will(&self, object: &LLMBackend, key: &Key) -> Will {
+        let wishes = &self.shared.wishes;
+        let annotation = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
+        let agent_suspended = service_of(object.spec.recovery.as_ref(), &key.namespace)
+            .and_then(|(agent, _)| wishes.suspended("HostAgent", &agent))
+            .unwrap_or(false);
+        Will {
+            suspended: wishes.suspended("LLMBackend", key).unwrap_or(object.spec.suspend),
+            paused: wishes.is_paused(jiff::Timestamp::now()) || agent_suspended,
+            observe: self.parts.observe || object.spec.mode == Mode::Observe,
+            // Both are timestamps: the later one is the newer wish.
+            reconcile_token: annotation.max(wishes.reconcile_token("LLMBackend", key)),
+        }
+    }
+}
+
+/// The agent and service of a `recovery`.
+pub fn service_of(recovery: Option<&Recovery>, namespace: &str) -> Option<(Key, String)> {
+    let recovery = recovery?;
+    let agent = recovery.host_agent_ref.as_ref()?;
+    Some((Key::new(namespace, &agent.name), recovery.service.clone()?))
+}
+
+/// The memories of this term: only the leader writes them, so that what was read once holds.
+#[derive(Default)]
+pub struct Memories {
+    known: Mutex<HashMap<String, Memory>>,
+}
+
+impl Memories {
+    async fn get(&self, store: &dyn crate::store::Store, uid: &str, key: &Key) -> Result<Memory, StepError> {
+        if let Some(memory) = self.lock().get(uid) {
+            return Ok(memory.clone());
+        }
+        let memory = match Recoveries::recovery(store, uid).await? {
+            None => Memory::default(),
+            Some(document) => serde_json::from_value(document)
+                .map_err(|e| StepError::Memory { what: format!("LLMBackend {key}"), why: e.to_string() })?,
+        };
+        self.lock().insert(uid.to_owned(), memory.clone());
+        Ok(memory)
+    }
+
+    /// What was committed.
+    pub fn put(&self, uid: &str, memory: Memory) {
+        self.lock().insert(uid.to_owned(), memory);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

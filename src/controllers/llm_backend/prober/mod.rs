@@ -1,0 +1,160 @@
+//! One task per backend that asks the server how it is, keeps the last answers, and calls for a pass when they change.
+
+mod calls;
+mod task;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use kube::runtime::reflector::ObjectRef;
+
+use crate::{
+    api::{LLMBackend, LLMBackendSpec},
+    engines::{Endpoint, LoadedModel},
+    store::{Observation, Store},
+    telemetry::Metrics,
+};
+
+use super::{
+    super::shared::{Agents, Key, SlotWatch, Wake},
+    seen::{CanaryHistory, Misdeclared, ProbeHistory, Pull, Will},
+};
+
+/// What the controller wants of a prober: changed with every pass that decides otherwise.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub spec: LLMBackendSpec,
+    pub generation: i64,
+    pub endpoint: Option<Endpoint>,
+    pub server_url: String,
+    /// The agent and service whose CPU time tells a busy server from a hung one.
+    pub service: Option<(Key, String)>,
+    pub misdeclared: Option<Misdeclared>,
+    pub will: Will,
+    /// An inference must prove that it serves.
+    pub prove: bool,
+    /// Ask each second: something is under way.
+    pub hurry: bool,
+    pub pull: Vec<String>,
+    pub preload: Option<String>,
+}
+
+impl PartialEq for Wish {
+    fn eq(&self, other: &Self) -> bool {
+        self.spec == other.spec
+            && self.generation == other.generation
+            && format!("{:?}", self.endpoint.as_ref().map(Endpoint::base))
+                == format!("{:?}", other.endpoint.as_ref().map(Endpoint::base))
+            && self.server_url == other.server_url
+            && self.misdeclared == other.misdeclared
+            && self.will == other.will
+            && (self.prove, self.hurry) == (other.prove, other.hurry)
+            && self.pull == other.pull
+            && self.preload == other.preload
+    }
+}
+
+/// What a prober found.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    pub probes: ProbeHistory,
+    pub canary: CanaryHistory,
+    pub loaded: Option<Vec<LoadedModel>>,
+    pub pulls: BTreeMap<String, Pull>,
+    pub observation: Observation,
+}
+
+/// What all probers share.
+#[derive(Clone)]
+pub struct Tools {
+    pub store: Arc<dyn Store>,
+    pub agents: Agents,
+    pub slots: SlotWatch,
+    pub wake: Wake,
+    pub metrics: Metrics,
+    pub trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    /// Unique for this process.
+    pub holder: String,
+}
+
+/// The probers of a term.
+pub struct Probers {
+    tools: Tools,
+    running: Mutex<HashMap<Key, Prober>>,
+}
+
+struct Prober {
+    uid: String,
+    wish: watch::Sender<Wish>,
+    findings: Arc<Mutex<Findings>>,
+    poke: Arc<Notify>,
+    _stop: DropGuard,
+}
+
+impl Probers {
+    pub fn new(tools: Tools) -> Self {
+        Self { tools, running: Mutex::default() }
+    }
+
+    /// Starts or directs the prober of a backend.
+    pub fn direct(&self, key: &Key, uid: &str, wish: Wish) {
+        let mut running = self.lock();
+        if let Some(prober) = running.get(key).filter(|p| p.uid == uid) {
+            prober.wish.send_if_modified(|old| {
+                let changed = *old != wish;
+                *old = wish;
+                changed
+            });
+            return;
+        }
+        let stop = CancellationToken::new();
+        let (sender, wishes) = watch::channel(wish);
+        let findings = Arc::<Mutex<Findings>>::default();
+        let poke = Arc::new(Notify::new());
+        let task = task::Task::new(key.clone(), self.tools.clone(), wishes, Arc::clone(&findings), Arc::clone(&poke));
+        tokio::spawn(task.run(stop.clone()));
+        let prober = Prober { uid: uid.to_owned(), wish: sender, findings, poke, _stop: stop.drop_guard() };
+        running.insert(key.clone(), prober);
+    }
+
+    pub fn stop(&self, key: &Key) {
+        self.lock().remove(key);
+        self.tools.metrics.backends.forget(&key.namespace, &key.name);
+    }
+
+    /// What is known of a backend; nothing before its first pass.
+    pub fn findings(&self, key: &Key, uid: &str) -> Findings {
+        let running = self.lock();
+        running.get(key).filter(|p| p.uid == uid).map(|p| lock(&p.findings).clone()).unwrap_or_default()
+    }
+
+    /// Whether a backend fails now, and since when its row of failures lasts.
+    pub fn failing_since(&self, key: &Key) -> Option<jiff::Timestamp> {
+        self.lock().get(key).and_then(|p| lock(&p.findings).probes.failing_since)
+    }
+
+    /// Ask this server again now: something about its process has changed.
+    pub fn poke(&self, key: &Key) {
+        if let Some(prober) = self.lock().get(key) {
+            prober.poke.notify_one();
+        }
+    }
+
+    /// The last probe and canary of every backend, by uid.
+    pub fn observations(&self) -> Vec<(String, Observation)> {
+        self.lock().values().map(|p| (p.uid.clone(), lock(&p.findings).observation.clone())).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Prober>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lock(findings: &Mutex<Findings>) -> std::sync::MutexGuard<'_, Findings> {
+    findings.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,390 @@
+//! The loop of one prober. Calls that take long (canary, pull) run beside it, so that probing never waits for them.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rand::Rng;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    engines::{Failure, ProbeVerdict, engine},
+    store::Observation,
+};
+
+use super::{
+    super::{
+        super::shared::Key,
+        canary::{CanaryPlan, plan_canary},
+        engine_kind,
+        judge::word,
+        seen::{Canaried, Load, Probed, Pull, Seen},
+        session::Session,
+    },
+    Findings, Tools, Wish,
+    calls::{self, CanaryDone},
+    lock,
+};
+
+/// After a refusal the server is asked again this soon, until the threshold.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Without a probe to come, canaries are thought about this often.
+const LOOK: Duration = Duration::from_secs(5);
+/// A failed pull is tried again after this.
+const PULL_RETRY: SignedDuration = SignedDuration::from_mins(1);
+/// Pull percent is written at most this often.
+const PULL_REPORT: Duration = Duration::from_secs(10);
+
+pub struct Task {
+    key: Key,
+    tools: Tools,
+    wishes: watch::Receiver<Wish>,
+    findings: Arc<Mutex<Findings>>,
+    poke: Arc<Notify>,
+    session: Session,
+    canary_running: bool,
+    pulls_running: usize,
+    last_pull_report: Option<Instant>,
+    reports: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedReceiver<Done>,
+}
+
+/// What a call that ran beside the loop brings back.
+pub enum Done {
+    Canary(CanaryDone),
+    PullProgress { model: String, percent: i32 },
+    Pulled { model: String, error: Option<String> },
+    Preloaded { model: String },
+}
+
+impl Task {
+    pub fn new(
+        key: Key,
+        tools: Tools,
+        wishes: watch::Receiver<Wish>,
+        findings: Arc<Mutex<Findings>>,
+        poke: Arc<Notify>,
+    ) -> Self {
+        let (reports, done) = mpsc::unbounded_channel();
+        Self {
+            key,
+            tools,
+            wishes,
+            findings,
+            poke,
+            session: Session::default(),
+            canary_running: false,
+            pulls_running: 0,
+            last_pull_report: None,
+            reports,
+            done,
+        }
+    }
+
+    pub async fn run(mut self, stop: CancellationToken) {
+        // Spread out, so that a thousand probers don't ask in one instant.
+        let spread = Duration::from_millis(rand::rng().random_range(0..300));
+        let mut next = Instant::now() + spread;
+        let mut generation = self.wishes.borrow().generation;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(next) => next = Instant::now() + self.probe().await,
+                () = self.poke.notified() => next = Instant::now(),
+                Some(done) = self.done.recv() => self.take(done).await,
+                changed = self.wishes.changed() => {
+                    if changed.is_err() { return }
+                    let wish = self.wishes.borrow_and_update().clone();
+                    if wish.generation != generation {
+                        generation = wish.generation;
+                        *lock(&self.findings) = Findings::default();
+                        self.session = Session::default();
+                        next = Instant::now();
+                    }
+                    if wish.hurry {
+                        next = next.min(Instant::now() + AGAIN);
+                    }
+                    self.consider(&wish).await;
+                }
+            }
+        }
+    }
+
+    /// One probe over all paths, then whatever it makes sensible. Returns when to probe again.
+    async fn probe(&mut self) -> Duration {
+        let wish = self.wishes.borrow().clone();
+        let period = Duration::from_secs(wish.spec.probe.period_seconds.unsigned_abs().into());
+        let Some(endpoint) = &wish.endpoint else { return LOOK };
+        let timeout = Duration::from_secs(wish.spec.probe.timeout_seconds.unsigned_abs().into());
+        let engine = engine(engine_kind(wish.spec.engine));
+        let cpu_before =
+            if self.was_silent() { calls::cpu(&self.tools.agents, wish.service.as_ref()).await } else { None };
+        let began = Instant::now();
+        let verdict = engine.probe(endpoint, &wish.spec.probe.paths, timeout).await;
+        let took = began.elapsed();
+        self.tools.metrics.backends.probe(&self.key.namespace, &self.key.name, took);
+        let loaded = match (&verdict, engine.manages_models()) {
+            (ProbeVerdict::Models(_), true) => engine.loaded(endpoint, timeout).await.ok().flatten(),
+            _ => None,
+        };
+        let silent = matches!(verdict, ProbeVerdict::Timeout);
+        let advanced = match (silent, cpu_before) {
+            (true, Some(before)) => {
+                calls::cpu_advanced(&self.tools.agents, wish.service.as_ref(), Some(before), began).await
+            }
+            _ => None,
+        };
+        let retry_after = match &verdict {
+            ProbeVerdict::RateLimited { retry_after } => *retry_after,
+            _ => None,
+        };
+        let again = self.note_probe(&wish, verdict, took, loaded, advanced);
+        self.consider(&wish).await;
+        let jittered = period.mul_f64(rand::rng().random_range(0.9..=1.1));
+        let wait = if again || wish.hurry { AGAIN.min(jittered) } else { jittered };
+        wait.max(retry_after.unwrap_or_default())
+    }
+
+    fn was_silent(&self) -> bool {
+        lock(&self.findings).probes.last.as_ref().is_some_and(|p| p.verdict == ProbeVerdict::Timeout)
+    }
+
+    /// Folds a probe in; returns whether the server should be asked again at once.
+    fn note_probe(
+        &mut self,
+        wish: &Wish,
+        verdict: ProbeVerdict,
+        took: Duration,
+        loaded: Option<Vec<crate::engines::LoadedModel>>,
+        cpu_advanced: Option<bool>,
+    ) -> bool {
+        let now = Timestamp::now();
+        let millis = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+        let probe = &wish.spec.probe;
+        let mut findings = lock(&self.findings);
+        let before = fingerprint(&findings);
+        // Before the machine slept is another time: its failures don't count towards the threshold.
+        let slept = self.tools.wake.woke_at().filter(|woke| findings.probes.failing_since.is_some_and(|at| at < *woke));
+        if slept.is_some() && findings.probes.answering != Some(false) {
+            findings.probes.failures_in_row = 0;
+            findings.probes.failing_since = None;
+        }
+        findings.observation.probe_at = Some(now);
+        findings.observation.probe_verdict = Some(word(&verdict).into());
+        findings.observation.probe_millis = Some(millis);
+        match cpu_advanced {
+            Some(true) => {
+                findings.canary.busy_since.get_or_insert(now);
+            }
+            Some(false) => findings.canary.busy_since = None,
+            None => {}
+        }
+        findings.probes.push(Probed { at: now, verdict, millis }, probe.failure_threshold, probe.success_threshold);
+        if let Some(loaded) = loaded {
+            if self.session.look(&loaded) {
+                findings.canary.others_succeeded(now);
+            }
+            findings.loaded = Some(loaded);
+        }
+        let failing_below = findings.probes.failures_in_row > 0 && findings.probes.answering != Some(false);
+        let refused = findings.probes.last.as_ref().is_some_and(|p| p.verdict.is_refusal());
+        let rising = findings.probes.answering == Some(false) && findings.probes.successes_in_row > 0;
+        let changed = fingerprint(&findings) != before;
+        drop(findings);
+        if changed {
+            self.trigger();
+        }
+        failing_below && refused || rising
+    }
+
+    /// Sends a canary, a pull or a preload, where one is wanted and may be sent.
+    async fn consider(&mut self, wish: &Wish) {
+        let Some(endpoint) = wish.endpoint.clone() else { return };
+        self.start_pulls(wish, &endpoint);
+        if self.canary_running {
+            return;
+        }
+        self.session.prove = wish.prove;
+        let seen = self.seen(wish);
+        if let CanaryPlan::Send { model, keep_alive, loads } =
+            plan_canary(&wish.spec, &seen, &self.session, Timestamp::now())
+        {
+            let patience = if loads {
+                wish.spec.probe.startup_seconds.max(wish.spec.canary.timeout_seconds)
+            } else {
+                wish.spec.canary.timeout_seconds
+            };
+            let call = calls::Canary {
+                key: self.key.clone(),
+                engine: engine_kind(wish.spec.engine),
+                endpoint,
+                server_url: wish.server_url.clone(),
+                service: wish.service.clone(),
+                model,
+                keep_alive,
+                timeout: Duration::from_secs(patience.unsigned_abs().into()),
+            };
+            self.canary_running = true;
+            let (tools, reports) = (self.tools.clone(), self.reports.clone());
+            tokio::spawn(async move {
+                let done = call.run(&tools).await;
+                // Nobody listens any more: the prober was stopped.
+                let _ = reports.send(Done::Canary(done));
+            });
+        } else if let Some(model) = wish.preload.clone().filter(|_| seen.loaded.as_ref().is_some_and(Vec::is_empty)) {
+            self.canary_running = true;
+            let (kind, reports) = (engine_kind(wish.spec.engine), self.reports.clone());
+            let patience = Duration::from_secs(wish.spec.probe.startup_seconds.unsigned_abs().into());
+            tokio::spawn(async move {
+                if let Err(error) = engine(kind).preload(&endpoint, &model, patience).await {
+                    tracing::warn!(model, %error, "model not preloaded");
+                }
+                let _ = reports.send(Done::Preloaded { model });
+            });
+        }
+    }
+
+    /// What canary planning reads.
+    fn seen(&self, wish: &Wish) -> Seen {
+        let findings = lock(&self.findings).clone();
+        Seen {
+            generation: wish.generation,
+            misdeclared: wish.misdeclared.clone(),
+            probes: findings.probes,
+            canary: findings.canary,
+            loaded: findings.loaded,
+            load: load(&self.tools, &wish.server_url),
+            will: wish.will.clone(),
+            ..Seen::default()
+        }
+    }
+
+    fn start_pulls(&mut self, wish: &Wish, endpoint: &crate::engines::Endpoint) {
+        if self.pulls_running > 0 {
+            return;
+        }
+        let Some(model) = wish.pull.first().cloned() else { return };
+        self.pulls_running += 1;
+        lock(&self.findings).pulls.insert(model.clone(), Pull { percent: Some(0), ..Pull::default() });
+        let (kind, endpoint, reports) = (engine_kind(wish.spec.engine), endpoint.clone(), self.reports.clone());
+        tokio::spawn(calls::pull(kind, endpoint, model, reports));
+    }
+
+    /// Takes in what a call brought back.
+    async fn take(&mut self, done: Done) {
+        let before = fingerprint(&lock(&self.findings));
+        match done {
+            Done::Canary(done) => self.take_canary(done).await,
+            Done::PullProgress { model, percent } => {
+                let due = self.last_pull_report.is_none_or(|at| at.elapsed() >= PULL_REPORT);
+                if due {
+                    self.last_pull_report = Some(Instant::now());
+                    lock(&self.findings).pulls.insert(model, Pull { percent: Some(percent), ..Pull::default() });
+                }
+            }
+            Done::Pulled { model, error } => {
+                self.pulls_running -= 1;
+                let mut findings = lock(&self.findings);
+                match error {
+                    None => {
+                        findings.pulls.remove(&model);
+                    }
+                    Some(error) => {
+                        let retry_at = Some(Timestamp::now() + PULL_RETRY);
+                        findings.pulls.insert(model, Pull { percent: None, error: Some(error), retry_at });
+                    }
+                }
+                drop(findings);
+                self.poke.notify_one();
+            }
+            Done::Preloaded { model } => {
+                self.canary_running = false;
+                self.session.called(&model);
+                self.poke.notify_one();
+            }
+        }
+        if fingerprint(&lock(&self.findings)) != before {
+            self.trigger();
+        }
+        let wish = self.wishes.borrow().clone();
+        self.consider(&wish).await;
+    }
+
+    async fn take_canary(&mut self, done: CanaryDone) {
+        self.canary_running = false;
+        let CanaryDone::Asked { model, canaried } = done else { return };
+        let wish = self.wishes.borrow().clone();
+        self.session.called(&model);
+        if let Err(Failure::RateLimited { retry_after }) = &canaried.result {
+            let wait = retry_after.unwrap_or(Duration::from_secs(10));
+            self.session.not_before = Timestamp::now().checked_add(wait).ok();
+        }
+        let millis = canaried.ended_at.duration_since(canaried.started_at).as_millis();
+        let took = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        self.tools.metrics.backends.canary(&self.key.namespace, &self.key.name, took);
+        // What it left in memory is to be known before anybody else's call moves it.
+        let engine = engine(engine_kind(wish.spec.engine));
+        let loaded = match (&wish.endpoint, canaried.result.is_ok() && engine.manages_models()) {
+            (Some(endpoint), true) => engine.loaded(endpoint, Duration::from_secs(2)).await.ok().flatten(),
+            _ => None,
+        };
+        let mut findings = lock(&self.findings);
+        note_canary(&mut findings.observation, &canaried, i64::try_from(millis).unwrap_or(i64::MAX));
+        findings.canary.push(canaried);
+        if let Some(loaded) = loaded {
+            if self.session.look(&loaded) {
+                findings.canary.others_succeeded(Timestamp::now());
+            }
+            findings.loaded = Some(loaded);
+        }
+        drop(findings);
+        // Proofs and time-outs count even when they look like the last one.
+        self.trigger();
+    }
+
+    fn trigger(&self) {
+        // No receiver: the term is over.
+        let _ = self
+            .tools
+            .trigger
+            .send(kube::runtime::reflector::ObjectRef::new(&self.key.name).within(&self.key.namespace));
+    }
+}
+
+fn note_canary(observation: &mut Observation, canaried: &Canaried, millis: i64) {
+    observation.canary_at = Some(canaried.ended_at);
+    observation.canary_millis = Some(millis);
+    let verdict = match &canaried.result {
+        Ok(()) => "Ok".to_owned(),
+        Err(failure) => failure.to_string(),
+    };
+    observation.canary_verdict = Some(verdict);
+}
+
+/// The calls in a server's slots.
+pub fn load(tools: &Tools, server_url: &str) -> Load {
+    let occupied = tools.slots.of(server_url);
+    Load {
+        in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
+        oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
+        last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
+        last_call_at: occupied.last_call_at,
+        waiting: 0,
+    }
+}
+
+/// What a pass would see differently: all but times and latencies.
+fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
+    let probes = &findings.probes;
+    (
+        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.back_since),
+        (findings.canary.others_ok_at.is_some(), findings.canary.busy_since, findings.pulls.clone()),
+        findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
+    )
+}

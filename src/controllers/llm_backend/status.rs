@@ -1,0 +1,256 @@
+//! Status, computed from spec, what was seen and what was planned. It is written only when it differs, times aside.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    api::{
+        BackendState, Condition, ConditionStatus, LLMBackendSpec, LLMBackendStatus, ModelStatus, RecoveryRecord,
+        RecoveryStatus, StepTally, set_condition,
+    },
+    engines::normalize,
+    store::Admission,
+};
+
+use super::{
+    engine_kind,
+    judge::{Aspect, Judgement},
+    memory::Memory,
+    plan::{Plan, Waiting, Why},
+    seen::Seen,
+};
+
+/// The state that people see: what was judged, under what is being done and what people want.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    pub state: BackendState,
+    pub reason: &'static str,
+    pub message: String,
+    pub ready: bool,
+    pub admission: Admission,
+    /// Only a human can mend it now.
+    pub for_human: bool,
+}
+
+/// Lays recovery and people's will over the judgement.
+pub fn shown(judged: &Judgement, plan: &Plan, seen: &Seen) -> Shown {
+    let memory = &plan.memory;
+    let mut shown = Shown {
+        state: judged.state,
+        reason: judged.reason,
+        message: judged.message.clone(),
+        ready: judged.ready,
+        admission: judged.admission,
+        for_human: judged.for_human,
+    };
+    if seen.will.suspended {
+        shown.state = BackendState::Suspended;
+        shown.reason = "Suspended";
+        shown.message = format!("suspended; without that: {}", judged.message);
+        shown.ready = false;
+        shown.admission = Admission::Closed;
+        shown.for_human = false;
+        return shown;
+    }
+    let Some(episode) = memory.episode.as_ref().filter(|_| !judged.ready && judged.state != BackendState::Suspended)
+    else {
+        return shown;
+    };
+    shown.admission = Admission::Closed;
+    if episode.deferred_at.is_some() {
+        shown.state = BackendState::Deferred;
+        shown.reason = "DeferredToHuman";
+        shown.for_human = true;
+        shown.message = episode.evidence.clone();
+    } else if let Some(run) = &episode.running {
+        shown.state = BackendState::Recovering;
+        shown.reason = "Recovering";
+        let step = run.step.as_str().to_lowercase();
+        let count =
+            if run.step == super::memory::Step::Restart { format!(" {}", episode.attempts) } else { String::new() };
+        shown.message = format!("{}; {step}{count} is running, an inference must prove it", episode.evidence);
+    } else if let Some(waiting) = &plan.waiting {
+        shown.message = format!("{}; {}", judged.message, waiting_for(waiting));
+    }
+    shown
+}
+
+/// Why nothing is done, in words without ages.
+fn waiting_for(waiting: &Waiting) -> String {
+    match waiting.why {
+        Why::Suspended => "suspended".into(),
+        Why::Paused => "nothing acts until `ostler unpause`".into(),
+        Why::Held => "its service is held at the agent".into(),
+        Why::JustWoke => "this machine just woke".into(),
+        Why::AgentUnreachable => "its host agent does not answer, so that nothing can restart it".into(),
+        Why::Storm => "more than half of this agent's backends fail: host or network is suspected".into(),
+        Why::Period => "the next attempt comes after recovery.periodSeconds".into(),
+        Why::Deferred => "a silent attempt comes after recovery.retryDeferredSeconds".into(),
+        Why::Step => "a step is running".into(),
+    }
+}
+
+/// The whole status of this pass. `old` gives transition times.
+pub fn status(
+    spec: &LLMBackendSpec,
+    seen: &Seen,
+    judged: &Judgement,
+    plan: &Plan,
+    old: Option<&LLMBackendStatus>,
+    now: Timestamp,
+) -> LLMBackendStatus {
+    let shown = shown(judged, plan, seen);
+    let memory = &plan.memory;
+    LLMBackendStatus {
+        observed_generation: seen.generation,
+        state: Some(shown.state),
+        conditions: conditions(&shown, judged, seen, old, now),
+        last_handled_reconcile_at: memory.handled_reconcile.clone(),
+        effective_limit: Some(plan.limit),
+        models: models(spec, seen, old),
+        last_served_time: memory.served_at.map(Time),
+        recovery: recovery(memory, plan),
+    }
+}
+
+fn conditions(
+    shown: &Shown,
+    judged: &Judgement,
+    seen: &Seen,
+    old: Option<&LLMBackendStatus>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    use ConditionStatus::{False, True};
+    let mut all = old.map(|s| s.conditions.clone()).unwrap_or_default();
+    let mut set = |type_: &str, status: ConditionStatus, reason: &str, message: &str| {
+        set_condition(
+            &mut all,
+            Condition {
+                type_: type_.into(),
+                status,
+                reason: reason.into(),
+                message: message.into(),
+                last_transition_time: Time(now),
+                observed_generation: seen.generation,
+            },
+        );
+    };
+    let message = shown.message.as_str();
+    let aspect = |a: &Aspect| (a.status, a.reason);
+    set("Ready", shown.ready.into(), shown.reason, message);
+    let stalled = shown.for_human;
+    set(
+        "Stalled",
+        stalled.into(),
+        if stalled { shown.reason } else { "NotStalled" },
+        if stalled { message } else { "" },
+    );
+    let settled = shown.ready || stalled || shown.state == BackendState::Suspended;
+    set(
+        "Reconciling",
+        (!settled).into(),
+        if settled { "Settled" } else { shown.reason },
+        if settled { "" } else { message },
+    );
+    let (status, reason) = aspect(&judged.reachable);
+    set("Reachable", status, reason, "");
+    let (status, reason) = aspect(&judged.models_ready);
+    set("ModelsReady", status, reason, if status == True { "" } else { &judged.message });
+    let (status, reason) = aspect(&judged.serving);
+    set(
+        "Serving",
+        if shown.ready {
+            status
+        } else if status == True {
+            False
+        } else {
+            status
+        },
+        reason,
+        "",
+    );
+    let deferred = if stalled { (True, shown.reason, message) } else { (False, "NotDeferred", "") };
+    set("DeferredToHuman", deferred.0, deferred.1, deferred.2);
+    all
+}
+
+fn models(spec: &LLMBackendSpec, seen: &Seen, old: Option<&LLMBackendStatus>) -> Vec<ModelStatus> {
+    let kind = engine_kind(spec.engine);
+    let same = |a: &str, b: &str| normalize(kind, a) == normalize(kind, b);
+    let listed = seen.probes.listed();
+    let known = |name: &str| old.and_then(|s| s.models.iter().find(|m| m.name == name));
+    spec.models
+        .iter()
+        .map(|model| {
+            let pull = seen.pulls.get(&model.name);
+            ModelStatus {
+                name: model.name.clone(),
+                present: match listed {
+                    Some(listed) => listed.iter().any(|l| same(l, &model.name)),
+                    None => known(&model.name).is_some_and(|m| m.present),
+                },
+                // Whether it is loaded changes by itself, with every pause of work: the API tells it live.
+                loaded: model
+                    .preload
+                    .then(|| seen.loaded.as_ref().map(|all| all.iter().any(|l| same(&l.name, &model.name))))
+                    .flatten(),
+                pull_percent: pull.and_then(|p| p.percent),
+                pull_error: pull.and_then(|p| p.error.clone()),
+            }
+        })
+        .collect()
+}
+
+fn recovery(memory: &Memory, plan: &Plan) -> Option<RecoveryStatus> {
+    if memory.episode.is_none() && memory.history.is_empty() {
+        return None;
+    }
+    let episode = memory.episode.as_ref().filter(|e| e.resolved_at.is_none());
+    let next = plan.waiting.as_ref().filter(|w| w.why != Why::Step).and_then(|w| w.until);
+    Some(RecoveryStatus {
+        cause: episode.map(|e| e.cause.as_str().into()),
+        step: episode.and_then(|e| e.running.as_ref()).map(|r| r.step.as_str().into()),
+        attempts: memory.episode.as_ref().map_or(0, |e| e.attempts),
+        next_attempt_time: next.map(Time),
+        history: memory
+            .history
+            .iter()
+            .map(|a| RecoveryRecord {
+                time: Time(a.at),
+                cause: a.cause.as_str().into(),
+                step: a.step.as_str().into(),
+                outcome: a.result.as_str().into(),
+                evidence: a.evidence.clone(),
+            })
+            .collect(),
+        tallies: memory
+            .tallies
+            .iter()
+            .flat_map(|(cause, steps)| {
+                steps.iter().map(|(step, tally)| StepTally {
+                    cause: cause.as_str().into(),
+                    step: step.as_str().into(),
+                    tried: tally.tried,
+                    helped: tally.helped,
+                })
+            })
+            .collect(),
+    })
+}
+
+/// Whether a status is worth a write: it differs in more than times.
+pub fn differs(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> bool {
+    let Some(old) = old else { return true };
+    let timeless = |status: &LLMBackendStatus| {
+        let mut status = status.clone();
+        status.last_served_time = None;
+        for condition in &mut status.conditions {
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        if let Some(recovery) = &mut status.recovery {
+            recovery.next_attempt_time = None;
+        }
+        status
+    };
+    timeless(old) != timeless(new)
+}

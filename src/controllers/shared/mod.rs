@@ -1,0 +1,47 @@
+//! What controllers share within a term: agents as last heard, slots, people's wishes, Secrets, and whether this machine slept.
+
+mod agents;
+mod secrets;
+mod slots;
+mod wake;
+mod wishes;
+
+pub use agents::{Agents, Heard, ServiceView};
+pub use secrets::{SecretError, Secrets};
+pub use slots::SlotWatch;
+pub use wake::Wake;
+pub use wishes::Wishes;
+
+/// All of it.
+#[derive(Clone)]
+pub struct Shared {
+    pub agents: Agents,
+    pub secrets: Secrets,
+    pub slots: SlotWatch,
+    pub wake: Wake,
+    pub wishes: Wishes,
+}
+
+/// A resource by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Of an object.
+    pub fn of<K: kube::ResourceExt>(object: &K) -> Self {
+        Self::new(object.namespace().unwrap_or_default(), object.name_any())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
