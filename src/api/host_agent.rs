@@ -54,6 +54,8 @@ pub struct HostAgentSpec {
 /// The one word for how an agent is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum HostAgentState {
+    /// Not asked yet.
+    Unheard,
     Reachable,
     Unreachable,
     Unauthorized,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{Condition, HeldService, HostAgent, HostAgentStatus, ServiceSummary, set_condition},
+    api::{Condition, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, set_condition},
     host::AgentReport,
     platform::Note,
 };
@@ -15,7 +15,7 @@ use super::{Observed, was_ready};
 const SKEW: i64 = 5;
 
 struct Verdict {
-    state: &'static str,
+    state: HostAgentState,
     ready: bool,
     stalled: bool,
     message: String,
@@ -25,19 +25,19 @@ fn verdict(observed: &Observed) -> Verdict {
     let of = |state, ready, stalled, message: String| Verdict { state, ready, stalled, message };
     if observed.suspended {
         return of(
-            "Suspended",
+            HostAgentState::Suspended,
             false,
             false,
             "suspended: it is not asked, and its services are not healed through it".into(),
         );
     }
     match (&observed.access, &observed.unreachable, &observed.heard) {
-        (Err(what), _, _) => of("SecretMissing", false, true, what.clone()),
+        (Err(what), _, _) => of(HostAgentState::SecretMissing, false, true, what.clone()),
         (_, Some((_, why)), _) if why.contains("refused the credentials") => {
-            of("Unauthorized", false, true, why.clone())
+            of(HostAgentState::Unauthorized, false, true, why.clone())
         }
-        (_, Some((_, why)), _) => of("Unreachable", false, false, why.clone()),
-        (_, None, None) => of("Unheard", false, false, "not asked yet".into()),
+        (_, Some((_, why)), _) => of(HostAgentState::Unreachable, false, false, why.clone()),
+        (_, None, None) => of(HostAgentState::Unheard, false, false, "not asked yet".into()),
         (_, None, Some(heard)) => {
             let down = heard.report.services.iter().filter(|s| s.gave_up).map(|s| s.name.as_str()).collect::<Vec<_>>();
             let message = if down.is_empty() {
@@ -45,7 +45,7 @@ fn verdict(observed: &Observed) -> Verdict {
             } else {
                 format!("answers; its own loop gave up on {}", down.join(", "))
             };
-            of("Reachable", true, false, message)
+            of(HostAgentState::Reachable, true, false, message)
         }
     }
 }
@@ -71,15 +71,16 @@ pub fn status(
         };
         set_condition(&mut conditions, condition);
     };
-    set("Ready", verdict.ready, verdict.state, &verdict.message);
+    let word = format!("{:?}", verdict.state);
+    set("Ready", verdict.ready, &word, &verdict.message);
     let reconciling = !verdict.ready && !verdict.stalled && !observed.suspended;
-    set("Reconciling", reconciling, if reconciling { verdict.state } else { "Settled" }, "");
-    set("Stalled", verdict.stalled, if verdict.stalled { verdict.state } else { "NotStalled" }, "");
+    set("Reconciling", reconciling, if reconciling { &word } else { "Settled" }, "");
+    set("Stalled", verdict.stalled, if verdict.stalled { &word } else { "NotStalled" }, "");
     let report = observed.heard.as_ref().map(|h| &h.report);
     let kept = |f: fn(&HostAgentStatus) -> Option<String>| old.and_then(f);
     HostAgentStatus {
         observed_generation: generation,
-        state: Some(verdict.state.into()),
+        state: Some(verdict.state),
         conditions,
         last_handled_reconcile_at: observed.handled_reconcile.clone(),
         version: report.map(|r| r.version.clone()).or_else(|| kept(|s| s.version.clone())),
@@ -137,8 +138,8 @@ pub fn differs(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
 pub fn changes(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Vec<Note> {
     let Some(ready) = crate::api::condition(&new.conditions, "Ready") else { return Vec::new() };
     let is_ready = ready.status == crate::api::ConditionStatus::True;
-    let before = old.and_then(|s| s.state.as_deref());
-    if before == new.state.as_deref() || (was_ready(old).is_none() && ready.reason == "Unheard") {
+    let before = old.and_then(|s| s.state);
+    if before == new.state || (was_ready(old).is_none() && ready.reason == "Unheard") {
         return Vec::new();
     }
     vec![Note {
