@@ -58,6 +58,16 @@ impl EngineKind {
     }
 }
 
+impl From<crate::api::Engine> for EngineKind {
+    fn from(declared: crate::api::Engine) -> Self {
+        match declared {
+            crate::api::Engine::Ollama => EngineKind::Ollama,
+            crate::api::Engine::MLX => EngineKind::Mlx,
+            crate::api::Engine::OpenAI => EngineKind::OpenAi,
+        }
+    }
+}
+
 impl std::fmt::Display for EngineKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
