@@ -1,5 +1,6 @@
 //! The one integration-test binary. Each module names the real parts it needs.
 
+mod agent;
 mod chart;
 mod crds;
 mod engines;

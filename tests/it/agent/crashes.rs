@@ -1,0 +1,134 @@
+//! The agent dies at each of its crash points, is started again, and nothing has been started twice or forgotten.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use ostler::host::{Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, Phase};
+
+use super::bench::{Bench, OSTLER, alive, write};
+
+const POINTS: [&str; 9] = [
+    "agent.before-self-start",
+    "agent.after-spawn-before-record",
+    "agent.after-record",
+    "agent-exec.before-record",
+    "agent-exec.after-record",
+    "agent.operation-recorded",
+    "agent.operation-begun",
+    "agent.after-stop-before-start",
+    "agent.operation-done-before-record",
+];
+
+struct Process {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(bench: &Bench, point: &str) -> Self {
+        let mut child = Command::new(OSTLER)
+            .args(["agent", "--config", "agent.yaml", "--state-dir", "state"])
+            .current_dir(&bench.dir)
+            .env("OSTLER_CRASH_POINT", point)
+            .env("OSTLER_LOG", "off")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    /// The agent's address; `None` when it died before it could tell.
+    fn url(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.split_whitespace().find_map(|w| w.strip_suffix(';')).map(str::to_owned)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn living(bench: &Bench) -> Vec<i32> {
+    bench.starts("one.starts").into_iter().filter(|&pid| alive(pid)).collect()
+}
+
+fn client(bench: &Bench, url: &str) -> HttpHost {
+    let credentials = Credentials { signing_secret: Some(bench.secret.clone()), token: None };
+    HttpHost::new(reqwest::Client::new(), url, credentials).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wherever_the_agent_dies_one_process_runs_and_the_operation_is_done_once() {
+    for point in POINTS {
+        tokio::task::spawn(dies_at(point)).await.unwrap_or_else(|e| panic!("{point}: {e}"));
+    }
+}
+
+async fn dies_at(point: &'static str) {
+    let bench = Bench::new();
+    write(&bench.path("secret"), &bench.secret.expose());
+    write(
+        &bench.path("agent.yaml"),
+        "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {name: crash}\n\
+         spec:\n  listen: 127.0.0.1:0\n  auth: {signingSecretFile: secret}\n  selfCheckSeconds: 1\n  services:\n  \
+         - {name: one, start: {command: [sh, -c, 'echo $$ >> one.starts; exec sleep 100000']}}\n",
+    );
+    let caller = Caller { installation: bench.installation, epoch: 1 };
+    let restart = OperationRequest::new("one", Action::Restart, "crash test");
+    let mut accepted = None;
+    {
+        let mut agent = Process::start(&bench, point);
+        if let Some(url) = agent.url() {
+            let host = client(&bench, &url);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            // A process must be there to be restarted; where none can be, one start must have been tried.
+            let ready = || match point.starts_with("agent-exec") {
+                true => bench.state().join("one.process-error").exists(),
+                false => !living(&bench).is_empty(),
+            };
+            while !ready() && agent.child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            accepted = host.operate(&restart, "key", caller).await.ok();
+            while agent.child.try_wait().unwrap().is_none()
+                && Instant::now() < deadline
+                && !point.starts_with("agent-exec")
+            {
+                assert!(living(&bench).len() <= 1, "{point}: {:?}", living(&bench));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert!(
+            point.starts_with("agent-exec") || agent.child.try_wait().unwrap().is_some(),
+            "{point} was never reached"
+        );
+    }
+    let mut agent = Process::start(&bench, "none");
+    let host = client(&bench, &agent.url().expect("an agent that serves"));
+    // The caller does not know whether its request arrived, and asks again under the same key.
+    let again = host.operate(&restart, "key", caller).await.unwrap();
+    assert!(accepted.is_none_or(|a| a.id == again.id), "{point}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let done = loop {
+        let seen = living(&bench);
+        assert!(seen.len() <= 1, "{point}: {seen:?}");
+        let status = host.operation(&again.id).await.unwrap();
+        if status.phase.is_finished() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "{point}: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(done.phase, Phase::Succeeded, "{point}: {}", done.message);
+    let report = host.report().await.unwrap();
+    let running = report.service("one").and_then(|s| s.instance.clone()).map(|i| i.pid as i32);
+    assert_eq!(living(&bench), running.into_iter().collect::<Vec<_>>(), "{point}");
+}

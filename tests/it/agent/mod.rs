@@ -1,0 +1,12 @@
+//! The host agent over real HTTP, with real processes.
+
+mod adopting;
+mod bench;
+mod command;
+mod crashes;
+mod doors;
+mod healing;
+mod holding;
+mod logs;
+mod refusing;
+mod users;
