@@ -28,6 +28,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// A fresh session in which a proof is wanted.
+    #[cfg(test)]
+    pub fn proving() -> Self {
+        Self { prove: true, ..Self::default() }
+    }
+
     /// Whether somebody else used this model since it was loaded.
     pub fn others_use(&self, model: &str) -> bool {
         self.others.contains(model)

@@ -1,0 +1,235 @@
+use crate::api::LLMBackendSpec;
+
+use super::{
+    super::{
+        judge::judge,
+        memory::{Cause, RunPhase, Step},
+        plan::{Act, HoldChange, Outcome, Plan, PlanNote, Why, plan, record},
+        seen::Peers,
+    },
+    *,
+};
+
+fn down(now: Timestamp) -> Seen {
+    let refused = ProbeVerdict::Refused;
+    let mut seen = probed(&[listing(), refused.clone(), refused.clone(), refused], now);
+    seen.agent = heard(service(ServiceState::Stopped), now);
+    seen
+}
+
+fn hung(now: Timestamp) -> Seen {
+    let mut seen = probed(&[listing()], now);
+    seen.agent = heard(service(ServiceState::Running), now);
+    seen.canary.push(canaried(Err(timeout()), Some(false), now));
+    seen
+}
+
+fn pass(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp) -> Plan {
+    plan(spec, seen, &judge(spec, seen, memory, now), memory, "e1", now)
+}
+
+fn running(plan: &Plan) -> Option<Step> {
+    plan.memory.episode.as_ref()?.running.as_ref().map(|r| r.step)
+}
+
+#[test]
+fn cause_decides_where_the_ladder_starts() {
+    let refused = pass(&ollama(), &down(at(0)), &proved(at(-100)), at(0));
+    assert!(matches!(refused.act, Some(Act::Restart { attempt: 1, cause: Cause::Refused, .. })), "{:?}", refused.act);
+    let hang = pass(&ollama(), &hung(at(0)), &proved(at(-100)), at(0));
+    assert!(matches!(hang.act, Some(Act::Unload { .. })), "{:?}", hang.act);
+    let no_unload = pass(&mlx(), &hung(at(0)), &proved(at(-100)), at(0));
+    assert!(matches!(no_unload.act, Some(Act::Restart { .. })), "MLX can't unload: {:?}", no_unload.act);
+    let mut stalled = probed(&[listing()], at(0));
+    stalled.agent = heard(service(ServiceState::Running), at(0));
+    stalled.load.in_flight = 1;
+    stalled.load.last_token_at = Some(at(-100));
+    let first = pass(&ollama(), &stalled, &proved(at(-500)), at(0));
+    assert_eq!((running(&first), first.prove), (Some(Step::Canary), true), "silence alone is proved by a canary");
+}
+
+#[test]
+fn what_a_restart_cannot_help_is_never_restarted() {
+    let seens = [
+        probed(&[ProbeVerdict::Models(vec![])], at(0)),
+        probed(&[ProbeVerdict::Unauthorized { status: 401 }], at(0)),
+        probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)),
+        probed(&[ProbeVerdict::Busy], at(0)),
+    ];
+    for seen in seens {
+        let plan = pass(&ollama(), &seen, &proved(at(-100)), at(0));
+        assert_eq!((plan.act, plan.memory.episode), (None, None), "{:?}", seen.probes.last);
+    }
+}
+
+#[test]
+fn the_attempt_is_in_the_memory_before_it_is_made_and_is_sent_again_with_the_same_key() {
+    let first = pass(&ollama(), &down(at(0)), &proved(at(-100)), at(0));
+    let Some(Act::Restart { key, .. }) = &first.act else { panic!("{:?}", first.act) };
+    let run = first.memory.episode.as_ref().unwrap().running.clone().unwrap();
+    assert_eq!((&run.key, &run.phase), (key, &RunPhase::Committed));
+    // The leader died here. Its successor reads the memory.
+    let again = pass(&ollama(), &down(at(5)), &first.memory, at(5));
+    let Some(Act::Restart { key: same, attempt: 1, .. }) = &again.act else { panic!("{:?}", again.act) };
+    assert_eq!(same, key);
+    let mut memory = again.memory;
+    record(&mut memory, &Outcome::Sent { operation: "op".into() }, at(5));
+    let followed = pass(&ollama(), &down(at(6)), &memory, at(6));
+    assert_eq!(followed.act, Some(Act::Follow { operation: "op".into() }));
+}
+
+#[test]
+fn only_an_inference_with_the_models_there_ends_a_step() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &Outcome::Done, at(1));
+    let mut back = down(at(1));
+    back.agent = heard(service(ServiceState::Running), at(1));
+    back.probes.push(Probed { at: at(2), verdict: listing(), millis: 1 }, 3, 1);
+    let answering = pass(&spec, &back, &memory, at(2));
+    assert_eq!((running(&answering), answering.prove), (Some(Step::Restart), true), "answering is not serving");
+    back.canary.push(canaried(Ok(()), None, at(3)));
+    let noted = pass(&spec, &back, &answering.memory, at(3));
+    let helped = pass(&spec, &back, &noted.memory, at(3));
+    let notes: Vec<_> = noted.notes.iter().chain(&helped.notes).cloned().collect();
+    assert!(notes.contains(&PlanNote::Helped { step: Step::Restart, cause: Cause::Refused }), "{notes:?}");
+    assert_eq!(running(&helped), None);
+    assert_eq!(helped.memory.tallies[&Cause::Refused][&Step::Restart].helped, 1);
+}
+
+#[test]
+fn an_unload_that_does_not_help_is_followed_by_a_restart() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &hung(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &Outcome::Done, at(0));
+    let waiting = pass(&spec, &hung(at(29)), &memory, at(29));
+    assert_eq!((waiting.act.clone(), waiting.waiting.as_ref().map(|w| w.why)), (None, Some(Why::Step)));
+    let over = pass(&spec, &hung(at(30)), &waiting.memory, at(30));
+    let next = pass(&spec, &hung(at(31)), &over.memory, at(31));
+    assert!(matches!(next.act, Some(Act::Restart { attempt: 1, cause: Cause::Hung, .. })), "{:?}", next.act);
+}
+
+#[test]
+fn a_restart_whose_process_exits_is_over_at_once() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &Outcome::Done, at(1));
+    let over = pass(&spec, &down(at(4)), &memory, at(4));
+    assert_eq!(running(&over), None);
+    assert!(over.notes.iter().any(|n| matches!(n, PlanNote::DidNotHelp { .. })), "{:?}", over.notes);
+}
+
+#[test]
+fn people_and_circumstances_keep_it_from_acting() {
+    let with = |change: fn(&mut Seen)| {
+        let mut seen = down(at(0));
+        change(&mut seen);
+        seen
+    };
+    let cases: Vec<(Why, Seen)> = vec![
+        (Why::Suspended, with(|s| s.will.suspended = true)),
+        (Why::Paused, with(|s| s.will.paused = true)),
+        (Why::JustWoke, with(|s| s.woke_at = Some(at(-59)))),
+        (Why::AgentUnreachable, with(|s| s.agent = AgentView::Unheard)),
+        (Why::AgentUnreachable, with(|s| s.agent = AgentView::Unreachable { since: at(-9), why: "x".into() })),
+        (Why::Held, with(|s| s.agent = heard(held(HoldOwner::Suspend, at(-9)), at(0)))),
+        (
+            Why::Storm,
+            with(|s| {
+                s.agent = heard(service(ServiceState::Running), at(-20));
+                s.peers = Peers { total: 4, failing: 3, failing_since: Some(at(-10)) };
+            }),
+        ),
+    ];
+    for (why, seen) in cases {
+        let plan = pass(&ollama(), &seen, &proved(at(-100)), at(0));
+        assert_eq!((plan.act, plan.waiting.map(|w| w.why)), (None, Some(why)));
+    }
+    let heard_since = with(|s| s.peers = Peers { total: 4, failing: 3, failing_since: Some(at(-10)) });
+    assert!(pass(&ollama(), &heard_since, &proved(at(-100)), at(0)).act.is_some(), "the agent was heard since the storm began");
+    let deferral = with(|s| s.agent = heard(held(HoldOwner::Deferral, at(-9)), at(0)));
+    assert!(pass(&ollama(), &deferral, &proved(at(-100)), at(0)).act.is_some(), "a deferral binds the agent's own loop only");
+}
+
+#[test]
+fn observe_says_once_what_it_would_do_and_does_nothing() {
+    let mut seen = down(at(0));
+    seen.will.observe = true;
+    let first = pass(&ollama(), &seen, &proved(at(-100)), at(0));
+    assert_eq!(first.act, None);
+    assert_eq!(first.notes, [PlanNote::WouldDo { step: Step::Restart, cause: Cause::Refused }]);
+    let second = pass(&ollama(), &seen, &first.memory, at(60));
+    assert_eq!((second.act, second.notes), (None, vec![]));
+    assert_eq!(second.memory.episode.unwrap().attempts, 0);
+}
+
+#[test]
+fn a_step_that_never_helped_in_ten_tries_is_skipped() {
+    let mut memory = proved(at(-100));
+    memory.tallies.entry(Cause::Hung).or_default().entry(Step::Unload).or_default().tried = 10;
+    let plan = pass(&ollama(), &hung(at(0)), &memory, at(0));
+    assert!(matches!(plan.act, Some(Act::Restart { .. })), "{:?}", plan.act);
+}
+
+#[test]
+fn holds_of_ours_are_set_and_cleared_and_others_are_left() {
+    let mut seen = probed(&[listing()], at(0));
+    seen.agent = heard(held(HoldOwner::Person, at(-9)), at(0));
+    assert_eq!(pass(&ollama(), &seen, &proved(at(-1)), at(0)).holds, []);
+    seen.will.suspended = true;
+    let set = HoldChange { owner: HoldOwner::Suspend, set: true };
+    assert_eq!(pass(&ollama(), &seen, &proved(at(-1)), at(0)).holds, [set]);
+    seen.will.suspended = false;
+    seen.agent = heard(held(HoldOwner::Pause, at(-9)), at(0));
+    let clear = HoldChange { owner: HoldOwner::Pause, set: false };
+    assert_eq!(pass(&ollama(), &seen, &proved(at(-1)), at(0)).holds, [clear]);
+}
+
+#[test]
+fn out_of_memory_lowers_the_limit_by_one_for_an_hour() {
+    let mut report = service(ServiceState::Running);
+    report.out_of_memory_at = Some(at(-1));
+    let seen = |now: Timestamp, report: &ServiceReport| Seen { agent: heard(report.clone(), now), ..probed(&[listing()], now) };
+    let first = pass(&ollama(), &seen(at(0), &report), &proved(at(-9)), at(0));
+    assert_eq!((first.limit, first.notes.clone()), (3, vec![PlanNote::LimitLowered { to: 3 }]));
+    let same = pass(&ollama(), &seen(at(60), &report), &first.memory, at(60));
+    assert_eq!((same.limit, same.notes.len()), (3, 0), "one death counts once");
+    report.out_of_memory_at = Some(at(100));
+    let second = pass(&ollama(), &seen(at(101), &report), &same.memory, at(101));
+    assert_eq!(second.limit, 2);
+    let hour = pass(&ollama(), &seen(at(101 + 3600), &report), &second.memory, at(101 + 3600));
+    assert_eq!(hour.limit, 3, "it rises by one after an hour");
+    let two = pass(&ollama(), &seen(at(101 + 7200), &report), &hour.memory, at(101 + 7200));
+    assert_eq!(two.limit, 4);
+}
+
+#[test]
+fn the_agents_own_starts_count_as_attempts() {
+    let mut report = service(ServiceState::Stopped);
+    report.self_starts.count = 3;
+    let mut seen = down(at(0));
+    seen.agent = heard(report.clone(), at(0));
+    let memory = pass(&ollama(), &seen, &proved(at(-100)), at(0)).memory;
+    report.self_starts.count = 5;
+    seen.agent = heard(report, at(1));
+    let counted = pass(&ollama(), &seen, &memory, at(1));
+    assert_eq!(counted.memory.episode.unwrap().attempts, 3, "our own one, and two of the agent's");
+}
+
+#[test]
+fn preload_evicts_nothing_and_a_full_disk_pulls_nothing() {
+    let spec = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small, preload: true}, {name: big, pull: true}]}");
+    let both = ProbeVerdict::Models(vec!["small:latest".into(), "big:latest".into()]);
+    let mut seen = probed(&[both], at(0));
+    seen.loaded = Some(vec![loaded("other:latest", None)]);
+    assert_eq!(pass(&spec, &seen, &proved(at(-1)), at(0)).preload, None, "another model is loaded");
+    seen.loaded = Some(vec![]);
+    assert_eq!(pass(&spec, &seen, &proved(at(-1)), at(0)).preload.as_deref(), Some("small"));
+    let mut lacking = probed(&[listing()], at(0));
+    lacking.agent = heard(service(ServiceState::Running), at(0));
+    assert_eq!(pass(&spec, &lacking, &proved(at(-1)), at(0)).pull, ["big"]);
+    if let AgentView::Heard(service) = &mut lacking.agent {
+        service.disk_free_percent = Some(4.9);
+    }
+    assert!(pass(&spec, &lacking, &proved(at(-1)), at(0)).pull.is_empty());
+}

@@ -1,0 +1,65 @@
+use crate::{
+    api::{BackendState, Condition, ConditionStatus, LLMBackendStatus, condition},
+    store::Admission,
+};
+
+use super::{
+    super::{
+        judge::judge,
+        plan::plan,
+        status::{differs, shown, status},
+    },
+    *,
+};
+
+fn pass(seen: &Seen, memory: &Memory, old: Option<&LLMBackendStatus>, now: Timestamp) -> (LLMBackendStatus, Memory) {
+    let spec = ollama();
+    let judged = judge(&spec, seen, memory, now);
+    let plan = plan(&spec, seen, &judged, memory, "e", now);
+    (status(&spec, seen, &judged, &plan, old, now), plan.memory)
+}
+
+fn of<'a>(status: &'a LLMBackendStatus, type_: &str) -> &'a Condition {
+    condition(&status.conditions, type_).unwrap()
+}
+
+#[test]
+fn a_steady_backend_is_written_once() {
+    let (first, memory) = pass(&probed(&[listing()], at(0)), &proved(at(-1)), None, at(0));
+    assert!(differs(None, &first));
+    let (second, _) = pass(&probed(&[listing()], at(600)), &memory, Some(&first), at(600));
+    assert!(!differs(Some(&first), &second));
+    assert_eq!(of(&second, "Ready").last_transition_time, of(&first, "Ready").last_transition_time);
+}
+
+#[test]
+fn kstatus_reads_each_state_as_the_table_says() {
+    use ConditionStatus::{False, True};
+    let refused = vec![ProbeVerdict::Refused; 3];
+    let down = |agent: AgentView| Seen { agent, ..probed(&refused, at(0)) };
+    let cases: Vec<(&str, Seen, BackendState, [ConditionStatus; 3])> = vec![
+        ("idle", probed(&[listing()], at(0)), BackendState::Idle, [True, False, False]),
+        ("down", down(AgentView::Unheard), BackendState::Down, [False, True, False]),
+        ("recovering", down(heard(service(ServiceState::Stopped), at(0))), BackendState::Recovering, [False, True, False]),
+        ("missing", probed(&[ProbeVerdict::Models(vec![])], at(0)), BackendState::ModelsMissing, [False, False, True]),
+        ("limited", probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)), BackendState::RateLimited, [False, True, False]),
+        ("stopped", down(heard(held(HoldOwner::Person, at(-1)), at(0))), BackendState::Suspended, [False, False, False]),
+    ];
+    for (case, seen, state, [ready, reconciling, stalled]) in cases {
+        let (status, _) = pass(&seen, &proved(at(-100)), None, at(0));
+        assert_eq!(status.state, Some(state), "{case}");
+        let seen = ["Ready", "Reconciling", "Stalled"].map(|t| of(&status, t).status);
+        assert_eq!(seen, [ready, reconciling, stalled], "{case}");
+    }
+}
+
+#[test]
+fn suspended_gives_no_slots_and_says_what_it_is_otherwise() {
+    let mut seen = probed(&[listing()], at(0));
+    seen.will.suspended = true;
+    let judged = judge(&ollama(), &seen, &proved(at(-1)), at(0));
+    let plan = plan(&ollama(), &seen, &judged, &proved(at(-1)), "e", at(0));
+    let shown = shown(&judged, &plan, &seen);
+    assert_eq!((shown.state, shown.admission), (BackendState::Suspended, Admission::Closed));
+    assert!(shown.message.contains("without that: answers"), "{}", shown.message);
+}
