@@ -8,6 +8,7 @@ mod client;
 mod completions;
 pub mod crds;
 mod data_dir;
+mod database_url;
 mod down;
 mod error;
 mod events;

@@ -70,3 +70,21 @@ pub async fn migrate(home: &Home, installation: Option<Uuid>, adopt: bool) -> Re
         Home::Postgres(url) => postgres::migrate(url, installation, adopt).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn opening_and_migrating_can_be_spawned() {
+        let path = std::env::temp_dir().join(format!("ostler-home-{}", std::process::id()));
+        let home = Home::Folder { path: path.clone(), hold: Hold::Lock };
+        let spawned = tokio::spawn(async move {
+            let migrated = migrate(&home, None, false).await?;
+            open(&home, Some(migrated.installation)).await?.installation().await.map(|id| (id, migrated.installation))
+        });
+        let (opened, migrated) = spawned.await.expect("no panic").expect("a new folder");
+        assert_eq!(opened, migrated);
+        std::fs::remove_dir_all(&path).expect("remove the folder");
+    }
+}

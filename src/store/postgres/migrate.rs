@@ -46,12 +46,7 @@ pub(in crate::store) async fn migrate(
     expected: Option<Uuid>,
     adopt: bool,
 ) -> Result<Migrated, StoreError> {
-    let place = url.place();
-    let options = url.options(None);
-    let connecting = tokio::time::timeout(CONNECT_PATIENCE, PgConnection::connect_with(&options));
-    let mut connection = connecting
-        .await
-        .map_err(|_| StoreError::Unavailable(format!("no connection to {place} within {CONNECT_PATIENCE:?}")))??;
+    let mut connection = connect(url).await?;
     lock(&mut connection, url).await?;
     make_schema(&mut connection, url.schema()).await?;
     let applied = apply(&mut connection).await?;
@@ -59,6 +54,19 @@ pub(in crate::store) async fn migrate(
     // The lock ends with the session.
     connection.close().await?;
     Ok(Migrated { installation, applied })
+}
+
+async fn connect(url: &DatabaseUrl) -> Result<PgConnection, StoreError> {
+    let place = url.place();
+    let options = url.options(None);
+    match tokio::time::timeout(CONNECT_PATIENCE, PgConnection::connect_with(&options)).await {
+        Err(_) => Err(StoreError::Unavailable(format!("no connection to {place} within {CONNECT_PATIENCE:?}"))),
+        Ok(Err(error)) => Err(match error.into() {
+            StoreError::Unavailable(why) => StoreError::Unavailable(format!("{place}: {why}")),
+            other => other,
+        }),
+        Ok(Ok(connection)) => Ok(connection),
+    }
 }
 
 async fn lock(connection: &mut PgConnection, url: &DatabaseUrl) -> Result<(), StoreError> {
@@ -98,7 +106,8 @@ async fn apply(connection: &mut PgConnection) -> Result<i64, StoreError> {
     if schema::fit(found, schema::newest(migrator))? == Fit::Usable {
         return Ok(0);
     }
-    migrator.run(&mut *connection).await?;
+    // What `run` does; its signature makes a future that is not Send.
+    migrator.run_direct(None, connection, false).await?;
     let missing = migrator.iter().filter(|migration| migration.version > found.version).count();
     Ok(i64::try_from(missing).unwrap_or(i64::MAX))
 }

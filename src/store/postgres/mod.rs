@@ -26,7 +26,7 @@ use super::rows::LeadershipRecord;
 use super::{Fence, StoreError, schema};
 
 pub(super) use migrate::migrate;
-pub use url::DatabaseUrl;
+pub use url::{BadDatabaseUrl, DatabaseUrl};
 
 /// How long one operation may take, with everything that it waits for.
 const PATIENCE: Duration = Duration::from_secs(4);

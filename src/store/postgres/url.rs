@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::store::StoreError;
-
 const SCHEMA_PARAMETER: &str = "ostler_schema";
 const DEFAULT_SCHEMA: &str = "ostler";
 
@@ -44,11 +42,16 @@ impl DatabaseUrl {
     }
 }
 
-impl FromStr for DatabaseUrl {
-    type Err = StoreError;
+/// What is wrong with a database's URL. It never repeats the URL, which may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the database's URL {0}")]
+pub struct BadDatabaseUrl(&'static str);
 
-    fn from_str(url: &str) -> Result<Self, StoreError> {
-        let refused = |why: &str| StoreError::Broken(format!("the database's URL {why}"));
+impl FromStr for DatabaseUrl {
+    type Err = BadDatabaseUrl;
+
+    fn from_str(url: &str) -> Result<Self, BadDatabaseUrl> {
+        let refused = BadDatabaseUrl;
         if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
             return Err(refused("does not begin with postgres://"));
         }

@@ -1,5 +1,6 @@
 //! Brings the file's schema up to date, after copying it; called with the folder's lock held.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sqlx::SqlitePool;
@@ -40,7 +41,8 @@ pub(super) async fn bring_up_to_date(pool: &SqlitePool, file: &Path, migrator: &
     if found.version > 0 {
         copy(pool, &before(file, target)).await?;
     }
-    migrator.run(pool).await?;
+    // What `run` does; its signature makes a future that is not Send.
+    migrator.run_direct(None, &mut *pool.acquire().await?, false).await?;
     let missing = migrator.iter().filter(|migration| migration.version > found.version).count();
     Ok(i64::try_from(missing).unwrap_or(i64::MAX))
 }
@@ -67,7 +69,8 @@ async fn copy(pool: &SqlitePool, to: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Broken(format!("the data folder's path is no UTF-8: {}", part.display())));
     };
     sqlx::query("VACUUM INTO ?").bind(path).execute(pool).await?;
-    std::fs::rename(&part, to).map_err(failed)
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&part, private).and_then(|()| std::fs::rename(&part, to)).map_err(failed)
 }
 
 /// The installation's id: recorded on first use.
@@ -131,6 +134,8 @@ mod tests {
         assert_eq!(applied, Ok(1), "the copy of the failed attempt is in nobody's way");
         assert_eq!(found(&writer).await, Ok(Found { version: target, oldest_reader: None }));
 
+        let mode = std::fs::metadata(before(&file, target)).expect("copied").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "its owner's alone, as the database is");
         let copy = pool(&before(&file, target), 1, "on");
         assert_eq!(found(&copy).await, Ok(Found { version: target - 1, oldest_reader: Some(1) }));
         let copied: String = sqlx::query_scalar("SELECT id FROM installation").fetch_one(&copy).await.expect("whole");

@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
 use super::bench::{Bench, Scratch};
+use crate::real::Postgres;
 
 /// The database of a bench for whoever opens it as its leader does.
 fn free(bench: &Bench) -> Home {
@@ -98,4 +99,35 @@ async fn the_folder_and_its_database_are_their_owners_alone() {
         let found = std::fs::metadata(path.join(file)).expect(file).permissions().mode() & 0o777;
         assert_eq!(found, mode, "{file}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_of_many_that_migrate_at_once_one_does_and_all_agree_on_the_installation() {
+    let url = tokio::task::spawn_blocking(|| Postgres::shared().database()).await.expect("a database");
+    let home = Home::Postgres(url.parse().expect("a URL"));
+    let all: Vec<_> = (0..6)
+        .map(|_| {
+            let home = home.clone();
+            tokio::spawn(async move { store::migrate(&home, None, false).await })
+        })
+        .collect();
+    let mut done = Vec::new();
+    for one in all {
+        done.push(one.await.expect("no panic").expect("migrate"));
+    }
+    assert_eq!(done.iter().filter(|one| one.applied > 0).count(), 1, "{done:?}");
+    assert!(done.iter().all(|one| one.installation == done[0].installation), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_two_installations_share_a_database_in_schemas_of_their_own() {
+    let first = Bench::postgres().await;
+    let second = Bench::at(&format!("{}&ostler_schema=team_b", first.url)).await;
+    assert_ne!(first.store.installation().await, second.store.installation().await);
+    let (a, b) = (first.lead("a").await, second.lead("b").await);
+    assert_eq!((a.epoch, b.epoch), (1, 1), "each has its own leader");
+    let unmigrated = Home::Postgres(format!("{}&ostler_schema=team_c", first.url).parse().expect("a URL"));
+    let refused = store::open(&unmigrated, None).await.map(|_| ()).expect_err("nobody migrated it");
+    assert!(matches!(refused, StoreError::OlderSchema { found: 0, .. }), "{refused:?}");
+    assert!(refused.to_string().contains("ostler migrate"), "{refused}");
 }
