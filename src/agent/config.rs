@@ -120,6 +120,20 @@ pub struct CheckSpec {
     pub timeout: Duration,
 }
 
+impl ServiceSpec {
+    /// How long one act on the service may take when everything goes wrong.
+    pub fn longest_act(&self) -> Duration {
+        let stop = match &self.manager {
+            ManagerSpec::Process { stop_grace, .. } => *stop_grace,
+            ManagerSpec::Command(commands) => {
+                let also = commands.restart.iter().chain(&commands.status).map(|c| c.timeout);
+                commands.stop.timeout + self.start.timeout + also.sum::<Duration>()
+            }
+        };
+        stop + self.startup + self.check.as_ref().map_or(Duration::ZERO, |c| c.timeout)
+    }
+}
+
 impl CheckSpec {
     /// The port that the URL means; the schema allows http and https only, which both have a default.
     pub fn port(&self) -> u16 {

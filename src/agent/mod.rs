@@ -12,5 +12,5 @@ mod server;
 mod service;
 
 pub use config::{AgentFile, ConfigError, load, local_kind};
-pub use server::{AgentError, AgentHandle, AgentSettings, start};
+pub use server::{AgentError, AgentHandle, AgentSettings, check_client, start};
 pub use service::ServiceError;

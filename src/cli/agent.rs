@@ -53,7 +53,7 @@ async fn serve(args: Args, global: &Global) -> Result<(), CliError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         exe,
         metrics: telemetry::Metrics::new(),
-        http: reqwest::Client::builder().build().map_err(CliError::failed)?,
+        http: agent::check_client().map_err(CliError::failed)?,
         signing_secret: None,
     };
     let shutdown = CancellationToken::new();

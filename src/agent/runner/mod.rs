@@ -5,6 +5,7 @@ mod own_loop;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, interval_at},
@@ -15,10 +16,10 @@ pub use operations::hold_of;
 
 use super::{
     keep::Book,
-    plan::Occasion,
+    plan::{self, Occasion},
     service::{Patience, Service, ServiceError},
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{Beat, Metrics};
 
 /// How often deaths, logs and their size are looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ pub struct Runner {
     metrics: Metrics,
     pace: Pace,
     shutdown: CancellationToken,
+    beat: Beat,
     /// Nothing is started any more.
     leaving: bool,
 }
@@ -61,16 +63,15 @@ impl Runner {
         metrics: Metrics,
         pace: Pace,
         shutdown: CancellationToken,
+        beat: Beat,
     ) -> Self {
-        Self { service, book, metrics, pace, shutdown, leaving: false }
+        Self { service, book, metrics, pace, shutdown, beat, leaving: false }
     }
 
     /// Finishes what an earlier agent began, starts what is down, and then serves until the agent ends.
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         self.upkeep().await;
-        for entry in self.book.unfinished(&self.service.spec.name) {
-            self.operate(&entry.status.id).await;
-        }
+        self.catch_up().await;
         if !self.shutdown.is_cancelled() {
             self.check(Occasion::AgentStart).await;
         }
@@ -91,9 +92,20 @@ impl Runner {
                     }
                     None => return,
                 },
-                _ = checks.tick() => self.check(Occasion::Periodic).await,
+                _ = checks.tick() => {
+                    self.catch_up().await;
+                    self.check(Occasion::Periodic).await;
+                }
                 _ = upkeep.tick() => self.upkeep().await,
             }
+            self.beat.beat();
+        }
+    }
+
+    /// Does what an earlier agent began, and what could not be written down as begun when it was asked.
+    async fn catch_up(&mut self) {
+        for entry in self.book.unfinished(&self.service.spec.name) {
+            self.operate(&entry.status.id).await;
         }
     }
 
@@ -102,6 +114,10 @@ impl Runner {
         if let Err(error) = tokio::task::spawn_blocking(move || service.upkeep()).await {
             tracing::error!(service = %self.service.spec.name, %error, "upkeep broke off");
         }
+        let memory = self.service.keeper.get();
+        let held = plan::active(&memory.holds, Timestamp::now()).next().is_some();
+        let gave_up = memory.failed_starts_in_row >= plan::MAX_FAILED_STARTS;
+        self.metrics.agent.service_left(&self.pace.agent, &self.service.spec.name, held, gave_up);
     }
 
     fn patience(&self) -> Patience {

@@ -31,6 +31,7 @@ impl Runner {
                 return;
             }
         };
+        self.metrics.agent.service_up(&self.pace.agent, name, seen == Seen::Up);
         let seen = self.bound_busy(seen);
         let decision = self.decide(occasion, seen);
         match decision {

@@ -14,7 +14,7 @@ use crate::{
         service::Service,
     },
     host::{AgentReport, Credentials, Refusal, ServiceState},
-    telemetry::Metrics,
+    telemetry::{Loops, Metrics},
 };
 
 /// A service with the way to its runner.
@@ -33,6 +33,7 @@ pub struct App {
     pub keys: Credentials,
     pub folder: Folder,
     pub services: Vec<Runs>,
+    pub loops: Loops,
     pub book: Arc<Book>,
     pub door: Doorbook,
     pub metrics: Metrics,
@@ -75,11 +76,5 @@ impl App {
             self.metrics.agent.service_left(&self.name, &service.name, !service.holds.is_empty(), service.gave_up);
         }
         self.metrics.render(report.time)
-    }
-
-    /// Services whose task ended although the agent runs: nobody looks after them.
-    pub fn abandoned(&self) -> Vec<&str> {
-        let ended = self.services.iter().filter(|r| r.commands.is_closed());
-        ended.map(|r| r.service.spec.name.as_str()).collect()
     }
 }

@@ -8,4 +8,4 @@ mod recover;
 mod routes;
 mod start;
 
-pub use start::{AgentError, AgentHandle, AgentSettings, start};
+pub use start::{AgentError, AgentHandle, AgentSettings, check_client, start};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
@@ -68,10 +68,11 @@ async fn operate(
 
 async fn operation(
     State(app): Shared,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<OperationStatus>, Refused> {
+    let Path(id) = id.map_err(unreadable)?;
     admit(&app, &headers, body, None).await?;
     match app.book.get(&id) {
         Some(entry) => Ok(Json(entry.status)),
@@ -106,10 +107,11 @@ async fn recover_signed(
 
 async fn recover_by_token(
     State(app): Shared,
-    Path(token): Path<String>,
+    token: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Recovered>), Refused> {
+    let Path(token) = token.map_err(unreadable)?;
     recover_admitted(app, headers, body, Some(token)).await
 }
 
@@ -125,9 +127,10 @@ async fn recover_admitted(
 }
 
 async fn livez(State(app): Shared) -> Response {
-    match app.abandoned().as_slice() {
+    match app.loops.stuck().as_slice() {
         [] => "ok\n".into_response(),
-        names => {
+        stuck => {
+            let names: Vec<_> = stuck.iter().map(|s| s.name.as_str()).collect();
             let text = format!("nobody looks after {}: restart the agent\n", names.join(", "));
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
@@ -138,6 +141,10 @@ async fn metrics(State(app): Shared) -> Result<Response, Refused> {
     let page = on_disk(&app, |app| Ok(app.metrics_page()));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], page.await?).into_response())
+}
+
+fn unreadable(rejection: PathRejection) -> Refused {
+    Refused::new(Refusal::BadPath, rejection.body_text())
 }
 
 async fn no_such_path(uri: Uri) -> Refused {

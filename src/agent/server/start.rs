@@ -27,11 +27,13 @@ use crate::{
     },
     api::AgentConfigSpec,
     host::{AgentReport, Credentials, SigningSecret},
-    telemetry::Metrics,
+    telemetry::{Loops, Metrics, StuckLoop},
 };
 
 /// How long open requests may take when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long a service's loop may be silent beyond its longest act: checks, disks and a busy machine.
+const SILENCE: Duration = Duration::from_secs(120);
 /// How often certificate files are looked at for newer ones.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(60);
 
@@ -49,12 +51,17 @@ pub struct AgentSettings {
     pub version: String,
     /// The `ostler` binary, whose `agent-exec` starts processes.
     pub exe: PathBuf,
-    /// The process's HTTP client, for checks.
+    /// For checks: [`check_client`] makes one that judges the first answer.
     pub http: reqwest::Client,
     /// Where it counts; its own `/metrics` shows them.
     pub metrics: Metrics,
     /// Wins over the spec's `signingSecretFile`.
     pub signing_secret: Option<SigningSecret>,
+}
+
+/// A client for checks: any answer counts, so it follows no redirect, and the services are here, so it asks no proxy.
+pub fn check_client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()
 }
 
 /// Why an agent can't start.
@@ -97,6 +104,11 @@ impl AgentHandle {
 
     pub fn report(&self) -> AgentReport {
         self.app.report()
+    }
+
+    /// The services' loops that do not run as they should.
+    pub fn stuck(&self) -> Vec<StuckLoop> {
+        self.app.loops.stuck()
     }
 
     /// Stops the processes that agents of this state folder started, leaves no hold, and starts nothing more: what
@@ -182,6 +194,8 @@ fn build(
         services.push(Arc::new(opened));
     }
     // Only now: when one of them can't be opened, none is started.
+    let loops = Loops::new();
+    tasks.spawn(loops.clone().keep_time(shutdown.clone()));
     let services = services.into_iter().map(|service| {
         let (commands, inbox) = mpsc::unbounded_channel();
         let runner = Runner::new(
@@ -190,6 +204,7 @@ fn build(
             settings.metrics.clone(),
             Pace { agent: settings.name.clone(), self_check: config.self_check, observe: settings.observe },
             shutdown.clone(),
+            loops.register(format!("service {}", service.spec.name), service.spec.longest_act() + SILENCE),
         );
         tasks.spawn(runner.run(inbox));
         Runs { service, commands }
@@ -201,6 +216,7 @@ fn build(
         started_at: now,
         keys,
         services: services.collect(),
+        loops,
         folder,
         book,
         door,

@@ -1,9 +1,9 @@
 //! How processes end: told by the kernel when the agent is their parent, noticed otherwise; and its log's upkeep.
 
-use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{process::Child, sync::watch};
+use tokio::{process::Child, sync::watch, time::Instant};
 
 use super::{Service, log, oom, process};
 use crate::{
@@ -12,6 +12,8 @@ use crate::{
 };
 
 const SIGKILL: i32 = 9;
+/// After what time a log that can't be read or rotated is tried again.
+const LOG_RETRY: Duration = Duration::from_secs(60);
 
 impl Service {
     /// Waits for a child's end in the background. When the agent ends first, the child lives on.
@@ -102,6 +104,7 @@ impl Service {
                 }
             }
             Err(error) => {
+                self.live().log_trouble = Some(Instant::now());
                 tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "the log can't be read");
             }
         }
@@ -113,6 +116,9 @@ impl Service {
             return;
         };
         self.note_exit_unseen();
+        if self.live().log_trouble.is_some_and(|at| at.elapsed() < LOG_RETRY) {
+            return;
+        }
         self.look_for_lack_of_memory();
         match log::rotate(log) {
             Ok(false) => {}
@@ -121,6 +127,7 @@ impl Service {
                 tracing::info!(service = %self.spec.name, file = %log.file.display(), "log rotated");
             }
             Err(error) => {
+                self.live().log_trouble = Some(Instant::now());
                 tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "the log can't be rotated");
             }
         }

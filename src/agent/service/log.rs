@@ -35,25 +35,37 @@ pub fn rotate(spec: &LogSpec) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(e),
     }
-    for n in (1..spec.files).rev() {
-        match fs::rename(numbered(&spec.file, n), numbered(&spec.file, n + 1)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
     let mut current = options().read(true).write(true).open(&spec.file)?;
     if spec.files > 0 {
-        let newest = numbered(&spec.file, 1);
-        match fs::remove_file(&newest) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
+        // Copied before anything is moved: a disk that is full must not cost the old files.
+        let copied = copy(&mut current, &numbered(&spec.file, 0))?;
+        for n in (1..spec.files).rev() {
+            rename(&numbered(&spec.file, n), &numbered(&spec.file, n + 1))?;
         }
-        let mut copy = options().write(true).create_new(true).mode(0o640).open(newest)?;
-        io::copy(&mut current, &mut copy)?;
-        copy.sync_data()?;
+        rename(&copied, &numbered(&spec.file, 1))?;
     }
     current.set_len(0)?;
     Ok(true)
+}
+
+fn copy(current: &mut File, path: &Path) -> io::Result<PathBuf> {
+    let mut written = || {
+        let mut copy = options().write(true).create(true).truncate(true).mode(0o640).open(path)?;
+        io::copy(current, &mut copy)?;
+        copy.sync_data()
+    };
+    written().inspect_err(|_| {
+        // Half a copy helps nobody, and the disk may be full.
+        let _ = fs::remove_file(path);
+    })?;
+    Ok(path.to_owned())
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 fn numbered(file: &Path, n: u32) -> PathBuf {

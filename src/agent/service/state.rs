@@ -54,6 +54,8 @@ pub struct Live {
     /// The kernel's count of kills when the process was started.
     pub(super) kills_before: Option<u64>,
     pub(super) log: log::Watch,
+    /// When the log could last not be read or rotated.
+    pub(super) log_trouble: Option<Instant>,
 }
 
 #[derive(Debug)]

@@ -63,7 +63,7 @@ impl Bench {
             observe: self.observe,
             version: "test".into(),
             exe: OSTLER.into(),
-            http: reqwest::Client::new(),
+            http: agent::check_client().unwrap(),
             metrics: Metrics::new(),
             signing_secret: Some(self.secret.clone()),
         }
@@ -98,8 +98,8 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let Ok(files) = fs::read_dir(self.state()) else { return };
-        for file in files.flatten().filter(|f| f.path().extension().is_some_and(|e| e == "process")) {
+        let files = fs::read_dir(self.state()).into_iter().flatten().flatten();
+        for file in files.filter(|f| f.path().extension().is_some_and(|e| e == "process")) {
             let record = fs::read(file.path()).ok().and_then(|b| serde_json::from_slice::<Record>(&b).ok());
             if let Some(instance) = record.as_ref().and_then(Record::alive) {
                 let _ = kill(Pid::from_raw(instance.pid as i32), Signal::SIGKILL);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::host::{Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, Phase};
+use ostler::host::{Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, Phase};
 
 use super::bench::{Bench, OSTLER, alive, write};
 
@@ -65,6 +65,31 @@ fn client(bench: &Bench, url: &str) -> HttpHost {
     HttpHost::new(reqwest::Client::new(), url, credentials).unwrap()
 }
 
+fn configure(bench: &Bench) {
+    write(&bench.path("secret"), &bench.secret.expose());
+    write(
+        &bench.path("agent.yaml"),
+        "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {name: crash}\n\
+         spec:\n  listen: 127.0.0.1:0\n  auth: {signingSecretFile: secret}\n  selfCheckSeconds: 1\n  services:\n  \
+         - {name: one, start: {command: [sh, -c, 'echo $$ >> one.starts; exec sleep 100000']}}\n",
+    );
+}
+
+/// Follows an operation; never do two processes of the service live.
+async fn finished(bench: &Bench, host: &HttpHost, id: &str, when: &str) -> OperationStatus {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = living(bench);
+        assert!(seen.len() <= 1, "{when}: {seen:?}");
+        let status = host.operation(id).await.unwrap();
+        if status.phase.is_finished() {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{when}: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wherever_the_agent_dies_one_process_runs_and_the_operation_is_done_once() {
     for point in POINTS {
@@ -74,13 +99,7 @@ async fn wherever_the_agent_dies_one_process_runs_and_the_operation_is_done_once
 
 async fn dies_at(point: &'static str) {
     let bench = Bench::new();
-    write(&bench.path("secret"), &bench.secret.expose());
-    write(
-        &bench.path("agent.yaml"),
-        "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {name: crash}\n\
-         spec:\n  listen: 127.0.0.1:0\n  auth: {signingSecretFile: secret}\n  selfCheckSeconds: 1\n  services:\n  \
-         - {name: one, start: {command: [sh, -c, 'echo $$ >> one.starts; exec sleep 100000']}}\n",
-    );
+    configure(&bench);
     let caller = Caller { installation: bench.installation, epoch: 1 };
     let restart = OperationRequest::new("one", Action::Restart, "crash test");
     let mut accepted = None;
@@ -116,19 +135,35 @@ async fn dies_at(point: &'static str) {
     // The caller does not know whether its request arrived, and asks again under the same key.
     let again = host.operate(&restart, "key", caller).await.unwrap();
     assert!(accepted.is_none_or(|a| a.id == again.id), "{point}");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let done = loop {
-        let seen = living(&bench);
-        assert!(seen.len() <= 1, "{point}: {seen:?}");
-        let status = host.operation(&again.id).await.unwrap();
-        if status.phase.is_finished() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "{point}: {status:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let done = finished(&bench, &host, &again.id, point).await;
     assert_eq!(done.phase, Phase::Succeeded, "{point}: {}", done.message);
     let report = host.report().await.unwrap();
     let running = report.service("one").and_then(|s| s.instance.clone()).map(|i| i.pid as i32);
     assert_eq!(living(&bench), running.into_iter().collect::<Vec<_>>(), "{point}");
+}
+
+/// Moments differ from point to point and are the same in each run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_it_neither_forgets_nor_doubles() {
+    let bench = Bench::new();
+    configure(&bench);
+    let caller = Caller { installation: bench.installation, epoch: 1 };
+    let mut seed = 0x9e37_79b9_u32;
+    for round in 0..8 {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let mut agent = Process::start(&bench, "none");
+        let host = client(&bench, &agent.url().expect("an agent that serves"));
+        let restart = OperationRequest::new("one", Action::Restart, "crash test");
+        let asked = host.operate(&restart, &format!("round {round}"), caller).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(u64::from(seed >> 22))).await;
+        drop(agent);
+        assert!(living(&bench).len() <= 1, "round {round}: {:?}", living(&bench));
+        let mut agent = Process::start(&bench, "none");
+        let host = client(&bench, &agent.url().expect("an agent that serves"));
+        let again = host.operate(&restart, &format!("round {round}"), caller).await.unwrap();
+        assert_eq!(asked.id, again.id, "round {round}");
+        let done = finished(&bench, &host, &asked.id, &format!("round {round}")).await;
+        assert_eq!(done.phase, Phase::Succeeded, "round {round}: {}", done.message);
+        assert_eq!(living(&bench).len(), 1, "round {round}");
+    }
 }

@@ -13,7 +13,7 @@ use ostler::{
 use reqwest::Certificate;
 use serde_json::json;
 
-use super::bench::{Bench, OSTLER, write};
+use super::bench::{Bench, OSTLER, eventually, write};
 
 const CA: &str = include_str!("tls/ca.crt");
 
@@ -68,11 +68,14 @@ async fn the_command_line_serves_a_file_and_logs_what_it_refuses() {
     write(
         &bench.path("agent.yaml"),
         "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {name: cli}\n\
-         spec: {listen: \"127.0.0.1:0\", auth: {signingSecretFile: secret}, services: []}\n",
+         spec:\n  listen: 127.0.0.1:0\n  auth: {signingSecretFile: secret}\n  services:\n  \
+         - {name: one, start: {command: [sh, -c, 'echo token ${OSTLER_TOKEN:-none} ${OTHER:-none}; exec sleep 100000']}}\n",
     );
     let spawned = Command::new(OSTLER)
         .args(["--log-format", "json", "agent", "--config", "agent.yaml", "--state-dir", "state"])
         .current_dir(&bench.dir)
+        .env("OSTLER_TOKEN", "no business of a service")
+        .env("OTHER", "passed")
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -86,6 +89,7 @@ async fn the_command_line_serves_a_file_and_logs_what_it_refuses() {
     assert_eq!(reqwest::get(format!("{url}/livez")).await.unwrap().text().await.unwrap(), "ok\n");
     let wrong = reqwest::Client::new().post(format!("{url}/recover/a-secret-in-a-path")).send().await.unwrap();
     assert_eq!(wrong.status(), 401);
+    eventually("started", || bench.text("state/one.log") == "token none passed\n").await;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.0.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
     let mut log = String::new();
     tokio::task::block_in_place(|| std::io::Read::read_to_string(&mut child.0.stderr.take().unwrap(), &mut log))

@@ -155,6 +155,8 @@ async fn no_spelling_of_a_path_leads_past_the_credentials() {
         "/v1/report?token=a-token-for-tests-only",
         "/v1/operations/..%2f..%2freport",
         "/v1/operations/%2e%2e/report",
+        "/v1/operations/%ff",
+        "/recover/%ff",
         "http://127.0.0.1/v1/report",
     ] {
         let mut stream = TcpStream::connect(agent.handle.local_addr).unwrap();
@@ -162,7 +164,7 @@ async fn no_spelling_of_a_path_leads_past_the_credentials() {
         let mut answer = String::new();
         tokio::task::block_in_place(|| stream.read_to_string(&mut answer)).unwrap();
         let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        assert!(matches!(status, 400 | 401 | 404), "{path}: {answer}");
+        assert!(matches!(status, 400 | 401 | 404 | 405), "{path}: {answer}");
         assert!(!answer.contains("diskFreePercent"), "{path}: {answer}");
     }
     agent.end().await;
