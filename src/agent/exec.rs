@@ -107,10 +107,19 @@ fn become_program(plan: &ExecPlan) -> ExecError {
 fn prepare(plan: &ExecPlan) -> Result<(Command, Option<User>, Option<File>), ExecError> {
     let (program, arguments) = plan.argv.split_first().ok_or(ExecError::NoProgram)?;
     let user = plan.user.as_deref().map(find_user).transpose()?.flatten();
-    let mut command = Command::new(program);
+    let mut command = Command::new(path_of(program));
     command.args(arguments).current_dir(&plan.dir).env_remove("OSTLER_CRASH_POINT");
     let lock = plan.record.as_deref().map(write_record).transpose()?;
     Ok((command, user, lock))
+}
+
+/// `ostler` is the program that runs the agent, wherever PATH leads: examples with simulated servers work without an
+/// installation, and of several releases the same one is started.
+fn path_of(program: &str) -> PathBuf {
+    match std::env::current_exe() {
+        Ok(own) if program == "ostler" => own,
+        _ => PathBuf::from(program),
+    }
 }
 
 /// The user to change to; `None` when this process is the user's already.
@@ -159,4 +168,16 @@ pub fn complaint_path(record: &Path) -> PathBuf {
 fn open_complaint(record: &Path) -> Option<File> {
     // Opened now: as another user it could not be.
     OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(complaint_path(record)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ostler_is_the_program_that_runs_the_agent() {
+        assert_eq!(path_of("ostler"), std::env::current_exe().unwrap());
+        assert_eq!(path_of("ollama"), Path::new("ollama"));
+        assert_eq!(path_of("/opt/ostler"), Path::new("/opt/ostler"));
+    }
 }

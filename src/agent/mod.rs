@@ -4,7 +4,7 @@ pub mod config;
 pub mod exec;
 mod gate;
 mod keep;
-mod os;
+pub mod os;
 mod plan;
 mod report;
 mod runner;

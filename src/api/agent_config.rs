@@ -152,7 +152,7 @@ pub struct AgentService {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentCommand {
-    /// The program, found in PATH unless it is a path, and its arguments.
+    /// The program, found in PATH unless it is a path, and its arguments. Just `ostler` is the program that runs the agent.
     #[schemars(
         length(min = 1, max = 256),
         inner(length(max = 4096)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::CliError;
+use super::{CliError, http_client::http_client};
 use crate::http::ErrorReply;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,11 +33,7 @@ impl ApiClient {
             .ok_or_else(|| {
                 CliError::misused(format!("{address:?} is no address: write http:// or https://, host and port"))
             })?;
-        let http = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|e| CliError::failed(format!("can't build an HTTP client: {e}")))?;
-        Ok(Self { http, base, token: token.trim().to_owned(), hint: hint.to_owned() })
+        Ok(Self { http: http_client()?, base, token: token.trim().to_owned(), hint: hint.to_owned() })
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, CliError> {
@@ -65,7 +61,7 @@ impl ApiClient {
         query: &[(&str, String)],
         body: Option<&impl Serialize>,
     ) -> Result<T, CliError> {
-        let mut request = self.http.request(method, self.url(path, query)?).bearer_auth(&self.token);
+        let mut request = self.http.request(method, self.url(path, query)?).timeout(TIMEOUT).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -6,22 +6,29 @@ mod agent;
 mod agent_exec;
 mod client;
 mod completions;
+mod controller;
 pub mod crds;
 mod data_dir;
 mod database_url;
+mod database;
 mod down;
 mod error;
 mod events;
 mod get;
+mod http_client;
+mod init;
 mod kube;
 mod migrate;
 mod names;
 mod output;
 mod pause;
+mod ports;
+mod process;
 mod service;
 mod simulate;
 mod status;
 mod target;
+mod up;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -110,8 +117,11 @@ pub enum Command {
     Pause(pause::Args),
     /// End the pause
     Unpause,
+    Init(init::Args),
+    Up(up::Args),
     Down(down::Args),
     Migrate(migrate::Args),
+    Controller(controller::Args),
     Simulate(simulate::Args),
     Crds(crds::Args),
     Agent(agent::Args),
@@ -150,6 +160,9 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Start(args) => block_on(service::run(service::Verb::Start, args, &global)),
         Command::Pause(args) => block_on(pause::run(args, &global)),
         Command::Unpause => block_on(pause::unpause(&global)),
+        Command::Init(args) => block_on(init::run(args)),
+        Command::Up(args) => block_on(up::run(args, &global)),
+        Command::Controller(args) => block_on(controller::run(args, &global)),
         Command::Down(args) => block_on(down::run(args, &global)),
         Command::Migrate(args) => block_on(migrate::run(args, &global)),
         Command::Agent(args) => block_on(agent::run(args, &global)),

@@ -53,6 +53,20 @@ impl Rule {
     }
 }
 
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if let Some(subresource) = self.subresource {
+            write!(f, "/{subresource}")?;
+        }
+        match &self.namespace {
+            Some(namespace) => write!(f, " in {namespace}")?,
+            None => write!(f, " everywhere")?,
+        }
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, ": {name}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,19 +94,5 @@ mod tests {
             assert_eq!(rule.access(path, namespace).unwrap().to_string(), expected);
         }
         assert_eq!(Rule::Open.access(&path(&[]), None), None);
-    }
-}
-
-impl std::fmt::Display for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.verb, self.resource)?;
-        if let Some(subresource) = self.subresource {
-            write!(f, "/{subresource}")?;
-        }
-        match &self.namespace {
-            Some(namespace) => write!(f, " in {namespace}")?,
-            None => write!(f, " everywhere")?,
-        }
-        self.name.as_ref().map_or(Ok(()), |name| write!(f, ": {name}"))
     }
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     host::OperationStatus,
+    platform,
     store::{Admission, JournalEntry, Leader, Observation, Suspension},
 };
 
@@ -124,7 +125,7 @@ pub struct LeaderView {
 impl LeaderView {
     /// `None` when the lease has lapsed: nobody leads then.
     pub(super) fn of(leader: Leader) -> Option<Self> {
-        (!leader.expires_in.is_zero()).then(|| Self {
+        (!leader.expires_in.is_zero()).then_some(Self {
             holder: leader.holder,
             epoch: leader.epoch,
             expires_in_seconds: leader.expires_in.as_secs(),
@@ -177,6 +178,13 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     pub message: String,
+}
+
+impl From<platform::Problem> for Problem {
+    fn from(platform::Problem { severity, place, about, field, message }: platform::Problem) -> Self {
+        let (file, line) = place.map_or((None, None), |p| (Some(p.file), Some(p.line).filter(|line| *line > 0)));
+        Self { error: severity == platform::Severity::Error, file, line, about, field, message }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::CliError;
 
 pub use resources::resource_table;
-pub use screen::screen;
+pub use screen::{problem_line, screen};
 pub use table::Table;
 
 /// How a result is written.

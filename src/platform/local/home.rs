@@ -21,7 +21,7 @@ use super::{
     records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError},
     scan,
     schema::SchemaError,
-    snapshot::{self, Folder, Plan, State},
+    snapshot::{self, Derive, Folder, Plan, State},
     subscribers::Subscribers,
     watch::FolderWatch,
 };
@@ -39,6 +39,8 @@ pub struct LocalConfig {
     /// How often the folder is looked at although nothing was told.
     pub rescan: Duration,
     pub clock: fn() -> Timestamp,
+    /// What is declared without a file.
+    pub derive: Derive,
 }
 
 impl LocalConfig {
@@ -49,6 +51,7 @@ impl LocalConfig {
             deletion_grace: SignedDuration::from_secs(30),
             rescan: Duration::from_secs(10),
             clock: Timestamp::now,
+            derive: Arc::new(|_| Vec::new()),
         }
     }
 }
@@ -145,6 +148,7 @@ impl LocalPlatform {
         let plan = snapshot::plan(
             &folder,
             &self.kinds,
+            &self.config.derive,
             &inner.state,
             self.config.deletion_grace,
             (self.config.clock)(),

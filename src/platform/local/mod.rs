@@ -25,3 +25,4 @@ pub use kinds::LocalKind;
 pub use records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError};
 pub use schema::SchemaError;
 pub use single::read_single;
+pub use snapshot::Derive;

@@ -4,7 +4,10 @@
 //! - Nothing is deleted while anything is broken, nor because the folder is empty or gone.
 //! - What is no longer declared is deleted after a grace period.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -58,17 +61,22 @@ pub struct Plan {
     pub problems: Vec<Problem>,
 }
 
+/// What is declared without a file: made of the documents that the files declare. Whatever a file declares wins.
+pub type Derive = Arc<dyn Fn(&[&Value]) -> Vec<Value> + Send + Sync>;
+
 /// Compares a folder with what is known.
 pub fn plan(
     folder: &Folder,
     kinds: &Kinds,
+    derive: &Derive,
     state: &State,
     grace: SignedDuration,
     now: Timestamp,
     mut new_uid: impl FnMut() -> String,
 ) -> Plan {
     let mut reading = read(folder, kinds);
-    let declared = unique(&mut reading);
+    let mut declared = unique(&mut reading);
+    add_derived(&mut declared, &mut reading, kinds, derive);
     let mut version = state.resource_version;
     let mut puts = Vec::new();
     let mut secrets = state.secrets.clone();
@@ -155,6 +163,23 @@ fn unique(reading: &mut Reading) -> BTreeMap<ObjectKey, Manifest> {
         }
     }
     declared
+}
+
+fn add_derived(declared: &mut BTreeMap<ObjectKey, Manifest>, reading: &mut Reading, kinds: &Kinds, derive: &Derive) {
+    let documents: Vec<&Value> = declared
+        .values()
+        .filter_map(|manifest| match &manifest.content {
+            Declared::Resource(object) => Some(object),
+            Declared::Secret(_) => None,
+        })
+        .collect();
+    for document in derive(&documents) {
+        let derived = manifest::read("(made by ostler)", &document.to_string(), kinds);
+        reading.problems.extend(derived.problems);
+        for manifest in derived.manifests {
+            declared.entry(manifest.key.clone()).or_insert(manifest);
+        }
+    }
 }
 
 /// The new record, when anything differs.

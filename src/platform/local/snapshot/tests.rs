@@ -1,5 +1,7 @@
 use std::sync::LazyLock;
 
+use serde_json::json;
+
 use super::*;
 use crate::platform::Place;
 
@@ -20,11 +22,12 @@ struct Home {
     state: State,
     now: Timestamp,
     uids: u32,
+    derive: Derive,
 }
 
 impl Home {
     fn new() -> Self {
-        Self { state: State::default(), now: Timestamp::UNIX_EPOCH, uids: 0 }
+        Self { state: State::default(), now: Timestamp::UNIX_EPOCH, uids: 0, derive: Arc::new(|_| Vec::new()) }
     }
 
     fn sees(&mut self, files: &[(&str, &str)]) -> Plan {
@@ -37,7 +40,7 @@ impl Home {
     fn takes(&mut self, files: Result<Vec<File>, String>) -> Plan {
         let folder = Folder { name: "team".to_owned(), files };
         let uids = &mut self.uids;
-        let plan = plan(&folder, &KINDS, &self.state, GRACE, self.now, || {
+        let plan = plan(&folder, &KINDS, &self.derive, &self.state, GRACE, self.now, || {
             *uids += 1;
             format!("uid-{uids}")
         });
@@ -290,4 +293,36 @@ mod random {
             }
         }
     }
+}
+
+#[test]
+fn what_is_derived_lives_and_goes_with_what_it_is_derived_from_and_a_file_wins() {
+    let mut home = Home::new();
+    // For each backend, an agent and its Secret of the same name.
+    home.derive = Arc::new(|documents: &[&Value]| {
+        let backends = documents.iter().filter(|d| d["kind"] == "LLMBackend");
+        let names: Vec<&Value> = backends.map(|d| &d["metadata"]["name"]).collect();
+        let of = |name: &&Value| {
+            let agent = json!({"apiVersion": "ostler.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": name},
+                "spec": {"url": "http://127.0.0.1:7"}});
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+                "stringData": {"token": "abc"}});
+            [agent, secret]
+        };
+        names.iter().flat_map(of).collect()
+    });
+    let plan = home.sees(&[("a.yaml", A)]);
+    assert!(plan.problems.is_empty(), "{:?}", said(&plan));
+    assert_eq!((home.names(), plan.secrets.len()), (vec!["a", "a"], 1));
+
+    let mine = B.replace("name: b, namespace: team", "name: a").replace("9099", "8");
+    home.sees(&[("a.yaml", A), ("mine.yaml", &mine)]);
+    let agent = home.state.records.values().find(|r| r.key.kind == "HostAgent").unwrap();
+    assert_eq!((agent.manifest["spec"]["url"].as_str(), agent.generation), (Some("http://127.0.0.1:8"), 2));
+
+    home.sees(&[("b.yaml", B)]);
+    home.later(30);
+    home.sees(&[("b.yaml", B)]);
+    assert_eq!(home.names(), ["b"]);
+    assert!(home.state.secrets.is_empty());
 }

@@ -1,0 +1,164 @@
+//! `ostler init`: manifests of what runs here.
+
+mod manager;
+mod manifests;
+mod probe;
+mod watchers;
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::{CliError, http_client::http_client, output::print, ports::Owner};
+use crate::api::Engine;
+use manager::Manager;
+use probe::Server;
+
+/// Find inference servers on this machine, and write manifests of them
+///
+/// Asks the usual ports for Ollama, MLX and OpenAI-compatible servers, says who owns each and what else watches them, and
+/// writes backends.yaml, and agent.yaml apart: that one stays on this host. Nothing is overwritten, nothing is started.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the manifests are written
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+}
+
+/// A server with a name for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    name: String,
+    server: Server,
+    manager: Manager,
+}
+
+pub async fn run(args: Args) -> Result<(), CliError> {
+    let Args { folder } = args;
+    let (backends, agent) = (folder.join("backends.yaml"), folder.join("agent.yaml"));
+    for file in [&backends, &agent] {
+        refuse_to_overwrite(file)?;
+    }
+    let servers = probe::servers(&http_client()?).await;
+    if servers.is_empty() {
+        return Err(CliError::failed(
+            "no Ollama, MLX or OpenAI-compatible server answers on the usual ports of this machine, nor where OLLAMA_HOST \
+             says: start one and ask again, or begin with examples/quickstart, which brings simulated ones",
+        ));
+    }
+    let found = named(servers);
+    let mut text: String = found.iter().map(line).collect();
+    text.extend(watchers::watchers().into_iter().map(|w| format!("! {w}\n")));
+    print(&text)?;
+    let written = manifests::manifests(&found, &host_name());
+    fs::create_dir_all(&folder).map_err(|e| CliError::failed(format!("can't make {}: {e}", folder.display())))?;
+    write_new(&backends, &written.backends)?;
+    if let Some(text) = &written.agent {
+        write_new(&agent, text)?;
+    }
+    print(&format!("next: read them, then `ostler up -f {}`\n", folder.display()))
+}
+
+fn named(servers: Vec<Server>) -> Vec<Found> {
+    let mut count: HashMap<&str, usize> = HashMap::new();
+    let mut found = Vec::new();
+    for server in servers {
+        let base = match server.engine {
+            Engine::Ollama => "ollama",
+            Engine::MLX => "mlx",
+            Engine::OpenAI => "openai",
+        };
+        let nth = count.entry(base).or_default();
+        *nth += 1;
+        let name = if *nth == 1 { base.to_owned() } else { format!("{base}-{}", server.address.port()) };
+        let pid = server.owner.as_ref().and_then(|o| o.pid);
+        let manager = pid.map_or(Manager::Nobody { command: Vec::new(), folder: None }, manager::of);
+        found.push(Found { name, server, manager });
+    }
+    found
+}
+
+/// `ollama at http://127.0.0.1:11434: 3 models; process 7 (ollama serve) of user ada, by systemd unit ollama.service (Restart=always)`
+fn line(Found { name, server, manager }: &Found) -> String {
+    let owner = server.owner.as_ref().map_or_else(|| "owner unknown".to_owned(), ToString::to_string);
+    let by = match manager {
+        Manager::Systemd { unit, user, restarts } => {
+            let whose = if *user { "the user's systemd" } else { "systemd" };
+            let restarts = restarts.as_ref().map(|r| format!(" (Restart={r})")).unwrap_or_default();
+            format!(", by {whose} unit {unit}{restarts}")
+        }
+        Manager::Brew { formula } => format!(", by brew services ({formula})"),
+        Manager::Launchd { label } => format!(", by launchd ({label})"),
+        Manager::Container => ", in a container".to_owned(),
+        Manager::App { path } => format!(", by {path}"),
+        Manager::Nobody { .. } => String::new(),
+    };
+    format!("{name} at {}: {} models; {owner}{by}\n", server.url(), server.models.len())
+}
+
+/// The agent's name: the host's, as far as a resource may be called that.
+fn host_name() -> String {
+    let name = sysinfo::System::host_name().unwrap_or_default().to_ascii_lowercase();
+    let short = name.split('.').next().unwrap_or_default();
+    let clean: String = short.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    match clean.trim_matches('-') {
+        "" => "host".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn refuse_to_overwrite(file: &Path) -> Result<(), CliError> {
+    if file.exists() {
+        return Err(CliError::failed(format!(
+            "{} is there already and is not overwritten: choose another folder, or move it away",
+            file.display()
+        )));
+    }
+    Ok(())
+}
+
+fn write_new(file: &Path, text: &str) -> Result<(), CliError> {
+    let failed = |e: std::io::Error| CliError::failed(format!("can't write {}: {e}", file.display()));
+    let mut out = fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?;
+    out.write_all(text.as_bytes()).map_err(failed)?;
+    print(&format!("wrote {}\n", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_one_engine_have_different_names() {
+        let server = |port: u16| Server {
+            engine: Engine::OpenAI,
+            address: ([127, 0, 0, 1], port).into(),
+            models: Vec::new(),
+            owner: None,
+        };
+        let names: Vec<String> = named(vec![server(8000), server(1234)]).into_iter().map(|f| f.name).collect();
+        assert_eq!(names, ["openai", "openai-1234"]);
+    }
+
+    #[test]
+    fn a_server_is_told_with_its_owner_and_who_started_it() {
+        let found = Found {
+            name: "ollama".into(),
+            server: Server {
+                engine: Engine::Ollama,
+                address: ([127, 0, 0, 1], 11434).into(),
+                models: vec!["a".into()],
+                owner: Some(Owner { pid: Some(7), user: Some("ada".into()), command: Some("ollama serve".into()) }),
+            },
+            manager: Manager::Systemd { unit: "ollama.service".into(), user: false, restarts: Some("always".into()) },
+        };
+        assert_eq!(
+            line(&found),
+            "ollama at http://127.0.0.1:11434: 1 models; process 7 (ollama serve) of user ada, by systemd unit \
+             ollama.service (Restart=always)\n"
+        );
+    }
+}

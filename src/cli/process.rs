@@ -1,0 +1,151 @@
+//! What `up` and `controller` have in common: leadership, controllers and API, joined, and ended in good order.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::CliError;
+use crate::{
+    controllers,
+    http::{self, Api, Authorizer, Home, Problems},
+    platform::Platform,
+    runtimes::Workloads,
+    store::{LeadWatch, LeaseTimings, Store, lead},
+    telemetry::{Loops, Metrics},
+};
+
+/// Whatever acts gets this long to come to rest; what is still running then goes on under the next leader.
+const REST: Duration = Duration::from_secs(8);
+
+/// What a process is made of.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub platform: Arc<dyn Platform>,
+    pub workloads: Arc<dyn Workloads>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub home: Home,
+    pub http: reqwest::Client,
+    pub metrics: Metrics,
+    pub loops: Loops,
+    pub observe: bool,
+    /// Unique for this process.
+    pub holder: String,
+    pub problems: Problems,
+    pub down: Option<CancellationToken>,
+}
+
+/// Leadership, controllers and API at work.
+pub struct Process {
+    acting: CancellationToken,
+    controllers: JoinHandle<()>,
+    leading: CancellationToken,
+    lead: LeadWatch,
+    serving: CancellationToken,
+    server: JoinHandle<io::Result<()>>,
+}
+
+impl Process {
+    /// Starts everything. Whether this process leads is known some moments later.
+    pub async fn start(parts: Parts, listener: TcpListener) -> Result<Self, CliError> {
+        let Parts {
+            store,
+            platform,
+            workloads,
+            authorizer,
+            home,
+            http,
+            metrics,
+            loops,
+            observe,
+            holder,
+            problems,
+            down,
+        } = parts;
+        let (acting, leading, serving) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let installation = store.installation().await?;
+        let lead = lead(Arc::clone(&store), holder.clone(), LeaseTimings::default(), &loops, leading.clone());
+        tokio::spawn(loops.clone().keep_time(serving.clone()));
+        let controllers = controllers::Parts {
+            store: Arc::clone(&store),
+            platform: Arc::clone(&platform),
+            workloads,
+            http: http.clone(),
+            metrics: metrics.clone(),
+            loops: loops.clone(),
+            installation,
+            holder,
+            observe,
+        };
+        let controllers = tokio::spawn(controllers::run(controllers, lead.subscribe(), acting.clone()));
+        let api = Api { store, platform, authorizer, home, http, metrics, loops, problems, down };
+        let server = tokio::spawn(http::serve(listener, api, serving.clone()));
+        Ok(Self { acting, controllers, leading, lead, serving, server })
+    }
+
+    /// Returns what went wrong, when a part ends that should not.
+    pub async fn broken(&mut self) -> CliError {
+        tokio::select! {
+            ended = &mut self.controllers => CliError::failed(match ended {
+                Ok(()) => "the controllers ended by themselves".to_owned(),
+                Err(e) => format!("the controllers failed: {e}"),
+            }),
+            ended = &mut self.server => CliError::failed(match ended {
+                Ok(Ok(())) => "the API ended by itself".to_owned(),
+                Ok(Err(e)) => format!("the API failed: {e}"),
+                Err(e) => format!("the API failed: {e}"),
+            }),
+        }
+    }
+
+    /// Lets controllers come to rest, then resigns the lead: in this order, so that nothing acts without it. The API goes on.
+    pub async fn rest(&mut self) {
+        self.acting.cancel();
+        if !self.controllers.is_finished() && tokio::time::timeout(REST, &mut self.controllers).await.is_err() {
+            tracing::warn!(seconds = REST.as_secs(), "controllers did not come to rest");
+            self.controllers.abort();
+        }
+        self.leading.cancel();
+    }
+
+    /// Ends the rest, after [`Process::rest`].
+    pub async fn end(self) {
+        self.lead.stopped().await;
+        self.serving.cancel();
+        if !self.server.is_finished() {
+            // Its errors at this moment concern nobody.
+            let _ = self.server.await;
+        }
+    }
+}
+
+/// Unique for this process, and readable: POD_NAME in a cluster, else the host's name.
+pub fn holder() -> String {
+    let host = std::env::var("POD_NAME").ok().filter(|n| !n.is_empty()).or_else(|| sysinfo::System::host_name().ok());
+    let random = Uuid::new_v4().simple().to_string();
+    format!("{}_{}_{}", host.unwrap_or_else(|| "localhost".to_owned()), std::process::id(), &random[..8])
+}
+
+/// Waits for SIGINT or SIGTERM. A second one ends the process at once.
+pub async fn signaled() -> Result<(), CliError> {
+    let failed = |e: io::Error| CliError::failed(format!("can't wait for signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! The agents of this process: one for each AgentConfig of the folder, spoken to over loopback HTTP like any other.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use kube::ResourceExt;
+use tokio_util::sync::CancellationToken;
+
+use super::Derived;
+use crate::{
+    agent::{self, AgentHandle, AgentSettings},
+    api::{AgentConfigSpec, HostAgent},
+    host::SigningSecret,
+    http::Problem,
+    platform::Platform,
+    telemetry::{Beat, Metrics},
+};
+
+/// How often the folder's AgentConfigs are compared with the agents that run.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// What all agents of this process have in common.
+pub struct Common {
+    pub platform: Arc<dyn Platform>,
+    pub derived: Arc<Derived>,
+    /// Each agent has a folder of its own in it.
+    pub state_dir: PathBuf,
+    pub observe: bool,
+    pub exe: PathBuf,
+    pub http: reqwest::Client,
+    pub metrics: Metrics,
+}
+
+/// The running agents, and what keeps others from running.
+pub struct Agents {
+    common: Common,
+    running: BTreeMap<Key, Running>,
+    problems: Problems,
+}
+
+/// What a person should mend, by agent. Clones share it.
+#[derive(Clone, Default)]
+pub struct Problems(Arc<Mutex<BTreeMap<Key, String>>>);
+
+struct Running {
+    spec: AgentConfigSpec,
+    secret: Option<SigningSecret>,
+    handle: AgentHandle,
+    shutdown: CancellationToken,
+}
+
+impl Agents {
+    pub fn new(common: Common) -> Self {
+        Self { common, running: BTreeMap::new(), problems: Problems::default() }
+    }
+
+    pub fn problems(&self) -> Problems {
+        self.problems.clone()
+    }
+
+    /// Where each agent listens.
+    pub fn urls(&self) -> impl Iterator<Item = (&str, String)> {
+        self.running.iter().map(|((_, name), running)| (name.as_str(), running.handle.url()))
+    }
+
+    /// Follows the folder until `shutdown`.
+    pub async fn follow(&mut self, beat: Beat, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
+            beat.beat();
+            self.converge().await;
+        }
+    }
+
+    /// Starts what is declared and does not run; starts anew what changed; ends what is declared no longer. Services outlive
+    /// their agent.
+    pub async fn converge(&mut self) {
+        let Ok(objects) = self.common.platform.list("AgentConfig").await else { return };
+        let mut declared = BTreeMap::new();
+        for object in objects {
+            let key = (object.namespace().unwrap_or_default(), object.name_any());
+            let spec = object.data.get("spec").cloned().unwrap_or_default();
+            match serde_json::from_value::<AgentConfigSpec>(spec) {
+                Ok(spec) => {
+                    let secret = self.secret(&key, &spec).await;
+                    declared.insert(key, (spec, secret));
+                }
+                Err(error) => {
+                    self.problems.set(&key, &error.to_string());
+                }
+            }
+        }
+        let stale = |key: &Key, running: &Running| {
+            declared.get(key).is_none_or(|(spec, secret)| (spec, secret) != (&running.spec, &running.secret))
+        };
+        let old: Vec<Key> = self.running.iter().filter(|(k, r)| stale(k, r)).map(|(k, _)| k.clone()).collect();
+        for key in old {
+            self.end(&key).await;
+        }
+        self.problems.keep(|key| declared.contains_key(key));
+        for (key, (spec, secret)) in declared {
+            if !self.running.contains_key(&key) {
+                self.start(key, spec, secret).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, key: Key, spec: AgentConfigSpec, secret: Option<SigningSecret>) {
+        let Common { platform: _, derived, state_dir, observe, exe, http, metrics } = &self.common;
+        let (namespace, name) = &key;
+        let folder = if namespace == "default" { name.clone() } else { format!("{namespace}_{name}") };
+        let settings = AgentSettings {
+            name: name.clone(),
+            spec: AgentConfigSpec { listen: derived.listen(namespace, name, &spec), ..spec.clone() },
+            base_dir: derived.base_dir().to_owned(),
+            state_dir: state_dir.join(folder),
+            observe: *observe,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            exe: exe.clone(),
+            http: http.clone(),
+            signing_secret: secret.clone(),
+            metrics: metrics.clone(),
+        };
+        let shutdown = CancellationToken::new();
+        match agent::start(settings, shutdown.clone()).await {
+            Ok(handle) => {
+                self.problems.clear(&key);
+                self.running.insert(key, Running { spec, secret, handle, shutdown });
+            }
+            Err(error) => {
+                if self.problems.set(&key, &error.to_string()) {
+                    tracing::error!(agent = key.1, %error, "agent not started; trying again");
+                }
+            }
+        }
+    }
+
+    /// The secret that callers sign with: the files of the AgentConfig decide; without any, that of the HostAgent.
+    async fn secret(&self, (namespace, name): &Key, spec: &AgentConfigSpec) -> Option<SigningSecret> {
+        if spec.auth.signing_secret_file.is_some() || spec.auth.token_file.is_some() {
+            return None;
+        }
+        let platform = &self.common.platform;
+        let objects = platform.list("HostAgent").await.ok()?;
+        let mine = |o: &kube::api::DynamicObject| o.name_any() == *name && o.namespace().as_ref() == Some(namespace);
+        let agent: HostAgent = objects.into_iter().find(mine)?.try_parse().ok()?;
+        let data = platform.secret(namespace, &agent.spec.secret_ref?.name).await.ok()?;
+        SigningSecret::parse(std::str::from_utf8(data.get("signingSecret")?).ok()?).ok()
+    }
+
+    async fn end(&mut self, key: &Key) {
+        if let Some(Running { handle, shutdown, .. }) = self.running.remove(key) {
+            shutdown.cancel();
+            handle.join().await;
+        }
+    }
+
+    /// Stops the services that these agents started, and leaves no hold. Returns what could not be stopped, and why.
+    pub async fn stop_services(&self) -> Vec<String> {
+        let mut failed = Vec::new();
+        for ((_, name), running) in &self.running {
+            for (service, result) in running.handle.stop_services().await {
+                if let Err(error) = result {
+                    failed.push(format!("{name}/{service}: {error}"));
+                }
+            }
+        }
+        failed
+    }
+
+    /// Names of the services that run now, with the process of each.
+    pub fn services_up(&self) -> Vec<String> {
+        let reports = self.running.values().map(|running| running.handle.report());
+        let services = reports.flat_map(|report| report.services);
+        services.filter_map(|s| s.instance.map(|i| format!("{} (pid {})", s.name, i.pid))).collect()
+    }
+
+    /// Ends all agents; their services stay up.
+    pub async fn end_all(&mut self) {
+        for key in self.running.keys().cloned().collect::<Vec<_>>() {
+            self.end(&key).await;
+        }
+    }
+}
+
+impl Problems {
+    /// As the API shows them.
+    pub fn list(&self) -> Vec<Problem> {
+        let problem = |((namespace, name), message): (&Key, &String)| Problem {
+            error: true,
+            file: None,
+            line: None,
+            about: Some(format!("AgentConfig {namespace}/{name}")),
+            field: None,
+            message: message.clone(),
+        };
+        self.lock().iter().map(problem).collect()
+    }
+
+    /// Whether it is news.
+    fn set(&self, key: &Key, message: &str) -> bool {
+        self.lock().insert(key.clone(), message.to_owned()).as_deref() != Some(message)
+    }
+
+    fn clear(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    fn keep(&self, declared: impl Fn(&Key) -> bool) {
+        self.lock().retain(|key, _| declared(key));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

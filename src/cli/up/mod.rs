@@ -1,0 +1,198 @@
+//! `ostler up`: the whole system on this machine, in one process.
+
+mod agents;
+mod derived;
+mod records;
+mod say;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CliError, DataDir, Endpoint, Global,
+    database::Database,
+    http_client::http_client,
+    ports,
+    process::{Parts, Process, holder, signaled},
+};
+use crate::{
+    agent,
+    http::{Home, Problem, TokenAuthorizer},
+    platform::{
+        Platform,
+        local::{LocalConfig, LocalPlatform},
+    },
+    runtimes::NoCluster,
+    store::Store,
+    telemetry::{Logging, Loops, Metrics},
+};
+use agents::{Agents, Common};
+use derived::Derived;
+use records::Records;
+
+const LOGS: &str = "ostler=info,warn";
+
+/// Serve the resources of a folder: controllers, API and agents in one process
+///
+/// Ctrl-C ends it and leaves the services up; `ostler down` ends both.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of manifests, or one file
+    #[arg(short, value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Where API, health and metrics are; loopback only
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    database: Database,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    observe: bool,
+}
+
+pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
+    let Args { folder, listen, database, observe } = args;
+    let folder = checked(&folder, listen)?;
+    let dir = DataDir::of(global)?;
+    dir.create()?;
+    let logging = Logging::start(global.log_format.into(), LOGS)?;
+    let store = database.open(Some(&dir)).await?;
+    let listener = bind(listen).await?;
+    let up = Up::start(&dir, &folder, store, listener, observe).await?;
+    let ended = up.until_ended(&dir).await;
+    // Spans are sent from a thread that the runtime must outlive.
+    let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
+    ended
+}
+
+fn checked(folder: &Path, listen: SocketAddr) -> Result<PathBuf, CliError> {
+    if !listen.ip().is_loopback() {
+        return Err(CliError::misused(format!(
+            "--listen {listen}: `up` listens on loopback only, because its token would go over the network in the clear; \
+             reach it by `ssh -L`, or run `ostler controller` in a cluster"
+        )));
+    }
+    std::path::absolute(folder)
+        .ok()
+        .filter(|path| path.exists())
+        .ok_or_else(|| CliError::misused(format!("-f {}: there is no such folder or file", folder.display())))
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, CliError> {
+    TcpListener::bind(listen).await.map_err(|e| {
+        let owner = ports::owner(listen).map(|o| format!(" by {o}")).unwrap_or_default();
+        let why = if e.kind() == std::io::ErrorKind::AddrInUse { format!("it is taken{owner}") } else { e.to_string() };
+        CliError::failed(format!("can't listen on {listen}: {why}; choose another with --listen 127.0.0.1:PORT"))
+    })
+}
+
+/// Everything at work.
+struct Up {
+    process: Process,
+    agents: Agents,
+    loops: Loops,
+    down: CancellationToken,
+    folder_stop: CancellationToken,
+}
+
+impl Up {
+    async fn start(
+        dir: &DataDir,
+        folder: &Path,
+        store: Arc<dyn Store>,
+        listener: TcpListener,
+        observe: bool,
+    ) -> Result<Self, CliError> {
+        let address = listener.local_addr().map_err(CliError::failed)?;
+        let base_dir = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
+        let derived = Arc::new(Derived::new(base_dir));
+        let platform = Arc::new(open_folder(folder, &store, &derived).await?);
+        let (metrics, loops) = (Metrics::new(), Loops::new());
+        let (down, folder_stop) = (CancellationToken::new(), CancellationToken::new());
+        let http = http_client()?;
+        let agents = Agents::new(Common {
+            platform: Arc::clone(&platform) as Arc<dyn Platform>,
+            derived,
+            state_dir: dir.path().join("agents"),
+            observe,
+            exe: std::env::current_exe().map_err(|e| {
+                CliError::failed(format!("can't find the path of this program, which starts services: {e}"))
+            })?,
+            http: http.clone(),
+            metrics: metrics.clone(),
+        });
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let endpoint = Endpoint { address: format!("http://{address}"), token, pid: std::process::id() };
+        let parts = Parts {
+            store,
+            platform: Arc::clone(&platform) as Arc<dyn Platform>,
+            workloads: Arc::new(NoCluster),
+            authorizer: Arc::new(TokenAuthorizer::new(&endpoint.token, agent::os::own_user())),
+            home: Home::Folder,
+            http,
+            metrics,
+            loops: loops.clone(),
+            observe,
+            holder: holder(),
+            problems: problems(&platform, &agents),
+            down: Some(down.clone()),
+        };
+        let process = Process::start(parts, listener).await?;
+        let stop = folder_stop.clone();
+        tokio::spawn({
+            let platform = Arc::clone(&platform);
+            async move { platform.run(stop).await }
+        });
+        let mut up = Self { process, agents, loops, down, folder_stop };
+        up.agents.converge().await;
+        dir.write_endpoint(&endpoint)?;
+        say::welcome(folder, dir, &endpoint, platform.as_ref(), &up.agents, observe).await?;
+        tokio::spawn(say::changed_problems(platform.watch_problems()));
+        Ok(up)
+    }
+
+    /// Until a signal, `ostler down`, or a failure.
+    async fn until_ended(mut self, dir: &DataDir) -> Result<(), CliError> {
+        let following = CancellationToken::new();
+        let beat = self.loops.register("agents", std::time::Duration::from_secs(120));
+        let ended = tokio::select! {
+            signal = signaled() => signal,
+            () = self.down.cancelled() => Ok(()),
+            broken = self.process.broken() => Err(broken),
+            () = self.agents.follow(beat, following.clone()) => Ok(()),
+        };
+        say::draining(self.down.is_cancelled());
+        self.process.rest().await;
+        let failed = if self.down.is_cancelled() { self.agents.stop_services().await } else { Vec::new() };
+        let services = self.agents.services_up();
+        self.agents.end_all().await;
+        self.folder_stop.cancel();
+        dir.remove_endpoint();
+        self.process.end().await;
+        say::farewell(&services, &failed);
+        ended
+    }
+}
+
+async fn open_folder(folder: &Path, store: &Arc<dyn Store>, derived: &Arc<Derived>) -> Result<LocalPlatform, CliError> {
+    let derive = Arc::clone(derived);
+    let config = LocalConfig {
+        kinds: vec![agent::local_kind()],
+        derive: Arc::new(move |documents| derive.documents(documents)),
+        ..LocalConfig::new(folder)
+    };
+    let records = Arc::new(Records(Arc::clone(store)));
+    LocalPlatform::open(config, Arc::clone(&records) as _, records).await.map_err(CliError::failed)
+}
+
+/// What a person should mend: in the manifests, and about the agents of this process.
+fn problems(platform: &Arc<LocalPlatform>, agents: &Agents) -> crate::http::Problems {
+    let (platform, agents) = (Arc::clone(platform), agents.problems());
+    Arc::new(move || platform.problems().into_iter().map(Problem::from).chain(agents.list()).collect())
+}

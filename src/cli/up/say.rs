@@ -1,0 +1,79 @@
+//! What `up` says to whoever started it.
+
+use std::path::Path;
+
+use tokio::sync::watch;
+
+use super::{Agents, CliError, DataDir, Endpoint};
+use crate::{
+    cli::output::{print, problem_line},
+    http::KINDS,
+    platform::{Platform, Problem, Severity},
+};
+
+/// The first lines: what is served where, what is wrong with the manifests, what to type next.
+pub async fn welcome(
+    folder: &Path,
+    dir: &DataDir,
+    endpoint: &Endpoint,
+    platform: &dyn Platform,
+    agents: &Agents,
+    observe: bool,
+) -> Result<(), CliError> {
+    let mut counts = Vec::new();
+    for kind in KINDS {
+        counts.push(format!("{} {}", platform.list(kind.kind).await?.len(), kind.kind));
+    }
+    let mut text = format!("serving {}: {}\n", folder.display(), counts.join(", "));
+    text += &format!("API, health and metrics on {} · data in {}\n", endpoint.address, dir.path().display());
+    for (name, url) in agents.urls() {
+        text += &format!("agent {name} on {url}\n");
+    }
+    if observe {
+        text += "observing only: nothing is started, stopped or healed\n";
+    }
+    for problem in agents.problems().list() {
+        text += &format!("✗ {}\n", problem_line(&problem));
+    }
+    text += "next: `ostler status` in another terminal; Ctrl-C here ends this and leaves services up, `ostler down` ends both\n";
+    print(&text)
+}
+
+/// Each problem of the manifests as it comes, and when the last is mended.
+pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
+    let mut known: Vec<Problem> = Vec::new();
+    loop {
+        let now = problems.borrow_and_update().clone();
+        for problem in now.iter().filter(|p| !known.contains(p)) {
+            tell(&format!("{} {problem}\n", if problem.severity == Severity::Error { "✗" } else { "!" }));
+        }
+        if now.is_empty() && !known.is_empty() {
+            tell("✓ the manifests are in order\n");
+        }
+        known = now;
+        if problems.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+pub fn draining(down: bool) {
+    tell(if down { "going down: stopping services …\n" } else { "ending: letting controllers come to rest …\n" });
+}
+
+/// What goes on without this process.
+pub fn farewell(services: &[String], failed: &[String]) {
+    for failure in failed {
+        tell(&format!("✗ not stopped: {failure}\n"));
+    }
+    if services.is_empty() {
+        tell("ended\n");
+    } else {
+        tell(&format!("ended; services stay up: {}. `ostler up` finds them again\n", services.join(", ")));
+    }
+}
+
+/// Where nobody reads any longer, there is nobody to tell.
+fn tell(text: &str) {
+    let _ = print(text);
+}
