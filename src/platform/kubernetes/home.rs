@@ -73,6 +73,8 @@ impl Platform for KubernetesPlatform {
 
     async fn apply_status(&self, id: &ObjectId, status: &Value) -> Result<(), PlatformError> {
         let api = self.api(&id.namespace, self.resources.get(&id.kind)?);
+        // Kubernetes 1.35 does not look at the uid in a status of a custom resource. The resourceVersion does its work: it is
+        // unique over all objects, so a replaced one has another.
         let body = json!({
             "apiVersion": API_VERSION,
             "kind": id.kind,
@@ -124,9 +126,7 @@ impl Platform for KubernetesPlatform {
         };
         let mut all = Vec::new();
         for api in apis {
-            // From the API server's cache: as fresh as a watch, and cheap.
-            let params = ListParams::default().match_any();
-            let listed = answer(format!("list {kind}"), api.list(&params)).await?;
+            let listed = answer(format!("list {kind}"), api.list(&ListParams::default())).await?;
             // Items of a list leave out what the list says.
             all.extend(listed.items.into_iter().map(|mut object| {
                 object.types.get_or_insert_with(|| types(resource));

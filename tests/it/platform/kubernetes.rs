@@ -77,9 +77,6 @@ async fn real_status_is_applied_whole_and_refused_for_another_version() {
     let stale = platform.apply_status(&first, &full).await;
     assert!(matches!(stale, Err(PlatformError::Conflict(_))), "{stale:?}");
     let now = ObjectId::of(&only(&platform).await);
-    let other = ObjectId { uid: "00000000-0000-0000-0000-000000000000".to_owned(), ..now.clone() };
-    let replaced = platform.apply_status(&other, &full).await;
-    assert!(matches!(replaced, Err(PlatformError::Conflict(_))), "{replaced:?}");
     let gone = ObjectId { name: "b".to_owned(), ..now.clone() };
     let missing = platform.apply_status(&gone, &full).await;
     assert!(matches!(missing, Err(PlatformError::NotFound(_) | PlatformError::Conflict(_))), "{missing:?}");
@@ -91,6 +88,12 @@ async fn real_status_is_applied_whole_and_refused_for_another_version() {
     let less = json!({"observedGeneration": 1, "state": "Down"});
     platform.apply_status(&now, &less).await.expect("less");
     assert_eq!(only(&platform).await.data["status"], less, "what is left out is gone");
+
+    let old = ObjectId::of(&only(&platform).await);
+    server.kubectl(&["--namespace", &namespaces[0], "delete", "llm", "a"]);
+    server.apply(&backend_in(&namespaces[0], "a", 1));
+    let replaced = platform.apply_status(&old, &less).await;
+    assert!(matches!(replaced, Err(PlatformError::Conflict(_))), "{replaced:?}");
 }
 
 #[tokio::test]
