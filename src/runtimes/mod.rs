@@ -1,9 +1,22 @@
 //! Workloads and containers as seen and changed.
 
+mod kubernetes;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::api::WorkloadRef;
+
+pub use kubernetes::ClusterWorkloads;
+
+/// A workload as it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadSeen {
+    /// Pods that there should be.
+    pub desired: i32,
+    /// Those that it owns, among them those that are being deleted.
+    pub pods: Vec<PodSeen>,
+}
 
 /// A pod of a workload, as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +69,8 @@ impl WorkloadError {
 /// Workloads of a cluster.
 #[async_trait]
 pub trait Workloads: Send + Sync {
-    /// The pods that a workload owns.
-    async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<Vec<PodSeen>, WorkloadError>;
+    /// The pods that a workload owns, and how many there should be.
+    async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError>;
     /// Deletes this pod and no other of its name: the uid is a precondition.
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError>;
 }
@@ -67,7 +80,7 @@ pub struct NoCluster;
 
 #[async_trait]
 impl Workloads for NoCluster {
-    async fn pods(&self, _: &str, _: &WorkloadRef) -> Result<Vec<PodSeen>, WorkloadError> {
+    async fn pods(&self, _: &str, _: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError> {
         Err(WorkloadError::NoCluster)
     }
 

@@ -7,6 +7,7 @@ mod engines;
 mod parts;
 mod platform;
 mod real;
+mod runtimes;
 mod simulate;
 mod store;
 mod validation;

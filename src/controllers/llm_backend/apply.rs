@@ -189,8 +189,8 @@ impl Backends {
 
     async fn pods_to_replace(&self, namespace: &str, workload: &crate::api::WorkloadRef) -> Outcome {
         match self.parts.workloads.pods(namespace, workload).await {
-            Ok(pods) => {
-                let mut pods: Vec<_> = pods.into_iter().filter(|p| !p.deleting).collect();
+            Ok(seen) => {
+                let mut pods: Vec<_> = seen.pods.into_iter().filter(|p| !p.deleting).collect();
                 // Those that are not ready first: they can't get worse.
                 pods.sort_by(|a, b| (a.ready, &a.name).cmp(&(b.ready, &b.name)));
                 if pods.is_empty() {

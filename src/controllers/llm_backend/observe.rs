@@ -150,10 +150,9 @@ impl Backends {
         if !needed {
             return None;
         }
-        let pods = self.parts.workloads.pods(&key.namespace, workload).await.ok()?;
-        let alive: Vec<_> = pods.iter().filter(|p| !p.deleting).collect();
-        let ready = alive.iter().filter(|p| p.ready).count();
-        Some(WorkloadView { pods: i32::try_from(alive.len()).ok()?, ready: i32::try_from(ready).ok()? })
+        let seen = self.parts.workloads.pods(&key.namespace, workload).await.ok()?;
+        let ready = seen.pods.into_iter().filter(|pod| pod.ready && !pod.deleting).map(|pod| pod.uid).collect();
+        Some(WorkloadView { desired: usize::try_from(seen.desired).unwrap_or(0), ready })
     }
 
     fn will(&self, object: &LLMBackend, key: &Key) -> Will {

@@ -501,8 +501,9 @@ impl Pass<'_> {
     }
 
     fn replace_next(&mut self, left: &[PodId], waiting: bool) -> Option<Act> {
-        let all_ready = self.seen.workload.as_ref().is_none_or(|w| w.pods > 0 && w.ready == w.pods);
-        if waiting && !all_ready && !left.is_empty() {
+        // What can't be seen is awaited too: a second pod less may be the last.
+        let replaced = self.seen.workload.as_ref().is_some_and(|workload| workload.is_replaced_but_for(left));
+        if waiting && !replaced && !left.is_empty() {
             return None;
         }
         match left.first() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::memory::PodId;
 use crate::{
     engines::{Failure, LoadedModel, ProbeVerdict},
     host::ServiceReport,
@@ -234,8 +235,19 @@ impl AgentView {
 /// The pods of `recovery.workloadRef`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadView {
-    pub pods: i32,
-    pub ready: i32,
+    /// Pods that there should be.
+    pub desired: usize,
+    /// Uids of those that are ready and stay.
+    pub ready: Vec<String>,
+}
+
+impl WorkloadView {
+    /// Whether every pod that was deleted has a ready successor, while `left` are still to be deleted. Those need not be
+    /// ready: they are why pods are replaced.
+    pub fn is_replaced_but_for(&self, left: &[PodId]) -> bool {
+        let fresh = self.ready.iter().filter(|uid| !left.iter().any(|pod| pod.uid == **uid)).count();
+        fresh >= self.desired.saturating_sub(left.len())
+    }
 }
 
 /// The backends of the same agent.
@@ -266,4 +278,29 @@ pub struct Pull {
     pub error: Option<String>,
     /// Not tried again before this.
     pub retry_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_pod_is_deleted_only_when_every_deleted_one_has_a_ready_successor() {
+        let pods = |uids: &[&str]| -> Vec<PodId> {
+            uids.iter().map(|uid| PodId { name: format!("pod-{uid}"), uid: (*uid).to_owned() }).collect()
+        };
+        for (desired, ready, left, replaced, what) in [
+            (2, vec!["b"], vec!["b"], false, "the first is gone, its successor not there yet"),
+            (2, vec!["b", "c"], vec!["b"], true, "its successor is ready"),
+            (3, vec!["d"], vec!["b", "c"], true, "those that are left need not be ready"),
+            (3, vec!["d"], vec!["c"], false, "the second's successor is not ready"),
+            (1, vec![], vec![], false, "the last one's successor is not ready"),
+            (1, vec!["c"], vec!["b"], true, "scaled down meanwhile"),
+            (0, vec![], vec![], true, "scaled to zero meanwhile"),
+        ] {
+            let ready = ready.into_iter().map(str::to_owned).collect();
+            let view = WorkloadView { desired, ready };
+            assert_eq!(view.is_replaced_but_for(&pods(&left)), replaced, "{what}");
+        }
+    }
 }
