@@ -92,13 +92,13 @@ pub enum RestartPolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "self.manager != 'Command' || has(self.stop)",
-     "message": "manager: Command needs stop: give the command that stops the service", "fieldPath": ".stop"},
+     "message": "manager: Command needs stop: set stop to the command that stops the service", "fieldPath": ".stop"},
     {"rule": "self.manager != 'Command' || has(self.status) || has(self.check)",
-     "message": "manager: Command needs check or status: without one the agent can't tell whether the service is up", "fieldPath": ".check"},
+     "message": "manager: Command needs check or status: set one, for else nobody can tell whether the service is up", "fieldPath": ".check"},
     {"rule": "self.manager != 'Process' || (!has(self.stop) && !has(self.status) && !has(self.restartCommand))",
      "message": "stop, status and restartCommand belong to manager: Command; a Process is stopped by SIGTERM: remove them, or set manager: Command", "fieldPath": ".manager"},
     {"rule": "!self.adopt || has(self.check)",
-     "message": "adopt: true needs check: its port tells which process to take over", "fieldPath": ".adopt"}
+     "message": "adopt: true needs check: set check, whose port tells which process to take over", "fieldPath": ".adopt"}
 ]))]
 pub struct AgentService {
     /// Name of the service, as backends refer to it.
@@ -169,7 +169,7 @@ pub struct AgentCommand {
     pub working_directory: Option<String>,
     /// Variables added to the agent's own environment (whose OSTLER_ variables are left out).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128))]
+    #[schemars(extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 32768}))]
     pub environment: BTreeMap<String, String>,
     /// After how many seconds a command that has not ended is killed. Not for the start of a Process, which goes on running.
     #[serde(default = "default_command_timeout")]

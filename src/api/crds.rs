@@ -21,12 +21,18 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     all
 }
 
-/// The schema of an agent's file, tidied as a CRD's is. It is no CRD: the file stays on the agent's host.
+/// An agent's file as a definition, for its schema and its reference. It is never applied: the file stays on its host.
+pub fn agent_config_definition() -> CustomResourceDefinition {
+    let mut definition = AgentConfig::crd();
+    let schemas = definition.spec.versions.iter_mut().filter_map(|v| v.schema.as_mut());
+    schemas.filter_map(|s| s.open_api_v3_schema.as_mut()).for_each(tidy);
+    definition
+}
+
+/// The schema of an agent's file.
 pub fn agent_config_schema() -> JSONSchemaProps {
-    let versions = AgentConfig::crd().spec.versions;
-    let mut schema = versions.into_iter().find_map(|v| v.schema.and_then(|s| s.open_api_v3_schema)).unwrap_or_default();
-    tidy(&mut schema);
-    schema
+    let versions = agent_config_definition().spec.versions;
+    versions.into_iter().find_map(|v| v.schema.and_then(|s| s.open_api_v3_schema)).unwrap_or_default()
 }
 
 /// An object without `observedGeneration` looks finished to kstatus, so a new object starts with -1 (Flux's convention).

@@ -19,7 +19,7 @@ pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind, WorkloadRef,
     condition, set_condition,
 };
-pub use crds::{agent_config_schema, crds};
+pub use crds::{agent_config_definition, agent_config_schema, crds};
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
 pub use llm_backend::{
     Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery, Webhook,

@@ -48,8 +48,8 @@ struct Field {
 
 fn all_fields() -> Vec<Field> {
     let mut found = Vec::new();
-    for (kind, schema) in schemas() {
-        for part in ["spec", "status"] {
+    for (kind, schema) in schemas_and_agent_file() {
+        for part in ["spec", "status"].into_iter().filter(|part| schema["properties"][part].is_object()) {
             collect(&schema["properties"][part], format!("{kind}.{part}"), part == "status", &mut found);
         }
     }
@@ -69,13 +69,22 @@ fn collect(schema: &Value, path: String, in_status: bool, found: &mut Vec<Field>
     found.push(Field { path, schema: schema.clone(), in_status });
 }
 
+/// The kinds' schemas, and that of the agent's file, which keeps the conventions of fields and rules.
+fn schemas_and_agent_file() -> Vec<(String, Value)> {
+    schemas_of(api::crds().into_iter().chain([api::agent_config_definition()]))
+}
+
 fn schemas() -> Vec<(String, Value)> {
+    schemas_of(api::crds())
+}
+
+fn schemas_of(definitions: impl IntoIterator<Item = CustomResourceDefinition>) -> Vec<(String, Value)> {
     let of = |crd: CustomResourceDefinition| {
         let version = crd.spec.versions.into_iter().next().expect("a version");
         let schema = version.schema.and_then(|schema| schema.open_api_v3_schema).expect("a schema");
         (crd.spec.names.kind, serde_json::to_value(schema).expect("a schema as JSON"))
     };
-    api::crds().into_iter().map(of).collect()
+    definitions.into_iter().map(of).collect()
 }
 
 /// Fails with every field that breaks a convention.

@@ -47,7 +47,7 @@ pub fn files() -> Result<Vec<(String, String)>, CliError> {
 
 /// The reference of all fields: `docs/resources.md`.
 pub fn reference_text() -> String {
-    reference::markdown(&api::crds())
+    reference::markdown(&api::crds(), &api::agent_config_definition())
 }
 
 /// As controller-gen names them.

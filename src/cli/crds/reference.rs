@@ -19,18 +19,25 @@ Every kind with its fields, as the CustomResourceDefinitions in `crds/` have the
 - The annotation `ostler.dev/reconcile-requested-at` forces a pass; `status.lastHandledReconcileAt` echoes its value.
 ";
 
-/// One page about all kinds.
-pub fn markdown(crds: &[CustomResourceDefinition]) -> String {
+/// One page about all kinds, and about the agent's file, which is no custom resource.
+pub fn markdown(crds: &[CustomResourceDefinition], agent_file: &CustomResourceDefinition) -> String {
     let mut page = INTRODUCTION.to_owned();
     for crd in crds {
         for version in &crd.spec.versions {
-            page.push_str(&kind(crd, version));
+            let names = &crd.spec.names;
+            let short = names.short_names.iter().flatten().cloned().collect::<Vec<_>>().join("`, `");
+            let get = format!("`kubectl get {}` (short: `{short}`)", names.plural);
+            page.push_str(&kind(crd, version, &get));
         }
+    }
+    for version in &agent_file.spec.versions {
+        page.push_str(&kind(agent_file, version, "`ostler agent --config FILE`; never applied to a cluster"));
     }
     page
 }
 
-fn kind(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersion) -> String {
+/// `seen_by` says which command reads such a manifest.
+fn kind(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersion, seen_by: &str) -> String {
     let schema = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
     let schema = with_whole_numbers(serde_json::to_value(schema).unwrap_or_default());
     let names = &crd.spec.names;
@@ -38,13 +45,8 @@ fn kind(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersio
     if let Some(about) = schema["description"].as_str() {
         let _ = writeln!(text, "{about}\n");
     }
-    let short = names.short_names.iter().flatten().cloned().collect::<Vec<_>>().join("`, `");
-    let _ = writeln!(
-        text,
-        "`apiVersion: {}/{}` · `kubectl get {}` (short: `{short}`)",
-        crd.spec.group, version.name, names.plural
-    );
-    for part in ["spec", "status"] {
+    let _ = writeln!(text, "`apiVersion: {}/{}` · {seen_by}", crd.spec.group, version.name);
+    for part in ["spec", "status"].into_iter().filter(|part| schema["properties"][part].is_object()) {
         let schema = &schema["properties"][part];
         let _ = write!(text, "\n### {}.{part}\n\n", names.kind);
         let mut rows = Vec::new();
