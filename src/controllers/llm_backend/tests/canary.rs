@@ -56,13 +56,20 @@ fn a_canary_is_skipped_for_every_reason_of_politeness() {
             session.look(&[loaded("small:latest", Some(at(200)))]);
             session
         }),
-        (Skip::NoModel, spec("{engine: Ollama, url: 'http://h:1'}"), with(|s| {
-            s.probes = probed(&[ProbeVerdict::Models(vec![])], at(0)).probes;
-            s.loaded = Some(vec![]);
-        }), prove()),
+        (
+            Skip::NoModel,
+            spec("{engine: Ollama, url: 'http://h:1'}"),
+            with(|s| {
+                s.probes = probed(&[ProbeVerdict::Models(vec![])], at(0)).probes;
+                s.loaded = Some(vec![]);
+            }),
+            prove(),
+        ),
         (
             Skip::NotWanted,
-            spec("{engine: OpenAI, url: 'http://h:1', authSecretRef: {name: s}, models: [{name: small}], canary: {when: Always}}"),
+            spec(
+                "{engine: OpenAI, url: 'http://h:1', authSecretRef: {name: s}, models: [{name: small}], canary: {when: Always}}",
+            ),
             base(),
             Session::default(),
         ),
@@ -86,7 +93,10 @@ fn it_leaves_a_models_expiry_as_it_was() {
     let models = vec![loaded("small:latest", Some(at(200)))];
     seen.loaded = Some(models.clone());
     let (model, keep_alive, loads) = sent(plan_canary(&ollama(), &seen, &ours(&models), at(0)));
-    assert_eq!((model.as_str(), keep_alive, loads), ("small:latest", Some(KeepAlive::For(Duration::from_secs(200))), false));
+    assert_eq!(
+        (model.as_str(), keep_alive, loads),
+        ("small:latest", Some(KeepAlive::For(Duration::from_secs(200))), false)
+    );
     let pinned = vec![loaded("small:latest", Some(at(200 * 365 * 86_400)))];
     seen.loaded = Some(pinned.clone());
     assert_eq!(sent(plan_canary(&ollama(), &seen, &ours(&pinned), at(0))).1, Some(KeepAlive::Forever));
@@ -96,7 +106,11 @@ fn it_leaves_a_models_expiry_as_it_was() {
 fn a_proof_asks_what_is_loaded_before_it_loads_anything() {
     let mut seen = probed(&[listing()], at(0));
     seen.loaded = Some(vec![loaded("other:latest", Some(at(200)))]);
-    assert_eq!(sent(plan_canary(&ollama(), &seen, &prove(), at(0))).0, "other:latest", "nothing is evicted to prove a server");
+    assert_eq!(
+        sent(plan_canary(&ollama(), &seen, &prove(), at(0))).0,
+        "other:latest",
+        "nothing is evicted to prove a server"
+    );
     seen.loaded = Some(vec![]);
     let (model, keep_alive, loads) = sent(plan_canary(&ollama(), &seen, &prove(), at(0)));
     assert_eq!((model.as_str(), loads), ("small:latest", true));

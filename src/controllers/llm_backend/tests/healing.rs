@@ -146,9 +146,15 @@ fn people_and_circumstances_keep_it_from_acting() {
         assert_eq!((plan.act, plan.waiting.map(|w| w.why)), (None, Some(why)));
     }
     let heard_since = with(|s| s.peers = Peers { total: 4, failing: 3, failing_since: Some(at(-10)) });
-    assert!(pass(&ollama(), &heard_since, &proved(at(-100)), at(0)).act.is_some(), "the agent was heard since the storm began");
+    assert!(
+        pass(&ollama(), &heard_since, &proved(at(-100)), at(0)).act.is_some(),
+        "the agent was heard since the storm began"
+    );
     let deferral = with(|s| s.agent = heard(held(HoldOwner::Deferral, at(-9)), at(0)));
-    assert!(pass(&ollama(), &deferral, &proved(at(-100)), at(0)).act.is_some(), "a deferral binds the agent's own loop only");
+    assert!(
+        pass(&ollama(), &deferral, &proved(at(-100)), at(0)).act.is_some(),
+        "a deferral binds the agent's own loop only"
+    );
 }
 
 #[test]
@@ -189,7 +195,10 @@ fn holds_of_ours_are_set_and_cleared_and_others_are_left() {
 fn out_of_memory_lowers_the_limit_by_one_for_an_hour() {
     let mut report = service(ServiceState::Running);
     report.out_of_memory_at = Some(at(-1));
-    let seen = |now: Timestamp, report: &ServiceReport| Seen { agent: heard(report.clone(), now), ..probed(&[listing()], now) };
+    let seen = |now: Timestamp, report: &ServiceReport| Seen {
+        agent: heard(report.clone(), now),
+        ..probed(&[listing()], now)
+    };
     let first = pass(&ollama(), &seen(at(0), &report), &proved(at(-9)), at(0));
     assert_eq!((first.limit, first.notes.clone()), (3, vec![PlanNote::LimitLowered { to: 3 }]));
     let same = pass(&ollama(), &seen(at(60), &report), &first.memory, at(60));
@@ -218,7 +227,8 @@ fn the_agents_own_starts_count_as_attempts() {
 
 #[test]
 fn preload_evicts_nothing_and_a_full_disk_pulls_nothing() {
-    let spec = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small, preload: true}, {name: big, pull: true}]}");
+    let spec =
+        spec("{engine: Ollama, url: 'http://h:1', models: [{name: small, preload: true}, {name: big, pull: true}]}");
     let both = ProbeVerdict::Models(vec!["small:latest".into(), "big:latest".into()]);
     let mut seen = probed(&[both], at(0));
     seen.loaded = Some(vec![loaded("other:latest", None)]);

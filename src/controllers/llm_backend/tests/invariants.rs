@@ -25,7 +25,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { spec: ollama(), seen: Seen { generation: 1, ..Seen::default() }, memory: Memory::default(), now: 0, restarts: vec![], notes: vec![] }
+        Self {
+            spec: ollama(),
+            seen: Seen { generation: 1, ..Seen::default() },
+            memory: Memory::default(),
+            now: 0,
+            restarts: vec![],
+            notes: vec![],
+        }
     }
 
     /// One second with a server that answers or not; an agent's restart is done at once.
@@ -58,7 +65,8 @@ fn an_engine_that_never_comes_back_is_deferred_and_tried_silently_once_an_hour()
     let mut world = World::new();
     (0..10).for_each(|_| world.second(true));
     (0..8 * 3600).for_each(|_| world.second(false));
-    let deferrals: Vec<_> = world.notes.iter().filter(|(_, n)| matches!(n, PlanNote::Deferred { .. })).map(|(t, _)| *t).collect();
+    let deferrals: Vec<_> =
+        world.notes.iter().filter(|(_, n)| matches!(n, PlanNote::Deferred { .. })).map(|(t, _)| *t).collect();
     assert_eq!(deferrals.len(), 1, "a human is told once");
     let (before, after): (Vec<i64>, Vec<i64>) = world.restarts.iter().partition(|t| **t <= deferrals[0]);
     assert_eq!(before.len(), 3, "maxAttempts restarts: {before:?}");

@@ -3,7 +3,14 @@ use crate::{
     store::Admission,
 };
 
-use super::{super::{judge::{Judgement, judge}, memory::Cause, seen::Pull}, *};
+use super::{
+    super::{
+        judge::{Judgement, judge},
+        memory::Cause,
+        seen::Pull,
+    },
+    *,
+};
 
 fn judged(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory) -> Judgement {
     judge(spec, seen, memory, at(0))
@@ -41,7 +48,10 @@ fn a_probe_says_what_a_server_is() {
 fn a_new_backend_is_proved_once_by_an_inference() {
     let seen = probed(&[listing()], at(0));
     let new = judged(&ollama(), &seen, &Memory::default());
-    assert_eq!((new.state, new.ready, new.needs_proof, new.admission), (BackendState::Proving, false, true, Admission::Closed));
+    assert_eq!(
+        (new.state, new.ready, new.needs_proof, new.admission),
+        (BackendState::Proving, false, true, Admission::Closed)
+    );
     assert!(judged(&ollama(), &seen, &proved(at(-1))).ready);
     let changed = Seen { generation: 2, ..seen.clone() };
     assert!(judged(&ollama(), &changed, &proved(at(-1))).needs_proof, "a changed spec");
@@ -164,7 +174,11 @@ fn tokens_are_the_canary_of_a_busy_server() {
     }
     let mut flowing = with(Some(-3), -900);
     flowing.canary.push(canaried(Err(timeout()), Some(false), at(-1)));
-    assert_eq!(judged(&ollama(), &flowing, &proved(at(-1000))).state, BackendState::Serving, "a time-out while tokens flow is no verdict");
+    assert_eq!(
+        judged(&ollama(), &flowing, &proved(at(-1000))).state,
+        BackendState::Serving,
+        "a time-out while tokens flow is no verdict"
+    );
 }
 
 #[test]

@@ -40,10 +40,25 @@ fn kstatus_reads_each_state_as_the_table_says() {
     let cases: Vec<(&str, Seen, BackendState, [ConditionStatus; 3])> = vec![
         ("idle", probed(&[listing()], at(0)), BackendState::Idle, [True, False, False]),
         ("down", down(AgentView::Unheard), BackendState::Down, [False, True, False]),
-        ("recovering", down(heard(service(ServiceState::Stopped), at(0))), BackendState::Recovering, [False, True, False]),
+        (
+            "recovering",
+            down(heard(service(ServiceState::Stopped), at(0))),
+            BackendState::Recovering,
+            [False, True, False],
+        ),
         ("missing", probed(&[ProbeVerdict::Models(vec![])], at(0)), BackendState::ModelsMissing, [False, False, True]),
-        ("limited", probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)), BackendState::RateLimited, [False, True, False]),
-        ("stopped", down(heard(held(HoldOwner::Person, at(-1)), at(0))), BackendState::Suspended, [False, False, False]),
+        (
+            "limited",
+            probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)),
+            BackendState::RateLimited,
+            [False, True, False],
+        ),
+        (
+            "stopped",
+            down(heard(held(HoldOwner::Person, at(-1)), at(0))),
+            BackendState::Suspended,
+            [False, False, False],
+        ),
     ];
     for (case, seen, state, [ready, reconciling, stalled]) in cases {
         let (status, _) = pass(&seen, &proved(at(-100)), None, at(0));
