@@ -49,8 +49,14 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
         if let Some(term) = term {
             parts.metrics.process.leading(Some(term.fence().epoch));
             tracing::info!(epoch = term.fence().epoch, holder = term.fence().holder, "leading");
-            following.beat();
-            serve(&parts, &backends, &agents, wake.clone(), &term, &shutdown).await;
+            let serving = serve(&parts, &backends, &agents, wake.clone(), &term, &shutdown);
+            tokio::pin!(serving);
+            loop {
+                tokio::select! {
+                    () = &mut serving => break,
+                    () = tokio::time::sleep(Duration::from_secs(5)) => following.beat(),
+                }
+            }
             parts.metrics.process.leading(None);
             parts.metrics.backends.forget_all();
             tracing::info!(epoch = term.fence().epoch, "no longer leading");
