@@ -16,7 +16,7 @@ use crate::{
         Platform,
         kubernetes::{self, KubernetesPlatform},
     },
-    runtimes::NoCluster,
+    runtimes::ClusterWorkloads,
     telemetry::{Logging, Loops, Metrics},
 };
 
@@ -58,7 +58,7 @@ async fn serve(listen: SocketAddr, database: Database, observe: bool, global: &G
     let parts = Parts {
         store,
         platform,
-        workloads: Arc::new(NoCluster),
+        workloads: Arc::new(ClusterWorkloads::new(client.clone())),
         authorizer: Arc::new(KubeAuthorizer::new(client)),
         home: Home::Cluster,
         http: http_client()?,

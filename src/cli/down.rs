@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{CliError, DataDir, Global, Target, output::print};
-use crate::http::Changed;
+use crate::{agent::os, http::Changed};
 
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -45,8 +45,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     print("down\n")
 }
 
-/// Whether a process of this id is there. One that is not ours counts as there.
+/// Whether a process of this id runs; one that ended and that its parent has not asked about (a zombie) does not.
 fn alive(pid: u32) -> bool {
-    let Ok(pid) = i32::try_from(pid) else { return false };
-    !matches!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH))
+    os::instance_of(pid).is_some()
 }

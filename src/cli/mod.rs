@@ -9,8 +9,8 @@ mod completions;
 mod controller;
 pub mod crds;
 mod data_dir;
-mod database_url;
 mod database;
+mod database_url;
 mod down;
 mod error;
 mod events;
@@ -40,6 +40,7 @@ pub use client::ApiClient;
 pub use data_dir::{DataDir, Endpoint};
 pub use error::CliError;
 pub use target::Target;
+pub use up::Records;
 
 /// Keeps LLM servers as declared, and heals them.
 #[derive(Debug, Parser)]

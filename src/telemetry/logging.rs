@@ -88,10 +88,10 @@ fn exporter() -> Result<Option<SdkTracerProvider>, LoggingError> {
         .build()
         .map_err(|e| LoggingError::Export(e.to_string()))?;
     let runtime = Handle::try_current().map_err(|e| LoggingError::Export(e.to_string()))?;
-    let resource = Resource::builder()
-        .with_service_name("ostler")
-        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .build();
+    let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder().with_attribute(version);
+    // The builder reads the variable itself, and a name that is given here would win over it.
+    let resource = if named("OTEL_SERVICE_NAME") { resource } else { resource.with_service_name("ostler") }.build();
     Ok(Some(
         SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(OnRuntime { inner, runtime }).build(),
     ))

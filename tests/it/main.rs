@@ -1,7 +1,9 @@
 //! The one integration-test binary. Each module names the real parts it needs.
 
 mod agent;
+mod api;
 mod chart;
+mod cli;
 mod crds;
 mod engines;
 mod parts;

@@ -34,7 +34,7 @@ use crate::{
 };
 use agents::{Agents, Common};
 use derived::Derived;
-use records::Records;
+pub use records::Records;
 
 const LOGS: &str = "ostler=info,warn";
 
@@ -173,8 +173,9 @@ impl Up {
         let services = self.agents.services_up();
         self.agents.end_all().await;
         self.folder_stop.cancel();
-        dir.remove_endpoint();
         self.process.end().await;
+        // The last thing: `down` waits for it.
+        dir.remove_endpoint();
         say::farewell(&services, &failed);
         ended
     }

@@ -1,0 +1,141 @@
+//! An API with a database and a folder of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ostler::{
+    agent,
+    cli::Records,
+    http::{self, Api, Authorizer, Home, Problem, TokenAuthorizer},
+    platform::{
+        Platform,
+        local::{LocalConfig, LocalPlatform},
+    },
+    store::{self, Fence, Store, sqlite::Hold},
+    telemetry::{Loops, Metrics, install_crypto},
+};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub const TOKEN: &str = "the token of this test";
+
+/// Two backends and a broken one.
+pub const TEAM: &str = "
+apiVersion: ostler.dev/v1alpha1
+kind: LLMBackend
+metadata: {name: mlx}
+spec: {engine: MLX, url: 'http://127.0.0.1:11435'}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: LLMBackend
+metadata: {name: ollama, namespace: team}
+spec: {engine: Ollama, url: 'http://127.0.0.1:11434', suspend: true}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: LLMBackend
+metadata: {name: broken}
+spec: {engine: Ollama, uri: 'http://127.0.0.1:1'}
+";
+
+pub struct Bench {
+    folder: PathBuf,
+    pub store: Arc<dyn Store>,
+    pub platform: Arc<LocalPlatform>,
+    pub loops: Loops,
+    pub down: CancellationToken,
+    base: String,
+    client: reqwest::Client,
+    shutdown: CancellationToken,
+}
+
+impl Bench {
+    pub async fn new(manifests: &str) -> Self {
+        Self::with(manifests, Arc::new(TokenAuthorizer::new(TOKEN, "ada")), Home::Folder).await
+    }
+
+    pub async fn with(manifests: &str, authorizer: Arc<dyn Authorizer>, home: Home) -> Self {
+        install_crypto();
+        let folder = std::env::temp_dir().join(format!("ostler-api-{}", uuid::Uuid::new_v4()));
+        fs::create_dir_all(folder.join("manifests")).unwrap();
+        fs::write(folder.join("manifests/team.yaml"), manifests).unwrap();
+        let data = store::Home::Folder { path: folder.join("data"), hold: Hold::Lock };
+        fs::create_dir_all(folder.join("data")).unwrap();
+        let store = store::open(&data, None).await.unwrap();
+        let records = Arc::new(Records(Arc::clone(&store)));
+        let config = LocalConfig { kinds: vec![agent::local_kind()], ..LocalConfig::new(folder.join("manifests")) };
+        let platform = Arc::new(LocalPlatform::open(config, Arc::clone(&records) as _, records).await.unwrap());
+        let (loops, down, shutdown) = (Loops::new(), CancellationToken::new(), CancellationToken::new());
+        let problems = Arc::clone(&platform);
+        let api = Api {
+            store: Arc::clone(&store),
+            platform: Arc::clone(&platform) as Arc<dyn Platform>,
+            authorizer,
+            home,
+            http: reqwest::Client::new(),
+            metrics: Metrics::new(),
+            loops: loops.clone(),
+            problems: Arc::new(move || problems.problems().into_iter().map(Problem::from).collect()),
+            down: Some(down.clone()),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(http::serve(listener, api, shutdown.clone()));
+        Self { folder, store, platform, loops, down, base, client: reqwest::Client::new(), shutdown }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// As whoever has this token; without one, as nobody.
+    pub async fn ask(
+        &self,
+        token: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).timeout(Duration::from_secs(20));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.ask(Some(TOKEN), Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        self.ask(Some(TOKEN), Method::POST, path, body).await
+    }
+
+    /// Takes the lead, for a minute.
+    pub async fn lead(&self) -> Fence {
+        self.store.campaign("the test", Duration::from_secs(60)).await.unwrap().expect("nobody else leads")
+    }
+
+    /// Uid of a backend.
+    pub async fn uid(&self, name: &str) -> String {
+        let all = self.platform.list("LLMBackend").await.unwrap();
+        all.into_iter().find(|o| o.metadata.name.as_deref() == Some(name)).unwrap().metadata.uid.unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

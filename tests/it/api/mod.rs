@@ -1,0 +1,8 @@
+//! The REST API on a real store and a real folder.
+
+mod auth;
+mod bench;
+mod controls;
+mod real_cluster;
+mod seeing;
+mod services;

@@ -1,0 +1,6 @@
+//! The real program, as people type it.
+
+mod bench;
+mod initial;
+mod misuse;
+mod quickstart;
