@@ -6,6 +6,7 @@ mod chart;
 mod cli;
 mod crds;
 mod engines;
+mod installed;
 mod parts;
 mod platform;
 mod real;

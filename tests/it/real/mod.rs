@@ -13,5 +13,5 @@ pub use chart::Chart;
 pub use kubernetes::{ApiServer, Cluster};
 pub use mlx::Mlx;
 pub use ollama::Ollama;
-pub use part::{Part, cache};
+pub use part::{Part, cache, part_script};
 pub use postgres::Postgres;
