@@ -127,7 +127,7 @@ fn strings(fields: &Map<String, Value>, key: &str, path: &FieldPath, faults: &mu
 
 /// RFC 1123's subdomain, as names of resources are.
 fn subdomain(text: &str) -> Result<(), String> {
-    let fits = text.len() <= 253 && text.split('.').all(|part| is_label(part));
+    let fits = text.len() <= 253 && text.split('.').all(is_label);
     fits.then_some(()).ok_or_else(|| {
         format!(
             "must have lower-case letters, digits, '-' and '.' only, begin and end with a letter or digit, and have 253 characters or fewer (RFC 1123 subdomain), but is {text:?}"

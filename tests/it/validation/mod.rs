@@ -2,6 +2,7 @@
 //! `fieldValidation=Strict` accept and refuse the same ones, and fill in the same defaults.
 
 mod cases;
+mod random;
 
 use std::{fs, sync::Arc};
 
@@ -22,11 +23,16 @@ use cases::{Case, Verdict};
 /// What a home made of a manifest: its defaulted spec, or why it refused.
 type Outcome = Result<Value, String>;
 
-/// Every case as a file of one folder.
 async fn in_the_folder(cases: &[Case]) -> Vec<Outcome> {
+    let manifests: Vec<_> = cases.iter().enumerate().map(|(at, case)| (case.kind(), case.manifest(at))).collect();
+    of_a_folder(&manifests).await
+}
+
+/// Every manifest, with its kind, as a file of one folder. The name of each is [`name`] of its number.
+async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
     let folder = Folder::new();
-    for (number, case) in cases.iter().enumerate() {
-        fs::write(folder.path().join(file(number)), case.manifest(number)).expect("write a manifest");
+    for (number, (_, manifest)) in manifests.iter().enumerate() {
+        fs::write(folder.path().join(file(number)), manifest).expect("write a manifest");
     }
     let kept = Arc::new(Kept::default());
     let platform = LocalPlatform::open(LocalConfig::new(folder.path()), kept.clone(), kept).await.expect("open");
@@ -34,7 +40,7 @@ async fn in_the_folder(cases: &[Case]) -> Vec<Outcome> {
     let mut objects = platform.list("LLMBackend").await.expect("list");
     objects.extend(platform.list("HostAgent").await.expect("list"));
     let mut outcomes = Vec::new();
-    for (number, case) in cases.iter().enumerate() {
+    for (number, (kind, _)) in manifests.iter().enumerate() {
         let is_of = |problem: &&Problem| problem.place.as_ref().is_some_and(|place| place.file == file(number));
         let said: Vec<String> = problems
             .iter()
@@ -42,7 +48,7 @@ async fn in_the_folder(cases: &[Case]) -> Vec<Outcome> {
             .inspect(|problem| assert_eq!(problem.severity, Severity::Error, "{problem}"))
             .map(ToString::to_string)
             .collect();
-        outcomes.push(match (said.is_empty(), case.kind()) {
+        outcomes.push(match (said.is_empty(), *kind) {
             (false, _) => Err(said.join("\n")),
             (true, "Secret") => platform.secret("default", &name(number)).await.map(|_| Value::Null).map_err(text),
             (true, _) => spec_of(&objects, &name(number)),
