@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 /// Annotation that forces a pass; its value is echoed in `status.lastHandledReconcileAt` (Flux's convention).
 pub const RECONCILE_REQUESTED_AT: &str = "ostler.dev/reconcile-requested-at";
 
+/// An http or https URL of printable ASCII, without credentials, query or fragment. No `\s`: engines of regular
+/// expressions differ about the white space beyond ASCII.
+pub(super) const URL: &str = r"^https?://[!$-.0->A-~]+(/[!$->A-~]*)?$";
+/// The same without a path.
+pub(super) const ORIGIN: &str = r"^https?://[!$-.0->A-~]+/?$";
+/// The same with a path and a query.
+pub(super) const WEBHOOK_URL: &str = r"^https?://[!$-.0->A-~]+([/?][!-~]*)?$";
+
 /// A resource of a known kind in the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalRef {

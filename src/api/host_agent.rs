@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, SecretRef, llm_backend_status::unobserved};
+use super::{Condition, SecretRef, common::ORIGIN, llm_backend_status::unobserved};
 
 /// Where an agent listens, and what it is trusted by.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +38,7 @@ use super::{Condition, SecretRef, llm_backend_status::unobserved};
 #[serde(rename_all = "camelCase")]
 pub struct HostAgentSpec {
     /// Where the agent listens: https://mac.example:9099.
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s]+/?$"))]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = ORIGIN))]
     pub url: String,
     /// Secret with the key `signingSecret` (requests are signed, as Standard Webhooks has it) or `token` (bearer).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,10 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LLMBackendStatus, LocalRef, Mode, SecretRef, WorkloadRef};
+use super::{
+    LLMBackendStatus, LocalRef, Mode, SecretRef, WorkloadRef,
+    common::{URL, WEBHOOK_URL},
+};
 
 /// The engine behind a URL; decides paths, rules and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -56,8 +59,9 @@ pub enum Engine {
 pub struct LLMBackendSpec {
     /// The engine that answers at the URL.
     pub engine: Engine,
-    /// Where the server listens, without a path: http://127.0.0.1:11434.
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s]+/?([^?#\s]*)$"))]
+    /// Where the server listens: http://127.0.0.1:11434. Paths of the engine's API are appended; credentials belong into
+    /// authSecretRef.
+    #[schemars(length(min = 8, max = 2048), regex(pattern = URL))]
     pub url: String,
     /// Secret whose key `token` is sent as a bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +127,7 @@ pub struct Model {
 pub struct Probe {
     /// Paths to try in order, until one proves which models there are. Default: by engine.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(min = 1, max = 256), regex(pattern = "^/")))]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 256), regex(pattern = "^/[!-~]*$")))]
     pub paths: Vec<String>,
     /// Seconds between two probes; jittered.
     #[schemars(range(min = 1, max = 3600))]
@@ -291,7 +295,7 @@ pub struct Recovery {
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
     /// Where it is sent (POST).
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s]+"))]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = WEBHOOK_URL))]
     pub url: String,
     /// Secret whose key `signingSecret` signs it, as Standard Webhooks has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -102,7 +102,8 @@ pub trait Platform: Send + Sync {
     /// All objects of a kind (`LLMBackend`, …), and their changes. Never ends; an error is followed by more.
     /// What comes between `Init` and `InitDone` is complete.
     fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
-    /// Replaces the status by server-side apply, guarded by uid and resourceVersion. `status` is the whole status.
+    /// Replaces the status by server-side apply; refused when the object is no longer of this resourceVersion, which no
+    /// object that replaced it shares. `status` is the whole status: what it leaves out is gone.
     async fn apply_status(&self, id: &ObjectId, status: &serde_json::Value) -> Result<(), PlatformError>;
     /// Publishes an event; repeated ones are counted, not repeated.
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError>;

@@ -7,19 +7,17 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, TypeMeta},
-    runtime::{
-        events::{Event as Published, EventType, Recorder, Reporter},
-        watcher::Event,
-    },
+    runtime::watcher::Event,
 };
 use serde_json::{Value, json};
 
 use super::{
     error::answer,
+    events::Events,
     resources::Resources,
     watch::{self, Failing},
 };
@@ -28,25 +26,21 @@ use crate::{
     platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
 };
 
-/// Events may say this much (events.k8s.io).
-const NOTE_BYTES: usize = 1024;
-
 /// Resources in a cluster.
 pub struct KubernetesPlatform {
     client: Client,
     /// Empty: all.
     namespaces: Vec<String>,
     resources: Resources,
-    recorder: Recorder,
+    events: Events,
     failing: Failing,
 }
 
 impl KubernetesPlatform {
     /// `namespaces`: those that are watched; none means all. `instance` names this process in Events: the pod's name.
     pub fn new(client: Client, namespaces: Vec<String>, instance: &str) -> Self {
-        let reporter = Reporter { controller: "ostler.dev/controller".to_owned(), instance: Some(instance.to_owned()) };
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            events: Events::new(client.clone(), instance),
             client,
             namespaces,
             resources: Resources::new(),
@@ -92,24 +86,7 @@ impl Platform for KubernetesPlatform {
     }
 
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError> {
-        let event = Published {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.clone(),
-            note: Some(shortened(&note.message)),
-            action: note.action.clone(),
-            secondary: None,
-        };
-        // Without a resourceVersion: events of all versions of an object are counted together.
-        let reference = ObjectReference {
-            api_version: Some(API_VERSION.to_owned()),
-            kind: Some(about.kind.clone()),
-            namespace: Some(about.namespace.clone()),
-            name: Some(about.name.clone()),
-            uid: Some(about.uid.clone()),
-            ..ObjectReference::default()
-        };
-        let attempt = format!("event {} about {}", note.reason, about.key());
-        answer(attempt, self.recorder.publish(&event, &reference)).await
+        self.events.publish(about, note).await
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
@@ -147,25 +124,4 @@ impl Platform for KubernetesPlatform {
 
 fn types(resource: &ApiResource) -> TypeMeta {
     TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() }
-}
-
-fn shortened(message: &str) -> String {
-    if message.len() <= NOTE_BYTES {
-        return message.to_owned();
-    }
-    let end = (0..=NOTE_BYTES - '…'.len_utf8()).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}…", &message[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_message_is_cut_between_characters() {
-        let long = "ä".repeat(2000);
-        let cut = shortened(&long);
-        assert!(cut.len() <= NOTE_BYTES && cut.ends_with("ä…"), "{}", cut.len());
-        assert_eq!(shortened("short"), "short");
-    }
 }

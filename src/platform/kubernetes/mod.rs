@@ -5,6 +5,7 @@
 
 mod client;
 mod error;
+mod events;
 mod home;
 mod merge;
 mod resources;

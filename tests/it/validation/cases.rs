@@ -164,6 +164,18 @@ fn bounds() -> Vec<Case> {
         llm("a url without a scheme", "spec: {engine: MLX, url: 'localhost:11434'}", Refused("spec.url")),
         llm("a url with a query", "spec: {engine: MLX, url: 'http://host:1/?a=b'}", Refused("spec.url")),
         llm("a url with a space", "spec: {engine: MLX, url: 'http://ho st:1'}", Refused("spec.url")),
+        llm("a url with a strange space", "spec: {engine: MLX, url: 'http://ho\u{a0}st:1'}", Refused("spec.url")),
+        llm("a url with credentials", "spec: {engine: MLX, url: 'http://ada:hunter2@host:1'}", Refused("spec.url")),
+        llm(
+            "a path with a space",
+            "spec: {engine: MLX, url: 'http://h:1', probe: {paths: ['/a b']}}",
+            Refused("probe.paths[0]"),
+        ),
+        llm(
+            "a webhook with a query",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {webhook: {url: 'https://h/restart?what=mlx'}}}",
+            Accepted,
+        ),
         llm("a url with a path", "spec: {engine: OpenAI, url: 'https://host/api'}", Accepted),
         llm("a url with a slash at its end", "spec: {engine: OpenAI, url: 'https://host/'}", Accepted),
         llm(

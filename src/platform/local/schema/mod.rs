@@ -75,7 +75,8 @@ impl Schema {
         let mut faults = structural::unknown_fields(object, &self.structural);
         structural::drop_nulls(object, &self.structural);
         structural::fill_defaults(object, &self.structural);
-        faults.extend(self.validator.iter_errors(object).flat_map(|error| wording::faults(&error, self.shows_values)));
+        let errors = self.validator.iter_errors(object);
+        faults.extend(errors.map(|error| wording::fault(&error, self.shows_values, &self.structural)));
         lists::check(object, &self.structural, &FieldPath::default(), &mut faults);
         // As the API server: rules expect values of the right types.
         if faults.is_empty() {
@@ -151,6 +152,14 @@ fn walk<'a>(
         }
         _ => {}
     }
+}
+
+/// The schema of the field at a path.
+fn schema_at<'a>(schema: &'a Value, path: &FieldPath) -> Option<&'a Value> {
+    path.0.iter().try_fold(schema, |schema, segment| match segment {
+        Segment::Key(key) => schema_of_field(schema, key),
+        Segment::Index(_) => schema.get("items"),
+    })
 }
 
 fn schema_of_field<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {

@@ -11,7 +11,7 @@ fn schema() -> Schema {
                 "properties": {
                     "engine": {"type": "string", "enum": ["Ollama", "MLX"]},
                     "count": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 10, "default": 4},
-                    "name": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^[a-z]*$"},
+                    "name": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^[a-z]*$", "description": "A short word."},
                     "on": {"type": "boolean"},
                     "probe": {
                         "type": "object",
@@ -69,7 +69,10 @@ fn each_fault_names_its_field_and_the_mend() {
         (json!({"engine": "Ollama", "name": true}), vec!["spec.name: must be a string, but is true: put it in quotes"]),
         (json!({"engine": "Ollama", "name": ""}), vec!["spec.name: must not be empty"]),
         (json!({"engine": "Ollama", "name": "toolong"}), vec!["spec.name: must have 5 characters or fewer"]),
-        (json!({"engine": "Ollama", "name": "A"}), vec!["spec.name: must match ^[a-z]*$, but is \"A\""]),
+        (
+            json!({"engine": "Ollama", "name": "A"}),
+            vec!["spec.name: must match ^[a-z]*$, but is \"A\" (A short word.)"],
+        ),
         (
             json!({"engine": "Ollama", "models": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}),
             vec!["spec.models[2]: name \"a\" is already at [0]: remove one of them"],

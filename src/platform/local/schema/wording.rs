@@ -6,10 +6,11 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-use super::{Fault, closest, path_of};
+use super::{Fault, closest, path_of, schema_at};
+use crate::platform::local::path::FieldPath;
 
-/// The faults of one error: usually one.
-pub fn faults(error: &ValidationError<'_>, shows_values: bool) -> Vec<Fault> {
+/// The fault of an error.
+pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value) -> Fault {
     let field = path_of(error.instance_path());
     let value = error.instance().as_ref();
     let is = |value: &Value| {
@@ -18,7 +19,7 @@ pub fn faults(error: &ValidationError<'_>, shows_values: bool) -> Vec<Fault> {
     let message = match error.kind() {
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            return vec![Fault::new(field.key(name), "is required: set it")];
+            return Fault::new(field.key(name), "is required: set it");
         }
         Kind::Type { kind } => {
             let wanted = wanted(kind);
@@ -47,12 +48,20 @@ pub fn faults(error: &ValidationError<'_>, shows_values: bool) -> Vec<Fault> {
         Kind::MaxItems { limit } => format!("must have {limit} items or fewer"),
         Kind::MaxProperties { limit } => format!("must have {limit} entries or fewer"),
         Kind::MinProperties { limit } => format!("must have {limit} entries or more"),
-        Kind::Pattern { pattern } => format!("must match {pattern}{}", is(value)),
+        Kind::Pattern { pattern } => {
+            format!("must match {pattern}{}{}", is(value), meaning(structural, &field))
+        }
         Kind::Format { format } => format!("must be a {format}{}", is(value)),
         _ if shows_values => error.to_string(),
         other => format!("breaks the schema's {}", other.keyword()),
     };
-    vec![Fault::new(field, message)]
+    Fault::new(field, message)
+}
+
+/// What the field is for: a pattern alone tells few people what to write.
+fn meaning(structural: &Value, field: &FieldPath) -> String {
+    let own = schema_at(structural, field).and_then(|schema| schema.get("description"));
+    own.and_then(Value::as_str).map(|about| format!(" ({about})")).unwrap_or_default()
 }
 
 fn wanted(kind: &TypeKind) -> String {
