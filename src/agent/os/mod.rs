@@ -62,6 +62,14 @@ impl Processes {
         self.0.values().filter(|p| (leads && p.session == Some(root)) || self.descends(p.pid, root)).collect()
     }
 
+    /// What is left of the session of a leader that is gone. No other process gets its pid while a session has it.
+    pub fn orphans(&self, leader: u32) -> Vec<&Proc> {
+        match self.get(leader) {
+            Some(_) => Vec::new(),
+            None => self.0.values().filter(|p| p.session == Some(leader)).collect(),
+        }
+    }
+
     pub fn leads_session(&self, pid: u32) -> bool {
         self.get(pid).is_some_and(|p| p.session == Some(pid))
     }
@@ -176,6 +184,9 @@ mod tests {
         assert_eq!(pids(10), [10, 11, 12, 13]);
         assert_eq!(pids(11), [11, 13], "it leads no session");
         assert_eq!(pids(99), Vec::<u32>::new());
+        assert!(all.orphans(10).is_empty(), "its leader lives");
+        let left = Processes::of(vec![proc(11, 1, 10), proc(20, 1, 20)]);
+        assert_eq!(left.orphans(10).iter().map(|p| p.pid).collect::<Vec<_>>(), [11]);
     }
 
     #[test]

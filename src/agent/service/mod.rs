@@ -1,5 +1,6 @@
 //! A service of the agent's file: how it is seen, started, stopped and checked.
 
+mod acts;
 mod check;
 mod command;
 mod error;

@@ -13,7 +13,7 @@ use crate::{
         config::{CheckSpec, CommandSpec, LogSpec},
         exec::{Record, complaint_path},
         keep::{self, StateError},
-        os::{self, Processes, Signal},
+        os::{self, Proc, Processes, Signal},
     },
     host::{Instance, PortOwner},
     telemetry::crash_point,
@@ -73,10 +73,18 @@ pub fn adopt(record: &Path, pid: u32) -> Result<Option<Instance>, StateError> {
     Ok(Some(instance))
 }
 
+/// What is left of a recorded process that is gone: children that outlived it. They are the service's, too.
+pub fn leftovers<'a>(record: Option<&Record>, processes: &'a Processes) -> Vec<&'a Proc> {
+    match record {
+        Some(record) if record.boot == os::boot_id() => processes.orphans(record.instance.pid),
+        _ => Vec::new(),
+    }
+}
+
 /// Who listens where the check asks; `None` when nobody does, or the check asks another host.
 pub fn port(
     check: &CheckSpec,
-    own: Option<&Instance>,
+    record: Option<&Record>,
     processes: &Processes,
 ) -> Result<Option<PortSight>, ServiceError> {
     let Some(address) = local_address(&check.url) else {
@@ -85,7 +93,10 @@ pub fn port(
     let port = check.port();
     let listener = os::listener(address, port).map_err(|e| ServiceError::Look(e.to_string()))?;
     Ok(listener.map(|l| {
-        let tree = own.map(|i| processes.tree(i.pid)).unwrap_or_default();
+        let mut tree = leftovers(record, processes);
+        if let Some(instance) = record.and_then(Record::alive) {
+            tree.extend(processes.tree(instance.pid));
+        }
         PortSight {
             own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)),
             owner: PortOwner {
@@ -149,7 +160,7 @@ pub fn complaint(record: &Path) -> Option<String> {
     std::fs::read_to_string(complaint_path(record)).ok().filter(|c| !c.is_empty())
 }
 
-/// SIGTERM to a process and all that it started, SIGKILL after the grace; returns when none of them is left.
+/// SIGTERM to a process, or what is left of it, and all that it started, SIGKILL after the grace; returns when none of them is left.
 pub async fn stop(instance: &Instance, grace: Duration) -> Result<(), ServiceError> {
     let mut known = Vec::new();
     signal_all(instance, &mut known, Signal::SIGTERM)?;
@@ -173,12 +184,14 @@ pub async fn stop(instance: &Instance, grace: Duration) -> Result<(), ServiceErr
 /// Signals the tree as it is now, and what was in it before and still runs.
 fn signal_all(root: &Instance, known: &mut Vec<Instance>, signal: Signal) -> Result<(), ServiceError> {
     let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
-    if processes.instance(root).is_some() {
-        for process in processes.tree(root.pid) {
-            let instance = Instance { pid: process.pid, start_time: process.start_time };
-            if !known.contains(&instance) {
-                known.push(instance);
-            }
+    let tree = match processes.instance(root) {
+        Some(_) => processes.tree(root.pid),
+        None => processes.orphans(root.pid),
+    };
+    for process in tree {
+        let instance = Instance { pid: process.pid, start_time: process.start_time };
+        if !known.contains(&instance) {
+            known.push(instance);
         }
     }
     for instance in known.iter().filter(|i| processes.instance(i).is_some()) {

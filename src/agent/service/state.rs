@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use reqwest::Client;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,7 +17,6 @@ use super::{
     launch::Launcher,
     log,
     process::{self, PortSight},
-    wait::{Patience, Started},
 };
 use crate::{
     agent::{
@@ -122,19 +121,20 @@ impl Service {
 
     /// The service's own process and who has its port, without asking the service.
     pub fn sight(&self, processes: &Processes) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
-        let own = match &self.spec.manager {
-            ManagerSpec::Process { .. } => process::own(&self.record)?,
+        let record = match &self.spec.manager {
+            ManagerSpec::Process { .. } => process::read_record(&self.record)?,
             ManagerSpec::Command(_) => None,
         };
         let port = match &self.spec.check {
-            Some(check) => process::port(check, own.as_ref(), processes)?,
+            Some(check) => process::port(check, record.as_ref(), processes)?,
             None => None,
         };
+        let own = record.and_then(|r| r.alive().cloned());
         Ok((own, port))
     }
 
     /// The same, off the threads that serve requests: `/proc` may be slow.
-    async fn sight_now(self: &Arc<Self>) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
+    pub(super) async fn sight_now(self: &Arc<Self>) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
         let service = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || {
             let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
@@ -184,7 +184,7 @@ impl Service {
     }
 
     /// Takes over who has the port, when the file permits it and nothing of our own runs.
-    fn adopt(&self, own: Option<&Instance>, port: Option<&PortSight>) -> Result<bool, ServiceError> {
+    pub(super) fn adopt(&self, own: Option<&Instance>, port: Option<&PortSight>) -> Result<bool, ServiceError> {
         let (true, None, Some(pid)) = (self.spec.adopt, own, port.and_then(|p| p.owner.pid)) else {
             return Ok(false);
         };
@@ -193,96 +193,5 @@ impl Service {
             tracing::info!(service = %self.spec.name, pid, "took over a process that has the service's port");
         }
         Ok(adopted.is_some())
-    }
-
-    /// Starts what does not run, and waits until it answers.
-    pub async fn start(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
-        let ManagerSpec::Process { log, .. } = &self.spec.manager else {
-            return self.start_by_command(patience).await;
-        };
-        if let Some(instance) = self.running().await? {
-            self.wait_up(Some(Started { instance, exit: None }), patience).await?;
-            return Ok("it runs already");
-        }
-        let kills_before = super::oom::kills();
-        let (instance, child) = process::spawn(&self.launcher, &self.spec.start, &self.record, log).await?;
-        let (tell, exit) = watch::channel(None);
-        {
-            let mut live = self.live();
-            live.started_at = Some(Instant::now());
-            live.reaping = Some(instance.clone());
-            live.kills_before = kills_before;
-        }
-        tracing::info!(service = %self.spec.name, pid = instance.pid, "started");
-        self.reap(instance.clone(), child, tell);
-        self.wait_up(Some(Started { instance, exit: Some(exit) }), patience).await?;
-        Ok("started")
-    }
-
-    async fn start_by_command(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
-        if self.look(false).await? == Seen::Up {
-            return Ok("it runs already");
-        }
-        self.live().started_at = Some(Instant::now());
-        command::run(&self.launcher, &self.spec.start).await?;
-        self.wait_up(None, patience).await?;
-        Ok("started")
-    }
-
-    /// The service's own process. An error when another has its port and may not be taken over.
-    async fn running(self: &Arc<Self>) -> Result<Option<Instance>, ServiceError> {
-        let (own, port) = self.sight_now().await?;
-        if own.is_some() {
-            return Ok(own);
-        }
-        match port {
-            None => Ok(None),
-            Some(port) => {
-                if self.adopt(None, Some(&port))? {
-                    return Ok(process::own(&self.record)?);
-                }
-                Err(ServiceError::Foreign { port: port.owner.port, owner: port.describe() })
-            }
-        }
-    }
-
-    /// Stops what runs; that nothing runs is fine.
-    pub async fn stop(self: &Arc<Self>) -> Result<&'static str, ServiceError> {
-        match &self.spec.manager {
-            ManagerSpec::Command(commands) => {
-                command::run(&self.launcher, &commands.stop).await?;
-                Ok("stopped")
-            }
-            ManagerSpec::Process { stop_grace, .. } => {
-                let Some(instance) = self.running().await? else {
-                    return Ok("it was not running");
-                };
-                self.live().stopping = Some(instance.clone());
-                let stopped = process::stop(&instance, *stop_grace).await;
-                if stopped.is_ok() {
-                    tracing::info!(service = %self.spec.name, pid = instance.pid, "stopped");
-                    self.note_exit_unseen();
-                }
-                stopped.map(|()| "stopped")
-            }
-        }
-    }
-
-    /// Stops, starts, and waits until it answers.
-    pub async fn restart(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
-        match &self.spec.manager {
-            ManagerSpec::Process { .. } => {
-                self.stop().await?;
-                crate::telemetry::crash_point("agent.after-stop-before-start");
-                self.start(patience).await?;
-            }
-            ManagerSpec::Command(commands) => {
-                self.live().started_at = Some(Instant::now());
-                let (launcher, start) = (&self.launcher, &self.spec.start);
-                command::restart(launcher, commands, start).await?;
-                self.wait_up(None, patience).await?;
-            }
-        }
-        Ok("restarted")
     }
 }

@@ -124,7 +124,7 @@ impl Up {
             exe: std::env::current_exe().map_err(|e| {
                 CliError::failed(format!("can't find the path of this program, which starts services: {e}"))
             })?,
-            http: http.clone(),
+            http: agent::check_client().map_err(CliError::failed)?,
             metrics: metrics.clone(),
         });
         let token = uuid::Uuid::new_v4().simple().to_string();

@@ -108,6 +108,25 @@ async fn a_stop_ends_everything_that_the_service_started() {
 }
 
 #[tokio::test]
+async fn what_a_dead_process_left_running_does_not_keep_its_port() {
+    let bench = Bench::new();
+    let port = free_port();
+    let mut service = engine("llm", port);
+    let script = service["start"]["command"][2].as_str().unwrap().replace("exec ", "") + " & wait";
+    service["start"]["command"][2] = json!(script);
+    let agent = bench.start(json!([service])).await;
+    let up = agent.until("llm", "up", |s| s.last_check.as_ref().is_some_and(|c| c.ok)).await;
+    let (shell, server) = (up.instance.unwrap(), up.port_owner.and_then(|o| o.pid).unwrap());
+    assert_ne!(shell.pid, server);
+    kill_9(shell.pid as i32);
+    let healed = agent.until("llm", "healed", |s| s.instance.as_ref().is_some_and(|i| *i != shell)).await;
+    assert!(!alive(server as i32), "{healed:?}");
+    agent.until("llm", "answering", |s| s.port_owner.as_ref().is_some_and(|o| o.pid != Some(server))).await;
+    agent.operate("llm", Action::Stop).await;
+    agent.end().await;
+}
+
+#[tokio::test]
 async fn two_agents_do_not_share_a_state_folder() {
     let bench = Bench::new();
     let agent = bench.start(json!([])).await;

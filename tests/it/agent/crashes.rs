@@ -107,7 +107,7 @@ async fn dies_at(point: &'static str) {
         let mut agent = Process::start(&bench, point);
         if let Some(url) = agent.url() {
             let host = client(&bench, &url);
-            let deadline = Instant::now() + Duration::from_secs(30);
+            let deadline = Instant::now() + Duration::from_secs(60);
             // A process must be there to be restarted; where none can be, one start must have been tried.
             let ready = || match point.starts_with("agent-exec") {
                 true => bench.state().join("one.process-error").exists(),

@@ -63,7 +63,7 @@ async fn a_pause_ends_by_itself_when_its_time_is_over() {
     let agent = bench.start(json!([sleeper("one")])).await;
     let up = agent.until("one", "up", |s| s.instance.is_some()).await.instance.unwrap();
     let mut pause = OperationRequest::new("one", Action::Stop, "for a moment").owned_by(HoldOwner::Pause);
-    pause.until = Some(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(4));
+    pause.until = Some(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8));
     let stop = agent.client.operate(&pause, "pause", agent.caller).await.unwrap();
     agent.finished(&stop.id).await;
     assert_eq!(agent.service("one").await.holds.len(), 1);

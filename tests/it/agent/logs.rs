@@ -14,8 +14,9 @@ async fn a_log_is_rotated_while_its_service_writes() {
     let agent = bench.start(json!([service])).await;
     eventually("rotated twice", || bench.path("chatty.log.2").exists()).await;
     let number = |line: &str| line.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
-    let newest = bench.text("chatty.log.1");
+    // In this order: a rotation in between makes the newer one newer still.
     let older = bench.text("chatty.log.2");
+    let newest = bench.text("chatty.log.1");
     assert!(older.lines().last().and_then(number) < newest.lines().next().and_then(number));
     eventually("writing on", || !bench.text("chatty.log").is_empty()).await;
     assert!(!bench.path("chatty.log.3").exists());
