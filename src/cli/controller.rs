@@ -17,6 +17,7 @@ use crate::{
         kubernetes::{self, KubernetesPlatform},
     },
     runtimes::ClusterWorkloads,
+    store::counted,
     telemetry::{Logging, Loops, Metrics},
 };
 
@@ -47,7 +48,8 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
 }
 
 async fn serve(listen: SocketAddr, database: Database, observe: bool, global: &Global) -> Result<(), CliError> {
-    let store = database.open(None).await?;
+    let metrics = Metrics::new();
+    let store = counted(database.open(None).await?, metrics.clone());
     let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
     let listener = TcpListener::bind(listen)
         .await
@@ -62,7 +64,7 @@ async fn serve(listen: SocketAddr, database: Database, observe: bool, global: &G
         authorizer: Arc::new(KubeAuthorizer::new(client)),
         home: Home::Cluster,
         http: http_client()?,
-        metrics: Metrics::new(),
+        metrics,
         loops: Loops::new(),
         observe,
         holder,

@@ -1,6 +1,12 @@
 //! The one loop that drives every controller: observe, plan, apply, status.
 
-use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt, stream};
@@ -17,6 +23,7 @@ use rand::Rng;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tracing::Instrument;
 
 use crate::{
     platform::{Note, ObjectId, Platform, PlatformError},
@@ -96,13 +103,17 @@ pub async fn drive<C: Controller>(
 {
     let drive = Arc::new(drive);
     let cancelled = drive.term.ended().clone();
-    let queue = queue(&feed, triggers).take_until(cancelled.clone().cancelled_owned());
+    let waiting = Waiting::new(C::KIND, &drive.metrics);
+    let queue = queue(&feed, triggers, waiting.clone()).take_until(cancelled.clone().cancelled_owned());
     let context = Arc::new((Arc::clone(&controller), Arc::clone(&drive)));
     let config = Config::default().concurrency(CONCURRENCY);
     let passes = applier(
         |object, context: Arc<(Arc<C>, Arc<Drive>)>| {
             let (controller, drive) = (Arc::clone(&context.0), Arc::clone(&context.1));
-            Box::pin(async move { pass(&*controller, &object, &drive).await })
+            waiting.begun(&ObjectRef::from_obj(&*object));
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            let span = tracing::info_span!("pass", kind = C::KIND, namespace, name);
+            Box::pin(async move { pass(&*controller, &object, &drive).await }.instrument(span))
         },
         |_, error, _| Action::requeue(after_error(error)),
         context,
@@ -132,9 +143,11 @@ pub async fn drive<C: Controller>(
 fn queue<K>(
     feed: &Feed<K>,
     triggers: mpsc::UnboundedReceiver<ObjectRef<K>>,
+    waiting: Waiting<K>,
 ) -> impl Stream<Item = Result<ReconcileRequest<K>, std::convert::Infallible>> + Send + 'static + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
+    ObjectRef<K>: Eq + Hash,
 {
     let feed = feed.clone();
     let touched = stream::unfold(feed.touches(), |mut touches| async move {
@@ -153,7 +166,45 @@ where
     let initial = stream::iter(all());
     let touched = touched.flat_map(move |one| stream::iter(one.map_or_else(&all, |object| vec![object])));
     let triggers = UnboundedReceiverStream::new(triggers);
-    stream::select(initial.chain(touched), triggers).map(|object| Ok(ReconcileRequest::from(object)))
+    stream::select(initial.chain(touched), triggers).map(move |object| {
+        waiting.joined(&object);
+        Ok(ReconcileRequest::from(object))
+    })
+}
+
+/// Who was asked to be looked at and was not yet: the depth of the queue, for metrics. Passes that are due later don't count.
+struct Waiting<K: Resource<DynamicType = ()>> {
+    kind: &'static str,
+    metrics: Metrics,
+    objects: Arc<Mutex<HashSet<ObjectRef<K>>>>,
+}
+
+impl<K: Resource<DynamicType = ()>> Clone for Waiting<K> {
+    fn clone(&self) -> Self {
+        Self { kind: self.kind, metrics: self.metrics.clone(), objects: Arc::clone(&self.objects) }
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Waiting<K>
+where
+    ObjectRef<K>: Eq + Hash + Clone,
+{
+    fn new(kind: &'static str, metrics: &Metrics) -> Self {
+        metrics.reconciles.queue_depth(kind, 0);
+        Self { kind, metrics: metrics.clone(), objects: Arc::default() }
+    }
+
+    fn joined(&self, object: &ObjectRef<K>) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.insert(object.clone());
+        self.metrics.reconciles.queue_depth(self.kind, objects.len());
+    }
+
+    fn begun(&self, object: &ObjectRef<K>) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.remove(object);
+        self.metrics.reconciles.queue_depth(self.kind, objects.len());
+    }
 }
 
 fn after_error(error: &StepError) -> Duration {

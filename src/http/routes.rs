@@ -52,8 +52,13 @@ pub(super) fn router(api: Api) -> Router {
             ApiError::NotFound(format!("there is no {} {}", request.method(), request.uri().path()))
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(TraceLayer::new_for_http())
+        .layer(TraceLayer::new_for_http().make_span_with(span))
         .with_state(api)
+}
+
+/// The query is left out: it is long, and nobody's business.
+fn span(request: &Request) -> tracing::Span {
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path())
 }
 
 /// Lets through who may, and tells the handler who it is.

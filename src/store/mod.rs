@@ -5,6 +5,7 @@
 
 mod admit;
 mod clock;
+mod counted;
 mod error;
 mod home;
 mod lead;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use clock::BootInstant;
+pub use counted::counted;
 pub use home::{Home, Migrated, migrate, open};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::PauseGuard;

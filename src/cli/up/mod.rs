@@ -29,7 +29,7 @@ use crate::{
         local::{LocalConfig, LocalPlatform},
     },
     runtimes::NoCluster,
-    store::Store,
+    store::{Store, counted},
     telemetry::{Logging, Loops, Metrics},
 };
 use agents::{Agents, Common};
@@ -112,8 +112,9 @@ impl Up {
         let address = listener.local_addr().map_err(CliError::failed)?;
         let base_dir = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
         let derived = Arc::new(Derived::new(base_dir));
-        let platform = Arc::new(open_folder(folder, &store, &derived).await?);
         let (metrics, loops) = (Metrics::new(), Loops::new());
+        let store = counted(store, metrics.clone());
+        let platform = Arc::new(open_folder(folder, &store, &derived).await?);
         let (down, folder_stop) = (CancellationToken::new(), CancellationToken::new());
         let http = http_client()?;
         let agents = Agents::new(Common {
@@ -146,8 +147,8 @@ impl Up {
         let process = Process::start(parts, listener).await?;
         let stop = folder_stop.clone();
         tokio::spawn({
-            let platform = Arc::clone(&platform);
-            async move { platform.run(stop).await }
+            let (platform, loops) = (Arc::clone(&platform), loops.clone());
+            async move { platform.run(&loops, stop).await }
         });
         let mut up = Self { process, agents, loops, down, folder_stop };
         up.agents.converge().await;

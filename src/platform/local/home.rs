@@ -25,7 +25,13 @@ use super::{
     subscribers::Subscribers,
     watch::FolderWatch,
 };
-use crate::platform::{Note, ObjectId, ObjectKey, Platform, PlatformError, Problem, WatchError};
+use crate::{
+    platform::{Note, ObjectId, ObjectKey, Platform, PlatformError, Problem, WatchError},
+    telemetry::Loops,
+};
+
+/// A folder on a network's disk may take its time.
+const LONGEST_SCAN: Duration = Duration::from_secs(60);
 
 /// How a folder is watched.
 #[derive(Clone)]
@@ -115,9 +121,11 @@ impl LocalPlatform {
     }
 
     /// Follows changes of the folder until cancelled.
-    pub async fn run(&self, stop: CancellationToken) {
+    pub async fn run(&self, loops: &Loops, stop: CancellationToken) {
+        let beat = loops.register("watch folder", self.config.rescan + LONGEST_SCAN);
         let mut watch = FolderWatch::new(&self.config.folder);
         loop {
+            beat.beat();
             // Both ends of the grace period and a failed write are met by looking again.
             let pause = if self.unsettled().await {
                 Duration::from_secs(1).min(self.config.rescan)

@@ -70,7 +70,14 @@ impl Bench {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
         command.args(args).env("OSTLER_DATA_DIR", self.path("data")).stdin(Stdio::null());
-        for name in ["OSTLER_SERVER", "OSTLER_TOKEN", "OSTLER_LOG", "OSTLER_DATABASE_URL", "OLLAMA_HOST"] {
+        for name in [
+            "OSTLER_SERVER",
+            "OSTLER_TOKEN",
+            "OSTLER_LOG",
+            "OSTLER_DATABASE_URL",
+            "OLLAMA_HOST",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ] {
             command.env_remove(name);
         }
         command
@@ -82,10 +89,17 @@ impl Bench {
 
     /// Starts `up` and returns what it printed until it said what to type next.
     pub fn up(&mut self) -> String {
+        self.up_with(&[], &[])
+    }
+
+    /// With more arguments, and with variables.
+    pub fn up_with(&mut self, more: &[&str], environment: &[(&str, &str)]) -> String {
         let manifests = self.path("manifests");
-        let args = ["up", "-f", manifests.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        let args = [&["up", "-f", manifests.to_str().unwrap(), "--listen", "127.0.0.1:0"], more].concat();
         let log = fs::File::create(self.path("up.log")).unwrap();
-        let mut child = self.command(&args).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut command = self.command(&args);
+        command.envs(environment.iter().copied()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut said = String::new();
         for line in lines.by_ref() {

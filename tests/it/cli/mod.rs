@@ -4,3 +4,4 @@ mod bench;
 mod initial;
 mod misuse;
 mod quickstart;
+mod telemetry;

@@ -19,6 +19,7 @@ use ostler::platform::{
     Note, ObjectId, ObjectKey, Platform, PlatformError,
     local::{LocalConfig, LocalEvent, LocalJournal, LocalPlatform, LocalRecord, LocalRecords, RecordsError},
 };
+use ostler::telemetry::Loops;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -123,7 +124,7 @@ impl Home {
         let platform = Arc::new(platform);
         let stop = CancellationToken::new();
         let (running, until) = (platform.clone(), stop.clone());
-        tokio::spawn(async move { running.run(until).await });
+        tokio::spawn(async move { running.run(&Loops::new(), until).await });
         Self { folder, kept, platform, stop }
     }
 

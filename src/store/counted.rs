@@ -1,0 +1,117 @@
+//! A store whose errors are counted, by what was asked of it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    BackendRow, ControlSet, Controls, Fence, Journal, JournalEntry, JournalFilter, Leader, Leadership, LocalObject,
+    LocalState, Observation, Pause, Projections, Recoveries, ResourceKey, ServerRow, Slot, SlotAnswer, SlotRequest,
+    SlotRow, Slots, Store, StoreError, Suspension,
+};
+use crate::telemetry::Metrics;
+
+/// Passes everything on, and counts each error but a lost lead or slot: that is an answer.
+pub fn counted(inner: Arc<dyn Store>, metrics: Metrics) -> Arc<dyn Store> {
+    Arc::new(Counted { inner, metrics })
+}
+
+struct Counted {
+    inner: Arc<dyn Store>,
+    metrics: Metrics,
+}
+
+impl Counted {
+    fn count<T>(&self, operation: &str, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &result {
+            Ok(_) | Err(StoreError::Fenced(_)) => {}
+            Err(_) => self.metrics.process.store_error(operation),
+        }
+        result
+    }
+}
+
+macro_rules! pass_on {
+    ($($of:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)* })*) => {
+        $(#[async_trait]
+        impl $of for Counted {
+            $(async fn $name(&self, $($arg: $ty),*) -> Result<$out, StoreError> {
+                self.count(stringify!($name), self.inner.$name($($arg),*).await)
+            })*
+        })*
+    };
+}
+
+pass_on! {
+    Leadership {
+        fn installation() -> Uuid;
+        fn campaign(holder: &str, lease: Duration) -> Option<Fence>;
+        fn renew(fence: &Fence, lease: Duration) -> ();
+        fn resign(fence: &Fence) -> ();
+        fn leader() -> Option<Leader>;
+    }
+    Projections {
+        fn project_backend(fence: &Fence, row: &BackendRow) -> ();
+        fn sweep_backends(fence: &Fence, complete: &[String]) -> Vec<BackendRow>;
+        fn backends() -> Vec<BackendRow>;
+        fn record_observation(fence: &Fence, uid: &str, seen: &Observation) -> ();
+        fn observations() -> Vec<(String, Observation)>;
+    }
+    Recoveries {
+        fn recovery(uid: &str) -> Option<serde_json::Value>;
+        fn save_recovery(fence: &Fence, uid: &str, state: &serde_json::Value) -> ();
+    }
+    Slots {
+        fn put_server(fence: &Fence, server: &ServerRow) -> ();
+        fn server(url: &str) -> Option<ServerRow>;
+        fn take_slot(request: &SlotRequest) -> SlotAnswer;
+        fn renew_slot(slot: &Slot, lease: Duration, last_token_at: Option<Timestamp>) -> ();
+        fn release_slot(slot: &Slot, linger: Duration) -> ();
+        fn abort_slots(fence: &Fence, url: &str) -> u64;
+        fn slots(url: &str) -> Vec<SlotRow>;
+        fn occupancy() -> Vec<(String, i64)>;
+    }
+    Journal {
+        fn append(entry: &JournalEntry) -> ();
+        fn journal(filter: &JournalFilter) -> Vec<JournalEntry>;
+        fn prune_journal(before: Timestamp) -> u64;
+    }
+    Controls {
+        fn controls() -> ControlSet;
+        fn set_pause(pause: Option<&Pause>) -> ();
+        fn set_suspended(key: &ResourceKey, suspended: Option<&Suspension>) -> ();
+        fn request_reconcile(key: &ResourceKey, token: &str) -> ();
+    }
+    LocalState {
+        fn local_objects() -> Vec<LocalObject>;
+        fn put_local_object(object: &LocalObject) -> ();
+        fn delete_local_object(key: &ResourceKey) -> ();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Home, open, sqlite::Hold};
+
+    #[tokio::test]
+    async fn what_the_database_does_not_carry_out_is_counted_and_a_lost_lead_is_not() {
+        let folder = std::env::temp_dir().join(format!("ostler-counted-{}", Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let metrics = Metrics::new();
+        let home = Home::Folder { path: folder.clone(), hold: Hold::Lock };
+        let store = counted(open(&home, None).await.unwrap(), metrics.clone());
+        let nobody = Fence { holder: "nobody".into(), epoch: 7 };
+        assert!(matches!(store.renew(&nobody, Duration::from_secs(1)).await, Err(StoreError::Fenced(_))));
+        assert_eq!(store.backends().await, Ok(Vec::new()));
+        assert!(!metrics.render(Timestamp::now()).contains("ostler_store_errors_total{"));
+        let broken = Counted { inner: store, metrics: metrics.clone() };
+        let away: Result<(), _> = Err(StoreError::Unavailable("away".into()));
+        assert!(broken.count("save_recovery", away).is_err());
+        let line = "ostler_store_errors_total{operation=\"save_recovery\"} 1";
+        assert!(metrics.render(Timestamp::now()).contains(line));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
