@@ -124,20 +124,19 @@ impl LocalPlatform {
     pub async fn run(&self, loops: &Loops, stop: CancellationToken) {
         let beat = loops.register("watch folder", self.config.rescan + LONGEST_SCAN);
         let mut watch = FolderWatch::new(&self.config.folder);
+        let mut refused = None;
         loop {
             beat.beat();
-            // Both ends of the grace period and a failed write are met by looking again.
-            let pause = if self.unsettled().await {
-                Duration::from_secs(1).min(self.config.rescan)
-            } else {
-                self.config.rescan
-            };
+            let refusal = self.rescan().await.err();
+            if let Some(error) = refusal.as_ref().filter(|_| refused != refusal) {
+                tracing::warn!(%error, "manifests are not taken in until the store takes them");
+            }
+            refused = refusal;
+            // The end of a grace period and a refused write are met by looking again soon.
+            let soon = if self.unsettled().await { Duration::from_secs(1) } else { self.config.rescan };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = watch.changed(pause) => {}
-            }
-            if let Err(error) = self.rescan().await {
-                tracing::warn!(%error, "manifests were not taken in: the store refused; trying again");
+                () = watch.changed(soon.min(self.config.rescan)) => {}
             }
         }
     }
