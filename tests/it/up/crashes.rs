@@ -1,0 +1,61 @@
+//! `kill -9` of `ostler up` at each crash point and at random moments, and start again: nothing twice, nothing forgotten.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+
+use super::{
+    harness::{Up, free_port, is_ready, state},
+    healing::{engines_on, kill, manifests},
+};
+
+/// Points in the middle of a recovery: (crash point, where the engine is dead when it comes).
+const POINTS: [&str; 4] = ["recovery.committed", "recovery.sent", "recovery.recorded", "canary.slot-taken"];
+
+#[tokio::test]
+async fn after_a_crash_at_any_point_of_a_recovery_no_engine_runs_twice_and_attempts_are_as_before() {
+    for point in POINTS {
+        let port = free_port();
+        let mut up = Up::prepare(&[("all.yaml", &manifests(port, free_port(), "", ""))]);
+        if point == "canary.slot-taken" {
+            // The first proof already comes by this point.
+            up.spawn(&[("OSTLER_CRASH_POINT", point)]);
+            up.ended().await;
+            up.run(&[]).await;
+            up.until_ready("ollama").await;
+            assert_eq!(engines_on(port).len(), 1, "{point}");
+            continue;
+        }
+        up.run(&[("OSTLER_CRASH_POINT", point)]).await;
+        up.until_ready("ollama").await;
+        kill(engines_on(port)[0]);
+        up.ended().await;
+        up.run(&[]).await;
+        let back = up.until_ready("ollama").await;
+        assert_eq!(engines_on(port).len(), 1, "{point}: {:?}", engines_on(port));
+        let attempts = back["status"]["recovery"]["attempts"].as_i64().unwrap_or(0);
+        assert!((1..=2).contains(&attempts), "{point}: the attempt was committed before it was made: {:#}", back["status"]);
+    }
+}
+
+#[tokio::test]
+async fn killed_at_random_moments_it_takes_up_what_it_left() {
+    let seed: u64 = std::env::var("OSTLER_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| rand::rng().random());
+    eprintln!("OSTLER_TEST_SEED={seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let port = free_port();
+    let mut up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
+    up.until_ready("ollama").await;
+    for round in 0..4 {
+        if random.random_bool(0.5) {
+            engines_on(port).into_iter().for_each(kill);
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..4000))).await;
+        up.kill();
+        up.run(&[]).await;
+        assert!(engines_on(port).len() <= 1, "round {round}, seed {seed}: {:?}", engines_on(port));
+    }
+    let back = up.until("ollama", "ready again", |b| is_ready(b) || state(b) == "Deferred").await;
+    assert!(is_ready(&back), "seed {seed}: {:#}", back["status"]);
+    assert_eq!(engines_on(port).len(), 1, "seed {seed}");
+}

@@ -1,0 +1,190 @@
+//! Simulated engines, run and healed by the in-process agent.
+
+use std::time::{Duration, Instant};
+
+use super::harness::{Up, free_port, is_ready, state};
+
+/// An Ollama that the agent runs.
+pub fn manifests(port: u16, agent_port: u16, extra_spec: &str, extra_args: &str) -> String {
+    format!(
+        r#"
+apiVersion: ostler.dev/v1alpha1
+kind: AgentConfig
+metadata: {{name: here}}
+spec:
+  listen: 127.0.0.1:{agent_port}
+  selfCheckSeconds: 300
+  services:
+  - name: ollama
+    manager: Process
+    start: {{command: ["{exe}", simulate, --engine, ollama, --listen, "127.0.0.1:{port}", --model, small{extra_args}]}}
+    check: {{url: "http://127.0.0.1:{port}/api/tags"}}
+    log: {{file: ollama.log}}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: LLMBackend
+metadata: {{name: ollama}}
+spec:
+  engine: Ollama
+  url: http://127.0.0.1:{port}
+  models: [{{name: small}}]
+  probe: {{periodSeconds: 1, timeoutSeconds: 2}}
+  recovery: {{hostAgentRef: {{name: here}}, service: ollama, periodSeconds: 1}}
+{extra_spec}
+"#,
+        exe = env!("CARGO_BIN_EXE_ostler"),
+    )
+}
+
+/// The process ids of simulated engines on a port.
+pub fn engines_on(port: u16) -> Vec<i32> {
+    let listen = format!("127.0.0.1:{port}");
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    all.filter(|pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+        words.iter().any(|w| w == "simulate") && words.iter().any(|w| *w == listen) && !words.iter().any(|w| w == "agent-exec")
+    })
+    .collect()
+}
+
+pub fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_engine_is_started_again_and_proved_by_an_inference() {
+    let port = free_port();
+    let up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
+    up.until_ready("ollama").await;
+    let [first] = engines_on(port)[..] else { panic!("not one engine on {port}") };
+    let killed = Instant::now();
+    kill(first);
+    let recovering = up.until("ollama", "recovering", |b| state(b) == "Recovering" || !is_ready(b)).await;
+    assert!(!is_ready(&recovering));
+    let back = up.until("ollama", "ready with a recovery that helped", |b| {
+        is_ready(b) && b["status"]["recovery"]["history"].as_array().is_some_and(|h| !h.is_empty())
+    });
+    let back = back.await;
+    let record = back["status"]["recovery"]["history"].as_array().unwrap().last().unwrap();
+    assert_eq!((record["cause"].as_str(), record["step"].as_str()), (Some("Refused"), Some("Restart")), "{record}");
+    assert_eq!(record["outcome"], "Helped", "{record}");
+    assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+    let [second] = engines_on(port)[..] else { panic!("not one engine on {port}: {:?}", engines_on(port)) };
+    assert_ne!(first, second);
+    let reasons = up.reasons("ollama").await;
+    for reason in ["Refused", "RecoveryStarted", "RecoveryHelped", "Recovered"] {
+        assert!(reasons.iter().any(|r| r == reason), "no {reason} in {reasons:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_acted_on_within_a_second_of_the_threshold() {
+    let port = free_port();
+    let up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
+    up.until_ready("ollama").await;
+    kill(engines_on(port)[0]);
+    up.until("ollama", "restarted", |b| b["status"]["recovery"]["history"].as_array().is_some_and(|h| !h.is_empty())).await;
+    let events = up.get("/api/v1/events?kind=LLMBackend&name=ollama").await;
+    let list = events.as_array().or_else(|| events["items"].as_array()).unwrap().clone();
+    let at = |reason: &str| -> jiff::Timestamp {
+        let event = list.iter().find(|e| e["reason"] == reason).unwrap_or_else(|| panic!("no {reason} in {list:#?}"));
+        event["at"].as_str().unwrap().parse().unwrap()
+    };
+    let late = at("RecoveryStarted").duration_since(at("Refused")).abs();
+    assert!(late <= jiff::SignedDuration::from_secs(1), "acted {late:?} after the verdict");
+}
+
+#[tokio::test]
+async fn a_hung_runner_is_unloaded_and_not_restarted() {
+    let port = free_port();
+    let canary = "  canary: {when: Always, periodSeconds: 1, timeoutSeconds: 1}";
+    let up = Up::start(&[("all.yaml", &manifests(port, free_port(), canary, ""))]).await;
+    up.until_ready("ollama").await;
+    let first = engines_on(port);
+    fault(port, "hang-inference").await;
+    let back = up
+        .until("ollama", "unloaded and ready", |b| {
+            is_ready(b) && b["status"]["recovery"]["history"].as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
+        })
+        .await;
+    let steps: Vec<_> = back["status"]["recovery"]["history"].as_array().unwrap().iter().map(|a| a["step"].clone()).collect();
+    assert!(steps.iter().all(|s| s == "Unload" || s == "Canary"), "{steps:?}");
+    assert_eq!(engines_on(port), first, "the server itself was left alone");
+}
+
+/// Adds a fault to a simulated engine.
+pub async fn fault(port: u16, fault: &str) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://127.0.0.1:{port}/simulate/faults");
+    let answer = client.post(url).body(fault.to_owned()).send().await.unwrap();
+    let status = answer.status();
+    assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap_or_default());
+}
+
+#[tokio::test]
+async fn what_a_person_stopped_stays_stopped_through_restarts() {
+    let port = free_port();
+    let mut up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
+    up.until_ready("ollama").await;
+    up.ostler_ok(&["stop", "ollama"]);
+    up.until("ollama", "stopped by a person", |b| state(b) == "Suspended").await;
+    assert_eq!(engines_on(port), []);
+    up.kill();
+    up.run(&[]).await;
+    let stopped = up.until("ollama", "stopped by a person", |b| state(b) == "Suspended").await;
+    assert_eq!(engines_on(port), [], "{:#}", stopped["status"]);
+    up.ostler_ok(&["start", "ollama"]);
+    up.until_ready("ollama").await;
+    assert_eq!(engines_on(port).len(), 1);
+}
+
+#[tokio::test]
+async fn pause_keeps_everything_from_acting_until_unpause() {
+    let port = free_port();
+    let up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
+    up.until_ready("ollama").await;
+    up.ostler_ok(&["pause"]);
+    kill(engines_on(port)[0]);
+    let down = up.until("ollama", "down and paused", |b| state(b) == "Down" && b["status"].to_string().contains("unpause")).await;
+    assert!(!is_ready(&down));
+    assert_eq!(engines_on(port), []);
+    up.ostler_ok(&["unpause"]);
+    up.until_ready("ollama").await;
+}
+
+#[tokio::test]
+async fn observe_says_what_it_would_do_and_does_nothing() {
+    let port = free_port();
+    let up = Up::start(&[("all.yaml", &manifests(port, free_port(), "  mode: Observe", ""))]).await;
+    up.until_ready("ollama").await;
+    kill(engines_on(port)[0]);
+    let seen = up
+        .until("ollama", "what it would do", |b| {
+            b["status"]["recovery"]["history"].as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "WouldDo"))
+        })
+        .await;
+    assert_eq!(seen["status"]["recovery"]["attempts"], 0, "{:#}", seen["status"]);
+    assert_eq!(engines_on(port), []);
+}
+
+#[tokio::test]
+async fn a_foreign_process_on_the_port_is_never_killed_and_a_human_is_told() {
+    let port = free_port();
+    let spec = "  mode: Enforce";
+    let up = Up::prepare(&[("all.yaml", &manifests(port, free_port(), spec, "").replace("periodSeconds: 1}", "periodSeconds: 1, maxAttempts: 2}"))]);
+    let mut foreign = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
+        .args(["simulate", "--engine", "ollama", "--listen", &format!("127.0.0.1:{port}"), "--model", "small"])
+        .args(["--fault", "status:code=500"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut up = up;
+    up.run(&[]).await;
+    let deferred = up.until("ollama", "deferred to a human", |b| state(b) == "Deferred").await;
+    assert!(foreign.try_wait().unwrap().is_none(), "the foreign process was killed");
+    let text = deferred["status"].to_string();
+    assert!(text.contains(&foreign.id().to_string()) || text.contains("port"), "{:#}", deferred["status"]);
+    foreign.kill().unwrap();
+    foreign.wait().unwrap();
+}
