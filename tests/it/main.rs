@@ -13,4 +13,5 @@ mod real;
 mod runtimes;
 mod simulate;
 mod store;
+mod up;
 mod validation;

@@ -34,13 +34,18 @@ async fn after_a_crash_at_any_point_of_a_recovery_no_engine_runs_twice_and_attem
         let back = up.until_ready("ollama").await;
         assert_eq!(engines_on(port).len(), 1, "{point}: {:?}", engines_on(port));
         let attempts = back["status"]["recovery"]["attempts"].as_i64().unwrap_or(0);
-        assert!((1..=2).contains(&attempts), "{point}: the attempt was committed before it was made: {:#}", back["status"]);
+        assert!(
+            (1..=2).contains(&attempts),
+            "{point}: the attempt was committed before it was made: {:#}",
+            back["status"]
+        );
     }
 }
 
 #[tokio::test]
 async fn killed_at_random_moments_it_takes_up_what_it_left() {
-    let seed: u64 = std::env::var("OSTLER_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| rand::rng().random());
+    let seed: u64 =
+        std::env::var("OSTLER_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| rand::rng().random());
     eprintln!("OSTLER_TEST_SEED={seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let port = free_port();

@@ -134,7 +134,14 @@ impl Up {
         let endpoint = std::fs::read(self.data().join("endpoint.json")).ok()?;
         let endpoint: Value = serde_json::from_slice(&endpoint).ok()?;
         let url = format!("{}{path}", endpoint["address"].as_str()?);
-        let answer = self.http.get(url).bearer_auth(endpoint["token"].as_str()?).timeout(Duration::from_secs(5)).send().await.ok()?;
+        let answer = self
+            .http
+            .get(url)
+            .bearer_auth(endpoint["token"].as_str()?)
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await
+            .ok()?;
         if !answer.status().is_success() {
             return None;
         }
@@ -155,7 +162,13 @@ impl Up {
         self.until_within(PATIENCE, name, what, wanted).await
     }
 
-    pub async fn until_within(&self, patience: Duration, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until_within(
+        &self,
+        patience: Duration,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let begun = Instant::now();
         let mut last = Value::Null;
         while begun.elapsed() < patience {

@@ -43,7 +43,9 @@ pub fn engines_on(port: u16) -> Vec<i32> {
     all.filter(|pid| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-        words.iter().any(|w| w == "simulate") && words.iter().any(|w| *w == listen) && !words.iter().any(|w| w == "agent-exec")
+        words.iter().any(|w| w == "simulate")
+            && words.iter().any(|w| *w == listen)
+            && !words.iter().any(|w| w == "agent-exec")
     })
     .collect()
 }
@@ -84,7 +86,8 @@ async fn a_refused_connection_is_acted_on_within_a_second_of_the_threshold() {
     let up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
     up.until_ready("ollama").await;
     kill(engines_on(port)[0]);
-    up.until("ollama", "restarted", |b| b["status"]["recovery"]["history"].as_array().is_some_and(|h| !h.is_empty())).await;
+    up.until("ollama", "restarted", |b| b["status"]["recovery"]["history"].as_array().is_some_and(|h| !h.is_empty()))
+        .await;
     let events = up.get("/api/v1/events?kind=LLMBackend&name=ollama").await;
     let list = events.as_array().or_else(|| events["items"].as_array()).unwrap().clone();
     let at = |reason: &str| -> jiff::Timestamp {
@@ -105,10 +108,14 @@ async fn a_hung_runner_is_unloaded_and_not_restarted() {
     fault(port, "hang-inference").await;
     let back = up
         .until("ollama", "unloaded and ready", |b| {
-            is_ready(b) && b["status"]["recovery"]["history"].as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
+            is_ready(b)
+                && b["status"]["recovery"]["history"]
+                    .as_array()
+                    .is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
         })
         .await;
-    let steps: Vec<_> = back["status"]["recovery"]["history"].as_array().unwrap().iter().map(|a| a["step"].clone()).collect();
+    let steps: Vec<_> =
+        back["status"]["recovery"]["history"].as_array().unwrap().iter().map(|a| a["step"].clone()).collect();
     assert!(steps.iter().all(|s| s == "Unload" || s == "Canary"), "{steps:?}");
     assert_eq!(engines_on(port), first, "the server itself was left alone");
 }
@@ -146,7 +153,9 @@ async fn pause_keeps_everything_from_acting_until_unpause() {
     up.until_ready("ollama").await;
     up.ostler_ok(&["pause"]);
     kill(engines_on(port)[0]);
-    let down = up.until("ollama", "down and paused", |b| state(b) == "Down" && b["status"].to_string().contains("unpause")).await;
+    let down = up
+        .until("ollama", "down and paused", |b| state(b) == "Down" && b["status"].to_string().contains("unpause"))
+        .await;
     assert!(!is_ready(&down));
     assert_eq!(engines_on(port), []);
     up.ostler_ok(&["unpause"]);
@@ -172,7 +181,10 @@ async fn observe_says_what_it_would_do_and_does_nothing() {
 async fn a_foreign_process_on_the_port_is_never_killed_and_a_human_is_told() {
     let port = free_port();
     let spec = "  mode: Enforce";
-    let up = Up::prepare(&[("all.yaml", &manifests(port, free_port(), spec, "").replace("periodSeconds: 1}", "periodSeconds: 1, maxAttempts: 2}"))]);
+    let up = Up::prepare(&[(
+        "all.yaml",
+        &manifests(port, free_port(), spec, "").replace("periodSeconds: 1}", "periodSeconds: 1, maxAttempts: 2}"),
+    )]);
     let mut foreign = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
         .args(["simulate", "--engine", "ollama", "--listen", &format!("127.0.0.1:{port}"), "--model", "small"])
         .args(["--fault", "status:code=500"])

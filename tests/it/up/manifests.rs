@@ -26,7 +26,9 @@ async fn a_broken_manifest_is_named_with_file_line_and_field_and_the_rest_runs()
     .await;
     up.until_ready("ollama").await;
     let problems = up.get("/api/v1/problems").await.to_string();
-    for (file, field) in [("unknown.yaml", "modles"), ("type.yaml", "priority"), ("cel.yaml", "recovery"), ("broken.yaml", "")] {
+    for (file, field) in
+        [("unknown.yaml", "modles"), ("type.yaml", "priority"), ("cel.yaml", "recovery"), ("broken.yaml", "")]
+    {
         assert!(problems.contains(file) && problems.contains(field), "{file} {field}: {problems}");
     }
     assert!(up.log().contains("unknown.yaml:"), "{}", up.log());

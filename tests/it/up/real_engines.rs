@@ -37,7 +37,8 @@ async fn ask(ollama: &Ollama, path: &str) -> Value {
 
 async fn names(ollama: &Ollama) -> Vec<String> {
     let tags = ask(ollama, "/api/tags").await;
-    let mut names: Vec<_> = tags["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect();
+    let mut names: Vec<_> =
+        tags["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect();
     names.sort();
     names
 }
@@ -48,7 +49,9 @@ fn serving(ollama: &Ollama) -> i32 {
     let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let mut found: Vec<i32> = all
         .filter(|pid| {
-            let of = |file: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()).into_owned();
+            let of = |file: &str| {
+                String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()).into_owned()
+            };
             of("environ").contains(&host) && of("cmdline").ends_with("serve\0")
         })
         .collect();
@@ -79,7 +82,8 @@ async fn real_ollama_with_a_stopped_runner_is_healed_by_an_unload() {
     let server = serving(&ollama);
     ollama.freeze_runners();
     let helped = |b: &Value| {
-        is_ready(b) && b["status"]["recovery"]["history"].as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
+        is_ready(b)
+            && b["status"]["recovery"]["history"].as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
     };
     let back = up.until_within(Duration::from_secs(120), "ollama", "unloaded and ready", helped).await;
     let history = &back["status"]["recovery"]["history"];
@@ -113,7 +117,8 @@ async fn real_ollama_with_an_empty_models_folder_is_never_healed() {
 async fn real_ollama_is_left_as_it_was_found() {
     let ollama = Ollama::start();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let generate = json!({"model": "other", "prompt": "hi", "stream": false, "keep_alive": "10m", "options": {"num_predict": 1}});
+    let generate =
+        json!({"model": "other", "prompt": "hi", "stream": false, "keep_alive": "10m", "options": {"num_predict": 1}});
     client.post(format!("{}/api/generate", ollama.url())).json(&generate).send().await.unwrap();
     let before = ask(&ollama, "/api/ps").await;
     let expiry = |ps: &Value| -> jiff::Timestamp { ps["models"][0]["expires_at"].as_str().unwrap().parse().unwrap() };
@@ -166,7 +171,8 @@ async fn real_ollama_busy_with_somebody_elses_generation_is_left_alone() {
     let server = serving(&ollama);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/api/generate", ollama.url());
-    let long = json!({"model": "tiny", "prompt": "hi", "stream": false, "options": {"num_predict": 1900, "num_ctx": 2048}});
+    let long =
+        json!({"model": "tiny", "prompt": "hi", "stream": false, "options": {"num_predict": 1900, "num_ctx": 2048}});
     let stop = tokio_util::sync::CancellationToken::new();
     let others = tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
         loop {
@@ -197,7 +203,8 @@ async fn real_mlx_with_an_empty_listing_is_ready_only_once_an_inference_proved_i
     let mlx = Mlx::without_hub();
     let never = "  canary: {when: Never}";
     let up = Up::start(&[("mlx.yaml", &mlx_backend(&mlx, "default_model", never))]).await;
-    let unproved = up.until("mlx", "unproved", |b| state(b) == "Proving" && condition(b, "Ready")["reason"] == "NoProof").await;
+    let unproved =
+        up.until("mlx", "unproved", |b| state(b) == "Proving" && condition(b, "Ready")["reason"] == "NoProof").await;
     assert!(!is_ready(&unproved));
     up.write("mlx.yaml", &mlx_backend(&mlx, "default_model", ""));
     let ready = up.until_ready("mlx").await;
