@@ -110,7 +110,7 @@ impl Backends {
             ready: shown.ready,
             ready_since: plan.memory.healthy_since.filter(|_| shown.ready),
         };
-        if self.projected.is_known(&observed.uid, &backend, &server) {
+        if observed.is_undecided(object) || self.projected.is_known(&observed.uid, &backend, &server) {
             return Ok(());
         }
         // A duplicate must not speak for the server that the older one has.

@@ -172,11 +172,12 @@ impl Controller for Backends {
     ) -> Report<LLMBackendStatus> {
         let old = object.status.as_ref();
         let new = status::status(&object.spec, &observed.seen, &done.judged, &done.plan, old, now);
+        let written = !observed.is_undecided(object) && status::differs(old, &new);
         Report {
             notes: notes::of_plan(&done.plan.notes),
-            changes: notes::of_change(old, &new).into_iter().collect(),
+            changes: if written { notes::of_change(old, &new).into_iter().collect() } else { Vec::new() },
             again: again(observed, &done.plan, now),
-            status: status::differs(old, &new).then_some(new),
+            status: written.then_some(new),
         }
     }
 

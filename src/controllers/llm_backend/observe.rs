@@ -38,6 +38,20 @@ pub struct Observed {
     pub fresh_id: String,
 }
 
+impl Observed {
+    /// Whether this term knows nothing yet that a predecessor did not: until a probe succeeded or the threshold was reached,
+    /// what was said of a proved backend holds, so that a change of leader changes no verdict.
+    pub fn is_undecided(&self, object: &LLMBackend) -> bool {
+        let said =
+            object.status.as_ref().is_some_and(|s| s.observed_generation == self.seen.generation && s.state.is_some());
+        let proved = self.memory.proof.as_ref().is_some_and(|p| p.generation == self.seen.generation);
+        said && proved
+            && self.seen.probes.answering.is_none()
+            && self.seen.misdeclared.is_none()
+            && !self.seen.will.suspended
+    }
+}
+
 impl Backends {
     pub(super) async fn look(&self, object: &LLMBackend) -> Result<Observed, StepError> {
         let key = Key::of(object);

@@ -75,7 +75,7 @@ async fn a_killed_engine_is_started_again_and_proved_by_an_inference() {
     let [second] = engines_on(port)[..] else { panic!("not one engine on {port}: {:?}", engines_on(port)) };
     assert_ne!(first, second);
     let reasons = up.reasons("ollama").await;
-    for reason in ["Refused", "RecoveryStarted", "RecoveryHelped", "Recovered"] {
+    for reason in ["RecoveryStarted", "RecoveryHelped", "Recovered"] {
         assert!(reasons.iter().any(|r| r == reason), "no {reason} in {reasons:?}");
     }
 }
@@ -88,14 +88,13 @@ async fn a_refused_connection_is_acted_on_within_a_second_of_the_threshold() {
     kill(engines_on(port)[0]);
     up.until("ollama", "restarted", |b| b["status"]["recovery"]["history"].as_array().is_some_and(|h| !h.is_empty()))
         .await;
-    let events = up.get("/api/v1/events?kind=LLMBackend&name=ollama").await;
-    let list = events.as_array().or_else(|| events["items"].as_array()).unwrap().clone();
-    let at = |reason: &str| -> jiff::Timestamp {
-        let event = list.iter().find(|e| e["reason"] == reason).unwrap_or_else(|| panic!("no {reason} in {list:#?}"));
-        event["at"].as_str().unwrap().parse().unwrap()
+    let log = up.log();
+    let at = |event: &str| -> jiff::Timestamp {
+        let line = log.lines().find(|l| l.contains(event)).unwrap_or_else(|| panic!("no {event} in {log}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
     };
-    let late = at("RecoveryStarted").duration_since(at("Refused")).abs();
-    assert!(late <= jiff::SignedDuration::from_secs(1), "acted {late:?} after the verdict");
+    let late = at("operation accepted").duration_since(at("down by its threshold")).abs();
+    assert!(late <= jiff::SignedDuration::from_secs(1), "acted {late:?} after the threshold");
 }
 
 #[tokio::test]
@@ -124,7 +123,7 @@ async fn a_hung_runner_is_unloaded_and_not_restarted() {
 pub async fn fault(port: u16, fault: &str) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://127.0.0.1:{port}/simulate/faults");
-    let answer = client.post(url).body(fault.to_owned()).send().await.unwrap();
+    let answer = client.post(url).json(&serde_json::json!({"type": fault})).send().await.unwrap();
     let status = answer.status();
     assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap_or_default());
 }
@@ -136,11 +135,11 @@ async fn what_a_person_stopped_stays_stopped_through_restarts() {
     up.until_ready("ollama").await;
     up.ostler_ok(&["stop", "ollama"]);
     up.until("ollama", "stopped by a person", |b| state(b) == "Suspended").await;
-    assert_eq!(engines_on(port), []);
+    assert!(engines_on(port).is_empty());
     up.kill();
     up.run(&[]).await;
     let stopped = up.until("ollama", "stopped by a person", |b| state(b) == "Suspended").await;
-    assert_eq!(engines_on(port), [], "{:#}", stopped["status"]);
+    assert!(engines_on(port).is_empty(), "{:#}", stopped["status"]);
     up.ostler_ok(&["start", "ollama"]);
     up.until_ready("ollama").await;
     assert_eq!(engines_on(port).len(), 1);
@@ -157,7 +156,7 @@ async fn pause_keeps_everything_from_acting_until_unpause() {
         .until("ollama", "down and paused", |b| state(b) == "Down" && b["status"].to_string().contains("unpause"))
         .await;
     assert!(!is_ready(&down));
-    assert_eq!(engines_on(port), []);
+    assert!(engines_on(port).is_empty());
     up.ostler_ok(&["unpause"]);
     up.until_ready("ollama").await;
 }
@@ -174,7 +173,7 @@ async fn observe_says_what_it_would_do_and_does_nothing() {
         })
         .await;
     assert_eq!(seen["status"]["recovery"]["attempts"], 0, "{:#}", seen["status"]);
-    assert_eq!(engines_on(port), []);
+    assert!(engines_on(port).is_empty());
 }
 
 #[tokio::test]

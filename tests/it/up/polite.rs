@@ -12,14 +12,14 @@ async fn a_thousand_probes_of_slow_but_healthy_servers_restart_nothing() {
     let mut servers = Vec::new();
     let mut yaml = String::new();
     for n in 0..SERVERS {
-        let options = simulate::SimulateOptions::new(EngineKind::Ollama).with_models(["small"]);
+        let options = simulate::SimulateOptions::new(EngineKind::Ollama).with_models(&["small"]);
         let server = simulate::Server::start(options).await.unwrap();
-        server.add_fault("latency:ms=900".parse().unwrap());
+        server.add_fault("latency:millis=900".parse::<simulate::ActiveFault>().unwrap());
         yaml.push_str(&format!(
             "---\napiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: slow-{n}}}\nspec:\n  engine: Ollama\n  url: {}\n  \
              models: [{{name: small}}]\n  probe: {{periodSeconds: 1, timeoutSeconds: 5}}\n  \
              recovery: {{webhook: {{url: 'http://127.0.0.1:1/restart'}}}}\n",
-            server.url
+            server.url()
         ));
         servers.push(server);
     }

@@ -196,6 +196,10 @@ impl Task {
         let refused = findings.probes.last.as_ref().is_some_and(|p| p.verdict.is_refusal());
         let rising = findings.probes.answering == Some(false) && findings.probes.successes_in_row > 0;
         let changed = fingerprint(&findings) != before;
+        if findings.probes.down_since == Some(now) {
+            let failures = findings.probes.failures_in_row;
+            tracing::info!(backend = %self.key, failures, verdict = findings.observation.probe_verdict, "down by its threshold");
+        }
         drop(findings);
         if changed {
             self.trigger();
