@@ -48,7 +48,6 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
         let term = lead.borrow_and_update().term().cloned();
         if let Some(term) = term {
             parts.metrics.process.leading(Some(term.fence().epoch));
-            tracing::info!(epoch = term.fence().epoch, holder = term.fence().holder, "leading");
             let serving = serve(&parts, &backends, &agents, wake.clone(), &term, &shutdown);
             tokio::pin!(serving);
             loop {
@@ -59,7 +58,6 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
             }
             parts.metrics.process.leading(None);
             parts.metrics.backends.forget_all();
-            tracing::info!(epoch = term.fence().epoch, "no longer leading");
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -260,6 +260,8 @@ impl Backends {
                 tracing::warn!(backend = %observed.key, %error, "hold not changed at the host agent");
             }
         }
+        // The next pass must see what this one did, and not do it again.
+        self.shared.agents.heard(agent, api.report().await, Timestamp::now());
     }
 
     fn caller(&self, term: &Term) -> Caller {
