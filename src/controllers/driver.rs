@@ -151,12 +151,10 @@ where
 {
     let feed = feed.clone();
     let touched = stream::unfold(feed.touches(), |mut touches| async move {
-        loop {
-            match touches.recv().await {
-                Ok(object) => return Some((Some(object), touches)),
-                Err(broadcast::error::RecvError::Lagged(_)) => return Some((None, touches)),
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
+        match touches.recv().await {
+            Ok(object) => Some((Some(object), touches)),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some((None, touches)),
+            Err(broadcast::error::RecvError::Closed) => None,
         }
     });
     let all = {

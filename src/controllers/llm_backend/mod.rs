@@ -68,8 +68,11 @@ pub struct Backends {
     probers: prober::Probers,
     memories: observe::Memories,
     projected: apply::Projected,
-    duplicates: Mutex<(Vec<Version>, Arc<HashMap<Key, Key>>)>,
+    duplicates: Mutex<Duplicates>,
 }
+
+/// Backends whose server an older one has, and the set of specs that this was found in.
+type Duplicates = (Vec<Version>, Arc<HashMap<Key, Key>>);
 
 /// Enough of an object to see whether the set of declared servers has changed.
 type Version = (Option<String>, Option<i64>);

@@ -38,6 +38,9 @@ pub struct Heard {
     pub report: AgentReport,
 }
 
+/// Since when an agent has not answered, and why.
+pub type Silence = (Timestamp, String);
+
 /// One service as a backend's controller needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServiceView {
@@ -96,7 +99,7 @@ impl Agents {
     }
 
     /// The last report, and since when the agent has not answered.
-    pub fn state(&self, key: &Key) -> Option<(Option<Heard>, Option<(Timestamp, String)>)> {
+    pub fn state(&self, key: &Key) -> Option<(Option<Heard>, Option<Silence>)> {
         self.with(|agents| agents.get(key).map(|e| (e.heard.clone(), e.unreachable())))
     }
 
@@ -159,7 +162,7 @@ impl Entry {
         self.unreachable().is_some() != before
     }
 
-    fn unreachable(&self) -> Option<(Timestamp, String)> {
+    fn unreachable(&self) -> Option<Silence> {
         let why = self.error.clone().filter(|_| self.failures >= FAILURES || self.heard.is_none())?;
         Some((self.failing_since?, why))
     }

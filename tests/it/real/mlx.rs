@@ -30,10 +30,6 @@ impl Mlx {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// As `/v1/models` lists it: the model's folder.
     pub fn model(&self) -> &str {
         &self.model

@@ -11,7 +11,6 @@ pub struct Ollama {
 
 impl Ollama {
     pub const MODEL: &str = "tiny:latest";
-    pub const OTHER: &str = "other:latest";
 
     /// # Panics
     /// If the cache lacks Ollama: run ./tests/run, which builds it.
@@ -57,10 +56,6 @@ impl Ollama {
         self.part.tell("kill");
     }
 
-    pub fn resume(&self) {
-        self.part.tell("start");
-    }
-
     /// As a wrong user would start it.
     pub fn resume_without_models(&self) {
         self.part.tell("start_empty");
@@ -69,10 +64,6 @@ impl Ollama {
     /// Stops its runners (SIGSTOP): inference hangs, listings answer.
     pub fn freeze_runners(&self) {
         self.part.tell("freeze");
-    }
-
-    pub fn thaw_runners(&self) {
-        self.part.tell("thaw");
     }
 
     /// Process ids.

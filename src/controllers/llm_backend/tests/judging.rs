@@ -21,7 +21,8 @@ fn a_probe_says_what_a_server_is() {
     use BackendState as S;
     use ProbeVerdict as V;
     let refused = || V::Refused;
-    let cases: Vec<(&str, Vec<V>, S, &str, Option<Cause>)> = vec![
+    type Case = (&'static str, Vec<V>, S, &'static str, Option<Cause>);
+    let cases: Vec<Case> = vec![
         ("nothing asked yet", vec![], S::Proving, "Proving", None),
         ("listed and proved", vec![listing()], S::Idle, "Idle", None),
         ("one refusal of a good one", vec![listing(), refused()], S::Idle, "Idle", None),
