@@ -8,5 +8,6 @@ mod doors;
 mod healing;
 mod holding;
 mod logs;
+mod ollama;
 mod refusing;
 mod users;
