@@ -95,10 +95,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("patch", "hostagents.ostler.dev/status"),
     ("create", "events.events.k8s.io"),
     ("patch", "events.events.k8s.io"),
+    ("list", "pods"),
     ("delete", "pods"),
-    ("patch", "deployments.apps"),
-    ("patch", "statefulsets.apps"),
-    ("patch", "daemonsets.apps"),
+    ("get", "deployments.apps"),
+    ("get", "statefulsets.apps"),
+    ("get", "daemonsets.apps"),
+    ("list", "replicasets.apps"),
 ];
 
 const NEVER: &[(&str, &str)] = &[
@@ -112,6 +114,7 @@ const NEVER: &[(&str, &str)] = &[
     ("create", "pods/exec"),
     ("delete", "deployments.apps"),
     ("update", "deployments.apps"),
+    ("patch", "deployments.apps"),
     ("create", "roles.rbac.authorization.k8s.io"),
     ("impersonate", "users"),
 ];
@@ -164,7 +167,7 @@ async fn real_chart_without_workload_recovery_touches_no_workload() {
     Chart::new(&home, &["rbac.workloadRecovery=false"]).service_account(server);
     let rights = Rights::of(server, &home).await;
     for (verb, resource) in
-        [("delete", "pods"), ("list", "pods"), ("patch", "deployments.apps"), ("list", "replicasets.apps")]
+        [("delete", "pods"), ("list", "pods"), ("get", "deployments.apps"), ("list", "replicasets.apps")]
     {
         assert!(!rights.allow(&home, verb, resource).await, "must not {verb} {resource}");
     }

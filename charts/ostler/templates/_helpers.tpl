@@ -38,18 +38,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [ostler.dev]
   resources: [llmbackends/status, hostagents/status]
   verbs: [patch]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- if .Values.rbac.workloadRecovery }}
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, delete]
+  verbs: [list, delete]
 - apiGroups: [apps]
   resources: [deployments, statefulsets, daemonsets]
-  verbs: [get, patch]
+  verbs: [get]
 - apiGroups: [apps]
   resources: [replicasets]
-  verbs: [get, list]
+  verbs: [list]
 {{- end }}
 {{- end }}

@@ -9,7 +9,7 @@ use ostler::platform::{Note, ObjectId, Platform, PlatformError, kubernetes::Kube
 use serde_json::json;
 
 use super::local::{Watch, backend, next};
-use crate::real::ApiServer;
+use crate::real::{ApiServer, Chart};
 
 fn backend_in(namespace: &str, name: &str, port: u16) -> String {
     backend(name, port).replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "))
@@ -20,7 +20,10 @@ async fn platform(namespaces: usize) -> (&'static ApiServer, Vec<String>, Kubern
     let server = ApiServer::shared();
     server.install_crds();
     let namespaces: Vec<String> = (0..namespaces).map(|_| server.namespace()).collect();
-    let client = ApiServer::client(server.kubeconfig(), &namespaces[0]).await;
+    // As the controller: what the chart grants must do.
+    let watched = format!("watchNamespaces={}", serde_json::json!(namespaces));
+    let account = Chart::new(&namespaces[0], &[&watched]).service_account(server);
+    let client = ApiServer::client(&account, &namespaces[0]).await;
     (server, namespaces.clone(), KubernetesPlatform::new(client, namespaces, "test-0"))
 }
 

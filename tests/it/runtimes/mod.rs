@@ -7,7 +7,7 @@ use ostler::{
     runtimes::{ClusterWorkloads, PodSeen, WorkloadError, Workloads},
 };
 
-use crate::real::{ApiServer, Cluster};
+use crate::real::{ApiServer, Chart, Cluster};
 
 fn workload(kind: WorkloadKind, name: &str) -> WorkloadRef {
     WorkloadRef { kind, name: name.to_owned() }
@@ -75,7 +75,9 @@ async fn real_workloads_pods_are_found_by_owner_and_replaced_by_uid() {
     let cluster = Cluster::shared();
     let namespace = cluster.api.namespace();
     cluster.api.apply(&manifests(&namespace));
-    let client = ApiServer::client(cluster.api.kubeconfig(), &namespace).await;
+    // As the controller: what the chart grants must do.
+    let account = Chart::new(&namespace, &[]).service_account(&cluster.api);
+    let client = ApiServer::client(&account, &namespace).await;
     let workloads = ClusterWorkloads::new(client);
     for (kind, name, count) in [
         (WorkloadKind::Deployment, "many", 2),
