@@ -8,6 +8,7 @@ use super::{
     CliError, Global,
     database::Database,
     http_client::http_client,
+    journaled::Journaled,
     process::{Parts, Process, holder, signaled},
 };
 use crate::{
@@ -55,7 +56,8 @@ async fn serve(listen: SocketAddr, database: Database, observe: bool, global: &G
         .await
         .map_err(|e| CliError::failed(format!("can't listen on {listen}: {e}; choose another with --listen")))?;
     let holder = holder();
-    let platform = Arc::new(KubernetesPlatform::new(client.clone(), global.namespaces.clone(), &holder));
+    let cluster = KubernetesPlatform::new(client.clone(), global.namespaces.clone(), &holder);
+    let platform = Arc::new(Journaled::new(Arc::new(cluster), Arc::clone(&store)));
     let watched = Arc::clone(&platform);
     let parts = Parts {
         store,

@@ -17,6 +17,7 @@ mod events;
 mod get;
 mod http_client;
 mod init;
+mod journaled;
 mod kube;
 mod migrate;
 mod names;

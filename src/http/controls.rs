@@ -21,10 +21,12 @@ const LONGEST_PAUSE_SECONDS: i64 = 365 * 86_400;
     responses((status = 202, body = Changed), (status = 409, description = "in a cluster", body = super::ErrorReply)))]
 pub(super) async fn reconcile(
     State(api): State<Api>,
+    Extension(Person(by)): Extension<Person>,
     Path(named): Path<Named>,
 ) -> Result<(StatusCode, Json<Changed>), ApiError> {
     let key = kept_here(&api, &named, "annotate").await?;
     api.store.request_reconcile(&key, &Timestamp::now().to_string()).await?;
+    api.note(key.clone(), "ReconcileRequested", format!("by {by}")).await;
     Ok((StatusCode::ACCEPTED, changed(format!("{} {} is looked at now", key.kind, key.name))))
 }
 
@@ -37,8 +39,9 @@ pub(super) async fn suspend(
     Path(named): Path<Named>,
 ) -> Result<Json<Changed>, ApiError> {
     let key = kept_here(&api, &named, "patch spec.suspend of").await?;
-    let suspension = Suspension { suspended: true, by, at: Timestamp::now() };
+    let suspension = Suspension { suspended: true, by: by.clone(), at: Timestamp::now() };
     api.store.set_suspended(&key, Some(&suspension)).await?;
+    api.note(key.clone(), "Suspended", format!("by {by}")).await;
     Ok(changed(format!(
         "{} {} is suspended: probing goes on, nothing else is done. `ostler resume` ends it",
         key.kind, key.name
@@ -57,8 +60,9 @@ pub(super) async fn resume(
     let item = resources::find(&api, &named).await?;
     let by_manifest = item.spec.get("suspend").and_then(serde_json::Value::as_bool).unwrap_or(false);
     // Without a word in the manifest there is nothing to stand against: the person's suspension is simply taken back.
-    let against = by_manifest.then(|| Suspension { suspended: false, by, at: Timestamp::now() });
+    let against = by_manifest.then(|| Suspension { suspended: false, by: by.clone(), at: Timestamp::now() });
     api.store.set_suspended(&key, against.as_ref()).await?;
+    api.note(key.clone(), "Resumed", format!("by {by}")).await;
     Ok(changed(format!("{} {} is resumed", key.kind, key.name)))
 }
 
@@ -73,18 +77,26 @@ pub(super) async fn pause(
     let Json(PauseRequest { for_seconds }) = body.unwrap_or_default();
     let since = Timestamp::now();
     let until = for_seconds.map(|seconds| end_of_pause(since, seconds)).transpose()?;
-    api.store.set_pause(Some(&Pause { since, until, by })).await?;
+    api.store.set_pause(Some(&Pause { since, until, by: by.clone() })).await?;
+    let end = until.map_or_else(|| "until `ostler unpause`".to_owned(), |at| format!("until {}", whole_seconds(at)));
+    api.note(everything(), "Paused", format!("by {by}, {end}")).await;
     Ok(changed(match until {
-        Some(until) => format!("paused until {}: nothing acts. `ostler unpause` ends it sooner", whole_seconds(until)),
-        None => "paused: nothing acts until `ostler unpause`".to_owned(),
+        Some(_) => format!("paused {end}: nothing acts. `ostler unpause` ends it sooner"),
+        None => format!("paused: nothing acts {end}"),
     }))
 }
 
 /// Ends the pause.
 #[utoipa::path(delete, path = "/api/v1/pause", responses((status = 200, body = Changed)))]
-pub(super) async fn unpause(State(api): State<Api>) -> Result<Json<Changed>, ApiError> {
+pub(super) async fn unpause(
+    State(api): State<Api>,
+    Extension(Person(by)): Extension<Person>,
+) -> Result<Json<Changed>, ApiError> {
     let was = api.store.controls().await?.pause;
     api.store.set_pause(None).await?;
+    if was.is_some() {
+        api.note(everything(), "Unpaused", format!("by {by}")).await;
+    }
     Ok(changed(if was.is_some() { "the pause is over" } else { "nothing was paused" }.to_owned()))
 }
 
@@ -100,6 +112,11 @@ pub(super) async fn down(State(api): State<Api>) -> Result<(StatusCode, Json<Cha
     };
     down.cancel();
     Ok((StatusCode::ACCEPTED, changed("going down, with the services that were started here".to_owned())))
+}
+
+/// What a pause is about.
+fn everything() -> ResourceKey {
+    ResourceKey { kind: "Installation".to_owned(), namespace: String::new(), name: "ostler".to_owned() }
 }
 
 fn end_of_pause(since: Timestamp, seconds: i64) -> Result<Timestamp, ApiError> {

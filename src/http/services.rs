@@ -18,6 +18,7 @@ use crate::{
     api::HostAgent,
     host::{Action, Caller, HoldOwner, HostApi, HttpHost, OperationRequest},
     platform::{self, HostAgentError},
+    store::ResourceKey,
 };
 
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
@@ -88,7 +89,8 @@ async fn operate(
     body: Option<Json<ReasonRequest>>,
     action: Action,
 ) -> Result<(StatusCode, Json<OperationView>), ApiError> {
-    let host = client(api, namespace(&query), &agent).await?;
+    let namespace = namespace(&query);
+    let host = client(api, namespace, &agent).await?;
     // Whoever acts does so under the leader's epoch, so that agents refuse those that were replaced.
     let leader = api.store.leader().await?.and_then(LeaderView::of).ok_or(ApiError::NoLeader)?;
     let caller = Caller { installation: api.store.installation().await?, epoch: leader.epoch };
@@ -96,8 +98,11 @@ async fn operate(
         "" => format!("by {by}"),
         reason => format!("by {by}: {reason}"),
     };
-    let request = OperationRequest::new(service, action, reason).owned_by(HoldOwner::Person);
+    let request = OperationRequest::new(&service, action, &reason).owned_by(HoldOwner::Person);
     let operation = host.operate(&request, &Uuid::now_v7().to_string(), caller).await?;
+    let about = ResourceKey { kind: "HostAgent".to_owned(), namespace: namespace.to_owned(), name: agent.clone() };
+    let asked = if action == Action::Stop { "StopRequested" } else { "StartRequested" };
+    api.note(about, asked, format!("{service}, {reason}")).await;
     Ok((StatusCode::ACCEPTED, Json(OperationView::of(&agent, operation))))
 }
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{auth::Authorizer, types::Problem};
 use crate::{
     platform::Platform,
-    store::Store,
+    store::{JournalEntry, ResourceKey, Store},
     telemetry::{Loops, Metrics},
 };
 
@@ -37,4 +38,14 @@ pub struct Api {
     pub problems: Problems,
     /// Cancelled by `POST /api/v1/down`; `None` where nobody may end the process that way.
     pub down: Option<CancellationToken>,
+}
+
+impl Api {
+    /// Keeps what a person did, for whoever asks later. That it was done counts more than that it is kept.
+    pub(super) async fn note(&self, about: ResourceKey, reason: &str, message: String) {
+        let entry = JournalEntry { at: Timestamp::now(), about, warning: false, reason: reason.to_owned(), message };
+        if let Err(error) = self.store.append(&entry).await {
+            tracing::warn!(reason, %error, "event not kept");
+        }
+    }
 }

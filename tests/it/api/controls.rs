@@ -78,3 +78,17 @@ async fn down_is_heard_by_the_process() {
     assert_eq!(bench.post("/api/v1/down", None).await.0, StatusCode::ACCEPTED);
     assert!(bench.down.is_cancelled());
 }
+
+#[tokio::test]
+async fn what_people_did_is_read_back_as_events() {
+    let bench = Bench::new(TEAM).await;
+    bench.post("/api/v1/llm/default/mlx/suspend", None).await;
+    bench.post("/api/v1/llm/default/mlx/resume", None).await;
+    bench.post("/api/v1/pause", None).await;
+    bench.ask(Some(TOKEN), Method::DELETE, "/api/v1/pause", None).await;
+    bench.ask(Some(TOKEN), Method::DELETE, "/api/v1/pause", None).await;
+    let (_, list) = bench.get("/api/v1/events").await;
+    let seen: Vec<_> = list["items"].as_array().unwrap().iter().rev().map(|e| e["reason"].as_str().unwrap()).collect();
+    assert_eq!(seen, ["Suspended", "Resumed", "Paused", "Unpaused"]);
+    assert_eq!(list["items"][3]["message"], "by ada");
+}

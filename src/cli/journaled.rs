@@ -1,0 +1,147 @@
+//! A cluster's platform whose events are kept in the store too: the API reads them there, for 30 days, while the cluster
+//! forgets its own after an hour.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::{SignedDuration, Timestamp};
+use kube::{api::DynamicObject, runtime::watcher};
+
+use crate::{
+    platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
+    store::{JournalEntry, ResourceKey, Store},
+};
+
+/// The time in which Kubernetes counts an event instead of repeating it.
+const SERIES: SignedDuration = SignedDuration::from_mins(6);
+
+/// Object, reason and message.
+type Said = (ResourceKey, String, String);
+
+pub struct Journaled {
+    inner: Arc<dyn Platform>,
+    store: Arc<dyn Store>,
+    said: Mutex<HashMap<Said, Timestamp>>,
+}
+
+impl Journaled {
+    pub fn new(inner: Arc<dyn Platform>, store: Arc<dyn Store>) -> Self {
+        Self { inner, store, said: Mutex::default() }
+    }
+
+    fn is_repeated(&self, said: Said, now: Timestamp) -> bool {
+        let mut known = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, at| now.duration_since(*at) < SERIES);
+        known.insert(said, now).is_some()
+    }
+
+    async fn keep(&self, about: &ObjectId, note: &Note) {
+        let at = Timestamp::now();
+        let ObjectId { kind, namespace, name, .. } = about.clone();
+        let about = ResourceKey { kind, namespace, name };
+        if self.is_repeated((about.clone(), note.reason.clone(), note.message.clone()), at) {
+            return;
+        }
+        let Note { warning, reason, message, .. } = note.clone();
+        let entry = JournalEntry { at, about, warning, reason, message };
+        if let Err(error) = self.store.append(&entry).await {
+            tracing::warn!(kind = entry.about.kind, name = entry.about.name, %error, "event not kept");
+        }
+    }
+}
+
+#[async_trait]
+impl Platform for Journaled {
+    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>> {
+        self.inner.watch(kind)
+    }
+
+    async fn apply_status(&self, id: &ObjectId, status: &serde_json::Value) -> Result<(), PlatformError> {
+        self.inner.apply_status(id, status).await
+    }
+
+    /// Kept also while the API server is away: healing goes on then, and somebody will ask what it did.
+    async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError> {
+        self.keep(about, note).await;
+        self.inner.publish(about, note).await
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        self.inner.secret(namespace, name).await
+    }
+
+    async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError> {
+        self.inner.list(kind).await
+    }
+
+    fn loopback_is_self(&self) -> bool {
+        self.inner.loopback_is_self()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.inner.problems()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Home, JournalFilter, open, sqlite::Hold};
+
+    /// An API server that is away.
+    struct Away;
+
+    #[async_trait]
+    impl Platform for Away {
+        fn watch(&self, _: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>> {
+            Box::pin(futures::stream::pending())
+        }
+        async fn apply_status(&self, _: &ObjectId, _: &serde_json::Value) -> Result<(), PlatformError> {
+            Err(PlatformError::Unavailable("away".into()))
+        }
+        async fn publish(&self, _: &ObjectId, _: &Note) -> Result<(), PlatformError> {
+            Err(PlatformError::Unavailable("away".into()))
+        }
+        async fn secret(&self, _: &str, _: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+            Err(PlatformError::Unavailable("away".into()))
+        }
+        async fn list(&self, _: &str) -> Result<Vec<DynamicObject>, PlatformError> {
+            Err(PlatformError::Unavailable("away".into()))
+        }
+        fn loopback_is_self(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_is_kept_once_also_while_the_api_server_is_away() {
+        let folder = std::env::temp_dir().join(format!("ostler-journaled-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = open(&Home::Folder { path: folder.clone(), hold: Hold::Lock }, None).await.unwrap();
+        let platform = Journaled::new(Arc::new(Away), Arc::clone(&store));
+        let about = ObjectId {
+            kind: "LLMBackend".into(),
+            namespace: "team".into(),
+            name: "mlx".into(),
+            uid: "u".into(),
+            resource_version: "1".into(),
+        };
+        let note = |reason: &str| Note {
+            warning: true,
+            reason: reason.into(),
+            action: "Restart".into(),
+            message: "why".into(),
+        };
+        for reason in ["Down", "Down", "RecoveryStarted"] {
+            assert!(platform.publish(&about, &note(reason)).await.is_err(), "the caller is told");
+        }
+        let kept = store.journal(&JournalFilter::default()).await.unwrap();
+        let reasons: Vec<&str> = kept.iter().rev().map(|e| e.reason.as_str()).collect();
+        assert_eq!(reasons, ["Down", "RecoveryStarted"]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
