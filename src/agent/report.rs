@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    config::ManagerSpec,
+    config::{CheckSpec, ManagerSpec},
     os::{self, Processes},
     plan,
     service::{Live, PortSight, Service},
@@ -35,7 +35,7 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
     let state = match manager {
         _ if !known => ServiceState::Unknown,
         Manager::Process => state_of_process(own.as_ref(), port.as_ref(), &live, service),
-        Manager::Command | Manager::Other => state_by_command(port.as_ref(), &live),
+        Manager::Command | Manager::Other => state_by_command(port.as_ref(), &live, service),
     };
     // A command's process is nobody's child here: who has the port is as near as one gets.
     let instance = match manager {
@@ -84,12 +84,13 @@ fn young(started_at: Option<Instant>, startup: Duration) -> ServiceState {
     }
 }
 
-fn state_by_command(port: Option<&PortSight>, live: &Live) -> ServiceState {
-    match (live.status_up, port, &live.last_check) {
-        (Some(true), ..) | (None, Some(_), _) => ServiceState::Running,
-        (Some(false), ..) => ServiceState::Stopped,
-        (None, None, Some(check)) if check.ok => ServiceState::Running,
-        (None, None, Some(_)) => ServiceState::Stopped,
-        (None, None, None) => ServiceState::Unknown,
+/// Who has the port is known now; what the commands said is as old as the last check.
+fn state_by_command(port: Option<&PortSight>, live: &Live, service: &Service) -> ServiceState {
+    let port_tells = service.spec.check.as_ref().is_some_and(CheckSpec::is_here);
+    let said = live.status_up.or(live.last_check.as_ref().map(|c| c.ok));
+    match (port_tells, port, said) {
+        (true, Some(_), _) | (false, _, Some(true)) => ServiceState::Running,
+        (true, None, _) | (false, _, Some(false)) => ServiceState::Stopped,
+        (false, _, None) => ServiceState::Unknown,
     }
 }

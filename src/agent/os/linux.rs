@@ -119,7 +119,8 @@ fn parse_address(hex: &str) -> Option<IpAddr> {
 /// Which process has each socket open. The oldest of several: a server's workers inherit its socket.
 fn socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
     let mut all: Vec<u32> = pids()?.collect();
-    all.sort_by_key(|&pid| start_time(pid).unwrap_or(u64::MAX));
+    // Each asked once: a process that ends while they are sorted would otherwise change its place.
+    all.sort_by_cached_key(|&pid| start_time(pid).unwrap_or(u64::MAX));
     let mut found: Vec<(u64, u32)> = Vec::new();
     for pid in all {
         // Not readable: somebody else's.

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{check::local_address, error::ServiceError, launch::Launcher, log};
+use super::{error::ServiceError, launch::Launcher, log};
 use crate::{
     agent::{
         config::{CheckSpec, CommandSpec, LogSpec},
@@ -87,7 +87,7 @@ pub fn port(
     record: Option<&Record>,
     processes: &Processes,
 ) -> Result<Option<PortSight>, ServiceError> {
-    let Some(address) = local_address(&check.url) else {
+    let Some(address) = check.local_address() else {
         return Ok(None);
     };
     let port = check.port();

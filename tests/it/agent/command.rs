@@ -3,7 +3,7 @@
 use ostler::host::{Action, Phase, ServiceState};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, eventually};
+use super::bench::{Bench, OSTLER, eventually, free_port, kill_9};
 
 /// A manager of its own: starts a process apart, keeps its pid in a file.
 fn managed() -> Value {
@@ -28,6 +28,28 @@ async fn commands_start_stop_and_ask() {
     let stopped = agent.operate("brewed", Action::Stop).await;
     assert_eq!(stopped.phase, Phase::Succeeded, "{}", stopped.message);
     agent.until("brewed", "stopped", |s| s.state == ServiceState::Stopped).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn who_has_the_port_is_reported_at_once() {
+    let bench = Bench::new();
+    let port = free_port();
+    let start = format!("{OSTLER} simulate --engine openai --listen 127.0.0.1:{port} >/dev/null 2>&1 & echo $! > pid");
+    let mut settings = bench.settings(json!([{
+        "name": "brewed",
+        "manager": "Command",
+        "start": {"command": ["sh", "-c", start]},
+        "stop": {"command": ["sh", "-c", "kill $(cat pid)"]},
+        "check": {"url": format!("http://127.0.0.1:{port}/v1/models")},
+    }]));
+    settings.spec.self_check_seconds = 3600;
+    let agent = bench.start_with(settings).await;
+    let up = agent.until("brewed", "up", |s| s.state == ServiceState::Running && s.operation.is_none()).await;
+    let pid: i32 = bench.text("pid").trim().parse().unwrap();
+    assert_eq!(up.instance.map(|i| i.pid as i32), Some(pid));
+    kill_9(pid);
+    agent.until("brewed", "down", |s| s.state == ServiceState::Stopped && s.instance.is_none()).await;
     agent.end().await;
 }
 

@@ -1,6 +1,6 @@
 //! The agent's own loop: heals without a controller, leaves to one that cares, gives up, and says what it would do.
 
-use ostler::host::{Action, CareRequest, HostApi, Phase, ServiceState};
+use ostler::host::{Action, CareRequest, HostApi, OperationRequest, Phase, ServiceState, sign};
 use serde_json::json;
 
 use super::bench::{Bench, engine, eventually, free_port, kill_9, sleeper, with};
@@ -117,14 +117,24 @@ async fn a_webhook_heals_what_is_failing_and_nothing_else() {
     let up = agent.operate("up", Action::Start).await;
     assert_eq!(up.phase, Phase::Succeeded);
     agent.operate("held", Action::Stop).await;
+    agent.operate("down", Action::Stop).await;
     let http = reqwest::Client::new();
     let post = |body: &'static str| {
         let url = format!("{}/recover/a-token-for-tests-only", agent.handle.url());
         let request = http.post(url).body(body);
         async move { request.send().await.unwrap() }
     };
+    let signature = sign::sign(&bench.secret, b"", jiff::Timestamp::now());
+    let signed = http.post(format!("{}/recover", agent.handle.url())).body("");
+    let signed = signature.headers().into_iter().fold(signed, |r, (name, value)| r.header(name, value));
     let unknown = post(r#"{"service": "none"}"#).await;
     assert_eq!(unknown.status(), 404);
+    let answer: serde_json::Value = signed.send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["operations"], json!([]), "both are held");
+    assert_eq!(answer["left"].as_array().unwrap().len(), 3, "{answer}");
+    let release = OperationRequest::new("down", Action::Release, "");
+    let released = agent.client.operate(&release, "release", agent.caller).await.unwrap();
+    agent.finished(&released.id).await;
     let narrowed: serde_json::Value = post(r#"{"service": "up", "alert": "x"}"#).await.json().await.unwrap();
     assert_eq!(narrowed["operations"], json!([]));
     let answer = post("any body").await;

@@ -27,7 +27,7 @@ async fn generate(url: &str, tokens: u32) {
 }
 
 #[tokio::test]
-async fn a_killed_ollama_is_healed_without_a_controller_and_leaves_no_runner_behind() {
+async fn a_real_ollama_that_is_killed_is_healed_without_a_controller_and_leaves_no_runner_behind() {
     let ollama = Ollama::idle();
     let environment: BTreeMap<String, String> = ollama.environment().into_iter().collect();
     let service = json!({
