@@ -300,3 +300,24 @@ fn every_kind_is_namespaced_in_the_category_and_has_a_short_name_and_columns() {
 fn words(list: &Value) -> Vec<&str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
+
+#[test]
+fn real_api_server_takes_the_manifests_without_a_warning_and_shows_each_kind_on_one_line() {
+    let server = crate::real::ApiServer::shared();
+    server.install_crds();
+    let folder = repository("crds").display().to_string();
+    server.kubectl(&["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-f", &folder]);
+    let namespace = server.namespace();
+    server.apply(&format!(
+        "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: mlx, namespace: {namespace}}}\nspec: {{engine: MLX, url: 'http://mac:1'}}"
+    ));
+    let status = r#"{"status": {"observedGeneration": 1, "state": "Down", "effectiveLimit": 2, "conditions": [{"type": "Ready",
+        "status": "False", "reason": "Refused", "message": "connection refused", "lastTransitionTime": "2024-01-01T00:00:00Z"}]}}"#;
+    let patch =
+        ["--namespace", &namespace, "patch", "llm", "mlx", "--subresource=status", "--type=merge", "-p", status];
+    server.kubectl(&patch);
+    let shown = server.kubectl(&["--namespace", &namespace, "get", "ostler"]);
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "READY", "STATE", "REASON", "LIMIT", "AGE"], "{shown}");
+    assert_eq!(lines[1][..5], ["llmbackend.ostler.dev/mlx", "False", "Down", "Refused", "2"], "{shown}");
+}
