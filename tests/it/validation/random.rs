@@ -115,7 +115,7 @@ fn manifests(seed: u64) -> Vec<(&'static str, String)> {
     let mut random = StdRng::seed_from_u64(seed);
     let names = names();
     let one = |at: usize| {
-        let kind = if at % 5 == 0 { "HostAgent" } else { "LLMBackend" };
+        let kind = if at.is_multiple_of(5) { "HostAgent" } else { "LLMBackend" };
         let mut spec = base(kind);
         for _ in 0..random.random_range(1..4) {
             change(&mut spec, &names, &mut random);
