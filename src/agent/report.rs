@@ -42,13 +42,18 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
         Manager::Process => own,
         _ => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
     };
+    let wanted = service.spec.start.user.as_ref();
     let tree = instance.as_ref().map(|i| processes.tree(i.pid)).unwrap_or_default();
     ServiceReport {
         name: service.spec.name.clone(),
         manager,
         state,
-        user: instance.as_ref().and_then(|i| processes.get(i.pid)).map(|p| os::user_name(p.uid)),
-        wanted_user: service.spec.start.user.clone(),
+        user: instance
+            .as_ref()
+            .and_then(|i| processes.get(i.pid))
+            .filter(|p| !is_becoming(p.pid, wanted))
+            .map(|p| os::user_name(p.uid)),
+        wanted_user: wanted.cloned(),
         cpu_seconds: instance.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
         instance,
         last_exit: memory.last_exit,
@@ -61,6 +66,11 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
         last_check: live.last_check.clone(),
         operation: live.operation.clone(),
     }
+}
+
+/// For a moment a process is still `agent-exec`, on its way from the agent's user to its own: not a wrong one.
+fn is_becoming(pid: u32, wanted: Option<&String>) -> bool {
+    wanted.is_some() && os::command_line(pid).is_some_and(|c| c.contains(" agent-exec --dir "))
 }
 
 fn state_of_process(own: Option<&Instance>, port: Option<&PortSight>, live: &Live, service: &Service) -> ServiceState {

@@ -28,8 +28,8 @@ async fn root_starts_a_service_as_its_user_with_that_users_home() {
     let script = "echo $HOME $USER $(id -un) ${OSTLER_TOKEN:-none} $EXTRA; exec sleep 100000";
     let service = json!({"name": "one", "start": {"command": ["sh", "-c", script], "user": "daemon", "environment": {"EXTRA": "more"}}});
     let agent = bench.start(json!([service])).await;
-    let seen = agent.until("one", "up", |s| s.state == ServiceState::Running).await;
-    assert_eq!(seen.user.as_deref(), Some("daemon"));
+    let seen = agent.until("one", "up", |s| s.state == ServiceState::Running && s.user.is_some()).await;
+    assert_eq!(seen.user.as_deref(), Some("daemon"), "never the agent's, not even for a moment");
     let home = nix::unistd::User::from_name("daemon").unwrap().unwrap().dir;
     super::bench::eventually("written", || !bench.text("state/one.log").is_empty()).await;
     assert_eq!(bench.text("state/one.log").trim(), format!("{} daemon daemon none more", home.display()));
