@@ -1,5 +1,6 @@
 //! The chart installed on a real node: Ostler as pods, from an image that holds nothing but it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,59 @@ impl Installed {
         });
     }
 
+    /// `kubectl ostler ARGS` by a kubeconfig, and its exit code.
+    fn plugin(&self, kubeconfig: &Path, args: &[&str]) -> (i32, String) {
+        let link = std::env::temp_dir().join(format!("ostler-plugin-{}", std::process::id()));
+        let _ = std::fs::create_dir(&link);
+        let plugin = link.join("kubectl-ostler");
+        let _ = std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ostler"), &plugin);
+        let output = Command::new(&plugin)
+            .args(args)
+            .args(["--namespace", &self.namespace])
+            .env("KUBECONFIG", kubeconfig)
+            .env("OSTLER_SYSTEM_NAMESPACE", &self.namespace)
+            .output()
+            .expect("run the plugin");
+        let _ = std::fs::remove_dir_all(&link);
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    /// The way in is a port-forward; who may what is the cluster's to say.
+    fn answers_as_a_plugin(&self) {
+        let admin = self.cluster.api.kubeconfig();
+        let (code, screen) = self.plugin(admin, &["status", "--check"]);
+        assert!(code == 0 && screen.contains("✓ engine"), "{code} {screen}");
+        let (_, events) = self.plugin(admin, &["events", "llm/engine"]);
+        assert!(events.contains("llmbackend/engine"), "{events}");
+
+        let (code, said) = self.plugin(admin, &["suspend", "llm/engine"]);
+        assert!(code == 0 && said.contains("spec.suspend: true"), "{code} {said}");
+        assert_eq!(self.kubectl(&["get", "llm", "engine", "--output=jsonpath={.spec.suspend}"]), "true");
+        until("suspended", Duration::from_secs(30), || match self.plugin(admin, &["status"]) {
+            (0, screen) if screen.contains("! engine") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        assert_eq!(self.plugin(admin, &["resume", "llm/engine"]).0, 0);
+        self.await_ready();
+        assert_eq!(self.plugin(admin, &["reconcile", "llm/engine"]).0, 0);
+        until("the request echoed", Duration::from_secs(30), || {
+            match self.kubectl(&["get", "llm", "engine", "--output=jsonpath={.status.lastHandledReconcileAt}"]) {
+                echo if echo.is_empty() => Err("no echo".to_owned()),
+                _ => Ok(()),
+            }
+        });
+
+        // Somebody who may forward ports and nothing else of ours.
+        let visitor = self.cluster.api.service_account(&self.namespace, "visitor");
+        let role = ["create", "role", "visitor", "--verb=get,list,create", "--resource=pods,pods/portforward"];
+        self.kubectl(&role);
+        let account = format!("--serviceaccount={}:visitor", self.namespace);
+        self.kubectl(&["create", "rolebinding", "visitor", "--role=visitor", &account]);
+        let (code, said) = self.plugin(&visitor, &["status"]);
+        assert!(code == 1 && said.contains("may not list llmbackends"), "{code} {said}");
+    }
+
     fn await_ready(&self) {
         until("the backend to be Ready", Duration::from_secs(90), || {
             let line = self.kubectl(&["get", "llm", "engine", "--no-headers"]);
@@ -147,6 +201,8 @@ spec:
     );
     ostler.try_kubectl(&["apply", "-f", "-"], &backend).expect("apply the backend");
     ostler.await_ready();
+
+    ostler.answers_as_a_plugin();
 
     ostler::telemetry::install_crypto();
     let before = ostler.engine_pods();

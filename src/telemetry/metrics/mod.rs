@@ -161,4 +161,51 @@ mod tests {
         let left: Vec<_> = page(&metrics).lines().filter(|l| l.contains("mlx")).map(str::to_owned).collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }
+
+    /// A family without a series is not on the page.
+    fn counted_everywhere() -> Metrics {
+        let metrics = Metrics::new();
+        let (backends, agent, took) = (&metrics.backends, &metrics.agent, Duration::from_millis(1));
+        metrics.reconciles.failed("a", "b", took);
+        metrics.reconciles.queue_depth("a", 1);
+        backends.state("a", "b", "c", true);
+        backends.limit("a", "b", 1);
+        backends.slots_in_use("a", "b", 1);
+        backends.probe("a", "b", took);
+        backends.canary("a", "b", took);
+        backends.recovery("a", "b", "c", "d", "e");
+        backends.deferred("a", "b", Some(Timestamp::UNIX_EPOCH));
+        metrics.process.store_error("a");
+        metrics.process.platform_write("a", "b");
+        agent.refused("a", "b");
+        agent.operation("a", "b", "c", "d");
+        agent.self_started("a", "b");
+        agent.service_up("a", "b", true);
+        agent.service_left("a", "b", true, true);
+        metrics
+    }
+
+    #[test]
+    fn every_name_is_documented_and_every_documented_name_is_there() {
+        let documented = include_str!("../../../docs/metrics.md");
+        let page = page(&counted_everywhere());
+        let described: Vec<(&str, &str)> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+        assert!(described.len() > 15, "{page}");
+        let mut known = Vec::new();
+        for (name, kind) in described {
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let row = format!("| `{name}{suffix}` | {kind} |");
+            assert!(documented.contains(&row), "docs/metrics.md lacks {row}");
+            known.push(row);
+        }
+        let rows = documented.lines().filter(|line| line.starts_with("| `ostler_"));
+        for row in rows {
+            assert!(known.iter().any(|k| row.starts_with(k.as_str())), "there is no such metric: {row}");
+        }
+    }
 }
