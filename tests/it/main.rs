@@ -4,6 +4,7 @@ mod agent;
 mod api;
 mod chart;
 mod cli;
+mod controllers;
 mod crds;
 mod engines;
 mod installed;
