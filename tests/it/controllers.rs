@@ -69,6 +69,7 @@ fn until(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<(), String
 
 struct World {
     api: ApiServer,
+    postgres: Postgres,
     database: String,
     namespace: String,
     account: PathBuf,
@@ -86,8 +87,10 @@ impl World {
         let namespace = api.namespace();
         let watched = format!(r#"watchNamespaces=["{namespace}"]"#);
         let account = Chart::new(&namespace, &[&watched]).service_account(&api);
-        let database = Postgres::shared().database();
-        let mut world = Self { api, database, namespace, account, root, engine_port: free_port(), agent: None };
+        let postgres = Postgres::start();
+        let database = postgres.database();
+        let mut world =
+            Self { api, postgres, database, namespace, account, root, engine_port: free_port(), agent: None };
         world.start_agent();
         world
     }
@@ -98,7 +101,7 @@ impl World {
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         std::fs::write(self.root.join("secret"), secret).unwrap();
         let config = format!(
-            "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {{name: host}}\nspec:\n  listen: 127.0.0.1:{agent}\n  \
+            "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {{name: host}}\nspec:\n  listen: 127.0.0.1:{agent}\n  selfCheckSeconds: 5\n  \
              auth: {{signingSecretFile: secret}}\n  services:\n  - name: ollama\n    manager: Process\n    \
              start: {{command: ['{exe}', simulate, --engine, ollama, --listen, '{host}:{engine}', --model, small]}}\n    \
              check: {{url: 'http://{host}:{engine}/api/tags'}}\n    log: {{file: ollama.log}}\n",
@@ -280,5 +283,25 @@ fn real_controllers_write_nothing_when_steady_and_heal_while_the_api_server_is_a
         let helped = history.as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"));
         if helped { Ok(()) } else { Err(history.to_string()) }
     });
+    world.await_well();
+}
+
+#[test]
+fn real_controllers_do_nothing_that_cannot_be_recorded_while_the_agent_goes_on() {
+    let world = World::new();
+    let _controller = world.controller("only");
+    world.await_well();
+    world.postgres.stop();
+    let before = world.restarts();
+    world.kill_engine();
+    // Care is no longer renewed, so that after it has run out the agent's own loop takes over.
+    let healed =
+        until("the agent to start the engine by itself", Duration::from_secs(120), || match world.engines().len() {
+            1 => Ok(()),
+            n => Err(format!("{n} engines")),
+        });
+    eprintln!("healed by the agent alone, without a database, after {healed:?}");
+    assert_eq!(world.restarts(), before, "the controller did nothing: {}", world.agent.as_ref().unwrap().log());
+    world.postgres.resume();
     world.await_well();
 }

@@ -30,6 +30,20 @@ impl Mlx {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// How to start it again on its port, for tests whose subject does; [`Mlx::kill`] it first.
+    pub fn command(&self) -> Vec<String> {
+        let python = super::cache().join("python/bin/python").display().to_string();
+        let port = self.port.to_string();
+        let words = ["-m", "mlx_lm.server", "--model", &self.model, "--host", "127.0.0.1", "--port", &port];
+        std::iter::once(python).chain(words.map(str::to_owned)).collect()
+    }
+
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let dir = |name: &str| self.part.dir().join(name).display().to_string();
+        let all = [("HOME", dir("home")), ("HF_HUB_CACHE", dir("hub")), ("HF_HUB_OFFLINE", "1".to_owned())];
+        all.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+
     /// As `/v1/models` lists it: the model's folder.
     pub fn model(&self) -> &str {
         &self.model

@@ -199,3 +199,28 @@ async fn a_foreign_process_on_the_port_is_never_killed_and_a_human_is_told() {
     foreign.kill().unwrap();
     foreign.wait().unwrap();
 }
+
+#[tokio::test]
+async fn a_model_that_lacks_is_pulled_and_one_to_be_kept_is_loaded() {
+    let port = free_port();
+    let text = manifests(port, free_port(), "", "").replace(
+        "models: [{name: small}]",
+        "models: [{name: small}, {name: big, pull: true}, {name: kept, pull: true, preload: true}]",
+    );
+    let up = Up::start(&[("all.yaml", &text)]).await;
+    let ready = up.until("ollama", "ready with every model", |b| {
+        is_ready(b)
+            && b["status"]["models"].as_array().is_some_and(|m| m.len() == 3 && m.iter().all(|m| m["present"] == true))
+    });
+    ready.await;
+    // The proof's own model leaves memory first: a preload evicts nothing.
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let unload = serde_json::json!({"model": "small", "keep_alive": 0});
+    client.post(format!("http://127.0.0.1:{port}/api/generate")).json(&unload).send().await.unwrap();
+    up.until("ollama", "with the kept model loaded", |b| {
+        b["status"]["models"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|m| m["name"] == "kept" && m["loaded"] == true))
+    })
+    .await;
+}

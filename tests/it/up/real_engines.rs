@@ -219,3 +219,47 @@ async fn real_mlx_never_sees_a_name_that_it_does_not_list() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!mlx.log().contains("org/unknown"), "{}", mlx.log());
 }
+
+#[tokio::test]
+async fn real_mlx_killed_is_started_again_and_proved() {
+    let mlx = Mlx::start();
+    // From here on the agent is its parent.
+    mlx.kill();
+    let environment: serde_json::Map<_, _> = mlx.environment().into_iter().map(|(k, v)| (k, json!(v))).collect();
+    let agent = json!({
+        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
+        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
+            "name": "mlx", "manager": "Process",
+            "start": {"command": mlx.command(), "environment": environment},
+            "check": {"url": format!("{}/health", mlx.url())},
+            "log": {"file": "mlx.log"},
+        }]},
+    });
+    let recovery = "  recovery: {hostAgentRef: {name: here}, service: mlx, periodSeconds: 1}";
+    let backend = mlx_backend(&mlx, mlx.model(), recovery);
+    let up = Up::start(&[("agent.json", &agent.to_string()), ("mlx.yaml", &backend)]).await;
+    up.until_ready("mlx").await;
+    let serving = || -> Vec<i32> {
+        let port = mlx.url().rsplit(':').next().unwrap().to_owned();
+        let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        all.filter(|pid| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+            words.get(2).is_some_and(|w| w == "mlx_lm.server") && words.iter().any(|w| *w == port)
+        })
+        .collect()
+    };
+    let first = serving();
+    assert_eq!(first.len(), 1);
+    super::healing::kill(first[0]);
+    let back = up
+        .until("mlx", "restarted and proved", |b| {
+            is_ready(b)
+                && b["status"]["recovery"]["history"]
+                    .as_array()
+                    .is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
+        })
+        .await;
+    assert_eq!(back["status"]["recovery"]["history"][0]["cause"], "Refused", "{:#}", back["status"]);
+    assert_ne!(serving(), first);
+}

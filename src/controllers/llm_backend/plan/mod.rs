@@ -3,24 +3,22 @@
 //! [`plan`] takes what was judged and remembered and returns the next memory with at most one act. The memory is committed
 //! before the act is carried out; what came of it goes back in through [`record`].
 
+mod ladder;
+mod step;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{CanaryWhen, Engine, LLMBackendSpec, Recovery},
+    api::{CanaryWhen, LLMBackendSpec},
     host::HoldOwner,
 };
 
 use super::{
     judge::Judgement,
     limit,
-    memory::{Attempt, AttemptResult, Cause, Episode, Memory, PodId, Proof, Run, RunPhase, Step, bounded},
-    seen::{AgentView, Seen},
+    memory::{Cause, Episode, Memory, PodId, Proof, RunPhase, Step, bounded},
+    seen::Seen,
 };
-
-/// An unload must have helped within this time.
-const UNLOAD: SignedDuration = SignedDuration::from_secs(30);
-/// Ladders wait this long after the machine slept.
-const AFTER_SLEEP: SignedDuration = SignedDuration::from_secs(60);
 
 /// What one pass decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -307,238 +305,6 @@ impl Pass<'_> {
                 });
             }
         }
-    }
-
-    /// Whom or what keeps us from acting now, if anything does.
-    fn left_alone(&self) -> Option<Waiting> {
-        let will = &self.seen.will;
-        let waiting = |why, until| Some(Waiting { why, until });
-        if will.suspended {
-            return waiting(Why::Suspended, None);
-        }
-        if will.paused {
-            return waiting(Why::Paused, None);
-        }
-        if let Some(woke) = self.seen.woke_at
-            && self.now < woke + AFTER_SLEEP
-        {
-            return waiting(Why::JustWoke, Some(woke + AFTER_SLEEP));
-        }
-        match &self.seen.agent {
-            AgentView::None => None,
-            AgentView::Unheard | AgentView::Unreachable { .. } => waiting(Why::AgentUnreachable, None),
-            AgentView::Heard(service) if service.report.held() => waiting(Why::Held, None),
-            AgentView::Heard(service) => {
-                let peers = self.seen.peers;
-                let storm = peers.total > 1 && peers.failing * 2 > peers.total;
-                let heard_since = peers.failing_since.is_none_or(|since| service.heard_at > since);
-                if storm && !heard_since { waiting(Why::Storm, None) } else { None }
-            }
-        }
-    }
-
-    fn next_step(&mut self, cause: Cause) {
-        let episode = self.plan.memory.episode.as_ref().expect("opened just before");
-        if episode.deferred_at.is_some() {
-            self.try_silently(cause);
-            return;
-        }
-        let step = self.ladder(cause).into_iter().find(|step| {
-            let again = *step == Step::Restart;
-            (again || !episode.tried.contains(step)) && !self.plan.memory.is_hopeless(cause, *step)
-        });
-        let Some(step) = step else {
-            let why = if self.spec.recovery.is_none() {
-                "nothing that could restart it is declared under recovery"
-            } else {
-                "no step ever helped for this cause in ten tries"
-            };
-            self.defer(why);
-            return;
-        };
-        if step == Step::Restart && !self.may_restart() {
-            return;
-        }
-        self.begin(step, cause, false);
-    }
-
-    /// The steps for a cause, in order.
-    fn ladder(&self, cause: Cause) -> Vec<Step> {
-        let mut steps = Vec::new();
-        if cause == Cause::Hung {
-            // Silence of open calls is no proof yet; canaries that timed out are.
-            if self.seen.canary.timeouts_in_row == 0 && self.spec.canary.when != CanaryWhen::Never {
-                steps.push(Step::Canary);
-            }
-            if self.spec.engine == Engine::Ollama {
-                steps.push(Step::Unload);
-            }
-        }
-        if self.spec.recovery.is_some() {
-            steps.push(Step::Restart);
-        }
-        steps
-    }
-
-    /// The bounds on restarts. Beyond them a human is told.
-    fn may_restart(&mut self) -> bool {
-        let Some(recovery) = &self.spec.recovery else { return false };
-        let memory = &self.plan.memory;
-        let episode = memory.episode.as_ref().expect("opened just before");
-        if episode.attempts >= recovery.max_attempts {
-            let why = format!("{} of {} attempts did not help", episode.attempts, recovery.max_attempts);
-            self.defer(&why);
-            return false;
-        }
-        if memory.attempts_in_a_day(self.now) >= usize::try_from(recovery.max_per_day).unwrap_or(usize::MAX) {
-            self.defer(&format!("it was restarted {} times in 24 hours, which is maxPerDay", recovery.max_per_day));
-            return false;
-        }
-        let due = episode.last_restart_at.map(|at| at + SignedDuration::from_secs(recovery.period_seconds.into()));
-        if let Some(due) = due.filter(|due| self.now < *due) {
-            self.plan.waiting = Some(Waiting { why: Why::Period, until: Some(due) });
-            return false;
-        }
-        true
-    }
-
-    fn defer(&mut self, why: &str) {
-        let episode = self.plan.memory.episode.as_mut().expect("opened just before");
-        episode.deferred_at = Some(self.now);
-        let evidence = bounded(&format!("{why}; {}", episode.evidence));
-        episode.evidence = evidence.clone();
-        self.plan.notes.push(PlanNote::Deferred { evidence });
-    }
-
-    /// One silent attempt each `retryDeferredSeconds`.
-    fn try_silently(&mut self, cause: Cause) {
-        let Some(recovery) = &self.spec.recovery else { return };
-        let episode = self.plan.memory.episode.as_ref().expect("a deferral is part of an episode");
-        let last = episode.last_restart_at.max(episode.deferred_at).unwrap_or(self.now);
-        let due = last + SignedDuration::from_secs(recovery.retry_deferred_seconds.into());
-        if self.now < due {
-            self.plan.waiting = Some(Waiting { why: Why::Deferred, until: Some(due) });
-            return;
-        }
-        self.begin(Step::Restart, cause, true);
-    }
-
-    fn begin(&mut self, step: Step, cause: Cause, silent: bool) {
-        let now = self.now;
-        let memory = &mut self.plan.memory;
-        let episode = memory.episode.as_mut().expect("opened just before");
-        if self.seen.will.observe {
-            if episode.would != Some(step) {
-                episode.would = Some(step);
-                let evidence = episode.evidence.clone();
-                memory.begin_attempt(Attempt { at: now, cause, step, result: AttemptResult::WouldDo, evidence }, false);
-                self.plan.notes.push(PlanNote::WouldDo { step, cause });
-            }
-            return;
-        }
-        episode.steps_begun += 1;
-        if !episode.tried.contains(&step) {
-            episode.tried.push(step);
-        }
-        if step == Step::Restart {
-            episode.last_restart_at = Some(now);
-            episode.attempts += i32::from(!silent);
-        }
-        let key = format!("{}-{}", episode.id, episode.steps_begun);
-        let patience = match step {
-            Step::Canary => SignedDuration::from_secs(i64::from(self.spec.canary.timeout_seconds) + 5),
-            Step::Unload => UNLOAD,
-            Step::Restart => SignedDuration::from_secs(self.spec.probe.startup_seconds.into()),
-        };
-        let phase = if step == Step::Canary { RunPhase::Verifying { since: now } } else { RunPhase::Committed };
-        episode.running =
-            Some(Run { step, key: key.clone(), started_at: now, deadline: now + patience, phase, silent });
-        let (attempt, evidence) = (episode.attempts, episode.evidence.clone());
-        let record = Attempt { at: now, cause, step, result: AttemptResult::Running, evidence: evidence.clone() };
-        memory.begin_attempt(record, step == Step::Restart && !silent);
-        let most = self.spec.recovery.as_ref().map_or(0, |r: &Recovery| r.max_attempts);
-        self.plan.notes.push(PlanNote::Attempt { step, attempt, most, cause, silent });
-        match step {
-            Step::Canary => self.plan.prove = true,
-            Step::Unload => self.plan.act = Some(Act::Unload { key }),
-            Step::Restart => self.plan.act = Some(Act::Restart { key, attempt, cause, evidence }),
-        }
-    }
-
-    /// A step is under way: send it again, follow it, or see whether it helped.
-    fn go_on(&mut self, run: Run) {
-        self.plan.prove = true;
-        let wait = Waiting { why: Why::Step, until: Some(run.deadline) };
-        if self.now >= run.deadline {
-            self.give_up_on_step(&format!("no inference succeeded in time: {}", self.judged.message));
-            return;
-        }
-        self.plan.waiting = Some(wait);
-        let episode = self.plan.memory.episode.as_ref().expect("a step runs only in an episode");
-        self.plan.act = match &run.phase {
-            RunPhase::Committed if self.left_alone_hard() => None,
-            RunPhase::Committed => Some(match run.step {
-                Step::Unload => Act::Unload { key: run.key },
-                _ => Act::Restart {
-                    key: run.key,
-                    attempt: episode.attempts,
-                    cause: episode.cause,
-                    evidence: episode.evidence.clone(),
-                },
-            }),
-            RunPhase::Sent { operation } => Some(Act::Follow { operation: operation.clone() }),
-            RunPhase::Replacing { left, waiting } => self.replace_next(left, *waiting),
-            RunPhase::Verifying { since } => {
-                self.verify(run.step, *since);
-                None
-            }
-        };
-    }
-
-    /// A step that was committed and perhaps not sent is not sent once somebody wants it left alone.
-    fn left_alone_hard(&self) -> bool {
-        self.seen.will.suspended || self.seen.will.paused || self.seen.will.observe
-    }
-
-    fn replace_next(&mut self, left: &[PodId], waiting: bool) -> Option<Act> {
-        // What can't be seen is awaited too: a second pod less may be the last.
-        let replaced = self.seen.workload.as_ref().is_some_and(|workload| workload.is_replaced_but_for(left));
-        if waiting && !replaced && !left.is_empty() {
-            return None;
-        }
-        match left.first() {
-            Some(pod) => Some(Act::DeletePod { pod: pod.clone() }),
-            None => {
-                let run = self.plan.memory.episode.as_mut().and_then(|e| e.running.as_mut());
-                run.expect("it is being replaced").phase = RunPhase::Verifying { since: self.now };
-                None
-            }
-        }
-    }
-
-    /// Over before its time: the process that was started is gone again, or the canary that was the step failed.
-    fn verify(&mut self, step: Step, since: Timestamp) {
-        let exited = self
-            .seen
-            .agent
-            .service()
-            .filter(|s| s.heard_at > since + SignedDuration::from_secs(1))
-            .is_some_and(|s| s.report.state == crate::host::ServiceState::Stopped);
-        if step == Step::Restart && exited {
-            self.give_up_on_step("the process exited again");
-            return;
-        }
-        let failed =
-            self.seen.canary.last.as_ref().filter(|c| c.started_at >= since).and_then(|c| c.result.as_ref().err());
-        if let (Step::Canary, Some(failure)) = (step, failed) {
-            self.give_up_on_step(&failure.to_string());
-        }
-    }
-
-    fn give_up_on_step(&mut self, evidence: &str) {
-        self.plan.waiting = None;
-        let note = conclude(&mut self.plan.memory, false, evidence);
-        self.plan.notes.push(note);
     }
 
     /// Our holds at the agent: one owner for each reason, each cleared when its reason is gone.

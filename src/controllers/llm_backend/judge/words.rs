@@ -1,0 +1,36 @@
+//! Verdicts in words, for people and for metrics.
+
+use crate::engines::ProbeVerdict;
+
+/// A verdict in words.
+pub fn describe(verdict: &ProbeVerdict) -> String {
+    match verdict {
+        ProbeVerdict::Models(models) => format!("lists {} models", models.len()),
+        ProbeVerdict::NeedsInference { bad_body: true } => "answers 200 without a body that lists models".into(),
+        ProbeVerdict::NeedsInference { bad_body: false } => "answers, but no path lists models".into(),
+        ProbeVerdict::Unauthorized { status } => format!("HTTP {status}"),
+        ProbeVerdict::RateLimited { .. } => "HTTP 429".into(),
+        ProbeVerdict::Busy => "HTTP 503".into(),
+        ProbeVerdict::ServerError { status } => format!("HTTP {status}"),
+        ProbeVerdict::Refused => "connection refused".into(),
+        ProbeVerdict::Reset => "connection reset".into(),
+        ProbeVerdict::Timeout => "no answer to the probe in time".into(),
+        ProbeVerdict::Other(why) => why.clone(),
+    }
+}
+
+/// A verdict as one word, for metrics and the store.
+pub fn word(verdict: &ProbeVerdict) -> &'static str {
+    match verdict {
+        ProbeVerdict::Models(_) => "Models",
+        ProbeVerdict::NeedsInference { .. } => "NeedsInference",
+        ProbeVerdict::Unauthorized { .. } => "Unauthorized",
+        ProbeVerdict::RateLimited { .. } => "RateLimited",
+        ProbeVerdict::Busy => "Busy",
+        ProbeVerdict::ServerError { .. } => "ServerError",
+        ProbeVerdict::Refused => "Refused",
+        ProbeVerdict::Reset => "Reset",
+        ProbeVerdict::Timeout => "Timeout",
+        ProbeVerdict::Other(_) => "Other",
+    }
+}

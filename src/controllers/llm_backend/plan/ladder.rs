@@ -1,0 +1,176 @@
+//! Which step comes next, and whether it may come now.
+
+use jiff::SignedDuration;
+
+use crate::api::{CanaryWhen, Engine, Recovery};
+
+use super::{
+    super::{
+        memory::{Attempt, AttemptResult, Cause, Run, RunPhase, Step, bounded},
+        seen::AgentView,
+    },
+    Act, Pass, PlanNote, Waiting, Why,
+};
+
+/// An unload must have helped within this time.
+const UNLOAD: SignedDuration = SignedDuration::from_secs(30);
+/// Ladders wait this long after the machine slept.
+const AFTER_SLEEP: SignedDuration = SignedDuration::from_secs(60);
+
+impl Pass<'_> {
+    /// Whom or what keeps us from acting now, if anything does.
+    pub(super) fn left_alone(&self) -> Option<Waiting> {
+        let will = &self.seen.will;
+        let waiting = |why, until| Some(Waiting { why, until });
+        if will.suspended {
+            return waiting(Why::Suspended, None);
+        }
+        if will.paused {
+            return waiting(Why::Paused, None);
+        }
+        if let Some(woke) = self.seen.woke_at
+            && self.now < woke + AFTER_SLEEP
+        {
+            return waiting(Why::JustWoke, Some(woke + AFTER_SLEEP));
+        }
+        match &self.seen.agent {
+            AgentView::None => None,
+            AgentView::Unheard | AgentView::Unreachable { .. } => waiting(Why::AgentUnreachable, None),
+            AgentView::Heard(service) if service.report.held() => waiting(Why::Held, None),
+            AgentView::Heard(service) => {
+                let peers = self.seen.peers;
+                let storm = peers.total > 1 && peers.failing * 2 > peers.total;
+                let heard_since = peers.failing_since.is_none_or(|since| service.heard_at > since);
+                if storm && !heard_since { waiting(Why::Storm, None) } else { None }
+            }
+        }
+    }
+
+    pub(super) fn next_step(&mut self, cause: Cause) {
+        let episode = self.plan.memory.episode.as_ref().expect("opened just before");
+        if episode.deferred_at.is_some() {
+            self.try_silently(cause);
+            return;
+        }
+        let step = self.ladder(cause).into_iter().find(|step| {
+            let again = *step == Step::Restart;
+            (again || !episode.tried.contains(step)) && !self.plan.memory.is_hopeless(cause, *step)
+        });
+        let Some(step) = step else {
+            let why = if self.spec.recovery.is_none() {
+                "nothing that could restart it is declared under recovery"
+            } else {
+                "no step ever helped for this cause in ten tries"
+            };
+            self.defer(why);
+            return;
+        };
+        if step == Step::Restart && !self.may_restart() {
+            return;
+        }
+        self.begin(step, cause, false);
+    }
+
+    /// The steps for a cause, in order.
+    pub(super) fn ladder(&self, cause: Cause) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if cause == Cause::Hung {
+            // Silence of open calls is no proof yet; canaries that timed out are.
+            if self.seen.canary.timeouts_in_row == 0 && self.spec.canary.when != CanaryWhen::Never {
+                steps.push(Step::Canary);
+            }
+            if self.spec.engine == Engine::Ollama {
+                steps.push(Step::Unload);
+            }
+        }
+        if self.spec.recovery.is_some() {
+            steps.push(Step::Restart);
+        }
+        steps
+    }
+
+    /// The bounds on restarts. Beyond them a human is told.
+    pub(super) fn may_restart(&mut self) -> bool {
+        let Some(recovery) = &self.spec.recovery else { return false };
+        let memory = &self.plan.memory;
+        let episode = memory.episode.as_ref().expect("opened just before");
+        if episode.attempts >= recovery.max_attempts {
+            let why = format!("{} of {} attempts did not help", episode.attempts, recovery.max_attempts);
+            self.defer(&why);
+            return false;
+        }
+        if memory.attempts_in_a_day(self.now) >= usize::try_from(recovery.max_per_day).unwrap_or(usize::MAX) {
+            self.defer(&format!("it was restarted {} times in 24 hours, which is maxPerDay", recovery.max_per_day));
+            return false;
+        }
+        let due = episode.last_restart_at.map(|at| at + SignedDuration::from_secs(recovery.period_seconds.into()));
+        if let Some(due) = due.filter(|due| self.now < *due) {
+            self.plan.waiting = Some(Waiting { why: Why::Period, until: Some(due) });
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn defer(&mut self, why: &str) {
+        let episode = self.plan.memory.episode.as_mut().expect("opened just before");
+        episode.deferred_at = Some(self.now);
+        let evidence = bounded(&format!("{why}; {}", episode.evidence));
+        episode.evidence = evidence.clone();
+        self.plan.notes.push(PlanNote::Deferred { evidence });
+    }
+
+    /// One silent attempt each `retryDeferredSeconds`.
+    pub(super) fn try_silently(&mut self, cause: Cause) {
+        let Some(recovery) = &self.spec.recovery else { return };
+        let episode = self.plan.memory.episode.as_ref().expect("a deferral is part of an episode");
+        let last = episode.last_restart_at.max(episode.deferred_at).unwrap_or(self.now);
+        let due = last + SignedDuration::from_secs(recovery.retry_deferred_seconds.into());
+        if self.now < due {
+            self.plan.waiting = Some(Waiting { why: Why::Deferred, until: Some(due) });
+            return;
+        }
+        self.begin(Step::Restart, cause, true);
+    }
+
+    pub(super) fn begin(&mut self, step: Step, cause: Cause, silent: bool) {
+        let now = self.now;
+        let memory = &mut self.plan.memory;
+        let episode = memory.episode.as_mut().expect("opened just before");
+        if self.seen.will.observe {
+            if episode.would != Some(step) {
+                episode.would = Some(step);
+                let evidence = episode.evidence.clone();
+                memory.begin_attempt(Attempt { at: now, cause, step, result: AttemptResult::WouldDo, evidence }, false);
+                self.plan.notes.push(PlanNote::WouldDo { step, cause });
+            }
+            return;
+        }
+        episode.steps_begun += 1;
+        if !episode.tried.contains(&step) {
+            episode.tried.push(step);
+        }
+        if step == Step::Restart {
+            episode.last_restart_at = Some(now);
+            episode.attempts += i32::from(!silent);
+        }
+        let key = format!("{}-{}", episode.id, episode.steps_begun);
+        let patience = match step {
+            Step::Canary => SignedDuration::from_secs(i64::from(self.spec.canary.timeout_seconds) + 5),
+            Step::Unload => UNLOAD,
+            Step::Restart => SignedDuration::from_secs(self.spec.probe.startup_seconds.into()),
+        };
+        let phase = if step == Step::Canary { RunPhase::Verifying { since: now } } else { RunPhase::Committed };
+        episode.running =
+            Some(Run { step, key: key.clone(), started_at: now, deadline: now + patience, phase, silent });
+        let (attempt, evidence) = (episode.attempts, episode.evidence.clone());
+        let record = Attempt { at: now, cause, step, result: AttemptResult::Running, evidence: evidence.clone() };
+        memory.begin_attempt(record, step == Step::Restart && !silent);
+        let most = self.spec.recovery.as_ref().map_or(0, |r: &Recovery| r.max_attempts);
+        self.plan.notes.push(PlanNote::Attempt { step, attempt, most, cause, silent });
+        match step {
+            Step::Canary => self.plan.prove = true,
+            Step::Unload => self.plan.act = Some(Act::Unload { key }),
+            Step::Restart => self.plan.act = Some(Act::Restart { key, attempt, cause, evidence }),
+        }
+    }
+}
