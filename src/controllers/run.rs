@@ -95,6 +95,7 @@ async fn serve(
         backends.clone(),
         agents.clone(),
         backend_trigger.clone(),
+        agent_trigger.clone(),
     ));
     let agent_controller = Arc::new(host_agent::Agents::new(
         parts.clone(),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
 use crate::{
@@ -49,7 +50,7 @@ impl Backends {
     ) -> Result<Done, StepError> {
         self.commit(observed, &observed.memory, &plan.memory, term.fence()).await?;
         let shown = shown(&judged, &plan, &observed.seen);
-        self.project(object, observed, &plan, &shown, term.fence()).await?;
+        self.project(object, observed, (&judged, &plan, &shown), term.fence()).await?;
         if let Some(act) = plan.act.clone().filter(|_| term.still_leads()) {
             crash_point("recovery.committed");
             let outcome = self.act(object, observed, &act, term).await?;
@@ -85,8 +86,7 @@ impl Backends {
         &self,
         object: &LLMBackend,
         observed: &Observed,
-        plan: &Plan,
-        shown: &Shown,
+        (judged, plan, shown): (&Judgement, &Plan, &Shown),
         fence: &Fence,
     ) -> Result<(), StoreError> {
         let server = ServerRow {
@@ -110,7 +110,7 @@ impl Backends {
             ready: shown.ready,
             ready_since: plan.memory.healthy_since.filter(|_| shown.ready),
         };
-        if observed.is_undecided(object) || self.projected.is_known(&observed.uid, &backend, &server) {
+        if observed.is_undecided(object, judged) || self.projected.is_known(&observed.uid, &backend, &server) {
             return Ok(());
         }
         // A duplicate must not speak for the server that the older one has.
@@ -261,7 +261,10 @@ impl Backends {
             }
         }
         // The next pass must see what this one did, and not do it again.
-        self.shared.agents.heard(agent, api.report().await, Timestamp::now());
+        if self.shared.agents.heard(agent, api.report().await, Timestamp::now()) {
+            // No receiver: the term is over.
+            let _ = self.agent_trigger.send(ObjectRef::new(&agent.name).within(&agent.namespace));
+        }
     }
 
     fn caller(&self, term: &Term) -> Caller {

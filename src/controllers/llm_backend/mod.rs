@@ -69,6 +69,7 @@ pub struct Backends {
     memories: observe::Memories,
     projected: apply::Projected,
     duplicates: Mutex<Duplicates>,
+    agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
 }
 
 /// Backends whose server an older one has, and the set of specs that this was found in.
@@ -84,6 +85,7 @@ impl Backends {
         feed: Feed<LLMBackend>,
         host_agents: Feed<HostAgent>,
         trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+        agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
     ) -> Self {
         let tools = prober::Tools {
             store: Arc::clone(&parts.store),
@@ -103,6 +105,7 @@ impl Backends {
             memories: observe::Memories::default(),
             projected: apply::Projected::default(),
             duplicates: Mutex::default(),
+            agent_trigger,
         }
     }
 
@@ -175,7 +178,7 @@ impl Controller for Backends {
     ) -> Report<LLMBackendStatus> {
         let old = object.status.as_ref();
         let new = status::status(&object.spec, &observed.seen, &done.judged, &done.plan, old, now);
-        let written = !observed.is_undecided(object) && status::differs(old, &new);
+        let written = !observed.is_undecided(object, &done.judged) && status::differs(old, &new);
         Report {
             notes: notes::of_plan(&done.plan.notes),
             changes: if written { notes::of_change(old, &new).into_iter().collect() } else { Vec::new() },

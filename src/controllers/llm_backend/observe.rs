@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use uuid::Uuid;
 
 use crate::{
-    api::{LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
+    api::{BackendState, LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
     engines::{Endpoint, Secret},
     store::Recoveries,
 };
@@ -17,6 +17,7 @@ use super::{
         shared::{Key, SecretError, ServiceView},
     },
     Backends,
+    judge::Judgement,
     memory::Memory,
     prober::Findings,
     seen::{AgentService, AgentView, Load, Misdeclared, Peers, Seen, Will, WorkloadView},
@@ -41,14 +42,12 @@ pub struct Observed {
 impl Observed {
     /// Whether this term knows nothing yet that a predecessor did not: until a probe succeeded or the threshold was reached,
     /// what was said of a proved backend holds, so that a change of leader changes no verdict.
-    pub fn is_undecided(&self, object: &LLMBackend) -> bool {
+    pub fn is_undecided(&self, object: &LLMBackend, judged: &Judgement) -> bool {
         let said =
             object.status.as_ref().is_some_and(|s| s.observed_generation == self.seen.generation && s.state.is_some());
         let proved = self.memory.proof.as_ref().is_some_and(|p| p.generation == self.seen.generation);
-        said && proved
-            && self.seen.probes.answering.is_none()
-            && self.seen.misdeclared.is_none()
-            && !self.seen.will.suspended
+        let waits_for_probes = judged.state == BackendState::Proving && self.seen.probes.answering.is_none();
+        said && proved && waits_for_probes && !self.seen.will.suspended
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     engines::{Endpoint, EngineKind, Failure, InferRequest, KeepAlive, SendableModel, engine},
     host::Instance,
-    store::{SlotAnswer, SlotPurpose, SlotRequest},
+    store::{Slot, SlotAnswer, SlotPurpose, SlotRequest},
     telemetry::crash_point,
 };
 
@@ -60,7 +60,11 @@ impl Canary {
             lease: self.timeout + Duration::from_secs(10),
             call_within: self.timeout + Duration::from_secs(5),
         };
-        let slot = match tools.store.take_slot(&request).await {
+        let answer = match tools.store.take_slot(&request).await {
+            Ok(SlotAnswer::Full { .. }) if self.free_former(tools).await => tools.store.take_slot(&request).await,
+            answer => answer,
+        };
+        let slot = match answer {
             Ok(SlotAnswer::Given(slot)) => slot,
             Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed) => return CanaryDone::NoSlot,
             Err(error) => {
@@ -87,6 +91,25 @@ impl Canary {
         let canaried =
             Canaried { started_at, ended_at, result: result.map(|_| ()).map_err(|e| e.failure), cpu_advanced };
         CanaryDone::Asked { model: self.model.as_str().to_owned(), canaried }
+    }
+}
+
+impl Canary {
+    /// Frees the canary slots of former leaders: one that died in the middle of its canary can't. The call of a dead process
+    /// ended with its connection; that of a frozen one is a single token. Returns whether there were any.
+    async fn free_former(&self, tools: &Tools) -> bool {
+        let Ok(occupied) = tools.store.slots(&self.server_url).await else { return false };
+        let mut freed = false;
+        for row in occupied.iter().filter(|s| s.purpose == SlotPurpose::Canary && s.holder != tools.holder) {
+            let slot = Slot {
+                server_url: self.server_url.clone(),
+                number: row.number,
+                holder: row.holder.clone(),
+                epoch: row.epoch,
+            };
+            freed |= tools.store.release_slot(&slot, Duration::ZERO).await.is_ok();
+        }
+        freed
     }
 }
 

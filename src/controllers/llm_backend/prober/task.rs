@@ -24,7 +24,7 @@ use super::{
         canary::{CanaryPlan, plan_canary},
         engine_kind,
         judge::word,
-        seen::{Canaried, Load, Probed, Pull, Seen},
+        seen::{Canaried, Load, Misdeclared, Probed, Pull, Seen},
         session::Session,
     },
     Findings, Tools, Wish,
@@ -120,7 +120,8 @@ impl Task {
     async fn probe(&mut self) -> Duration {
         let wish = self.wishes.borrow().clone();
         let period = Duration::from_secs(wish.spec.probe.period_seconds.unsigned_abs().into());
-        let Some(endpoint) = &wish.endpoint else { return LOOK };
+        let ours = !matches!(wish.misdeclared, Some(Misdeclared::LoopbackUrl | Misdeclared::DuplicateServer { .. }));
+        let Some(endpoint) = wish.endpoint.as_ref().filter(|_| ours) else { return LOOK };
         let timeout = Duration::from_secs(wish.spec.probe.timeout_seconds.unsigned_abs().into());
         let engine = engine(engine_kind(wish.spec.engine));
         let cpu_before =
@@ -187,7 +188,8 @@ impl Task {
         }
         findings.probes.push(Probed { at: now, verdict, millis }, probe.failure_threshold, probe.success_threshold);
         if let Some(loaded) = loaded {
-            if self.session.look(&loaded) {
+            // While a canary of ours is open, what it loads or moves is not yet told apart from others' calls.
+            if !self.canary_running && self.session.look(&loaded) {
                 findings.canary.others_succeeded(now);
             }
             findings.loaded = Some(loaded);
