@@ -69,6 +69,7 @@ impl Backends {
         let failing = probes.failing_since.is_some();
         let seen = Seen {
             generation: object.metadata.generation.unwrap_or_default(),
+            created_at: object.creation_timestamp().map(|t| t.0),
             misdeclared,
             probes,
             canary,

@@ -14,6 +14,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub generation: i64,
+    /// When the backend was declared.
+    pub created_at: Option<Timestamp>,
     /// What is wrong with the declaration itself, if anything is.
     pub misdeclared: Option<Misdeclared>,
     pub probes: ProbeHistory,

@@ -146,7 +146,7 @@ impl Facts<'_> {
             Some(false) if self.is_starting() => Some(self.judgement(
                 BackendState::Proving,
                 "Starting",
-                format!("its process just started, and has {} s to answer", self.spec.probe.startup_seconds),
+                format!("it just started, and has {} s to answer", self.spec.probe.startup_seconds),
             )),
             Some(false) => Some(self.down(last)),
         }
@@ -166,13 +166,18 @@ impl Facts<'_> {
         down
     }
 
-    /// A process that an agent saw start is given `startupSeconds`.
+    /// A process that an agent saw start is given `startupSeconds`, and so are the first pods of a workload.
     fn is_starting(&self) -> bool {
+        let grace = SignedDuration::from_secs(self.spec.probe.startup_seconds.into());
+        let in_workload = self.spec.recovery.as_ref().is_some_and(|r| r.workload_ref.is_some());
+        let never_served = self.memory.proof.is_none() && self.seen.probes.last_good.is_none();
+        if in_workload && never_served && self.seen.created_at.is_some_and(|at| self.now < at + grace) {
+            return true;
+        }
         let Some(service) = self.seen.agent.service() else { return false };
         let began = service
             .instance_since
             .filter(|_| matches!(service.report.state, ServiceState::Running | ServiceState::Starting));
-        let grace = SignedDuration::from_secs(self.spec.probe.startup_seconds.into());
         began.is_some_and(|at| {
             let answered = self.seen.probes.last_good.as_ref().is_some_and(|p| p.at > at);
             !answered && self.now < at + grace

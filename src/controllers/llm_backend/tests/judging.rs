@@ -221,3 +221,16 @@ fn inferences_that_fail_while_listings_answer_are_down_at_the_threshold() {
         assert_eq!(judged(&ollama(), &seen, &proved(at(-100))).state, state, "{n} failures");
     }
 }
+
+#[test]
+fn the_first_pods_of_a_workload_are_given_startup_seconds() {
+    let spec =
+        spec("{engine: Ollama, url: 'http://engine:11434', recovery: {workloadRef: {kind: Deployment, name: engine}}}");
+    let refused = |created: i64| {
+        let seen = probed(&[ProbeVerdict::Refused, ProbeVerdict::Refused, ProbeVerdict::Refused], at(0));
+        Seen { created_at: Some(at(created)), ..seen }
+    };
+    assert_eq!(judged(&spec, &refused(-599), &Memory::default()).reason, "Starting");
+    assert_eq!(judged(&spec, &refused(-601), &Memory::default()).state, BackendState::Down);
+    assert_eq!(judged(&spec, &refused(-10), &proved(at(-5))).state, BackendState::Down, "it served already");
+}
