@@ -74,7 +74,7 @@ impl Backends {
             probes,
             canary,
             loaded,
-            load: self.load(&server_url),
+            load: Load::of(self.shared.slots.of(&server_url)),
             agent: agent.unwrap_or_default(),
             workload: self.workload_view(object, &key, failing || memory.episode.is_some()).await,
             peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },
@@ -83,17 +83,6 @@ impl Backends {
             woke_at: self.shared.wake.woke_at(),
         };
         Ok(Observed { key, uid, seen, memory, endpoint, server_url, service, fresh_id: Uuid::now_v7().to_string() })
-    }
-
-    fn load(&self, server_url: &str) -> Load {
-        let occupied = self.shared.slots.of(server_url);
-        Load {
-            in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
-            oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
-            last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
-            last_call_at: occupied.last_call_at,
-            waiting: 0,
-        }
     }
 
     fn misdeclared(&self, object: &LLMBackend, key: &Key) -> Option<Misdeclared> {

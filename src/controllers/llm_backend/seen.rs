@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::super::shared::Occupied;
 use super::memory::PodId;
 use crate::{
     engines::{Failure, LoadedModel, ProbeVerdict},
@@ -189,6 +190,19 @@ pub struct Load {
     pub last_call_at: Option<Timestamp>,
     /// Tasks wait for this server.
     pub waiting: i64,
+}
+
+impl Load {
+    /// The calls among a server's occupied slots.
+    pub fn of(occupied: Occupied) -> Self {
+        Self {
+            in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
+            oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
+            last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
+            last_call_at: occupied.last_call_at,
+            waiting: 0,
+        }
+    }
 }
 
 /// The host agent of `recovery.hostAgentRef`, as it was last heard.

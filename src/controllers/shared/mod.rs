@@ -8,7 +8,7 @@ mod wishes;
 
 pub use agents::{Agents, Heard, ServiceView};
 pub use secrets::{SecretError, Secrets};
-pub use slots::SlotWatch;
+pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;
 pub use wishes::Wishes;
 

@@ -265,7 +265,7 @@ impl Task {
             probes: findings.probes,
             canary: findings.canary,
             loaded: findings.loaded,
-            load: load(&self.tools, &wish.server_url),
+            load: Load::of(self.tools.slots.of(&wish.server_url)),
             will: wish.will.clone(),
             ..Seen::default()
         }
@@ -371,18 +371,6 @@ fn note_canary(observation: &mut Observation, canaried: &Canaried, millis: i64) 
         Err(failure) => failure.to_string(),
     };
     observation.canary_verdict = Some(verdict);
-}
-
-/// The calls in a server's slots.
-pub fn load(tools: &Tools, server_url: &str) -> Load {
-    let occupied = tools.slots.of(server_url);
-    Load {
-        in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
-        oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
-        last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
-        last_call_at: occupied.last_call_at,
-        waiting: 0,
-    }
 }
 
 /// What a pass would see differently: all but times and latencies.
