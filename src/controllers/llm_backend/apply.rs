@@ -260,10 +260,13 @@ impl Backends {
                 tracing::warn!(backend = %observed.key, %error, "hold not changed at the host agent");
             }
         }
-        // The next pass must see what this one did, and not do it again.
+        // The next pass must see what this one did, and not do it again; and there must be one: the poller finds nothing new.
         if self.shared.agents.heard(agent, api.report().await, Timestamp::now()) {
             // No receiver: the term is over.
             let _ = self.agent_trigger.send(ObjectRef::new(&agent.name).within(&agent.namespace));
+            for backend in self.of_agent(agent) {
+                self.probers.look_at(&backend);
+            }
         }
     }
 

@@ -82,6 +82,14 @@ pub struct Tools {
     pub holder: String,
 }
 
+impl Tools {
+    /// Asks for a pass over a backend.
+    pub fn look_at(&self, backend: &Key) {
+        // No receiver: the term is over.
+        let _ = self.trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+    }
+}
+
 /// The probers of a term.
 pub struct Probers {
     tools: Tools,
@@ -143,6 +151,11 @@ impl Probers {
         if let Some(prober) = self.lock().get(key) {
             prober.poke.notify_one();
         }
+    }
+
+    /// Asks for a pass over a backend.
+    pub fn look_at(&self, backend: &Key) {
+        self.tools.look_at(backend);
     }
 
     /// The last probe and canary of every backend, by uid.

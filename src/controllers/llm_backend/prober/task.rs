@@ -204,7 +204,7 @@ impl Task {
         }
         drop(findings);
         if changed {
-            self.trigger();
+            self.tools.look_at(&self.key);
         }
         failing_below && refused || rising
     }
@@ -316,7 +316,7 @@ impl Task {
             }
         }
         if fingerprint(&lock(&self.findings)) != before {
-            self.trigger();
+            self.tools.look_at(&self.key);
         }
         let wish = self.wishes.borrow().clone();
         self.consider(&wish).await;
@@ -351,15 +351,7 @@ impl Task {
         }
         drop(findings);
         // Proofs and time-outs count even when they look like the last one.
-        self.trigger();
-    }
-
-    fn trigger(&self) {
-        // No receiver: the term is over.
-        let _ = self
-            .tools
-            .trigger
-            .send(kube::runtime::reflector::ObjectRef::new(&self.key.name).within(&self.key.namespace));
+        self.tools.look_at(&self.key);
     }
 }
 
