@@ -1,5 +1,6 @@
-//! Ostler keeps a team's LLM servers as declared: it compares what resources say with what it observes, and acts until
-//! both agree. The rooms below form four storeys; each uses only those below its own (docs/architecture.md).
+//! Ostler keeps a team's LLM servers as declared, and gets their queue of LLM tasks done: it compares what resources say with
+//! what it observes, and acts until both agree. The rooms below form four storeys; each uses only those below its own
+//! (docs/architecture.md).
 
 pub mod cli;
 
@@ -14,6 +15,7 @@ pub mod runtimes;
 pub mod store;
 
 pub mod host;
+pub mod tasks;
 pub mod telemetry;
 
 pub mod api;

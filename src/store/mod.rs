@@ -16,6 +16,7 @@ mod schema;
 pub mod sqlite;
 mod stamp;
 mod types;
+mod work;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -29,6 +30,7 @@ pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::PauseGuard;
 pub use postgres::DatabaseUrl;
 pub use types::*;
+pub use work::*;
 
 /// How long the rows of a backend that is gone are kept.
 const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);

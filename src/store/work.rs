@@ -1,0 +1,353 @@
+//! Tasks in the database: given in, assigned, claimed, ended, seen.
+//!
+//! A claim belongs to a lease, a row of its own that heartbeats move: one for each process and queue, so that they don't touch
+//! tasks. A claim's epoch rises with each claim and with whatever takes it away, so what comes late changes nothing.
+//!
+//! Live tasks and ended ones are kept apart, so that what workers search stays small and history can be dropped by time.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId, TaskState};
+
+use super::{Fence, Slot, StoreError};
+
+/// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeclaredRow {
+    pub uid: String,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub generation: i64,
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// The whole defaulted spec.
+    pub spec: Value,
+    /// By its manifest or by a person.
+    pub suspended: bool,
+    /// Why it holds what it has (a gate of `requires`); `None`: it does not.
+    pub held: Option<String>,
+}
+
+/// A promise to come back: what was claimed under it is taken away once it has lapsed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    pub id: i64,
+    /// The process that holds it, or `task/ID` for a webhook's.
+    pub holder: String,
+}
+
+/// A task that is this worker's until its lease lapses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// With the claim's epoch.
+    pub task: Task,
+    pub lease: Lease,
+}
+
+/// A queue that a worker serves, with its lease for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub queue: QueueKey,
+    pub lease: Lease,
+}
+
+/// Claims tasks that take no slot (those of webhooks), as many as there are places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreeClaim {
+    /// Queues whose gates are open.
+    pub queues: Vec<Served>,
+    pub most: i32,
+}
+
+/// Claims slots of one server, and a task for each, or neither.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotClaim {
+    pub queues: Vec<Served>,
+    /// Unique for a process: the slots' holder.
+    pub holder: String,
+    pub server_url: String,
+    /// The namespace and alias of what this server may be asked for now.
+    pub models: Vec<(String, String)>,
+    /// The model whose calls come first because it is in memory there.
+    pub loaded: Option<(String, String)>,
+    /// Whoever has waited longer than this, or has a higher priority, goes before what `loaded` prefers.
+    pub affinity: Duration,
+    pub most: i32,
+    pub slot_lease: Duration,
+    /// By when a call must have ended, from now.
+    pub call_within: Duration,
+}
+
+/// What came of a [`SlotClaim`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlotClaimAnswer {
+    /// Each task with its slot. Fewer than asked for when either ran out.
+    pub given: Vec<(Slot, Claimed)>,
+    /// The server had no more slots, whether or not tasks wait.
+    pub full: bool,
+    /// The server gives none at all now.
+    pub closed: bool,
+}
+
+/// What people and programs do to tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TaskCommand {
+    /// Live ones end as cancelled; a running one is aborted at its worker's next heartbeat.
+    Cancel,
+    /// Terminal ones become pending, in a new cycle.
+    Retry,
+    /// Deferred ones become pending, with all their attempts.
+    Resume,
+    /// Pending and deferred ones get this expert, and become pending.
+    #[serde(rename_all = "camelCase")]
+    Reassign { expert: String, model: Option<String> },
+    /// Deferred ones end as failed.
+    Close,
+    /// Terminal ones are deleted, keys and all.
+    Purge,
+}
+
+/// Which tasks. All that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TaskFilter {
+    pub ids: Vec<TaskId>,
+    pub namespace: Option<String>,
+    pub queue: Option<String>,
+    pub states: Vec<TaskState>,
+    pub domain: Option<String>,
+    pub role: Option<String>,
+    pub expert: Option<String>,
+    /// `Some(true)`: only those without an expert.
+    pub unassigned: Option<bool>,
+    pub key: Option<String>,
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Ended, or since in their state, at or after this.
+    pub since: Option<Timestamp>,
+}
+
+/// A page of tasks: newest first, from below `before`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TaskPage {
+    pub before: Option<TaskId>,
+    /// 1 to 1,000.
+    pub limit: i64,
+    /// Without payload and result, for lists.
+    pub brief: bool,
+}
+
+/// What became of one inserted task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inserted {
+    pub id: TaskId,
+    /// A task with this key was there already; this is it.
+    pub existed: bool,
+}
+
+/// How many tasks of a queue are in which state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueCounts {
+    pub namespace: String,
+    pub queue: String,
+    pub pending: i64,
+    /// Of those pending.
+    pub unassigned: i64,
+    pub in_progress: i64,
+    pub deferred_to_human: i64,
+    /// Ended in the last 24 hours.
+    pub completed: i64,
+    pub failed: i64,
+    /// The oldest that is pending and due.
+    pub oldest_pending: Option<Timestamp>,
+}
+
+/// Pending tasks that wait for the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingGroup {
+    pub namespace: String,
+    pub queue: String,
+    pub domain: String,
+    pub role: String,
+    pub expert: Option<String>,
+    /// Where calls would go.
+    pub model: Option<String>,
+    /// False: `run_after` is still to come.
+    pub due: bool,
+    pub count: i64,
+    pub oldest: Timestamp,
+}
+
+/// How many live tasks an expert has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpertLoad {
+    pub namespace: String,
+    pub expert: String,
+    pub pending: i64,
+    pub in_progress: i64,
+}
+
+/// A pending task without an expert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unassigned {
+    pub id: TaskId,
+    pub queue: QueueKey,
+    pub domain: String,
+    pub role: String,
+    pub model: Option<String>,
+    /// Named by whoever gave it in, when that expert was not there yet.
+    pub expert: Option<String>,
+}
+
+/// A worker process as it reports itself, every few seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerReport {
+    /// Unique for a process.
+    pub holder: String,
+    pub namespace: String,
+    pub pool: String,
+    /// The pod, or the machine.
+    pub host: String,
+    pub in_flight: i32,
+    pub effective_concurrency: i32,
+    /// What keeps it from doing more: `Concurrency`, `Cpu`, `Memory`, `Disk`, `Backends`, `Tasks`, `Draining`.
+    pub limited_by: String,
+    pub draining: bool,
+    /// For each server, what its calls were like since the last report.
+    pub calls: Vec<CallStats>,
+}
+
+/// Calls to one server over a few seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallStats {
+    pub server_url: String,
+    pub calls: i64,
+    /// Refused, broken off, or a server's error.
+    pub errors: i64,
+    pub tokens: i64,
+    /// Time that these tokens took, loading excluded, in milliseconds.
+    pub token_millis: i64,
+}
+
+/// A report and how old it is by the database's clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRow {
+    pub report: WorkerReport,
+    pub age: Duration,
+}
+
+/// What the reaper did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    pub leases: u64,
+    /// Back to pending.
+    pub requeued: u64,
+    /// To a human, for having lost too many.
+    pub deferred: u64,
+    /// Pending past their deadline: failed.
+    pub expired: u64,
+}
+
+/// How long ended tasks of a queue are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub queue: QueueKey,
+    pub completed: Duration,
+    pub failed: Duration,
+}
+
+/// Tasks as people and programs see and change them.
+#[async_trait]
+pub trait Tasks: Send + Sync {
+    /// Inserts all or none, and tells whoever waits for work. A key that its queue has already gives the task that exists.
+    /// An expert that is named is taken as it is; `assign` still gives it its model.
+    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError>;
+    /// Newest first.
+    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError>;
+    /// One, whole.
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError>;
+    /// Carries a command out on all that match and that it applies to, at most `most` of them; returns their ids.
+    async fn command_tasks(
+        &self,
+        filter: &TaskFilter,
+        command: &TaskCommand,
+        reason: &str,
+        most: i64,
+    ) -> Result<Vec<TaskId>, StoreError>;
+    /// One row for each queue that has tasks.
+    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError>;
+    /// Pending tasks by what they could be waiting for.
+    async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError>;
+    async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError>;
+    /// Resolves when tasks may have changed (inserted, assigned, ended), or after `most`. May resolve for nothing.
+    async fn tasks_changed(&self, most: Duration);
+    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError>;
+    /// Experts, queues, pools or schedules that are not gone.
+    async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError>;
+}
+
+/// What only the leader does to tasks.
+#[async_trait]
+pub trait Dispatch: Send + Sync {
+    /// Inserts or updates; writes nothing when nothing differs. For an expert it also moves its unstarted tasks to its new
+    /// model, and takes them away from it when it is suspended.
+    async fn project_declared(&self, fence: &Fence, row: &DeclaredRow) -> Result<(), StoreError>;
+    /// Marks as gone what a complete listing lacks. A gone expert's unstarted tasks lose their assignment. Returns those newly marked.
+    async fn sweep_declared(
+        &self,
+        fence: &Fence,
+        kind: &str,
+        complete: &[String],
+    ) -> Result<Vec<DeclaredRow>, StoreError>;
+    /// Pending tasks without an expert or without its model, oldest first, from above `after`.
+    async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError>;
+    /// Writes those that are still unassigned; returns how many.
+    async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError>;
+    /// Takes away what belongs to lapsed leases, and fails what is past its deadline. The caller asks its `PauseGuard` first.
+    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError>;
+    /// Drops ended tasks that are past their time, in bounded batches; makes room for the next days. Returns how many went.
+    async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError>;
+    /// Inserts the tasks of one run of a schedule, once: false when this run was fired before.
+    async fn fire(&self, fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> Result<bool, StoreError>;
+    /// The last run of each schedule, by uid.
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
+}
+
+/// What workers do.
+#[async_trait]
+pub trait Work: Send + Sync {
+    async fn open_lease(&self, holder: &str, queue: &QueueKey, lease: Duration) -> Result<Lease, StoreError>;
+    /// Extends them all; returns those that are lost, whose claims are somebody else's now.
+    async fn renew_leases(&self, leases: &[(Lease, Duration)]) -> Result<Vec<Lease>, StoreError>;
+    /// Ends a lease; what is still claimed under it is pending again at once, no attempt used.
+    async fn close_lease(&self, lease: &Lease) -> Result<(), StoreError>;
+    async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError>;
+    /// Slot and task in one transaction, or neither.
+    async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError>;
+    /// The next task for a slot that is held: `most` is one. The slot's lease and its call's end are moved from now.
+    /// [`StoreError::Fenced`] when the slot was lost or aborted.
+    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError>;
+    /// Gives a webhook's task a lease of its own, which its agent keeps by heartbeats.
+    async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError>;
+    /// Ends executions, many at once; says for each whether it changed anything.
+    async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError>;
+    /// Of these claims (task and epoch), those that are not ours any more: cancelled, or taken away.
+    async fn lost_claims(&self, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError>;
+    async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError>;
+    /// Forgets the report of a process that ends.
+    async fn worker_left(&self, holder: &str) -> Result<(), StoreError>;
+}

@@ -1,0 +1,10 @@
+//! Tasks, purely: what they are, which states they go through, who takes them, when they are tried again and why they wait.
+
+mod completion;
+mod task;
+
+pub use completion::{Completion, Verdict};
+pub use task::{
+    Assignment, Attempt, AttemptClass, DEFERRING_LOST_LEASES, Message, NewTask, Payload, QueueKey, Task, TaskId,
+    TaskState,
+};

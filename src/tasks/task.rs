@@ -1,0 +1,217 @@
+//! A task as it is stored, shown and given in.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Number of a task: unique in an installation, rising with insertion.
+pub type TaskId = i64;
+
+/// A task whose leases were lost so many times is handed to a human: it may be what kills its workers.
+pub const DEFERRING_LOST_LEASES: i32 = 3;
+
+/// The states of a task. `Completed`, `Failed` and `Cancelled` are terminal, the others live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    Pending,
+    InProgress,
+    Completed,
+    Failed,
+    Cancelled,
+    DeferredToHuman,
+}
+
+impl TaskState {
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::InProgress, Self::Completed, Self::Failed, Self::Cancelled, Self::DeferredToHuman];
+
+    /// As the API and the database write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InProgress => "in_progress",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::DeferredToHuman => "deferred_to_human",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
+    /// Nothing happens to it any more, unless somebody retries it.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A queue by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    pub content: String,
+}
+
+/// What is to be done. Exactly one of `prompt`, `messages`, `input` and `data` is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Payload {
+    /// One message of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A whole conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// Texts to embed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Vec<String>>,
+    /// Whatever a webhook understands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+    /// JSON Schema that the answer must match; where the engine can, it is made to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+    /// At most so many tokens of answer; else the expert's parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<i32>,
+}
+
+/// A task as somebody gives it in, with its defaults resolved (a missing queue is `default`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewTask {
+    pub namespace: String,
+    pub queue: String,
+    pub domain: String,
+    pub role: String,
+    pub payload: Payload,
+    /// The alias that is asked for; else the expert's.
+    pub model: Option<String>,
+    /// Higher goes first, -100 to 100.
+    pub priority: i32,
+    pub run_after: Option<Timestamp>,
+    /// After that it fails instead of being tried; else `deadlineSeconds` of its queue.
+    pub deadline: Option<Timestamp>,
+    /// Unique in its queue until purged.
+    pub key: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// An assignment that is made already.
+    pub expert: Option<String>,
+}
+
+/// Why an attempt ended, as far as it matters for what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AttemptClass {
+    /// Done.
+    Ok,
+    /// May go better next time: uses one attempt.
+    Retryable,
+    /// The backend was down or full: uses no attempt.
+    Unavailable,
+    /// Will never go well.
+    Permanent,
+    /// Its worker lost the lease.
+    LeaseLost,
+    /// Somebody cancelled it, or the worker was told to stop: uses no attempt.
+    Cancelled,
+}
+
+/// One execution. Times are the worker's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    pub expert: String,
+    /// Backend and model that served it; none for a webhook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The worker process.
+    pub holder: String,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<i64>,
+    pub class: AttemptClass,
+    /// What went wrong, for people; at most 2,000 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Who shall do a task, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    pub task: TaskId,
+    pub expert: String,
+    /// Where calls go: the task's alias or its expert's; none for a webhook.
+    pub model: Option<String>,
+    /// Why this one: `domain and role`, `domain`, `role`, `default of the queue`, `named by the task`.
+    pub reason: String,
+    /// The equally good ones, at most ten.
+    pub candidates: Vec<String>,
+}
+
+/// A task as it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Task {
+    pub id: TaskId,
+    pub namespace: String,
+    pub queue: String,
+    pub domain: String,
+    pub role: String,
+    pub payload: Payload,
+    /// As it was asked for.
+    pub model: Option<String>,
+    pub priority: i32,
+    pub run_after: Option<Timestamp>,
+    pub deadline: Option<Timestamp>,
+    pub key: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub state: TaskState,
+    pub created_at: Timestamp,
+    /// Since it became pending, started, or ended.
+    pub state_since: Timestamp,
+    pub expert: Option<String>,
+    /// Why that expert.
+    pub assignment_reason: Option<String>,
+    pub candidates: Vec<String>,
+    /// Where its calls go once it is assigned; none for a webhook.
+    pub assigned_model: Option<String>,
+    /// Attempts used in this cycle.
+    pub attempts_used: i32,
+    /// Given back without using an attempt, in this cycle.
+    pub free_requeues: i32,
+    /// Leases lost in this cycle.
+    pub leases_lost: i32,
+    /// How often somebody opened it anew, by `retry`, from 1.
+    pub cycle: i32,
+    /// Rises with every claim, and with whatever takes a claim away.
+    pub epoch: i64,
+    /// Why it was last given back, deferred or ended other than well.
+    pub reason: Option<String>,
+    /// The last twenty.
+    pub attempts: Vec<Attempt>,
+    /// What came of it: `{"text"}`, `{"json"}`, `{"vectors"}` or a webhook's answer.
+    pub result: Option<Value>,
+}
