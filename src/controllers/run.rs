@@ -182,20 +182,13 @@ async fn record_observations(parts: &Parts, backends: &llm_backend::Backends, te
         tokio::time::sleep(OBSERVATIONS).await;
         let seen = backends.observations();
         let new: Vec<_> = seen.into_iter().filter(|(uid, o)| written.get(uid) != Some(o)).collect();
-        match record(&*parts.store, term, &new).await {
+        if new.is_empty() {
+            continue;
+        }
+        // In one transaction: a thousand backends must not cost a thousand flushes to disk.
+        match parts.store.record_observations(term.fence(), &new).await {
             Ok(()) => written.extend(new),
             Err(error) => tracing::debug!(%error, "last probes not written"),
         }
     }
-}
-
-async fn record(
-    store: &dyn crate::store::Store,
-    term: &Term,
-    new: &[(String, crate::store::Observation)],
-) -> Result<(), crate::store::StoreError> {
-    for (uid, seen) in new {
-        store.record_observation(term.fence(), uid, seen).await?;
-    }
-    Ok(())
 }

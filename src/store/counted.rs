@@ -56,7 +56,7 @@ pass_on! {
         fn project_backend(fence: &Fence, row: &BackendRow) -> ();
         fn sweep_backends(fence: &Fence, complete: &[String]) -> Vec<BackendRow>;
         fn backends() -> Vec<BackendRow>;
-        fn record_observation(fence: &Fence, uid: &str, seen: &Observation) -> ();
+        fn record_observations(fence: &Fence, seen: &[(String, Observation)]) -> ();
         fn observations() -> Vec<(String, Observation)>;
     }
     Recoveries {

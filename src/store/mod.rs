@@ -64,8 +64,8 @@ pub trait Projections: Send + Sync {
     async fn sweep_backends(&self, fence: &Fence, complete: &[String]) -> Result<Vec<BackendRow>, StoreError>;
     /// All backends that are not gone.
     async fn backends(&self) -> Result<Vec<BackendRow>, StoreError>;
-    /// The last probe and canary, so that every replica can show ages. The caller bounds the rate.
-    async fn record_observation(&self, fence: &Fence, uid: &str, seen: &Observation) -> Result<(), StoreError>;
+    /// The last probe and canary of these backends, by uid, so that every replica can show ages. The caller bounds the rate.
+    async fn record_observations(&self, fence: &Fence, seen: &[(String, Observation)]) -> Result<(), StoreError>;
     /// The last observation of every backend, by uid.
     async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError>;
 }

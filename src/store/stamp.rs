@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueFormat, PgValueRef};
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
 
@@ -18,6 +18,8 @@ pub(super) struct Stamp(i64);
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 /// `timestamptz` in every PostgreSQL (pg_type.dat).
 const TIMESTAMPTZ: Oid = Oid(1184);
+/// `timestamptz[]`.
+const TIMESTAMPTZ_ARRAY: Oid = Oid(1185);
 
 impl Stamp {
     pub fn now() -> Self {
@@ -55,6 +57,12 @@ impl From<Stamp> for Timestamp {
 impl Type<Postgres> for Stamp {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_oid(TIMESTAMPTZ)
+    }
+}
+
+impl PgHasArrayType for Stamp {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(TIMESTAMPTZ_ARRAY)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Backends, their observations and their recovery documents.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::PostgresStore;
@@ -67,23 +68,32 @@ impl Projections for PostgresStore {
         Ok(records.into_iter().map(Into::into).collect())
     }
 
-    async fn record_observation(&self, fence: &Fence, uid: &str, seen: &Observation) -> Result<(), StoreError> {
+    async fn record_observations(&self, fence: &Fence, seen: &[(String, Observation)]) -> Result<(), StoreError> {
+        let column = |of: fn(&Observation) -> Option<i64>| seen.iter().map(|(_, o)| of(o)).collect::<Vec<_>>();
+        let times = |of: fn(&Observation) -> Option<Timestamp>| {
+            seen.iter().map(|(_, o)| of(o).map(Stamp::from)).collect::<Vec<Option<Stamp>>>()
+        };
+        let words = |of: fn(&Observation) -> Option<&str>| {
+            seen.iter().map(|(_, o)| of(o).map(|word| text(word).into_owned())).collect::<Vec<Option<String>>>()
+        };
         self.within(async {
             let mut session = self.write_fenced(fence).await?;
             sqlx::query(
                 "INSERT INTO observations
                     (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)
-                 ON CONFLICT (uid) DO UPDATE SET probe_at = $2, probe_verdict = $3, probe_millis = $4, canary_at = $5,
-                    canary_verdict = $6, canary_millis = $7",
+                 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[],
+                    $7::bigint[])
+                 ON CONFLICT (uid) DO UPDATE SET probe_at = excluded.probe_at, probe_verdict = excluded.probe_verdict,
+                    probe_millis = excluded.probe_millis, canary_at = excluded.canary_at,
+                    canary_verdict = excluded.canary_verdict, canary_millis = excluded.canary_millis",
             )
-            .bind(uid)
-            .bind(seen.probe_at.map(Stamp::from))
-            .bind(seen.probe_verdict.as_deref().map(text))
-            .bind(seen.probe_millis)
-            .bind(seen.canary_at.map(Stamp::from))
-            .bind(seen.canary_verdict.as_deref().map(text))
-            .bind(seen.canary_millis)
+            .bind(seen.iter().map(|(uid, _)| uid.clone()).collect::<Vec<_>>())
+            .bind(times(|o| o.probe_at))
+            .bind(words(|o| o.probe_verdict.as_deref()))
+            .bind(column(|o| o.probe_millis))
+            .bind(times(|o| o.canary_at))
+            .bind(words(|o| o.canary_verdict.as_deref()))
+            .bind(column(|o| o.canary_millis))
             .execute(session.connection())
             .await?;
             session.commit().await

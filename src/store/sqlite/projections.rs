@@ -80,23 +80,26 @@ impl Projections for SqliteStore {
         Ok(records.into_iter().map(Into::into).collect())
     }
 
-    async fn record_observation(&self, fence: &Fence, uid: &str, seen: &Observation) -> Result<(), StoreError> {
+    async fn record_observations(&self, fence: &Fence, seen: &[(String, Observation)]) -> Result<(), StoreError> {
         let mut tx = self.write_fenced(fence).await?;
-        sqlx::query(
-            "INSERT INTO observations (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-             ON CONFLICT (uid) DO UPDATE SET probe_at = ?2, probe_verdict = ?3, probe_millis = ?4, canary_at = ?5,
-                canary_verdict = ?6, canary_millis = ?7",
-        )
-        .bind(uid)
-        .bind(seen.probe_at.map(Stamp::from))
-        .bind(&seen.probe_verdict)
-        .bind(seen.probe_millis)
-        .bind(seen.canary_at.map(Stamp::from))
-        .bind(&seen.canary_verdict)
-        .bind(seen.canary_millis)
-        .execute(&mut *tx)
-        .await?;
+        for (uid, seen) in seen {
+            sqlx::query(
+                "INSERT INTO observations
+                    (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (uid) DO UPDATE SET probe_at = ?2, probe_verdict = ?3, probe_millis = ?4, canary_at = ?5,
+                    canary_verdict = ?6, canary_millis = ?7",
+            )
+            .bind(uid)
+            .bind(seen.probe_at.map(Stamp::from))
+            .bind(&seen.probe_verdict)
+            .bind(seen.probe_millis)
+            .bind(seen.canary_at.map(Stamp::from))
+            .bind(&seen.canary_verdict)
+            .bind(seen.canary_millis)
+            .execute(&mut *tx)
+            .await?;
+        }
         Ok(tx.commit().await?)
     }
 

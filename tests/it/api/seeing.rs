@@ -51,7 +51,7 @@ async fn a_backend_is_shown_with_its_slots_and_its_last_probe() {
         probe_millis: Some(3),
         ..Observation::default()
     };
-    bench.store.record_observation(&fence, &uid, &seen).await.unwrap();
+    bench.store.record_observations(&fence, &[(uid.clone(), seen.clone())]).await.unwrap();
 
     let (status, item) = bench.get("/api/v1/llm/default/mlx").await;
     assert_eq!(status, StatusCode::OK, "{item}");

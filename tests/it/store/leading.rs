@@ -40,10 +40,11 @@ async fn all_writes(bench: &Bench, fence: &Fence) -> Vec<(&'static str, Option<S
     let store = &bench.store;
     let mut changed = backend("u1");
     changed.generation += 1;
+    let observed = [("u1".to_owned(), Observation::default())];
     vec![
         ("project_backend", store.project_backend(fence, &changed).await.err()),
         ("sweep_backends", store.sweep_backends(fence, &[]).await.err()),
-        ("record_observation", store.record_observation(fence, "u1", &Observation::default()).await.err()),
+        ("record_observations", store.record_observations(fence, &observed).await.err()),
         ("save_recovery", store.save_recovery(fence, "u1", &json!({"attempts": 9})).await.err()),
         ("put_server", store.put_server(fence, &server(9)).await.err()),
         ("abort_slots", store.abort_slots(fence, URL).await.err()),
@@ -113,7 +114,7 @@ pub async fn the_runner_leads_renews_and_resigns(bench: &Bench) {
     assert!(term.still_leads());
     bench
         .store
-        .record_observation(term.fence(), "u1", &Observation::default())
+        .record_observations(term.fence(), &[("u1".to_owned(), Observation::default())])
         .await
         .expect("leads in the database, too");
 

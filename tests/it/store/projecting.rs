@@ -93,7 +93,8 @@ pub async fn recovery_documents_and_observations_are_kept_by_uid(bench: &Bench) 
         probe_millis: Some(3),
         ..Observation::default()
     };
-    bench.store.record_observation(&fence, "u1", &Observation::default()).await.expect("record");
-    bench.store.record_observation(&fence, "u1", &seen).await.expect("record");
-    assert_eq!(bench.store.observations().await, Ok(vec![("u1".to_owned(), seen)]));
+    let before = ["u1", "u2"].map(|uid| (uid.to_owned(), Observation::default()));
+    bench.store.record_observations(&fence, &before).await.expect("record");
+    bench.store.record_observations(&fence, &[("u1".to_owned(), seen.clone())]).await.expect("record");
+    assert_eq!(bench.store.observations().await, Ok(vec![("u1".to_owned(), seen), before[1].clone()]));
 }
