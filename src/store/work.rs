@@ -341,7 +341,8 @@ pub trait Work: Send + Sync {
     /// The next task for a slot that is held: `most` is one. The slot's lease and its call's end are moved from now.
     /// [`StoreError::Fenced`] when the slot was lost or aborted.
     async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError>;
-    /// Gives a webhook's task a lease of its own, which its agent keeps by heartbeats.
+    /// Gives a webhook's task a lease of its own, held by `task/ID`; once more extends it, which is its agent's heartbeat.
+    /// [`StoreError::Fenced`] when the claim of this epoch is not in force any more.
     async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError>;
     /// Ends executions, many at once; says for each whether it changed anything.
     async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError>;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Attempt, TaskId};
 
 /// What becomes of a task, as whoever executed it decided.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Verdict {
     Completed {
         result: Value,
@@ -35,7 +36,7 @@ pub enum Verdict {
 }
 
 /// The end of one execution. It changes nothing when the epoch is an old one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     pub task: TaskId,
     pub epoch: i64,
