@@ -9,6 +9,7 @@ mod counted;
 mod error;
 mod home;
 mod lead;
+mod missing;
 mod pause;
 pub mod postgres;
 mod rows;
@@ -36,8 +37,14 @@ pub use work::*;
 const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that a process needs of its database.
-pub trait Store: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState {}
-impl<T: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState> Store for T {}
+pub trait Store:
+    Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState + Tasks + Dispatch + Work
+{
+}
+impl<T> Store for T where
+    T: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState + Tasks + Dispatch + Work
+{
+}
 
 /// The leader's row: one holder, an expiry by the database's clock, and an epoch that only rises.
 #[async_trait]
