@@ -106,7 +106,7 @@ impl HttpHost {
 
     async fn exchange(&self, ask: &Ask<'_>) -> Result<Vec<u8>, HostError> {
         let url = self.base.join(ask.path).map_err(|e| HostError::BadUrl { url: self.url(), cause: e.to_string() })?;
-        let unreachable = |e: &reqwest::Error| HostError::Unreachable { url: self.url(), cause: root_cause(e) };
+        let unreachable = |e: &reqwest::Error| of_transport(self.url(), root_cause(e));
         let mut request = self.http.request(ask.method.clone(), url).timeout(TIMEOUT);
         if let Some(secret) = &self.credentials.signing_secret {
             for (name, value) in sign::sign(secret, &ask.body, Timestamp::now()).headers() {
@@ -201,6 +201,17 @@ impl HostApi for HttpHost {
     async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError> {
         let subject = request.services.join(", ");
         self.exchange(&Ask::post("v1/care", request, caller, &subject)?).await.map(drop)
+    }
+}
+
+/// What rustls says of a certificate that it refuses.
+const BAD_CERTIFICATE: &str = "invalid peer certificate";
+
+fn of_transport(url: String, cause: String) -> HostError {
+    if cause.contains(BAD_CERTIFICATE) {
+        HostError::Untrusted { url, cause }
+    } else {
+        HostError::Unreachable { url, cause }
     }
 }
 

@@ -9,6 +9,11 @@ pub enum HostError {
         "host agent {url} did not answer: {cause}; see that `ostler agent` runs there and that its port is open to this machine"
     )]
     Unreachable { url: String, cause: String },
+    /// Nothing was sent.
+    #[error(
+        "host agent {url} is not trusted: {cause}; put the authority that signed its certificate into a Secret's ca.crt and name it as caSecretRef"
+    )]
+    Untrusted { url: String, cause: String },
     #[error(
         "host agent {url} refused the credentials ({reason:?}): {message}; give both sides the same signing secret or token"
     )]
@@ -37,6 +42,7 @@ impl HostError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "HostAgentUnreachable",
+            Self::Untrusted { .. } => "HostAgentUntrusted",
             Self::Unauthorized { .. } => "HostAgentUnauthorized",
             Self::StaleEpoch { .. } => "StaleEpoch",
             Self::UnknownService { .. } => "ServiceUnknown",
@@ -51,7 +57,7 @@ impl HostError {
     /// Whether asking again later, unchanged, can help. Each variant is named, so that a new one is a decision.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::BadReply { .. } | Self::Held { .. } => true,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::BadReply { .. } | Self::Held { .. } => true,
             Self::Refused { status, .. } => *status >= 500 || *status == 429,
             Self::Unauthorized { .. }
             | Self::StaleEpoch { .. }

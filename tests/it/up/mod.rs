@@ -6,3 +6,5 @@ mod healing;
 mod manifests;
 mod polite;
 mod real_engines;
+mod storms;
+mod webhooks;
