@@ -71,6 +71,8 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = self.agent.kill();
         let _ = self.agent.wait();
+        // Services outlive their agent on purpose.
+        self.ports.iter().flat_map(|port| engines_on(*port)).for_each(super::healing::kill);
     }
 }
 
