@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{HostAgent, LLMBackend},
+    platform::Secrets,
     store::{LeadState, Term},
 };
 
@@ -18,7 +19,7 @@ use super::{
     driver::{Drive, drive},
     feed::Feed,
     host_agent, llm_backend,
-    shared::{Agents, Key, Secrets, Shared, SlotWatch, Wake, Wishes},
+    shared::{Agents, Key, Shared, SlotWatch, Wake, Wishes},
 };
 
 /// Loops that have nothing to do for longer than this are stuck.

@@ -1,5 +1,7 @@
 //! A person's holds on services of host agents.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json,
     extract::{Path, Query, State},
@@ -17,7 +19,7 @@ use super::{
 use crate::{
     api::HostAgent,
     host::{Action, Caller, HoldOwner, HostApi, HttpHost, OperationRequest},
-    platform::{self, HostAgentError},
+    platform::{self, HostAgentError, Secrets},
     store::ResourceKey,
 };
 
@@ -120,11 +122,13 @@ async fn client(api: &Api, namespace: &str, name: &str) -> Result<HttpHost, ApiE
         .find(|o| o.metadata.name.as_deref() == Some(name) && o.metadata.namespace.as_deref() == Some(namespace))
         .ok_or_else(missing)?;
     let agent: HostAgent = object.try_parse().map_err(|e| ApiError::Broken(format!("HostAgent {name}: {e}")))?;
-    platform::host_agent(api.platform.as_ref(), &api.http, namespace, &agent.spec).await.map_err(|error| match error {
-        HostAgentError::Host(error) => ApiError::Agent(error),
-        error => ApiError::NotHere {
+    let secrets = Secrets::new(Arc::clone(&api.platform));
+    match platform::host_agent(&secrets, &api.http, namespace, &agent.spec).await {
+        Ok(access) => Ok(access.host),
+        Err(HostAgentError::Host(error)) => Err(ApiError::Agent(error)),
+        Err(error) => Err(ApiError::NotHere {
             message: error.to_string(),
             hint: format!("`ostler get ha {name} -o yaml` shows what it refers to"),
-        },
-    })
+        }),
+    }
 }

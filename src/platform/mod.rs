@@ -7,6 +7,7 @@ mod host_agent;
 pub mod kubernetes;
 pub mod local;
 mod problem;
+mod secrets;
 
 use std::collections::BTreeMap;
 
@@ -14,8 +15,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher};
 
-pub use host_agent::{HostAgentError, host_agent};
+pub use host_agent::{Access, HostAgentError, host_agent};
 pub use problem::{Place, Problem, Severity};
+pub use secrets::{SecretError, Secrets};
 
 /// A resource by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

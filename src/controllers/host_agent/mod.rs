@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     api::{HostAgent, HostAgentStatus, LLMBackend, Mode, RECONCILE_REQUESTED_AT, condition},
-    host::{Caller, Credentials, HttpHost, SigningSecret, Token},
+    host::Caller,
+    platform::{Access, HostAgentError, SecretError, host_agent},
     store::Term,
 };
 
@@ -25,7 +26,7 @@ use super::{
     error::StepError,
     feed::Feed,
     llm_backend::{Backends, service_of},
-    shared::{Heard, Key, SecretError, Shared},
+    shared::{Heard, Key, Shared},
 };
 
 use poller::{Directions, Poller};
@@ -55,14 +56,6 @@ pub struct Observed {
     pub handled_reconcile: Option<String>,
 }
 
-/// How to speak to an agent.
-#[derive(Clone)]
-pub struct Access {
-    pub host: HttpHost,
-    /// Changes with URL and credentials.
-    pub fingerprint: String,
-}
-
 /// What to do: ask it, and care for these services; or leave it alone.
 pub enum Plan {
     Ask { access: Access, care: Vec<String> },
@@ -81,42 +74,13 @@ impl Agents {
         Self { parts, shared, backends, backend_feed, trigger, backend_trigger, pollers: Mutex::default() }
     }
 
+    /// How to speak to it, or what a person must mend first.
     async fn access(&self, object: &HostAgent, key: &Key) -> Result<Result<Access, String>, StepError> {
-        let spec = &object.spec;
-        let mut credentials = Credentials::default();
-        let mut http = self.parts.http.clone();
-        let mut fingerprint = spec.url.clone();
-        if let Some(reference) = &spec.secret_ref {
-            let secret = Key::new(&key.namespace, &reference.name);
-            let signing = self.shared.secrets.optional(&secret, "signingSecret").await;
-            let token = self.shared.secrets.optional(&secret, "token").await;
-            let (signing, token) = match (signing, token) {
-                (Ok(None), Ok(None)) => return Ok(Err(format!("Secret {secret} has neither signingSecret nor token"))),
-                (Ok(signing), Ok(token)) => (signing, token),
-                (Err(error), _) | (_, Err(error)) => return missing(error),
-            };
-            fingerprint.push_str(&format!("|{signing:?}|{token:?}"));
-            credentials.signing_secret = match signing.map(|s| SigningSecret::parse(&s)).transpose() {
-                Ok(signing) => signing,
-                Err(error) => return Ok(Err(format!("key signingSecret of Secret {secret}: {error}"))),
-            };
-            credentials.token = token.map(|t| Token::new(&t));
+        match host_agent(&self.shared.secrets, &self.parts.http, &key.namespace, &object.spec).await {
+            Ok(access) => Ok(Ok(access)),
+            Err(HostAgentError::Secret(SecretError::Unavailable(error))) => Err(error.into()),
+            Err(error) => Ok(Err(error.to_string())),
         }
-        if let Some(reference) = &spec.ca_secret_ref {
-            let secret = Key::new(&key.namespace, &reference.name);
-            let pem = match self.shared.secrets.text(&secret, "ca.crt").await {
-                Ok(pem) => pem,
-                Err(error) => return missing(error),
-            };
-            fingerprint.push_str(&pem);
-            http = match trusting(&pem) {
-                Ok(http) => http,
-                Err(error) => return Ok(Err(format!("key ca.crt of Secret {secret}: {error}"))),
-            };
-        }
-        Ok(HttpHost::new(http, &spec.url, credentials)
-            .map(|host| Access { host, fingerprint })
-            .map_err(|e| e.to_string()))
     }
 
     /// Services of backends that are healed by us now: the agent's own loop leaves them to us.
@@ -143,19 +107,6 @@ impl Agents {
     fn pollers(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Poller>> {
         self.pollers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn missing<T>(error: SecretError) -> Result<Result<T, String>, StepError> {
-    match error {
-        SecretError::Missing(what) => Ok(Err(what)),
-        SecretError::Unavailable(error) => Err(error.into()),
-    }
-}
-
-/// A client that trusts this CA and no other.
-fn trusting(pem: &str) -> Result<reqwest::Client, reqwest::Error> {
-    let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
-    reqwest::Client::builder().tls_certs_only(certificates).build()
 }
 
 #[async_trait]

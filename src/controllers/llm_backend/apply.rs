@@ -228,7 +228,7 @@ impl Backends {
         request = request.header(crate::host::header::IDEMPOTENCY_KEY, key);
         if let Some(reference) = &webhook.secret_ref {
             let secret = Key::new(&observed.key.namespace, &reference.name);
-            let text = match self.shared.secrets.text(&secret, "signingSecret").await {
+            let text = match self.shared.secrets.text(&secret.namespace, &secret.name, "signingSecret").await {
                 Ok(text) => text,
                 Err(error) => return Outcome::Failed { why: error.to_string() },
             };

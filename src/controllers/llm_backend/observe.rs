@@ -8,13 +8,14 @@ use uuid::Uuid;
 use crate::{
     api::{BackendState, LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
     engines::{Endpoint, Secret},
+    platform::SecretError,
     store::Recoveries,
 };
 
 use super::{
     super::{
         error::StepError,
-        shared::{Key, SecretError, ServiceView},
+        shared::{Key, ServiceView},
     },
     Backends,
     judge::Judgement,
@@ -101,14 +102,11 @@ impl Backends {
         let Ok(url) = reqwest::Url::parse(&object.spec.url) else { return Ok((None, None)) };
         let bearer = match &object.spec.auth_secret_ref {
             None => None,
-            Some(reference) => {
-                let secret = Key::new(&key.namespace, &reference.name);
-                match self.shared.secrets.text(&secret, "token").await {
-                    Ok(token) => Some(Secret::new(token)),
-                    Err(SecretError::Missing(what)) => return Ok((None, Some(Misdeclared::SecretMissing { what }))),
-                    Err(SecretError::Unavailable(error)) => return Err(error.into()),
-                }
-            }
+            Some(reference) => match self.shared.secrets.text(&key.namespace, &reference.name, "token").await {
+                Ok(token) => Some(Secret::new(token)),
+                Err(SecretError::Missing(what)) => return Ok((None, Some(Misdeclared::SecretMissing { what }))),
+                Err(SecretError::Unavailable(error)) => return Err(error.into()),
+            },
         };
         Ok((Some(Endpoint::new(self.parts.http.clone(), url, bearer)), None))
     }

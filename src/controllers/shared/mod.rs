@@ -1,16 +1,16 @@
 //! What controllers share within a term: agents as last heard, slots, people's wishes, Secrets, and whether this machine slept.
 
 mod agents;
-mod secrets;
 mod slots;
 mod wake;
 mod wishes;
 
 pub use agents::{Agents, Heard, ServiceView};
-pub use secrets::{SecretError, Secrets};
 pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;
 pub use wishes::Wishes;
+
+use crate::platform::Secrets;
 
 /// All of it.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! Secrets, read through the platform. While the API server is away the last good value serves.
+//! Secrets, read through a platform. While the API server is away the last good value serves.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::platform::{Platform, PlatformError};
-
-use super::Key;
+use super::{Platform, PlatformError};
 
 /// How long a value is used before it is read again.
 const FRESH: Duration = Duration::from_secs(30);
 
 type Data = Arc<BTreeMap<String, Vec<u8>>>;
+/// Namespace and name.
+type Key = (String, String);
 
 /// A small cache.
 #[derive(Clone)]
@@ -28,38 +28,38 @@ impl Secrets {
     }
 
     /// One key of a Secret as text. The error says what is missing, in words for a condition.
-    pub async fn text(&self, secret: &Key, field: &str) -> Result<String, SecretError> {
-        let data = self.data(secret).await?;
-        let bytes =
-            data.get(field).ok_or_else(|| SecretError::Missing(format!("Secret {secret} has no key {field}")))?;
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| SecretError::Missing(format!("key {field} of Secret {secret} is not text")))?;
-        Ok(text.trim().to_owned())
+    pub async fn text(&self, namespace: &str, name: &str, field: &str) -> Result<String, SecretError> {
+        let none = || SecretError::Missing(format!("Secret {namespace}/{name} has no key {field}: add it"));
+        self.optional(namespace, name, field).await?.ok_or_else(none)
     }
 
     /// The same, where the key may be left out.
-    pub async fn optional(&self, secret: &Key, field: &str) -> Result<Option<String>, SecretError> {
-        let there = self.data(secret).await?.contains_key(field);
-        if there { self.text(secret, field).await.map(Some) } else { Ok(None) }
+    pub async fn optional(&self, namespace: &str, name: &str, field: &str) -> Result<Option<String>, SecretError> {
+        let data = self.data(namespace, name).await?;
+        let Some(bytes) = data.get(field) else { return Ok(None) };
+        let no_text = |_| SecretError::Missing(format!("key {field} of Secret {namespace}/{name} is not text"));
+        let text = std::str::from_utf8(bytes).map_err(no_text)?;
+        Ok(Some(text.trim().to_owned()))
     }
 
-    async fn data(&self, secret: &Key) -> Result<Data, SecretError> {
-        let known = self.lock().get(secret).cloned();
+    async fn data(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let known = self.lock().get(&key).cloned();
         if let Some((_, data)) = known.as_ref().filter(|(read, _)| read.elapsed() < FRESH) {
             return Ok(Arc::clone(data));
         }
-        match self.platform.secret(&secret.namespace, &secret.name).await {
+        match self.platform.secret(namespace, name).await {
             Ok(data) => {
                 let data = Arc::new(data);
-                self.lock().insert(secret.clone(), (Instant::now(), Arc::clone(&data)));
+                self.lock().insert(key, (Instant::now(), Arc::clone(&data)));
                 Ok(data)
             }
             Err(PlatformError::NotFound(_)) => {
-                self.lock().remove(secret);
-                Err(SecretError::Missing(format!("Secret {secret} is not there: create it")))
+                self.lock().remove(&key);
+                Err(SecretError::Missing(format!("Secret {namespace}/{name} is not there: create it")))
             }
             Err(PlatformError::Forbidden(why)) => {
-                Err(SecretError::Missing(format!("Secret {secret} may not be read: {why}")))
+                Err(SecretError::Missing(format!("Secret {namespace}/{name} may not be read: {why}")))
             }
             Err(error) => known.map(|(_, data)| data).ok_or(SecretError::Unavailable(error)),
         }
