@@ -49,6 +49,63 @@ pub struct WorkloadRef {
     pub name: String,
 }
 
+/// Somebody's webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Webhook {
+    /// Where it is sent (POST).
+    #[schemars(length(min = 8, max = 2048), regex(pattern = WEBHOOK_URL))]
+    pub url: String,
+    /// Secret whose key `signingSecret` signs it, as Standard Webhooks has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+}
+
+/// Kinds whose conditions can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum RequiredKind {
+    LLMBackend,
+    HostAgent,
+    Expert,
+    TaskQueue,
+    WorkerPool,
+}
+
+impl RequiredKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LLMBackend => "LLMBackend",
+            Self::HostAgent => "HostAgent",
+            Self::Expert => "Expert",
+            Self::TaskQueue => "TaskQueue",
+            Self::WorkerPool => "WorkerPool",
+        }
+    }
+}
+
+/// What must hold first: a condition of another resource, in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Requirement {
+    /// Kind of the resource.
+    pub kind: RequiredKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The condition that must be True.
+    #[serde(default = "ready")]
+    #[schemars(length(min = 1, max = 63))]
+    pub condition: String,
+    /// For how many seconds it must have been. Absent: now is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604800))]
+    pub for_seconds: Option<i32>,
+}
+
+fn ready() -> String {
+    "Ready".into()
+}
+
 /// Whether a resource's controller acts, or only says what it would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {

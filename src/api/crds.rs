@@ -5,11 +5,18 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use super::{AgentConfig, HostAgent, LLMBackend};
+use super::{AgentConfig, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool};
 
 /// All kinds, as they are applied to a cluster and as the folder of manifests is validated.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut all = vec![HostAgent::crd(), LLMBackend::crd()];
+    let mut all = vec![
+        Expert::crd(),
+        HostAgent::crd(),
+        LLMBackend::crd(),
+        TaskQueue::crd(),
+        TaskSchedule::crd(),
+        WorkerPool::crd(),
+    ];
     for crd in &mut all {
         for version in &mut crd.spec.versions {
             if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {

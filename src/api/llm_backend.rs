@@ -7,10 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    LLMBackendStatus, LocalRef, Mode, SecretRef, WorkloadRef,
-    common::{URL, WEBHOOK_URL},
-};
+use super::{LLMBackendStatus, LocalRef, Mode, SecretRef, Webhook, WorkloadRef, common::URL};
 
 /// The engine behind a URL; decides paths, rules and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -288,18 +285,6 @@ pub struct Recovery {
     #[serde(default = "default_retry_deferred")]
     #[schemars(range(min = 1, max = 604800))]
     pub retry_deferred_seconds: i32,
-}
-
-/// A webhook that restarts a server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Webhook {
-    /// Where it is sent (POST).
-    #[schemars(length(min = 8, max = 2048), regex(pattern = WEBHOOK_URL))]
-    pub url: String,
-    /// Secret whose key `signingSecret` signs it, as Standard Webhooks has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<SecretRef>,
 }
 
 fn default_priority() -> i32 {

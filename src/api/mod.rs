@@ -6,25 +6,41 @@
 mod agent_config;
 mod common;
 mod crds;
+mod expert;
 mod host_agent;
 mod llm_backend;
 mod llm_backend_status;
 pub mod quantity;
+mod task_queue;
+mod task_schedule;
+mod worker_pool;
 
 pub use agent_config::{
     AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentLog, AgentService, AgentTls, RestartPolicy,
     ServiceManager,
 };
 pub use common::{
-    Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, SecretRef, WorkloadKind, WorkloadRef,
-    condition, set_condition,
+    Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,
+    WorkloadKind, WorkloadRef, condition, set_condition,
 };
 pub use crds::{agent_config_definition, agent_config_schema, crds};
+pub use expert::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Parameters, TextKind, TextRef};
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
 pub use llm_backend::{
-    Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery, Webhook,
+    Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
+pub use task_queue::{
+    AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
+};
+pub use task_schedule::{
+    ConcurrencyPolicy, ExpertSelector, RUN_REQUESTED_AT, ScheduledMessage, SelectorOperator, SelectorRule,
+    TaskSchedule, TaskScheduleSpec, TaskScheduleState, TaskScheduleStatus, TaskTemplate,
+};
+pub use worker_pool::{
+    LimitedBy, PoolConcurrency, Replicas, SecretKeyRef, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus,
+    WorkerResources, WorkerTemplate, WorkerVariable,
+};
 
 /// API group of every kind.
 pub const GROUP: &str = "ostler.dev";

@@ -30,6 +30,9 @@ pub fn bytes(quantity: &str) -> Option<u64> {
 /// The pattern that schemas give such a field.
 pub const PATTERN: &str = r"^[0-9]{1,15}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?$";
 
+/// The same for CPU, which is also counted in thousandths.
+pub const CPU_OR_MEMORY: &str = r"^[0-9]{1,15}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
+
 #[cfg(test)]
 mod tests {
     use super::*;

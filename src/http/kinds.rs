@@ -16,9 +16,13 @@ pub struct Kind {
 }
 
 /// Every kind.
-pub const KINDS: [Kind; 2] = [
+pub const KINDS: [Kind; 6] = [
     Kind { kind: "LLMBackend", plural: "llmbackends", short: "llm" },
     Kind { kind: "HostAgent", plural: "hostagents", short: "ha" },
+    Kind { kind: "Expert", plural: "experts", short: "exp" },
+    Kind { kind: "TaskQueue", plural: "taskqueues", short: "tq" },
+    Kind { kind: "WorkerPool", plural: "workerpools", short: "wp" },
+    Kind { kind: "TaskSchedule", plural: "taskschedules", short: "ts" },
 ];
 
 impl Kind {

@@ -251,7 +251,7 @@ fn every_kind_can_be_suspended() {
 #[test]
 fn every_kind_that_acts_can_be_told_to_observe() {
     for (kind, schema) in schemas() {
-        let acts = ["LLMBackend", "ContainerHealthCheck"].contains(&kind.as_str());
+        let acts = ["LLMBackend", "ContainerHealthCheck", "WorkerPool", "TaskSchedule"].contains(&kind.as_str());
         let mode = &schema["properties"]["spec"]["properties"]["mode"];
         if acts {
             assert_eq!(words(&mode["enum"]), ["Enforce", "Observe"], "{kind}");

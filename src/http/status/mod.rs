@@ -58,7 +58,7 @@ pub(super) async fn status(
     Query(query): Query<InNamespace>,
 ) -> Result<Json<Overview>, ApiError> {
     let namespace = query.namespace.as_deref();
-    let [backends, agents] = KINDS;
+    let [backends, agents, ..] = KINDS;
     let seen = Seen {
         backends: resources::items(&api, backends, namespace).await?,
         agents: resources::items(&api, agents, namespace).await?,

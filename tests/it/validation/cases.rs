@@ -14,8 +14,8 @@ use Verdict::{Accepted, Refused};
 pub struct Case {
     pub what: &'static str,
     /// `KIND` and the rest of the manifest after `metadata.name`.
-    kind: &'static str,
-    rest: &'static str,
+    pub kind: &'static str,
+    pub rest: &'static str,
     pub verdict: Verdict,
 }
 
@@ -43,7 +43,8 @@ fn secret(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
 }
 
 pub fn all() -> Vec<Case> {
-    [shapes(), types(), bounds(), rules(), metadata(), agents(), secrets(), yaml()].into_iter().flatten().collect()
+    let backends = [shapes(), types(), bounds(), rules(), metadata(), agents(), secrets(), yaml()];
+    backends.into_iter().flatten().chain(super::work::all()).collect()
 }
 
 fn shapes() -> Vec<Case> {

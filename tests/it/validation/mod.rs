@@ -3,6 +3,7 @@
 
 mod cases;
 mod random;
+mod work;
 
 use std::{fs, sync::Arc};
 
@@ -37,8 +38,10 @@ async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
     let kept = Arc::new(Kept::default());
     let platform = LocalPlatform::open(LocalConfig::new(folder.path()), kept.clone(), kept).await.expect("open");
     let problems = platform.problems();
-    let mut objects = platform.list("LLMBackend").await.expect("list");
-    objects.extend(platform.list("HostAgent").await.expect("list"));
+    let mut objects = Vec::new();
+    for kind in ["LLMBackend", "HostAgent", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule"] {
+        objects.extend(platform.list(kind).await.expect("list"));
+    }
     let mut outcomes = Vec::new();
     for (number, (kind, _)) in manifests.iter().enumerate() {
         let is_of = |problem: &&Problem| problem.place.as_ref().is_some_and(|place| place.file == file(number));

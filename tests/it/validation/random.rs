@@ -12,6 +12,24 @@ const MANIFESTS: usize = 600;
 fn base(kind: &str) -> Value {
     match kind {
         "HostAgent" => json!({"url": "https://mac:9099", "secretRef": {"name": "a"}, "suspend": false}),
+        "Expert" => json!({
+            "domains": ["backend"], "roles": ["engineer", "learner"], "model": "small", "systemPrompt": "You are.",
+            "maxConcurrentTasks": 3, "parameters": {"temperaturePercent": 70, "maxTokens": 100, "stop": ["x"]}, "handler": "Chat",
+        }),
+        "TaskQueue" => json!({
+            "defaultExpertRef": {"name": "a"}, "retry": {"maxAttempts": 3, "backoffSeconds": 1}, "leaseSeconds": 90,
+            "requires": [{"kind": "LLMBackend", "name": "a", "forSeconds": 60}], "onFinished": {"url": "http://h:1/x?y=z"},
+        }),
+        "WorkerPool" => json!({
+            "queueRefs": [{"name": "a"}, {"name": "b"}], "replicas": {"min": 1, "max": 3}, "concurrency": {"max": 15, "min": 2},
+            "template": {"image": "i", "resources": {"requests": {"cpu": "100m"}}, "env": [{"name": "A", "value": "b"}]},
+            "mode": "Observe",
+        }),
+        "TaskSchedule" => json!({
+            "queueRef": {"name": "a"}, "schedule": "0 3 * * *", "timeZone": "Europe/Berlin",
+            "forEachExpert": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+            "task": {"role": "learner", "prompt": "Learn.", "labels": {"a": "b"}}, "concurrencyPolicy": "Forbid",
+        }),
         _ => json!({
             "engine": "Ollama", "url": "http://127.0.0.1:11434", "priority": 20,
             "models": [{"name": "small", "alias": "s", "pull": true}, {"name": "large", "preload": true}],
@@ -115,7 +133,8 @@ fn manifests(seed: u64) -> Vec<(&'static str, String)> {
     let mut random = StdRng::seed_from_u64(seed);
     let names = names();
     let one = |at: usize| {
-        let kind = if at.is_multiple_of(5) { "HostAgent" } else { "LLMBackend" };
+        let kinds = ["LLMBackend", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", "LLMBackend", "HostAgent"];
+        let kind = kinds[at % kinds.len()];
         let mut spec = base(kind);
         for _ in 0..random.random_range(1..4) {
             change(&mut spec, &names, &mut random);

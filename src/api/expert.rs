@@ -1,0 +1,239 @@
+//! Expert: who can do tasks.
+
+// kube's printcolumn repeats its keys for each column.
+#![allow(clippy::duplicated_attributes)]
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Webhook, llm_backend_status::unobserved};
+
+/// How an expert does a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Handler {
+    /// A chat with its model, under its system prompt.
+    #[default]
+    Chat,
+    /// Vectors of its model for the task's texts.
+    Embed,
+    /// Somebody's own agent, which is sent the task.
+    Webhook,
+}
+
+/// Who can do tasks: what it is good at, and what it does them with.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ostler.dev",
+    version = "v1alpha1",
+    kind = "Expert",
+    plural = "experts",
+    shortname = "exp",
+    category = "ostler",
+    namespaced,
+    status = "ExpertStatus",
+    derive = "PartialEq",
+    doc = "Who can do tasks: what it is good at, and what it does them with.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Places", type_ = "integer", json_path = ".spec.maxConcurrentTasks"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.handler == 'Webhook' || has(self.model)",
+     "message": "a Chat or Embed expert asks a model: set model to an alias that a backend serves", "fieldPath": ".handler"},
+    {"rule": "self.handler == 'Webhook' ? has(self.webhook) : !has(self.webhook)",
+     "message": "webhook and handler: Webhook go together: set both, or remove webhook", "fieldPath": ".handler"},
+    {"rule": "!has(self.systemPrompt) || !has(self.systemPromptRef)",
+     "message": "there is one system prompt: remove systemPrompt or systemPromptRef", "fieldPath": ".systemPromptRef"},
+    {"rule": "self.handler == 'Chat' || (!has(self.systemPrompt) && !has(self.systemPromptRef))",
+     "message": "only a chat has a system prompt: remove it, or set handler: Chat", "fieldPath": ".handler"}
+]))]
+pub struct ExpertSpec {
+    /// Fields that it knows: a task of one of these domains fits it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 63)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub domains: Vec<String>,
+    /// What it can be: a task for one of these roles fits it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 63)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub roles: Vec<String>,
+    /// How it does a task.
+    #[serde(default)]
+    pub handler: Handler,
+    /// Alias of the model that it asks, unless the task names another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub model: Option<String>,
+    /// What it is told before each task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub system_prompt: Option<String>,
+    /// Where that is kept, when not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_prompt_ref: Option<TextRef>,
+    /// Tasks of its own at once at most. It may be assigned more: they wait.
+    #[serde(default = "default_places")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_concurrent_tasks: i32,
+    /// How its model is asked.
+    #[serde(default)]
+    pub parameters: Parameters,
+    /// Who is sent its tasks (handler: Webhook).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+    /// It gets no more tasks, and those that it did not start are given to others.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// Where a text is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TextKind {
+    #[default]
+    ConfigMap,
+    Secret,
+}
+
+/// A text under a key of a ConfigMap or Secret in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TextRef {
+    /// What keeps it.
+    #[serde(default)]
+    pub kind: TextKind,
+    /// Name of the ConfigMap or Secret, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key of the text.
+    #[serde(default = "default_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// How a model is asked. What is left out is left to the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Parameters {
+    /// Temperature in hundredths: 70 is 0.7.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 200))]
+    pub temperature_percent: Option<i32>,
+    /// Only the likeliest tokens that together have this share, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub top_p_percent: Option<i32>,
+    /// Tokens of an answer at most, unless the task says less.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub max_tokens: i32,
+    /// The same seed gives the same answer, where the engine can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2147483647))]
+    pub seed: Option<i32>,
+    /// Texts that end an answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 4),
+        inner(length(min = 1, max = 256)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub stop: Vec<String>,
+    /// Seconds after which a call is aborted: the attempt has failed.
+    #[schemars(range(min = 1, max = 86400))]
+    pub timeout_seconds: i32,
+    /// For how many seconds Ollama keeps the model in memory after a call.
+    #[schemars(range(min = 1, max = 86400))]
+    pub keep_alive_seconds: i32,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            temperature_percent: None,
+            top_p_percent: None,
+            max_tokens: 2048,
+            seed: None,
+            stop: Vec::new(),
+            timeout_seconds: 600,
+            keep_alive_seconds: 300,
+        }
+    }
+}
+
+fn default_places() -> i32 {
+    5
+}
+
+fn default_key() -> String {
+    "systemPrompt".into()
+}
+
+/// The one word for how an expert is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ExpertState {
+    /// It takes tasks.
+    Available,
+    /// No backend of its namespace serves its model.
+    ModelMissing,
+    /// What its system prompt refers to is not there.
+    PromptMissing,
+    SecretMissing,
+    Suspended,
+}
+
+/// How the expert is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpertStatus {
+    /// The generation that this status was computed from; -1 before the first pass.
+    #[serde(default = "unobserved")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: i64,
+    /// The one word for how the expert is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ExpertState>,
+    /// Ready, Reconciling and Stalled as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The last value of the reconcile-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_reconcile_at: Option<String>,
+    /// The backends that serve its model, in the order in which they are asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 253)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub backends: Vec<String>,
+}
+
+impl Default for ExpertStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            state: None,
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            backends: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! TaskQueue: tasks that are done by the same rules.
+
+// kube's printcolumn repeats its keys for each column.
+#![allow(clippy::duplicated_attributes)]
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, LocalRef, Requirement, Webhook, llm_backend_status::unobserved};
+
+/// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ostler.dev",
+    version = "v1alpha1",
+    kind = "TaskQueue",
+    plural = "taskqueues",
+    shortname = "tq",
+    category = "ostler",
+    namespaced,
+    status = "TaskQueueStatus",
+    derive = "PartialEq",
+    doc = "Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Pools", type_ = "integer", json_path = ".status.pools"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskQueueSpec {
+    /// Who takes what no other expert's domains and roles fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_expert_ref: Option<LocalRef>,
+    /// When tasks are assigned, beside the moment when they come in.
+    #[serde(default)]
+    pub assignment: AssignmentPolicy,
+    /// How often a failed task is tried again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// Seconds after which a task that has not ended fails, unless it says itself. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31536000))]
+    pub deadline_seconds: Option<i32>,
+    /// After how many seconds without a sign of its worker a task is given to another one.
+    #[serde(default = "default_lease")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub lease_seconds: i32,
+    /// How long ended tasks are kept.
+    #[serde(default)]
+    pub retention: RetentionPolicy,
+    /// What must hold before its tasks are started. Those that run go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub requires: Vec<Requirement>,
+    /// Who is told of each task that ended, signed as Standard Webhooks has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_finished: Option<Webhook>,
+    /// No task of it is started; those that run go on.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// When tasks are assigned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AssignmentPolicy {
+    /// Seconds between two rounds over all that nobody has.
+    #[schemars(range(min = 1, max = 3600))]
+    pub period_seconds: i32,
+}
+
+impl Default for AssignmentPolicy {
+    fn default() -> Self {
+        Self { period_seconds: 10 }
+    }
+}
+
+/// How often a failed task is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retry {
+    /// Attempts before a human is asked. A backend that is down or full uses none.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_attempts: i32,
+    /// Seconds before the second attempt, doubled for each further one; jittered.
+    #[schemars(range(min = 1, max = 86400))]
+    pub backoff_seconds: i32,
+    /// Seconds that it is never doubled beyond.
+    #[schemars(range(min = 1, max = 604800))]
+    pub max_backoff_seconds: i32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_attempts: 3, backoff_seconds: 10, max_backoff_seconds: 600 }
+    }
+}
+
+/// How long ended tasks are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetentionPolicy {
+    /// Seconds for completed ones.
+    #[schemars(range(min = 1, max = 315360000))]
+    pub completed_seconds: i32,
+    /// Seconds for failed and cancelled ones.
+    #[schemars(range(min = 1, max = 315360000))]
+    pub failed_seconds: i32,
+}
+
+impl Default for RetentionPolicy {
+    fn default() -> Self {
+        Self { completed_seconds: 7 * 86_400, failed_seconds: 30 * 86_400 }
+    }
+}
+
+fn default_lease() -> i32 {
+    90
+}
+
+/// The one word for how a queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TaskQueueState {
+    /// Its tasks are done.
+    Open,
+    /// It waits for what it requires.
+    Held,
+    /// Its default expert is not there.
+    ExpertMissing,
+    SecretMissing,
+    Suspended,
+}
+
+/// How the queue is. What is in it changes by itself: `ostler status` shows that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskQueueStatus {
+    /// The generation that this status was computed from; -1 before the first pass.
+    #[serde(default = "unobserved")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: i64,
+    /// The one word for how the queue is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TaskQueueState>,
+    /// Ready, Reconciling and Stalled as kstatus reads them; Held says for what it waits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The last value of the reconcile-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_reconcile_at: Option<String>,
+    /// How many WorkerPools serve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub pools: Option<i32>,
+    /// Tasks that waited when this status was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9007199254740991_i64))]
+    pub pending: Option<i64>,
+    /// Tasks that ran when this status was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9007199254740991_i64))]
+    pub in_progress: Option<i64>,
+}
+
+impl Default for TaskQueueStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            state: None,
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            pools: None,
+            pending: None,
+            in_progress: None,
+        }
+    }
+}

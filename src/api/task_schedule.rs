@@ -1,0 +1,356 @@
+//! TaskSchedule: tasks that come by the clock.
+
+// kube's printcolumn repeats its keys for each column.
+#![allow(clippy::duplicated_attributes)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Condition, LocalRef, Mode, Requirement, llm_backend_status::unobserved};
+
+/// Annotation that fires a schedule once, now; its value is echoed in `status.lastHandledRunAt`.
+pub const RUN_REQUESTED_AT: &str = "ostler.dev/run-requested-at";
+
+/// Five fields, or a word for the usual ones. What they say is checked by the controller.
+const CRON: &str =
+    r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[0-9A-Za-z*/,?#-]+( +[0-9A-Za-z*/,?#-]+){4})$";
+/// As the IANA names them.
+const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
+
+/// Tasks that come by the clock.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ostler.dev",
+    version = "v1alpha1",
+    kind = "TaskSchedule",
+    plural = "taskschedules",
+    shortname = "ts",
+    category = "ostler",
+    namespaced,
+    status = "TaskScheduleStatus",
+    derive = "PartialEq",
+    doc = "Tasks that come by the clock.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextRunTime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.forEachExpert) || !has(self.task.expert)",
+     "message": "forEachExpert gives each expert its own task: remove task.expert, or remove forEachExpert", "fieldPath": ".task"}
+]))]
+pub struct TaskScheduleSpec {
+    /// The queue that its tasks come into.
+    pub queue_ref: LocalRef,
+    /// When: minute, hour, day of month, month and day of week, as cron has them (`0 3 * * *`), or `@daily` and the like.
+    #[schemars(length(min = 1, max = 256), regex(pattern = CRON))]
+    pub schedule: String,
+    /// Where that time is told. A local time that is skipped runs at the next valid minute, a repeated one once.
+    #[serde(default = "default_zone")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = ZONE))]
+    pub time_zone: String,
+    /// What is to be done.
+    pub task: TaskTemplate,
+    /// One task for each expert that this selects (`{}`: all), assigned to it. Absent: one task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each_expert: Option<ExpertSelector>,
+    /// What must hold for it to fire: until then a run waits, within missedRunDeadlineSeconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub requires: Vec<Requirement>,
+    /// What happens when tasks of its last run have not ended.
+    #[serde(default)]
+    pub concurrency_policy: ConcurrencyPolicy,
+    /// Runs that were missed not longer ago than this are made up for by one run.
+    #[serde(default = "default_missed")]
+    #[schemars(range(min = 1, max = 31536000))]
+    pub missed_run_deadline_seconds: i32,
+    /// Enforce inserts tasks; Observe says when it would.
+    #[serde(default)]
+    pub mode: Mode,
+    /// It does not fire. What it misses while suspended is not made up for.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// What happens when tasks of the last run have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConcurrencyPolicy {
+    /// It fires all the same.
+    #[default]
+    Allow,
+    /// This run is left out.
+    Forbid,
+    /// They are cancelled, and it fires.
+    Replace,
+}
+
+/// A task that a schedule inserts. The names are those of `ostler tasks add`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "[has(self.prompt), has(self.messages), has(self.input), has(self.data)].filter(x, x).size() == 1",
+     "message": "a task has one content: set exactly one of prompt, messages, input and data", "fieldPath": ".prompt"}
+]))]
+pub struct TaskTemplate {
+    /// Its field. Absent with forEachExpert: each expert's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub domain: Option<String>,
+    /// Who is to do it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub role: Option<String>,
+    /// One message of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 262144))]
+    pub prompt: Option<String>,
+    /// A whole conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub messages: Option<Vec<ScheduledMessage>>,
+    /// Texts to embed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(min = 1, max = 65536)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub input: Option<Vec<String>>,
+    /// Whatever the webhook of its expert understands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub data: Option<Map<String, Value>>,
+    /// JSON Schema that the answer must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub schema: Option<Map<String, Value>>,
+    /// Tokens of the answer at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000000))]
+    pub max_tokens: Option<i32>,
+    /// Alias of the model; absent: its expert's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub model: Option<String>,
+    /// Higher goes first.
+    #[serde(default)]
+    #[schemars(range(min = -100, max = 100))]
+    pub priority: i32,
+    /// Name of the expert that does it; absent: assigned like any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub expert: Option<String>,
+    /// Seconds after which it fails; absent: as its queue has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31536000))]
+    pub deadline_seconds: Option<i32>,
+    /// Labels that its tasks carry, beside that of the schedule.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 253}))]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduledMessage {
+    /// system, user or assistant.
+    #[schemars(length(min = 4, max = 9), regex(pattern = "^(system|user|assistant)$"))]
+    pub role: String,
+    /// Its text.
+    #[schemars(length(min = 1, max = 262144))]
+    pub content: String,
+}
+
+/// Experts of the same namespace, by their labels, as Kubernetes selects. All that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExpertSelector {
+    /// Labels with these values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    pub match_labels: BTreeMap<String, String>,
+    /// Rules for labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub match_expressions: Vec<SelectorRule>,
+}
+
+/// A rule for one label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.operator in ['In', 'NotIn'] ? has(self.values) : !has(self.values)",
+     "message": "In and NotIn need values, Exists and DoesNotExist have none: set values, or remove them", "fieldPath": ".operator"}
+]))]
+pub struct SelectorRule {
+    /// The label.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// What of it.
+    pub operator: SelectorOperator,
+    /// Its values, for In and NotIn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub values: Option<Vec<String>>,
+}
+
+/// How a label is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SelectorOperator {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+}
+
+impl ExpertSelector {
+    /// Whether these labels match.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let by_label = self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+        by_label && self.match_expressions.iter().all(|rule| rule.matches(labels))
+    }
+}
+
+impl SelectorRule {
+    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let value = labels.get(&self.key);
+        let listed = || value.is_some_and(|value| self.values.iter().flatten().any(|one| one == value));
+        match self.operator {
+            SelectorOperator::In => listed(),
+            SelectorOperator::NotIn => !listed(),
+            SelectorOperator::Exists => value.is_some(),
+            SelectorOperator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+fn default_zone() -> String {
+    "UTC".into()
+}
+
+fn default_missed() -> i32 {
+    43_200
+}
+
+/// The one word for how a schedule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TaskScheduleState {
+    /// It waits for its time.
+    Scheduled,
+    /// Its time has come, and it waits for what it requires.
+    Held,
+    /// Its queue is not there.
+    QueueMissing,
+    /// It selects no expert, or its expert is not there.
+    ExpertMissing,
+    /// Its schedule or time zone can't be read, or never comes.
+    InvalidSchedule,
+    Suspended,
+}
+
+/// How the schedule is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskScheduleStatus {
+    /// The generation that this status was computed from; -1 before the first pass.
+    #[serde(default = "unobserved")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: i64,
+    /// The one word for how the schedule is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TaskScheduleState>,
+    /// Ready, Reconciling and Stalled as kstatus reads them; Held says for what it waits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The last value of the reconcile-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_reconcile_at: Option<String>,
+    /// The last value of the run-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_run_at: Option<String>,
+    /// When it last fired: the time that was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run_time: Option<Time>,
+    /// How many tasks that run inserted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100000))]
+    pub last_run_tasks: Option<i32>,
+    /// When it fires next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run_time: Option<Time>,
+}
+
+impl Default for TaskScheduleStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            state: None,
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            last_handled_run_at: None,
+            last_run_time: None,
+            last_run_tasks: None,
+            next_run_time: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experts_are_selected_as_kubernetes_selects() {
+        let labels: BTreeMap<String, String> = [("team", "a"), ("tier", "x")].map(|(k, v)| (k.into(), v.into())).into();
+        let rule = |key: &str, operator, values: &[&str]| SelectorRule {
+            key: key.into(),
+            operator,
+            values: (!values.is_empty()).then(|| values.iter().map(ToString::to_string).collect()),
+        };
+        use SelectorOperator::{DoesNotExist, Exists, In, NotIn};
+        for (rules, expected) in [
+            (vec![], true),
+            (vec![rule("team", In, &["a", "b"])], true),
+            (vec![rule("team", In, &["b"])], false),
+            (vec![rule("none", In, &["b"])], false),
+            (vec![rule("team", NotIn, &["a"])], false),
+            (vec![rule("none", NotIn, &["a"])], true),
+            (vec![rule("team", Exists, &[])], true),
+            (vec![rule("none", Exists, &[])], false),
+            (vec![rule("none", DoesNotExist, &[])], true),
+            (vec![rule("team", Exists, &[]), rule("tier", DoesNotExist, &[])], false),
+        ] {
+            let selector = ExpertSelector { match_expressions: rules.clone(), ..Default::default() };
+            assert_eq!(selector.matches(&labels), expected, "{rules:?}");
+        }
+        let by_label = |value: &str| ExpertSelector {
+            match_labels: [("team".to_owned(), value.to_owned())].into(),
+            ..Default::default()
+        };
+        assert!(by_label("a").matches(&labels));
+        assert!(!by_label("b").matches(&labels));
+        assert!(ExpertSelector::default().matches(&BTreeMap::new()), "{{}} selects all");
+    }
+}
