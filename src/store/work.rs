@@ -14,6 +14,8 @@ use serde_json::Value;
 
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId, TaskState};
 
+pub use crate::tasks::Unassigned;
+
 use super::{Fence, Slot, StoreError};
 
 /// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
@@ -198,18 +200,6 @@ pub struct ExpertLoad {
     pub in_progress: i64,
 }
 
-/// A pending task without an expert.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unassigned {
-    pub id: TaskId,
-    pub queue: QueueKey,
-    pub domain: String,
-    pub role: String,
-    pub model: Option<String>,
-    /// Named by whoever gave it in, when that expert was not there yet.
-    pub expert: Option<String>,
-}
-
 /// A worker process as it reports itself, every few seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -225,15 +215,18 @@ pub struct WorkerReport {
     /// What keeps it from doing more: `Concurrency`, `Cpu`, `Memory`, `Disk`, `Backends`, `Tasks`, `Draining`.
     pub limited_by: String,
     pub draining: bool,
-    /// For each server, what its calls were like since the last report.
+    /// For each server and model, what its calls were like since the last report.
     pub calls: Vec<CallStats>,
 }
 
-/// Calls to one server over a few seconds.
+/// Calls for one model of one server over a few seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallStats {
     pub server_url: String,
+    /// The server's own name for it: each has its own pace.
+    pub model: String,
+    /// Those that ended, with the errors.
     pub calls: i64,
     /// Refused, broken off, or a server's error.
     pub errors: i64,

@@ -1,10 +1,14 @@
 //! Tasks, purely: what they are, which states they go through, who takes them, when they are tried again and why they wait.
 
+pub mod assign;
 mod completion;
+pub mod machine;
+pub mod retry;
+pub mod route;
 mod task;
 
 pub use completion::{Completion, Verdict};
 pub use task::{
     Assignment, Attempt, AttemptClass, DEFERRING_LOST_LEASES, Message, NewTask, Payload, QueueKey, Task, TaskId,
-    TaskState,
+    TaskState, Unassigned,
 };

@@ -58,6 +58,12 @@ pub struct QueueKey {
     pub name: String,
 }
 
+impl std::fmt::Display for QueueKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -155,6 +161,18 @@ pub struct Attempt {
     /// What went wrong, for people; at most 2,000 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A pending task without an expert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unassigned {
+    pub id: TaskId,
+    pub queue: QueueKey,
+    pub domain: String,
+    pub role: String,
+    pub model: Option<String>,
+    /// Named by whoever gave it in, when that expert was not there yet.
+    pub expert: Option<String>,
 }
 
 /// Who shall do a task, and why.

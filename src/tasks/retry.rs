@@ -1,0 +1,337 @@
+//! What comes after an execution: tried again when and how often, or somebody else's turn.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::{Attempt, AttemptClass, Task, Verdict};
+
+/// Longest wait after the backend was down or full: it may be back at any moment, and asking costs little.
+const LONGEST_FREE_WAIT: Duration = Duration::from_secs(30);
+/// A reason, or an error in an attempt, has at most so many characters.
+pub const LONGEST_REASON: usize = 2_000;
+
+/// `retry` of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    pub max_attempts: i32,
+    /// Before the second attempt; doubled for each further one.
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_attempts: 3, backoff: Duration::from_secs(10), max_backoff: Duration::from_secs(600) }
+    }
+}
+
+/// How an execution ended, as its worker saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    Ok {
+        result: Value,
+    },
+    /// May go better next time.
+    Retryable {
+        why: String,
+        retry_after: Option<Duration>,
+    },
+    /// The backend was down, full or rate-limited: not the task's fault.
+    Unavailable {
+        why: String,
+        retry_after: Option<Duration>,
+    },
+    /// Will never go well.
+    Permanent {
+        why: String,
+    },
+    /// Somebody cancelled it.
+    Cancelled {
+        why: String,
+    },
+    /// The worker drains.
+    Stopped,
+    /// The lease lapsed meanwhile: the completion will change nothing.
+    LeaseLost,
+}
+
+impl Ended {
+    pub const fn class(&self) -> AttemptClass {
+        match self {
+            Self::Ok { .. } => AttemptClass::Ok,
+            Self::Retryable { .. } => AttemptClass::Retryable,
+            Self::Unavailable { .. } => AttemptClass::Unavailable,
+            Self::Permanent { .. } => AttemptClass::Permanent,
+            Self::Cancelled { .. } | Self::Stopped => AttemptClass::Cancelled,
+            Self::LeaseLost => AttemptClass::LeaseLost,
+        }
+    }
+
+    /// For `Attempt.error`, bounded.
+    pub fn error(&self) -> Option<String> {
+        match self {
+            Self::Ok { .. } => None,
+            Self::Retryable { why, .. }
+            | Self::Unavailable { why, .. }
+            | Self::Permanent { why }
+            | Self::Cancelled { why } => Some(bounded(why)),
+            Self::Stopped => Some("its worker was told to stop".into()),
+            Self::LeaseLost => Some("its worker lost the lease".into()),
+        }
+    }
+}
+
+/// Decides over a task as it was claimed. `chance` is between 0 and 1 and spreads what failed together.
+pub fn verdict(task: &Task, policy: &RetryPolicy, ended: Ended, now: Timestamp, chance: f64) -> Verdict {
+    match ended {
+        Ended::Ok { result } => Verdict::Completed { result },
+        Ended::Permanent { why } => Verdict::Failed { reason: bounded(&why) },
+        Ended::Cancelled { why } => Verdict::Cancelled { reason: bounded(&why) },
+        Ended::Stopped => Verdict::Requeue { after: Duration::ZERO, reason: "its worker was told to stop".into() },
+        Ended::LeaseLost => Verdict::Requeue { after: Duration::ZERO, reason: "its worker lost the lease".into() },
+        Ended::Unavailable { why, retry_after } => unavailable(task, policy, &why, retry_after, now, chance),
+        Ended::Retryable { why, retry_after } => retryable(task, policy, &why, retry_after, now, chance),
+    }
+}
+
+/// The wait before the attempt that follows `used` ones: doubled each time, bounded, and of that a random part of one half.
+pub fn backoff(base: Duration, most: Duration, used: i32, chance: f64) -> Duration {
+    let doublings = used.saturating_sub(1).clamp(0, 30).unsigned_abs();
+    let whole = base.saturating_mul(1 << doublings).min(most);
+    whole.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
+}
+
+/// What a human is told who gets a task because its workers were lost with it.
+pub fn leases_lost_reason(leases_lost: i32) -> String {
+    format!(
+        "its worker was lost {leases_lost} times while it had this task, which may be the cause: read the workers' logs, then \
+         `ostler tasks resume`, `reassign` or `close`"
+    )
+}
+
+fn retryable(
+    task: &Task,
+    policy: &RetryPolicy,
+    why: &str,
+    retry_after: Option<Duration>,
+    now: Timestamp,
+    chance: f64,
+) -> Verdict {
+    let used = task.attempts_used.saturating_add(1);
+    if used >= policy.max_attempts {
+        return Verdict::DeferredToHuman { reason: evidence(task, used, policy.max_attempts, why) };
+    }
+    let after = backoff(policy.backoff, policy.max_backoff, used, chance).max(retry_after.unwrap_or_default());
+    match left(task, now) {
+        Some(left) if left <= after => Verdict::Failed {
+            reason: bounded(&format!("its deadline comes before another attempt would (attempt {used} failed: {why})")),
+        },
+        _ => Verdict::Retry { after, reason: bounded(why) },
+    }
+}
+
+fn unavailable(
+    task: &Task,
+    policy: &RetryPolicy,
+    why: &str,
+    retry_after: Option<Duration>,
+    now: Timestamp,
+    chance: f64,
+) -> Verdict {
+    let most = policy.max_backoff.min(LONGEST_FREE_WAIT);
+    let times = task.free_requeues.saturating_add(1);
+    let after =
+        backoff(policy.backoff.min(Duration::from_secs(1)), most, times, chance).max(retry_after.unwrap_or_default());
+    match left(task, now) {
+        Some(left) if left.is_zero() => {
+            Verdict::Failed { reason: bounded(&format!("its deadline passed while its backend was away: {why}")) }
+        }
+        // The backend may be back before the deadline: a last try is worth the shorter wait.
+        Some(left) => Verdict::Requeue { after: after.min(left / 2), reason: bounded(why) },
+        None => Verdict::Requeue { after, reason: bounded(why) },
+    }
+}
+
+/// Time until the deadline, zero when it has passed.
+fn left(task: &Task, now: Timestamp) -> Option<Duration> {
+    let left = task.deadline?.duration_since(now).max(SignedDuration::ZERO);
+    Some(Duration::try_from(left).unwrap_or_default())
+}
+
+/// What was tried, each different error with how often it came, the newest last and whole.
+fn evidence(task: &Task, used: i32, most: i32, last: &str) -> String {
+    let mut before: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let counted = task.attempts.iter().filter(|a| a.class == AttemptClass::Retryable);
+    let earlier = usize::try_from(used.saturating_sub(1)).unwrap_or(0);
+    for attempt in counted.rev().take(earlier) {
+        *before.entry((place(attempt), attempt.error.as_deref().unwrap_or("no word"))).or_default() += 1;
+    }
+    let mut text = format!("{used} of {most} attempts failed; the last: {}", shortened(last, 1_000));
+    for ((place, error), times) in before {
+        text.push_str(&format!("; {times}× before on {place}: {}", shortened(error, 200)));
+    }
+    bounded(&text)
+}
+
+fn place(attempt: &Attempt) -> &str {
+    attempt.backend.as_deref().unwrap_or(&attempt.expert)
+}
+
+/// At most [`LONGEST_REASON`] characters.
+pub fn bounded(text: &str) -> String {
+    shortened(text, LONGEST_REASON)
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most { text.to_owned() } else { text.chars().take(most - 1).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tasks::{Payload, TaskState};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn task() -> Task {
+        Task {
+            id: 1,
+            namespace: "default".into(),
+            queue: "default".into(),
+            domain: "backend".into(),
+            role: "engineer".into(),
+            payload: Payload::default(),
+            model: None,
+            priority: 0,
+            run_after: None,
+            deadline: None,
+            key: None,
+            labels: BTreeMap::new(),
+            state: TaskState::InProgress,
+            created_at: at(0),
+            state_since: at(0),
+            expert: Some("igor".into()),
+            assignment_reason: Some("domain and role".into()),
+            candidates: Vec::new(),
+            assigned_model: Some("small".into()),
+            attempts_used: 0,
+            free_requeues: 0,
+            leases_lost: 0,
+            cycle: 1,
+            epoch: 1,
+            reason: None,
+            attempts: Vec::new(),
+            result: None,
+        }
+    }
+
+    fn attempt(class: AttemptClass, error: &str) -> Attempt {
+        Attempt {
+            expert: "igor".into(),
+            backend: Some("mlx".into()),
+            model: None,
+            holder: "w".into(),
+            started_at: at(0),
+            ended_at: at(1),
+            first_token_at: None,
+            prompt_tokens: None,
+            completion_tokens: None,
+            class,
+            error: Some(error.into()),
+        }
+    }
+
+    fn retryable() -> Ended {
+        Ended::Retryable { why: "reset".into(), retry_after: None }
+    }
+
+    fn unavailable() -> Ended {
+        Ended::Unavailable { why: "refused".into(), retry_after: None }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn each_end_has_its_verdict() {
+        let policy = RetryPolicy::default();
+        let deadline = |second| Task { deadline: Some(at(second)), ..task() };
+        let words = |verdict: &Verdict| match verdict {
+            Verdict::Completed { .. } => "completed".to_owned(),
+            Verdict::Retry { after, .. } => format!("retry {}", after.as_secs()),
+            Verdict::Requeue { after, .. } => format!("requeue {}", after.as_millis()),
+            Verdict::Failed { .. } => "failed".to_owned(),
+            Verdict::DeferredToHuman { .. } => "deferred".to_owned(),
+            Verdict::Cancelled { .. } => "cancelled".to_owned(),
+        };
+        let wait = |seconds| Ended::Unavailable { why: "429".into(), retry_after: Some(SECOND * seconds) };
+        for (task, ended, wanted) in [
+            (task(), Ended::Ok { result: Value::Null }, "completed"),
+            (task(), Ended::Permanent { why: "no".into() }, "failed"),
+            (task(), Ended::Cancelled { why: "by ann".into() }, "cancelled"),
+            (task(), Ended::Stopped, "requeue 0"),
+            (task(), Ended::LeaseLost, "requeue 0"),
+            (task(), retryable(), "retry 10"),
+            (Task { attempts_used: 1, ..task() }, retryable(), "retry 20"),
+            (Task { attempts_used: 2, ..task() }, retryable(), "deferred"),
+            (Task { attempts_used: 9, ..task() }, retryable(), "deferred"),
+            (deadline(111), retryable(), "retry 10"),
+            (deadline(110), retryable(), "failed"),
+            (task(), unavailable(), "requeue 1000"),
+            (Task { free_requeues: 2, ..task() }, unavailable(), "requeue 4000"),
+            (Task { free_requeues: 900, attempts_used: 2, ..task() }, unavailable(), "requeue 30000"),
+            (task(), wait(77), "requeue 77000"),
+            (deadline(110), wait(77), "requeue 5000"),
+            (deadline(100), unavailable(), "failed"),
+        ] {
+            let verdict = verdict(&task, &policy, ended.clone(), at(100), 1.0);
+            assert_eq!(words(&verdict), wanted, "{ended:?} of a task with {:?}", (task.attempts_used, task.deadline));
+        }
+    }
+
+    #[test]
+    fn the_evidence_names_each_different_error_once() {
+        let attempts = vec![
+            attempt(AttemptClass::Retryable, "from another cycle"),
+            attempt(AttemptClass::Retryable, "reset"),
+            attempt(AttemptClass::Unavailable, "refused"),
+            attempt(AttemptClass::Retryable, "reset"),
+        ];
+        let task = Task { attempts_used: 2, attempts, ..task() };
+        let ended = Ended::Retryable { why: "broken JSON".into(), retry_after: None };
+        let verdict = verdict(&task, &RetryPolicy::default(), ended, at(100), 0.0);
+        let reason = "3 of 3 attempts failed; the last: broken JSON; 2× before on mlx: reset".to_owned();
+        assert_eq!(verdict, Verdict::DeferredToHuman { reason });
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let error = Ended::Permanent { why: "ü".repeat(5_000) }.error().unwrap();
+        assert_eq!(error.chars().count(), LONGEST_REASON);
+        assert!(error.ends_with('…'));
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_within_half_of_its_bound(base in 0_u64..10_000, most in 0_u64..100_000, used in -5_i32..500, chance in 0.0..=1.0) {
+            let (base, most) = (Duration::from_millis(base), Duration::from_millis(most));
+            let wait = backoff(base, most, used, chance);
+            prop_assert!(wait <= most);
+            prop_assert!(wait >= base.min(most) / 2);
+        }
+
+        /// Attempts are used by retryable errors alone, and never more than allowed.
+        #[test]
+        fn a_backend_that_is_down_uses_no_attempt(used in 0_i32..5, requeues in 0_i32..2_000, chance in 0.0..=1.0) {
+            let task = Task { attempts_used: used, free_requeues: requeues, ..task() };
+            let verdict = verdict(&task, &RetryPolicy::default(), unavailable(), at(100), chance);
+            let free = matches!(verdict, Verdict::Requeue { after, .. } if after <= LONGEST_FREE_WAIT);
+            prop_assert!(free, "{:?}", verdict);
+        }
+    }
+}
