@@ -65,5 +65,4 @@ macro_rules! without_tasks {
     };
 }
 
-without_tasks!(sqlite::SqliteStore);
 without_tasks!(postgres::PostgresStore);

@@ -16,6 +16,7 @@ mod rows;
 mod schema;
 pub mod sqlite;
 mod stamp;
+mod task_rows;
 mod types;
 mod work;
 

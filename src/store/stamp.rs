@@ -26,6 +26,11 @@ impl Stamp {
         Timestamp::now().into()
     }
 
+    /// Milliseconds since 1970.
+    pub const fn millis(self) -> i64 {
+        self.0.div_euclid(1_000)
+    }
+
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }

@@ -13,6 +13,7 @@ mod projections;
 mod slots;
 #[cfg(test)]
 mod slots_model;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +31,8 @@ use lock::FolderLock;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one waits for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-const READERS: u32 = 4;
+/// One of them watches for what other processes write.
+const READERS: u32 = 5;
 
 /// What a process is to the data folder that it opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ pub struct SqliteStore {
     hold: Hold,
     installation: Uuid,
     clock: Clock,
+    waker: tasks::Waker,
     /// Kept until the store is dropped.
     _lock: Option<FolderLock>,
 }
@@ -91,7 +94,18 @@ impl SqliteStore {
         };
         let installation = migrate::installation(&writer, expected, adopt && hold == Hold::Lock).await?;
         let reader = pool(&file, READERS, "on");
-        Ok((Self { writer, reader, hold, installation, clock: Box::new(Stamp::now), _lock: lock }, applied))
+        Ok((
+            Self {
+                writer,
+                reader,
+                hold,
+                installation,
+                clock: Box::new(Stamp::now),
+                waker: tasks::Waker::default(),
+                _lock: lock,
+            },
+            applied,
+        ))
     }
 
     /// The installation's id.

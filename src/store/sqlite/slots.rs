@@ -46,27 +46,24 @@ impl Slots for SqliteStore {
             Decision::Give { number, epoch } => (number, epoch),
             Decision::Refuse(answer) => return Ok(answer),
         };
-        sqlx::query(
-            "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-                last_token_at, instance, aborted, frees_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, NULL, ?10, 0, NULL)
-             ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
-                lease_expires_at = ?8, call_ends_at = ?9, last_token_at = NULL, instance = ?10, aborted = 0, frees_at = NULL",
-        )
-        .bind(&server.url)
-        .bind(number)
-        .bind(&request.holder)
-        .bind(epoch)
-        .bind(purpose_word(request.purpose))
-        .bind(&request.model)
-        .bind(now)
-        .bind(now.after(request.lease))
-        .bind(now.after(request.call_within))
-        .bind(&server.instance)
-        .execute(&mut *tx)
-        .await?;
+        let record = SlotRecord {
+            server_url: server.url,
+            number,
+            holder: request.holder.clone(),
+            epoch,
+            purpose: purpose_word(request.purpose).to_owned(),
+            model: request.model.clone(),
+            taken_at: now,
+            lease_expires_at: now.after(request.lease),
+            call_ends_at: now.after(request.call_within),
+            last_token_at: None,
+            instance: server.instance,
+            aborted: false,
+            frees_at: None,
+        };
+        put_slot(&mut tx, &record).await?;
         tx.commit().await?;
-        Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))
+        Ok(SlotAnswer::Given(Slot { server_url: record.server_url, number, holder: record.holder, epoch }))
     }
 
     async fn renew_slot(
@@ -143,7 +140,7 @@ impl Slots for SqliteStore {
     }
 }
 
-async fn find_server(connection: &mut SqliteConnection, url: &str) -> Result<Option<ServerRow>, StoreError> {
+pub(super) async fn find_server(connection: &mut SqliteConnection, url: &str) -> Result<Option<ServerRow>, StoreError> {
     let record: Option<ServerRecord> =
         sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers WHERE url = ?")
             .bind(url)
@@ -152,7 +149,49 @@ async fn find_server(connection: &mut SqliteConnection, url: &str) -> Result<Opt
     record.map(ServerRow::try_from).transpose()
 }
 
-async fn rows(connection: &mut SqliteConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
+pub(super) async fn rows(connection: &mut SqliteConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
     let all = sqlx::query_as("SELECT * FROM slots WHERE server_url = ? ORDER BY number");
     Ok(all.bind(url).fetch_all(connection).await?)
+}
+
+/// Writes the row of a slot that is given, or given again.
+pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Result<(), StoreError> {
+    let SlotRecord {
+        server_url,
+        number,
+        holder,
+        epoch,
+        purpose,
+        model,
+        taken_at,
+        lease_expires_at,
+        call_ends_at,
+        last_token_at,
+        instance,
+        aborted,
+        frees_at,
+    } = slot;
+    sqlx::query(
+        "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
+            last_token_at, instance, aborted, frees_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
+            lease_expires_at = ?8, call_ends_at = ?9, last_token_at = ?10, instance = ?11, aborted = ?12, frees_at = ?13",
+    )
+    .bind(server_url)
+    .bind(number)
+    .bind(holder)
+    .bind(epoch)
+    .bind(purpose)
+    .bind(model)
+    .bind(taken_at)
+    .bind(lease_expires_at)
+    .bind(call_ends_at)
+    .bind(last_token_at)
+    .bind(instance)
+    .bind(aborted)
+    .bind(frees_at)
+    .execute(tx)
+    .await?;
+    Ok(())
 }

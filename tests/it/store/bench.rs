@@ -11,7 +11,7 @@ use ostler::store::sqlite::Hold;
 use ostler::store::{
     self, Admission, BackendRow, Fence, Home, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, Store,
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, SqliteConnection};
 
 pub const LEASE: Duration = Duration::from_secs(15);
 
@@ -78,6 +78,38 @@ impl Bench {
                 .fetch_one(&mut connection)
                 .await
                 .expect("row versions")
+            }
+        }
+    }
+
+    /// Numbers, as a statement in both dialects gives them.
+    pub async fn numbers(&self, statement: &'static str) -> Vec<i64> {
+        match &self.home {
+            Home::Folder { path, .. } => {
+                let url = format!("sqlite://{}", path.join("ostler.db").display());
+                let mut connection = SqliteConnection::connect(&url).await.expect("open the file");
+                sqlx::query_scalar(statement).fetch_all(&mut connection).await.expect("numbers")
+            }
+            Home::Postgres(_) => {
+                let mut connection = PgConnection::connect(&self.url).await.expect("connect");
+                sqlx::raw_sql("SET search_path = ostler").execute(&mut connection).await.expect("set");
+                sqlx::query_scalar(statement).fetch_all(&mut connection).await.expect("numbers")
+            }
+        }
+    }
+
+    /// What no method of the store does.
+    pub async fn by_hand(&self, statement: &'static str) {
+        match &self.home {
+            Home::Folder { path, .. } => {
+                let url = format!("sqlite://{}", path.join("ostler.db").display());
+                let mut connection = SqliteConnection::connect(&url).await.expect("open the file");
+                sqlx::query(statement).execute(&mut connection).await.expect("change");
+            }
+            Home::Postgres(_) => {
+                let mut connection = PgConnection::connect(&self.url).await.expect("connect");
+                sqlx::raw_sql("SET search_path = ostler").execute(&mut connection).await.expect("set");
+                sqlx::raw_sql(statement).execute(&mut connection).await.expect("change");
             }
         }
     }

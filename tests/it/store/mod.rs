@@ -8,6 +8,11 @@ mod projecting;
 mod records;
 mod slots;
 mod stopped;
+mod tasks_bench;
+mod tasks_claiming;
+mod tasks_ending;
+mod tasks_inserting;
+mod tasks_leading;
 
 use bench::Bench;
 
@@ -57,4 +62,50 @@ on_both! {
     migrating::migrating_again_changes_nothing,
     migrating::another_installation_is_refused_until_adopted,
     migrating::a_newer_schema_is_refused,
+    tasks_inserting::a_task_is_read_back_as_it_was_given_in,
+    tasks_inserting::a_key_gives_the_task_that_exists,
+    tasks_inserting::keys_that_many_give_at_once_make_one_task_each,
+    tasks_inserting::pages_go_from_the_newest_down,
+    tasks_inserting::a_filter_gives_what_matches_all_of_it,
+    tasks_inserting::a_task_without_a_deadline_gets_its_queues,
+    tasks_inserting::tasks_are_counted_by_what_they_wait_for,
+    tasks_inserting::whoever_waits_is_told_of_changes_by_others,
+    tasks_claiming::only_what_is_assigned_and_due_is_claimed,
+    tasks_claiming::the_higher_priority_goes_first_and_the_older_of_two_alike,
+    tasks_claiming::ten_minutes_of_waiting_count_as_one_priority,
+    tasks_claiming::no_task_is_claimed_twice,
+    tasks_claiming::an_experts_places_are_exact_under_fifty_claimers,
+    tasks_claiming::every_way_out_frees_the_experts_place,
+    tasks_claiming::a_full_expert_holds_nobody_up,
+    tasks_claiming::slot_and_task_are_taken_together_or_neither,
+    tasks_claiming::a_server_is_asked_for_the_models_that_the_claim_names,
+    tasks_claiming::a_slot_prefers_the_loaded_model_within_bounds,
+    tasks_claiming::a_queue_that_is_suspended_held_or_gone_gives_nothing,
+    tasks_claiming::a_claim_needs_a_lease_that_holds,
+    tasks_claiming::several_queues_are_one_line,
+    tasks_claiming::a_held_slot_takes_its_next_task,
+    tasks_ending::each_verdict_leads_where_the_machine_says,
+    tasks_ending::a_batch_of_completions_is_answered_one_by_one,
+    tasks_ending::a_task_remembers_its_last_twenty_attempts,
+    tasks_ending::a_lost_lease_gives_its_tasks_back_and_the_third_time_to_a_human,
+    tasks_ending::a_lapsed_lease_that_nobody_took_is_renewed_under_its_epoch,
+    tasks_ending::a_closed_lease_frees_its_tasks_at_once,
+    tasks_ending::a_task_that_was_handed_over_has_a_lease_of_its_own,
+    tasks_ending::a_task_past_its_deadline_fails_instead_of_being_tried,
+    tasks_ending::cancel_ends_what_is_live,
+    tasks_ending::retry_opens_a_new_cycle_of_what_ended,
+    tasks_ending::resume_gives_deferred_tasks_all_their_attempts_again,
+    tasks_ending::reassign_gives_waiting_and_deferred_tasks_to_somebody_else,
+    tasks_ending::close_ends_deferred_tasks_as_failed,
+    tasks_ending::purge_deletes_what_ended,
+    tasks_ending::a_command_stops_at_its_bound_and_a_filter_without_conditions_is_all,
+    tasks_ending::what_becomes_pending_follows_its_expert,
+    tasks_ending::a_result_of_any_shape_is_kept,
+    tasks_leading::an_old_leader_changes_no_task,
+    tasks_leading::what_is_declared_is_read_back_until_it_is_gone,
+    tasks_leading::a_changed_expert_moves_its_waiting_tasks,
+    tasks_leading::only_what_is_unassigned_is_assigned,
+    tasks_leading::ended_tasks_are_kept_as_long_as_their_queue_says,
+    tasks_leading::a_run_of_a_schedule_is_fired_once,
+    tasks_leading::workers_report_until_they_leave,
 }

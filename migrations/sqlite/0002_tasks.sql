@@ -1,0 +1,140 @@
+-- Tasks. The release before neither reads nor writes these tables.
+INSERT INTO schema_compatibility (version, oldest_reader) VALUES (2, 1);
+
+-- Experts, queues, pools and schedules, as they are declared.
+CREATE TABLE declared (
+    uid TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    labels TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    suspended INTEGER NOT NULL,
+    held TEXT,
+    gone_at INTEGER
+) STRICT;
+CREATE UNIQUE INDEX declared_living ON declared (kind, namespace, name) WHERE gone_at IS NULL;
+CREATE INDEX declared_gone ON declared (kind, gone_at) WHERE gone_at IS NOT NULL;
+
+-- One for each process and queue, or a webhook's task: heartbeats move these rows, not the tasks'.
+CREATE TABLE leases (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    holder TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    UNIQUE (holder, namespace, queue)
+) STRICT;
+CREATE INDEX leases_by_end ON leases (expires_at);
+
+-- Live tasks. Assigned are those with an `assignment_reason`; until then `expert` is only a wish. `rank`: lowest goes first.
+-- What may be large comes last, so that whoever does not ask for it need not read over it.
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    role TEXT NOT NULL,
+    model TEXT,
+    priority INTEGER NOT NULL,
+    run_after INTEGER,
+    deadline INTEGER,
+    key TEXT,
+    labels TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'in_progress', 'deferred_to_human')),
+    created_at INTEGER NOT NULL,
+    state_since INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    expert TEXT,
+    assignment_reason TEXT,
+    candidates TEXT NOT NULL DEFAULT '[]',
+    assigned_model TEXT,
+    attempts_used INTEGER NOT NULL DEFAULT 0 CHECK (attempts_used >= 0),
+    free_requeues INTEGER NOT NULL DEFAULT 0 CHECK (free_requeues >= 0),
+    leases_lost INTEGER NOT NULL DEFAULT 0 CHECK (leases_lost >= 0),
+    cycle INTEGER NOT NULL DEFAULT 1 CHECK (cycle >= 1),
+    epoch INTEGER NOT NULL DEFAULT 0 CHECK (epoch >= 0),
+    lease INTEGER REFERENCES leases (id),
+    reason TEXT,
+    attempts TEXT NOT NULL DEFAULT '[]',
+    payload TEXT NOT NULL,
+    CHECK ((state = 'in_progress') = (lease IS NOT NULL)),
+    CHECK (state <> 'in_progress' OR (expert IS NOT NULL AND assignment_reason IS NOT NULL))
+) STRICT;
+CREATE INDEX tasks_to_claim ON tasks (namespace, queue, assigned_model, rank, id)
+    WHERE state = 'pending' AND assignment_reason IS NOT NULL;
+CREATE INDEX tasks_unassigned ON tasks (id) WHERE state = 'pending' AND assignment_reason IS NULL;
+CREATE INDEX tasks_by_expert ON tasks (namespace, expert, state);
+CREATE INDEX tasks_by_lease ON tasks (lease) WHERE lease IS NOT NULL;
+CREATE INDEX tasks_by_deadline ON tasks (deadline) WHERE state = 'pending' AND deadline IS NOT NULL;
+
+-- A claim is a new epoch of what was pending; no epoch falls.
+CREATE TRIGGER tasks_transitions BEFORE UPDATE OF state, epoch, cycle ON tasks
+WHEN new.epoch < old.epoch OR new.cycle < old.cycle
+    OR (new.state = 'in_progress' AND old.state <> 'in_progress' AND (old.state <> 'pending' OR new.epoch <= old.epoch))
+BEGIN
+    SELECT raise(ABORT, 'a transition that tasks do not have');
+END;
+
+-- Ended tasks, kept for a while; `retry` brings them back.
+CREATE TABLE finished_tasks (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    role TEXT NOT NULL,
+    model TEXT,
+    priority INTEGER NOT NULL,
+    run_after INTEGER,
+    deadline INTEGER,
+    key TEXT,
+    labels TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('completed', 'failed', 'cancelled')),
+    created_at INTEGER NOT NULL,
+    state_since INTEGER NOT NULL,
+    expert TEXT,
+    assignment_reason TEXT,
+    candidates TEXT NOT NULL,
+    assigned_model TEXT,
+    attempts_used INTEGER NOT NULL,
+    free_requeues INTEGER NOT NULL,
+    leases_lost INTEGER NOT NULL,
+    cycle INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    reason TEXT,
+    attempts TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    result TEXT
+) STRICT;
+CREATE INDEX finished_tasks_by_queue ON finished_tasks (namespace, queue, state, state_since);
+CREATE INDEX finished_tasks_by_end ON finished_tasks (state_since);
+
+-- Unique in a queue until purged, whichever of the two tables the task is in.
+CREATE TABLE task_keys (
+    namespace TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    PRIMARY KEY (namespace, queue, key)
+) STRICT, WITHOUT ROWID;
+
+-- A run of a schedule is fired once.
+CREATE TABLE schedule_runs (
+    schedule TEXT NOT NULL,
+    run_at INTEGER NOT NULL,
+    PRIMARY KEY (schedule, run_at)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE workers (
+    holder TEXT PRIMARY KEY,
+    report TEXT NOT NULL,
+    reported_at INTEGER NOT NULL
+) STRICT;
+
+-- Rises with whatever changes tasks, so that waiters can tell that from heartbeats.
+CREATE TABLE task_changes (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    count INTEGER NOT NULL
+) STRICT;
+INSERT INTO task_changes (one, count) VALUES (1, 0);

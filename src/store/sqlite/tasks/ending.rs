@@ -1,0 +1,43 @@
+//! Ends of executions.
+
+use sqlx::SqliteConnection;
+
+use super::moving::{Words, happen};
+use crate::store::StoreError;
+use crate::store::stamp::Stamp;
+use crate::tasks::machine::{End, Event};
+use crate::tasks::{Completion, TaskId, Verdict};
+
+pub(super) async fn complete(
+    tx: &mut SqliteConnection,
+    completions: &[Completion],
+    now: Stamp,
+) -> Result<Vec<bool>, StoreError> {
+    let mut changed = Vec::with_capacity(completions.len());
+    for Completion { task, epoch, verdict, attempt } in completions {
+        let event = Event::End { epoch: *epoch, end: End::from(verdict) };
+        let attempt = Some(attempt.clone());
+        let words = match verdict.clone() {
+            Verdict::Completed { result } => Words { reason: None, attempt, result: Some(result) },
+            Verdict::Retry { reason, .. }
+            | Verdict::Requeue { reason, .. }
+            | Verdict::Failed { reason }
+            | Verdict::DeferredToHuman { reason }
+            | Verdict::Cancelled { reason } => Words { reason: Some(reason), attempt, result: None },
+        };
+        changed.push(happen(tx, *task, event, words, now).await?.is_some());
+    }
+    Ok(changed)
+}
+
+pub(super) async fn lost(
+    connection: &mut SqliteConnection,
+    claims: &[(TaskId, i64)],
+) -> Result<Vec<TaskId>, StoreError> {
+    let claims = serde_json::to_string(claims).map_err(|error| StoreError::Broken(error.to_string()))?;
+    let lost = sqlx::query_scalar(
+        "SELECT value ->> 0 FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM tasks
+            WHERE id = value ->> 0 AND epoch = value ->> 1 AND state = 'in_progress')",
+    );
+    Ok(lost.bind(claims).fetch_all(connection).await?)
+}

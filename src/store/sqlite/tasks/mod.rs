@@ -1,0 +1,264 @@
+//! Tasks in a data folder. `BEGIN IMMEDIATE` is the one lock: whoever writes tasks sees all that others wrote before.
+//!
+//! What happens to a single task is decided by `tasks::machine` and written by `moving`; assignments and claims, where
+//! many are looked at for few, are statements of their own.
+
+/// A task's columns: with what may be large, or with `NULL` instead.
+macro_rules! columns {
+    ($payload:literal, $result:literal) => {
+        concat!(
+            "id, namespace, queue, domain, role, model, priority, run_after, deadline, key, labels, state, created_at,
+             state_since, expert, assignment_reason, candidates, assigned_model, attempts_used, free_requeues,
+             leases_lost, cycle, epoch, reason, attempts, ",
+            $payload,
+            " AS payload, ",
+            $result,
+            " AS result"
+        )
+    };
+}
+
+mod claiming;
+mod commanding;
+mod declaring;
+mod dispatching;
+mod ending;
+mod inserting;
+mod leasing;
+mod moving;
+mod reading;
+mod reaping;
+mod retaining;
+mod slotting;
+mod waking;
+
+pub(super) use waking::Waker;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::{Sqlite, Transaction};
+
+use super::SqliteStore;
+use crate::store::{
+    Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reaped, Retention,
+    Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskFilter, TaskPage, Tasks, Unassigned, WaitingGroup,
+    Work, WorkerReport, WorkerRow,
+};
+use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
+
+impl SqliteStore {
+    /// Commits what changed tasks, and tells whoever waits for that, here and in other processes.
+    async fn commit_tasks(&self, mut tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+        sqlx::query("UPDATE task_changes SET count = count + 1").execute(&mut *tx).await?;
+        tx.commit().await?;
+        self.waker.changed();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Tasks for SqliteStore {
+    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
+        let mut tx = self.write().await?;
+        let inserted = inserting::insert(&mut tx, tasks, self.now()).await?;
+        if inserted.iter().any(|one| !one.existed) {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(inserted)
+    }
+
+    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
+        reading::page(&mut *self.reader.begin().await?, filter, page).await
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        let filter = TaskFilter { ids: vec![id], ..TaskFilter::default() };
+        let page = TaskPage { limit: 1, ..TaskPage::default() };
+        Ok(self.tasks(&filter, &page).await?.pop())
+    }
+
+    async fn command_tasks(
+        &self,
+        filter: &TaskFilter,
+        command: &TaskCommand,
+        reason: &str,
+        most: i64,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let mut tx = self.write().await?;
+        let done = commanding::command(&mut tx, filter, command, reason, most, self.now()).await?;
+        if !done.is_empty() {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(done)
+    }
+
+    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
+        reading::queue_counts(&mut *self.reader.begin().await?, self.now()).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError> {
+        reading::waiting(&mut *self.reader.acquire().await?, self.now()).await
+    }
+
+    async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
+        reading::expert_loads(&mut *self.reader.acquire().await?).await
+    }
+
+    async fn tasks_changed(&self, most: Duration) {
+        self.waker.wait(&self.reader, most).await;
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        reading::workers(&mut *self.reader.acquire().await?, self.now()).await
+    }
+
+    async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError> {
+        declaring::living(&mut *self.reader.acquire().await?, kind).await
+    }
+}
+
+#[async_trait]
+impl Dispatch for SqliteStore {
+    async fn project_declared(&self, fence: &Fence, row: &DeclaredRow) -> Result<(), StoreError> {
+        self.project(fence, row).await
+    }
+
+    async fn sweep_declared(
+        &self,
+        fence: &Fence,
+        kind: &str,
+        complete: &[String],
+    ) -> Result<Vec<DeclaredRow>, StoreError> {
+        self.sweep(fence, kind, complete).await
+    }
+
+    async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
+        dispatching::unassigned(&mut *self.reader.acquire().await?, after, most).await
+    }
+
+    async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        let assigned = dispatching::assign(&mut tx, assignments).await?;
+        if assigned > 0 {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(assigned)
+    }
+
+    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        let reaped = reaping::reap(&mut tx, self.now()).await?;
+        if reaped != Reaped::default() {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(reaped)
+    }
+
+    async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
+        self.drop_old(fence, retention).await
+    }
+
+    async fn fire(&self, fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> Result<bool, StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        if !dispatching::first_time(&mut tx, schedule, run).await? {
+            return Ok(false);
+        }
+        inserting::insert(&mut tx, tasks, self.now()).await?;
+        self.commit_tasks(tx).await?;
+        Ok(true)
+    }
+
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        dispatching::last_runs(&mut *self.reader.acquire().await?).await
+    }
+}
+
+#[async_trait]
+impl Work for SqliteStore {
+    async fn open_lease(&self, holder: &str, queue: &QueueKey, lease: Duration) -> Result<Lease, StoreError> {
+        let mut tx = self.write().await?;
+        let opened = leasing::open(&mut tx, holder, queue, self.now().after(lease)).await?;
+        tx.commit().await?;
+        Ok(opened)
+    }
+
+    async fn renew_leases(&self, leases: &[(Lease, Duration)]) -> Result<Vec<Lease>, StoreError> {
+        let mut tx = self.write().await?;
+        let lost = leasing::renew(&mut tx, leases, self.now()).await?;
+        tx.commit().await?;
+        Ok(lost)
+    }
+
+    async fn close_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        leasing::close(&mut tx, lease, self.now()).await?;
+        self.commit_tasks(tx).await
+    }
+
+    async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError> {
+        let mut tx = self.write().await?;
+        let claimed = claiming::claim_free(&mut tx, claim, self.now()).await?;
+        if !claimed.is_empty() {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(claimed)
+    }
+
+    async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
+        let mut tx = self.write().await?;
+        let answer = slotting::claim_slots(&mut tx, claim, self.now()).await?;
+        if !answer.given.is_empty() {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError> {
+        let mut tx = self.write().await?;
+        let claimed = slotting::claim_next(&mut tx, slot, claim, self.now()).await?;
+        if claimed.is_some() {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(claimed)
+    }
+
+    async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError> {
+        let mut tx = self.write().await?;
+        let lease = leasing::hand_over(&mut tx, task, epoch, self.now().after(lease)).await?;
+        tx.commit().await?;
+        Ok(lease)
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError> {
+        let mut tx = self.write().await?;
+        let changed = ending::complete(&mut tx, completions, self.now()).await?;
+        if changed.contains(&true) {
+            self.commit_tasks(tx).await?;
+        }
+        Ok(changed)
+    }
+
+    async fn lost_claims(&self, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError> {
+        ending::lost(&mut *self.reader.acquire().await?, claims).await
+    }
+
+    async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO workers (holder, report, reported_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (holder) DO UPDATE SET report = ?2, reported_at = ?3",
+        )
+        .bind(&report.holder)
+        .bind(sqlx::types::Json(report))
+        .bind(self.now())
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    async fn worker_left(&self, holder: &str) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM workers WHERE holder = ?").bind(holder).execute(&self.writer).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! One event of one task: decided by the machine, written here.
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+use sqlx::types::Json;
+
+use super::declaring::refresh_task;
+use crate::store::StoreError;
+use crate::store::stamp::Stamp;
+use crate::store::task_rows::{TaskRecord, rank, with_attempt};
+use crate::tasks::machine::{Event, Life, Next, step};
+use crate::tasks::{Attempt, Task, TaskId, TaskState};
+
+/// What is written along with an event.
+#[derive(Default)]
+pub(super) struct Words {
+    pub reason: Option<String>,
+    pub attempt: Option<Attempt>,
+    pub result: Option<serde_json::Value>,
+}
+
+impl Words {
+    pub fn reason(reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..Self::default() }
+    }
+}
+
+/// Lets `event` happen to a task; tells what it is then, or `None` where the machine refuses, which changes nothing.
+/// Claims are not made here: they need a lease.
+pub(super) async fn happen(
+    tx: &mut SqliteConnection,
+    id: TaskId,
+    event: Event,
+    words: Words,
+    now: Stamp,
+) -> Result<Option<Next>, StoreError> {
+    let Some(task) = find(tx, id, event).await? else { return Ok(None) };
+    let Ok(next) = step(&Life::of(&task), event, Timestamp::from(now)) else { return Ok(None) };
+    match &next {
+        Next::Gone => delete_finished(tx, &task).await?,
+        Next::Is(life) => {
+            if task.state.is_terminal() {
+                bring_back(tx, id).await?;
+            }
+            write(tx, &task, life, &words, now).await?;
+            if life.state.is_terminal() {
+                put_away(tx, id, life.state, words.result).await?;
+            } else if life.state == TaskState::Pending && life.assigned {
+                refresh_task(tx, id).await?;
+            }
+            if task.state == TaskState::InProgress {
+                drop_own_lease(tx, id).await?;
+            }
+        }
+    }
+    Ok(Some(next))
+}
+
+async fn find(tx: &mut SqliteConnection, id: TaskId, event: Event) -> Result<Option<Task>, StoreError> {
+    let statement = match event {
+        Event::Retry | Event::Purge => {
+            concat!("SELECT ", columns!("NULL", "NULL"), " FROM finished_tasks WHERE id = ?")
+        }
+        _ => concat!("SELECT ", columns!("NULL", "NULL"), " FROM tasks WHERE id = ?"),
+    };
+    let record: Option<TaskRecord> = sqlx::query_as(statement).bind(id).fetch_optional(tx).await?;
+    record.map(Task::try_from).transpose()
+}
+
+/// A terminal state is written by [`put_away`]: the table of live tasks has none.
+async fn write(
+    tx: &mut SqliteConnection,
+    task: &Task,
+    life: &Life,
+    words: &Words,
+    now: Stamp,
+) -> Result<(), StoreError> {
+    let since = if life.state == task.state { Stamp::from(task.state_since) } else { now };
+    let attempts = match &words.attempt {
+        Some(attempt) => with_attempt(task.attempts.clone(), attempt.clone()),
+        None => Json(task.attempts.clone()),
+    };
+    let state = if life.state.is_terminal() { TaskState::DeferredToHuman } else { life.state };
+    sqlx::query(
+        "UPDATE tasks SET state = ?2, state_since = ?3, rank = ?4, run_after = ?5, deadline = ?6, attempts_used = ?7,
+            free_requeues = ?8, leases_lost = ?9, cycle = ?10, epoch = ?11, reason = ?12, attempts = ?13, lease = NULL
+         WHERE id = ?1",
+    )
+    .bind(task.id)
+    .bind(state.as_str())
+    .bind(since)
+    .bind(rank(life.run_after.map_or(since, |at| since.max(at.into())), task.priority))
+    .bind(life.run_after.map(Stamp::from))
+    .bind(life.deadline.map(Stamp::from))
+    .bind(life.attempts_used)
+    .bind(life.free_requeues)
+    .bind(life.leases_lost)
+    .bind(life.cycle)
+    .bind(life.epoch)
+    .bind(&words.reason)
+    .bind(attempts)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+macro_rules! moved_columns {
+    () => {
+        "id, namespace, queue, domain, role, model, priority, run_after, deadline, key, labels, created_at, state_since,
+         expert, assignment_reason, candidates, assigned_model, attempts_used, free_requeues, leases_lost, cycle, epoch,
+         reason, attempts, payload"
+    };
+}
+
+async fn put_away(
+    tx: &mut SqliteConnection,
+    id: TaskId,
+    state: TaskState,
+    result: Option<serde_json::Value>,
+) -> Result<(), StoreError> {
+    sqlx::query(concat!(
+        "INSERT INTO finished_tasks (state, result, ",
+        moved_columns!(),
+        ") SELECT ?2, ?3, ",
+        moved_columns!(),
+        " FROM tasks WHERE id = ?1"
+    ))
+    .bind(id)
+    .bind(state.as_str())
+    .bind(result)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("DELETE FROM tasks WHERE id = ?").bind(id).execute(tx).await?;
+    Ok(())
+}
+
+/// As deferred, until [`write`] says better.
+async fn bring_back(tx: &mut SqliteConnection, id: TaskId) -> Result<(), StoreError> {
+    sqlx::query(concat!(
+        "INSERT INTO tasks (state, rank, ",
+        moved_columns!(),
+        ") SELECT 'deferred_to_human', 0, ",
+        moved_columns!(),
+        " FROM finished_tasks WHERE id = ?"
+    ))
+    .bind(id)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("DELETE FROM finished_tasks WHERE id = ?").bind(id).execute(tx).await?;
+    Ok(())
+}
+
+async fn delete_finished(tx: &mut SqliteConnection, task: &Task) -> Result<(), StoreError> {
+    if let Some(key) = &task.key {
+        sqlx::query("DELETE FROM task_keys WHERE namespace = ? AND queue = ? AND key = ?")
+            .bind(&task.namespace)
+            .bind(&task.queue)
+            .bind(key)
+            .execute(&mut *tx)
+            .await?;
+    }
+    sqlx::query("DELETE FROM finished_tasks WHERE id = ?").bind(task.id).execute(tx).await?;
+    Ok(())
+}
+
+/// The lease that [`super::leasing::hand_over`] made for this task alone.
+async fn drop_own_lease(tx: &mut SqliteConnection, id: TaskId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM leases WHERE holder = 'task/' || ?").bind(id).execute(tx).await?;
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Tasks as people and programs see them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::types::Json;
+use sqlx::{FromRow, QueryBuilder, Sqlite, SqliteConnection};
+
+use crate::store::stamp::Stamp;
+use crate::store::task_rows::{TaskRecord, WaitingRecord};
+use crate::store::{ExpertLoad, QueueCounts, StoreError, TaskFilter, TaskPage, WaitingGroup, WorkerReport, WorkerRow};
+use crate::tasks::{Task, TaskState};
+
+/// How far back ended tasks are counted.
+const COUNTED: Duration = Duration::from_secs(24 * 3_600);
+const LONGEST_PAGE: i64 = 1_000;
+
+/// Live or ended: each has its table.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    Live,
+    Ended,
+}
+
+impl Part {
+    const fn columns(self, brief: bool) -> &'static str {
+        match (self, brief) {
+            (_, true) => columns!("NULL", "NULL"),
+            (Self::Live, false) => columns!("payload", "NULL"),
+            (Self::Ended, false) => columns!("payload", "result"),
+        }
+    }
+
+    const fn table(self) -> &'static str {
+        match self {
+            Self::Live => "tasks",
+            Self::Ended => "finished_tasks",
+        }
+    }
+
+    fn may_have(self, states: &[TaskState]) -> bool {
+        states.is_empty() || states.iter().any(|state| state.is_terminal() == matches!(self, Self::Ended))
+    }
+}
+
+/// Adds the conditions of a filter, after a `WHERE true`.
+pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter) {
+    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since } = filter;
+    for (column, wanted) in [
+        (" AND namespace = ", namespace),
+        (" AND queue = ", queue),
+        (" AND domain = ", domain),
+        (" AND role = ", role),
+        (" AND expert = ", expert),
+        (" AND key = ", key),
+    ] {
+        if let Some(wanted) = wanted {
+            query.push(column).push_bind(wanted.clone());
+        }
+    }
+    if !ids.is_empty() {
+        query.push(" AND id IN (SELECT value FROM json_each(").push_bind(Json(ids.clone())).push("))");
+    }
+    if !states.is_empty() {
+        query.push(" AND state IN (SELECT value FROM json_each(").push_bind(Json(states.clone())).push("))");
+    }
+    match unassigned {
+        Some(true) => _ = query.push(" AND expert IS NULL"),
+        Some(false) => _ = query.push(" AND expert IS NOT NULL"),
+        None => {}
+    }
+    if !labels.is_empty() {
+        query
+            .push(" AND NOT EXISTS (SELECT 1 FROM json_each(")
+            .push_bind(Json(labels.clone()))
+            .push(") AS want WHERE NOT EXISTS (SELECT 1 FROM json_each(labels) AS has WHERE has.key = want.key AND has.value = want.value))");
+    }
+    if let Some(since) = since {
+        query.push(" AND state_since >= ").push_bind(Stamp::from(*since));
+    }
+}
+
+pub(super) async fn page(
+    connection: &mut SqliteConnection,
+    filter: &TaskFilter,
+    page: &TaskPage,
+) -> Result<Vec<Task>, StoreError> {
+    let limit = page.limit.clamp(1, LONGEST_PAGE);
+    let mut tasks = Vec::new();
+    for part in [Part::Live, Part::Ended] {
+        if !part.may_have(&filter.states) {
+            continue;
+        }
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(part.columns(page.brief)).push(" FROM ").push(part.table()).push(" WHERE true");
+        push_filter(&mut query, filter);
+        if let Some(before) = page.before {
+            query.push(" AND id < ").push_bind(before);
+        }
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+        let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
+        for record in records {
+            tasks.push(Task::try_from(record)?);
+        }
+    }
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.id));
+    tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(tasks)
+}
+
+#[derive(FromRow)]
+struct Count {
+    namespace: String,
+    queue: String,
+    state: String,
+    count: i64,
+    unassigned: i64,
+    oldest: Option<Stamp>,
+}
+
+pub(super) async fn queue_counts(
+    connection: &mut SqliteConnection,
+    now: Stamp,
+) -> Result<Vec<QueueCounts>, StoreError> {
+    let counts: Vec<Count> = sqlx::query_as(
+        "SELECT namespace, queue, state, count(*) AS count, sum(assignment_reason IS NULL) AS unassigned,
+            min(state_since) FILTER (WHERE coalesce(run_after, ?1) <= ?1) AS oldest
+         FROM tasks GROUP BY namespace, queue, state
+         UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks WHERE state_since >= ?2
+         GROUP BY namespace, queue, state",
+    )
+    .bind(now)
+    .bind(now.before(COUNTED))
+    .fetch_all(connection)
+    .await?;
+    let mut queues: BTreeMap<(String, String), QueueCounts> = BTreeMap::new();
+    for Count { namespace, queue, state, count, unassigned, oldest } in counts {
+        let row = queues.entry((namespace.clone(), queue.clone())).or_insert(QueueCounts {
+            namespace,
+            queue,
+            pending: 0,
+            unassigned: 0,
+            in_progress: 0,
+            deferred_to_human: 0,
+            completed: 0,
+            failed: 0,
+            oldest_pending: None,
+        });
+        match TaskState::parse(&state) {
+            Some(TaskState::Pending) => {
+                row.pending = count;
+                row.unassigned = unassigned;
+                row.oldest_pending = oldest.map(Into::into);
+            }
+            Some(TaskState::InProgress) => row.in_progress = count,
+            Some(TaskState::DeferredToHuman) => row.deferred_to_human = count,
+            Some(TaskState::Completed) => row.completed = count,
+            Some(TaskState::Failed) => row.failed = count,
+            Some(TaskState::Cancelled) | None => {}
+        }
+    }
+    Ok(queues.into_values().collect())
+}
+
+pub(super) async fn waiting(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<WaitingGroup>, StoreError> {
+    let groups: Vec<WaitingRecord> = sqlx::query_as(
+        "SELECT namespace, queue, domain, role, expert, assigned_model, coalesce(run_after, ?1) <= ?1 AS due,
+            count(*) AS count, min(state_since) AS oldest
+         FROM tasks WHERE state = 'pending'
+         GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7",
+    )
+    .bind(now)
+    .fetch_all(connection)
+    .await?;
+    Ok(groups.into_iter().map(Into::into).collect())
+}
+
+pub(super) async fn expert_loads(connection: &mut SqliteConnection) -> Result<Vec<ExpertLoad>, StoreError> {
+    let loads: Vec<(String, String, i64, i64)> = sqlx::query_as(
+        "SELECT namespace, expert, sum(state = 'pending'), sum(state = 'in_progress') FROM tasks
+         WHERE expert IS NOT NULL AND state IN ('pending', 'in_progress') GROUP BY namespace, expert ORDER BY 1, 2",
+    )
+    .fetch_all(connection)
+    .await?;
+    let load = |(namespace, expert, pending, in_progress)| ExpertLoad { namespace, expert, pending, in_progress };
+    Ok(loads.into_iter().map(load).collect())
+}
+
+pub(super) async fn workers(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<WorkerRow>, StoreError> {
+    let rows: Vec<(Json<WorkerReport>, Stamp)> =
+        sqlx::query_as("SELECT report, reported_at FROM workers ORDER BY holder").fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|(Json(report), at)| WorkerRow { report, age: at.until(now) }).collect())
+}

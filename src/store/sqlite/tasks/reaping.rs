@@ -1,0 +1,79 @@
+//! What lapsed: leases, and deadlines of tasks that wait.
+
+use sqlx::{FromRow, SqliteConnection};
+
+use super::moving::{Words, happen};
+use crate::store::stamp::Stamp;
+use crate::store::{Reaped, StoreError};
+use crate::tasks::machine::{Event, Next};
+use crate::tasks::retry::leases_lost_reason;
+use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
+
+/// Tasks that one pass fails for their deadline: the database is locked meanwhile.
+const EXPIRED_AT_ONCE: i64 = 1_000;
+
+#[derive(FromRow)]
+struct Lost {
+    id: TaskId,
+    expert: String,
+    holder: String,
+    state_since: Stamp,
+    leases_lost: i32,
+}
+
+pub(super) async fn reap(tx: &mut SqliteConnection, now: Stamp) -> Result<Reaped, StoreError> {
+    let lapsed: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM leases WHERE expires_at <= ?").bind(now).fetch_one(&mut *tx).await?;
+    let mut reaped = Reaped { leases: u64::try_from(lapsed).unwrap_or(0), ..Reaped::default() };
+    let lost: Vec<Lost> = sqlx::query_as(
+        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost FROM leases l JOIN tasks t ON t.lease = l.id
+         WHERE l.expires_at <= ? ORDER BY t.id",
+    )
+    .bind(now)
+    .fetch_all(&mut *tx)
+    .await?;
+    for task in lost {
+        let id = task.id;
+        match happen(tx, id, Event::LeaseLost, evidence(task, now), now).await? {
+            Some(Next::Is(life)) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
+            Some(_) => reaped.requeued += 1,
+            None => {}
+        }
+    }
+    sqlx::query("DELETE FROM leases WHERE expires_at <= ?").bind(now).execute(&mut *tx).await?;
+    let expired: Vec<TaskId> =
+        sqlx::query_scalar("SELECT id FROM tasks WHERE state = 'pending' AND deadline <= ? ORDER BY deadline LIMIT ?")
+            .bind(now)
+            .bind(EXPIRED_AT_ONCE)
+            .fetch_all(&mut *tx)
+            .await?;
+    for id in expired {
+        let words = Words::reason("its deadline passed before it was done");
+        reaped.expired += u64::from(happen(tx, id, Event::DeadlinePassed, words, now).await?.is_some());
+    }
+    Ok(reaped)
+}
+
+fn evidence(lost: Lost, now: Stamp) -> Words {
+    let Lost { id: _, expert, holder, state_since, leases_lost } = lost;
+    let times = leases_lost + 1;
+    let reason = if times >= DEFERRING_LOST_LEASES {
+        leases_lost_reason(times)
+    } else {
+        format!("its worker {holder} lost the lease")
+    };
+    let attempt = Attempt {
+        expert,
+        backend: None,
+        model: None,
+        holder,
+        started_at: state_since.into(),
+        ended_at: now.into(),
+        first_token_at: None,
+        prompt_tokens: None,
+        completion_tokens: None,
+        class: AttemptClass::LeaseLost,
+        error: Some("its worker lost the lease".to_owned()),
+    };
+    Words { reason: Some(reason), attempt: Some(attempt), result: None }
+}

@@ -1,0 +1,103 @@
+//! Slot and task in one transaction, or neither.
+
+use sqlx::SqliteConnection;
+
+use super::claiming::{Line, Next, Preference, take};
+use crate::store::admit::{Decision, SlotRecord, decide};
+use crate::store::rows::purpose_word;
+use crate::store::sqlite::slots::{find_server, put_slot, rows};
+use crate::store::stamp::Stamp;
+use crate::store::{Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError};
+
+pub(super) async fn claim_slots(
+    tx: &mut SqliteConnection,
+    claim: &SlotClaim,
+    now: Stamp,
+) -> Result<SlotClaimAnswer, StoreError> {
+    let mut answer = SlotClaimAnswer::default();
+    let Some(server) = find_server(tx, &claim.server_url).await? else {
+        answer.closed = true;
+        return Ok(answer);
+    };
+    let mut slots = rows(tx, &server.url).await?;
+    let mut line: Option<Line> = None;
+    for _ in 0..claim.most {
+        let (number, epoch) = match decide(&server, &slots, SlotPurpose::Call, now) {
+            Decision::Give { number, epoch } => (number, epoch),
+            Decision::Refuse(refusal) => {
+                answer.closed = refusal == SlotAnswer::Closed;
+                answer.full = !answer.closed;
+                break;
+            }
+        };
+        let line = match &mut line {
+            Some(line) => line,
+            None => line.insert(line_of(tx, claim, now).await?),
+        };
+        let Some(next) = line.next(tx, preference(claim).as_ref()).await? else { break };
+        let record = slot_record(claim, &server, &next, number, epoch, now);
+        put_slot(tx, &record).await?;
+        slots.retain(|slot| slot.number != number);
+        slots.push(record);
+        let slot = Slot { server_url: server.url.clone(), number, holder: claim.holder.clone(), epoch };
+        answer.given.push((slot, take(tx, &next, now).await?));
+    }
+    Ok(answer)
+}
+
+/// A next call is a new call: it starts only if the server would give the slot again.
+pub(super) async fn claim_next(
+    tx: &mut SqliteConnection,
+    slot: &Slot,
+    claim: &SlotClaim,
+    now: Stamp,
+) -> Result<Option<Claimed>, StoreError> {
+    let server = find_server(tx, &slot.server_url).await?;
+    let mut slots = rows(tx, &slot.server_url).await?;
+    let own = slots.iter().position(|record| record.number == slot.number);
+    let (Some(server), Some(own)) = (server, own) else {
+        return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
+    };
+    let own = slots.remove(own);
+    own.renewable(slot, server.instance.as_deref(), now)?;
+    if matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Refuse(_)) {
+        return Ok(None);
+    }
+    let mut line = line_of(tx, claim, now).await?;
+    let Some(next) = line.next(tx, preference(claim).as_ref()).await? else { return Ok(None) };
+    let mut record = slot_record(claim, &server, &next, slot.number, slot.epoch, now);
+    // The call before may still run.
+    record.call_ends_at = record.call_ends_at.max(own.call_ends_at);
+    record.taken_at = own.taken_at;
+    record.last_token_at = own.last_token_at;
+    put_slot(tx, &record).await?;
+    take(tx, &next, now).await.map(Some)
+}
+
+async fn line_of(tx: &mut SqliteConnection, claim: &SlotClaim, now: Stamp) -> Result<Line, StoreError> {
+    let models: Vec<_> = claim.models.iter().cloned().map(Some).collect();
+    Line::new(tx, &claim.queues, &models, now).await
+}
+
+fn preference(claim: &SlotClaim) -> Option<Preference<'_>> {
+    let millis = i64::try_from(claim.affinity.as_millis()).unwrap_or(i64::MAX);
+    claim.loaded.as_ref().map(|loaded| Preference { loaded, millis })
+}
+
+fn slot_record(claim: &SlotClaim, server: &ServerRow, next: &Next, number: i64, epoch: i64, now: Stamp) -> SlotRecord {
+    SlotRecord {
+        server_url: server.url.clone(),
+        number,
+        holder: claim.holder.clone(),
+        epoch,
+        purpose: purpose_word(SlotPurpose::Call).to_owned(),
+        model: next.model.clone(),
+        taken_at: now,
+        lease_expires_at: now.after(claim.slot_lease),
+        call_ends_at: now.after(claim.call_within),
+        last_token_at: None,
+        instance: server.instance.clone(),
+        aborted: false,
+        frees_at: None,
+    }
+}

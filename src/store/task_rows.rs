@@ -1,0 +1,212 @@
+//! Tasks as both databases give them, and what both do with them alike.
+
+use std::collections::BTreeMap;
+
+use sqlx::FromRow;
+use sqlx::types::Json;
+
+use super::stamp::Stamp;
+use super::{DeclaredRow, StoreError, Unassigned, WaitingGroup};
+use crate::tasks::{Attempt, Payload, QueueKey, Task, TaskState};
+
+/// How much longer one must have waited to count as one priority higher, in milliseconds.
+const AGEING_MILLIS: i64 = 600_000;
+/// Attempts that a task remembers.
+pub(super) const ATTEMPTS_KEPT: usize = 20;
+
+/// Where a task stands that became pending, or is due, at `since`: the lowest goes first.
+///
+/// It never changes while the task waits, so ageing costs nothing.
+pub(super) fn rank(since: Stamp, priority: i32) -> i64 {
+    since.millis() - i64::from(priority) * AGEING_MILLIS
+}
+
+/// A row of either table; the one of live tasks has no result.
+#[derive(FromRow)]
+pub(super) struct TaskRecord {
+    pub id: i64,
+    pub namespace: String,
+    pub queue: String,
+    pub domain: String,
+    pub role: String,
+    /// `NULL` where it was not asked for.
+    pub payload: Option<Json<Payload>>,
+    pub model: Option<String>,
+    pub priority: i32,
+    pub run_after: Option<Stamp>,
+    pub deadline: Option<Stamp>,
+    pub key: Option<String>,
+    pub labels: Json<BTreeMap<String, String>>,
+    pub state: String,
+    pub created_at: Stamp,
+    pub state_since: Stamp,
+    pub expert: Option<String>,
+    pub assignment_reason: Option<String>,
+    pub candidates: Json<Vec<String>>,
+    pub assigned_model: Option<String>,
+    pub attempts_used: i32,
+    pub free_requeues: i32,
+    pub leases_lost: i32,
+    pub cycle: i32,
+    pub epoch: i64,
+    pub reason: Option<String>,
+    pub attempts: Json<Vec<Attempt>>,
+    pub result: Option<Json<serde_json::Value>>,
+}
+
+impl TryFrom<TaskRecord> for Task {
+    type Error = StoreError;
+
+    fn try_from(record: TaskRecord) -> Result<Self, StoreError> {
+        let TaskRecord {
+            id,
+            namespace,
+            queue,
+            domain,
+            role,
+            payload,
+            model,
+            priority,
+            run_after,
+            deadline,
+            key,
+            labels,
+            state,
+            created_at,
+            state_since,
+            expert,
+            assignment_reason,
+            candidates,
+            assigned_model,
+            attempts_used,
+            free_requeues,
+            leases_lost,
+            cycle,
+            epoch,
+            reason,
+            attempts,
+            result,
+        } = record;
+        let state = TaskState::parse(&state)
+            .ok_or_else(|| StoreError::Broken(format!("task {id} has the unknown state {state:?}")))?;
+        Ok(Self {
+            id,
+            namespace,
+            queue,
+            domain,
+            role,
+            payload: payload.map(|Json(payload)| payload).unwrap_or_default(),
+            model,
+            priority,
+            run_after: run_after.map(Into::into),
+            deadline: deadline.map(Into::into),
+            key,
+            labels: labels.0,
+            state,
+            created_at: created_at.into(),
+            state_since: state_since.into(),
+            expert,
+            assignment_reason,
+            candidates: candidates.0,
+            assigned_model,
+            attempts_used,
+            free_requeues,
+            leases_lost,
+            cycle,
+            epoch,
+            reason,
+            attempts: attempts.0,
+            result: result.map(|Json(result)| result),
+        })
+    }
+}
+
+/// With one attempt more, and no more than are kept.
+pub(super) fn with_attempt(mut attempts: Vec<Attempt>, attempt: Attempt) -> Json<Vec<Attempt>> {
+    attempts.push(attempt);
+    let excess = attempts.len().saturating_sub(ATTEMPTS_KEPT);
+    attempts.drain(..excess);
+    Json(attempts)
+}
+
+#[derive(FromRow)]
+pub(super) struct DeclaredRecord {
+    uid: String,
+    kind: String,
+    namespace: String,
+    name: String,
+    generation: i64,
+    labels: Json<BTreeMap<String, String>>,
+    spec: serde_json::Value,
+    suspended: bool,
+    held: Option<String>,
+}
+
+impl From<DeclaredRecord> for DeclaredRow {
+    fn from(record: DeclaredRecord) -> Self {
+        let DeclaredRecord { uid, kind, namespace, name, generation, labels, spec, suspended, held } = record;
+        Self { uid, kind, namespace, name, generation, labels: labels.0, spec, suspended, held }
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct UnassignedRecord {
+    id: i64,
+    namespace: String,
+    queue: String,
+    domain: String,
+    role: String,
+    model: Option<String>,
+    expert: Option<String>,
+}
+
+impl From<UnassignedRecord> for Unassigned {
+    fn from(record: UnassignedRecord) -> Self {
+        let UnassignedRecord { id, namespace, queue, domain, role, model, expert } = record;
+        Self { id, queue: QueueKey { namespace, name: queue }, domain, role, model, expert }
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct WaitingRecord {
+    namespace: String,
+    queue: String,
+    domain: String,
+    role: String,
+    expert: Option<String>,
+    assigned_model: Option<String>,
+    due: bool,
+    count: i64,
+    oldest: Stamp,
+}
+
+impl From<WaitingRecord> for WaitingGroup {
+    fn from(record: WaitingRecord) -> Self {
+        let WaitingRecord { namespace, queue, domain, role, expert, assigned_model: model, due, count, oldest } =
+            record;
+        Self { namespace, queue, domain, role, expert, model, due, count, oldest: oldest.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(second: i64) -> Stamp {
+        jiff::Timestamp::from_second(second).expect("a time").into()
+    }
+
+    #[test]
+    fn whoever_waited_ten_minutes_longer_counts_as_one_priority_higher() {
+        for (earlier, low, later, high, first) in [
+            (1_000, 0, 1_001, 0, true),
+            (1_000, 0, 1_001, 1, false),
+            (1_000, 0, 1_599, 1, false),
+            (1_000, 0, 1_601, 1, true),
+            (1_000, -100, 1_000, 100, false),
+        ] {
+            let (old, new) = (rank(second(earlier), low), rank(second(later), high));
+            assert_eq!(old < new, first, "{earlier} {low} before {later} {high}");
+        }
+    }
+}
