@@ -18,6 +18,7 @@ impl Engine for Mlx {
         request: &InferRequest,
         on_token: &mut (dyn FnMut() + Send),
     ) -> Result<InferOutcome, EngineError> {
-        chat::infer(at, request, &Dialect { limit_field: "max_tokens", ask_usage: true }, on_token).await
+        let dialect = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: false };
+        chat::infer(at, request, &dialect, on_token).await
     }
 }

@@ -4,6 +4,7 @@
 //! and `openai` speak to the servers through an `Endpoint`.
 
 mod chat;
+mod embed;
 mod endpoint;
 mod error;
 mod infer;
@@ -22,7 +23,7 @@ use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
 pub use error::{EngineError, Failure};
-pub use infer::{InferOutcome, InferRequest, KeepAlive};
+pub use infer::{EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, Sampling};
 pub use listing::{PathReply, read_listing};
 pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, model_to_send, normalize, same_model};
 pub use ollama::{LoadedModel, PullProgress};
@@ -98,6 +99,16 @@ pub trait Engine: Send + Sync {
         request: &InferRequest,
         on_token: &mut (dyn FnMut() + Send),
     ) -> Result<InferOutcome, EngineError>;
+
+    /// Vectors of texts; MLX can't.
+    async fn embed(&self, at: &Endpoint, _request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
+        Err(unsupported(self.kind(), at, "embed texts"))
+    }
+
+    /// Whether an answer is made to match a schema while it is generated.
+    fn enforces_schemas(&self) -> bool {
+        false
+    }
 
     /// What is in memory now, or `None` where the engine can't tell (all but Ollama).
     async fn loaded(&self, _at: &Endpoint, _timeout: Duration) -> Result<Option<Vec<LoadedModel>>, EngineError> {

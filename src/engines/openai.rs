@@ -1,7 +1,9 @@
 use async_trait::async_trait;
 
 use super::chat::{self, Dialect};
-use super::{Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome, InferRequest};
+use super::{
+    EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome, InferRequest, embed,
+};
 
 /// Whatever speaks OpenAI's protocol: vLLM, llama.cpp, LM Studio, a cloud.
 pub(super) struct OpenAi;
@@ -18,16 +20,51 @@ impl Engine for OpenAi {
         request: &InferRequest,
         on_token: &mut (dyn FnMut() + Send),
     ) -> Result<InferOutcome, EngineError> {
-        let usual = Dialect { limit_field: "max_tokens", ask_usage: false };
-        let newer = Dialect { limit_field: "max_completion_tokens", ask_usage: false };
-        match chat::infer(at, request, &usual, on_token).await {
-            Err(error) if wants_newer_field(&error.failure) => chat::infer(at, request, &newer, on_token).await,
-            result => result,
+        let mut dialect = Dialect { limit_field: "max_tokens", ask_usage: request.count, takes_schema: true };
+        loop {
+            match chat::infer(at, request, &dialect, on_token).await {
+                Err(error) => dialect = other_dialect(dialect, &error.failure).ok_or(error)?,
+                answered => return answered,
+            }
         }
+    }
+
+    async fn embed(&self, at: &Endpoint, request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
+        embed::openai(at, request).await
+    }
+
+    fn enforces_schemas(&self) -> bool {
+        true
     }
 }
 
-/// OpenAI's reasoning models refuse `max_tokens` and name the field that they want; most others know only the old one.
-fn wants_newer_field(failure: &Failure) -> bool {
-    matches!(failure, Failure::Rejected { detail, .. } if detail.contains("max_completion_tokens"))
+/// What to try next with a server that refused a field by name. OpenAI's reasoning models refuse `max_tokens` and name the
+/// field that they want; most others know only the old one.
+fn other_dialect(tried: Dialect, failure: &Failure) -> Option<Dialect> {
+    let Failure::Rejected { detail, .. } = failure else { return None };
+    if detail.contains("max_completion_tokens") && tried.limit_field == "max_tokens" {
+        return Some(Dialect { limit_field: "max_completion_tokens", ..tried });
+    }
+    (detail.contains("stream_options") && tried.ask_usage).then_some(Dialect { ask_usage: false, ..tried })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_field_is_left_out_or_renamed_once() {
+        let usual = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true };
+        let refused = |detail: &str| Failure::Rejected { status: 400, detail: detail.to_owned() };
+        let newer = Dialect { limit_field: "max_completion_tokens", ..usual };
+        let uncounted = Dialect { ask_usage: false, ..usual };
+        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.");
+        let usage = refused("extra inputs are not permitted: stream_options");
+        assert_eq!(other_dialect(usual, &limit), Some(newer));
+        assert_eq!(other_dialect(newer, &limit), None);
+        assert_eq!(other_dialect(usual, &usage), Some(uncounted));
+        assert_eq!(other_dialect(uncounted, &usage), None);
+        assert_eq!(other_dialect(usual, &refused("no such thing")), None);
+        assert_eq!(other_dialect(usual, &Failure::Refused), None);
+    }
 }

@@ -10,6 +10,8 @@ use super::{InferOutcome, InferRequest};
 
 /// No engine sends a longer line; one that does is not an engine.
 const MAX_LINE_BYTES: usize = 4 << 20;
+/// A model that says more in one answer has lost its way; `max_tokens` ends it long before.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 /// A response body as lines, for NDJSON and for event streams.
 pub(super) struct Lines {
@@ -60,23 +62,52 @@ pub(super) enum LineError {
 pub(super) struct Progress<'a> {
     started: Instant,
     first_token_timeout: Duration,
+    stall_timeout: Duration,
     timeout: Duration,
     on_token: &'a mut (dyn FnMut() + Send),
     tokens: u32,
     first: Option<Duration>,
+    last: Instant,
+    text: String,
+}
+
+/// What an engine says at the end of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Of the answer.
+    pub(super) tokens: Option<u32>,
+    pub(super) prompt_tokens: Option<u32>,
+    pub(super) per_token: Option<Duration>,
+    pub(super) cut_off: bool,
 }
 
 impl<'a> Progress<'a> {
     pub(super) fn new(request: &InferRequest, on_token: &'a mut (dyn FnMut() + Send)) -> Self {
-        let InferRequest { first_token_timeout, timeout, .. } = request;
-        let (first_token_timeout, timeout) = (*first_token_timeout, *timeout);
-        Self { started: Instant::now(), first_token_timeout, timeout, on_token, tokens: 0, first: None }
+        let started = Instant::now();
+        Self {
+            started,
+            first_token_timeout: request.first_token_timeout,
+            stall_timeout: request.stall_timeout,
+            timeout: request.timeout,
+            on_token,
+            tokens: 0,
+            first: None,
+            last: started,
+            text: String::new(),
+        }
     }
 
-    pub(super) fn token(&mut self) {
-        self.first.get_or_insert_with(|| self.started.elapsed());
+    /// A piece of the answer; empty when it is something else than text (reasoning, a call of a tool).
+    pub(super) fn token(&mut self, text: &str) -> Result<(), Failure> {
+        if self.text.len() + text.len() > MAX_ANSWER_BYTES {
+            return Err(Failure::BadBody { detail: format!("an answer longer than {MAX_ANSWER_BYTES} bytes") });
+        }
+        self.text.push_str(text);
+        self.last = Instant::now();
+        self.first.get_or_insert(self.last - self.started);
         self.tokens += 1;
         (self.on_token)();
+        Ok(())
     }
 
     /// Sends the request; an answer that isn't a success is a failure.
@@ -110,24 +141,30 @@ impl<'a> Progress<'a> {
         self.broken(Broken::Reset)
     }
 
-    /// `counted`: the tokens as the engine counted them.
-    pub(super) fn outcome(mut self, counted: Option<u32>, eval_duration_per_token: Option<Duration>) -> InferOutcome {
+    pub(super) fn outcome(mut self, counts: Counts) -> InferOutcome {
+        let Counts { tokens: counted, prompt_tokens, per_token, cut_off } = counts;
+        let total = self.started.elapsed();
         // A token can be half a character, and then no text comes of it.
         if self.tokens == 0 && counted.is_some_and(|n| n > 0) {
-            self.token();
+            self.first.get_or_insert(total);
+            self.tokens += 1;
+            (self.on_token)();
         }
-        let total = self.started.elapsed();
         InferOutcome {
+            text: self.text,
             tokens: counted.unwrap_or(self.tokens),
+            prompt_tokens,
+            cut_off,
             first_token_after: self.first.unwrap_or(total),
             total,
-            eval_duration_per_token,
+            eval_duration_per_token: per_token,
         }
     }
 
     fn deadline(&self) -> Instant {
-        let limit = if self.tokens == 0 { self.first_token_timeout.min(self.timeout) } else { self.timeout };
-        self.started + limit
+        let next =
+            if self.tokens == 0 { self.started + self.first_token_timeout } else { self.last + self.stall_timeout };
+        next.min(self.started + self.timeout)
     }
 
     fn broken(&self, broken: Broken) -> Failure {

@@ -55,6 +55,12 @@ pub struct CallRecord {
     pub keep_alive: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// The beginning of the last message, prompt or text: at most 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// What else was asked for: `temperature`, `top_p`, `seed`, `stop`, `schema`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Value>,
     /// Absent while no answer began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -107,6 +113,8 @@ impl Ledger {
             model: None,
             keep_alive: None,
             max_tokens: None,
+            prompt: None,
+            options: None,
             status: None,
             tokens: 0,
             end: CallEnd::Open,

@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::engines::{EngineKind, MLX_DEFAULT_MODEL};
 
 use super::body::Lenient;
-use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding};
+use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding, joined};
 use super::reply::{self, Piece};
 use super::state::Shared;
 
@@ -26,6 +26,31 @@ pub(super) struct ChatRequest {
     max_completion_tokens: Option<u32>,
     #[serde(default)]
     stream_options: StreamOptions,
+    response_format: Option<Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl ChatRequest {
+    /// mlx_lm takes no notice of it.
+    fn schema(&self, engine: EngineKind) -> Option<Value> {
+        let format = self.response_format.as_ref().filter(|_| engine != EngineKind::Mlx)?;
+        match format.get("type").and_then(Value::as_str) {
+            Some("json_schema") => format.pointer("/json_schema/schema").cloned(),
+            Some("json_object") => Some(json!({"type": "object"})),
+            _ => None,
+        }
+    }
+
+    fn options(&self, schema: Option<&Value>) -> Value {
+        let known = ["temperature", "top_p", "seed", "stop"];
+        let mut options: Map<String, Value> =
+            known.iter().filter_map(|key| Some(((*key).to_owned(), self.others.get(*key)?.clone()))).collect();
+        if let Some(schema) = schema {
+            options.insert("schema".to_owned(), schema.clone());
+        }
+        options.into()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -40,12 +65,16 @@ pub(super) async fn chat(
     Lenient(request): Lenient<ChatRequest>,
 ) -> Response {
     let engine = shared.options.engine;
-    let prompt: String = request.messages.iter().filter_map(|m| m.get("content")?.as_str()).collect();
+    let schema = request.schema(engine);
+    let last = request.messages.last().and_then(|m| m.get("content")?.as_str()).unwrap_or_default();
     let wanted = Wanted {
-        model: request.model.unwrap_or_else(|| MLX_DEFAULT_MODEL.to_owned()),
+        prompt: last.to_owned(),
+        options: Some(request.options(schema.as_ref())),
+        model: request.model.clone().unwrap_or_else(|| MLX_DEFAULT_MODEL.to_owned()),
         keep: None,
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
-        prompt_tokens: count_tokens(&prompt),
+        prompt_tokens: count_tokens(&joined(&request.messages)),
+        schema,
     };
     let asked = wanted.model.clone();
     let mut generation = match Generation::begin(&shared, context, wanted).await {
@@ -105,7 +134,9 @@ pub(super) async fn embeddings(
         other => vec![other.as_str().unwrap_or_default().to_owned()],
     };
     let prompt_tokens = texts.iter().map(|text| count_tokens(text)).sum();
-    let wanted = Wanted { model: request.model.clone(), keep: None, max_tokens: Some(0), prompt_tokens };
+    let prompt = texts.last().cloned().unwrap_or_default();
+    let model = request.model.clone();
+    let wanted = Wanted { model, max_tokens: Some(0), prompt_tokens, prompt, ..Wanted::default() };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
         Err(why) => return refused(&shared, &why, &request.model),

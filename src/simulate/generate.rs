@@ -3,11 +3,13 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Fault;
 use super::calls::Call;
 use super::models::Keep;
+use super::sample;
 use super::state::{Lease, QueueFull, Shared};
 use super::wire::Switch;
 
@@ -15,6 +17,9 @@ const WORDS: [&str; 16] = [
     "the", "horse", "drinks", "at", "noon", "and", "rests", "while", "hay", "is", "brought", "from", "a", "dry",
     "loft", "again",
 ];
+
+/// Characters of a prompt that the log keeps.
+const LOGGED: usize = 200;
 
 /// What a request came in with.
 #[derive(Debug, Clone)]
@@ -30,6 +35,11 @@ pub(super) struct Wanted {
     pub(super) keep: Option<Keep>,
     pub(super) max_tokens: Option<u32>,
     pub(super) prompt_tokens: u32,
+    /// For the log.
+    pub(super) prompt: String,
+    pub(super) options: Option<Value>,
+    /// The answer is made to match it.
+    pub(super) schema: Option<Value>,
 }
 
 /// Why no inference begins.
@@ -46,6 +56,7 @@ pub(super) struct Generation {
     context: Context,
     lease: Option<Lease>,
     rng: StdRng,
+    scripted: Option<Vec<String>>,
     length: u32,
     pub(super) produced: u32,
     pub(super) model: String,
@@ -63,24 +74,31 @@ impl Generation {
         context.call.note(|record| {
             record.model = Some(wanted.model.clone());
             record.max_tokens = wanted.max_tokens;
+            record.prompt = Some(wanted.prompt.chars().take(LOGGED).collect());
+            record.options = wanted.options.clone();
         });
         let model = shared.find(&wanted.model).ok_or(NotBegun::UnknownModel)?;
         let lease = shared.acquire(&model, wanted.keep).await.map_err(|QueueFull| NotBegun::QueueFull)?;
         // The same call gets the same words, whatever ran beside it.
         let mut rng = StdRng::seed_from_u64(shared.options.seed ^ u64::from(wanted.prompt_tokens));
-        let natural = rng.random_range(20..60);
-        let length = wanted.max_tokens.unwrap_or(natural);
+        let scripted = wanted.schema.as_ref().map(sample::pieces);
+        let natural = scripted.as_ref().map_or_else(|| rng.random_range(20..60), |said| length(said));
+        // A model that answers in a format ends where the format ends.
+        let most = wanted.max_tokens.unwrap_or(u32::MAX);
+        let stopped = wanted.max_tokens.is_none() || (scripted.is_some() && natural <= most);
+        let length = if stopped { natural } else { most };
         Ok(Self {
             shared: Arc::clone(shared),
             context,
             load: lease.load,
             lease: Some(lease),
             rng,
+            scripted,
             length,
             produced: 0,
             model: wanted.model,
             prompt_tokens: wanted.prompt_tokens,
-            stopped: wanted.max_tokens.is_none(),
+            stopped,
             started,
             answering: Instant::now(),
         })
@@ -109,11 +127,20 @@ impl Generation {
         tokio::time::sleep(Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX)).await;
         // It may have begun to hang meanwhile.
         self.shared.until_none(|fault| self.is_held_by(fault)).await;
-        let word = WORDS[self.rng.random_range(0..WORDS.len())];
-        let space = if self.produced == 0 { "" } else { " " };
+        let place = usize::try_from(self.produced).unwrap_or(usize::MAX);
+        let token = match self.scripted.as_ref().and_then(|said| said.get(place)) {
+            Some(piece) => piece.clone(),
+            None => self.word(),
+        };
         self.produced += 1;
         self.context.call.token();
-        Some(format!("{space}{word}"))
+        Some(token)
+    }
+
+    fn word(&mut self) -> String {
+        let word = WORDS[self.rng.random_range(0..WORDS.len())];
+        let space = if self.produced == 0 { "" } else { " " };
+        format!("{space}{word}")
     }
 
     /// Holds while inference hangs, for what yields no tokens (embeddings).
@@ -149,6 +176,15 @@ pub(super) fn embedding(seed: u64, text: &str) -> Vec<f32> {
     let hash = text.bytes().fold(seed, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut rng = StdRng::seed_from_u64(hash);
     (0..64).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+fn length(pieces: &[String]) -> u32 {
+    u32::try_from(pieces.len()).unwrap_or(u32::MAX)
+}
+
+/// All messages, for counting their tokens.
+pub(super) fn joined(messages: &[Value]) -> String {
+    messages.iter().filter_map(|m| m.get("content")?.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// A rough count, as no tokenizer is at hand.

@@ -18,6 +18,7 @@ mod ollama_calls;
 mod openai;
 mod options;
 mod reply;
+mod sample;
 mod server;
 mod state;
 mod wire;

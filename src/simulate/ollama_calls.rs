@@ -10,11 +10,11 @@ use axum::response::Response;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Fault;
 use super::body::Lenient;
-use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding};
+use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding, joined};
 use super::models::Keep;
 use super::ollama::digest;
 use super::reply::{self, Piece};
@@ -35,12 +35,8 @@ pub(super) struct Request {
     stream: Option<bool>,
     keep_alive: Option<Value>,
     #[serde(default)]
-    options: Options,
-}
-
-#[derive(Default, Deserialize)]
-struct Options {
-    num_predict: Option<i64>,
+    options: Map<String, Value>,
+    format: Option<Value>,
 }
 
 type Shape = fn(&str) -> Value;
@@ -51,7 +47,7 @@ pub(super) async fn chat(
     Lenient(request): Lenient<Request>,
 ) -> Response {
     let shape: Shape = |text| json!({"message": {"role": "assistant", "content": text}});
-    let prompt: String = request.messages.iter().filter_map(|m| m.get("content")?.as_str()).collect();
+    let prompt = joined(&request.messages);
     let empty = request.messages.is_empty();
     run(&shared, context, request, &prompt, empty, shape).await
 }
@@ -82,12 +78,22 @@ async fn run(
     if empty {
         return only_load(shared, &context, &request.model, keep, shape).await;
     }
+    let mut options = request.options.clone();
+    // Ollama's -1 is no limit.
+    let max_tokens = options.remove("num_predict").and_then(|n| u32::try_from(n.as_i64()?).ok());
+    let schema = request.format.clone().filter(|format| !format.is_null() && format != "");
+    if let Some(schema) = &schema {
+        options.insert("schema".to_owned(), schema.clone());
+    }
+    let asked = request.messages.last().and_then(|m| m.get("content")?.as_str()).unwrap_or(prompt);
     let wanted = Wanted {
         model: request.model.clone(),
         keep,
-        // Ollama's -1 is no limit.
-        max_tokens: request.options.num_predict.and_then(|n| u32::try_from(n).ok()),
+        max_tokens,
         prompt_tokens: count_tokens(prompt),
+        prompt: asked.to_owned(),
+        options: Some(options.into()),
+        schema,
     };
     let mut generation = match Generation::begin(shared, context, wanted).await {
         Ok(generation) => generation,
@@ -141,7 +147,9 @@ pub(super) async fn embed(
     context.call.note(|record| record.keep_alive = request.keep_alive.clone());
     let texts = texts(&request.input);
     let prompt_tokens = texts.iter().map(|text| count_tokens(text)).sum();
-    let wanted = Wanted { model: request.model.clone(), keep, max_tokens: Some(0), prompt_tokens };
+    let prompt = texts.last().cloned().unwrap_or_default();
+    let model = request.model.clone();
+    let wanted = Wanted { model, keep, max_tokens: Some(0), prompt_tokens, prompt, ..Wanted::default() };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
         Err(why) => return refused(&why, &request.model),

@@ -13,8 +13,11 @@ pub use pull::PullProgress;
 
 use super::error::{Broken, of_status};
 use super::probe::read_bounded;
-use super::stream::{Progress, error_in, parse};
-use super::{Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome, InferRequest};
+use super::stream::{Counts, Progress, error_in, parse};
+use super::{
+    EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome, InferRequest,
+    Sampling, embed,
+};
 
 /// A model in Ollama's memory (`/api/ps`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -49,11 +52,20 @@ impl Engine for Ollama {
             EngineError::new(call, failure)
         };
         match chat(at, request, on_token).await {
-            Err(failure) if only_embeds(&failure) => {
-                embed(at, request, on_token).await.map_err(|failure| failed("/api/embed", failure))
+            // A canary may ask any model.
+            Err(failure) if only_embeds(&failure) && request.max_tokens == 1 => {
+                prove_by_embedding(at, request, on_token).await.map_err(|failure| failed("/api/embed", failure))
             }
             result => result.map_err(|failure| failed("/api/chat", failure)),
         }
+    }
+
+    async fn embed(&self, at: &Endpoint, request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
+        embed::ollama(at, request).await
+    }
+
+    fn enforces_schemas(&self) -> bool {
+        true
     }
 
     fn manages_models(&self) -> bool {
@@ -103,15 +115,7 @@ async fn chat(
     request: &InferRequest,
     on_token: &mut (dyn FnMut() + Send),
 ) -> Result<InferOutcome, Failure> {
-    let mut body = json!({
-        "model": request.model.as_str(),
-        "messages": [{"role": "user", "content": request.prompt}],
-        "stream": true,
-        "options": {"num_predict": request.max_tokens},
-    });
-    if let Some(keep_alive) = request.keep_alive {
-        body["keep_alive"] = keep_alive.to_json();
-    }
+    let body = body(request);
     let mut progress = Progress::new(request, on_token);
     let mut lines = progress.open(at.request(Method::POST, "/api/chat").json(&body)).await?;
     let mut any = false;
@@ -121,31 +125,58 @@ async fn chat(
             return Err(failure);
         }
         any = true;
-        if carries_token(&record) {
-            progress.token();
+        if let Some(text) = token_in(&record) {
+            progress.token(text)?;
         }
         if record.get("done").and_then(Value::as_bool) == Some(true) {
-            let (counted, per_token) = measured(&record);
-            return Ok(progress.outcome(counted, per_token));
+            return Ok(progress.outcome(measured(&record)));
         }
     }
     Err(if any { progress.cut_short() } else { Failure::BadBody { detail: "200 with an empty body".into() } })
 }
 
-fn carries_token(record: &Value) -> bool {
-    let message = record.get("message");
-    let text = |key| message.and_then(|m| m.get(key)).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-    let tools = message.and_then(|m| m.get("tool_calls")).and_then(Value::as_array).is_some_and(|t| !t.is_empty());
-    text("content") || text("thinking") || tools
+fn body(request: &InferRequest) -> Value {
+    let Sampling { temperature, top_p, seed, stop } = &request.sampling;
+    let mut options = json!({"num_predict": request.max_tokens});
+    let optional = [
+        ("temperature", temperature.map(Value::from)),
+        ("top_p", top_p.map(Value::from)),
+        ("seed", seed.map(Value::from)),
+    ];
+    for (field, value) in optional.into_iter().filter_map(|(field, value)| Some((field, value?))) {
+        options[field] = value;
+    }
+    if !stop.is_empty() {
+        options["stop"] = json!(stop);
+    }
+    let mut body =
+        json!({"model": request.model.as_str(), "messages": request.messages, "stream": true, "options": options});
+    if let Some(schema) = &request.schema {
+        body["format"] = schema.clone();
+    }
+    if let Some(keep_alive) = request.keep_alive {
+        body["keep_alive"] = keep_alive.to_json();
+    }
+    body
 }
 
-/// Tokens and time per token of the last record.
-fn measured(done: &Value) -> (Option<u32>, Option<Duration>) {
-    let count = done.get("eval_count").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+/// The text of a record's token, which is empty when it is no part of the answer; `None` when it carries none.
+fn token_in(record: &Value) -> Option<&str> {
+    let message = record.get("message")?;
+    let text = |key| message.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let tools = || message.get("tool_calls").and_then(Value::as_array).filter(|tools| !tools.is_empty());
+    text("content").or_else(|| (text("thinking").is_some() || tools().is_some()).then_some(""))
+}
+
+/// What the last record counts.
+fn measured(done: &Value) -> Counts {
+    let number = |key| done.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let tokens = number("eval_count");
     let nanos = done.get("eval_duration").and_then(Value::as_u64);
     let per_token =
-        count.zip(nanos).filter(|(count, _)| *count > 0).map(|(count, nanos)| Duration::from_nanos(nanos) / count);
-    (count, per_token)
+        tokens.zip(nanos).filter(|(count, _)| *count > 0).map(|(count, nanos)| Duration::from_nanos(nanos) / count);
+    let cut_off = done.get("done_reason").is_some_and(|reason| reason == "length");
+    Counts { tokens, prompt_tokens: number("prompt_eval_count"), per_token, cut_off }
 }
 
 /// Ollama refuses to chat with an embedding model; that it embeds proves as much.
@@ -153,26 +184,22 @@ fn only_embeds(failure: &Failure) -> bool {
     matches!(failure, Failure::Rejected { detail, .. } if detail.contains("does not support chat"))
 }
 
-async fn embed(
+async fn prove_by_embedding(
     at: &Endpoint,
     request: &InferRequest,
     on_token: &mut (dyn FnMut() + Send),
 ) -> Result<InferOutcome, Failure> {
-    let mut body = json!({"model": request.model.as_str(), "input": request.prompt});
-    if let Some(keep_alive) = request.keep_alive {
-        body["keep_alive"] = keep_alive.to_json();
-    }
-    let mut progress = Progress::new(request, on_token);
-    let mut lines = progress.open(at.request(Method::POST, "/api/embed").json(&body)).await?;
-    let line = progress.next(&mut lines).await?.unwrap_or_default();
-    let first = parse(&line)?;
-    match first.pointer("/embeddings/0").and_then(Value::as_array) {
-        Some(vector) if !vector.is_empty() => {
-            progress.token();
-            Ok(progress.outcome(None, None))
-        }
-        _ => Err(Failure::BadBody { detail: "no embedding in the answer".into() }),
-    }
+    let input = vec![request.text()];
+    let asked = EmbedRequest {
+        model: request.model.clone(),
+        input,
+        keep_alive: request.keep_alive,
+        timeout: request.timeout.min(request.first_token_timeout),
+    };
+    let progress = Progress::new(request, on_token);
+    embed::ollama(at, &asked).await.map_err(|error| error.failure)?;
+    // A vector is as good as a token.
+    Ok(progress.outcome(Counts { tokens: Some(1), ..Counts::default() }))
 }
 
 /// A generation without a prompt only loads the model, or with `keep_alive` 0 only unloads it.
@@ -208,11 +235,13 @@ mod tests {
 
     #[test]
     fn time_per_token_needs_tokens() {
-        assert_eq!(
-            measured(&json!({"eval_count": 4, "eval_duration": 8_000_000})),
-            (Some(4), Some(Duration::from_millis(2)))
-        );
-        assert_eq!(measured(&json!({"eval_count": 0, "eval_duration": 5})), (Some(0), None));
-        assert_eq!(measured(&json!({})), (None, None));
+        let done =
+            json!({"eval_count": 4, "eval_duration": 8_000_000, "prompt_eval_count": 9, "done_reason": "length"});
+        let two = Some(Duration::from_millis(2));
+        let expected = Counts { tokens: Some(4), prompt_tokens: Some(9), per_token: two, cut_off: true };
+        assert_eq!(measured(&done), expected);
+        let none = Counts { tokens: Some(0), ..Counts::default() };
+        assert_eq!(measured(&json!({"eval_count": 0, "eval_duration": 5, "done_reason": "stop"})), none);
+        assert_eq!(measured(&json!({})), Counts::default());
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use ostler::engines::{EngineKind, Failure, PathReply, ProbeVerdict, same_model};
+use ostler::engines::{EmbedRequest, EngineKind, Failure, PathReply, ProbeVerdict, Sampling, same_model};
 use ostler::simulate::{Server, SimulateOptions};
+use ostler::tasks::Message;
+use serde_json::json;
 
 use super::{LONG, Subject};
 use crate::real::{Mlx, Ollama};
@@ -14,6 +16,9 @@ pub async fn suite(kind: EngineKind, url: &str, model: &str) {
     lists_its_models(&subject, model).await;
     answers_and_counts_tokens(&subject, model).await;
     answers_a_single_token(&subject, model).await;
+    takes_a_conversation_and_its_parameters(&subject, model).await;
+    matches_a_schema_where_it_can(&subject, model).await;
+    embeds_or_says_that_it_cannot(&subject, model).await;
     says_that_a_model_is_missing(&subject, model).await;
     a_path_that_it_lacks_is_not_found(&subject).await;
     stops_when_the_caller_goes(&subject, model).await;
@@ -44,6 +49,63 @@ async fn answers_and_counts_tokens(subject: &Subject, model: &str) {
 async fn answers_a_single_token(subject: &Subject, model: &str) {
     let outcome = subject.infer(model, 1).await.expect("it answers");
     assert!(outcome.tokens <= 1, "{outcome:?}");
+}
+
+async fn takes_a_conversation_and_its_parameters(subject: &Subject, model: &str) {
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let mut request = subject.request(model, 6);
+    request.messages = vec![
+        message("system", "You are terse."),
+        message("user", "a"),
+        message("assistant", "b"),
+        message("user", "c"),
+    ];
+    request.sampling =
+        Sampling { temperature: Some(0.0), top_p: Some(0.9), seed: Some(7), stop: vec!["\u{1}".to_owned()] };
+    request.count = true;
+    let first = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    let second = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    assert_eq!(first.text, second.text, "the same seed at temperature 0");
+    assert!(first.prompt_tokens.is_some_and(|n| n >= 4), "{first:?}");
+    assert!(first.tokens <= 6 && (!first.cut_off || first.tokens == 6), "{first:?}");
+}
+
+async fn matches_a_schema_where_it_can(subject: &Subject, model: &str) {
+    if !subject.engine.enforces_schemas() {
+        return;
+    }
+    let schema = json!({"type": "object", "properties": {"n": {"enum": ["yes", "no"]}}, "required": ["n"], "additionalProperties": false});
+    let mut request = subject.request(model, 200);
+    request.schema = Some(schema.clone());
+    request.sampling.temperature = Some(0.0);
+    let outcome = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    match serde_json::from_str(&outcome.text) {
+        Ok(value) => assert!(jsonschema::is_valid(&schema, &value), "{}", outcome.text),
+        // A model that says spaces for ever is within the format, too.
+        Err(_) => assert!(outcome.cut_off, "{outcome:?}"),
+    }
+}
+
+async fn embeds_or_says_that_it_cannot(subject: &Subject, model: &str) {
+    let kind = subject.engine.kind();
+    let model = subject.request(model, 1).model;
+    let input = vec!["hay".to_owned(), "oats".to_owned(), "hay".to_owned()];
+    let request = EmbedRequest { model, input, keep_alive: None, timeout: LONG };
+    match subject.engine.embed(&subject.at, &request).await {
+        Ok(outcome) => {
+            assert_eq!(outcome.vectors.len(), 3);
+            assert!(
+                !outcome.vectors[0].is_empty() && outcome.vectors.iter().all(|v| v.len() == outcome.vectors[0].len())
+            );
+            assert!(outcome.vectors[0] != outcome.vectors[1]);
+        }
+        Err(error) => {
+            // A chat model may not embed; MLX never does.
+            let cannot = error.failure == Failure::Unsupported { engine: kind };
+            assert!(cannot || error.to_string().contains("support"), "{error}");
+            assert_eq!(cannot, kind == EngineKind::Mlx);
+        }
+    }
 }
 
 /// MLX must not be asked: its client can't even be given the name.
@@ -123,6 +185,9 @@ async fn real_ollama_does_what_an_openai_server_must() {
     let subject = Subject::new(EngineKind::OpenAi, &server.url());
     lists_its_models(&subject, Ollama::MODEL).await;
     answers_and_counts_tokens(&subject, Ollama::MODEL).await;
+    takes_a_conversation_and_its_parameters(&subject, Ollama::MODEL).await;
+    matches_a_schema_where_it_can(&subject, Ollama::MODEL).await;
+    embeds_or_says_that_it_cannot(&subject, Ollama::MODEL).await;
     says_that_a_model_is_missing(&subject, Ollama::MODEL).await;
 }
 

@@ -38,14 +38,7 @@ impl Subject {
     }
 
     pub fn request_raw(&self, model: SendableModel, max_tokens: u32) -> InferRequest {
-        InferRequest {
-            model,
-            prompt: "hello world".to_owned(),
-            max_tokens,
-            keep_alive: None,
-            first_token_timeout: LONG,
-            timeout: LONG,
-        }
+        InferRequest::simple(model, "hello world", max_tokens, LONG)
     }
 
     pub async fn infer(&self, model: &str, max_tokens: u32) -> Result<InferOutcome, EngineError> {
