@@ -2,6 +2,8 @@
 
 pub mod assign;
 mod completion;
+pub mod explain;
+pub mod limits;
 pub mod machine;
 pub mod retry;
 pub mod route;

@@ -92,19 +92,29 @@ pub fn serving<'a>(servers: &'a [Server], namespace: &str, alias: &str) -> Vec<&
 
 /// Which of [`serving`] may be asked now, each with whether that is spill.
 pub fn open<'a>(serving: &[&'a Server]) -> Vec<(&'a Server, bool)> {
-    let mut asked = Vec::new();
-    let mut spill = false;
-    for group in serving.chunk_by(|a, b| a.priority == b.priority) {
-        let takers: Vec<&Server> = group.iter().copied().filter(|s| !spill || s.accepts_spill).collect();
-        asked.extend(takers.iter().copied().filter(|s| s.is_open()).map(|s| (s, spill)));
-        let waits = takers.iter().any(|s| s.overflow == Overflow::Wait);
-        if !asked.is_empty() || waits {
+    let first = serving.first().map(|s| s.priority);
+    let willing = until(serving, |group| group.iter().any(|s| s.is_open()));
+    willing.into_iter().filter(|s| s.is_open()).map(|s| (s, Some(s.priority) != first)).collect()
+}
+
+/// Which of [`serving`] work may go to when they are all down or full: those it waits for. The first at least.
+pub fn allowed<'a>(serving: &[&'a Server]) -> Vec<&'a Server> {
+    until(serving, |_| false)
+}
+
+/// Group by group of equal priority, those that take the work, up to the group that keeps it.
+fn until<'a>(serving: &[&'a Server], keeps: impl Fn(&[&Server]) -> bool) -> Vec<&'a Server> {
+    let mut all = Vec::new();
+    for (index, group) in serving.chunk_by(|a, b| a.priority == b.priority).enumerate() {
+        // Whoever comes first is where the work belongs, taker of spill or not.
+        let takers: Vec<&Server> = group.iter().copied().filter(|s| index == 0 || s.accepts_spill).collect();
+        let ends = keeps(&takers) || takers.iter().any(|s| s.overflow == Overflow::Wait);
+        all.extend(takers);
+        if ends {
             break;
         }
-        // Whoever comes first is where the work belongs, taker of spill or not.
-        spill = true;
     }
-    asked
+    all
 }
 
 /// For each server that may be asked for anything now: what, and under which name there.
