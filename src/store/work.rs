@@ -79,7 +79,8 @@ pub struct SlotClaim {
     pub models: Vec<(String, String)>,
     /// The model whose calls come first because it is in memory there.
     pub loaded: Option<(String, String)>,
-    /// Whoever has waited longer than this, or has a higher priority, goes before what `loaded` prefers.
+    /// Tasks for `loaded` go before others that have waited at most so much longer and have no higher priority. Measured from
+    /// one to the other: so in a long line, where all have waited for long, models don't alternate.
     pub affinity: Duration,
     pub most: i32,
     pub slot_lease: Duration,
@@ -323,6 +324,7 @@ pub trait Dispatch: Send + Sync {
 /// What workers do.
 #[async_trait]
 pub trait Work: Send + Sync {
+    /// Opened again by the same holder for the same queue it is the same lease, extended.
     async fn open_lease(&self, holder: &str, queue: &QueueKey, lease: Duration) -> Result<Lease, StoreError>;
     /// Extends them all; returns those that are lost, whose claims are somebody else's now.
     async fn renew_leases(&self, leases: &[(Lease, Duration)]) -> Result<Vec<Lease>, StoreError>;

@@ -13,6 +13,9 @@ mod tasks_claiming;
 mod tasks_ending;
 mod tasks_inserting;
 mod tasks_leading;
+mod tasks_model;
+mod tasks_steps;
+mod tasks_walking;
 
 use bench::Bench;
 
@@ -108,4 +111,5 @@ on_both! {
     tasks_leading::ended_tasks_are_kept_as_long_as_their_queue_says,
     tasks_leading::a_run_of_a_schedule_is_fired_once,
     tasks_leading::workers_report_until_they_leave,
+    tasks_walking::every_walk_ends_where_the_machine_says,
 }

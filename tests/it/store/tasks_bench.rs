@@ -71,6 +71,7 @@ pub fn all_on_a_page() -> TaskPage {
 /// A leader, a server, the queue `default` and three experts: `igor` and `olga` for two models, `hook` for none.
 pub async fn shop(bench: &Bench, slots: i32) -> Fence {
     let fence = bench.serving(slots).await;
+    bench.store.renew(&fence, Duration::from_secs(3_600)).await.expect("renew");
     for row in [queue("default"), expert("igor", "small", 50), expert("olga", "large", 50), webhook("hook", 50)] {
         bench.store.project_declared(&fence, &row).await.expect("project");
     }
