@@ -3,7 +3,10 @@
 
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use rand::RngCore;
@@ -114,6 +117,26 @@ pub enum SignatureError {
     Stale(i64),
     #[error("the signature does not match: the two sides have different signing secrets, or the body was changed")]
     Mismatch,
+}
+
+const CLAIM: &str = "claim";
+
+/// What an agent shows when it keeps or ends the task that was handed to it: `claim_TASK_EPOCH_CODE`. Whoever knows the secret that
+/// requests to that agent are signed with can make one and tell one; nobody else can.
+pub fn claim_token(secret: &SigningSecret, task: i64, epoch: i64) -> String {
+    let code = secret.mac(CLAIM, &task.to_string(), epoch.to_string().as_bytes()).finalize().into_bytes();
+    format!("{CLAIM}_{task}_{epoch}_{}", URL_SAFE_NO_PAD.encode(code))
+}
+
+/// The task and the epoch that a claim token names; it is not proven by that. `None`: it is none.
+pub fn named_claim(token: &str) -> Option<(i64, i64)> {
+    let mut parts = token.strip_prefix(CLAIM)?.strip_prefix('_')?.splitn(3, '_');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Whether the token is one of this secret, for the task and the epoch that it names.
+pub fn verify_claim(secret: &SigningSecret, token: &str) -> bool {
+    named_claim(token).is_some_and(|(task, epoch)| same(token.as_bytes(), claim_token(secret, task, epoch).as_bytes()))
 }
 
 /// Signs under a new id.
@@ -232,6 +255,22 @@ mod tests {
         ];
         for (name, secret, given, body, now, expected) in cases {
             assert_eq!(verify(secret, &given, body.as_bytes(), at(now)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_proven_for_its_own_secret_task_and_epoch_only() {
+        let (secret, other) = (SigningSecret::generate(), SigningSecret::generate());
+        let token = claim_token(&secret, 17, 3);
+        assert_eq!(named_claim(&token), Some((17, 3)));
+        assert!(verify_claim(&secret, &token) && !verify_claim(&other, &token), "{token}");
+        for changed in
+            [token.replace("_3_", "_4_"), token.replace("_17_", "_18_"), format!("{token}a"), "claim_17_3_".into()]
+        {
+            assert!(!verify_claim(&secret, &changed), "{changed}");
+        }
+        for none in ["", "claim", "claim_1", "claim_a_1_x", "whsec_1_2_3"] {
+            assert_eq!(named_claim(none), None, "{none:?}");
         }
     }
 

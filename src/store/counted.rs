@@ -96,6 +96,8 @@ pass_on! {
         fn insert_tasks(tasks: &[NewTask]) -> Vec<Inserted>;
         fn tasks(filter: &TaskFilter, page: &TaskPage) -> Vec<Task>;
         fn task(id: TaskId) -> Option<Task>;
+        fn task_changes(filter: &TaskFilter, after: Option<TaskCursor>, limit: i64, brief: bool) -> Vec<Task>;
+        fn count_tasks(filter: &TaskFilter) -> i64;
         fn command_tasks(filter: &TaskFilter, command: &TaskCommand, reason: &str, most: i64) -> Vec<TaskId>;
         fn queue_counts() -> Vec<QueueCounts>;
         fn waiting() -> Vec<WaitingGroup>;

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId, TaskState};
 
@@ -147,8 +148,38 @@ pub struct TaskPage {
     pub brief: bool,
 }
 
+/// A place in the order in which tasks came into their states. It reads and writes as `TIME_ID`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TaskCursor {
+    pub at: Timestamp,
+    pub id: TaskId,
+}
+
+impl TaskCursor {
+    /// After this task's last change.
+    pub fn of(task: &Task) -> Self {
+        Self { at: task.state_since, id: task.id }
+    }
+}
+
+impl std::fmt::Display for TaskCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.at, self.id)
+    }
+}
+
+impl std::str::FromStr for TaskCursor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no cursor: write back one that an answer gave");
+        let (at, id) = text.rsplit_once('_').ok_or_else(bad)?;
+        Ok(Self { at: at.parse().map_err(|_| bad())?, id: id.parse().map_err(|_| bad())? })
+    }
+}
+
 /// What became of one inserted task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inserted {
     pub id: TaskId,
@@ -157,7 +188,7 @@ pub struct Inserted {
 }
 
 /// How many tasks of a queue are in which state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueCounts {
     pub namespace: String,
@@ -175,7 +206,7 @@ pub struct QueueCounts {
 }
 
 /// Pending tasks that wait for the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WaitingGroup {
     pub namespace: String,
@@ -192,7 +223,7 @@ pub struct WaitingGroup {
 }
 
 /// How many live tasks an expert has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpertLoad {
     pub namespace: String,
@@ -202,7 +233,7 @@ pub struct ExpertLoad {
 }
 
 /// A worker process as it reports itself, every few seconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerReport {
     /// Unique for a process.
@@ -221,7 +252,7 @@ pub struct WorkerReport {
 }
 
 /// Calls for one model of one server over a few seconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CallStats {
     pub server_url: String,
@@ -264,6 +295,9 @@ pub struct Retention {
     pub failed: Duration,
 }
 
+/// See [`Tasks::task_changes`].
+pub const SETTLED: Duration = Duration::from_secs(1);
+
 /// Tasks as people and programs see and change them.
 #[async_trait]
 pub trait Tasks: Send + Sync {
@@ -272,6 +306,18 @@ pub trait Tasks: Send + Sync {
     async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError>;
     /// Newest first.
     async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError>;
+    /// Tasks that came into the state they are in after `after`, oldest change first, `limit` of them: 1 to 1,000. Only what changed
+    /// at least [`SETTLED`] ago by the database's clock: a transaction that began earlier may commit later, and whoever reads
+    /// on from a cursor must not miss it. `brief`: without payload.
+    async fn task_changes(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskCursor>,
+        limit: i64,
+        brief: bool,
+    ) -> Result<Vec<Task>, StoreError>;
+    /// How many match.
+    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError>;
     /// One, whole.
     async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError>;
     /// Carries a command out on all that match and that it applies to, at most `most` of them; returns their ids.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// Number of a task: unique in an installation, rising with insertion.
 pub type TaskId = i64;
@@ -13,7 +14,7 @@ pub type TaskId = i64;
 pub const DEFERRING_LOST_LEASES: i32 = 3;
 
 /// The states of a task. `Completed`, `Failed` and `Cancelled` are terminal, the others live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     Pending,
@@ -65,7 +66,7 @@ impl std::fmt::Display for QueueKey {
 }
 
 /// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
@@ -74,7 +75,7 @@ pub struct Message {
 }
 
 /// What is to be done. Exactly one of `prompt`, `messages`, `input` and `data` is given.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {
     /// One message of the user.
@@ -121,7 +122,7 @@ pub struct NewTask {
 }
 
 /// Why an attempt ended, as far as it matters for what comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum AttemptClass {
     /// Done.
     Ok,
@@ -138,7 +139,7 @@ pub enum AttemptClass {
 }
 
 /// One execution. Times are the worker's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     pub expert: String,
@@ -176,7 +177,7 @@ pub struct Unassigned {
 }
 
 /// Who shall do a task, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Assignment {
     pub task: TaskId,
@@ -190,7 +191,7 @@ pub struct Assignment {
 }
 
 /// A task as it is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
     pub id: TaskId,

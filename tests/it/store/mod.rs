@@ -11,6 +11,7 @@ mod stopped;
 mod tasks_bench;
 mod tasks_claiming;
 mod tasks_ending;
+mod tasks_following;
 mod tasks_inserting;
 mod tasks_leading;
 mod tasks_model;
@@ -104,6 +105,7 @@ on_both! {
     tasks_ending::a_command_stops_at_its_bound_and_a_filter_without_conditions_is_all,
     tasks_ending::what_becomes_pending_follows_its_expert,
     tasks_ending::a_result_of_any_shape_is_kept,
+    tasks_following::changes_are_read_on_from_a_cursor_in_their_order,
     tasks_leading::an_old_leader_changes_no_task,
     tasks_leading::what_is_declared_is_read_back_until_it_is_gone,
     tasks_leading::a_changed_expert_moves_its_waiting_tasks,

@@ -43,8 +43,8 @@ use sqlx::{Sqlite, Transaction};
 use super::SqliteStore;
 use crate::store::{
     Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reaped, Retention,
-    Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskFilter, TaskPage, Tasks, Unassigned, WaitingGroup,
-    Work, WorkerReport, WorkerRow,
+    SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage, Tasks,
+    Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -71,6 +71,21 @@ impl Tasks for SqliteStore {
 
     async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
         reading::page(&mut *self.reader.begin().await?, filter, page).await
+    }
+
+    async fn task_changes(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskCursor>,
+        limit: i64,
+        brief: bool,
+    ) -> Result<Vec<Task>, StoreError> {
+        let until = self.now().before(SETTLED);
+        reading::changes(&mut *self.reader.begin().await?, filter, after, until, limit, brief).await
+    }
+
+    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
+        reading::count(&mut *self.reader.begin().await?, filter).await
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {

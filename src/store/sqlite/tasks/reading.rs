@@ -8,7 +8,9 @@ use sqlx::{FromRow, QueryBuilder, Sqlite, SqliteConnection};
 
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, WaitingRecord};
-use crate::store::{ExpertLoad, QueueCounts, StoreError, TaskFilter, TaskPage, WaitingGroup, WorkerReport, WorkerRow};
+use crate::store::{
+    ExpertLoad, QueueCounts, StoreError, TaskCursor, TaskFilter, TaskPage, WaitingGroup, WorkerReport, WorkerRow,
+};
 use crate::tasks::{Task, TaskState};
 
 /// How far back ended tasks are counted.
@@ -106,6 +108,56 @@ pub(super) async fn page(
     tasks.sort_by_key(|task| std::cmp::Reverse(task.id));
     tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(tasks)
+}
+
+/// Tasks by when they came into their state, of what had settled by `until`.
+pub(super) async fn changes(
+    connection: &mut SqliteConnection,
+    filter: &TaskFilter,
+    after: Option<TaskCursor>,
+    until: Stamp,
+    limit: i64,
+    brief: bool,
+) -> Result<Vec<Task>, StoreError> {
+    let limit = limit.clamp(1, LONGEST_PAGE);
+    let mut tasks = Vec::new();
+    for part in [Part::Live, Part::Ended] {
+        if !part.may_have(&filter.states) {
+            continue;
+        }
+        let mut query = QueryBuilder::new("SELECT ");
+        query
+            .push(part.columns(brief))
+            .push(" FROM ")
+            .push(part.table())
+            .push(" WHERE state_since <= ")
+            .push_bind(until);
+        push_filter(&mut query, filter);
+        if let Some(TaskCursor { at, id }) = after {
+            query.push(" AND (state_since, id) > (").push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
+        }
+        query.push(" ORDER BY state_since, id LIMIT ").push_bind(limit);
+        let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
+        for record in records {
+            tasks.push(Task::try_from(record)?);
+        }
+    }
+    tasks.sort_by_key(|task| (task.state_since, task.id));
+    tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(tasks)
+}
+
+pub(super) async fn count(connection: &mut SqliteConnection, filter: &TaskFilter) -> Result<i64, StoreError> {
+    let mut count = 0;
+    for part in [Part::Live, Part::Ended] {
+        if part.may_have(&filter.states) {
+            let mut query = QueryBuilder::new("SELECT count(*) FROM ");
+            query.push(part.table()).push(" WHERE true");
+            push_filter(&mut query, filter);
+            count += query.build_query_scalar::<i64>().fetch_one(&mut *connection).await?;
+        }
+    }
+    Ok(count)
 }
 
 #[derive(FromRow)]
