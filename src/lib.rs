@@ -8,6 +8,7 @@ pub mod agent;
 pub mod controllers;
 pub mod http;
 pub mod simulate;
+pub mod worker;
 
 pub mod engines;
 pub mod platform;

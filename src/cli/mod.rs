@@ -30,6 +30,7 @@ mod simulate;
 mod status;
 mod target;
 mod up;
+mod worker;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -124,6 +125,7 @@ pub enum Command {
     Down(down::Args),
     Migrate(migrate::Args),
     Controller(controller::Args),
+    Worker(worker::Args),
     Simulate(simulate::Args),
     Crds(crds::Args),
     Agent(agent::Args),
@@ -165,6 +167,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Init(args) => block_on(init::run(args)),
         Command::Up(args) => block_on(up::run(args, &global)),
         Command::Controller(args) => block_on(controller::run(args, &global)),
+        Command::Worker(args) => block_on(worker::run(args, &global)),
         Command::Down(args) => block_on(down::run(args, &global)),
         Command::Migrate(args) => block_on(migrate::run(args, &global)),
         Command::Agent(args) => block_on(agent::run(args, &global)),

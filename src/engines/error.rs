@@ -104,7 +104,7 @@ fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
 }
 
 /// The messages of an error and its sources; reqwest's own says only "error sending request".
-fn chain(error: &reqwest::Error) -> String {
+pub fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(current) = source {
@@ -130,7 +130,7 @@ pub(super) fn of_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) ->
 }
 
 /// `Retry-After` in its form of seconds, or as a date (RFC 9110, 10.2.3); bounded by a day, as it comes from outside.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -145,7 +145,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The engine's own words, from `{"error": "…"}` or `{"error": {"message": "…"}}`, else the body's beginning.
-pub(super) fn detail(body: &[u8]) -> String {
+pub fn detail(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = parsed.as_ref().and_then(|value| value.get("error"));
     let words = error.and_then(|e| e.as_str().or_else(|| e.get("message").and_then(|m| m.as_str())));

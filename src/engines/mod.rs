@@ -22,7 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
-pub use error::{EngineError, Failure};
+pub use error::{EngineError, Failure, chain, detail as words_of, retry_after};
 pub use infer::{EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, Sampling};
 pub use listing::{PathReply, read_listing};
 pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, model_to_send, normalize, same_model};

@@ -1,24 +1,56 @@
 //! Health and metrics page: no token needed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::State,
+    Router,
+    extract::{FromRef, State},
     http::{StatusCode, header},
     response::IntoResponse,
+    routing::get,
 };
 use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::Api;
+use crate::{
+    store::Store,
+    telemetry::{Loops, Metrics},
+};
 
 const STORE_WITHIN: Duration = Duration::from_secs(3);
 
+/// What health and metrics are made of.
+#[derive(Clone)]
+pub struct Health {
+    pub store: Arc<dyn Store>,
+    pub metrics: Metrics,
+    pub loops: Loops,
+}
+
+impl FromRef<Api> for Health {
+    fn from_ref(api: &Api) -> Self {
+        Self { store: Arc::clone(&api.store), metrics: api.metrics.clone(), loops: api.loops.clone() }
+    }
+}
+
+/// Serves health and metrics alone, for processes without an API, until `shutdown`.
+pub async fn serve_health(listener: TcpListener, health: Health, shutdown: CancellationToken) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await }).await
+}
+
 /// 200 while every loop runs; else 503 with the names of those that are stuck.
 #[utoipa::path(get, path = "/livez", responses((status = 200, body = String), (status = 503, body = String)))]
-pub(super) async fn livez(State(api): State<Api>) -> (StatusCode, String) {
-    let stuck = api.loops.stuck();
+pub(super) async fn livez(State(health): State<Health>) -> (StatusCode, String) {
+    let stuck = health.loops.stuck();
     if stuck.is_empty() {
-        return (StatusCode::OK, format!("ok: {} loops run\n", api.loops.len()));
+        return (StatusCode::OK, format!("ok: {} loops run\n", health.loops.len()));
     }
     let lines = stuck.iter().map(|l| {
         if l.died {
@@ -37,8 +69,8 @@ pub(super) async fn livez(State(api): State<Api>) -> (StatusCode, String) {
 
 /// 200 when the database answers; followers are ready too.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = String)))]
-pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, String) {
-    match tokio::time::timeout(STORE_WITHIN, api.store.leader()).await {
+pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+    match tokio::time::timeout(STORE_WITHIN, health.store.leader()).await {
         Ok(Ok(_)) => (StatusCode::OK, "ok\n".to_owned()),
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         Err(_) => (
@@ -50,7 +82,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, String) {
 
 /// What Prometheus reads.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
-pub(super) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+pub(super) async fn metrics(State(health): State<Health>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], api.metrics.render(Timestamp::now()))
+    ([(header::CONTENT_TYPE, kind)], health.metrics.render(Timestamp::now()))
 }

@@ -22,6 +22,7 @@ pub use access::Access;
 pub use age::age;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
 pub use error::{ApiError, ErrorReply};
+pub use health::{Health, serve_health};
 pub use kinds::{KINDS, Kind};
 pub use server::serve;
 pub use state::{Api, Home, Problems};

@@ -14,6 +14,7 @@ mod pause;
 pub mod postgres;
 mod rows;
 mod schema;
+pub mod seal;
 pub mod sqlite;
 mod stamp;
 mod task_rows;

@@ -8,7 +8,9 @@ mod metrics;
 pub use crash::crash_point;
 pub use logging::{LogFormat, Logging, LoggingError};
 pub use loops::{Beat, Loops, StuckLoop};
-pub use metrics::{AgentMetrics, BackendMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult};
+pub use metrics::{
+    AgentMetrics, BackendMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult, WorkerMetrics,
+};
 
 /// Makes rustls use ring in this process. The one TLS stack is chosen here because reqwest and kube are built without a
 /// default provider. Calling it twice does no harm.

@@ -4,6 +4,7 @@ mod agents;
 mod derived;
 mod records;
 mod say;
+mod workers;
 
 use std::{
     net::SocketAddr,
@@ -99,6 +100,8 @@ struct Up {
     loops: Loops,
     down: CancellationToken,
     folder_stop: CancellationToken,
+    working: CancellationToken,
+    workers: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Up {
@@ -115,7 +118,8 @@ impl Up {
         let (metrics, loops) = (Metrics::new(), Loops::new());
         let store = counted(store, metrics.clone());
         let platform = Arc::new(open_folder(folder, &store, &derived).await?);
-        let (down, folder_stop) = (CancellationToken::new(), CancellationToken::new());
+        let (down, folder_stop, working) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let http = http_client()?;
         let agents = Agents::new(Common {
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
@@ -128,6 +132,14 @@ impl Up {
             http: agent::check_client().map_err(CliError::failed)?,
             metrics: metrics.clone(),
         });
+        let common = workers::Common {
+            store: Arc::clone(&store),
+            platform: Arc::clone(&platform) as Arc<dyn Platform>,
+            http: http.clone(),
+            metrics: metrics.worker.clone(),
+            loops: loops.clone(),
+            spool: dir.path().join("spool"),
+        };
         let token = uuid::Uuid::new_v4().simple().to_string();
         let endpoint = Endpoint { address: format!("http://{address}"), token, pid: std::process::id() };
         let parts = Parts {
@@ -150,7 +162,9 @@ impl Up {
             let (platform, loops) = (Arc::clone(&platform), loops.clone());
             async move { platform.run(&loops, stop).await }
         });
-        let mut up = Self { process, agents, loops, down, folder_stop };
+        // Who only observes does no tasks either.
+        let workers = (!observe).then(|| tokio::spawn(workers::follow(common, working.clone())));
+        let mut up = Self { process, agents, loops, down, folder_stop, working, workers };
         up.agents.converge().await;
         dir.write_endpoint(&endpoint)?;
         say::welcome(folder, dir, &endpoint, platform.as_ref(), &up.agents, observe).await?;
@@ -169,6 +183,13 @@ impl Up {
             () = self.agents.follow(beat, following.clone()) => Ok(()),
         };
         say::draining(self.down.is_cancelled());
+        // First: while tasks are finished, their backends are still looked after.
+        self.working.cancel();
+        if let Some(workers) = self.workers.take()
+            && let Err(error) = workers.await
+        {
+            tracing::error!(%error, "the workers failed");
+        }
         self.process.rest().await;
         let failed = if self.down.is_cancelled() { self.agents.stop_services().await } else { Vec::new() };
         let services = self.agents.services_up();

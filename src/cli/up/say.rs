@@ -58,7 +58,11 @@ pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
 }
 
 pub fn draining(down: bool) {
-    tell(if down { "going down: stopping services …\n" } else { "ending: letting controllers come to rest …\n" });
+    tell(if down {
+        "going down: stopping services …\n"
+    } else {
+        "ending: finishing running tasks, letting controllers come to rest …\n"
+    });
 }
 
 /// What goes on without this process.

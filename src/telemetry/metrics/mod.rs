@@ -4,6 +4,7 @@ mod agent;
 mod backends;
 mod process;
 mod reconciles;
+mod worker;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use agent::AgentMetrics;
 pub use backends::BackendMetrics;
 pub use process::ProcessMetrics;
 pub use reconciles::{ReconcileMetrics, ReconcileResult};
+pub use worker::WorkerMetrics;
 
 /// Everything that is counted in this process, by who counts it. Cheap to clone: clones count together.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Metrics {
     pub process: ProcessMetrics,
     /// Services of host agents in this process.
     pub agent: AgentMetrics,
+    /// Workers in this process.
+    pub worker: WorkerMetrics,
     registry: Arc<Registry>,
 }
 
@@ -45,6 +49,7 @@ impl Metrics {
             backends: BackendMetrics::register(&mut registry),
             process: ProcessMetrics::register(&mut registry),
             agent: AgentMetrics::register(&mut registry),
+            worker: WorkerMetrics::register(&mut registry),
             registry: Arc::new(registry),
         }
     }
@@ -182,6 +187,11 @@ mod tests {
         agent.self_started("a", "b");
         agent.service_up("a", "b", true);
         agent.service_left("a", "b", true, true);
+        let worker = &metrics.worker;
+        worker.in_flight("a", "b", 1);
+        worker.allowed("a", "b", 1);
+        worker.claimed("a", "b");
+        worker.ended("a", "b", "c", "Ok", 1, took);
         metrics
     }
 

@@ -1,0 +1,146 @@
+//! `ostler worker`: does the tasks of a pool, in a cluster or wherever the database and the servers can be reached.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    CliError, DataDir, Global,
+    http_client::http_client,
+    process::{holder, signaled},
+};
+use crate::{
+    http,
+    store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold},
+    telemetry::{Logging, Loops, Metrics},
+    worker::{Parts, SealedSecrets, Timings, Worker},
+};
+
+const LOGS: &str = "ostler=info,warn";
+/// In the data folder: what seals Secrets for workers beside an `ostler up`.
+pub const KEY_FILE: &str = "worker.key";
+
+/// Do the tasks of a pool's queues
+///
+/// Needs the database and the servers, nothing else. Any number may run, on any machine. SIGTERM drains: nothing new is begun, what
+/// runs is finished within the pool's drainSeconds; a second signal ends it at once.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The WorkerPool
+    #[arg(long, value_name = "NAME")]
+    pool: String,
+    /// PostgreSQL: postgres://USER:PASSWORD@HOST:PORT/DATABASE; without it, the data folder of an `ostler up` on this machine
+    #[arg(long, value_name = "URL", env = "OSTLER_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<DatabaseUrl>,
+    /// The id that this installation's database must have; without it, whatever is recorded there
+    #[arg(long, value_name = "UUID", env = "OSTLER_INSTALLATION")]
+    installation: Option<Uuid>,
+    /// Where /livez, /readyz and /metrics are; without it, nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where finished results wait while the database is away [default: in the data folder, or with a URL in the system's temporary one]
+    #[arg(long, value_name = "DIR", env = "OSTLER_SPOOL_DIR")]
+    spool: Option<PathBuf>,
+}
+
+pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
+    let logging = Logging::start(global.log_format.into(), LOGS)?;
+    let ended = work(args, global).await;
+    // Spans are sent from a thread that the runtime must outlive.
+    let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
+    ended
+}
+
+async fn work(args: Args, global: &Global) -> Result<(), CliError> {
+    let Args { pool, database_url, installation, listen, spool } = args;
+    let namespace = global.namespace()?.unwrap_or_else(|| "default".to_owned());
+    let home = match database_url {
+        Some(url) => Home::Postgres(url),
+        None => Home::Folder { path: DataDir::of(global)?.path().to_owned(), hold: Hold::Share },
+    };
+    let key = key(&home)?;
+    let spool = spool.unwrap_or_else(|| usual_spool(&home));
+    let (metrics, loops) = (Metrics::new(), Loops::new());
+    let store = counted(store::open(&home, installation).await?, metrics.clone());
+    let ended = CancellationToken::new();
+    tokio::spawn(loops.clone().keep_time(ended.clone()));
+    let door = serve(listen, &store, &metrics, &loops, &ended).await?;
+    let worker = Worker::new(Parts {
+        secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),
+        store,
+        http: http_client()?,
+        metrics: metrics.worker.clone(),
+        loops,
+        holder: holder(),
+        host: host(),
+        namespace,
+        pool,
+        spool,
+        timings: Timings::default(),
+    })
+    .map_err(CliError::failed)?;
+    let shutdown = CancellationToken::new();
+    let working = tokio::spawn(worker.run(shutdown.clone()));
+    let outcome = tokio::select! {
+        signal = signaled() => signal,
+        broken = door => Err(broken),
+    };
+    shutdown.cancel();
+    let ended_well = working.await;
+    ended.cancel();
+    ended_well.map_err(|error| CliError::failed(format!("the worker failed: {error}")))?;
+    outcome
+}
+
+/// Serves health and metrics, where asked to; the future tells what went wrong with that.
+async fn serve(
+    listen: Option<SocketAddr>,
+    store: &Arc<dyn Store>,
+    metrics: &Metrics,
+    loops: &Loops,
+    ended: &CancellationToken,
+) -> Result<impl Future<Output = CliError> + use<>, CliError> {
+    let server = match listen {
+        None => None,
+        Some(listen) => {
+            let listener = TcpListener::bind(listen).await.map_err(|error| {
+                CliError::failed(format!("can't listen on {listen}: {error}; choose another with --listen"))
+            })?;
+            let health = http::Health { store: Arc::clone(store), metrics: metrics.clone(), loops: loops.clone() };
+            Some(tokio::spawn(http::serve_health(listener, health, ended.clone())))
+        }
+    };
+    Ok(async move {
+        let Some(server) = server else { return std::future::pending().await };
+        match server.await {
+            Ok(Ok(())) => CliError::failed("the health page ended by itself"),
+            Ok(Err(error)) => CliError::failed(format!("the health page failed: {error}")),
+            Err(error) => CliError::failed(format!("the health page failed: {error}")),
+        }
+    })
+}
+
+/// What opens sealed Secrets: OSTLER_KEY, else the key that an `ostler up` keeps in its data folder.
+fn key(home: &Home) -> Result<Option<seal::Key>, CliError> {
+    let text = match (std::env::var("OSTLER_KEY"), home) {
+        (Ok(text), _) if !text.trim().is_empty() => Some(text),
+        (_, Home::Folder { path, .. }) => std::fs::read_to_string(path.join(KEY_FILE)).ok(),
+        _ => None,
+    };
+    text.map(|text| seal::Key::parse(&text)).transpose().map_err(CliError::failed)
+}
+
+fn usual_spool(home: &Home) -> PathBuf {
+    match home {
+        Home::Folder { path, .. } => path.join("spool"),
+        Home::Postgres(_) => std::env::temp_dir().join(format!("ostler-spool-{}", nix::unistd::Uid::effective())),
+    }
+}
+
+/// POD_NAME in a cluster, else the machine's name.
+pub fn host() -> String {
+    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
+    pod.or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "localhost".to_owned())
+}

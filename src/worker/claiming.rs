@@ -1,0 +1,115 @@
+//! Rounds of claiming: as many tasks as there is room for, at the servers that may be asked.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    core::{Core, Place},
+    lane::Lane,
+    stats::Round,
+    webhooks,
+    world::World,
+};
+use crate::{
+    store::{BootInstant, FreeClaim, Served, SlotClaim, StoreError},
+    tasks::route::{self, Route},
+};
+
+/// Webhooks' tasks in one statement.
+const MOST_FREE: i32 = 64;
+
+/// What a round found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    pub claimed: usize,
+    pub round: Round,
+}
+
+/// One round. Nothing is claimed under a lease that may have lapsed.
+pub async fn round(core: &Arc<Core>) -> Result<Found, StoreError> {
+    let world = core.world();
+    let open = world.open_queues();
+    let mut found = Found::default();
+    if open.is_empty() || core.places.free() == 0 {
+        return Ok(found);
+    }
+    let queues = core.leases.served(&open).await?;
+    if queues.is_empty() {
+        return Ok(found);
+    }
+    if world.has_webhooks() {
+        found.claimed += free(core, &queues).await?;
+    }
+    let servers = world.servers(&*core.store, |url| core.targets.is_cooling(url)).await?;
+    found.round.servers_short = servers.iter().any(|server| !server.ready || server.free == 0);
+    for route in route::routes(&servers) {
+        if core.places.free() == 0 {
+            break;
+        }
+        found.claimed += at(core, &world, &queues, route).await?;
+    }
+    Ok(found)
+}
+
+async fn free(core: &Arc<Core>, queues: &[Served]) -> Result<usize, StoreError> {
+    let most = core.places.free().min(MOST_FREE);
+    if most == 0 {
+        return Ok(0);
+    }
+    let claimed = core.store.claim_free(&FreeClaim { queues: queues.to_vec(), most }).await?;
+    let many = claimed.len();
+    for one in claimed {
+        let place = Place::take(core);
+        if let Some(job) = core.take_on(one) {
+            tokio::spawn(webhooks::run(Arc::clone(core), job, place));
+        }
+    }
+    Ok(many)
+}
+
+/// Slots of one server, each with a task.
+async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) -> Result<usize, StoreError> {
+    let backend = world.backends.iter().find(|b| b.row.namespace == route.namespace && b.row.name == route.backend);
+    let Some(backend) = backend else { return Ok(0) };
+    let target = match core.targets.of(backend).await {
+        Ok(target) => target,
+        Err(why) => {
+            tracing::warn!(backend = route.backend, why, "a backend can't be called");
+            return Ok(0);
+        }
+    };
+    let room = core.places.free();
+    let claim = SlotClaim {
+        queues: queues.to_vec(),
+        holder: core.holder.clone(),
+        server_url: route.url.clone(),
+        models: route.models.iter().map(|asked| (route.namespace.clone(), asked.alias.clone())).collect(),
+        loaded: target.loaded_alias().await.map(|alias| (route.namespace.clone(), alias)),
+        affinity: core.timings.affinity,
+        most: i32::try_from(route.free).unwrap_or(i32::MAX).min(room),
+        slot_lease: core.timings.slot_lease,
+        call_within: world.longest_call(),
+    };
+    let asked_at = BootInstant::now();
+    let given = core.store.claim_slots(&claim).await?.given;
+    let many = given.len();
+    for (slot, claimed) in given {
+        let place = Place::take(core);
+        let slot = core.slots.add(slot, asked_at, claim.call_within);
+        let lane = Lane {
+            core: Arc::clone(core),
+            slot,
+            target: Arc::clone(&target),
+            route: route.clone(),
+            claim: claim.clone(),
+            began: Instant::now(),
+        };
+        match core.take_on(claimed) {
+            Some(job) => drop(tokio::spawn(lane.run(place, job))),
+            None => core.slots.release(&lane.slot, Duration::ZERO).await,
+        }
+    }
+    Ok(many)
+}

@@ -1,0 +1,238 @@
+//! What everything in a worker shares.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rand::Rng;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    finish::Finisher,
+    job::{Job, Jobs, Stopped},
+    leases::Leases,
+    secrets::Cached,
+    slots::{HeldSlot, HeldSlots},
+    stats::Stats,
+    target::Targets,
+    world::World,
+};
+use crate::{
+    store::{BootInstant, Claimed, Store},
+    tasks::{
+        Attempt, Completion, QueueKey, Task,
+        retry::{self, Ended, RetryPolicy},
+    },
+    telemetry::WorkerMetrics,
+};
+
+/// How long and how often; the defaults are what runs.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    pub slot_lease: Duration,
+    /// How long the slot of an aborted streamed call counts on.
+    pub linger: Duration,
+    /// Whether claims are still ours is asked so often.
+    pub heartbeat: Duration,
+    pub report: Duration,
+    /// What is declared is read so often.
+    pub world: Duration,
+    /// The longest wait between two rounds of claiming, while tasks may wait for a slot that somebody else frees.
+    pub poll: Duration,
+    /// The longest wait while nothing waits.
+    pub idle: Duration,
+    /// A slot is kept from call to call for so long.
+    pub keep_slot: Duration,
+    /// Where calls usually take longer, the next task is not claimed before the slot is free.
+    pub prefetch_below: Duration,
+    /// A prefetched task is given back when its turn does not come within this.
+    pub prefetch_for: Duration,
+    /// Whoever has waited longer goes before what the loaded model would prefer.
+    pub affinity: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            slot_lease: seconds(30),
+            linger: seconds(1),
+            heartbeat: seconds(2),
+            report: seconds(3),
+            world: seconds(1),
+            poll: Duration::from_millis(500),
+            idle: seconds(2),
+            keep_slot: seconds(60),
+            prefetch_below: seconds(3),
+            prefetch_for: seconds(5),
+            affinity: seconds(120),
+        }
+    }
+}
+
+/// Shared by all that runs in a worker.
+pub struct Core {
+    pub store: Arc<dyn Store>,
+    pub namespace: String,
+    pub pool: String,
+    pub holder: String,
+    pub http: reqwest::Client,
+    pub secrets: Cached,
+    pub timings: Timings,
+    pub metrics: WorkerMetrics,
+    pub leases: Leases,
+    pub slots: HeldSlots,
+    pub jobs: Jobs,
+    pub finisher: Finisher,
+    pub targets: Targets,
+    pub stats: Stats,
+    /// No more claims.
+    pub draining: CancellationToken,
+    /// Somebody looks for tasks: there is room, or more may wait.
+    pub wake: Notify,
+    /// Rises whenever tasks may have changed.
+    pub changed: watch::Sender<u64>,
+    pub places: Places,
+    pub world: RwLock<Arc<World>>,
+}
+
+impl Core {
+    pub fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_world(&self, world: World) {
+        *self.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(world);
+    }
+
+    /// Registers a claim. `None`: its lease is not known any more, so it is left to lapse.
+    pub fn take_on(&self, claimed: Claimed) -> Option<Arc<Job>> {
+        let queue = QueueKey { namespace: claimed.task.namespace.clone(), name: claimed.task.queue.clone() };
+        let lease = self.leases.of(&claimed.lease, &queue)?;
+        self.metrics.claimed(&self.namespace, &self.pool);
+        Some(self.jobs.add(claimed, lease))
+    }
+
+    /// Ends an execution: what comes next is decided by the queue's rules.
+    pub fn end(&self, job: &Arc<Job>, run: Run, ended: Ended) -> oneshot::Receiver<bool> {
+        self.jobs.remove(job);
+        let task = &job.task;
+        let now = Timestamp::now();
+        let (class, error) = (ended.class(), ended.error());
+        let attempt = Attempt {
+            expert: task.expert.clone().unwrap_or_default(),
+            backend: run.backend,
+            model: run.model,
+            holder: self.holder.clone(),
+            started_at: run.started_at.unwrap_or(now),
+            ended_at: now,
+            first_token_at: run.first_token_at,
+            prompt_tokens: run.prompt_tokens,
+            completion_tokens: run.completion_tokens,
+            class,
+            error,
+        };
+        let policy = self.retry_policy(task);
+        let verdict = retry::verdict(task, &policy, ended, now, rand::rng().random_range(0.0..1.0));
+        tracing::debug!(task = task.id, epoch = task.epoch, ?class, error = attempt.error, "an execution ended");
+        self.finisher.finish(Completion { task: task.id, epoch: task.epoch, verdict, attempt })
+    }
+
+    /// Gives a claim back that was not begun. Nobody need know when that is recorded.
+    pub fn give_back(&self, job: &Arc<Job>) {
+        drop(self.end(job, Run::default(), Ended::Stopped));
+    }
+
+    /// What a stopped call means for its task. Nothing is recorded of one that is not ours.
+    pub fn stopped(&self, job: &Arc<Job>, run: Run, why: Stopped) {
+        let ended = match why {
+            Stopped::NotOurs => return self.jobs.remove(job),
+            Stopped::LeaseLost => Ended::LeaseLost,
+            Stopped::Draining => Ended::Stopped,
+            Stopped::SlotLost => Ended::Unavailable {
+                why: "its slot was taken away, because the backend hangs or is being mended".into(),
+                retry_after: None,
+            },
+            Stopped::SlotEnds => {
+                Ended::Retryable { why: "the time that a call may take was over".into(), retry_after: None }
+            }
+        };
+        drop(self.end(job, run, ended));
+    }
+
+    fn retry_policy(&self, task: &Task) -> RetryPolicy {
+        let world = self.world();
+        let key = QueueKey { namespace: task.namespace.clone(), name: task.queue.clone() };
+        world.queues.get(&key).map(|queue| queue.retry).unwrap_or_default()
+    }
+
+    /// Whether a call may begin or go on.
+    pub fn may_run(&self, job: &Job, slot: Option<&HeldSlot>) -> Result<(), Stopped> {
+        job.may_run(slot, BootInstant::now())
+    }
+}
+
+/// What an execution was like, as far as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub backend: Option<String>,
+    pub model: Option<String>,
+    /// `None`: it was not begun.
+    pub started_at: Option<Timestamp>,
+    pub first_token_at: Option<Timestamp>,
+    pub prompt_tokens: Option<i64>,
+    pub completion_tokens: Option<i64>,
+}
+
+/// How many tasks are being done, and how many may be.
+#[derive(Debug, Default)]
+pub struct Places {
+    taken: AtomicI32,
+    allowed: AtomicI32,
+}
+
+impl Places {
+    pub fn allow(&self, most: i32) {
+        self.allowed.store(most, Ordering::Relaxed);
+    }
+
+    pub fn allowed(&self) -> i32 {
+        self.allowed.load(Ordering::Relaxed)
+    }
+
+    pub fn taken(&self) -> i32 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    pub fn free(&self) -> i32 {
+        (self.allowed() - self.taken()).max(0)
+    }
+
+    /// More are taken than are allowed now: whoever is done takes no further task.
+    pub fn is_over(&self) -> bool {
+        self.taken() > self.allowed()
+    }
+}
+
+/// One of a worker's places, until it is dropped.
+pub struct Place(Arc<Core>);
+
+impl Place {
+    pub fn take(core: &Arc<Core>) -> Self {
+        core.places.taken.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(core))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.places.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+}

@@ -1,0 +1,94 @@
+//! Claims in hand: what may stop each of them, and why it was stopped.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{leases::HeldLease, slots::HeldSlot};
+use crate::{
+    store::{BootInstant, Claimed},
+    tasks::{Task, TaskId},
+};
+
+/// Why a call is aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The lease is lost or can't be known to hold.
+    LeaseLost,
+    /// The task was cancelled, or given to somebody else: nothing is recorded.
+    NotOurs,
+    /// The slot was taken away: its server is about to be mended.
+    SlotLost,
+    /// The time by which a call in this slot must have ended has come.
+    SlotEnds,
+    /// The process ends.
+    Draining,
+}
+
+/// A claim in hand.
+#[derive(Debug)]
+pub struct Job {
+    pub task: Task,
+    pub lease: Arc<HeldLease>,
+    token: CancellationToken,
+    why: OnceLock<Stopped>,
+}
+
+impl Job {
+    pub fn stop(&self, why: Stopped) {
+        // The first reason counts.
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    /// Resolves once it is to be stopped.
+    pub async fn stopped(&self) -> Stopped {
+        tokio::select! {
+            () = self.token.cancelled() => {}
+            () = self.lease.lost().cancelled() => self.stop(Stopped::LeaseLost),
+        }
+        self.why.get().copied().unwrap_or(Stopped::LeaseLost)
+    }
+
+    /// Whether a call may begin, or go on: asked before it is sent and at each token.
+    pub fn may_run(&self, slot: Option<&HeldSlot>, now: BootInstant) -> Result<(), Stopped> {
+        if let Some(why) = self.why.get() {
+            return Err(*why);
+        }
+        if !self.lease.holds(now) {
+            return Err(Stopped::LeaseLost);
+        }
+        slot.map_or(Ok(()), |slot| slot.may_run(now))
+    }
+}
+
+/// All claims in hand, by task.
+#[derive(Clone, Debug, Default)]
+pub struct Jobs(Arc<Mutex<HashMap<TaskId, Arc<Job>>>>);
+
+impl Jobs {
+    pub fn add(&self, claimed: Claimed, lease: Arc<HeldLease>) -> Arc<Job> {
+        let job = Arc::new(Job { task: claimed.task, lease, token: CancellationToken::new(), why: OnceLock::new() });
+        self.lock().insert(job.task.id, Arc::clone(&job));
+        job
+    }
+
+    /// Only this very claim: the task may have been claimed anew.
+    pub fn remove(&self, job: &Arc<Job>) {
+        let mut jobs = self.lock();
+        if jobs.get(&job.task.id).is_some_and(|known| Arc::ptr_eq(known, job)) {
+            jobs.remove(&job.task.id);
+        }
+    }
+
+    pub fn all(&self) -> Vec<Arc<Job>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Arc<Job>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

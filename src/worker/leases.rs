@@ -1,0 +1,206 @@
+//! This process' leases, one for each queue: opened, renewed every third of their length, and known to be lost.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    store::{BootInstant, Lease, Served, Store, StoreError},
+    tasks::QueueKey,
+};
+
+/// A lease and until when it surely holds, on a clock that counts sleep.
+#[derive(Debug)]
+pub struct HeldLease {
+    pub lease: Lease,
+    pub queue: QueueKey,
+    /// As it was last renewed, and as its queue has it now: milliseconds.
+    length: AtomicU64,
+    wanted: AtomicU64,
+    /// Nanoseconds since boot.
+    asked_at: AtomicU64,
+    lost: CancellationToken,
+}
+
+impl HeldLease {
+    fn new(lease: Lease, queue: QueueKey, length: Duration, asked_at: BootInstant) -> Self {
+        let millis = millis(length);
+        Self {
+            lease,
+            queue,
+            length: AtomicU64::new(millis),
+            wanted: AtomicU64::new(millis),
+            asked_at: AtomicU64::new(nanos(asked_at)),
+            lost: CancellationToken::new(),
+        }
+    }
+
+    /// Counted from before it was asked for, with a twentieth to spare for clocks that run at different speeds.
+    pub fn holds(&self, now: BootInstant) -> bool {
+        let length = self.length();
+        !self.lost.is_cancelled() && now.since(self.asked_at()) < length - length / 20
+    }
+
+    /// Resolves when it belongs to nobody or to somebody else.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    fn is_due(&self, now: BootInstant) -> bool {
+        self.wanted() != self.length() || now.since(self.asked_at()) >= self.length() / 3
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_millis(self.length.load(Ordering::Acquire))
+    }
+
+    fn wanted(&self) -> Duration {
+        Duration::from_millis(self.wanted.load(Ordering::Acquire))
+    }
+
+    fn asked_at(&self) -> BootInstant {
+        BootInstant::from_boot(Duration::from_nanos(self.asked_at.load(Ordering::Acquire)))
+    }
+
+    /// The time first: a longer length from an older time would claim too much.
+    fn renewed(&self, asked_at: BootInstant, length: Duration) {
+        self.asked_at.store(nanos(asked_at), Ordering::Release);
+        self.length.store(millis(length), Ordering::Release);
+    }
+}
+
+fn nanos(at: BootInstant) -> u64 {
+    u64::try_from(at.since_boot().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// All leases of a worker.
+pub struct Leases {
+    store: Arc<dyn Store>,
+    holder: String,
+    by_queue: Mutex<HashMap<QueueKey, Arc<HeldLease>>>,
+}
+
+impl Leases {
+    pub fn new(store: Arc<dyn Store>, holder: String) -> Self {
+        Self { store, holder, by_queue: Mutex::default() }
+    }
+
+    /// The leases of these queues that hold now; those that are missing are opened. One whose queue has another length now is
+    /// renewed with that.
+    pub async fn served(&self, queues: &[(QueueKey, Duration)]) -> Result<Vec<Served>, StoreError> {
+        let mut served = Vec::with_capacity(queues.len());
+        for (queue, length) in queues {
+            let known = self.lock().get(queue).cloned();
+            let held = match known.filter(|held| !held.lost.is_cancelled()) {
+                Some(held) => {
+                    held.wanted.store(millis(*length), Ordering::Release);
+                    held
+                }
+                None => self.open(queue, *length).await?,
+            };
+            if held.holds(BootInstant::now()) {
+                served.push(Served { queue: queue.clone(), lease: held.lease.clone() });
+            }
+        }
+        Ok(served)
+    }
+
+    async fn open(&self, queue: &QueueKey, length: Duration) -> Result<Arc<HeldLease>, StoreError> {
+        let asked_at = BootInstant::now();
+        let lease = self.store.open_lease(&self.holder, queue, length).await?;
+        let held = Arc::new(HeldLease::new(lease, queue.clone(), length, asked_at));
+        self.lock().insert(queue.clone(), Arc::clone(&held));
+        Ok(held)
+    }
+
+    /// The one that a claim names.
+    pub fn of(&self, lease: &Lease, queue: &QueueKey) -> Option<Arc<HeldLease>> {
+        self.lock().get(queue).filter(|held| held.lease.id == lease.id).cloned()
+    }
+
+    /// Renews those of which a third is over.
+    pub async fn renew(&self) -> Result<(), StoreError> {
+        let asked_at = BootInstant::now();
+        let due: Vec<Arc<HeldLease>> =
+            self.lock().values().filter(|held| !held.lost.is_cancelled() && held.is_due(asked_at)).cloned().collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let leases: Vec<_> = due.iter().map(|held| (held.lease.clone(), held.wanted())).collect();
+        let lost = self.store.renew_leases(&leases).await?;
+        for (held, (_, length)) in due.into_iter().zip(&leases) {
+            if lost.iter().any(|lease| lease.id == held.lease.id) {
+                tracing::warn!(
+                    queue = held.queue.name,
+                    lease = held.lease.id,
+                    "a lease was lost: its calls are aborted"
+                );
+                held.lost.cancel();
+            } else {
+                held.renewed(asked_at, *length);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends those of queues that are served no longer and have no calls, or all.
+    pub async fn close(&self, goes: impl Fn(&HeldLease) -> bool) {
+        let gone: Vec<Arc<HeldLease>> = {
+            let mut all = self.lock();
+            let keys: Vec<QueueKey> = all.iter().filter(|(_, held)| goes(held)).map(|(key, _)| key.clone()).collect();
+            keys.iter().filter_map(|key| all.remove(key)).collect()
+        };
+        for held in gone {
+            held.lost.cancel();
+            if let Err(error) = self.store.close_lease(&held.lease).await {
+                tracing::debug!(%error, queue = held.queue.name, "a lease lapses by itself");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueKey, Arc<HeldLease>>> {
+        self.by_queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_holds_for_less_than_its_length_from_when_it_was_asked_for() {
+        let at = |second| BootInstant::from_boot(Duration::from_secs(second));
+        let queue = QueueKey { namespace: "default".into(), name: "q".into() };
+        let lease = Lease { id: 1, holder: "h".into() };
+        let held = HeldLease::new(lease, queue, Duration::from_secs(90), at(1_000));
+        let cases = [
+            (1_000, true, false),
+            (1_029, true, false),
+            (1_030, true, true),
+            (1_085, true, true),
+            (1_086, false, true),
+        ];
+        for (second, holds, due) in cases {
+            assert_eq!((held.holds(at(second)), held.is_due(at(second))), (holds, due), "at {second}");
+        }
+        held.renewed(at(1_060), Duration::from_secs(90));
+        assert!(held.holds(at(1_145)) && !held.holds(at(1_146)));
+        held.wanted.store(10_000, Ordering::Release);
+        assert!(held.is_due(at(1_061)), "its queue has another length now");
+        held.renewed(at(1_061), Duration::from_secs(10));
+        assert!(held.holds(at(1_070)) && !held.holds(at(1_071)) && !held.is_due(at(1_062)));
+        held.lost.cancel();
+        assert!(!held.holds(at(1_061)));
+    }
+}

@@ -1,0 +1,337 @@
+//! The loops of a worker, and how it ends.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    claiming,
+    core::{Core, Places, Timings},
+    finish::Finisher,
+    job::{Jobs, Stopped},
+    leases::Leases,
+    load::{Allowance, Governor, Sensor},
+    secrets::{Cached, Secrets},
+    slots::HeldSlots,
+    spool::Spool,
+    stats::{self, Round, Stats},
+    target::Targets,
+    world::{World, seconds},
+};
+use crate::{
+    api::{LimitedBy, PoolConcurrency},
+    store::{Store, WorkerReport},
+    telemetry::{Loops, WorkerMetrics},
+};
+
+/// A loop that is silent for longer is stuck: longer than any statement's timeout.
+const MAY_BE_SILENT: Duration = Duration::from_secs(120);
+/// CPU and memory are read so often.
+const SENSE: Duration = Duration::from_secs(1);
+/// Where no pool says how long draining may take.
+const USUAL_DRAIN: Duration = Duration::from_secs(300);
+/// For aborted calls to end, and for the last results to be recorded.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// What a worker is made of.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub secrets: Arc<dyn Secrets>,
+    pub http: reqwest::Client,
+    pub metrics: WorkerMetrics,
+    pub loops: Loops,
+    /// Unique for this process and pool.
+    pub holder: String,
+    /// The pod, or the machine.
+    pub host: String,
+    pub namespace: String,
+    pub pool: String,
+    /// Where results wait while the database is away.
+    pub spool: PathBuf,
+    pub timings: Timings,
+}
+
+/// Why a worker can't begin.
+#[derive(Debug, thiserror::Error)]
+#[error("can't keep results in {}: {error}; choose another folder with --spool DIR", folder.display())]
+pub struct SpoolError {
+    pub folder: PathBuf,
+    pub error: std::io::Error,
+}
+
+/// A worker at work.
+pub struct Worker {
+    core: Arc<Core>,
+    host: String,
+    loops: Loops,
+    finisher: tokio::task::JoinHandle<()>,
+    recorded: CancellationToken,
+    sensor: Sensor,
+}
+
+impl Worker {
+    pub fn new(parts: Parts) -> Result<Self, SpoolError> {
+        let Parts { store, secrets, http, metrics, loops, holder, host, namespace, pool, spool, timings } = parts;
+        let folder = spool;
+        let spool = Spool::open(&folder).map_err(|error| SpoolError { folder: folder.clone(), error })?;
+        let recorded = CancellationToken::new();
+        let (finisher, recording) = Finisher::start(Arc::clone(&store), spool, metrics.clone(), recorded.clone());
+        let secrets = Cached::new(secrets);
+        let core = Core {
+            leases: Leases::new(Arc::clone(&store), holder.clone()),
+            slots: HeldSlots::new(Arc::clone(&store), timings.slot_lease),
+            targets: Targets::new(http.clone(), secrets.clone()),
+            jobs: Jobs::default(),
+            stats: Stats::default(),
+            draining: CancellationToken::new(),
+            wake: Notify::new(),
+            changed: watch::Sender::new(0),
+            places: Places::default(),
+            world: RwLock::default(),
+            store,
+            namespace,
+            pool,
+            holder,
+            http,
+            secrets,
+            timings,
+            metrics,
+            finisher,
+        };
+        Ok(Self { core: Arc::new(core), host, loops, finisher: recording, recorded, sensor: Sensor::new(folder) })
+    }
+
+    /// Works until `shutdown`, then drains: no new claims, what runs is finished within `drainSeconds`, what does not end by then is
+    /// given back.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { core, host, loops, finisher, recorded, sensor } = self;
+        tracing::info!(pool = core.pool, namespace = core.namespace, holder = core.holder, "worker begins");
+        let ended = CancellationToken::new();
+        let state = Arc::new(State::default());
+        let beat =
+            |name: &str| loops.register(format!("worker {}/{}: {name}", core.namespace, core.pool), MAY_BE_SILENT);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(keep(Arc::clone(&core), beat("leases"), ended.clone()));
+        tasks.spawn(govern(Arc::clone(&core), Arc::clone(&state), sensor, beat("load"), ended.clone()));
+        tasks.spawn(listen(Arc::clone(&core), ended.clone()));
+        tasks.spawn(report(Arc::clone(&core), Arc::clone(&state), host, beat("reports"), ended.clone()));
+        claim(&core, &state, &beat("claims"), &shutdown).await;
+        drain(&core, &state).await;
+        recorded.cancel();
+        if tokio::time::timeout(LAST_WORDS, finisher).await.is_err() {
+            tracing::warn!("the last results are not recorded: those on disk are replayed by the next worker");
+        }
+        ended.cancel();
+        while tasks.join_next().await.is_some() {}
+        // What is still claimed goes back at once.
+        core.leases.close(|_| true).await;
+        if let Err(error) = core.store.worker_left(&core.holder).await {
+            tracing::debug!(%error, "the last report stays until it is old");
+        }
+        tracing::info!(pool = core.pool, "worker ended");
+    }
+}
+
+/// What the loops tell each other.
+#[derive(Default)]
+struct State {
+    allowance: std::sync::Mutex<Option<Allowance>>,
+    servers_short: AtomicBool,
+}
+
+impl State {
+    fn allowance(&self) -> Allowance {
+        let known = *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.unwrap_or(Allowance { most: 0, limited_by: LimitedBy::Concurrency })
+    }
+
+    fn set(&self, allowance: Allowance) {
+        *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(allowance);
+    }
+}
+
+/// Reads what is declared, and claims as long as there is room.
+async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, shutdown: &CancellationToken) {
+    let mut read_at: Option<tokio::time::Instant> = None;
+    let mut failing = false;
+    while !shutdown.is_cancelled() {
+        beat.beat();
+        let looked = async {
+            if read_at.is_none_or(|at| at.elapsed() >= core.timings.world) {
+                core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
+                read_at = Some(tokio::time::Instant::now());
+            }
+            core.metrics.in_flight(&core.namespace, &core.pool, core.places.taken());
+            claiming::round(core).await
+        };
+        let found = match looked.await {
+            Ok(found) => {
+                failing = false;
+                found
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "nothing is claimed while the database is away");
+                }
+                failing = true;
+                claiming::Found::default()
+            }
+        };
+        state.servers_short.store(found.round.servers_short, Ordering::Relaxed);
+        if found.claimed > 0 {
+            continue;
+        }
+        let most = if found.round.servers_short || failing { core.timings.poll } else { core.timings.idle };
+        let mut changes = core.changed.subscribe();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = core.wake.notified() => {}
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(most.min(core.timings.world)) => {}
+        }
+    }
+}
+
+/// Tells everybody who waits when tasks may have changed.
+async fn listen(core: Arc<Core>, ended: CancellationToken) {
+    while ended.run_until_cancelled(core.store.tasks_changed(core.timings.idle)).await.is_some() {
+        core.changed.send_modify(|n| *n += 1);
+    }
+}
+
+/// Renews leases and slots, and asks which claims are lost.
+async fn keep(core: Arc<Core>, beat: crate::telemetry::Beat, ended: CancellationToken) {
+    let every = core.timings.heartbeat.min(Duration::from_secs(1));
+    let mut slots_at = tokio::time::Instant::now();
+    let mut asked_at = slots_at;
+    while ended.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        beat.beat();
+        if let Err(error) = core.leases.renew().await {
+            tracing::debug!(%error, "leases are not renewed");
+        }
+        if slots_at.elapsed() >= core.timings.slot_lease / 3 {
+            slots_at = tokio::time::Instant::now();
+            core.slots.renew().await;
+        }
+        if asked_at.elapsed() >= core.timings.heartbeat {
+            asked_at = tokio::time::Instant::now();
+            abort_lost(&core).await;
+        }
+        let world = core.world();
+        let busy: Vec<_> = core.jobs.all().iter().map(|job| job.lease.queue.clone()).collect();
+        core.leases.close(|held| !world.queues.contains_key(&held.queue) && !busy.contains(&held.queue)).await;
+    }
+}
+
+async fn abort_lost(core: &Core) {
+    let jobs = core.jobs.all();
+    let claims: Vec<_> = jobs.iter().map(|job| (job.task.id, job.task.epoch)).collect();
+    if claims.is_empty() {
+        return;
+    }
+    match core.store.lost_claims(&claims).await {
+        Ok(lost) => {
+            for job in jobs.iter().filter(|job| lost.contains(&job.task.id)) {
+                tracing::info!(
+                    task = job.task.id,
+                    epoch = job.task.epoch,
+                    "a task is not ours any more: its call is aborted"
+                );
+                job.stop(Stopped::NotOurs);
+            }
+        }
+        Err(error) => tracing::debug!(%error, "nobody knows which claims are lost"),
+    }
+}
+
+/// Moves what may be done at once.
+async fn govern(
+    core: Arc<Core>,
+    state: Arc<State>,
+    mut sensor: Sensor,
+    beat: crate::telemetry::Beat,
+    ended: CancellationToken,
+) {
+    let mut governor = Governor::default();
+    loop {
+        beat.beat();
+        let declared = core.world().pool.as_ref().map_or_else(PoolConcurrency::default, |p| p.spec.concurrency.clone());
+        let allowance = governor.step(&declared, &sensor.read());
+        let more = allowance.most > core.places.allowed();
+        core.places.allow(allowance.most);
+        core.metrics.allowed(&core.namespace, &core.pool, allowance.most);
+        state.set(allowance);
+        if more {
+            core.wake.notify_one();
+        }
+        if ended.run_until_cancelled(tokio::time::sleep(SENSE)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Tells how this worker is, every few seconds.
+async fn report(
+    core: Arc<Core>,
+    state: Arc<State>,
+    host: String,
+    beat: crate::telemetry::Beat,
+    ended: CancellationToken,
+) {
+    while ended.run_until_cancelled(tokio::time::sleep(core.timings.report)).await.is_some() {
+        beat.beat();
+        let (allowance, in_flight) = (state.allowance(), core.places.taken());
+        let draining = core.draining.is_cancelled();
+        let round = Round { servers_short: state.servers_short.load(Ordering::Relaxed) };
+        let report = WorkerReport {
+            holder: core.holder.clone(),
+            namespace: core.namespace.clone(),
+            pool: core.pool.clone(),
+            host: host.clone(),
+            in_flight,
+            effective_concurrency: allowance.most,
+            limited_by: stats::word(stats::limited_by(draining, allowance, in_flight, round)).to_owned(),
+            draining,
+            calls: core.stats.take(),
+        };
+        if let Err(error) = core.store.report_worker(&report).await {
+            tracing::debug!(%error, "no report");
+            core.stats.put_back(report.calls);
+        }
+    }
+}
+
+/// Waits for what runs, at most as long as the pool says; then aborts it.
+async fn drain(core: &Core, state: &State) {
+    core.draining.cancel();
+    state.servers_short.store(false, Ordering::Relaxed);
+    let most = core.world().pool.as_ref().map_or(USUAL_DRAIN, |pool| seconds(pool.spec.drain_seconds));
+    let running = core.places.taken();
+    if running > 0 {
+        tracing::info!(running, seconds = most.as_secs(), "draining: what runs is finished, nothing is begun");
+    }
+    if tokio::time::timeout(most, idle(core)).await.is_ok() {
+        return;
+    }
+    tracing::warn!(running = core.places.taken(), "what still runs is given back");
+    for job in core.jobs.all() {
+        job.stop(Stopped::Draining);
+    }
+    let _ = tokio::time::timeout(LAST_WORDS, idle(core)).await;
+}
+
+async fn idle(core: &Core) {
+    while core.places.taken() > 0 {
+        let woken = tokio::time::timeout(Duration::from_millis(200), core.wake.notified());
+        // Whether it was woken or not, the places tell.
+        let _ = woken.await;
+    }
+}

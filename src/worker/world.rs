@@ -1,0 +1,161 @@
+//! What the database declares, as a worker needs it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::de::DeserializeOwned;
+
+use crate::{
+    api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
+    store::{Admission, BackendRow, DeclaredRow, Store, StoreError},
+    tasks::{QueueKey, retry::RetryPolicy, route::Server},
+};
+
+/// A call's bound where no expert says: the default of `parameters.timeoutSeconds`.
+const USUAL_CALL: Duration = Duration::from_secs(600);
+
+type Key = (String, String);
+
+/// Pools, queues, experts and backends as they were last read.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// `None`: nobody declares this worker's pool.
+    pub pool: Option<Declared<WorkerPoolSpec>>,
+    /// Those of the pool that are declared.
+    pub queues: BTreeMap<QueueKey, Queue>,
+    pub experts: BTreeMap<Key, Arc<ExpertSpec>>,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Declared<T> {
+    pub spec: T,
+    pub suspended: bool,
+}
+
+/// The rules of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    pub lease: Duration,
+    pub retry: RetryPolicy,
+    /// Suspended, or held by what it requires: nothing is claimed.
+    pub closed: bool,
+}
+
+/// A backend as it is projected.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    pub row: BackendRow,
+    pub spec: Arc<LLMBackendSpec>,
+}
+
+impl World {
+    /// Reads what is declared. What can't be read as a spec is left out, and said in the log.
+    pub async fn read(store: &dyn Store, namespace: &str, pool: &str) -> Result<Self, StoreError> {
+        let pools: Vec<(DeclaredRow, WorkerPoolSpec)> = specs(store.declared("WorkerPool").await?);
+        let queues: Vec<(DeclaredRow, TaskQueueSpec)> = specs(store.declared("TaskQueue").await?);
+        let experts: Vec<(DeclaredRow, ExpertSpec)> = specs(store.declared("Expert").await?);
+        let pool = pools
+            .into_iter()
+            .find(|(row, _)| row.namespace == namespace && row.name == pool)
+            .map(|(row, spec)| Declared { suspended: row.suspended || spec.suspend, spec });
+        let of_pool = |row: &DeclaredRow| {
+            let refs = pool.as_ref().map(|pool| pool.spec.queue_refs.as_slice()).unwrap_or_default();
+            row.namespace == namespace && refs.iter().any(|queue| queue.name == row.name)
+        };
+        let queues = queues.into_iter().filter(|(row, _)| of_pool(row)).map(|(row, spec)| {
+            let rules = Queue::of(&spec, row.suspended || row.held.is_some());
+            (QueueKey { namespace: row.namespace, name: row.name }, rules)
+        });
+        let queues = queues.collect();
+        let here = |row: &DeclaredRow| row.namespace == namespace;
+        let experts = experts
+            .into_iter()
+            .filter(|(row, _)| here(row))
+            .map(|(row, spec)| ((row.namespace, row.name), Arc::new(spec)))
+            .collect();
+        let backends = store.backends().await?.into_iter().filter(|row| row.namespace == namespace);
+        Ok(Self { pool, queues, experts, backends: backends.filter_map(Backend::of).collect() })
+    }
+
+    /// Queues that may be claimed from now, with the length of their leases.
+    pub fn open_queues(&self) -> Vec<(QueueKey, Duration)> {
+        if self.pool.as_ref().is_none_or(|pool| pool.suspended) {
+            return Vec::new();
+        }
+        self.queues.iter().filter(|(_, queue)| !queue.closed).map(|(key, queue)| (key.clone(), queue.lease)).collect()
+    }
+
+    pub fn expert(&self, namespace: &str, name: &str) -> Option<Arc<ExpertSpec>> {
+        self.experts.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    pub fn has_webhooks(&self) -> bool {
+        self.experts.values().any(|expert| expert.handler == Handler::Webhook)
+    }
+
+    /// The longest that a call to any model may take, for which slots are taken.
+    pub fn longest_call(&self) -> Duration {
+        let asking = self.experts.values().filter(|expert| expert.handler != Handler::Webhook);
+        asking.map(|expert| seconds(expert.parameters.timeout_seconds)).max().unwrap_or(USUAL_CALL)
+    }
+
+    /// The servers as they are now. `cooling` are those that just refused a call of ours.
+    pub async fn servers(&self, store: &dyn Store, cooling: impl Fn(&str) -> bool) -> Result<Vec<Server>, StoreError> {
+        if self.backends.is_empty() {
+            return Ok(Vec::new());
+        }
+        let occupied: BTreeMap<String, i64> = store.occupancy().await?.into_iter().collect();
+        let mut servers = Vec::with_capacity(self.backends.len());
+        for Backend { row, spec } in &self.backends {
+            let Some(server) = store.server(&row.server_url).await? else { continue };
+            let limit = match server.admission {
+                Admission::Closed => 0,
+                Admission::One => server.limit.min(1),
+                Admission::Open => server.limit,
+            };
+            let ready = limit > 0 && !cooling(&row.server_url);
+            let occupied = occupied.get(&row.server_url).copied().unwrap_or(0);
+            let declared = Server::new(&row.namespace, &row.name, &row.server_url, spec);
+            servers.push(declared.now(ready, limit, occupied));
+        }
+        Ok(servers)
+    }
+}
+
+impl Queue {
+    fn of(spec: &TaskQueueSpec, closed: bool) -> Self {
+        let retry = RetryPolicy {
+            max_attempts: spec.retry.max_attempts,
+            backoff: seconds(spec.retry.backoff_seconds),
+            max_backoff: seconds(spec.retry.max_backoff_seconds),
+        };
+        Self { lease: seconds(spec.lease_seconds), retry, closed: closed || spec.suspend }
+    }
+}
+
+impl Backend {
+    fn of(row: BackendRow) -> Option<Self> {
+        match serde_json::from_value(row.spec.clone()) {
+            Ok(spec) => Some(Self { spec: Arc::new(spec), row }),
+            Err(error) => {
+                tracing::error!(backend = row.name, %error, "a projected backend can't be read: another release wrote it");
+                None
+            }
+        }
+    }
+}
+
+pub fn seconds(declared: i32) -> Duration {
+    Duration::from_secs(u64::from(declared.max(1).unsigned_abs()))
+}
+
+fn specs<T: DeserializeOwned>(rows: Vec<DeclaredRow>) -> Vec<(DeclaredRow, T)> {
+    let read = |row: DeclaredRow| match serde_json::from_value(row.spec.clone()) {
+        Ok(spec) => Some((row, spec)),
+        Err(error) => {
+            tracing::error!(kind = row.kind, name = row.name, %error, "a projected resource can't be read: another release wrote it");
+            None
+        }
+    };
+    rows.into_iter().filter_map(read).collect()
+}
