@@ -1,6 +1,7 @@
 //! The store's contract: one suite, run on SQLite and on a real PostgreSQL, and what only one of them does.
 
 mod bench;
+mod killed;
 mod leading;
 mod migrating;
 mod outages;
@@ -114,4 +115,5 @@ on_both! {
     tasks_leading::a_run_of_a_schedule_is_fired_once,
     tasks_leading::workers_report_until_they_leave,
     tasks_walking::every_walk_ends_where_the_machine_says,
+    killed::what_must_hold_holds_when_workers_are_killed,
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ostler::store::{
-    Claimed, DeclaredRow, Fence, FreeClaim, Lease, Served, Slot, SlotClaim, SlotClaimAnswer, Store, TaskFilter,
-    TaskPage,
+    Claimed, DeclaredRow, Fence, FreeClaim, Lease, Served, Slot, SlotClaim, SlotClaimAnswer, Store, StoreError,
+    TaskFilter, TaskPage,
 };
 use ostler::tasks::{
     Assignment, Attempt, AttemptClass, Completion, NewTask, Payload, QueueKey, Task, TaskId, TaskState, Verdict,
@@ -196,4 +196,16 @@ pub async fn task(bench: &Bench, id: TaskId) -> Task {
 
 pub async fn state(bench: &Bench, id: TaskId) -> TaskState {
     task(bench, id).await.state
+}
+
+/// So many on so small a machine may wait longer for the database than a store does.
+pub async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(mut ask: impl FnMut() -> F) -> T {
+    let deadline = std::time::Instant::now() + MINUTE;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(StoreError::Unavailable(why)) => assert!(std::time::Instant::now() < deadline, "{why}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }

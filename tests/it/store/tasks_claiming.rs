@@ -125,18 +125,6 @@ fn default_queue() -> &'static QueueKey {
     KEY.get_or_init(queue_key)
 }
 
-/// So many on so small a machine may wait longer for the database than a store does.
-async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(mut ask: impl FnMut() -> F) -> T {
-    let deadline = std::time::Instant::now() + MINUTE;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(StoreError::Unavailable(why)) => assert!(std::time::Instant::now() < deadline, "{why}"),
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
 async fn openers(bench: &Bench) -> Vec<Arc<dyn Store>> {
     let mut stores = vec![bench.store.clone()];
     for _ in 0..4 {

@@ -25,6 +25,8 @@ mod dispatching;
 mod ending;
 mod inserting;
 mod leasing;
+#[cfg(test)]
+mod line_tests;
 mod moving;
 mod reading;
 mod reaping;
