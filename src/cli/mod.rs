@@ -4,6 +4,7 @@
 mod act;
 mod agent;
 mod agent_exec;
+pub mod bench;
 mod client;
 mod completions;
 mod controller;
@@ -127,6 +128,7 @@ pub enum Command {
     Controller(controller::Args),
     Worker(worker::Args),
     Simulate(simulate::Args),
+    Bench(bench::Args),
     Crds(crds::Args),
     Agent(agent::Args),
     #[command(hide = true)]
@@ -173,6 +175,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Agent(args) => block_on(agent::run(args, &global)),
         Command::AgentExec(args) => agent_exec::run(args),
         Command::Simulate(args) => block_on(simulate::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Crds(args) => crds::run(&args),
     }

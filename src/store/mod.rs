@@ -9,7 +9,6 @@ mod counted;
 mod error;
 mod home;
 mod lead;
-mod missing;
 mod pause;
 pub mod postgres;
 mod rows;
@@ -31,7 +30,7 @@ pub use counted::counted;
 pub use home::{Home, Migrated, migrate, open};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::PauseGuard;
-pub use postgres::DatabaseUrl;
+pub use postgres::{DatabaseUrl, drop_schema};
 pub use types::*;
 pub use work::*;
 

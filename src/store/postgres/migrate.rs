@@ -56,6 +56,19 @@ pub(in crate::store) async fn migrate(
     Ok(Migrated { installation, applied })
 }
 
+/// Drops the URL's schema with all that is in it.
+///
+/// # Errors
+/// [`StoreError::Unavailable`]; [`StoreError::Broken`] when the role may not.
+pub async fn drop_schema(url: &DatabaseUrl) -> Result<(), StoreError> {
+    let mut connection = connect(url).await?;
+    // The URL's reader let only plain names through.
+    let statement = format!("DROP SCHEMA IF EXISTS \"{}\" CASCADE", url.schema());
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
 async fn connect(url: &DatabaseUrl) -> Result<PgConnection, StoreError> {
     let place = url.place();
     let options = url.options(None);

@@ -11,6 +11,7 @@ mod local;
 mod migrate;
 mod projections;
 mod slots;
+mod tasks;
 mod text;
 mod url;
 
@@ -25,6 +26,7 @@ use uuid::Uuid;
 use super::rows::LeadershipRecord;
 use super::{Fence, StoreError, schema};
 
+pub use migrate::drop_schema;
 pub(super) use migrate::migrate;
 pub use url::{BadDatabaseUrl, DatabaseUrl};
 
@@ -41,6 +43,7 @@ pub struct PostgresStore {
     installation: Uuid,
     /// Host and port, for messages.
     place: String,
+    work: tasks::WorkState,
 }
 
 impl PostgresStore {
@@ -55,7 +58,14 @@ impl PostgresStore {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(IDLE)
             .connect_lazy_with(url.options(Some(PATIENCE)));
-        let mut store = Self { pool, installation: Uuid::nil(), place: url.place() };
+        // One connection listens, the other tells.
+        let notices = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(IDLE)
+            .connect_lazy_with(url.options(Some(PATIENCE)));
+        let work = tasks::WorkState::new(notices, url.schema());
+        let mut store = Self { pool, installation: Uuid::nil(), place: url.place(), work };
         store.installation = within(&store.place, async {
             let mut session = store.session().await?;
             let known = schema::newest(&schema::POSTGRES);

@@ -156,7 +156,10 @@ impl Slots for PostgresStore {
 }
 
 /// Locks the server's row. The time is read after the lock was given.
-async fn lock_server(connection: &mut PgConnection, url: &str) -> Result<Option<(ServerRow, Stamp)>, StoreError> {
+pub(super) async fn lock_server(
+    connection: &mut PgConnection,
+    url: &str,
+) -> Result<Option<(ServerRow, Stamp)>, StoreError> {
     let timed: Option<TimedServer> = sqlx::query_as(
         "WITH server AS MATERIALIZED
             (SELECT url, slot_limit, admission, instance FROM servers WHERE url = $1 FOR UPDATE)
@@ -169,7 +172,7 @@ async fn lock_server(connection: &mut PgConnection, url: &str) -> Result<Option<
 }
 
 /// A statement of its own after the lock: so it sees what the lock's previous holder committed.
-async fn rows(connection: &mut PgConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
+pub(super) async fn rows(connection: &mut PgConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
     let all = sqlx::query_as("SELECT * FROM slots WHERE server_url = $1 ORDER BY number");
     Ok(all.bind(url).fetch_all(connection).await?)
 }

@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 
 const SCHEMA_PARAMETER: &str = "ostler_schema";
 const DEFAULT_SCHEMA: &str = "ostler";
+const NO_PLAIN_NAME: &str = "names an ostler_schema that is no plain name: a-z, 0-9 and _, at most 63";
 
 /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, as libpq reads it, with the parameter `ostler_schema` of our own.
 #[derive(Clone)]
@@ -17,7 +18,19 @@ pub struct DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    pub(super) fn schema(&self) -> &str {
+    /// The same database, another schema.
+    ///
+    /// # Errors
+    /// When it is no plain name.
+    pub fn with_schema(&self, name: &str) -> Result<Self, BadDatabaseUrl> {
+        if !is_plain_name(name) {
+            return Err(BadDatabaseUrl(NO_PLAIN_NAME));
+        }
+        Ok(Self { options: self.options.clone(), schema: name.to_owned() })
+    }
+
+    /// The schema that holds everything.
+    pub fn schema(&self) -> &str {
         &self.schema
     }
 
@@ -38,6 +51,9 @@ impl DatabaseUrl {
             ("search_path", self.schema.as_str()),
             ("statement_timeout", &millis),
             ("idle_in_transaction_session_timeout", &millis),
+            // Statements are short, and the same for any arguments: planned once, and not compiled.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
         ])
     }
 }
@@ -65,7 +81,7 @@ impl FromStr for DatabaseUrl {
             }
         }
         if !is_plain_name(schema) {
-            return Err(refused("names an ostler_schema that is no plain name: a-z, 0-9 and _, at most 63"));
+            return Err(refused(NO_PLAIN_NAME));
         }
         // The parser's own error could repeat the password.
         let options = format!("{base}?{}", rest.join("&")).parse().map_err(|_| {

@@ -1,0 +1,116 @@
+//! Assignments, and the runs of schedules.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use sqlx::postgres::PgConnection;
+
+use super::json::json_text;
+use super::{inserting, places};
+use crate::store::postgres::PostgresStore;
+use crate::store::postgres::text::text;
+use crate::store::stamp::Stamp;
+use crate::store::task_rows::UnassignedRecord;
+use crate::store::{Fence, StoreError, Unassigned};
+use crate::tasks::{Assignment, NewTask, TaskId};
+
+/// Assignments that one transaction writes.
+const BATCH: usize = 10_000;
+
+pub(super) async fn unassigned(store: &PostgresStore, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
+    let waiting = sqlx::query_as(
+        "SELECT id, namespace, queue, domain, role, model, expert FROM tasks
+         WHERE state = 'pending' AND assignment_reason IS NULL AND id > $1 ORDER BY id LIMIT $2",
+    );
+    let records: Vec<UnassignedRecord> = store.fetch(waiting.bind(after).bind(most.max(0))).await?;
+    Ok(records.into_iter().map(Into::into).collect())
+}
+
+pub(super) async fn assign(
+    store: &PostgresStore,
+    fence: &Fence,
+    assignments: &[Assignment],
+) -> Result<u64, StoreError> {
+    let mut sorted: Vec<&Assignment> = assignments.iter().collect();
+    sorted.sort_by_key(|one| one.task);
+    let mut assigned = 0;
+    for batch in sorted.chunks(BATCH) {
+        assigned += store
+            .within(async {
+                let mut session = store.write_fenced(fence).await?;
+                let assigned = write(session.connection(), batch).await?;
+                session.commit().await?;
+                Ok(assigned)
+            })
+            .await?;
+    }
+    Ok(assigned)
+}
+
+/// What is said of an assignment, apart from the task: few are different.
+type Said<'a> = (&'a str, Option<&'a str>, &'a str, &'a [String]);
+
+/// Only what is still unassigned is written; an expert that was named meanwhile is not overruled.
+async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u64, StoreError> {
+    let mut numbers: HashMap<Said<'_>, i32> = HashMap::new();
+    let mut different: Vec<Said<'_>> = Vec::new();
+    let mut which = Vec::with_capacity(batch.len());
+    for Assignment { task: _, expert, model, reason, candidates } in batch.iter().copied() {
+        let said = (expert.as_str(), model.as_deref(), reason.as_str(), candidates.as_slice());
+        which.push(*numbers.entry(said).or_insert_with(|| {
+            different.push(said);
+            i32::try_from(different.len()).unwrap_or(i32::MAX)
+        }));
+    }
+    let written: Vec<(String, String)> = sqlx::query_as(
+        "UPDATE tasks AS t SET expert = s.expert, assigned_model = s.model, assignment_reason = s.reason,
+            candidates = s.candidates::jsonb
+         FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
+         JOIN unnest($3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY
+            AS s (expert, model, reason, candidates, number) ON s.number = w.number
+         WHERE t.id = w.id AND t.state = 'pending' AND t.assignment_reason IS NULL AND coalesce(t.expert, s.expert) = s.expert
+         RETURNING t.namespace, t.expert",
+    )
+    .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
+    .bind(which)
+    .bind(different.iter().map(|said| text(said.0)).collect::<Vec<_>>())
+    .bind(different.iter().map(|said| said.1.map(text)).collect::<Vec<_>>())
+    .bind(different.iter().map(|said| text(said.2)).collect::<Vec<_>>())
+    .bind(different.iter().map(|said| json_text(&said.3)).collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
+    let count = u64::try_from(written.len()).unwrap_or(u64::MAX);
+    places::none_for_unknown(connection, written.into_iter()).await?;
+    Ok(count)
+}
+
+/// The tasks of a run, unless it was fired before.
+pub(super) async fn fire(
+    connection: &mut PgConnection,
+    schedule: &str,
+    run: Timestamp,
+    tasks: &[NewTask],
+) -> Result<bool, StoreError> {
+    if !first_time(connection, schedule, run).await? {
+        return Ok(false);
+    }
+    inserting::insert(connection, tasks).await?;
+    Ok(true)
+}
+
+/// Notes a run; false when it is noted already.
+async fn first_time(connection: &mut PgConnection, schedule: &str, run: Timestamp) -> Result<bool, StoreError> {
+    let noted = sqlx::query("INSERT INTO schedule_runs (schedule, run_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(schedule)
+        .bind(Stamp::from(run))
+        .execute(connection)
+        .await?;
+    Ok(noted.rows_affected() == 1)
+}
+
+pub(super) async fn last_runs(store: &PostgresStore) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    let runs: Vec<(String, Stamp)> = store
+        .fetch(sqlx::query_as("SELECT schedule, max(run_at) FROM schedule_runs GROUP BY schedule ORDER BY schedule"))
+        .await?;
+    Ok(runs.into_iter().map(|(schedule, run)| (schedule, run.into())).collect())
+}

@@ -1,0 +1,65 @@
+//! Commands of people and programs.
+
+use sqlx::QueryBuilder;
+use sqlx::postgres::PgConnection;
+
+use super::filter::push_filter;
+use super::moving::{Happening, Words, happen};
+use super::places;
+use crate::store::postgres::text::text;
+use crate::store::{StoreError, TaskCommand, TaskFilter};
+use crate::tasks::TaskId;
+use crate::tasks::machine::Event;
+
+/// The oldest that match and that the command applies to.
+pub(super) async fn command(
+    connection: &mut PgConnection,
+    filter: &TaskFilter,
+    command: &TaskCommand,
+    reason: &str,
+    most: i64,
+) -> Result<Vec<TaskId>, StoreError> {
+    let (event, from) = match command {
+        TaskCommand::Cancel => (Event::Cancel, "tasks WHERE true"),
+        TaskCommand::Retry => (Event::Retry, "finished_tasks WHERE true"),
+        TaskCommand::Resume => (Event::Resume, "tasks WHERE state = 'deferred_to_human'"),
+        TaskCommand::Reassign { .. } => (Event::Reassign, "tasks WHERE state IN ('pending', 'deferred_to_human')"),
+        TaskCommand::Close => (Event::Close, "tasks WHERE state = 'deferred_to_human'"),
+        TaskCommand::Purge => (Event::Purge, "finished_tasks WHERE true"),
+    };
+    let mut query = QueryBuilder::new("SELECT id FROM ");
+    query.push(from);
+    push_filter(&mut query, filter);
+    query.push(" ORDER BY id LIMIT ").push_bind(most.max(0));
+    query.push(" FOR UPDATE");
+    let ids: Vec<TaskId> = query.build_query_scalar().fetch_all(&mut *connection).await?;
+    if let TaskCommand::Reassign { expert, model } = command {
+        reassign(connection, &ids, expert, model.as_deref(), reason).await?;
+    }
+    let happening = |id: &TaskId| Happening { id: *id, event, words: Words::reason(reason) };
+    let happened = happen(connection, ids.iter().map(happening).collect()).await?;
+    places::leave(connection, happened.over).await?;
+    Ok(ids.into_iter().zip(happened.next).filter(|(_, next)| next.is_some()).map(|(id, _)| id).collect())
+}
+
+/// Before the event, so that what becomes pending follows the model of an expert that is known.
+async fn reassign(
+    connection: &mut PgConnection,
+    ids: &[TaskId],
+    expert: &str,
+    model: Option<&str>,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let why = if reason.is_empty() { "reassigned" } else { reason };
+    let namespaces: Vec<(String, String)> = sqlx::query_as(
+        "UPDATE tasks SET expert = $2, assigned_model = $3, assignment_reason = $4, candidates = '[]' WHERE id = ANY ($1)
+         RETURNING namespace, expert",
+    )
+    .bind(ids)
+    .bind(text(expert))
+    .bind(model.map(text))
+    .bind(text(why))
+    .fetch_all(&mut *connection)
+    .await?;
+    places::none_for_unknown(connection, namespaces.into_iter()).await
+}

@@ -1,0 +1,143 @@
+//! Ends of executions. Final ones, by far the most, are moved to the ended tasks by one statement.
+
+use std::collections::HashSet;
+
+use sqlx::postgres::PgConnection;
+
+use super::columns::moved_columns;
+use super::json::json_text;
+use super::moving::{Happening, Words, happen};
+use super::places;
+use crate::store::StoreError;
+use crate::store::postgres::text::text;
+use crate::tasks::machine::{End, Event};
+use crate::tasks::{Completion, TaskId, TaskState, Verdict};
+
+/// Which completions changed something. Of two for one execution the first counts.
+pub(super) async fn complete(
+    connection: &mut PgConnection,
+    completions: &[Completion],
+) -> Result<Vec<bool>, StoreError> {
+    let mut seen = HashSet::new();
+    let counted: Vec<bool> = completions.iter().map(|one| seen.insert((one.task, one.epoch))).collect();
+    let (mut last, mut others) = (Vec::new(), Vec::new());
+    for (one, _) in completions.iter().zip(&counted).filter(|(_, counted)| **counted) {
+        if is_final(&one.verdict) { last.push(one) } else { others.push(one) }
+    }
+    last.sort_by_key(|one| (one.task, one.epoch));
+    if !last.is_empty() && !others.is_empty() {
+        lock(connection, &seen).await?;
+    }
+    let mut done = HashSet::new();
+    let mut over = finish(connection, &last, &mut done).await?;
+    if !others.is_empty() {
+        let happened = happen(connection, others.iter().map(|one| happening(one)).collect()).await?;
+        let changed = others.iter().zip(&happened.next).filter(|(_, next)| next.is_some());
+        done.extend(changed.map(|(one, _)| (one.task, one.epoch)));
+        over.extend(happened.over);
+    }
+    places::leave(connection, over).await?;
+    let changed = |(one, counted): (&Completion, bool)| counted && done.contains(&(one.task, one.epoch));
+    Ok(completions.iter().zip(counted).map(changed).collect())
+}
+
+pub(super) const fn is_final(verdict: &Verdict) -> bool {
+    final_state(verdict).is_some()
+}
+
+const fn final_state(verdict: &Verdict) -> Option<TaskState> {
+    match verdict {
+        Verdict::Completed { .. } => Some(TaskState::Completed),
+        Verdict::Failed { .. } => Some(TaskState::Failed),
+        Verdict::Cancelled { .. } => Some(TaskState::Cancelled),
+        Verdict::Retry { .. } | Verdict::Requeue { .. } | Verdict::DeferredToHuman { .. } => None,
+    }
+}
+
+fn reason(verdict: &Verdict) -> Option<&str> {
+    match verdict {
+        Verdict::Completed { .. } => None,
+        Verdict::Retry { reason, .. }
+        | Verdict::Requeue { reason, .. }
+        | Verdict::Failed { reason }
+        | Verdict::DeferredToHuman { reason }
+        | Verdict::Cancelled { reason } => Some(reason),
+    }
+}
+
+fn happening(completion: &Completion) -> Happening {
+    let Completion { task, epoch, verdict, attempt } = completion;
+    let reason = reason(verdict).map(str::to_owned);
+    Happening {
+        id: *task,
+        event: Event::End { epoch: *epoch, end: End::from(verdict) },
+        words: Words { reason, attempt: Some(attempt.clone()), result: None },
+    }
+}
+
+/// Where two statements are to change tasks, so that their locks are in one order.
+async fn lock(connection: &mut PgConnection, claims: &HashSet<(TaskId, i64)>) -> Result<(), StoreError> {
+    sqlx::query("SELECT FROM tasks WHERE id = ANY ($1) ORDER BY id FOR UPDATE")
+        .bind(claims.iter().map(|(task, _)| *task).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// As the machine has it for each final end in progress with the same epoch: a cancelled one is counted as given back, others as
+/// an attempt used. Sorted by id, which is the order of locks.
+async fn finish(
+    connection: &mut PgConnection,
+    last: &[&Completion],
+    done: &mut HashSet<(TaskId, i64)>,
+) -> Result<Vec<(String, String)>, StoreError> {
+    if last.is_empty() {
+        return Ok(Vec::new());
+    }
+    let result = |one: &&Completion| match &one.verdict {
+        Verdict::Completed { result } => Some(json_text(result)),
+        _ => None,
+    };
+    let state = |one: &&Completion| final_state(&one.verdict).unwrap_or(TaskState::Failed).as_str();
+    let rows: Vec<(TaskId, i64, String, String)> = sqlx::query_as(concat!(
+        "WITH gone AS (
+            DELETE FROM tasks AS t
+            USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
+                AS w (id, epoch, ended, result, why, attempt)
+            WHERE t.id = w.id AND t.epoch = w.epoch AND t.state = 'in_progress'
+            RETURNING t.*, w.ended, w.result, w.why, w.attempt
+        ), own AS (
+            DELETE FROM leases WHERE id = ANY (ARRAY(SELECT DISTINCT lease FROM gone)) AND holder LIKE 'task/%'
+        )
+        INSERT INTO finished_tasks (", moved_columns!(), ", state, result)
+        SELECT id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels, created_at,
+            clock_timestamp(), expert, assignment_reason, candidates, assigned_model,
+            attempts_used + (ended <> 'cancelled')::integer, free_requeues + (ended = 'cancelled')::integer,
+            leases_lost, cycle, epoch, why,
+            CASE WHEN jsonb_array_length(attempts) < 20 THEN attempts ELSE attempts - 0 END || attempt::jsonb,
+            ended, result::jsonb
+        FROM gone RETURNING id, epoch, namespace, expert"
+    ))
+    .bind(last.iter().map(|one| one.task).collect::<Vec<_>>())
+    .bind(last.iter().map(|one| one.epoch).collect::<Vec<_>>())
+    .bind(last.iter().map(state).collect::<Vec<_>>())
+    .bind(last.iter().map(result).collect::<Vec<_>>())
+    .bind(last.iter().map(|one| reason(&one.verdict).map(text)).collect::<Vec<_>>())
+    .bind(last.iter().map(|one| json_text(&one.attempt)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    done.extend(rows.iter().map(|(task, epoch, ..)| (*task, *epoch)));
+    Ok(rows.into_iter().map(|(_, _, namespace, expert)| (namespace, expert)).collect())
+}
+
+pub(super) async fn lost(connection: &mut PgConnection, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError> {
+    let lost = sqlx::query_scalar(
+        "SELECT w.id FROM unnest($1::bigint[], $2::bigint[]) AS w (id, epoch) WHERE NOT EXISTS (
+            SELECT FROM tasks AS t WHERE t.id = w.id AND t.epoch = w.epoch AND t.state = 'in_progress')",
+    )
+    .bind(claims.iter().map(|(task, _)| *task).collect::<Vec<_>>())
+    .bind(claims.iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(lost)
+}

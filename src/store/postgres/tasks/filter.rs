@@ -1,0 +1,44 @@
+//! A filter as conditions. Only what is asked for is in the statement, so that the planner sees which index fits.
+
+use sqlx::types::Json;
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::store::TaskFilter;
+use crate::store::postgres::text::text;
+use crate::store::stamp::Stamp;
+use crate::tasks::TaskState;
+
+/// Adds the conditions of a filter, after a `WHERE true`.
+pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilter) {
+    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since } = filter;
+    for (column, wanted) in [
+        (" AND namespace = ", namespace),
+        (" AND queue = ", queue),
+        (" AND domain = ", domain),
+        (" AND role = ", role),
+        (" AND expert = ", expert),
+        (" AND key = ", key),
+    ] {
+        if let Some(wanted) = wanted {
+            query.push(column).push_bind(text(wanted).into_owned());
+        }
+    }
+    if !ids.is_empty() {
+        query.push(" AND id = ANY (").push_bind(ids.clone()).push(")");
+    }
+    if !states.is_empty() {
+        let states: Vec<&'static str> = states.iter().map(|state| TaskState::as_str(*state)).collect();
+        query.push(" AND state = ANY (").push_bind(states).push(")");
+    }
+    match unassigned {
+        Some(true) => _ = query.push(" AND expert IS NULL"),
+        Some(false) => _ = query.push(" AND expert IS NOT NULL"),
+        None => {}
+    }
+    if !labels.is_empty() {
+        query.push(" AND labels @> ").push_bind(Json(labels.clone()));
+    }
+    if let Some(since) = since {
+        query.push(" AND state_since >= ").push_bind(Stamp::from(*since));
+    }
+}

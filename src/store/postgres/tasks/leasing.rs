@@ -1,0 +1,95 @@
+//! Leases: opened, renewed, closed, handed to a webhook's task.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+
+use super::moving::{Happening, Words, happen};
+use super::places;
+use crate::store::{Lease, StoreError};
+use crate::tasks::machine::Event;
+use crate::tasks::{QueueKey, TaskId};
+
+pub(super) async fn open(
+    connection: &mut PgConnection,
+    holder: &str,
+    queue: &QueueKey,
+    lease: Duration,
+) -> Result<Lease, StoreError> {
+    let id = sqlx::query_scalar(
+        "INSERT INTO leases (holder, namespace, queue, expires_at)
+         VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond')
+         ON CONFLICT (holder, namespace, queue) DO UPDATE SET expires_at = excluded.expires_at RETURNING id",
+    )
+    .bind(holder)
+    .bind(&queue.namespace)
+    .bind(&queue.name)
+    .bind(micros(lease))
+    .fetch_one(connection)
+    .await?;
+    Ok(Lease { id, holder: holder.to_owned() })
+}
+
+/// Returns those that are not there any more. One that lapsed but that nobody took is renewed: a pause is not a death.
+pub(super) async fn renew(
+    connection: &mut PgConnection,
+    leases: &[(Lease, Duration)],
+) -> Result<Vec<Lease>, StoreError> {
+    let mut sorted: Vec<&(Lease, Duration)> = leases.iter().collect();
+    sorted.sort_by_key(|(lease, _)| lease.id);
+    let renewed: Vec<i64> = sqlx::query_scalar(
+        "UPDATE leases AS l SET expires_at = clock_timestamp() + w.micros * interval '1 microsecond'
+         FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS w (id, holder, micros)
+         WHERE l.id = w.id AND l.holder = w.holder RETURNING l.id",
+    )
+    .bind(sorted.iter().map(|(lease, _)| lease.id).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|(lease, _)| lease.holder.as_str()).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|(_, duration)| micros(*duration)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(leases.iter().map(|(lease, _)| lease).filter(|lease| !renewed.contains(&lease.id)).cloned().collect())
+}
+
+pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
+    let claimed: Vec<TaskId> = sqlx::query_scalar(
+        "WITH closed AS (DELETE FROM leases WHERE id = $1 AND holder = $2 RETURNING id)
+         SELECT t.id FROM tasks AS t JOIN closed AS l ON l.id = t.lease WHERE t.state = 'in_progress'",
+    )
+    .bind(lease.id)
+    .bind(&lease.holder)
+    .fetch_all(&mut *connection)
+    .await?;
+    let closed = |id| Happening { id, event: Event::LeaseClosed, words: Words::reason("its worker ended") };
+    let happened = happen(connection, claimed.into_iter().map(closed).collect()).await?;
+    places::leave(connection, happened.over).await
+}
+
+/// Once more is a heartbeat.
+pub(super) async fn hand_over(
+    connection: &mut PgConnection,
+    task: TaskId,
+    epoch: i64,
+    lease: Duration,
+) -> Result<Lease, StoreError> {
+    let queue: Option<(String, String)> = sqlx::query_as(
+        "SELECT namespace, queue FROM tasks WHERE id = $1 AND epoch = $2 AND state = 'in_progress' FOR UPDATE",
+    )
+    .bind(task)
+    .bind(epoch)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some((namespace, name)) = queue else {
+        return Err(StoreError::Fenced(format!("task {task} is not claimed with epoch {epoch} any more")));
+    };
+    let lease = open(connection, &format!("task/{task}"), &QueueKey { namespace, name }, lease).await?;
+    sqlx::query("UPDATE tasks SET lease = $2 WHERE id = $1 AND lease <> $2")
+        .bind(task)
+        .bind(lease.id)
+        .execute(connection)
+        .await?;
+    Ok(lease)
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

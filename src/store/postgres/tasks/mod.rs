@@ -1,0 +1,308 @@
+//! Tasks in PostgreSQL.
+//!
+//! What happens to single tasks is decided by `tasks::machine` and written by [`moving`]. Claims, final ends and assignments, where
+//! many tasks are changed at once, are statements of their own that do the same.
+//!
+//! Locks are taken in one order: the server's row, tasks by id (a claim skips those that are locked), places of experts by key.
+
+/// Runs a function over one transaction, which is committed when it answers, and rolled back when it says that a claim is lost.
+macro_rules! transaction {
+    ($store:expr, $room:ident :: $what:ident($($arg:expr),*)) => {
+        $store.within(async { over($store.write().await?, async |connection| $room::$what(connection, $($arg),*).await).await }).await
+    };
+}
+
+/// The same, in a transaction of the leader.
+macro_rules! fenced {
+    ($store:expr, $fence:expr, $room:ident :: $what:ident($($arg:expr),*)) => {
+        $store
+            .within(async {
+                over($store.write_fenced($fence).await?, async |connection| $room::$what(connection, $($arg),*).await).await
+            })
+            .await
+    };
+}
+
+mod assigning;
+mod claim;
+mod columns;
+mod commanding;
+mod cursor;
+mod declaring;
+mod ending;
+mod filter;
+mod inserting;
+mod json;
+mod leasing;
+mod moving;
+mod places;
+mod reading;
+mod reaping;
+mod retaining;
+mod slots;
+mod waking;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::PgPool;
+use sqlx::postgres::PgConnection;
+
+use self::claim::{Search, Seen};
+use self::cursor::Cursors;
+use self::waking::{Change, Waker};
+use super::{PostgresStore, Session};
+use crate::store::{
+    BootInstant, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reaped,
+    Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage, Tasks,
+    Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+};
+use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
+
+async fn over<T>(
+    mut session: Session,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match work(session.connection()).await {
+        Ok(answer) => {
+            session.commit().await?;
+            Ok(answer)
+        }
+        Err(fenced @ StoreError::Fenced(_)) => {
+            session.roll_back().await?;
+            Err(fenced)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a process remembers of tasks, beside the database.
+pub(super) struct WorkState {
+    cursors: Arc<Mutex<Cursors>>,
+    waker: Waker,
+}
+
+impl WorkState {
+    /// `pool`: of connections that listen and notify.
+    pub fn new(pool: PgPool, schema: &str) -> Self {
+        let cursors = Arc::<Mutex<Cursors>>::default();
+        let forgotten = cursors.clone();
+        let forget = move || forgotten.lock().unwrap_or_else(PoisonError::into_inner).forget();
+        Self { cursors, waker: Waker::new(pool, schema.to_owned(), forget) }
+    }
+
+    fn begin(&self, searches: &mut [Search<'_>], now: BootInstant) {
+        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        for search in searches {
+            search.after = cursors.begin(&search.lane, now);
+        }
+    }
+
+    fn claimed(&self, searches: &[Search<'_>], seen: &Seen, began: BootInstant) {
+        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (search, last) in searches.iter().zip(&seen.last) {
+            cursors.claimed(&search.lane, search.after, *last, seen.passed_over, began);
+        }
+    }
+
+    /// Tasks may be claimed that could not before.
+    fn pending(&self) {
+        self.waker.changed(Change::Pending);
+    }
+
+    /// Tasks ended, or are gone.
+    fn ended(&self) {
+        self.waker.changed(Change::Ended);
+    }
+}
+
+#[async_trait]
+impl Tasks for PostgresStore {
+    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
+        let inserted = transaction!(self, inserting::insert(tasks))?;
+        if inserted.iter().any(|one| !one.existed) {
+            self.work.pending();
+        }
+        Ok(inserted)
+    }
+
+    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
+        reading::page(self, filter, page).await
+    }
+
+    async fn task_changes(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskCursor>,
+        limit: i64,
+        brief: bool,
+    ) -> Result<Vec<Task>, StoreError> {
+        reading::changes(self, filter, after, limit, brief).await
+    }
+
+    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
+        reading::count(self, filter).await
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        let filter = TaskFilter { ids: vec![id], ..TaskFilter::default() };
+        let page = TaskPage { limit: 1, ..TaskPage::default() };
+        Ok(self.tasks(&filter, &page).await?.pop())
+    }
+
+    async fn command_tasks(
+        &self,
+        filter: &TaskFilter,
+        command: &TaskCommand,
+        reason: &str,
+        most: i64,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let done = transaction!(self, commanding::command(filter, command, reason, most))?;
+        if !done.is_empty() {
+            self.work.pending();
+        }
+        Ok(done)
+    }
+
+    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
+        reading::queue_counts(self).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError> {
+        reading::waiting(self).await
+    }
+
+    async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
+        reading::expert_loads(self).await
+    }
+
+    async fn tasks_changed(&self, most: Duration) {
+        self.work.waker.wait(most).await;
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        reading::workers(self).await
+    }
+
+    async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError> {
+        declaring::living(self, kind).await
+    }
+}
+
+#[async_trait]
+impl Dispatch for PostgresStore {
+    async fn project_declared(&self, fence: &Fence, row: &DeclaredRow) -> Result<(), StoreError> {
+        declaring::project(self, fence, row).await
+    }
+
+    async fn sweep_declared(
+        &self,
+        fence: &Fence,
+        kind: &str,
+        complete: &[String],
+    ) -> Result<Vec<DeclaredRow>, StoreError> {
+        declaring::sweep(self, fence, kind, complete).await
+    }
+
+    async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
+        assigning::unassigned(self, after, most).await
+    }
+
+    async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
+        let assigned = assigning::assign(self, fence, assignments).await?;
+        if assigned > 0 {
+            self.work.pending();
+        }
+        Ok(assigned)
+    }
+
+    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError> {
+        let reaped = fenced!(self, fence, reaping::reap())?;
+        if reaped != Reaped::default() {
+            self.work.pending();
+        }
+        Ok(reaped)
+    }
+
+    async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
+        retaining::retain(self, fence, retention).await
+    }
+
+    async fn fire(&self, fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> Result<bool, StoreError> {
+        let fired = fenced!(self, fence, assigning::fire(schedule, run, tasks))?;
+        if fired {
+            self.work.pending();
+        }
+        Ok(fired)
+    }
+
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        assigning::last_runs(self).await
+    }
+}
+
+#[async_trait]
+impl Work for PostgresStore {
+    async fn open_lease(&self, holder: &str, queue: &QueueKey, lease: Duration) -> Result<Lease, StoreError> {
+        transaction!(self, leasing::open(holder, queue, lease))
+    }
+
+    async fn renew_leases(&self, leases: &[(Lease, Duration)]) -> Result<Vec<Lease>, StoreError> {
+        transaction!(self, leasing::renew(leases))
+    }
+
+    async fn close_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        transaction!(self, leasing::close(lease))?;
+        self.work.pending();
+        Ok(())
+    }
+
+    async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError> {
+        claim::free(self, claim).await
+    }
+
+    async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
+        slots::claim(self, claim).await
+    }
+
+    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError> {
+        slots::next(self, slot, claim).await
+    }
+
+    async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError> {
+        transaction!(self, leasing::hand_over(task, epoch, lease))
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError> {
+        let changed = transaction!(self, ending::complete(completions))?;
+        if changed.contains(&true) {
+            if completions.iter().any(|one| ending::is_final(&one.verdict)) {
+                self.work.ended();
+            }
+            if completions.iter().any(|one| !ending::is_final(&one.verdict)) {
+                self.work.pending();
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn lost_claims(&self, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError> {
+        transaction!(self, ending::lost(claims))
+    }
+
+    async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {
+        let report = sqlx::query(
+            "INSERT INTO workers (holder, report, reported_at) VALUES ($1, $2::jsonb, clock_timestamp())
+             ON CONFLICT (holder) DO UPDATE SET report = excluded.report, reported_at = excluded.reported_at",
+        )
+        .bind(&report.holder)
+        .bind(json::json_text(report));
+        self.execute(report).await.map(drop)
+    }
+
+    async fn worker_left(&self, holder: &str) -> Result<(), StoreError> {
+        self.execute(sqlx::query("DELETE FROM workers WHERE holder = $1").bind(holder)).await.map(drop)
+    }
+}

@@ -1,0 +1,93 @@
+//! What lapsed: leases, and deadlines of tasks that wait.
+
+use sqlx::FromRow;
+use sqlx::postgres::PgConnection;
+
+use super::moving::{Happening, Words, happen};
+use super::places;
+use crate::store::stamp::Stamp;
+use crate::store::{Reaped, StoreError};
+use crate::tasks::machine::{Event, Next};
+use crate::tasks::retry::leases_lost_reason;
+use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
+
+/// Tasks that one pass takes away, and fails for their deadline: the next pass goes on.
+const AT_ONCE: i64 = 5_000;
+
+#[derive(FromRow)]
+struct Lost {
+    id: TaskId,
+    expert: String,
+    holder: Option<String>,
+    state_since: Stamp,
+    leases_lost: i32,
+    now: Stamp,
+}
+
+/// A lease that is being renewed is not taken. What is claimed under a lease that is not there, however that came, is taken too.
+pub(super) async fn reap(connection: &mut PgConnection) -> Result<Reaped, StoreError> {
+    let lapsed: Vec<(i64, String)> = sqlx::query_as(
+        "DELETE FROM leases WHERE id = ANY (ARRAY(
+            SELECT id FROM leases WHERE expires_at <= clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED))
+         RETURNING id, holder",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut reaped = Reaped { leases: u64::try_from(lapsed.len()).unwrap_or(u64::MAX), ..Reaped::default() };
+    let lost: Vec<Lost> = sqlx::query_as(
+        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost, clock_timestamp() AS now FROM tasks AS t
+         LEFT JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease
+         WHERE t.state = 'in_progress' AND NOT EXISTS (SELECT FROM leases WHERE leases.id = t.lease)
+         ORDER BY t.id LIMIT $3",
+    )
+    .bind(lapsed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(lapsed.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
+    .bind(AT_ONCE)
+    .fetch_all(&mut *connection)
+    .await?;
+    let expired: Vec<TaskId> = sqlx::query_scalar(
+        "SELECT id FROM tasks WHERE state = 'pending' AND deadline <= clock_timestamp() ORDER BY deadline LIMIT $1",
+    )
+    .bind(AT_ONCE)
+    .fetch_all(&mut *connection)
+    .await?;
+    let lost = lost.into_iter().map(|lost| Happening { id: lost.id, event: Event::LeaseLost, words: evidence(lost) });
+    let past = || Words::reason("its deadline passed before it was done");
+    let expired = expired.into_iter().map(|id| Happening { id, event: Event::DeadlinePassed, words: past() });
+    let happened = happen(connection, lost.chain(expired).collect()).await?;
+    for next in happened.next.iter().flatten() {
+        match next {
+            Next::Is(life) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
+            Next::Is(life) if life.state == TaskState::Failed => reaped.expired += 1,
+            Next::Is(_) | Next::Gone => reaped.requeued += 1,
+        }
+    }
+    places::leave(connection, happened.over).await?;
+    places::recount(connection).await?;
+    Ok(reaped)
+}
+
+fn evidence(lost: Lost) -> Words {
+    let Lost { id: _, expert, holder, state_since, leases_lost, now } = lost;
+    let holder = holder.unwrap_or_else(|| "unknown".to_owned());
+    let times = leases_lost + 1;
+    let reason = if times >= DEFERRING_LOST_LEASES {
+        leases_lost_reason(times)
+    } else {
+        format!("its worker {holder} lost the lease")
+    };
+    let attempt = Attempt {
+        expert,
+        backend: None,
+        model: None,
+        holder,
+        started_at: state_since.into(),
+        ended_at: now.into(),
+        first_token_at: None,
+        prompt_tokens: None,
+        completion_tokens: None,
+        class: AttemptClass::LeaseLost,
+        error: Some("its worker lost the lease".to_owned()),
+    };
+    Words { reason: Some(reason), attempt: Some(attempt), result: None }
+}

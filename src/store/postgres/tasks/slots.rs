@@ -1,0 +1,204 @@
+//! Slot and task in one transaction, or neither.
+
+use sqlx::postgres::PgConnection;
+
+use super::claim::{Catch, Search, Seen, slotted, slotted_lanes};
+use crate::store::admit::{Decision, SlotRecord, decide};
+use crate::store::postgres::PostgresStore;
+use crate::store::postgres::slots::{lock_server, rows};
+use crate::store::rows::purpose_word;
+use crate::store::stamp::Stamp;
+use crate::store::{
+    BootInstant, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
+};
+
+pub(super) async fn claim(store: &PostgresStore, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
+    let began = BootInstant::now();
+    let mut searches = slotted_lanes(claim);
+    store.work.begin(&mut searches, began);
+    store
+        .within(async {
+            let mut session = store.write().await?;
+            let (answer, seen) = give(session.connection(), claim, &searches).await?;
+            if answer.given.is_empty() {
+                session.roll_back().await?;
+            } else {
+                session.commit().await?;
+            }
+            store.work.claimed(&searches, &seen, began);
+            Ok(answer)
+        })
+        .await
+}
+
+/// Slots as the decision gives them, one after the other, as many as there are tasks for.
+async fn give(
+    connection: &mut PgConnection,
+    claim: &SlotClaim,
+    searches: &[Search<'_>],
+) -> Result<(SlotClaimAnswer, Seen), StoreError> {
+    let mut answer = SlotClaimAnswer::default();
+    let Some((server, now)) = lock_server(connection, &claim.server_url).await? else {
+        answer.closed = true;
+        return Ok((answer, Seen::default()));
+    };
+    let occupied = rows(connection, &server.url).await?;
+    let (slots, refusal) = free_slots(&server, occupied, claim, now);
+    let most = i64::try_from(slots.len()).unwrap_or(i64::MAX);
+    let Catch { claimed, seen, .. } = slotted(connection, searches, claim.affinity, most).await?;
+    // Where tasks ran out first, nobody knows what the server would have said.
+    let refusal = refusal.filter(|_| claimed.len() == slots.len());
+    answer.closed = refusal == Some(SlotAnswer::Closed);
+    answer.full = refusal.is_some() && !answer.closed;
+    answer.given = slots.into_iter().zip(claimed).collect();
+    if !answer.given.is_empty() {
+        occupy(connection, &server, claim, &answer.given, now).await?;
+    }
+    Ok((answer, seen))
+}
+
+/// The slots that the server has for this claim, and why it has no more.
+fn free_slots(
+    server: &ServerRow,
+    mut slots: Vec<SlotRecord>,
+    claim: &SlotClaim,
+    now: Stamp,
+) -> (Vec<Slot>, Option<SlotAnswer>) {
+    let mut free = Vec::new();
+    for _ in 0..claim.most {
+        match decide(server, &slots, SlotPurpose::Call, now) {
+            Decision::Give { number, epoch } => {
+                slots.retain(|slot| slot.number != number);
+                slots.push(taken(server, claim, number, epoch, now));
+                free.push(Slot { server_url: server.url.clone(), number, holder: claim.holder.clone(), epoch });
+            }
+            Decision::Refuse(refusal) => return (free, Some(refusal)),
+        }
+    }
+    (free, None)
+}
+
+/// The row as it will be, so that the next decision counts it.
+fn taken(server: &ServerRow, claim: &SlotClaim, number: i64, epoch: i64, now: Stamp) -> SlotRecord {
+    SlotRecord {
+        server_url: server.url.clone(),
+        number,
+        holder: claim.holder.clone(),
+        epoch,
+        purpose: purpose_word(SlotPurpose::Call).to_owned(),
+        model: None,
+        taken_at: now,
+        lease_expires_at: now.after(claim.slot_lease),
+        call_ends_at: now.after(claim.call_within),
+        last_token_at: None,
+        instance: server.instance.clone(),
+        aborted: false,
+        frees_at: None,
+    }
+}
+
+async fn occupy(
+    connection: &mut PgConnection,
+    server: &ServerRow,
+    claim: &SlotClaim,
+    given: &[(Slot, Claimed)],
+    now: Stamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
+            last_token_at, instance, aborted, frees_at)
+         SELECT $1, number, $2, epoch, $3, model, $4, $5, $6, NULL, $7, false, NULL
+         FROM unnest($8::bigint[], $9::bigint[], $10::text[]) AS given (number, epoch, model)
+         ON CONFLICT (server_url, number) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch,
+            purpose = excluded.purpose, model = excluded.model, taken_at = excluded.taken_at,
+            lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, last_token_at = NULL,
+            instance = excluded.instance, aborted = false, frees_at = NULL",
+    )
+    .bind(&server.url)
+    .bind(&claim.holder)
+    .bind(purpose_word(SlotPurpose::Call))
+    .bind(now)
+    .bind(now.after(claim.slot_lease))
+    .bind(now.after(claim.call_within))
+    .bind(&server.instance)
+    .bind(given.iter().map(|(slot, _)| slot.number).collect::<Vec<_>>())
+    .bind(given.iter().map(|(slot, _)| slot.epoch).collect::<Vec<_>>())
+    .bind(given.iter().map(|(_, claimed)| claimed.task.assigned_model.as_deref()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn next(store: &PostgresStore, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError> {
+    let began = BootInstant::now();
+    let mut searches = slotted_lanes(claim);
+    store.work.begin(&mut searches, began);
+    store
+        .within(async {
+            let mut session = store.write().await?;
+            let now = match hold(session.connection(), slot).await {
+                Ok(Some(now)) => now,
+                Ok(None) => {
+                    session.roll_back().await?;
+                    return Ok(None);
+                }
+                Err(fenced @ StoreError::Fenced(_)) => {
+                    session.roll_back().await?;
+                    return Err(fenced);
+                }
+                Err(error) => return Err(error),
+            };
+            let Catch { mut claimed, seen, .. } = slotted(session.connection(), &searches, claim.affinity, 1).await?;
+            let next = claimed.pop();
+            match &next {
+                Some(claimed) => {
+                    keep(session.connection(), slot, claim, claimed, now).await?;
+                    session.commit().await?;
+                }
+                None => session.roll_back().await?,
+            }
+            store.work.claimed(&searches, &seen, began);
+            Ok(next)
+        })
+        .await
+}
+
+/// Locks the server's row, and checks that the slot may go on. A next call is a new call: it starts only if the server would give
+/// the slot again; `None`: it would not.
+async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<Stamp>, StoreError> {
+    let server = lock_server(connection, &slot.server_url).await?;
+    let mut slots = rows(connection, &slot.server_url).await?;
+    let own = slots.iter().position(|record| record.number == slot.number);
+    let (Some((server, now)), Some(own)) = (server, own) else {
+        return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
+    };
+    let own = slots.remove(own);
+    own.renewable(slot, server.instance.as_deref(), now)?;
+    Ok(match decide(&server, &slots, SlotPurpose::Call, now) {
+        Decision::Give { .. } => Some(now),
+        Decision::Refuse(_) => None,
+    })
+}
+
+/// The same slot, for another call.
+async fn keep(
+    connection: &mut PgConnection,
+    slot: &Slot,
+    claim: &SlotClaim,
+    claimed: &Claimed,
+    now: Stamp,
+) -> Result<(), StoreError> {
+    // The call before may still run.
+    sqlx::query(
+        "UPDATE slots SET lease_expires_at = $3, call_ends_at = greatest(call_ends_at, $4), model = $5
+         WHERE server_url = $1 AND number = $2",
+    )
+    .bind(&slot.server_url)
+    .bind(slot.number)
+    .bind(now.after(claim.slot_lease))
+    .bind(now.after(claim.call_within))
+    .bind(&claimed.task.assigned_model)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
