@@ -1,5 +1,6 @@
 //! One folder per kind: observe, plan, apply, status; run starts them all.
 
+mod dispatch;
 mod driver;
 mod error;
 mod feed;

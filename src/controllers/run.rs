@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    Parts,
+    Parts, dispatch,
     driver::{Drive, drive},
     feed::Feed,
     host_agent, llm_backend,
@@ -59,6 +59,7 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
             }
             parts.metrics.process.leading(None);
             parts.metrics.backends.forget_all();
+            parts.metrics.tasks.forget_all();
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -86,6 +87,7 @@ async fn serve(
         agents: Agents::default(),
         secrets: Secrets::new(Arc::clone(&parts.platform)),
         slots: SlotWatch::default(),
+        limits: dispatch::limits_of_last_leader(parts).await,
         wake,
         wishes: Wishes::start(Arc::clone(&parts.store), beat("wishes"), ended.clone()).await,
     };
@@ -122,6 +124,7 @@ async fn serve(
         Box::pin(drive(agent_controller, agents.clone(), agent_queue, driver("reconcile HostAgent"))),
         Box::pin(sweep(parts, backends, term)),
         Box::pin(record_observations(parts, &backend_controller, term)),
+        Box::pin(dispatch::run(parts, &shared, term, backend_trigger.clone())),
         Box::pin(heed_wishes(shared.wishes.clone(), backends, agents, backend_trigger, agent_trigger)),
     ];
     tokio::select! {

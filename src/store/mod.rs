@@ -11,6 +11,7 @@ mod home;
 mod lead;
 mod pause;
 pub mod postgres;
+pub mod rounds;
 mod rows;
 mod schema;
 pub mod seal;
@@ -19,6 +20,7 @@ mod stamp;
 mod task_rows;
 mod types;
 mod work;
+pub mod world;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -33,6 +35,7 @@ pub use pause::PauseGuard;
 pub use postgres::{DatabaseUrl, drop_schema};
 pub use types::*;
 pub use work::*;
+pub use world::spec_of;
 
 /// How long the rows of a backend that is gone are kept.
 const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -1,4 +1,5 @@
-//! How many calls at once: lowered by one for each lack of memory, for an hour before it rises by one again.
+//! How many calls at once: what was adapted to the pace of tokens, and lowered by one for each lack of memory, for an hour before
+//! it rises by one again.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,7 +9,7 @@ use super::{memory::Lowered, plan::PlanNote, seen::Seen};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-/// The limit in force now, from what is declared and from the out-of-memory deaths that the agent reports.
+/// The limit in force now, from what is declared, what was adapted, and the out-of-memory deaths that the agent reports.
 pub fn effective(
     spec: &LLMBackendSpec,
     seen: &Seen,
@@ -29,5 +30,6 @@ pub fn effective(
         *lowered = Some(Lowered { by, until: now + HOUR, seen_at: at });
         note = Some(PlanNote::LimitLowered { to: max - by });
     }
-    (max - lowered.as_ref().map_or(0, |l| l.by).min(most), note)
+    let adapted = seen.adapted.filter(|_| spec.concurrency.adaptive).unwrap_or(max).clamp(max - most, max);
+    (adapted.min(max - lowered.as_ref().map_or(0, |l| l.by).min(most)), note)
 }

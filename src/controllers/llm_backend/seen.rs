@@ -24,6 +24,8 @@ pub struct Seen {
     /// What is in memory, where the engine tells; `None` where it can't, or was not asked yet.
     pub loaded: Option<Vec<LoadedModel>>,
     pub load: Load,
+    /// The limit as it was adapted to time per token; `None` while that is not known.
+    pub adapted: Option<i32>,
     pub agent: AgentView,
     pub workload: Option<WorkloadView>,
     pub peers: Peers,
@@ -188,7 +190,7 @@ pub struct Load {
     pub last_token_at: Option<Timestamp>,
     /// When a call was last seen in a slot.
     pub last_call_at: Option<Timestamp>,
-    /// Tasks wait for this server.
+    /// Tasks that are due and could go to this server.
     pub waiting: i64,
 }
 
@@ -200,7 +202,7 @@ impl Load {
             oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
             last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
             last_call_at: occupied.last_call_at,
-            waiting: 0,
+            waiting: occupied.waiting,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What controllers share within a term: agents as last heard, slots, people's wishes, Secrets, and whether this machine slept.
 
 mod agents;
+mod limits;
 mod slots;
 mod wake;
 mod wishes;
 
 pub use agents::{Agents, Heard, ServiceView};
+pub use limits::Limits;
 pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;
 pub use wishes::Wishes;
@@ -18,6 +20,7 @@ pub struct Shared {
     pub agents: Agents,
     pub secrets: Secrets,
     pub slots: SlotWatch,
+    pub limits: Limits,
     pub wake: Wake,
     pub wishes: Wishes,
 }

@@ -1,7 +1,7 @@
-//! The occupied slots of every server, read in one statement for all.
+//! The occupied slots of every server, read in one statement for all, and how many tasks wait for it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    store::{SlotPurpose, SlotRow, Store},
+    store::{SlotPurpose, SlotRow, Store, StoreError, world},
+    tasks::route::Server,
     telemetry::Beat,
 };
 
@@ -22,6 +23,8 @@ pub struct Occupied {
     pub calls: Vec<SlotRow>,
     /// When a call was last seen in one.
     pub last_call_at: Option<Timestamp>,
+    /// Tasks that are due, and whose model it serves.
+    pub waiting: i64,
 }
 
 /// The slots as they were last read, by the server's normalized URL.
@@ -37,10 +40,14 @@ impl SlotWatch {
             if let Err(error) = self.read(&*store).await {
                 tracing::debug!(%error, "slots not read");
             }
+            match demand(&*store).await {
+                Ok(demand) => self.take(&demand),
+                Err(error) => tracing::debug!(%error, "waiting tasks not counted"),
+            }
         }
     }
 
-    async fn read(&self, store: &dyn Store) -> Result<(), crate::store::StoreError> {
+    async fn read(&self, store: &dyn Store) -> Result<(), StoreError> {
         let occupied = store.occupancy().await?;
         let mut seen = HashMap::new();
         for (url, _) in occupied.into_iter().filter(|(_, n)| *n > 0) {
@@ -62,7 +69,40 @@ impl SlotWatch {
         Ok(())
     }
 
+    fn take(&self, demand: &HashMap<String, i64>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in known.values_mut() {
+            entry.waiting = 0;
+        }
+        for (url, waiting) in demand {
+            known.entry(url.clone()).or_default().waiting = *waiting;
+        }
+    }
+
     pub fn of(&self, server_url: &str) -> Occupied {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).cloned().unwrap_or_default()
     }
+}
+
+/// Due tasks by the servers that serve what they ask for: a task counts for each of them.
+async fn demand(store: &dyn Store) -> Result<HashMap<String, i64>, StoreError> {
+    let waiting = store.waiting().await?;
+    if waiting.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let servers: Vec<Server> = store
+        .backends()
+        .await?
+        .iter()
+        .filter_map(|row| Some(Server::new(&row.namespace, &row.name, &row.server_url, &world::backend_spec(row)?)))
+        .collect();
+    let mut demand: HashMap<String, i64> = HashMap::new();
+    for group in waiting.iter().filter(|group| group.due) {
+        let Some(alias) = &group.model else { continue };
+        let serving = servers.iter().filter(|s| s.namespace == group.namespace && s.model(alias).is_some());
+        for url in serving.map(|s| s.url.clone()).collect::<HashSet<_>>() {
+            *demand.entry(url).or_default() += group.count;
+        }
+    }
+    Ok(demand)
 }

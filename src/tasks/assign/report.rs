@@ -76,6 +76,11 @@ impl Tally {
         self.assigned.values().sum()
     }
 
+    /// How many nobody can take.
+    pub fn nobody(&self) -> i64 {
+        self.nobody.values().sum()
+    }
+
     /// `pending` counts all pending tasks at the beginning of the round.
     pub fn report(self, pending: i64, dry_run: bool) -> AssignReport {
         let mut nobody: Vec<Nobody> = self

@@ -4,6 +4,7 @@ mod agent;
 mod backends;
 mod process;
 mod reconciles;
+mod tasks;
 mod worker;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use agent::AgentMetrics;
 pub use backends::BackendMetrics;
 pub use process::ProcessMetrics;
 pub use reconciles::{ReconcileMetrics, ReconcileResult};
+pub use tasks::TaskMetrics;
 pub use worker::WorkerMetrics;
 
 /// Everything that is counted in this process, by who counts it. Cheap to clone: clones count together.
@@ -31,6 +33,8 @@ pub struct Metrics {
     pub reconciles: ReconcileMetrics,
     /// Backends as the leader sees them.
     pub backends: BackendMetrics,
+    /// Tasks as the leader sees them.
+    pub tasks: TaskMetrics,
     /// Leadership, database and writes to the platform.
     pub process: ProcessMetrics,
     /// Services of host agents in this process.
@@ -47,6 +51,7 @@ impl Metrics {
         Self {
             reconciles: ReconcileMetrics::register(&mut registry),
             backends: BackendMetrics::register(&mut registry),
+            tasks: TaskMetrics::register(&mut registry),
             process: ProcessMetrics::register(&mut registry),
             agent: AgentMetrics::register(&mut registry),
             worker: WorkerMetrics::register(&mut registry),
@@ -57,6 +62,7 @@ impl Metrics {
     /// The page that Prometheus reads (OpenMetrics text). `now` gives ages their value.
     pub fn render(&self, now: Timestamp) -> String {
         self.backends.age_deferrals(now);
+        self.tasks.age(now);
         let mut page = String::new();
         // Writing into a String can't fail.
         let _ = encode(&mut page, &self.registry);
@@ -167,6 +173,23 @@ mod tests {
         assert_eq!(left.len(), 1, "{left:?}");
     }
 
+    #[test]
+    fn a_queue_without_tasks_disappears_and_ages_grow() {
+        let metrics = Metrics::new();
+        metrics.tasks.queue("default", "night", &[("pending", 2), ("deferred_to_human", 1)]);
+        metrics.tasks.oldest("default", "night", Some(Timestamp::from_second(900).unwrap()), None);
+        let shown = page(&metrics);
+        for line in [
+            r#"ostler_tasks{namespace="default",queue="night",state="pending"} 2"#,
+            r#"ostler_task_oldest_pending_seconds{namespace="default",queue="night"} 100.0"#,
+            r#"ostler_task_deferred_age_seconds{namespace="default",queue="night"} 0.0"#,
+        ] {
+            assert!(shown.contains(line), "{line}\n{shown}");
+        }
+        metrics.tasks.forget_all();
+        assert!(!page(&metrics).contains("night"));
+    }
+
     /// A family without a series is not on the page.
     fn counted_everywhere() -> Metrics {
         let metrics = Metrics::new();
@@ -180,6 +203,9 @@ mod tests {
         backends.canary("a", "b", took);
         backends.recovery("a", "b", "c", "d", "e");
         backends.deferred("a", "b", Some(Timestamp::UNIX_EPOCH));
+        metrics.tasks.queue("a", "b", &[("pending", 1)]);
+        metrics.tasks.oldest("a", "b", None, Some(Timestamp::UNIX_EPOCH));
+        metrics.tasks.reaped(1, 1, 0, 0);
         metrics.process.store_error("a");
         metrics.process.platform_write("a", "b");
         agent.refused("a", "b");

@@ -1,0 +1,192 @@
+//! Moves each server's limit with what workers report of their calls. What is known survives a change of leader.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+
+use crate::{
+    api::LLMBackend,
+    controllers::{Parts, shared::Limits},
+    store::{BackendRow, Store, StoreError, WorkerRow, world},
+    tasks::limits::{Adaptive, Bounds, Sample},
+};
+
+use super::Desk;
+
+const PERIOD: Duration = Duration::from_secs(2);
+/// The document that a successor goes on from.
+const DOCUMENT: &str = "limits";
+/// It is written when a limit moved, and so often that paces are not far off.
+const SAVED: SignedDuration = SignedDuration::from_secs(60);
+/// Two looks at one report see its time at most this far apart.
+const SAME: SignedDuration = SignedDuration::from_millis(500);
+
+type Known = BTreeMap<String, Adaptive>;
+
+pub async fn run(desk: Desk, limits: Limits, trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>) {
+    let mut known: Known = loop {
+        desk.beat.beat();
+        if let Some(known) = desk.note("limits of the last leader", restored(&*desk.store).await) {
+            break known;
+        }
+        tokio::time::sleep(PERIOD).await;
+    };
+    let mut reports = Reports::default();
+    let mut saved_at = Timestamp::now();
+    loop {
+        desk.beat.beat();
+        let now = Timestamp::now();
+        if let Some(moved) = desk.note("adapt limits", pass(&desk, &mut known, &mut reports, now).await) {
+            limits.put(in_force(&known));
+            for backend in &moved {
+                // No receiver: the term is over.
+                let _ = trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+            }
+            if !moved.is_empty() || now.duration_since(saved_at) > SAVED {
+                desk.note("keep limits", save(&desk, &known).await);
+                saved_at = now;
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// What holds until this term's first look: a change of leader moves no limit.
+pub async fn limits_of_last_leader(parts: &Parts) -> Limits {
+    let limits = Limits::default();
+    match restored(&*parts.store).await {
+        Ok(known) => limits.put(in_force(&known)),
+        Err(error) => tracing::warn!(%error, "limits start from their maximum"),
+    }
+    limits
+}
+
+fn in_force(known: &Known) -> HashMap<String, i32> {
+    known.iter().map(|(url, server)| (url.clone(), server.limit)).collect()
+}
+
+async fn restored(store: &dyn Store) -> Result<Known, StoreError> {
+    let document = store.recovery(DOCUMENT).await?;
+    // One of another release is no loss: limits start from their maximum.
+    Ok(document.and_then(|document| serde_json::from_value(document).ok()).unwrap_or_default())
+}
+
+async fn save(desk: &Desk, known: &Known) -> Result<(), StoreError> {
+    let document = serde_json::to_value(known).map_err(|e| StoreError::Broken(e.to_string()))?;
+    desk.store.save_recovery(desk.term.fence(), DOCUMENT, &document).await
+}
+
+/// Takes in what is new; returns the backends whose limit moved.
+async fn pass(
+    desk: &Desk,
+    known: &mut Known,
+    reports: &mut Reports,
+    now: Timestamp,
+) -> Result<Vec<BackendRow>, StoreError> {
+    let backends = desk.store.backends().await?;
+    let samples = reports.new_samples(desk.store.workers().await?, now);
+    known.retain(|url, _| backends.iter().any(|b| b.server_url == *url));
+    let mut moved = Vec::new();
+    for backend in backends {
+        let Some(spec) = world::backend_spec(&backend) else { continue };
+        let max = spec.max_concurrency();
+        let bounds = Bounds { min: spec.concurrency.min.clamp(1, max), max, adaptive: spec.concurrency.adaptive };
+        let none = BTreeMap::new();
+        let heard = samples.get(&backend.server_url).unwrap_or(&none);
+        let server = known.entry(backend.server_url.clone()).or_insert_with(|| Adaptive::new(bounds, now));
+        let before = server.limit;
+        if let Some(why) = server.observe(bounds, heard, now) {
+            tracing::info!(
+                backend = %format_args!("{}/{}", backend.namespace, backend.name),
+                limit = server.limit, %why, "congested: fewer calls at once"
+            );
+        }
+        if server.limit != before {
+            moved.push(backend);
+        }
+    }
+    Ok(moved)
+}
+
+/// Which reports were taken in: a report stays in its row until the next one.
+#[derive(Default)]
+struct Reports {
+    seen: HashMap<String, Timestamp>,
+}
+
+impl Reports {
+    /// By server and model.
+    fn new_samples(&mut self, rows: Vec<WorkerRow>, now: Timestamp) -> HashMap<String, BTreeMap<String, Sample>> {
+        let mut samples: HashMap<String, BTreeMap<String, Sample>> = HashMap::new();
+        let mut still = HashMap::new();
+        for WorkerRow { report, age } in rows {
+            let at = now - SignedDuration::try_from(age).unwrap_or_default();
+            let before = self.seen.get(&report.holder).copied();
+            let is_new = before.is_none_or(|before| at.duration_since(before) > SAME);
+            still.insert(report.holder, if is_new { at } else { before.unwrap_or(at) });
+            for calls in report.calls.into_iter().filter(|_| is_new) {
+                let sample = Sample {
+                    calls: calls.calls,
+                    errors: calls.errors,
+                    tokens: calls.tokens,
+                    token_millis: calls.token_millis,
+                };
+                let of_model = samples.entry(calls.server_url).or_default().entry(calls.model).or_default();
+                *of_model = of_model.plus(sample);
+            }
+        }
+        self.seen = still;
+        samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{CallStats, WorkerReport};
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(millis).unwrap()
+    }
+
+    fn row(holder: &str, age_millis: u64, tokens: i64) -> WorkerRow {
+        let calls = CallStats {
+            server_url: "http://mlx".into(),
+            model: "m".into(),
+            calls: 1,
+            errors: 0,
+            tokens,
+            token_millis: tokens * 30,
+        };
+        let report = WorkerReport {
+            holder: holder.into(),
+            namespace: "default".into(),
+            pool: "smart".into(),
+            host: "here".into(),
+            in_flight: 1,
+            effective_concurrency: 15,
+            limited_by: "Tasks".into(),
+            draining: false,
+            calls: vec![calls],
+        };
+        WorkerRow { report, age: Duration::from_millis(age_millis) }
+    }
+
+    #[test]
+    fn a_report_counts_once_however_often_it_is_seen() {
+        let mut reports = Reports::default();
+        let tokens = |reports: &mut Reports, rows: Vec<WorkerRow>, now: i64| {
+            reports.new_samples(rows, at(now)).get("http://mlx").map_or(0, |models| models["m"].tokens)
+        };
+        // Each row: holder, age, tokens.
+        assert_eq!(tokens(&mut reports, vec![row("a", 1_000, 10), row("b", 0, 5)], 10_000), 15);
+        assert_eq!(tokens(&mut reports, vec![row("a", 3_040, 10), row("b", 2_000, 5)], 12_000), 0);
+        assert_eq!(tokens(&mut reports, vec![row("a", 200, 7), row("b", 4_000, 5)], 14_000), 7);
+        assert_eq!(tokens(&mut reports, vec![row("b", 100, 9)], 16_000), 9);
+    }
+}

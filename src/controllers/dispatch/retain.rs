@@ -1,0 +1,56 @@
+//! Drops ended tasks that are past their time.
+
+use std::time::Duration;
+
+use crate::{
+    api::{RetentionPolicy, TaskQueueSpec},
+    store::{DeclaredRow, Retention, StoreError, spec_of},
+    tasks::QueueKey,
+};
+
+use super::Desk;
+
+const PERIOD: Duration = Duration::from_secs(60);
+/// While a batch dropped anything, there may be more.
+const SOON: Duration = Duration::from_secs(1);
+
+pub async fn run(desk: Desk) {
+    loop {
+        desk.beat.beat();
+        let dropped = desk.note("drop old tasks", pass(&desk).await).unwrap_or_default();
+        if dropped > 0 {
+            tracing::info!(dropped, "ended tasks dropped after their retention");
+        }
+        let wait = if dropped > 0 { SOON } else { PERIOD };
+        // In parts, so that the loop is seen to be alive.
+        for _ in 0..wait.as_secs().div_ceil(10).max(1) {
+            tokio::time::sleep(wait.min(Duration::from_secs(10))).await;
+            desk.beat.beat();
+        }
+    }
+}
+
+async fn pass(desk: &Desk) -> Result<u64, StoreError> {
+    let queues = desk.store.declared("TaskQueue").await?;
+    let counted = desk.store.queue_counts().await?;
+    let mut retention: Vec<Retention> = queues.iter().filter_map(of_queue).collect();
+    // What a queue left behind that is gone is kept as long as a queue keeps its tasks that says nothing.
+    for gone in counted {
+        let queue = QueueKey { namespace: gone.namespace, name: gone.queue };
+        if !retention.iter().any(|r| r.queue == queue) {
+            retention.push(kept(queue, &RetentionPolicy::default()));
+        }
+    }
+    desk.store.retain(desk.term.fence(), &retention).await
+}
+
+fn of_queue(row: &DeclaredRow) -> Option<Retention> {
+    let spec: TaskQueueSpec = spec_of(row)?;
+    let queue = QueueKey { namespace: row.namespace.clone(), name: row.name.clone() };
+    Some(kept(queue, &spec.retention))
+}
+
+fn kept(queue: QueueKey, policy: &RetentionPolicy) -> Retention {
+    let seconds = |n: i32| Duration::from_secs(n.unsigned_abs().into());
+    Retention { queue, completed: seconds(policy.completed_seconds), failed: seconds(policy.failed_seconds) }
+}
