@@ -78,6 +78,10 @@ impl Call<'_> {
             let why = "its expert is gone, or does no calls any more".to_owned();
             return ended(run, Ended::Unavailable { why, retry_after: None }, false);
         };
+        if expert.system_prompt.is_none() && expert.system_prompt_ref.is_some() {
+            let why = "its expert's system prompt is not there: see the Expert's status".to_owned();
+            return ended(run, Ended::Unavailable { why, retry_after: None }, false);
+        }
         let timeout = match self.timeout(&expert) {
             Ok(timeout) => timeout,
             Err(why) => return ended(run, Ended::Retryable { why, retry_after: None }, false),

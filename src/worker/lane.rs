@@ -45,7 +45,7 @@ impl Lane {
         let mut linger = Duration::ZERO;
         while let Some(job) = next.take() {
             let (called, looking) = lane.call(&job).await;
-            let goes_on = !called.lingers && !called.servers_trouble && lane.may_go_on();
+            let usable = !called.lingers && !called.servers_trouble && lane.is_ours();
             if called.lingers {
                 linger = lane.core.timings.linger;
             }
@@ -64,12 +64,12 @@ impl Lane {
                 None => None,
             };
             next = match found {
-                Some(found) if goes_on => Some(found),
+                Some(found) if usable => Some(found),
                 Some(found) => {
                     lane.core.give_back(&found);
                     None
                 }
-                None if goes_on => lane.following(recorded).await,
+                None if usable && lane.may_go_on() => lane.following(recorded).await,
                 None => None,
             };
         }
@@ -78,11 +78,14 @@ impl Lane {
         drop(place);
     }
 
+    /// What is claimed for it may be begun.
+    fn is_ours(&self) -> bool {
+        !self.core.draining.is_cancelled() && !self.slot.lost().is_cancelled()
+    }
+
+    /// More may be claimed for it.
     fn may_go_on(&self) -> bool {
-        !self.core.draining.is_cancelled()
-            && !self.core.places.is_over()
-            && !self.slot.lost().is_cancelled()
-            && self.began.elapsed() < self.core.timings.keep_slot
+        self.is_ours() && !self.core.places.is_over() && self.began.elapsed() < self.core.timings.keep_slot
     }
 
     async fn call(self: &Arc<Self>, job: &Arc<Job>) -> (Called, Option<Looking>) {

@@ -17,6 +17,8 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(30);
 
 type Data = BTreeMap<String, Vec<u8>>;
+/// By namespace and name: when it was read, and what it was.
+type Known = HashMap<(String, String), (Instant, Arc<Data>)>;
 
 /// The data of Secrets. The error says what is missing and what to do, never a value.
 #[async_trait]
@@ -59,7 +61,7 @@ impl Secrets for SealedSecrets {
 #[derive(Clone)]
 pub struct Cached {
     source: Arc<dyn Secrets>,
-    known: Arc<Mutex<HashMap<(String, String), (Instant, Arc<Data>)>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Cached {
@@ -92,7 +94,7 @@ impl Cached {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), (Instant, Arc<Data>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

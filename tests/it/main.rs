@@ -16,3 +16,4 @@ mod simulate;
 mod store;
 mod up;
 mod validation;
+mod worker;

@@ -1,6 +1,6 @@
 //! The store's contract: one suite, run on SQLite and on a real PostgreSQL, and what only one of them does.
 
-mod bench;
+pub mod bench;
 mod killed;
 mod leading;
 mod migrating;
