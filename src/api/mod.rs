@@ -34,7 +34,7 @@ pub use task_queue::{
     AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
 };
 pub use task_schedule::{
-    ConcurrencyPolicy, ExpertSelector, RUN_REQUESTED_AT, ScheduledMessage, SelectorOperator, SelectorRule,
+    ConcurrencyPolicy, ExpertSelector, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, SelectorOperator, SelectorRule,
     TaskSchedule, TaskScheduleSpec, TaskScheduleState, TaskScheduleStatus, TaskTemplate,
 };
 pub use worker_pool::{

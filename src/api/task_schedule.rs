@@ -15,6 +15,8 @@ use super::{Condition, LocalRef, Mode, Requirement, llm_backend_status::unobserv
 
 /// Annotation that fires a schedule once, now; its value is echoed in `status.lastHandledRunAt`.
 pub const RUN_REQUESTED_AT: &str = "ostler.dev/run-requested-at";
+/// Under this kind a person's `run` of a schedule is kept in the store, where manifests are a folder.
+pub const RUN_CONTROL: &str = "TaskScheduleRun";
 
 /// Five fields, or a word for the usual ones. What they say is checked by the controller.
 const CRON: &str =

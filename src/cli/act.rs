@@ -1,4 +1,4 @@
-//! `ostler reconcile`, `suspend` and `resume`.
+//! `ostler reconcile`, `suspend`, `resume` and `run`.
 
 use super::{CliError, Global, Target, names, output::print};
 use crate::http::{Changed, Kind};
@@ -9,6 +9,7 @@ pub enum Verb {
     Reconcile,
     Suspend,
     Resume,
+    Run,
 }
 
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,9 @@ pub struct Args {
 
 pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
     let (kind, name) = names::one(&args.resource)?;
+    if verb == Verb::Run && kind.kind != "TaskSchedule" {
+        return Err(CliError::misused(format!("a {} is not run: name a TaskSchedule, such as ts/{name}", kind.kind)));
+    }
     let target = Target::of(global).await?;
     let namespace = target.namespace_of_one();
     let message = match &target.cluster {
@@ -28,6 +32,7 @@ pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError
                 Verb::Reconcile => "reconcile",
                 Verb::Suspend => "suspend",
                 Verb::Resume => "resume",
+                Verb::Run => "run",
             };
             let path = [kind.plural, namespace, &name, word];
             let changed: Changed = target.api.post(&path, &[], None::<&()>).await?;
@@ -50,6 +55,10 @@ async fn in_cluster(
         Verb::Reconcile => {
             cluster.request_reconcile(kind, namespace, name).await?;
             format!("{about} is looked at now")
+        }
+        Verb::Run => {
+            cluster.request_run(kind, namespace, name).await?;
+            format!("{about} fires now")
         }
         Verb::Suspend => {
             cluster.suspend(kind, namespace, name, true).await?;

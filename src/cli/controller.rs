@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 
 use super::{
     CliError, Global,
+    data_dir::sealing_key_of_environment,
     database::Database,
     http_client::http_client,
     journaled::Journaled,
@@ -17,7 +18,7 @@ use crate::{
         Platform,
         kubernetes::{self, KubernetesPlatform},
     },
-    runtimes::ClusterWorkloads,
+    runtimes::{ClusterWorkerPods, ClusterWorkloads, WorkerPodSettings},
     store::counted,
     telemetry::{Logging, Loops, Metrics},
 };
@@ -34,21 +35,73 @@ pub struct Args {
     listen: SocketAddr,
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    workers: Workers,
     /// Say what would be done, and do nothing
     #[arg(long)]
     observe: bool,
 }
 
+/// What the pods of WorkerPools are made from; the chart says it
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Pods of WorkerPools")]
+struct Workers {
+    /// Their image, unless the pool's template names one
+    #[arg(long, value_name = "IMAGE", env = "OSTLER_WORKER_IMAGE", hide_env_values = true)]
+    worker_image: Option<String>,
+    /// When their image is pulled
+    #[arg(long, value_name = "POLICY", env = "OSTLER_WORKER_IMAGE_PULL_POLICY")]
+    worker_image_pull_policy: Option<String>,
+    /// Secrets to pull it with
+    #[arg(long, value_name = "NAME", env = "OSTLER_WORKER_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    worker_image_pull_secrets: Vec<String>,
+    /// Secret with the database's URL, in the pool's namespace: NAME/KEY
+    #[arg(long, value_name = "NAME/KEY", env = "OSTLER_WORKER_DATABASE_SECRET", value_parser = secret_and_key)]
+    worker_database_secret: Option<(String, String)>,
+    /// Secret with OSTLER_KEY, in the pool's namespace: NAME/KEY
+    #[arg(long, value_name = "NAME/KEY", env = "OSTLER_WORKER_KEY_SECRET", value_parser = secret_and_key)]
+    worker_key_secret: Option<(String, String)>,
+    /// What they log, as OSTLER_LOG has it
+    #[arg(long, value_name = "FILTER", env = "OSTLER_WORKER_LOG", default_value = "info")]
+    worker_log: String,
+}
+
+impl Workers {
+    fn settings(self) -> WorkerPodSettings {
+        WorkerPodSettings {
+            image: self.worker_image.filter(|image| !image.is_empty()),
+            image_pull_policy: self.worker_image_pull_policy.filter(|policy| !policy.is_empty()),
+            image_pull_secrets: self.worker_image_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
+            database_secret: self.worker_database_secret,
+            key_secret: self.worker_key_secret,
+            log: self.worker_log,
+        }
+    }
+}
+
+fn secret_and_key(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((name, key)) if !name.is_empty() && !key.is_empty() => Ok((name.to_owned(), key.to_owned())),
+        _ => Err("write the Secret's name, a slash, and its key: ostler-database/url".to_owned()),
+    }
+}
+
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { listen, database, observe } = args;
+    let Args { listen, database, workers, observe } = args;
     let logging = Logging::start(global.log_format.into(), LOGS)?;
-    let ended = serve(listen, database, observe, global).await;
+    let ended = serve(listen, database, workers, observe, global).await;
     // Spans are sent from a thread that the runtime must outlive.
     let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
     ended
 }
 
-async fn serve(listen: SocketAddr, database: Database, observe: bool, global: &Global) -> Result<(), CliError> {
+async fn serve(
+    listen: SocketAddr,
+    database: Database,
+    workers: Workers,
+    observe: bool,
+    global: &Global,
+) -> Result<(), CliError> {
     let metrics = Metrics::new();
     let store = counted(database.open(None).await?, metrics.clone());
     let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
@@ -63,6 +116,8 @@ async fn serve(listen: SocketAddr, database: Database, observe: bool, global: &G
         store,
         platform,
         workloads: Arc::new(ClusterWorkloads::new(client.clone())),
+        worker_pods: Arc::new(ClusterWorkerPods::new(client.clone(), workers.settings())),
+        sealing: sealing_key_of_environment()?,
         authorizer: Arc::new(KubeAuthorizer::new(client)),
         home: Home::Cluster,
         http: http_client()?,

@@ -10,8 +10,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, Global};
+use crate::store::seal;
 
 const ENDPOINT: &str = "endpoint.json";
+/// What seals Secrets for workers beside an `ostler up`.
+pub const KEY_FILE: &str = "worker.key";
 
 /// A data folder. It may not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,12 @@ impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Endpoint").field("address", &self.address).field("pid", &self.pid).finish_non_exhaustive()
     }
+}
+
+/// OSTLER_KEY, where it is set.
+pub fn sealing_key_of_environment() -> Result<Option<seal::Key>, CliError> {
+    let text = std::env::var("OSTLER_KEY").ok().filter(|text| !text.trim().is_empty());
+    text.map(|text| seal::Key::parse(&text)).transpose().map_err(CliError::failed)
 }
 
 impl DataDir {
@@ -66,6 +75,31 @@ impl DataDir {
             fs::write(&ignore, "*\n").map_err(|e| failed(&ignore, e))?;
         }
         Ok(())
+    }
+
+    /// What seals Secrets for workers beside this `up`: OSTLER_KEY, else a key of the folder's own, made when it is first needed.
+    pub fn sealing_key(&self) -> Result<seal::Key, CliError> {
+        if let Some(key) = sealing_key_of_environment()? {
+            return Ok(key);
+        }
+        let file = self.0.join(KEY_FILE);
+        let failed = |e: io::Error| CliError::failed(format!("can't keep a key in {}: {e}", file.display()));
+        let known = match fs::read_to_string(&file) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(failed)?).filter(|text| !text.trim().is_empty()),
+        };
+        let text = match known {
+            Some(text) => text,
+            None => {
+                let text = seal::Key::generate();
+                let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
+                opened.and_then(|mut out| out.write_all(text.as_bytes())).map_err(failed)?;
+                text
+            }
+        };
+        seal::Key::parse(&text).map_err(|e| {
+            CliError::failed(format!("{}: {e}; or delete the file, and a new one is made", file.display()))
+        })
     }
 
     /// Replaces `endpoint.json`, readable by its owner only, in one step.

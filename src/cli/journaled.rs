@@ -74,12 +74,20 @@ impl Platform for Journaled {
         self.inner.secret(namespace, name).await
     }
 
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        self.inner.config_map(namespace, name).await
+    }
+
     async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError> {
         self.inner.list(kind).await
     }
 
     fn loopback_is_self(&self) -> bool {
         self.inner.loopback_is_self()
+    }
+
+    fn workers_are_pods(&self) -> bool {
+        self.inner.workers_are_pods()
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -109,11 +117,17 @@ mod tests {
         async fn secret(&self, _: &str, _: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
             Err(PlatformError::Unavailable("away".into()))
         }
+        async fn config_map(&self, _: &str, _: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+            Err(PlatformError::Unavailable("away".into()))
+        }
         async fn list(&self, _: &str) -> Result<Vec<DynamicObject>, PlatformError> {
             Err(PlatformError::Unavailable("away".into()))
         }
         fn loopback_is_self(&self) -> bool {
             false
+        }
+        fn workers_are_pods(&self) -> bool {
+            true
         }
     }
 

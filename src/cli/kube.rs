@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::CliError;
 use crate::{
-    api::{GROUP, RECONCILE_REQUESTED_AT, VERSION},
+    api::{GROUP, RECONCILE_REQUESTED_AT, RUN_REQUESTED_AT, VERSION},
     http::Kind,
 };
 
@@ -123,6 +123,13 @@ impl Cluster {
     pub async fn request_reconcile(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), CliError> {
         let at = jiff::Timestamp::now().to_string();
         let patch = serde_json::json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: at}}});
+        self.patch(kind, namespace, name, &patch).await
+    }
+
+    /// Sets the annotation that fires a schedule.
+    pub async fn request_run(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), CliError> {
+        let at = jiff::Timestamp::now().to_string();
+        let patch = serde_json::json!({"metadata": {"annotations": {RUN_REQUESTED_AT: at}}});
         self.patch(kind, namespace, name, &patch).await
     }
 

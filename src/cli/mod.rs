@@ -114,6 +114,8 @@ pub enum Command {
     Suspend(act::Args),
     /// End a suspension
     Resume(act::Args),
+    /// Fire a TaskSchedule once, now
+    Run(act::Args),
     /// Stop a service and keep it stopped, until `start`
     Stop(service::Args),
     /// Start a service, and end the hold of `stop`
@@ -162,6 +164,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Reconcile(args) => block_on(act::run(act::Verb::Reconcile, args, &global)),
         Command::Suspend(args) => block_on(act::run(act::Verb::Suspend, args, &global)),
         Command::Resume(args) => block_on(act::run(act::Verb::Resume, args, &global)),
+        Command::Run(args) => block_on(act::run(act::Verb::Run, args, &global)),
         Command::Stop(args) => block_on(service::run(service::Verb::Stop, args, &global)),
         Command::Start(args) => block_on(service::run(service::Verb::Start, args, &global)),
         Command::Pause(args) => block_on(pause::run(args, &global)),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     CliError, DataDir, Global,
+    data_dir::{KEY_FILE, sealing_key_of_environment},
     http_client::http_client,
     process::{holder, signaled},
 };
@@ -19,8 +20,6 @@ use crate::{
 };
 
 const LOGS: &str = "ostler=info,warn";
-/// In the data folder: what seals Secrets for workers beside an `ostler up`.
-pub const KEY_FILE: &str = "worker.key";
 
 /// Do the tasks of a pool's queues
 ///
@@ -124,10 +123,12 @@ async fn serve(
 
 /// What opens sealed Secrets: OSTLER_KEY, else the key that an `ostler up` keeps in its data folder.
 fn key(home: &Home) -> Result<Option<seal::Key>, CliError> {
-    let text = match (std::env::var("OSTLER_KEY"), home) {
-        (Ok(text), _) if !text.trim().is_empty() => Some(text),
-        (_, Home::Folder { path, .. }) => std::fs::read_to_string(path.join(KEY_FILE)).ok(),
-        _ => None,
+    if let Some(key) = sealing_key_of_environment()? {
+        return Ok(Some(key));
+    }
+    let text = match home {
+        Home::Folder { path, .. } => std::fs::read_to_string(path.join(KEY_FILE)).ok(),
+        Home::Postgres(_) => None,
     };
     text.map(|text| seal::Key::parse(&text)).transpose().map_err(CliError::failed)
 }

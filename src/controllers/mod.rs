@@ -1,13 +1,19 @@
 //! One folder per kind: observe, plan, apply, status; run starts them all.
 
+mod declared;
 mod dispatch;
 mod driver;
 mod error;
+mod expert;
 mod feed;
 mod host_agent;
 mod llm_backend;
 mod run;
 mod shared;
+mod task_queue;
+mod task_schedule;
+mod work;
+mod worker_pool;
 
 use std::sync::Arc;
 
@@ -15,8 +21,8 @@ use uuid::Uuid;
 
 use crate::{
     platform::Platform,
-    runtimes::Workloads,
-    store::Store,
+    runtimes::{WorkerPods, Workloads},
+    store::{Store, seal},
     telemetry::{Loops, Metrics},
 };
 
@@ -28,6 +34,9 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
     pub workloads: Arc<dyn Workloads>,
+    pub worker_pods: Arc<dyn WorkerPods>,
+    /// Seals the Secrets that workers need; `None`: none is handed over.
+    pub sealing: Option<seal::Key>,
     /// The process's one HTTP client, without a total timeout.
     pub http: reqwest::Client,
     pub metrics: Metrics,

@@ -15,11 +15,14 @@ use crate::{
 };
 
 use super::{
-    Parts, dispatch,
+    Parts,
+    declared::Feeds,
+    dispatch,
     driver::{Drive, drive},
     feed::Feed,
     host_agent, llm_backend,
     shared::{Agents, Key, Shared, SlotWatch, Wake, Wishes},
+    work::{self, Watches},
 };
 
 /// Loops that have nothing to do for longer than this are stuck.
@@ -42,6 +45,8 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
     );
     let agents =
         Feed::<HostAgent>::start(Arc::clone(&parts.platform), "HostAgent", beat("watch HostAgent"), shutdown.clone());
+    let Watches { experts, queues, pools, schedules } = Watches::start(&parts, &shutdown);
+    let feeds = Feeds { backends, agents, experts, queues, pools, schedules };
     let wake = Wake::default();
     tokio::spawn(wake.clone().watch(shutdown.clone()));
     let following = beat("lead");
@@ -49,7 +54,7 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
         let term = lead.borrow_and_update().term().cloned();
         if let Some(term) = term {
             parts.metrics.process.leading(Some(term.fence().epoch));
-            let serving = serve(&parts, &backends, &agents, wake.clone(), &term, &shutdown);
+            let serving = serve(&parts, &feeds, wake.clone(), &term, &shutdown);
             tokio::pin!(serving);
             loop {
                 tokio::select! {
@@ -70,14 +75,8 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
 }
 
 /// One term: everything here ends with it.
-async fn serve(
-    parts: &Parts,
-    backends: &Feed<LLMBackend>,
-    agents: &Feed<HostAgent>,
-    wake: Wake,
-    term: &Term,
-    shutdown: &CancellationToken,
-) {
+async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: &CancellationToken) {
+    let Feeds { backends, agents, .. } = feeds;
     let ended = term.ended().child_token();
     let _stop = ended.clone().drop_guard();
     let beat = |name: &str| parts.loops.register(name, SILENCE);
@@ -114,7 +113,7 @@ async fn serve(
         term: term.clone(),
         beat: beat(name),
     };
-    let loops: Vec<futures::future::BoxFuture<'_, ()>> = vec![
+    let mut loops: Vec<futures::future::BoxFuture<'_, ()>> = vec![
         Box::pin(drive(
             Arc::clone(&backend_controller),
             backends.clone(),
@@ -127,6 +126,7 @@ async fn serve(
         Box::pin(dispatch::run(parts, &shared, term, backend_trigger.clone())),
         Box::pin(heed_wishes(shared.wishes.clone(), backends, agents, backend_trigger, agent_trigger)),
     ];
+    loops.extend(work::loops(parts, &shared, feeds.clone(), term));
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = term.ended().cancelled() => {}

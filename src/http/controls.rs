@@ -12,7 +12,10 @@ use super::{
     resources::{self, Named},
     types::{Changed, PauseRequest},
 };
-use crate::store::{Pause, ResourceKey, Suspension};
+use crate::{
+    api::RUN_CONTROL,
+    store::{Pause, ResourceKey, Suspension},
+};
 
 const LONGEST_PAUSE_SECONDS: i64 = 365 * 86_400;
 
@@ -30,6 +33,25 @@ pub(super) async fn reconcile(
     Ok((StatusCode::ACCEPTED, changed(format!("{} {} is looked at now", key.kind, key.name))))
 }
 
+/// Fires a TaskSchedule once, now, whatever its time; what it requires is still waited for.
+#[utoipa::path(post, path = "/api/v1/{kind}/{namespace}/{name}/run", params(Named),
+    responses((status = 202, body = Changed), (status = 400, description = "no TaskSchedule", body = super::ErrorReply),
+        (status = 409, description = "in a cluster", body = super::ErrorReply)))]
+pub(super) async fn run(
+    State(api): State<Api>,
+    Extension(Person(by)): Extension<Person>,
+    Path(named): Path<Named>,
+) -> Result<(StatusCode, Json<Changed>), ApiError> {
+    let key = kept_here(&api, &named, "annotate").await?;
+    if key.kind != "TaskSchedule" {
+        return Err(ApiError::BadRequest(format!("a {} is not run: name a TaskSchedule (ts/NAME)", key.kind)));
+    }
+    let wish = ResourceKey { kind: RUN_CONTROL.to_owned(), ..key.clone() };
+    api.store.request_reconcile(&wish, &Timestamp::now().to_string()).await?;
+    api.note(key.clone(), "RunRequested", format!("by {by}")).await;
+    Ok((StatusCode::ACCEPTED, changed(format!("TaskSchedule {} fires now", key.name))))
+}
+
 /// Suspends a resource, whatever its manifest says.
 #[utoipa::path(post, path = "/api/v1/{kind}/{namespace}/{name}/suspend", params(Named),
     responses((status = 200, body = Changed), (status = 409, description = "in a cluster", body = super::ErrorReply)))]
@@ -43,8 +65,16 @@ pub(super) async fn suspend(
     api.store.set_suspended(&key, Some(&suspension)).await?;
     api.note(key.clone(), "Suspended", format!("by {by}")).await;
     Ok(changed(format!(
-        "{} {} is suspended: probing goes on, nothing else is done. `ostler resume` ends it",
-        key.kind, key.name
+        "{} {} is suspended: {}. `ostler resume` ends it",
+        key.kind,
+        key.name,
+        match key.kind.as_str() {
+            "LLMBackend" => "probing goes on, nothing else is done",
+            "HostAgent" => "it is not asked, and nothing is healed through it",
+            "Expert" => "it gets no more tasks",
+            "TaskSchedule" => "it does not fire",
+            _ => "no more tasks are started",
+        }
     )))
 }
 

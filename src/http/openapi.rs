@@ -13,6 +13,7 @@ use utoipa::{
         super::controls::down,
         super::controls::pause,
         super::controls::reconcile,
+        super::controls::run,
         super::controls::resume,
         super::controls::suspend,
         super::controls::unpause,

@@ -35,6 +35,7 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/{kind}", OfPath("list"), get(resources::list)),
         ("/api/v1/{kind}/{namespace}/{name}", OfPath("get"), get(resources::get)),
         ("/api/v1/{kind}/{namespace}/{name}/reconcile", OfPath("patch"), post(controls::reconcile)),
+        ("/api/v1/{kind}/{namespace}/{name}/run", OfPath("patch"), post(controls::run)),
         ("/api/v1/{kind}/{namespace}/{name}/suspend", OfPath("patch"), post(controls::suspend)),
         ("/api/v1/{kind}/{namespace}/{name}/resume", OfPath("patch"), post(controls::resume)),
     ]

@@ -111,11 +111,16 @@ pub trait Platform: Send + Sync {
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError>;
     /// The data of a Secret.
     async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
+    /// The data of a ConfigMap.
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
     /// All objects of a kind now, as they are known here (for the API).
     async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError>;
     /// Whether a loopback URL in a resource means the machine that the server runs on: true on a laptop, false in a
     /// pod, where it is the pod itself.
     fn loopback_is_self(&self) -> bool;
+    /// Whether the processes of a WorkerPool are pods, which somebody must make and scale: true in a cluster. On a laptop
+    /// this very process works.
+    fn workers_are_pods(&self) -> bool;
     /// What a person should mend before everything declared is in force: broken manifests of a folder, watches that the
     /// API server refuses. Empty when all is well.
     fn problems(&self) -> Vec<Problem> {

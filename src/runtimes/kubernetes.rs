@@ -157,7 +157,10 @@ fn terminated(container: &ContainerStatus) -> Option<Terminated> {
     })
 }
 
-async fn answer<T>(about: &str, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WorkloadError> {
+pub(super) async fn answer<T>(
+    about: &str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, WorkloadError> {
     let error = match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error,

@@ -1,6 +1,7 @@
 //! Workloads and containers as seen and changed.
 
 mod kubernetes;
+mod worker_pods;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use crate::api::WorkloadRef;
 
 pub use kubernetes::ClusterWorkloads;
+pub use worker_pods::{ClusterWorkerPods, WorkerPodSettings, WorkerPods, WorkersSeen, WorkersWanted};
 
 /// A workload as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]

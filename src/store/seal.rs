@@ -58,6 +58,11 @@ impl Key {
     }
 }
 
+/// By which a Secret's row is known.
+pub fn uid(namespace: &str, name: &str) -> String {
+    format!("{KIND}/{namespace}/{name}")
+}
+
 /// The row that projects a Secret. One that exists and says the same is kept as it is, so that nothing is written.
 pub fn seal(
     key: &Key,
@@ -79,7 +84,7 @@ pub fn seal(
         .map_err(|_| SealError::Key)?;
     let text = STANDARD.encode([nonce.as_slice(), &sealed].concat());
     Ok(DeclaredRow {
-        uid: format!("{KIND}/{namespace}/{name}"),
+        uid: uid(namespace, name),
         kind: KIND.to_owned(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),

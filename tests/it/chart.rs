@@ -16,6 +16,7 @@ fn real_chart_passes_its_linter_and_every_manifest_is_one_that_kubernetes_takes(
         &["replicas=1", "metrics.annotations=false"],
         &[r#"watchNamespaces=["default","kube-system"]"#, r#"secretNamespaces=["default","kube-public"]"#],
         &["rbac.workloadRecovery=false", r#"serviceAccount={"create":true,"name":"mine","annotations":{"a":"b"}}"#],
+        &["rbac.workerPools=false", r#"sealing={"existingSecret":"ostler-key"}"#],
         &["rbac.create=false", r#"serviceAccount={"create":false,"name":"theirs"}"#],
         &[
             r#"imagePullSecrets=[{"name":"registry"}]"#,
@@ -101,6 +102,14 @@ const NEEDED: &[(&str, &str)] = &[
     ("get", "statefulsets.apps"),
     ("get", "daemonsets.apps"),
     ("list", "replicasets.apps"),
+    ("watch", "experts.ostler.dev"),
+    ("list", "taskqueues.ostler.dev"),
+    ("patch", "workerpools.ostler.dev/status"),
+    ("patch", "taskschedules.ostler.dev/status"),
+    ("get", "configmaps"),
+    ("create", "deployments.apps"),
+    ("patch", "deployments.apps"),
+    ("patch", "pods"),
 ];
 
 const NEVER: &[(&str, &str)] = &[
@@ -114,7 +123,9 @@ const NEVER: &[(&str, &str)] = &[
     ("create", "pods/exec"),
     ("delete", "deployments.apps"),
     ("update", "deployments.apps"),
-    ("patch", "deployments.apps"),
+    ("list", "deployments.apps"),
+    ("list", "configmaps"),
+    ("patch", "workerpools.ostler.dev"),
     ("create", "roles.rbac.authorization.k8s.io"),
     ("impersonate", "users"),
 ];
@@ -161,14 +172,19 @@ async fn real_chart_bound_to_namespaces_reaches_no_other() {
 }
 
 #[tokio::test]
-async fn real_chart_without_workload_recovery_touches_no_workload() {
+async fn real_chart_without_recovery_and_pools_touches_no_workload() {
     let server = ApiServer::shared();
     let home = server.namespace();
-    Chart::new(&home, &["rbac.workloadRecovery=false"]).service_account(server);
+    Chart::new(&home, &["rbac.workloadRecovery=false", "rbac.workerPools=false"]).service_account(server);
     let rights = Rights::of(server, &home).await;
-    for (verb, resource) in
-        [("delete", "pods"), ("list", "pods"), ("get", "deployments.apps"), ("list", "replicasets.apps")]
-    {
+    for (verb, resource) in [
+        ("delete", "pods"),
+        ("list", "pods"),
+        ("get", "deployments.apps"),
+        ("create", "deployments.apps"),
+        ("patch", "pods"),
+        ("list", "replicasets.apps"),
+    ] {
         assert!(!rights.allow(&home, verb, resource).await, "must not {verb} {resource}");
     }
 }

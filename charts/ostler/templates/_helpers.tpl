@@ -33,14 +33,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What the controller does with the resources it watches and with what they stand for; Secrets apart. */}}
 {{- define "ostler.resourceRules" -}}
 - apiGroups: [ostler.dev]
-  resources: [llmbackends, hostagents]
+  resources: [llmbackends, hostagents, experts, taskqueues, workerpools, taskschedules]
   verbs: [get, list, watch]
 - apiGroups: [ostler.dev]
-  resources: [llmbackends/status, hostagents/status]
+  resources: [llmbackends/status, hostagents/status, experts/status, taskqueues/status, workerpools/status, taskschedules/status]
   verbs: [patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+# Experts' system prompts.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
+{{- if .Values.rbac.workerPools }}
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, patch]
+{{- end }}
 {{- if .Values.rbac.workloadRecovery }}
 - apiGroups: [""]
   resources: [pods]

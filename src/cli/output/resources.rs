@@ -30,20 +30,25 @@ fn columns(kind: Kind, wide: bool, namespaces: bool) -> Vec<Column> {
         ("STATE", |item, _| status(item, "state")),
         ("REASON", |item, _| ready(item, "reason")),
     ]);
-    if kind.kind == "LLMBackend" {
-        all.push(("SLOTS", |item, _| match (item.live.slots_in_use, item.live.limit) {
+    all.push(match kind.kind {
+        "LLMBackend" => ("SLOTS", |item, _| match (item.live.slots_in_use, item.live.limit) {
             (Some(used), Some(limit)) => format!("{used}/{limit}"),
             _ => "-".to_owned(),
-        }));
-    } else {
-        all.push(("VERSION", |item, _| status(item, "version")));
-    }
+        }),
+        "Expert" => ("PLACES", |item, _| text(item.spec.get("maxConcurrentTasks"))),
+        "TaskQueue" => ("POOLS", |item, _| status(item, "pools")),
+        "WorkerPool" => ("REPLICAS", |item, _| status(item, "replicas")),
+        "TaskSchedule" => ("NEXT", |item, _| status(item, "nextRunTime")),
+        _ => ("VERSION", |item, _| status(item, "version")),
+    });
     all.push(("AGE", created));
     if wide {
         if kind.kind == "LLMBackend" {
             all.push(("ENGINE", |item, _| text(item.spec.get("engine"))));
         }
-        all.push(("URL", |item, _| text(item.spec.get("url"))));
+        if matches!(kind.kind, "LLMBackend" | "HostAgent") {
+            all.push(("URL", |item, _| text(item.spec.get("url"))));
+        }
         all.push(("MESSAGE", |item, _| ready(item, "message")));
     }
     all

@@ -146,6 +146,8 @@ impl Up {
             store,
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
             workloads: Arc::new(NoCluster),
+            worker_pods: Arc::new(NoCluster),
+            sealing: Some(dir.sealing_key()?),
             authorizer: Arc::new(TokenAuthorizer::new(&endpoint.token, agent::os::own_user())),
             home: Home::Folder,
             http,

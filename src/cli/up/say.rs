@@ -22,7 +22,13 @@ pub async fn welcome(
 ) -> Result<(), CliError> {
     let mut counts = Vec::new();
     for kind in KINDS {
-        counts.push(format!("{} {}", platform.list(kind.kind).await?.len(), kind.kind));
+        let count = platform.list(kind.kind).await?.len();
+        if count > 0 {
+            counts.push(format!("{count} {}", kind.kind));
+        }
+    }
+    if counts.is_empty() {
+        counts.push("nothing yet".to_owned());
     }
     let mut text = format!("serving {}: {}\n", folder.display(), counts.join(", "));
     text += &format!("API, health and metrics on {} · data in {}\n", endpoint.address, dir.path().display());

@@ -7,7 +7,7 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, TypeMeta},
@@ -95,6 +95,13 @@ impl Platform for KubernetesPlatform {
         Ok(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
     }
 
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let found = answer(format!("ConfigMap {namespace}/{name}"), api.get(name)).await?;
+        let texts = found.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+        Ok(texts.chain(found.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0))).collect())
+    }
+
     async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError> {
         let resource = self.resources.get(kind)?;
         let apis: Vec<Api<DynamicObject>> = match self.namespaces.as_slice() {
@@ -115,6 +122,10 @@ impl Platform for KubernetesPlatform {
 
     fn loopback_is_self(&self) -> bool {
         false
+    }
+
+    fn workers_are_pods(&self) -> bool {
+        true
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -213,6 +213,15 @@ impl LocalPlatform {
         inner.state.records.insert(record.key.clone(), record);
     }
 
+    async fn texts(&self, kind: &str, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        let key = ObjectKey { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
+        let inner = self.inner.lock().await;
+        match inner.state.secrets.get(&key) {
+            Some(data) => Ok(data.0.clone()),
+            None => Err(PlatformError::NotFound(key.to_string())),
+        }
+    }
+
     /// Whether the same was said within the time in which Kubernetes counts instead of repeating.
     fn is_repeated(&self, about: &ObjectKey, note: &Note, now: Timestamp) -> bool {
         const SERIES: SignedDuration = SignedDuration::from_mins(6);
@@ -277,12 +286,11 @@ impl Platform for LocalPlatform {
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
-        let key = ObjectKey { kind: "Secret".to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
-        let inner = self.inner.lock().await;
-        match inner.state.secrets.get(&key) {
-            Some(data) => Ok(data.0.clone()),
-            None => Err(PlatformError::NotFound(key.to_string())),
-        }
+        self.texts("Secret", namespace, name).await
+    }
+
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        self.texts("ConfigMap", namespace, name).await
     }
 
     async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError> {
@@ -292,6 +300,10 @@ impl Platform for LocalPlatform {
 
     fn loopback_is_self(&self) -> bool {
         true
+    }
+
+    fn workers_are_pods(&self) -> bool {
+        false
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -21,6 +21,7 @@ pub enum Known<'a> {
     /// It is read with this schema.
     Resource(&'a Schema),
     Secret(&'a Schema),
+    ConfigMap(&'a Schema),
     /// It belongs to the cluster, or to another program: left alone.
     Foreign,
     /// It is meant for us, and there is no such kind.
@@ -31,10 +32,11 @@ pub enum Known<'a> {
 pub struct Kinds {
     resources: BTreeMap<(String, String), Schema>,
     secret: Schema,
+    config_map: Schema,
 }
 
 impl Kinds {
-    /// The custom resources, Secrets, and `extra` kinds.
+    /// The custom resources, Secrets, ConfigMaps, and `extra` kinds.
     pub fn new(extra: &[LocalKind]) -> Result<Self, SchemaError> {
         let mut resources = BTreeMap::new();
         for crd in api::crds() {
@@ -52,7 +54,11 @@ impl Kinds {
             let compiled = Schema::compile(kind, schema.clone())?;
             resources.insert((api_version.clone(), kind.clone()), compiled);
         }
-        Ok(Self { resources, secret: Schema::compile("Secret", secret_schema())?.hiding_values() })
+        Ok(Self {
+            resources,
+            secret: Schema::compile("Secret", secret_schema())?.hiding_values(),
+            config_map: Schema::compile("ConfigMap", config_map_schema())?,
+        })
     }
 
     /// What is done with a document.
@@ -62,6 +68,9 @@ impl Kinds {
         }
         if (api_version, kind) == ("v1", "Secret") {
             return Known::Secret(&self.secret);
+        }
+        if (api_version, kind) == ("v1", "ConfigMap") {
+            return Known::ConfigMap(&self.config_map);
         }
         let ours = api_version.split('/').next() == Some(api::GROUP);
         if !ours && !self.resources.keys().any(|(_, known)| known == kind) {
@@ -98,6 +107,18 @@ fn secret_schema() -> Value {
             "data": {"type": "object", "additionalProperties": {"type": "string"}},
             "stringData": {"type": "object", "additionalProperties": {"type": "string"}},
             "type": {"type": "string", "maxLength": 253},
+            "immutable": {"type": "boolean"},
+        },
+    })
+}
+
+/// `v1/ConfigMap`, as far as a folder needs it.
+fn config_map_schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "data": {"type": "object", "additionalProperties": {"type": "string"}},
+            "binaryData": {"type": "object", "additionalProperties": {"type": "string"}},
             "immutable": {"type": "boolean"},
         },
     })

@@ -85,7 +85,8 @@ impl Document<'_> {
         }
         match self.kinds.find(api_version, kind) {
             Known::Resource(schema) => self.resource(api_version, kind, schema, reading),
-            Known::Secret(schema) => self.secret(schema, reading),
+            Known::Secret(schema) => self.texts(&SECRET, schema, reading),
+            Known::ConfigMap(schema) => self.texts(&CONFIG_MAP, schema, reading),
             Known::Foreign => reading.problems.push(
                 Problem::warning(format!(
                     "{kind} ({api_version}) is nothing that runs here, and is skipped: it belongs to a cluster"
@@ -123,31 +124,32 @@ impl Document<'_> {
         reading.manifests.push(self.manifest(key, Declared::Resource(object)));
     }
 
-    fn secret(&self, schema: &Schema, reading: &mut Reading) {
+    /// A Secret or a ConfigMap: bytes by key.
+    fn texts(&self, shape: &Texts, schema: &Schema, reading: &mut Reading) {
         let mut object = self.node.to_json();
         let (metadata, mut faults) = metadata::read(&object);
         faults.extend(schema.admit(&mut object));
-        for part in ["data", "stringData"] {
+        for part in [shape.encoded, shape.plain] {
             let names = entries(&object, part).map(|(name, _)| name).filter(|name| !is_secret_key(name));
             let message = "a key has letters, digits, '-', '_' and '.' only";
             faults.extend(names.map(|name| Fault::new(FieldPath::keys(&[part, name]), message)));
         }
         let mut values = BTreeMap::new();
-        for (name, encoded) in entries(&object, "data") {
+        for (name, encoded) in entries(&object, shape.encoded) {
             match STANDARD.decode(encoded.replace(['\n', '\r'], "")) {
                 Ok(value) => {
                     values.insert(name.to_owned(), value);
                 }
                 Err(_) => faults.push(Fault::new(
-                    FieldPath::keys(&["data"]).key(name),
-                    "must be base64; plain text goes under stringData",
+                    FieldPath::keys(&[shape.encoded]).key(name),
+                    format!("must be base64; plain text goes under {}", shape.plain),
                 )),
             }
         }
-        for (name, plain) in entries(&object, "stringData") {
+        for (name, plain) in entries(&object, shape.plain) {
             values.insert(name.to_owned(), plain.as_bytes().to_vec());
         }
-        let key = self.key("Secret", &metadata);
+        let key = self.key(shape.kind, &metadata);
         if !faults.is_empty() {
             let problems = faults.iter().map(|fault| self.problem(key.as_ref(), fault));
             reading.problems.extend(problems);
@@ -179,6 +181,16 @@ impl Document<'_> {
         if fault.field.0.is_empty() { problem } else { problem.field(&fault.field) }
     }
 }
+
+/// Where a kind keeps its bytes, and where its texts.
+struct Texts {
+    kind: &'static str,
+    encoded: &'static str,
+    plain: &'static str,
+}
+
+const SECRET: Texts = Texts { kind: "Secret", encoded: "data", plain: "stringData" };
+const CONFIG_MAP: Texts = Texts { kind: "ConfigMap", encoded: "binaryData", plain: "data" };
 
 fn entries<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
     object

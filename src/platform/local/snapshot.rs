@@ -54,7 +54,7 @@ pub struct Plan {
     pub puts: Vec<LocalRecord>,
     /// Records that go.
     pub deletes: Vec<ObjectKey>,
-    /// All Secrets, from now on.
+    /// All Secrets and ConfigMaps, from now on.
     pub secrets: BTreeMap<ObjectKey, SecretData>,
     pub missing: BTreeMap<ObjectKey, Timestamp>,
     /// What a person should mend now.

@@ -50,7 +50,7 @@ impl Bench {
     /// The folder of an example, with free ports in place of its own two.
     pub fn of_quickstart() -> (Self, [u16; 2]) {
         let (bench, ports) = (Self::new(), [free_port(), free_port()]);
-        for file in ["backends.yaml", "agent.yaml"] {
+        for file in ["backends.yaml", "agent.yaml", "tasks.yaml"] {
             let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart").join(file);
             let text = fs::read_to_string(example).unwrap();
             let text = text.replace("21434", &ports[0].to_string()).replace("21435", &ports[1].to_string());

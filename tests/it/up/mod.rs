@@ -5,6 +5,8 @@ mod harness;
 mod healing;
 mod manifests;
 mod polite;
+mod queues;
 mod real_engines;
+mod schedules;
 mod storms;
 mod webhooks;

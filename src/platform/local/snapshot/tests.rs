@@ -209,7 +209,7 @@ fn secrets_are_taken_decoded_and_never_recorded_or_shown() {
 #[test]
 fn documents_that_are_not_ours_are_skipped_with_a_warning_and_delete_nothing_of_ours() {
     let mut home = Home::new();
-    let foreign = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+    let foreign = "apiVersion: v1\nkind: Service\nmetadata: {name: c}\n";
     let plan = home.sees(&[("a.yaml", A), ("c.yaml", foreign)]);
     assert_eq!(plan.problems.len(), 1);
     assert_eq!(plan.problems[0].severity, Severity::Warning);

@@ -1,0 +1,196 @@
+//! Gates: what must hold before a queue's tasks are started, or a schedule fires.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::Requirement,
+    store::{DeclaredRow, Term},
+    telemetry::Beat,
+};
+
+use super::World;
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// A condition of another resource, as it was last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No such resource.
+    Missing,
+    /// It is there, and its condition was not judged yet.
+    Unknown,
+    Judged {
+        holds: bool,
+        /// Since when it has been so.
+        since: Option<Timestamp>,
+        reason: String,
+    },
+}
+
+/// Whether everything that is required holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// For what it waits, since when: no ages, so that it stays the same while nothing changes. `None`: it is open.
+    pub held: Option<String>,
+    /// When it opens by itself if nothing changes.
+    pub opens_at: Option<Timestamp>,
+}
+
+/// Judges requirements. `find` tells how each condition is. An unknown `since` counts as now: nothing is started too early.
+pub fn evaluate(requires: &[Requirement], find: impl Fn(&Requirement) -> Found, now: Timestamp) -> Gate {
+    let mut waits = Vec::new();
+    let mut opens_at = Some(now);
+    for requirement in requires {
+        if let Some((wait, until)) = lacking(requirement, &find(requirement), now) {
+            waits.push(wait);
+            opens_at = opens_at.zip(until).map(|(a, b)| a.max(b));
+        }
+    }
+    if waits.is_empty() {
+        return Gate::default();
+    }
+    Gate { held: Some(format!("waits for {}", waits.join("; and for "))), opens_at }
+}
+
+/// What of one requirement does not hold yet, and until when, if that can be told.
+fn lacking(requirement: &Requirement, found: &Found, now: Timestamp) -> Option<(String, Option<Timestamp>)> {
+    let Requirement { kind, name, condition, for_seconds } = requirement;
+    let what = format!("{} {name}", kind.as_str());
+    let long = for_seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
+    match found {
+        Found::Missing => Some((format!("{what} to be {condition}{long}: it is not there"), None)),
+        Found::Unknown => Some((format!("{what} to be {condition}{long}: that is not known yet"), None)),
+        Found::Judged { holds: false, since, reason } => {
+            let since = since.map_or_else(String::new, |at| format!(" since {}", second(at)));
+            Some((format!("{what} to be {condition}{long}: it is not ({reason}){since}"), None))
+        }
+        Found::Judged { holds: true, since, .. } => {
+            let needed = SignedDuration::from_secs(for_seconds.unwrap_or(0).into());
+            if needed.is_zero() {
+                return None;
+            }
+            let Some(since) = since else {
+                return Some((format!("{what} to be {condition}{long}: since when it is, is not known yet"), None));
+            };
+            let until = since.checked_add(needed).unwrap_or(Timestamp::MAX);
+            (now < until).then(|| {
+                let text = format!(
+                    "{what} to be {condition}{long}: it is since {}, which will do at {}",
+                    second(*since),
+                    second(until)
+                );
+                (text, Some(until))
+            })
+        }
+    }
+}
+
+fn second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// Opens and closes gates as backends change and time goes by; from the projections alone, so also without the API server.
+pub async fn watch_gates(world: Arc<World>, term: Term, beat: Beat) {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        beat.beat();
+        let rows: Vec<(DeclaredRow, Vec<Requirement>)> = world
+            .book
+            .rows("TaskQueue")
+            .into_iter()
+            .chain(world.book.rows("TaskSchedule"))
+            .filter_map(|row| Some((requires(&row)?, row)))
+            .map(|(requires, row)| (row, requires))
+            .collect();
+        if rows.is_empty() || !term.still_leads() {
+            continue;
+        }
+        world.read_backends().await;
+        for (row, requires) in rows {
+            let gate = world.gate(&row.namespace, &requires, Timestamp::now());
+            if gate.held == row.held {
+                continue;
+            }
+            match world.book.hold(term.fence(), &row.uid, gate.held).await {
+                Ok(()) => world.triggers.one(&row.kind, &row.namespace, &row.name),
+                Err(error) => tracing::warn!(kind = row.kind, name = row.name, %error, "its gate was not moved"),
+            }
+        }
+    }
+}
+
+/// Those of a projected spec; `None`: it has none.
+fn requires(row: &DeclaredRow) -> Option<Vec<Requirement>> {
+    let listed = row.spec.get("requires")?;
+    serde_json::from_value(listed.clone()).ok().filter(|listed: &Vec<Requirement>| !listed.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RequiredKind;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn required(name: &str, for_seconds: Option<i32>) -> Requirement {
+        Requirement { kind: RequiredKind::LLMBackend, name: name.into(), condition: "Ready".into(), for_seconds }
+    }
+
+    fn is(holds: bool, since: i64) -> Found {
+        Found::Judged { holds, since: Some(at(since)), reason: "Down".into() }
+    }
+
+    #[test]
+    fn a_gate_opens_when_all_has_held_for_long_enough() {
+        for (what, found, for_seconds, open, opens_at) in [
+            ("ready, no time asked for", is(true, 0), None, true, None),
+            ("ready for long enough", is(true, 0), Some(60), true, None),
+            ("ready to the second", is(true, 40), Some(60), true, None),
+            ("ready for a second less", is(true, 41), Some(60), false, Some(at(101))),
+            ("not ready", is(false, 0), None, false, None),
+            ("not ready for long", is(false, -9999), Some(60), false, None),
+            ("not there", Found::Missing, None, false, None),
+            ("not judged", Found::Unknown, Some(1), false, None),
+            (
+                "ready, nobody knows since when",
+                Found::Judged { holds: true, since: None, reason: String::new() },
+                Some(5),
+                false,
+                None,
+            ),
+            ("ready in the future: clocks differ", is(true, 200), Some(60), false, Some(at(260))),
+        ] {
+            let gate = evaluate(&[required("ollama", for_seconds)], |_| found.clone(), at(100));
+            assert_eq!(gate.held.is_none(), open, "{what}: {gate:?}");
+            assert_eq!(gate.opens_at, opens_at, "{what}");
+        }
+        assert_eq!(evaluate(&[], |_| Found::Missing, at(0)), Gate::default(), "nothing is required");
+    }
+
+    #[test]
+    fn everything_that_lacks_is_named_and_the_latest_time_counts() {
+        let requires = [required("a", Some(60)), required("b", Some(90)), required("c", None)];
+        let gate = evaluate(&requires, |r| if r.name == "c" { is(true, 0) } else { is(true, 100) }, at(100));
+        assert_eq!(gate.opens_at, Some(at(190)));
+        let held = gate.held.unwrap();
+        assert!(
+            held.contains("LLMBackend a") && held.contains("LLMBackend b") && !held.contains("LLMBackend c"),
+            "{held}"
+        );
+        let gate = evaluate(&requires, |r| if r.name == "b" { is(false, 7) } else { is(true, 100) }, at(100));
+        assert_eq!(gate.opens_at, None, "nobody knows when b will be");
+        assert!(gate.held.unwrap().contains("it is not (Down) since"));
+    }
+
+    #[test]
+    fn what_is_said_does_not_change_with_time_alone() {
+        let requires = [required("a", Some(60))];
+        let said = |now| evaluate(&requires, |_| is(true, 100), at(now)).held;
+        assert_eq!(said(101), said(159));
+        assert_eq!(said(160), None);
+    }
+}

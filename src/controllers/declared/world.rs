@@ -1,0 +1,252 @@
+//! What the four kinds look at and whom they tell.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use kube::{Resource, runtime::reflector::ObjectRef};
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::{
+    api::{
+        Condition, ConditionStatus, Expert, HostAgent, LLMBackend, RequiredKind, Requirement, TaskQueue, TaskSchedule,
+        WorkerPool, condition,
+    },
+    store::{BackendRow, QueueCounts, StoreError, WaitingGroup},
+};
+
+use super::{
+    super::{
+        Parts,
+        feed::Feed,
+        shared::{Key, Shared},
+    },
+    Book, Found, Gate, evaluate,
+};
+
+/// Figures of the whole store serve all passes of these seconds.
+const FRESH: Duration = Duration::from_secs(5);
+/// Changes that come together are answered together.
+const TOGETHER: Duration = Duration::from_millis(200);
+
+/// Every kind, as it is watched.
+#[derive(Clone)]
+pub struct Feeds {
+    pub backends: Feed<LLMBackend>,
+    pub agents: Feed<HostAgent>,
+    pub experts: Feed<Expert>,
+    pub queues: Feed<TaskQueue>,
+    pub pools: Feed<WorkerPool>,
+    pub schedules: Feed<TaskSchedule>,
+}
+
+/// Asks for passes.
+#[derive(Clone)]
+pub struct Triggers {
+    pub experts: mpsc::UnboundedSender<ObjectRef<Expert>>,
+    pub queues: mpsc::UnboundedSender<ObjectRef<TaskQueue>>,
+    pub pools: mpsc::UnboundedSender<ObjectRef<WorkerPool>>,
+    pub schedules: mpsc::UnboundedSender<ObjectRef<TaskSchedule>>,
+}
+
+impl Triggers {
+    /// No receiver: the term is over.
+    pub fn one(&self, kind: &str, namespace: &str, name: &str) {
+        match kind {
+            "Expert" => drop(self.experts.send(ObjectRef::new(name).within(namespace))),
+            "TaskQueue" => drop(self.queues.send(ObjectRef::new(name).within(namespace))),
+            "WorkerPool" => drop(self.pools.send(ObjectRef::new(name).within(namespace))),
+            "TaskSchedule" => drop(self.schedules.send(ObjectRef::new(name).within(namespace))),
+            _ => {}
+        }
+    }
+
+    pub fn all(&self, feeds: &Feeds) {
+        tell_all(&feeds.experts, &self.experts);
+        tell_all(&feeds.queues, &self.queues);
+        tell_all(&feeds.pools, &self.pools);
+        tell_all(&feeds.schedules, &self.schedules);
+    }
+}
+
+fn tell_all<K>(feed: &Feed<K>, trigger: &mpsc::UnboundedSender<ObjectRef<K>>)
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    for object in feed.objects.state() {
+        drop(trigger.send(ObjectRef::from_obj(&*object)));
+    }
+}
+
+/// A figure that is read at most every few seconds.
+struct Figure<T>(tokio::sync::Mutex<Option<(Instant, Arc<T>)>>);
+
+impl<T> Default for Figure<T> {
+    fn default() -> Self {
+        Self(tokio::sync::Mutex::default())
+    }
+}
+
+impl<T> Figure<T> {
+    async fn fresh<F>(&self, read: impl FnOnce() -> F) -> Result<Arc<T>, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut known = self.0.lock().await;
+        if let Some((_, value)) = known.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(Arc::clone(value));
+        }
+        let value = Arc::new(read().await?);
+        *known = Some((Instant::now(), Arc::clone(&value)));
+        Ok(value)
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    counts: Figure<Vec<QueueCounts>>,
+    waiting: Figure<Vec<WaitingGroup>>,
+}
+
+/// Of one term.
+pub struct World {
+    pub parts: Parts,
+    pub shared: Shared,
+    pub feeds: Feeds,
+    pub triggers: Triggers,
+    pub book: Book,
+    backends: Mutex<Arc<Vec<BackendRow>>>,
+    figures: Figures,
+}
+
+impl World {
+    pub fn new(parts: Parts, shared: Shared, feeds: Feeds, triggers: Triggers) -> Self {
+        let book = Book::new(Arc::clone(&parts.store));
+        Self { parts, shared, feeds, triggers, book, backends: Mutex::default(), figures: Figures::default() }
+    }
+
+    /// The projected backends as they were last read.
+    pub fn backends(&self) -> Arc<Vec<BackendRow>> {
+        Arc::clone(&self.backends.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads them again; while the database is away the last ones hold.
+    pub async fn read_backends(&self) {
+        match self.parts.store.backends().await {
+            Ok(rows) => *self.backends.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rows),
+            Err(error) => tracing::debug!(%error, "backends not read"),
+        }
+    }
+
+    /// Pending and running tasks of a queue, a few seconds old; `None` while the database does not tell.
+    pub async fn counts_of(&self, queue: &Key) -> Option<(i64, i64)> {
+        let counts = self.figures.counts.fresh(|| self.parts.store.queue_counts()).await.ok()?;
+        let found = counts.iter().find(|c| c.namespace == queue.namespace && c.queue == queue.name);
+        Some(found.map_or((0, 0), |c| (c.pending, c.in_progress)))
+    }
+
+    /// What waits, by what it could be waiting for; a few seconds old.
+    pub async fn waiting(&self) -> Result<Arc<Vec<WaitingGroup>>, StoreError> {
+        self.figures.waiting.fresh(|| self.parts.store.waiting()).await
+    }
+
+    /// Whether what a resource of this namespace requires holds now.
+    pub fn gate(&self, namespace: &str, requires: &[Requirement], now: Timestamp) -> Gate {
+        if requires.is_empty() {
+            return Gate::default();
+        }
+        let backends = self.backends();
+        evaluate(requires, |requirement| self.find(&backends, namespace, requirement), now)
+    }
+
+    fn find(&self, backends: &[BackendRow], namespace: &str, requirement: &Requirement) -> Found {
+        let Requirement { kind, name, condition, .. } = requirement;
+        match kind {
+            RequiredKind::LLMBackend if condition == "Ready" => {
+                // The projection is what the leader itself last judged, whether or not the API server took the status.
+                let row = backends.iter().find(|row| row.namespace == namespace && row.name == *name);
+                row.map_or(Found::Missing, |row| Found::Judged {
+                    holds: row.ready,
+                    since: row.ready_since,
+                    reason: row.reason.clone(),
+                })
+            }
+            RequiredKind::LLMBackend => {
+                of(&self.feeds.backends, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
+            }
+            RequiredKind::HostAgent => {
+                of(&self.feeds.agents, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
+            }
+            RequiredKind::Expert => {
+                of(&self.feeds.experts, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
+            }
+            RequiredKind::TaskQueue => {
+                of(&self.feeds.queues, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
+            }
+            RequiredKind::WorkerPool => {
+                of(&self.feeds.pools, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
+            }
+        }
+    }
+}
+
+/// A condition as the status of an object tells it.
+fn of<K>(
+    feed: &Feed<K>,
+    namespace: &str,
+    name: &str,
+    type_: &str,
+    conditions: impl Fn(&K) -> Option<&[Condition]>,
+) -> Found
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else { return Found::Missing };
+    let Some(found) = conditions(&object).and_then(|conditions| condition(conditions, type_)) else {
+        return Found::Unknown;
+    };
+    Found::Judged {
+        holds: found.status == ConditionStatus::True,
+        since: Some(found.last_transition_time.0),
+        reason: found.reason.clone(),
+    }
+}
+
+/// What is touched may concern all four kinds: they refer to each other.
+pub async fn heed_touches(world: Arc<World>) {
+    let Feeds { backends, agents, experts, queues, pools, schedules } = &world.feeds;
+    let (mut backends, mut agents, mut experts) = (backends.touches(), agents.touches(), experts.touches());
+    let (mut queues, mut pools, mut schedules) = (queues.touches(), pools.touches(), schedules.touches());
+    loop {
+        let open = tokio::select! {
+            open = touched(&mut backends) => open,
+            open = touched(&mut agents) => open,
+            open = touched(&mut experts) => open,
+            open = touched(&mut queues) => open,
+            open = touched(&mut pools) => open,
+            open = touched(&mut schedules) => open,
+        };
+        if !open {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(TOGETHER).await;
+        backends = world.feeds.backends.touches();
+        agents = world.feeds.agents.touches();
+        experts = world.feeds.experts.touches();
+        queues = world.feeds.queues.touches();
+        pools = world.feeds.pools.touches();
+        schedules = world.feeds.schedules.touches();
+        world.read_backends().await;
+        world.triggers.all(&world.feeds);
+    }
+}
+
+async fn touched<K>(touches: &mut broadcast::Receiver<ObjectRef<K>>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
+{
+    !matches!(touches.recv().await, Err(broadcast::error::RecvError::Closed))
+}

@@ -1,0 +1,221 @@
+//! Expert: judged by whether somebody serves its model, and projected with its system prompt.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::{
+    api::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, LLMBackend, TextKind, TextRef},
+    platform::{PlatformError, SecretError},
+};
+
+use super::{
+    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    error::StepError,
+    shared::Key,
+};
+
+/// The kind's own part.
+pub struct Experts(pub Arc<World>);
+
+/// What is looked at beside the object.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Backends of its namespace that serve its model, first asked first.
+    pub backends: Vec<String>,
+    /// The text that systemPromptRef leads to, or why it leads to none.
+    pub prompt: Option<Result<String, String>>,
+    /// Why its webhook can't be signed.
+    pub secret_problem: Option<String>,
+    /// The prompt that was projected last: it serves while the reference leads nowhere.
+    pub last_prompt: Option<String>,
+}
+
+#[async_trait]
+impl Declares for Experts {
+    type Object = Expert;
+    type Status = ExpertStatus;
+    type Facts = Facts;
+
+    const KIND: &'static str = "Expert";
+
+    fn parts(object: &Expert) -> Declaration<'_, ExpertStatus> {
+        let ExpertSpec { suspend, .. } = &object.spec;
+        Declaration { suspend: *suspend, requires: &[], status: object.status.as_ref(), spec: projected(&object.spec) }
+    }
+
+    async fn facts(&self, object: &Expert, key: &Key) -> Result<Facts, StepError> {
+        let spec = &object.spec;
+        let declared = self.0.feeds.backends.objects.state();
+        let mut backends: Vec<&LLMBackend> = declared
+            .iter()
+            .map(|backend| &**backend)
+            .filter(|backend| backend.metadata.namespace.as_deref() == Some(&key.namespace))
+            .filter(|backend| spec.model.as_ref().is_some_and(|model| serves(backend, model)))
+            .collect();
+        backends.sort_by_key(|backend| (backend.spec.priority, backend.metadata.name.clone()));
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        let known = self.0.book.row(&uid);
+        Ok(Facts {
+            backends: backends.iter().filter_map(|backend| backend.metadata.name.clone()).collect(),
+            prompt: match &spec.system_prompt_ref {
+                Some(reference) => Some(self.prompt(reference, key).await?),
+                None => None,
+            },
+            secret_problem: self.secret_problem(spec, key).await?,
+            last_prompt: known.and_then(|row| Some(row.spec.get("systemPrompt")?.as_str()?.to_owned())),
+        })
+    }
+
+    fn judge(object: &Expert, seen: &Seen<Facts>, _: Timestamp) -> Judged<ExpertStatus> {
+        judge(&object.spec, seen)
+    }
+}
+
+impl Experts {
+    async fn prompt(&self, reference: &TextRef, key: &Key) -> Result<Result<String, String>, StepError> {
+        let TextRef { kind, name, key: field } = reference;
+        let namespace = &key.namespace;
+        let platform = &self.0.parts.platform;
+        let found = match kind {
+            TextKind::ConfigMap => platform.config_map(namespace, name).await,
+            TextKind::Secret => platform.secret(namespace, name).await,
+        };
+        let what = format!("{kind:?} {namespace}/{name}");
+        let data = match found {
+            Ok(data) => data,
+            Err(PlatformError::NotFound(_)) => return Ok(Err(format!("{what} is not there: create it"))),
+            Err(PlatformError::Forbidden(why)) => return Ok(Err(format!("{what} may not be read: {why}"))),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(bytes) = data.get(field) else { return Ok(Err(format!("{what} has no key {field}: add it"))) };
+        Ok(String::from_utf8(bytes.clone()).map_err(|_| format!("key {field} of {what} is not text")))
+    }
+
+    async fn secret_problem(&self, spec: &ExpertSpec, key: &Key) -> Result<Option<String>, StepError> {
+        let reference = spec.webhook.as_ref().and_then(|webhook| webhook.secret_ref.as_ref());
+        signing_problem(&self.0, reference.map(|r| r.name.as_str()), &key.namespace).await
+    }
+}
+
+/// Why a webhook's Secret can't sign, if so.
+pub async fn signing_problem(
+    world: &World,
+    secret: Option<&str>,
+    namespace: &str,
+) -> Result<Option<String>, StepError> {
+    let Some(name) = secret else { return Ok(None) };
+    match world.shared.secrets.text(namespace, name, "signingSecret").await {
+        Ok(text) => Ok(crate::host::SigningSecret::parse(&text)
+            .err()
+            .map(|error| format!("key signingSecret of Secret {namespace}/{name}: {error}"))),
+        Err(SecretError::Missing(what)) => Ok(Some(what)),
+        Err(SecretError::Unavailable(error)) => Err(error.into()),
+    }
+}
+
+/// Whether a backend is declared to serve what tasks call `alias`.
+fn serves(backend: &LLMBackend, alias: &str) -> bool {
+    backend.spec.models.iter().any(|model| model.alias.as_ref().unwrap_or(&model.name) == alias)
+}
+
+fn judge(spec: &ExpertSpec, seen: &Seen<Facts>) -> Judged<ExpertStatus> {
+    let facts = &seen.facts;
+    let status =
+        ExpertStatus { backends: facts.backends.iter().take(64).cloned().collect(), ..ExpertStatus::default() };
+    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let mut judged = if seen.suspended {
+        of(ExpertState::Suspended, false, false, "suspended: it gets no tasks".into())
+    } else if let Some(Err(why)) = &facts.prompt {
+        of(ExpertState::PromptMissing, false, true, format!("its system prompt can't be read: {why}"))
+    } else if let Some(why) = &facts.secret_problem {
+        of(ExpertState::SecretMissing, false, true, why.clone())
+    } else {
+        match (&spec.model, spec.handler) {
+            (Some(model), Handler::Chat | Handler::Embed) if facts.backends.is_empty() => of(
+                ExpertState::ModelMissing,
+                false,
+                false,
+                format!(
+                    "no LLMBackend of this namespace serves {model:?}: list it under models of one, as name or alias"
+                ),
+            ),
+            (Some(model), Handler::Chat | Handler::Embed) => {
+                of(ExpertState::Available, true, false, format!("{model} is served by {}", facts.backends.join(", ")))
+            }
+            _ => of(ExpertState::Available, true, false, "its webhook is sent its tasks".into()),
+        }
+    };
+    let mut resolved = spec.clone();
+    match &facts.prompt {
+        Some(Ok(text)) => resolved.system_prompt = Some(text.clone()),
+        Some(Err(why)) => {
+            resolved.system_prompt.clone_from(&facts.last_prompt);
+            // Without its prompt it would do its tasks wrongly; with the last one it goes on.
+            judged.held = facts.last_prompt.is_none().then(|| format!("waits for its system prompt: {why}"));
+        }
+        None => {}
+    }
+    judged.spec = Some(projected(&resolved));
+    judged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::declared::Gate;
+    use serde_json::json;
+
+    fn judged(spec: serde_json::Value, suspended: bool, facts: Facts) -> Judged<ExpertStatus> {
+        let spec: ExpertSpec = serde_json::from_value(spec).unwrap();
+        let key = Key::new("team", "igor");
+        judge(&spec, &Seen { key, uid: "u".into(), suspended, gate: Gate::default(), handled_reconcile: None, facts })
+    }
+
+    fn served() -> Facts {
+        Facts { backends: vec!["mlx".into(), "ollama".into()], ..Facts::default() }
+    }
+
+    #[test]
+    fn an_expert_is_available_when_its_model_is_served_and_its_references_lead_somewhere() {
+        let chat = || json!({"model": "small"});
+        let by_ref = || json!({"model": "small", "systemPromptRef": {"name": "p"}});
+        let missing = || Facts { prompt: Some(Err("ConfigMap team/p is not there".into())), ..served() };
+        let unsigned = || Facts { secret_problem: Some("Secret team/s is not there".into()), ..Facts::default() };
+        let hook = || json!({"handler": "Webhook", "webhook": {"url": "http://h:1"}});
+        for (what, spec, suspended, facts, state, ready, stalled) in [
+            ("served", chat(), false, served(), ExpertState::Available, true, false),
+            ("not served", chat(), false, Facts::default(), ExpertState::ModelMissing, false, false),
+            ("suspended", chat(), true, Facts::default(), ExpertState::Suspended, false, false),
+            ("no prompt", by_ref(), false, missing(), ExpertState::PromptMissing, false, true),
+            ("a webhook needs no backend", hook(), false, Facts::default(), ExpertState::Available, true, false),
+            ("no secret", hook(), false, unsigned(), ExpertState::SecretMissing, false, true),
+        ] {
+            let judged = judged(spec, suspended, facts);
+            assert_eq!(
+                (judged.state, judged.ready, judged.stalled),
+                (state, ready, stalled),
+                "{what}: {}",
+                judged.message
+            );
+        }
+    }
+
+    #[test]
+    fn the_prompt_is_projected_and_the_last_one_serves_while_it_is_away() {
+        let spec = || json!({"model": "small", "systemPromptRef": {"name": "p"}});
+        let with = |prompt: Result<&str, &str>, last: Option<&str>| Facts {
+            prompt: Some(prompt.map(str::to_owned).map_err(str::to_owned)),
+            last_prompt: last.map(str::to_owned),
+            ..served()
+        };
+        let found = judged(spec(), false, with(Ok("You are."), None));
+        assert_eq!((&found.spec.unwrap()["systemPrompt"], found.held), (&json!("You are."), None));
+        let kept = judged(spec(), false, with(Err("gone"), Some("You were.")));
+        assert_eq!((&kept.spec.unwrap()["systemPrompt"], kept.held), (&json!("You were."), None));
+        let none = judged(spec(), false, with(Err("gone"), None));
+        assert!(none.spec.unwrap().get("systemPrompt").is_none());
+        assert!(none.held.unwrap().contains("gone"));
+    }
+}

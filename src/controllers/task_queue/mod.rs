@@ -1,0 +1,133 @@
+//! TaskQueue: judged by what it refers to and what it requires, and projected.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::api::{TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus};
+
+use super::{
+    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    error::StepError,
+    expert::signing_problem,
+    shared::Key,
+};
+
+/// The kind's own part.
+pub struct Queues(pub Arc<World>);
+
+/// What is looked at beside the object.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// `defaultExpertRef` names nobody.
+    pub missing_expert: Option<String>,
+    pub secret_problem: Option<String>,
+    /// WorkerPools that serve it.
+    pub pools: i32,
+    /// Tasks that wait and that run, where that was read.
+    pub counts: Option<(i64, i64)>,
+}
+
+#[async_trait]
+impl Declares for Queues {
+    type Object = TaskQueue;
+    type Status = TaskQueueStatus;
+    type Facts = Facts;
+
+    const KIND: &'static str = "TaskQueue";
+
+    fn parts(object: &TaskQueue) -> Declaration<'_, TaskQueueStatus> {
+        let TaskQueueSpec { suspend, requires, .. } = &object.spec;
+        Declaration { suspend: *suspend, requires, status: object.status.as_ref(), spec: projected(&object.spec) }
+    }
+
+    async fn facts(&self, object: &TaskQueue, key: &Key) -> Result<Facts, StepError> {
+        let (spec, feeds) = (&object.spec, &self.0.feeds);
+        let here = |namespace: Option<&str>| namespace == Some(&key.namespace);
+        let experts = feeds.experts.objects.state();
+        let is_there = |name: &str| {
+            experts.iter().any(|e| here(e.metadata.namespace.as_deref()) && e.metadata.name.as_deref() == Some(name))
+        };
+        let wanted = spec.default_expert_ref.as_ref().map(|reference| reference.name.clone());
+        let pools = feeds.pools.objects.state_filter(|pool| {
+            here(pool.metadata.namespace.as_deref()) && pool.spec.queue_refs.iter().any(|queue| queue.name == key.name)
+        });
+        let secret = spec.on_finished.as_ref().and_then(|hook| hook.secret_ref.as_ref());
+        Ok(Facts {
+            missing_expert: wanted.filter(|name| !is_there(name)),
+            secret_problem: signing_problem(&self.0, secret.map(|s| s.name.as_str()), &key.namespace).await?,
+            pools: i32::try_from(pools.len()).unwrap_or(i32::MAX).min(10_000),
+            counts: self.0.counts_of(key).await,
+        })
+    }
+
+    fn judge(object: &TaskQueue, seen: &Seen<Facts>, now: Timestamp) -> Judged<TaskQueueStatus> {
+        judge(&object.spec, seen, now)
+    }
+}
+
+fn judge(spec: &TaskQueueSpec, seen: &Seen<Facts>, now: Timestamp) -> Judged<TaskQueueStatus> {
+    let facts = &seen.facts;
+    let status = TaskQueueStatus {
+        pools: Some(facts.pools),
+        pending: facts.counts.map(|(pending, _)| pending),
+        in_progress: facts.counts.map(|(_, running)| running),
+        ..TaskQueueStatus::default()
+    };
+    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let mut judged = if seen.suspended {
+        of(TaskQueueState::Suspended, false, false, "suspended: no task of it is started".into())
+    } else if let Some(why) = &facts.secret_problem {
+        of(TaskQueueState::SecretMissing, false, true, format!("nobody is told of finished tasks: {why}"))
+    } else if let Some(name) = &facts.missing_expert {
+        let message =
+            format!("defaultExpertRef: there is no Expert {name} in this namespace; the others' tasks are done");
+        of(TaskQueueState::ExpertMissing, false, true, message)
+    } else if let Some(held) = &seen.gate.held {
+        of(TaskQueueState::Held, false, false, held.clone())
+    } else if facts.pools == 0 {
+        of(
+            TaskQueueState::Open,
+            true,
+            false,
+            "open; no WorkerPool serves it, so its tasks wait for whoever claims them".into(),
+        )
+    } else {
+        let tries = spec.retry.max_attempts;
+        of(TaskQueueState::Open, true, false, format!("open; a task is tried {tries} times before a human is asked"))
+    };
+    judged.again = seen.gate.opens_at.and_then(|at| std::time::Duration::try_from(at.duration_since(now)).ok());
+    judged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::declared::Gate;
+
+    fn judged(suspended: bool, held: Option<&str>, facts: Facts) -> Judged<TaskQueueStatus> {
+        let spec: TaskQueueSpec = serde_json::from_value(serde_json::json!({})).unwrap();
+        let gate = Gate { held: held.map(str::to_owned), opens_at: None };
+        let seen =
+            Seen { key: Key::new("team", "default"), uid: "u".into(), suspended, gate, handled_reconcile: None, facts };
+        judge(&spec, &seen, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_queue_is_open_unless_something_stands_against_it() {
+        let served = || Facts { pools: 1, ..Facts::default() };
+        let no_expert = || Facts { missing_expert: Some("igor".into()), ..served() };
+        for (what, suspended, held, facts, state, ready, stalled, word) in [
+            ("served", false, None, served(), TaskQueueState::Open, true, false, "3 times"),
+            ("no pool", false, None, Facts::default(), TaskQueueState::Open, true, false, "no WorkerPool"),
+            ("held", false, Some("waits for x"), served(), TaskQueueState::Held, false, false, "waits for x"),
+            ("suspended", true, Some("waits for x"), served(), TaskQueueState::Suspended, false, false, "suspended"),
+            ("no expert", false, None, no_expert(), TaskQueueState::ExpertMissing, false, true, "igor"),
+        ] {
+            let judged = judged(suspended, held, facts);
+            assert_eq!((judged.state, judged.ready, judged.stalled), (state, ready, stalled), "{what}");
+            assert!(judged.message.contains(word), "{what}: {}", judged.message);
+        }
+    }
+}

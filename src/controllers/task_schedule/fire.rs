@@ -1,0 +1,269 @@
+//! The clock: looks each second which runs are due, and records what became of them in the transaction that inserts their
+//! tasks. So a run is fired once, whatever restarts or fails over in between.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::{ConcurrencyPolicy, Mode, TaskScheduleSpec},
+    platform::Note,
+    store::{DeclaredRow, StoreError, TaskCommand, TaskFilter, TaskPage, Term},
+    tasks::TaskState,
+    telemetry::Beat,
+};
+
+use super::{
+    super::declared::World,
+    Runs,
+    calendar::Calendar,
+    plan::{self, Circumstances, Decision, Due},
+    told::Waits,
+};
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// Tasks of an earlier run that are cancelled at once.
+const MOST: i64 = 100_000;
+
+/// A schedule as the clock knows it.
+struct Hand {
+    /// What it was read from.
+    row: DeclaredRow,
+    spec: TaskScheduleSpec,
+    calendar: Calendar,
+    /// The last run that was fired or left out.
+    base: Timestamp,
+}
+
+/// Runs for one term.
+pub async fn watch_clock(world: Arc<World>, runs: Runs, term: Term, beat: Beat) {
+    let mut clock = Clock { world, runs, term, hands: HashMap::new(), last: HashMap::new(), read: false };
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        beat.beat();
+        if !clock.world.book.is_loaded() || !clock.term.still_leads() {
+            continue;
+        }
+        if let Err(error) = clock.tick(Timestamp::now()).await {
+            // What cannot be recorded is not done: it stays due.
+            tracing::warn!(%error, "schedules wait for the database");
+        }
+    }
+}
+
+struct Clock {
+    world: Arc<World>,
+    runs: Runs,
+    term: Term,
+    hands: HashMap<String, Hand>,
+    /// What earlier leaders, and this one, recorded.
+    last: HashMap<String, Timestamp>,
+    read: bool,
+}
+
+impl Clock {
+    async fn tick(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let rows = self.world.book.rows("TaskSchedule");
+        if rows.is_empty() {
+            self.hands.clear();
+            return Ok(());
+        }
+        if !self.read {
+            self.last = self.world.parts.store.last_runs().await?.into_iter().collect();
+            self.read = true;
+        }
+        self.hands.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
+        self.runs.retain(|uid| rows.iter().any(|row| row.uid == uid));
+        for row in rows {
+            let uid = row.uid.clone();
+            self.set(row, now).await?;
+            let Some(hand) = self.hands.get(&uid) else { continue };
+            let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
+            let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
+                Due::Wait { .. } => None,
+                Due::Missed(run) => {
+                    let message = format!("the run of {run} was missed for longer than missedRunDeadlineSeconds");
+                    self.leave_out(&uid, run, "RunMissed", message).await?;
+                    None
+                }
+                Due::Run(run) => self.run(&uid, run, now).await?,
+            };
+            let by_hand = self.heed_wish(&uid, now).await?;
+            self.tell_waits(&uid, waits.or(by_hand));
+        }
+        Ok(())
+    }
+
+    /// Takes a row in. A new schedule, or a changed time, begins now: it makes up for nothing.
+    async fn set(&mut self, row: DeclaredRow, now: Timestamp) -> Result<(), StoreError> {
+        let uid = row.uid.clone();
+        let known = self.hands.get_mut(&uid);
+        if let Some(hand) = known
+            && hand.row.spec == row.spec
+        {
+            hand.row = row;
+            return Ok(());
+        }
+        let Ok(spec) = serde_json::from_value::<TaskScheduleSpec>(row.spec.clone()) else {
+            tracing::error!(schedule = row.name, "a projected schedule can't be read: another release wrote it");
+            return Ok(());
+        };
+        let Ok(calendar) = Calendar::parse(&spec.schedule, &spec.time_zone) else {
+            self.hands.remove(&uid);
+            return Ok(());
+        };
+        let retimed = self
+            .hands
+            .get(&uid)
+            .is_some_and(|hand| (&hand.spec.schedule, &hand.spec.time_zone) != (&spec.schedule, &spec.time_zone));
+        let base = match self.last.get(&uid) {
+            Some(last) if !retimed => *last,
+            last => {
+                let begins = if last.is_some() { now } else { self.runs.created_at(&uid).unwrap_or(now).min(now) };
+                self.record(&uid, begins, &[]).await?;
+                begins
+            }
+        };
+        self.hands.insert(uid, Hand { row, spec, calendar, base });
+        Ok(())
+    }
+
+    /// A run whose time has come. Returns why it waits.
+    async fn run(&mut self, uid: &str, run: Timestamp, now: Timestamp) -> Result<Option<Waits>, StoreError> {
+        let Some(hand) = self.hands.get(uid) else { return Ok(None) };
+        let (row, spec) = (hand.row.clone(), hand.spec.clone());
+        let policy = spec.concurrency_policy;
+        let tasks = plan::tasks(&row, &spec, &self.world.book.rows("Expert"), run, now);
+        let seen = Circumstances {
+            suspended: row.suspended,
+            observes: spec.mode == Mode::Observe || self.world.parts.observe,
+            queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
+            held: row.held.clone(),
+            tasks: tasks.len(),
+            still_running: policy != ConcurrencyPolicy::Allow && self.is_running(&row, &spec).await?,
+        };
+        match plan::decide(policy, run, &seen) {
+            Decision::Hold { reason, message } => return Ok(Some(Waits { reason, message })),
+            Decision::LeaveOut { reason, message } => self.leave_out(uid, run, reason, message).await?,
+            Decision::Fire { replace } => {
+                if replace {
+                    self.replace(&row, &spec, run).await?;
+                }
+                self.record(uid, run, &tasks).await?;
+                self.fired(&row, run, tasks.len(), "by its schedule");
+            }
+        }
+        Ok(None)
+    }
+
+    /// A person's `run`: whatever the time, and although it is suspended; not past its gate.
+    async fn heed_wish(&mut self, uid: &str, now: Timestamp) -> Result<Option<Waits>, StoreError> {
+        let Some(wish) = self.runs.wish(uid) else { return Ok(None) };
+        let Some(hand) = self.hands.get(uid) else { return Ok(None) };
+        let (row, spec) = (hand.row.clone(), hand.spec.clone());
+        let Some(at) = plan::wanted(&wish, now) else {
+            let message =
+                format!("run-requested-at {wish:?} is no time: write one as RFC 3339 has it, not ahead of now");
+            self.runs.handled(uid, wish);
+            self.say(&row, true, "RunRefused", message);
+            return Ok(None);
+        };
+        let by_hand = format!("{uid}/run");
+        if self.last.get(&by_hand).is_some_and(|last| *last >= at) {
+            self.runs.handled(uid, wish);
+            self.world.triggers.one("TaskSchedule", &row.namespace, &row.name);
+            return Ok(None);
+        }
+        let tasks = plan::tasks(&row, &spec, &self.world.book.rows("Expert"), at, now);
+        let seen = Circumstances {
+            observes: spec.mode == Mode::Observe || self.world.parts.observe,
+            queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
+            held: row.held.clone(),
+            tasks: tasks.len(),
+            ..Circumstances::default()
+        };
+        match plan::decide(ConcurrencyPolicy::Allow, at, &seen) {
+            Decision::Hold { reason, message } => return Ok(Some(Waits { reason, message })),
+            Decision::LeaveOut { reason, message } => {
+                self.record(&by_hand, at, &[]).await?;
+                self.runs.handled(uid, wish);
+                self.say(&row, false, reason, message);
+            }
+            Decision::Fire { .. } => {
+                self.record(&by_hand, at, &tasks).await?;
+                self.runs.handled(uid, wish);
+                self.fired(&row, at, tasks.len(), "by hand");
+            }
+        }
+        Ok(None)
+    }
+
+    async fn leave_out(
+        &mut self,
+        uid: &str,
+        run: Timestamp,
+        reason: &'static str,
+        message: String,
+    ) -> Result<(), StoreError> {
+        self.record(uid, run, &[]).await?;
+        if let Some(row) = self.hands.get(uid).map(|hand| hand.row.clone()) {
+            self.say(&row, reason == "RunMissed", reason, message);
+        }
+        Ok(())
+    }
+
+    /// In one transaction: that this run is dealt with, and its tasks.
+    async fn record(&mut self, key: &str, run: Timestamp, tasks: &[crate::tasks::NewTask]) -> Result<(), StoreError> {
+        if !self.world.parts.store.fire(self.term.fence(), key, run, tasks).await? {
+            tracing::info!(schedule = key, %run, "this run was fired before");
+        }
+        self.last.insert(key.to_owned(), run);
+        if let Some(hand) = self.hands.get_mut(key) {
+            hand.base = run;
+        }
+        Ok(())
+    }
+
+    fn of_earlier_runs(row: &DeclaredRow, spec: &TaskScheduleSpec) -> TaskFilter {
+        TaskFilter {
+            namespace: Some(row.namespace.clone()),
+            queue: Some(spec.queue_ref.name.clone()),
+            states: vec![TaskState::Pending, TaskState::InProgress, TaskState::DeferredToHuman],
+            labels: [(plan::SCHEDULE.to_owned(), row.name.clone())].into(),
+            ..TaskFilter::default()
+        }
+    }
+
+    async fn is_running(&self, row: &DeclaredRow, spec: &TaskScheduleSpec) -> Result<bool, StoreError> {
+        let one = TaskPage { before: None, limit: 1, brief: true };
+        Ok(!self.world.parts.store.tasks(&Self::of_earlier_runs(row, spec), &one).await?.is_empty())
+    }
+
+    async fn replace(&self, row: &DeclaredRow, spec: &TaskScheduleSpec, run: Timestamp) -> Result<(), StoreError> {
+        let reason = format!("replaced by the run of {run} of TaskSchedule {}", row.name);
+        let filter = Self::of_earlier_runs(row, spec);
+        self.world.parts.store.command_tasks(&filter, &TaskCommand::Cancel, &reason, MOST).await.map(drop)
+    }
+
+    fn fired(&self, row: &DeclaredRow, run: Timestamp, tasks: usize, how: &str) {
+        self.runs.fired(&row.uid, run, tasks);
+        self.say(row, false, "Fired", format!("inserted {tasks} tasks for the run of {run}, {how}"));
+    }
+
+    fn tell_waits(&self, uid: &str, waits: Option<Waits>) {
+        if !self.runs.waits(uid, waits) {
+            return;
+        }
+        if let Some(hand) = self.hands.get(uid) {
+            self.world.triggers.one("TaskSchedule", &hand.row.namespace, &hand.row.name);
+        }
+    }
+
+    fn say(&self, row: &DeclaredRow, warning: bool, reason: &str, message: String) {
+        tracing::info!(schedule = row.name, namespace = row.namespace, reason, message, "schedule");
+        if reason != "Suspended" {
+            self.runs.note(&row.uid, Note { warning, reason: reason.to_owned(), action: "Fire".into(), message });
+        }
+        self.world.triggers.one("TaskSchedule", &row.namespace, &row.name);
+    }
+}

@@ -1,0 +1,256 @@
+//! WorkerPool: as many worker processes as the tasks that can run and the servers' limits can use.
+//!
+//! `plan` is pure. Where processes are pods, a Deployment is kept as planned; where they are not, this very process works, and
+//! the pool says only what its processes report.
+
+mod observe;
+mod plan;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::{
+    api::{Mode, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus},
+    runtimes::{WorkersWanted, WorkloadError},
+    store::{Term, WorkerReport},
+};
+
+use super::{
+    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    error::StepError,
+    shared::Key,
+};
+
+use plan::{Recommendation, Settling};
+
+/// How often reports, and where pods are made what they can use, are looked at.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The kind's own part.
+pub struct Pools {
+    pub world: Arc<World>,
+    /// What was recommended lately.
+    settling: Mutex<HashMap<Key, Settling>>,
+    /// The manifest that was applied last, and the generation that it has made.
+    applied: Mutex<HashMap<Key, (serde_json::Value, i64)>>,
+}
+
+/// What is looked at beside the object.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub missing_queues: Vec<String>,
+    /// Of its processes, the latest ones.
+    pub reports: Vec<WorkerReport>,
+    /// Where processes are pods.
+    pub pods: Option<PodFacts>,
+    /// Nothing is scaled now: `pause`, or a process that only observes.
+    pub hands_off: bool,
+}
+
+/// What there is, and what there should be.
+#[derive(Clone, Debug)]
+pub struct PodFacts {
+    pub current: Result<Option<crate::runtimes::WorkersSeen>, WorkloadError>,
+    pub wanted: Recommendation,
+}
+
+#[async_trait]
+impl Declares for Pools {
+    type Object = WorkerPool;
+    type Status = WorkerPoolStatus;
+    type Facts = Facts;
+
+    const KIND: &'static str = "WorkerPool";
+
+    fn parts(object: &WorkerPool) -> Declaration<'_, WorkerPoolStatus> {
+        Declaration {
+            suspend: object.spec.suspend,
+            requires: &[],
+            status: object.status.as_ref(),
+            spec: projected(&object.spec),
+        }
+    }
+
+    async fn facts(&self, object: &WorkerPool, key: &Key) -> Result<Facts, StepError> {
+        self.look(&object.spec, key).await
+    }
+
+    fn judge(object: &WorkerPool, seen: &Seen<Facts>, _: Timestamp) -> Judged<WorkerPoolStatus> {
+        judge(&object.spec, seen)
+    }
+
+    async fn act(
+        &self,
+        object: &WorkerPool,
+        seen: &Seen<Facts>,
+        judged: &mut Judged<WorkerPoolStatus>,
+        _: &Term,
+    ) -> Result<(), StepError> {
+        let Some(pods) = &seen.facts.pods else { return Ok(()) };
+        if seen.suspended || seen.facts.hands_off || object.spec.mode == Mode::Observe {
+            return Ok(());
+        }
+        match self.scale(&object.spec, seen, pods).await {
+            Ok(()) => Ok(()),
+            Err(WorkloadError::Unavailable(why)) => {
+                Err(crate::platform::PlatformError::Unavailable(format!("its pods were not scaled: {why}")).into())
+            }
+            Err(error) => {
+                (judged.state, judged.ready, judged.stalled) = (WorkerPoolState::Refused, false, true);
+                judged.message = format!("its pods can't be made: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn gone(&self, key: &Key) {
+        lock(&self.settling).remove(key);
+        lock(&self.applied).remove(key);
+    }
+}
+
+impl Pools {
+    pub fn new(world: Arc<World>) -> Self {
+        Self { world, settling: Mutex::default(), applied: Mutex::default() }
+    }
+
+    /// Applies the Deployment where it differs from what was applied, or somebody changed it since.
+    async fn scale(&self, spec: &WorkerPoolSpec, seen: &Seen<Facts>, pods: &PodFacts) -> Result<(), WorkloadError> {
+        let (key, worker_pods) = (&seen.key, &self.world.parts.worker_pods);
+        let current = pods.current.clone()?;
+        let manifest = worker_pods.manifest(&WorkersWanted {
+            namespace: key.namespace.clone(),
+            pool: key.name.clone(),
+            uid: seen.uid.clone(),
+            replicas: pods.wanted.replicas,
+            drain_seconds: spec.drain_seconds,
+            template: spec.template.clone(),
+        })?;
+        let known = lock(&self.applied).get(key).cloned();
+        let same = current.as_ref().zip(known.as_ref());
+        if same
+            .is_some_and(|(current, (applied, generation))| *applied == manifest && current.generation == *generation)
+        {
+            return Ok(());
+        }
+        if current.as_ref().is_some_and(|current| pods.wanted.replicas < current.replicas) {
+            let in_flight: Vec<(String, i32)> =
+                seen.facts.reports.iter().map(|r| (r.host.clone(), r.in_flight)).collect();
+            worker_pods.prefer_idle(&key.namespace, &key.name, &in_flight).await?;
+        }
+        let generation = worker_pods.apply(&key.namespace, &manifest).await?;
+        tracing::info!(pool = %key, replicas = pods.wanted.replicas, "pods of a pool");
+        lock(&self.applied).insert(key.clone(), (manifest, generation));
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> {
+    let facts = &seen.facts;
+    let reporting = i32::try_from(facts.reports.len()).unwrap_or(i32::MAX).min(10_000);
+    let wanted = facts.pods.as_ref().map(|pods| pods.wanted.replicas);
+    let shown = wanted.unwrap_or(reporting);
+    let status = WorkerPoolStatus {
+        replicas: Some(shown),
+        ready_replicas: Some(reporting),
+        effective_concurrency: Some(
+            facts.reports.iter().map(|r| r.effective_concurrency).sum::<i32>().clamp(0, 1_000_000),
+        ),
+        limited_by: plan::limited_by(&facts.reports, facts.pods.as_ref().map(|pods| &pods.wanted)),
+        ..WorkerPoolStatus::default()
+    };
+    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let planned = match (wanted, spec.mode) {
+        (Some(n), Mode::Observe) => format!("would run {n} pods (mode: Observe)"),
+        (Some(n), Mode::Enforce) => format!("{n} pods do the tasks of its queues"),
+        (None, _) => "does the tasks of its queues".to_owned(),
+    };
+    let mut judged = if seen.suspended {
+        of(WorkerPoolState::Suspended, false, false, "suspended: its processes take no more tasks".into())
+    } else if !facts.missing_queues.is_empty() {
+        let message = format!("queueRefs: there is no TaskQueue {} in this namespace", facts.missing_queues.join(", "));
+        of(WorkerPoolState::QueueMissing, false, true, message)
+    } else if reporting == 0 && shown > 0 || reporting == 0 && wanted.is_none() {
+        let message = match wanted {
+            Some(n) if spec.mode == Mode::Enforce => format!("none of {n} pods has reported yet"),
+            Some(_) => planned.clone(),
+            None => format!("no process works for it: start one with `ostler worker --pool {}`", seen.key.name),
+        };
+        of(WorkerPoolState::Waiting, false, false, message)
+    } else if wanted.is_some_and(|wanted| wanted != reporting) && spec.mode == Mode::Enforce {
+        of(WorkerPoolState::Scaling, reporting > 0, false, planned.clone())
+    } else {
+        of(WorkerPoolState::Running, true, false, planned.clone())
+    };
+    judged.again = Some(AGAIN);
+    judged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::declared::Gate;
+    use serde_json::json;
+
+    fn report() -> WorkerReport {
+        serde_json::from_value(json!({
+            "holder": "h", "namespace": "team", "pool": "smart", "host": "p", "inFlight": 1, "effectiveConcurrency": 15,
+            "limitedBy": "Backends", "draining": false, "calls": [],
+        }))
+        .unwrap()
+    }
+
+    fn judged(
+        mode: &str,
+        suspended: bool,
+        reports: usize,
+        wanted: Option<i32>,
+        missing: &[&str],
+    ) -> Judged<WorkerPoolStatus> {
+        let spec: WorkerPoolSpec = serde_json::from_value(json!({"queueRefs": [{"name": "q"}], "mode": mode})).unwrap();
+        let facts = Facts {
+            missing_queues: missing.iter().map(ToString::to_string).collect(),
+            reports: vec![report(); reports],
+            pods: wanted
+                .map(|replicas| PodFacts { current: Ok(None), wanted: Recommendation { replicas, capped: false } }),
+            hands_off: false,
+        };
+        let seen = Seen {
+            key: Key::new("team", "smart"),
+            uid: "u".into(),
+            suspended,
+            gate: Gate::default(),
+            handled_reconcile: None,
+            facts,
+        };
+        judge(&spec, &seen)
+    }
+
+    #[test]
+    fn a_pool_runs_when_its_processes_report() {
+        use WorkerPoolState::{QueueMissing, Running, Scaling, Suspended, Waiting};
+        for (what, judged, state, ready) in [
+            ("a laptop's own process", judged("Enforce", false, 1, None, &[]), Running, true),
+            ("a laptop without one", judged("Enforce", false, 0, None, &[]), Waiting, false),
+            ("pods that report", judged("Enforce", false, 2, Some(2), &[]), Running, true),
+            ("pods that come", judged("Enforce", false, 1, Some(2), &[]), Scaling, true),
+            ("the first pods", judged("Enforce", false, 0, Some(2), &[]), Waiting, false),
+            ("scaled to none", judged("Enforce", false, 0, Some(0), &[]), Running, true),
+            ("suspended", judged("Enforce", true, 1, Some(1), &["q"]), Suspended, false),
+            ("a queue is missing", judged("Enforce", false, 1, Some(1), &["q"]), QueueMissing, false),
+        ] {
+            assert_eq!((judged.state, judged.ready), (state, ready), "{what}: {}", judged.message);
+        }
+        assert!(judged("Observe", false, 1, Some(3), &[]).message.contains("would run 3"));
+    }
+}

@@ -1,0 +1,82 @@
+//! What a pool's processes report, and what they could use.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{LLMBackendSpec, WorkerPoolSpec},
+    store::Admission,
+};
+
+use super::{
+    super::{error::StepError, shared::Key},
+    Facts, PodFacts, Pools, lock,
+    plan::{self, Room, Runnable},
+};
+
+/// A process that has not reported for longer is not counted.
+const SILENT: Duration = Duration::from_secs(30);
+
+impl Pools {
+    pub(super) async fn look(&self, spec: &WorkerPoolSpec, key: &Key) -> Result<Facts, StepError> {
+        let parts = &self.world.parts;
+        let queues = self.world.feeds.queues.objects.state();
+        let is_there = |name: &str| queues.iter().any(|q| Key::of(&**q) == Key::new(&key.namespace, name));
+        let missing_queues = spec.queue_refs.iter().map(|q| q.name.clone()).filter(|name| !is_there(name)).collect();
+        let workers = parts.store.workers().await?;
+        let mine = workers.into_iter().filter(|row| row.age < SILENT).map(|row| row.report);
+        let reports: Vec<_> = mine.filter(|r| r.namespace == key.namespace && r.pool == key.name).collect();
+        let mut facts = Facts {
+            missing_queues,
+            hands_off: parts.observe || self.world.shared.wishes.is_paused(Timestamp::now()),
+            reports,
+            pods: None,
+        };
+        if parts.platform.workers_are_pods() {
+            facts.pods = Some(self.pods(spec, key, &facts).await?);
+        }
+        Ok(facts)
+    }
+
+    async fn pods(&self, spec: &WorkerPoolSpec, key: &Key, facts: &Facts) -> Result<PodFacts, StepError> {
+        let current = self.world.parts.worker_pods.seen(&key.namespace, &key.name).await;
+        let there = current.as_ref().ok().and_then(|seen| seen.as_ref()).map(|seen| seen.replicas);
+        let runnable = self.runnable(spec, key, facts).await?;
+        let now = plan::recommend(spec, plan::usable(&runnable));
+        let wanted = lock(&self.settling).entry(key.clone()).or_default().settle(now, there, Timestamp::now());
+        Ok(PodFacts { current, wanted })
+    }
+
+    /// Tasks of its queues that could run now, and the room that servers have for them.
+    async fn runnable(&self, spec: &WorkerPoolSpec, key: &Key, facts: &Facts) -> Result<Runnable, StepError> {
+        let store = &self.world.parts.store;
+        let closed: BTreeSet<String> = self
+            .world
+            .book
+            .rows("TaskQueue")
+            .into_iter()
+            .filter(|row| row.namespace == key.namespace && (row.suspended || row.held.is_some()))
+            .map(|row| row.name)
+            .collect();
+        let mine = |queue: &str| spec.queue_refs.iter().any(|q| q.name == queue) && !closed.contains(queue);
+        let waiting = self.world.waiting().await?;
+        let groups = waiting
+            .iter()
+            .filter(|g| g.namespace == key.namespace && mine(&g.queue) && g.due && g.expert.is_some())
+            .map(|g| (g.model.clone(), g.count))
+            .collect();
+        let mut rooms = Vec::new();
+        for backend in store.backends().await?.into_iter().filter(|b| b.namespace == key.namespace) {
+            let Ok(declared) = serde_json::from_value::<LLMBackendSpec>(backend.spec) else { continue };
+            let Some(server) = store.server(&backend.server_url).await? else { continue };
+            if server.admission == Admission::Closed {
+                continue;
+            }
+            let models = declared.models.into_iter().map(|m| m.alias.unwrap_or(m.name)).collect();
+            rooms.push(Room { models, limit: server.limit.into() });
+        }
+        let running = facts.reports.iter().map(|r| i64::from(r.in_flight)).sum();
+        Ok(Runnable { running, groups, rooms })
+    }
+}
