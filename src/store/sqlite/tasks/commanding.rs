@@ -9,13 +9,13 @@ use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
 
-/// The oldest that match and that the command applies to.
+/// The oldest that match and that the command applies to, from above `after`, at most `most`.
 pub(super) async fn command(
     tx: &mut SqliteConnection,
     filter: &TaskFilter,
     command: &TaskCommand,
     reason: &str,
-    most: i64,
+    (after, most): (TaskId, i64),
     now: Stamp,
 ) -> Result<Vec<TaskId>, StoreError> {
     let (event, from) = match command {
@@ -29,7 +29,7 @@ pub(super) async fn command(
     let mut query = QueryBuilder::new("SELECT id FROM ");
     query.push(from);
     push_filter(&mut query, filter);
-    query.push(" ORDER BY id LIMIT ").push_bind(most.max(0));
+    query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(most.max(0));
     let ids: Vec<TaskId> = query.build_query_scalar().fetch_all(&mut *tx).await?;
     let mut done = Vec::with_capacity(ids.len());
     for id in ids {

@@ -50,6 +50,9 @@ use crate::store::{
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
+/// Tasks that one transaction changes one by one, where nothing asks for more at once.
+const BATCH: i64 = 2_000;
+
 impl SqliteStore {
     /// Commits what changed tasks, and tells whoever waits for that, here and in other processes.
     async fn commit_tasks(&self, mut tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
@@ -103,12 +106,18 @@ impl Tasks for SqliteStore {
         reason: &str,
         most: i64,
     ) -> Result<Vec<TaskId>, StoreError> {
-        let mut tx = self.write().await?;
-        let done = commanding::command(&mut tx, filter, command, reason, most, self.now()).await?;
-        if !done.is_empty() {
+        // In batches: the database is locked while one is carried out.
+        let mut done = Vec::new();
+        let mut after = 0;
+        loop {
+            let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX)).min(BATCH);
+            let mut tx = self.write().await?;
+            let batch = commanding::command(&mut tx, filter, command, reason, (after, left), self.now()).await?;
+            let Some(last) = batch.last() else { return Ok(done) };
+            after = *last;
             self.commit_tasks(tx).await?;
+            done.extend(batch);
         }
-        Ok(done)
     }
 
     async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
@@ -156,10 +165,14 @@ impl Dispatch for SqliteStore {
     }
 
     async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
-        let mut tx = self.write_fenced(fence).await?;
-        let assigned = dispatching::assign(&mut tx, assignments).await?;
-        if assigned > 0 {
-            self.commit_tasks(tx).await?;
+        let mut assigned = 0;
+        for batch in assignments.chunks(usize::try_from(BATCH).unwrap_or(1)) {
+            let mut tx = self.write_fenced(fence).await?;
+            let of_batch = dispatching::assign(&mut tx, batch).await?;
+            if of_batch > 0 {
+                self.commit_tasks(tx).await?;
+            }
+            assigned += of_batch;
         }
         Ok(assigned)
     }
