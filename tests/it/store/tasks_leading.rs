@@ -167,6 +167,7 @@ pub async fn ended_tasks_are_kept_as_long_as_their_queue_says(bench: &Bench) {
     };
     let retain = async |retention: &[Retention]| bench.store.retain(&fence, retention).await.expect("retain");
     assert_eq!(retain(&kept("default", hour, hour)).await, 0);
+    assert_eq!(retain(&kept("default", Duration::MAX, Duration::MAX)).await, 0, "for ever");
     assert_eq!(retain(&kept("other", Duration::ZERO, Duration::ZERO)).await, 0);
     assert_eq!(retain(&[]).await, 0, "a queue that is gone keeps its tasks");
     assert_eq!(retain(&kept("default", Duration::ZERO, hour)).await, 1);

@@ -19,6 +19,8 @@ const BATCHES: usize = 50;
 const WORKER_KEPT: i64 = 3_600;
 /// All but the last run of a schedule are forgotten after so many seconds.
 const RUN_KEPT: i64 = 90 * 24 * 3_600;
+/// A hundred years in microseconds: what is kept longer is kept, and its beginning is a time that PostgreSQL knows.
+const LONGEST: i64 = 100 * 365 * 24 * 3_600 * 1_000_000;
 /// How long others may have to wait for a day to be made or dropped: else it is done another time.
 const LOCK_PATIENCE: &str = "SET LOCAL lock_timeout = '500ms'";
 
@@ -142,7 +144,7 @@ async fn drop_batch(
          WHERE t.state_since < clock_timestamp() - $4 * interval '1 microsecond' ORDER BY t.state_since, t.id LIMIT $5",
         part.table
     )));
-    let shortest = kept.iter().copied().min().unwrap_or(i64::MAX / 2);
+    let Some(shortest) = kept.iter().copied().min() else { return Ok(0) };
     let old = old.bind(namespaces).bind(queues).bind(kept).bind(shortest).bind(BATCH);
     let old: Vec<(TaskId,)> = store.fetch(old).await?;
     if old.is_empty() {
@@ -161,7 +163,7 @@ async fn drop_batch(
 
 /// As arrays: namespaces, queues, microseconds.
 fn kept(part: &Part, retention: &[Retention]) -> (Vec<String>, Vec<String>, Vec<i64>) {
-    let micros = |one: &Retention| i64::try_from((part.kept)(one).as_micros()).unwrap_or(i64::MAX / 2);
+    let micros = |one: &Retention| i64::try_from((part.kept)(one).as_micros()).unwrap_or(i64::MAX).min(LONGEST);
     let namespaces = retention.iter().map(|one| one.queue.namespace.clone()).collect();
     let queues = retention.iter().map(|one| one.queue.name.clone()).collect();
     (namespaces, queues, retention.iter().map(micros).collect())
