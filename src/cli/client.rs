@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CliError, http_client::http_client};
@@ -53,6 +53,44 @@ impl ApiClient {
         self.send(Method::DELETE, path, &[], None::<&()>).await
     }
 
+    /// As `post`, for what may take longer.
+    pub async fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&impl Serialize>,
+        within: Duration,
+    ) -> Result<T, CliError> {
+        let request = self.request(Method::POST, path, query)?.timeout(within);
+        self.answer(if let Some(body) = body { request.json(body) } else { request }).await
+    }
+
+    /// As `delete`, for what may take longer.
+    pub async fn delete_within<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        within: Duration,
+    ) -> Result<T, CliError> {
+        self.answer(self.request(Method::DELETE, path, query)?.timeout(within)).await
+    }
+
+    /// Sends JSON lines; what the server says against them is for the caller to tell.
+    pub async fn post_lines<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        lines: String,
+        within: Duration,
+    ) -> Result<Result<T, ErrorReply>, CliError> {
+        let request = self.request(Method::POST, path, query)?.timeout(within);
+        let (status, bytes) = self.sent(request.header("content-type", "application/x-ndjson").body(lines)).await?;
+        match serde_json::from_slice::<ErrorReply>(&bytes) {
+            Ok(reply) if !status.is_success() => Ok(Err(reply)),
+            _ => self.understood(status, &bytes).map(Ok),
+        }
+    }
+
     /// `path` is what follows `/api/v1`, in segments: a name can't leave its place.
     async fn send<T: DeserializeOwned>(
         &self,
@@ -61,17 +99,31 @@ impl ApiClient {
         query: &[(&str, String)],
         body: Option<&impl Serialize>,
     ) -> Result<T, CliError> {
-        let mut request = self.http.request(method, self.url(path, query)?).timeout(TIMEOUT).bearer_auth(&self.token);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+        let request = self.request(method, path, query)?;
+        self.answer(if let Some(body) = body { request.json(body) } else { request }).await
+    }
+
+    fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<RequestBuilder, CliError> {
+        Ok(self.http.request(method, self.url(path, query)?).timeout(TIMEOUT).bearer_auth(&self.token))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
+        let (status, bytes) = self.sent(request).await?;
+        self.understood(status, &bytes)
+    }
+
+    async fn sent(&self, request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), CliError> {
         let response = request.send().await.map_err(|e| self.unreachable(&e))?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        Ok((status, bytes.to_vec()))
+    }
+
+    fn understood<T: DeserializeOwned>(&self, status: StatusCode, bytes: &[u8]) -> Result<T, CliError> {
         if !status.is_success() {
-            return Err(self.refused(status, &bytes));
+            return Err(self.refused(status, bytes));
         }
-        serde_json::from_slice(&bytes).map_err(|e| {
+        serde_json::from_slice(bytes).map_err(|e| {
             CliError::failed(format!(
                 "{} answered what this release does not understand ({e}): use the same release on both sides",
                 self.base

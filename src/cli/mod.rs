@@ -30,6 +30,7 @@ mod service;
 mod simulate;
 mod status;
 mod target;
+mod tasks;
 mod up;
 mod worker;
 
@@ -108,6 +109,7 @@ pub enum Command {
     Status(status::Args),
     Get(get::Args),
     Events(events::Args),
+    Tasks(tasks::Args),
     /// Look at a resource now; where a human was asked, begin anew
     Reconcile(act::Args),
     /// Leave a resource alone: it is probed, and nothing else
@@ -161,6 +163,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Status(args) => block_on(status::run(args, &global)),
         Command::Get(args) => block_on(get::run(args, &global)),
         Command::Events(args) => block_on(events::run(args, &global)),
+        Command::Tasks(args) => block_on(tasks::run(args, &global)),
         Command::Reconcile(args) => block_on(act::run(act::Verb::Reconcile, args, &global)),
         Command::Suspend(args) => block_on(act::run(act::Verb::Suspend, args, &global)),
         Command::Resume(args) => block_on(act::run(act::Verb::Resume, args, &global)),

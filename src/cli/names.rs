@@ -12,7 +12,7 @@ pub fn kind_and_name(text: &str, name: Option<String>) -> Result<(Kind, Option<S
         None => (text, None),
     };
     let known = || KINDS.map(|k| format!("{} ({})", k.plural, k.short)).join(", ");
-    let kind = Kind::find(kind)
+    let kind = Kind::find(nickname(kind))
         .ok_or_else(|| CliError::misused(format!("there is no kind {kind:?}: there are {}", known())))?;
     match (inner, name) {
         (Some(a), Some(b)) => Err(CliError::misused(format!("two names, {a:?} and {b:?}: write one"))),
@@ -20,6 +20,16 @@ pub fn kind_and_name(text: &str, name: Option<String>) -> Result<(Kind, Option<S
             Err(CliError::misused(format!("{text:?} has no name: write {}/NAME", kind.short)))
         }
         (inner, name) => Ok((kind, inner.or(name))),
+    }
+}
+
+/// What people call a kind, by its whole name.
+fn nickname(word: &str) -> &str {
+    match word {
+        "queue" | "queues" => "taskqueues",
+        "pool" | "pools" => "workerpools",
+        "schedule" | "schedules" => "taskschedules",
+        other => other,
     }
 }
 

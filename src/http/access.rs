@@ -26,6 +26,12 @@ pub(super) enum Rule {
     OfBackends(&'static str),
     /// A verb on the `{agent}` of the path, or on its services.
     OfAgent(&'static str, Option<&'static str>),
+    /// A verb on tasks, in the query's namespace or in all.
+    OfTasks(&'static str),
+    /// A verb on tasks in the query's namespace, or in `default`.
+    OfNewTasks(&'static str),
+    /// `update` of tasks as for [`Self::OfTasks`], or a claim token that the handler proves.
+    OfClaim,
     /// A verb on the whole installation, under a name that no kind has.
     OfAll(&'static str, &'static str),
 }
@@ -35,6 +41,8 @@ impl Rule {
     pub fn access(self, path: &HashMap<String, String>, query_namespace: Option<&str>) -> Option<Access> {
         let namespace = || path.get("namespace").cloned().or(query_namespace.map(str::to_owned));
         let access = |verb, resource, namespace, name| Access { verb, resource, subresource: None, namespace, name };
+        let tasks =
+            |verb, namespace| Access { subresource: Some("tasks"), ..access(verb, kinds::queues(), namespace, None) };
         Some(match self {
             Self::Open => return None,
             Self::OfPath(verb) => {
@@ -47,6 +55,11 @@ impl Rule {
                 let namespace = namespace().unwrap_or_else(|| super::services::DEFAULT_NAMESPACE.to_owned());
                 let of = access(verb, kinds::agents(), Some(namespace), path.get("agent").cloned());
                 Access { subresource, ..of }
+            }
+            Self::OfTasks(verb) => tasks(verb, namespace()),
+            Self::OfClaim => tasks("update", namespace()),
+            Self::OfNewTasks(verb) => {
+                tasks(verb, Some(namespace().unwrap_or_else(|| super::services::DEFAULT_NAMESPACE.to_owned())))
             }
             Self::OfAll(verb, resource) => access(verb, resource.to_owned(), None, None),
         })
@@ -88,6 +101,10 @@ mod tests {
             (Rule::OfBackends("list"), &path(&[]), Some("team"), "list llmbackends in team"),
             (Rule::OfAgent("update", Some("services")), &agent, None, "update hostagents/services in default: mac"),
             (Rule::OfAgent("get", None), &agent, Some("team"), "get hostagents in team: mac"),
+            (Rule::OfTasks("get"), &path(&[("id", "7")]), None, "get taskqueues/tasks everywhere"),
+            (Rule::OfTasks("delete"), &path(&[]), Some("team"), "delete taskqueues/tasks in team"),
+            (Rule::OfNewTasks("create"), &path(&[]), None, "create taskqueues/tasks in default"),
+            (Rule::OfClaim, &path(&[("id", "7")]), Some("team"), "update taskqueues/tasks in team"),
             (Rule::OfAll("create", "pauses"), &path(&[]), None, "create pauses everywhere"),
         ];
         for (rule, path, namespace, expected) in cases {

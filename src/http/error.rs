@@ -8,7 +8,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::AuthError;
+use super::{auth::AuthError, tasks::TaskProblem};
 use crate::{host::HostError, platform::PlatformError, store::StoreError};
 
 /// Why a request was not carried out.
@@ -20,6 +20,11 @@ pub enum ApiError {
     NotFound(String),
     #[error("{0}")]
     BadRequest(String),
+    /// Tasks that can't be taken.
+    #[error("{}", counted(.0))]
+    Tasks(Vec<TaskProblem>),
+    #[error("{0}")]
+    TooLarge(String),
     /// It can't be done in this home (cluster or folder), or in this state.
     #[error("{message}")]
     NotHere { message: String, hint: String },
@@ -36,7 +41,7 @@ pub enum ApiError {
 }
 
 /// Body of every reply that is not a success.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorReply {
     /// What was attempted, on what, and why it failed.
     pub error: String,
@@ -44,6 +49,21 @@ pub struct ErrorReply {
     pub reason: String,
     /// What to do.
     pub hint: String,
+    /// What is wrong with the tasks that were sent, each by line and field; the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<TaskProblem>,
+}
+
+/// The only problem, or how many there are.
+fn counted(problems: &[TaskProblem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        many => format!(
+            "{} problems, the first: {}",
+            many.len(),
+            many.first().map_or_else(String::new, ToString::to_string)
+        ),
+    }
 }
 
 impl ApiError {
@@ -53,6 +73,8 @@ impl ApiError {
             Self::Auth(AuthError::Forbidden(_)) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::Platform(PlatformError::NotFound(_)) => StatusCode::NOT_FOUND,
             Self::BadRequest(_) | Self::Platform(PlatformError::Invalid(_)) => StatusCode::BAD_REQUEST,
+            Self::Tasks(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotHere { .. } | Self::Platform(PlatformError::Conflict(_)) => StatusCode::CONFLICT,
             Self::Auth(AuthError::Unavailable(_))
             | Self::NoLeader
@@ -75,6 +97,8 @@ impl ApiError {
             Self::Auth(AuthError::Unavailable(_)) => "AuthorizationUnavailable",
             Self::NotFound(_) => "NotFound",
             Self::BadRequest(_) => "BadRequest",
+            Self::Tasks(_) => "InvalidTasks",
+            Self::TooLarge(_) => "TooLarge",
             Self::NotHere { .. } => "NotHere",
             Self::NoLeader => "NoLeader",
             Self::Store(_) => "StoreUnavailable",
@@ -99,8 +123,10 @@ impl ApiError {
                 "ask who administers the cluster for a role that allows it".to_owned()
             }
             Self::Auth(AuthError::Unavailable(_)) => "ask again when the API server answers".to_owned(),
-            Self::NotFound(_) => "`ostler get llm` and `ostler get ha` list what is there".to_owned(),
+            Self::NotFound(_) => "`ostler get KIND` and `ostler tasks list` list what is there".to_owned(),
             Self::BadRequest(_) => "/api/v1/openapi.json says what can be asked".to_owned(),
+            Self::Tasks(_) => "nothing was taken: mend these, and send them all again".to_owned(),
+            Self::TooLarge(_) => "nothing was taken".to_owned(),
             Self::NotHere { hint, .. } => hint.clone(),
             Self::NoLeader => "ask again in some seconds; `ostler status` says when somebody leads".to_owned(),
             Self::Store(_) => "see that the database runs and can be reached".to_owned(),
@@ -117,7 +143,9 @@ impl IntoResponse for ApiError {
         if status.is_server_error() {
             tracing::warn!(error = %self, status = status.as_u16(), "request failed");
         }
-        let body = ErrorReply { error: self.to_string(), reason: self.reason().to_owned(), hint: self.hint() };
+        let (error, reason, hint) = (self.to_string(), self.reason().to_owned(), self.hint());
+        let problems = if let Self::Tasks(problems) = self { problems } else { Vec::new() };
+        let body = ErrorReply { error, reason, hint, problems };
         let mut response = (status, Json(body)).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));

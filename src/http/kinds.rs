@@ -2,7 +2,7 @@
 
 use kube::core::Resource;
 
-use crate::api::{HostAgent, LLMBackend};
+use crate::api::{HostAgent, LLMBackend, TaskQueue};
 
 /// A kind and its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,11 @@ pub(super) fn backends() -> String {
 /// Plural of the agents, for access rules.
 pub(super) fn agents() -> String {
     HostAgent::plural(&()).into_owned()
+}
+
+/// Plural of the queues, for access rules.
+pub(super) fn queues() -> String {
+    TaskQueue::plural(&()).into_owned()
 }
 
 #[cfg(test)]

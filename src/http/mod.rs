@@ -16,6 +16,7 @@ mod server;
 mod services;
 mod state;
 mod status;
+mod tasks;
 mod types;
 
 pub use access::Access;
@@ -26,7 +27,12 @@ pub use health::{Health, serve_health};
 pub use kinds::{KINDS, Kind};
 pub use server::serve;
 pub use state::{Api, Home, Problems};
-pub use status::{AgentLine, BackendLine, Level, Overview};
+pub use status::{AgentLine, BackendLine, Level, Overview, QueueLine};
+pub use tasks::{
+    CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, HeartbeatReply,
+    HeartbeatRequest, InsertReply, MOST_TASKS, QueueList, ResultList, TaskChange, TaskList, TaskProblem, TaskVerb,
+    WorkerList, WorkerView,
+};
 pub use types::{
     Changed, Check, Event, EventList, Item, ItemList, LeaderView, Live, OperationView, PauseRequest, Problem,
     ProblemList, ReasonRequest, SuspensionView,

@@ -8,7 +8,7 @@ use utoipa::{
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Ostler", description = "Resources with status, live facts and controls"),
+    info(title = "Ostler", description = "Resources with status, live facts and controls; tasks"),
     paths(
         super::controls::down,
         super::controls::pause,
@@ -28,6 +28,20 @@ use utoipa::{
         super::services::start,
         super::services::stop,
         super::status::status,
+        super::tasks::assign::assign,
+        super::tasks::command::command,
+        super::tasks::command::purge,
+        super::tasks::counts::experts,
+        super::tasks::counts::queues,
+        super::tasks::counts::workers,
+        super::tasks::events::events,
+        super::tasks::handover::complete,
+        super::tasks::handover::heartbeat,
+        super::tasks::insert::insert,
+        super::tasks::read::get,
+        super::tasks::read::list,
+        super::tasks::read::results,
+        super::tasks::world::explain,
         openapi,
     ),
     modifiers(&Bearer),

@@ -3,22 +3,30 @@
 use std::collections::HashMap;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{DefaultBodyLimit, RawPathParams, Request, State},
     http::header,
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
+use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
-use super::{Api, ApiError, AuthError, access::Rule, controls, events, health, openapi, resources, services, status};
+use super::{
+    Api, ApiError, AuthError, access::Rule, controls, events, health, openapi, resources, services, status, tasks,
+};
+use crate::host::sign::named_claim;
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Ten thousand tasks of some kilobytes.
+const MAX_TASKS_BYTES: usize = 64 * 1024 * 1024;
+/// The answer of somebody's agent, or the ids of a command.
+const MAX_TASK_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
     use Rule::{OfAgent, OfAll, OfBackends, OfPath, Open};
-    vec![
+    let mut table = vec![
         ("/livez", Open, get(health::livez)),
         ("/readyz", Open, get(health::readyz)),
         ("/metrics", Open, get(health::metrics)),
@@ -38,11 +46,34 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/{kind}/{namespace}/{name}/run", OfPath("patch"), post(controls::run)),
         ("/api/v1/{kind}/{namespace}/{name}/suspend", OfPath("patch"), post(controls::suspend)),
         ("/api/v1/{kind}/{namespace}/{name}/resume", OfPath("patch"), post(controls::resume)),
+    ];
+    table.extend(of_tasks());
+    table
+}
+
+fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
+    use Rule::{OfClaim, OfNewTasks, OfTasks};
+    let up_to = DefaultBodyLimit::max;
+    vec![
+        ("/api/v1/tasks", OfTasks("list"), get(tasks::read::list)),
+        ("/api/v1/tasks", OfNewTasks("create"), post(tasks::insert::insert).layer(up_to(MAX_TASKS_BYTES))),
+        ("/api/v1/tasks", OfTasks("delete"), delete(tasks::command::purge)),
+        ("/api/v1/tasks/results", OfTasks("list"), get(tasks::read::results)),
+        ("/api/v1/tasks/events", OfTasks("watch"), get(tasks::events::events)),
+        ("/api/v1/tasks/commands", OfTasks("update"), post(tasks::command::command).layer(up_to(MAX_TASK_BYTES))),
+        ("/api/v1/tasks/assign", OfTasks("update"), post(tasks::assign::assign)),
+        ("/api/v1/tasks/queues", OfTasks("list"), get(tasks::counts::queues)),
+        ("/api/v1/tasks/experts", OfTasks("list"), get(tasks::counts::experts)),
+        ("/api/v1/tasks/workers", OfTasks("list"), get(tasks::counts::workers)),
+        ("/api/v1/tasks/{id}", OfTasks("get"), get(tasks::read::get)),
+        ("/api/v1/tasks/{id}/explain", OfTasks("get"), get(tasks::world::explain)),
+        ("/api/v1/tasks/{id}/heartbeat", OfClaim, post(tasks::handover::heartbeat)),
+        ("/api/v1/tasks/{id}/complete", OfClaim, post(tasks::handover::complete).layer(up_to(MAX_TASK_BYTES))),
     ]
 }
 
 /// The whole API.
-pub(super) fn router(api: Api) -> Router {
+pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
     let mut router = Router::new();
     for (path, rule, handler) in table() {
         let guarded = handler.route_layer(middleware::from_fn_with_state((api.clone(), rule), guard));
@@ -52,6 +83,7 @@ pub(super) fn router(api: Api) -> Router {
         .fallback(|request: Request| async move {
             ApiError::NotFound(format!("there is no {} {}", request.method(), request.uri().path()))
         })
+        .layer(Extension(tasks::Closing(closing)))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .with_state(api)
@@ -71,7 +103,11 @@ async fn guard(
 ) -> Response {
     let path: HashMap<_, _> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let namespace = query_namespace(request.uri().query().unwrap_or_default());
-    if let Some(access) = rule.access(&path, namespace.as_deref()) {
+    let claim =
+        bearer(&request).filter(|token| rule == Rule::OfClaim && named_claim(token).is_some()).map(str::to_owned);
+    if let Some(token) = claim {
+        request.extensions_mut().insert(tasks::ClaimToken(token));
+    } else if let Some(access) = rule.access(&path, namespace.as_deref()) {
         let person = match bearer(&request) {
             Some(token) => api.authorizer.authorize(token, &access).await,
             None => Err(AuthError::NoToken),

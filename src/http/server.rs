@@ -13,7 +13,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Serves until `shutdown`, then finishes what is open.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> io::Result<()> {
     let ends = shutdown.clone();
-    let server = axum::serve(listener, routes::router(api))
+    let server = axum::serve(listener, routes::router(api, shutdown.clone()))
         .with_graceful_shutdown(async move { ends.cancelled().await })
         .into_future();
     let too_late = async {

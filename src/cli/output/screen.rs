@@ -25,6 +25,17 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         }
         parts.push(table.render(style));
     }
+    if !overview.queues.is_empty() {
+        let mut table = Table::new(&["QUEUE", "WAITING", "RUNNING", "DONE 24H", "NEEDS A HUMAN", "WHY"]);
+        for q in &overview.queues {
+            let named = format!("{} {}", symbol(q.level), name(&q.namespace, &q.name));
+            let done = if q.failed > 0 { format!("{}, {} failed", q.done, q.failed) } else { q.done.to_string() };
+            let [waiting, running, human] = [q.waiting, q.running, q.needs_human].map(|n| n.to_string());
+            table.push([named, waiting, running, done, human, q.detail.clone()]);
+            table.color_last(color(q.level));
+        }
+        parts.push(table.render(style));
+    }
     if !overview.agents.is_empty() {
         let mut table = Table::new(&["AGENT", "STATE", "DETAIL"]);
         for a in &overview.agents {
@@ -34,7 +45,7 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         }
         parts.push(table.render(style));
     }
-    if overview.backends.is_empty() && overview.agents.is_empty() {
+    if overview.backends.is_empty() && overview.agents.is_empty() && overview.queues.is_empty() {
         parts.push(
             "Nothing is declared: no LLMBackend, no HostAgent. `ostler init DIR` writes manifests of what runs here.\n"
                 .to_owned(),
@@ -75,6 +86,7 @@ pub fn problem_line(problem: &Problem) -> String {
 
 fn several_namespaces(overview: &Overview) -> bool {
     let mut all: Vec<&str> = overview.backends.iter().map(|b| b.namespace.as_str()).collect();
+    all.extend(overview.queues.iter().map(|q| q.namespace.as_str()));
     all.extend(overview.agents.iter().map(|a| a.namespace.as_str()));
     all.windows(2).any(|pair| pair[0] != pair[1])
 }

@@ -1,6 +1,7 @@
 //! The one screen: what is not well first.
 
 mod lines;
+mod queues;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use super::{
 use crate::store::Pause;
 
 pub use lines::{AgentLine, BackendLine, Level};
+pub use queues::QueueLine;
 
 /// Everything that one screen shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -36,6 +38,9 @@ pub struct Overview {
     pub pause: Option<PauseView>,
     /// Worst first.
     pub backends: Vec<BackendLine>,
+    /// Worst first.
+    #[serde(default)]
+    pub queues: Vec<QueueLine>,
     /// Worst first.
     pub agents: Vec<AgentLine>,
     /// Manifests that are not in force.
@@ -57,22 +62,24 @@ pub(super) async fn status(
     State(api): State<Api>,
     Query(query): Query<InNamespace>,
 ) -> Result<Json<Overview>, ApiError> {
-    let namespace = query.namespace.as_deref();
+    let (namespace, now) = (query.namespace.as_deref(), Timestamp::now());
     let [backends, agents, ..] = KINDS;
     let seen = Seen {
         backends: resources::items(&api, backends, namespace).await?,
         agents: resources::items(&api, agents, namespace).await?,
+        queues: queues::queue_lines(&api, namespace, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
         problems: (api.problems)(),
     };
-    Ok(Json(overview(seen, Timestamp::now())))
+    Ok(Json(overview(seen, now)))
 }
 
 /// What the screen is made of.
 struct Seen {
     backends: Vec<Item>,
     agents: Vec<Item>,
+    queues: Vec<QueueLine>,
     leader: Option<LeaderView>,
     pause: Option<Pause>,
     problems: Vec<Problem>,
@@ -89,10 +96,12 @@ fn overview(seen: Seen, now: Timestamp) -> Overview {
         healthy: seen.leader.is_some()
             && backends.iter().all(|b| b.healthy)
             && agents.iter().all(|a| a.healthy)
+            && seen.queues.iter().all(|q| q.healthy)
             && !seen.problems.iter().any(|p| p.error),
         leader: seen.leader,
         pause: seen.pause.filter(|pause| !over(pause)).map(|Pause { since, until, by }| PauseView { since, until, by }),
         backends,
+        queues: seen.queues,
         agents,
         problems: seen.problems,
     }

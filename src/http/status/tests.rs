@@ -43,6 +43,7 @@ fn seen(backends: Vec<Item>) -> Seen {
     Seen {
         backends,
         agents: Vec::new(),
+        queues: Vec::new(),
         leader: Some(LeaderView { holder: "a".into(), epoch: 1, expires_in_seconds: 12 }),
         pause: None,
         problems: Vec::new(),

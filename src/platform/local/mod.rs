@@ -23,6 +23,6 @@ mod yaml;
 pub use home::{LocalConfig, LocalError, LocalPlatform};
 pub use kinds::LocalKind;
 pub use records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError};
-pub use schema::SchemaError;
+pub use schema::{SchemaError, closest};
 pub use single::read_single;
 pub use snapshot::Derive;

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Batch, WhyNobody};
 use crate::tasks::{QueueKey, TaskId, Unassigned};
 
 /// Of a round over all pending tasks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AssignReport {
     /// Nothing was written: this is what a round would do.
@@ -26,7 +27,7 @@ pub struct AssignReport {
 }
 
 /// What one expert was given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Given {
     pub namespace: String,
@@ -35,7 +36,7 @@ pub struct Given {
 }
 
 /// Tasks that nobody can take, for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Nobody {
     pub namespace: String,

@@ -121,6 +121,23 @@ impl Bench {
         self.ask(Some(TOKEN), Method::POST, path, body).await
     }
 
+    /// Sends a text as it is.
+    pub async fn text(&self, path: &str, body: &str) -> (StatusCode, Value) {
+        let request = self.client.post(format!("{}{path}", self.base)).timeout(Duration::from_secs(60));
+        let response = request.bearer_auth(TOKEN).body(body.to_owned()).send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Begins to read a stream of events, after this one.
+    pub async fn open(&self, path: &str, last: Option<&str>) -> reqwest::Response {
+        let mut request = self.client.get(format!("{}{path}", self.base)).bearer_auth(TOKEN);
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        request.send().await.unwrap()
+    }
+
     /// Takes the lead, for a minute.
     pub async fn lead(&self) -> Fence {
         self.store.campaign("the test", Duration::from_secs(60)).await.unwrap().expect("nobody else leads")

@@ -6,3 +6,5 @@ mod controls;
 mod real_cluster;
 mod seeing;
 mod services;
+mod tasks;
+mod tasks_following;

@@ -1,0 +1,253 @@
+//! `ostler tasks cancel`, `retry`, `resume`, `reassign`, `close` and `purge`: by number, or all that match.
+
+use std::{
+    io::{BufRead, IsTerminal},
+    time::Duration,
+};
+
+use super::which::Which;
+use crate::{
+    cli::{
+        CliError, Global, Target,
+        output::{self, Format, print},
+    },
+    http::{CommandReply, CommandRequest, TaskList, TaskVerb},
+    tasks::{Task, TaskId},
+};
+
+const WITHIN: Duration = Duration::from_secs(600);
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Cancel,
+    Retry,
+    Resume,
+    Reassign,
+    Close,
+    Purge,
+}
+
+impl Verb {
+    /// `3 tasks cancelled`
+    const fn past(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancelled",
+            Self::Retry => "opened anew",
+            Self::Resume => "resumed",
+            Self::Reassign => "reassigned",
+            Self::Close => "closed",
+            Self::Purge => "deleted",
+        }
+    }
+
+    /// What it is for.
+    const fn applies_to(self) -> &'static str {
+        match self {
+            Self::Cancel => "those that wait, run or need a human are cancelled",
+            Self::Retry => "ended ones are opened anew",
+            Self::Resume => "those that need a human are resumed",
+            Self::Reassign => "those that wait or need a human are reassigned",
+            Self::Close => "those that need a human are closed",
+            Self::Purge => "ended ones are deleted",
+        }
+    }
+
+    /// The API's word; none for what is deleted.
+    const fn word(self) -> Option<TaskVerb> {
+        Some(match self {
+            Self::Cancel => TaskVerb::Cancel,
+            Self::Retry => TaskVerb::Retry,
+            Self::Resume => TaskVerb::Resume,
+            Self::Reassign => TaskVerb::Reassign,
+            Self::Close => TaskVerb::Close,
+            Self::Purge => return None,
+        })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Numbers of tasks; without them, filters say which
+    #[arg(value_name = "ID")]
+    ids: Vec<TaskId>,
+    #[command(flatten)]
+    which: Which,
+    /// Every task of the namespace (without -n: of all) that it applies to
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// Only say how many
+    #[arg(long)]
+    dry_run: bool,
+    /// Change many without asking
+    #[arg(long, short)]
+    yes: bool,
+    /// Kept with the tasks
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[arg(long, short, value_enum)]
+    output: Option<Format>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ReassignArgs {
+    /// The expert that gets them
+    #[arg(long, value_name = "EXPERT")]
+    to: String,
+    #[command(flatten)]
+    args: Args,
+}
+
+pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
+    carry_out(verb, args, None, global).await
+}
+
+pub async fn reassign(ReassignArgs { to, args }: ReassignArgs, global: &Global) -> Result<(), CliError> {
+    carry_out(Verb::Reassign, args, Some(to), global).await
+}
+
+async fn carry_out(verb: Verb, mut args: Args, to: Option<String>, global: &Global) -> Result<(), CliError> {
+    check(&args)?;
+    args.ids.sort_unstable();
+    args.ids.dedup();
+    let target = Target::of(global).await?;
+    let by_id = !args.ids.is_empty();
+    if args.dry_run || !(by_id || args.yes) {
+        let count = send(&target, verb, &args, to.as_deref(), true).await?.count;
+        if args.dry_run {
+            let reply = CommandReply { count, ids: Vec::new() };
+            return if output::print_value(args.output, &reply)? {
+                Ok(())
+            } else {
+                print(&format!("{count} {} would be {}\n", tasks(count), verb.past()))
+            };
+        }
+        if count == 0 {
+            return Err(CliError::failed(format!("no task that matches is one for it: {}", verb.applies_to())));
+        }
+        confirm(verb, count)?;
+    }
+    let reply = send(&target, verb, &args, to.as_deref(), false).await?;
+    if !output::print_value(args.output, &reply)? {
+        print(&format!("{} {} {} · {}\n", reply.count, tasks(reply.count), verb.past(), target.place))?;
+    }
+    if by_id { unchanged(&target, verb, &args.ids, &reply.ids).await } else { Ok(()) }
+}
+
+fn tasks(count: i64) -> &'static str {
+    if count == 1 { "task" } else { "tasks" }
+}
+
+fn check(args: &Args) -> Result<(), CliError> {
+    let open = args.which.is_open();
+    match (args.ids.is_empty(), open, args.all) {
+        (true, true, false) => Err(CliError::misused("say which: numbers of tasks, filters (see --help), or --all")),
+        (false, false, _) => Err(CliError::misused("numbers of tasks go not with filters: leave one of them out")),
+        (_, false, true) => Err(CliError::misused("--all goes not with filters: leave one of them out")),
+        _ => Ok(()),
+    }
+}
+
+/// Asks on a terminal; elsewhere `--yes` is needed.
+fn confirm(verb: Verb, count: i64) -> Result<(), CliError> {
+    let what = format!("{count} {} will be {}", tasks(count), verb.past());
+    let no = || CliError::misused(format!("{what}: nothing was changed; add --yes to do it"));
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(no());
+    }
+    eprint!("{what}. Go on? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|e| CliError::failed(format!("can't read the answer: {e}")))?;
+    if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") { Ok(()) } else { Err(no()) }
+}
+
+async fn send(
+    target: &Target,
+    verb: Verb,
+    args: &Args,
+    to: Option<&str>,
+    dry_run: bool,
+) -> Result<CommandReply, CliError> {
+    let Args { ids, which, all, reason, .. } = args;
+    let mut query = target.namespace_query();
+    let Some(command) = verb.word() else {
+        query.extend(which.query()?);
+        if !ids.is_empty() {
+            query.push(("ids", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")));
+        }
+        query.push(("all", all.to_string()));
+        query.push(("dryRun", dry_run.to_string()));
+        return target.api.delete_within(&["tasks"], &query, WITHIN).await;
+    };
+    let request = CommandRequest {
+        command,
+        ids: ids.clone(),
+        queue: which.queue.clone(),
+        states: which.state.iter().map(|s| s.0).collect(),
+        domain: which.domain.clone(),
+        role: which.role.clone(),
+        expert: which.expert.clone(),
+        unassigned: which.unassigned.then_some(true),
+        key: which.key.clone(),
+        labels: which.label_map(),
+        since: which.from()?,
+        all: *all,
+        to: to.map(str::to_owned),
+        reason: reason.clone(),
+        dry_run,
+    };
+    target.api.post_within(&["tasks", "commands"], &query, Some(&request), WITHIN).await
+}
+
+/// Says why those that were named were left as they are.
+async fn unchanged(target: &Target, verb: Verb, asked: &[TaskId], changed: &[TaskId]) -> Result<(), CliError> {
+    let left: Vec<TaskId> = asked.iter().copied().filter(|id| !changed.contains(id)).take(1_000).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let mut query = target.namespace_query();
+    query.push(("ids", left.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")));
+    query.push(("limit", "1000".to_owned()));
+    let list: TaskList = target.api.get(&["tasks"], &query).await?;
+    let lines = left.iter().map(|id| left_as_it_is(*id, list.items.iter().find(|t| t.id == *id))).collect::<Vec<_>>();
+    Err(CliError::failed(format!("{}\n{}", lines.join("\n"), verb.applies_to())))
+}
+
+fn left_as_it_is(id: TaskId, task: Option<&Task>) -> String {
+    match task {
+        Some(task) => format!("task {id} is {}: left as it is", task.state.as_str()),
+        None => format!("task {id} is not there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn it_must_be_said_which_tasks_in_one_way() {
+        for (args, good) in [
+            (&["7", "8"] as &[&str], true),
+            (&["-s", "failed"], true),
+            (&["--all"], true),
+            (&[], false),
+            (&["7", "-s", "failed"], false),
+            (&["--all", "-q", "default"], false),
+        ] {
+            let line = Line::try_parse_from([&["x"], args].concat()).unwrap();
+            assert_eq!(check(&line.args).is_ok(), good, "{args:?}");
+        }
+        assert!(Line::try_parse_from(["x", "7", "--all"]).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! Which tasks are meant: filters as people type them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::{ValueEnum, builder::PossibleValue};
+use jiff::Timestamp;
+
+use crate::{
+    cli::{CliError, names},
+    tasks::TaskState,
+};
+
+/// A state as it is typed: with `-` or `_`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State(pub TaskState);
+
+impl ValueEnum for State {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [State; 6] = [
+            State(TaskState::Pending),
+            State(TaskState::InProgress),
+            State(TaskState::DeferredToHuman),
+            State(TaskState::Completed),
+            State(TaskState::Failed),
+            State(TaskState::Cancelled),
+        ];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let value = PossibleValue::new(self.0.as_str());
+        Some(match self.0 {
+            TaskState::InProgress => value.aliases(["in-progress", "running"]),
+            TaskState::DeferredToHuman => value.aliases(["deferred-to-human", "deferred"]),
+            _ => value,
+        })
+    }
+}
+
+/// Filters. All that is given must match.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Which {
+    /// Only tasks of this queue
+    #[arg(long, short)]
+    pub queue: Option<String>,
+    /// Only tasks in these states, apart by commas
+    #[arg(long, short, value_enum, value_delimiter = ',')]
+    pub state: Vec<State>,
+    #[arg(long)]
+    pub domain: Option<String>,
+    #[arg(long)]
+    pub role: Option<String>,
+    /// Only tasks of this expert
+    #[arg(long)]
+    pub expert: Option<String>,
+    /// Only tasks that nobody has
+    #[arg(long, conflicts_with = "expert")]
+    pub unassigned: bool,
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Only tasks with this label; several must all match
+    #[arg(long = "label", short = 'l', value_name = "NAME=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Only what ended, or is in its state, since 30m, 12h, 2d, ...
+    #[arg(long, value_name = "DURATION", value_parser = names::duration)]
+    pub since: Option<Duration>,
+}
+
+/// `name=value`
+pub fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !text.contains(',') => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no label: write NAME=VALUE, without commas")),
+    }
+}
+
+impl Which {
+    /// The query of a list.
+    pub fn query(&self) -> Result<Vec<(&'static str, String)>, CliError> {
+        let Self { queue, state, domain, role, expert, unassigned, key, labels, since: _ } = self;
+        let mut query: Vec<(&'static str, String)> = Vec::new();
+        for (name, value) in [("queue", queue), ("domain", domain), ("role", role), ("expert", expert), ("key", key)] {
+            query.extend(value.iter().map(|v| (name, v.clone())));
+        }
+        if !state.is_empty() {
+            query.push(("state", state.iter().map(|s| s.0.as_str()).collect::<Vec<_>>().join(",")));
+        }
+        if *unassigned {
+            query.push(("unassigned", "true".to_owned()));
+        }
+        if !labels.is_empty() {
+            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            query.push(("labels", labels.join(",")));
+        }
+        query.extend(self.from()?.map(|at| ("since", at.to_string())));
+        Ok(query)
+    }
+
+    /// The time of `--since`.
+    pub fn from(&self) -> Result<Option<Timestamp>, CliError> {
+        let before = |since: Duration| {
+            Timestamp::now().checked_sub(since).map_err(|e| CliError::misused(format!("--since: {e}")))
+        };
+        self.since.map(before).transpose()
+    }
+
+    /// Nothing is given: every task is meant.
+    pub fn is_open(&self) -> bool {
+        let Self { queue, state, domain, role, expert, unassigned, key, labels, since } = self;
+        [queue, domain, role, expert, key].iter().all(|f| f.is_none())
+            && state.is_empty()
+            && !unassigned
+            && labels.is_empty()
+            && since.is_none()
+    }
+
+    pub fn label_map(&self) -> BTreeMap<String, String> {
+        self.labels.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        which: Which,
+    }
+
+    fn which(args: &[&str]) -> Which {
+        Line::try_parse_from([&["x"], args].concat()).map(|l| l.which).unwrap()
+    }
+
+    #[test]
+    fn filters_become_a_query() {
+        assert!(which(&[]).is_open() && which(&[]).query().unwrap().is_empty());
+        let some = which(&["-q", "nightly", "-s", "pending,running", "-l", "a=b", "-l", "c=", "--unassigned"]);
+        assert!(!some.is_open());
+        let query: Vec<String> = some.query().unwrap().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(query, ["queue=nightly", "state=pending,in_progress", "unassigned=true", "labels=a=b,c="]);
+        assert!(which(&["--since", "2h"]).query().unwrap()[0].0 == "since");
+    }
+
+    #[test]
+    fn every_state_can_be_typed() {
+        assert_eq!(State::value_variants().len(), TaskState::ALL.len());
+        for state in TaskState::ALL {
+            assert_eq!(which(&["-s", state.as_str()]).state, [State(state)]);
+        }
+        assert_eq!(which(&["-s", "deferred"]).state, [State(TaskState::DeferredToHuman)]);
+    }
+
+    #[test]
+    fn a_label_has_a_name() {
+        for bad in ["a", "=b", "a=b,c"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! One line for each queue: how many wait and run, who needs a human, and why those that wait do.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Level;
+use crate::{
+    http::{Api, ApiError, tasks},
+    store::{QueueCounts, WaitingGroup},
+    tasks::explain::{World, group, line},
+};
+
+/// Groups that the line names; there may be one for each expert.
+const MOST_GROUPS: usize = 5;
+
+/// A queue on the screen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueLine {
+    pub namespace: String,
+    pub name: String,
+    pub level: Level,
+    /// No task needs a human.
+    pub healthy: bool,
+    pub waiting: i64,
+    pub running: i64,
+    /// Completed in the last 24 hours.
+    pub done: i64,
+    /// Failed in the last 24 hours.
+    pub failed: i64,
+    pub needs_human: i64,
+    /// Why those that wait do, the most first; empty when none waits.
+    pub detail: String,
+}
+
+/// The queues that are declared or have tasks, worst first.
+pub async fn queue_lines(api: &Api, namespace: Option<&str>, now: Timestamp) -> Result<Vec<QueueLine>, ApiError> {
+    let counts = tasks::queue_counts(api, namespace).await?;
+    if counts.iter().all(|c| c.pending == 0) {
+        return Ok(lines(&counts, &[], &World::default(), now));
+    }
+    let waiting = api.store.waiting().await?;
+    Ok(lines(&counts, &waiting, &tasks::world(api).await?, now))
+}
+
+fn lines(counts: &[QueueCounts], waiting: &[WaitingGroup], world: &World, now: Timestamp) -> Vec<QueueLine> {
+    let mut lines: Vec<QueueLine> = counts.iter().map(|c| of(c, waiting, world, now)).collect();
+    lines.sort_by(|a, b| {
+        let key = |l: &QueueLine| (std::cmp::Reverse(l.level), std::cmp::Reverse(l.needs_human));
+        key(a).cmp(&key(b)).then_with(|| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)))
+    });
+    lines
+}
+
+fn of(counts: &QueueCounts, waiting: &[WaitingGroup], world: &World, now: Timestamp) -> QueueLine {
+    let ours = waiting.iter().filter(|w| w.namespace == counts.namespace && w.queue == counts.queue);
+    let mut groups = group(&ours.map(tasks::waiting).collect::<Vec<_>>(), world, now);
+    // A fact that stands in the way does not go away by waiting.
+    let stuck = groups.iter().any(|g| !g.waits);
+    let more: i64 = groups.iter().skip(MOST_GROUPS).map(|g| g.count).sum();
+    groups.truncate(MOST_GROUPS);
+    let mut detail = line(&groups);
+    if more > 0 {
+        detail.push_str(&format!(" · {more} for other reasons"));
+    }
+    QueueLine {
+        namespace: counts.namespace.clone(),
+        name: counts.queue.clone(),
+        level: if counts.deferred_to_human > 0 || stuck { Level::Warning } else { Level::Ok },
+        healthy: counts.deferred_to_human == 0,
+        waiting: counts.pending,
+        running: counts.in_progress,
+        done: counts.completed,
+        failed: counts.failed,
+        needs_human: counts.deferred_to_human,
+        detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::{
+        QueueKey,
+        assign::QueueView,
+        explain::{PoolState, QueueState},
+    };
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn counts(queue: &str, pending: i64, deferred: i64) -> QueueCounts {
+        QueueCounts {
+            namespace: "default".into(),
+            queue: queue.into(),
+            pending,
+            unassigned: 0,
+            in_progress: 2,
+            deferred_to_human: deferred,
+            completed: 118,
+            failed: 0,
+            oldest_pending: None,
+        }
+    }
+
+    fn waits(queue: &str, due: bool, count: i64, domain: &str) -> WaitingGroup {
+        WaitingGroup {
+            namespace: "default".into(),
+            queue: queue.into(),
+            domain: domain.into(),
+            role: String::new(),
+            expert: None,
+            model: None,
+            due,
+            count,
+            oldest: now(),
+        }
+    }
+
+    fn world() -> World {
+        let queue = |name: &str| QueueState {
+            view: QueueView { key: QueueKey { namespace: "default".into(), name: name.into() }, default_expert: None },
+            suspended: false,
+            held: None,
+        };
+        let pool =
+            PoolState { namespace: "default".into(), name: "p".into(), queues: vec!["a".into()], suspended: false };
+        World { queues: vec![queue("a"), queue("b"), queue("c")], pools: vec![pool], ..World::default() }
+    }
+
+    #[test]
+    fn what_needs_a_human_comes_first_then_what_is_stuck_then_the_name() {
+        let waiting = [waits("b", true, 1, "legal"), waits("a", false, 3, "")];
+        let all = [counts("a", 3, 0), counts("b", 1, 0), counts("c", 0, 2)];
+        let lines = lines(&all, &waiting, &world(), now());
+        let told: Vec<_> = lines.iter().map(|l| (l.name.as_str(), l.level, l.healthy, l.detail.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("c", Level::Warning, false, ""),
+                ("b", Level::Warning, true, "1: no expert does \"legal\""),
+                ("a", Level::Ok, true, "3 wait for their time to run"),
+            ]
+        );
+    }
+
+    #[test]
+    fn many_reasons_are_cut_to_the_most_frequent() {
+        let waiting: Vec<WaitingGroup> = (1..=8).map(|n| waits("a", true, n, &format!("d{n}"))).collect();
+        let line = &lines(&[counts("a", 36, 0)], &waiting, &world(), now())[0];
+        assert!(line.detail.starts_with("8: no expert does \"d8\" · 7: "), "{}", line.detail);
+        assert!(line.detail.ends_with(" · 6 for other reasons"), "{}", line.detail);
+    }
+}

@@ -1,0 +1,147 @@
+//! What people do to tasks: one, or all that match.
+
+use axum::{
+    Extension, Json,
+    extract::{Query, State},
+};
+
+use super::{
+    check::Known,
+    filter::{Which, is_open, narrowed},
+    types::{CommandReply, CommandRequest, TaskVerb},
+};
+use crate::{
+    http::{Api, ApiError, ErrorReply, Person, resources::InNamespace},
+    store::{DeclaredRow, TaskCommand, TaskFilter, TaskPage},
+    tasks::TaskId,
+};
+
+/// Tasks that one transaction changes.
+const BATCH: usize = 1_000;
+/// Ids that an answer names.
+const MOST_IDS: usize = 10_000;
+
+/// Cancels, retries, resumes, reassigns or closes tasks: those of `ids`, those that match, or `all`. Those to which the command does
+/// not apply are left as they are.
+#[utoipa::path(post, path = "/api/v1/tasks/commands", params(InNamespace), request_body = CommandRequest, tag = "tasks",
+    responses((status = 200, body = CommandReply), (status = 400, body = ErrorReply)))]
+pub async fn command(
+    State(api): State<Api>,
+    Extension(person): Extension<Person>,
+    Query(query): Query<InNamespace>,
+    Json(request): Json<CommandRequest>,
+) -> Result<Json<CommandReply>, ApiError> {
+    let (all, dry_run, reason) = (request.all, request.dry_run, request.reason.clone());
+    let experts = if request.command == TaskVerb::Reassign { api.store.declared("Expert").await? } else { Vec::new() };
+    let (filter, command) = read(request, query.namespace, &experts)?;
+    carry_out(&api, &person, filter, command, Extent { all, dry_run }, &reason).await.map(Json)
+}
+
+/// Deletes ended tasks, with their keys: those that match, or `all`.
+#[utoipa::path(delete, path = "/api/v1/tasks", params(Which), tag = "tasks",
+    responses((status = 200, body = CommandReply), (status = 400, body = ErrorReply)))]
+pub async fn purge(
+    State(api): State<Api>,
+    Extension(person): Extension<Person>,
+    Query(which): Query<Which>,
+) -> Result<Json<CommandReply>, ApiError> {
+    let extent = Extent { all: which.all.unwrap_or(false), dry_run: which.dry_run.unwrap_or(false) };
+    carry_out(&api, &person, which.filter()?, TaskCommand::Purge, extent, "").await.map(Json)
+}
+
+/// How far a command goes.
+#[derive(Clone, Copy)]
+struct Extent {
+    all: bool,
+    dry_run: bool,
+}
+
+/// The filter and the command of a request.
+fn read(
+    request: CommandRequest,
+    namespace: Option<String>,
+    experts: &[DeclaredRow],
+) -> Result<(TaskFilter, TaskCommand), ApiError> {
+    let CommandRequest {
+        command, ids, queue, states, domain, role, expert, unassigned, key, labels, since, to, ..
+    } = request;
+    if to.is_some() && command != TaskVerb::Reassign {
+        return Err(ApiError::BadRequest("to: only `reassign` has it".to_owned()));
+    }
+    let command = match command {
+        TaskVerb::Cancel => TaskCommand::Cancel,
+        TaskVerb::Retry => TaskCommand::Retry,
+        TaskVerb::Resume => TaskCommand::Resume,
+        TaskVerb::Close => TaskCommand::Close,
+        TaskVerb::Reassign => reassign(to, namespace.as_deref(), experts)?,
+    };
+    let filter = TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since };
+    Ok((filter, command))
+}
+
+/// An expert of the same namespace as the tasks, and its model.
+fn reassign(to: Option<String>, namespace: Option<&str>, experts: &[DeclaredRow]) -> Result<TaskCommand, ApiError> {
+    let namespace = namespace.unwrap_or(crate::http::services::DEFAULT_NAMESPACE);
+    let expert = to.ok_or_else(|| ApiError::BadRequest("to: say which expert gets them".to_owned()))?;
+    let Some(row) = experts.iter().find(|row| row.namespace == namespace && row.name == expert) else {
+        let there = Known::of(namespace, &[], experts).experts.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(ApiError::BadRequest(format!(
+            "to: there is no Expert {expert:?} in namespace {namespace}; there are: {there}"
+        )));
+    };
+    if row.suspended {
+        return Err(ApiError::BadRequest(format!("to: Expert {namespace}/{expert} is suspended")));
+    }
+    Ok(TaskCommand::Reassign { expert, model: super::counts::model_of(row) })
+}
+
+async fn carry_out(
+    api: &Api,
+    Person(by): &Person,
+    filter: TaskFilter,
+    command: TaskCommand,
+    Extent { all, dry_run }: Extent,
+    reason: &str,
+) -> Result<CommandReply, ApiError> {
+    if is_open(&filter) != all {
+        return Err(ApiError::BadRequest(match all {
+            true => "all goes not with ids or filters: leave one of them out".to_owned(),
+            false => "no task is named: give ids, a filter, or all".to_owned(),
+        }));
+    }
+    // An expert is one of a namespace: tasks of others can't be its.
+    let namespace = match (&command, &filter.namespace) {
+        (TaskCommand::Reassign { .. }, None) => Some(crate::http::services::DEFAULT_NAMESPACE.to_owned()),
+        (_, given) => given.clone(),
+    };
+    let Some(filter) = narrowed(TaskFilter { namespace, ..filter }, &command) else {
+        return Ok(CommandReply { count: 0, ids: Vec::new() });
+    };
+    if dry_run {
+        return Ok(CommandReply { count: api.store.count_tasks(&filter).await?, ids: Vec::new() });
+    }
+    let reason = if reason.trim().is_empty() { format!("by {by}") } else { format!("by {by}: {}", reason.trim()) };
+    each(api, &filter, &command, &reason).await
+}
+
+/// In batches, from the newest down, so that each task is met once and no transaction is long.
+async fn each(api: &Api, filter: &TaskFilter, command: &TaskCommand, reason: &str) -> Result<CommandReply, ApiError> {
+    let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
+    let (mut before, mut count, mut changed) = (None, 0, Vec::new());
+    loop {
+        let page = TaskPage { before, limit: batch, brief: true };
+        let ids: Vec<TaskId> = api.store.tasks(filter, &page).await?.iter().map(|task| task.id).collect();
+        let Some(last) = ids.last().copied() else { break };
+        let full = ids.len() == BATCH;
+        let these = TaskFilter { ids, ..filter.clone() };
+        let done = api.store.command_tasks(&these, command, reason, batch).await?;
+        count += i64::try_from(done.len()).unwrap_or(0);
+        let room = MOST_IDS.saturating_sub(changed.len());
+        changed.extend(done.into_iter().take(room));
+        before = Some(last);
+        if !full {
+            break;
+        }
+    }
+    Ok(CommandReply { count, ids: changed })
+}

@@ -1,0 +1,123 @@
+//! Takes an object apart field by field, and remembers everything that is wrong with it.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{
+    parse::{Place, kind},
+    types::TaskProblem,
+};
+use crate::platform::local::closest;
+
+/// The fields of one task that nobody took yet.
+pub struct Fields {
+    place: Place,
+    rest: Map<String, Value>,
+    problems: Vec<TaskProblem>,
+}
+
+impl Fields {
+    /// A field that is `null` is as good as absent.
+    pub fn new(place: Place, mut fields: Map<String, Value>) -> Self {
+        fields.retain(|_, value| !value.is_null());
+        Self { place, rest: fields, problems: Vec::new() }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.rest.contains_key(name)
+    }
+
+    pub fn problem(&mut self, field: &str, message: impl Into<String>) {
+        self.problems.push(self.place.problem(Some(field), message));
+    }
+
+    pub fn wrong_kind(&mut self, field: &str, found: &Value, expected: &str) {
+        self.problem(field, format!("is {}: write {expected}", kind(found)));
+    }
+
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.rest.remove(name)
+    }
+
+    pub fn string(&mut self, name: &str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.wrong_kind(name, &other, "a text");
+                None
+            }
+        }
+    }
+
+    /// A short text on one line: a name.
+    pub fn text(&mut self, name: &str, most: usize) -> Option<String> {
+        let text = self.string(name)?;
+        let count = text.chars().count();
+        if text.trim().is_empty() {
+            self.problem(name, "is empty: leave it out, or give it a value");
+        } else if count > most {
+            self.problem(name, format!("has {count} characters, {most} are allowed"));
+        } else if text.chars().any(char::is_control) {
+            self.problem(name, "has a line break or another control character");
+        }
+        Some(text)
+    }
+
+    pub fn integer(&mut self, name: &str, least: i64, most: i64) -> Option<i64> {
+        let value = self.take(name)?;
+        match value.as_i64() {
+            Some(number) if (least..=most).contains(&number) => Some(number),
+            _ if value.is_number() => {
+                self.problem(name, format!("is {value}: write a whole number from {least} to {most}"));
+                None
+            }
+            _ => {
+                self.wrong_kind(name, &value, &format!("a whole number from {least} to {most}"));
+                None
+            }
+        }
+    }
+
+    pub fn time(&mut self, name: &str) -> Option<Timestamp> {
+        let text = self.string(name)?;
+        match text.parse() {
+            Ok(at) => Some(at),
+            Err(_) => {
+                self.problem(name, format!("{text:?} is no time: write it as 2026-03-01T12:00:00Z"));
+                None
+            }
+        }
+    }
+
+    pub fn list(&mut self, name: &str) -> Option<Vec<Value>> {
+        match self.take(name)? {
+            Value::Array(items) => Some(items),
+            other => {
+                self.wrong_kind(name, &other, "a list");
+                None
+            }
+        }
+    }
+
+    pub fn object(&mut self, name: &str) -> Option<Map<String, Value>> {
+        match self.take(name)? {
+            Value::Object(fields) => Some(fields),
+            other => {
+                self.wrong_kind(name, &other, "an object");
+                None
+            }
+        }
+    }
+
+    /// What was wrong; what nobody took is unknown.
+    pub fn finish(mut self, known: &[&str]) -> Vec<TaskProblem> {
+        for (name, _) in std::mem::take(&mut self.rest) {
+            let hint = match closest(&name, known.iter().copied()) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("a task has {}", known.join(", ")),
+            };
+            self.problem(&name, format!("is no field of a task: {hint}"));
+        }
+        self.problems
+    }
+}

@@ -1,0 +1,194 @@
+//! Filters as a query writes them. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::{
+    http::ApiError,
+    store::{TaskCommand, TaskFilter},
+    tasks::{TaskId, TaskState},
+};
+
+/// Which tasks. All that is given must match.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Which {
+    /// Only those of this namespace.
+    pub namespace: Option<String>,
+    /// Numbers, apart by commas: at most 1,000.
+    pub ids: Option<String>,
+    pub queue: Option<String>,
+    /// `pending`, `in_progress`, `completed`, `failed`, `cancelled`, `deferred_to_human`; several apart by commas.
+    pub state: Option<String>,
+    pub domain: Option<String>,
+    pub role: Option<String>,
+    pub expert: Option<String>,
+    /// `true`: only those without an expert.
+    pub unassigned: Option<bool>,
+    pub key: Option<String>,
+    /// `name=value`, several apart by commas.
+    pub labels: Option<String>,
+    /// Ended, or in their state, since then.
+    pub since: Option<Timestamp>,
+    /// Lists: only ids below this one, for the next page.
+    pub before: Option<TaskId>,
+    /// Results and events: what came after this cursor.
+    pub after: Option<String>,
+    /// 1 to 1,000; 100 when absent.
+    pub limit: Option<i64>,
+    /// Lists: with payloads and results.
+    pub full: Option<bool>,
+    /// Results: wait up to so many seconds, 30 at most, for the first one.
+    pub wait: Option<u64>,
+    /// Purge: every ended task of the namespace, or of all.
+    pub all: Option<bool>,
+    /// Purge: only count.
+    pub dry_run: Option<bool>,
+}
+
+const MOST_IDS: usize = 1_000;
+
+impl Which {
+    pub fn filter(&self) -> Result<TaskFilter, ApiError> {
+        let ids = split(self.ids.as_deref())
+            .map(|id| id.parse().map_err(|_| bad(format!("ids: {id:?} is no number of a task"))))
+            .collect::<Result<Vec<TaskId>, _>>()?;
+        if ids.len() > MOST_IDS {
+            return Err(bad(format!("ids: {} are given, {MOST_IDS} are allowed", ids.len())));
+        }
+        if self.ids.is_some() && ids.is_empty() {
+            return Err(bad("ids: is empty".to_owned()));
+        }
+        Ok(TaskFilter {
+            ids,
+            namespace: self.namespace.clone(),
+            queue: self.queue.clone(),
+            states: split(self.state.as_deref()).map(state).collect::<Result<_, _>>()?,
+            domain: self.domain.clone(),
+            role: self.role.clone(),
+            expert: self.expert.clone(),
+            unassigned: self.unassigned,
+            key: self.key.clone(),
+            labels: split(self.labels.as_deref()).map(label).collect::<Result<_, _>>()?,
+            since: self.since,
+        })
+    }
+
+    /// How many, 1 to 1,000.
+    pub fn limit(&self) -> Result<i64, ApiError> {
+        match self.limit.unwrap_or(100) {
+            limit @ 1..=1_000 => Ok(limit),
+            other => Err(bad(format!("limit is {other}: write 1 to 1000"))),
+        }
+    }
+}
+
+fn split(text: Option<&str>) -> impl Iterator<Item = &str> {
+    text.unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn state(word: &str) -> Result<TaskState, ApiError> {
+    TaskState::parse(word).ok_or_else(|| {
+        let known = TaskState::ALL.map(TaskState::as_str).join(", ");
+        bad(format!("state: {word:?} is none: there are {known}"))
+    })
+}
+
+fn label(text: &str) -> Result<(String, String), ApiError> {
+    let (name, value) = text.split_once('=').ok_or_else(|| bad(format!("labels: {text:?}: write name=value")))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn bad(message: String) -> ApiError {
+    ApiError::BadRequest(message)
+}
+
+/// The states of tasks that a command applies to.
+pub fn applies_to(command: &TaskCommand) -> &'static [TaskState] {
+    use TaskState::{Cancelled, Completed, DeferredToHuman, Failed, InProgress, Pending};
+    match command {
+        TaskCommand::Cancel => &[Pending, InProgress, DeferredToHuman],
+        TaskCommand::Retry | TaskCommand::Purge => &[Completed, Failed, Cancelled],
+        TaskCommand::Resume | TaskCommand::Close => &[DeferredToHuman],
+        TaskCommand::Reassign { .. } => &[Pending, DeferredToHuman],
+    }
+}
+
+/// The filter of those that the command applies to; `None`: there can be none.
+pub fn narrowed(filter: TaskFilter, command: &TaskCommand) -> Option<TaskFilter> {
+    let wanted = |state: &TaskState| filter.states.is_empty() || filter.states.contains(state);
+    let states: Vec<TaskState> = applies_to(command).iter().copied().filter(wanted).collect();
+    (!states.is_empty()).then_some(TaskFilter { states, ..filter })
+}
+
+/// Whether it would match every task of a namespace or of the installation.
+pub fn is_open(filter: &TaskFilter) -> bool {
+    let TaskFilter { ids, namespace: _, queue, states, domain, role, expert, unassigned, key, labels, since } = filter;
+    ids.is_empty()
+        && states.is_empty()
+        && [queue, domain, role, expert, key].iter().all(|f| f.is_none())
+        && unassigned.is_none()
+        && labels == &BTreeMap::new()
+        && since.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn which(query: &str) -> Which {
+        let uri = format!("/?{query}").parse().unwrap();
+        axum::extract::Query::<Which>::try_from_uri(&uri).unwrap().0
+    }
+
+    #[test]
+    fn a_query_is_read_as_a_filter() {
+        let filter = which("namespace=team&ids=3,%204&state=pending,in_progress&labels=a%3Db,c%3D&unassigned=true&since=2026-03-01T12:00:00Z")
+            .filter()
+            .unwrap();
+        assert_eq!(filter.ids, [3, 4]);
+        assert_eq!(filter.states, [TaskState::Pending, TaskState::InProgress]);
+        assert_eq!(filter.labels, [("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())].into());
+        assert_eq!((filter.namespace.as_deref(), filter.unassigned), (Some("team"), Some(true)));
+        assert_eq!(which("").filter().unwrap(), TaskFilter::default());
+        assert!(is_open(&which("namespace=team").filter().unwrap()));
+        for closed in ["ids=1", "queue=a", "state=failed", "key=k", "labels=a%3Db", "unassigned=false"] {
+            assert!(!is_open(&which(closed).filter().unwrap()), "{closed}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter_is_told() {
+        for (query, expected) in [
+            ("ids=a", "ids: \"a\" is no number of a task"),
+            ("ids=", "ids: is empty"),
+            ("state=done", "state: \"done\" is none: there are pending, in_progress"),
+            ("labels=a", "labels: \"a\": write name=value"),
+        ] {
+            let error = which(query).filter().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{query}: {error}");
+        }
+        assert_eq!(which("").limit().unwrap(), 100);
+        for bad in ["limit=0", "limit=1001"] {
+            assert!(which(bad).limit().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_for_the_states_that_it_applies_to() {
+        let of = |states: &[TaskState], command: &TaskCommand| {
+            narrowed(TaskFilter { states: states.to_vec(), ..TaskFilter::default() }, command).map(|f| f.states)
+        };
+        use TaskState::{Completed, DeferredToHuman, Failed, Pending};
+        assert_eq!(of(&[], &TaskCommand::Close), Some(vec![DeferredToHuman]));
+        assert_eq!(of(&[Failed, Pending], &TaskCommand::Retry), Some(vec![Failed]));
+        assert_eq!(of(&[Completed], &TaskCommand::Cancel), None);
+        for command in [TaskCommand::Retry, TaskCommand::Purge] {
+            assert!(applies_to(&command).iter().all(|s| s.is_terminal()), "{command:?}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Tasks that were handed over to somebody's own agent: it keeps them by heartbeats, and ends them.
+
+use std::time::Duration;
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State},
+};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    read::find,
+    types::{CompleteReply, CompleteRequest, HeartbeatReply, HeartbeatRequest},
+};
+use crate::{
+    host::{
+        SigningSecret,
+        sign::{named_claim, verify_claim},
+    },
+    http::{Api, ApiError, AuthError, ErrorReply, resources::InNamespace},
+    platform::PlatformError,
+    store::{DeclaredRow, StoreError},
+    tasks::{
+        Attempt, Completion, Task, TaskId, TaskState, Verdict,
+        retry::{Ended, RetryPolicy, verdict},
+    },
+};
+
+/// The key of an agent's Secret that requests to it are signed with.
+const SECRET_KEY: &str = "signingSecret";
+const LEASE: Duration = Duration::from_secs(90);
+
+/// A token that names a claim, not proven yet: the guard lets it through to the two routes that prove it.
+#[derive(Clone)]
+pub struct ClaimToken(pub String);
+
+/// Keeps a task that was handed over, for another lease of its queue. Let in by the claim token that came with it, or as for any
+/// change of tasks with the epoch in the body.
+#[utoipa::path(post, path = "/api/v1/tasks/{id}/heartbeat", params(("id" = i64, Path), InNamespace), tag = "tasks",
+    request_body = Option<HeartbeatRequest>,
+    responses((status = 200, body = HeartbeatReply), (status = 409, description = "not yours any more: stop", body = ErrorReply)))]
+pub async fn heartbeat(
+    State(api): State<Api>,
+    Path(id): Path<TaskId>,
+    Query(query): Query<InNamespace>,
+    token: Option<Extension<ClaimToken>>,
+    body: Option<Json<HeartbeatRequest>>,
+) -> Result<Json<HeartbeatReply>, ApiError> {
+    let epoch = body.and_then(|Json(body)| body.epoch);
+    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), token, epoch).await?;
+    let lease = lease_of(&api, &task).await?;
+    api.store.hand_over(id, epoch, lease).await.map_err(|error| lost(&task, error))?;
+    Ok(Json(HeartbeatReply { lease_seconds: i64::try_from(lease.as_secs()).unwrap_or(i64::MAX) }))
+}
+
+/// Ends a task that was handed over, with `result` or with `error`. Let in as for heartbeats.
+#[utoipa::path(post, path = "/api/v1/tasks/{id}/complete", params(("id" = i64, Path), InNamespace), tag = "tasks",
+    request_body = CompleteRequest,
+    responses((status = 200, body = CompleteReply), (status = 400, body = ErrorReply),
+        (status = 409, description = "not yours any more: nothing was changed", body = ErrorReply)))]
+pub async fn complete(
+    State(api): State<Api>,
+    Path(id): Path<TaskId>,
+    Query(query): Query<InNamespace>,
+    token: Option<Extension<ClaimToken>>,
+    Json(body): Json<CompleteRequest>,
+) -> Result<Json<CompleteReply>, ApiError> {
+    let ended = ended(&body)?;
+    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), token, body.epoch).await?;
+    let policy = policy(queue_of(&api, &task).await?.as_ref());
+    let now = Timestamp::now();
+    let attempt = attempt(&task, &ended, now);
+    let verdict = verdict(&task, &policy, ended, now, rand::random());
+    let state = state_after(&verdict);
+    let done = api.store.complete(&[Completion { task: id, epoch, verdict, attempt }]).await?;
+    if done != [true] {
+        return Err(lost(&task, StoreError::Fenced(String::new())));
+    }
+    Ok(Json(CompleteReply { state }))
+}
+
+/// What the agent says.
+fn ended(body: &CompleteRequest) -> Result<Ended, ApiError> {
+    match (&body.result, &body.error) {
+        (Some(result), None) if body.retryable.is_none() => Ok(Ended::Ok { result: result.clone() }),
+        (Some(_), None) => Err(ApiError::BadRequest("retryable: only goes with error".to_owned())),
+        (None, Some(why)) if why.trim().is_empty() => {
+            Err(ApiError::BadRequest("error: is empty: say what went wrong".to_owned()))
+        }
+        (None, Some(why)) if body.retryable.unwrap_or(true) => {
+            Ok(Ended::Retryable { why: why.clone(), retry_after: None })
+        }
+        (None, Some(why)) => Ok(Ended::Permanent { why: why.clone() }),
+        _ => Err(ApiError::BadRequest("give result, or error: one of them".to_owned())),
+    }
+}
+
+fn attempt(task: &Task, ended: &Ended, now: Timestamp) -> Attempt {
+    Attempt {
+        expert: task.expert.clone().unwrap_or_default(),
+        backend: None,
+        model: None,
+        holder: format!("task/{}", task.id),
+        started_at: task.state_since,
+        ended_at: now,
+        first_token_at: None,
+        prompt_tokens: None,
+        completion_tokens: None,
+        class: ended.class(),
+        error: ended.error(),
+    }
+}
+
+fn state_after(verdict: &Verdict) -> TaskState {
+    match verdict {
+        Verdict::Completed { .. } => TaskState::Completed,
+        Verdict::Retry { .. } | Verdict::Requeue { .. } => TaskState::Pending,
+        Verdict::Failed { .. } => TaskState::Failed,
+        Verdict::DeferredToHuman { .. } => TaskState::DeferredToHuman,
+        Verdict::Cancelled { .. } => TaskState::Cancelled,
+    }
+}
+
+/// A task whose claim somebody proved to have.
+struct Claim {
+    task: Task,
+    epoch: i64,
+}
+
+async fn claim(
+    api: &Api,
+    id: TaskId,
+    namespace: Option<&str>,
+    token: Option<Extension<ClaimToken>>,
+    said: Option<i64>,
+) -> Result<Claim, ApiError> {
+    let (task, epoch) = match token {
+        Some(Extension(ClaimToken(token))) => proven(api, id, &token).await?,
+        None => {
+            let epoch =
+                said.ok_or_else(|| ApiError::BadRequest("epoch: is required without a claim token".to_owned()))?;
+            (find(api, id, namespace).await?, epoch)
+        }
+    };
+    if said.is_some_and(|said| said != epoch) {
+        return Err(ApiError::BadRequest(format!("epoch: the claim token is for epoch {epoch}")));
+    }
+    if task.state != TaskState::InProgress || task.epoch != epoch {
+        return Err(lost(&task, StoreError::Fenced(String::new())));
+    }
+    Ok(Claim { task, epoch })
+}
+
+/// The task of a claim token, which must be made with the secret of the task's expert. Whatever is wrong with it, the answer is the same.
+async fn proven(api: &Api, id: TaskId, token: &str) -> Result<(Task, i64), ApiError> {
+    let refused = || ApiError::Auth(AuthError::BadToken);
+    let (_, epoch) = named_claim(token).filter(|(task, _)| *task == id).ok_or_else(refused)?;
+    let task = api.store.task(id).await?.ok_or_else(refused)?;
+    let expert = task.expert.as_deref().ok_or_else(refused)?;
+    let rows = api.store.declared("Expert").await?;
+    let row = rows.iter().find(|row| row.namespace == task.namespace && row.name == expert).ok_or_else(refused)?;
+    let name = row.spec.pointer("/webhook/secretRef/name").and_then(Value::as_str).ok_or_else(refused)?;
+    let secret = match api.platform.secret(&task.namespace, name).await {
+        Ok(secret) => secret,
+        Err(PlatformError::NotFound(_)) => return Err(refused()),
+        Err(error) => return Err(error.into()),
+    };
+    let text = secret.get(SECRET_KEY).and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(refused)?;
+    let secret = SigningSecret::parse(text).map_err(|_| refused())?;
+    if verify_claim(&secret, token) { Ok((task, epoch)) } else { Err(refused()) }
+}
+
+fn lost(task: &Task, error: StoreError) -> ApiError {
+    match error {
+        StoreError::Fenced(_) => ApiError::NotHere {
+            message: format!("this claim of task {} is over", task.id),
+            hint: "stop working on it: it was cancelled, its lease lapsed, or it ended; `ostler tasks show` tells"
+                .to_owned(),
+        },
+        other => other.into(),
+    }
+}
+
+async fn queue_of(api: &Api, task: &Task) -> Result<Option<DeclaredRow>, ApiError> {
+    let rows = api.store.declared("TaskQueue").await?;
+    Ok(rows.into_iter().find(|row| row.namespace == task.namespace && row.name == task.queue))
+}
+
+async fn lease_of(api: &Api, task: &Task) -> Result<Duration, ApiError> {
+    let seconds = queue_of(api, task).await?.and_then(|row| row.spec.get("leaseSeconds").and_then(Value::as_u64));
+    Ok(seconds.map_or(LEASE, Duration::from_secs))
+}
+
+/// `retry` of the queue.
+fn policy(queue: Option<&DeclaredRow>) -> RetryPolicy {
+    let read = |field: &str| queue.and_then(|row| row.spec.get("retry")?.get(field)?.as_u64());
+    let RetryPolicy { max_attempts, backoff, max_backoff } = RetryPolicy::default();
+    RetryPolicy {
+        max_attempts: read("maxAttempts").and_then(|n| i32::try_from(n).ok()).unwrap_or(max_attempts),
+        backoff: read("backoffSeconds").map_or(backoff, Duration::from_secs),
+        max_backoff: read("maxBackoffSeconds").map_or(max_backoff, Duration::from_secs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_agent_says_a_result_or_an_error() {
+        let said =
+            |body: Value| ended(&serde_json::from_value(body).unwrap()).map(|e| e.class()).map_err(|e| e.to_string());
+        use crate::tasks::AttemptClass::{Ok as Done, Permanent, Retryable};
+        assert_eq!(said(json!({"result": {"text": "a"}})), Ok(Done));
+        assert_eq!(said(json!({"error": "no"})), Ok(Retryable));
+        assert_eq!(said(json!({"error": "no", "retryable": true})), Ok(Retryable));
+        assert_eq!(said(json!({"error": "no", "retryable": false})), Ok(Permanent));
+        for (bad, word) in [
+            (json!({}), "give result"),
+            (json!({"result": 1, "error": "a"}), "give result"),
+            (json!({"error": " "}), "is empty"),
+            (json!({"result": 1, "retryable": false}), "retryable"),
+        ] {
+            assert!(said(bad.clone()).is_err_and(|e| e.contains(word)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Tasks come in: all of a request, or none.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Query, State},
+    http::StatusCode,
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{
+    check::{Known, check},
+    parse::{MOST_TASKS, Unreadable, parse},
+    types::InsertReply,
+};
+use crate::http::{Api, ApiError, ErrorReply, services::DEFAULT_NAMESPACE};
+
+/// Where to.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Into {
+    /// `default` when absent.
+    pub namespace: Option<String>,
+    /// Only say what is wrong with them.
+    pub dry_run: bool,
+}
+
+/// Inserts tasks: one JSON object, an array of them, or one object a line, at most 10,000. All are taken, or none. A key that
+/// its queue has already gives the task that exists. Without `namespace` they go to `default`.
+#[utoipa::path(post, path = "/api/v1/tasks", params(Into), tag = "tasks",
+    request_body(content = String, content_type = "application/x-ndjson",
+        description = "{\"queue\": \"default\", \"domain\": \"\", \"role\": \"\", \"prompt\": \"…\" | \"messages\": [] | \"input\": [] | \"data\": any, \
+            \"schema\": {}, \"maxTokens\": 1, \"model\": \"\", \"priority\": 0, \"runAfter\": time, \"deadline\": time, \"key\": \"\", \"labels\": {}, \"expert\": \"\"}"),
+    responses((status = 200, description = "all existed already", body = InsertReply), (status = 201, body = InsertReply),
+        (status = 413, description = "more than 10,000 tasks or 64 MiB", body = ErrorReply),
+        (status = 422, description = "each problem by line and field; nothing was taken", body = ErrorReply)))]
+pub async fn insert(
+    State(api): State<Api>,
+    Query(query): Query<Into>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<InsertReply>), ApiError> {
+    let Into { namespace, dry_run } = query;
+    let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    let queues = api.store.declared("TaskQueue").await?;
+    let experts = api.store.declared("Expert").await?;
+    let known = Known::of(&namespace, &queues, &experts);
+    // Megabytes of JSON are no work for a thread that serves others.
+    let tasks = tokio::task::spawn_blocking(move || {
+        let given = parse(&body).map_err(unreadable)?;
+        check(given, &known, Timestamp::now()).map_err(ApiError::Tasks)
+    })
+    .await
+    .map_err(|e| ApiError::Broken(e.to_string()))??;
+    if dry_run {
+        return Ok((StatusCode::OK, Json(InsertReply { inserted: 0, existed: 0, items: Vec::new() })));
+    }
+    let items = api.store.insert_tasks(&tasks).await?;
+    let existed = items.iter().filter(|item| item.existed).count();
+    let inserted = items.len() - existed;
+    let status = if inserted > 0 { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(InsertReply { inserted, existed, items })))
+}
+
+fn unreadable(why: Unreadable) -> ApiError {
+    match why {
+        Unreadable::Empty => ApiError::BadRequest("no task was sent: write one JSON object for each".to_owned()),
+        Unreadable::TooMany(count) => ApiError::TooLarge(format!(
+            "{count} tasks were sent, {MOST_TASKS} are allowed in one request: send them in several"
+        )),
+        Unreadable::Broken(problems) => ApiError::Tasks(problems),
+    }
+}

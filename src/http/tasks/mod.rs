@@ -1,0 +1,22 @@
+//! Tasks by the REST API: given in, seen, changed, followed, and kept and ended by agents that they were handed over to.
+
+pub(super) mod assign;
+mod check;
+pub(super) mod command;
+pub(super) mod counts;
+pub(super) mod events;
+mod fields;
+mod filter;
+pub(super) mod handover;
+pub(super) mod insert;
+mod parse;
+pub(super) mod read;
+mod types;
+pub(super) mod world;
+
+pub(super) use counts::queue_counts;
+pub(super) use events::Closing;
+pub(super) use handover::ClaimToken;
+pub use parse::MOST_TASKS;
+pub use types::*;
+pub(super) use world::{waiting, world};

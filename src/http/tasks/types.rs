@@ -1,0 +1,290 @@
+//! Bodies of requests and replies about tasks.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::{
+    store::{Inserted, QueueCounts, WorkerReport},
+    tasks::{Task, TaskId, TaskState},
+};
+
+/// What is wrong with a task that was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskProblem {
+    /// Line of the text, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Element of the array, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What it is, and the mend.
+    pub message: String,
+}
+
+impl fmt::Display for TaskProblem {
+    /// `line 7: prompt: is empty`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if let Some(item) = self.item {
+            write!(f, "task {item}: ")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What became of the tasks that were sent, in their order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InsertReply {
+    pub inserted: usize,
+    /// Their keys were there already.
+    pub existed: usize,
+    pub items: Vec<Inserted>,
+}
+
+/// Tasks, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskList {
+    /// The server's time, for ages.
+    pub now: Timestamp,
+    pub items: Vec<Task>,
+    /// `before` of the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<TaskId>,
+}
+
+/// Tasks that ended, in the order in which they did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResultList {
+    pub items: Vec<Task>,
+    /// `after` of the next request, whether or not something came.
+    pub next: String,
+}
+
+/// What is done to tasks by `POST /api/v1/tasks/commands`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TaskVerb {
+    /// Pending, running and deferred ones end as cancelled.
+    Cancel,
+    /// Ended ones become pending, in a new cycle.
+    Retry,
+    /// Deferred ones become pending.
+    Resume,
+    /// Pending and deferred ones get another expert.
+    Reassign,
+    /// Deferred ones end as failed.
+    Close,
+}
+
+/// A command and whom it concerns: `ids`, or filters, or `all` of the namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CommandRequest {
+    pub command: TaskVerb,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<TaskState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Those that have this expert now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unassigned: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Ended, or in their state, since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Every task that the command applies to.
+    #[serde(default)]
+    pub all: bool,
+    /// For `reassign`: who gets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Kept with the tasks.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Only count.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a command changed, or would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandReply {
+    /// How many it applies to (`dryRun`), or was carried out on.
+    pub count: i64,
+    /// Those that it was carried out on, the first 10,000.
+    pub ids: Vec<TaskId>,
+}
+
+/// Why a task waits, or how it is if it doesn't.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    pub id: TaskId,
+    pub state: TaskState,
+    /// In words: what it waits for, and what would mend it where somebody must.
+    pub why: String,
+    /// Since when.
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<String>,
+    /// Why that expert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment_reason: Option<String>,
+    /// Those as good.
+    pub candidates: Vec<String>,
+}
+
+/// A change, as it is sent to whoever follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskChange {
+    pub id: TaskId,
+    pub namespace: String,
+    pub queue: String,
+    pub state: TaskState,
+    pub state_since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    pub attempts_used: i32,
+    pub cycle: i32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl From<&Task> for TaskChange {
+    fn from(task: &Task) -> Self {
+        Self {
+            id: task.id,
+            namespace: task.namespace.clone(),
+            queue: task.queue.clone(),
+            state: task.state,
+            state_since: task.state_since,
+            expert: task.expert.clone(),
+            key: task.key.clone(),
+            attempts_used: task.attempts_used,
+            cycle: task.cycle,
+            reason: task.reason.clone(),
+        }
+    }
+}
+
+/// How many tasks of each queue are in which state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueList {
+    pub now: Timestamp,
+    pub items: Vec<QueueCounts>,
+}
+
+/// An expert and its load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpertView {
+    pub namespace: String,
+    pub name: String,
+    /// Of its spec; false for one that is gone and still has tasks.
+    pub declared: bool,
+    pub suspended: bool,
+    pub domains: Vec<String>,
+    pub roles: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// `Chat`, `Embed` or `Webhook`.
+    pub handler: String,
+    pub pending: i64,
+    pub in_progress: i64,
+    /// As many as it takes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExpertList {
+    pub items: Vec<ExpertView>,
+}
+
+/// A worker process, as it last reported itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerView {
+    #[serde(flatten)]
+    pub report: WorkerReport,
+    /// Since that report.
+    pub age_seconds: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerList {
+    pub items: Vec<WorkerView>,
+}
+
+/// Body of a heartbeat for a task that was handed over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HeartbeatRequest {
+    /// The claim's epoch. A claim token says it already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+}
+
+/// By when the next heartbeat must come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeartbeatReply {
+    pub lease_seconds: i64,
+}
+
+/// Body of the end of a task that was handed over: `result`, or `error`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CompleteRequest {
+    /// The claim's epoch. A claim token says it already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+    /// What came of it: any JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<Value>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// With `error`: whether another attempt may go better. Absent: it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<bool>,
+}
+
+/// What became of the task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CompleteReply {
+    pub state: TaskState,
+}
