@@ -26,13 +26,14 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         parts.push(table.render(style));
     }
     if !overview.queues.is_empty() {
-        let mut table = Table::new(&["QUEUE", "WAITING", "RUNNING", "DONE 24H", "NEEDS A HUMAN", "WHY"]);
+        let mut table = Table::new(&["QUEUE", "WAITING", "RUNNING", "DONE 24H", "NEEDS A HUMAN"]);
         for q in &overview.queues {
             let named = format!("{} {}", symbol(q.level), name(&q.namespace, &q.name));
             let done = if q.failed > 0 { format!("{}, {} failed", q.done, q.failed) } else { q.done.to_string() };
             let [waiting, running, human] = [q.waiting, q.running, q.needs_human].map(|n| n.to_string());
-            table.push([named, waiting, running, done, human, q.detail.clone()]);
+            table.push([named, waiting, running, done, human]);
             table.color_last(color(q.level));
+            table.note(&q.detail);
         }
         parts.push(table.render(style));
     }
@@ -141,6 +142,25 @@ mod tests {
              \n\
              AGENT   STATE       DETAIL\n\
              ! mac   Reachable   mlx Running\n"
+        );
+    }
+
+    #[test]
+    fn a_queue_is_told_with_why_its_tasks_wait_below_it() {
+        let queue = |name: &str, level: &str, human: i64, failed: i64, detail: &str| {
+            json!({"namespace": "default", "name": name, "level": level, "healthy": human == 0, "waiting": 405, "running": 2,
+                "done": 118, "failed": failed, "needsHuman": human, "detail": detail})
+        };
+        let seen = overview(json!({"queues": [
+            queue("default", "Warning", 1, 0, "380 wait for a slot of mlx · 1: no expert does \"legal\""),
+            queue("nightly", "Ok", 0, 3, ""),
+        ]}));
+        assert_eq!(
+            screen(&seen, Style::default()),
+            "QUEUE       WAITING   RUNNING   DONE 24H        NEEDS A HUMAN\n\
+             ! default   405       2         118             1\n\
+             \x20   380 wait for a slot of mlx · 1: no expert does \"legal\"\n\
+             ✓ nightly   405       2         118, 3 failed   0\n"
         );
     }
 

@@ -3,6 +3,8 @@
 use super::Style;
 
 const GAP: usize = 3;
+/// Before each line of a note.
+const NOTE: &str = "    ";
 /// Less room than this for the last column, and it is not broken at all.
 const NARROWEST: usize = 20;
 
@@ -10,6 +12,8 @@ const NARROWEST: usize = 20;
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<Cell>>,
+    /// What stands below a row, by its number.
+    notes: Vec<(usize, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +42,13 @@ impl Table {
         }
     }
 
+    /// Adds a line below the last row; nothing when it is empty.
+    pub fn note(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.notes.push((self.rows.len().saturating_sub(1), one_line(text)));
+        }
+    }
+
     pub fn render(&self, style: Style) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |i: usize| self.rows.iter().filter_map(|r| r.get(i)).map(|c| c.text.chars().count()).max();
@@ -45,7 +56,7 @@ impl Table {
         let before: usize = widths.iter().take(columns.saturating_sub(1)).map(|w| w + GAP).sum();
         let room = style.width.map(|w| w.saturating_sub(before)).filter(|room| *room >= NARROWEST);
         let mut out = String::new();
-        for row in &self.rows {
+        for (number, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
             for (i, cell) in row.iter().enumerate() {
                 if i + 1 == columns {
@@ -59,6 +70,12 @@ impl Table {
             }
             out.push_str(line.trim_end());
             out.push('\n');
+            for (_, note) in self.notes.iter().filter(|(row, _)| *row == number) {
+                let room = style.width.map(|width| width.saturating_sub(NOTE.len())).filter(|room| *room >= NARROWEST);
+                for line in break_at(note, room) {
+                    out.push_str(&format!("{NOTE}{line}\n"));
+                }
+            }
         }
         out
     }

@@ -14,6 +14,7 @@ kind: Role
 metadata: {name: looker, namespace: NAMESPACE}
 rules:
 - {apiGroups: [ostler.dev], resources: [llmbackends], verbs: [get, list]}
+- {apiGroups: [ostler.dev], resources: [taskqueues/tasks], verbs: [get, list, create]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -41,6 +42,13 @@ async fn real_roles_of_the_cluster_decide() {
         (Some(&token), Method::GET, format!("/api/v1/ha?namespace={namespace}"), StatusCode::FORBIDDEN),
         (Some(&token), Method::POST, "/api/v1/pause".to_owned(), StatusCode::FORBIDDEN),
         (Some(&token), Method::POST, format!("{stop}?namespace={namespace}"), StatusCode::FORBIDDEN),
+        (Some(&token), Method::GET, format!("/api/v1/tasks?namespace={namespace}"), StatusCode::OK),
+        (Some(&token), Method::GET, "/api/v1/tasks".to_owned(), StatusCode::FORBIDDEN),
+        // It is let in, and there is nothing in the body.
+        (Some(&token), Method::POST, format!("/api/v1/tasks?namespace={namespace}"), StatusCode::BAD_REQUEST),
+        (Some(&token), Method::POST, "/api/v1/tasks".to_owned(), StatusCode::FORBIDDEN),
+        (Some(&token), Method::DELETE, format!("/api/v1/tasks?all=true&namespace={namespace}"), StatusCode::FORBIDDEN),
+        (Some(&token), Method::POST, format!("/api/v1/tasks/assign?namespace={namespace}"), StatusCode::FORBIDDEN),
         (Some("eyJhbGciOiJub25lIn0.e30."), Method::GET, "/api/v1/llm".to_owned(), StatusCode::UNAUTHORIZED),
         (None, Method::GET, "/api/v1/llm".to_owned(), StatusCode::UNAUTHORIZED),
     ] {

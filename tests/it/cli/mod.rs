@@ -4,4 +4,5 @@ mod bench;
 mod initial;
 mod misuse;
 mod quickstart;
+mod tasks;
 mod telemetry;
