@@ -31,7 +31,8 @@ async fn results_come_once_in_the_order_of_their_ends_and_are_waited_for() {
     let mut seen = Vec::new();
     for id in [ids[2], ids[0]] {
         let since = Instant::now();
-        let waiting = bench.get(&format!("/api/v1/tasks/results?wait=20&after={after}"));
+        let path = format!("/api/v1/tasks/results?wait=20&after={after}");
+        let waiting = bench.get(&path);
         let ((status, page), ()) = tokio::join!(waiting, cancel(&bench, id));
         assert_eq!(status, StatusCode::OK, "{page}");
         assert!(since.elapsed() < Duration::from_secs(15), "it did not wait to the end");
