@@ -126,7 +126,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         Box::pin(dispatch::run(parts, &shared, term, backend_trigger.clone())),
         Box::pin(heed_wishes(shared.wishes.clone(), backends, agents, backend_trigger, agent_trigger)),
     ];
-    loops.extend(work::loops(parts, &shared, feeds.clone(), term));
+    loops.extend(work::loops(parts, &shared, feeds.clone(), term).await);
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = term.ended().cancelled() => {}

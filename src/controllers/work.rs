@@ -59,13 +59,15 @@ where
 }
 
 /// Everything about the four kinds that runs for a term.
-pub fn loops<'a>(parts: &Parts, shared: &Shared, feeds: Feeds, term: &'a Term) -> Vec<BoxFuture<'a, ()>> {
+pub async fn loops<'a>(parts: &Parts, shared: &Shared, feeds: Feeds, term: &'a Term) -> Vec<BoxFuture<'a, ()>> {
     let (experts, expert_queue) = mpsc::unbounded_channel();
     let (queues, queue_queue) = mpsc::unbounded_channel();
     let (pools, pool_queue) = mpsc::unbounded_channel();
     let (schedules, schedule_queue) = mpsc::unbounded_channel();
     let triggers = Triggers { experts, queues, pools, schedules };
     let world = Arc::new(World::new(parts.clone(), shared.clone(), feeds.clone(), triggers));
+    // A new leader must not close gates for not having looked yet.
+    world.read_backends().await;
     let runs = Runs::default();
     let beat = |name: &str| parts.loops.register(name, SILENCE);
     let run = Run { world: Arc::clone(&world), term: term.clone() };

@@ -10,6 +10,7 @@ mod engines;
 mod installed;
 mod parts;
 mod platform;
+mod pools;
 mod real;
 mod runtimes;
 mod simulate;

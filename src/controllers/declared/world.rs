@@ -118,7 +118,8 @@ pub struct World {
     pub feeds: Feeds,
     pub triggers: Triggers,
     pub book: Book,
-    backends: Mutex<Arc<Vec<BackendRow>>>,
+    /// `None`: not read yet.
+    backends: Mutex<Option<Arc<Vec<BackendRow>>>>,
     figures: Figures,
 }
 
@@ -128,15 +129,14 @@ impl World {
         Self { parts, shared, feeds, triggers, book, backends: Mutex::default(), figures: Figures::default() }
     }
 
-    /// The projected backends as they were last read.
-    pub fn backends(&self) -> Arc<Vec<BackendRow>> {
-        Arc::clone(&self.backends.lock().unwrap_or_else(PoisonError::into_inner))
+    fn backends(&self) -> Option<Arc<Vec<BackendRow>>> {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads them again; while the database is away the last ones hold.
+    /// Reads the projected backends again; while the database is away the last ones hold.
     pub async fn read_backends(&self) {
         match self.parts.store.backends().await {
-            Ok(rows) => *self.backends.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rows),
+            Ok(rows) => *self.backends.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rows)),
             Err(error) => tracing::debug!(%error, "backends not read"),
         }
     }
@@ -159,13 +159,14 @@ impl World {
             return Gate::default();
         }
         let backends = self.backends();
-        evaluate(requires, |requirement| self.find(&backends, namespace, requirement), now)
+        evaluate(requires, |requirement| self.find(backends.as_deref(), namespace, requirement), now)
     }
 
-    fn find(&self, backends: &[BackendRow], namespace: &str, requirement: &Requirement) -> Found {
+    fn find(&self, backends: Option<&Vec<BackendRow>>, namespace: &str, requirement: &Requirement) -> Found {
         let Requirement { kind, name, condition, .. } = requirement;
         match kind {
             RequiredKind::LLMBackend if condition == "Ready" => {
+                let Some(backends) = backends else { return Found::Unknown };
                 // The projection is what the leader itself last judged, whether or not the API server took the status.
                 let row = backends.iter().find(|row| row.namespace == namespace && row.name == *name);
                 row.map_or(Found::Missing, |row| Found::Judged {
@@ -202,9 +203,12 @@ fn of<K>(
     conditions: impl Fn(&K) -> Option<&[Condition]>,
 ) -> Found
 where
-    K: Resource<DynamicType = ()> + Clone,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
 {
-    let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else { return Found::Missing };
+    let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else {
+        // Before the first complete listing nobody knows what there is.
+        return if feed.is_complete() { Found::Missing } else { Found::Unknown };
+    };
     let Some(found) = conditions(&object).and_then(|conditions| condition(conditions, type_)) else {
         return Found::Unknown;
     };

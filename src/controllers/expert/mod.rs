@@ -153,7 +153,11 @@ fn judge(spec: &ExpertSpec, seen: &Seen<Facts>) -> Judged<ExpertStatus> {
         Some(Err(why)) => {
             resolved.system_prompt.clone_from(&facts.last_prompt);
             // Without its prompt it would do its tasks wrongly; with the last one it goes on.
-            judged.held = facts.last_prompt.is_none().then(|| format!("waits for its system prompt: {why}"));
+            if facts.last_prompt.is_none() {
+                judged.held = Some(format!("waits for its system prompt: {why}"));
+                // Claims count places: without one it keeps its tasks, and starts none.
+                resolved.max_concurrent_tasks = 0;
+            }
         }
         None => {}
     }
@@ -215,7 +219,8 @@ mod tests {
         let kept = judged(spec(), false, with(Err("gone"), Some("You were.")));
         assert_eq!((&kept.spec.unwrap()["systemPrompt"], kept.held), (&json!("You were."), None));
         let none = judged(spec(), false, with(Err("gone"), None));
-        assert!(none.spec.unwrap().get("systemPrompt").is_none());
+        let spec = none.spec.unwrap();
+        assert_eq!((spec.get("systemPrompt"), &spec["maxConcurrentTasks"]), (None, &json!(0)));
         assert!(none.held.unwrap().contains("gone"));
     }
 }

@@ -1,0 +1,159 @@
+//! Experts, queues, pools and schedules in a cluster: an `ostler controller` as the chart's service account, on a real API server
+//! and a real PostgreSQL.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::real::{ApiServer, Chart, Postgres};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct World {
+    namespace: String,
+    account: PathBuf,
+    _postgres: Postgres,
+    database: String,
+    root: PathBuf,
+}
+
+impl World {
+    fn new() -> Self {
+        let server = ApiServer::shared();
+        server.install_crds();
+        let namespace = server.namespace();
+        let account = Chart::new(&namespace, &[&format!(r#"watchNamespaces=["{namespace}"]"#)]).service_account(server);
+        let postgres = Postgres::start();
+        let root = std::env::temp_dir().join(format!("ostler-pools-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&root).unwrap();
+        Self { namespace, account, database: postgres.database(), _postgres: postgres, root }
+    }
+
+    fn start(&self, name: &str, args: &[&str]) -> Process {
+        let log = std::fs::File::create(self.root.join(format!("{name}.log"))).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_ostler"))
+            .args(args)
+            .args(["-n", &self.namespace])
+            .env("OSTLER_DATABASE_URL", &self.database)
+            .env("KUBECONFIG", &self.account)
+            .env("OSTLER_WORKER_IMAGE", "registry.example/ostler:1")
+            .env("OSTLER_WORKER_DATABASE_SECRET", "ostler-database/url")
+            .env("OSTLER_SPOOL_DIR", self.root.join("spool"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    fn kubectl(&self, args: &[&str]) -> String {
+        ApiServer::shared().kubectl(&[&["-n", &self.namespace], args].concat())
+    }
+
+    fn try_get(&self, what: &str) -> Option<Value> {
+        let text = self.kubectl(&["get", what, "-o", "json", "--ignore-not-found"]);
+        serde_json::from_str(&text).ok()
+    }
+
+    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let seen = self.try_get(what).unwrap_or_default();
+            if wanted(&seen) {
+                return seen;
+            }
+            let log = || std::fs::read_to_string(self.root.join("controller.log")).unwrap_or_default();
+            assert!(begun.elapsed() < PATIENCE, "{what}: {seen:#}\n{}", log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn versions(&self) -> Vec<Value> {
+        let all = ["exp/igor", "tq/default", "wp/pool", "ts/yearly", "deploy/ostler-worker-pool"];
+        all.map(|what| self.try_get(what).unwrap()["metadata"]["resourceVersion"].clone()).to_vec()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("left for a look: {}", self.root.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+fn is(state: &str) -> impl Fn(&Value) -> bool + '_ {
+    move |seen| seen["status"]["state"] == state
+}
+
+#[test]
+fn real_pool_has_a_deployment_as_planned_and_a_schedule_fires_by_annotation() {
+    let world = World::new();
+    let ns = &world.namespace;
+    ApiServer::shared().apply(&format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: prompts, namespace: {ns}}}\ndata: {{systemPrompt: You are an engineer.}}\n---\n\
+         apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: nowhere, namespace: {ns}}}\nspec: {{engine: OpenAI, url: 'http://10.255.255.1:1', models: [{{name: small}}]}}\n---\n\
+         apiVersion: ostler.dev/v1alpha1\nkind: Expert\nmetadata: {{name: igor, namespace: {ns}}}\nspec: {{model: small, systemPromptRef: {{name: prompts}}}}\n---\n\
+         apiVersion: ostler.dev/v1alpha1\nkind: TaskQueue\nmetadata: {{name: default, namespace: {ns}}}\nspec: {{requires: [{{kind: LLMBackend, name: nowhere}}]}}\n---\n\
+         apiVersion: ostler.dev/v1alpha1\nkind: WorkerPool\nmetadata: {{name: pool, namespace: {ns}}}\nspec: {{queueRefs: [{{name: default}}], replicas: {{min: 1, max: 3}}, drainSeconds: 45}}\n---\n\
+         apiVersion: ostler.dev/v1alpha1\nkind: TaskSchedule\nmetadata: {{name: yearly, namespace: {ns}}}\n\
+         spec: {{queueRef: {{name: default}}, schedule: '0 0 1 1 *', forEachExpert: {{}}, task: {{prompt: Learn.}}}}\n"
+    ));
+    let _controller = world.start("controller", &["controller", "--listen", "127.0.0.1:0"]);
+    world.until("exp/igor", is("Available"));
+    let held = world.until("tq/default", is("Held"));
+    assert_eq!(held["status"]["pools"], 1, "{held:#}");
+    let pool = world.until("wp/pool", is("Waiting"));
+    let deployment = world.until("deploy/ostler-worker-pool", |seen| seen["spec"]["replicas"] == 1);
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(deployment["metadata"]["ownerReferences"][0]["uid"], pool["metadata"]["uid"]);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 45);
+    assert_eq!(pod["containers"][0]["image"], "registry.example/ostler:1");
+    assert_eq!(pod["automountServiceAccountToken"], false);
+
+    // A process that reports is what the pods would do.
+    let _worker = world.start("worker", &["worker", "--pool", "pool"]);
+    world.until("wp/pool", is("Running"));
+    // What somebody changes by hand is changed back.
+    world.kubectl(&["scale", "deploy/ostler-worker-pool", "--replicas=0"]);
+    world.until("deploy/ostler-worker-pool", |seen| seen["spec"]["replicas"] == 1);
+
+    let second = jiff::Timestamp::now().as_second().to_string();
+    world.kubectl(&["annotate", "ts/yearly", &format!("ostler.dev/run-requested-at={second}")]);
+    let fired = world.until("ts/yearly", |seen| seen["status"]["lastHandledRunAt"] == second.as_str());
+    assert_eq!(fired["status"]["lastRunTasks"], 1, "{fired:#}");
+
+    // Steady: nobody writes anything. Another's late write of before may still come in, so it is waited for once.
+    let mut before = world.versions();
+    let begun = Instant::now();
+    loop {
+        std::thread::sleep(Duration::from_secs(12));
+        let now = world.versions();
+        if now == before {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "never steady: {before:?}, {now:?}");
+        before = now;
+    }
+    world.kubectl(&["patch", "wp/pool", "--type=merge", "-p", r#"{"spec": {"replicas": {"min": 2}}}"#]);
+    world.until("deploy/ostler-worker-pool", |seen| seen["spec"]["replicas"] == 2);
+    world.until("wp/pool", is("Scaling"));
+    world.kubectl(&["patch", "wp/pool", "--type=merge", "-p", r#"{"spec": {"suspend": true}}"#]);
+    world.until("wp/pool", is("Suspended"));
+}
