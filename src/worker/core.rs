@@ -43,6 +43,8 @@ pub struct Timings {
     pub report: Duration,
     /// What is declared is read so often.
     pub world: Duration,
+    /// The shortest wait between two rounds of claiming of which the first found nothing.
+    pub between: Duration,
     /// The longest wait between two rounds of claiming, while tasks may wait for a slot that somebody else frees.
     pub poll: Duration,
     /// The longest wait while nothing waits.
@@ -66,6 +68,7 @@ impl Default for Timings {
             heartbeat: seconds(2),
             report: seconds(3),
             world: seconds(1),
+            between: Duration::from_millis(50),
             poll: Duration::from_millis(500),
             idle: seconds(2),
             keep_slot: seconds(60),

@@ -38,8 +38,10 @@ const MAY_BE_SILENT: Duration = Duration::from_secs(120);
 const SENSE: Duration = Duration::from_secs(1);
 /// Where no pool says how long draining may take.
 const USUAL_DRAIN: Duration = Duration::from_secs(300);
-/// For aborted calls to end, and for the last results to be recorded.
+/// For aborted calls to end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Longer than any statement's timeout: what can't be recorded must be on disk.
+const RECORD: Duration = Duration::from_secs(60);
 
 /// What a worker is made of.
 pub struct Parts {
@@ -126,7 +128,7 @@ impl Worker {
         claim(&core, &state, &beat("claims"), &shutdown).await;
         drain(&core, &state).await;
         recorded.cancel();
-        if tokio::time::timeout(LAST_WORDS, finisher).await.is_err() {
+        if tokio::time::timeout(RECORD, finisher).await.is_err() {
             tracing::warn!("the last results are not recorded: those on disk are replayed by the next worker");
         }
         ended.cancel();
@@ -162,8 +164,11 @@ impl State {
 async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, shutdown: &CancellationToken) {
     let mut read_at: Option<tokio::time::Instant> = None;
     let mut failing = false;
+    let mut changes = core.changed.subscribe();
     while !shutdown.is_cancelled() {
         beat.beat();
+        // What changes from here on is a reason for another round.
+        changes.mark_unchanged();
         let looked = async {
             if read_at.is_none_or(|at| at.elapsed() >= core.timings.world) {
                 core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
@@ -189,8 +194,9 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
         if found.claimed > 0 {
             continue;
         }
+        // Changes come in swarms: a round for each would be a burden on the database.
+        let _ = shutdown.run_until_cancelled(tokio::time::sleep(core.timings.between)).await;
         let most = if found.round.servers_short || failing { core.timings.poll } else { core.timings.idle };
-        let mut changes = core.changed.subscribe();
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = core.wake.notified() => {}
@@ -290,7 +296,8 @@ async fn report(
         beat.beat();
         let (allowance, in_flight) = (state.allowance(), core.places.taken());
         let draining = core.draining.is_cancelled();
-        let round = Round { servers_short: state.servers_short.load(Ordering::Relaxed) };
+        let short = !draining && in_flight < allowance.most && state.servers_short.load(Ordering::Relaxed);
+        let round = Round { servers_short: short && waits_for_slots(&core).await };
         let report = WorkerReport {
             holder: core.holder.clone(),
             namespace: core.namespace.clone(),
@@ -307,6 +314,15 @@ async fn report(
             core.stats.put_back(report.calls);
         }
     }
+}
+
+/// Whether tasks of this pool's queues are due that ask for a model.
+async fn waits_for_slots(core: &Core) -> bool {
+    let world = core.world();
+    let of_pool =
+        |namespace: &str, queue: &str| world.queues.keys().any(|key| key.namespace == namespace && key.name == queue);
+    let waiting = core.store.waiting().await.unwrap_or_default();
+    waiting.iter().any(|group| group.due && group.model.is_some() && of_pool(&group.namespace, &group.queue))
 }
 
 /// Waits for what runs, at most as long as the pool says; then aborts it.

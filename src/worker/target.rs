@@ -23,6 +23,8 @@ use crate::{
 /// For how long a listing proves what may be sent.
 const LISTING_FRESH: Duration = Duration::from_secs(15);
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is in memory is asked before claims, which must not wait long for it.
+const LOADED_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a call was refused, its server is left alone for up to so long.
 const COOLING: Duration = Duration::from_secs(2);
 /// Weight of the latest call in what is usual.
@@ -88,7 +90,7 @@ impl Target {
         {
             return loaded.clone();
         }
-        let answer = engine(self.kind).loaded(&self.endpoint, ASK_TIMEOUT).await.ok().flatten().unwrap_or_default();
+        let answer = engine(self.kind).loaded(&self.endpoint, LOADED_TIMEOUT).await.ok().flatten().unwrap_or_default();
         let last = self.lock().loaded.take().and_then(|(_, alias)| alias);
         let in_memory = |model: &str| answer.iter().any(|one| same_model(self.kind, &one.name, model));
         let mut aliases = self.spec.models.iter().filter(|m| in_memory(&m.name)).map(alias);

@@ -6,6 +6,7 @@ mod handlers;
 mod interrupted;
 mod real;
 mod shop;
+mod slots;
 
 use std::time::{Duration, Instant};
 
