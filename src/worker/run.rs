@@ -330,6 +330,8 @@ async fn drain(core: &Core, state: &State) {
     core.draining.cancel();
     state.servers_short.store(false, Ordering::Relaxed);
     let most = core.world().pool.as_ref().map_or(USUAL_DRAIN, |pool| seconds(pool.spec.drain_seconds));
+    // Pods are killed when that is over: what is given back must be recorded by then.
+    let most = most - (most / 10).min(Duration::from_secs(5));
     let running = core.places.taken();
     if running > 0 {
         tracing::info!(running, seconds = most.as_secs(), "draining: what runs is finished, nothing is begun");

@@ -1,7 +1,7 @@
 //! The whole of `ostler up`, as a user runs it.
 
 mod crashes;
-mod harness;
+pub mod harness;
 mod healing;
 mod manifests;
 mod polite;
