@@ -111,7 +111,7 @@ const BARE_TABLE: &str = "
     ) WITH (fillfactor = 70);
     CREATE INDEX bare_pending ON bare (queue, priority DESC, id) WHERE state = 'pending'";
 
-/// What everybody writes first: claim by SKIP LOCKED, and mark as completed.
+/// What everybody writes first: claim by SKIP LOCKED, and mark as completed, with the result.
 async fn bare_drain(rig: &Rig, tasks: u32) -> f64 {
     rig.run(&format!(
         "INSERT INTO bare (queue, payload) SELECT 'default', '{{\"data\": {{\"do\": \"nothing\"}}}}' FROM generate_series(1, {tasks})"
@@ -136,10 +136,12 @@ async fn bare_drain(rig: &Rig, tasks: u32) -> f64 {
                     return;
                 }
                 sqlx::query(
-                    "UPDATE bare SET state = 'completed', result = '{\"text\": \"ok\"}', ended_at = clock_timestamp()
-                     WHERE id = ANY ($1) AND state = 'in_progress'",
+                    "UPDATE bare SET state = 'completed', result = w.result, ended_at = clock_timestamp()
+                     FROM unnest($1::bigint[], $2::jsonb[]) AS w (id, result)
+                     WHERE bare.id = w.id AND claimed_by IS NOT NULL",
                 )
                 .bind(claimed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+                .bind(vec![serde_json::json!({"text": "ok"}); claimed.len()])
                 .execute(&pool)
                 .await
                 .expect("complete");

@@ -16,6 +16,7 @@ mod tasks_following;
 mod tasks_inserting;
 mod tasks_leading;
 mod tasks_model;
+mod tasks_postgres;
 mod tasks_steps;
 mod tasks_walking;
 

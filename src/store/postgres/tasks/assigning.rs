@@ -50,7 +50,8 @@ pub(super) async fn assign(
 /// What is said of an assignment, apart from the task: few are different.
 type Said<'a> = (&'a str, Option<&'a str>, &'a str, &'a [String]);
 
-/// Only what is still unassigned is written; an expert that was named meanwhile is not overruled.
+/// Only what is still unassigned is written; an expert that was named meanwhile is not overruled. The condition is such that tasks
+/// are found by id, and not by the index of unassigned ones, of which there may be more than the planner thinks.
 async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u64, StoreError> {
     let mut numbers: HashMap<Said<'_>, i32> = HashMap::new();
     let mut different: Vec<Said<'_>> = Vec::new();
@@ -68,7 +69,8 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
          FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
          JOIN unnest($3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY
             AS s (expert, model, reason, candidates, number) ON s.number = w.number
-         WHERE t.id = w.id AND t.state = 'pending' AND t.assignment_reason IS NULL AND coalesce(t.expert, s.expert) = s.expert
+         WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
+            AND coalesce(t.expert, s.expert) = s.expert
          RETURNING t.namespace, t.expert",
     )
     .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())

@@ -22,9 +22,9 @@ const ROUNDS: usize = 3;
 /// places; of all these the first `$8`, counted into the experts' places as far as these go.
 ///
 /// What needs the loaded model goes first, before whoever has not waited `$7` milliseconds longer and has no higher
-/// priority. A place that an expert has in the snapshot may be taken meanwhile: what it then has is known under its lock.
+/// priority. The leases are locked against the reaper, so that it sees all that is claimed under one. A place that an expert has in the snapshot may be taken meanwhile: what it then has is known under its lock.
 macro_rules! claim {
-    ($model:literal) => {
+    ($model:literal, $chosen:literal) => {
         concat!(
             "WITH lanes AS MATERIALIZED (
                 SELECT w.* FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
@@ -33,6 +33,7 @@ macro_rules! claim {
                     AND l.queue = w.queue AND l.expires_at > clock_timestamp()
                 JOIN declared AS q ON q.kind = 'TaskQueue' AND q.namespace = w.namespace AND q.name = w.queue
                     AND q.gone_at IS NULL AND NOT q.suspended AND q.held IS NULL
+                FOR KEY SHARE OF l
             ), found AS MATERIALIZED (
                 SELECT t.*, l.loaded FROM lanes AS l CROSS JOIN LATERAL (
                     SELECT id, namespace, expert, priority, rank FROM tasks
@@ -45,13 +46,10 @@ macro_rules! claim {
                         AND expert <> ALL (ARRAY(SELECT p.expert FROM expert_places AS p
                             WHERE p.namespace = l.namespace AND p.running >= p.places))
                     ORDER BY rank, id LIMIT $8 FOR UPDATE SKIP LOCKED) AS t
-            ), sorted AS MATERIALIZED (
-                SELECT f.id, f.namespace, f.expert, row_number() OVER (ORDER BY
-                    f.loaded AND f.priority >= h.priority AND f.rank - h.rank <= $7 DESC, f.rank, f.id) AS place
-                FROM found AS f, (SELECT rank, priority FROM found ORDER BY rank, id LIMIT 1) AS h
             ), chosen AS MATERIALIZED (
-                SELECT id, namespace, expert, row_number() OVER (PARTITION BY namespace, expert ORDER BY place) AS nth
-                FROM sorted WHERE place <= $8
+                ",
+            $chosen,
+            "
             ), locked AS MATERIALIZED (
                 SELECT p.namespace, p.expert, w.wanted FROM expert_places AS p
                 JOIN (SELECT namespace, expert, count(*)::integer AS wanted FROM chosen GROUP BY 1, 2) AS w
@@ -81,8 +79,19 @@ macro_rules! claim {
     };
 }
 
-const FREE: &str = claim!("assigned_model IS NULL");
-const SLOTTED: &str = claim!("assigned_model = l.model");
+const FREE: &str = claim!(
+    "assigned_model IS NULL",
+    "SELECT id, namespace, expert, row_number() OVER (PARTITION BY namespace, expert ORDER BY rank, id) AS nth
+    FROM (SELECT id, namespace, expert, rank FROM found ORDER BY rank, id LIMIT $8) AS first"
+);
+const SLOTTED: &str = claim!(
+    "assigned_model = l.model",
+    "SELECT id, namespace, expert, row_number() OVER (PARTITION BY namespace, expert ORDER BY place) AS nth
+    FROM (SELECT f.id, f.namespace, f.expert, row_number() OVER (ORDER BY
+            f.loaded AND f.priority >= h.priority AND f.rank - h.rank <= $7 DESC, f.rank, f.id) AS place
+        FROM found AS f, (SELECT rank, priority FROM found ORDER BY rank, id LIMIT 1) AS h) AS sorted
+    WHERE place <= $8"
+);
 
 /// A lane, as one claim searches it.
 pub(super) struct Search<'a> {

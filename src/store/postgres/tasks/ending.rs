@@ -85,7 +85,7 @@ async fn lock(connection: &mut PgConnection, claims: &HashSet<(TaskId, i64)>) ->
 }
 
 /// As the machine has it for each final end in progress with the same epoch: a cancelled one is counted as given back, others as
-/// an attempt used. Sorted by id, which is the order of locks.
+/// an attempt used. Sorted by id, which is the order of locks; a lease of its own that is locked is being reaped anyway.
 async fn finish(
     connection: &mut PgConnection,
     last: &[&Completion],
@@ -104,10 +104,11 @@ async fn finish(
             DELETE FROM tasks AS t
             USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
                 AS w (id, epoch, ended, result, why, attempt)
-            WHERE t.id = w.id AND t.epoch = w.epoch AND t.state = 'in_progress'
+            WHERE t.id = w.id AND t.epoch = w.epoch AND t.lease IS NOT NULL
             RETURNING t.*, w.ended, w.result, w.why, w.attempt
         ), own AS (
-            DELETE FROM leases WHERE id = ANY (ARRAY(SELECT DISTINCT lease FROM gone)) AND holder LIKE 'task/%'
+            DELETE FROM leases WHERE id = ANY (ARRAY(SELECT l.id FROM leases AS l
+                WHERE l.id IN (SELECT lease FROM gone) AND l.holder LIKE 'task/%' FOR UPDATE SKIP LOCKED))
         )
         INSERT INTO finished_tasks (", moved_columns!(), ", state, result)
         SELECT id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels, created_at,

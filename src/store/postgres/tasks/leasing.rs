@@ -51,14 +51,19 @@ pub(super) async fn renew(
 }
 
 pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
-    let claimed: Vec<TaskId> = sqlx::query_scalar(
-        "WITH closed AS (DELETE FROM leases WHERE id = $1 AND holder = $2 RETURNING id)
-         SELECT t.id FROM tasks AS t JOIN closed AS l ON l.id = t.lease WHERE t.state = 'in_progress'",
-    )
-    .bind(lease.id)
-    .bind(&lease.holder)
-    .fetch_all(&mut *connection)
-    .await?;
+    let closed = sqlx::query("DELETE FROM leases WHERE id = $1 AND holder = $2")
+        .bind(lease.id)
+        .bind(&lease.holder)
+        .execute(&mut *connection)
+        .await?;
+    if closed.rows_affected() == 0 {
+        return Ok(());
+    }
+    // A statement of its own: it sees what a claim did that the first one waited for.
+    let claimed: Vec<TaskId> = sqlx::query_scalar("SELECT id FROM tasks WHERE lease = $1 ORDER BY id")
+        .bind(lease.id)
+        .fetch_all(&mut *connection)
+        .await?;
     let closed = |id| Happening { id, event: Event::LeaseClosed, words: Words::reason("its worker ended") };
     let happened = happen(connection, claimed.into_iter().map(closed).collect()).await?;
     places::leave(connection, happened.over).await
@@ -71,6 +76,9 @@ pub(super) async fn hand_over(
     epoch: i64,
     lease: Duration,
 ) -> Result<Lease, StoreError> {
+    // Leases before tasks, as the reaper locks them.
+    let own = format!("task/{task}");
+    sqlx::query("SELECT FROM leases WHERE holder = $1 FOR UPDATE").bind(&own).execute(&mut *connection).await?;
     let queue: Option<(String, String)> = sqlx::query_as(
         "SELECT namespace, queue FROM tasks WHERE id = $1 AND epoch = $2 AND state = 'in_progress' FOR UPDATE",
     )
@@ -81,7 +89,7 @@ pub(super) async fn hand_over(
     let Some((namespace, name)) = queue else {
         return Err(StoreError::Fenced(format!("task {task} is not claimed with epoch {epoch} any more")));
     };
-    let lease = open(connection, &format!("task/{task}"), &QueueKey { namespace, name }, lease).await?;
+    let lease = open(connection, &own, &QueueKey { namespace, name }, lease).await?;
     sqlx::query("UPDATE tasks SET lease = $2 WHERE id = $1 AND lease <> $2")
         .bind(task)
         .bind(lease.id)

@@ -3,7 +3,7 @@
 //! What happens to single tasks is decided by `tasks::machine` and written by [`moving`]. Claims, final ends and assignments, where
 //! many tasks are changed at once, are statements of their own that do the same.
 //!
-//! Locks are taken in one order: the server's row, tasks by id (a claim skips those that are locked), places of experts by key.
+//! Locks are taken in one order: the server's row, leases, tasks by id (a claim skips those that are locked), places of experts by key.
 
 /// Runs a function over one transaction, which is committed when it answers, and rolled back when it says that a claim is lost.
 macro_rules! transaction {

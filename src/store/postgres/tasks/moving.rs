@@ -153,7 +153,8 @@ async fn write(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), Sto
     drop_own_leases(connection, &ids(|one| one.task.state == TaskState::InProgress)).await
 }
 
-/// A terminal state is written by [`put_away`]: the table of live tasks has none.
+/// A terminal state is written by [`put_away`]: the table of live tasks has none. What waits for a human stands behind all others,
+/// where no claim has to go over it.
 async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), StoreError> {
     let lives = || moved.iter().map(|moved| &moved.life);
     let state = |life: &Life| if life.state.is_terminal() { TaskState::DeferredToHuman } else { life.state };
@@ -164,7 +165,8 @@ async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), St
     };
     sqlx::query(
         "UPDATE tasks AS t SET state = w.state, state_since = w.since, run_after = w.run_after, deadline = w.deadline,
-            rank = task_rank(greatest(w.since, w.run_after), t.priority), attempts_used = w.used,
+            rank = CASE w.state WHEN 'pending' THEN task_rank(greatest(w.since, w.run_after), t.priority)
+                ELSE 9223372036854775807 END, attempts_used = w.used,
             free_requeues = w.requeued, leases_lost = w.lost, cycle = w.cycle, epoch = w.epoch, reason = w.reason,
             attempts = w.attempts::jsonb, lease = NULL
          FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::integer[],
@@ -236,9 +238,13 @@ async fn drop_own_leases(connection: &mut PgConnection, ran: &[TaskId]) -> Resul
     if ran.is_empty() {
         return Ok(());
     }
-    sqlx::query("DELETE FROM leases WHERE holder = ANY ($1)")
-        .bind(ran.iter().map(|id| format!("task/{id}")).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
+    // One that is locked is being reaped: whoever does that waits for these tasks.
+    sqlx::query(
+        "DELETE FROM leases WHERE id = ANY (ARRAY(
+            SELECT id FROM leases WHERE holder = ANY ($1) ORDER BY id FOR UPDATE SKIP LOCKED))",
+    )
+    .bind(ran.iter().map(|id| format!("task/{id}")).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
     Ok(())
 }

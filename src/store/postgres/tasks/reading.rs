@@ -106,6 +106,8 @@ pub(super) async fn changes(
     let query = over_parts(filter, brief, "state_since, id", limit.clamp(1, LONGEST_PAGE), |query| {
         query.push(" AND state_since <= clock_timestamp() - interval '1 microsecond' * ").push_bind(settled);
         if let Some(TaskCursor { at, id }) = after {
+            // The first condition is for the index.
+            query.push(" AND state_since >= ").push_bind(Stamp::from(at));
             query.push(" AND (state_since, id) > (").push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
         }
     });

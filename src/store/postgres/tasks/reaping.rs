@@ -11,20 +11,20 @@ use crate::tasks::machine::{Event, Next};
 use crate::tasks::retry::leases_lost_reason;
 use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
 
-/// Tasks that one pass takes away, and fails for their deadline: the next pass goes on.
+/// Tasks that one pass fails for their deadline: the next pass goes on.
 const AT_ONCE: i64 = 5_000;
 
 #[derive(FromRow)]
 struct Lost {
     id: TaskId,
     expert: String,
-    holder: Option<String>,
+    holder: String,
     state_since: Stamp,
     leases_lost: i32,
     now: Stamp,
 }
 
-/// A lease that is being renewed is not taken. What is claimed under a lease that is not there, however that came, is taken too.
+/// A lease that is being renewed, or claimed under, is not taken: it is not dead.
 pub(super) async fn reap(connection: &mut PgConnection) -> Result<Reaped, StoreError> {
     let lapsed: Vec<(i64, String)> = sqlx::query_as(
         "DELETE FROM leases WHERE id = ANY (ARRAY(
@@ -34,17 +34,7 @@ pub(super) async fn reap(connection: &mut PgConnection) -> Result<Reaped, StoreE
     .fetch_all(&mut *connection)
     .await?;
     let mut reaped = Reaped { leases: u64::try_from(lapsed.len()).unwrap_or(u64::MAX), ..Reaped::default() };
-    let lost: Vec<Lost> = sqlx::query_as(
-        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost, clock_timestamp() AS now FROM tasks AS t
-         LEFT JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease
-         WHERE t.state = 'in_progress' AND NOT EXISTS (SELECT FROM leases WHERE leases.id = t.lease)
-         ORDER BY t.id LIMIT $3",
-    )
-    .bind(lapsed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-    .bind(lapsed.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
-    .bind(AT_ONCE)
-    .fetch_all(&mut *connection)
-    .await?;
+    let lost = if lapsed.is_empty() { Vec::new() } else { lost(connection, &lapsed).await? };
     let expired: Vec<TaskId> = sqlx::query_scalar(
         "SELECT id FROM tasks WHERE state = 'pending' AND deadline <= clock_timestamp() ORDER BY deadline LIMIT $1",
     )
@@ -63,13 +53,24 @@ pub(super) async fn reap(connection: &mut PgConnection) -> Result<Reaped, StoreE
         }
     }
     places::leave(connection, happened.over).await?;
-    places::recount(connection).await?;
     Ok(reaped)
+}
+
+/// A statement after the leases are gone: it sees all that was claimed under them. No index leads to them: this is rare.
+async fn lost(connection: &mut PgConnection, lapsed: &[(i64, String)]) -> Result<Vec<Lost>, StoreError> {
+    let lost = sqlx::query_as(
+        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost, clock_timestamp() AS now FROM tasks AS t
+         JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease ORDER BY t.id",
+    );
+    Ok(lost
+        .bind(lapsed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(lapsed.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?)
 }
 
 fn evidence(lost: Lost) -> Words {
     let Lost { id: _, expert, holder, state_since, leases_lost, now } = lost;
-    let holder = holder.unwrap_or_else(|| "unknown".to_owned());
     let times = leases_lost + 1;
     let reason = if times >= DEFERRING_LOST_LEASES {
         leases_lost_reason(times)

@@ -7,6 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::moving::purge;
+use super::places;
 use crate::store::postgres::PostgresStore;
 use crate::store::{Fence, Retention, StoreError};
 use crate::tasks::TaskId;
@@ -192,6 +193,7 @@ async fn ddl(
     }
 }
 
+/// And puts right what is off.
 async fn forget(store: &PostgresStore, fence: &Fence) -> Result<(), StoreError> {
     store
         .within(async {
@@ -207,6 +209,7 @@ async fn forget(store: &PostgresStore, fence: &Fence) -> Result<(), StoreError> 
             .bind(RUN_KEPT)
             .execute(session.connection())
             .await?;
+            places::recount(session.connection()).await?;
             session.commit().await
         })
         .await

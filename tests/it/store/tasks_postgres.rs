@@ -1,0 +1,242 @@
+//! What only PostgreSQL has: constraints, killed backends, notifications, days of ended tasks, counted places, cursors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler::store::{FreeClaim, Retention, Store, TaskFilter};
+use ostler::tasks::{NewTask, TaskState};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use super::bench::{Bench, LEASE, eventually};
+use super::tasks_bench::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+async fn connect(bench: &Bench) -> PgConnection {
+    let mut connection = PgConnection::connect(&bench.url).await.expect("connect");
+    sqlx::raw_sql("SET search_path = ostler").execute(&mut connection).await.expect("choose the schema");
+    connection
+}
+
+async fn run(connection: &mut PgConnection, statement: &str) -> Result<u64, sqlx::Error> {
+    let done = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+async fn number(connection: &mut PgConnection, query: &'static str) -> i64 {
+    sqlx::query_scalar(query).fetch_one(connection).await.expect(query)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_the_database_refuses_what_the_machine_refuses() {
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 1).await;
+    let claimed_by = lease(&bench.store, "worker").await;
+    give_many(&bench, &fence, "hook", 1).await;
+    let [running] = &claim_hooks(&bench.store, &claimed_by, 1).await[..] else { panic!("one is there") };
+    let pending = give_many(&bench, &fence, "hook", 1).await[0];
+    let unassigned = insert(&bench, &[new_task()]).await[0];
+    let mut database = connect(&bench).await;
+    for (task, change) in [
+        (pending, "state = 'in_progress'"),
+        (pending, "state = 'in_progress', lease = 1, epoch = 0"),
+        (pending, "lease = 1"),
+        (pending, "state = 'completed'"),
+        (pending, "expert = NULL"),
+        (pending, "epoch = -1"),
+        (pending, "cycle = 0"),
+        (pending, "priority = 101"),
+        (unassigned, "state = 'in_progress', lease = 1, epoch = 1"),
+        (unassigned, "assigned_model = 'small'"),
+        (unassigned, "assignment_reason = 'domain'"),
+        (running.task.id, "lease = NULL"),
+        (running.task.id, "state = 'pending'"),
+        (running.task.id, "assignment_reason = NULL"),
+        (running.task.id, "attempts = (SELECT jsonb_agg(g) FROM generate_series(1, 21) AS g)"),
+    ] {
+        let refused = run(&mut database, &format!("UPDATE tasks SET {change} WHERE id = {task}")).await;
+        let code = refused.as_ref().err().and_then(|error| error.as_database_error()?.code().map(String::from));
+        assert_eq!(code.as_deref(), Some("23514"), "{change}: {refused:?}");
+    }
+    let harmless = run(&mut database, &format!("UPDATE tasks SET priority = 3 WHERE id = {pending}")).await;
+    assert_eq!(harmless.expect("allowed"), 1);
+    complete(&bench, running, done()).await;
+    let refused = run(&mut database, "UPDATE finished_tasks SET result = NULL").await;
+    assert!(refused.is_err(), "a completed task has a result");
+}
+
+/// Claims and completes until nothing is left, whatever fails in between.
+async fn work(store: Arc<dyn Store>, claim: FreeClaim, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let Ok(claimed) = store.claim_free(&claim).await else { continue };
+        if claimed.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let completions: Vec<_> = claimed.iter().map(|one| end(one, done())).collect();
+        while !completions.is_empty() && store.complete(&completions).await.is_err() && !stop.is_cancelled() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_backends_killed_in_the_middle_of_claims_and_ends_lose_and_double_nothing() {
+    const TASKS: usize = 3_000;
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 1).await;
+    give_many(&bench, &fence, "hook", TASKS).await;
+    let mut database = connect(&bench).await;
+    let stop = CancellationToken::new();
+    let mut workers = Vec::new();
+    let mut leases = Vec::new();
+    for worker in 0..4 {
+        let store = bench.peer().await;
+        let lease = lease(&store, &format!("worker-{worker}")).await;
+        let claim = FreeClaim { queues: served(&lease), most: 7 };
+        leases.push(lease);
+        workers.push(tokio::spawn(work(store, claim, stop.clone())));
+    }
+    let mut killed = 0;
+    eventually("killed often enough, or all done", async || {
+        killed += number(
+            &mut database,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'ostler'
+             AND datname = current_database() AND state <> 'idle' AND random() < 0.5",
+        )
+        .await;
+        killed > 40 || number(&mut database, "SELECT count(*) FROM tasks").await == 0
+    })
+    .await;
+    assert!(killed > 0, "nobody was caught in the middle");
+    // What was claimed while the answer got lost is still claimed: its worker is gone.
+    for lease in &leases {
+        eventually("a lease is closed", async || bench.store.close_lease(lease).await.is_ok()).await;
+    }
+    stop.cancel();
+    for worker in workers {
+        worker.await.expect("no panic");
+    }
+    for lease in &leases {
+        bench.store.close_lease(lease).await.expect("close");
+    }
+    let (stop, last) = (CancellationToken::new(), lease(&bench.store, "last").await);
+    let claim = FreeClaim { queues: served(&last), most: 50 };
+    let worker = tokio::spawn(work(bench.store.clone(), claim, stop.clone()));
+    eventually("all are done", async || number(&mut database, "SELECT count(*) FROM tasks").await == 0).await;
+    stop.cancel();
+    worker.await.expect("no panic");
+    let finished =
+        number(&mut database, "SELECT count(DISTINCT id) FROM finished_tasks WHERE state = 'completed'").await;
+    let rows = number(&mut database, "SELECT count(*) FROM finished_tasks").await;
+    assert_eq!((finished, rows), (TASKS as i64, TASKS as i64), "inserted = ended, each once");
+    assert_eq!(number(&mut database, "SELECT sum(running) FROM expert_places").await, 0, "no place is lost");
+    let beyond = "SELECT count(*) FROM finished_tasks WHERE epoch < attempts_used + free_requeues + leases_lost
+        OR attempts_used <> 1 OR jsonb_array_length(attempts) <> 1";
+    assert_eq!(number(&mut database, beyond).await, 0, "each was counted once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_waiter_that_lost_its_connection_listens_again() {
+    let bench = Bench::postgres().await;
+    shop(&bench, 1).await;
+    let peer = bench.peer().await;
+    let mut database = connect(&bench).await;
+    let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    for _ in 0..2 {
+        let waiter = peer.clone();
+        let waiting = tokio::spawn(async move {
+            // May resolve for nothing: what counts is that it listens.
+            waiter.tasks_changed(Duration::from_millis(100)).await;
+        });
+        waiting.await.expect("no panic");
+        eventually("it listens", async || number(&mut database, listening).await > 0).await;
+        number(
+            &mut database,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+        )
+        .await;
+        eventually("the old one is gone", async || number(&mut database, listening).await == 0).await;
+        eventually("it listens again", async || number(&mut database, listening).await > 0).await;
+    }
+    // Nothing changes for longer than what is recent, then something does.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waiter = peer.clone();
+    let began = std::time::Instant::now();
+    let waiting = tokio::spawn(async move { waiter.tasks_changed(Duration::from_secs(60)).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    insert(&bench, &[new_task()]).await;
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("woken").expect("no panic");
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_day_of_which_nothing_is_kept_is_dropped_as_a_whole() {
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 1).await;
+    let keyed = |key: &str| NewTask { key: Some(key.to_owned()), ..new_task() };
+    give(&bench, &fence, "hook", &[keyed("a"), keyed("b"), keyed("c")]).await;
+    let lease = lease(&bench.store, "worker").await;
+    let claimed = claim_hooks(&bench.store, &lease, 3).await;
+    for one in &claimed {
+        complete(&bench, one, done()).await;
+    }
+    let mut database = connect(&bench).await;
+    let today = "SELECT count(*) FROM finished_completed_rest";
+    assert_eq!(number(&mut database, today).await, 0, "the migration made room for today");
+    for (task, days) in [(0, 9), (1, 3)] {
+        let id = claimed[task].task.id;
+        let moves = format!(
+            "SELECT make_finished_day('finished_completed', ((clock_timestamp() AT TIME ZONE 'UTC')::date - {days}));
+             UPDATE finished_tasks SET state_since = state_since - interval '{days} days' WHERE id = {id}"
+        );
+        run(&mut database, &moves).await.expect("as if it had ended then");
+    }
+    let past = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'finished_completed'::regclass
+        AND inhrelid::regclass::text ~ '[0-9]{8}' AND right(inhrelid::regclass::text, 8) < to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')";
+    assert_eq!(number(&mut database, past).await, 2);
+    let retention = [Retention { queue: queue_key(), completed: 7 * DAY, failed: 30 * DAY }];
+    assert_eq!(bench.store.retain(&fence, &retention).await, Ok(1));
+    assert_eq!(number(&mut database, past).await, 1, "dropped, not emptied");
+    let left = bench.store.tasks(&TaskFilter::default(), &all_on_a_page()).await.expect("tasks");
+    assert_eq!(left.iter().map(|task| task.key.as_deref()).collect::<Vec<_>>(), [Some("c"), Some("b")]);
+    let again = bench.store.insert_tasks(&[keyed("a"), keyed("b")]).await.expect("insert");
+    assert_eq!(again.iter().map(|one| one.existed).collect::<Vec<_>>(), [false, true], "keys go with their tasks");
+    let other = [Retention {
+        queue: ostler::tasks::QueueKey { name: "other".to_owned(), ..queue_key() },
+        ..retention[0].clone()
+    }];
+    assert_eq!(bench.store.retain(&fence, &other).await, Ok(0), "nobody said how long this queue's are kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_count_of_places_that_is_off_is_put_right() {
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 1).await;
+    give_many(&bench, &fence, "hook", 3).await;
+    let lease = lease(&bench.store, "worker").await;
+    assert_eq!(claim_hooks(&bench.store, &lease, 2).await.len(), 2);
+    let mut database = connect(&bench).await;
+    let running = "SELECT running::bigint FROM expert_places WHERE expert = 'hook'";
+    assert_eq!(number(&mut database, running).await, 2);
+    run(&mut database, "UPDATE expert_places SET running = 50 WHERE expert = 'hook'").await.expect("break it");
+    assert_eq!(claim_hooks(&bench.store, &lease, 1).await.len(), 0, "it seems to be full");
+    bench.store.renew(&fence, LEASE).await.expect("leads");
+    bench.store.retain(&fence, &[]).await.expect("retain");
+    assert_eq!(number(&mut database, running).await, 2);
+    eventually("it has places", async || claim_hooks(&bench.store, &lease, 1).await.len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_task_that_another_process_puts_before_the_cursor_is_seen_soon() {
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 1).await;
+    let ids = give_many(&bench, &fence, "hook", 3).await;
+    let peer = bench.peer().await;
+    let lease = lease(&peer, "worker").await;
+    assert_eq!(super::tasks_bench::ids(&claim_hooks(&peer, &lease, 1).await), ids[..1]);
+    let urgent = give(&bench, &fence, "hook", &[NewTask { priority: 9, ..new_task() }]).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(super::tasks_bench::ids(&claim_hooks(&peer, &lease, 1).await), urgent, "after a second at the latest");
+    assert_eq!(super::tasks_bench::ids(&claim_hooks(&peer, &lease, 5).await), ids[1..]);
+    assert_eq!(state(&bench, ids[2]).await, TaskState::InProgress);
+}
