@@ -51,7 +51,7 @@ use crate::store::{
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
 /// Tasks that one transaction changes one by one, where nothing asks for more at once.
-const BATCH: i64 = 2_000;
+const BATCH: i64 = 1_000;
 
 impl SqliteStore {
     /// Commits what changed tasks, and tells whoever waits for that, here and in other processes.
