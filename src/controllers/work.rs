@@ -122,7 +122,7 @@ impl Run {
             platform: Arc::clone(&parts.platform),
             metrics: parts.metrics.clone(),
             term: self.term.clone(),
-            beat: parts.loops.register(&format!("reconcile {}", D::KIND), SILENCE),
+            beat: parts.loops.register(format!("reconcile {}", D::KIND), SILENCE),
         };
         Box::pin(drive(Arc::new(Declared { kind, world: Arc::clone(&self.world) }), feed, triggers, with))
     }

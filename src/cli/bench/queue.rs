@@ -133,8 +133,9 @@ impl Bench {
             experts.push(ExpertView { namespace, name, domains, roles, webhook: true, ..ExpertView::default() });
         }
         for load in self.store.expert_loads().await? {
-            let expert = experts.iter_mut().find(|expert| expert.name == load.expert);
-            expert.map(|expert| expert.load = load.pending + load.in_progress);
+            if let Some(expert) = experts.iter_mut().find(|expert| expert.name == load.expert) {
+                expert.load = load.pending + load.in_progress;
+            }
         }
         Ok(Roster::new(experts, vec![QueueView { key: queue(), default_expert: None }]))
     }

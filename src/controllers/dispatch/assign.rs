@@ -35,8 +35,8 @@ struct Progress {
 }
 
 pub async fn run(desk: Desk, mut wishes: Wishes) {
-    let mut progress = Progress::default();
-    progress.answered = desk.note("the last request for a round", rounds::answered(&*desk.store).await).flatten();
+    let answered = desk.note("the last request for a round", rounds::answered(&*desk.store).await).flatten();
+    let mut progress = Progress { answered, ..Progress::default() };
     loop {
         desk.beat.beat();
         let wait = match desk.note("assign", round(&desk, &wishes, &mut progress).await) {

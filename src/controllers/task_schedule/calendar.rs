@@ -60,8 +60,8 @@ impl Calendar {
     fn instant(&self, civil: DateTime) -> Option<Timestamp> {
         let ambiguous = self.zone.to_ambiguous_timestamp(civil);
         if ambiguous.is_ambiguous() {
-            let later = ambiguous.clone().later().ok()?;
-            let earlier = ambiguous.clone().earlier().ok()?;
+            let later = ambiguous.later().ok()?;
+            let earlier = ambiguous.earlier().ok()?;
             let skipped = self.zone.to_datetime(earlier) != civil;
             if skipped {
                 // The gap's end lies between the two readings of the time that it skips.

@@ -180,7 +180,7 @@ fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> 
     } else if !facts.missing_queues.is_empty() {
         let message = format!("queueRefs: there is no TaskQueue {} in this namespace", facts.missing_queues.join(", "));
         of(WorkerPoolState::QueueMissing, false, true, message)
-    } else if reporting == 0 && shown > 0 || reporting == 0 && wanted.is_none() {
+    } else if reporting == 0 && (shown > 0 || wanted.is_none()) {
         let message = match wanted {
             Some(n) if spec.mode == Mode::Enforce => format!("none of {n} pods has reported yet"),
             Some(_) => planned.clone(),

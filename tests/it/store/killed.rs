@@ -213,7 +213,7 @@ async fn count(bench: &Bench, engine: &Engine) {
     let tasks = bench.store.tasks(&TaskFilter::default(), &all_on_a_page()).await.expect("read");
     assert_eq!(tasks.len(), TASKS, "inserted = terminal + live + purged");
     assert!(engine.most.load(Ordering::SeqCst) <= LIMIT, "calls at the engine: {:?}", engine.most);
-    let executions = engine.executions.lock().expect("no panic");
+    let executions = engine.executions.lock().expect("no panic").clone();
     assert_eq!(executions.iter().collect::<BTreeSet<_>>().len(), executions.len(), "a claim was executed twice");
     let mut by_task: BTreeMap<TaskId, i32> = BTreeMap::new();
     for (id, _) in executions.iter() {

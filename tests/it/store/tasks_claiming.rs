@@ -97,7 +97,7 @@ pub async fn no_task_is_claimed_twice(bench: &Bench) {
         .map(|number: usize| {
             let store = stores[number % stores.len()].clone();
             tokio::spawn(async move {
-                let lease = patiently(|| store.open_lease("worker", &default_queue(), MINUTE)).await;
+                let lease = patiently(|| store.open_lease("worker", default_queue(), MINUTE)).await;
                 let mut got = Vec::new();
                 loop {
                     let claim = FreeClaim { queues: served(&lease), most: 1 + i32::try_from(number % 4).expect("few") };
@@ -147,7 +147,7 @@ pub async fn an_experts_places_are_exact_under_fifty_claimers(bench: &Bench) {
             let store = stores[number % stores.len()].clone();
             let (running, most, finished) = (running.clone(), most.clone(), finished.clone());
             tokio::spawn(async move {
-                let lease = patiently(|| store.open_lease("worker", &default_queue(), MINUTE)).await;
+                let lease = patiently(|| store.open_lease("worker", default_queue(), MINUTE)).await;
                 let claim = FreeClaim { queues: served(&lease), most: 2 };
                 let deadline = std::time::Instant::now() + 2 * MINUTE;
                 while finished.load(Ordering::SeqCst) < TASKS {

@@ -34,7 +34,7 @@ pub async fn each_verdict_leads_where_the_machine_says(bench: &Bench) {
         let task = task(bench, id).await;
         assert_eq!((task.state, task.attempts_used, task.free_requeues), (state, used, free), "{verdict:?}");
         assert_eq!((task.epoch, task.cycle, task.leases_lost), (1, 1, 0), "{verdict:?}");
-        assert_eq!(task.attempts, [ended.attempt.clone()]);
+        assert_eq!(task.attempts, std::slice::from_ref(&ended.attempt));
         assert!(task.state_since >= claimed.task.state_since);
         match &verdict {
             Verdict::Completed { result } => {

@@ -91,10 +91,13 @@ async fn a_task_that_its_handler_cant_do_fails_with_the_reason() {
     assert!(shop.task(id).await.reason.is_some_and(|reason| reason.contains("neither a prompt nor messages")));
 }
 
+/// Headers and body of each request.
+type Requests = Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>;
+
 /// Somebody's agent: what it was sent, and what it answers by the task's domain.
 #[derive(Clone, Default)]
 struct Agent {
-    seen: Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>,
+    seen: Requests,
 }
 
 impl Agent {

@@ -56,7 +56,7 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
     let mut numbers: HashMap<Said<'_>, i32> = HashMap::new();
     let mut different: Vec<Said<'_>> = Vec::new();
     let mut which = Vec::with_capacity(batch.len());
-    for Assignment { task: _, expert, model, reason, candidates } in batch.iter().copied() {
+    for Assignment { task: _, expert, model, reason, candidates } in batch {
         let said = (expert.as_str(), model.as_deref(), reason.as_str(), candidates.as_slice());
         which.push(*numbers.entry(said).or_insert_with(|| {
             different.push(said);
