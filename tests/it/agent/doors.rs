@@ -32,7 +32,7 @@ async fn an_agent_with_a_certificate_is_believed_by_those_who_know_its_ca() {
     let host = HttpHost::new(trusting, &agent.handle.url(), credentials).unwrap();
     assert_eq!(host.report().await.unwrap().name, "bench");
     let stranger = agent.client.report().await.unwrap_err();
-    assert!(matches!(stranger, HostError::Unreachable { .. }), "{stranger}");
+    assert!(matches!(stranger, HostError::Untrusted { .. }), "{stranger}");
     agent.end().await;
 }
 
