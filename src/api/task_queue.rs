@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, LocalRef, Requirement, Webhook, llm_backend_status::unobserved};
+use super::{Condition, LocalRef, Requirement, llm_backend_status::unobserved};
 
 /// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,9 +60,6 @@ pub struct TaskQueueSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub requires: Vec<Requirement>,
-    /// Who is told of each task that ended, signed as Standard Webhooks has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_finished: Option<Webhook>,
     /// No task of it is started; those that run go on.
     #[serde(default)]
     pub suspend: bool,
@@ -135,7 +132,6 @@ pub enum TaskQueueState {
     Held,
     /// Its default expert is not there.
     ExpertMissing,
-    SecretMissing,
     Suspended,
 }
 

@@ -78,9 +78,5 @@ fn wanted(world: &World) -> BTreeSet<(String, String)> {
         let hook = expert.spec.webhook.as_ref();
         want(expert.namespace(), hook.and_then(|hook| hook.secret_ref.as_ref()).map(|s| &s.name));
     }
-    for queue in world.feeds.queues.objects.state() {
-        let hook = queue.spec.on_finished.as_ref();
-        want(queue.namespace(), hook.and_then(|hook| hook.secret_ref.as_ref()).map(|s| &s.name));
-    }
     wanted
 }

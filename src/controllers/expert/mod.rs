@@ -100,11 +100,7 @@ impl Experts {
 }
 
 /// Why a webhook's Secret can't sign, if so.
-pub async fn signing_problem(
-    world: &World,
-    secret: Option<&str>,
-    namespace: &str,
-) -> Result<Option<String>, StepError> {
+async fn signing_problem(world: &World, secret: Option<&str>, namespace: &str) -> Result<Option<String>, StepError> {
     let Some(name) = secret else { return Ok(None) };
     match world.shared.secrets.text(namespace, name, "signingSecret").await {
         Ok(text) => Ok(crate::host::SigningSecret::parse(&text)

@@ -10,7 +10,6 @@ use crate::api::{TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus};
 use super::{
     declared::{Declaration, Declares, Judged, Seen, World, projected},
     error::StepError,
-    expert::signing_problem,
     shared::Key,
 };
 
@@ -22,7 +21,6 @@ pub struct Queues(pub Arc<World>);
 pub struct Facts {
     /// `defaultExpertRef` names nobody.
     pub missing_expert: Option<String>,
-    pub secret_problem: Option<String>,
     /// WorkerPools that serve it.
     pub pools: i32,
     /// Tasks that wait and that run, where that was read.
@@ -53,10 +51,8 @@ impl Declares for Queues {
         let pools = feeds.pools.objects.state_filter(|pool| {
             here(pool.metadata.namespace.as_deref()) && pool.spec.queue_refs.iter().any(|queue| queue.name == key.name)
         });
-        let secret = spec.on_finished.as_ref().and_then(|hook| hook.secret_ref.as_ref());
         Ok(Facts {
             missing_expert: wanted.filter(|name| !is_there(name)),
-            secret_problem: signing_problem(&self.0, secret.map(|s| s.name.as_str()), &key.namespace).await?,
             pools: i32::try_from(pools.len()).unwrap_or(i32::MAX).min(10_000),
             counts: self.0.counts_of(key).await,
         })
@@ -78,8 +74,6 @@ fn judge(spec: &TaskQueueSpec, seen: &Seen<Facts>, now: Timestamp) -> Judged<Tas
     let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
     let mut judged = if seen.suspended {
         of(TaskQueueState::Suspended, false, false, "suspended: no task of it is started".into())
-    } else if let Some(why) = &facts.secret_problem {
-        of(TaskQueueState::SecretMissing, false, true, format!("nobody is told of finished tasks: {why}"))
     } else if let Some(name) = &facts.missing_expert {
         let message =
             format!("defaultExpertRef: there is no Expert {name} in this namespace; the others' tasks are done");

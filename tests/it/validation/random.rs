@@ -18,7 +18,7 @@ fn base(kind: &str) -> Value {
         }),
         "TaskQueue" => json!({
             "defaultExpertRef": {"name": "a"}, "retry": {"maxAttempts": 3, "backoffSeconds": 1}, "leaseSeconds": 90,
-            "requires": [{"kind": "LLMBackend", "name": "a", "forSeconds": 60}], "onFinished": {"url": "http://h:1/x?y=z"},
+            "requires": [{"kind": "LLMBackend", "name": "a", "forSeconds": 60}],
         }),
         "WorkerPool" => json!({
             "queueRefs": [{"name": "a"}, {"name": "b"}], "replicas": {"min": 1, "max": 3}, "concurrency": {"max": 15, "min": 2},

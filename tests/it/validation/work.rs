@@ -58,7 +58,7 @@ fn queues() -> Vec<Case> {
             "spec: {defaultExpertRef: {name: igor}, assignment: {periodSeconds: 5}, retry: {maxAttempts: 1, backoffSeconds: 1, \
              maxBackoffSeconds: 1}, deadlineSeconds: 60, leaseSeconds: 2, retention: {completedSeconds: 1, failedSeconds: 1}, \
              requires: [{kind: LLMBackend, name: ollama, condition: Ready, forSeconds: 60}, {kind: HostAgent, name: mac}], \
-             onFinished: {url: 'https://h/x', secretRef: {name: s}}, suspend: true}",
+             suspend: true}",
             Accepted,
         ),
         ("no attempt at all", "spec: {retry: {maxAttempts: 0}}", Refused("maxAttempts")),
@@ -66,7 +66,6 @@ fn queues() -> Vec<Case> {
         ("a requirement of a pod", "spec: {requires: [{kind: Pod, name: a}]}", Refused("kind")),
         ("a requirement without a name", "spec: {requires: [{kind: LLMBackend}]}", Refused("name")),
         ("for no time", "spec: {requires: [{kind: LLMBackend, name: a, forSeconds: 0}]}", Refused("forSeconds")),
-        ("a callback to a file", "spec: {onFinished: {url: 'file:///x'}}", Refused("url")),
     ];
     rows("TaskQueue", all)
 }
