@@ -72,14 +72,23 @@ impl Drop for Open {
 /// A body that is under way until it ends or nobody wants it any more.
 struct Counted<S> {
     body: Pin<Box<S>>,
-    _open: Option<Open>,
+    open: Option<Open>,
 }
+
+/// The last words of a streamed generation: OpenAI's (and MLX's), Ollama's.
+const ENDS: [&[u8]; 2] = [b"[DONE]", b"\"done\":true"];
 
 impl<S: Stream<Item = Result<Bytes, reqwest::Error>>> Stream for Counted<S> {
     type Item = Result<Bytes, reqwest::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.body.as_mut().poll_next(cx)
+        let next = self.body.as_mut().poll_next(cx);
+        // The engine has ended with these words: whoever reads them may free the slot before this connection is closed.
+        if matches!(&next, Poll::Ready(Some(Ok(chunk))) if ENDS.iter().any(|end| chunk.windows(end.len()).any(|w| w == *end)))
+        {
+            self.open = None;
+        }
+        next
     }
 }
 
@@ -99,7 +108,7 @@ async fn pass(State(counter): State<Counter>, request: Request) -> Response {
             if let Some(kind) = answer.headers().get("content-type") {
                 response = response.header("content-type", kind);
             }
-            let body = Counted { body: Box::pin(answer.bytes_stream()), _open: open };
+            let body = Counted { body: Box::pin(answer.bytes_stream()), open };
             response.body(Body::from_stream(body)).expect("a response")
         }
         Err(error) => Response::builder().status(502).body(Body::from(error.to_string())).expect("a response"),
