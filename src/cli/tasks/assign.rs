@@ -57,6 +57,7 @@ fn told(report: &AssignReport, style: Style) -> String {
         for group in nobody {
             let kind = match (group.domain.as_str(), group.role.as_str()) {
                 ("", "") => format!("{}/{}", group.namespace, group.queue),
+                (domain, "") => domain.to_owned(),
                 (domain, role) => format!("{domain}/{role}"),
             };
             table.push([kind, group.count.to_string(), group.why.clone()]);

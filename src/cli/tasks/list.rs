@@ -129,6 +129,7 @@ pub fn table(tasks: &[Task], now: Timestamp, wide: bool) -> Table {
 fn kind(task: &Task) -> String {
     match (task.domain.as_str(), task.role.as_str()) {
         ("", "") => "-".to_owned(),
+        (domain, "") => domain.to_owned(),
         (domain, role) => format!("{domain}/{role}"),
     }
 }

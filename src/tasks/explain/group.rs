@@ -78,6 +78,10 @@ fn phrase(why: &Why) -> (bool, String) {
         Why::SlotsFull { backend, .. } => (true, format!("a slot of {backend}")),
         Why::NoPool { queue } => (false, format!("no worker pool serves queue {queue}")),
         Why::NoWorker { pool } => (false, format!("no worker of pool {pool} runs")),
+        // Of these somebody must know: nothing that the tasks do brings them back.
+        Why::WorkersBusy { limited_by, .. } if matches!(limited_by.as_str(), "Cpu" | "Memory" | "Disk") => {
+            (true, format!("a worker, which {limited_by} limits"))
+        }
         Why::WorkersBusy { .. } | Why::Soon => (true, "a worker".into()),
     }
 }
