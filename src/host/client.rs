@@ -9,6 +9,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{
+    containers::{
+        ContainerExecRequest, ContainerExecResult, ContainerList, ContainerLogs, ContainerLogsRequest,
+        ContainerOperation, ContainerOperationRequest, ContainerQuery,
+    },
     error::HostError,
     header,
     messages::{AgentReport, CareRequest, OperationRequest, OperationStatus},
@@ -71,6 +75,28 @@ pub trait HostApi: Send + Sync {
 
     /// Says that the controller looks after these services, so that the agent's own loop leaves them to it.
     async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError>;
+
+    /// The containers that are meant, as they are now. With the engine away that is an error, never an empty list.
+    async fn containers(&self, query: &ContainerQuery) -> Result<ContainerList, HostError>;
+
+    async fn container_logs(&self, request: &ContainerLogsRequest) -> Result<ContainerLogs, HostError>;
+
+    /// Runs a command in a container and waits for its end.
+    async fn container_exec(
+        &self,
+        request: &ContainerExecRequest,
+        caller: Caller,
+    ) -> Result<ContainerExecResult, HostError>;
+
+    /// Returns at the agent's 202: follow the id with [`HostApi::container_operation`]. The same key is the same operation.
+    async fn operate_container(
+        &self,
+        request: &ContainerOperationRequest,
+        idempotency_key: &str,
+        caller: Caller,
+    ) -> Result<ContainerOperation, HostError>;
+
+    async fn container_operation(&self, id: &str) -> Result<ContainerOperation, HostError>;
 }
 
 /// A host agent over HTTP.
@@ -132,6 +158,14 @@ impl HttpHost {
         if (200..300).contains(&status) { Ok(bytes) } else { Err(self.refused(ask, status, &bytes)) }
     }
 
+    async fn follow<T: DeserializeOwned>(&self, path: &str, id: &str) -> Result<T, HostError> {
+        // An id is the agent's own, yet it went through a database: nothing of it may leave the path.
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(HostError::UnknownOperation { url: self.url(), id: id.to_owned() });
+        }
+        self.send(Ask::get(&format!("{path}/{id}"), id)).await
+    }
+
     /// Turns the agent's word for a refusal into ours. A reply without such a word is not an agent's.
     fn refused(&self, ask: &Ask<'_>, status: u16, bytes: &[u8]) -> HostError {
         let url = self.url();
@@ -141,6 +175,13 @@ impl HttpHost {
         match (reason, status) {
             (_, 401 | 403) => HostError::Unauthorized { url, reason, message },
             (Refusal::LowerEpoch, _) => HostError::StaleEpoch { url, message },
+            (Refusal::ContainerNotAllowed, _) => {
+                HostError::ContainerNotAllowed { url, container: ask.subject.to_owned(), message }
+            }
+            (Refusal::UnknownContainer, _) => {
+                HostError::UnknownContainer { url, container: ask.subject.to_owned(), message }
+            }
+            (Refusal::EngineUnavailable, _) => HostError::EngineUnavailable { url, message },
             (Refusal::UnknownService, _) => HostError::UnknownService { url, service: ask.subject.to_owned() },
             (Refusal::UnknownOperation, _) => HostError::UnknownOperation { url, id: ask.subject.to_owned() },
             (Refusal::Held, _) => HostError::Held { service: ask.subject.to_owned(), message },
@@ -155,7 +196,7 @@ struct Ask<'a> {
     body: Vec<u8>,
     caller: Option<Caller>,
     idempotency_key: Option<&'a str>,
-    /// The service or operation that errors name.
+    /// The service, container or operation that errors name.
     subject: &'a str,
 }
 
@@ -165,11 +206,16 @@ impl<'a> Ask<'a> {
     }
 
     fn post<T: Serialize>(path: &'a str, body: &T, caller: Caller, subject: &'a str) -> Result<Self, HostError> {
+        Ok(Self { caller: Some(caller), ..Self::question(path, body, subject)? })
+    }
+
+    /// What changes nothing, and needs a body to say what is asked.
+    fn question<T: Serialize>(path: &'a str, body: &T, subject: &'a str) -> Result<Self, HostError> {
         let body = serde_json::to_vec(body).map_err(|e| HostError::BadReply {
             url: path.to_owned(),
             cause: format!("can't write the request: {e}"),
         })?;
-        Ok(Self { method: Method::POST, path, body, caller: Some(caller), idempotency_key: None, subject })
+        Ok(Self { method: Method::POST, path, body, caller: None, idempotency_key: None, subject })
     }
 }
 
@@ -191,16 +237,43 @@ impl HostApi for HttpHost {
     }
 
     async fn operation(&self, id: &str) -> Result<OperationStatus, HostError> {
-        // An id is the agent's own, yet it went through a database: nothing of it may leave the path.
-        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(HostError::UnknownOperation { url: self.url(), id: id.to_owned() });
-        }
-        self.send(Ask::get(&format!("v1/operations/{id}"), id)).await
+        self.follow("v1/operations", id).await
     }
 
     async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError> {
         let subject = request.services.join(", ");
         self.exchange(&Ask::post("v1/care", request, caller, &subject)?).await.map(drop)
+    }
+
+    async fn containers(&self, query: &ContainerQuery) -> Result<ContainerList, HostError> {
+        self.send(Ask::question("v1/containers", query, &query.selector.shown())?).await
+    }
+
+    async fn container_logs(&self, request: &ContainerLogsRequest) -> Result<ContainerLogs, HostError> {
+        self.send(Ask::question("v1/containers/logs", request, request.target.name())?).await
+    }
+
+    async fn container_exec(
+        &self,
+        request: &ContainerExecRequest,
+        caller: Caller,
+    ) -> Result<ContainerExecResult, HostError> {
+        self.send(Ask::post("v1/containers/exec", request, caller, request.target.name())?).await
+    }
+
+    async fn operate_container(
+        &self,
+        request: &ContainerOperationRequest,
+        idempotency_key: &str,
+        caller: Caller,
+    ) -> Result<ContainerOperation, HostError> {
+        let mut ask = Ask::post("v1/containers/operations", request, caller, request.target.name())?;
+        ask.idempotency_key = Some(idempotency_key);
+        self.send(ask).await
+    }
+
+    async fn container_operation(&self, id: &str) -> Result<ContainerOperation, HostError> {
+        self.follow("v1/containers/operations", id).await
     }
 }
 
@@ -256,6 +329,9 @@ mod tests {
             (Refusal::UnknownService, 404, "ServiceUnknown"),
             (Refusal::UnknownOperation, 404, "OperationUnknown"),
             (Refusal::Held, 409, "Held"),
+            (Refusal::ContainerNotAllowed, 404, "ContainerNotAllowed"),
+            (Refusal::UnknownContainer, 404, "ContainerUnknown"),
+            (Refusal::EngineUnavailable, 503, "ContainerEngineUnavailable"),
             (Refusal::BodyTooLarge, 413, "HostAgentRefused"),
         ] {
             assert_eq!(host.refused(&ask, status, &body(reason)).reason(), expected, "{reason:?}");

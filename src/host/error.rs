@@ -23,6 +23,15 @@ pub enum HostError {
     StaleEpoch { url: String, message: String },
     #[error("host agent {url} lists no service {service}: add it to the agent's file, or correct the reference")]
     UnknownService { url: String, service: String },
+    #[error(
+        "host agent {url} may not touch container {container}: {message}; add it to spec.docker.allow of the agent's file, or correct the target"
+    )]
+    ContainerNotAllowed { url: String, container: String, message: String },
+    #[error("the engine of host agent {url} has no container {container}: {message}")]
+    UnknownContainer { url: String, container: String, message: String },
+    /// Nothing is known of its containers, and nothing was done.
+    #[error("the container engine of host agent {url} does not answer: {message}; see that it runs")]
+    EngineUnavailable { url: String, message: String },
     #[error("host agent {url} knows no operation {id}: it is over and forgotten, or the agent lost its state folder")]
     UnknownOperation { url: String, id: String },
     #[error("service {service} is held: {message}; `ostler start {service}` clears a person's hold")]
@@ -46,6 +55,9 @@ impl HostError {
             Self::Unauthorized { .. } => "HostAgentUnauthorized",
             Self::StaleEpoch { .. } => "StaleEpoch",
             Self::UnknownService { .. } => "ServiceUnknown",
+            Self::ContainerNotAllowed { .. } => "ContainerNotAllowed",
+            Self::UnknownContainer { .. } => "ContainerUnknown",
+            Self::EngineUnavailable { .. } => "ContainerEngineUnavailable",
             Self::UnknownOperation { .. } => "OperationUnknown",
             Self::Held { .. } => "Held",
             Self::Refused { .. } => "HostAgentRefused",
@@ -57,11 +69,17 @@ impl HostError {
     /// Whether asking again later, unchanged, can help. Each variant is named, so that a new one is a decision.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::BadReply { .. } | Self::Held { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::BadReply { .. }
+            | Self::Held { .. }
+            | Self::EngineUnavailable { .. } => true,
             Self::Refused { status, .. } => *status >= 500 || *status == 429,
             Self::Unauthorized { .. }
             | Self::StaleEpoch { .. }
             | Self::UnknownService { .. }
+            | Self::ContainerNotAllowed { .. }
+            | Self::UnknownContainer { .. }
             | Self::UnknownOperation { .. }
             | Self::BadUrl { .. } => false,
         }

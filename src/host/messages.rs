@@ -148,6 +148,9 @@ pub struct AgentReport {
     pub observe: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_runtime: Option<ContainerRuntime>,
+    /// Another number means that something about the containers that the agent may see has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containers_revision: Option<u64>,
     /// Free space of the file system that holds the agent's state, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_free_percent: Option<f64>,
@@ -166,7 +169,11 @@ impl AgentReport {
 #[serde(rename_all = "camelCase")]
 pub struct ContainerRuntime {
     pub name: String,
+    /// As it last said; empty while it has not answered yet.
     pub version: String,
+    /// Why nothing is known of its containers now, and since when; absent while it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Who is the service's parent.

@@ -5,12 +5,19 @@
 //! the leader's epoch too. The signatures are general: outgoing webhooks use the same.
 
 mod client;
+mod containers;
 mod error;
 mod messages;
 mod refusal;
 pub mod sign;
 
 pub use client::{Caller, Credentials, HostApi, HttpHost, Token};
+pub use containers::{
+    ComposeIdentity, ComposeService, ComposeServices, ContainerAction, ContainerExecRequest, ContainerExecResult,
+    ContainerFailure, ContainerHealth, ContainerList, ContainerLogs, ContainerLogsRequest, ContainerOperation,
+    ContainerOperationRequest, ContainerQuery, ContainerReport, ContainerSelector, ContainerState, ContainerTarget,
+    MAX_LOG_BYTES, Stopped, StoppedBy,
+};
 pub use error::HostError;
 pub use messages::{
     Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance, LastExit, Manager,

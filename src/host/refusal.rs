@@ -16,6 +16,14 @@ pub enum Refusal {
     LowerEpoch,
     /// The agent's file does not list it.
     UnknownService,
+    /// The agent's file does not permit this container, or permits none.
+    ContainerNotAllowed,
+    /// The engine has no such container.
+    UnknownContainer,
+    /// A command can be run in a running container only.
+    ContainerNotRunning,
+    /// The container engine does not answer.
+    EngineUnavailable,
     /// No such operation, or one that is long over.
     UnknownOperation,
     BodyTooLarge,
@@ -37,7 +45,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::NoCredentials,
         Self::BadToken,
         Self::BadSignature,
@@ -45,6 +53,10 @@ impl Refusal {
         Self::ReplayedId,
         Self::LowerEpoch,
         Self::UnknownService,
+        Self::ContainerNotAllowed,
+        Self::UnknownContainer,
+        Self::ContainerNotRunning,
+        Self::EngineUnavailable,
         Self::UnknownOperation,
         Self::BodyTooLarge,
         Self::BadRequest,
@@ -64,6 +76,10 @@ impl Refusal {
             Self::ReplayedId => "ReplayedId",
             Self::LowerEpoch => "LowerEpoch",
             Self::UnknownService => "UnknownService",
+            Self::ContainerNotAllowed => "ContainerNotAllowed",
+            Self::UnknownContainer => "UnknownContainer",
+            Self::ContainerNotRunning => "ContainerNotRunning",
+            Self::EngineUnavailable => "EngineUnavailable",
             Self::UnknownOperation => "UnknownOperation",
             Self::BodyTooLarge => "BodyTooLarge",
             Self::BadRequest => "BadRequest",
@@ -80,13 +96,17 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::NoCredentials | Self::BadToken | Self::BadSignature | Self::StaleTimestamp | Self::ReplayedId => 401,
-            Self::UnknownService | Self::UnknownOperation | Self::BadPath => 404,
+            Self::UnknownService
+            | Self::ContainerNotAllowed
+            | Self::UnknownContainer
+            | Self::UnknownOperation
+            | Self::BadPath => 404,
             Self::BadMethod => 405,
-            Self::LowerEpoch | Self::Held => 409,
+            Self::LowerEpoch | Self::Held | Self::ContainerNotRunning => 409,
             Self::BodyTooLarge => 413,
             Self::KeyReused => 422,
             Self::BadRequest | Self::Other => 400,
-            Self::NotRecorded => 503,
+            Self::NotRecorded | Self::EngineUnavailable => 503,
         }
     }
 }

@@ -62,6 +62,7 @@ impl App {
             started_at: self.started_at,
             observe: self.observe,
             container_runtime: None,
+            containers_revision: None,
             disk_free_percent: os::disk_free_percent(self.folder.path()),
             services: report::services(&services, now),
         }
