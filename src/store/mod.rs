@@ -15,6 +15,8 @@ pub mod rounds;
 mod rows;
 mod schema;
 pub mod seal;
+#[cfg(test)]
+mod simulation;
 pub mod sqlite;
 mod stamp;
 mod task_rows;

@@ -123,3 +123,105 @@ pub async fn answer(store: &dyn Store, fence: &Fence, token: &str, report: Assig
     let document = serde_json::to_value(&answer).map_err(|e| StoreError::Broken(e.to_string()))?;
     store.save_recovery(fence, DOCUMENT, &document).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        store::{DeclaredRow, Home, open, sqlite::Hold},
+        tasks::{NewTask, Payload},
+    };
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn row(kind: &str, name: &str, spec: serde_json::Value) -> DeclaredRow {
+        DeclaredRow {
+            uid: format!("{kind}-{name}"),
+            kind: kind.into(),
+            namespace: "default".into(),
+            name: name.into(),
+            generation: 1,
+            labels: BTreeMap::new(),
+            spec,
+            suspended: false,
+            held: None,
+        }
+    }
+
+    fn task(domain: &str) -> NewTask {
+        NewTask {
+            namespace: "default".into(),
+            queue: "default".into(),
+            domain: domain.into(),
+            payload: Payload { prompt: Some("p".into()), ..Payload::default() },
+            ..NewTask::default()
+        }
+    }
+
+    /// A store with two experts, four tasks that one of them does, and one that nobody does.
+    async fn shop(folder: &std::path::Path) -> (Arc<dyn Store>, Fence) {
+        let home = Home::Folder { path: folder.to_owned(), hold: Hold::Lock };
+        let store = open(&home, None).await.unwrap();
+        let fence = store.campaign("me", LONG).await.unwrap().unwrap();
+        for row in [
+            row("TaskQueue", "default", json!({})),
+            row("Expert", "igor", json!({"domains": ["backend"], "model": "small"})),
+            row("Expert", "anna", json!({"domains": ["backend"], "model": "small"})),
+        ] {
+            store.project_declared(&fence, &row).await.unwrap();
+        }
+        let mut tasks = vec![task("backend"); 4];
+        tasks.push(task("legal"));
+        store.insert_tasks(&tasks).await.unwrap();
+        (store, fence)
+    }
+
+    #[tokio::test]
+    async fn a_round_assigns_what_it_can_and_says_what_it_cannot() {
+        let folder = std::env::temp_dir().join(format!("ostler-rounds-{}", Uuid::new_v4()));
+        let (store, fence) = shop(&folder).await;
+        let counts = |report: &AssignReport| {
+            let given: Vec<_> = report.assigned.iter().map(|g| (g.expert.clone(), g.count)).collect();
+            let nobody: Vec<_> = report.nobody.iter().map(|n| (n.domain.clone(), n.count)).collect();
+            ((report.pending, report.unassigned, report.already), given, nobody)
+        };
+        let (each, legal) = (vec![("anna".to_owned(), 2), ("igor".to_owned(), 2)], vec![("legal".to_owned(), 1)]);
+        let dry = assign_once(&*store, None).await.unwrap();
+        assert!(dry.dry_run);
+        assert_eq!(counts(&dry), ((5, 5, 0), each.clone(), legal.clone()));
+        let done = assign_once(&*store, Some(&fence)).await.unwrap();
+        assert_eq!(counts(&done), ((5, 5, 0), each, legal.clone()), "the dry run wrote nothing");
+        let again = assign_once(&*store, Some(&fence)).await.unwrap();
+        assert_eq!(counts(&again), ((5, 1, 4), Vec::new(), legal));
+        drop(store);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_a_round_gets_the_leaders_report_and_nothing_from_nobody() {
+        let folder = std::env::temp_dir().join(format!("ostler-rounds-{}", Uuid::new_v4()));
+        let (store, fence) = shop(&folder).await;
+        assert_eq!(ask_for_round(&*store, Duration::from_millis(1)).await.unwrap(), None);
+        let leader = async {
+            let controls = store.controls().await.unwrap();
+            let before = controls.reconcile_requested;
+            loop {
+                let asked = store.controls().await.unwrap().reconcile_requested;
+                if let Some((_, token)) = asked.iter().find(|request| !before.contains(request)) {
+                    let report = assign_once(&*store, Some(&fence)).await.unwrap();
+                    answer(&*store, &fence, token, report).await.unwrap();
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (report, ()) = tokio::join!(ask_for_round(&*store, LONG), leader);
+        assert_eq!(report.unwrap().unwrap().assigned.iter().map(|g| g.count).sum::<i64>(), 4);
+        drop(store);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

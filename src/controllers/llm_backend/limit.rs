@@ -33,3 +33,29 @@ pub fn effective(
     let adapted = seen.adapted.filter(|_| spec.concurrency.adaptive).unwrap_or(max).clamp(max - most, max);
     (adapted.min(max - lowered.as_ref().map_or(0, |l| l.by).min(most)), note)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_adapted_holds_within_the_declared_bounds_and_below_what_memory_allows() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let lowered = |by| Lowered { by, until: now + HOUR, seen_at: now };
+        for (concurrency, adapted, lowered, wanted) in [
+            ("max: 8, min: 2", None, None, 8),
+            ("max: 8, min: 2", Some(5), None, 5),
+            ("max: 8, min: 2", Some(1), None, 2),
+            ("max: 8, min: 2", Some(20), None, 8),
+            ("max: 8, min: 2", Some(5), Some(lowered(1)), 5),
+            ("max: 8, min: 2", Some(5), Some(lowered(5)), 3),
+            ("max: 8, adaptive: false", Some(5), None, 8),
+        ] {
+            let yaml = format!("{{engine: Ollama, url: 'http://127.0.0.1:11434', concurrency: {{{concurrency}}}}}");
+            let spec: LLMBackendSpec = serde_saphyr::from_str(&yaml).unwrap();
+            let seen = Seen { adapted, ..Seen::default() };
+            let (limit, _) = effective(&spec, &seen, &mut lowered.clone(), now);
+            assert_eq!(limit, wanted, "{concurrency}, adapted to {adapted:?}, lowered {lowered:?}");
+        }
+    }
+}

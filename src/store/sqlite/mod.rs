@@ -113,6 +113,12 @@ impl SqliteStore {
         self.installation
     }
 
+    /// Under a simulation's clock.
+    #[cfg(test)]
+    pub(super) fn use_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
     fn now(&self) -> Stamp {
         (self.clock)()
     }

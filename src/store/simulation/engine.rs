@@ -1,0 +1,82 @@
+//! An engine that counts what is in flight: what the limit is for.
+
+use std::collections::BTreeMap;
+
+/// Milliseconds of the simulation.
+pub type Millis = i64;
+
+/// One call at an engine.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// When its answer is whole: bounded tokens and seconds.
+    ends_at: Millis,
+    /// When the engine noticed that its client has gone; never, for one whose answer is not streamed.
+    broken_at: Option<Millis>,
+    streamed: bool,
+    /// Refused, or broken off by a crash of the engine.
+    failed: bool,
+    /// It was sent to another process than its slot was given for. The agent's word that the old one is gone frees the slot of
+    /// such a call when its worker is lost too: the one case in which nobody can know that it runs.
+    astray: bool,
+}
+
+/// What its client sees of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Running,
+    Answered,
+    Failed,
+}
+
+#[derive(Debug)]
+pub struct Engine {
+    pub url: String,
+    pub up: bool,
+    /// Which process listens.
+    pub instance: u32,
+    calls: BTreeMap<u64, Call>,
+    next: u64,
+}
+
+impl Engine {
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), up: true, instance: 1, calls: BTreeMap::new(), next: 0 }
+    }
+
+    /// Calls that it computes now, whoever still listens; those that went astray aside.
+    pub fn in_flight(&self, now: Millis) -> i64 {
+        let runs = |c: &&Call| !c.failed && !c.astray && now < c.ends_at && c.broken_at.is_none_or(|at| now < at);
+        i64::try_from(self.calls.values().filter(runs).count()).unwrap_or(i64::MAX)
+    }
+
+    pub fn start(&mut self, ends_at: Millis, streamed: bool, astray: bool) -> u64 {
+        self.next += 1;
+        self.calls.insert(self.next, Call { ends_at, broken_at: None, streamed, failed: !self.up, astray });
+        self.next
+    }
+
+    pub fn look(&self, call: u64, now: Millis) -> Seen {
+        match self.calls.get(&call) {
+            None => Seen::Failed,
+            Some(call) if call.failed => Seen::Failed,
+            Some(call) if now >= call.ends_at => Seen::Answered,
+            Some(_) => Seen::Running,
+        }
+    }
+
+    /// The client closed its connection, or died. Returns by when the engine has surely stopped.
+    pub fn hang_up(&mut self, call: u64, now: Millis, notices_after: Millis) -> Millis {
+        let Some(call) = self.calls.get_mut(&call) else { return now };
+        if call.streamed {
+            call.broken_at.get_or_insert(now + notices_after);
+        }
+        call.broken_at.unwrap_or(call.ends_at).min(call.ends_at).max(now)
+    }
+
+    /// All its calls are broken off; another process listens, or none.
+    pub fn crash(&mut self, comes_back: bool) {
+        self.calls.values_mut().for_each(|call| call.failed = true);
+        self.up = comes_back;
+        self.instance += 1;
+    }
+}

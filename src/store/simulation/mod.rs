@@ -1,0 +1,303 @@
+//! The queue and its limits, simulated with seeds: several workers and leaders over a store, all of whom crash, freeze, sleep, lose
+//! messages and repeat them. After each step everything is checked that must hold, whatever crashes.
+//!
+//! A failure prints its seed: `OSTLER_SEED=17 cargo test --lib simulation` plays that one again.
+
+mod checks;
+mod engine;
+mod home;
+mod leaders;
+mod model;
+mod people;
+mod runs;
+mod sqlite;
+mod workers;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::stamp::Stamp;
+use crate::{
+    api::Overflow,
+    tasks::{
+        Completion, TaskState,
+        route::{self, Server},
+    },
+};
+use checks::Watch;
+use engine::{Engine, Millis};
+use home::{Answer, Home, MODEL, NAMESPACE};
+use leaders::Leader;
+use workers::Worker;
+
+const LIMITS: [i32; 2] = [2, 3];
+const START: i64 = 1_760_000_000_000;
+const HOURS: Millis = 8 * 3_600_000;
+
+/// A rule that is broken on purpose, to see that somebody notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    EpochIgnored,
+    LapsedSlotsFree,
+    PlacesUncounted,
+    LossesUncounted,
+    SendsLate,
+    NoPauseGuard,
+}
+
+/// Why an actor's turn ended early.
+#[derive(Debug)]
+enum Fault {
+    /// It died there; what it asked for happened or not.
+    Crashed,
+    /// No answer came; what it asked for happened or not.
+    Unclear,
+    /// The store said no: a lost lead, a lost slot.
+    Refused,
+    /// Something does not hold.
+    Broken(String),
+}
+
+/// What goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Everything,
+    /// The machine sleeps, and nothing else.
+    Sleep,
+}
+
+struct Simulation<'h> {
+    home: &'h mut dyn Home,
+    random: StdRng,
+    now: Millis,
+    broken: Option<Broken>,
+    trouble: Trouble,
+    /// Nothing goes wrong any more.
+    calm: bool,
+    engines: Vec<Engine>,
+    /// In force.
+    limits: Vec<i32>,
+    /// The process of each engine, as the leader last wrote it.
+    reported: Vec<u32>,
+    /// Completions that were answered, and may arrive once more.
+    echoes: Vec<Completion>,
+    workers: Vec<Worker>,
+    leaders: Vec<Leader>,
+    watch: Watch,
+}
+
+impl<'h> Simulation<'h> {
+    fn new(home: &'h mut dyn Home, seed: u64, broken: Option<Broken>, trouble: Trouble) -> Self {
+        let mut simulation = Self {
+            home,
+            random: StdRng::seed_from_u64(seed),
+            now: 1_000_000,
+            broken,
+            trouble,
+            calm: false,
+            engines: vec![Engine::new("http://mlx"), Engine::new("http://ollama")],
+            limits: vec![0, 0],
+            reported: vec![0, 0],
+            echoes: Vec::new(),
+            workers: (0..3).map(Worker::new).collect(),
+            leaders: vec![Leader::new("leader-a"), Leader::new("leader-b")],
+            watch: Watch::default(),
+        };
+        simulation.pass(0);
+        simulation
+    }
+
+    fn between(&mut self, from: Millis, to: Millis) -> Millis {
+        self.random.random_range(from..to)
+    }
+
+    /// In percent.
+    fn chance(&mut self, percent: Millis) -> bool {
+        self.trouble == Trouble::Everything && !self.calm && self.between(0, 100) < percent
+    }
+
+    fn time(&self) -> Timestamp {
+        Timestamp::from_millisecond(START + self.now).unwrap_or_default()
+    }
+
+    fn pass(&mut self, millis: Millis) {
+        self.now += millis;
+        let now: Stamp = self.time().into();
+        self.home.set_clock(now);
+    }
+
+    /// As [`Simulation::ask`], for what touches no task.
+    fn read<T>(&mut self, what: impl FnOnce(&mut dyn Home) -> Answer<T>) -> Result<T, Fault> {
+        if self.chance(2) {
+            return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
+        }
+        let answer = what(self.home);
+        if self.chance(2) {
+            return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
+        }
+        Ok(answer?)
+    }
+
+    /// Asks the store for something, with all that can happen to a message on its way and to who sent it.
+    fn ask<T>(&mut self, what: impl FnOnce(&mut dyn Home) -> Answer<T>) -> Result<T, Fault> {
+        if self.chance(2) {
+            return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
+        }
+        let answer = what(self.home);
+        self.check(false)?;
+        if self.chance(2) {
+            return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
+        }
+        Ok(answer?)
+    }
+
+    fn complete(&mut self, completion: &Completion) -> Result<(), Fault> {
+        let (id, epoch) = (completion.task, completion.epoch);
+        if self.chance(2) {
+            return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
+        }
+        let changed = self.home.complete(completion)?;
+        let after = self.home.lives();
+        self.watch.completed(id, epoch, changed, &after).map_err(Fault::Broken)?;
+        self.check(false)?;
+        if self.chance(2) { Err(Fault::Crashed) } else { Ok(()) }
+    }
+
+    fn check(&mut self, by_person: bool) -> Result<(), Fault> {
+        let lives = self.home.lives();
+        self.watch.look(lives, by_person).map_err(Fault::Broken)?;
+        for worker in self.workers.iter().filter(|w| !w.is_dead && w.holds(self.now)) {
+            for job in &worker.jobs {
+                self.watch.believed(&worker.name(), job.task.id, job.task.epoch).map_err(Fault::Broken)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine that may be asked now, by the rule of routes.
+    fn routed(&mut self) -> Result<Option<usize>, Fault> {
+        let occupied: BTreeMap<String, i64> = self.read(|home| home.occupancy())?.into_iter().collect();
+        let server = |(index, engine): (usize, &Engine)| {
+            let server = Server {
+                namespace: NAMESPACE.into(),
+                name: engine.url.clone(),
+                url: engine.url.clone(),
+                priority: i32::try_from(index).unwrap_or(0),
+                ready: false,
+                free: 0,
+                overflow: Overflow::Spill,
+                accepts_spill: true,
+                models: vec![(MODEL.into(), MODEL.into())],
+            };
+            let occupied = occupied.get(&engine.url).copied().unwrap_or_default();
+            server.now(engine.up, self.limits[index], occupied)
+        };
+        let servers: Vec<Server> = self.engines.iter().enumerate().map(server).collect();
+        let open = route::open(&route::serving(&servers, NAMESPACE, MODEL));
+        Ok(open.first().and_then(|(server, _)| self.engines.iter().position(|e| e.url == server.url)))
+    }
+
+    /// One step: some time passes, and somebody does something.
+    fn step(&mut self) -> Result<(), Fault> {
+        let millis = self.between(1, 3_000);
+        self.pass(millis);
+        match self.between(0, 100) {
+            0..50 => self.some_worker(),
+            50..80 => self.some_leader(),
+            80..92 => self.people(),
+            92..96 => self.echo(),
+            _ => {
+                self.disaster();
+                Ok(())
+            }
+        }
+    }
+
+    fn some_worker(&mut self) -> Result<(), Fault> {
+        let w = usize::try_from(self.between(0, 3)).unwrap_or(0);
+        self.worker_turn(w)
+    }
+
+    fn worker_turn(&mut self, w: usize) -> Result<(), Fault> {
+        if self.now < self.workers[w].away_until {
+            return Ok(());
+        }
+        if self.workers[w].is_dead {
+            let (number, lives) = (self.workers[w].number, self.workers[w].lives + 1);
+            self.workers[w] = Worker::new(number);
+            self.workers[w].lives = lives;
+        }
+        match self.work(w) {
+            Err(Fault::Crashed) => {
+                self.kill(w);
+                Ok(())
+            }
+            Err(Fault::Broken(why)) => Err(Fault::Broken(why)),
+            Ok(()) | Err(Fault::Unclear | Fault::Refused) => Ok(()),
+        }
+    }
+
+    /// `kill -9`: its connections are closed, its memory is gone.
+    fn kill(&mut self, w: usize) {
+        for job in std::mem::take(&mut self.workers[w].jobs) {
+            let notices = self.between(0, 1_000);
+            if let Some(call) = job.call() {
+                self.engines[job.engine].hang_up(call, self.now, notices);
+            }
+        }
+        self.workers[w].is_dead = true;
+        self.workers[w].away_until = self.now + self.between(0, 60_000);
+    }
+
+    fn some_leader(&mut self) -> Result<(), Fault> {
+        // Whoever leads acts often; the other looks from time to time whether the lead is free.
+        let other = usize::from(self.leaders[1].fence.is_none());
+        let l = if self.between(0, 100) < 15 { other } else { 1 - other };
+        self.leader_turn(l)
+    }
+
+    fn leader_turn(&mut self, l: usize) -> Result<(), Fault> {
+        if self.now < self.leaders[l].away_until {
+            return Ok(());
+        }
+        let stale = self.leaders[l].fence.clone().filter(|_| self.chance(10));
+        let went = match stale {
+            // It was frozen in the middle of a turn: it goes on with what it believes.
+            Some(fence) => self.lead_with(l, &fence),
+            None => self.lead(l),
+        };
+        match went {
+            Err(Fault::Broken(why)) => return Err(Fault::Broken(why)),
+            Err(Fault::Crashed) => {
+                let name = self.leaders[l].name.clone();
+                self.leaders[l] = Leader::new(&name);
+                self.leaders[l].away_until = self.now + self.between(0, 60_000);
+            }
+            Ok(()) | Err(Fault::Unclear | Fault::Refused) => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more: then everything comes to an end.
+    fn settle(&mut self) -> Result<(), Fault> {
+        self.calm = true;
+        self.engines.iter_mut().for_each(|engine| engine.up = true);
+        self.workers.iter_mut().for_each(|worker| worker.away_until = 0);
+        self.leaders.iter_mut().for_each(|leader| leader.away_until = 0);
+        for _ in 0..400 {
+            let open = |state| matches!(state, TaskState::Pending | TaskState::InProgress);
+            if !self.watch.tasks().any(|t| open(t.life.state)) {
+                return Ok(());
+            }
+            self.pass(5_000);
+            self.leader_turn(0)?;
+            for w in 0..self.workers.len() {
+                self.worker_turn(w)?;
+            }
+        }
+        let left: Vec<_> = self.watch.tasks().filter(|t| !t.life.state.is_terminal()).collect();
+        Err(Fault::Broken(format!("after half an hour without trouble there is still {left:?}")))
+    }
+}

@@ -1,0 +1,350 @@
+//! A store small enough to be believed: maps, and the rules that the real ones use.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    Broken,
+    home::{Answer, EXPERTS, Home, LEASE, MODEL, NAMESPACE, Seen, queue},
+    people,
+};
+use crate::{
+    store::{
+        Fence, Lease, Reaped, ServerRow, Slot, SlotClaim, SlotPurpose, StoreError, TaskCommand,
+        admit::{Decision, SlotRecord, decide},
+        stamp::Stamp,
+    },
+    tasks::{
+        Completion, NewTask, Task, TaskId, TaskState, Unassigned,
+        assign::{ExpertView, QueueView, Roster},
+        machine::{End, Event, Life, Next, step},
+    },
+};
+
+/// Of a leader.
+const LEAD: Duration = Duration::from_secs(15);
+
+pub struct Model {
+    broken: Option<Broken>,
+    now: Stamp,
+    leader: Option<(Fence, Stamp)>,
+    epochs: i64,
+    tasks: BTreeMap<TaskId, Task>,
+    /// Whose claim a task is.
+    claims: BTreeMap<TaskId, i64>,
+    leases: BTreeMap<i64, Stamp>,
+    servers: BTreeMap<String, ServerRow>,
+    slots: Vec<SlotRecord>,
+    next_id: i64,
+}
+
+fn fenced<T>(why: &str) -> Answer<T> {
+    Err(StoreError::Fenced(why.to_owned()))
+}
+
+impl Model {
+    pub fn new(broken: Option<Broken>, now: Stamp) -> Self {
+        Self {
+            broken,
+            now,
+            leader: None,
+            epochs: 0,
+            tasks: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            slots: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    fn time(&self) -> Timestamp {
+        self.now.into()
+    }
+
+    fn admits(&self, fence: &Fence) -> Answer<()> {
+        match &self.leader {
+            Some((leader, until)) if leader == fence && self.now < *until => Ok(()),
+            _ => fenced("somebody else leads"),
+        }
+    }
+
+    /// Does what the machine says; false when it refuses.
+    fn happen(&mut self, id: TaskId, event: Event) -> bool {
+        let now = self.time();
+        let Some(task) = self.tasks.get_mut(&id) else { return false };
+        let next = match step(&Life::of(task), event, now) {
+            Err(_) => return false,
+            Ok(Next::Gone) => {
+                self.tasks.remove(&id);
+                return true;
+            }
+            Ok(Next::Is(next)) => next,
+        };
+        if task.state != next.state {
+            task.state_since = now;
+        }
+        task.state = next.state;
+        (task.run_after, task.deadline) = (next.run_after, next.deadline);
+        (task.attempts_used, task.free_requeues) = (next.attempts_used, next.free_requeues);
+        task.leases_lost = if self.broken == Some(Broken::LossesUncounted) { 0 } else { next.leases_lost };
+        (task.cycle, task.epoch) = (next.cycle, next.epoch);
+        if task.state != TaskState::InProgress {
+            self.claims.remove(&id);
+        }
+        true
+    }
+
+    fn of_lease(&self, lease: i64) -> Vec<TaskId> {
+        self.claims.iter().filter(|(_, of)| **of == lease).map(|(id, _)| *id).collect()
+    }
+
+    fn running(&self, expert: &str) -> i64 {
+        let runs = |t: &&Task| t.state == TaskState::InProgress && t.expert.as_deref() == Some(expert);
+        i64::try_from(self.tasks.values().filter(runs).count()).unwrap_or(i64::MAX)
+    }
+
+    fn has_place(&self, expert: &str) -> bool {
+        let most = EXPERTS.iter().find(|(name, _)| *name == expert).map_or(0, |(_, most)| *most);
+        self.broken == Some(Broken::PlacesUncounted) || self.running(expert) < most
+    }
+
+    fn claimable(&self, claim: &SlotClaim) -> Option<TaskId> {
+        let now = self.time();
+        let goes = |t: &&Task| {
+            let model = (t.namespace.clone(), t.assigned_model.clone().unwrap_or_default());
+            matches!(step(&Life::of(t), Event::Claim, now), Ok(Next::Is(_)))
+                && claim.models.contains(&model)
+                && t.expert.as_deref().is_some_and(|expert| self.has_place(expert))
+        };
+        self.tasks.values().filter(goes).min_by_key(|t| (-t.priority, t.id)).map(|t| t.id)
+    }
+
+    /// A slot of the server, by the rule of the real stores.
+    fn take_slot(&mut self, claim: &SlotClaim) -> Option<Slot> {
+        let server = self.servers.get(&claim.server_url)?.clone();
+        let mut rows: Vec<SlotRecord> =
+            self.slots.iter().filter(|slot| slot.server_url == server.url).cloned().collect();
+        if self.broken == Some(Broken::LapsedSlotsFree) {
+            rows.iter_mut().for_each(|row| row.call_ends_at = row.lease_expires_at);
+        }
+        let Decision::Give { number, epoch } = decide(&server, &rows, SlotPurpose::Call, self.now) else { return None };
+        self.slots.retain(|slot| slot.server_url != server.url || slot.number != number);
+        self.slots.push(SlotRecord {
+            server_url: server.url.clone(),
+            number,
+            holder: claim.holder.clone(),
+            epoch,
+            purpose: "Call".into(),
+            model: Some(MODEL.into()),
+            taken_at: self.now,
+            lease_expires_at: self.now.after(claim.slot_lease),
+            call_ends_at: self.now.after(claim.call_within),
+            last_token_at: None,
+            instance: server.instance.clone(),
+            aborted: false,
+            frees_at: None,
+        });
+        Some(Slot { server_url: server.url, number, holder: claim.holder.clone(), epoch })
+    }
+
+    fn slot(&mut self, slot: &Slot) -> Option<&mut SlotRecord> {
+        self.slots.iter_mut().find(|row| row.server_url == slot.server_url && row.number == slot.number)
+    }
+}
+
+impl Home for Model {
+    fn set_clock(&mut self, now: Stamp) {
+        self.now = now;
+    }
+
+    fn campaign(&mut self, holder: &str) -> Answer<Option<Fence>> {
+        let until = self.now.after(LEAD);
+        match &mut self.leader {
+            Some((fence, end)) if self.now < *end && fence.holder != holder => return Ok(None),
+            Some((fence, end)) if self.now < *end => {
+                *end = until;
+                return Ok(Some(fence.clone()));
+            }
+            _ => {}
+        }
+        self.epochs += 1;
+        let fence = Fence { holder: holder.to_owned(), epoch: self.epochs };
+        self.leader = Some((fence.clone(), until));
+        Ok(Some(fence))
+    }
+
+    fn insert(&mut self, tasks: &[NewTask]) -> Answer<Vec<TaskId>> {
+        let mut ids = Vec::new();
+        for new in tasks {
+            self.next_id += 1;
+            let life = Life::new(new.run_after, new.deadline);
+            self.tasks.insert(self.next_id, people::task(self.next_id, new, &life, self.time()));
+            ids.push(self.next_id);
+        }
+        Ok(ids)
+    }
+
+    fn assign(&mut self, fence: &Fence) -> Answer<()> {
+        self.admits(fence)?;
+        if !self.tasks.values().any(|t| t.state == TaskState::Pending && t.assignment_reason.is_none()) {
+            return Ok(());
+        }
+        let load = |name: &str| {
+            let live = |t: &&Task| !t.state.is_terminal() && t.expert.as_deref() == Some(name);
+            i64::try_from(self.tasks.values().filter(live).count()).unwrap_or(i64::MAX)
+        };
+        let expert = |name: &str| ExpertView {
+            namespace: NAMESPACE.into(),
+            name: name.into(),
+            domains: vec!["d".into()],
+            model: Some(MODEL.into()),
+            load: load(name),
+            ..ExpertView::default()
+        };
+        let experts = EXPERTS.iter().map(|(name, _)| expert(name)).collect();
+        let nobody = self.tasks.values().filter(|t| t.state == TaskState::Pending && t.assignment_reason.is_none());
+        let unassigned: Vec<Unassigned> = nobody
+            .map(|t| Unassigned {
+                id: t.id,
+                queue: queue(),
+                domain: t.domain.clone(),
+                role: t.role.clone(),
+                model: None,
+                expert: t.expert.clone(),
+            })
+            .collect();
+        let queues = vec![QueueView { key: queue(), default_expert: None }];
+        for given in Roster::new(experts, queues).assign(&unassigned).assignments {
+            let Some(task) = self.tasks.get_mut(&given.task) else { continue };
+            (task.expert, task.assigned_model) = (Some(given.expert), given.model);
+            task.assignment_reason = Some(given.reason);
+        }
+        Ok(())
+    }
+
+    fn put_server(&mut self, fence: &Fence, server: &ServerRow) -> Answer<()> {
+        self.admits(fence)?;
+        self.servers.insert(server.url.clone(), server.clone());
+        Ok(())
+    }
+
+    fn reap(&mut self, fence: &Fence) -> Answer<Reaped> {
+        self.admits(fence)?;
+        let mut reaped = Reaped::default();
+        let lapsed: Vec<i64> = self.leases.iter().filter(|(_, end)| **end <= self.now).map(|(id, _)| *id).collect();
+        for lease in lapsed {
+            self.leases.remove(&lease);
+            reaped.leases += 1;
+            for id in self.of_lease(lease) {
+                self.happen(id, Event::LeaseLost);
+            }
+        }
+        for id in self.tasks.keys().copied().collect::<Vec<_>>() {
+            reaped.expired += u64::from(self.happen(id, Event::DeadlinePassed));
+        }
+        Ok(reaped)
+    }
+
+    fn open_lease(&mut self, holder: &str) -> Answer<Lease> {
+        self.next_id += 1;
+        self.leases.insert(self.next_id, self.now.after(LEASE));
+        Ok(Lease { id: self.next_id, holder: holder.to_owned() })
+    }
+
+    fn renew_lease(&mut self, lease: &Lease) -> Answer<bool> {
+        let until = self.now.after(LEASE);
+        let Some(end) = self.leases.get_mut(&lease.id) else { return Ok(false) };
+        *end = until;
+        Ok(true)
+    }
+
+    fn close_lease(&mut self, lease: &Lease) -> Answer<()> {
+        if self.leases.remove(&lease.id).is_some() {
+            for id in self.of_lease(lease.id) {
+                self.happen(id, Event::LeaseClosed);
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Task)>> {
+        let lease = claim.queues[0].lease.id;
+        if self.leases.get(&lease).is_none_or(|end| *end <= self.now) {
+            return Ok(Vec::new());
+        }
+        let mut given = Vec::new();
+        for _ in 0..claim.most {
+            let Some(id) = self.claimable(claim) else { break };
+            let Some(slot) = self.take_slot(claim) else { break };
+            self.happen(id, Event::Claim);
+            self.claims.insert(id, lease);
+            given.push((slot, self.tasks[&id].clone()));
+        }
+        Ok(given)
+    }
+
+    fn renew_slot(&mut self, slot: &Slot, lease: Duration) -> Answer<()> {
+        let (now, until) = (self.now, self.now.after(lease));
+        let instance = self.servers.get(&slot.server_url).and_then(|server| server.instance.clone());
+        let Some(row) = self.slot(slot) else { return fenced("no such slot") };
+        row.renewable(slot, instance.as_deref(), now)?;
+        row.lease_expires_at = until;
+        Ok(())
+    }
+
+    fn release_slot(&mut self, slot: &Slot, linger: Duration) -> Answer<()> {
+        let until = self.now.after(linger);
+        if let Some(row) = self.slot(slot).filter(|row| row.holder == slot.holder && row.epoch == slot.epoch) {
+            row.frees_at.get_or_insert(until);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: &Completion) -> Answer<bool> {
+        let is = self.tasks.get(&completion.task).map(|task| task.epoch);
+        let epoch = match (self.broken, is) {
+            (Some(Broken::EpochIgnored), Some(is)) => is,
+            _ => completion.epoch,
+        };
+        Ok(self.happen(completion.task, Event::End { epoch, end: End::from(&completion.verdict) }))
+    }
+
+    fn lost_claims(&mut self, claims: &[(TaskId, i64)]) -> Answer<Vec<TaskId>> {
+        let ours = |id: &TaskId, epoch: i64| {
+            self.tasks.get(id).is_some_and(|t| t.state == TaskState::InProgress && t.epoch == epoch)
+        };
+        Ok(claims.iter().filter(|(id, epoch)| !ours(id, *epoch)).map(|(id, _)| *id).collect())
+    }
+
+    fn command(&mut self, task: TaskId, command: &TaskCommand) -> Answer<bool> {
+        let event = match command {
+            TaskCommand::Cancel => Event::Cancel,
+            TaskCommand::Retry => Event::Retry,
+            TaskCommand::Resume => Event::Resume,
+            TaskCommand::Reassign { .. } => Event::Reassign,
+            TaskCommand::Close => Event::Close,
+            TaskCommand::Purge => Event::Purge,
+        };
+        let done = self.happen(task, event);
+        if let (true, TaskCommand::Reassign { expert, .. }, Some(task)) = (done, command, self.tasks.get_mut(&task)) {
+            (task.expert, task.assigned_model) = (Some(expert.clone()), Some(MODEL.into()));
+            task.assignment_reason = Some("reassigned".into());
+        }
+        Ok(done)
+    }
+
+    fn occupancy(&mut self) -> Answer<Vec<(String, i64)>> {
+        let count = |server: &ServerRow| {
+            let of =
+                |s: &&SlotRecord| s.server_url == server.url && s.is_occupied(server.instance.as_deref(), self.now);
+            i64::try_from(self.slots.iter().filter(of).count()).unwrap_or(i64::MAX)
+        };
+        Ok(self.servers.values().map(|server| (server.url.clone(), count(server))).collect())
+    }
+
+    fn lives(&mut self) -> Vec<Seen> {
+        self.tasks.values().map(Seen::of).collect()
+    }
+}
