@@ -41,7 +41,7 @@ use utoipa::{
         super::tasks::read::get,
         super::tasks::read::list,
         super::tasks::read::results,
-        super::tasks::world::explain,
+        super::tasks::explain::explain,
         openapi,
     ),
     modifiers(&Bearer),

@@ -66,7 +66,7 @@ fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/tasks/experts", OfTasks("list"), get(tasks::counts::experts)),
         ("/api/v1/tasks/workers", OfTasks("list"), get(tasks::counts::workers)),
         ("/api/v1/tasks/{id}", OfTasks("get"), get(tasks::read::get)),
-        ("/api/v1/tasks/{id}/explain", OfTasks("get"), get(tasks::world::explain)),
+        ("/api/v1/tasks/{id}/explain", OfTasks("get"), get(tasks::explain::explain)),
         ("/api/v1/tasks/{id}/heartbeat", OfClaim, post(tasks::handover::heartbeat)),
         ("/api/v1/tasks/{id}/complete", OfClaim, post(tasks::handover::complete).layer(up_to(MAX_TASK_BYTES))),
     ]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{BootInstant, Fence, ResourceKey, Store, StoreError, world};
 use crate::tasks::{
-    TaskId,
+    TaskId, Unassigned,
     assign::{AssignReport, Roster, Tally},
 };
 
@@ -36,13 +36,20 @@ pub struct Round {
     pub last: TaskId,
 }
 
-/// One round over all that nobody has, with its report. With `fence` it is written; without, it is only what a round would do.
+/// One round over all that nobody has, or all of `namespace`, with its report. With `fence` it is written; without, it is only
+/// what a round would do.
 ///
 /// # Errors
 /// Those of the store; [`StoreError::Fenced`] when the lead was lost.
-pub async fn assign_once(store: &dyn Store, fence: Option<&Fence>) -> Result<AssignReport, StoreError> {
-    let pending = store.queue_counts().await?.iter().map(|queue| queue.pending).sum();
-    let round = assign_after(store, fence, 0).await?;
+pub async fn assign_once(
+    store: &dyn Store,
+    fence: Option<&Fence>,
+    namespace: Option<&str>,
+) -> Result<AssignReport, StoreError> {
+    let counts = store.queue_counts().await?;
+    let ours = counts.iter().filter(|queue| namespace.is_none_or(|wanted| queue.namespace == wanted));
+    let pending = ours.map(|queue| queue.pending).sum();
+    let round = assign_above(store, fence, 0, namespace).await?;
     Ok(round.tally.report(pending, fence.is_none()))
 }
 
@@ -50,13 +57,25 @@ pub async fn assign_once(store: &dyn Store, fence: Option<&Fence>) -> Result<Ass
 ///
 /// # Errors
 /// Those of the store; [`StoreError::Fenced`] when the lead was lost.
-pub async fn assign_after(store: &dyn Store, fence: Option<&Fence>, after: TaskId) -> Result<Round, StoreError> {
+pub async fn assign_after(store: &dyn Store, fence: &Fence, after: TaskId) -> Result<Round, StoreError> {
+    assign_above(store, Some(fence), after, None).await
+}
+
+async fn assign_above(
+    store: &dyn Store,
+    fence: Option<&Fence>,
+    after: TaskId,
+    namespace: Option<&str>,
+) -> Result<Round, StoreError> {
     let mut round = Round { tally: Tally::default(), last: after };
     let mut roster: Option<Roster> = None;
     loop {
-        let tasks = store.unassigned(round.last, BATCH).await?;
-        let Some(last) = tasks.last() else { return Ok(round) };
+        let page = store.unassigned(round.last, BATCH).await?;
+        let Some(last) = page.last() else { return Ok(round) };
         round.last = last.id;
+        let is_last = i64::try_from(page.len()).is_ok_and(|n| n < BATCH);
+        let tasks: Vec<Unassigned> =
+            page.into_iter().filter(|task| namespace.is_none_or(|wanted| task.queue.namespace == wanted)).collect();
         if roster.is_none() {
             roster = Some(read_roster(store).await?);
         }
@@ -66,7 +85,7 @@ pub async fn assign_after(store: &dyn Store, fence: Option<&Fence>, after: TaskI
             store.assign(fence, &batch.assignments).await?;
         }
         round.tally.add(&tasks, &batch);
-        if i64::try_from(tasks.len()).is_ok_and(|n| n < BATCH) {
+        if is_last {
             return Ok(round);
         }
     }
@@ -83,26 +102,46 @@ pub fn round_key() -> ResourceKey {
     ResourceKey { kind: "Assignment".into(), namespace: String::new(), name: "all".into() }
 }
 
-/// Asks the leader for a round, and waits for its report. `None`: nobody leads, or it took longer than `within`; the round
-/// comes when somebody leads.
+/// Asks the leader for a round over all, or all of `namespace`, and waits for its report. `None`: nobody leads, or it took
+/// longer than `within`; the round comes when somebody leads.
 ///
 /// # Errors
 /// Those of the store.
-pub async fn ask_for_round(store: &dyn Store, within: Duration) -> Result<Option<AssignReport>, StoreError> {
-    let token = Uuid::now_v7().to_string();
-    store.request_reconcile(&round_key(), &token).await?;
+pub async fn ask_for_round(
+    store: &dyn Store,
+    namespace: Option<&str>,
+    within: Duration,
+) -> Result<Option<AssignReport>, StoreError> {
+    let mut token = ask(store, namespace).await?;
     let until = BootInstant::now() + within;
     loop {
         let document = store.recovery(DOCUMENT).await?;
         let answer = document.and_then(|document| serde_json::from_value::<Answer>(document).ok());
-        if let Some(answer) = answer.filter(|answer| answer.token >= token) {
-            return Ok(Some(answer.report));
+        match answer.filter(|answer| answer.token >= token) {
+            Some(answer) if namespace_of(&answer.token) == namespace => return Ok(Some(answer.report)),
+            // Somebody asked about another namespace just after us.
+            Some(_) => token = ask(store, namespace).await?,
+            None => {}
         }
         if BootInstant::now() >= until {
             return Ok(None);
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// A request's token: rising, and after a slash the namespace it is about.
+async fn ask(store: &dyn Store, namespace: Option<&str>) -> Result<String, StoreError> {
+    let mut token = Uuid::now_v7().to_string();
+    if let Some(namespace) = namespace {
+        token = format!("{token}/{namespace}");
+    }
+    store.request_reconcile(&round_key(), &token).await?;
+    Ok(token)
+}
+
+fn namespace_of(token: &str) -> Option<&str> {
+    token.split_once('/').map(|(_, namespace)| namespace)
 }
 
 /// The token of the last round that was answered.
@@ -114,14 +153,16 @@ pub async fn answered(store: &dyn Store) -> Result<Option<String>, StoreError> {
     Ok(document.and_then(|document| serde_json::from_value::<Answer>(document).ok()).map(|answer| answer.token))
 }
 
-/// Answers a request.
+/// Does what was asked for, and answers.
 ///
 /// # Errors
 /// Those of the store; [`StoreError::Fenced`] when the lead was lost.
-pub async fn answer(store: &dyn Store, fence: &Fence, token: &str, report: AssignReport) -> Result<(), StoreError> {
+pub async fn answer(store: &dyn Store, fence: &Fence, token: &str) -> Result<AssignReport, StoreError> {
+    let report = assign_once(store, Some(fence), namespace_of(token)).await?;
     let answer = Answer { token: token.to_owned(), report };
     let document = serde_json::to_value(&answer).map_err(|e| StoreError::Broken(e.to_string()))?;
-    store.save_recovery(fence, DOCUMENT, &document).await
+    store.save_recovery(fence, DOCUMENT, &document).await?;
+    Ok(answer.report)
 }
 
 #[cfg(test)]
@@ -190,12 +231,12 @@ mod tests {
             ((report.pending, report.unassigned, report.already), given, nobody)
         };
         let (each, legal) = (vec![("anna".to_owned(), 2), ("igor".to_owned(), 2)], vec![("legal".to_owned(), 1)]);
-        let dry = assign_once(&*store, None).await.unwrap();
+        let dry = assign_once(&*store, None, None).await.unwrap();
         assert!(dry.dry_run);
         assert_eq!(counts(&dry), ((5, 5, 0), each.clone(), legal.clone()));
-        let done = assign_once(&*store, Some(&fence)).await.unwrap();
+        let done = assign_once(&*store, Some(&fence), None).await.unwrap();
         assert_eq!(counts(&done), ((5, 5, 0), each, legal.clone()), "the dry run wrote nothing");
-        let again = assign_once(&*store, Some(&fence)).await.unwrap();
+        let again = assign_once(&*store, Some(&fence), None).await.unwrap();
         assert_eq!(counts(&again), ((5, 1, 4), Vec::new(), legal));
         drop(store);
         std::fs::remove_dir_all(folder).unwrap();
@@ -205,21 +246,20 @@ mod tests {
     async fn who_asks_for_a_round_gets_the_leaders_report_and_nothing_from_nobody() {
         let folder = std::env::temp_dir().join(format!("ostler-rounds-{}", Uuid::new_v4()));
         let (store, fence) = shop(&folder).await;
-        assert_eq!(ask_for_round(&*store, Duration::from_millis(1)).await.unwrap(), None);
+        assert_eq!(ask_for_round(&*store, Some("team"), Duration::from_millis(1)).await.unwrap(), None);
         let leader = async {
             let controls = store.controls().await.unwrap();
             let before = controls.reconcile_requested;
             loop {
                 let asked = store.controls().await.unwrap().reconcile_requested;
                 if let Some((_, token)) = asked.iter().find(|request| !before.contains(request)) {
-                    let report = assign_once(&*store, Some(&fence)).await.unwrap();
-                    answer(&*store, &fence, token, report).await.unwrap();
+                    answer(&*store, &fence, token).await.unwrap();
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let (report, ()) = tokio::join!(ask_for_round(&*store, LONG), leader);
+        let (report, ()) = tokio::join!(ask_for_round(&*store, Some("team"), LONG), leader);
         assert_eq!(report.unwrap().unwrap().assigned.iter().map(|g| g.count).sum::<i64>(), 4);
         drop(store);
         std::fs::remove_dir_all(folder).unwrap();

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A worker that has not reported for this long is taken for gone.
-const SILENT: Duration = Duration::from_secs(30);
+const SILENT: Duration = Duration::from_secs(60);
 
 /// Everything that a task may wait for, as it is now.
 ///
@@ -68,24 +68,17 @@ pub(super) async fn experts(store: &dyn Store) -> Result<Vec<ExpertState>, Store
 }
 
 /// The backends that are declared, with the limits and free slots of their servers.
-///
-/// # Errors
-/// Those of the store.
-pub async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
+async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
     let occupied: HashMap<String, i64> = store.occupancy().await?.into_iter().collect();
     let mut all = Vec::new();
     for row in store.backends().await? {
         let Some(spec) = backend_spec(&row) else { continue };
-        let limit = match store.server(&row.server_url).await? {
-            Some(server) => match server.admission {
-                Admission::Closed => 0,
-                Admission::One => server.limit.min(1),
-                Admission::Open => server.limit,
-            },
-            None => 0,
-        };
+        let server = store.server(&row.server_url).await?;
+        let limit = server.as_ref().map_or(0, |server| server.limit);
+        let open = server.is_some_and(|server| server.admission != Admission::Closed);
         let occupied = occupied.get(&row.server_url).copied().unwrap_or_default();
-        let server = Server::new(&row.namespace, &row.name, &row.server_url, &spec).now(row.ready, limit, occupied);
+        let server =
+            Server::new(&row.namespace, &row.name, &row.server_url, &spec).now(row.ready && open, limit, occupied);
         all.push(BackendState { server, state: row.state, reason: row.reason, since: row.ready_since, limit });
     }
     Ok(all)
@@ -138,19 +131,16 @@ fn pool_state(row: &DeclaredRow) -> Option<PoolState> {
     })
 }
 
-/// Pending tasks as they are explained.
-pub fn items(groups: Vec<WaitingGroup>) -> Vec<Waiting> {
-    let of = |group: WaitingGroup| {
-        let item = Item {
-            queue: QueueKey { namespace: group.namespace, name: group.queue },
-            domain: group.domain,
-            role: group.role,
-            assigned: group.expert.is_some(),
-            expert: group.expert,
-            model: group.model,
-            not_before: (!group.due).then_some(Err(())),
-        };
-        Waiting { item, count: group.count, oldest: group.oldest }
+/// Pending tasks that are alike, as they are explained.
+pub fn waiting(group: &WaitingGroup) -> Waiting {
+    let item = Item {
+        queue: QueueKey { namespace: group.namespace.clone(), name: group.queue.clone() },
+        domain: group.domain.clone(),
+        role: group.role.clone(),
+        expert: group.expert.clone(),
+        assigned: group.expert.is_some(),
+        model: group.model.clone(),
+        not_before: (!group.due).then_some(Err(())),
     };
-    groups.into_iter().map(of).collect()
+    Waiting { item, count: group.count, oldest: group.oldest }
 }

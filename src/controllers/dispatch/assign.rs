@@ -60,15 +60,14 @@ async fn round(desk: &Desk, wishes: &Wishes, progress: &mut Progress) -> Result<
     let declared = (store.declared("Expert").await?, store.declared("TaskQueue").await?);
     let period = declared.1.iter().filter_map(period_of).min().unwrap_or(PERIOD);
     if let Some(token) = asked(wishes).filter(|token| progress.answered.as_ref() != Some(token)) {
-        let report = rounds::assign_once(store, Some(fence)).await?;
+        let report = rounds::answer(store, fence, &token).await?;
         desk.metrics.tasks.assigned(report.assigned.iter().map(|given| given.count).sum());
-        rounds::answer(store, fence, &token, report).await?;
         progress.answered = Some(token);
     }
     let due = progress.whole_at.is_none_or(|at| at.elapsed() >= period);
     let whole = due || progress.declared.as_ref() != Some(&declared);
     let after = if whole { 0 } else { (progress.last - OVERLAP).max(0) };
-    let round = rounds::assign_after(store, Some(fence), after).await?;
+    let round = rounds::assign_after(store, fence, after).await?;
     let given = round.tally.given();
     if given > 0 {
         tracing::info!(assigned = given, nobody = round.tally.nobody(), "tasks assigned");

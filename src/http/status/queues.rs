@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::Level;
 use crate::{
     http::{Api, ApiError, tasks},
-    store::{QueueCounts, WaitingGroup},
+    store::{QueueCounts, WaitingGroup, world},
     tasks::explain::{World, group, line},
 };
 
@@ -41,7 +41,7 @@ pub async fn queue_lines(api: &Api, namespace: Option<&str>, now: Timestamp) -> 
         return Ok(lines(&counts, &[], &World::default(), now));
     }
     let waiting = api.store.waiting().await?;
-    Ok(lines(&counts, &waiting, &tasks::world(api).await?, now))
+    Ok(lines(&counts, &waiting, &world::read(&*api.store).await?, now))
 }
 
 fn lines(counts: &[QueueCounts], waiting: &[WaitingGroup], world: &World, now: Timestamp) -> Vec<QueueLine> {
@@ -55,7 +55,7 @@ fn lines(counts: &[QueueCounts], waiting: &[WaitingGroup], world: &World, now: T
 
 fn of(counts: &QueueCounts, waiting: &[WaitingGroup], world: &World, now: Timestamp) -> QueueLine {
     let ours = waiting.iter().filter(|w| w.namespace == counts.namespace && w.queue == counts.queue);
-    let mut groups = group(&ours.map(tasks::waiting).collect::<Vec<_>>(), world, now);
+    let mut groups = group(&ours.map(world::waiting).collect::<Vec<_>>(), world, now);
     // A fact that stands in the way does not go away by waiting.
     let stuck = groups.iter().any(|g| !g.waits);
     let more: i64 = groups.iter().skip(MOST_GROUPS).map(|g| g.count).sum();

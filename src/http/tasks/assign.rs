@@ -1,4 +1,6 @@
-//! A round of assignment on request, under the epoch of whoever leads.
+//! A round of assignment on request: whoever leads does it.
+
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -7,17 +9,14 @@ use axum::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::world::{expert_view, load_of, queue_view};
 use crate::{
     http::{Api, ApiError, ErrorReply, types::LeaderView},
-    store::{DeclaredRow, ExpertLoad, Fence},
-    tasks::{
-        TaskState, Unassigned,
-        assign::{AssignReport, Roster, Tally},
-    },
+    store::rounds,
+    tasks::assign::AssignReport,
 };
 
-const BATCH: i64 = 1_000;
+/// A leader that is well answers at once; 50,000 tasks take a second or two.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -34,41 +33,12 @@ pub struct Round {
 #[utoipa::path(post, path = "/api/v1/tasks/assign", params(Round), tag = "tasks",
     responses((status = 200, body = AssignReport), (status = 503, description = "nobody leads", body = ErrorReply)))]
 pub async fn assign(State(api): State<Api>, Query(round): Query<Round>) -> Result<Json<AssignReport>, ApiError> {
-    let Round { namespace, dry_run } = round;
-    let leader = api.store.leader().await?.and_then(LeaderView::of);
-    let fence = match leader {
-        Some(leader) => Some(Fence { holder: leader.holder, epoch: leader.epoch }),
-        None if dry_run => None,
-        None => return Err(ApiError::NoLeader),
-    };
-    let mut roster = roster(
-        &api.store.declared("Expert").await?,
-        &api.store.declared("TaskQueue").await?,
-        &api.store.expert_loads().await?,
-    );
-    let pending = crate::store::TaskFilter {
-        namespace: namespace.clone(),
-        states: vec![TaskState::Pending],
-        ..Default::default()
-    };
-    let pending = api.store.count_tasks(&pending).await?;
-    let (mut tally, mut after) = (Tally::default(), 0);
-    loop {
-        let page = api.store.unassigned(after, BATCH).await?;
-        let Some(last) = page.last() else { break };
-        after = last.id;
-        let ours: Vec<Unassigned> =
-            page.into_iter().filter(|t| namespace.as_ref().is_none_or(|n| t.queue.namespace == *n)).collect();
-        let batch = roster.assign(&ours);
-        if let Some(fence) = fence.as_ref().filter(|_| !dry_run && !batch.assignments.is_empty()) {
-            api.store.assign(fence, &batch.assignments).await?;
-        }
-        tally.add(&ours, &batch);
+    let namespace = round.namespace.as_deref();
+    if round.dry_run {
+        return Ok(Json(rounds::assign_once(&*api.store, None, namespace).await?));
     }
-    Ok(Json(tally.report(pending, dry_run)))
-}
-
-fn roster(experts: &[DeclaredRow], queues: &[DeclaredRow], loads: &[ExpertLoad]) -> Roster {
-    let experts = experts.iter().map(|row| expert_view(row, load_of(row, loads)));
-    Roster::new(experts.collect(), queues.iter().map(queue_view).collect())
+    // What nobody will answer need not be waited for.
+    api.store.leader().await?.and_then(LeaderView::of).ok_or(ApiError::NoLeader)?;
+    let report = rounds::ask_for_round(&*api.store, namespace, PATIENCE).await?;
+    report.map(Json).ok_or(ApiError::NoLeader)
 }

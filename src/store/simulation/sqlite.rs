@@ -104,7 +104,7 @@ impl Home for Sqlite {
     }
 
     fn assign(&mut self, fence: &Fence) -> Answer<()> {
-        self.runtime.block_on(assign_after(&self.store, Some(fence), 0)).map(|_| ())
+        self.runtime.block_on(assign_after(&self.store, fence, 0)).map(|_| ())
     }
 
     fn put_server(&mut self, fence: &Fence, server: &ServerRow) -> Answer<()> {

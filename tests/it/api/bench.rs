@@ -15,7 +15,7 @@ use ostler::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
-    store::{self, Fence, Store, sqlite::Hold},
+    store::{self, Fence, Store, rounds, sqlite::Hold},
     telemetry::{Loops, Metrics, install_crypto},
 };
 use reqwest::{Method, StatusCode};
@@ -141,6 +141,23 @@ impl Bench {
     /// Takes the lead, for a minute.
     pub async fn lead(&self) -> Fence {
         self.store.campaign("the test", Duration::from_secs(60)).await.unwrap().expect("nobody else leads")
+    }
+
+    /// Answers requests for rounds of assignment, as a leader does, and assigns nothing unasked.
+    pub fn answer_rounds(&self, fence: Fence) {
+        let (store, shutdown) = (Arc::clone(&self.store), self.shutdown.clone());
+        tokio::spawn(shutdown.run_until_cancelled_owned(async move {
+            let mut answered = None;
+            loop {
+                let asked = store.controls().await.unwrap().reconcile_requested;
+                let token = asked.into_iter().find(|(key, _)| *key == rounds::round_key()).map(|(_, token)| token);
+                if let Some(token) = token.filter(|token| answered.as_ref() != Some(token)) {
+                    rounds::answer(&*store, &fence, &token).await.unwrap();
+                    answered = Some(token);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }));
     }
 
     /// Uid of a backend.

@@ -24,6 +24,7 @@ pub fn declared(kind: &str, name: &str, spec: Value) -> DeclaredRow {
 pub async fn shop(manifests: &str) -> (Bench, Fence) {
     let bench = Bench::new(manifests).await;
     let fence = bench.lead().await;
+    bench.answer_rounds(fence.clone());
     let expert = |name: &str, domain: &str| {
         declared(
             "Expert",
@@ -166,6 +167,8 @@ async fn assignment_is_reported_first_dry_then_done_and_a_task_says_why_it_waits
         assert_eq!(given, [(&json!("igor"), &json!(2)), (&json!("olga"), &json!(2))], "{report}");
         assert!(report["nobody"][0]["why"].as_str().unwrap().contains("legal"), "{report}");
     }
+    let (_, elsewhere) = bench.post("/api/v1/tasks/assign?namespace=team", None).await;
+    assert_eq!([&elsewhere["pending"], &elsewhere["already"]], [&json!(0), &json!(0)], "{elsewhere}");
     let (_, report) = bench.post("/api/v1/tasks/assign", None).await;
     assert_eq!([&report["already"], &report["assigned"]], [&json!(4), &json!([])], "{report}");
     let (_, nobody) = bench.get(&format!("/api/v1/tasks/{}/explain", ids[4])).await;
