@@ -246,7 +246,7 @@ mod tests {
     async fn who_asks_for_a_round_gets_the_leaders_report_and_nothing_from_nobody() {
         let folder = std::env::temp_dir().join(format!("ostler-rounds-{}", Uuid::new_v4()));
         let (store, fence) = shop(&folder).await;
-        assert_eq!(ask_for_round(&*store, Some("team"), Duration::from_millis(1)).await.unwrap(), None);
+        assert_eq!(ask_for_round(&*store, Some("default"), Duration::from_millis(1)).await.unwrap(), None);
         let leader = async {
             let controls = store.controls().await.unwrap();
             let before = controls.reconcile_requested;
@@ -259,7 +259,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let (report, ()) = tokio::join!(ask_for_round(&*store, Some("team"), LONG), leader);
+        let (report, ()) = tokio::join!(ask_for_round(&*store, Some("default"), LONG), leader);
         assert_eq!(report.unwrap().unwrap().assigned.iter().map(|g| g.count).sum::<i64>(), 4);
         drop(store);
         std::fs::remove_dir_all(folder).unwrap();
