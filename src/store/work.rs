@@ -49,7 +49,7 @@ pub struct Lease {
 /// A task that is this worker's until its lease lapses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
-    /// With the claim's epoch.
+    /// With the claim's epoch. Its candidates may be left out: no worker asks for them.
     pub task: Task,
     pub lease: Lease,
 }

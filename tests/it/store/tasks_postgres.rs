@@ -53,7 +53,7 @@ async fn real_the_database_refuses_what_the_machine_refuses() {
         (running.task.id, "lease = NULL"),
         (running.task.id, "state = 'pending'"),
         (running.task.id, "assignment_reason = NULL"),
-        (running.task.id, "attempts = (SELECT jsonb_agg(g) FROM generate_series(1, 21) AS g)"),
+        (running.task.id, "attempts = (SELECT json_agg(g) FROM generate_series(1, 21) AS g)"),
     ] {
         let refused = run(&mut database, &format!("UPDATE tasks SET {change} WHERE id = {task}")).await;
         let code = refused.as_ref().err().and_then(|error| error.as_database_error()?.code().map(String::from));
@@ -130,7 +130,7 @@ async fn real_backends_killed_in_the_middle_of_claims_and_ends_lose_and_double_n
     assert_eq!((finished, rows), (TASKS as i64, TASKS as i64), "inserted = ended, each once");
     assert_eq!(number(&mut database, "SELECT sum(running) FROM expert_places").await, 0, "no place is lost");
     let beyond = "SELECT count(*) FROM finished_tasks WHERE epoch < attempts_used + free_requeues + leases_lost
-        OR attempts_used <> 1 OR jsonb_array_length(attempts) <> 1";
+        OR attempts_used <> 1 OR json_array_length(attempts) <> 1";
     assert_eq!(number(&mut database, beyond).await, 0, "each was counted once");
 }
 

@@ -1,6 +1,6 @@
 //! Assignments, and the runs of schedules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
@@ -63,11 +63,12 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
             i32::try_from(different.len()).unwrap_or(i32::MAX)
         }));
     }
+    let lists = candidate_lists(connection, different.iter().map(|said| said.3)).await?;
     let written: Vec<(String, String)> = sqlx::query_as(
         "UPDATE tasks AS t SET expert = s.expert, assigned_model = s.model, assignment_reason = s.reason,
-            candidates = s.candidates::jsonb
+            candidates = s.candidates
          FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
-         JOIN unnest($3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY
+         JOIN unnest($3::text[], $4::text[], $5::text[], $6::integer[]) WITH ORDINALITY
             AS s (expert, model, reason, candidates, number) ON s.number = w.number
          WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
             AND coalesce(t.expert, s.expert) = s.expert
@@ -78,12 +79,38 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
     .bind(different.iter().map(|said| text(said.0)).collect::<Vec<_>>())
     .bind(different.iter().map(|said| said.1.map(text)).collect::<Vec<_>>())
     .bind(different.iter().map(|said| text(said.2)).collect::<Vec<_>>())
-    .bind(different.iter().map(|said| json_text(&said.3)).collect::<Vec<_>>())
+    .bind(lists)
     .fetch_all(&mut *connection)
     .await?;
     let count = u64::try_from(written.len()).unwrap_or(u64::MAX);
     places::none_for_unknown(connection, written.into_iter()).await?;
     Ok(count)
+}
+
+/// The number of each list; none for an empty one. What is new is noted.
+async fn candidate_lists(
+    connection: &mut PgConnection,
+    lists: impl Iterator<Item = &[String]>,
+) -> Result<Vec<Option<i32>>, StoreError> {
+    let names: Vec<Option<String>> = lists.map(|names| (!names.is_empty()).then(|| json_text(&names))).collect();
+    let distinct: Vec<&str> = names.iter().flatten().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
+    // Only the leader assigns, so the second statement sees them all.
+    sqlx::query(
+        "INSERT INTO candidate_lists (names) SELECT w.names FROM unnest($1::text[]) AS w (names)
+         WHERE NOT EXISTS (SELECT FROM candidate_lists AS l WHERE md5(l.names) = md5(w.names))
+         ON CONFLICT (md5(names)) DO NOTHING",
+    )
+    .bind(&distinct)
+    .execute(&mut *connection)
+    .await?;
+    let known: Vec<(String, i32)> = sqlx::query_as(
+        "SELECT names, id FROM candidate_lists WHERE md5(names) = ANY (ARRAY(SELECT md5(unnest($1::text[]))))",
+    )
+    .bind(&distinct)
+    .fetch_all(connection)
+    .await?;
+    let known: HashMap<String, i32> = known.into_iter().collect();
+    Ok(names.iter().map(|names| names.as_ref().and_then(|names| known.get(names)).copied()).collect())
 }
 
 /// The tasks of a run, unless it was fired before.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use sqlx::{FromRow, Row};
 
-use super::columns::task_columns;
+use super::columns::own_columns;
 use super::cursor::{Lane, Place};
 use crate::store::postgres::PostgresStore;
 use crate::store::task_rows::TaskRecord;
@@ -22,7 +22,8 @@ const ROUNDS: usize = 3;
 /// places; of all these the first `$8`, counted into the experts' places as far as these go.
 ///
 /// What needs the loaded model goes first, before whoever has not waited `$7` milliseconds longer and has no higher
-/// priority. The leases are locked against the reaper, so that it sees all that is claimed under one. A place that an expert has in the snapshot may be taken meanwhile: what it then has is known under its lock.
+/// priority. The leases are locked against the reaper, so that it sees all that is claimed under one. A place that an expert has in
+/// the snapshot may be taken meanwhile: what it then has is known under its lock, and only then tasks are counted for each expert.
 macro_rules! claim {
     ($model:literal, $chosen:literal) => {
         concat!(
@@ -60,34 +61,34 @@ macro_rules! claim {
                     running = p.running + greatest(least(l.wanted, p.places - p.running), 0)
                 FROM locked AS l WHERE p.namespace = l.namespace AND p.expert = l.expert
                 RETURNING p.namespace, p.expert, p.granted
+            ), short AS MATERIALIZED (
+                SELECT (SELECT count(*) FROM chosen) > (SELECT coalesce(sum(granted), 0) FROM granted) AS of_places
             ), taken AS MATERIALIZED (
-                SELECT c.id FROM chosen AS c JOIN granted AS g ON g.namespace = c.namespace AND g.expert = c.expert
-                WHERE c.nth <= g.granted
-            ), claimed AS (
-                UPDATE tasks AS t SET state = 'in_progress', state_since = clock_timestamp(), epoch = epoch + 1,
-                    lease = (SELECT l.lease FROM lanes AS l WHERE l.namespace = t.namespace AND l.queue = t.queue LIMIT 1)
-                WHERE id = ANY (ARRAY(SELECT id FROM taken))
-                RETURNING t.rank, t.payload, NULL::jsonb AS result, ",
-            task_columns!("t."),
-            ")
-            SELECT said.*, claimed.* FROM (
-                SELECT (SELECT count(*) FROM chosen) > (SELECT count(*) FROM taken) AS cut, EXISTS (
-                    SELECT FROM expert_places AS p
-                    WHERE p.running >= p.places AND p.namespace IN (SELECT namespace FROM lanes)) AS passed_over
-            ) AS said LEFT JOIN claimed ON true"
+                SELECT id FROM chosen WHERE NOT (SELECT of_places FROM short)
+                UNION ALL SELECT c.id FROM (
+                    SELECT id, namespace, expert, row_number() OVER (PARTITION BY namespace, expert ORDER BY place, id) AS nth
+                    FROM chosen WHERE (SELECT of_places FROM short)
+                ) AS c JOIN granted AS g ON g.namespace = c.namespace AND g.expert = c.expert WHERE c.nth <= g.granted
+            )
+            UPDATE tasks AS t SET state = 'in_progress', state_since = clock_timestamp(), epoch = epoch + 1,
+                lease = CASE WHEN $11::bigint IS NOT NULL THEN $11 ELSE
+                    (SELECT l.lease FROM lanes AS l WHERE l.namespace = t.namespace AND l.queue = t.queue LIMIT 1) END
+            WHERE id = ANY (ARRAY(SELECT id FROM taken))
+            RETURNING t.rank, t.payload, NULL::json AS result, '[]'::json AS candidates, (SELECT of_places FROM short) AS cut, EXISTS (
+                SELECT FROM expert_places AS p
+                WHERE p.running >= p.places AND p.namespace IN (SELECT namespace FROM lanes)) AS passed_over, ",
+            own_columns!("t.")
         )
     };
 }
 
 const FREE: &str = claim!(
     "assigned_model IS NULL",
-    "SELECT id, namespace, expert, row_number() OVER (PARTITION BY namespace, expert ORDER BY rank, id) AS nth
-    FROM (SELECT id, namespace, expert, rank FROM found ORDER BY rank, id LIMIT $8) AS first"
+    "SELECT id, namespace, expert, rank AS place FROM found ORDER BY rank, id LIMIT $8"
 );
 const SLOTTED: &str = claim!(
     "assigned_model = l.model",
-    "SELECT id, namespace, expert, row_number() OVER (PARTITION BY namespace, expert ORDER BY place) AS nth
-    FROM (SELECT f.id, f.namespace, f.expert, row_number() OVER (ORDER BY
+    "SELECT * FROM (SELECT f.id, f.namespace, f.expert, row_number() OVER (ORDER BY
             f.loaded AND f.priority >= h.priority AND f.rank - h.rank <= $7 DESC, f.rank, f.id) AS place
         FROM found AS f, (SELECT rank, priority FROM found ORDER BY rank, id LIMIT 1) AS h) AS sorted
     WHERE place <= $8"
@@ -175,19 +176,39 @@ async fn rounds(
     most: i64,
 ) -> Result<Catch, StoreError> {
     let mut whole = Catch { seen: Seen { last: vec![None; searches.len()], passed_over: false }, ..Catch::default() };
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let left = most - i64::try_from(whole.claimed.len()).unwrap_or(i64::MAX);
         if left < 1 || searches.is_empty() {
             break;
         }
         whole.cut = false;
+        let claimed = whole.claimed.len();
         run(connection, statement, searches, affinity, left, &mut whole).await?;
+        if whole.claimed.len() == claimed {
+            // It may have found only what belongs to experts that were filled up meanwhile: once more, without them.
+            whole.cut = any_full(connection, searches).await? && round == 0;
+        }
         whole.seen.passed_over |= whole.cut;
         if !whole.cut {
             break;
         }
     }
     Ok(whole)
+}
+
+/// Whether any expert that could have been passed over has no place.
+async fn any_full(connection: &mut PgConnection, searches: &[Search<'_>]) -> Result<bool, StoreError> {
+    let full = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM expert_places WHERE running >= places AND namespace = ANY ($1))",
+    );
+    let namespaces = searches.iter().map(|search| search.lane.namespace.as_str()).collect::<Vec<_>>();
+    Ok(full.bind(namespaces).fetch_one(connection).await?)
+}
+
+/// The lease of all searches, if it is one: then it need not be found for each task.
+fn one_lease(searches: &[Search<'_>]) -> Option<i64> {
+    let first = searches.first()?.lease.id;
+    searches.iter().all(|search| search.lease.id == first).then_some(first)
 }
 
 async fn run(
@@ -210,16 +231,15 @@ async fn run(
         .bind(most)
         .bind(searches.iter().map(|search| search.loaded).collect::<Vec<_>>())
         .bind(searches.iter().map(|search| search.lease.holder.as_str()).collect::<Vec<_>>())
+        .bind(one_lease(searches))
         .fetch_all(connection)
         .await?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
         whole.cut |= row.try_get::<bool, _>("cut")?;
         whole.seen.passed_over |= row.try_get::<bool, _>("passed_over")?;
-        // The row of a claim that claimed nothing has no task.
-        let Some(rank) = row.try_get::<Option<i64>, _>("rank")? else { continue };
         let task: Task = TaskRecord::from_row(row)?.try_into()?;
-        let place = Place { rank, id: task.id };
+        let place = Place { rank: row.try_get("rank")?, id: task.id };
         let searched = searches.iter().position(|search| search.lane.has(&task)).ok_or_else(|| {
             StoreError::Broken(format!("task {} was claimed, of a lane that the claim did not name", task.id))
         })?;

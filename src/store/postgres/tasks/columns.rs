@@ -1,7 +1,7 @@
 //! The columns that live and ended tasks have in common.
 
-/// All but the payload, which lists leave out, and the result, which live tasks don't have.
-macro_rules! task_columns {
+/// All but the payload, which lists leave out, the result, which live tasks don't have, and the candidates, which are looked up.
+macro_rules! own_columns {
     ($of:literal) => {
         concat!(
             $of,
@@ -37,8 +37,6 @@ macro_rules! task_columns {
             $of,
             "assignment_reason, ",
             $of,
-            "candidates, ",
-            $of,
             "assigned_model, ",
             $of,
             "attempts_used, ",
@@ -54,6 +52,20 @@ macro_rules! task_columns {
             "reason, ",
             $of,
             "attempts"
+        )
+    };
+}
+
+pub(super) use own_columns;
+
+/// The same with the candidates.
+macro_rules! task_columns {
+    ($of:literal) => {
+        concat!(
+            $crate::store::postgres::tasks::columns::own_columns!($of),
+            ", coalesce((SELECT l.names FROM candidate_lists AS l WHERE l.id = ",
+            $of,
+            "candidates), '[]')::json AS candidates"
         )
     };
 }

@@ -52,7 +52,7 @@ async fn reassign(
 ) -> Result<(), StoreError> {
     let why = if reason.is_empty() { "reassigned" } else { reason };
     let namespaces: Vec<(String, String)> = sqlx::query_as(
-        "UPDATE tasks SET expert = $2, assigned_model = $3, assignment_reason = $4, candidates = '[]' WHERE id = ANY ($1)
+        "UPDATE tasks SET expert = $2, assigned_model = $3, assignment_reason = $4, candidates = NULL WHERE id = ANY ($1)
          RETURNING namespace, expert",
     )
     .bind(ids)

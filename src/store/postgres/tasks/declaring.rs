@@ -106,7 +106,7 @@ async fn follow_batch(connection: &mut PgConnection, expert: &Expert<'_>) -> Res
             ORDER BY id LIMIT $6 FOR UPDATE)
          UPDATE tasks SET expert = CASE WHEN $3 THEN expert END,
             assignment_reason = CASE WHEN $3 THEN assignment_reason END,
-            candidates = CASE WHEN $3 THEN candidates ELSE '[]' END,
+            candidates = CASE WHEN $3 THEN candidates END,
             assigned_model = CASE WHEN $3 AND NOT $4 THEN coalesce(model, $5) END
          WHERE id = ANY (ARRAY(SELECT id FROM stale))",
     )
@@ -127,7 +127,7 @@ pub(super) async fn refresh_tasks(connection: &mut PgConnection, ids: &[TaskId])
         return Ok(());
     }
     for statement in [
-        "UPDATE tasks AS t SET expert = NULL, assignment_reason = NULL, candidates = '[]', assigned_model = NULL
+        "UPDATE tasks AS t SET expert = NULL, assignment_reason = NULL, candidates = NULL, assigned_model = NULL
          WHERE t.id = ANY ($1) AND t.state = 'pending' AND t.assignment_reason IS NOT NULL AND NOT EXISTS (
             SELECT FROM declared AS d WHERE d.kind = 'Expert' AND d.namespace = t.namespace AND d.name = t.expert
                 AND d.gone_at IS NULL AND NOT d.suspended)",

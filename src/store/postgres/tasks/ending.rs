@@ -108,15 +108,17 @@ async fn finish(
             RETURNING t.*, w.ended, w.result, w.why, w.attempt
         ), own AS (
             DELETE FROM leases WHERE id = ANY (ARRAY(SELECT l.id FROM leases AS l
-                WHERE l.id IN (SELECT lease FROM gone) AND l.holder LIKE 'task/%' FOR UPDATE SKIP LOCKED))
+                WHERE l.holder LIKE 'task/%' AND l.id IN (SELECT lease FROM gone) FOR UPDATE SKIP LOCKED))
         )
         INSERT INTO finished_tasks (", moved_columns!(), ", state, result)
         SELECT id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels, created_at,
             clock_timestamp(), expert, assignment_reason, candidates, assigned_model,
             attempts_used + (ended <> 'cancelled')::integer, free_requeues + (ended = 'cancelled')::integer,
             leases_lost, cycle, epoch, why,
-            CASE WHEN jsonb_array_length(attempts) < 20 THEN attempts ELSE attempts - 0 END || attempt::jsonb,
-            ended, result::jsonb
+            CASE WHEN attempts::text = '[]' THEN ('[' || attempt || ']')::json ELSE
+                (CASE WHEN json_array_length(attempts) < 20 THEN attempts::jsonb ELSE attempts::jsonb - 0 END
+                    || attempt::jsonb)::json END,
+            ended, result::json
         FROM gone RETURNING id, epoch, namespace, expert"
     ))
     .bind(last.iter().map(|one| one.task).collect::<Vec<_>>())

@@ -36,7 +36,7 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilte
         None => {}
     }
     if !labels.is_empty() {
-        query.push(" AND labels @> ").push_bind(Json(labels.clone()));
+        query.push(" AND labels::jsonb @> ").push_bind(Json(labels.clone()));
     }
     if let Some(since) = since {
         query.push(" AND state_since >= ").push_bind(Stamp::from(*since));

@@ -56,14 +56,14 @@ struct LockedTask {
 const LIVE: &str = concat!(
     "WITH locked AS MATERIALIZED (SELECT ",
     task_columns!(""),
-    ", NULL::jsonb AS payload, NULL::jsonb AS result FROM tasks
+    ", NULL::json AS payload, NULL::json AS result FROM tasks
         WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
      SELECT locked.*, clock_timestamp() AS now FROM locked"
 );
 const ENDED: &str = concat!(
     "WITH locked AS MATERIALIZED (SELECT ",
     task_columns!(""),
-    ", NULL::jsonb AS payload, NULL::jsonb AS result
+    ", NULL::json AS payload, NULL::json AS result
         FROM finished_tasks WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
      SELECT locked.*, clock_timestamp() AS now FROM locked"
 );
@@ -168,7 +168,7 @@ async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), St
             rank = CASE w.state WHEN 'pending' THEN task_rank(greatest(w.since, w.run_after), t.priority)
                 ELSE 9223372036854775807 END, attempts_used = w.used,
             free_requeues = w.requeued, leases_lost = w.lost, cycle = w.cycle, epoch = w.epoch, reason = w.reason,
-            attempts = w.attempts::jsonb, lease = NULL
+            attempts = w.attempts::json, lease = NULL
          FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::integer[],
             $7::integer[], $8::integer[], $9::integer[], $10::bigint[], $11::text[], $12::text[])
             AS w (id, state, since, run_after, deadline, used, requeued, lost, cycle, epoch, reason, attempts)
@@ -202,7 +202,7 @@ async fn put_away(connection: &mut PgConnection, ended: &[&Moved]) -> Result<(),
          INSERT INTO finished_tasks (state, result, ",
         moved_columns!(),
         ")
-         SELECT ended, result::jsonb, ",
+         SELECT ended, result::json, ",
         moved_columns!(),
         " FROM gone"
     ))

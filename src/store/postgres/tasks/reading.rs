@@ -34,17 +34,17 @@ impl Part {
                 concat!(
                     "SELECT ",
                     task_columns!(""),
-                    ", NULL::jsonb AS payload, NULL::jsonb AS result FROM tasks WHERE true"
+                    ", NULL::json AS payload, NULL::json AS result FROM tasks WHERE true"
                 )
             }
             (Self::Live, false) => {
-                concat!("SELECT ", task_columns!(""), ", payload, NULL::jsonb AS result FROM tasks WHERE true")
+                concat!("SELECT ", task_columns!(""), ", payload, NULL::json AS result FROM tasks WHERE true")
             }
             (Self::Ended, true) => {
                 concat!(
                     "SELECT ",
                     task_columns!(""),
-                    ", NULL::jsonb AS payload, NULL::jsonb AS result FROM finished_tasks WHERE true"
+                    ", NULL::json AS payload, NULL::json AS result FROM finished_tasks WHERE true"
                 )
             }
             (Self::Ended, false) => {
