@@ -184,7 +184,8 @@ impl Shop {
             ready_since: None,
         };
         shop.store.project_backend(&shop.fence, &row).await.expect("project");
-        let server = ServerRow { url: url.into(), limit: 1, admission: Admission::Open, instance: None };
+        let server =
+            ServerRow { url: url.into(), limit: 1, admission: Admission::Open, instance: None, calls_per_day: None };
         shop.store.put_server(&shop.fence, &server).await.expect("put the server");
         shop
     }

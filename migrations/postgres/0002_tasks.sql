@@ -1,6 +1,15 @@
 -- Tasks. The release before neither reads nor writes these tables.
 INSERT INTO schema_compatibility (version, oldest_reader) VALUES (2, 1);
 
+-- A server that may be called only so often a day: its calls on the last UTC day that had any (days since 1970). Read and written
+-- under the lock of the server's row.
+ALTER TABLE servers ADD COLUMN calls_per_day integer;
+CREATE TABLE server_days (
+    server_url text PRIMARY KEY,
+    day bigint NOT NULL,
+    calls bigint NOT NULL
+) WITH (fillfactor = 50);
+
 -- Experts, queues, pools and schedules, as they are declared.
 CREATE TABLE declared (
     uid text PRIMARY KEY,

@@ -1,6 +1,14 @@
 -- Tasks. The release before neither reads nor writes these tables.
 INSERT INTO schema_compatibility (version, oldest_reader) VALUES (2, 1);
 
+-- A server that may be called only so often a day: its calls on the last UTC day that had any (days since 1970).
+ALTER TABLE servers ADD COLUMN calls_per_day INTEGER;
+CREATE TABLE server_days (
+    server_url TEXT PRIMARY KEY,
+    day INTEGER NOT NULL,
+    calls INTEGER NOT NULL
+) STRICT;
+
 -- Experts, queues, pools and schedules, as they are declared.
 CREATE TABLE declared (
     uid TEXT PRIMARY KEY,

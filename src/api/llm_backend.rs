@@ -220,7 +220,7 @@ pub struct Concurrency {
     /// May other servers' overflow come here? Default: true, but false for OpenAI with authSecretRef.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_spill: Option<bool>,
-    /// Calls a day at most.
+    /// Calls on one UTC day at most; canaries are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000000))]
     pub max_calls_per_day: Option<i32>,

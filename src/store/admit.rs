@@ -6,6 +6,8 @@ use sqlx::FromRow;
 
 use super::rows::ServerRecord;
 use super::stamp::Stamp;
+use crate::tasks::route::CallsOfDay;
+
 use super::{Admission, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
 
 /// A row of `slots`.
@@ -142,6 +144,40 @@ pub(super) fn decide(server: &ServerRow, slots: &[SlotRecord], purpose: SlotPurp
     }
 }
 
+/// A row of `server_days`.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct DayRecord {
+    pub server_url: String,
+    day: i64,
+    calls: i64,
+}
+
+/// The UTC day by the database's clock, in days since 1970.
+pub(super) const fn day_of(now: Stamp) -> i64 {
+    now.millis().div_euclid(24 * 3_600 * 1_000)
+}
+
+/// What a server may still be called today; `None`: as often as it has slots. A day that is yet to come, after a clock went back, counts
+/// as today: else its calls would be made twice.
+pub(super) fn calls_of_day(most: Option<i32>, counted: Option<&DayRecord>, now: Stamp) -> Option<CallsOfDay> {
+    let made = counted.filter(|counted| counted.day >= day_of(now)).map_or(0, |counted| counted.calls);
+    most.map(|most| CallsOfDay { most, left: (i64::from(most) - made).max(0) })
+}
+
+/// The same of every server that has such a limit, by URL.
+pub(super) fn all_calls_of_day(
+    servers: Vec<ServerRecord>,
+    counted: &[DayRecord],
+    now: Stamp,
+) -> Vec<(String, CallsOfDay)> {
+    let counted_at = |url: &str| counted.iter().find(|counted| counted.server_url == url);
+    let of = |server: ServerRecord| {
+        let calls = calls_of_day(server.calls_per_day, counted_at(&server.url), now)?;
+        Some((server.url, calls))
+    };
+    servers.into_iter().filter_map(of).collect()
+}
+
 /// The rows that are occupied, for people and metrics.
 pub(super) fn occupied_rows(
     slots: Vec<SlotRecord>,
@@ -168,4 +204,27 @@ pub(super) fn occupancy(servers: Vec<ServerRecord>, slots: &[SlotRecord], now: S
             (server.url, occupied)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_count_for_their_own_day_and_for_none_before() {
+        let now = Stamp::from(jiff::Timestamp::from_second(10 * 86_400 + 5).expect("a time"));
+        let counted = |day, calls| Some(DayRecord { server_url: String::new(), day, calls });
+        for (most, counted, left) in [
+            (Some(5), None, Some(5)),
+            (Some(5), counted(10, 3), Some(2)),
+            (Some(5), counted(10, 7), Some(0)),
+            (Some(5), counted(9, 5), Some(5)),
+            // The clock went back over midnight.
+            (Some(5), counted(11, 4), Some(1)),
+            (None, counted(10, 7), None),
+        ] {
+            let calls = calls_of_day(most, counted.as_ref(), now);
+            assert_eq!(calls.map(|calls| calls.left), left, "{most:?} {counted:?}");
+        }
+    }
 }

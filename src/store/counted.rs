@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
+use crate::tasks::route::CallsOfDay;
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 use crate::telemetry::Metrics;
 
@@ -75,6 +76,7 @@ pass_on! {
         fn abort_slots(fence: &Fence, url: &str) -> u64;
         fn slots(url: &str) -> Vec<SlotRow>;
         fn occupancy() -> Vec<(String, i64)>;
+        fn calls_of_day() -> Vec<(String, CallsOfDay)>;
     }
     Journal {
         fn append(entry: &JournalEntry) -> ();

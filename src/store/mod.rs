@@ -29,6 +29,8 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
+use crate::tasks::route::CallsOfDay;
+
 pub use clock::BootInstant;
 pub use counted::counted;
 pub use home::{Home, Migrated, migrate, open};
@@ -120,6 +122,8 @@ pub trait Slots: Send + Sync {
     async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError>;
     /// Occupied slots of every server, by URL.
     async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError>;
+    /// What servers that may be called only so often a day may still be called today, by URL.
+    async fn calls_of_day(&self) -> Result<Vec<(String, CallsOfDay)>, StoreError>;
 }
 
 /// What happened: kept 30 days.

@@ -131,20 +131,21 @@ pub(super) struct ServerRecord {
     pub slot_limit: i32,
     pub admission: String,
     pub instance: Option<String>,
+    pub calls_per_day: Option<i32>,
 }
 
 impl TryFrom<ServerRecord> for ServerRow {
     type Error = StoreError;
 
     fn try_from(record: ServerRecord) -> Result<Self, StoreError> {
-        let ServerRecord { url, slot_limit, admission, instance } = record;
+        let ServerRecord { url, slot_limit, admission, instance, calls_per_day } = record;
         let admission = match admission.as_str() {
             "Closed" => Admission::Closed,
             "One" => Admission::One,
             "Open" => Admission::Open,
             other => return Err(StoreError::Broken(format!("server {url} has the unknown admission {other:?}"))),
         };
-        Ok(Self { url, limit: slot_limit, admission, instance })
+        Ok(Self { url, limit: slot_limit, admission, instance, calls_per_day })
     }
 }
 

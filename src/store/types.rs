@@ -120,6 +120,8 @@ pub struct ServerRow {
     pub admission: Admission,
     /// The process that listens there, as the agent reports it (`pid@start`); `None` without an agent.
     pub instance: Option<String>,
+    /// Calls that may begin on one UTC day; canaries are not counted. `None`: any number.
+    pub calls_per_day: Option<i32>,
 }
 
 /// What a slot is for.
@@ -166,6 +168,8 @@ pub enum SlotAnswer {
     },
     /// The server's admission is closed, or nobody declared it.
     Closed,
+    /// It may not be called again today.
+    Spent,
 }
 
 /// An occupied slot.

@@ -98,6 +98,8 @@ pub struct SlotClaimAnswer {
     pub full: bool,
     /// The server gives none at all now.
     pub closed: bool,
+    /// Its calls of this day are used up.
+    pub spent: bool,
 }
 
 /// What people and programs do to tasks.

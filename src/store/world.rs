@@ -12,7 +12,7 @@ use crate::{
         assign::{ExpertView, QueueView},
         explain::{BackendState, ExpertState, Item, PoolState, QueueState, Waiting, WorkerState, World},
         retry::RetryPolicy,
-        route::Server,
+        route::{CallsOfDay, Server},
     },
 };
 
@@ -70,6 +70,7 @@ pub(super) async fn experts(store: &dyn Store) -> Result<Vec<ExpertState>, Store
 /// The backends that are declared, with the limits and free slots of their servers.
 async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
     let occupied: HashMap<String, i64> = store.occupancy().await?.into_iter().collect();
+    let today: HashMap<String, CallsOfDay> = store.calls_of_day().await?.into_iter().collect();
     let mut all = Vec::new();
     for row in store.backends().await? {
         let Some(spec) = backend_spec(&row) else { continue };
@@ -77,8 +78,9 @@ async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
         let limit = server.as_ref().map_or(0, |server| server.limit);
         let open = server.is_some_and(|server| server.admission != Admission::Closed);
         let occupied = occupied.get(&row.server_url).copied().unwrap_or_default();
-        let server =
-            Server::new(&row.namespace, &row.name, &row.server_url, &spec).now(row.ready && open, limit, occupied);
+        let server = Server::new(&row.namespace, &row.name, &row.server_url, &spec)
+            .now(row.ready && open, limit, occupied)
+            .today(today.get(&row.server_url).copied());
         all.push(BackendState { server, state: row.state, reason: row.reason, since: row.ready_since, limit });
     }
     Ok(all)

@@ -23,8 +23,19 @@ pub struct Server {
     pub free: i64,
     pub overflow: Overflow,
     pub accepts_spill: bool,
+    /// Where it may be called only so often a day.
+    pub calls: Option<CallsOfDay>,
     /// Alias and the server's own name of each model.
     pub models: Vec<(String, String)>,
+}
+
+/// How often a server may be called on one UTC day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallsOfDay {
+    /// `maxCallsPerDay`.
+    pub most: i32,
+    /// Calls that may still begin today.
+    pub left: i64,
 }
 
 /// One server that may be asked.
@@ -62,6 +73,7 @@ impl Server {
             free: 0,
             overflow: spec.concurrency.overflow,
             accepts_spill: spec.accepts_spill(),
+            calls: None,
             models: spec.models.iter().map(|model| (alias(model), model.name.clone())).collect(),
         }
     }
@@ -70,6 +82,18 @@ impl Server {
     #[must_use]
     pub fn now(self, ready: bool, limit: i32, occupied: i64) -> Self {
         Self { ready, free: (i64::from(limit) - occupied).max(0), ..self }
+    }
+
+    /// With what is left of this day's calls: of its slots, no more are free than that.
+    #[must_use]
+    pub fn today(self, calls: Option<CallsOfDay>) -> Self {
+        let free = calls.map_or(self.free, |calls| self.free.min(calls.left));
+        Self { free, calls, ..self }
+    }
+
+    /// Its calls of this day are used up.
+    pub fn is_spent(&self) -> bool {
+        self.calls.is_some_and(|calls| calls.left == 0)
     }
 
     /// The server's own name for an alias; none: it does not serve it.
@@ -161,6 +185,7 @@ mod tests {
             free: 2,
             overflow: Overflow::Spill,
             accepts_spill: true,
+            calls: None,
             models: vec![("small".into(), format!("{name}-small"))],
         }
     }
@@ -258,7 +283,11 @@ mod tests {
         assert_eq!((server.model("small"), server.model("gpt")), (Some("gpt"), None));
         assert_eq!(server.model("embedder"), Some("embedder"));
         assert_eq!(server.clone().now(true, 2, 3).free, 0);
-        assert_eq!(server.now(true, 2, 1).free, 1);
+        assert_eq!(server.clone().now(true, 2, 1).free, 1);
+        for (left, free) in [(9, 2), (1, 1), (0, 0)] {
+            let server = server.clone().now(true, 2, 0).today(Some(CallsOfDay { most: 9, left }));
+            assert_eq!((server.free, server.is_spent()), (free, left == 0));
+        }
     }
 
     fn a_server() -> impl Strategy<Value = Server> {

@@ -7,7 +7,11 @@ use serde::de::DeserializeOwned;
 use crate::{
     api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
     store::{Admission, BackendRow, DeclaredRow, Store, StoreError},
-    tasks::{QueueKey, retry::RetryPolicy, route::Server},
+    tasks::{
+        QueueKey,
+        retry::RetryPolicy,
+        route::{CallsOfDay, Server},
+    },
 };
 
 /// A call's bound where no expert says: the default of `parameters.timeoutSeconds`.
@@ -105,6 +109,9 @@ impl World {
             return Ok(Vec::new());
         }
         let occupied: BTreeMap<String, i64> = store.occupancy().await?.into_iter().collect();
+        let limited = self.backends.iter().any(|backend| backend.spec.concurrency.max_calls_per_day.is_some());
+        let today = if limited { store.calls_of_day().await? } else { Vec::new() };
+        let today: BTreeMap<String, CallsOfDay> = today.into_iter().collect();
         let mut servers = Vec::with_capacity(self.backends.len());
         for Backend { row, spec } in &self.backends {
             let Some(server) = store.server(&row.server_url).await? else { continue };
@@ -116,7 +123,7 @@ impl World {
             let ready = limit > 0 && !cooling(&row.server_url);
             let occupied = occupied.get(&row.server_url).copied().unwrap_or(0);
             let declared = Server::new(&row.namespace, &row.name, &row.server_url, spec);
-            servers.push(declared.now(ready, limit, occupied));
+            servers.push(declared.now(ready, limit, occupied).today(today.get(&row.server_url).copied()));
         }
         Ok(servers)
     }

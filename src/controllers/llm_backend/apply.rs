@@ -94,6 +94,7 @@ impl Backends {
             limit: plan.limit,
             admission: shown.admission,
             instance: observed.seen.agent.instance(),
+            calls_per_day: object.spec.concurrency.max_calls_per_day,
         };
         let backend = BackendRow {
             uid: observed.uid.clone(),

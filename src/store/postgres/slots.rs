@@ -8,10 +8,13 @@ use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
 use super::{PostgresStore, Session};
-use crate::store::admit::{Decision, SlotRecord, decide, occupancy, occupied_rows};
+use crate::store::admit::{
+    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, occupancy, occupied_rows,
+};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
-use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotRequest, SlotRow, Slots, StoreError};
+use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError};
+use crate::tasks::route::CallsOfDay;
 
 /// A server, with the database's time.
 #[derive(FromRow)]
@@ -30,13 +33,14 @@ impl Slots for PostgresStore {
         self.within(async {
             let mut session = self.write_fenced(fence).await?;
             sqlx::query(
-                "INSERT INTO servers (url, slot_limit, admission, instance) VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (url) DO UPDATE SET slot_limit = $2, admission = $3, instance = $4",
+                "INSERT INTO servers (url, slot_limit, admission, instance, calls_per_day) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (url) DO UPDATE SET slot_limit = $2, admission = $3, instance = $4, calls_per_day = $5",
             )
             .bind(&server.url)
             .bind(server.limit)
             .bind(admission_word(server.admission))
             .bind(&server.instance)
+            .bind(server.calls_per_day)
             .execute(session.connection())
             .await?;
             session.commit().await
@@ -46,7 +50,8 @@ impl Slots for PostgresStore {
 
     async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError> {
         let server =
-            sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers WHERE url = $1").bind(url);
+            sqlx::query_as("SELECT url, slot_limit, admission, instance, calls_per_day FROM servers WHERE url = $1")
+                .bind(url);
         let records: Vec<ServerRecord> = self.fetch(server).await?;
         records.into_iter().next().map(ServerRow::try_from).transpose()
     }
@@ -57,7 +62,7 @@ impl Slots for PostgresStore {
             let answer = give(session.connection(), request).await?;
             match answer {
                 SlotAnswer::Given(_) => session.commit().await?,
-                SlotAnswer::Full { .. } | SlotAnswer::Closed => session.roll_back().await?,
+                SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent => session.roll_back().await?,
             }
             Ok(answer)
         })
@@ -119,7 +124,7 @@ impl Slots for PostgresStore {
         self.within(async {
             let mut session = self.session().await?;
             let server: Option<TimedServer> = sqlx::query_as(
-                "SELECT url, slot_limit, admission, instance, clock_timestamp() AS now FROM servers WHERE url = $1",
+                "SELECT url, slot_limit, admission, instance, calls_per_day, clock_timestamp() AS now FROM servers WHERE url = $1",
             )
             .bind(url)
             .fetch_optional(session.connection())
@@ -138,7 +143,7 @@ impl Slots for PostgresStore {
         self.within(async {
             let mut session = self.session().await?;
             let timed: Vec<TimedServer> = sqlx::query_as(
-                "SELECT url, slot_limit, admission, instance, clock_timestamp() AS now FROM servers ORDER BY url",
+                "SELECT url, slot_limit, admission, instance, calls_per_day, clock_timestamp() AS now FROM servers ORDER BY url",
             )
             .fetch_all(session.connection())
             .await?;
@@ -153,6 +158,18 @@ impl Slots for PostgresStore {
         })
         .await
     }
+
+    async fn calls_of_day(&self) -> Result<Vec<(String, CallsOfDay)>, StoreError> {
+        let limited = sqlx::query_as(
+            "SELECT url, slot_limit, admission, instance, calls_per_day, clock_timestamp() AS now FROM servers
+             WHERE calls_per_day IS NOT NULL ORDER BY url",
+        );
+        let timed: Vec<TimedServer> = self.fetch(limited).await?;
+        let Some(now) = timed.first().map(|first| first.now) else { return Ok(Vec::new()) };
+        let counted: Vec<DayRecord> =
+            self.fetch(sqlx::query_as("SELECT server_url, day, calls FROM server_days")).await?;
+        Ok(all_calls_of_day(timed.into_iter().map(|timed| timed.server).collect(), &counted, now))
+    }
 }
 
 /// Locks the server's row. The time is read after the lock was given.
@@ -162,8 +179,8 @@ pub(super) async fn lock_server(
 ) -> Result<Option<(ServerRow, Stamp)>, StoreError> {
     let timed: Option<TimedServer> = sqlx::query_as(
         "WITH server AS MATERIALIZED
-            (SELECT url, slot_limit, admission, instance FROM servers WHERE url = $1 FOR UPDATE)
-         SELECT url, slot_limit, admission, instance, clock_timestamp() AS now FROM server",
+            (SELECT url, slot_limit, admission, instance, calls_per_day FROM servers WHERE url = $1 FOR UPDATE)
+         SELECT url, slot_limit, admission, instance, calls_per_day, clock_timestamp() AS now FROM server",
     )
     .bind(url)
     .fetch_optional(connection)
@@ -177,6 +194,43 @@ pub(super) async fn rows(connection: &mut PgConnection, url: &str) -> Result<Vec
     Ok(all.bind(url).fetch_all(connection).await?)
 }
 
+/// Calls that a server may still begin today. Under the lock of its row.
+pub(super) async fn calls_left(
+    connection: &mut PgConnection,
+    server: &ServerRow,
+    now: Stamp,
+) -> Result<i64, StoreError> {
+    if server.calls_per_day.is_none() {
+        return Ok(i64::MAX);
+    }
+    let counted = sqlx::query_as("SELECT server_url, day, calls FROM server_days WHERE server_url = $1");
+    let counted: Option<DayRecord> = counted.bind(&server.url).fetch_optional(connection).await?;
+    Ok(calls_of_day(server.calls_per_day, counted.as_ref(), now).map_or(i64::MAX, |calls| calls.left))
+}
+
+/// Notes that so many calls begin, where that is limited.
+pub(super) async fn count_calls(
+    connection: &mut PgConnection,
+    server: &ServerRow,
+    calls: usize,
+    now: Stamp,
+) -> Result<(), StoreError> {
+    if server.calls_per_day.is_none() || calls == 0 {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO server_days AS d (server_url, day, calls) VALUES ($1, $2, $3)
+         ON CONFLICT (server_url) DO UPDATE SET day = greatest(d.day, excluded.day),
+            calls = CASE WHEN d.day >= excluded.day THEN d.calls ELSE 0 END + excluded.calls",
+    )
+    .bind(&server.url)
+    .bind(day_of(now))
+    .bind(i64::try_from(calls).unwrap_or(i64::MAX))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
     let Some((server, now)) = lock_server(connection, &request.server_url).await? else {
         return Ok(SlotAnswer::Closed);
@@ -186,6 +240,12 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
         Decision::Give { number, epoch } => (number, epoch),
         Decision::Refuse(answer) => return Ok(answer),
     };
+    if request.purpose == SlotPurpose::Call {
+        if calls_left(connection, &server, now).await? == 0 {
+            return Ok(SlotAnswer::Spent);
+        }
+        count_calls(connection, &server, 1, now).await?;
+    }
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
             last_token_at, instance, aborted, frees_at)

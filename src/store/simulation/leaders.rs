@@ -52,6 +52,7 @@ impl Simulation<'_> {
             limit,
             admission: Admission::Open,
             instance: Some(format!("{}@0", self.engines[engine].instance)),
+            calls_per_day: None,
         };
         let answer = self.read(|home| home.put_server(fence, &server));
         if answer.is_ok() {

@@ -189,6 +189,7 @@ impl<'h> Simulation<'h> {
                 free: 0,
                 overflow: Overflow::Spill,
                 accepts_spill: true,
+                calls: None,
                 models: vec![(MODEL.into(), MODEL.into())],
             };
             let occupied = occupied.get(&engine.url).copied().unwrap_or_default();

@@ -7,10 +7,13 @@ use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
-use crate::store::admit::{Decision, SlotRecord, decide, occupancy, occupied_rows};
+use crate::store::admit::{
+    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, occupancy, occupied_rows,
+};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
-use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotRequest, SlotRow, Slots, StoreError};
+use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError};
+use crate::tasks::route::CallsOfDay;
 
 #[async_trait]
 impl Slots for SqliteStore {
@@ -20,13 +23,14 @@ impl Slots for SqliteStore {
         }
         let mut tx = self.write_fenced(fence).await?;
         sqlx::query(
-            "INSERT INTO servers (url, slot_limit, admission, instance) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (url) DO UPDATE SET slot_limit = ?2, admission = ?3, instance = ?4",
+            "INSERT INTO servers (url, slot_limit, admission, instance, calls_per_day) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (url) DO UPDATE SET slot_limit = ?2, admission = ?3, instance = ?4, calls_per_day = ?5",
         )
         .bind(&server.url)
         .bind(server.limit)
         .bind(admission_word(server.admission))
         .bind(&server.instance)
+        .bind(server.calls_per_day)
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
@@ -46,6 +50,12 @@ impl Slots for SqliteStore {
             Decision::Give { number, epoch } => (number, epoch),
             Decision::Refuse(answer) => return Ok(answer),
         };
+        if request.purpose == SlotPurpose::Call {
+            if calls_left(&mut tx, &server, now).await? == 0 {
+                return Ok(SlotAnswer::Spent);
+            }
+            count_calls(&mut tx, &server, 1, now).await?;
+        }
         let record = SlotRecord {
             server_url: server.url,
             number,
@@ -132,17 +142,60 @@ impl Slots for SqliteStore {
     async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let mut tx = self.reader.begin().await?;
         let servers: Vec<ServerRecord> =
-            sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers ORDER BY url")
+            sqlx::query_as("SELECT url, slot_limit, admission, instance, calls_per_day FROM servers ORDER BY url")
                 .fetch_all(&mut *tx)
                 .await?;
         let slots: Vec<SlotRecord> = sqlx::query_as("SELECT * FROM slots").fetch_all(&mut *tx).await?;
         Ok(occupancy(servers, &slots, self.now()))
     }
+
+    async fn calls_of_day(&self) -> Result<Vec<(String, CallsOfDay)>, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        let limited = sqlx::query_as(
+            "SELECT url, slot_limit, admission, instance, calls_per_day FROM servers WHERE calls_per_day IS NOT NULL ORDER BY url",
+        );
+        let limited: Vec<ServerRecord> = limited.fetch_all(&mut *tx).await?;
+        let counted: Vec<DayRecord> =
+            sqlx::query_as("SELECT server_url, day, calls FROM server_days").fetch_all(&mut *tx).await?;
+        Ok(all_calls_of_day(limited, &counted, self.now()))
+    }
+}
+
+/// Calls that a server may still begin today.
+pub(super) async fn calls_left(tx: &mut SqliteConnection, server: &ServerRow, now: Stamp) -> Result<i64, StoreError> {
+    if server.calls_per_day.is_none() {
+        return Ok(i64::MAX);
+    }
+    let counted = sqlx::query_as("SELECT server_url, day, calls FROM server_days WHERE server_url = ?");
+    let counted: Option<DayRecord> = counted.bind(&server.url).fetch_optional(tx).await?;
+    Ok(calls_of_day(server.calls_per_day, counted.as_ref(), now).map_or(i64::MAX, |calls| calls.left))
+}
+
+/// Notes that so many calls begin, where that is limited.
+pub(super) async fn count_calls(
+    tx: &mut SqliteConnection,
+    server: &ServerRow,
+    calls: usize,
+    now: Stamp,
+) -> Result<(), StoreError> {
+    if server.calls_per_day.is_none() || calls == 0 {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO server_days (server_url, day, calls) VALUES (?1, ?2, ?3)
+         ON CONFLICT (server_url) DO UPDATE SET day = max(day, ?2), calls = CASE WHEN day >= ?2 THEN calls ELSE 0 END + ?3",
+    )
+    .bind(&server.url)
+    .bind(day_of(now))
+    .bind(i64::try_from(calls).unwrap_or(i64::MAX))
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn find_server(connection: &mut SqliteConnection, url: &str) -> Result<Option<ServerRow>, StoreError> {
     let record: Option<ServerRecord> =
-        sqlx::query_as("SELECT url, slot_limit, admission, instance FROM servers WHERE url = ?")
+        sqlx::query_as("SELECT url, slot_limit, admission, instance, calls_per_day FROM servers WHERE url = ?")
             .bind(url)
             .fetch_optional(connection)
             .await?;

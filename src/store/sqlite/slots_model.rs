@@ -106,7 +106,7 @@ impl Model {
 
     fn server(&self, url: &str) -> ServerRow {
         let instance = self.instance.map(|number| format!("{number}@0"));
-        ServerRow { url: url.to_owned(), limit: self.limit, admission: self.admission, instance }
+        ServerRow { url: url.to_owned(), limit: self.limit, admission: self.admission, instance, calls_per_day: None }
     }
 }
 

@@ -76,6 +76,7 @@ fn phrase(why: &Why) -> (bool, String) {
         Why::NoBackend { alias } => (false, format!("no backend serves {alias:?}")),
         Why::BackendDown { backend, .. } => (true, format!("{backend} to come back")),
         Why::SlotsFull { backend, .. } => (true, format!("a slot of {backend}")),
+        Why::CallsSpent { backend, .. } => (true, format!("the next day's calls of {backend}")),
         Why::NoPool { queue } => (false, format!("no worker pool serves queue {queue}")),
         Why::NoWorker { pool } => (false, format!("no worker of pool {pool} runs")),
         // Of these somebody must know: nothing that the tasks do brings them back.

@@ -147,6 +147,12 @@ pub enum Why {
         limit: i32,
         others: usize,
     },
+    /// Every server that it may go to is up, and may not be called again today; the first one's limit.
+    CallsSpent {
+        backend: String,
+        most: i32,
+        others: usize,
+    },
     NoPool {
         queue: String,
     },
@@ -285,9 +291,12 @@ fn backend(item: &Item, world: &World) -> Option<Why> {
     let state = |server: &Server| world.backends.iter().find(|b| b.server == *server);
     let others = may.len() - 1;
     // One that is up has only to end a call: that is what is waited for, rather than one that is down.
-    if let Some(full) = may.iter().find(|s| s.ready) {
+    if let Some(full) = may.iter().find(|s| s.ready && !s.is_spent()) {
         let limit = state(full).map_or(0, |b| b.limit);
         return Some(Why::SlotsFull { backend: full.name.clone(), limit, others });
+    }
+    if let Some((spent, calls)) = may.iter().filter(|s| s.ready).find_map(|s| Some((s, s.calls?))) {
+        return Some(Why::CallsSpent { backend: spent.name.clone(), most: calls.most, others });
     }
     let down = state(may[0])?;
     Some(Why::BackendDown {
@@ -343,6 +352,10 @@ impl Why {
             }
             Self::SlotsFull { backend, limit, others } => {
                 format!("it waits for a slot of {backend} ({limit} at once){}", and_others(*others, "also asked"))
+            }
+            Self::CallsSpent { backend, most, others } => {
+                let also = and_others(*others, "not to be had either");
+                format!("it waits for midnight UTC: {backend} may be called {most} times a day (maxCallsPerDay){also}")
             }
             Self::NoPool { queue } => {
                 format!("no worker pool serves queue {queue}: name it in a WorkerPool's queueRefs")

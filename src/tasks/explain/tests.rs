@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::Overflow;
+use crate::tasks::route::CallsOfDay;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -30,6 +31,7 @@ fn backend(name: &str, priority: i32) -> BackendState {
         free: 1,
         overflow: Overflow::Spill,
         accepts_spill: true,
+        calls: None,
         models: vec![("small".into(), "s".into())],
     };
     BackendState { server, state: "Serving".into(), reason: "Serving".into(), since: Some(at(50)), limit: 2 }
@@ -85,7 +87,7 @@ type Change = fn(&mut World);
 
 #[test]
 fn the_first_thing_in_the_way_is_named() {
-    let cases: [(Item, Change, &str); 22] = [
+    let cases: [(Item, Change, &str); 24] = [
         (item(), |_| {}, "nothing stands in its way"),
         (item(), |w| w.queues.clear(), "there is no TaskQueue default/default"),
         (item(), |w| w.queues[0].suspended = true, "queue default is suspended"),
@@ -133,6 +135,23 @@ fn the_first_thing_in_the_way_is_named() {
             "it waits for a slot of ollama",
         ),
         (item(), |w| w.backends[0].server.free = 0, "nothing stands in its way"),
+        (
+            item(),
+            |w| {
+                w.backends
+                    .iter_mut()
+                    .for_each(|b| b.server = b.server.clone().today(Some(CallsOfDay { most: 9, left: 0 })))
+            },
+            "it waits for midnight UTC: mlx may be called 9 times a day (maxCallsPerDay); 1 more not to be had either",
+        ),
+        (
+            item(),
+            |w| {
+                w.backends[0].server = w.backends[0].server.clone().today(Some(CallsOfDay { most: 9, left: 0 }));
+                w.backends[1].server.free = 0;
+            },
+            "it waits for a slot of ollama (2 at once); 1 more",
+        ),
         (item(), |w| w.pools.clear(), "no worker pool serves queue default"),
         (item(), |w| w.workers.clear(), "no worker of pool smart runs"),
         (item(), |w| w.workers[0].draining = true, "no worker of pool smart runs"),

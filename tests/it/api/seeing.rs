@@ -33,7 +33,8 @@ async fn a_backend_is_shown_with_its_slots_and_its_last_probe() {
         ready_since: None,
     };
     bench.store.project_backend(&fence, &row).await.unwrap();
-    let server = ServerRow { url: URL.into(), limit: 2, admission: Admission::Open, instance: None };
+    let server =
+        ServerRow { url: URL.into(), limit: 2, admission: Admission::Open, instance: None, calls_per_day: None };
     bench.store.put_server(&fence, &server).await.unwrap();
     let request = SlotRequest {
         server_url: URL.into(),

@@ -142,7 +142,8 @@ impl Bench {
 pub const URL: &str = "http://127.0.0.1:11435";
 
 pub fn server(limit: i32) -> ServerRow {
-    ServerRow { url: URL.to_owned(), limit, admission: Admission::Open, instance: Some("7@1".to_owned()) }
+    let instance = Some("7@1".to_owned());
+    ServerRow { url: URL.to_owned(), limit, admission: Admission::Open, instance, calls_per_day: None }
 }
 
 /// A request whose lease is long.

@@ -1,6 +1,7 @@
 //! The store's contract: one suite, run on SQLite and on a real PostgreSQL, and what only one of them does.
 
 pub mod bench;
+mod calls_of_day;
 mod killed;
 mod leading;
 mod migrating;
@@ -62,6 +63,8 @@ on_both! {
     slots::a_canary_is_alone,
     slots::admission_says_who_gets_a_slot,
     slots::a_holders_clock_that_is_ahead_hides_no_stall,
+    calls_of_day::a_days_calls_are_exact_whoever_makes_them,
+    calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,
     records::controls_are_set_and_taken_back,
     records::local_objects_are_kept_until_deleted,

@@ -125,7 +125,7 @@ impl Shop {
     }
 
     pub async fn admit(&self, url: &str, limit: i32, admission: Admission) {
-        let server = ServerRow { url: url.to_owned(), limit, admission, instance: None };
+        let server = ServerRow { url: url.to_owned(), limit, admission, instance: None, calls_per_day: None };
         self.store().put_server(&self.fence, &server).await.expect("put the server");
     }
 

@@ -66,7 +66,7 @@ impl Canary {
         };
         let slot = match answer {
             Ok(SlotAnswer::Given(slot)) => slot,
-            Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed) => return CanaryDone::NoSlot,
+            Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => return CanaryDone::NoSlot,
             Err(error) => {
                 tracing::debug!(backend = %self.key, %error, "no canary without a slot");
                 return CanaryDone::NoSlot;

@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 use super::claim::{Catch, Search, Seen, slotted, slotted_lanes};
 use crate::store::admit::{Decision, SlotRecord, decide};
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::slots::{lock_server, rows};
+use crate::store::postgres::slots::{calls_left, count_calls, lock_server, rows};
 use crate::store::rows::purpose_word;
 use crate::store::stamp::Stamp;
 use crate::store::{
@@ -43,7 +43,9 @@ async fn give(
         return Ok((answer, Seen::default()));
     };
     let occupied = rows(connection, &server.url).await?;
-    let (slots, refusal) = free_slots(&server, occupied, claim, now);
+    let left = calls_left(connection, &server, now).await?;
+    let room = claim.most.min(i32::try_from(left).unwrap_or(i32::MAX));
+    let (slots, refusal) = free_slots(&server, occupied, claim, room, now);
     let most = i64::try_from(slots.len()).unwrap_or(i64::MAX);
     let Catch { claimed, seen, .. } = slotted(connection, searches, claim.affinity, most).await?;
     // Where tasks ran out first, nobody knows what the server would have said.
@@ -51,8 +53,10 @@ async fn give(
     answer.closed = refusal == Some(SlotAnswer::Closed);
     answer.full = refusal.is_some() && !answer.closed;
     answer.given = slots.into_iter().zip(claimed).collect();
+    answer.spent = usize::try_from(left).is_ok_and(|left| answer.given.len() == left);
     if !answer.given.is_empty() {
         occupy(connection, &server, claim, &answer.given, now).await?;
+        count_calls(connection, &server, answer.given.len(), now).await?;
     }
     Ok((answer, seen))
 }
@@ -62,10 +66,11 @@ fn free_slots(
     server: &ServerRow,
     mut slots: Vec<SlotRecord>,
     claim: &SlotClaim,
+    room: i32,
     now: Stamp,
 ) -> (Vec<Slot>, Option<SlotAnswer>) {
     let mut free = Vec::new();
-    for _ in 0..claim.most {
+    for _ in 0..room {
         match decide(server, &slots, SlotPurpose::Call, now) {
             Decision::Give { number, epoch } => {
                 slots.retain(|slot| slot.number != number);
@@ -136,8 +141,8 @@ pub(super) async fn next(store: &PostgresStore, slot: &Slot, claim: &SlotClaim) 
     store
         .within(async {
             let mut session = store.write().await?;
-            let now = match hold(session.connection(), slot).await {
-                Ok(Some(now)) => now,
+            let (server, now) = match hold(session.connection(), slot).await {
+                Ok(Some(held)) => held,
                 Ok(None) => {
                     session.roll_back().await?;
                     return Ok(None);
@@ -153,6 +158,7 @@ pub(super) async fn next(store: &PostgresStore, slot: &Slot, claim: &SlotClaim) 
             match &next {
                 Some(claimed) => {
                     keep(session.connection(), slot, claim, claimed, now).await?;
+                    count_calls(session.connection(), &server, 1, now).await?;
                     session.commit().await?;
                 }
                 None => session.roll_back().await?,
@@ -165,7 +171,7 @@ pub(super) async fn next(store: &PostgresStore, slot: &Slot, claim: &SlotClaim) 
 
 /// Locks the server's row, and checks that the slot may go on. A next call is a new call: it starts only if the server would give
 /// the slot again; `None`: it would not.
-async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<Stamp>, StoreError> {
+async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<(ServerRow, Stamp)>, StoreError> {
     let server = lock_server(connection, &slot.server_url).await?;
     let mut slots = rows(connection, &slot.server_url).await?;
     let own = slots.iter().position(|record| record.number == slot.number);
@@ -174,10 +180,9 @@ async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<Stamp
     };
     let own = slots.remove(own);
     own.renewable(slot, server.instance.as_deref(), now)?;
-    Ok(match decide(&server, &slots, SlotPurpose::Call, now) {
-        Decision::Give { .. } => Some(now),
-        Decision::Refuse(_) => None,
-    })
+    let given = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Give { .. });
+    let may = given && calls_left(connection, &server, now).await? > 0;
+    Ok(may.then_some((server, now)))
 }
 
 /// The same slot, for another call.

@@ -51,7 +51,13 @@ impl Shop {
             };
             store.project_declared(&fence, &row).await.unwrap();
         }
-        let server = ServerRow { url: URL.to_owned(), limit: 99, admission: Admission::Open, instance: None };
+        let server = ServerRow {
+            url: URL.to_owned(),
+            limit: 99,
+            admission: Admission::Open,
+            instance: None,
+            calls_per_day: None,
+        };
         store.put_server(&fence, &server).await.unwrap();
         let queue = QueueKey { namespace: "default".to_owned(), name: "default".to_owned() };
         let lease = store.open_lease("worker", &queue, 9 * DAY).await.unwrap();

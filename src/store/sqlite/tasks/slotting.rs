@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use super::claiming::{Line, Next, Preference, take};
 use crate::store::admit::{Decision, SlotRecord, decide};
 use crate::store::rows::purpose_word;
-use crate::store::sqlite::slots::{find_server, put_slot, rows};
+use crate::store::sqlite::slots::{calls_left, count_calls, find_server, put_slot, rows};
 use crate::store::stamp::Stamp;
 use crate::store::{Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError};
 
@@ -21,7 +21,8 @@ pub(super) async fn claim_slots(
     };
     let mut slots = rows(tx, &server.url).await?;
     let mut line: Option<Line> = None;
-    for _ in 0..claim.most {
+    let left = calls_left(tx, &server, now).await?;
+    for _ in 0..claim.most.min(i32::try_from(left).unwrap_or(i32::MAX)) {
         let (number, epoch) = match decide(&server, &slots, SlotPurpose::Call, now) {
             Decision::Give { number, epoch } => (number, epoch),
             Decision::Refuse(refusal) => {
@@ -42,6 +43,8 @@ pub(super) async fn claim_slots(
         let slot = Slot { server_url: server.url.clone(), number, holder: claim.holder.clone(), epoch };
         answer.given.push((slot, take(tx, &next, now).await?));
     }
+    answer.spent = usize::try_from(left).is_ok_and(|left| answer.given.len() == left);
+    count_calls(tx, &server, answer.given.len(), now).await?;
     Ok(answer)
 }
 
@@ -60,7 +63,8 @@ pub(super) async fn claim_next(
     };
     let own = slots.remove(own);
     own.renewable(slot, server.instance.as_deref(), now)?;
-    if matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Refuse(_)) {
+    let refused = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Refuse(_));
+    if refused || calls_left(tx, &server, now).await? == 0 {
         return Ok(None);
     }
     let mut line = line_of(tx, claim, now).await?;
@@ -71,6 +75,7 @@ pub(super) async fn claim_next(
     record.taken_at = own.taken_at;
     record.last_token_at = own.last_token_at;
     put_slot(tx, &record).await?;
+    count_calls(tx, &server, 1, now).await?;
     take(tx, &next, now).await.map(Some)
 }
 
