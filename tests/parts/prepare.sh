@@ -20,6 +20,7 @@ nlohmann-json3-dev /usr/include/nlohmann/json.hpp
 libstb-dev /usr/include/stb/stb_image.h
 python3 python3
 python3-venv python3:ensurepip
+tzdata /usr/share/zoneinfo/Asia/Kathmandu
 '
 
 has() {

@@ -23,8 +23,11 @@ impl Calendar {
         let cron = parser.parse(schedule).map_err(|error| {
             format!("schedule {schedule:?}: {error}: write minute, hour, day of month, month and day of week, such as \"0 3 * * *\"")
         })?;
-        let zone = TimeZone::get(zone).map_err(|_| {
-            format!("timeZone {zone:?} is not known: write one of the IANA's, such as Europe/Berlin, or UTC")
+        let zone = TimeZone::get(zone).map_err(|_| match jiff::tz::db().is_definitively_empty() {
+            true => format!(
+                "timeZone {zone:?} can't be looked up: Ostler's machine or image has no time zone database; put /usr/share/zoneinfo there (package tzdata)"
+            ),
+            false => format!("timeZone {zone:?} is not known: write one of the IANA's, such as Europe/Berlin, or UTC"),
         })?;
         let calendar = Self { cron, zone };
         match calendar.after(Timestamp::UNIX_EPOCH) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a container image from scratch, as a docker-archive tar: files of this machine, with the libraries that they need.
 
-    image.py OUT NAME [--file SOURCE=PATH]… [--link PATH=TARGET]… [--text PATH=CONTENT]… [--user UID:GID] [--run COMMAND…]
+    image.py OUT NAME [--file SOURCE=PATH]… [--folder SOURCE=PATH]… [--link PATH=TARGET]… [--text PATH=CONTENT]… [--user UID:GID] [--run COMMAND…]
 
 `ctr images import OUT`, `docker load -i OUT`, `podman load -i OUT` and `skopeo copy docker-archive:OUT …` take it.
 """
@@ -38,7 +38,7 @@ class Layer:
         self.seen = set()
 
     def _add(self, path, kind, mode, content=b"", target=""):
-        path = path.strip("/")
+        path = os.path.normpath(path.strip("/"))
         if path in self.seen:
             return
         self.seen.add(path)
@@ -63,6 +63,13 @@ class Layer:
             self._add(path, tarfile.REGTYPE, 0o755 if os.access(source, os.X_OK) else 0o644, content.read())
         for library in libraries(source):
             self.file(library, library)
+
+    def tree(self, source, path):
+        """The files of a folder and of those in it; links among them as the files that they lead to."""
+        for at, _, names in sorted(os.walk(source)):
+            for name in sorted(names):
+                if os.path.isfile(os.path.join(at, name)):
+                    self.file(os.path.join(at, name), os.path.join(path, os.path.relpath(at, source), name))
 
     def bytes(self):
         self.tar.close()
@@ -103,6 +110,7 @@ def main():
     parser.add_argument("out")
     parser.add_argument("name")
     parser.add_argument("--file", type=pair, action="append", default=[], metavar="SOURCE=PATH")
+    parser.add_argument("--folder", type=pair, action="append", default=[], metavar="SOURCE=PATH")
     parser.add_argument("--link", type=pair, action="append", default=[], metavar="PATH=TARGET")
     parser.add_argument("--text", type=pair, action="append", default=[], metavar="PATH=CONTENT")
     parser.add_argument("--user", default="")
@@ -113,6 +121,8 @@ def main():
     layer.folder("tmp", 0o1777)
     for source, path in wanted.file:
         layer.file(source, path)
+    for source, path in wanted.folder:
+        layer.tree(source, path)
     for path, target in wanted.link:
         layer.link(path, target)
     for path, content in wanted.text:
