@@ -78,11 +78,14 @@ pub struct Replicas {
     /// However much waits.
     #[schemars(range(min = 1, max = 1000))]
     pub max: i32,
+    /// Fewer are run only once this many seconds have wanted no more.
+    #[schemars(range(min = 1, max = 86400))]
+    pub scale_down_seconds: i32,
 }
 
 impl Default for Replicas {
     fn default() -> Self {
-        Self { min: 1, max: 1 }
+        Self { min: 1, max: 1, scale_down_seconds: 300 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{LLMBackendSpec, WorkerPoolSpec},
@@ -44,7 +44,8 @@ impl Pools {
         let there = current.as_ref().ok().and_then(|seen| seen.as_ref()).map(|seen| seen.replicas);
         let runnable = self.runnable(spec, key, facts).await?;
         let now = plan::recommend(spec, plan::usable(&runnable));
-        let wanted = lock(&self.settling).entry(key.clone()).or_default().settle(now, there, Timestamp::now());
+        let window = SignedDuration::from_secs(spec.replicas.scale_down_seconds.into());
+        let wanted = lock(&self.settling).entry(key.clone()).or_default().settle(now, there, window, Timestamp::now());
         Ok(PodFacts { current, wanted })
     }
 

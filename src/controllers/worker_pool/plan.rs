@@ -9,9 +9,6 @@ use crate::{
     store::WorkerReport,
 };
 
-/// Fewer are wanted only once this many seconds have wanted no more (as a HorizontalPodAutoscaler has it).
-const SETTLE: SignedDuration = SignedDuration::from_secs(300);
-
 /// What could run.
 #[derive(Clone, Debug, Default)]
 pub struct Runnable {
@@ -56,19 +53,25 @@ pub fn recommend(spec: &WorkerPoolSpec, usable: i64) -> Recommendation {
     Recommendation { replicas, capped: needed > max }
 }
 
-/// What was recommended in the last minutes.
+/// What was recommended lately: within `replicas.scaleDownSeconds`, as a HorizontalPodAutoscaler's stabilization window has it.
 #[derive(Clone, Debug, Default)]
 pub struct Settling(VecDeque<(Timestamp, i32)>);
 
 impl Settling {
-    /// The highest of the last five minutes. What runs already counts as recommended when nothing is known yet: a new leader scales
+    /// The highest of the window. What runs already counts as recommended when nothing is known yet: a new leader scales
     /// nothing down at once.
-    pub fn settle(&mut self, now_wanted: Recommendation, running: Option<i32>, now: Timestamp) -> Recommendation {
+    pub fn settle(
+        &mut self,
+        now_wanted: Recommendation,
+        running: Option<i32>,
+        window: SignedDuration,
+        now: Timestamp,
+    ) -> Recommendation {
         if let Some(running) = running.filter(|_| self.0.is_empty()) {
             self.0.push_back((now, running));
         }
         self.0.push_back((now, now_wanted.replicas));
-        self.0.retain(|(at, _)| now.duration_since(*at) < SETTLE && *at <= now);
+        self.0.retain(|(at, _)| now.duration_since(*at) < window && *at <= now);
         let highest = self.0.iter().map(|(_, n)| *n).max().unwrap_or(now_wanted.replicas);
         Recommendation { replicas: highest.max(now_wanted.replicas), ..now_wanted }
     }
@@ -89,6 +92,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    const WINDOW: SignedDuration = SignedDuration::from_secs(300);
 
     fn room(models: &[&str], limit: i64) -> Room {
         Room { models: models.iter().map(ToString::to_string).collect(), limit }
@@ -138,9 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_up_at_once_and_down_after_five_minutes_of_less() {
+    fn it_goes_up_at_once_and_down_after_a_window_of_less() {
         let at = |s: i64| Timestamp::from_second(1_800_000_000 + s).unwrap();
         let mut settling = Settling::default();
+        let mut settle = |window, wanted, at| {
+            let wanted = Recommendation { replicas: wanted, capped: false };
+            settling.settle(wanted, None, SignedDuration::from_secs(window), at).replicas
+        };
         for (second, wanted, expected) in [
             (0, 1, 1),
             (10, 3, 3),
@@ -152,15 +161,16 @@ mod tests {
             (619, 0, 2),
             (620, 0, 0),
         ] {
-            let settled = settling.settle(Recommendation { replicas: wanted, capped: false }, None, at(second));
-            assert_eq!(settled.replicas, expected, "at {second} s");
+            assert_eq!(settle(300, wanted, at(second)), expected, "at {second} s");
         }
-        let mut fresh = Settling::default();
         assert_eq!(
-            fresh.settle(Recommendation { replicas: 1, capped: false }, Some(3), at(0)).replicas,
-            3,
-            "a new leader"
+            [settle(10, 3, at(700)), settle(10, 1, at(709)), settle(10, 1, at(710))],
+            [3, 3, 1],
+            "a shorter window"
         );
+        let mut fresh = Settling::default();
+        let wanted = Recommendation { replicas: 1, capped: false };
+        assert_eq!(fresh.settle(wanted, Some(3), WINDOW, at(0)).replicas, 3, "a new leader");
     }
 
     proptest! {
@@ -172,7 +182,7 @@ mod tests {
                 second += pause;
                 most = most.max(replicas);
                 let now = Timestamp::from_second(1_800_000_000 + second).unwrap();
-                let settled = settling.settle(Recommendation { replicas, capped: false }, None, now).replicas;
+                let settled = settling.settle(Recommendation { replicas, capped: false }, None, WINDOW, now).replicas;
                 prop_assert!((replicas..=most).contains(&settled));
             }
         }
