@@ -1,9 +1,14 @@
 //! The clock: looks each second which runs are due, and records what became of them in the transaction that inserts their
 //! tasks. So a run is fired once, whatever restarts or fails over in between.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
     api::{ConcurrencyPolicy, Mode, TaskScheduleSpec},
@@ -22,6 +27,8 @@ use super::{
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a new leader waits to hear of the manifests before it goes by what earlier ones projected.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Tasks of an earlier run that are cancelled at once.
 const MOST: i64 = 100_000;
 
@@ -37,7 +44,8 @@ struct Hand {
 
 /// Runs for one term.
 pub async fn watch_clock(world: Arc<World>, runs: Runs, term: Term, beat: Beat) {
-    let mut clock = Clock { world, runs, term, hands: HashMap::new(), last: HashMap::new(), read: false };
+    let (hands, last) = (HashMap::new(), HashMap::new());
+    let mut clock = Clock { world, runs, term, began: Instant::now(), hands, last, read: false };
     loop {
         tokio::time::sleep(PERIOD).await;
         beat.beat();
@@ -55,6 +63,7 @@ struct Clock {
     world: Arc<World>,
     runs: Runs,
     term: Term,
+    began: Instant,
     hands: HashMap<String, Hand>,
     /// What earlier leaders, and this one, recorded.
     last: HashMap<String, Timestamp>,
@@ -75,8 +84,11 @@ impl Clock {
         self.hands.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         self.runs.retain(|uid| rows.iter().any(|row| row.uid == uid));
         for row in rows {
+            if !self.is_current(&row) {
+                continue;
+            }
             let uid = row.uid.clone();
-            self.set(row, now).await?;
+            self.set(row, now);
             let Some(hand) = self.hands.get(&uid) else { continue };
             let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
             let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
@@ -94,38 +106,40 @@ impl Clock {
         Ok(())
     }
 
-    /// Takes a row in. A new schedule, or a changed time, begins now: it makes up for nothing.
-    async fn set(&mut self, row: DeclaredRow, now: Timestamp) -> Result<(), StoreError> {
+    /// Whether a row says what its manifest says: a successor's first look may be at what was projected before the manifest was
+    /// changed, or deleted. While the API server is away, the rows are what there is.
+    fn is_current(&self, row: &DeclaredRow) -> bool {
+        let feed = &self.world.feeds.schedules;
+        if !feed.is_complete() {
+            return self.began.elapsed() >= PATIENCE;
+        }
+        let object = feed.objects.get(&ObjectRef::new(&row.name).within(&row.namespace));
+        object.is_some_and(|object| {
+            object.uid().as_deref() == Some(&row.uid)
+                && object.metadata.generation.unwrap_or_default() <= row.generation
+        })
+    }
+
+    /// Takes a row in. A new schedule, or a changed time, begins then: it makes up for nothing.
+    fn set(&mut self, row: DeclaredRow, now: Timestamp) {
         let uid = row.uid.clone();
-        let known = self.hands.get_mut(&uid);
-        if let Some(hand) = known
+        if let Some(hand) = self.hands.get_mut(&uid)
             && hand.row.spec == row.spec
         {
             hand.row = row;
-            return Ok(());
+            return;
         }
         let Ok(spec) = serde_json::from_value::<TaskScheduleSpec>(row.spec.clone()) else {
             tracing::error!(schedule = row.name, "a projected schedule can't be read: another release wrote it");
-            return Ok(());
+            return;
         };
         let Ok(calendar) = Calendar::parse(&spec.schedule, &spec.time_zone) else {
             self.hands.remove(&uid);
-            return Ok(());
+            return;
         };
-        let retimed = self
-            .hands
-            .get(&uid)
-            .is_some_and(|hand| (&hand.spec.schedule, &hand.spec.time_zone) != (&spec.schedule, &spec.time_zone));
-        let base = match self.last.get(&uid) {
-            Some(last) if !retimed => *last,
-            last => {
-                let begins = if last.is_some() { now } else { self.runs.created_at(&uid).unwrap_or(now).min(now) };
-                self.record(&uid, begins, &[]).await?;
-                begins
-            }
-        };
+        let begins = plan::begun(&row.spec).or_else(|| self.runs.created_at(&uid)).unwrap_or(now).min(now);
+        let base = self.last.get(&uid).map_or(begins, |last| begins.max(*last));
         self.hands.insert(uid, Hand { row, spec, calendar, base });
-        Ok(())
     }
 
     /// A run whose time has come. Returns why it waits.

@@ -43,6 +43,9 @@ pub struct Facts {
     pub queue_missing: bool,
     /// `task.expert` names nobody, or forEachExpert selects nobody.
     pub expert_missing: Option<String>,
+    /// What was projected of it before.
+    pub known: Option<serde_json::Value>,
+    pub created_at: Option<Timestamp>,
     /// What the clock did with it.
     told: Told,
 }
@@ -67,8 +70,11 @@ impl Declares for Schedules {
         // Who is told of runs must know the object first: its age is where its runs begin, and its wishes are annotations.
         let annotation = object.annotations().get(RUN_REQUESTED_AT).cloned();
         let wish = annotation.max(self.world.shared.wishes.reconcile_token(RUN_CONTROL, key));
-        self.runs.known(&uid, object.metadata.creation_timestamp.as_ref().map(|time| time.0), wish);
+        let created_at = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        self.runs.known(&uid, created_at, wish);
         Ok(Facts {
+            known: self.known(&uid).await?,
+            created_at,
             queue_missing: feeds.queues.objects.state_filter(queue).is_empty(),
             expert_missing: self.expert_missing(spec, key),
             told: self.runs.told(&uid),
@@ -81,6 +87,15 @@ impl Declares for Schedules {
 }
 
 impl Schedules {
+    async fn known(&self, uid: &str) -> Result<Option<serde_json::Value>, StepError> {
+        let row = if self.world.book.is_loaded() {
+            self.world.book.row(uid)
+        } else {
+            self.world.parts.store.declared(Self::KIND).await?.into_iter().find(|row| row.uid == uid)
+        };
+        Ok(row.map(|row| row.spec))
+    }
+
     fn expert_missing(&self, spec: &TaskScheduleSpec, key: &Key) -> Option<String> {
         let experts = &self.world.feeds.experts.objects;
         let here = |e: &crate::api::Expert| e.metadata.namespace.as_deref() == Some(&key.namespace);
@@ -126,6 +141,8 @@ fn judge(
         let message = format!("fires at {:?} in {}", spec.schedule, spec.time_zone);
         of(TaskScheduleState::Scheduled, true, false, message)
     };
+    let begins = plan::begins(seen.facts.known.as_ref(), spec, seen.facts.created_at, now);
+    judged.spec = Some(plan::projected(projected(spec), begins));
     judged.notes.clone_from(&told.notes);
     judged.again = seen.gate.opens_at.and_then(|at| std::time::Duration::try_from(at.duration_since(now)).ok());
     judged

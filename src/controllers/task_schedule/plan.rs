@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use crate::{
     api::{ConcurrencyPolicy, ExpertSpec, TaskScheduleSpec},
@@ -16,6 +17,36 @@ use super::calendar::Calendar;
 pub const SCHEDULE: &str = "ostler.dev/schedule";
 /// Label of the tasks of a run: the time that was due.
 pub const RUN: &str = "ostler.dev/run";
+
+/// Field of a projected schedule, beside its spec: since when its time has been as it is.
+const BEGINS: &str = "begins";
+
+/// Since when a schedule's time has been as it is: it makes up for nothing before that. `known` is what was projected of it before, by
+/// this leader or an earlier one.
+pub fn begins(
+    known: Option<&Value>,
+    spec: &TaskScheduleSpec,
+    created_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Timestamp {
+    let created_at = created_at.unwrap_or(now).min(now);
+    match known {
+        None => created_at,
+        Some(known) if known["schedule"] != spec.schedule || known["timeZone"] != spec.time_zone => now,
+        Some(known) => begun(known).unwrap_or(created_at),
+    }
+}
+
+/// A spec as it is projected, with [`begins`].
+pub fn projected(mut spec: Value, begins: Timestamp) -> Value {
+    spec[BEGINS] = begins.to_string().into();
+    spec
+}
+
+/// [`begins`] of a projected spec.
+pub fn begun(spec: &Value) -> Option<Timestamp> {
+    spec[BEGINS].as_str()?.parse().ok()
+}
 
 /// Where a schedule stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +231,30 @@ mod tests {
         ] {
             assert_eq!(due(&daily, at(base), deadline, at(now)), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_schedule_s_time_begins_with_itself_or_with_its_last_change_whoever_leads() {
+        let spec = |schedule: &str, zone: &str| -> TaskScheduleSpec {
+            let spec =
+                json!({"queueRef": {"name": "q"}, "schedule": schedule, "timeZone": zone, "task": {"prompt": "x"}});
+            serde_json::from_value(spec).unwrap()
+        };
+        let daily = spec("0 3 * * *", "Europe/Berlin");
+        let (created, changed, now) =
+            (at("2026-01-01T00:00:00Z"), at("2026-01-05T00:00:00Z"), at("2026-01-09T00:00:00Z"));
+        let of = |spec: &TaskScheduleSpec| serde_json::to_value(spec).unwrap();
+        for (what, known, expected) in [
+            ("a new one", None, created),
+            ("as before", Some(projected(of(&daily), changed)), changed),
+            ("by an earlier release", Some(of(&daily)), created),
+            ("another time", Some(projected(of(&spec("0 4 * * *", "Europe/Berlin")), changed)), now),
+            ("another zone", Some(projected(of(&spec("0 3 * * *", "UTC")), changed)), now),
+        ] {
+            assert_eq!(begins(known.as_ref(), &daily, Some(created), now), expected, "{what}");
+        }
+        assert_eq!(begins(None, &daily, Some(at("2027-01-01T00:00:00Z")), now), now, "clocks differ");
+        assert_eq!(begun(&projected(of(&daily), changed)), Some(changed));
     }
 
     #[test]
