@@ -109,7 +109,10 @@ impl Backends {
             state: format!("{:?}", shown.state),
             reason: shown.reason.into(),
             ready: shown.ready,
-            ready_since: plan.memory.healthy_since.filter(|_| shown.ready),
+            ready_since: match shown.ready {
+                true => plan.memory.healthy_since,
+                false => Some(self.not_ready_since(object, &observed.uid)),
+            },
         };
         if observed.is_undecided(object, judged) || self.projected.is_known(&observed.uid, &backend, &server) {
             return Ok(());
@@ -121,6 +124,21 @@ impl Backends {
         self.parts.store.project_backend(fence, &backend).await?;
         self.projected.put(&observed.uid, backend, server);
         Ok(())
+    }
+
+    /// As it was projected or told before; else since now.
+    fn not_ready_since(&self, object: &LLMBackend, uid: &str) -> Timestamp {
+        let projected = self.projected.last(uid);
+        let told = || {
+            let ready = condition(&object.status.as_ref()?.conditions, "Ready")?;
+            (ready.status == ConditionStatus::False).then_some(ready.last_transition_time.0)
+        };
+        match projected {
+            // Its status may tell of a time before it was ready.
+            Some((true, _)) => Timestamp::now(),
+            Some((false, Some(since))) => since,
+            Some((false, None)) | None => told().unwrap_or_else(Timestamp::now),
+        }
     }
 
     async fn act(
@@ -351,6 +369,11 @@ pub struct Projected {
 impl Projected {
     fn is_known(&self, uid: &str, backend: &BackendRow, server: &ServerRow) -> bool {
         self.lock().get(uid).is_some_and(|(b, s)| b == backend && s == server)
+    }
+
+    /// Whether it was ready, and since when so.
+    fn last(&self, uid: &str) -> Option<(bool, Option<Timestamp>)> {
+        self.lock().get(uid).map(|(backend, _)| (backend.ready, backend.ready_since))
     }
 
     fn put(&self, uid: &str, backend: BackendRow, server: ServerRow) {
