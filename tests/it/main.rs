@@ -13,6 +13,7 @@ mod platform;
 mod pools;
 mod real;
 mod runtimes;
+mod schedules;
 mod simulate;
 mod store;
 mod up;

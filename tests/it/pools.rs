@@ -13,7 +13,16 @@ use crate::real::{ApiServer, Chart, Postgres};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-struct Process(Child);
+/// An `ostler`, killed with the test.
+pub struct Process(Child);
+
+impl Process {
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -22,27 +31,47 @@ impl Drop for Process {
     }
 }
 
-struct World {
-    namespace: String,
+/// A namespace, the chart's service account, and a database.
+pub struct World {
+    /// `None`: the one that tests share.
+    server: Option<ApiServer>,
+    pub namespace: String,
     account: PathBuf,
     _postgres: Postgres,
-    database: String,
+    pub database: String,
     root: PathBuf,
 }
 
 impl World {
     fn new() -> Self {
-        let server = ApiServer::shared();
+        Self::on(None)
+    }
+
+    /// With an API server of its own, to be taken away.
+    pub fn alone() -> Self {
+        Self::on(Some(ApiServer::start()))
+    }
+
+    fn on(own: Option<ApiServer>) -> Self {
+        let server = own.as_ref().unwrap_or_else(|| ApiServer::shared());
         server.install_crds();
         let namespace = server.namespace();
         let account = Chart::new(&namespace, &[&format!(r#"watchNamespaces=["{namespace}"]"#)]).service_account(server);
         let postgres = Postgres::start();
         let root = std::env::temp_dir().join(format!("ostler-pools-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&root).unwrap();
-        Self { namespace, account, database: postgres.database(), _postgres: postgres, root }
+        Self { namespace, account, database: postgres.database(), _postgres: postgres, root, server: own }
     }
 
-    fn start(&self, name: &str, args: &[&str]) -> Process {
+    pub fn api(&self) -> &ApiServer {
+        self.server.as_ref().unwrap_or_else(|| ApiServer::shared())
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.root.join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    pub fn start(&self, name: &str, args: &[&str]) -> Process {
         let log = std::fs::File::create(self.root.join(format!("{name}.log"))).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_ostler"))
             .args(args)
@@ -60,8 +89,8 @@ impl World {
         Process(child)
     }
 
-    fn kubectl(&self, args: &[&str]) -> String {
-        ApiServer::shared().kubectl(&[&["-n", &self.namespace], args].concat())
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.api().kubectl(&[&["-n", &self.namespace], args].concat())
     }
 
     fn try_get(&self, what: &str) -> Option<Value> {
@@ -69,15 +98,14 @@ impl World {
         serde_json::from_str(&text).ok()
     }
 
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
             let seen = self.try_get(what).unwrap_or_default();
             if wanted(&seen) {
                 return seen;
             }
-            let log = || std::fs::read_to_string(self.root.join("controller.log")).unwrap_or_default();
-            assert!(begun.elapsed() < PATIENCE, "{what}: {seen:#}\n{}", log());
+            assert!(begun.elapsed() < PATIENCE, "{what}: {seen:#}\n{}", self.log("controller"));
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -98,7 +126,7 @@ impl Drop for World {
     }
 }
 
-fn is(state: &str) -> impl Fn(&Value) -> bool + '_ {
+pub fn is(state: &str) -> impl Fn(&Value) -> bool + '_ {
     move |seen| seen["status"]["state"] == state
 }
 
@@ -106,7 +134,7 @@ fn is(state: &str) -> impl Fn(&Value) -> bool + '_ {
 fn real_pool_has_a_deployment_as_planned_and_a_schedule_fires_by_annotation() {
     let world = World::new();
     let ns = &world.namespace;
-    ApiServer::shared().apply(&format!(
+    world.api().apply(&format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: prompts, namespace: {ns}}}\ndata: {{systemPrompt: You are an engineer.}}\n---\n\
          apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: nowhere, namespace: {ns}}}\nspec: {{engine: OpenAI, url: 'http://10.255.255.1:1', models: [{{name: small}}]}}\n---\n\
          apiVersion: ostler.dev/v1alpha1\nkind: Expert\nmetadata: {{name: igor, namespace: {ns}}}\nspec: {{model: small, systemPromptRef: {{name: prompts}}}}\n---\n\

@@ -3,6 +3,7 @@
 //! A test that needs one has a name that begins with `real_`. `tests/run` puts everything in place that the scripts need.
 
 mod chart;
+mod counter;
 mod kubernetes;
 mod mlx;
 mod ollama;
@@ -10,6 +11,7 @@ mod part;
 mod postgres;
 
 pub use chart::Chart;
+pub use counter::Counter;
 pub use kubernetes::{ApiServer, Cluster};
 pub use mlx::Mlx;
 pub use ollama::Ollama;

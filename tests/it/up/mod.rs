@@ -4,6 +4,7 @@ mod crashes;
 pub mod harness;
 mod healing;
 mod manifests;
+mod outage;
 mod polite;
 mod queues;
 mod real_engines;

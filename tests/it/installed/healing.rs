@@ -1,23 +1,8 @@
-//! The chart installed on a real node: Ostler as pods, from an image that holds nothing but it.
+//! A backend in the cluster that refuses gets another pod; the plugin's way in.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::real::{Chart, Cluster, Postgres, part_script};
-
-/// Builds the image of the binary under test and puts it on the node as `local/ostler:test`.
-fn bring_image(cluster: &Cluster) {
-    let archive = std::env::temp_dir().join(format!("ostler-image-{}.tar", std::process::id()));
-    let made = Command::new(part_script("image/ostler.sh"))
-        .args([env!("CARGO_BIN_EXE_ostler"), "docker.io/local/ostler:test"])
-        .arg(&archive)
-        .output()
-        .expect("run the image script");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    cluster.import_image(&archive);
-    std::fs::remove_file(&archive).expect("remove the archive");
-}
+use super::{HEALING, Installed, Team, until};
 
 const ENGINE: &str = r#"
 apiVersion: apps/v1
@@ -42,57 +27,18 @@ metadata: {name: engine}
 spec: {selector: {app: engine}, ports: [{port: 11434}]}
 "#;
 
-/// What is asked again until it is so.
-fn until(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + limit;
-    while let Err(last) = ask() {
-        assert!(Instant::now() < deadline, "{what}: after {limit:?} still {last}");
-        std::thread::sleep(Duration::from_millis(300));
+/// What this test asks.
+struct Healing(Team);
+
+impl std::ops::Deref for Healing {
+    type Target = Team;
+
+    fn deref(&self) -> &Team {
+        &self.0
     }
 }
 
-struct Installed {
-    cluster: &'static Cluster,
-    namespace: String,
-    /// Lives as long as the controllers need it.
-    _database: Postgres,
-}
-
-impl Installed {
-    fn new() -> Self {
-        let cluster = Cluster::shared();
-        bring_image(cluster);
-        cluster.api.install_crds();
-        let namespace = cluster.api.namespace();
-        let database = Postgres::listening_at(cluster.host_address());
-        let url = format!("--from-literal=url={}", database.database_at(cluster.host_address()));
-        let this = Self { cluster, namespace, _database: database };
-        this.kubectl(&["create", "secret", "generic", "ostler-database", &url]);
-        let watched = format!(r#"watchNamespaces=["{}"]"#, this.namespace);
-        let image = r#"image={"repository":"local/ostler","tag":"test","pullPolicy":"Never"}"#;
-        Chart::new(&this.namespace, &[image, &watched]).install(&cluster.api);
-        this
-    }
-
-    fn try_kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
-        self.cluster.api.try_kubectl(&[&["--namespace", &self.namespace], args].concat(), input)
-    }
-
-    fn kubectl(&self, args: &[&str]) -> String {
-        self.try_kubectl(args, "").unwrap_or_else(|complaint| panic!("{args:?}: {complaint}\n{}", self.story()))
-    }
-
-    /// What one looks at when something is not as it should be.
-    fn story(&self) -> String {
-        let looks: [&[&str]; 4] = [
-            &["get", "pods,llm", "--output=wide"],
-            &["get", "llm", "--output=yaml"],
-            &["get", "events"],
-            &["logs", "--selector=app.kubernetes.io/component=controller", "--tail=40", "--prefix", "--ignore-errors"],
-        ];
-        looks.iter().map(|args| self.try_kubectl(args, "").unwrap_or_else(|complaint| complaint)).collect()
-    }
-
+impl Healing {
     /// Name and uid of the engine's pods that are not on their way out.
     fn engine_pods(&self) -> String {
         let template = "{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.uid}} {{end}}{{end}}";
@@ -101,9 +47,11 @@ impl Installed {
 
     /// A loop that is thought stuck fails the liveness probe after a minute: a controller must outlive that.
     fn await_a_minute_without_restarts(&self) {
+        let Installed { cluster, system, .. } = self.installed;
         let of = |field: &str| {
             let path = format!("--output=jsonpath={{.items[*].{field}}}");
-            self.kubectl(&["get", "pods", "--selector=app.kubernetes.io/component=controller", &path])
+            let selector = "--selector=app.kubernetes.io/component=controller";
+            cluster.api.kubectl(&["--namespace", system, "get", "pods", selector, &path])
         };
         until("controllers to be 80 s old", Duration::from_secs(120), || {
             let restarts = of("status.containerStatuses[*].restartCount");
@@ -115,27 +63,9 @@ impl Installed {
         });
     }
 
-    /// `kubectl ostler ARGS` by a kubeconfig, and its exit code.
-    fn plugin(&self, kubeconfig: &Path, args: &[&str]) -> (i32, String) {
-        let link = std::env::temp_dir().join(format!("ostler-plugin-{}", std::process::id()));
-        let _ = std::fs::create_dir(&link);
-        let plugin = link.join("kubectl-ostler");
-        let _ = std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ostler"), &plugin);
-        let output = Command::new(&plugin)
-            .args(args)
-            .args(["--namespace", &self.namespace])
-            .env("KUBECONFIG", kubeconfig)
-            .env("OSTLER_SYSTEM_NAMESPACE", &self.namespace)
-            .output()
-            .expect("run the plugin");
-        let _ = std::fs::remove_dir_all(&link);
-        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        (output.status.code().unwrap_or(-1), said)
-    }
-
     /// The way in is a port-forward; who may what is the cluster's to say.
     fn answers_as_a_plugin(&self) {
-        let admin = self.cluster.api.kubeconfig();
+        let admin = self.installed.cluster.api.kubeconfig();
         let (code, screen) = self.plugin(admin, &["status", "--check"]);
         assert!(code == 0 && screen.contains("✓ engine"), "{code} {screen}");
         let (_, events) = self.plugin(admin, &["events", "llm/engine"]);
@@ -159,11 +89,14 @@ impl Installed {
         });
 
         // Somebody who may forward ports and nothing else of ours.
-        let visitor = self.cluster.api.service_account(&self.namespace, "visitor");
+        let Installed { cluster, system, .. } = self.installed;
+        let visitor = cluster.api.service_account(system, "visitor");
         let role = ["create", "role", "visitor", "--verb=get,list,create", "--resource=pods,pods/portforward"];
-        self.kubectl(&role);
-        let account = format!("--serviceaccount={}:visitor", self.namespace);
-        self.kubectl(&["create", "rolebinding", "visitor", "--role=visitor", &account]);
+        let account = format!("--serviceaccount={system}:visitor");
+        let binding = ["create", "rolebinding", "visitor", "--role=visitor", &account];
+        for args in [&role[..], &binding] {
+            cluster.api.kubectl(&[&["--namespace", system], args].concat());
+        }
         let (code, said) = self.plugin(&visitor, &["status"]);
         assert!(code == 1 && said.contains("may not list llmbackends"), "{code} {said}");
     }
@@ -181,9 +114,10 @@ impl Installed {
 
 #[tokio::test]
 async fn real_chart_installed_serves_and_replaces_the_pod_of_a_backend_that_refuses() {
-    let ostler = Installed::new();
-    ostler.kubectl(&["rollout", "status", "deployment/ostler", "--timeout=90s"]);
-    ostler.try_kubectl(&["apply", "-f", "-"], ENGINE).expect("apply the engine");
+    // Blocks while it is installed.
+    let installed = tokio::task::spawn_blocking(|| Installed::of(HEALING));
+    let ostler = Healing(installed.await.expect("installed"));
+    ostler.apply(ENGINE);
     ostler.kubectl(&["rollout", "status", "deployment/engine", "--timeout=60s"]);
     let address = ostler.kubectl(&["get", "service", "engine", "--output=jsonpath={.spec.clusterIP}"]);
     let backend = format!(
@@ -199,7 +133,7 @@ spec:
   recovery: {{workloadRef: {{kind: Deployment, name: engine}}}}
 "#
     );
-    ostler.try_kubectl(&["apply", "-f", "-"], &backend).expect("apply the backend");
+    ostler.apply(&backend);
     ostler.await_ready();
 
     ostler.answers_as_a_plugin();
