@@ -55,6 +55,7 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
             .map(|p| os::user_name(p.uid)),
         wanted_user: wanted.cloned(),
         cpu_seconds: instance.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
+        running_seconds: instance.as_ref().and_then(os::running_seconds),
         instance,
         last_exit: memory.last_exit,
         holds: plan::active(&memory.holds, now).cloned().collect(),

@@ -226,6 +226,9 @@ pub struct ServiceReport {
     /// CPU time of its whole process tree in seconds: while it rises the server works, a hung one shows none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+    /// For how long its process has been running at most: a length, so that clocks need not agree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_seconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! Who gets a slot: pure, the same for both databases, run under the lock of the server's row.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use sqlx::FromRow;
 
@@ -31,21 +31,17 @@ pub(super) struct SlotRecord {
 }
 
 impl SlotRecord {
-    /// Whether a call may still run in this slot, on a server that is now `instance`.
+    /// Whether a call may still run in this slot.
     ///
-    /// A lapsed lease does not prove that generation stopped: only the end of the call does, or that another process
-    /// listens there than the one that was called. An unknown instance proves nothing.
-    pub fn is_occupied(&self, instance: Option<&str>, now: Stamp) -> bool {
-        let other_instance = matches!((self.instance.as_deref(), instance), (Some(then), Some(now)) if then != now);
-        match self.frees_at {
-            Some(frees_at) => now < frees_at && !other_instance,
-            None => now < self.lease_expires_at || (now < self.call_ends_at && !other_instance),
-        }
+    /// A lapsed lease does not prove that generation stopped: only the end of the call does, or that the process which was called
+    /// is gone. That frees it when it becomes known: see [`went_with`].
+    pub fn is_occupied(&self, now: Stamp) -> bool {
+        now < self.frees_at.unwrap_or_else(|| self.lease_expires_at.max(self.call_ends_at))
     }
 
     /// Whether `slot` may go on. A lapsed slot that still counts is renewed under its epoch (a pause is not a death); one
     /// that no longer counts is not, because its place may have been given away under another number.
-    pub fn renewable(&self, slot: &Slot, instance: Option<&str>, now: Stamp) -> Result<(), StoreError> {
+    pub fn renewable(&self, slot: &Slot, now: Stamp) -> Result<(), StoreError> {
         let lost = |why: &str| {
             Err(StoreError::Fenced(format!(
                 "slot {} of {} (epoch {}): {why}",
@@ -61,7 +57,7 @@ impl SlotRecord {
         if self.aborted {
             return lost("aborted, close the connection");
         }
-        if !self.is_occupied(instance, now) {
+        if !self.is_occupied(now) {
             return lost("its lease lapsed and its call must have ended");
         }
         Ok(())
@@ -111,6 +107,23 @@ impl TryFrom<SlotRecord> for SlotRow {
     }
 }
 
+/// When the process that now listens surely had not begun yet; `None`: nobody knows.
+pub(super) fn not_before(running_for: Option<Duration>, now: Stamp) -> Option<Stamp> {
+    running_for.map(|most| now.before(most))
+}
+
+/// Whether the call in a slot surely ended with the process that listened before: nothing is sent in a slot whose lease has
+/// lapsed, so if that was before the new process began, the call was sent to an earlier one. That the slot was given while an earlier
+/// one was known proves nothing: the new one may have been there already, or may have come before the call was sent.
+///
+/// Asked once, when another instance becomes known; the stores' statements say the same.
+#[cfg(test)]
+pub(super) fn went_with(slot: &SlotRecord, instance: &str, not_before: Stamp) -> bool {
+    slot.frees_at.is_none()
+        && slot.instance.as_deref().is_some_and(|then| then != instance)
+        && slot.lease_expires_at <= not_before
+}
+
 /// What becomes of a request for a slot.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -124,8 +137,7 @@ pub(super) enum Decision {
 
 /// Decides over a request, given every row of the server's slots.
 pub(super) fn decide(server: &ServerRow, slots: &[SlotRecord], purpose: SlotPurpose, now: Stamp) -> Decision {
-    let is_occupied = |slot: &SlotRecord| slot.is_occupied(server.instance.as_deref(), now);
-    let occupied = i64::try_from(slots.iter().filter(|slot| is_occupied(slot)).count()).unwrap_or(i64::MAX);
+    let occupied = i64::try_from(slots.iter().filter(|slot| slot.is_occupied(now)).count()).unwrap_or(i64::MAX);
     let limit = match (purpose, server.admission) {
         (SlotPurpose::Call, Admission::Closed) => return Decision::Refuse(SlotAnswer::Closed),
         (SlotPurpose::Call, Admission::Open) => server.limit,
@@ -134,7 +146,7 @@ pub(super) fn decide(server: &ServerRow, slots: &[SlotRecord], purpose: SlotPurp
     if occupied >= i64::from(limit) {
         return Decision::Refuse(SlotAnswer::Full { occupied, limit });
     }
-    let free = slots.iter().filter(|slot| !is_occupied(slot)).min_by_key(|slot| slot.number);
+    let free = slots.iter().filter(|slot| !slot.is_occupied(now)).min_by_key(|slot| slot.number);
     match free {
         Some(slot) => Decision::Give { number: slot.number, epoch: slot.epoch + 1 },
         None => {
@@ -179,12 +191,8 @@ pub(super) fn all_calls_of_day(
 }
 
 /// The rows that are occupied, for people and metrics.
-pub(super) fn occupied_rows(
-    slots: Vec<SlotRecord>,
-    instance: Option<&str>,
-    now: Stamp,
-) -> Result<Vec<SlotRow>, StoreError> {
-    slots.into_iter().filter(|slot| slot.is_occupied(instance, now)).map(SlotRow::try_from).collect()
+pub(super) fn occupied_rows(slots: Vec<SlotRecord>, now: Stamp) -> Result<Vec<SlotRow>, StoreError> {
+    slots.into_iter().filter(|slot| slot.is_occupied(now)).map(SlotRow::try_from).collect()
 }
 
 /// How many slots of each server are occupied.
@@ -195,7 +203,7 @@ pub(super) fn occupancy(servers: Vec<ServerRecord>, slots: &[SlotRecord], now: S
     }
     let count = |server: &ServerRecord| {
         let slots = by_server.get(server.url.as_str()).map_or(&[][..], Vec::as_slice);
-        slots.iter().filter(|slot| slot.is_occupied(server.instance.as_deref(), now)).count()
+        slots.iter().filter(|slot| slot.is_occupied(now)).count()
     };
     servers
         .into_iter()

@@ -68,7 +68,7 @@ pass_on! {
         fn save_recovery(fence: &Fence, uid: &str, state: &serde_json::Value) -> ();
     }
     Slots {
-        fn put_server(fence: &Fence, server: &ServerRow) -> ();
+        fn put_server_running(fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> ();
         fn server(url: &str) -> Option<ServerRow>;
         fn take_slot(request: &SlotRequest) -> SlotAnswer;
         fn renew_slot(slot: &Slot, lease: Duration, last_token_at: Option<Timestamp>) -> ();
@@ -113,7 +113,7 @@ pass_on! {
         fn sweep_declared(fence: &Fence, kind: &str, complete: &[String]) -> Vec<DeclaredRow>;
         fn unassigned(after: TaskId, most: i64) -> Vec<Unassigned>;
         fn assign(fence: &Fence, assignments: &[Assignment]) -> u64;
-        fn reap(fence: &Fence) -> Reaped;
+        fn reap_of(fence: &Fence, reapable: &Reapable) -> Reaped;
         fn retain(fence: &Fence, retention: &[Retention]) -> u64;
         fn fire(fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> bool;
         fn last_runs() -> Vec<(String, Timestamp)>;

@@ -35,7 +35,7 @@ pub use clock::BootInstant;
 pub use counted::counted;
 pub use home::{Home, Migrated, migrate, open};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
-pub use pause::PauseGuard;
+pub use pause::{Patience, Reapable};
 pub use postgres::{DatabaseUrl, drop_schema};
 pub use types::*;
 pub use work::*;
@@ -97,12 +97,22 @@ pub trait Recoveries: Send + Sync {
 /// Slots of servers: exact across processes, leased, fenced.
 ///
 /// A slot is given under a lock of the server's row, only while occupied slots are fewer than its limit. A slot is
-/// occupied until it was released, or its lease lapsed and either its call must have ended or the server is another
-/// instance than the call was sent to.
+/// occupied until it was released, or its lease lapsed and either its call must have ended or the process that was called is
+/// gone. So nobody sends a call in a slot whose lease may have lapsed.
 #[async_trait]
 pub trait Slots: Send + Sync {
     /// Inserts or updates the server's row. Lowering the limit stops new calls, never running ones.
-    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError>;
+    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError> {
+        self.put_server_running(fence, server, None).await
+    }
+    /// The same, with how long its instance runs at most, up to now. When that is another one than before, slots whose leases had
+    /// lapsed before it began are free: their calls went with the former one. `None`: nobody knows, and none is.
+    async fn put_server_running(
+        &self,
+        fence: &Fence,
+        server: &ServerRow,
+        running_for: Option<Duration>,
+    ) -> Result<(), StoreError>;
     /// The server of a normalized URL.
     async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError>;
     /// Takes a slot, or says why not.

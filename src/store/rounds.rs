@@ -247,9 +247,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("ostler-rounds-{}", Uuid::new_v4()));
         let (store, fence) = shop(&folder).await;
         assert_eq!(ask_for_round(&*store, Some("default"), Duration::from_millis(1)).await.unwrap(), None);
+        let before = store.controls().await.unwrap().reconcile_requested;
         let leader = async {
-            let controls = store.controls().await.unwrap();
-            let before = controls.reconcile_requested;
             loop {
                 let asked = store.controls().await.unwrap().reconcile_requested;
                 if let Some((_, token)) = asked.iter().find(|request| !before.contains(request)) {

@@ -17,7 +17,7 @@ use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId, Task
 
 pub use crate::tasks::Unassigned;
 
-use super::{Fence, Slot, StoreError};
+use super::{Fence, Reapable, Slot, StoreError};
 
 /// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -359,8 +359,14 @@ pub trait Dispatch: Send + Sync {
     async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError>;
     /// Writes those that are still unassigned; returns how many.
     async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError>;
-    /// Takes away what belongs to lapsed leases, and fails what is past its deadline. The caller asks its `PauseGuard` first.
-    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError>;
+    /// Takes away what belongs to lapsed leases, and fails what is past its deadline. The caller asks its [`Patience`] first.
+    ///
+    /// [`Patience`]: super::Patience
+    async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError>;
+    /// The same for every queue.
+    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError> {
+        self.reap_of(fence, &Reapable::All).await
+    }
     /// Drops ended tasks that are past their time, in bounded batches; makes room for the next days. Returns how many went.
     async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError>;
     /// Inserts the tasks of one run of a schedule, once: false when this run was fired before.

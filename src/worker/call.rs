@@ -91,14 +91,19 @@ impl Call<'_> {
             Err(why) => return ended(run, Ended::Unavailable { why, retry_after: None }, true),
         };
         // The last moment before something is sent.
-        if let Err(why) = self.core.may_run(self.job, Some(self.slot)) {
+        let may = self.core.may_run(self.job, Some(self.slot)).and_then(|()| self.slot.may_begin(BootInstant::now()));
+        if let Err(why) = may {
             return Called { run, end: End::Stopped(why), lingers: false, servers_trouble: false };
         }
         let began = Instant::now();
-        let called = match expert.handler {
+        let mut called = match expert.handler {
             Handler::Embed => self.embed(&expert, model, timeout, run).await,
             Handler::Chat | Handler::Webhook => self.chat(&expert, model, timeout, run).await,
         };
+        // This clock does not count sleep, the slot's does: nobody's counts rise for that.
+        if matches!(called.end, End::Stopped(Stopped::SlotEnds)) && began.elapsed() < timeout {
+            called.end = End::Stopped(Stopped::SlotUnsure);
+        }
         self.note(&called, began.elapsed());
         called
     }

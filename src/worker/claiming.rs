@@ -29,6 +29,7 @@ pub struct Found {
 
 /// One round. Nothing is claimed under a lease that may have lapsed.
 pub async fn round(core: &Arc<Core>) -> Result<Found, StoreError> {
+    settle(core).await?;
     let world = core.world();
     let open = world.open_queues();
     let mut found = Found::default();
@@ -53,12 +54,27 @@ pub async fn round(core: &Arc<Core>) -> Result<Found, StoreError> {
     Ok(found)
 }
 
+/// Frees what claims without an answer may have left behind: tasks by closing their lease, which no late claim survives; then slots.
+async fn settle(core: &Core) -> Result<(), StoreError> {
+    if core.leases.settle().await? {
+        core.slots.doubt();
+    }
+    give_back_unknown_slots(core).await
+}
+
+/// Not while this worker claims.
+pub async fn give_back_unknown_slots(core: &Core) -> Result<(), StoreError> {
+    let servers: Vec<String> = core.world().backends.iter().map(|backend| backend.row.server_url.clone()).collect();
+    core.slots.give_back_unknown(&core.holder, &servers, core.timings.linger).await
+}
+
 async fn free(core: &Arc<Core>, queues: &[Served]) -> Result<usize, StoreError> {
     let most = core.places.free().min(MOST_FREE);
     if most == 0 {
         return Ok(0);
     }
-    let claimed = core.store.claim_free(&FreeClaim { queues: queues.to_vec(), most }).await?;
+    let claimed = core.store.claim_free(&FreeClaim { queues: queues.to_vec(), most }).await;
+    let claimed = claimed.inspect_err(|_| core.leases.doubt(queues))?;
     let many = claimed.len();
     for one in claimed {
         let place = Place::take(core);
@@ -93,7 +109,11 @@ async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) ->
         call_within: world.longest_call(),
     };
     let asked_at = BootInstant::now();
-    let given = core.store.claim_slots(&claim).await?.given;
+    let answer = core.store.claim_slots(&claim).await.inspect_err(|_| {
+        core.leases.doubt(queues);
+        core.slots.doubt();
+    });
+    let given = answer?.given;
     let many = given.len();
     for (slot, claimed) in given {
         let place = Place::take(core);

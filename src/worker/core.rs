@@ -116,8 +116,7 @@ impl Core {
 
     /// Registers a claim. `None`: its lease is not known any more, so it is left to lapse.
     pub fn take_on(&self, claimed: Claimed) -> Option<Arc<Job>> {
-        let queue = QueueKey { namespace: claimed.task.namespace.clone(), name: claimed.task.queue.clone() };
-        let lease = self.leases.of(&claimed.lease, &queue)?;
+        let lease = self.leases.of(&claimed.lease)?;
         self.metrics.claimed(&self.namespace, &self.pool);
         Some(self.jobs.add(claimed, lease))
     }
@@ -144,7 +143,8 @@ impl Core {
         let policy = self.retry_policy(task);
         let verdict = retry::verdict(task, &policy, ended, now, rand::rng().random_range(0.0..1.0));
         tracing::debug!(task = task.id, epoch = task.epoch, ?class, error = attempt.error, "an execution ended");
-        self.finisher.finish(Completion { task: task.id, epoch: task.epoch, verdict, attempt })
+        let completion = Completion { task: task.id, epoch: task.epoch, verdict, attempt };
+        self.finisher.finish(completion, Arc::clone(&job.lease))
     }
 
     /// Gives a claim back that was not begun. Nobody need know when that is recorded.
@@ -160,6 +160,10 @@ impl Core {
             Stopped::Draining => Ended::Stopped,
             Stopped::SlotLost => Ended::Unavailable {
                 why: "its slot was taken away, because the backend hangs or is being mended".into(),
+                retry_after: None,
+            },
+            Stopped::SlotUnsure => Ended::Unavailable {
+                why: "its slot lapsed while the machine or its worker stood still".into(),
                 retry_after: None,
             },
             Stopped::SlotEnds => {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::spool::Spool;
+use super::{leases::HeldLease, spool::Spool};
 use crate::{
     store::{Store, StoreError},
     tasks::Completion,
@@ -21,6 +21,8 @@ struct Item {
     completion: Completion,
     recorded: oneshot::Sender<bool>,
     spooled: bool,
+    /// Kept open until this is recorded; none of a former process.
+    lease: Option<Arc<HeldLease>>,
 }
 
 /// Takes completions. Those that come while others are being recorded go together.
@@ -43,10 +45,10 @@ impl Finisher {
     }
 
     /// Hands over a completion. The receiver tells whether it changed anything; it may be dropped.
-    pub fn finish(&self, completion: Completion) -> oneshot::Receiver<bool> {
+    pub fn finish(&self, completion: Completion, lease: Arc<HeldLease>) -> oneshot::Receiver<bool> {
         let (recorded, tells) = oneshot::channel();
         // Only a process that has drained takes no more; what comes then is taken away with its lease.
-        let _ = self.items.send(Item { completion, recorded, spooled: false });
+        let _ = self.items.send(Item { completion, recorded, spooled: false, lease: Some(lease) });
         tells
     }
 }
@@ -100,7 +102,7 @@ impl Recorder {
         if !waiting.is_empty() {
             tracing::info!(results = waiting.len(), "results that waited on disk are replayed");
         }
-        let item = |completion| Item { completion, recorded: oneshot::channel().0, spooled: true };
+        let item = |completion| Item { completion, recorded: oneshot::channel().0, spooled: true, lease: None };
         waiting.into_iter().map(item).collect()
     }
 
@@ -118,9 +120,7 @@ impl Recorder {
             Err(error @ StoreError::Unavailable(_)) => Err(error),
             // One that the database refuses must not keep the others from being recorded.
             Err(error) if batch.len() == 1 => {
-                let item = batch.remove(0);
-                tracing::error!(task = item.completion.task, %error, "a result was refused: its task is given to another worker when its lease has lapsed");
-                self.spool.remove(item.completion.task, item.completion.epoch);
+                self.refused(batch.remove(0), &error);
                 Ok(())
             }
             Err(_) => self.record_each(batch).await,
@@ -137,13 +137,20 @@ impl Recorder {
                 }
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => {
-                    let item = batch.remove(place);
-                    tracing::error!(task = item.completion.task, %error, "a result was refused");
-                    self.spool.remove(item.completion.task, item.completion.epoch);
+                    self.refused(batch.remove(place), &error);
                 }
             }
         }
         Ok(())
+    }
+
+    fn refused(&self, item: Item, error: &StoreError) {
+        let Item { completion, lease, .. } = item;
+        tracing::error!(task = completion.task, %error, "a result was refused: its task is done again once its lease is closed");
+        self.spool.remove(completion.task, completion.epoch);
+        if let Some(lease) = lease {
+            lease.doubt();
+        }
     }
 
     fn recorded(&self, item: Item, changed: bool) {

@@ -22,6 +22,8 @@ pub enum Stopped {
     NotOurs,
     /// The slot was taken away: its server is about to be mended.
     SlotLost,
+    /// The slot's lease may have lapsed before the call was sent, or its call's end came while the machine slept.
+    SlotUnsure,
     /// The time by which a call in this slot must have ended has come.
     SlotEnds,
     /// The process ends.

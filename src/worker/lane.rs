@@ -116,10 +116,14 @@ impl Lane {
         let asked_at = BootInstant::now();
         let loaded = self.target.loaded_alias().await.map(|alias| (self.target.namespace.clone(), alias));
         let call_within = busy_until.since(asked_at) + self.core.world().longest_call();
-        let claim = SlotClaim { most: 1, call_within, loaded, ..self.claim.clone() };
+        let queues = self.core.leases.current(&self.claim.queues);
+        if queues.is_empty() {
+            return None;
+        }
+        let claim = SlotClaim { queues, most: 1, call_within, loaded, ..self.claim.clone() };
         match self.core.store.claim_next(&self.slot.slot, &claim).await {
             Ok(Some(claimed)) => {
-                self.slot.moved(asked_at, call_within);
+                self.slot.moved(asked_at, call_within, claim.slot_lease);
                 self.core.take_on(claimed)
             }
             Ok(None) => None,
@@ -129,6 +133,7 @@ impl Lane {
             }
             Err(error) => {
                 tracing::debug!(server = self.slot.slot.server_url, %error, "no next task");
+                self.core.leases.doubt(&claim.queues);
                 None
             }
         }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,7 @@ pub struct HeldLease {
     /// Nanoseconds since boot.
     asked_at: AtomicU64,
     lost: CancellationToken,
+    doubted: AtomicBool,
 }
 
 impl HeldLease {
@@ -39,7 +40,24 @@ impl HeldLease {
             wanted: AtomicU64::new(millis),
             asked_at: AtomicU64::new(nanos(asked_at)),
             lost: CancellationToken::new(),
+            doubted: AtomicBool::new(false),
         }
+    }
+
+    /// The database may have a task under it of which nobody here knows: nothing more is claimed under it, and it is closed once what is
+    /// known of it is recorded. Then that task is free.
+    pub fn doubt(&self) {
+        if !self.doubted.swap(true, Ordering::AcqRel) {
+            tracing::info!(
+                queue = self.queue.name,
+                lease = self.lease.id,
+                "a lease is closed when its tasks have ended"
+            );
+        }
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
     }
 
     /// Counted from before it was asked for, with a twentieth to spare for clocks that run at different speeds.
@@ -88,12 +106,37 @@ fn millis(length: Duration) -> u64 {
 pub struct Leases {
     store: Arc<dyn Store>,
     holder: String,
-    by_queue: Mutex<HashMap<QueueKey, Arc<HeldLease>>>,
+    known: Mutex<Known>,
+}
+
+/// Whoever has a task under a lease has a share of it.
+#[derive(Default)]
+struct Known {
+    by_queue: HashMap<QueueKey, Arc<HeldLease>>,
+    /// Doubted ones: others are opened in their place.
+    replaced: Vec<Arc<HeldLease>>,
+    /// How often that was. Under the name of one that is open, another would be the same one.
+    names: u64,
+}
+
+impl Known {
+    fn all(&self) -> impl Iterator<Item = &Arc<HeldLease>> {
+        self.by_queue.values().chain(&self.replaced)
+    }
+
+    /// Moves doubted ones aside.
+    fn set_aside(&mut self) {
+        let before = self.replaced.len();
+        self.replaced.extend(self.by_queue.extract_if(|_, held| held.is_doubted()).map(|(_, held)| held));
+        if self.replaced.len() > before {
+            self.names += 1;
+        }
+    }
 }
 
 impl Leases {
     pub fn new(store: Arc<dyn Store>, holder: String) -> Self {
-        Self { store, holder, by_queue: Mutex::default() }
+        Self { store, holder, known: Mutex::default() }
     }
 
     /// The leases of these queues that hold now; those that are missing are opened. One whose queue has another length now is
@@ -101,8 +144,8 @@ impl Leases {
     pub async fn served(&self, queues: &[(QueueKey, Duration)]) -> Result<Vec<Served>, StoreError> {
         let mut served = Vec::with_capacity(queues.len());
         for (queue, length) in queues {
-            let known = self.lock().get(queue).cloned();
-            let held = match known.filter(|held| !held.lost.is_cancelled()) {
+            let known = self.usable(queue);
+            let held = match known {
                 Some(held) => {
                     held.wanted.store(millis(*length), Ordering::Release);
                     held
@@ -118,22 +161,64 @@ impl Leases {
 
     async fn open(&self, queue: &QueueKey, length: Duration) -> Result<Arc<HeldLease>, StoreError> {
         let asked_at = BootInstant::now();
-        let lease = self.store.open_lease(&self.holder, queue, length).await?;
+        let holder = match self.lock().names {
+            0 => self.holder.clone(),
+            others => format!("{}+{others}", self.holder),
+        };
+        let lease = self.store.open_lease(&holder, queue, length).await?;
         let held = Arc::new(HeldLease::new(lease, queue.clone(), length, asked_at));
-        self.lock().insert(queue.clone(), Arc::clone(&held));
+        self.lock().by_queue.insert(queue.clone(), Arc::clone(&held));
         Ok(held)
     }
 
+    fn usable(&self, queue: &QueueKey) -> Option<Arc<HeldLease>> {
+        let mut known = self.lock();
+        known.set_aside();
+        known.by_queue.get(queue).filter(|held| !held.lost.is_cancelled()).cloned()
+    }
+
+    /// Those that are open now for the same queues.
+    pub fn current(&self, served: &[Served]) -> Vec<Served> {
+        let now = BootInstant::now();
+        let current = |served: &Served| {
+            let held = self.usable(&served.queue).filter(|held| held.holds(now))?;
+            Some(Served { queue: held.queue.clone(), lease: held.lease.clone() })
+        };
+        served.iter().filter_map(current).collect()
+    }
+
     /// The one that a claim names.
-    pub fn of(&self, lease: &Lease, queue: &QueueKey) -> Option<Arc<HeldLease>> {
-        self.lock().get(queue).filter(|held| held.lease.id == lease.id).cloned()
+    pub fn of(&self, lease: &Lease) -> Option<Arc<HeldLease>> {
+        self.lock().all().find(|held| held.lease.id == lease.id).cloned()
+    }
+
+    /// A claim under these was not answered: see [`HeldLease::doubt`].
+    pub fn doubt(&self, served: &[Served]) {
+        for held in served.iter().filter_map(|served| self.of(&served.lease)) {
+            held.doubt();
+        }
+    }
+
+    /// Closes doubted ones of which nobody has a task any more. Returns whether there were any.
+    pub async fn settle(&self) -> Result<bool, StoreError> {
+        let settled: Vec<Arc<HeldLease>> = {
+            let mut known = self.lock();
+            known.set_aside();
+            known.replaced.iter().filter(|held| Arc::strong_count(held) == 1).cloned().collect()
+        };
+        for held in &settled {
+            self.store.close_lease(&held.lease).await?;
+            held.lost.cancel();
+            self.lock().replaced.retain(|other| !Arc::ptr_eq(other, held));
+        }
+        Ok(!settled.is_empty())
     }
 
     /// Renews those of which a third is over.
     pub async fn renew(&self) -> Result<(), StoreError> {
         let asked_at = BootInstant::now();
         let due: Vec<Arc<HeldLease>> =
-            self.lock().values().filter(|held| !held.lost.is_cancelled() && held.is_due(asked_at)).cloned().collect();
+            self.lock().all().filter(|held| !held.lost.is_cancelled() && held.is_due(asked_at)).cloned().collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -157,9 +242,10 @@ impl Leases {
     /// Ends those of queues that are served no longer and have no calls, or all.
     pub async fn close(&self, goes: impl Fn(&HeldLease) -> bool) {
         let gone: Vec<Arc<HeldLease>> = {
-            let mut all = self.lock();
-            let keys: Vec<QueueKey> = all.iter().filter(|(_, held)| goes(held)).map(|(key, _)| key.clone()).collect();
-            keys.iter().filter_map(|key| all.remove(key)).collect()
+            let mut known = self.lock();
+            let mut gone: Vec<_> = known.by_queue.extract_if(|_, held| goes(held)).map(|(_, held)| held).collect();
+            gone.extend(known.replaced.extract_if(.., |held| goes(held)));
+            gone
         };
         for held in gone {
             held.lost.cancel();
@@ -169,8 +255,8 @@ impl Leases {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueKey, Arc<HeldLease>>> {
-        self.by_queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,6 +15,8 @@ mod job;
 mod lane;
 mod leases;
 pub mod load;
+#[cfg(test)]
+mod lost_answers;
 mod outcome;
 mod run;
 mod secrets;

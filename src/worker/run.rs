@@ -135,6 +135,10 @@ impl Worker {
         while tasks.join_next().await.is_some() {}
         // What is still claimed goes back at once.
         core.leases.close(|_| true).await;
+        core.slots.doubt();
+        if let Err(error) = claiming::give_back_unknown_slots(&core).await {
+            tracing::debug!(%error, "slots lapse by themselves");
+        }
         if let Err(error) = core.store.worker_left(&core.holder).await {
             tracing::debug!(%error, "the last report stays until it is old");
         }

@@ -80,8 +80,11 @@ async fn hand_over(core: &Core, job: &Arc<Job>) {
     match core.store.hand_over(task, epoch, lease_of(core, job)).await {
         Ok(_) => tracing::debug!(task, epoch, "an agent took a task over"),
         Err(StoreError::Fenced(why)) => tracing::info!(task, epoch, why, "a task was taken over too late"),
-        // It lapses with this worker's own lease, and is sent again: the agent sees another epoch.
-        Err(error) => tracing::warn!(task, epoch, %error, "a hand-over is not recorded"),
+        // If it is not, the task goes with this worker's own lease, and is sent again: the agent sees another epoch.
+        Err(error) => {
+            job.lease.doubt();
+            tracing::warn!(task, epoch, %error, "nobody knows whether a hand-over is recorded");
+        }
     }
     core.jobs.remove(job);
 }

@@ -12,6 +12,7 @@ use std::{
 use nix::unistd::{User, initgroups, setgid, setuid};
 
 use super::{Listener, Proc};
+use crate::host::Instance;
 
 /// USER_HZ, the unit of times in `/proc/PID/stat`: 100 on every architecture that Rust has a std for.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -27,6 +28,13 @@ pub fn processes() -> io::Result<Vec<Proc>> {
 
 pub fn start_time(pid: u32) -> Option<u64> {
     read(pid).map(|p| p.start_time)
+}
+
+/// Both count from the boot. A start is kept in whole ticks.
+pub fn running_seconds(instance: &Instance) -> Option<f64> {
+    let uptime: f64 = fs::read_to_string("/proc/uptime").ok()?.split_ascii_whitespace().next()?.parse().ok()?;
+    let started = instance.start_time as f64 / TICKS_PER_SECOND;
+    (started <= uptime + 1.0).then(|| (uptime - started).max(0.0) + 1.0 / TICKS_PER_SECOND)
 }
 
 pub fn command_line(pid: u32) -> Option<String> {

@@ -94,6 +94,11 @@ pub fn instance_of(pid: u32) -> Option<Instance> {
     native::start_time(pid).map(|start_time| Instance { pid, start_time })
 }
 
+/// For how long it has been running at most; `None`: it is gone, or the system does not tell.
+pub fn running_seconds(instance: &Instance) -> Option<f64> {
+    native::running_seconds(instance)
+}
+
 pub fn is_alive(instance: &Instance) -> bool {
     native::start_time(instance.pid) == Some(instance.start_time)
 }

@@ -6,6 +6,7 @@ use nix::unistd::User;
 use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
 use super::{Listener, Proc};
+use crate::host::Instance;
 
 /// The second of the last boot.
 pub fn boot_id() -> String {
@@ -46,6 +47,15 @@ pub fn start_time(pid: u32) -> Option<u64> {
     let pid = Pid::from_u32(pid);
     let system = refreshed(ProcessesToUpdate::Some(&[pid])).ok()?;
     system.process(pid).and_then(read).map(|p| p.start_time)
+}
+
+/// In whole seconds: it may run for one more.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux reads /proc"))]
+pub fn running_seconds(instance: &Instance) -> Option<f64> {
+    let pid = Pid::from_u32(instance.pid);
+    let system = refreshed(ProcessesToUpdate::Some(&[pid])).ok()?;
+    let process = system.process(pid).filter(|process| process.start_time() == instance.start_time)?;
+    Some(process.run_time() as f64 + 1.0)
 }
 
 #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux reads /proc"))]

@@ -119,7 +119,8 @@ impl Backends {
         }
         // A duplicate must not speak for the server that the older one has.
         if observed.seen.misdeclared.is_none() {
-            self.parts.store.put_server(fence, &server).await?;
+            let running_for = observed.seen.agent.running_for(Timestamp::now());
+            self.parts.store.put_server_running(fence, &server, running_for).await?;
         }
         self.parts.store.project_backend(fence, &backend).await?;
         self.projected.put(&observed.uid, backend, server);

@@ -1,6 +1,6 @@
 //! What one pass saw of a backend. Times are absolute; nothing here is a guess.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -10,6 +10,9 @@ use crate::{
     engines::{Failure, LoadedModel, ProbeVerdict},
     host::ServiceReport,
 };
+
+/// How long before it was heard a report may have been made, and how long a write may take: the bounds of both.
+const UNCERTAIN: Duration = Duration::from_secs(40);
 
 /// Everything that judging and planning read, beside the spec and what is remembered.
 #[derive(Clone, Debug, Default)]
@@ -247,6 +250,14 @@ impl AgentView {
     pub fn instance(&self) -> Option<String> {
         let instance = self.service()?.report.instance.as_ref()?;
         Some(format!("{}@{}", instance.pid, instance.start_time))
+    }
+
+    /// For how long that instance will have been running at most when a write that is begun at `now` is done.
+    pub fn running_for(&self, now: Timestamp) -> Option<Duration> {
+        let service = self.service()?;
+        let then = Duration::try_from_secs_f64(service.report.running_seconds?).ok()?;
+        let since = Duration::try_from(now.duration_since(service.heard_at)).unwrap_or_default();
+        Some(then + since + UNCERTAIN)
     }
 }
 

@@ -26,12 +26,18 @@ struct TimedServer {
 
 #[async_trait]
 impl Slots for PostgresStore {
-    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError> {
+    async fn put_server_running(
+        &self,
+        fence: &Fence,
+        server: &ServerRow,
+        running_for: Option<Duration>,
+    ) -> Result<(), StoreError> {
         if self.server(&server.url).await?.as_ref() == Some(server) {
             return Ok(());
         }
         self.within(async {
             let mut session = self.write_fenced(fence).await?;
+            let before = lock_server(session.connection(), &server.url).await?.and_then(|(before, _)| before.instance);
             sqlx::query(
                 "INSERT INTO servers (url, slot_limit, admission, instance, calls_per_day) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (url) DO UPDATE SET slot_limit = $2, admission = $3, instance = $4, calls_per_day = $5",
@@ -43,6 +49,17 @@ impl Slots for PostgresStore {
             .bind(server.calls_per_day)
             .execute(session.connection())
             .await?;
+            if let (true, Some(instance), Some(most)) = (before != server.instance, &server.instance, running_for) {
+                sqlx::query(
+                    "UPDATE slots SET frees_at = clock_timestamp() WHERE server_url = $1 AND frees_at IS NULL
+                     AND instance <> $2 AND lease_expires_at <= clock_timestamp() - $3 * interval '1 microsecond'",
+                )
+                .bind(&server.url)
+                .bind(instance)
+                .bind(i64::try_from(most.as_micros()).unwrap_or(i64::MAX))
+                .execute(session.connection())
+                .await?;
+            }
             session.commit().await
         })
         .await
@@ -132,7 +149,7 @@ impl Slots for PostgresStore {
             let slots = rows(session.connection(), url).await?;
             session.end();
             match server {
-                Some(TimedServer { server, now }) => occupied_rows(slots, server.instance.as_deref(), now),
+                Some(TimedServer { now, .. }) => occupied_rows(slots, now),
                 None => Ok(Vec::new()),
             }
         })
@@ -278,10 +295,10 @@ async fn extend(
     let server = lock_server(session.connection(), &slot.server_url).await?;
     let slots = rows(session.connection(), &slot.server_url).await?;
     let record = slots.into_iter().find(|record| record.number == slot.number);
-    let (Some((server, now)), Some(record)) = (server, record) else {
+    let (Some((_, now)), Some(record)) = (server, record) else {
         return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
     };
-    record.renewable(slot, server.instance.as_deref(), now)?;
+    record.renewable(slot, now)?;
     sqlx::query(
         "UPDATE slots SET lease_expires_at = $3, last_token_at = greatest(last_token_at, $4)
          WHERE server_url = $1 AND number = $2",

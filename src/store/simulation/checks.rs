@@ -72,7 +72,7 @@ impl Watch {
             now.len(),
             self.purged
         );
-        for (index, (name, most)) in EXPERTS.iter().enumerate() {
+        for (index, (name, most, ..)) in EXPERTS.iter().enumerate() {
             let runs = |s: &&Seen| s.life.state == TaskState::InProgress && s.expert == Some(index);
             let running = now.iter().filter(runs).count();
             holds!(i64::try_from(running).is_ok_and(|n| n <= *most), "{name} has {running} of {most} places taken");

@@ -15,9 +15,6 @@ pub struct Call {
     streamed: bool,
     /// Refused, or broken off by a crash of the engine.
     failed: bool,
-    /// It was sent to another process than its slot was given for. The agent's word that the old one is gone frees the slot of
-    /// such a call when its worker is lost too: the one case in which nobody can know that it runs.
-    astray: bool,
 }
 
 /// What its client sees of a call.
@@ -28,30 +25,41 @@ pub enum Seen {
     Failed,
 }
 
+/// A process that listens, as its agent reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub instance: u32,
+    pub began_at: Millis,
+}
+
 #[derive(Debug)]
 pub struct Engine {
     pub url: String,
-    pub up: bool,
-    /// Which process listens.
-    pub instance: u32,
+    /// Whether a client that goes away is noticed.
+    pub streams: bool,
+    pub models: &'static [&'static str],
+    pub process: Option<Process>,
+    processes: u32,
     calls: BTreeMap<u64, Call>,
     next: u64,
 }
 
 impl Engine {
-    pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), up: true, instance: 1, calls: BTreeMap::new(), next: 0 }
+    pub fn new(url: &str, streams: bool, models: &'static [&'static str]) -> Self {
+        let process = Some(Process { instance: 1, began_at: 0 });
+        Self { url: url.to_owned(), streams, models, process, processes: 1, calls: BTreeMap::new(), next: 0 }
     }
 
-    /// Calls that it computes now, whoever still listens; those that went astray aside.
+    /// Calls that it computes now.
     pub fn in_flight(&self, now: Millis) -> i64 {
-        let runs = |c: &&Call| !c.failed && !c.astray && now < c.ends_at && c.broken_at.is_none_or(|at| now < at);
+        let runs = |c: &&Call| !c.failed && now < c.ends_at && c.broken_at.is_none_or(|at| now < at);
         i64::try_from(self.calls.values().filter(runs).count()).unwrap_or(i64::MAX)
     }
 
-    pub fn start(&mut self, ends_at: Millis, streamed: bool, astray: bool) -> u64 {
+    pub fn start(&mut self, ends_at: Millis) -> u64 {
         self.next += 1;
-        self.calls.insert(self.next, Call { ends_at, broken_at: None, streamed, failed: !self.up, astray });
+        let call = Call { ends_at, broken_at: None, streamed: self.streams, failed: self.process.is_none() };
+        self.calls.insert(self.next, call);
         self.next
     }
 
@@ -74,9 +82,18 @@ impl Engine {
     }
 
     /// All its calls are broken off; another process listens, or none.
-    pub fn crash(&mut self, comes_back: bool) {
+    pub fn crash(&mut self, comes_back: bool, now: Millis) {
         self.calls.values_mut().for_each(|call| call.failed = true);
-        self.up = comes_back;
-        self.instance += 1;
+        self.process = None;
+        if comes_back {
+            self.begin(now);
+        }
+    }
+
+    pub fn begin(&mut self, now: Millis) {
+        if self.process.is_none() {
+            self.processes += 1;
+            self.process = Some(Process { instance: self.processes, began_at: now });
+        }
     }
 }

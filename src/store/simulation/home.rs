@@ -3,21 +3,29 @@
 use std::time::Duration;
 
 use crate::{
-    store::{Fence, Lease, Reaped, ServerRow, Slot, SlotClaim, StoreError, TaskCommand, stamp::Stamp},
+    store::{
+        Fence, Lease, Reapable, Reaped, Served, ServerRow, Slot, SlotClaim, StoreError, TaskCommand, stamp::Stamp,
+    },
     tasks::{Completion, NewTask, QueueKey, Task, TaskId, machine::Life},
 };
 
 pub type Answer<T> = Result<T, StoreError>;
 
 pub const NAMESPACE: &str = "default";
-pub const QUEUE: &str = "default";
-pub const LEASE: Duration = Duration::from_secs(90);
-/// Experts with how many tasks each has in progress at most. All ask for [`MODEL`].
-pub const EXPERTS: [(&str, i64); 2] = [("anna", 3), ("igor", 2)];
-pub const MODEL: &str = "small";
+/// Queues with how long their leases are.
+pub const QUEUES: [(&str, Duration); 2] = [("default", Duration::from_secs(90)), ("batch", Duration::from_secs(240))];
+pub const SMALL: &str = "small";
+pub const BIG: &str = "big";
+/// Experts with how many tasks each has in progress at most, their domain and model.
+pub const EXPERTS: [(&str, i64, &str, &str); 3] =
+    [("anna", 3, "d", SMALL), ("igor", 2, "d", SMALL), ("vera", 2, "v", BIG)];
 
-pub fn queue() -> QueueKey {
-    QueueKey { namespace: NAMESPACE.into(), name: QUEUE.into() }
+pub fn queue(index: usize) -> QueueKey {
+    QueueKey { namespace: NAMESPACE.into(), name: QUEUES[index].0.into() }
+}
+
+pub fn model_of(expert: &str) -> Option<&'static str> {
+    EXPERTS.iter().find(|(name, ..)| *name == expert).map(|(_, _, _, model)| *model)
 }
 
 /// A task as it is checked.
@@ -31,10 +39,13 @@ pub struct Seen {
 
 impl Seen {
     pub fn of(task: &Task) -> Self {
-        let expert = EXPERTS.iter().position(|(name, _)| task.expert.as_deref() == Some(name));
+        let expert = EXPERTS.iter().position(|(name, ..)| task.expert.as_deref() == Some(name));
         Self { id: task.id, life: Life::of(task), expert }
     }
 }
+
+/// A task and the lease that it was claimed under.
+pub type Given = (Task, Lease);
 
 /// A store as actors use it. Each call is one transaction: it happened, or it did not.
 pub trait Home {
@@ -43,13 +54,14 @@ pub trait Home {
     fn insert(&mut self, tasks: &[NewTask]) -> Answer<Vec<TaskId>>;
     /// A round over all that nobody has.
     fn assign(&mut self, fence: &Fence) -> Answer<()>;
-    fn put_server(&mut self, fence: &Fence, server: &ServerRow) -> Answer<()>;
-    fn reap(&mut self, fence: &Fence) -> Answer<Reaped>;
-    fn open_lease(&mut self, holder: &str) -> Answer<Lease>;
+    fn put_server(&mut self, fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> Answer<()>;
+    fn reap(&mut self, fence: &Fence, reapable: &Reapable) -> Answer<Reaped>;
+    fn open_lease(&mut self, holder: &str, queue: usize) -> Answer<Served>;
     /// False: it is lost.
-    fn renew_lease(&mut self, lease: &Lease) -> Answer<bool>;
+    fn renew_lease(&mut self, lease: &Served) -> Answer<bool>;
     fn close_lease(&mut self, lease: &Lease) -> Answer<()>;
-    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Task)>>;
+    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Given)>>;
+    fn claim_next(&mut self, slot: &Slot, claim: &SlotClaim) -> Answer<Option<Given>>;
     fn renew_slot(&mut self, slot: &Slot, lease: Duration) -> Answer<()>;
     fn release_slot(&mut self, slot: &Slot, linger: Duration) -> Answer<()>;
     fn complete(&mut self, completion: &Completion) -> Answer<bool>;
@@ -59,4 +71,9 @@ pub trait Home {
     fn occupancy(&mut self) -> Answer<Vec<(String, i64)>>;
     /// Every task that is kept, live and ended.
     fn lives(&mut self) -> Vec<Seen>;
+}
+
+/// How long the leases of a queue are.
+pub fn lease_of(queue: &QueueKey) -> Duration {
+    QUEUES.iter().find(|(name, _)| *name == queue.name).map_or(Duration::ZERO, |(_, lease)| *lease)
 }

@@ -6,17 +6,17 @@ use jiff::Timestamp;
 
 use super::{
     Broken,
-    home::{Answer, EXPERTS, Home, LEASE, MODEL, NAMESPACE, Seen, queue},
+    home::{Answer, EXPERTS, Given, Home, NAMESPACE, QUEUES, Seen, lease_of, model_of, queue},
     people,
 };
 use crate::{
     store::{
-        Fence, Lease, Reaped, ServerRow, Slot, SlotClaim, SlotPurpose, StoreError, TaskCommand,
-        admit::{Decision, SlotRecord, decide},
+        Fence, Lease, Reapable, Reaped, Served, ServerRow, Slot, SlotClaim, SlotPurpose, StoreError, TaskCommand,
+        admit::{Decision, SlotRecord, decide, not_before, went_with},
         stamp::Stamp,
     },
     tasks::{
-        Completion, NewTask, Task, TaskId, TaskState, Unassigned,
+        Completion, NewTask, QueueKey, Task, TaskId, TaskState, Unassigned,
         assign::{ExpertView, QueueView, Roster},
         machine::{End, Event, Life, Next, step},
     },
@@ -33,7 +33,8 @@ pub struct Model {
     tasks: BTreeMap<TaskId, Task>,
     /// Whose claim a task is.
     claims: BTreeMap<TaskId, i64>,
-    leases: BTreeMap<i64, Stamp>,
+    /// Until when, and for which queue.
+    leases: BTreeMap<i64, (Stamp, QueueKey)>,
     servers: BTreeMap<String, ServerRow>,
     slots: Vec<SlotRecord>,
     next_id: i64,
@@ -106,30 +107,48 @@ impl Model {
     }
 
     fn has_place(&self, expert: &str) -> bool {
-        let most = EXPERTS.iter().find(|(name, _)| *name == expert).map_or(0, |(_, most)| *most);
+        let most = EXPERTS.iter().find(|(name, ..)| *name == expert).map_or(0, |(_, most, ..)| *most);
         self.broken == Some(Broken::PlacesUncounted) || self.running(expert) < most
     }
 
-    fn claimable(&self, claim: &SlotClaim) -> Option<TaskId> {
+    /// The lease in force that a claim has for the task's queue.
+    fn lease_for<'c>(&self, claim: &'c SlotClaim, task: &Task) -> Option<&'c Lease> {
+        let holds = |lease: &Lease| self.leases.get(&lease.id).is_some_and(|(end, _)| self.now < *end);
+        let mut served = claim.queues.iter().filter(|served| served.queue.name == task.queue);
+        served.find(|served| holds(&served.lease)).map(|served| &served.lease)
+    }
+
+    /// Takes the next task.
+    fn take_task(&mut self, claim: &SlotClaim) -> Option<Given> {
         let now = self.time();
         let goes = |t: &&Task| {
             let model = (t.namespace.clone(), t.assigned_model.clone().unwrap_or_default());
             matches!(step(&Life::of(t), Event::Claim, now), Ok(Next::Is(_)))
                 && claim.models.contains(&model)
                 && t.expert.as_deref().is_some_and(|expert| self.has_place(expert))
+                && self.lease_for(claim, t).is_some()
         };
-        self.tasks.values().filter(goes).min_by_key(|t| (-t.priority, t.id)).map(|t| t.id)
+        let next = self.tasks.values().filter(goes).min_by_key(|t| (-t.priority, t.id))?;
+        let (id, lease) = (next.id, self.lease_for(claim, next)?.clone());
+        self.happen(id, Event::Claim);
+        self.claims.insert(id, lease.id);
+        Some((self.tasks[&id].clone(), lease))
     }
 
-    /// A slot of the server, by the rule of the real stores.
-    fn take_slot(&mut self, claim: &SlotClaim) -> Option<Slot> {
-        let server = self.servers.get(&claim.server_url)?.clone();
-        let mut rows: Vec<SlotRecord> =
-            self.slots.iter().filter(|slot| slot.server_url == server.url).cloned().collect();
+    fn rows(&self, url: &str) -> Vec<SlotRecord> {
+        let mut rows: Vec<SlotRecord> = self.slots.iter().filter(|slot| slot.server_url == url).cloned().collect();
         if self.broken == Some(Broken::LapsedSlotsFree) {
             rows.iter_mut().for_each(|row| row.call_ends_at = row.lease_expires_at);
         }
+        rows
+    }
+
+    /// A slot of the server and a task, by the rules of the real stores.
+    fn take(&mut self, claim: &SlotClaim) -> Option<(Slot, Given)> {
+        let server = self.servers.get(&claim.server_url)?.clone();
+        let rows = self.rows(&server.url);
         let Decision::Give { number, epoch } = decide(&server, &rows, SlotPurpose::Call, self.now) else { return None };
+        let given = self.take_task(claim)?;
         self.slots.retain(|slot| slot.server_url != server.url || slot.number != number);
         self.slots.push(SlotRecord {
             server_url: server.url.clone(),
@@ -137,7 +156,7 @@ impl Model {
             holder: claim.holder.clone(),
             epoch,
             purpose: "Call".into(),
-            model: Some(MODEL.into()),
+            model: None,
             taken_at: self.now,
             lease_expires_at: self.now.after(claim.slot_lease),
             call_ends_at: self.now.after(claim.call_within),
@@ -146,7 +165,7 @@ impl Model {
             aborted: false,
             frees_at: None,
         });
-        Some(Slot { server_url: server.url, number, holder: claim.holder.clone(), epoch })
+        Some((Slot { server_url: server.url, number, holder: claim.holder.clone(), epoch }, given))
     }
 
     fn slot(&mut self, slot: &Slot) -> Option<&mut SlotRecord> {
@@ -195,27 +214,27 @@ impl Home for Model {
             let live = |t: &&Task| !t.state.is_terminal() && t.expert.as_deref() == Some(name);
             i64::try_from(self.tasks.values().filter(live).count()).unwrap_or(i64::MAX)
         };
-        let expert = |name: &str| ExpertView {
+        let expert = |(name, _, domain, model): &(&str, i64, &str, &str)| ExpertView {
             namespace: NAMESPACE.into(),
-            name: name.into(),
-            domains: vec!["d".into()],
-            model: Some(MODEL.into()),
+            name: (*name).into(),
+            domains: vec![(*domain).into()],
+            model: Some((*model).into()),
             load: load(name),
             ..ExpertView::default()
         };
-        let experts = EXPERTS.iter().map(|(name, _)| expert(name)).collect();
+        let experts = EXPERTS.iter().map(expert).collect();
         let nobody = self.tasks.values().filter(|t| t.state == TaskState::Pending && t.assignment_reason.is_none());
         let unassigned: Vec<Unassigned> = nobody
             .map(|t| Unassigned {
                 id: t.id,
-                queue: queue(),
+                queue: QueueKey { namespace: NAMESPACE.into(), name: t.queue.clone() },
                 domain: t.domain.clone(),
                 role: t.role.clone(),
                 model: None,
                 expert: t.expert.clone(),
             })
             .collect();
-        let queues = vec![QueueView { key: queue(), default_expert: None }];
+        let queues = (0..QUEUES.len()).map(|index| QueueView { key: queue(index), default_expert: None }).collect();
         for given in Roster::new(experts, queues).assign(&unassigned).assignments {
             let Some(task) = self.tasks.get_mut(&given.task) else { continue };
             (task.expert, task.assigned_model) = (Some(given.expert), given.model);
@@ -224,16 +243,27 @@ impl Home for Model {
         Ok(())
     }
 
-    fn put_server(&mut self, fence: &Fence, server: &ServerRow) -> Answer<()> {
+    fn put_server(&mut self, fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> Answer<()> {
         self.admits(fence)?;
-        self.servers.insert(server.url.clone(), server.clone());
+        let before = self.servers.insert(server.url.clone(), server.clone()).and_then(|before| before.instance);
+        if let (true, Some(instance), Some(began)) =
+            (before != server.instance, &server.instance, not_before(running_for, self.now))
+        {
+            let of = |slot: &&mut SlotRecord| slot.server_url == server.url && went_with(slot, instance, began);
+            self.slots.iter_mut().filter(of).for_each(|slot| slot.frees_at = Some(self.now));
+        }
         Ok(())
     }
 
-    fn reap(&mut self, fence: &Fence) -> Answer<Reaped> {
+    fn reap(&mut self, fence: &Fence, reapable: &Reapable) -> Answer<Reaped> {
         self.admits(fence)?;
         let mut reaped = Reaped::default();
-        let lapsed: Vec<i64> = self.leases.iter().filter(|(_, end)| **end <= self.now).map(|(id, _)| *id).collect();
+        let goes = |queue: &QueueKey| match reapable {
+            Reapable::Of(queues) => queues.contains(queue),
+            Reapable::All => true,
+        };
+        let lapsed = self.leases.iter().filter(|(_, (end, queue))| *end <= self.now && goes(queue));
+        let lapsed: Vec<i64> = lapsed.map(|(id, _)| *id).collect();
         for lease in lapsed {
             self.leases.remove(&lease);
             reaped.leases += 1;
@@ -247,15 +277,15 @@ impl Home for Model {
         Ok(reaped)
     }
 
-    fn open_lease(&mut self, holder: &str) -> Answer<Lease> {
+    fn open_lease(&mut self, holder: &str, index: usize) -> Answer<Served> {
         self.next_id += 1;
-        self.leases.insert(self.next_id, self.now.after(LEASE));
-        Ok(Lease { id: self.next_id, holder: holder.to_owned() })
+        self.leases.insert(self.next_id, (self.now.after(QUEUES[index].1), queue(index)));
+        Ok(Served { queue: queue(index), lease: Lease { id: self.next_id, holder: holder.to_owned() } })
     }
 
-    fn renew_lease(&mut self, lease: &Lease) -> Answer<bool> {
-        let until = self.now.after(LEASE);
-        let Some(end) = self.leases.get_mut(&lease.id) else { return Ok(false) };
+    fn renew_lease(&mut self, served: &Served) -> Answer<bool> {
+        let until = self.now.after(lease_of(&served.queue));
+        let Some((end, _)) = self.leases.get_mut(&served.lease.id) else { return Ok(false) };
         *end = until;
         Ok(true)
     }
@@ -269,27 +299,32 @@ impl Home for Model {
         Ok(())
     }
 
-    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Task)>> {
-        let lease = claim.queues[0].lease.id;
-        if self.leases.get(&lease).is_none_or(|end| *end <= self.now) {
-            return Ok(Vec::new());
+    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Given)>> {
+        Ok((0..claim.most).map_while(|_| self.take(claim)).collect())
+    }
+
+    fn claim_next(&mut self, slot: &Slot, claim: &SlotClaim) -> Answer<Option<Given>> {
+        let now = self.now;
+        let Some(server) = self.servers.get(&slot.server_url).cloned() else { return fenced("no such server") };
+        let mut rows = self.rows(&slot.server_url);
+        let Some(own) = rows.iter().position(|row| row.number == slot.number) else { return fenced("no such slot") };
+        rows.remove(own).renewable(slot, now)?;
+        if matches!(decide(&server, &rows, SlotPurpose::Call, now), Decision::Refuse(_)) {
+            return Ok(None);
         }
-        let mut given = Vec::new();
-        for _ in 0..claim.most {
-            let Some(id) = self.claimable(claim) else { break };
-            let Some(slot) = self.take_slot(claim) else { break };
-            self.happen(id, Event::Claim);
-            self.claims.insert(id, lease);
-            given.push((slot, self.tasks[&id].clone()));
+        let Some(given) = self.take_task(claim) else { return Ok(None) };
+        if let Some(row) = self.slot(slot) {
+            row.lease_expires_at = now.after(claim.slot_lease);
+            row.call_ends_at = now.after(claim.call_within).max(row.call_ends_at);
+            row.instance = server.instance;
         }
-        Ok(given)
+        Ok(Some(given))
     }
 
     fn renew_slot(&mut self, slot: &Slot, lease: Duration) -> Answer<()> {
         let (now, until) = (self.now, self.now.after(lease));
-        let instance = self.servers.get(&slot.server_url).and_then(|server| server.instance.clone());
         let Some(row) = self.slot(slot) else { return fenced("no such slot") };
-        row.renewable(slot, instance.as_deref(), now)?;
+        row.renewable(slot, now)?;
         row.lease_expires_at = until;
         Ok(())
     }
@@ -329,7 +364,7 @@ impl Home for Model {
         };
         let done = self.happen(task, event);
         if let (true, TaskCommand::Reassign { expert, .. }, Some(task)) = (done, command, self.tasks.get_mut(&task)) {
-            (task.expert, task.assigned_model) = (Some(expert.clone()), Some(MODEL.into()));
+            (task.expert, task.assigned_model) = (Some(expert.clone()), model_of(expert).map(str::to_owned));
             task.assignment_reason = Some("reassigned".into());
         }
         Ok(done)
@@ -337,8 +372,7 @@ impl Home for Model {
 
     fn occupancy(&mut self) -> Answer<Vec<(String, i64)>> {
         let count = |server: &ServerRow| {
-            let of =
-                |s: &&SlotRecord| s.server_url == server.url && s.is_occupied(server.instance.as_deref(), self.now);
+            let of = |s: &&SlotRecord| s.server_url == server.url && s.is_occupied(self.now);
             i64::try_from(self.slots.iter().filter(of).count()).unwrap_or(i64::MAX)
         };
         Ok(self.servers.values().map(|server| (server.url.clone(), count(server))).collect())

@@ -7,7 +7,7 @@ use rand::Rng;
 
 use super::{
     Fault, HOURS, START, Simulation, Trouble,
-    home::{NAMESPACE, QUEUE},
+    home::{NAMESPACE, QUEUES},
 };
 use crate::{
     store::TaskCommand,
@@ -51,8 +51,8 @@ impl Simulation<'_> {
         let deadline = self.chance(10).then(|| Timestamp::from_millisecond(START + self.now + 120_000).ok()).flatten();
         NewTask {
             namespace: NAMESPACE.into(),
-            queue: QUEUE.into(),
-            domain: "d".into(),
+            queue: QUEUES[usize::from(self.between(0, 100) < 30)].0.into(),
+            domain: if self.between(0, 100) < 25 { "v" } else { "d" }.into(),
             payload: Payload { prompt: Some("p".into()), ..Payload::default() },
             priority: i32::try_from(self.between(-2, 3)).unwrap_or(0),
             deadline,
@@ -83,14 +83,14 @@ impl Simulation<'_> {
         let who = self.between(0, 3);
         let engine = usize::try_from(who % 2).unwrap_or(0);
         let actor = usize::try_from(who).unwrap_or(0);
-        match self.between(0, 12) {
+        match self.between(0, 14) {
             0..2 => self.kill(actor),
             // SIGSTOP, for less than a lease or for more.
             2..5 => self.workers[actor].away_until = self.now + self.between(1_000, 200_000),
             5..7 => self.leaders[engine].away_until = self.now + self.between(1_000, 120_000),
-            7 => self.engines[engine].crash(true),
-            8 => self.engines[engine].crash(false),
-            9 | 10 => self.engines.iter_mut().for_each(|engine| engine.up = true),
+            7..10 => self.engines[engine].crash(true, self.now),
+            10 => self.engines[engine].crash(false, self.now),
+            11 | 12 => self.repair(),
             _ => self.pass(HOURS),
         }
     }

@@ -14,11 +14,11 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::home::{Answer, EXPERTS, Home, LEASE, MODEL, NAMESPACE, QUEUE, Seen, queue};
+use super::home::{Answer, EXPERTS, Given, Home, NAMESPACE, QUEUES, Seen, lease_of, queue};
 use crate::{
     store::{
-        DeclaredRow, Dispatch, Fence, Leadership, Lease, Reaped, ServerRow, Slot, SlotClaim, Slots, TaskCommand,
-        TaskFilter, TaskPage, Tasks, Work,
+        DeclaredRow, Dispatch, Fence, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot, SlotClaim, Slots,
+        TaskCommand, TaskFilter, TaskPage, Tasks, Work,
         rounds::assign_after,
         sqlite::{Hold, SqliteStore},
         stamp::Stamp,
@@ -61,9 +61,10 @@ impl Sqlite {
             suspended: false,
             held: None,
         };
-        let mut rows = vec![row("TaskQueue", QUEUE, json!({"leaseSeconds": LEASE.as_secs()}))];
-        for (name, most) in EXPERTS {
-            rows.push(row("Expert", name, json!({"domains": ["d"], "model": MODEL, "maxConcurrentTasks": most})));
+        let queue = |(name, lease): (&str, Duration)| row("TaskQueue", name, json!({"leaseSeconds": lease.as_secs()}));
+        let mut rows: Vec<DeclaredRow> = QUEUES.into_iter().map(queue).collect();
+        for (name, most, domain, model) in EXPERTS {
+            rows.push(row("Expert", name, json!({"domains": [domain], "model": model, "maxConcurrentTasks": most})));
         }
         for row in rows {
             self.runtime.block_on(self.store.project_declared(fence, &row))?;
@@ -107,29 +108,36 @@ impl Home for Sqlite {
         self.runtime.block_on(assign_after(&self.store, fence, 0)).map(|_| ())
     }
 
-    fn put_server(&mut self, fence: &Fence, server: &ServerRow) -> Answer<()> {
-        self.runtime.block_on(self.store.put_server(fence, server))
+    fn put_server(&mut self, fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> Answer<()> {
+        self.runtime.block_on(self.store.put_server_running(fence, server, running_for))
     }
 
-    fn reap(&mut self, fence: &Fence) -> Answer<Reaped> {
-        self.runtime.block_on(self.store.reap(fence))
+    fn reap(&mut self, fence: &Fence, reapable: &Reapable) -> Answer<Reaped> {
+        self.runtime.block_on(self.store.reap_of(fence, reapable))
     }
 
-    fn open_lease(&mut self, holder: &str) -> Answer<Lease> {
-        self.runtime.block_on(self.store.open_lease(holder, &queue(), LEASE))
+    fn open_lease(&mut self, holder: &str, index: usize) -> Answer<Served> {
+        let lease = self.runtime.block_on(self.store.open_lease(holder, &queue(index), QUEUES[index].1))?;
+        Ok(Served { queue: queue(index), lease })
     }
 
-    fn renew_lease(&mut self, lease: &Lease) -> Answer<bool> {
-        Ok(self.runtime.block_on(self.store.renew_leases(&[(lease.clone(), LEASE)]))?.is_empty())
+    fn renew_lease(&mut self, served: &Served) -> Answer<bool> {
+        let lease = (served.lease.clone(), lease_of(&served.queue));
+        Ok(self.runtime.block_on(self.store.renew_leases(&[lease]))?.is_empty())
     }
 
     fn close_lease(&mut self, lease: &Lease) -> Answer<()> {
         self.runtime.block_on(self.store.close_lease(lease))
     }
 
-    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Task)>> {
+    fn claim(&mut self, claim: &SlotClaim) -> Answer<Vec<(Slot, Given)>> {
         let answer = self.runtime.block_on(self.store.claim_slots(claim))?;
-        Ok(answer.given.into_iter().map(|(slot, claimed)| (slot, claimed.task)).collect())
+        Ok(answer.given.into_iter().map(|(slot, claimed)| (slot, (claimed.task, claimed.lease))).collect())
+    }
+
+    fn claim_next(&mut self, slot: &Slot, claim: &SlotClaim) -> Answer<Option<Given>> {
+        let claimed = self.runtime.block_on(self.store.claim_next(slot, claim))?;
+        Ok(claimed.map(|claimed| (claimed.task, claimed.lease)))
     }
 
     fn renew_slot(&mut self, slot: &Slot, lease: Duration) -> Answer<()> {

@@ -2,29 +2,20 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::{
     Broken, Fault, Simulation,
     engine::{Millis, Seen as SeenCall},
-    home::{MODEL, NAMESPACE, queue},
+    home::{Answer, Given, Home, NAMESPACE, QUEUES, lease_of},
+    lanes::{CALL_WITHIN, Job, Lane, SLOT_LEASE},
 };
 use crate::{
-    store::{Lease, Served, Slot, SlotClaim},
+    store::{Lease, Served, SlotClaim},
     tasks::{
-        Attempt, Completion, Task,
+        Attempt, Completion, TaskId,
         retry::{Ended, RetryPolicy, verdict},
     },
 };
 
-const LEASE_MILLIS: Millis = 90_000;
-/// A slot's lease, and by when its call must have ended.
-const SLOT_LEASE: Duration = Duration::from_secs(30);
-const CALL_WITHIN: Duration = Duration::from_secs(60);
-/// The worker ends its calls so much sooner.
-const MARGIN: Millis = 2_000;
-/// An engine notices within that time that a client of a stream has gone.
-const NOTICED: Millis = 1_000;
 const CONCURRENCY: usize = 3;
 
 /// One worker process after another, under one name.
@@ -34,54 +25,85 @@ pub struct Worker {
     pub lives: u32,
     pub away_until: Millis,
     pub is_dead: bool,
-    lease: Option<HeldLease>,
-    pub jobs: Vec<Job>,
-    outbox: Vec<Completion>,
+    /// How much faster its clock runs than the database's, in thousandths, and how much ahead it is.
+    drift: Millis,
+    pub skew: Millis,
+    leases: Vec<HeldLease>,
+    /// How often leases were doubted: then others are opened, under another name.
+    names: u32,
+    pub lanes: Vec<Lane>,
+    /// Results with the lease that they belong to.
+    outbox: Vec<(Completion, i64)>,
 }
 
 struct HeldLease {
-    lease: Lease,
+    served: Served,
     asked_at: Millis,
     /// A claim under it was not answered: what it took, if anything, comes back when the lease is closed.
     doubted: bool,
 }
 
-/// A task that a worker was given.
-pub struct Job {
-    pub task: Task,
-    pub slot: Slot,
-    pub engine: usize,
-    call: Option<u64>,
-    must_end: Millis,
-    /// The highest limit in force since the slot was given.
-    pub limit: i32,
-    /// The engine's process as it was reported when the slot was given.
-    instance: u32,
-}
-
-impl Job {
-    pub const fn call(&self) -> Option<u64> {
-        self.call
-    }
-}
-
 impl Worker {
-    pub fn new(number: usize) -> Self {
-        Self { number, lives: 1, away_until: 0, is_dead: false, lease: None, jobs: vec![], outbox: vec![] }
+    pub fn new(number: usize, lives: u32, drift: Millis, skew: Millis) -> Self {
+        Self {
+            number,
+            lives,
+            away_until: 0,
+            is_dead: false,
+            drift,
+            skew,
+            leases: vec![],
+            names: 0,
+            lanes: vec![],
+            outbox: vec![],
+        }
     }
 
     pub fn name(&self) -> String {
         format!("worker-{}.{}", self.number, self.lives)
     }
 
-    /// Whether its lease surely holds, on a clock that counts sleep.
-    pub fn holds(&self, now: Millis) -> bool {
-        self.lease.as_ref().is_some_and(|held| now < held.asked_at + LEASE_MILLIS)
+    /// By its own clock.
+    pub const fn elapsed(&self, since: Millis, now: Millis) -> Millis {
+        (now - since) * (1_000 + self.drift) / 1_000
     }
 
-    pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.outbox.is_empty()
+    /// Whether a lease surely holds, with a twentieth to spare.
+    pub fn holds(&self, lease: i64, now: Millis) -> bool {
+        let held = self.leases.iter().find(|held| held.served.lease.id == lease);
+        held.is_some_and(|held| self.elapsed(held.asked_at, now) < millis(held.length()) * 19 / 20)
     }
+
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.lanes.iter().flat_map(Lane::jobs)
+    }
+
+    fn uses(&self, lease: i64) -> bool {
+        self.jobs().any(|job| job.lease == lease) || self.outbox.iter().any(|(_, of)| *of == lease)
+    }
+
+    fn doubt(&mut self, queues: &[Served]) {
+        for held in &mut self.leases {
+            held.doubted |= queues.iter().any(|served| served.lease.id == held.served.lease.id);
+        }
+        self.names += 1;
+    }
+
+    /// What it may claim under.
+    fn served(&self, now: Millis) -> Vec<Served> {
+        let usable = self.leases.iter().filter(|held| !held.doubted && self.holds(held.served.lease.id, now));
+        usable.map(|held| held.served.clone()).collect()
+    }
+}
+
+impl HeldLease {
+    fn length(&self) -> Duration {
+        lease_of(&self.served.queue)
+    }
+}
+
+pub fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
 
 pub type Went = Result<(), Fault>;
@@ -89,134 +111,114 @@ pub type Went = Result<(), Fault>;
 impl Simulation<'_> {
     /// Everything that a worker does in one turn. It may end in the middle of anything.
     pub fn work(&mut self, w: usize) -> Went {
-        self.keep_lease(w)?;
+        self.keep_leases(w)?;
+        self.open_leases(w)?;
         self.drop_lost(w)?;
-        self.follow_calls(w)?;
+        self.follow_lanes(w)?;
         self.send_results(w)?;
         self.claim(w)
     }
 
-    fn keep_lease(&mut self, w: usize) -> Went {
-        let name = self.workers[w].name();
-        let Some(held) = &self.workers[w].lease else {
-            let asked_at = self.now;
-            let lease = self.read(|home| home.open_lease(&name))?;
-            self.workers[w].lease = Some(HeldLease { lease, asked_at, doubted: false });
-            return Ok(());
-        };
-        let lease = held.lease.clone();
-        if held.doubted && self.workers[w].is_idle() {
-            self.ask(|home| home.close_lease(&lease))?;
-            self.workers[w].lease = None;
-            return Ok(());
-        }
-        if self.now - held.asked_at < LEASE_MILLIS / 3 {
-            return Ok(());
-        }
-        let asked_at = self.now;
-        if self.read(|home| home.renew_lease(&lease))? {
-            if let Some(held) = &mut self.workers[w].lease {
-                held.asked_at = asked_at;
+    fn keep_leases(&mut self, w: usize) -> Went {
+        let mut index = 0;
+        while let Some(held) = self.workers[w].leases.get(index) {
+            let (served, asked_at) = (held.served.clone(), self.now);
+            let due = self.workers[w].elapsed(held.asked_at, asked_at) >= millis(held.length()) / 3;
+            if held.doubted && !self.workers[w].uses(served.lease.id) {
+                self.ask(|home| home.close_lease(&served.lease))?;
+                self.workers[w].leases.remove(index);
+            } else if !due {
+                index += 1;
+            } else if self.twice(|home| home.renew_lease(&served))? {
+                self.workers[w].leases[index].asked_at = asked_at;
+                index += 1;
+            } else {
+                self.workers[w].leases.remove(index);
+                self.drop_jobs(w, |job| job.lease == served.lease.id)?;
             }
-        } else {
-            self.workers[w].lease = None;
-            for job in std::mem::take(&mut self.workers[w].jobs) {
-                self.abort(&job)?;
+        }
+        Ok(())
+    }
+
+    fn open_leases(&mut self, w: usize) -> Went {
+        for (queue, (name, _)) in QUEUES.iter().enumerate() {
+            let worker = &self.workers[w];
+            if worker.leases.iter().any(|held| !held.doubted && held.served.queue.name == *name) {
+                continue;
             }
+            let (holder, asked_at) = (format!("{}+{}", worker.name(), worker.names), self.now);
+            let served = self.twice(|home| home.open_lease(&holder, queue))?;
+            self.workers[w].leases.push(HeldLease { served, asked_at, doubted: false });
         }
         Ok(())
     }
 
     /// Gives way where a claim is somebody else's now, or can't be known to be ours.
     fn drop_lost(&mut self, w: usize) -> Went {
-        let claims: Vec<_> = self.workers[w].jobs.iter().map(|job| (job.task.id, job.task.epoch)).collect();
+        let claims: Vec<_> = self.workers[w].jobs().map(|job| (job.task.id, job.task.epoch)).collect();
         if claims.is_empty() {
             return Ok(());
         }
         let lost = self.read(|home| home.lost_claims(&claims))?;
-        let holds = self.workers[w].holds(self.now);
-        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.workers[w].jobs)
-            .into_iter()
-            .partition(|job| holds && !lost.contains(&job.task.id));
-        self.workers[w].jobs = kept;
-        for job in lost {
-            self.abort(&job)?;
-        }
-        Ok(())
+        let unsure = self.workers[w].jobs().filter(|job| !self.workers[w].holds(job.lease, self.now));
+        let lost: Vec<TaskId> = unsure.map(|job| job.task.id).chain(lost).collect();
+        self.drop_jobs(w, |job| lost.contains(&job.task.id))
     }
 
-    /// Closes the connection; the slot is free when the engine has surely stopped.
-    fn abort(&mut self, job: &Job) -> Went {
-        let notices = self.between(0, NOTICED);
-        let stops_at = match job.call {
-            Some(call) => {
-                let surely = self.engines[job.engine].hang_up(call, self.now, notices);
-                if surely > self.now + NOTICED { surely } else { self.now + NOTICED }
+    fn follow_lanes(&mut self, w: usize) -> Went {
+        let mut index = 0;
+        while index < self.workers[w].lanes.len() {
+            let mut lane = self.workers[w].lanes.remove(index);
+            let went = self.follow(w, &mut lane);
+            if !lane.is_over() {
+                self.workers[w].lanes.insert(index, lane);
+                index += 1;
+                went?;
+            } else {
+                went?;
+                self.twice(|home| home.release_slot(&lane.slot, Duration::ZERO))?;
             }
-            None => self.now,
-        };
-        let linger = Duration::from_millis(u64::try_from(stops_at - self.now).unwrap_or(0));
-        self.read(|home| home.release_slot(&job.slot, linger))
-    }
-
-    fn follow_calls(&mut self, w: usize) -> Went {
-        let mut next = 0;
-        while next < self.workers[w].jobs.len() {
-            let (slot, call, engine) = {
-                let job = &self.workers[w].jobs[next];
-                (job.slot.clone(), job.call, job.engine)
-            };
-            let Some(call) = call else {
-                self.send(w, next)?;
-                next += 1;
-                continue;
-            };
-            let ended = match self.engines[engine].look(call, self.now) {
-                SeenCall::Running => {
-                    match self.read(|home| home.renew_slot(&slot, SLOT_LEASE)) {
-                        Ok(()) | Err(Fault::Unclear) => next += 1,
-                        Err(Fault::Refused) => {
-                            let job = self.workers[w].jobs.remove(next);
-                            self.finish(w, &job.task, Ended::Stopped);
-                            self.abort(&job)?;
-                        }
-                        Err(crashed) => return Err(crashed),
-                    }
-                    continue;
-                }
-                SeenCall::Failed => Ended::Unavailable { why: "refused".into(), retry_after: None },
-                SeenCall::Answered => self.some_end(),
-            };
-            let job = self.workers[w].jobs.remove(next);
-            self.finish(w, &job.task, ended);
-            self.read(|home| home.release_slot(&job.slot, Duration::ZERO))?;
         }
         Ok(())
     }
 
-    /// Sends the call of a claim, if it is surely ours and surely ends in time.
-    fn send(&mut self, w: usize, next: usize) -> Went {
-        let careless = self.broken == Some(Broken::SendsLate);
-        let takes = self.between(100, 20_000);
-        let job = &self.workers[w].jobs[next];
-        let late = self.now + MARGIN >= job.must_end || !self.workers[w].holds(self.now);
-        if late && !careless {
-            let job = self.workers[w].jobs.remove(next);
-            self.finish(w, &job.task, Ended::Stopped);
-            return self.read(|home| home.release_slot(&job.slot, Duration::ZERO));
+    /// One turn of a lane: its call is sent, or looked at.
+    fn follow(&mut self, w: usize, lane: &mut Lane) -> Went {
+        let Some(call) = lane.call else {
+            lane.job = lane.job.take().or_else(|| lane.next.take());
+            return self.send(w, lane);
+        };
+        match self.engines[lane.engine].look(call, self.now) {
+            SeenCall::Running => {
+                let asked_at = self.now;
+                match self.twice(|home| home.renew_slot(&lane.slot, SLOT_LEASE)) {
+                    Ok(()) => lane.renewed_at = asked_at,
+                    Err(Fault::Unclear) => {}
+                    Err(Fault::Refused) => {
+                        for job in lane.take_jobs() {
+                            self.finish(w, &job, Ended::Stopped);
+                        }
+                        return self.abort(lane);
+                    }
+                    Err(other) => return Err(other),
+                }
+                let prefetches = lane.next.is_none() && self.between(0, 100) < 15;
+                if prefetches { self.claim_next(w, lane, 2) } else { Ok(()) }
+            }
+            ended => {
+                let ended = match ended {
+                    SeenCall::Answered => self.some_end(),
+                    _ => Ended::Unavailable { why: "refused".into(), retry_after: None },
+                };
+                lane.call = None;
+                if let Some(job) = lane.job.take() {
+                    self.finish(w, &job, ended);
+                }
+                lane.job = lane.next.take();
+                let goes_on = lane.job.is_none() && self.between(0, 100) < 60;
+                if goes_on { self.claim_next(w, lane, 1) } else { Ok(()) }
+            }
         }
-        let ends_at = if careless { self.now + takes } else { (self.now + takes).min(job.must_end) };
-        let (task, engine, limit) = (&job.task, job.engine, job.limit);
-        let (streamed, astray) = (engine > 0, job.instance != self.engines[engine].instance);
-        self.watch.executed(task.id, task.cycle).map_err(Fault::Broken)?;
-        let call = self.engines[engine].start(ends_at, streamed, astray);
-        let in_flight = self.engines[engine].in_flight(self.now);
-        self.workers[w].jobs[next].call = Some(call);
-        if in_flight > i64::from(limit) {
-            let url = &self.engines[engine].url;
-            return Err(Fault::Broken(format!("{in_flight} calls are in flight at {url}, above the limit of {limit}")));
-        }
-        self.check(false)
     }
 
     fn some_end(&mut self) -> Ended {
@@ -229,18 +231,32 @@ impl Simulation<'_> {
         }
     }
 
-    fn finish(&mut self, w: usize, task: &Task, ended: Ended) {
-        let now = self.time();
+    pub fn finish(&mut self, w: usize, job: &Job, ended: Ended) {
+        let now = self.time_ahead(self.workers[w].skew);
         let policy = RetryPolicy { max_backoff: Duration::from_secs(60), ..RetryPolicy::default() };
-        let attempt = attempt(task, &ended, self.workers[w].name(), now);
+        let task = &job.task;
+        let attempt = Attempt {
+            expert: task.expert.clone().unwrap_or_default(),
+            backend: None,
+            model: None,
+            holder: self.workers[w].name(),
+            started_at: now,
+            ended_at: now,
+            first_token_at: None,
+            prompt_tokens: None,
+            completion_tokens: None,
+            class: ended.class(),
+            error: ended.error(),
+        };
         let chance = f64::from(u8::try_from(self.between(0, 100)).unwrap_or(0)) / 100.0;
         let verdict = verdict(task, &policy, ended, now, chance);
-        self.workers[w].outbox.push(Completion { task: task.id, epoch: task.epoch, verdict, attempt });
+        let completion = Completion { task: task.id, epoch: task.epoch, verdict, attempt };
+        self.workers[w].outbox.push((completion, job.lease));
     }
 
     /// What was not answered is sent again; and sometimes also what was.
     fn send_results(&mut self, w: usize) -> Went {
-        while let Some(completion) = self.workers[w].outbox.first().cloned() {
+        while let Some((completion, _)) = self.workers[w].outbox.first().cloned() {
             self.complete(&completion)?;
             if self.chance(5) {
                 self.complete(&completion)?;
@@ -252,56 +268,79 @@ impl Simulation<'_> {
     }
 
     fn claim(&mut self, w: usize) -> Went {
-        let Some(held) = self.workers[w].lease.as_ref().filter(|held| !held.doubted) else { return Ok(()) };
-        let room = CONCURRENCY.saturating_sub(self.workers[w].jobs.len());
-        let lease = held.lease.clone();
-        if room == 0 || !self.workers[w].holds(self.now) {
+        let room = CONCURRENCY.saturating_sub(self.workers[w].lanes.len());
+        let routes = if room == 0 { Vec::new() } else { self.routed()? };
+        if routes.is_empty() {
             return Ok(());
         }
-        let Some(engine) = self.routed()? else { return Ok(()) };
-        let claim = SlotClaim {
-            queues: vec![Served { queue: queue(), lease }],
-            holder: self.workers[w].name(),
-            server_url: self.engines[engine].url.clone(),
-            models: vec![(NAMESPACE.into(), MODEL.into())],
-            loaded: None,
-            affinity: Duration::ZERO,
-            most: i32::try_from(room).unwrap_or(1),
-            slot_lease: SLOT_LEASE,
-            call_within: CALL_WITHIN,
-        };
+        let (engine, models) = routes[usize::from(routes.len() > 1 && self.between(0, 2) == 1)].clone();
+        let claim = self.slot_claim(w, engine, &models, i32::try_from(room).unwrap_or(1), 1);
+        if claim.queues.is_empty() {
+            return Ok(());
+        }
         let asked_at = self.now;
-        let given = match self.ask(|home| home.claim(&claim)) {
-            Ok(given) => given,
-            Err(Fault::Unclear) => {
-                if let Some(held) = &mut self.workers[w].lease {
-                    held.doubted = true;
-                }
-                return Ok(());
-            }
-            Err(fault) => return Err(fault),
-        };
-        for (slot, task) in given {
-            let limit = self.limits[engine];
-            let (must_end, instance) = (asked_at + 60_000 - MARGIN, self.reported[engine]);
-            self.workers[w].jobs.push(Job { task, slot, engine, call: None, must_end, limit, instance });
+        let Some(given) = self.claimed(w, &claim, |home| home.claim(&claim))? else { return Ok(()) };
+        for (slot, given) in given {
+            let job = self.job(engine, given);
+            self.workers[w].lanes.push(Lane::new(slot, engine, models.clone(), job, asked_at));
         }
         Ok(())
     }
-}
 
-fn attempt(task: &Task, ended: &Ended, holder: String, now: Timestamp) -> Attempt {
-    Attempt {
-        expert: task.expert.clone().unwrap_or_default(),
-        backend: None,
-        model: None,
-        holder,
-        started_at: now,
-        ended_at: now,
-        first_token_at: None,
-        prompt_tokens: None,
-        completion_tokens: None,
-        class: ended.class(),
-        error: ended.error(),
+    /// The next task for a slot in hand; `calls`: how many may still be made before it must be free.
+    fn claim_next(&mut self, w: usize, lane: &mut Lane, calls: u32) -> Went {
+        let claim = self.slot_claim(w, lane.engine, &lane.models, 1, calls);
+        if claim.queues.is_empty() {
+            return Ok(());
+        }
+        let asked_at = self.now;
+        match self.claimed(w, &claim, |home| home.claim_next(&lane.slot, &claim)) {
+            Ok(Some(Some(given))) => {
+                let job = self.job(lane.engine, given);
+                lane.moved(asked_at, claim.call_within);
+                *(if lane.call.is_some() { &mut lane.next } else { &mut lane.job }) = Some(job);
+                Ok(())
+            }
+            // Also where the slot was lost: its call, if there is one, learns it at its next renewal.
+            Ok(_) | Err(Fault::Refused) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn slot_claim(&self, w: usize, engine: usize, models: &[String], most: i32, calls: u32) -> SlotClaim {
+        SlotClaim {
+            queues: self.workers[w].served(self.now),
+            holder: self.workers[w].name(),
+            server_url: self.engines[engine].url.clone(),
+            models: models.iter().map(|model| (NAMESPACE.into(), model.clone())).collect(),
+            loaded: None,
+            affinity: Duration::ZERO,
+            most,
+            slot_lease: SLOT_LEASE,
+            call_within: CALL_WITHIN * calls,
+        }
+    }
+
+    /// `None`: no answer came, and nobody knows what was claimed.
+    fn claimed<T>(
+        &mut self,
+        w: usize,
+        claim: &SlotClaim,
+        what: impl FnOnce(&mut dyn Home) -> Answer<T>,
+    ) -> Result<Option<T>, Fault> {
+        match self.ask(what) {
+            Ok(given) => Ok(Some(given)),
+            Err(Fault::Unclear) => {
+                if self.broken != Some(Broken::ClaimsUndoubted) {
+                    self.workers[w].doubt(&claim.queues);
+                }
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn job(&self, engine: usize, (task, Lease { id, .. }): Given) -> Job {
+        Job { task, lease: id, limit: self.limits[engine] }
     }
 }

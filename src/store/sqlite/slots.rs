@@ -8,7 +8,8 @@ use sqlx::SqliteConnection;
 
 use super::SqliteStore;
 use crate::store::admit::{
-    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, occupancy, occupied_rows,
+    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, not_before, occupancy,
+    occupied_rows,
 };
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
@@ -17,11 +18,17 @@ use crate::tasks::route::CallsOfDay;
 
 #[async_trait]
 impl Slots for SqliteStore {
-    async fn put_server(&self, fence: &Fence, server: &ServerRow) -> Result<(), StoreError> {
+    async fn put_server_running(
+        &self,
+        fence: &Fence,
+        server: &ServerRow,
+        running_for: Option<Duration>,
+    ) -> Result<(), StoreError> {
         if self.server(&server.url).await?.as_ref() == Some(server) {
             return Ok(());
         }
         let mut tx = self.write_fenced(fence).await?;
+        let before = find_server(&mut tx, &server.url).await?.and_then(|before| before.instance);
         sqlx::query(
             "INSERT INTO servers (url, slot_limit, admission, instance, calls_per_day) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (url) DO UPDATE SET slot_limit = ?2, admission = ?3, instance = ?4, calls_per_day = ?5",
@@ -33,6 +40,21 @@ impl Slots for SqliteStore {
         .bind(server.calls_per_day)
         .execute(&mut *tx)
         .await?;
+        let now = self.now();
+        if let (true, Some(instance), Some(began)) =
+            (before != server.instance, &server.instance, not_before(running_for, now))
+        {
+            sqlx::query(
+                "UPDATE slots SET frees_at = ?3
+                 WHERE server_url = ?1 AND frees_at IS NULL AND instance <> ?2 AND lease_expires_at <= ?4",
+            )
+            .bind(&server.url)
+            .bind(instance)
+            .bind(now)
+            .bind(began)
+            .execute(&mut *tx)
+            .await?;
+        }
         Ok(tx.commit().await?)
     }
 
@@ -86,10 +108,10 @@ impl Slots for SqliteStore {
         let now = self.now();
         let server = find_server(&mut tx, &slot.server_url).await?;
         let record = rows(&mut tx, &slot.server_url).await?.into_iter().find(|record| record.number == slot.number);
-        let (Some(server), Some(record)) = (server, record) else {
+        let (Some(_), Some(record)) = (server, record) else {
             return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
         };
-        record.renewable(slot, server.instance.as_deref(), now)?;
+        record.renewable(slot, now)?;
         sqlx::query(
             "UPDATE slots SET lease_expires_at = ?3, last_token_at = max(coalesce(last_token_at, ?4), coalesce(?4, last_token_at))
              WHERE server_url = ?1 AND number = ?2",
@@ -135,8 +157,7 @@ impl Slots for SqliteStore {
 
     async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError> {
         let mut tx = self.reader.begin().await?;
-        let instance = find_server(&mut tx, url).await?.and_then(|server| server.instance);
-        occupied_rows(rows(&mut tx, url).await?, instance.as_deref(), self.now())
+        occupied_rows(rows(&mut tx, url).await?, self.now())
     }
 
     async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {

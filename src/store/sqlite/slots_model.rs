@@ -39,8 +39,10 @@ enum Step {
     Admit {
         admission: Admission,
     },
+    /// Another process listens, or nobody knows which; it has been running for at most so long, where that is known.
     Restart {
         known: bool,
+        ran: Option<i64>,
     },
     Abort,
 }
@@ -55,7 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (any::<usize>(), 0_i64..3).prop_map(|(call, linger)| Step::Release { call, linger }),
         2 => (0_i32..5).prop_map(|limit| Step::Limit { limit }),
         1 => admission.prop_map(|admission| Step::Admit { admission }),
-        1 => any::<bool>().prop_map(|known| Step::Restart { known }),
+        1 => (any::<bool>(), proptest::option::of(0_i64..30)).prop_map(|(known, ran)| Step::Restart { known, ran }),
         1 => Just(Step::Abort),
     ];
     proptest::collection::vec(step, 1..40)
@@ -83,11 +85,7 @@ struct Model {
 
 impl Model {
     fn may_run(&self, call: &Call) -> bool {
-        let restarted = call.instance.is_some() && self.instance.is_some() && call.instance != self.instance;
-        match call.released_until {
-            Some(until) => self.now < until && !restarted,
-            None => self.now < call.lease_until || (self.now < call.call_until && !restarted),
-        }
+        self.now < call.released_until.unwrap_or_else(|| call.lease_until.max(call.call_until))
     }
 
     fn occupied(&self) -> i64 {
@@ -181,9 +179,19 @@ impl Bench {
             Step::Renew { .. } | Step::Release { .. } => {}
             Step::Limit { limit } => model.limit = limit,
             Step::Admit { admission } => model.admission = admission,
-            Step::Restart { known } => {
+            Step::Restart { known, ran } => {
                 model.restarts += 1;
                 model.instance = known.then_some(model.restarts);
+                let running_for = ran.map(secs);
+                let put = self.store.put_server_running(&self.fence, &model.server(url), running_for).await;
+                put.expect("put the server");
+                if let (true, Some(ran)) = (known, ran) {
+                    let now = model.now;
+                    let gone = |call: &&mut Call| {
+                        call.released_until.is_none() && call.instance.is_some() && call.lease_until <= now - ran
+                    };
+                    model.calls.iter_mut().filter(gone).for_each(|call| call.released_until = Some(now));
+                }
             }
             Step::Abort => {
                 self.store.abort_slots(&self.fence, url).await.expect("abort");

@@ -55,7 +55,7 @@ on_both! {
     slots::exactly_the_limit_is_given_to_fifty_takers,
     slots::a_lowered_limit_stops_new_calls_and_no_running_one,
     slots::a_lapsed_lease_counts_until_its_call_must_have_ended,
-    slots::a_lapsed_lease_of_another_instance_does_not_count,
+    slots::a_slot_that_lapsed_before_another_instance_began_does_not_count,
     slots::a_lapsed_slot_that_still_counts_is_renewed_under_its_epoch,
     slots::a_slot_that_was_given_to_somebody_else_is_neither_renewed_nor_released,
     slots::an_abort_reaches_the_holder_at_its_next_renewal,

@@ -93,18 +93,26 @@ pub async fn a_lapsed_lease_counts_until_its_call_must_have_ended(bench: &Bench)
     .await;
 }
 
-pub async fn a_lapsed_lease_of_another_instance_does_not_count(bench: &Bench) {
+pub async fn a_slot_that_lapsed_before_another_instance_began_does_not_count(bench: &Bench) {
     let fence = bench.serving(2).await;
-    bench.take(&request("dead", NO_TIME, MINUTE)).await;
+    let dead = bench.take(&request("dead", NO_TIME, MINUTE)).await;
     let alive = bench.take(&call("alive")).await;
-    let put = async |instance: Option<&str>| {
+    let put = async |instance: Option<&str>, running_for: Option<Duration>| {
         let row = ServerRow { instance: instance.map(Into::into), ..server(2) };
-        bench.store.put_server(&fence, &row).await.expect("put the server");
+        bench.store.put_server_running(&fence, &row, running_for).await.expect("put the server");
     };
-    put(None).await;
+    put(None, Some(NO_TIME)).await;
     assert_eq!(bench.occupied().await, 2, "an unknown instance proves nothing");
-    put(Some("8@2")).await;
-    assert_eq!(bench.occupied().await, 1, "another process listens there now");
+    put(Some("8@2"), None).await;
+    assert_eq!(bench.occupied().await, 2, "nobody knows when it began");
+    put(Some("9@3"), Some(MINUTE)).await;
+    assert_eq!(bench.occupied().await, 2, "it may have got the call");
+    put(Some("10@4"), Some(NO_TIME)).await;
+    assert_eq!(bench.occupied().await, 1, "it began after the call must have been sent");
+    let late = bench.store.renew_slot(&dead, LEASE, None).await;
+    assert!(matches!(late, Err(StoreError::Fenced(_))), "{late:?}");
+    put(None, None).await;
+    assert_eq!(bench.occupied().await, 1, "what was freed stays free");
     let rows = bench.store.slots(URL).await.expect("slots");
     assert_eq!(
         (rows[0].holder.as_str(), rows[0].number),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ostler::store::{FreeClaim, Lease, Reaped, StoreError, TaskCommand, TaskFilter};
-use ostler::tasks::{AttemptClass, Completion, NewTask, TaskId, TaskState, Verdict};
+use ostler::store::{FreeClaim, Lease, Reapable, Reaped, StoreError, TaskCommand, TaskFilter};
+use ostler::tasks::{AttemptClass, Completion, NewTask, QueueKey, TaskId, TaskState, Verdict};
 use serde_json::json;
 
 use super::bench::{Bench, backend};
@@ -133,7 +133,11 @@ pub async fn a_lapsed_lease_that_nobody_took_is_renewed_under_its_epoch(bench: &
     lapse(bench, &other).await;
     let both = [(worker.clone(), MINUTE), (other.clone(), Duration::ZERO)];
     assert_eq!(bench.store.renew_leases(&both).await, Ok(vec![]));
-    let reaped = bench.store.reap(&fence).await.expect("reap");
+    let queue = queue_key();
+    let elsewhere = QueueKey { name: "elsewhere".to_owned(), ..queue.clone() };
+    let waits = bench.store.reap_of(&fence, &Reapable::Of(vec![elsewhere.clone()])).await;
+    assert_eq!(waits, Ok(Reaped::default()), "its queue's leases have not been waited for");
+    let reaped = bench.store.reap_of(&fence, &Reapable::Of(vec![elsewhere, queue])).await.expect("reap");
     assert_eq!((reaped.leases, reaped.requeued), (1, 0), "the other's");
     assert_eq!(bench.store.renew_leases(&both).await, Ok(vec![other.clone()]));
     let forged = Lease { holder: "other".to_owned(), ..worker };

@@ -233,24 +233,29 @@ impl Shop {
 
     /// `ostler worker` as a process of its own.
     pub fn process(&self) -> Process {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
-        command.args(["worker", "--pool", "smart"]);
-        match &self.bench.home {
-            Home::Folder { path, .. } => command.arg("--data-dir").arg(path),
-            Home::Postgres(_) => command.env("OSTLER_DATABASE_URL", &self.bench.url),
-        };
-        let spool = std::env::temp_dir().join(format!("ostler-worker-{}", uuid::Uuid::new_v4()));
-        let child = command
-            .arg("--spool")
-            .arg(&spool)
-            .env("OSTLER_LOG", "ostler=debug")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("run ostler");
-        Process { child, spool }
+        worker_process(&self.bench)
     }
+}
+
+/// `ostler worker` as a process of its own.
+pub fn worker_process(bench: &Bench) -> Process {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
+    command.args(["worker", "--pool", "smart"]);
+    match &bench.home {
+        Home::Folder { path, .. } => command.arg("--data-dir").arg(path),
+        Home::Postgres(_) => command.env("OSTLER_DATABASE_URL", &bench.url),
+    };
+    let spool = std::env::temp_dir().join(format!("ostler-worker-{}", uuid::Uuid::new_v4()));
+    let child = command
+        .arg("--spool")
+        .arg(&spool)
+        .env("OSTLER_LOG", "ostler=debug")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("run ostler");
+    Process { child, spool }
 }
 
 impl Drop for Shop {
@@ -321,6 +326,10 @@ pub struct Process {
 impl Process {
     pub fn id(&self) -> u32 {
         self.child.id().expect("it runs")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("ask").is_none()
     }
 
     pub fn signal(&self, signal: Signal) {

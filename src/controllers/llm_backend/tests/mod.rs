@@ -67,6 +67,7 @@ fn service(state: ServiceState) -> ServiceReport {
         user: Some("ada".into()),
         wanted_user: None,
         cpu_seconds: Some(1.0),
+        running_seconds: Some(60.0),
         last_exit: None,
         holds: Vec::new(),
         port_owner: None,

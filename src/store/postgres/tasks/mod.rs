@@ -55,9 +55,9 @@ use self::cursor::Cursors;
 use self::waking::{Change, Waker};
 use super::{PostgresStore, Session};
 use crate::store::{
-    BootInstant, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reaped,
-    Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage, Tasks,
-    Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    BootInstant, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
+    Reaped, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage,
+    Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -218,8 +218,8 @@ impl Dispatch for PostgresStore {
         Ok(assigned)
     }
 
-    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError> {
-        let reaped = fenced!(self, fence, reaping::reap())?;
+    async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
+        let reaped = fenced!(self, fence, reaping::reap(reapable))?;
         if reaped != Reaped::default() {
             self.work.pending();
         }

@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnection;
 use super::moving::{Happening, Words, happen};
 use super::places;
 use crate::store::stamp::Stamp;
-use crate::store::{Reaped, StoreError};
+use crate::store::{Reapable, Reaped, StoreError};
 use crate::tasks::machine::{Event, Next};
 use crate::tasks::retry::leases_lost_reason;
 use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
@@ -25,12 +25,21 @@ struct Lost {
 }
 
 /// A lease that is being renewed, or claimed under, is not taken: it is not dead.
-pub(super) async fn reap(connection: &mut PgConnection) -> Result<Reaped, StoreError> {
+pub(super) async fn reap(connection: &mut PgConnection, reapable: &Reapable) -> Result<Reaped, StoreError> {
+    let queues = match reapable {
+        Reapable::Of(queues) => Some(queues),
+        Reapable::All => None,
+    };
     let lapsed: Vec<(i64, String)> = sqlx::query_as(
         "DELETE FROM leases WHERE id = ANY (ARRAY(
-            SELECT id FROM leases WHERE expires_at <= clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED))
+            SELECT id FROM leases WHERE expires_at <= clock_timestamp()
+                AND ($1 OR (namespace, queue) IN (SELECT * FROM unnest($2::text[], $3::text[])))
+            ORDER BY id FOR UPDATE SKIP LOCKED))
          RETURNING id, holder",
     )
+    .bind(queues.is_none())
+    .bind(queues.into_iter().flatten().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
+    .bind(queues.into_iter().flatten().map(|queue| queue.name.as_str()).collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
     let mut reaped = Reaped { leases: u64::try_from(lapsed.len()).unwrap_or(u64::MAX), ..Reaped::default() };

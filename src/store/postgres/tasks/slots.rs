@@ -179,7 +179,7 @@ async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<(Serv
         return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
     };
     let own = slots.remove(own);
-    own.renewable(slot, server.instance.as_deref(), now)?;
+    own.renewable(slot, now)?;
     let given = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Give { .. });
     let may = given && calls_left(connection, &server, now).await? > 0;
     Ok(may.then_some((server, now)))

@@ -44,9 +44,9 @@ use sqlx::{Sqlite, Transaction};
 
 use super::SqliteStore;
 use crate::store::{
-    Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reaped, Retention,
-    SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage, Tasks,
-    Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable, Reaped,
+    Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage,
+    Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -177,9 +177,9 @@ impl Dispatch for SqliteStore {
         Ok(assigned)
     }
 
-    async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError> {
+    async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
         let mut tx = self.write_fenced(fence).await?;
-        let reaped = reaping::reap(&mut tx, self.now()).await?;
+        let reaped = reaping::reap(&mut tx, reapable, self.now()).await?;
         if reaped != Reaped::default() {
             self.commit_tasks(tx).await?;
         }

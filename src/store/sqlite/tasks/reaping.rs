@@ -1,10 +1,11 @@
 //! What lapsed: leases, and deadlines of tasks that wait.
 
+use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
 use super::moving::{Words, happen};
 use crate::store::stamp::Stamp;
-use crate::store::{Reaped, StoreError};
+use crate::store::{Reapable, Reaped, StoreError};
 use crate::tasks::machine::{Event, Next};
 use crate::tasks::retry::leases_lost_reason;
 use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
@@ -21,15 +22,23 @@ struct Lost {
     leases_lost: i32,
 }
 
-pub(super) async fn reap(tx: &mut SqliteConnection, now: Stamp) -> Result<Reaped, StoreError> {
-    let lapsed: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM leases WHERE expires_at <= ?").bind(now).fetch_one(&mut *tx).await?;
-    let mut reaped = Reaped { leases: u64::try_from(lapsed).unwrap_or(0), ..Reaped::default() };
+pub(super) async fn reap(tx: &mut SqliteConnection, reapable: &Reapable, now: Stamp) -> Result<Reaped, StoreError> {
+    let lapsed: Vec<(i64, String, String)> =
+        sqlx::query_as("SELECT id, namespace, queue FROM leases WHERE expires_at <= ?")
+            .bind(now)
+            .fetch_all(&mut *tx)
+            .await?;
+    let goes = |namespace: &str, name: &str| match reapable {
+        Reapable::Of(queues) => queues.iter().any(|queue| queue.namespace == namespace && queue.name == name),
+        Reapable::All => true,
+    };
+    let lapsed: Vec<i64> = lapsed.into_iter().filter(|(_, ns, name)| goes(ns, name)).map(|(id, _, _)| id).collect();
+    let mut reaped = Reaped { leases: u64::try_from(lapsed.len()).unwrap_or(0), ..Reaped::default() };
     let lost: Vec<Lost> = sqlx::query_as(
         "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost FROM leases l JOIN tasks t ON t.lease = l.id
-         WHERE l.expires_at <= ? ORDER BY t.id",
+         WHERE l.id IN (SELECT value FROM json_each(?)) ORDER BY t.id",
     )
-    .bind(now)
+    .bind(Json(&lapsed))
     .fetch_all(&mut *tx)
     .await?;
     for task in lost {
@@ -40,7 +49,10 @@ pub(super) async fn reap(tx: &mut SqliteConnection, now: Stamp) -> Result<Reaped
             None => {}
         }
     }
-    sqlx::query("DELETE FROM leases WHERE expires_at <= ?").bind(now).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))")
+        .bind(Json(&lapsed))
+        .execute(&mut *tx)
+        .await?;
     let expired: Vec<TaskId> =
         sqlx::query_scalar("SELECT id FROM tasks WHERE state = 'pending' AND deadline <= ? ORDER BY deadline LIMIT ?")
             .bind(now)

@@ -62,7 +62,7 @@ pub(super) async fn claim_next(
         return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
     };
     let own = slots.remove(own);
-    own.renewable(slot, server.instance.as_deref(), now)?;
+    own.renewable(slot, now)?;
     let refused = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Refuse(_));
     if refused || calls_left(tx, &server, now).await? == 0 {
         return Ok(None);
