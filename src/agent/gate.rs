@@ -21,6 +21,12 @@ impl Refused {
     pub fn new(reason: Refusal, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
+
+    /// An Idempotency-Key that came before, with another request.
+    pub fn key_reused(operation: &str) -> Self {
+        let message = format!("this Idempotency-Key is operation {operation}, which asked for something else");
+        Self::new(Refusal::KeyReused, message)
+    }
 }
 
 /// What a request brings to prove who sends it.

@@ -1,6 +1,7 @@
 //! The host agent's server: services, operations and its own check loop.
 
 pub mod config;
+mod docker;
 pub mod exec;
 mod gate;
 mod keep;

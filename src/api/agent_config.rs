@@ -31,6 +31,9 @@ pub struct AgentConfigSpec {
     /// How callers prove who they are. With neither secret nor token the agent listens on loopback only.
     #[serde(default)]
     pub auth: AgentAuth,
+    /// The container engine on this host, and which of its containers the agent may see and touch. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<AgentDocker>,
     /// Seconds between two checks of a service by the agent's own loop.
     #[serde(default = "default_self_check")]
     #[schemars(range(min = 1, max = 86400))]
@@ -65,6 +68,52 @@ pub struct AgentAuth {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub token_file: Option<String>,
+}
+
+/// A container engine with Docker's API, by its Unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentDocker {
+    /// Path of the engine's socket. Absent: DOCKER_HOST, else the docker context in use, else the paths that engines use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub socket: Option<String>,
+    /// Which containers: those that match any of these.
+    #[serde(default)]
+    pub allow: AgentDockerAllow,
+    /// What runs compose, for services that are stopped or missing.
+    #[serde(default = "default_compose")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 4096)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub compose_command: Vec<String>,
+}
+
+/// Containers that the agent may see, start, stop, restart and resize.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentDockerAllow {
+    /// All containers of these compose projects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    pub compose_projects: Vec<String>,
+    /// Containers of these names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 255), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub names: Vec<String>,
+    /// Containers that have all of these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    pub labels: BTreeMap<String, String>,
+    /// Whether health checks may run commands in them (`probe.exec`).
+    #[serde(default)]
+    pub exec: bool,
 }
 
 /// Who is a service's parent.
@@ -212,6 +261,10 @@ impl Default for AgentLog {
     fn default() -> Self {
         Self { file: None, max_bytes: default_log_bytes(), files: default_log_files() }
     }
+}
+
+fn default_compose() -> Vec<String> {
+    ["docker", "compose"].map(str::to_owned).into()
 }
 
 fn default_listen() -> String {

@@ -16,8 +16,8 @@ mod task_schedule;
 mod worker_pool;
 
 pub use agent_config::{
-    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentLog, AgentService, AgentTls, RestartPolicy,
-    ServiceManager,
+    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentDocker, AgentDockerAllow, AgentLog,
+    AgentService, AgentTls, RestartPolicy, ServiceManager,
 };
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,

@@ -9,10 +9,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{
-    containers::{
-        ContainerExecRequest, ContainerExecResult, ContainerList, ContainerLogs, ContainerLogsRequest,
-        ContainerOperation, ContainerOperationRequest, ContainerQuery,
+    container_work::{
+        ContainerExecRequest, ContainerExecResult, ContainerLogs, ContainerLogsRequest, ContainerOperation,
+        ContainerOperationRequest,
     },
+    containers::{ContainerList, ContainerQuery},
     error::HostError,
     header,
     messages::{AgentReport, CareRequest, OperationRequest, OperationStatus},

@@ -5,18 +5,22 @@
 //! the leader's epoch too. The signatures are general: outgoing webhooks use the same.
 
 mod client;
+mod container_work;
 mod containers;
 mod error;
+pub mod mask;
 mod messages;
 mod refusal;
 pub mod sign;
 
 pub use client::{Caller, Credentials, HostApi, HttpHost, Token};
+pub use container_work::{
+    ContainerAction, ContainerExecRequest, ContainerExecResult, ContainerFailure, ContainerLogs, ContainerLogsRequest,
+    ContainerOperation, ContainerOperationRequest, MAX_LOG_BYTES,
+};
 pub use containers::{
-    ComposeIdentity, ComposeService, ComposeServices, ContainerAction, ContainerExecRequest, ContainerExecResult,
-    ContainerFailure, ContainerHealth, ContainerList, ContainerLogs, ContainerLogsRequest, ContainerOperation,
-    ContainerOperationRequest, ContainerQuery, ContainerReport, ContainerSelector, ContainerState, ContainerTarget,
-    MAX_LOG_BYTES, Stopped, StoppedBy,
+    ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
+    ContainerSelector, ContainerState, ContainerTarget, Stopped, StoppedBy,
 };
 pub use error::HostError;
 pub use messages::{

@@ -46,8 +46,8 @@ fn a_field_that_no_agent_knows_is_named_with_its_line() {
     let text = WHOLE.replace("    adopt: false\n", "    adopt: false\n    adpot: true\n");
     let error = read(&text).unwrap_err().to_string();
     assert!(error.contains("agent.yaml:19: ") && error.contains("adpot"), "{error}");
-    let docker = WHOLE.replace("  selfCheckSeconds", "  docker: {}\n  selfCheckSeconds");
-    assert!(read(&docker).unwrap_err().to_string().contains("docker"));
+    let podman = WHOLE.replace("  selfCheckSeconds", "  podman: {}\n  selfCheckSeconds");
+    assert!(read(&podman).unwrap_err().to_string().contains("podman"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::disk::{self, StateError};
@@ -16,6 +16,20 @@ use crate::host::{Instance, OperationRequest, OperationStatus, Phase};
 const KEEP: SignedDuration = SignedDuration::from_hours(24);
 const KEEP_AT_MOST: usize = 500;
 
+/// An operation as a book keeps it.
+pub trait Recorded: Clone + PartialEq + Serialize + DeserializeOwned {
+    type Request: PartialEq;
+
+    /// A request that was just accepted.
+    fn accepted(request: Self::Request, id: String, key: Option<String>, now: Timestamp) -> Self;
+    fn request(&self) -> &Self::Request;
+    fn id(&self) -> &str;
+    fn key(&self) -> Option<&str>;
+    /// `None` while it waits or runs.
+    fn finished_at(&self) -> Option<Timestamp>;
+}
+
+/// An operation on a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
@@ -26,58 +40,74 @@ pub struct Entry {
     pub before: Option<Instance>,
 }
 
+impl Recorded for Entry {
+    type Request = OperationRequest;
+
+    fn accepted(request: OperationRequest, id: String, key: Option<String>, now: Timestamp) -> Self {
+        let status = OperationStatus {
+            id,
+            service: request.service.clone(),
+            action: request.action,
+            phase: Phase::Accepted,
+            message: String::new(),
+            accepted_at: now,
+            started_at: None,
+            finished_at: None,
+            idempotency_key: key,
+            exited_early: false,
+        };
+        Self { status, request, before: None }
+    }
+
+    fn request(&self) -> &OperationRequest {
+        &self.request
+    }
+
+    fn id(&self) -> &str {
+        &self.status.id
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.status.idempotency_key.as_deref()
+    }
+
+    fn finished_at(&self) -> Option<Timestamp> {
+        self.status.finished_at
+    }
+}
+
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Accepted {
-    New(Entry),
+pub enum Accepted<E = Entry> {
+    New(E),
     /// Its key came before, with the same request.
-    Known(OperationStatus),
+    Known(E),
     /// Its key came before, with another request.
-    KeyReused(OperationStatus),
+    KeyReused(E),
 }
 
 #[derive(Debug)]
-pub struct Book {
+pub struct Book<E = Entry> {
     path: PathBuf,
-    entries: Mutex<VecDeque<Entry>>,
+    entries: Mutex<VecDeque<E>>,
 }
 
-impl Book {
+impl<E: Recorded> Book<E> {
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let entries = disk::read(&path)?.unwrap_or_default();
         Ok(Self { path, entries: Mutex::new(entries) })
     }
 
     /// Writes a request down and gives it an id, unless its key came before.
-    pub fn accept(
-        &self,
-        request: OperationRequest,
-        key: Option<String>,
-        now: Timestamp,
-    ) -> Result<Accepted, StateError> {
+    pub fn accept(&self, request: E::Request, key: Option<String>, now: Timestamp) -> Result<Accepted<E>, StateError> {
         let mut entries = self.lock();
         if let Some(key) = &key
-            && let Some(known) = entries.iter().find(|e| e.status.idempotency_key.as_ref() == Some(key))
+            && let Some(known) = entries.iter().find(|e| e.key() == Some(key))
         {
-            let status = known.status.clone();
-            return Ok(if known.request == request { Accepted::Known(status) } else { Accepted::KeyReused(status) });
+            let entry = known.clone();
+            return Ok(if *known.request() == request { Accepted::Known(entry) } else { Accepted::KeyReused(entry) });
         }
-        let entry = Entry {
-            status: OperationStatus {
-                id: Uuid::now_v7().to_string(),
-                service: request.service.clone(),
-                action: request.action,
-                phase: Phase::Accepted,
-                message: String::new(),
-                accepted_at: now,
-                started_at: None,
-                finished_at: None,
-                idempotency_key: key,
-                exited_early: false,
-            },
-            request,
-            before: None,
-        };
+        let entry = E::accepted(request, Uuid::now_v7().to_string(), key, now);
         let mut new = entries.clone();
         forget(&mut new, now);
         new.push_back(entry.clone());
@@ -86,30 +116,30 @@ impl Book {
     }
 
     /// Changes an entry, on disk first.
-    pub fn change(&self, id: &str, change: impl FnOnce(&mut Entry)) -> Result<(), StateError> {
+    pub fn change(&self, id: &str, change: impl FnOnce(&mut E)) -> Result<(), StateError> {
         let mut entries = self.lock();
         let mut new = entries.clone();
-        if let Some(entry) = new.iter_mut().find(|e| e.status.id == id) {
+        if let Some(entry) = new.iter_mut().find(|e| e.id() == id) {
             change(entry);
         }
         self.keep(&mut entries, new)
     }
 
-    /// Whether a key came before.
-    pub fn knows(&self, key: &str) -> bool {
-        self.lock().iter().any(|e| e.status.idempotency_key.as_deref() == Some(key))
+    /// The operation of a key that came before.
+    pub fn of_key(&self, key: &str) -> Option<E> {
+        self.lock().iter().find(|e| e.key() == Some(key)).cloned()
     }
 
-    pub fn get(&self, id: &str) -> Option<Entry> {
-        self.lock().iter().find(|e| e.status.id == id).cloned()
+    pub fn get(&self, id: &str) -> Option<E> {
+        self.lock().iter().find(|e| e.id() == id).cloned()
     }
 
-    /// What is still to be done for a service, in the order in which it was asked.
-    pub fn unfinished(&self, service: &str) -> Vec<Entry> {
-        self.lock().iter().filter(|e| e.status.service == service && !e.status.phase.is_finished()).cloned().collect()
+    /// What is still to be done, in the order in which it was asked.
+    pub fn all_unfinished(&self) -> Vec<E> {
+        self.lock().iter().filter(|e| e.finished_at().is_none()).cloned().collect()
     }
 
-    fn keep(&self, entries: &mut VecDeque<Entry>, new: VecDeque<Entry>) -> Result<(), StateError> {
+    fn keep(&self, entries: &mut VecDeque<E>, new: VecDeque<E>) -> Result<(), StateError> {
         if *entries != new {
             disk::write(&self.path, &new)?;
             *entries = new;
@@ -117,17 +147,24 @@ impl Book {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<E>> {
         // Replaced whole, so a panic elsewhere can't have left half of one.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Book {
+    /// What is still to be done for a service, in the order in which it was asked.
+    pub fn unfinished(&self, service: &str) -> Vec<Entry> {
+        self.all_unfinished().into_iter().filter(|e| e.status.service == service).collect()
+    }
+}
+
 /// Forgets what ended a day ago, and the oldest that ended when there are too many.
-fn forget(entries: &mut VecDeque<Entry>, now: Timestamp) {
-    entries.retain(|e| e.status.finished_at.is_none_or(|at| now.duration_since(at) < KEEP));
+fn forget<E: Recorded>(entries: &mut VecDeque<E>, now: Timestamp) {
+    entries.retain(|e| e.finished_at().is_none_or(|at| now.duration_since(at) < KEEP));
     while entries.len() >= KEEP_AT_MOST {
-        let Some(oldest) = entries.iter().position(|e| e.status.phase.is_finished()) else {
+        let Some(oldest) = entries.iter().position(|e| e.finished_at().is_some()) else {
             return;
         };
         entries.remove(oldest);
@@ -159,15 +196,15 @@ mod tests {
     #[test]
     fn the_same_key_is_the_same_operation_also_after_a_restart() {
         let path = path();
-        let book = Book::open(path.clone()).unwrap();
+        let book = Book::<Entry>::open(path.clone()).unwrap();
         let ask = |action| OperationRequest::new("ollama", action, "why");
         let first = id(book.accept(ask(Action::Restart), Some("k".into()), now()).unwrap());
-        let again = Book::open(path.clone()).unwrap();
+        let again = Book::<Entry>::open(path.clone()).unwrap();
         for book in [&book, &again] {
             let known = book.accept(ask(Action::Restart), Some("k".into()), now()).unwrap();
-            assert!(matches!(known, Accepted::Known(s) if s.id == first));
+            assert!(matches!(known, Accepted::Known(e) if e.status.id == first));
             let other = book.accept(ask(Action::Stop), Some("k".into()), now()).unwrap();
-            assert!(matches!(other, Accepted::KeyReused(s) if s.id == first));
+            assert!(matches!(other, Accepted::KeyReused(e) if e.status.id == first));
         }
         assert_ne!(id(book.accept(ask(Action::Stop), None, now()).unwrap()), first);
         assert_eq!(again.unfinished("ollama").len(), 1);
@@ -177,7 +214,7 @@ mod tests {
     #[test]
     fn only_what_ended_is_forgotten() {
         let path = path();
-        let book = Book::open(path.clone()).unwrap();
+        let book = Book::<Entry>::open(path.clone()).unwrap();
         let ask = || OperationRequest::new("ollama", Action::Start, "");
         let open = id(book.accept(ask(), None, now()).unwrap());
         let done = id(book.accept(ask(), None, now()).unwrap());

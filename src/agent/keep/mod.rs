@@ -7,6 +7,8 @@
 //! | `NAME.process` | pid and start time of its process, written by `ostler agent-exec` |
 //! | `NAME.log` | its output, unless the file names another |
 //! | `operations.json` | operations, for a day |
+//! | `containers.json` | what events told of containers, and how compose made them |
+//! | `container-operations.json` | operations on containers, for a day |
 //! | `epochs.json` | the highest epoch of each installation |
 //! | `replays` | ids of signed requests, for ten minutes |
 
@@ -15,7 +17,7 @@ mod disk;
 mod doorbook;
 mod memory;
 
-pub use book::{Accepted, Book, Entry};
+pub use book::{Accepted, Book, Entry, Recorded};
 pub use disk::{Folder, StateError, read, write};
 pub use doorbook::Doorbook;
 pub use memory::{Keeper, Memory};

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     agent::{
+        docker::Containers,
         gate::Refused,
         keep::{Book, Doorbook, Folder},
         os, report,
@@ -36,6 +37,8 @@ pub struct App {
     pub loops: Loops,
     pub book: Arc<Book>,
     pub door: Doorbook,
+    /// The containers of this host, if the file has them.
+    pub docker: Option<Arc<Containers>>,
     pub metrics: Metrics,
 }
 
@@ -61,8 +64,8 @@ impl App {
             time: now,
             started_at: self.started_at,
             observe: self.observe,
-            container_runtime: None,
-            containers_revision: None,
+            container_runtime: self.docker.as_ref().map(|d| d.runtime()),
+            containers_revision: self.docker.as_ref().map(|d| d.revision()),
             disk_free_percent: os::disk_free_percent(self.folder.path()),
             services: report::services(&services, now),
         }

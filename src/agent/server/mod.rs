@@ -2,6 +2,7 @@
 
 mod admit;
 mod app;
+mod containers;
 mod keys;
 mod operate;
 mod recover;

@@ -54,19 +54,14 @@ fn accept_now(app: &App, request: OperationRequest, key: Option<String>) -> Resu
     let not_recorded = |e: StateError| Refused::new(Refusal::NotRecorded, e.to_string());
     let runs = app.service(&request.service)?;
     let now = Timestamp::now();
-    let known = key.as_deref().is_some_and(|k| app.book.knows(k));
+    let known = key.as_deref().is_some_and(|k| app.book.of_key(k).is_some());
     if !known && request.action == Action::Restart {
         refuse_held(&runs.service.keeper.get(), &request.service, now)?;
     }
     let entry = match app.book.accept(request, key, now).map_err(not_recorded)? {
         Accepted::New(entry) => entry,
-        Accepted::Known(status) => return Ok(status),
-        Accepted::KeyReused(status) => {
-            return Err(Refused::new(
-                Refusal::KeyReused,
-                format!("this Idempotency-Key is operation {}, which asked for something else", status.id),
-            ));
-        }
+        Accepted::Known(entry) => return Ok(entry.status),
+        Accepted::KeyReused(entry) => return Err(Refused::key_reused(&entry.status.id)),
     };
     crash_point("agent.operation-recorded");
     let request = &entry.request;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     admit::{admit, on_disk, watch},
     app::App,
-    operate,
+    containers, operate,
     recover::{Recovered, recover},
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     host::{AgentReport, CareRequest, OperationRequest, OperationStatus, Refusal},
 };
 
-type Shared = State<Arc<App>>;
+pub(super) type Shared = State<Arc<App>>;
 
 /// The longest care that a controller may ask for: one that is gone must not keep the agent from healing.
 const LONGEST_CARE_SECONDS: u32 = 3600;
@@ -37,6 +37,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/operations", post(operate))
         .route("/v1/operations/{id}", get(operation))
         .route("/v1/care", post(care))
+        .route("/v1/containers", post(containers::list))
+        .route("/v1/containers/logs", post(containers::logs))
+        .route("/v1/containers/exec", post(containers::exec))
+        .route("/v1/containers/operations", post(containers::operate))
+        .route("/v1/containers/operations/{id}", get(containers::operation))
         .route("/recover", post(recover_signed))
         .route("/recover/{token}", post(recover_by_token))
         .route("/livez", get(livez))
@@ -74,12 +79,11 @@ async fn operation(
 ) -> Result<Json<OperationStatus>, Refused> {
     let Path(id) = id.map_err(unreadable)?;
     admit(&app, &headers, body, None).await?;
-    match app.book.get(&id) {
-        Some(entry) => Ok(Json(entry.status)),
-        None => {
-            Err(Refused::new(Refusal::UnknownOperation, "no such operation; they are kept for a day after their end"))
-        }
-    }
+    app.book.get(&id).map(|entry| Json(entry.status)).ok_or_else(no_such_operation)
+}
+
+pub(super) fn no_such_operation() -> Refused {
+    Refused::new(Refusal::UnknownOperation, "no such operation; they are kept for a day after their end")
 }
 
 async fn care(State(app): Shared, headers: HeaderMap, body: Body) -> Result<StatusCode, Refused> {
@@ -143,7 +147,7 @@ async fn metrics(State(app): Shared) -> Result<Response, Refused> {
     Ok(([(header::CONTENT_TYPE, kind)], page.await?).into_response())
 }
 
-fn unreadable(rejection: PathRejection) -> Refused {
+pub(super) fn unreadable(rejection: PathRejection) -> Refused {
     Refused::new(Refusal::BadPath, rejection.body_text())
 }
 
@@ -156,6 +160,6 @@ async fn no_such_method() -> Refused {
     Refused::new(Refusal::BadMethod, "this path is there, with another method")
 }
 
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|e| Refused::new(Refusal::BadRequest, format!("the body can't be read: {e}")))
 }

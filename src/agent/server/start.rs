@@ -21,6 +21,7 @@ use super::{
 use crate::{
     agent::{
         config::{self, ConfigError, Resolved, TlsFiles},
+        docker::Containers,
         keep::{Book, Doorbook, Folder, StateError},
         runner::{Command, Pace, Runner},
         service::{Launcher, Service, ServiceError},
@@ -193,9 +194,16 @@ fn build(
         let opened = Service::open(spec.clone(), &folder, launcher, settings.http.clone(), shutdown.clone())?;
         services.push(Arc::new(opened));
     }
+    let docker = match &settings.spec.docker {
+        Some(spec) => Some(Arc::new(Containers::open(spec, &folder, tasks, shutdown)?)),
+        None => None,
+    };
     // Only now: when one of them can't be opened, none is started.
     let loops = Loops::new();
     tasks.spawn(loops.clone().keep_time(shutdown.clone()));
+    if let Some(docker) = &docker {
+        docker.begin(&loops, tasks, shutdown);
+    }
     let services = services.into_iter().map(|service| {
         let (commands, inbox) = mpsc::unbounded_channel();
         let runner = Runner::new(
@@ -220,6 +228,7 @@ fn build(
         folder,
         book,
         door,
+        docker,
         metrics: settings.metrics.clone(),
     })
 }

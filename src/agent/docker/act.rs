@@ -1,0 +1,253 @@
+//! What an operation does to a container: up, restart, stop, resize.
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{
+    compose::{Compose, ComposeError, Wanted},
+    engine::{Engine, EngineError},
+    facts::{Facts, label},
+    seen::Seen,
+    select::{Found, Made},
+    watch::look,
+};
+use crate::{
+    agent::{gate::Refused, os},
+    host::{ContainerAction, ContainerFailure, ContainerOperationRequest, ContainerState, ContainerTarget, Refusal},
+};
+
+/// Below this much free disk, in percent, nothing is pulled.
+const LEAST_DISK: f64 = 5.0;
+
+/// Why an operation failed: the word for machines, the sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub failure: ContainerFailure,
+    pub message: String,
+}
+
+impl Failed {
+    pub fn new(failure: ContainerFailure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into() }
+    }
+}
+
+impl From<EngineError> for Failed {
+    fn from(error: EngineError) -> Self {
+        let failure = match &error {
+            EngineError::Away(_) => ContainerFailure::EngineUnavailable,
+            // `No such image`, as the engine says when it starts a container.
+            EngineError::NotFound(message) if message.contains("image") => ContainerFailure::ImageMissing,
+            EngineError::NotFound(_) => ContainerFailure::Missing,
+            EngineError::Refused { .. } => ContainerFailure::Engine,
+        };
+        Self::new(failure, error.to_string())
+    }
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        let failure = match refused.reason {
+            Refusal::EngineUnavailable => ContainerFailure::EngineUnavailable,
+            _ => ContainerFailure::Missing,
+        };
+        Self::new(failure, refused.message)
+    }
+}
+
+/// Acts on containers through the engine and compose.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    pub seen: Arc<Seen>,
+    pub socket: PathBuf,
+    pub compose: Compose,
+    /// Its file system is the one whose free space counts.
+    pub state_dir: PathBuf,
+}
+
+impl Actor {
+    /// The name under which operations on a target take turns.
+    pub fn name_of(&self, target: &ContainerTarget) -> String {
+        match self.seen.find(target, Timestamp::now()) {
+            Ok(Found::Here(facts)) => facts.report.name,
+            _ => target.name().to_owned(),
+        }
+    }
+
+    /// Does what is asked; the sentence says what was done. `asked` tells a Restart that an earlier agent already did.
+    pub async fn act(&self, request: &ContainerOperationRequest, asked: Timestamp) -> Result<String, Failed> {
+        let found = self.seen.find(&request.target, Timestamp::now())?;
+        if let (Found::Here(facts), Some(judged)) = (&found, &request.id)
+            && facts.report.id != *judged
+        {
+            let message = format!("{} is another container than the one that was judged", facts.report.name);
+            return Err(Failed::new(ContainerFailure::ContainerChanged, message));
+        }
+        let engine = Engine::connect(&self.socket).await?;
+        let (facts, made) = match found {
+            // What is known may be a moment old.
+            Found::Here(known) => (look(&engine, &known.report.id).await?, made_by(&known)),
+            Found::Missing(made) => (None, made),
+        };
+        let facts = match (facts, request.action) {
+            (Some(facts), _) => facts,
+            (None, ContainerAction::Up) => return self.create(&engine, request.target.name(), made).await,
+            (None, _) => {
+                return Err(Failed::new(ContainerFailure::Missing, format!("there is no {}", request.target.name())));
+            }
+        };
+        let done = match request.action {
+            ContainerAction::Up => self.up(&engine, &facts).await,
+            ContainerAction::Restart => self.restart(&engine, &facts, asked).await,
+            ContainerAction::Stop => self.stop(&engine, &facts).await,
+            ContainerAction::Resize { memory_bytes } => resize(&engine, &facts, memory_bytes).await,
+        };
+        // Whoever follows the operation reads the list next.
+        if let Some(now) = look(&engine, &facts.report.id).await? {
+            self.seen.put(now);
+        }
+        done
+    }
+
+    /// Starts what is stopped: by compose, which also brings back the network that it was in; by the engine, as it was made,
+    /// where its files have changed since.
+    pub async fn up(&self, engine: &Engine, facts: &Facts) -> Result<String, Failed> {
+        let (id, name) = (&facts.report.id, &facts.report.name);
+        match facts.report.state {
+            ContainerState::Running | ContainerState::Restarting => return Ok(format!("{name} runs already")),
+            ContainerState::Paused => {
+                let message = format!("somebody paused {name}: `docker unpause {name}` lets it go on");
+                return Err(Failed::new(ContainerFailure::Engine, message));
+            }
+            _ => {}
+        }
+        // Compose would start all containers of the service, one that a person stopped among them.
+        let alone = |made: &Made| self.seen.count_of(&made.project, &made.service) <= 1;
+        let drift = match made_by(facts).filter(alone) {
+            Some(made) => match self.compose_up(&made.project, &made.service).await {
+                Ok(()) => None,
+                Err(ComposeError::Drift(what, _)) => Some(what),
+                Err(error) => {
+                    tracing::info!(container = %name, %error, "compose can't start it: the engine does");
+                    None
+                }
+            },
+            None => None,
+        };
+        self.seen.set_drift(id, drift.clone());
+        engine.start(id).await?;
+        Ok(match drift {
+            None => format!("{name} started"),
+            Some(what) => format!("{name} started as it was made; {what}"),
+        })
+    }
+
+    /// Brings up a compose service that has no container.
+    async fn create(&self, engine: &Engine, name: &str, made: Option<Made>) -> Result<String, Failed> {
+        let Some(made) = made else {
+            let message = format!("there is no {name}, and nothing tells how it was made: make it again");
+            return Err(Failed::new(ContainerFailure::Missing, message));
+        };
+        let created = self.compose_up(&made.project, &made.service).await;
+        created.map_err(|error| {
+            let failure = match &error {
+                ComposeError::Drift(..) => ContainerFailure::ComposeDrift,
+                ComposeError::Image(_) if self.disk_is_full() => ContainerFailure::DiskFull,
+                ComposeError::Image(_) => ContainerFailure::ImageMissing,
+                ComposeError::NoCompose { .. } | ComposeError::Failed { .. } => ContainerFailure::Engine,
+            };
+            Failed::new(failure, error.to_string())
+        })?;
+        // Whoever follows the operation reads the list next.
+        for id in engine.ids_with(label::PROJECT, &made.project).await? {
+            if let Some(now) = look(engine, &id).await? {
+                self.seen.put(now);
+            }
+        }
+        Ok(format!("{name} was missing; compose made and started it"))
+    }
+
+    async fn compose_up(&self, project: &str, service: &str) -> Result<(), ComposeError> {
+        let known = self.seen.project(project).unwrap_or_default();
+        let pull = !self.disk_is_full();
+        if !pull {
+            tracing::warn!(project, service, "under 5 % free disk: nothing is pulled");
+        }
+        self.compose.up(&Wanted { name: project, project: &known, service, pull }).await
+    }
+
+    fn disk_is_full(&self) -> bool {
+        os::disk_free_percent(&self.state_dir).is_some_and(|free| free < LEAST_DISK)
+    }
+
+    /// An agent that died after it had restarted the container must not do it again.
+    pub async fn restart(&self, engine: &Engine, facts: &Facts, asked: Timestamp) -> Result<String, Failed> {
+        let (id, name) = (&facts.report.id, &facts.report.name);
+        if facts.report.state != ContainerState::Running {
+            return self.up(engine, facts).await;
+        }
+        if facts.report.started_at.is_some_and(|at| at > asked) {
+            return Ok(format!("{name} was restarted"));
+        }
+        self.seen.expect_stop(id);
+        engine.restart(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
+        Ok(format!("{name} restarted"))
+    }
+
+    pub async fn stop(&self, engine: &Engine, facts: &Facts) -> Result<String, Failed> {
+        let (id, name) = (&facts.report.id, &facts.report.name);
+        if !matches!(facts.report.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
+        {
+            return Ok(format!("{name} was not running"));
+        }
+        self.seen.expect_stop(id);
+        engine.stop(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
+        Ok(format!("{name} stopped"))
+    }
+}
+
+/// The compose service that a container belongs to.
+fn made_by(facts: &Facts) -> Option<Made> {
+    let of = facts.report.compose.as_ref().filter(|_| !facts.is_oneoff())?;
+    Some(Made { project: of.project.clone(), service: of.service.clone() })
+}
+
+/// Changes the limit, and that of memory and swap together by as much.
+async fn resize(engine: &Engine, facts: &Facts, bytes: i64) -> Result<String, Failed> {
+    let (id, name) = (&facts.report.id, &facts.report.name);
+    let before = facts.report.memory_limit.unwrap_or(0);
+    if before == bytes {
+        return Ok(format!("the limit of {name} is {bytes} bytes already"));
+    }
+    engine.set_memory(id, bytes, swap_beside(before, facts.memory_swap, bytes)).await?;
+    Ok(format!("limit of {name} changed from {before} to {bytes} bytes"))
+}
+
+/// The limit of memory and swap together that leaves as much swap as there was. `None`: the engine does not count swap.
+fn swap_beside(memory: i64, both: i64, new_memory: i64) -> Option<i64> {
+    match both {
+        -1 => Some(-1),
+        both if both <= 0 => None,
+        both => Some(new_memory + (both - memory).max(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_stays_as_much_as_it_was() {
+        const MI: i64 = 1 << 20;
+        for (name, memory, both, new, expected) in [
+            ("twice the memory, Docker's default", 20 * MI, 40 * MI, 30 * MI, Some(50 * MI)),
+            ("no swap at all", 20 * MI, 20 * MI, 30 * MI, Some(30 * MI)),
+            ("unlimited", 20 * MI, -1, 30 * MI, Some(-1)),
+            ("not counted", 20 * MI, 0, 30 * MI, None),
+            ("smaller than before", 40 * MI, 60 * MI, 30 * MI, Some(50 * MI)),
+        ] {
+            assert_eq!(swap_beside(memory, both, new), expected, "{name}");
+        }
+    }
+}

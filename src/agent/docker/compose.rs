@@ -1,0 +1,211 @@
+//! Compose's `up` for one service that is stopped or missing, and for nothing else: whatever else its files would change by now
+//! is somebody's unfinished work.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::{process::Command, time::timeout};
+
+use super::memory::Project;
+use crate::host::mask;
+
+/// How long compose may take to read its files.
+const READ: Duration = Duration::from_secs(30);
+/// How long an `up` may take; it may have to pull an image.
+const UP: Duration = Duration::from_secs(600);
+/// How much of compose's output an error shows, in bytes.
+const SHOWN: usize = 600;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ComposeError {
+    /// Nothing was done.
+    #[error("{0}; nothing of it is deployed: see to the file, then `docker compose up -d {1}`")]
+    Drift(String, String),
+    #[error("its image can't be had: {0}")]
+    Image(String),
+    #[error("can't run {command}: {cause}; install Docker Compose 2.24 or newer, or set spec.docker.composeCommand")]
+    NoCompose { command: String, cause: String },
+    #[error("{command} failed: {output}")]
+    Failed { command: String, output: String },
+}
+
+/// How compose is called.
+#[derive(Clone, Debug)]
+pub struct Compose {
+    pub command: Vec<String>,
+    pub socket: PathBuf,
+}
+
+/// One service of a project, as the labels of its containers tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub name: &'a str,
+    pub project: &'a Project,
+    pub service: &'a str,
+    /// Whether images may be pulled.
+    pub pull: bool,
+}
+
+/// A line of `--progress json`.
+#[derive(Debug, Deserialize)]
+struct Step {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    text: String,
+}
+
+impl Compose {
+    /// Brings the service up as it was made: what is there is started, what is missing is created. Refused when the files
+    /// would make another container than the last one, or change anything else.
+    pub async fn up(&self, wanted: &Wanted<'_>) -> Result<(), ComposeError> {
+        self.check(wanted).await?;
+        let mut dry = vec!["--dry-run", "--progress", "json"];
+        dry.extend(up_words(wanted));
+        let planned = self.run(wanted, &dry, UP).await?;
+        if let Some(change) = change_beyond(&planned) {
+            return Err(drift(wanted, format!("its compose file has changed: `up` would also do this: {change}")));
+        }
+        let mut up = vec!["--progress", "plain"];
+        up.extend(up_words(wanted));
+        self.run(wanted, &up, UP).await.map(drop)
+    }
+
+    /// Whether the files say of this service what they said when its container was made.
+    async fn check(&self, wanted: &Wanted<'_>) -> Result<(), ComposeError> {
+        let words = ["--profile", "*", "config", "--hash", wanted.service];
+        let said = match self.run(wanted, &words, READ).await {
+            Ok(said) => said,
+            Err(ComposeError::Failed { output, .. }) => {
+                return Err(drift(wanted, format!("its compose file can't be read ({output})")));
+            }
+            Err(other) => return Err(other),
+        };
+        let now = said.lines().find_map(|l| l.strip_prefix(wanted.service)?.strip_prefix(' ')).map(str::trim);
+        let then = wanted.project.services.get(wanted.service).map(|s| s.hash.as_str());
+        match (now, then) {
+            (Some(now), Some(then)) if now == then => Ok(()),
+            (None, _) => Err(drift(wanted, "its compose file does not have the service any more".to_owned())),
+            (_, None) => Err(drift(wanted, "no container of this service was ever seen here".to_owned())),
+            _ => Err(drift(wanted, "its compose file has changed since the container was made".to_owned())),
+        }
+    }
+
+    async fn run(&self, wanted: &Wanted<'_>, words: &[&str], within: Duration) -> Result<String, ComposeError> {
+        let project = wanted.project;
+        let shown = format!("{} {}", self.command.join(" "), words.join(" "));
+        let Some((program, first)) = self.command.split_first() else {
+            return Err(ComposeError::NoCompose { command: shown, cause: "no command".to_owned() });
+        };
+        let mut command = Command::new(program);
+        command.args(first).args(["--project-name", wanted.name, "--project-directory", &project.directory]);
+        command.args(project.files.iter().flat_map(|file| ["--file", file]));
+        command.args(project.env_files.iter().flat_map(|file| ["--env-file", file]));
+        command.args(["--ansi", "never"]).args(words);
+        environment(&mut command, &self.socket);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        if Path::new(&project.directory).is_dir() {
+            command.current_dir(&project.directory);
+        }
+        let failed = |output: String| ComposeError::Failed { command: shown.clone(), output };
+        let output = match timeout(within, command.output()).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(e)) => return Err(ComposeError::NoCompose { command: shown, cause: e.to_string() }),
+            Err(_) => return Err(failed(format!("it did not end within {} s and was killed", within.as_secs()))),
+        };
+        // Steps go to one stream or the other, by version.
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            return Ok(text);
+        }
+        let text = mask::masked(text.trim(), &[]);
+        let said = mask::tail(&text, SHOWN).to_owned();
+        if is_missing_command(&said) {
+            return Err(ComposeError::NoCompose { command: shown, cause: said });
+        }
+        Err(if is_about_image(&said) { ComposeError::Image(said) } else { failed(said) })
+    }
+}
+
+fn up_words<'a>(wanted: &Wanted<'a>) -> Vec<&'a str> {
+    let mut words = vec!["up", "--detach", "--no-deps", "--no-build", "--no-recreate"];
+    if !wanted.pull {
+        words.extend(["--pull", "never"]);
+    }
+    words.push(wanted.service);
+    words
+}
+
+fn drift(wanted: &Wanted<'_>, what: String) -> ComposeError {
+    ComposeError::Drift(what, wanted.service.to_owned())
+}
+
+/// The engine that the agent looks at, and nothing of the agent's own settings and secrets.
+fn environment(command: &mut Command, socket: &Path) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("OSTLER_") || text.starts_with("COMPOSE_") || text == "DOCKER_CONTEXT" {
+            command.env_remove(name);
+        }
+    }
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+}
+
+/// The first step of a dry run that does more than to create and start.
+fn change_beyond(planned: &str) -> Option<String> {
+    let steps = planned.lines().filter_map(|line| serde_json::from_str::<Step>(line.trim()).ok());
+    let changes = |step: &Step| {
+        let text = format!("{} {}", step.status, step.text).to_lowercase();
+        ["remov", "recreat", "stop", "kill"].iter().any(|word| text.contains(word))
+    };
+    steps.filter(changes).map(|step| format!("{} {}", step.id, step.status).trim().to_owned()).next()
+}
+
+fn is_about_image(output: &str) -> bool {
+    let output = output.to_lowercase();
+    ["no such image", "pull access denied", "manifest unknown", "manifest for", "repository does not exist"]
+        .iter()
+        .any(|words| output.contains(words))
+}
+
+/// What the docker command says when it has no compose.
+fn is_missing_command(output: &str) -> bool {
+    output.contains("is not a docker command")
+        || output.contains("unknown shorthand flag")
+        || output.contains("unknown flag")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_may_create_and_start_and_nothing_else() {
+        let created = r#"{"dry-run":true,"id":"Container knowledge-nightly-1","status":"Creating"}
+{"dry-run":true,"id":"Container knowledge-nightly-1","status":"Started"}"#;
+        assert_eq!(change_beyond(created), None);
+        let removed =
+            format!("{{\"dry-run\":true,\"id\":\"Network knowledge_default\",\"status\":\"Removed\"}}\n{created}");
+        assert_eq!(change_beyond(&removed).as_deref(), Some("Network knowledge_default Removed"));
+        let recreated = r#"{"id":"Container knowledge-db-1","status":"Recreate"}"#;
+        assert_eq!(change_beyond(recreated).as_deref(), Some("Container knowledge-db-1 Recreate"));
+    }
+
+    #[test]
+    fn a_missing_image_is_told_from_other_failures() {
+        for (output, about) in [
+            ("Error response from daemon: No such image: nightly:1", true),
+            ("pull access denied for nightly, repository does not exist", true),
+            ("Error response from daemon: driver failed programming external connectivity", false),
+        ] {
+            assert_eq!(is_about_image(output), about, "{output}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The engine's API over its socket: what the rest needs of it, with errors that say whether the engine is there at all.
+//!
+//! Containers are named by the ids that the engine itself gave: nothing that a caller wrote becomes part of a path.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    container::LogOutput,
+    errors::Error,
+    exec::{CreateExecOptions, StartExecResults},
+    models::{ContainerInspectResponse, ContainerStatsResponse, ContainerSummary, ContainerUpdateBody, EventMessage},
+    query_parameters::{
+        EventsOptions, InspectContainerOptions, ListContainersOptions, LogsOptions, RestartContainerOptions,
+        StartContainerOptions, StatsOptions, StopContainerOptions,
+    },
+};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long the engine may take to answer; beyond it, it counts as away.
+const ANSWER: u64 = 10;
+/// The same, for a stop or restart beyond the time that the container itself may take.
+const STOP_SLACK: u64 = 30;
+
+/// The kinds of events that change what is known of a container. Not `exec_…`: each health check makes three of those.
+const EVENTS: [&str; 11] =
+    ["create", "destroy", "die", "health_status", "oom", "pause", "rename", "start", "stop", "unpause", "update"];
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing is known: it may be down, or too busy to answer.
+    #[error("the container engine does not answer: {0}")]
+    Away(String),
+    #[error("the engine has no such container: {0}")]
+    NotFound(String),
+    #[error("the engine refused ({status}): {message}")]
+    Refused { status: u16, message: String },
+}
+
+impl From<Error> for EngineError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError { status_code: 404, message } => Self::NotFound(message),
+            Error::DockerResponseServerError { status_code, message } => Self::Refused { status: status_code, message },
+            Error::RequestTimeoutError => Self::Away(format!("no answer within {ANSWER} s")),
+            Error::SocketNotFoundError(path) => Self::Away(format!("there is no socket {path}")),
+            other => Self::Away(innermost(&other)),
+        }
+    }
+}
+
+/// The innermost cause says most: "Connection refused".
+fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// An engine that has answered. Each call is a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    docker: Docker,
+    /// As it says itself: `28.5.1`.
+    pub version: String,
+}
+
+impl Engine {
+    /// Connects, and agrees on a version of the API.
+    pub async fn connect(socket: &Path) -> Result<Self, EngineError> {
+        let docker = Docker::connect_with_unix(&socket.to_string_lossy(), ANSWER, API_DEFAULT_VERSION)?;
+        let docker = docker.negotiate_version().await?;
+        let version = docker.version().await?.version.unwrap_or_default();
+        Ok(Self { docker, version })
+    }
+
+    /// Whether it takes new connections: one that shuts down does not, though it still tells of events.
+    pub async fn answers(&self, within: Duration) -> bool {
+        timeout(within, self.docker.ping()).await.is_ok_and(|pong| pong.is_ok())
+    }
+
+    /// All containers, whatever their state, each in a few words.
+    pub async fn list(&self) -> Result<Vec<ContainerSummary>, EngineError> {
+        let options = ListContainersOptions { all: true, ..Default::default() };
+        Ok(self.docker.list_containers(Some(options)).await?)
+    }
+
+    /// Ids of the containers that have a label with this value, whatever their state.
+    pub async fn ids_with(&self, label: &str, value: &str) -> Result<Vec<String>, EngineError> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])]);
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+        let lines = self.docker.list_containers(Some(options)).await?;
+        Ok(lines.into_iter().filter_map(|line| line.id).collect())
+    }
+
+    pub async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, EngineError> {
+        Ok(self.docker.inspect_container(id, None::<InspectContainerOptions>).await?)
+    }
+
+    pub async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+        match self.docker.inspect_image(image).await {
+            Ok(_) => Ok(true),
+            Err(error) => match EngineError::from(error) {
+                EngineError::NotFound(_) => Ok(false),
+                other => Err(other),
+            },
+        }
+    }
+
+    /// Events of containers since then, and on, or until then. The engine keeps 256 of the past, and none of a past engine.
+    /// Times are in nanoseconds of the epoch.
+    pub fn events(&self, since: i64, until: Option<i64>) -> BoxStream<'static, Result<EventMessage, EngineError>> {
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let filters = HashMap::from([("type".to_owned(), words(&["container"])), ("event".to_owned(), words(&EVENTS))]);
+        let time = |nanos: i64| format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+        let options = EventsOptions { since: Some(time(since)), until: until.map(time), filters: Some(filters) };
+        let docker = self.docker.clone();
+        Box::pin(docker.events(Some(options)).map(|event| event.map_err(EngineError::from)))
+    }
+
+    /// What runs already is fine.
+    pub async fn start(&self, id: &str) -> Result<(), EngineError> {
+        let slow = self.docker.clone().with_timeout(Duration::from_secs(ANSWER + STOP_SLACK));
+        already(slow.start_container(id, None::<StartContainerOptions>).await)
+    }
+
+    /// With the container's own signal and grace. What does not run is fine.
+    pub async fn stop(&self, id: &str, grace: u64) -> Result<(), EngineError> {
+        let slow = self.docker.clone().with_timeout(Duration::from_secs(grace + STOP_SLACK));
+        already(slow.stop_container(id, None::<StopContainerOptions>).await)
+    }
+
+    pub async fn restart(&self, id: &str, grace: u64) -> Result<(), EngineError> {
+        let slow = self.docker.clone().with_timeout(Duration::from_secs(grace + ANSWER + STOP_SLACK));
+        Ok(slow.restart_container(id, None::<RestartContainerOptions>).await?)
+    }
+
+    /// Limits in bytes; `swap` is memory and swap together, -1 for no limit, `None` where the engine counts no swap.
+    pub async fn set_memory(&self, id: &str, memory: i64, swap: Option<i64>) -> Result<(), EngineError> {
+        let body = ContainerUpdateBody { memory: Some(memory), memory_swap: swap, ..Default::default() };
+        Ok(self.docker.update_container(id, body).await?)
+    }
+
+    /// What it has written since `since` (seconds of the epoch), oldest first; `tail` lines of it, or all.
+    pub fn logs(&self, id: &str, since: i32, tail: &str) -> BoxStream<'static, Vec<u8>> {
+        let options = LogsOptions { stdout: true, stderr: true, since, tail: tail.to_owned(), ..Default::default() };
+        let docker = self.docker.clone();
+        let pieces = docker.logs(id, Some(options));
+        // It ends with an error when the last line has no end.
+        Box::pin(pieces.take_while(|p| std::future::ready(p.is_ok())).filter_map(|p| async { p.ok().map(bytes) }))
+    }
+
+    pub async fn stats(&self, id: &str) -> Result<Option<ContainerStatsResponse>, EngineError> {
+        let options = StatsOptions { stream: false, one_shot: true };
+        let mut once = Box::pin(self.docker.stats(id, Some(options)));
+        let first = timeout(Duration::from_secs(ANSWER), once.next()).await;
+        first.map_err(|_| EngineError::Away(format!("no answer within {ANSWER} s")))?.transpose().map_err(Into::into)
+    }
+
+    /// Runs a command in a container until it ends or its time is over. The last `keep` bytes of what it prints, and its exit
+    /// code, if it has one yet.
+    pub async fn exec(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        within: Duration,
+        keep: usize,
+    ) -> Result<(Option<i64>, Vec<u8>), EngineError> {
+        let until = Instant::now() + within;
+        let options = CreateExecOptions {
+            cmd: Some(command),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let exec = self.docker.create_exec(id, options).await?.id;
+        let mut printed = Vec::new();
+        if let StartExecResults::Attached { mut output, .. } = self.docker.start_exec(&exec, None).await? {
+            while let Ok(Some(Ok(piece))) = timeout_at(until, output.next()).await {
+                printed.extend_from_slice(&bytes(piece));
+                let extra = printed.len().saturating_sub(keep);
+                printed.drain(..extra);
+            }
+        }
+        let state = self.docker.inspect_exec(&exec).await?;
+        let ended = state.running == Some(false);
+        Ok((state.exit_code.filter(|_| ended), printed))
+    }
+}
+
+/// 304: it is as it was to become.
+fn already(result: Result<(), Error>) -> Result<(), EngineError> {
+    match result {
+        Err(Error::DockerResponseServerError { status_code: 304, .. }) => Ok(()),
+        other => other.map_err(Into::into),
+    }
+}
+
+fn bytes(piece: LogOutput) -> Vec<u8> {
+    piece.into_bytes().to_vec()
+}
+
+/// The beginning of a stream, no more than so many bytes, for no longer than the engine may take to answer.
+pub async fn first_bytes(stream: impl Stream<Item = Vec<u8>>, bytes: usize) -> Vec<u8> {
+    let mut stream = Box::pin(stream);
+    let until = Instant::now() + Duration::from_secs(ANSWER / 2);
+    let mut read = Vec::new();
+    while read.len() < bytes
+        && let Ok(Some(piece)) = timeout_at(until, stream.next()).await
+    {
+        read.extend_from_slice(&piece);
+    }
+    read.truncate(bytes);
+    read
+}
+
+/// The end of a stream, no more than so many bytes.
+pub async fn last_bytes(stream: impl Stream<Item = Vec<u8>>, bytes: usize) -> Vec<u8> {
+    let mut stream = Box::pin(stream);
+    let until = Instant::now() + Duration::from_secs(ANSWER / 2);
+    let mut read = Vec::new();
+    while let Ok(Some(piece)) = timeout_at(until, stream.next()).await {
+        read.extend_from_slice(&piece);
+        let extra = read.len().saturating_sub(bytes);
+        read.drain(..extra);
+    }
+    read
+}

@@ -1,0 +1,210 @@
+//! Operations on containers: each is written down before anything is done, and taken up again after a restart of the agent.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Duration, Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::act::{Actor, Failed};
+use crate::{
+    agent::{
+        gate::Refused,
+        keep::{Accepted, Book, Recorded, StateError},
+    },
+    host::{ContainerAction, ContainerFailure, ContainerOperation, ContainerOperationRequest, Phase, Refusal},
+    telemetry::crash_point,
+};
+
+/// The least memory that an engine lets a container have, in bytes.
+const LEAST_MEMORY: i64 = 6 << 20;
+/// How long operations of an earlier agent wait for the engine.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// An operation as it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub request: ContainerOperationRequest,
+    pub status: ContainerOperation,
+}
+
+impl Recorded for Entry {
+    type Request = ContainerOperationRequest;
+
+    fn accepted(request: ContainerOperationRequest, id: String, key: Option<String>, now: Timestamp) -> Self {
+        let status = ContainerOperation {
+            id,
+            target: request.target.clone(),
+            action: request.action,
+            phase: Phase::Accepted,
+            message: String::new(),
+            failure: None,
+            accepted_at: now,
+            finished_at: None,
+            idempotency_key: key,
+        };
+        Self { request, status }
+    }
+
+    fn request(&self) -> &ContainerOperationRequest {
+        &self.request
+    }
+
+    fn id(&self) -> &str {
+        &self.status.id
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.status.idempotency_key.as_deref()
+    }
+
+    fn finished_at(&self) -> Option<Timestamp> {
+        self.status.finished_at
+    }
+}
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+/// Does operations, one at a time for each container.
+#[derive(Clone, Debug)]
+pub struct Operations {
+    pub actor: Actor,
+    pub book: Arc<Book<Entry>>,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
+    turns: Arc<Mutex<HashMap<String, Turn>>>,
+}
+
+impl Operations {
+    pub fn new(actor: Actor, book: Book<Entry>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self { actor, book: Arc::new(book), tasks, shutdown, turns: Arc::default() }
+    }
+
+    /// What an earlier agent accepted and did not finish, once the engine answers.
+    pub fn catch_up(&self) {
+        let left = self.book.all_unfinished();
+        if left.is_empty() {
+            return;
+        }
+        let all = self.clone();
+        self.tasks.spawn(async move {
+            let until = Instant::now() + CATCH_UP;
+            while all.actor.seen.runtime().error.is_some() && Instant::now() < until {
+                if all.shutdown.run_until_cancelled(sleep(Duration::from_millis(200))).await.is_none() {
+                    return;
+                }
+            }
+            left.iter().for_each(|entry| all.begin(entry));
+        });
+    }
+
+    /// Accepts an operation: when this returns, it will be done or have failed, whatever happens to the agent. Blocks on the
+    /// disk.
+    pub fn accept(
+        &self,
+        request: ContainerOperationRequest,
+        key: Option<String>,
+    ) -> Result<ContainerOperation, Refused> {
+        let known = key.as_deref().is_some_and(|k| self.book.of_key(k).is_some());
+        if !known {
+            self.judge(&request)?;
+        }
+        let not_recorded = |e: StateError| Refused::new(Refusal::NotRecorded, e.to_string());
+        let entry = match self.book.accept(request, key, Timestamp::now()).map_err(not_recorded)? {
+            Accepted::New(entry) => entry,
+            Accepted::Known(entry) => return Ok(entry.status),
+            Accepted::KeyReused(entry) => return Err(Refused::key_reused(&entry.status.id)),
+        };
+        crash_point("agent.container-operation-recorded");
+        let request = &entry.request;
+        tracing::info!(container = request.target.name(), action = request.action.as_str(), id = %entry.status.id,
+            reason = %request.reason, "operation on a container accepted");
+        self.begin(&entry);
+        Ok(entry.status)
+    }
+
+    /// What can be seen at once to be impossible is refused, not accepted.
+    fn judge(&self, request: &ContainerOperationRequest) -> Result<(), Refused> {
+        if let ContainerAction::Resize { memory_bytes } = request.action
+            && memory_bytes < LEAST_MEMORY
+        {
+            let why = format!("memoryBytes {memory_bytes}: engines let no container have less than {LEAST_MEMORY}");
+            return Err(Refused::new(Refusal::BadRequest, why));
+        }
+        self.actor.seen.find(&request.target, Timestamp::now()).map(drop)
+    }
+
+    fn begin(&self, entry: &Entry) {
+        let (all, id) = (self.clone(), entry.status.id.clone());
+        self.tasks.spawn(async move { all.operate(&id).await });
+    }
+
+    async fn operate(&self, id: &str) {
+        let Some(entry) = self.book.get(id) else { return };
+        let name = self.actor.name_of(&entry.request.target);
+        let turn = self.turn(&name);
+        let work = async {
+            let _mine = turn.lock().await;
+            self.actor.seen.set_operation(&name, Some(id));
+            let done = self.perform(&entry).await;
+            self.actor.seen.set_operation(&name, None);
+            done
+        };
+        match self.shutdown.run_until_cancelled(work).await {
+            Some(done) => self.end(&entry, done),
+            None => tracing::info!(id, "the agent ends; the operation goes on at its next start"),
+        }
+        drop(turn);
+        self.forget_turns();
+    }
+
+    async fn perform(&self, entry: &Entry) -> Result<String, Failed> {
+        self.change(&entry.status.id, |s| s.phase = Phase::Running)
+            .map_err(|e| Failed::new(ContainerFailure::Engine, e.to_string()))?;
+        crash_point("agent.container-operation-begun");
+        self.actor.act(&entry.request, entry.status.accepted_at).await
+    }
+
+    fn end(&self, entry: &Entry, done: Result<String, Failed>) {
+        let (id, container) = (entry.status.id.as_str(), entry.request.target.name());
+        let action = entry.status.action.as_str();
+        match &done {
+            Ok(message) => tracing::info!(id, container, action, message, "operation on a container done"),
+            Err(failed) => {
+                let (failure, error) = (failed.failure, &failed.message);
+                tracing::warn!(id, container, action, ?failure, error, "operation on a container failed");
+            }
+        }
+        let ended = self.change(id, |s| {
+            s.phase = if done.is_ok() { Phase::Succeeded } else { Phase::Failed };
+            s.finished_at = Some(Timestamp::now());
+            match done {
+                Ok(message) => s.message = message,
+                Err(failed) => (s.failure, s.message) = (Some(failed.failure), failed.message),
+            }
+        });
+        if let Err(error) = ended {
+            tracing::error!(id, container, %error, "the end of the operation can't be written down");
+        }
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut ContainerOperation)) -> Result<(), StateError> {
+        self.book.change(id, |e| change(&mut e.status))
+    }
+
+    fn turn(&self, name: &str) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(name.to_owned()).or_default())
+    }
+
+    /// Turns that nobody waits for.
+    fn forget_turns(&self) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+    }
+}

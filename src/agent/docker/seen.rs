@@ -1,0 +1,400 @@
+//! What is known of the containers that the agent may see: written by the watch, read by requests.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Duration, Instant};
+
+use super::{
+    allow::Allow,
+    facts::Facts,
+    memory::{Memory, Project},
+    select::{Found, World},
+};
+use crate::{
+    agent::{
+        gate::Refused,
+        keep::{self, StateError},
+    },
+    host::{
+        ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerTarget, Refusal, Stopped,
+        StoppedBy,
+    },
+};
+
+/// Nothing older than this is told: the engine may hang.
+const FRESH: SignedDuration = SignedDuration::from_secs(60);
+/// For how long the event of a stop that the agent asked for is waited for.
+const EXPECTED: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Seen {
+    allow: Allow,
+    path: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    containers: BTreeMap<String, Facts>,
+    memory: Memory,
+    /// The memory as it is on disk.
+    written: Memory,
+    /// Stops that the agent itself asked for, by container id.
+    expected: HashMap<String, Instant>,
+    /// The operation that runs or waits, by the container's name.
+    operations: HashMap<String, String>,
+    revision: u64,
+    sight: Sight,
+}
+
+/// Whether the engine is there.
+#[derive(Clone, Debug, PartialEq)]
+enum Sight {
+    Away { since: Timestamp, why: String, version: String },
+    Here { version: String, confirmed: Timestamp },
+}
+
+impl Seen {
+    /// Takes up what an earlier agent remembered.
+    pub fn open(allow: Allow, path: PathBuf, now: Timestamp) -> Result<Self, StateError> {
+        let memory: Memory = keep::read(&path)?.unwrap_or_default();
+        let inner = Inner {
+            containers: BTreeMap::new(),
+            written: memory.clone(),
+            memory,
+            expected: HashMap::new(),
+            operations: HashMap::new(),
+            // So that no number of an earlier agent comes again.
+            revision: u64::try_from(now.as_millisecond()).unwrap_or(0),
+            sight: Sight::Away { since: now, why: "it has not been asked yet".to_owned(), version: String::new() },
+        };
+        Ok(Self { allow, path, inner: Mutex::new(inner) })
+    }
+
+    pub fn allow(&self) -> &Allow {
+        &self.allow
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    /// What the agent's report says of the engine.
+    pub fn runtime(&self) -> ContainerRuntime {
+        let name = "docker".to_owned();
+        match self.lock().sight.clone() {
+            Sight::Here { version, .. } => ContainerRuntime { name, version, error: None },
+            Sight::Away { since, why, version } => {
+                ContainerRuntime { name, version, error: Some(format!("no answer since {since}: {why}")) }
+            }
+        }
+    }
+
+    pub fn last_event(&self) -> i64 {
+        self.lock().memory.last_event
+    }
+
+    /// The engine is there, and all that is known was just compared with it.
+    pub fn confirm(&self, version: &str, now: Timestamp) {
+        let mut inner = self.lock();
+        if matches!(inner.sight, Sight::Away { .. }) {
+            inner.revision += 1;
+        }
+        inner.sight = Sight::Here { version: version.to_owned(), confirmed: now };
+    }
+
+    pub fn away(&self, why: &str, now: Timestamp) {
+        let mut inner = self.lock();
+        if let Sight::Here { version, .. } = &inner.sight {
+            inner.sight = Sight::Away { since: now, why: why.to_owned(), version: version.clone() };
+            inner.revision += 1;
+        } else if let Sight::Away { why: old, .. } = &mut inner.sight {
+            why.clone_into(old);
+        }
+    }
+
+    /// Takes in what an inspection said. Those that the file does not permit are forgotten at once.
+    pub fn put(&self, facts: Facts) {
+        let mut inner = self.lock();
+        let id = facts.report.id.clone();
+        if !self.allow.permits(&facts.report.name, &facts.labels) {
+            inner.drop_container(&id);
+            return;
+        }
+        inner.memory.learn(&facts);
+        if inner.containers.get(&id) != Some(&facts) {
+            inner.containers.insert(id, facts);
+            inner.revision += 1;
+        }
+    }
+
+    /// A container is gone.
+    pub fn remove(&self, id: &str) {
+        self.lock().drop_container(id);
+    }
+
+    /// Only these are there; marks of others are forgotten.
+    pub fn retain(&self, ids: &std::collections::BTreeSet<String>) {
+        let mut inner = self.lock();
+        let gone: Vec<_> = inner.containers.keys().filter(|id| !ids.contains(*id)).cloned().collect();
+        gone.iter().for_each(|id| inner.drop_container(id));
+        inner.memory.forget(|id| ids.contains(id));
+    }
+
+    pub fn get(&self, id: &str) -> Option<Facts> {
+        self.lock().containers.get(id).cloned()
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.lock().containers.keys().cloned().collect()
+    }
+
+    /// How many containers a compose service has.
+    pub fn count_of(&self, project: &str, service: &str) -> usize {
+        let is = |f: &&Facts| f.report.compose.as_ref().is_some_and(|c| c.project == project && c.service == service);
+        self.lock().containers.values().filter(|f| !f.is_oneoff()).filter(is).count()
+    }
+
+    /// A container ran out of memory.
+    pub fn out_of_memory(&self, id: &str, at: Timestamp) {
+        let mut inner = self.lock();
+        let marks = inner.memory.marks.entry(id.to_owned()).or_default();
+        marks.oom_count += 1;
+        marks.last_oom_at = Some(at);
+        inner.revision += 1;
+    }
+
+    /// Somebody stopped a container.
+    pub fn stopped(&self, id: &str, by: StoppedBy, at: Timestamp) {
+        let mut inner = self.lock();
+        inner.memory.marks.entry(id.to_owned()).or_default().stopped = Some(Stopped { by, at });
+        inner.revision += 1;
+    }
+
+    /// An event was taken in: it is not asked for again.
+    pub fn event_done(&self, nanos: i64) {
+        let mut inner = self.lock();
+        inner.memory.last_event = inner.memory.last_event.max(nanos);
+    }
+
+    /// The agent is about to stop a container: the event of that is no person's.
+    pub fn expect_stop(&self, id: &str) {
+        let mut inner = self.lock();
+        inner.expected.retain(|_, at| at.elapsed() < EXPECTED);
+        inner.expected.insert(id.to_owned(), Instant::now());
+    }
+
+    /// It did not come to that.
+    pub fn expect_no_stop(&self, id: &str) {
+        self.lock().expected.remove(id);
+    }
+
+    /// Whether the agent asked for this stop; said once.
+    pub fn was_expected(&self, id: &str) -> bool {
+        self.lock().expected.remove(id).is_some_and(|at| at.elapsed() < EXPECTED)
+    }
+
+    /// Takes in how much memory a container uses, in bytes.
+    pub fn used_memory(&self, id: &str, bytes: i64) {
+        let mut inner = self.lock();
+        if inner.containers.contains_key(id) {
+            let marks = inner.memory.marks.entry(id.to_owned()).or_default();
+            marks.memory_peak = Some(marks.memory_peak.map_or(bytes, |peak| peak.max(bytes)));
+        }
+    }
+
+    /// What an Up found of a container's compose file.
+    pub fn set_drift(&self, id: &str, drift: Option<String>) {
+        let mut inner = self.lock();
+        let marks = inner.memory.marks.entry(id.to_owned()).or_default();
+        if marks.drift != drift {
+            marks.drift = drift;
+            inner.revision += 1;
+        }
+    }
+
+    /// Which operation of a container of this name runs or waits.
+    pub fn set_operation(&self, name: &str, operation: Option<&str>) {
+        let mut inner = self.lock();
+        match operation {
+            Some(id) => inner.operations.insert(name.to_owned(), id.to_owned()),
+            None => inner.operations.remove(name),
+        };
+        inner.revision += 1;
+    }
+
+    /// Writes down what is remembered, if it has changed. Blocks.
+    pub fn save(&self) -> Result<(), StateError> {
+        let memory = {
+            let inner = self.lock();
+            if inner.memory == inner.written {
+                return Ok(());
+            }
+            inner.memory.clone()
+        };
+        keep::write(&self.path, &memory)?;
+        self.lock().written = memory;
+        Ok(())
+    }
+
+    /// How compose made a project's containers.
+    pub fn project(&self, name: &str) -> Option<Project> {
+        self.lock().memory.projects.get(name).cloned()
+    }
+
+    /// Reply to a query. Refused while the engine is away, or has not been heard for a minute.
+    pub fn list(&self, selector: &ContainerSelector, now: Timestamp) -> Result<ContainerList, Refused> {
+        let inner = self.lock();
+        let observed_at = inner.fresh(now)?;
+        let selected = inner.world(&self.allow).select(selector)?;
+        let mut containers: Vec<_> = selected.here.iter().map(|f| inner.report(f)).collect();
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        containers.dedup_by(|a, b| a.id == b.id);
+        Ok(ContainerList { revision: inner.revision, observed_at, containers, missing: selected.missing })
+    }
+
+    /// What a target means now. Refused while the engine is away.
+    pub fn find(&self, target: &ContainerTarget, now: Timestamp) -> Result<Found, Refused> {
+        let inner = self.lock();
+        // What is not permitted is refused whether the engine is there or not.
+        let found = inner.world(&self.allow).find(target)?;
+        inner.fresh(now)?;
+        Ok(found)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Each fact is set by itself: a panic elsewhere can't have left half of one.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn world<'a>(&'a self, allow: &'a Allow) -> World<'a> {
+        World { allow, containers: &self.containers, memory: &self.memory }
+    }
+
+    fn fresh(&self, now: Timestamp) -> Result<Timestamp, Refused> {
+        let away = |why: String| Refused::new(Refusal::EngineUnavailable, why);
+        match &self.sight {
+            Sight::Away { since, why, .. } => Err(away(format!("no answer since {since}: {why}"))),
+            Sight::Here { confirmed, .. } if now.duration_since(*confirmed) > FRESH => {
+                Err(away(format!("last heard at {confirmed}")))
+            }
+            Sight::Here { confirmed, .. } => Ok(*confirmed),
+        }
+    }
+
+    fn drop_container(&mut self, id: &str) {
+        if self.containers.remove(id).is_some() {
+            self.revision += 1;
+        }
+    }
+
+    fn report(&self, facts: &Facts) -> ContainerReport {
+        let mut report = facts.report.clone();
+        if let Some(marks) = self.memory.marks.get(&report.id) {
+            report.stopped = marks.stop_of(&report);
+            report.oom_count = marks.oom_count;
+            report.last_oom_at = marks.last_oom_at;
+            report.memory_peak = marks.memory_peak;
+            report.drift = marks.drift.clone();
+        }
+        report.operation = self.operations.get(&report.name).cloned();
+        report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan;
+    use serde_json::json;
+
+    use super::*;
+    use crate::agent::docker::{allow::tests::permitting, facts::tests::inspection};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn seen() -> Seen {
+        let path = std::env::temp_dir().join(format!("ostler-seen-{}.json", uuid::Uuid::new_v4().simple()));
+        Seen::open(permitting("knowledge", "proxy"), path, at("2026-03-01T00:00:00Z")).unwrap()
+    }
+
+    fn exited(started: &str, finished: &str) -> Facts {
+        let state = json!({"Status": "exited", "ExitCode": 137, "StartedAt": started, "FinishedAt": finished});
+        Facts::read(inspection("a1", "nightly", state)).unwrap()
+    }
+
+    fn named() -> ContainerSelector {
+        ContainerSelector::Names(vec!["knowledge-nightly-1".to_owned()])
+    }
+
+    #[test]
+    fn nothing_is_told_of_containers_while_the_engine_is_away_or_silent() {
+        let seen = seen();
+        let now = at("2026-03-01T05:00:00Z");
+        assert_eq!(seen.list(&named(), now).unwrap_err().reason, Refusal::EngineUnavailable);
+        seen.put(exited("2026-03-01T03:00:00Z", "2026-03-01T04:00:00Z"));
+        seen.confirm("28", now);
+        assert_eq!(seen.list(&named(), now + 59.seconds()).unwrap().containers.len(), 1);
+        assert_eq!(seen.list(&named(), now + 61.seconds()).unwrap_err().reason, Refusal::EngineUnavailable);
+        seen.away("gone", now);
+        assert_eq!(seen.list(&named(), now).unwrap_err().reason, Refusal::EngineUnavailable);
+        assert!(seen.runtime().error.unwrap().contains("gone"));
+    }
+
+    #[test]
+    fn a_stop_is_told_of_the_run_that_it_ended_and_no_other() {
+        let now = at("2026-03-01T05:00:00Z");
+        for (name, started, finished, told) in [
+            ("this run", "2026-03-01T03:00:00Z", "2026-03-01T04:00:00Z", true),
+            ("its end is written a little later", "2026-03-01T03:00:00Z", "2026-03-01T04:00:01.5Z", true),
+            ("it ran again and died by itself", "2026-03-01T04:30:00Z", "2026-03-01T04:40:00Z", false),
+            ("the run went on for long", "2026-03-01T03:00:00Z", "2026-03-01T04:40:00Z", false),
+        ] {
+            let seen = seen();
+            seen.put(exited(started, finished));
+            seen.stopped("a1", StoppedBy::Person, at("2026-03-01T04:00:00.1Z"));
+            seen.confirm("28", now);
+            let list = seen.list(&named(), now).unwrap();
+            assert_eq!(list.containers[0].stopped.is_some(), told, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_steady_state_keeps_its_revision_and_marks_survive_the_agent() {
+        let seen = seen();
+        let now = at("2026-03-01T05:00:00Z");
+        let facts = exited("2026-03-01T03:00:00Z", "2026-03-01T04:00:00Z");
+        seen.put(facts.clone());
+        seen.out_of_memory("a1", now);
+        seen.used_memory("a1", 5);
+        seen.confirm("28", now);
+        let revision = seen.revision();
+        seen.put(facts.clone());
+        seen.used_memory("a1", 3);
+        seen.confirm("28", now + 10.seconds());
+        seen.event_done(7);
+        assert_eq!(seen.revision(), revision);
+        seen.save().unwrap();
+        let again = Seen::open(seen.allow.clone(), seen.path.clone(), now).unwrap();
+        again.put(facts);
+        again.confirm("28", now);
+        let report = &again.list(&named(), now).unwrap().containers[0];
+        assert_eq!((report.oom_count, report.memory_peak, again.last_event()), (1, Some(5), 7));
+        std::fs::remove_file(&seen.path).unwrap();
+    }
+
+    #[test]
+    fn a_stop_that_the_agent_asked_for_is_its_own_once() {
+        let seen = seen();
+        seen.expect_stop("a1");
+        assert!(seen.was_expected("a1") && !seen.was_expected("a1") && !seen.was_expected("b2"));
+    }
+}

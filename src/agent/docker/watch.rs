@@ -1,0 +1,276 @@
+//! Keeps what is known of the containers as the engine has it: list and inspect once, then by events; compared again each
+//! twenty seconds and after each reconnection.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use bollard::models::EventMessage;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    engine::{Engine, EngineError},
+    facts::Facts,
+    seen::Seen,
+};
+use crate::{host::StoppedBy, telemetry::Beat};
+
+/// How often all containers are compared with what events told.
+const COMPARE: Duration = Duration::from_secs(20);
+/// How long to wait before an engine that is away is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How much later than a container's end the event may come that somebody stopped it.
+const STOP_AFTER_DEATH: Duration = Duration::from_secs(1);
+/// How long an engine that lives may take to answer a connection.
+const PING: Duration = Duration::from_secs(3);
+/// How many inspections go on at once.
+const INSPECTIONS: usize = 8;
+
+#[derive(Debug)]
+pub struct Watch {
+    pub socket: PathBuf,
+    pub seen: Arc<Seen>,
+    pub shutdown: CancellationToken,
+    pub beat: Beat,
+}
+
+/// A connection to an engine, for as long as it lasts.
+struct Session<'a> {
+    engine: Engine,
+    seen: &'a Seen,
+    /// Containers that died a moment ago: they are looked at when it is known whether somebody stopped them.
+    dying: BTreeMap<String, Instant>,
+    /// It takes no more connections: it shuts down.
+    closing: bool,
+}
+
+impl Watch {
+    pub async fn run(self) {
+        let shutdown = self.shutdown.clone();
+        shutdown.run_until_cancelled(self.forever()).await;
+        self.save().await;
+    }
+
+    async fn forever(&self) {
+        let mut told = false;
+        loop {
+            let error = match self.session(&mut told).await {
+                Ok(()) => "it closed the stream of events".to_owned(),
+                Err(EngineError::Away(why)) => why,
+                Err(other) => other.to_string(),
+            };
+            self.seen.away(&error, Timestamp::now());
+            if !told {
+                tracing::warn!(socket = %self.socket.display(), error, "the container engine is away");
+                told = true;
+            }
+            self.save().await;
+            self.beat.beat();
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Follows one engine until it ends.
+    async fn session(&self, told: &mut bool) -> Result<(), EngineError> {
+        let begun = nanos(Timestamp::now());
+        let engine = Engine::connect(&self.socket).await?;
+        let mut session = Session { engine, seen: &self.seen, dying: BTreeMap::new(), closing: false };
+        // The past first: who was stopped by somebody must be known before it is reported as down.
+        let mut past = session.engine.events(self.seen.last_event() + 1, Some(begun));
+        while let Some(event) = past.try_next().await? {
+            session.remember(&event, true).await;
+        }
+        session.compare(true).await?;
+        tracing::info!(socket = %self.socket.display(), version = session.engine.version, "the container engine answers");
+        *told = false;
+        let mut events = session.engine.events(begun, None);
+        let mut compare = interval(COMPARE);
+        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        compare.reset();
+        let mut upkeep = interval(Duration::from_secs(1));
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = session.dying.values().min().copied();
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(event) => session.take(&event?).await?,
+                    None => return Ok(()),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => session.bury().await?,
+                _ = compare.tick() => session.compare(false).await?,
+                _ = upkeep.tick() => self.save().await,
+            }
+            self.beat.beat();
+        }
+    }
+
+    async fn save(&self) {
+        let seen = Arc::clone(&self.seen);
+        let saved = tokio::task::spawn_blocking(move || seen.save()).await;
+        match saved {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "what is known of containers can't be written down"),
+            Err(error) => tracing::error!(%error, "writing down what is known of containers broke off"),
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Takes in an event, and looks at its container again.
+    async fn take(&mut self, event: &EventMessage) -> Result<(), EngineError> {
+        let Some((id, action)) = of_container(event) else { return Ok(()) };
+        if !self.is_ours(event) && self.seen.get(id).is_none() {
+            return Ok(());
+        }
+        tracing::debug!(id, action, "container event");
+        self.remember(event, false).await;
+        match action {
+            "die" => {
+                self.dying.insert(id.to_owned(), Instant::now() + STOP_AFTER_DEATH);
+                Ok(())
+            }
+            "destroy" => {
+                self.dying.remove(id);
+                self.seen.remove(id);
+                Ok(())
+            }
+            _ => {
+                self.dying.remove(id);
+                self.inspect(id).await
+            }
+        }
+    }
+
+    /// Takes in what an event tells that no inspection does.
+    async fn remember(&mut self, event: &EventMessage, past: bool) {
+        let Some((id, action)) = of_container(event) else { return };
+        let time = event.time_nano.unwrap_or(0);
+        // Told twice: the live events begin a moment before the comparison.
+        if time <= self.seen.last_event() {
+            return;
+        }
+        let at = Timestamp::from_nanosecond(time.into()).unwrap_or_else(|_| Timestamp::now());
+        match action {
+            "oom" => {
+                tracing::warn!(id, name = name_of(event), "container out of memory");
+                self.seen.out_of_memory(id, at);
+                if let Some(limit) = self.seen.get(id).and_then(|f| f.report.memory_limit) {
+                    self.seen.used_memory(id, limit);
+                }
+            }
+            "stop" => {
+                let by = self.who_stopped(id, past).await;
+                tracing::info!(id, name = name_of(event), ?by, "container stopped");
+                self.seen.stopped(id, by, at);
+            }
+            _ => {}
+        }
+        self.seen.event_done(time);
+    }
+
+    /// An engine that shuts down stops its containers, too, and tells of it, but takes no more connections. One that tells of
+    /// the past has lived since.
+    async fn who_stopped(&mut self, id: &str, past: bool) -> StoppedBy {
+        if self.seen.was_expected(id) {
+            StoppedBy::Agent
+        } else if past || (!self.closing && self.engine.answers(PING).await) {
+            StoppedBy::Person
+        } else {
+            self.closing = true;
+            StoppedBy::Engine
+        }
+    }
+
+    /// Looks at what died a moment ago and was not stopped by anybody.
+    async fn bury(&mut self) -> Result<(), EngineError> {
+        let now = Instant::now();
+        let due: Vec<_> = self.dying.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.dying.remove(&id);
+            self.inspect(&id).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares all containers with what is known; `all`: inspects each, for events may have been missed.
+    async fn compare(&mut self, all: bool) -> Result<(), EngineError> {
+        let lines = self.engine.list().await?;
+        let mut ours = BTreeSet::new();
+        let mut look = Vec::new();
+        for line in &lines {
+            let labels = line.labels.iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let mut names = line.names.iter().flatten().map(|n| n.trim_start_matches('/'));
+            let Some(id) = line.id.clone().filter(|_| names.any(|n| self.seen.allow().permits(n, &labels))) else {
+                continue;
+            };
+            let known = self.seen.get(&id);
+            if !self.dying.contains_key(&id) && (all || known.is_none_or(|facts| !facts.agrees_with(line))) {
+                look.push(id.clone());
+            }
+            ours.insert(id);
+        }
+        self.seen.retain(&ours);
+        let (engine, seen) = (&self.engine, self.seen);
+        stream::iter(look)
+            .map(Ok)
+            .try_for_each_concurrent(INSPECTIONS, |id| async move { inspect(engine, seen, &id).await })
+            .await?;
+        self.seen.confirm(&self.engine.version, Timestamp::now());
+        Ok(())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<(), EngineError> {
+        inspect(&self.engine, self.seen, id).await
+    }
+
+    fn is_ours(&self, event: &EventMessage) -> bool {
+        let Some(attributes) = event.actor.as_ref().and_then(|a| a.attributes.as_ref()) else { return false };
+        let labels = attributes.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        self.seen.allow().permits(attributes.get("name").map_or("", String::as_str), &labels)
+    }
+}
+
+async fn inspect(engine: &Engine, seen: &Seen, id: &str) -> Result<(), EngineError> {
+    match look(engine, id).await? {
+        Some(facts) => seen.put(facts),
+        None => seen.remove(id),
+    }
+    Ok(())
+}
+
+/// Inspects a container; `None` when it is gone, or is no container as engines describe them.
+pub async fn look(engine: &Engine, id: &str) -> Result<Option<Facts>, EngineError> {
+    let seen = match engine.inspect(id).await {
+        Ok(seen) => seen,
+        Err(EngineError::NotFound(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(mut facts) = Facts::read(seen) else {
+        tracing::warn!(id, "the engine's description of a container can't be read");
+        return Ok(None);
+    };
+    if !facts.runs() && !facts.image.is_empty() {
+        facts.report.image_missing = !engine.has_image(&facts.image).await?;
+    }
+    Ok(Some(facts))
+}
+
+fn of_container(event: &EventMessage) -> Option<(&str, &str)> {
+    let id = event.actor.as_ref()?.id.as_deref()?;
+    // `health_status: healthy`
+    let action = event.action.as_deref()?.split(':').next()?;
+    Some((id, action))
+}
+
+fn name_of(event: &EventMessage) -> Option<&str> {
+    Some(event.actor.as_ref()?.attributes.as_ref()?.get("name")?.as_str())
+}
+
+fn nanos(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
+}

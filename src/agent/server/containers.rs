@@ -1,0 +1,76 @@
+//! Paths of the containers: who may ask is settled here, what is permitted by [`crate::agent::docker`].
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, StatusCode},
+};
+
+use super::{
+    admit::{admit, on_disk},
+    app::App,
+    operate,
+    routes::{Shared, json, no_such_operation, unreadable},
+};
+use crate::{
+    agent::{docker::Containers, gate::Refused},
+    host::{ContainerExecResult, ContainerList, ContainerLogs, ContainerOperation, Refusal},
+};
+
+impl App {
+    /// The agent's Docker side, if its file has one.
+    pub fn containers(&self) -> Result<&Arc<Containers>, Refused> {
+        self.docker.as_ref().ok_or_else(|| {
+            Refused::new(
+                Refusal::ContainerNotAllowed,
+                "the agent's file permits no containers: give it spec.docker with what it allows",
+            )
+        })
+    }
+}
+
+pub async fn list(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<ContainerList>, Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    app.containers()?.list(&json(&body)?).map(Json)
+}
+
+pub async fn logs(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<ContainerLogs>, Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    app.containers()?.logs(&json(&body)?).await.map(Json)
+}
+
+pub async fn exec(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<ContainerExecResult>, Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    let request = json(&body)?;
+    let containers = app.containers()?;
+    operate::check_caller(&app, &headers, false).await?;
+    containers.exec(&request).await.map(Json)
+}
+
+pub async fn operate(
+    State(app): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<ContainerOperation>), Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    let request = json(&body)?;
+    app.containers()?;
+    operate::check_caller(&app, &headers, false).await?;
+    let key = operate::key(&headers)?;
+    let status = on_disk(&app, move |app| app.containers()?.accept(request, key)).await?;
+    Ok((StatusCode::ACCEPTED, Json(status)))
+}
+
+pub async fn operation(
+    State(app): Shared,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<ContainerOperation>, Refused> {
+    let Path(id) = id.map_err(unreadable)?;
+    admit(&app, &headers, body, None).await?;
+    app.containers()?.operation(&id).map(Json).ok_or_else(no_such_operation)
+}
