@@ -185,8 +185,7 @@ async fn assignments(url: &str, rounds: u32, tasks: u32) {
         let began = Instant::now();
         rig.run(
             "UPDATE tasks SET expert = 'expert-' || lpad((id % 100)::text, 3, '0'), assignment_reason = 'domain and role',
-                candidates = '[\"expert-000\", \"expert-001\", \"expert-002\", \"expert-003\", \"expert-004\", \"expert-005\",
-                    \"expert-006\", \"expert-007\", \"expert-008\", \"expert-009\"]'
+                candidates = 1
              WHERE state = 'pending' AND assignment_reason IS NULL",
         )
         .await;

@@ -103,6 +103,7 @@ pass_on! {
         fn command_tasks(filter: &TaskFilter, command: &TaskCommand, reason: &str, most: i64) -> Vec<TaskId>;
         fn queue_counts() -> Vec<QueueCounts>;
         fn waiting() -> Vec<WaitingGroup>;
+        fn slots_wanted(queues: &[QueueKey]) -> bool;
         fn expert_loads() -> Vec<ExpertLoad>;
         fn workers() -> Vec<WorkerRow>;
         fn declared(kind: &str) -> Vec<DeclaredRow>;

@@ -334,6 +334,8 @@ pub trait Tasks: Send + Sync {
     async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError>;
     /// Pending tasks by what they could be waiting for.
     async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError>;
+    /// Whether tasks of these queues are due that take a slot.
+    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError>;
     async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError>;
     /// Resolves when tasks may have changed (inserted, assigned, ended), or after `most`. May resolve for nothing.
     async fn tasks_changed(&self, most: Duration);

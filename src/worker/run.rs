@@ -322,11 +322,8 @@ async fn report(
 
 /// Whether tasks of this pool's queues are due that ask for a model.
 async fn waits_for_slots(core: &Core) -> bool {
-    let world = core.world();
-    let of_pool =
-        |namespace: &str, queue: &str| world.queues.keys().any(|key| key.namespace == namespace && key.name == queue);
-    let waiting = core.store.waiting().await.unwrap_or_default();
-    waiting.iter().any(|group| group.due && group.model.is_some() && of_pool(&group.namespace, &group.queue))
+    let queues: Vec<_> = core.world().queues.keys().cloned().collect();
+    core.store.slots_wanted(&queues).await.unwrap_or(false)
 }
 
 /// Waits for what runs, at most as long as the pool says; then aborts it.

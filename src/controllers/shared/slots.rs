@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -16,6 +16,9 @@ use crate::{
 };
 
 const PERIOD: Duration = Duration::from_secs(2);
+/// Counting goes over all tasks that wait: it may take one part in so many of the time, down to one count in [`SELDOM`].
+const SHARE: u32 = 20;
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// What is known of a server's slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,15 +38,18 @@ pub struct SlotWatch {
 
 impl SlotWatch {
     pub async fn watch(self, store: Arc<dyn Store>, beat: Beat, shutdown: CancellationToken) {
-        while shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
+        let mut due = PERIOD;
+        while shutdown.run_until_cancelled(tokio::time::sleep(due)).await.is_some() {
             beat.beat();
             if let Err(error) = self.read(&*store).await {
                 tracing::debug!(%error, "slots not read");
             }
+            let began = Instant::now();
             match demand(&*store).await {
                 Ok(demand) => self.take(&demand),
                 Err(error) => tracing::debug!(%error, "waiting tasks not counted"),
             }
+            due = PERIOD.max(began.elapsed() * SHARE).min(SELDOM);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
 use super::columns::moved_columns;
@@ -13,7 +14,8 @@ use crate::store::postgres::text::text;
 use crate::tasks::machine::{End, Event};
 use crate::tasks::{Completion, TaskId, TaskState, Verdict};
 
-/// Which completions changed something. Of two for one execution the first counts.
+/// Which completions changed something. Of two for one execution the first counts. Where all are final this is one statement, which
+/// needs no transaction around it.
 pub(super) async fn complete(
     connection: &mut PgConnection,
     completions: &[Completion],
@@ -25,20 +27,33 @@ pub(super) async fn complete(
         if is_final(&one.verdict) { last.push(one) } else { others.push(one) }
     }
     last.sort_by_key(|one| (one.task, one.epoch));
-    if !last.is_empty() && !others.is_empty() {
+    let done = if others.is_empty() {
+        finish(connection, FINISH_ALL, &last).await?.into_iter().map(Finished::claim).collect()
+    } else {
         lock(connection, &seen).await?;
-    }
-    let mut done = HashSet::new();
-    let mut over = finish(connection, &last, &mut done).await?;
-    if !others.is_empty() {
-        let happened = happen(connection, others.iter().map(|one| happening(one)).collect()).await?;
-        let changed = others.iter().zip(&happened.next).filter(|(_, next)| next.is_some());
-        done.extend(changed.map(|(one, _)| (one.task, one.epoch)));
-        over.extend(happened.over);
-    }
-    places::leave(connection, over).await?;
+        several(connection, &last, others).await?
+    };
     let changed = |(one, counted): (&Completion, bool)| counted && done.contains(&(one.task, one.epoch));
     Ok(completions.iter().zip(counted).map(changed).collect())
+}
+
+/// Places are given back after all else.
+async fn several(
+    connection: &mut PgConnection,
+    last: &[&Completion],
+    others: Vec<&Completion>,
+) -> Result<HashSet<(TaskId, i64)>, StoreError> {
+    let finished = finish(connection, FINISH, last).await?;
+    let happened = happen(connection, others.iter().map(|one| happening(one)).collect()).await?;
+    let changed = others.iter().zip(&happened.next).filter(|(_, next)| next.is_some());
+    let mut done: HashSet<_> = changed.map(|(one, _)| (one.task, one.epoch)).collect();
+    let mut over = happened.over;
+    for one in finished {
+        done.insert((one.id, one.epoch));
+        over.push((one.namespace, one.expert));
+    }
+    places::leave(connection, over).await?;
+    Ok(done)
 }
 
 pub(super) const fn is_final(verdict: &Verdict) -> bool {
@@ -86,11 +101,72 @@ async fn lock(connection: &mut PgConnection, claims: &HashSet<(TaskId, i64)>) ->
 
 /// As the machine has it for each final end in progress with the same epoch: a cancelled one is counted as given back, others as
 /// an attempt used. Sorted by id, which is the order of locks; a lease of its own that is locked is being reaped anyway.
+macro_rules! finish {
+    ($more:literal) => {
+        concat!(
+            "WITH gone AS (
+                DELETE FROM tasks AS t
+                USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
+                    AS w (id, epoch, ended, result, why, attempt)
+                WHERE t.id = w.id AND t.epoch = w.epoch AND t.lease IS NOT NULL
+                RETURNING t.*, w.ended, w.result, w.why, w.attempt
+            ), own AS (
+                DELETE FROM leases WHERE id = ANY (ARRAY(SELECT l.id FROM leases AS l
+                    WHERE l.holder LIKE 'task/%' AND l.id IN (SELECT lease FROM gone) FOR UPDATE SKIP LOCKED))
+            ), kept AS (
+                INSERT INTO finished_tasks (",
+            moved_columns!(),
+            ", state, result)
+                SELECT id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels,
+                    created_at, clock_timestamp(), expert, assignment_reason, candidates, assigned_model,
+                    attempts_used + (ended <> 'cancelled')::integer, free_requeues + (ended = 'cancelled')::integer,
+                    leases_lost, cycle, epoch, why,
+                    CASE WHEN attempts::text = '[]' THEN ('[' || attempt || ']')::json ELSE
+                        (CASE WHEN json_array_length(attempts) < 20 THEN attempts::jsonb ELSE attempts::jsonb - 0 END
+                            || attempt::jsonb)::json END,
+                    ended, result::json
+                FROM gone RETURNING id, epoch, namespace, expert
+            )",
+            $more,
+            " SELECT id, epoch, namespace, expert FROM kept"
+        )
+    };
+}
+
+const FINISH: &str = finish!("");
+/// And gives the places back: within the statement, so that nobody waits for them while answers travel.
+const FINISH_ALL: &str = finish!(
+    ", locked AS MATERIALIZED (
+        SELECT p.namespace, p.expert, w.count FROM expert_places AS p
+        JOIN (SELECT namespace, expert, count(*)::integer AS count FROM kept GROUP BY 1, 2) AS w
+            ON p.namespace = w.namespace AND p.expert = w.expert
+        ORDER BY p.namespace, p.expert FOR NO KEY UPDATE OF p
+    ), freed AS (
+        UPDATE expert_places AS p SET running = greatest(p.running - l.count, 0) FROM locked AS l
+        WHERE p.namespace = l.namespace AND p.expert = l.expert
+    )"
+);
+
+/// An execution that is over.
+#[derive(FromRow)]
+struct Finished {
+    id: TaskId,
+    epoch: i64,
+    namespace: String,
+    expert: String,
+}
+
+impl Finished {
+    fn claim(self) -> (TaskId, i64) {
+        (self.id, self.epoch)
+    }
+}
+
 async fn finish(
     connection: &mut PgConnection,
+    statement: &'static str,
     last: &[&Completion],
-    done: &mut HashSet<(TaskId, i64)>,
-) -> Result<Vec<(String, String)>, StoreError> {
+) -> Result<Vec<Finished>, StoreError> {
     if last.is_empty() {
         return Ok(Vec::new());
     }
@@ -99,38 +175,16 @@ async fn finish(
         _ => None,
     };
     let state = |one: &&Completion| final_state(&one.verdict).unwrap_or(TaskState::Failed).as_str();
-    let rows: Vec<(TaskId, i64, String, String)> = sqlx::query_as(concat!(
-        "WITH gone AS (
-            DELETE FROM tasks AS t
-            USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
-                AS w (id, epoch, ended, result, why, attempt)
-            WHERE t.id = w.id AND t.epoch = w.epoch AND t.lease IS NOT NULL
-            RETURNING t.*, w.ended, w.result, w.why, w.attempt
-        ), own AS (
-            DELETE FROM leases WHERE id = ANY (ARRAY(SELECT l.id FROM leases AS l
-                WHERE l.holder LIKE 'task/%' AND l.id IN (SELECT lease FROM gone) FOR UPDATE SKIP LOCKED))
-        )
-        INSERT INTO finished_tasks (", moved_columns!(), ", state, result)
-        SELECT id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels, created_at,
-            clock_timestamp(), expert, assignment_reason, candidates, assigned_model,
-            attempts_used + (ended <> 'cancelled')::integer, free_requeues + (ended = 'cancelled')::integer,
-            leases_lost, cycle, epoch, why,
-            CASE WHEN attempts::text = '[]' THEN ('[' || attempt || ']')::json ELSE
-                (CASE WHEN json_array_length(attempts) < 20 THEN attempts::jsonb ELSE attempts::jsonb - 0 END
-                    || attempt::jsonb)::json END,
-            ended, result::json
-        FROM gone RETURNING id, epoch, namespace, expert"
-    ))
-    .bind(last.iter().map(|one| one.task).collect::<Vec<_>>())
-    .bind(last.iter().map(|one| one.epoch).collect::<Vec<_>>())
-    .bind(last.iter().map(state).collect::<Vec<_>>())
-    .bind(last.iter().map(result).collect::<Vec<_>>())
-    .bind(last.iter().map(|one| reason(&one.verdict).map(text)).collect::<Vec<_>>())
-    .bind(last.iter().map(|one| json_text(&one.attempt)).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    done.extend(rows.iter().map(|(task, epoch, ..)| (*task, *epoch)));
-    Ok(rows.into_iter().map(|(_, _, namespace, expert)| (namespace, expert)).collect())
+    let finished = sqlx::query_as(statement)
+        .bind(last.iter().map(|one| one.task).collect::<Vec<_>>())
+        .bind(last.iter().map(|one| one.epoch).collect::<Vec<_>>())
+        .bind(last.iter().map(state).collect::<Vec<_>>())
+        .bind(last.iter().map(result).collect::<Vec<_>>())
+        .bind(last.iter().map(|one| reason(&one.verdict).map(text)).collect::<Vec<_>>())
+        .bind(last.iter().map(|one| json_text(&one.attempt)).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    Ok(finished)
 }
 
 pub(super) async fn lost(connection: &mut PgConnection, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError> {

@@ -174,6 +174,10 @@ impl Tasks for PostgresStore {
         reading::waiting(self).await
     }
 
+    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
+        reading::slots_wanted(self, queues).await
+    }
+
     async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
         reading::expert_loads(self).await
     }
@@ -276,7 +280,17 @@ impl Work for PostgresStore {
     }
 
     async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError> {
-        let changed = transaction!(self, ending::complete(completions))?;
+        let changed = if completions.iter().all(|one| ending::is_final(&one.verdict)) {
+            self.within(async {
+                let mut session = self.session().await?;
+                let changed = ending::complete(session.connection(), completions).await?;
+                session.end();
+                Ok(changed)
+            })
+            .await?
+        } else {
+            transaction!(self, ending::complete(completions))?
+        };
         if changed.contains(&true) {
             if completions.iter().any(|one| ending::is_final(&one.verdict)) {
                 self.work.ended();

@@ -14,7 +14,7 @@ use crate::store::{
     ExpertLoad, QueueCounts, SETTLED, StoreError, TaskCursor, TaskFilter, TaskPage, WaitingGroup, WorkerReport,
     WorkerRow,
 };
-use crate::tasks::{Task, TaskState};
+use crate::tasks::{QueueKey, Task, TaskState};
 
 /// How far back ended tasks are counted, in seconds.
 const COUNTED: i64 = 24 * 3_600;
@@ -181,6 +181,20 @@ pub(super) async fn waiting(store: &PostgresStore) -> Result<Vec<WaitingGroup>, 
     );
     let groups: Vec<WaitingRecord> = store.fetch(groups).await?;
     Ok(groups.into_iter().map(Into::into).collect())
+}
+
+/// Stops at the first one: cheap however many wait.
+pub(super) async fn slots_wanted(store: &PostgresStore, queues: &[QueueKey]) -> Result<bool, StoreError> {
+    let wanted = sqlx::query_as(
+        "SELECT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS q (namespace, queue) CROSS JOIN LATERAL (
+            SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
+                AND t.assignment_reason IS NOT NULL AND t.assigned_model IS NOT NULL
+                AND (t.run_after IS NULL OR t.run_after <= statement_timestamp()) LIMIT 1) AS first)",
+    )
+    .bind(queues.iter().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
+    .bind(queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>());
+    let wanted: Vec<(bool,)> = store.fetch(wanted).await?;
+    Ok(wanted.iter().any(|(wanted,)| *wanted))
 }
 
 pub(super) async fn expert_loads(store: &PostgresStore) -> Result<Vec<ExpertLoad>, StoreError> {

@@ -128,6 +128,10 @@ impl Tasks for SqliteStore {
         reading::waiting(&mut *self.reader.acquire().await?, self.now()).await
     }
 
+    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
+        reading::slots_wanted(&mut *self.reader.acquire().await?, queues, self.now()).await
+    }
+
     async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
         reading::expert_loads(&mut *self.reader.acquire().await?).await
     }

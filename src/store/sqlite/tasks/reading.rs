@@ -11,7 +11,7 @@ use crate::store::task_rows::{TaskRecord, WaitingRecord};
 use crate::store::{
     ExpertLoad, QueueCounts, StoreError, TaskCursor, TaskFilter, TaskPage, WaitingGroup, WorkerReport, WorkerRow,
 };
-use crate::tasks::{Task, TaskState};
+use crate::tasks::{QueueKey, Task, TaskState};
 
 /// How far back ended tasks are counted.
 const COUNTED: Duration = Duration::from_secs(24 * 3_600);
@@ -225,6 +225,29 @@ pub(super) async fn waiting(connection: &mut SqliteConnection, now: Stamp) -> Re
     .fetch_all(connection)
     .await?;
     Ok(groups.into_iter().map(Into::into).collect())
+}
+
+/// Stops at the first one: cheap however many wait.
+pub(super) async fn slots_wanted(
+    connection: &mut SqliteConnection,
+    queues: &[QueueKey],
+    now: Stamp,
+) -> Result<bool, StoreError> {
+    for queue in queues {
+        let wanted: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM tasks WHERE namespace = ?1 AND queue = ?2 AND state = 'pending'
+                AND assignment_reason IS NOT NULL AND assigned_model IS NOT NULL AND (run_after IS NULL OR run_after <= ?3))",
+        )
+        .bind(&queue.namespace)
+        .bind(&queue.name)
+        .bind(now)
+        .fetch_one(&mut *connection)
+        .await?;
+        if wanted {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub(super) async fn expert_loads(connection: &mut SqliteConnection) -> Result<Vec<ExpertLoad>, StoreError> {
