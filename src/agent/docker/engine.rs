@@ -15,7 +15,7 @@ use bollard::{
         StartContainerOptions, StatsOptions, StopContainerOptions,
     },
 };
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long the engine may take to answer; beyond it, it counts as away.
@@ -26,6 +26,9 @@ const STOP_SLACK: u64 = 30;
 /// The kinds of events that change what is known of a container. Not `exec_…`: each health check makes three of those.
 const EVENTS: [&str; 11] =
     ["create", "destroy", "die", "health_status", "oom", "pause", "rename", "start", "stop", "unpause", "update"];
+
+/// How many events an engine keeps.
+pub const KEPT_EVENTS: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -109,15 +112,18 @@ impl Engine {
         }
     }
 
-    /// Events of containers since then, and on, or until then. The engine keeps 256 of the past, and none of a past engine.
-    /// Times are in nanoseconds of the epoch.
-    pub fn events(&self, since: i64, until: Option<i64>) -> BoxStream<'static, Result<EventMessage, EngineError>> {
+    /// Events of containers since then (nanoseconds of the epoch), and on.
+    pub fn events(&self, since: i64) -> BoxStream<'static, Result<EventMessage, EngineError>> {
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         let filters = HashMap::from([("type".to_owned(), words(&["container"])), ("event".to_owned(), words(&EVENTS))]);
-        let time = |nanos: i64| format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
-        let options = EventsOptions { since: Some(time(since)), until: until.map(time), filters: Some(filters) };
-        let docker = self.docker.clone();
-        Box::pin(docker.events(Some(options)).map(|event| event.map_err(EngineError::from)))
+        let options = EventsOptions { since: Some(time(since)), until: None, filters: Some(filters) };
+        Box::pin(self.docker.events(Some(options)).map(|event| event.map_err(EngineError::from)))
+    }
+
+    /// What this engine still knows of the past: its last [`KEPT_EVENTS`] events of any kind, and none of an engine before it.
+    pub async fn past_events(&self, until: i64) -> Result<Vec<EventMessage>, EngineError> {
+        let options = EventsOptions { since: Some(time(1)), until: Some(time(until)), filters: None };
+        Ok(self.docker.events(Some(options)).try_collect().await?)
     }
 
     /// What runs already is fine.
@@ -188,6 +194,10 @@ impl Engine {
         let ended = state.running == Some(false);
         Ok((state.exit_code.filter(|_| ended), printed))
     }
+}
+
+fn time(nanos: i64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
 /// 304: it is as it was to become.

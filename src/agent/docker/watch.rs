@@ -7,14 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    engine::{Engine, EngineError},
+    engine::{Engine, EngineError, KEPT_EVENTS},
     facts::Facts,
     seen::Seen,
 };
@@ -47,6 +47,8 @@ struct Session<'a> {
     dying: BTreeMap<String, Instant>,
     /// It takes no more connections: it shuts down.
     closing: bool,
+    /// It is the engine of the last session.
+    lived: bool,
 }
 
 impl Watch {
@@ -79,16 +81,17 @@ impl Watch {
     async fn session(&self, told: &mut bool) -> Result<(), EngineError> {
         let begun = nanos(Timestamp::now());
         let engine = Engine::connect(&self.socket).await?;
-        let mut session = Session { engine, seen: &self.seen, dying: BTreeMap::new(), closing: false };
+        let mut session = Session { engine, seen: &self.seen, dying: BTreeMap::new(), closing: false, lived: false };
         // The past first: who was stopped by somebody must be known before it is reported as down.
-        let mut past = session.engine.events(self.seen.last_event() + 1, Some(begun));
-        while let Some(event) = past.try_next().await? {
-            session.remember(&event, true).await;
+        let past = session.engine.past_events(begun).await?;
+        session.lived = has_lived(&past, self.seen.last_event());
+        for event in &past {
+            session.remember(event, true).await;
         }
         session.compare(true).await?;
         tracing::info!(socket = %self.socket.display(), version = session.engine.version, "the container engine answers");
         *told = false;
-        let mut events = session.engine.events(begun, None);
+        let mut events = session.engine.events(begun);
         let mut compare = interval(COMPARE);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         compare.reset();
@@ -173,11 +176,13 @@ impl Session<'_> {
         self.seen.event_done(time);
     }
 
-    /// An engine that shuts down stops its containers, too, and tells of it, but takes no more connections. One that tells of
-    /// the past has lived since.
+    /// An engine that shuts down stops its containers, too, and tells of it, but takes no more connections. One that starts
+    /// after a crash stops what the last one left running, before it takes any.
     async fn who_stopped(&mut self, id: &str, past: bool) -> StoppedBy {
         if self.seen.was_expected(id) {
             StoppedBy::Agent
+        } else if past && !self.lived {
+            StoppedBy::Engine
         } else if past || (!self.closing && self.engine.answers(PING).await) {
             StoppedBy::Person
         } else {
@@ -260,7 +265,16 @@ pub async fn look(engine: &Engine, id: &str) -> Result<Option<Facts>, EngineErro
     Ok(Some(facts))
 }
 
+/// Whether an engine that tells of this past is the one that told the last event: another one knows nothing of it. One that
+/// keeps as many events as it can has lived for long; and nobody can say of the first that is met.
+fn has_lived(past: &[EventMessage], last_event: i64) -> bool {
+    last_event == 0 || past.len() >= KEPT_EVENTS || past.iter().any(|event| event.time_nano == Some(last_event))
+}
+
 fn of_container(event: &EventMessage) -> Option<(&str, &str)> {
+    if event.typ != Some(EventMessageTypeEnum::CONTAINER) {
+        return None;
+    }
     let id = event.actor.as_ref()?.id.as_deref()?;
     // `health_status: healthy`
     let action = event.action.as_deref()?.split(':').next()?;
@@ -273,4 +287,24 @@ fn name_of(event: &EventMessage) -> Option<&str> {
 
 fn nanos(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_does_not_know_the_last_event_is_another_one() {
+        let event = |time| EventMessage { time_nano: Some(time), ..Default::default() };
+        let full = || (1000..).take(KEPT_EVENTS).map(event).collect::<Vec<_>>();
+        for (name, past, last_event, lived) in [
+            ("it tells the last one again", vec![event(5), event(7), event(9)], 7, true),
+            ("it tells only of later ones", vec![event(8), event(9)], 7, false),
+            ("it tells of nothing", vec![], 7, false),
+            ("it has forgotten so much that it must have lived", full(), 7, true),
+            ("the first that is met", vec![event(8)], 0, true),
+        ] {
+            assert_eq!(has_lived(&past, last_event), lived, "{name}");
+        }
+    }
 }
