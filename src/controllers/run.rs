@@ -31,6 +31,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(300);
 /// Last probes and canaries are rows too; each is written at most this often.
 const OBSERVATIONS: Duration = Duration::from_secs(10);
+/// How often it is looked whether work has begun.
+const WORK: Duration = Duration::from_secs(1);
 /// The journal is kept this long.
 const JOURNAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 
@@ -124,6 +126,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         Box::pin(sweep(parts, backends, term)),
         Box::pin(record_observations(parts, &backend_controller, term)),
         Box::pin(dispatch::run(parts, &shared, term, backend_trigger.clone())),
+        Box::pin(heed_work(&shared.slots, &backend_controller, backend_trigger.clone())),
         Box::pin(heed_wishes(shared.wishes.clone(), backends, agents, backend_trigger, agent_trigger)),
     ];
     loops.extend(work::loops(parts, &shared, feeds.clone(), term).await);
@@ -131,6 +134,25 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         () = shutdown.cancelled() => {}
         () = term.ended().cancelled() => {}
         _ = join_all(loops) => {}
+    }
+}
+
+/// A server that was left asleep gets one call at a time until a pass sees that there is work, and passes are rare while nothing
+/// changes: so work that begins asks for one.
+async fn heed_work(
+    slots: &SlotWatch,
+    backends: &llm_backend::Backends,
+    trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+) {
+    let mut before = std::collections::HashSet::new();
+    loop {
+        let wanted = slots.wanted();
+        for url in wanted.difference(&before) {
+            // No receiver: the term is over.
+            backends.of_server(url).into_iter().for_each(|backend| drop(trigger.send(backend)));
+        }
+        before = wanted;
+        tokio::time::sleep(WORK).await;
     }
 }
 

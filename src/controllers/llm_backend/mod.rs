@@ -117,6 +117,12 @@ impl Backends {
         of_agent.iter().map(|b| Key::of(&**b)).collect()
     }
 
+    /// The backends of a server, by its normalized URL.
+    pub fn of_server(&self, url: &str) -> Vec<ObjectRef<LLMBackend>> {
+        let of_server = self.feed.objects.state_filter(|b| server::server_url(&b.spec.url).as_deref() == Some(url));
+        of_server.iter().map(|b| ObjectRef::from_obj(&**b)).collect()
+    }
+
     /// Ask a server again now.
     pub fn poke(&self, backend: &Key) {
         self.probers.poke(backend);

@@ -85,6 +85,13 @@ impl SlotWatch {
         }
     }
 
+    /// The servers that do tasks, or could.
+    pub fn wanted(&self) -> HashSet<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = known.iter().filter(|(_, of)| of.waiting > 0 || !of.calls.is_empty());
+        wanted.map(|(url, _)| url.clone()).collect()
+    }
+
     pub fn of(&self, server_url: &str) -> Occupied {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).cloned().unwrap_or_default()
     }
