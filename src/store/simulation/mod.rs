@@ -74,6 +74,8 @@ enum Trouble {
     Everything,
     /// The machine sleeps, and nothing else.
     Sleep,
+    /// Engines are restarted again and again, and workers stand still past their slots' leases, but not past their own.
+    Restarts,
 }
 
 struct Simulation<'h> {
@@ -238,15 +240,16 @@ impl<'h> Simulation<'h> {
     fn step(&mut self) -> Result<(), Fault> {
         let millis = self.between(1, 3_000);
         self.pass(millis);
+        let disasters = if self.trouble == Trouble::Restarts { 15 } else { 6 };
         match self.between(0, 100) {
             0..50 => self.some_worker(),
             50..80 => self.some_leader(),
-            80..90 => self.people(),
-            90..94 => self.echo(),
-            _ => {
+            dice if dice >= 100 - disasters => {
                 self.disaster();
                 Ok(())
             }
+            80..90 => self.people(),
+            _ => self.echo(),
         }
     }
 

@@ -83,6 +83,14 @@ impl Simulation<'_> {
         let who = self.between(0, 3);
         let engine = usize::try_from(who % 2).unwrap_or(0);
         let actor = usize::try_from(who).unwrap_or(0);
+        if self.trouble == Trouble::Restarts {
+            if self.between(0, 2) == 0 {
+                self.engines[engine].crash(true, self.now);
+            } else {
+                self.workers[actor].away_until = self.now + self.between(30_000, 60_000);
+            }
+            return;
+        }
         match self.between(0, 14) {
             0..2 => self.kill(actor),
             // SIGSTOP, for less than a lease or for more.

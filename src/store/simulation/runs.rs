@@ -68,16 +68,20 @@ fn a_pause_of_hours_is_not_a_death() {
 }
 
 #[test]
+fn restarts_of_engines_free_no_slot_too_early() {
+    all_hold(&seeds(300), |seed| play_model(seed, None, Trouble::Restarts));
+}
+
+#[test]
 fn a_rule_that_is_broken_is_noticed() {
-    // With a seed that is known to show it, so that nobody need look for one for long.
     let unnoticed: Vec<Broken> = [
         (Broken::EpochIgnored, Trouble::Everything, "completion"),
         (Broken::LapsedSlotsFree, Trouble::Everything, "above the limit"),
         (Broken::PlacesUncounted, Trouble::Everything, "places taken"),
         (Broken::LossesUncounted, Trouble::Everything, "more than"),
         (Broken::SendsLate, Trouble::Everything, "above the limit"),
-        (Broken::SendsUnsure, Trouble::Everything, "above the limit"),
-        (Broken::AnyInstanceFrees, Trouble::Everything, "above the limit"),
+        (Broken::SendsUnsure, Trouble::Restarts, "above the limit"),
+        (Broken::AnyInstanceFrees, Trouble::Restarts, "above the limit"),
         (Broken::ClaimsUndoubted, Trouble::Everything, "there is still"),
         (Broken::NoPatience, Trouble::Sleep, "a pause is not a death"),
     ]
