@@ -245,7 +245,7 @@ pub async fn tasks_are_counted_by_what_they_wait_for(bench: &Bench) {
     assert_eq!(bench.store.expert_loads().await, Ok(vec![load]));
 
     let other = ostler::tasks::QueueKey { name: "other".to_owned(), ..queue_key() };
-    assert_eq!(bench.store.slots_wanted(&[other.clone()]).await, Ok(false), "its task is not due");
+    assert_eq!(bench.store.slots_wanted(std::slice::from_ref(&other)).await, Ok(false), "its task is not due");
     assert_eq!(bench.store.slots_wanted(&[other, queue_key()]).await, Ok(true));
     assert_eq!(claim_slots(bench, &slot_claim(&lease, 9)).await.given.len(), 2);
     assert_eq!(bench.store.slots_wanted(&[queue_key()]).await, Ok(false), "what has nobody takes no slot");
