@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The time between a call's own bound and its slot's: for whatever is between us and the server.
-const SPARE: Duration = Duration::from_secs(2);
+pub const SPARE: Duration = Duration::from_secs(2);
 /// Leases are looked at so often, also while no token comes.
 const LOOK: Duration = Duration::from_secs(1);
 

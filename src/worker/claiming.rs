@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    call::SPARE,
     core::{Core, Place},
     lane::Lane,
     stats::Round,
@@ -106,7 +107,7 @@ async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) ->
         affinity: core.timings.affinity,
         most: i32::try_from(route.free).unwrap_or(i32::MAX).min(room),
         slot_lease: core.timings.slot_lease,
-        call_within: world.longest_call(),
+        call_within: world.longest_call() + SPARE,
     };
     let asked_at = BootInstant::now();
     let answer = core.store.claim_slots(&claim).await.inspect_err(|_| {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    call::{Call, Called, End},
+    call::{Call, Called, End, SPARE},
     core::{Core, Place},
     job::Job,
     slots::HeldSlot,
@@ -115,7 +115,7 @@ impl Lane {
     async fn claim(&self, busy_until: BootInstant) -> Option<Arc<Job>> {
         let asked_at = BootInstant::now();
         let loaded = self.target.loaded_alias().await.map(|alias| (self.target.namespace.clone(), alias));
-        let call_within = busy_until.since(asked_at) + self.core.world().longest_call();
+        let call_within = busy_until.since(asked_at) + self.core.world().longest_call() + SPARE;
         let queues = self.core.leases.current(&self.claim.queues);
         if queues.is_empty() {
             return None;
