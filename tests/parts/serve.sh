@@ -41,7 +41,21 @@ halt() {
   rm -f "$dir/$1.pid"
 }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+free_port() {
+  python3 - <<'PORT'
+import random, socket
+while True:
+    # Below what the kernel gives to whoever asks for any port: what is stopped for a while finds its port free again.
+    port = random.randrange(10000, 32768)
+    try:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+        print(port)
+        break
+    except OSError:
+        pass
+PORT
+}
 
 # discard: the folder, kept where OSTLER_TEST_KEEP says that somebody wants to read the logs
 discard() { [ -n "${OSTLER_TEST_KEEP:-}" ] || rm -rf "$dir"; }
