@@ -111,7 +111,7 @@ pub struct AgentDockerAllow {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     pub labels: BTreeMap<String, String>,
-    /// Whether health checks may run commands in them (`probe.exec`).
+    /// Whether commands may be run in them.
     #[serde(default)]
     pub exec: bool,
 }
