@@ -13,7 +13,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::real::{ApiServer, Chart, Cluster, Postgres};
+use crate::real::{ApiServer, Chart, Cluster, Postgres, free_port};
 
 /// A process whose log is read.
 struct Process {
@@ -51,10 +51,6 @@ impl Drop for Process {
 
 fn ostler() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ostler"))
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What is asked again until it is so; returns how long that took.

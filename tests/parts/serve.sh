@@ -45,8 +45,8 @@ free_port() {
   python3 - <<'PORT'
 import random, socket
 while True:
-    # Below what the kernel gives to whoever asks for any port: what is stopped for a while finds its port free again.
-    port = random.randrange(10000, 32768)
+    # Above the ports of examples and engines, below what the kernel gives to whoever asks for any port: what is stopped for a while finds its port free again.
+    port = random.randrange(22000, 32768)
     try:
         with socket.socket() as s:
             s.bind(("127.0.0.1", port))

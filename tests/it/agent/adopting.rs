@@ -5,7 +5,9 @@ use std::process::Stdio;
 use ostler::host::{Action, HostApi, HostError, OperationRequest, Phase, ServiceState};
 use serde_json::json;
 
-use super::bench::{Bench, OSTLER, alive, engine, eventually, free_port, kill_9, sleeper, with};
+use crate::real::free_port;
+
+use super::bench::{Bench, OSTLER, alive, engine, eventually, kill_9, sleeper, with};
 
 #[tokio::test]
 async fn a_process_outlives_its_agent_and_is_not_started_again() {

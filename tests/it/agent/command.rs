@@ -3,7 +3,9 @@
 use ostler::host::{Action, Phase, ServiceState};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, OSTLER, eventually, free_port, kill_9};
+use crate::real::free_port;
+
+use super::bench::{Bench, OSTLER, eventually, kill_9};
 
 /// A manager of its own: starts a process apart, keeps its pid in a file.
 fn managed() -> Value {

@@ -3,7 +3,9 @@
 use ostler::host::{Action, CareRequest, HostApi, OperationRequest, Phase, ServiceState, sign};
 use serde_json::json;
 
-use super::bench::{Bench, engine, eventually, free_port, kill_9, sleeper, with};
+use crate::real::free_port;
+
+use super::bench::{Bench, engine, eventually, kill_9, sleeper, with};
 
 #[tokio::test]
 async fn what_is_down_is_started_at_once_and_healed_when_it_is_killed() {

@@ -1,6 +1,6 @@
 //! A person's hold goes to a real agent, under the leader's epoch.
 
-use std::{net::TcpListener, time::Duration};
+use std::time::Duration;
 
 use ostler::{
     agent::{self, AgentHandle, AgentSettings},
@@ -12,10 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::bench::Bench;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use crate::real::free_port;
 
 fn manifests(port: u16, secret: &SigningSecret) -> String {
     let agent = json!({"apiVersion": "ostler.dev/v1alpha1", "kind": "HostAgent", "metadata": {"name": "mac"},

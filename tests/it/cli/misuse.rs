@@ -1,6 +1,8 @@
 //! Exit codes, and words that say what to do.
 
-use super::bench::{Bench, free_port};
+use crate::real::free_port;
+
+use super::bench::Bench;
 
 #[test]
 fn misuse_is_2_failure_is_1_and_each_says_what_to_do() {

@@ -8,6 +8,7 @@ mod kubernetes;
 mod mlx;
 mod ollama;
 mod part;
+mod port;
 mod postgres;
 
 pub use chart::Chart;
@@ -16,4 +17,5 @@ pub use kubernetes::{ApiServer, Cluster};
 pub use mlx::Mlx;
 pub use ollama::Ollama;
 pub use part::{Part, cache, part_script};
+pub use port::free_port;
 pub use postgres::Postgres;

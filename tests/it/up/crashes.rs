@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
+use crate::real::free_port;
+
 use super::{
-    harness::{Up, free_port, is_ready},
+    harness::{Up, is_ready},
     healing::{engines_on, kill, manifests},
 };
 

@@ -17,11 +17,6 @@ pub struct Up {
     http: reqwest::Client,
 }
 
-/// The ports that a test's simulated engines listen on.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Up {
     /// A folder with these manifests; nothing runs yet.
     pub fn prepare(manifests: &[(&str, &str)]) -> Self {

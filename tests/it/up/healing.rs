@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::harness::{Up, free_port, is_ready, state};
+use crate::real::free_port;
+
+use super::harness::{Up, is_ready, state};
 
 /// An Ollama that the agent runs.
 pub fn manifests(port: u16, agent_port: u16, extra_spec: &str, extra_args: &str) -> String {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::real::free_port;
+
 use super::{
-    harness::{Up, condition, free_port, is_ready, state},
+    harness::{Up, condition, is_ready, state},
     healing::{engines_on, manifests},
 };
 

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::harness::{PATIENCE, Up, free_port};
+use crate::real::free_port;
+
+use super::harness::{PATIENCE, Up};
 
 const QUEUE: &str = "apiVersion: ostler.dev/v1alpha1
 kind: TaskQueue

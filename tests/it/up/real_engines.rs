@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::real::{Mlx, Ollama};
+use crate::real::{Mlx, Ollama, free_port};
 
-use super::harness::{Up, condition, free_port, is_ready, state};
+use super::harness::{Up, condition, is_ready, state};
 
 /// An Ollama that the agent runs, with its own models folder or an empty one.
 fn manifests(ollama: &Ollama, environment: &[(String, String)], extra: &str) -> String {

@@ -7,8 +7,10 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::real::free_port;
+
 use super::{
-    harness::{PATIENCE, Up, condition, free_port, is_ready},
+    harness::{PATIENCE, Up, condition, is_ready},
     healing::engines_on,
 };
 

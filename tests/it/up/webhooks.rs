@@ -12,7 +12,9 @@ use ostler::{
 };
 use serde_json::Value;
 
-use super::harness::{Up, free_port};
+use crate::real::free_port;
+
+use super::harness::Up;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
