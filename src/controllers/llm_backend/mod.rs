@@ -200,6 +200,10 @@ impl Controller for Backends {
 
 /// When to look again although nobody triggers it.
 fn again(observed: &Observed, plan: &Plan, now: Timestamp) -> Option<Duration> {
+    // This pass noted the proof, the next one judges by it: nothing else may come to trigger it for long.
+    if plan.memory.proof != observed.memory.proof {
+        return Some(Duration::ZERO);
+    }
     if plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some()) {
         return Some(Duration::from_secs(1));
     }

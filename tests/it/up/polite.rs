@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ostler::{engines::EngineKind, simulate};
 
-use super::harness::{Up, is_ready};
+use super::harness::Up;
 
 #[tokio::test]
 async fn a_thousand_probes_of_slow_but_healthy_servers_restart_nothing() {
@@ -41,8 +41,7 @@ async fn a_thousand_probes_of_slow_but_healthy_servers_restart_nothing() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     for n in 0..SERVERS {
-        let backend = up.backend(&format!("slow-{n}")).await;
-        assert!(is_ready(&backend), "{:#}", backend["status"]);
+        let backend = up.until_ready(&format!("slow-{n}")).await;
         assert!(backend["status"]["recovery"].is_null(), "{:#}", backend["status"]);
     }
 }

@@ -94,10 +94,11 @@ impl Task {
         let mut generation = self.wishes.borrow().generation;
         loop {
             tokio::select! {
+                // The next probe of a server slower than its period is always due: what calls brought back goes before it.
+                biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep_until(next) => next = Instant::now() + self.probe().await,
-                () = self.poke.notified() => next = Instant::now(),
                 Some(done) = self.done.recv() => self.take(done).await,
+                () = self.poke.notified() => next = Instant::now(),
                 changed = self.wishes.changed() => {
                     if changed.is_err() { return }
                     let wish = self.wishes.borrow_and_update().clone();
@@ -112,6 +113,7 @@ impl Task {
                     }
                     self.consider(&wish).await;
                 }
+                () = tokio::time::sleep_until(next) => next = Instant::now() + self.probe().await,
             }
         }
     }
