@@ -7,6 +7,7 @@ mod interrupted;
 mod real;
 mod shop;
 mod slots;
+mod storm;
 mod whole;
 
 use std::time::{Duration, Instant};

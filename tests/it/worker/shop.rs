@@ -328,6 +328,10 @@ impl Process {
         self.child.id().expect("it runs")
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("ask").is_none()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id().expect("it runs")).expect("a process id");
         kill(Pid::from_raw(id), signal).expect("signal");
