@@ -7,6 +7,7 @@ parts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 wanted='
 postgresql /usr/lib/postgresql/*/bin/initdb
 containerd containerd
+docker.io dockerd
 runc runc
 containernetworking-plugins /usr/lib/cni/ptp
 busybox-static busybox
@@ -93,7 +94,7 @@ build_part() {
 build_parts() {
   mkdir -p "$cache/bin" "$cache/stamps"
   local name
-  for name in python cluster ollama helm; do
+  for name in python cluster ollama helm compose; do
     (build_part "$name") || { echo "tests: can't build $name (tests/parts/$name/build.sh)"; return 1; }
   done
 }

@@ -4,6 +4,7 @@ mod adopting;
 mod bench;
 mod command;
 mod crashes;
+mod docker;
 mod doors;
 mod healing;
 mod holding;

@@ -1,9 +1,10 @@
-//! Real parts for tests: PostgreSQL, Kubernetes, and whatever else a script in `tests/parts/` serves.
+//! Real parts for tests: PostgreSQL, Kubernetes, Docker, and whatever else a script in `tests/parts/` serves.
 //!
 //! A test that needs one has a name that begins with `real_`. `tests/run` puts everything in place that the scripts need.
 
 mod chart;
 mod counter;
+mod docker;
 mod kubernetes;
 mod mlx;
 mod ollama;
@@ -13,6 +14,7 @@ mod postgres;
 
 pub use chart::Chart;
 pub use counter::Counter;
+pub use docker::Docker;
 pub use kubernetes::{ApiServer, Cluster};
 pub use mlx::Mlx;
 pub use ollama::Ollama;

@@ -1,0 +1,8 @@
+//! The agent's Docker side, on a real engine.
+
+mod bench;
+mod composing;
+mod engines;
+mod evidence;
+mod life;
+mod refusing;
