@@ -67,11 +67,11 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// The name under which operations on a target take turns.
-    pub fn name_of(&self, target: &ContainerTarget) -> String {
+    /// The name under which operations on a target take turns, and the id of its container, if there is one.
+    pub fn named(&self, target: &ContainerTarget) -> (String, Option<String>) {
         match self.seen.find(target, Timestamp::now()) {
-            Ok(Found::Here(facts)) => facts.report.name,
-            _ => target.name().to_owned(),
+            Ok(Found::Here(facts)) => (facts.report.name, Some(facts.report.id)),
+            _ => (target.name().to_owned(), None),
         }
     }
 
@@ -92,6 +92,10 @@ impl Actor {
         };
         let facts = match (facts, request.action) {
             (Some(facts), _) => facts,
+            (None, ContainerAction::Up) if request.id.is_some() => {
+                let message = format!("{} is gone, the container that was judged", request.target.name());
+                return Err(Failed::new(ContainerFailure::ContainerChanged, message));
+            }
             (None, ContainerAction::Up) => return self.create(&engine, request.target.name(), made).await,
             (None, _) => {
                 return Err(Failed::new(ContainerFailure::Missing, format!("there is no {}", request.target.name())));
@@ -149,16 +153,9 @@ impl Actor {
             let message = format!("there is no {name}, and nothing tells how it was made: make it again");
             return Err(Failed::new(ContainerFailure::Missing, message));
         };
-        let created = self.compose_up(&made.project, &made.service).await;
-        created.map_err(|error| {
-            let failure = match &error {
-                ComposeError::Drift(..) => ContainerFailure::ComposeDrift,
-                ComposeError::Image(_) if self.disk_is_full() => ContainerFailure::DiskFull,
-                ComposeError::Image(_) => ContainerFailure::ImageMissing,
-                ComposeError::NoCompose { .. } | ComposeError::Failed { .. } => ContainerFailure::Engine,
-            };
-            Failed::new(failure, error.to_string())
-        })?;
+        if let Err(error) = self.compose_up(&made.project, &made.service).await {
+            return Err(self.not_created(engine, &made, &error).await);
+        }
         // Whoever follows the operation reads the list next.
         for id in engine.ids_with(label::PROJECT, &made.project).await? {
             if let Some(now) = look(engine, &id).await? {
@@ -166,6 +163,25 @@ impl Actor {
             }
         }
         Ok(format!("{name} was missing; compose made and started it"))
+    }
+
+    async fn not_created(&self, engine: &Engine, made: &Made, error: &ComposeError) -> Failed {
+        let failure = match error {
+            ComposeError::Drift(..) => ContainerFailure::ComposeDrift,
+            ComposeError::NoCompose { .. } => ContainerFailure::Engine,
+            // A registry that can't be reached is told in many words: whether the image is here, the engine knows.
+            ComposeError::Failed { .. } if self.has_image_of(engine, made).await => ContainerFailure::Engine,
+            ComposeError::Image(_) | ComposeError::Failed { .. } if self.disk_is_full() => ContainerFailure::DiskFull,
+            ComposeError::Image(_) | ComposeError::Failed { .. } => ContainerFailure::ImageMissing,
+        };
+        Failed::new(failure, error.to_string())
+    }
+
+    /// Whether the image that a service's container was made from is here; what is not known counts as here.
+    async fn has_image_of(&self, engine: &Engine, made: &Made) -> bool {
+        let project = self.seen.project(&made.project).unwrap_or_default();
+        let image = project.services.get(&made.service).map_or("", |service| service.image.as_str());
+        image.is_empty() || engine.has_image(image).await.unwrap_or(true)
     }
 
     async fn compose_up(&self, project: &str, service: &str) -> Result<(), ComposeError> {
@@ -190,7 +206,7 @@ impl Actor {
         if facts.report.started_at.is_some_and(|at| at > asked) {
             return Ok(format!("{name} was restarted"));
         }
-        self.seen.expect_stop(id);
+        self.seen.expect_stop(id, facts.stop_grace);
         engine.restart(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
         Ok(format!("{name} restarted"))
     }
@@ -201,7 +217,7 @@ impl Actor {
         {
             return Ok(format!("{name} was not running"));
         }
-        self.seen.expect_stop(id);
+        self.seen.expect_stop(id, facts.stop_grace);
         engine.stop(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
         Ok(format!("{name} stopped"))
     }

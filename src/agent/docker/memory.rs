@@ -82,6 +82,16 @@ impl Memory {
         service.names.insert(facts.report.name.clone());
     }
 
+    /// What ran out of memory before anybody could look at it had used all that it may.
+    pub fn had_all_its_memory(&mut self, report: &ContainerReport) {
+        if let Some(marks) = self.marks.get_mut(&report.id)
+            && marks.oom_count > 0
+            && marks.memory_peak.is_none()
+        {
+            marks.memory_peak = report.memory_limit;
+        }
+    }
+
     /// The project and service that a container of this name belonged to.
     pub fn service_of(&self, name: &str) -> Option<(&str, &str)> {
         self.projects.iter().find_map(|(project, known)| {

@@ -31,6 +31,17 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 pub struct Entry {
     pub request: ContainerOperationRequest,
     pub status: ContainerOperation,
+    /// The container that it acts on, once it has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+impl Entry {
+    /// Whether it may have stopped its container before the agent died.
+    fn stops(&self) -> bool {
+        self.status.phase == Phase::Running
+            && matches!(self.request.action, ContainerAction::Stop | ContainerAction::Restart)
+    }
 }
 
 impl Recorded for Entry {
@@ -48,7 +59,7 @@ impl Recorded for Entry {
             finished_at: None,
             idempotency_key: key,
         };
-        Self { request, status }
+        Self { request, status, container: None }
     }
 
     fn request(&self) -> &ContainerOperationRequest {
@@ -81,7 +92,11 @@ pub struct Operations {
 }
 
 impl Operations {
+    /// What an earlier agent may have stopped just before it died, no person has.
     pub fn new(actor: Actor, book: Book<Entry>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        for id in book.all_unfinished().iter().filter(|e| e.stops()).filter_map(|e| e.container.as_ref()) {
+            actor.seen.expect_stop(id, 0);
+        }
         Self { actor, book: Arc::new(book), tasks, shutdown, turns: Arc::default() }
     }
 
@@ -146,7 +161,7 @@ impl Operations {
 
     async fn operate(&self, id: &str) {
         let Some(entry) = self.book.get(id) else { return };
-        let name = self.actor.name_of(&entry.request.target);
+        let (name, _) = self.actor.named(&entry.request.target);
         let turn = self.turn(&name);
         let work = async {
             let _mine = turn.lock().await;
@@ -164,8 +179,12 @@ impl Operations {
     }
 
     async fn perform(&self, entry: &Entry) -> Result<String, Failed> {
-        self.change(&entry.status.id, |s| s.phase = Phase::Running)
-            .map_err(|e| Failed::new(ContainerFailure::Engine, e.to_string()))?;
+        let (_, container) = self.actor.named(&entry.request.target);
+        let begun = self.book.change(&entry.status.id, |e| {
+            e.status.phase = Phase::Running;
+            e.container = container;
+        });
+        begun.map_err(|e| Failed::new(ContainerFailure::Engine, e.to_string()))?;
         crash_point("agent.container-operation-begun");
         self.actor.act(&entry.request, entry.status.accepted_at).await
     }
@@ -180,7 +199,9 @@ impl Operations {
                 tracing::warn!(id, container, action, ?failure, error, "operation on a container failed");
             }
         }
-        let ended = self.change(id, |s| {
+        crash_point("agent.container-operation-done-before-record");
+        let ended = self.book.change(id, |e| {
+            let s = &mut e.status;
             s.phase = if done.is_ok() { Phase::Succeeded } else { Phase::Failed };
             s.finished_at = Some(Timestamp::now());
             match done {
@@ -191,10 +212,6 @@ impl Operations {
         if let Err(error) = ended {
             tracing::error!(id, container, %error, "the end of the operation can't be written down");
         }
-    }
-
-    fn change(&self, id: &str, change: impl FnOnce(&mut ContainerOperation)) -> Result<(), StateError> {
-        self.book.change(id, |e| change(&mut e.status))
     }
 
     fn turn(&self, name: &str) -> Turn {

@@ -156,6 +156,9 @@ impl<'a> World<'a> {
 
     fn known_service(&self, of: &ComposeService) -> Result<Made, Refused> {
         let project = self.known_project(&of.project_directory)?;
+        if !is_name(&of.service) {
+            return Err(self.allow.refuse(&of.service));
+        }
         Ok(Made { project: project.to_owned(), service: of.service.clone() })
     }
 }

@@ -22,13 +22,14 @@ const POINTS: [&str; 9] = [
     "agent.operation-done-before-record",
 ];
 
-struct Process {
-    child: Child,
+/// `ostler agent` as a process of its own, which may die at a crash point.
+pub struct Process {
+    pub child: Child,
     out: BufReader<ChildStdout>,
 }
 
 impl Process {
-    fn start(bench: &Bench, point: &str) -> Self {
+    pub fn start(bench: &Bench, point: &str) -> Self {
         let mut child = Command::new(OSTLER)
             .args(["agent", "--config", "agent.yaml", "--state-dir", "state"])
             .current_dir(&bench.dir)
@@ -42,7 +43,7 @@ impl Process {
     }
 
     /// The agent's address; `None` when it died before it could tell.
-    fn url(&mut self) -> Option<String> {
+    pub fn url(&mut self) -> Option<String> {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
         line.split_whitespace().find_map(|w| w.strip_suffix(';')).map(str::to_owned)
@@ -60,7 +61,7 @@ fn living(bench: &Bench) -> Vec<i32> {
     bench.starts("one.starts").into_iter().filter(|&pid| alive(pid)).collect()
 }
 
-fn client(bench: &Bench, url: &str) -> HttpHost {
+pub fn client(bench: &Bench, url: &str) -> HttpHost {
     let credentials = Credentials { signing_secret: Some(bench.secret.clone()), token: None };
     HttpHost::new(reqwest::Client::new(), url, credentials).unwrap()
 }

@@ -13,6 +13,7 @@ mkdir -p "$dir/config"
 ip link set lo up
 
 answers() { docker version; }
+is_dead() { ! kill -0 "$1" 2>/dev/null; }
 # --oom-score-adjust: without CAP_SYS_RESOURCE the engine can't lower its own score.
 do_start() {
   rm -f "$dir/docker.pid"
@@ -21,11 +22,13 @@ do_start() {
   poll 60 "the engine to answer" answers
 }
 do_stop() { halt dockerd; }
-# Its containerd goes with it, as on a host that crashes; the containers' own processes stay for the next engine to find.
+# Its containerd goes with it: the kernel kills it when its parent dies. The containers' own processes stay for the next
+# engine to find.
 do_kill() {
+  local containerd
+  containerd=$(cat "$dir/exec/containerd/containerd.pid")
   halt dockerd KILL
-  local found
-  for found in $(pgrep -x containerd || true); do kill -s KILL "$found"; done
+  poll 10 "containerd to end" is_dead "$containerd"
 }
 do_freeze() { kill -s STOP "$(cat "$dir/dockerd.pid")"; }
 do_thaw() { kill -s CONT "$(cat "$dir/dockerd.pid")"; }

@@ -158,6 +158,15 @@ impl Project {
         write(&self.folder.join("compose.yaml"), &text);
     }
 
+    /// Its file again, with another image for one of the two services.
+    pub fn write_image(&self, service: &str, image: &str) {
+        self.write("1000", "");
+        let path = self.folder.join("compose.yaml");
+        let from = |image: &str| format!("  {service}: {{image: {image},");
+        let text = std::fs::read_to_string(&path).unwrap().replace(&from(Docker::IMAGE), &from(image));
+        write(&path, &text);
+    }
+
     pub fn compose(&self, args: &[&str]) -> String {
         self.docker.compose(&self.folder, args)
     }

@@ -1,12 +1,26 @@
 //! Compose services that are stopped or missing come up as they were made.
 
-use ostler::host::{ContainerAction, ContainerFailure, ContainerState, Phase};
+use std::time::{Duration, Instant};
+
+use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, Phase};
 
 use super::bench::{Project, agent, named, shared};
-use crate::agent::bench::Bench;
+use crate::agent::bench::{Bench, Running};
 
 fn command_of(project: &Project, service: &str) -> String {
     shared().docker(&["inspect", "--format", "{{json .Config.Cmd}}", &project.container(service)])
+}
+
+async fn until_missing(agent: &Running, project: &Project, service: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let list = agent.list(project.selector(&["db", "nightly"])).await.unwrap();
+        if list.missing == [project.service(service)] {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{service} is never missing: {list:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
@@ -25,15 +39,7 @@ async fn real_docker_a_compose_service_that_exited_and_one_that_was_removed_come
     assert_eq!((same.id.as_str(), same.state, &same.drift), (first.id.as_str(), ContainerState::Running, &None));
 
     shared().docker(&["rm", "--force", &name]);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    loop {
-        let list = agent.list(project.selector(&["db", "nightly"])).await.unwrap();
-        if list.missing == [project.service("nightly")] {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "never missing: {list:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    until_missing(&agent, &project, "nightly").await;
     agent.done(&named(&name), ContainerAction::Up).await;
     let new = agent.until_container(&name, "running again", |c| c.state == ContainerState::Running).await;
     assert_ne!(new.id, first.id);
@@ -54,7 +60,7 @@ async fn real_docker_a_half_edited_compose_file_is_not_deployed() {
     ];
     for (what, seconds, more) in edits {
         project.write(seconds, more);
-        let running = |c: &ostler::host::ContainerReport| c.state == ContainerState::Running;
+        let running = |c: &ContainerReport| c.state == ContainerState::Running;
         agent.until_container(&name, "running", running).await;
         shared().docker(&["kill", &name]);
         agent.until_container(&name, "dead", |c| c.state == ContainerState::Exited).await;
@@ -76,5 +82,31 @@ async fn real_docker_a_half_edited_compose_file_is_not_deployed() {
     }
     project.write("1000", "");
     agent.done(&project.service("nightly"), ContainerAction::Up).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn real_docker_a_missing_container_whose_image_is_gone_fails_as_such_and_one_that_stopped_still_starts() {
+    let bench = Bench::new();
+    let project = Project::up(&bench, shared());
+    let agent = agent(&bench, shared(), project.allow()).await;
+    // An image of its own: another one under another name would still be the same.
+    let (name, image) = (project.container("db"), format!("local/{}:1", project.name));
+    shared().docker(&["commit", "--change", "LABEL once=yes", &name, &image]);
+    project.write_image("db", &image);
+    project.compose(&["up", "--detach", "--pull", "never", "db"]);
+    let running = |c: &ContainerReport| c.state == ContainerState::Running && c.image == image;
+    agent.until_container(&name, "of the new image", running).await;
+    shared().docker(&["kill", &name]);
+    agent.until_container(&name, "dead", |c| c.state == ContainerState::Exited).await;
+    shared().docker(&["rmi", "--force", &image]);
+    // What the engine still has of the image is enough for a container that is there.
+    agent.done(&named(&name), ContainerAction::Up).await;
+    shared().docker(&["kill", &name]);
+    agent.until_container(&name, "known to have none", |c| c.state == ContainerState::Exited && c.image_missing).await;
+    shared().docker(&["rm", "--force", &name]);
+    until_missing(&agent, &project, "db").await;
+    let failed = agent.act(&named(&name), ContainerAction::Up).await;
+    assert_eq!((failed.phase, failed.failure), (Phase::Failed, Some(ContainerFailure::ImageMissing)), "{failed:?}");
     agent.end().await;
 }

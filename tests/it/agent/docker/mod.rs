@@ -2,6 +2,7 @@
 
 mod bench;
 mod composing;
+mod crashes;
 mod engines;
 mod evidence;
 mod life;

@@ -1,13 +1,13 @@
 //! What the file does not permit does not exist for callers; operations are signed, fenced and done once.
 
 use ostler::host::{
-    Caller, ContainerAction, ContainerLogsRequest, ContainerSelector, ContainerState, ContainerTarget, HostApi,
-    HostError, Phase, Refusal,
+    Caller, ContainerAction, ContainerFailure, ContainerLogsRequest, ContainerSelector, ContainerState,
+    ContainerTarget, HostApi, HostError, Phase, Refusal,
 };
 use serde_json::json;
 
-use super::bench::{agent, named, request, shared, unique};
-use crate::agent::bench::Bench;
+use super::bench::{Project, agent, named, request, shared, unique};
+use crate::{agent::bench::Bench, real::Docker};
 
 #[tokio::test]
 async fn real_docker_a_container_outside_the_list_or_a_name_that_is_none_is_refused() {
@@ -35,10 +35,38 @@ async fn real_docker_a_container_outside_the_list_or_a_name_that_is_none_is_refu
     let target: ContainerTarget = serde_json::from_value(project).unwrap();
     let asked = agent.client.operate_container(&request(&target, ContainerAction::Up), "k", agent.caller).await;
     refused(asked.unwrap_err(), "a folder that no project was seen in");
+    // Who renames a container takes it out of what is permitted, and whoever has the name now is the one.
+    docker.docker(&["rename", &ours, &format!("{ours}-old")]);
+    docker.docker(&["rename", &others, &ours]);
+    let now = agent.until_container(&ours, "the other one", |c| c.id == id).await;
+    assert_eq!(now.state, ContainerState::Running);
+    let old = agent.list(ContainerSelector::Names(vec![format!("{ours}-old")])).await.unwrap_err();
+    refused(old, "the name that it has now");
+    docker.docker(&["rename", &ours, &others]);
+    docker.docker(&["rename", &format!("{ours}-old"), &ours]);
     assert!(docker.docker(&["ps", "--quiet", "--no-trunc"]).contains(&id), "untouched");
     for name in [ours, others] {
         docker.docker(&["rm", "--force", &name]);
     }
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn real_docker_a_service_whose_name_is_none_is_refused_and_one_that_never_was_does_not_come_up() {
+    let bench = Bench::new();
+    let project = Project::up(&bench, shared());
+    let agent = agent(&bench, shared(), project.allow()).await;
+    let running = |c: &ostler::host::ContainerReport| c.state == ContainerState::Running;
+    agent.until_container(&project.container("db"), "running", running).await;
+    for name in ["--help", "*", "", "db nightly", "../db", "db;id", "db\n"] {
+        let asked = request(&project.service(name), ContainerAction::Up);
+        let error = agent.client.operate_container(&asked, "k", agent.caller).await.unwrap_err();
+        assert!(matches!(&error, HostError::ContainerNotAllowed { .. }), "{name:?}: {error}");
+    }
+    project.write("1000", &format!("  other: {{image: {}, command: [sleep, '1000']}}\n", Docker::IMAGE));
+    let ended = agent.act(&project.service("other"), ContainerAction::Up).await;
+    assert_eq!(ended.failure, Some(ContainerFailure::ComposeDrift), "{ended:?}");
+    assert!(!shared().docker(&["ps", "--all", "--format", "{{.Names}}"]).contains(&project.container("other")));
     agent.end().await;
 }
 
@@ -74,11 +102,16 @@ async fn real_docker_operations_are_fenced_by_epoch_and_id_and_done_once() {
     of_another.id = Some("0".repeat(64));
     let accepted = second.client.operate_container(&of_another, "another", second.caller).await.unwrap();
     let left = second.ended(&accepted.id).await;
-    assert_eq!(left.failure, Some(ostler::host::ContainerFailure::ContainerChanged), "{left:?}");
+    assert_eq!(left.failure, Some(ContainerFailure::ContainerChanged), "{left:?}");
     let mut of_this = stop;
     of_this.id = Some(id);
     let accepted = second.client.operate_container(&of_this, "this", second.caller).await.unwrap();
     assert_eq!(second.ended(&accepted.id).await.phase, Phase::Succeeded);
+    // One that was judged and is gone is not made anew.
     docker.docker(&["rm", "--force", &name]);
+    let mut up = of_this.clone();
+    up.action = ContainerAction::Up;
+    let accepted = second.client.operate_container(&up, "gone", second.caller).await.unwrap();
+    assert_eq!(second.ended(&accepted.id).await.failure, Some(ContainerFailure::ContainerChanged));
     second.end().await;
 }
