@@ -55,7 +55,21 @@ pub struct Service {
 /// How much later than a run's end its stop may be told.
 const LATE: SignedDuration = SignedDuration::from_secs(2);
 
+/// Within what time stops are told of the same end.
+const SAME_END: SignedDuration = SignedDuration::from_secs(5);
+
 impl Marks {
+    /// Takes in a stop. Where two ask for it at once, such as an agent that died and the next one, the engine tells of two
+    /// stops when the run ends: the first one counts.
+    pub fn stop(&mut self, new: Stopped, started: Option<Timestamp>) {
+        let same_end = self.stopped.as_ref().is_some_and(|old| {
+            new.at.duration_since(old.at).abs() <= SAME_END && started.is_none_or(|started| started <= old.at)
+        });
+        if !same_end {
+            self.stopped = Some(new);
+        }
+    }
+
     /// The stop that ended the last run, if it was one: a mark of an earlier run says nothing of this.
     pub fn stop_of(&self, report: &ContainerReport) -> Option<Stopped> {
         let stopped = self.stopped.as_ref()?;

@@ -173,7 +173,8 @@ impl Seen {
     /// Somebody stopped a container.
     pub fn stopped(&self, id: &str, by: StoppedBy, at: Timestamp) {
         let mut inner = self.lock();
-        inner.memory.marks.entry(id.to_owned()).or_default().stopped = Some(Stopped { by, at });
+        let started = inner.containers.get(id).and_then(|facts| facts.report.started_at);
+        inner.memory.marks.entry(id.to_owned()).or_default().stop(Stopped { by, at }, started);
         inner.revision += 1;
     }
 

@@ -93,3 +93,21 @@ fn what_ran_out_of_memory_unseen_had_used_all_of_it() {
     seen.confirm("28", now);
     assert_eq!(seen.list(&named(), now).unwrap().containers[0].memory_peak, Some(20 << 20));
 }
+
+#[test]
+fn of_two_stops_of_one_end_the_first_counts() {
+    let (first, started) = ("2026-03-01T04:00:00Z", "2026-03-01T03:00:00Z");
+    for (name, started, second, by) in [
+        ("both waited for the same end", started, "2026-03-01T04:00:00.1Z", StoppedBy::Agent),
+        ("a later one", started, "2026-03-01T04:01:00Z", StoppedBy::Person),
+        ("it was started in between", "2026-03-01T04:00:00.5Z", "2026-03-01T04:00:01Z", StoppedBy::Person),
+    ] {
+        let (seen, now) = (seen(), at("2026-03-01T05:00:00Z"));
+        seen.put(exited(started, second));
+        seen.stopped("a1", StoppedBy::Agent, at(first));
+        seen.stopped("a1", StoppedBy::Person, at(second));
+        seen.confirm("28", now);
+        let list = seen.list(&named(), now).unwrap();
+        assert_eq!(list.containers[0].stopped.as_ref().map(|s| s.by), Some(by), "{name}");
+    }
+}

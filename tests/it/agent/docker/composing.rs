@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, Phase};
+use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, HostApi, Phase};
 
 use super::bench::{Project, agent, named, shared};
 use crate::agent::bench::{Bench, Running};
@@ -107,6 +107,9 @@ async fn real_docker_a_missing_container_whose_image_is_gone_fails_as_such_and_o
     shared().docker(&["rm", "--force", &name]);
     until_missing(&agent, &project, "db").await;
     let failed = agent.act(&named(&name), ContainerAction::Up).await;
-    assert_eq!((failed.phase, failed.failure), (Phase::Failed, Some(ContainerFailure::ImageMissing)), "{failed:?}");
+    // On a machine with hardly any disk left nothing is pulled, and that is what is said.
+    let full = agent.client.report().await.unwrap().disk_free_percent.is_some_and(|free| free < 6.0);
+    let expected = |why| why == ContainerFailure::ImageMissing || (full && why == ContainerFailure::DiskFull);
+    assert!(failed.phase == Phase::Failed && failed.failure.is_some_and(expected), "{failed:?}");
     agent.end().await;
 }
