@@ -69,6 +69,7 @@ pub enum RequiredKind {
     Expert,
     TaskQueue,
     WorkerPool,
+    ContainerHealthCheck,
 }
 
 impl RequiredKind {
@@ -79,6 +80,7 @@ impl RequiredKind {
             Self::Expert => "Expert",
             Self::TaskQueue => "TaskQueue",
             Self::WorkerPool => "WorkerPool",
+            Self::ContainerHealthCheck => "ContainerHealthCheck",
         }
     }
 }

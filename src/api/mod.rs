@@ -5,12 +5,15 @@
 
 mod agent_config;
 mod common;
+mod container_health_check;
+mod container_health_check_status;
 mod crds;
 mod expert;
 mod host_agent;
 mod llm_backend;
 mod llm_backend_status;
 pub mod quantity;
+mod selector;
 mod task_queue;
 mod task_schedule;
 mod worker_pool;
@@ -23,6 +26,13 @@ pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,
     WorkloadKind, WorkloadRef, condition, set_condition,
 };
+pub use container_health_check::{
+    CheckTarget, ComposeTarget, ContainerHealthCheck, ContainerHealthCheckSpec, ContainerProbe, DesiredState,
+    DockerTarget, ExecProbe, HttpProbe, ManualStop, MemoryPolicy, OutOfMemory, PodTarget, RestartBackoff,
+};
+pub use container_health_check_status::{
+    ContainerHealthCheckState, ContainerHealthCheckStatus, ContainerStatusEntry, ContainerWord,
+};
 pub use crds::{agent_config_definition, agent_config_schema, crds};
 pub use expert::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Parameters, TextKind, TextRef};
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
@@ -30,12 +40,13 @@ pub use llm_backend::{
     Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
+pub use selector::{LabelSelector, SelectorOperator, SelectorRule};
 pub use task_queue::{
     AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
 };
 pub use task_schedule::{
-    ConcurrencyPolicy, ExpertSelector, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, SelectorOperator, SelectorRule,
-    TaskSchedule, TaskScheduleSpec, TaskScheduleState, TaskScheduleStatus, TaskTemplate,
+    ConcurrencyPolicy, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, TaskSchedule, TaskScheduleSpec,
+    TaskScheduleState, TaskScheduleStatus, TaskTemplate,
 };
 pub use worker_pool::{
     LimitedBy, PoolConcurrency, Replicas, SecretKeyRef, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus,

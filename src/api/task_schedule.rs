@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Condition, LocalRef, Mode, Requirement, llm_backend_status::unobserved};
+use super::{Condition, LabelSelector, LocalRef, Mode, Requirement, llm_backend_status::unobserved};
 
 /// Annotation that fires a schedule once, now; its value is echoed in `status.lastHandledRunAt`.
 pub const RUN_REQUESTED_AT: &str = "ostler.dev/run-requested-at";
@@ -68,7 +68,7 @@ pub struct TaskScheduleSpec {
     pub task: TaskTemplate,
     /// One task for each expert that this selects (`{}`: all), assigned to it. Absent: one task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub for_each_expert: Option<ExpertSelector>,
+    pub for_each_expert: Option<LabelSelector>,
     /// What must hold for it to fire: until then a run waits, within missedRunDeadlineSeconds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
@@ -178,69 +178,6 @@ pub struct ScheduledMessage {
     pub content: String,
 }
 
-/// Experts of the same namespace, by their labels, as Kubernetes selects. All that is given must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ExpertSelector {
-    /// Labels with these values.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
-    pub match_labels: BTreeMap<String, String>,
-    /// Rules for labels.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
-    pub match_expressions: Vec<SelectorRule>,
-}
-
-/// A rule for one label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.operator in ['In', 'NotIn'] ? has(self.values) : !has(self.values)",
-     "message": "In and NotIn need values, Exists and DoesNotExist have none: set values, or remove them", "fieldPath": ".operator"}
-]))]
-pub struct SelectorRule {
-    /// The label.
-    #[schemars(length(min = 1, max = 317))]
-    pub key: String,
-    /// What of it.
-    pub operator: SelectorOperator,
-    /// Its values, for In and NotIn.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), inner(length(max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
-    pub values: Option<Vec<String>>,
-}
-
-/// How a label is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SelectorOperator {
-    In,
-    NotIn,
-    Exists,
-    DoesNotExist,
-}
-
-impl ExpertSelector {
-    /// Whether these labels match.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let by_label = self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
-        by_label && self.match_expressions.iter().all(|rule| rule.matches(labels))
-    }
-}
-
-impl SelectorRule {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
-        let listed = || value.is_some_and(|value| self.values.iter().flatten().any(|one| one == value));
-        match self.operator {
-            SelectorOperator::In => listed(),
-            SelectorOperator::NotIn => !listed(),
-            SelectorOperator::Exists => value.is_some(),
-            SelectorOperator::DoesNotExist => value.is_none(),
-        }
-    }
-}
-
 fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
@@ -316,43 +253,5 @@ impl Default for TaskScheduleStatus {
             last_run_tasks: None,
             next_run_time: None,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn experts_are_selected_as_kubernetes_selects() {
-        let labels: BTreeMap<String, String> = [("team", "a"), ("tier", "x")].map(|(k, v)| (k.into(), v.into())).into();
-        let rule = |key: &str, operator, values: &[&str]| SelectorRule {
-            key: key.into(),
-            operator,
-            values: (!values.is_empty()).then(|| values.iter().map(ToString::to_string).collect()),
-        };
-        use SelectorOperator::{DoesNotExist, Exists, In, NotIn};
-        for (rules, expected) in [
-            (vec![], true),
-            (vec![rule("team", In, &["a", "b"])], true),
-            (vec![rule("team", In, &["b"])], false),
-            (vec![rule("none", In, &["b"])], false),
-            (vec![rule("team", NotIn, &["a"])], false),
-            (vec![rule("none", NotIn, &["a"])], true),
-            (vec![rule("team", Exists, &[])], true),
-            (vec![rule("none", Exists, &[])], false),
-            (vec![rule("none", DoesNotExist, &[])], true),
-            (vec![rule("team", Exists, &[]), rule("tier", DoesNotExist, &[])], false),
-        ] {
-            let selector = ExpertSelector { match_expressions: rules.clone(), ..Default::default() };
-            assert_eq!(selector.matches(&labels), expected, "{rules:?}");
-        }
-        let by_label = |value: &str| ExpertSelector {
-            match_labels: [("team".to_owned(), value.to_owned())].into(),
-            ..Default::default()
-        };
-        assert!(by_label("a").matches(&labels));
-        assert!(!by_label("b").matches(&labels));
-        assert!(ExpertSelector::default().matches(&BTreeMap::new()), "{{}} selects all");
     }
 }

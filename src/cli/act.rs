@@ -66,6 +66,10 @@ async fn in_cluster(
         }
         Verb::Resume => {
             cluster.suspend(kind, namespace, name, false).await?;
+            if kind.kind == "ContainerHealthCheck" {
+                // What a person stopped at its engine is held without any word here: this is that person's word.
+                cluster.request_reconcile(kind, namespace, name).await?;
+            }
             format!("{about} is resumed (spec.suspend: false)")
         }
     })

@@ -1,5 +1,6 @@
 //! One folder per kind: observe, plan, apply, status; run starts them all.
 
+mod container_health_check;
 mod declared;
 mod dispatch;
 mod driver;

@@ -47,8 +47,8 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
     );
     let agents =
         Feed::<HostAgent>::start(Arc::clone(&parts.platform), "HostAgent", beat("watch HostAgent"), shutdown.clone());
-    let Watches { experts, queues, pools, schedules } = Watches::start(&parts, &shutdown);
-    let feeds = Feeds { backends, agents, experts, queues, pools, schedules };
+    let Watches { experts, queues, pools, schedules, checks } = Watches::start(&parts, &shutdown);
+    let feeds = Feeds { backends, agents, experts, queues, pools, schedules, checks };
     let wake = Wake::default();
     tokio::spawn(wake.clone().watch(shutdown.clone()));
     let following = beat("lead");
@@ -66,6 +66,7 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
             }
             parts.metrics.process.leading(None);
             parts.metrics.backends.forget_all();
+            parts.metrics.containers.forget_all();
             parts.metrics.tasks.forget_all();
         }
         tokio::select! {

@@ -1,4 +1,4 @@
-//! Starts what concerns experts, queues, pools and schedules, for one term.
+//! Starts what concerns containers, experts, queues, pools and schedules, for one term.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{Expert, TaskQueue, TaskSchedule, WorkerPool},
+    api::{ContainerHealthCheck, Expert, TaskQueue, TaskSchedule, WorkerPool},
     store::Term,
 };
 
 use super::{
     Parts,
+    container_health_check::Checks,
     declared::{Book, Declared, Declares, Feeds, Triggers, World, heed_touches, seal_secrets, watch_gates},
     driver::{Drive, drive},
     expert::Experts,
@@ -32,12 +33,13 @@ const SWEEP: Duration = Duration::from_secs(300);
 /// Deletions that come together are answered together.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// Starts the watches of the four kinds, for good.
+/// Starts the watches of these kinds, for good.
 pub struct Watches {
     pub experts: Feed<Expert>,
     pub queues: Feed<TaskQueue>,
     pub pools: Feed<WorkerPool>,
     pub schedules: Feed<TaskSchedule>,
+    pub checks: Feed<ContainerHealthCheck>,
 }
 
 impl Watches {
@@ -47,6 +49,7 @@ impl Watches {
             queues: watch(parts, "TaskQueue", "watch TaskQueue", shutdown),
             pools: watch(parts, "WorkerPool", "watch WorkerPool", shutdown),
             schedules: watch(parts, "TaskSchedule", "watch TaskSchedule", shutdown),
+            checks: watch(parts, "ContainerHealthCheck", "watch ContainerHealthCheck", shutdown),
         }
     }
 }
@@ -58,13 +61,14 @@ where
     Feed::start(Arc::clone(&parts.platform), kind, parts.loops.register(name, SILENCE), shutdown.clone())
 }
 
-/// Everything about the four kinds that runs for a term.
+/// Everything about these kinds that runs for a term.
 pub async fn loops<'a>(parts: &Parts, shared: &Shared, feeds: Feeds, term: &'a Term) -> Vec<BoxFuture<'a, ()>> {
     let (experts, expert_queue) = mpsc::unbounded_channel();
     let (queues, queue_queue) = mpsc::unbounded_channel();
     let (pools, pool_queue) = mpsc::unbounded_channel();
     let (schedules, schedule_queue) = mpsc::unbounded_channel();
-    let triggers = Triggers { experts, queues, pools, schedules };
+    let (checks, check_queue) = mpsc::unbounded_channel();
+    let triggers = Triggers { experts, queues, pools, schedules, checks };
     let world = Arc::new(World::new(parts.clone(), shared.clone(), feeds.clone(), triggers));
     // A new leader must not close gates for not having looked yet.
     world.read_backends().await;
@@ -77,10 +81,12 @@ pub async fn loops<'a>(parts: &Parts, shared: &Shared, feeds: Feeds, term: &'a T
         run.kind(Queues(Arc::clone(&world)), feeds.queues.clone(), queue_queue),
         run.kind(Pools::new(Arc::clone(&world)), feeds.pools.clone(), pool_queue),
         run.kind(Schedules { world: Arc::clone(&world), runs: runs.clone() }, feeds.schedules.clone(), schedule_queue),
+        run.kind(Checks::new(Arc::clone(&world), term.clone()), feeds.checks.clone(), check_queue),
         run.sweep(feeds.experts, "Expert"),
         run.sweep(feeds.queues, "TaskQueue"),
         run.sweep(feeds.pools, "WorkerPool"),
         run.sweep(feeds.schedules, "TaskSchedule"),
+        run.sweep(feeds.checks, "ContainerHealthCheck"),
         Box::pin(heed_touches(Arc::clone(&world))),
         Box::pin(heed_wishes(shared.wishes.clone(), Arc::clone(&world))),
         Box::pin(watch_gates(Arc::clone(&world), term.clone(), beat("gates"))),

@@ -73,6 +73,7 @@ pub(super) async fn suspend(
             "HostAgent" => "it is not asked, and nothing is healed through it",
             "Expert" => "it gets no more tasks",
             "TaskSchedule" => "it does not fire",
+            "ContainerHealthCheck" => "its containers are neither looked at nor touched",
             _ => "no more tasks are started",
         }
     )))
@@ -92,6 +93,10 @@ pub(super) async fn resume(
     // Without a word in the manifest there is nothing to stand against: the person's suspension is simply taken back.
     let against = by_manifest.then(|| Suspension { suspended: false, by: by.clone(), at: Timestamp::now() });
     api.store.set_suspended(&key, against.as_ref()).await?;
+    if key.kind == "ContainerHealthCheck" {
+        // What a person stopped at its engine is held without any word here: this is that person's word.
+        api.store.request_reconcile(&key, &Timestamp::now().to_string()).await?;
+    }
     api.note(key.clone(), "Resumed", format!("by {by}")).await;
     Ok(changed(format!("{} {} is resumed", key.kind, key.name)))
 }

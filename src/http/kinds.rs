@@ -16,13 +16,14 @@ pub struct Kind {
 }
 
 /// Every kind.
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 7] = [
     Kind { kind: "LLMBackend", plural: "llmbackends", short: "llm" },
     Kind { kind: "HostAgent", plural: "hostagents", short: "ha" },
     Kind { kind: "Expert", plural: "experts", short: "exp" },
     Kind { kind: "TaskQueue", plural: "taskqueues", short: "tq" },
     Kind { kind: "WorkerPool", plural: "workerpools", short: "wp" },
     Kind { kind: "TaskSchedule", plural: "taskschedules", short: "ts" },
+    Kind { kind: "ContainerHealthCheck", plural: "containerhealthchecks", short: "chc" },
 ];
 
 impl Kind {

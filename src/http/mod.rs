@@ -27,7 +27,7 @@ pub use health::{Health, serve_health};
 pub use kinds::{KINDS, Kind};
 pub use server::serve;
 pub use state::{Api, Home, Problems};
-pub use status::{AgentLine, BackendLine, Level, Overview, QueueLine};
+pub use status::{BackendLine, Level, Overview, QueueLine, ResourceLine};
 pub use tasks::{
     CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, HeartbeatReply,
     HeartbeatRequest, InsertReply, MOST_TASKS, QueueList, ResultList, TaskChange, TaskList, TaskProblem, TaskVerb,

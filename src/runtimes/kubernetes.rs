@@ -1,25 +1,32 @@
 //! Workloads of a cluster: their pods, and how one of them is replaced.
 
-use std::{collections::HashSet, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::Future,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use k8s_openapi::{
     Metadata, NamespaceResourceScope,
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
-        core::v1::{ContainerStatus, Pod},
+        core::v1::{ContainerStatus, Pod, PodTemplateSpec},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Preconditions},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, Preconditions},
     core::Selector,
 };
 use serde::de::DeserializeOwned;
 
-use super::{PodSeen, Terminated, WorkloadError, WorkloadSeen, Workloads};
-use crate::api::{WorkloadKind, WorkloadRef};
+use super::{
+    ContainersSeen, MEMORY_MANAGER, PodContainer, PodSeen, Terminated, WorkloadError, WorkloadSeen, Workloads,
+    containers::{containers, resize_patch, template_limits, template_patch},
+};
+use crate::api::{PodTarget, WorkloadKind, WorkloadRef};
 
 /// Longest wait for an answer of the API server.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,6 +42,15 @@ struct Owner {
     uid: String,
     selector: Selector,
     desired: i32,
+    limits: BTreeMap<String, i64>,
+}
+
+/// How fresh a listing must be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Latest,
+    /// From the API server's memory: a pass over thousands of pods costs the database behind it nothing.
+    Recent,
 }
 
 impl ClusterWorkloads {
@@ -56,17 +72,18 @@ impl ClusterWorkloads {
             WorkloadKind::Deployment => {
                 let found: Deployment = self.get(namespace, name, "Deployment").await?;
                 let spec = found.spec.unwrap_or_default();
-                owner(&found.metadata, spec.selector, spec.replicas.unwrap_or(1))
+                owner(&found.metadata, spec.selector, spec.replicas.unwrap_or(1), spec.template)
             }
             WorkloadKind::StatefulSet => {
                 let found: StatefulSet = self.get(namespace, name, "StatefulSet").await?;
                 let spec = found.spec.unwrap_or_default();
-                owner(&found.metadata, spec.selector, spec.replicas.unwrap_or(1))
+                owner(&found.metadata, spec.selector, spec.replicas.unwrap_or(1), spec.template)
             }
             WorkloadKind::DaemonSet => {
                 let found: DaemonSet = self.get(namespace, name, "DaemonSet").await?;
                 let desired = found.status.map_or(0, |status| status.desired_number_scheduled);
-                owner(&found.metadata, found.spec.unwrap_or_default().selector, desired)
+                let spec = found.spec.unwrap_or_default();
+                owner(&found.metadata, spec.selector, desired, spec.template)
             }
         }
     }
@@ -95,17 +112,108 @@ impl ClusterWorkloads {
         let owned = sets.items.iter().filter(|set| is_owned(set.metadata(), &owner.uid));
         Ok(owned.filter_map(ResourceExt::uid).collect())
     }
+
+    /// A workload, and the pods that it owns.
+    async fn owned(
+        &self,
+        namespace: &str,
+        workload: &WorkloadRef,
+        read: Read,
+    ) -> Result<(Owner, Vec<Pod>), WorkloadError> {
+        let owner = self.owner(namespace, workload).await?;
+        let owners = self.owners(namespace, workload.kind, &owner).await?;
+        let mut pods = self.selected(namespace, &owner.selector, read).await?;
+        pods.retain(|pod| owners.iter().any(|uid| is_owned(&pod.metadata, uid)));
+        Ok((owner, pods))
+    }
+
+    async fn selected(&self, namespace: &str, selector: &Selector, read: Read) -> Result<Vec<Pod>, WorkloadError> {
+        let mut params = ListParams::default().labels_from(selector);
+        if read == Read::Recent {
+            params = params.match_any();
+        }
+        let pods = answer(&format!("list pods of {namespace}"), self.api::<Pod>(namespace).list(&params)).await?;
+        Ok(pods.items)
+    }
 }
 
 #[async_trait]
 impl Workloads for ClusterWorkloads {
     async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError> {
-        let owner = self.owner(namespace, workload).await?;
-        let owners = self.owners(namespace, workload.kind, &owner).await?;
-        let params = ListParams::default().labels_from(&owner.selector);
-        let pods = answer(&format!("list pods of {namespace}"), self.api::<Pod>(namespace).list(&params)).await?;
-        let owned = pods.items.iter().filter(|pod| owners.iter().any(|uid| is_owned(&pod.metadata, uid)));
-        Ok(WorkloadSeen { desired: owner.desired, pods: owned.map(seen).collect() })
+        let (owner, pods) = self.owned(namespace, workload, Read::Latest).await?;
+        Ok(WorkloadSeen { desired: owner.desired, pods: pods.iter().map(seen).collect() })
+    }
+
+    async fn containers(&self, namespace: &str, target: &PodTarget) -> Result<ContainersSeen, WorkloadError> {
+        let (owner, pods) = match (&target.workload_ref, &target.selector) {
+            (Some(workload), _) => {
+                let (owner, pods) = self.owned(namespace, workload, Read::Recent).await?;
+                (Some(owner), pods)
+            }
+            (None, Some(selector)) => {
+                let selector = labels(selector)
+                    .map_err(|error| WorkloadError::Refused(format!("target.kubernetes.selector: {error}")))?;
+                (None, self.selected(namespace, &selector, Read::Recent).await?)
+            }
+            (None, None) => return Err(WorkloadError::Refused("target.kubernetes selects nothing".into())),
+        };
+        let of_pods: Vec<_> = pods.iter().map(containers).filter(|containers| !containers.is_empty()).collect();
+        Ok(ContainersSeen {
+            desired: owner.as_ref().map(|owner| owner.desired),
+            pods: of_pods.len(),
+            containers: of_pods.into_iter().flatten().collect(),
+            template_limits: owner.map(|owner| owner.limits).unwrap_or_default(),
+        })
+    }
+
+    async fn log(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(String, String), WorkloadError> {
+        let about = format!("log of pod {namespace}/{}", of.pod);
+        let params = LogParams {
+            container: Some(of.container.clone()),
+            previous: of.restarts > 0
+                && matches!(of.life, super::PodLife::Running { .. } | super::PodLife::Waiting { .. }),
+            ..LogParams::default()
+        };
+        let api = self.api::<Pod>(namespace);
+        let head = LogParams { limit_bytes: Some(bytes), ..params.clone() };
+        let head = answer(&about, api.logs(&of.pod, &head)).await?;
+        // There is no option for the last bytes: lines are asked for, and cut.
+        let tail = LogParams { tail_lines: Some(200), ..params };
+        let tail = answer(&about, api.logs(&of.pod, &tail)).await?;
+        let from = tail.len().saturating_sub(usize::try_from(bytes).unwrap_or_default());
+        let from = (from..=tail.len()).find(|at| tail.is_char_boundary(*at)).unwrap_or_default();
+        Ok((head, tail.get(from..).unwrap_or_default().to_owned()))
+    }
+
+    async fn resize(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(), WorkloadError> {
+        let about = format!("resize pod {namespace}/{}", of.pod);
+        let patch = Patch::Strategic(resize_patch(of, bytes));
+        let api = self.api::<Pod>(namespace);
+        answer(&about, api.patch_subresource("resize", &of.pod, &PatchParams::default(), &patch)).await.map(drop)
+    }
+
+    async fn patch_limit(
+        &self,
+        namespace: &str,
+        workload: &WorkloadRef,
+        container: &str,
+        bytes: i64,
+    ) -> Result<(), WorkloadError> {
+        let (kind, name) = (workload.kind, workload.name.as_str());
+        let about = format!("{kind:?} {namespace}/{name}");
+        let params = PatchParams::apply(MEMORY_MANAGER).force();
+        let patch = Patch::Apply(template_patch(kind, name, container, bytes));
+        match kind {
+            WorkloadKind::Deployment => {
+                answer(&about, self.api::<Deployment>(namespace).patch(name, &params, &patch)).await.map(drop)
+            }
+            WorkloadKind::StatefulSet => {
+                answer(&about, self.api::<StatefulSet>(namespace).patch(name, &params, &patch)).await.map(drop)
+            }
+            WorkloadKind::DaemonSet => {
+                answer(&about, self.api::<DaemonSet>(namespace).patch(name, &params, &patch)).await.map(drop)
+            }
+        }
     }
 
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError> {
@@ -116,11 +224,24 @@ impl Workloads for ClusterWorkloads {
     }
 }
 
-fn owner(metadata: &ObjectMeta, selector: LabelSelector, desired: i32) -> Result<Owner, WorkloadError> {
+fn owner(
+    metadata: &ObjectMeta,
+    selector: LabelSelector,
+    desired: i32,
+    template: PodTemplateSpec,
+) -> Result<Owner, WorkloadError> {
     let name = metadata.name.clone().unwrap_or_default();
     let selector = Selector::try_from(selector)
         .map_err(|error| WorkloadError::Refused(format!("the selector of {name} can't be used: {error}")))?;
-    Ok(Owner { uid: metadata.uid.clone().unwrap_or_default(), selector, desired })
+    let limits = template.spec.map(|spec| template_limits(&spec.containers)).unwrap_or_default();
+    Ok(Owner { uid: metadata.uid.clone().unwrap_or_default(), selector, desired, limits })
+}
+
+/// A selector of ours as the API server reads it.
+fn labels(selector: &crate::api::LabelSelector) -> Result<Selector, String> {
+    let document = serde_json::to_value(selector).map_err(|error| error.to_string())?;
+    let selector: LabelSelector = serde_json::from_value(document).map_err(|error| error.to_string())?;
+    Selector::try_from(selector).map_err(|error| error.to_string())
 }
 
 fn is_owned(metadata: &ObjectMeta, uid: &str) -> bool {

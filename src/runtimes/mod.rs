@@ -1,13 +1,15 @@
 //! Workloads and containers as seen and changed.
 
+mod containers;
 mod kubernetes;
 mod worker_pods;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::api::WorkloadRef;
+use crate::api::{PodTarget, WorkloadRef};
 
+pub use containers::{ContainersSeen, MEMORY_MANAGER, PodContainer, PodLife};
 pub use kubernetes::ClusterWorkloads;
 pub use worker_pods::{ClusterWorkerPods, WorkerPodSettings, WorkerPods, WorkersSeen, WorkersWanted};
 
@@ -57,7 +59,7 @@ pub enum WorkloadError {
     Forbidden(String),
     #[error("refused: {0}")]
     Refused(String),
-    #[error("no cluster here: recovery.workloadRef works in a cluster only; use hostAgentRef or webhook")]
+    #[error("no cluster here: pods and workloads are a cluster's; use a host agent instead")]
     NoCluster,
 }
 
@@ -75,6 +77,25 @@ pub trait Workloads: Send + Sync {
     async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError>;
     /// Deletes this pod and no other of its name: the uid is a precondition.
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError>;
+    /// The containers of these pods.
+    async fn containers(&self, namespace: &str, target: &PodTarget) -> Result<ContainersSeen, WorkloadError>;
+    /// The beginning and the end of a container's log, of its run before this one if it had one, at most `bytes` each.
+    async fn log(
+        &self,
+        namespace: &str,
+        container: &PodContainer,
+        bytes: i64,
+    ) -> Result<(String, String), WorkloadError>;
+    /// Changes the limit of memory of a running pod's container, in place.
+    async fn resize(&self, namespace: &str, container: &PodContainer, bytes: i64) -> Result<(), WorkloadError>;
+    /// Changes the limit of memory in a workload's template: its pods are replaced as it does that.
+    async fn patch_limit(
+        &self,
+        namespace: &str,
+        workload: &WorkloadRef,
+        container: &str,
+        bytes: i64,
+    ) -> Result<(), WorkloadError>;
 }
 
 /// A machine without a cluster.
@@ -87,6 +108,22 @@ impl Workloads for NoCluster {
     }
 
     async fn delete_pod(&self, _: &str, _: &str, _: &str) -> Result<(), WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+
+    async fn containers(&self, _: &str, _: &PodTarget) -> Result<ContainersSeen, WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+
+    async fn log(&self, _: &str, _: &PodContainer, _: i64) -> Result<(String, String), WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+
+    async fn resize(&self, _: &str, _: &PodContainer, _: i64) -> Result<(), WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+
+    async fn patch_limit(&self, _: &str, _: &WorkloadRef, _: &str, _: i64) -> Result<(), WorkloadError> {
         Err(WorkloadError::NoCluster)
     }
 }

@@ -9,7 +9,8 @@ pub use crash::crash_point;
 pub use logging::{LogFormat, Logging, LoggingError};
 pub use loops::{Beat, Loops, StuckLoop};
 pub use metrics::{
-    AgentMetrics, BackendMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult, WorkerMetrics,
+    AgentMetrics, BackendMetrics, ContainerMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult,
+    WorkerMetrics,
 };
 
 /// Makes rustls use ring in this process. The one TLS stack is chosen here because reqwest and kube are built without a

@@ -16,6 +16,7 @@ fn real_chart_passes_its_linter_and_every_manifest_is_one_that_kubernetes_takes(
         &["replicas=1", "metrics.annotations=false"],
         &[r#"watchNamespaces=["default","kube-system"]"#, r#"secretNamespaces=["default","kube-public"]"#],
         &["rbac.workloadRecovery=false", r#"serviceAccount={"create":true,"name":"mine","annotations":{"a":"b"}}"#],
+        &["rbac.containers=false", "rbac.patchWorkloads=true"],
         &["rbac.workerPools=false", r#"sealing={"existingSecret":"ostler-key"}"#],
         &["rbac.create=false", r#"serviceAccount={"create":false,"name":"theirs"}"#],
         &[
@@ -110,6 +111,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("create", "deployments.apps"),
     ("patch", "deployments.apps"),
     ("patch", "pods"),
+    ("watch", "containerhealthchecks.ostler.dev"),
+    ("patch", "containerhealthchecks.ostler.dev/status"),
+    ("get", "pods/log"),
+    ("patch", "pods/resize"),
 ];
 
 const NEVER: &[(&str, &str)] = &[
@@ -122,6 +127,8 @@ const NEVER: &[(&str, &str)] = &[
     ("create", "pods"),
     ("create", "pods/exec"),
     ("delete", "deployments.apps"),
+    ("patch", "statefulsets.apps"),
+    ("patch", "containerhealthchecks.ostler.dev"),
     ("update", "deployments.apps"),
     ("list", "deployments.apps"),
     ("list", "configmaps"),
@@ -175,7 +182,8 @@ async fn real_chart_bound_to_namespaces_reaches_no_other() {
 async fn real_chart_without_recovery_and_pools_touches_no_workload() {
     let server = ApiServer::shared();
     let home = server.namespace();
-    Chart::new(&home, &["rbac.workloadRecovery=false", "rbac.workerPools=false"]).service_account(server);
+    let without = ["rbac.workloadRecovery=false", "rbac.workerPools=false", "rbac.containers=false"];
+    Chart::new(&home, &without).service_account(server);
     let rights = Rights::of(server, &home).await;
     for (verb, resource) in [
         ("delete", "pods"),

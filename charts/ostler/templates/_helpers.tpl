@@ -33,10 +33,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What the controller does with the resources it watches and with what they stand for; Secrets apart. */}}
 {{- define "ostler.resourceRules" -}}
 - apiGroups: [ostler.dev]
-  resources: [llmbackends, hostagents, experts, taskqueues, workerpools, taskschedules]
+  resources: [llmbackends, hostagents, experts, taskqueues, workerpools, taskschedules, containerhealthchecks]
   verbs: [get, list, watch]
 - apiGroups: [ostler.dev]
-  resources: [llmbackends/status, hostagents/status, experts/status, taskqueues/status, workerpools/status, taskschedules/status]
+  resources: [llmbackends/status, hostagents/status, experts/status, taskqueues/status, workerpools/status, taskschedules/status, containerhealthchecks/status]
   verbs: [patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
@@ -63,5 +63,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list]
+{{- end }}
+{{- if .Values.rbac.containers }}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, delete]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [pods/resize]
+  verbs: [patch]
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [get]
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list]
+{{- end }}
+{{- if .Values.rbac.patchWorkloads }}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [patch]
 {{- end }}
 {{- end }}

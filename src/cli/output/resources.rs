@@ -38,6 +38,10 @@ fn columns(kind: Kind, wide: bool, namespaces: bool) -> Vec<Column> {
         "Expert" => ("PLACES", |item, _| text(item.spec.get("maxConcurrentTasks"))),
         "TaskQueue" => ("POOLS", |item, _| status(item, "pools")),
         "WorkerPool" => ("REPLICAS", |item, _| status(item, "replicas")),
+        "ContainerHealthCheck" => ("UNHEALTHY", |item, _| match (status(item, "unhealthy"), status(item, "total")) {
+            (unhealthy, total) if total != "-" => format!("{unhealthy}/{total}"),
+            _ => "-".to_owned(),
+        }),
         "TaskSchedule" => ("NEXT", |item, _| status(item, "nextRunTime")),
         _ => ("VERSION", |item, _| status(item, "version")),
     });

@@ -10,6 +10,7 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         if namespaces { format!("{namespace}/{name}") } else { name.to_owned() }
     };
     let mut parts = notes(overview);
+    let notes_count = parts.len();
     if !overview.backends.is_empty() {
         let mut table = Table::new(&["BACKEND", "STATE", "SLOTS", "DETAIL"]);
         for b in &overview.backends {
@@ -37,16 +38,19 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         }
         parts.push(table.render(style));
     }
-    if !overview.agents.is_empty() {
-        let mut table = Table::new(&["AGENT", "STATE", "DETAIL"]);
-        for a in &overview.agents {
-            let named = format!("{} {}", symbol(a.level), name(&a.namespace, &a.name));
-            table.push([named, a.state.clone(), a.detail.clone()]);
-            table.color_last(color(a.level));
+    for (heading, lines) in [("CONTAINERS", &overview.containers), ("AGENT", &overview.agents)] {
+        if lines.is_empty() {
+            continue;
+        }
+        let mut table = Table::new(&[heading, "STATE", "DETAIL"]);
+        for line in lines {
+            let named = format!("{} {}", symbol(line.level), name(&line.namespace, &line.name));
+            table.push([named, line.state.clone(), line.detail.clone()]);
+            table.color_last(color(line.level));
         }
         parts.push(table.render(style));
     }
-    if overview.backends.is_empty() && overview.agents.is_empty() && overview.queues.is_empty() {
+    if parts.len() == notes_count {
         parts.push(
             "Nothing is declared: no LLMBackend, no HostAgent. `ostler init DIR` writes manifests of what runs here.\n"
                 .to_owned(),
@@ -88,7 +92,7 @@ pub fn problem_line(problem: &Problem) -> String {
 fn several_namespaces(overview: &Overview) -> bool {
     let mut all: Vec<&str> = overview.backends.iter().map(|b| b.namespace.as_str()).collect();
     all.extend(overview.queues.iter().map(|q| q.namespace.as_str()));
-    all.extend(overview.agents.iter().map(|a| a.namespace.as_str()));
+    all.extend(overview.agents.iter().chain(&overview.containers).map(|line| line.namespace.as_str()));
     all.windows(2).any(|pair| pair[0] != pair[1])
 }
 

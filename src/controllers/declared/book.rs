@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::{DeclaredRow, Fence, Store, StoreError, seal};
 
 /// Kinds that are kept in it.
-const KINDS: [&str; 5] = ["Expert", "TaskQueue", "WorkerPool", "TaskSchedule", seal::KIND];
+const KINDS: [&str; 6] = ["ContainerHealthCheck", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", seal::KIND];
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The projections of this term.

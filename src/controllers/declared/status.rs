@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        Condition, ConditionStatus, ExpertState, ExpertStatus, TaskQueueState, TaskQueueStatus, TaskScheduleState,
-        TaskScheduleStatus, WorkerPoolState, WorkerPoolStatus, condition, set_condition,
+        Condition, ConditionStatus, ContainerHealthCheckState, ContainerHealthCheckStatus, ExpertState, ExpertStatus,
+        TaskQueueState, TaskQueueStatus, TaskScheduleState, TaskScheduleStatus, WorkerPoolState, WorkerPoolStatus,
+        condition, set_condition,
     },
     platform::Note,
 };
@@ -52,6 +53,7 @@ macro_rules! common_status {
     };
 }
 
+common_status!(ContainerHealthCheckStatus, ContainerHealthCheckState, |_it| {});
 common_status!(ExpertStatus, ExpertState, |_it| {});
 common_status!(TaskQueueStatus, TaskQueueState, |it| {
     (it.pending, it.in_progress) = (None, None);

@@ -12,8 +12,8 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::{
     api::{
-        Condition, ConditionStatus, Expert, HostAgent, LLMBackend, RequiredKind, Requirement, TaskQueue, TaskSchedule,
-        WorkerPool, condition,
+        Condition, ConditionStatus, ContainerHealthCheck, Expert, HostAgent, LLMBackend, RequiredKind, Requirement,
+        TaskQueue, TaskSchedule, WorkerPool, condition,
     },
     store::{BackendRow, QueueCounts, StoreError, WaitingGroup},
 };
@@ -41,6 +41,7 @@ pub struct Feeds {
     pub queues: Feed<TaskQueue>,
     pub pools: Feed<WorkerPool>,
     pub schedules: Feed<TaskSchedule>,
+    pub checks: Feed<ContainerHealthCheck>,
 }
 
 /// Asks for passes.
@@ -50,6 +51,7 @@ pub struct Triggers {
     pub queues: mpsc::UnboundedSender<ObjectRef<TaskQueue>>,
     pub pools: mpsc::UnboundedSender<ObjectRef<WorkerPool>>,
     pub schedules: mpsc::UnboundedSender<ObjectRef<TaskSchedule>>,
+    pub checks: mpsc::UnboundedSender<ObjectRef<ContainerHealthCheck>>,
 }
 
 impl Triggers {
@@ -60,6 +62,7 @@ impl Triggers {
             "TaskQueue" => drop(self.queues.send(ObjectRef::new(name).within(namespace))),
             "WorkerPool" => drop(self.pools.send(ObjectRef::new(name).within(namespace))),
             "TaskSchedule" => drop(self.schedules.send(ObjectRef::new(name).within(namespace))),
+            "ContainerHealthCheck" => drop(self.checks.send(ObjectRef::new(name).within(namespace))),
             _ => {}
         }
     }
@@ -69,6 +72,7 @@ impl Triggers {
         tell_all(&feeds.queues, &self.queues);
         tell_all(&feeds.pools, &self.pools);
         tell_all(&feeds.schedules, &self.schedules);
+        tell_all(&feeds.checks, &self.checks);
     }
 }
 
@@ -187,6 +191,9 @@ impl World {
             RequiredKind::TaskQueue => {
                 of(&self.feeds.queues, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
             }
+            RequiredKind::ContainerHealthCheck => {
+                of(&self.feeds.checks, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
+            }
             RequiredKind::WorkerPool => {
                 of(&self.feeds.pools, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
             }
@@ -221,9 +228,10 @@ where
 
 /// What is touched may concern all four kinds: they refer to each other.
 pub async fn heed_touches(world: Arc<World>) {
-    let Feeds { backends, agents, experts, queues, pools, schedules } = &world.feeds;
+    let Feeds { backends, agents, experts, queues, pools, schedules, checks } = &world.feeds;
     let (mut backends, mut agents, mut experts) = (backends.touches(), agents.touches(), experts.touches());
     let (mut queues, mut pools, mut schedules) = (queues.touches(), pools.touches(), schedules.touches());
+    let mut checks = checks.touches();
     loop {
         let open = tokio::select! {
             open = touched(&mut backends) => open,
@@ -232,6 +240,7 @@ pub async fn heed_touches(world: Arc<World>) {
             open = touched(&mut queues) => open,
             open = touched(&mut pools) => open,
             open = touched(&mut schedules) => open,
+            open = touched(&mut checks) => open,
         };
         if !open {
             return std::future::pending().await;
@@ -243,6 +252,7 @@ pub async fn heed_touches(world: Arc<World>) {
         queues = world.feeds.queues.touches();
         pools = world.feeds.pools.touches();
         schedules = world.feeds.schedules.touches();
+        checks = world.feeds.checks.touches();
         world.read_backends().await;
         world.triggers.all(&world.feeds);
     }

@@ -6,7 +6,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
-    api::{BackendState, Condition, ConditionStatus, HostAgentStatus, LLMBackendStatus, condition},
+    api::{
+        BackendState, Condition, ConditionStatus, ContainerHealthCheckState, ContainerHealthCheckStatus,
+        HostAgentStatus, LLMBackendStatus, condition,
+    },
     http::{age, types::Item},
 };
 
@@ -39,14 +42,14 @@ pub struct BackendLine {
     pub detail: String,
 }
 
-/// A host agent on the screen.
+/// A host agent, or a check of containers, on the screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct AgentLine {
+pub struct ResourceLine {
     pub namespace: String,
     pub name: String,
     pub level: Level,
-    /// Reachable, or left alone on purpose.
+    /// Ready, or left alone on purpose.
     pub healthy: bool,
     /// `status.state`; `New` before the first pass.
     pub state: String,
@@ -73,8 +76,8 @@ impl BackendLine {
     }
 }
 
-impl AgentLine {
-    pub(super) fn of(item: &Item) -> Self {
+impl ResourceLine {
+    pub(super) fn of_agent(item: &Item) -> Self {
         let status: HostAgentStatus = read_status(item);
         let ready = condition(&status.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
@@ -91,6 +94,32 @@ impl AgentLine {
             healthy: is_ready || suspended,
             state: word(item, suspended),
             detail: if is_ready { services(&status) } else { message(ready) },
+        }
+    }
+
+    pub(super) fn of_check(item: &Item, now: Timestamp) -> Self {
+        use ContainerHealthCheckState as S;
+        let status: ContainerHealthCheckStatus = read_status(item);
+        let ready = condition(&status.conditions, "Ready");
+        let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
+        let suspended = is_suspended(item);
+        let since = ready.map(|c| format!(" (for {})", age(seconds_between(c.last_transition_time.0, now))));
+        Self {
+            namespace: item.namespace().to_owned(),
+            name: item.name().to_owned(),
+            level: match status.state.filter(|_| !suspended) {
+                Some(S::Healthy) => Level::Ok,
+                None | Some(S::Proving | S::HeldByPerson | S::Unknown | S::Suspended) => Level::Warning,
+                Some(S::OutOfMemory) if is_ready => Level::Warning,
+                Some(_) => Level::Bad,
+            },
+            // What a person stopped is as that person wants it.
+            healthy: is_ready || suspended || status.state == Some(S::HeldByPerson),
+            state: word(item, suspended),
+            detail: match status.state {
+                Some(S::Healthy) => format!("{} {}", status.total.unwrap_or_default(), message(ready)),
+                _ => format!("{}{}", message(ready), since.unwrap_or_default()),
+            },
         }
     }
 }

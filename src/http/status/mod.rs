@@ -20,7 +20,7 @@ use super::{
 };
 use crate::store::Pause;
 
-pub use lines::{AgentLine, BackendLine, Level};
+pub use lines::{BackendLine, Level, ResourceLine};
 pub use queues::QueueLine;
 
 /// Everything that one screen shows.
@@ -42,7 +42,10 @@ pub struct Overview {
     #[serde(default)]
     pub queues: Vec<QueueLine>,
     /// Worst first.
-    pub agents: Vec<AgentLine>,
+    pub agents: Vec<ResourceLine>,
+    /// Checks of containers, worst first.
+    #[serde(default)]
+    pub containers: Vec<ResourceLine>,
     /// Manifests that are not in force.
     pub problems: Vec<Problem>,
 }
@@ -64,9 +67,11 @@ pub(super) async fn status(
 ) -> Result<Json<Overview>, ApiError> {
     let (namespace, now) = (query.namespace.as_deref(), Timestamp::now());
     let [backends, agents, ..] = KINDS;
+    let checks = KINDS[KINDS.len() - 1];
     let seen = Seen {
         backends: resources::items(&api, backends, namespace).await?,
         agents: resources::items(&api, agents, namespace).await?,
+        checks: resources::items(&api, checks, namespace).await?,
         queues: queues::queue_lines(&api, namespace, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
@@ -79,6 +84,7 @@ pub(super) async fn status(
 struct Seen {
     backends: Vec<Item>,
     agents: Vec<Item>,
+    checks: Vec<Item>,
     queues: Vec<QueueLine>,
     leader: Option<LeaderView>,
     pause: Option<Pause>,
@@ -87,15 +93,19 @@ struct Seen {
 
 fn overview(seen: Seen, now: Timestamp) -> Overview {
     let mut backends: Vec<BackendLine> = seen.backends.iter().map(|item| BackendLine::of(item, now)).collect();
-    let mut agents: Vec<AgentLine> = seen.agents.iter().map(AgentLine::of).collect();
+    let mut agents: Vec<ResourceLine> = seen.agents.iter().map(ResourceLine::of_agent).collect();
+    let mut containers: Vec<ResourceLine> = seen.checks.iter().map(|item| ResourceLine::of_check(item, now)).collect();
     backends.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
-    agents.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
+    for lines in [&mut agents, &mut containers] {
+        lines.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
+    }
     let over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
     Overview {
         now,
         healthy: seen.leader.is_some()
             && backends.iter().all(|b| b.healthy)
             && agents.iter().all(|a| a.healthy)
+            && containers.iter().all(|c| c.healthy)
             && seen.queues.iter().all(|q| q.healthy)
             && !seen.problems.iter().any(|p| p.error),
         leader: seen.leader,
@@ -103,6 +113,7 @@ fn overview(seen: Seen, now: Timestamp) -> Overview {
         backends,
         queues: seen.queues,
         agents,
+        containers,
         problems: seen.problems,
     }
 }

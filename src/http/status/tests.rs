@@ -42,6 +42,7 @@ fn serving(name: &str) -> Item {
 fn seen(backends: Vec<Item>) -> Seen {
     Seen {
         backends,
+        checks: Vec::new(),
         agents: Vec::new(),
         queues: Vec::new(),
         leader: Some(LeaderView { holder: "a".into(), epoch: 1, expires_in_seconds: 12 }),
@@ -138,7 +139,33 @@ fn an_agent_shows_its_services_and_who_holds_them() {
             "services": [{"name": "mlx", "state": "Running"}, {"name": "ollama", "state": "Stopped"}],
             "heldServices": [{"name": "ollama", "owner": "Person", "reason": "by ada", "since": "2026-03-01T11:00:00Z"}]}),
     );
-    let line = AgentLine::of(&agent);
+    let line = ResourceLine::of_agent(&agent);
     assert_eq!((line.level, line.healthy), (Level::Warning, true));
     assert_eq!(line.detail, "mlx Running · ollama Stopped, held (Person: by ada)");
+}
+
+#[test]
+fn a_check_says_what_is_wrong_and_since_when_and_a_persons_stop_is_no_fault() {
+    let check = |state: &str, is_ready: &str, message: &str| {
+        let conditions = ready(is_ready, state, message, "2026-03-01T11:00:00Z");
+        item(
+            "ContainerHealthCheck",
+            "k",
+            json!({"observedGeneration": 1, "state": state, "conditions": conditions, "total": 3}),
+        )
+    };
+    for (item, level, healthy, detail) in [
+        (check("Healthy", "True", "all run"), Level::Ok, true, "3 all run"),
+        (
+            check("Degraded", "False", "a: it ended with exit code 1"),
+            Level::Bad,
+            false,
+            "a: it ended with exit code 1 (for 1h)",
+        ),
+        (check("HeldByPerson", "False", "a: stopped"), Level::Warning, true, "a: stopped (for 1h)"),
+        (check("OutOfMemory", "True", "a: raise"), Level::Warning, true, "a: raise (for 1h)"),
+    ] {
+        let line = ResourceLine::of_check(&item, now());
+        assert_eq!((line.level, line.healthy, line.detail.as_str()), (level, healthy, detail));
+    }
 }

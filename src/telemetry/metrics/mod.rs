@@ -2,6 +2,7 @@
 
 mod agent;
 mod backends;
+mod containers;
 mod process;
 mod reconciles;
 mod tasks;
@@ -21,6 +22,7 @@ use prometheus_client::{
 
 pub use agent::AgentMetrics;
 pub use backends::BackendMetrics;
+pub use containers::ContainerMetrics;
 pub use process::ProcessMetrics;
 pub use reconciles::{ReconcileMetrics, ReconcileResult};
 pub use tasks::TaskMetrics;
@@ -33,6 +35,8 @@ pub struct Metrics {
     pub reconciles: ReconcileMetrics,
     /// Backends as the leader sees them.
     pub backends: BackendMetrics,
+    /// Containers of checks as the leader sees them.
+    pub containers: ContainerMetrics,
     /// Tasks as the leader sees them.
     pub tasks: TaskMetrics,
     /// Leadership, database and writes to the platform.
@@ -51,6 +55,7 @@ impl Metrics {
         Self {
             reconciles: ReconcileMetrics::register(&mut registry),
             backends: BackendMetrics::register(&mut registry),
+            containers: ContainerMetrics::register(&mut registry),
             tasks: TaskMetrics::register(&mut registry),
             process: ProcessMetrics::register(&mut registry),
             agent: AgentMetrics::register(&mut registry),
@@ -203,6 +208,9 @@ mod tests {
         backends.canary("a", "b", took);
         backends.recovery("a", "b", "c", "d", "e");
         backends.deferred("a", "b", Some(Timestamp::UNIX_EPOCH));
+        metrics.containers.seen("a", "b", 2, 1);
+        metrics.containers.ran_out_of_memory("a", "b", 1);
+        metrics.containers.acted("a", "b", "Up", "Done");
         metrics.tasks.queue("a", "b", &[("pending", 1)]);
         metrics.tasks.oldest("a", "b", None, Some(Timestamp::UNIX_EPOCH));
         metrics.tasks.reaped(1, 1, 0, 0);

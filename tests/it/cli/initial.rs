@@ -60,10 +60,15 @@ async fn problems(bench: &Bench, folder: &Path) -> (usize, Vec<String>) {
 #[tokio::test]
 async fn every_example_is_in_order() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    for example in ["quickstart", "laptop-ollama-mlx", "cluster"] {
-        assert_eq!(problems(&Bench::new(), &root.join(example)).await, (2, Vec::new()), "{example}");
+    for (example, backends) in [("quickstart", 2), ("laptop-ollama-mlx", 2), ("cluster", 2), ("containers", 0)] {
+        assert_eq!(problems(&Bench::new(), &root.join(example)).await, (backends, Vec::new()), "{example}");
     }
-    for file in ["quickstart/agent.yaml", "laptop-ollama-mlx/agent.yaml", "cluster/on-the-host/agent.yaml"] {
+    for file in [
+        "quickstart/agent.yaml",
+        "laptop-ollama-mlx/agent.yaml",
+        "cluster/on-the-host/agent.yaml",
+        "containers/agent.yaml",
+    ] {
         agent::load(&root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
     }
 }

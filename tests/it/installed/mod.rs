@@ -1,6 +1,7 @@
 //! The chart installed on a real node: Ostler as pods, from an image that holds nothing but it. All tests share one installation,
 //! each in a namespace of its own.
 
+mod containers;
 mod healing;
 mod working;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::real::{Chart, Cluster, Postgres, part_script};
 
 /// Namespaces whose resources count, beside that of the release.
+const CONTAINERS: &str = "installed-containers";
 const HEALING: &str = "installed-healing";
 const WORKING: &str = "installed-working";
 
@@ -63,7 +65,7 @@ impl Installed {
         let database = postgres.database_at(cluster.host_address());
         let this = Self { cluster, system: cluster.api.namespace(), database, _postgres: postgres };
         let (url, key) = (format!("--from-literal=url={}", this.database), ostler::store::seal::Key::generate());
-        for namespace in [HEALING, WORKING] {
+        for namespace in [CONTAINERS, HEALING, WORKING] {
             cluster.api.kubectl(&["create", "namespace", namespace]);
         }
         // Workers run where their pool is, and need them there.
@@ -73,7 +75,7 @@ impl Installed {
                 cluster.api.kubectl(&["--namespace", namespace, "create", "secret", "generic", name, value]);
             }
         }
-        let watched = format!(r#"watchNamespaces=["{HEALING}", "{WORKING}"]"#);
+        let watched = format!(r#"watchNamespaces=["{CONTAINERS}", "{HEALING}", "{WORKING}"]"#);
         let image = r#"image={"repository":"local/ostler","tag":"test","pullPolicy":"Never"}"#;
         let sealing = r#"sealing.existingSecret="ostler-key""#;
         Chart::new(&this.system, &[image, &watched, sealing]).install(&cluster.api);
@@ -127,7 +129,7 @@ impl Team {
         let workers = "--selector=app.kubernetes.io/component=worker";
         let looks: [&[&str]; 4] = [
             &["get", "pods,ostler", "--output=wide"],
-            &["get", "llm,ts,wp", "--output=yaml"],
+            &["get", "llm,ts,wp,chc", "--output=yaml"],
             &["get", "events"],
             &["logs", workers, "--tail=20", "--prefix", "--ignore-errors"],
         ];

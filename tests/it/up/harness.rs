@@ -160,10 +160,26 @@ impl Up {
         what: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Value {
+        self.until_of_within(patience, "llmbackends", name, what, wanted).await
+    }
+
+    /// The same for a resource of another kind, by its plural.
+    pub async fn until_of(&self, plural: &str, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_of_within(PATIENCE, plural, name, what, wanted).await
+    }
+
+    async fn until_of_within(
+        &self,
+        patience: Duration,
+        plural: &str,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let begun = Instant::now();
         let mut last = Value::Null;
         while begun.elapsed() < patience {
-            if let Some(seen) = self.try_get(&format!("/api/v1/llmbackends/default/{name}")).await {
+            if let Some(seen) = self.try_get(&format!("/api/v1/{plural}/default/{name}")).await {
                 if wanted(&seen) {
                     return seen;
                 }

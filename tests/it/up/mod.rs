@@ -1,5 +1,7 @@
 //! The whole of `ostler up`, as a user runs it.
 
+mod composed;
+mod containers;
 mod crashes;
 pub mod harness;
 mod healing;

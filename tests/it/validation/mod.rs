@@ -39,7 +39,8 @@ async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
     let platform = LocalPlatform::open(LocalConfig::new(folder.path()), kept.clone(), kept).await.expect("open");
     let problems = platform.problems();
     let mut objects = Vec::new();
-    for kind in ["LLMBackend", "HostAgent", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule"] {
+    for kind in ["LLMBackend", "HostAgent", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", "ContainerHealthCheck"]
+    {
         objects.extend(platform.list(kind).await.expect("list"));
     }
     let mut outcomes = Vec::new();

@@ -25,6 +25,11 @@ fn base(kind: &str) -> Value {
             "template": {"image": "i", "resources": {"requests": {"cpu": "100m"}}, "env": [{"name": "A", "value": "b"}]},
             "mode": "Observe",
         }),
+        "ContainerHealthCheck" => json!({
+            "target": {"docker": {"hostAgentRef": {"name": "a"}, "names": ["b", "c"]}}, "manualStop": "Restart",
+            "probe": {"http": {"url": "http://HOST:1/a"}, "periodSeconds": 5}, "dependsOn": [{"kind": "LLMBackend", "name": "a"}],
+            "restart": {"backoffSeconds": 5}, "outOfMemory": {"policy": "Resize", "max": "1Gi"}, "maxUnhealthy": "50%",
+        }),
         "TaskSchedule" => json!({
             "queueRef": {"name": "a"}, "schedule": "0 3 * * *", "timeZone": "Europe/Berlin",
             "forEachExpert": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},

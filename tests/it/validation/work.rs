@@ -6,7 +6,7 @@ use super::cases::{
 };
 
 pub fn all() -> Vec<Case> {
-    [experts(), queues(), pools(), schedules()].into_iter().flatten().collect()
+    [experts(), queues(), pools(), schedules(), checks()].into_iter().flatten().collect()
 }
 
 fn rows(kind: &'static str, rows: Vec<(&'static str, &'static str, Verdict)>) -> Vec<Case> {
@@ -170,4 +170,62 @@ fn schedules() -> Vec<Case> {
         ),
     ];
     rows("TaskSchedule", all)
+}
+
+fn checks() -> Vec<Case> {
+    let docker = "target: {docker: {hostAgentRef: {name: a}, names: [c]}}";
+    let pods = "target: {kubernetes: {workloadRef: {kind: Deployment, name: d}}}";
+    let all: Vec<(&'static str, String, Verdict)> = vec![
+        ("the least of a check", format!("spec: {{{docker}}}"), Accepted),
+        (
+            "a check of compose services in whole",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: /srv/k, files: [a.yaml], services: [x, z]}}}, \
+             desiredState: Running, manualStop: Restart, probe: {exec: {command: [true]}, periodSeconds: 5, timeoutSeconds: 1, \
+             failureThreshold: 2, startupSeconds: 5}, dependsOn: [{kind: LLMBackend, name: b}, {kind: ContainerHealthCheck, name: c}], \
+             restart: {backoffSeconds: 1, maxBackoffSeconds: 2, resetAfterSeconds: 3}, outOfMemory: {policy: Resize, increasePercent: 10, \
+             minIncrease: 20Mi, max: 2Gi}, maxUnhealthy: 50%, stormCooldownSeconds: 60, mode: Observe, suspend: true}"
+                .replace("[true]", "['true']"),
+            Accepted,
+        ),
+        ("by labels", "spec: {target: {docker: {hostAgentRef: {name: a}, labels: {team: x}}}, maxUnhealthy: 3}".into(), Accepted),
+        ("pods by labels", "spec: {target: {kubernetes: {selector: {matchLabels: {a: b}}}}}".into(), Accepted),
+        (
+            "pods of a workload that is patched",
+            format!("spec: {{{pods}, outOfMemory: {{policy: PatchWorkload, max: 1Gi}}}}"),
+            Accepted,
+        ),
+        ("a probe by HTTP", format!("spec: {{{pods}, probe: {{http: {{url: 'http://HOST:8080/x?y=z'}}}}}}"), Accepted),
+        ("no target", "spec: {target: {}}".into(), Refused("exactly one of target.kubernetes")),
+        (
+            "both targets",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, names: [c]}, kubernetes: {selector: {matchLabels: {a: b}}}}}".into(),
+            Refused("exactly one of target.kubernetes"),
+        ),
+        ("all pods", "spec: {target: {kubernetes: {selector: {}}}}".into(), Refused("selector")),
+        ("no names", "spec: {target: {docker: {hostAgentRef: {name: a}}}}".into(), Refused("exactly one of names")),
+        ("pods that are stopped", format!("spec: {{{pods}, desiredState: Stopped}}"), Refused("kept stopped")),
+        ("a command in a pod", format!("spec: {{{pods}, probe: {{exec: {{command: [a]}}}}}}"), Refused("Docker's only")),
+        ("a probe of nothing", format!("spec: {{{docker}, probe: {{}}}}"), Refused("exactly one of http and exec")),
+        (
+            "a container that is patched",
+            format!("spec: {{{docker}, outOfMemory: {{policy: PatchWorkload, max: 1Gi}}}}"),
+            Refused("PatchWorkload changes a workload"),
+        ),
+        ("no end of memory", format!("spec: {{{docker}, outOfMemory: {{policy: Resize}}}}"), Refused("needs an end")),
+        ("a size that is none", format!("spec: {{{docker}, outOfMemory: {{max: much}}}}"), Refused("max")),
+        (
+            "more backoff than at most",
+            format!("spec: {{{docker}, restart: {{backoffSeconds: 400}}}}"),
+            Refused("above maxBackoffSeconds"),
+        ),
+        ("too many percent", format!("spec: {{{docker}, maxUnhealthy: 101%}}"), Refused("maxUnhealthy")),
+        ("a relative project", "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: srv}}}}".into(), Refused("projectDirectory")),
+    ];
+    let case = |(what, rest, verdict): (&'static str, String, Verdict)| Case {
+        what,
+        kind: "ContainerHealthCheck",
+        rest: rest.leak(),
+        verdict,
+    };
+    all.into_iter().map(case).collect()
 }

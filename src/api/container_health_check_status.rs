@@ -1,0 +1,174 @@
+//! How the containers of a ContainerHealthCheck are.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, llm_backend_status::unobserved};
+
+/// The one word for how the containers are; the worst of them decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ContainerHealthCheckState {
+    /// Not looked at yet, or just started.
+    Proving,
+    /// All are as declared.
+    Healthy,
+    /// Some are not, and are being mended.
+    Degraded,
+    /// They are not mended while what they depend on is not ready.
+    WaitingForDependency,
+    /// A person stopped some.
+    HeldByPerson,
+    /// Some ran out of memory, and a person must raise the limit.
+    OutOfMemory,
+    /// Some end again soon after each start.
+    CrashLooping,
+    /// More are unhealthy than maxUnhealthy allows: nothing is done.
+    TooManyUnhealthy,
+    /// Nothing matches the target.
+    NothingSelected,
+    /// What tells about them does not answer: nothing is known, nothing is done.
+    Unknown,
+    /// The target can't be used as it is declared.
+    Refused,
+    /// It depends on itself.
+    DependencyCycle,
+    /// Somebody took back what was changed in the workload; it is not changed again.
+    FieldContested,
+    Suspended,
+}
+
+/// The one word for how a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ContainerWord {
+    /// As declared.
+    Healthy,
+    /// It was just started.
+    Starting,
+    /// It is down because a person stopped it.
+    HeldByPerson,
+    /// It runs, and should not.
+    ShouldBeStopped,
+    /// It runs, and its checks fail.
+    Unhealthy,
+    /// It ended.
+    Exited,
+    /// Something outside killed it: 137 without the runtime's flag for memory.
+    Killed,
+    /// It ran out of memory.
+    OutOfMemory,
+    /// It ends again soon after each start.
+    CrashLooping,
+    /// There is none.
+    Missing,
+    /// Its image can't be had.
+    ImageMissing,
+    /// It waits for a node, a volume or its image.
+    Pending,
+}
+
+/// How the containers are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerHealthCheckStatus {
+    /// The generation that this status was computed from; -1 before the first pass.
+    #[serde(default = "unobserved")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: i64,
+    /// The one word for how the containers are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ContainerHealthCheckState>,
+    /// Ready, Reconciling and Stalled as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The last value of the reconcile-requested-at annotation that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub last_handled_reconcile_at: Option<String>,
+    /// How many containers match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000000))]
+    pub total: Option<i32>,
+    /// How many of them are not as declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000000))]
+    pub unhealthy: Option<i32>,
+    /// The containers that are not as declared, and those that something was done about, the worst first; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub containers: Vec<ContainerStatusEntry>,
+    /// What a person may apply to raise a limit: a patch to paste.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub proposal: Option<String>,
+}
+
+impl Default for ContainerHealthCheckStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            state: None,
+            conditions: Vec::new(),
+            last_handled_reconcile_at: None,
+            total: None,
+            unhealthy: None,
+            containers: Vec::new(),
+            proposal: None,
+        }
+    }
+}
+
+/// One container, with the evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatusEntry {
+    /// Its name; of a pod's container, POD/CONTAINER.
+    #[schemars(length(max = 512))]
+    pub name: String,
+    /// The one word for how it is.
+    pub state: ContainerWord,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
+    pub message: String,
+    /// Of its last run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -2147483648_i64, max = 4294967295_i64))]
+    pub exit_code: Option<i64>,
+    /// How often it was seen to run out of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000000))]
+    pub out_of_memory_count: Option<i32>,
+    /// Its limit of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    pub memory_limit: Option<String>,
+    /// The most memory that it was seen to use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    pub memory_peak: Option<String>,
+    /// The limit that it should have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    pub proposed_memory_limit: Option<String>,
+    /// Attempts since it was last well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000000))]
+    pub attempts: Option<i32>,
+    /// When it may be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_time: Option<Time>,
+    /// What was last done about it, and what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_action: Option<String>,
+    /// The beginning of its last run's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub log_head: Option<String>,
+    /// The end of its last run's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub log_tail: Option<String>,
+}

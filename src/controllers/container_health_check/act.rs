@@ -1,0 +1,187 @@
+//! Carries out what was planned: memory first, then the act, then what came of it.
+
+use std::time::Duration;
+
+use crate::{
+    api::{ContainerHealthCheckSpec, ContainerHealthCheckStatus, ContainerProbe},
+    host::{ContainerAction, ContainerOperationRequest},
+    platform::Note,
+    telemetry::{ContainerMetrics, crash_point},
+};
+
+use super::{
+    super::{declared::Judged, error::StepError, shared::Key},
+    Checks, Facts,
+    memory::{Did, Memory},
+    observe::Found,
+    plan::{Act, Todo},
+};
+
+/// What became of an act.
+enum Came {
+    /// It goes on at the host under this id.
+    Begun(String),
+    Done,
+    Failed(String),
+}
+
+impl Checks {
+    pub(super) async fn carry_out(
+        &self,
+        spec: &ContainerHealthCheckSpec,
+        key: &Key,
+        facts: &Facts,
+        judged: &mut Judged<ContainerHealthCheckStatus>,
+    ) -> Result<(), StepError> {
+        let metrics = &self.world.parts.metrics.containers;
+        let Some(looked) = &facts.looked else {
+            metrics.unknown(&key.namespace, &key.name);
+            return Ok(());
+        };
+        let (decision, mut memory) = (&looked.decision, looked.decision.memory.clone());
+        metrics.seen(&key.namespace, &key.name, decision.entries.len(), decision.unhealthy);
+        self.commit(&facts.uid, key, &memory).await?;
+        for act in decision.acts.iter().take_while(|_| self.term.still_leads()) {
+            crash_point("container.committed");
+            let operation_key = memory.containers.get(&act.container).and_then(|one| one.last_action.as_ref());
+            let operation_key = format!("{}/{}", facts.uid, operation_key.map_or("", |did| did.key.as_str()));
+            let came = self.act(spec, key, &looked.found, act, &operation_key).await;
+            judged.notes.push(note(act, &came));
+            record(&mut memory, &looked.found, act, came);
+        }
+        if !decision.acts.is_empty() {
+            self.lock().lists.remove(key);
+        }
+        self.commit(&facts.uid, key, &memory).await
+    }
+
+    /// What cannot be recorded is not done.
+    async fn commit(&self, uid: &str, key: &Key, memory: &Memory) -> Result<(), StepError> {
+        if self.lock().memories.get(uid) == Some(memory) {
+            return Ok(());
+        }
+        let document = serde_json::to_value(memory)
+            .map_err(|e| StepError::Memory { what: format!("ContainerHealthCheck {uid}"), why: e.to_string() })?;
+        self.world.parts.store.save_recovery(self.term.fence(), uid, &document).await?;
+        let old = self.lock().memories.insert(uid.to_owned(), memory.clone());
+        count(&self.world.parts.metrics.containers, key, &old.unwrap_or_default(), memory);
+        Ok(())
+    }
+
+    async fn act(
+        &self,
+        spec: &ContainerHealthCheckSpec,
+        key: &Key,
+        found: &Found,
+        act: &Act,
+        operation_key: &str,
+    ) -> Came {
+        if let Some(docker) = &spec.target.docker {
+            let agent = Key::new(&key.namespace, &docker.host_agent_ref.name);
+            return self.act_at_host(&agent, key, found, act, operation_key).await;
+        }
+        let Some(pod) = found.pods.get(&act.container) else { return Came::Failed("its pod is gone".into()) };
+        let (workloads, namespace) = (&self.world.parts.workloads, key.namespace.as_str());
+        let workload = spec.target.kubernetes.as_ref().and_then(|target| target.workload_ref.as_ref());
+        let result = match (act.todo, workload) {
+            (Todo::Resize(bytes), _) => workloads.resize(namespace, pod, bytes).await,
+            (Todo::Patch(bytes), Some(workload)) => {
+                workloads.patch_limit(namespace, workload, &pod.container, bytes).await
+            }
+            (Todo::Patch(_), None) => return Came::Failed("there is no workload to patch".into()),
+            (Todo::Up | Todo::Restart | Todo::Stop, _) => workloads.delete_pod(namespace, &pod.pod, &pod.uid).await,
+        };
+        match result {
+            Ok(()) => Came::Done,
+            Err(error) if error.is_gone() => Came::Done,
+            Err(error) => Came::Failed(error.to_string()),
+        }
+    }
+
+    async fn act_at_host(&self, agent: &Key, key: &Key, found: &Found, act: &Act, operation_key: &str) -> Came {
+        let (Some(api), Some(target)) = (self.world.shared.agents.api(agent), found.docker.get(&act.container)) else {
+            return Came::Failed(format!("host agent {} can't be asked", agent.name));
+        };
+        let action = match act.todo {
+            Todo::Up => ContainerAction::Up,
+            Todo::Restart => ContainerAction::Restart,
+            Todo::Stop => ContainerAction::Stop,
+            Todo::Resize(bytes) | Todo::Patch(bytes) => ContainerAction::Resize { memory_bytes: bytes },
+        };
+        let request = ContainerOperationRequest {
+            target: target.clone(),
+            id: (!act.instance.is_empty()).then(|| act.instance.clone()),
+            action,
+            reason: format!("ContainerHealthCheck {key}: {}", act.reason),
+        };
+        match api.operate_container(&request, operation_key, self.caller()).await {
+            Ok(operation) => Came::Begun(operation.id),
+            Err(error) => Came::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Counts what is over since the last commit.
+fn count(metrics: &ContainerMetrics, key: &Key, old: &Memory, new: &Memory) {
+    for (name, one) in &new.containers {
+        let before = old.containers.get(name);
+        let oom = one.oom_total.saturating_sub(before.map_or(0, |before| before.oom_total));
+        if oom > 0 {
+            metrics.ran_out_of_memory(&key.namespace, &key.name, oom);
+        }
+        let Some((did, outcome)) = one.last_action.as_ref().and_then(|did| Some((did, did.outcome.as_ref()?))) else {
+            continue;
+        };
+        let was_over = |known: &Did| known.key == did.key && !known.is_open();
+        if !before.and_then(|before| before.last_action.as_ref()).is_some_and(was_over) {
+            let action = did.action.split(' ').next().unwrap_or_default();
+            let outcome = if outcome == "done" { "Done" } else { "Failed" };
+            metrics.acted(&key.namespace, &key.name, action, outcome);
+        }
+    }
+}
+
+fn record(memory: &mut Memory, found: &Found, act: &Act, came: Came) {
+    let Some(did) = memory.containers.get_mut(&act.container).and_then(|one| one.last_action.as_mut()) else { return };
+    match came {
+        Came::Begun(id) => did.operation = Some(id),
+        Came::Done => did.outcome = Some("done".into()),
+        Came::Failed(why) => did.outcome = Some(format!("failed: {why}")),
+    }
+    if let (Todo::Patch(bytes), Some("done"), Some(pod)) =
+        (act.todo, did.outcome.as_deref(), found.pods.get(&act.container))
+    {
+        memory.written.insert(pod.container.clone(), bytes);
+    }
+}
+
+fn note(act: &Act, came: &Came) -> Note {
+    let what = act.todo.told();
+    let (warning, rest) = match came {
+        Came::Begun(_) | Came::Done => (false, String::new()),
+        Came::Failed(why) => (true, format!("; failed: {why}")),
+    };
+    let mut message = format!("{}: {what}, because {}{rest}", act.container, act.reason);
+    if let Some((end, _)) = message.char_indices().nth(900) {
+        message.truncate(end);
+    }
+    let reason = match act.todo {
+        Todo::Up => "ContainerStarted",
+        Todo::Restart => "ContainerRestarted",
+        Todo::Stop => "ContainerStopped",
+        Todo::Resize(_) | Todo::Patch(_) => "MemoryLimitRaised",
+    };
+    Note { warning, reason: reason.into(), action: what.split(' ').next().unwrap_or("Act").into(), message }
+}
+
+/// How soon the next pass looks, while something goes on and while nothing does.
+pub fn again(spec: &ContainerHealthCheckSpec, facts: &Facts) -> Duration {
+    let Some(looked) = &facts.looked else { return Duration::from_secs(5) };
+    let decision = &looked.decision;
+    let open = decision.memory.containers.values().filter_map(|one| one.last_action.as_ref()).any(|did| did.is_open());
+    let quiet = Duration::from_secs(if spec.target.kubernetes.is_some() { 10 } else { 2 });
+    let period = |probe: &ContainerProbe| Duration::from_secs(probe.period_seconds.unsigned_abs().into());
+    let quiet = spec.probe.as_ref().map_or(quiet, |probe| quiet.min(period(probe)));
+    let busy = Duration::from_millis(if open || !decision.acts.is_empty() { 500 } else { 60_000 });
+    quiet.min(busy).min(decision.again.unwrap_or(quiet)).max(Duration::from_millis(200))
+}

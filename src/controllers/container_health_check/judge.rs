@@ -1,0 +1,243 @@
+//! How one container is, and what would mend it: a pure function of what was declared and seen.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::{ContainerHealthCheckSpec, ContainerWord, DesiredState, ManualStop},
+    host::StoppedBy,
+};
+
+use super::{
+    memory::Remembered,
+    seen::{Container, End, Health, Life},
+};
+
+/// Attempts of ours, or starts of the runtime's own, after which it counts as looping.
+const LOOPS: i64 = 3;
+/// A run this long was no loop.
+const LONG_RUN: SignedDuration = SignedDuration::from_mins(5);
+/// A container that just started is not called well yet after it had ended.
+const SETTLING: SignedDuration = SignedDuration::from_secs(3);
+/// Nor, after so many times, before this.
+const SETTLING_LOOP: SignedDuration = SignedDuration::from_secs(10);
+
+/// What would mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Nothing,
+    Up,
+    Restart,
+    Stop,
+}
+
+/// One container, judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    pub word: ContainerWord,
+    pub message: String,
+    pub need: Need,
+}
+
+impl Verdict {
+    fn new(word: ContainerWord, message: impl Into<String>, need: Need) -> Self {
+        Self { word, message: message.into(), need }
+    }
+
+    /// Whether it is not as declared, and not by a person's wish.
+    pub fn is_unhealthy(&self) -> bool {
+        !matches!(self.word, ContainerWord::Healthy | ContainerWord::Starting | ContainerWord::HeldByPerson)
+    }
+}
+
+/// Judges. Rules: docs/containers.md.
+pub fn judge(
+    spec: &ContainerHealthCheckSpec,
+    container: &Container,
+    known: Option<&Remembered>,
+    now: Timestamp,
+) -> Verdict {
+    match spec.desired_state {
+        DesiredState::Stopped => should_be_stopped(container),
+        DesiredState::Running => should_run(spec, container, known, now),
+    }
+}
+
+fn should_be_stopped(container: &Container) -> Verdict {
+    match container.life {
+        Life::Running | Life::Restarting(_) | Life::Paused => {
+            Verdict::new(ContainerWord::ShouldBeStopped, "it runs, and is declared Stopped", Need::Stop)
+        }
+        _ => Verdict::new(ContainerWord::Healthy, "", Need::Nothing),
+    }
+}
+
+fn should_run(
+    spec: &ContainerHealthCheckSpec,
+    container: &Container,
+    known: Option<&Remembered>,
+    now: Timestamp,
+) -> Verdict {
+    match &container.life {
+        Life::Missing => Verdict::new(ContainerWord::Missing, "there is no such container", Need::Up),
+        Life::ImageMissing(why) => Verdict::new(ContainerWord::ImageMissing, why, Need::Up),
+        Life::Pending(why) => Verdict::new(ContainerWord::Pending, why, Need::Nothing),
+        Life::Paused => held("a person paused it: `docker unpause` ends that"),
+        Life::Restarting(end) => restarting(container, end),
+        Life::Ended(end) => match end.by {
+            Some(StoppedBy::Person) if spec.manual_stop == ManualStop::Hold && !is_over(end, known) => held(
+                "a person stopped it: `docker start`, or `ostler resume` or `ostler reconcile` of this check, ends that",
+            ),
+            _ => ended(container, end, known),
+        },
+        Life::Running => running(container, known, now),
+    }
+}
+
+fn held(message: &str) -> Verdict {
+    Verdict::new(ContainerWord::HeldByPerson, message, Need::Nothing)
+}
+
+/// Whether somebody resumed the check after that stop.
+fn is_over(end: &End, known: Option<&Remembered>) -> bool {
+    known.and_then(|known| known.resumed_at).is_some_and(|at| end.at.is_none_or(|stopped| stopped < at))
+}
+
+/// Its own runtime starts it again: nothing to do, beside saying what goes on.
+fn restarting(container: &Container, end: &End) -> Verdict {
+    let told = how_it_ended(end);
+    if container.restarts >= LOOPS && !end.out_of_memory {
+        let message = format!("it {told}, {} times; its runtime starts it again", container.restarts);
+        return Verdict::new(ContainerWord::CrashLooping, message, Need::Nothing);
+    }
+    Verdict::new(word_of(end), format!("it {told}; its runtime starts it again"), Need::Nothing)
+}
+
+fn ended(container: &Container, end: &End, known: Option<&Remembered>) -> Verdict {
+    let told = how_it_ended(end);
+    let attempts = known.map_or(0, |known| i64::from(known.attempts));
+    let short = container.started_at.zip(end.at).is_none_or(|(from, to)| to.duration_since(from) < LONG_RUN);
+    if attempts >= LOOPS && short && !end.out_of_memory {
+        let message = format!("it {told}, again after {attempts} starts");
+        return Verdict::new(ContainerWord::CrashLooping, message, Need::Up);
+    }
+    let hint = match word_of(end) {
+        ContainerWord::Killed => "; not for want of its own memory: look at its host's",
+        _ => "",
+    };
+    Verdict::new(word_of(end), format!("it {told}{hint}"), Need::Up)
+}
+
+fn running(container: &Container, known: Option<&Remembered>, now: Timestamp) -> Verdict {
+    if container.under_operation {
+        return Verdict::new(ContainerWord::Starting, "something is being done about it", Need::Nothing);
+    }
+    match &container.health {
+        Health::Failing(why) => Verdict::new(ContainerWord::Unhealthy, why, Need::Restart),
+        Health::Starting => Verdict::new(ContainerWord::Starting, "its checks have not passed yet", Need::Nothing),
+        Health::Unasked | Health::Well if is_settling(container, known, now) => {
+            Verdict::new(ContainerWord::Starting, "it was just started", Need::Nothing)
+        }
+        Health::Unasked | Health::Well => Verdict::new(ContainerWord::Healthy, "", Need::Nothing),
+    }
+}
+
+/// Something started it again, and it may end again as soon as it did before.
+fn is_settling(container: &Container, known: Option<&Remembered>, now: Timestamp) -> bool {
+    let long =
+        match (container.restarts >= LOOPS, known.is_some_and(|known| known.attempts > 0) || container.restarts > 0) {
+            (true, _) => SETTLING_LOOP,
+            (false, true) => SETTLING,
+            (false, false) => return false,
+        };
+    container.started_at.is_some_and(|at| now < at + long)
+}
+
+fn word_of(end: &End) -> ContainerWord {
+    match end.exit_code {
+        // Without the runtime's flag, 137 is a kill from outside.
+        _ if end.out_of_memory => ContainerWord::OutOfMemory,
+        Some(137) => ContainerWord::Killed,
+        _ => ContainerWord::Exited,
+    }
+}
+
+fn how_it_ended(end: &End) -> String {
+    match (&end.error, end.exit_code) {
+        (Some(error), _) => format!("could not be started: {error}"),
+        _ if end.out_of_memory => "ran out of memory".to_owned(),
+        (None, Some(137)) => "was killed (137)".to_owned(),
+        (None, Some(code)) => format!("ended with exit code {code}"),
+        (None, None) => "does not run".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(extra: serde_json::Value) -> ContainerHealthCheckSpec {
+        let mut spec = json!({"target": {"docker": {"hostAgentRef": {"name": "a"}, "names": ["c"]}}});
+        for (key, value) in extra.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn ended(exit_code: i64, out_of_memory: bool, by: Option<StoppedBy>) -> Life {
+        Life::Ended(End { exit_code: Some(exit_code), out_of_memory, at: Some(now()), by, error: None })
+    }
+
+    #[test]
+    fn a_life_is_one_word_and_what_would_mend_it() {
+        use ContainerWord::*;
+        let (run, hold, restart, stop) =
+            (json!({}), json!({}), json!({"manualStop": "Restart"}), json!({"desiredState": "Stopped"}));
+        for (extra, life, health, word, need) in [
+            (&run, Life::Running, Health::Unasked, Healthy, Need::Nothing),
+            (&run, Life::Running, Health::Well, Healthy, Need::Nothing),
+            (&run, Life::Running, Health::Starting, Starting, Need::Nothing),
+            (&run, Life::Running, Health::Failing("500".into()), Unhealthy, Need::Restart),
+            (&run, ended(0, false, None), Health::Unasked, Exited, Need::Up),
+            (&run, ended(137, false, None), Health::Unasked, Killed, Need::Up),
+            (&run, ended(137, true, None), Health::Unasked, OutOfMemory, Need::Up),
+            (&run, ended(0, false, Some(StoppedBy::Engine)), Health::Unasked, Exited, Need::Up),
+            (&hold, ended(143, false, Some(StoppedBy::Person)), Health::Unasked, HeldByPerson, Need::Nothing),
+            (&restart, ended(143, false, Some(StoppedBy::Person)), Health::Unasked, Exited, Need::Up),
+            (&run, Life::Paused, Health::Unasked, HeldByPerson, Need::Nothing),
+            (&run, Life::Missing, Health::Unasked, Missing, Need::Up),
+            (&run, Life::ImageMissing("no".into()), Health::Unasked, ImageMissing, Need::Up),
+            (&run, Life::Pending("no node".into()), Health::Unasked, Pending, Need::Nothing),
+            (&stop, Life::Running, Health::Well, ShouldBeStopped, Need::Stop),
+            (&stop, Life::Missing, Health::Unasked, Healthy, Need::Nothing),
+            (&stop, ended(0, false, Some(StoppedBy::Person)), Health::Unasked, Healthy, Need::Nothing),
+        ] {
+            let container = Container { life: life.clone(), health, ..Container::missing("c") };
+            let verdict = judge(&spec(extra.clone()), &container, None, now());
+            assert_eq!((verdict.word, verdict.need), (word, need), "{extra} {life:?}: {}", verdict.message);
+        }
+    }
+
+    #[test]
+    fn what_ends_again_after_each_start_loops_unless_memory_is_why_or_it_ran_long() {
+        let known = Remembered { attempts: 3, ..Remembered::default() };
+        let at = |seconds: i64| Some(now() - SignedDuration::from_secs(seconds));
+        for (oom, started_at, word) in [
+            (false, at(5), ContainerWord::CrashLooping),
+            (true, at(5), ContainerWord::OutOfMemory),
+            (false, at(3_600), ContainerWord::Exited),
+        ] {
+            let container = Container { life: ended(1, oom, None), started_at, ..Container::missing("c") };
+            assert_eq!(judge(&spec(json!({})), &container, Some(&known), now()).word, word);
+        }
+        let looping = Life::Restarting(End { exit_code: Some(1), ..End::default() });
+        let container = Container { life: looping, restarts: 5, ..Container::missing("c") };
+        let verdict = judge(&spec(json!({})), &container, None, now());
+        assert_eq!((verdict.word, verdict.need), (ContainerWord::CrashLooping, Need::Nothing));
+    }
+}

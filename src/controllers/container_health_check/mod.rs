@@ -1,0 +1,160 @@
+//! ContainerHealthCheck: containers that must be up, or must be down.
+//!
+//! `judge`, `plan`, `limit`, `cycle` and `status` are pure; `observe` and `probe` look, `act` does what was planned, after it
+//! was written down.
+
+mod act;
+mod cycle;
+mod docker;
+mod judge;
+mod limit;
+mod memory;
+mod observe;
+mod plan;
+mod pods;
+mod probe;
+mod seen;
+mod status;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::{
+    api::{ContainerHealthCheck, ContainerHealthCheckStatus},
+    store::Term,
+};
+
+use super::{
+    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    error::StepError,
+    shared::Key,
+};
+
+use memory::Memory;
+use observe::{Blind, Found, Log, Probed};
+use plan::Decision;
+
+/// Containers that status tells of by name.
+const SHOWN: usize = 32;
+
+/// The kind's own part.
+pub struct Checks {
+    pub world: Arc<World>,
+    term: Term,
+    state: Mutex<State>,
+}
+
+/// What passes know of earlier ones.
+#[derive(Default)]
+struct State {
+    /// As they were last written, by uid.
+    memories: HashMap<String, Memory>,
+    lists: HashMap<Key, Known>,
+    probes: HashMap<(Key, String), Probed>,
+    logs: HashMap<(Key, String), (String, Log)>,
+}
+
+/// A list of an agent's.
+struct Known {
+    revision: u64,
+    at: Instant,
+    found: Found,
+}
+
+impl Known {
+    fn new(revision: u64, found: Found) -> Self {
+        Self { revision, at: Instant::now(), found }
+    }
+
+    fn is_good(&self, revision: Option<u64>, fresh: Duration) -> bool {
+        revision == Some(self.revision) && self.at.elapsed() < fresh
+    }
+}
+
+/// What is looked at beside the object.
+pub struct Facts {
+    uid: String,
+    suspended: bool,
+    /// The way on which it depends on itself.
+    cycle: Option<String>,
+    blind: Option<Blind>,
+    waits_for: Option<String>,
+    contested: Option<String>,
+    looked: Option<Looked>,
+}
+
+impl Facts {
+    fn new(uid: String) -> Self {
+        Self { uid, suspended: false, cycle: None, blind: None, waits_for: None, contested: None, looked: None }
+    }
+}
+
+/// The containers, and what was decided about them.
+struct Looked {
+    decision: Decision,
+    found: Found,
+    logs: BTreeMap<String, Log>,
+}
+
+#[async_trait]
+impl Declares for Checks {
+    type Object = ContainerHealthCheck;
+    type Status = ContainerHealthCheckStatus;
+    type Facts = Facts;
+
+    const KIND: &'static str = "ContainerHealthCheck";
+
+    fn parts(object: &ContainerHealthCheck) -> Declaration<'_, ContainerHealthCheckStatus> {
+        Declaration {
+            suspend: object.spec.suspend,
+            requires: &[],
+            status: object.status.as_ref(),
+            spec: projected(&object.spec),
+        }
+    }
+
+    async fn facts(&self, object: &ContainerHealthCheck, key: &Key) -> Result<Facts, StepError> {
+        self.look(object, key).await
+    }
+
+    fn judge(object: &ContainerHealthCheck, seen: &Seen<Facts>, _: Timestamp) -> Judged<ContainerHealthCheckStatus> {
+        status::judged(&object.spec, &seen.facts)
+    }
+
+    async fn act(
+        &self,
+        object: &ContainerHealthCheck,
+        seen: &Seen<Facts>,
+        judged: &mut Judged<ContainerHealthCheckStatus>,
+        _: &Term,
+    ) -> Result<(), StepError> {
+        self.carry_out(&object.spec, &seen.key, &seen.facts, judged).await
+    }
+
+    fn gone(&self, key: &Key) {
+        self.world.parts.metrics.containers.unknown(&key.namespace, &key.name);
+        let mut state = self.lock();
+        state.lists.remove(key);
+        state.probes.retain(|(of, _), _| of != key);
+        state.logs.retain(|(of, _), _| of != key);
+    }
+}
+
+impl Checks {
+    pub fn new(world: Arc<World>, term: Term) -> Self {
+        Self { world, term, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! What is to be done about the containers of a check: a pure function.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::{
+    api::{ContainerHealthCheckSpec, MemoryPolicy, Mode},
+    host::StoppedBy,
+};
+
+use super::{
+    judge::{Need, Verdict, judge},
+    limit::{Raised, raised, shown},
+    memory::{Did, Memory, Remembered},
+    seen::{Container, Life},
+};
+
+/// Actions of one pass: what is left waits for the next.
+const AT_ONCE: usize = 8;
+/// An operation whose end nobody told of is taken for failed.
+const LOST: SignedDuration = SignedDuration::from_mins(10);
+
+/// So long a person is told that it has all the memory that it may have.
+const TOLD: SignedDuration = SignedDuration::from_hours(24);
+
+/// What a pass looked at.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    pub spec: &'a ContainerHealthCheckSpec,
+    pub containers: &'a [Container],
+    /// Why nothing may be done now, beside the manifest: `pause`, a process that only observes, a suspended check.
+    pub hands_off: bool,
+    /// Of what they depend on, what is not ready.
+    pub waits_for: Option<&'a str>,
+    /// When a person last resumed the check.
+    pub resumed_at: Option<Timestamp>,
+    /// Whether what ends is started by its own runtime (a pod's kubelet).
+    pub starts_by_itself: bool,
+    /// Somebody took back a limit that was written into the workload.
+    pub contested: bool,
+    pub memory: &'a Memory,
+}
+
+/// One container, judged, with what is done about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub container: Container,
+    pub verdict: Verdict,
+    /// When it may be tried again.
+    pub next: Option<Timestamp>,
+    /// The limit that it should have, in bytes, and does not.
+    pub proposed: Option<i64>,
+    /// It has all the memory that it may have.
+    pub at_max: bool,
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    pub container: String,
+    pub instance: String,
+    pub todo: Todo,
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Todo {
+    Up,
+    Restart,
+    Stop,
+    /// Bytes, in place.
+    Resize(i64),
+    /// Bytes, in the workload.
+    Patch(i64),
+}
+
+impl Todo {
+    pub fn told(self) -> String {
+        match self {
+            Self::Up => "Up".into(),
+            Self::Restart => "Restart".into(),
+            Self::Stop => "Stop".into(),
+            Self::Resize(bytes) => format!("Resize to {}", shown(bytes)),
+            Self::Patch(bytes) => format!("PatchWorkload to {}", shown(bytes)),
+        }
+    }
+}
+
+/// What a pass decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    pub entries: Vec<Entry>,
+    pub unhealthy: usize,
+    /// More are unhealthy than may be, or were so lately.
+    pub storm: bool,
+    pub acts: Vec<Act>,
+    /// What would be done, if the check, or the process, did not only observe.
+    pub withheld: Vec<Act>,
+    /// With the attempts in it: committed before the acts.
+    pub memory: Memory,
+    /// When something becomes due.
+    pub again: Option<Duration>,
+}
+
+/// Decides. Rules: docs/containers.md.
+pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
+    let mut memory = facts.memory.clone();
+    let known: BTreeSet<&str> = facts.containers.iter().map(|one| one.name.as_str()).collect();
+    if facts.starts_by_itself {
+        inherit(facts, &mut memory, &known);
+    }
+    let entries: Vec<Entry> = facts.containers.iter().map(|one| entry(facts, one, &mut memory, now)).collect();
+    let unhealthy = entries.iter().filter(|entry| entry.verdict.is_unhealthy()).count();
+    let storm = storm(facts.spec, unhealthy, entries.len(), &mut memory, now);
+    let mut planned = Vec::new();
+    for entry in entries.iter().filter(|_| !storm && !facts.spec.suspend) {
+        if planned.len() == AT_ONCE {
+            break;
+        }
+        planned.extend(act(facts, entry, &memory, now));
+    }
+    let may = !facts.hands_off && facts.spec.mode == Mode::Enforce;
+    let (acts, withheld) = if may { (planned, Vec::new()) } else { (Vec::new(), planned) };
+    let kept = |name: &str, one: &Remembered| {
+        known.contains(name) || (facts.starts_by_itself && is_awaited(facts.spec, one, now))
+    };
+    memory.containers.retain(|name, one| !one.is_blank() && kept(name, one));
+    for act in &acts {
+        begin(memory.containers.entry(act.container.clone()).or_default(), act, now);
+    }
+    let again = entries.iter().filter_map(|entry| entry.next).chain(memory.cooling_until).filter(|at| *at > now).min();
+    let again = again.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+    Decision { entries, unhealthy, storm, acts, withheld, memory, again }
+}
+
+/// A pod that was deleted lives on under another name: its attempts count there too, or its backoff would never grow.
+fn inherit(facts: &Facts<'_>, memory: &mut Memory, known: &BTreeSet<&str>) {
+    for heir in facts.containers.iter().filter(|one| !one.instance.is_empty()) {
+        let all = &memory.containers;
+        let of_alike = |name: &str| name.rsplit('/').next() == Some(heir.alike.as_str());
+        let gone = all.keys().find(|name| !known.contains(name.as_str()) && of_alike(name)).cloned();
+        if let Some(gone) = gone.filter(|_| !all.contains_key(&heir.name))
+            && let Some(one) = memory.containers.remove(&gone)
+        {
+            memory.containers.insert(heir.name.clone(), one);
+        }
+    }
+}
+
+/// Whether a pod that is gone was deleted so lately that its successor may still come.
+fn is_awaited(spec: &ContainerHealthCheckSpec, one: &Remembered, now: Timestamp) -> bool {
+    let reset = SignedDuration::from_secs(spec.restart.reset_after_seconds.into());
+    one.last_attempt_at.is_some_and(|at| now < at + reset)
+}
+
+/// Judges one, and takes in what is remembered of it.
+fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Timestamp) -> Entry {
+    let spec = facts.spec;
+    let Memory { containers, limits, .. } = memory;
+    let one = containers.entry(container.name.clone()).or_default();
+    match &container.life {
+        Life::Ended(end) if end.by == Some(StoppedBy::Person) => one.resumed_at = facts.resumed_at.max(one.resumed_at),
+        // That stop is history.
+        _ => one.resumed_at = None,
+    }
+    if let Some(did) = one.last_action.as_mut().filter(|did| did.is_open() && now > did.at + LOST) {
+        did.outcome = Some("nobody told what came of it".into());
+    }
+    let raised = take_memory(facts, container, one, limits, now);
+    let mut verdict = judge(spec, container, Some(one), now);
+    if facts.starts_by_itself && verdict.need == Need::Up {
+        verdict.need = Need::Nothing;
+    }
+    reset(spec, &verdict, one, now);
+    let next = (one.attempts > 0 && verdict.need != Need::Nothing).then(|| due(spec, one)).flatten();
+    let wanted = limits.get(&container.alike).copied();
+    let proposed = wanted.filter(|limit| container.memory_limit.is_some_and(|has| has < *limit));
+    Entry { container: container.clone(), verdict, next, proposed, at_max: raised == Some(Raised::AtMax) }
+}
+
+/// Counts what ran out of memory since the last look, and decides the limit that it should have.
+fn take_memory(
+    facts: &Facts<'_>,
+    container: &Container,
+    one: &mut Remembered,
+    limits: &mut BTreeMap<String, i64>,
+    now: Timestamp,
+) -> Option<Raised> {
+    let policy = &facts.spec.out_of_memory;
+    if !container.instance.is_empty() && one.instance != container.instance {
+        (one.instance, one.oom_seen) = (container.instance.clone(), 0);
+    }
+    let next = raised(policy, container.memory_limit);
+    if container.oom_count > one.oom_seen {
+        // A kubelet tells of the last end only, whatever came before it.
+        one.oom_total += if facts.starts_by_itself { 1 } else { container.oom_count - one.oom_seen };
+        one.oom_seen = container.oom_count;
+        one.last_oom_at = container.last_oom_at.or(Some(now));
+        one.peak = one.peak.max(container.memory_peak);
+        if let Some(Raised::To(limit)) = next {
+            limits.insert(container.alike.clone(), limit);
+        }
+    }
+    // What a person raised as far is no proposal any more.
+    let has = container.memory_limit.unwrap_or(i64::MAX);
+    if policy.policy == MemoryPolicy::Propose && limits.get(&container.alike).is_some_and(|limit| has >= *limit) {
+        limits.remove(&container.alike);
+    }
+    let lately = one.last_oom_at.is_some_and(|at| now < at + TOLD);
+    next.filter(|next| *next == Raised::AtMax && lately)
+}
+
+/// Attempts are forgotten after it has been well for long enough.
+fn reset(spec: &ContainerHealthCheckSpec, verdict: &Verdict, one: &mut Remembered, now: Timestamp) {
+    if verdict.is_unhealthy() {
+        one.healthy_since = None;
+        return;
+    }
+    let since = *one.healthy_since.get_or_insert(now);
+    if now >= since + SignedDuration::from_secs(spec.restart.reset_after_seconds.into()) {
+        (one.attempts, one.last_attempt_at) = (0, None);
+    }
+}
+
+/// When the next attempt is due: at once the first time, then after a backoff that doubles.
+fn due(spec: &ContainerHealthCheckSpec, one: &Remembered) -> Option<Timestamp> {
+    let last = one.last_attempt_at?;
+    let doubled = i64::from(spec.restart.backoff_seconds)
+        .saturating_mul(1_i64.checked_shl(u32::try_from(one.attempts - 1).unwrap_or(0).min(32)).unwrap_or(i64::MAX));
+    Some(last + SignedDuration::from_secs(doubled.min(spec.restart.max_backoff_seconds.into())))
+}
+
+fn storm(spec: &ContainerHealthCheckSpec, unhealthy: usize, all: usize, memory: &mut Memory, now: Timestamp) -> bool {
+    let over = spec.max_unhealthy.as_ref().is_some_and(|most| unhealthy > allowed(most, all));
+    if over {
+        memory.cooling_until = Some(now + SignedDuration::from_secs(spec.storm_cooldown_seconds.into()));
+    }
+    if memory.cooling_until.is_some_and(|until| now >= until) {
+        memory.cooling_until = None;
+    }
+    memory.cooling_until.is_some()
+}
+
+/// As Kubernetes reads it: percentages are rounded down.
+fn allowed(most: &IntOrString, all: usize) -> usize {
+    match most {
+        IntOrString::Int(number) => usize::try_from(*number).unwrap_or(0),
+        IntOrString::String(percent) => {
+            let percent: usize = percent.trim_end_matches('%').parse().unwrap_or(100);
+            all * percent / 100
+        }
+    }
+}
+
+/// What is done about one now.
+fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Option<Act> {
+    let container = &entry.container;
+    let one = memory.containers.get(&container.name);
+    if container.under_operation || one.and_then(|one| one.last_action.as_ref()).is_some_and(Did::is_open) {
+        return None;
+    }
+    let act = |todo: Todo, reason: String| {
+        Some(Act { container: container.name.clone(), instance: container.instance.clone(), todo, reason })
+    };
+    // First the memory: what starts with too little dies again.
+    if let Some(limit) = entry.proposed.filter(|_| !container.instance.is_empty()) {
+        let todo = match facts.spec.out_of_memory.policy {
+            MemoryPolicy::Propose => None,
+            MemoryPolicy::Resize => Some(Todo::Resize(limit)),
+            MemoryPolicy::PatchWorkload if !facts.contested && memory.written.get(&container.alike) != Some(&limit) => {
+                Some(Todo::Patch(limit))
+            }
+            MemoryPolicy::PatchWorkload => None,
+        };
+        if let Some(todo) = todo.filter(|todo| !just_tried(facts.spec, one, *todo, now)) {
+            return act(todo, "it ran out of memory".into());
+        }
+    }
+    let todo = match entry.verdict.need {
+        Need::Nothing => return None,
+        Need::Up => Todo::Up,
+        Need::Restart => Todo::Restart,
+        Need::Stop => Todo::Stop,
+    };
+    // Whoever only suffers from something else is left alone.
+    if todo != Todo::Stop && facts.waits_for.is_some() {
+        return None;
+    }
+    if entry.next.is_some_and(|at| now < at) {
+        return None;
+    }
+    act(todo, entry.verdict.message.clone())
+}
+
+/// A limit that was refused is not tried again and again.
+fn just_tried(spec: &ContainerHealthCheckSpec, one: Option<&Remembered>, todo: Todo, now: Timestamp) -> bool {
+    let pause = SignedDuration::from_secs(spec.restart.max_backoff_seconds.into());
+    let last = one.and_then(|one| one.last_action.as_ref());
+    last.is_some_and(|did| did.action == todo.told() && now < did.at + pause)
+}
+
+/// Written down before it is done.
+fn begin(one: &mut Remembered, act: &Act, now: Timestamp) {
+    if !matches!(act.todo, Todo::Resize(_) | Todo::Patch(_)) {
+        one.attempts += 1;
+        one.last_attempt_at = Some(now);
+    }
+    let key = format!("{}/{now}", act.container);
+    one.last_action = Some(Did { action: act.todo.told(), at: now, key, operation: None, outcome: None });
+}
+
+#[cfg(test)]
+mod tests;

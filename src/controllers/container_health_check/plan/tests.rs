@@ -1,0 +1,208 @@
+//! Passes as a person would play them.
+
+use serde_json::json;
+
+use super::{
+    super::seen::{End, Health},
+    *,
+};
+
+const MI: i64 = 1 << 20;
+
+fn spec(extra: serde_json::Value) -> ContainerHealthCheckSpec {
+    let mut spec = json!({"target": {"docker": {"hostAgentRef": {"name": "a"}, "names": ["c"]}}});
+    for (key, value) in extra.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(spec).unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    "2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
+}
+
+fn down(name: &str) -> Container {
+    let end = End { exit_code: Some(1), at: Some(at(0)), ..End::default() };
+    Container { instance: "i".into(), life: Life::Ended(end), ..Container::missing(name) }
+}
+
+fn up(name: &str) -> Container {
+    Container { instance: "i".into(), life: Life::Running, ..Container::missing(name) }
+}
+
+fn facts<'a>(spec: &'a ContainerHealthCheckSpec, containers: &'a [Container], memory: &'a Memory) -> Facts<'a> {
+    Facts {
+        spec,
+        containers,
+        hands_off: false,
+        waits_for: None,
+        resumed_at: None,
+        starts_by_itself: false,
+        contested: false,
+        memory,
+    }
+}
+
+fn todos(decision: &Decision) -> Vec<(&str, Todo)> {
+    decision.acts.iter().map(|act| (act.container.as_str(), act.todo)).collect()
+}
+
+fn ended(mut memory: Memory) -> Memory {
+    for one in memory.containers.values_mut() {
+        if let Some(did) = &mut one.last_action {
+            did.outcome = Some("done".into());
+        }
+    }
+    memory
+}
+
+#[test]
+fn attempts_are_spread_by_a_doubling_backoff_and_forgotten_after_health() {
+    let (spec, containers) = (spec(json!({})), [down("c")]);
+    let (mut memory, mut starts) = (Memory::default(), Vec::new());
+    for second in 0..700 {
+        let decision = decide(&facts(&spec, &containers, &memory), at(second));
+        if !decision.acts.is_empty() {
+            starts.push(second);
+        }
+        memory = ended(decision.memory);
+    }
+    assert_eq!(starts, [0, 10, 30, 70, 150, 310, 610], "10 s doubling to 300 s");
+    let well = [up("c")];
+    for second in [700, 1_299] {
+        memory = decide(&facts(&spec, &well, &memory), at(second)).memory;
+        assert_eq!(memory.containers["c"].attempts, 7);
+    }
+    memory = decide(&facts(&spec, &well, &memory), at(1_300)).memory;
+    assert!(memory.containers.is_empty(), "after ten minutes of health: {memory:?}");
+}
+
+#[test]
+fn one_action_at_a_time_and_none_while_hands_are_off_or_something_else_is_the_matter() {
+    let containers = [down("c")];
+    let memory = Memory::default();
+    let enforced = spec(json!({}));
+    let first = decide(&facts(&enforced, &containers, &memory), at(0));
+    assert_eq!(todos(&first), [("c", Todo::Up)]);
+    let open = decide(&facts(&enforced, &containers, &first.memory), at(60));
+    assert!(open.acts.is_empty(), "the first has not ended");
+    let lost = decide(&facts(&enforced, &containers, &first.memory), at(601));
+    assert_eq!(todos(&lost), [("c", Todo::Up)], "but is not waited for for ever");
+    let waits = Facts { waits_for: Some("LLMBackend ollama"), ..facts(&enforced, &containers, &memory) };
+    assert!(decide(&waits, at(0)).acts.is_empty());
+    let paused = Facts { hands_off: true, ..facts(&enforced, &containers, &memory) };
+    assert!(decide(&paused, at(0)).acts.is_empty());
+    let observed = spec(json!({"mode": "Observe"}));
+    assert!(decide(&facts(&observed, &containers, &memory), at(0)).acts.is_empty());
+    let pods = Facts { starts_by_itself: true, ..facts(&enforced, &containers, &memory) };
+    assert!(decide(&pods, at(0)).acts.is_empty(), "its kubelet starts it");
+}
+
+#[test]
+fn a_storm_stops_everything_until_it_has_cooled_down() {
+    let containers: Vec<Container> = ["a", "b", "c", "d", "e"].map(down).into();
+    for (most, storm) in [(json!(4), true), (json!(5), false), (json!("99%"), true), (json!("100%"), false)] {
+        let spec = spec(json!({"maxUnhealthy": most, "stormCooldownSeconds": 60}));
+        let decision = decide(&facts(&spec, &containers, &Memory::default()), at(0));
+        assert_eq!((decision.storm, decision.acts.is_empty(), decision.unhealthy), (storm, storm, 5), "{most}");
+    }
+    let spec = spec(json!({"maxUnhealthy": 4, "stormCooldownSeconds": 60}));
+    let memory = decide(&facts(&spec, &containers, &Memory::default()), at(0)).memory;
+    let mut calmer = containers;
+    calmer[0] = up("a");
+    let cooling = decide(&facts(&spec, &calmer, &memory), at(59));
+    assert!(cooling.storm && cooling.acts.is_empty());
+    assert_eq!(cooling.again, Some(Duration::from_secs(1)));
+    let over = decide(&facts(&spec, &calmer, &cooling.memory), at(60));
+    assert_eq!(todos(&over).len(), 4);
+}
+
+#[test]
+fn memory_is_raised_before_the_start_within_its_max_and_applied_again_to_a_new_container() {
+    let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi", "max": "50Mi"}}));
+    let dead = |limit: i64, count: u64, instance: &str| {
+        let end = End { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..End::default() };
+        Container {
+            instance: instance.into(),
+            life: Life::Ended(end),
+            oom_count: count,
+            memory_limit: Some(limit * MI),
+            ..Container::missing("c")
+        }
+    };
+    let pass = |container: Container, memory: &Memory, second: i64| {
+        let decision = decide(&facts(&spec, &[container], memory), at(second));
+        (todos(&decision).first().map(|(_, todo)| *todo), decision.entries[0].at_max, ended(decision.memory))
+    };
+    let (todo, _, memory) = pass(dead(20, 1, "i"), &Memory::default(), 0);
+    assert_eq!(todo, Some(Todo::Resize(40 * MI)));
+    let (todo, _, memory) = pass(dead(40, 1, "i"), &memory, 1);
+    assert_eq!(todo, Some(Todo::Up), "then it is started");
+    let (todo, _, memory) = pass(dead(40, 2, "i"), &memory, 100);
+    assert_eq!(todo, Some(Todo::Resize(50 * MI)), "never past its max");
+    let (todo, at_max, memory) = pass(dead(50, 3, "i"), &memory, 200);
+    assert_eq!((todo, at_max), (Some(Todo::Up), true), "a person's turn, and started all the same");
+    let fresh = Container { instance: "j".into(), memory_limit: Some(20 * MI), ..up("c") };
+    let (todo, _, memory) = pass(fresh, &memory, 300);
+    assert_eq!(todo, Some(Todo::Resize(50 * MI)), "what `up -d` lost");
+    assert_eq!((memory.containers["c"].oom_total, memory.limits["c"]), (3, 50 * MI));
+}
+
+#[test]
+fn a_proposal_is_only_told() {
+    let spec = spec(json!({}));
+    let hurt = Container { oom_count: 2, memory_limit: Some(100 * MI), memory_peak: Some(99 * MI), ..up("c") };
+    let decision = decide(&facts(&spec, &[hurt], &Memory::default()), at(0));
+    assert_eq!((decision.acts.len(), decision.entries[0].proposed), (0, Some(200 * MI)));
+    assert_eq!(decision.memory.containers["c"].peak, Some(99 * MI));
+    let raised = Container { oom_count: 2, memory_limit: Some(250 * MI), ..up("c") };
+    let decision = decide(&facts(&spec, &[raised], &decision.memory), at(1));
+    assert_eq!(decision.entries[0].proposed, None, "somebody raised it");
+}
+
+#[test]
+fn unhealthy_ones_are_restarted_and_a_persons_stop_is_held_until_resumed() {
+    let spec = spec(json!({}));
+    let sick = Container { health: Health::Failing("500".into()), ..up("c") };
+    let memory = Memory::default();
+    assert_eq!(todos(&decide(&facts(&spec, &[sick], &memory), at(0))), [("c", Todo::Restart)]);
+    let end = End { exit_code: Some(143), at: Some(at(0)), by: Some(crate::host::StoppedBy::Person), ..End::default() };
+    let stopped = [Container { life: Life::Ended(end), ..up("c") }];
+    let held = decide(&facts(&spec, &stopped, &memory), at(1));
+    assert_eq!((held.acts.len(), held.unhealthy), (0, 0));
+    let resumed = Facts { resumed_at: Some(at(5)), ..facts(&spec, &stopped, &held.memory) };
+    assert_eq!(todos(&decide(&resumed, at(6))), [("c", Todo::Up)]);
+}
+
+#[test]
+fn a_pods_successor_inherits_its_attempts() {
+    let spec = spec(json!({"probe": {"http": {"url": "http://HOST/"}}}));
+    let sick = |name: &str, instance: &str| Container {
+        instance: instance.into(),
+        alike: "main".into(),
+        health: Health::Failing("500".into()),
+        ..up(name)
+    };
+    let pass = |containers: &[Container], memory: &Memory, second: i64| {
+        let facts = Facts { starts_by_itself: true, ..facts(&spec, containers, memory) };
+        let decision = decide(&facts, at(second));
+        (decision.acts.len(), ended(decision.memory))
+    };
+    let (acts, memory) = pass(&[sick("a-1/main", "i")], &Memory::default(), 0);
+    assert_eq!(acts, 1);
+    let (_, memory) = pass(&[], &memory, 1);
+    let heir = [sick("a-2/main", "j"), sick("a-3/side", "k")];
+    let side = [heir[0].clone()];
+    assert_eq!(pass(&side, &memory, 9).0, 0, "its backoff goes on");
+    let (acts, memory) = pass(&side, &memory, 10);
+    assert_eq!((acts, memory.containers["a-2/main"].attempts, memory.containers.len()), (1, 2, 1));
+    assert!(pass(&[], &memory, 1_000).1.containers.is_empty(), "no successor came");
+}
+
+#[test]
+fn who_only_observes_says_what_it_would_do() {
+    let spec = spec(json!({"mode": "Observe"}));
+    let decision = decide(&facts(&spec, &[down("c")], &Memory::default()), at(0));
+    assert!(decision.acts.is_empty() && decision.memory.containers.is_empty());
+    assert_eq!(decision.withheld.iter().map(|act| act.todo).collect::<Vec<_>>(), [Todo::Up]);
+}

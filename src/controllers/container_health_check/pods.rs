@@ -1,0 +1,80 @@
+//! Containers of pods, as their kubelets tell of them.
+
+use std::collections::BTreeMap;
+
+use crate::runtimes::{ContainersSeen, PodContainer, PodLife, Terminated};
+
+use super::seen::{Container, End, Health, Life};
+
+/// The containers, and the pods' own words for each.
+pub fn containers(seen: &ContainersSeen) -> (Vec<Container>, BTreeMap<String, PodContainer>) {
+    let mut all: Vec<Container> = seen.containers.iter().map(container).collect();
+    let known = seen.containers.iter().map(|one| (name(one), one.clone())).collect();
+    let lacking = seen.desired.map_or(0, |desired| usize::try_from(desired).unwrap_or(0).saturating_sub(seen.pods));
+    for number in 1..=lacking {
+        let mut missing = Container::missing(format!("pod that is not there {number}"));
+        missing.life = Life::Pending("its workload has not made it".into());
+        all.push(missing);
+    }
+    (all, known)
+}
+
+fn name(one: &PodContainer) -> String {
+    format!("{}/{}", one.pod, one.container)
+}
+
+fn container(one: &PodContainer) -> Container {
+    let out_of_memory = |end: &Terminated| end.reason == "OOMKilled";
+    let end = |end: &Terminated| End {
+        exit_code: Some(end.exit_code.into()),
+        out_of_memory: out_of_memory(end),
+        at: end.at,
+        ..End::default()
+    };
+    let last = one.last.as_ref();
+    let life = match &one.life {
+        PodLife::Running { .. } => Life::Running,
+        PodLife::Terminated(ended) => Life::Ended(end(ended)),
+        PodLife::Waiting { reason, message } => match reason.as_str() {
+            "CrashLoopBackOff" => Life::Restarting(last.map(end).unwrap_or_default()),
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+                Life::ImageMissing(said(reason, message))
+            }
+            _ if last.is_some() => Life::Restarting(last.map(end).unwrap_or_default()),
+            _ => Life::Pending(said(reason, message)),
+        },
+    };
+    let oom = match &one.life {
+        PodLife::Terminated(ended) if out_of_memory(ended) => Some(ended),
+        _ => last.filter(|ended| out_of_memory(ended)),
+    };
+    // A kubelet counts restarts, not what they were for: the number of this container's last end, if that was for memory.
+    let ends = one.restarts + i32::from(!matches!(one.life, PodLife::Running { .. }));
+    let count = u64::try_from(ends).unwrap_or_default().max(1);
+    Container {
+        name: name(one),
+        alike: one.container.clone(),
+        instance: one.uid.clone(),
+        health: match (&one.life, one.ready) {
+            (PodLife::Running { .. }, true) => Health::Well,
+            (PodLife::Running { .. }, false) => Health::Starting,
+            _ => Health::Unasked,
+        },
+        life,
+        started_at: match &one.life {
+            PodLife::Running { since } => *since,
+            _ => None,
+        },
+        restarts: one.restarts.into(),
+        oom_count: if oom.is_some() { count } else { 0 },
+        last_oom_at: oom.and_then(|ended| ended.at),
+        memory_limit: one.memory_limit,
+        memory_peak: None,
+        drift: None,
+        under_operation: false,
+    }
+}
+
+fn said(reason: &str, message: &str) -> String {
+    if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
+}

@@ -1,0 +1,239 @@
+//! What status says of a check's containers: a pure function.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{
+    ContainerHealthCheckSpec, ContainerHealthCheckState as State, ContainerHealthCheckStatus, ContainerStatusEntry,
+    ContainerWord, MemoryPolicy,
+};
+
+use super::{
+    super::declared::Judged, Facts, Looked, SHOWN, act::again, limit::shown, observe::Blind, plan::Entry, seen::Life,
+};
+
+/// Of the longest texts, in characters.
+const LONGEST: usize = 2_000;
+
+/// The state of a check, its message, and its containers one by one.
+pub fn judged(spec: &ContainerHealthCheckSpec, facts: &Facts) -> Judged<ContainerHealthCheckStatus> {
+    let (state, message) = state(spec, facts);
+    let ready = match state {
+        State::Healthy => true,
+        // It runs, and a person should raise the limit.
+        State::OutOfMemory => facts.looked.as_ref().is_some_and(|looked| looked.decision.unhealthy == 0),
+        _ => false,
+    };
+    let stalled = matches!(
+        state,
+        State::HeldByPerson
+            | State::OutOfMemory
+            | State::TooManyUnhealthy
+            | State::Refused
+            | State::DependencyCycle
+            | State::FieldContested
+    );
+    let status = facts.looked.as_ref().map(|looked| listed(spec, looked)).unwrap_or_default();
+    let mut judged = Judged::new(state, ready, stalled && !ready, message, status);
+    judged.again = Some(again(spec, facts));
+    judged
+}
+
+fn state(spec: &ContainerHealthCheckSpec, facts: &Facts) -> (State, String) {
+    if facts.suspended {
+        return (State::Suspended, "suspended: its containers are not looked at".into());
+    }
+    if let Some(way) = &facts.cycle {
+        return (State::DependencyCycle, format!("it depends on itself ({way}): remove one of these from dependsOn"));
+    }
+    match &facts.blind {
+        Some(Blind::Unknown(why)) => return (State::Unknown, format!("{why}; nothing is done meanwhile")),
+        Some(Blind::Refused(why)) => return (State::Refused, why.clone()),
+        None => {}
+    }
+    let Some(looked) = &facts.looked else { return (State::Proving, "not looked at yet".into()) };
+    of_containers(spec, facts, looked)
+}
+
+fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked) -> (State, String) {
+    let decision = &looked.decision;
+    if decision.entries.is_empty() {
+        return (State::NothingSelected, "nothing matches target: correct it, or start what it should match".into());
+    }
+    let worst = worst(&decision.entries);
+    let told = told(&worst, decision.unhealthy);
+    if decision.storm {
+        let (count, all) = (decision.unhealthy, decision.entries.len());
+        let seconds = spec.storm_cooldown_seconds;
+        let message = format!(
+            "{count} of {all} unhealthy, more than maxUnhealthy or so lately: nothing is done until that is over for {seconds} s; {told}"
+        );
+        return (State::TooManyUnhealthy, message);
+    }
+    if let Some(container) = &facts.contested {
+        let message = format!(
+            "somebody took back the limit of memory that was written for container {container}: raise it where it is declared"
+        );
+        return (State::FieldContested, message);
+    }
+    if decision.unhealthy > 0 {
+        if let Some(whom) = &facts.waits_for {
+            return (State::WaitingForDependency, format!("{told}; it waits for {whom}"));
+        }
+        if let Some(entry) = worst.iter().find(|entry| is_out_of_memory(spec, entry)) {
+            return (State::OutOfMemory, format!("{told}; {}", mend(spec, entry, looked)));
+        }
+        if worst[0].verdict.word == ContainerWord::CrashLooping {
+            return (State::CrashLooping, told);
+        }
+        return (State::Degraded, told);
+    }
+    if worst.iter().any(|entry| entry.verdict.word == ContainerWord::HeldByPerson) {
+        return (State::HeldByPerson, told);
+    }
+    if worst.iter().any(|entry| entry.verdict.word == ContainerWord::Starting) {
+        return (State::Proving, told);
+    }
+    let raising = |entry: &&Entry| {
+        entry.at_max || (entry.proposed.is_some() && (is_proposed(spec) || refused(entry, looked).is_some()))
+    };
+    if let Some(entry) = decision.entries.iter().find(raising) {
+        let name = &entry.container.name;
+        return (
+            State::OutOfMemory,
+            format!("{name} ran out of memory, and runs again; {}", mend(spec, entry, looked)),
+        );
+    }
+    let how = match spec.desired_state {
+        crate::api::DesiredState::Running => "all run",
+        crate::api::DesiredState::Stopped => "all are stopped",
+    };
+    (State::Healthy, how.into())
+}
+
+/// A person must raise the limit: it is only proposed, or all that may be given is given.
+fn is_out_of_memory(spec: &ContainerHealthCheckSpec, entry: &Entry) -> bool {
+    let hurt = entry.verdict.word == ContainerWord::OutOfMemory;
+    hurt && (entry.at_max || is_proposed(spec))
+}
+
+fn is_proposed(spec: &ContainerHealthCheckSpec) -> bool {
+    spec.out_of_memory.policy == MemoryPolicy::Propose
+}
+
+/// Why its limit was not raised, if that was tried and not done.
+fn refused<'a>(entry: &Entry, looked: &'a Looked) -> Option<&'a str> {
+    let did = looked.decision.memory.containers.get(&entry.container.name)?.last_action.as_ref()?;
+    did.outcome.as_deref().filter(|outcome| outcome.starts_with("failed"))
+}
+
+fn mend(spec: &ContainerHealthCheckSpec, entry: &Entry, looked: &Looked) -> String {
+    match refused(entry, looked) {
+        _ if is_proposed(spec) => "raise its limit: status.proposal is a patch to paste".into(),
+        Some(why) if !entry.at_max => format!("its limit was not raised: {why}"),
+        _ => "it has all that outOfMemory.max allows: raise that, or find what uses it".into(),
+    }
+}
+
+/// Those that are not well, the worst first.
+fn worst(entries: &[Entry]) -> Vec<&Entry> {
+    let mut all: Vec<&Entry> = entries.iter().collect();
+    all.sort_by(|a, b| b.verdict.word.cmp(&a.verdict.word).then_with(|| a.container.name.cmp(&b.container.name)));
+    all
+}
+
+fn told(worst: &[&Entry], unhealthy: usize) -> String {
+    let Some(first) = worst.first() else { return String::new() };
+    let more = match unhealthy.saturating_sub(1) {
+        0 => String::new(),
+        more => format!("; {more} more"),
+    };
+    cut(&format!("{}: {}{more}", first.container.name, first.verdict.message), LONGEST)
+}
+
+/// The containers that are not as declared, or something was done about.
+fn listed(spec: &ContainerHealthCheckSpec, looked: &Looked) -> ContainerHealthCheckStatus {
+    let decision = &looked.decision;
+    let notable = |entry: &&Entry| {
+        entry.verdict.word != ContainerWord::Healthy
+            || entry.proposed.is_some()
+            || entry.container.drift.is_some()
+            || decision.withheld.iter().any(|act| act.container == entry.container.name)
+            || decision.memory.containers.contains_key(&entry.container.name)
+    };
+    let shown = worst(&decision.entries).into_iter().filter(notable).take(SHOWN);
+    ContainerHealthCheckStatus {
+        total: i32::try_from(decision.entries.len()).ok(),
+        unhealthy: i32::try_from(decision.unhealthy).ok(),
+        containers: shown.map(|entry| line(entry, looked)).collect(),
+        proposal: proposal(spec, &decision.entries),
+        ..ContainerHealthCheckStatus::default()
+    }
+}
+
+fn line(entry: &Entry, looked: &Looked) -> ContainerStatusEntry {
+    let container = &entry.container;
+    let known = looked.decision.memory.containers.get(&container.name);
+    let log = looked.logs.get(&container.name);
+    let text = |text: &str, most| (!text.is_empty()).then(|| cut(text, most));
+    let would = looked.decision.withheld.iter().find(|act| act.container == container.name);
+    let would = would.map(|act| format!("would {}, but is paused or only observes", act.todo.told()));
+    let said: Vec<&str> = [Some(entry.verdict.message.as_str()), would.as_deref(), container.drift.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    ContainerStatusEntry {
+        name: cut(&container.name, 500),
+        state: entry.verdict.word,
+        message: cut(&message, LONGEST),
+        exit_code: match &container.life {
+            Life::Ended(end) | Life::Restarting(end) => end.exit_code,
+            _ => None,
+        },
+        out_of_memory_count: known.map(|known| known.oom_total).filter(|n| *n > 0).and_then(|n| i32::try_from(n).ok()),
+        memory_limit: container.memory_limit.map(shown),
+        memory_peak: known.and_then(|known| known.peak).map(shown),
+        proposed_memory_limit: entry.proposed.map(shown),
+        attempts: known.map(|known| known.attempts).filter(|attempts| *attempts > 0),
+        next_attempt_time: entry.next.map(Time),
+        last_action: known.and_then(|known| known.told()).map(|told| cut(&told, 1_000)),
+        log_head: log.and_then(|(head, _)| text(head, 1_000)),
+        log_tail: log.and_then(|(_, tail)| text(tail, 4_000)),
+    }
+}
+
+/// A patch to paste: whoever owns the manifest owns its limits.
+fn proposal(spec: &ContainerHealthCheckSpec, entries: &[Entry]) -> Option<String> {
+    if spec.out_of_memory.policy != MemoryPolicy::Propose {
+        return None;
+    }
+    let mut limits: Vec<(&str, i64)> =
+        entries.iter().filter_map(|entry| Some((entry.container.alike.as_str(), entry.proposed?))).collect();
+    limits.sort_unstable();
+    limits.dedup_by_key(|(name, _)| *name);
+    let (name, _) = *limits.first()?;
+    let target = &spec.target;
+    let text = match (&target.kubernetes, &target.docker) {
+        (Some(_), _) => {
+            let line = |(name, bytes): &(&str, i64)| {
+                format!("        - name: {name}\n          resources: {{limits: {{memory: {}}}}}\n", shown(*bytes))
+            };
+            let lines: String = limits.iter().map(line).collect();
+            format!("spec:\n  template:\n    spec:\n      containers:\n{lines}")
+        }
+        (None, Some(docker)) if docker.compose.is_some() => {
+            let line = |(name, bytes): &(&str, i64)| format!("  {name}:\n    mem_limit: {bytes}\n");
+            let lines: String = limits.iter().map(line).collect();
+            format!("services:\n{lines}")
+        }
+        _ => {
+            let bytes = limits[0].1;
+            format!("docker update --memory {bytes} --memory-swap {bytes} {name}\n")
+        }
+    };
+    Some(cut(&text, 4_000))
+}
+
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}

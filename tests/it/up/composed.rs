@@ -1,0 +1,107 @@
+//! Services of a compose project, kept as they are declared: nobody's half-edited file is deployed by that.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::real::Docker;
+
+use super::{
+    containers::{inspected, is_running, manifests_of, shared, until},
+    harness::{Up, is_ready, state},
+};
+
+/// A project of two services in a folder of its own.
+struct Project {
+    folder: PathBuf,
+}
+
+impl Project {
+    fn up() -> Self {
+        let project =
+            Self { folder: std::env::temp_dir().join(format!("ostler-kept-{}", uuid::Uuid::new_v4().simple())) };
+        std::fs::create_dir(&project.folder).unwrap();
+        project.write("1000");
+        shared().compose(&project.folder, &["up", "--detach"]);
+        project
+    }
+
+    fn write(&self, seconds: &str) {
+        let service = |seconds: &str| {
+            format!("{{image: {}, command: [sleep, {seconds:?}], stop_grace_period: 1s}}", Docker::IMAGE)
+        };
+        let text = format!("name: kept\nservices:\n  db: {}\n  nightly: {}\n", service("1000"), service(seconds));
+        std::fs::write(self.folder.join("compose.yaml"), text).unwrap();
+    }
+
+    fn check(&self) -> Value {
+        let compose = json!({"projectDirectory": self.folder, "services": ["db", "nightly"]});
+        json!({
+            "target": {"docker": {"hostAgentRef": {"name": "here"}, "compose": compose}},
+            "restart": {"backoffSeconds": 1, "maxBackoffSeconds": 2},
+        })
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        self.write("1000");
+        shared().compose(&self.folder, &["down", "--timeout", "1"]);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Empty where there is none.
+fn id(container: &str) -> String {
+    let filter = format!("name=^/{container}$");
+    shared().docker(&["ps", "--all", "--no-trunc", "--quiet", "--filter", &filter]).trim().to_owned()
+}
+
+fn entry<'a>(check: &'a Value, name: &str) -> &'a Value {
+    let all = check["status"]["containers"].as_array();
+    all.and_then(|all| all.iter().find(|c| c["name"] == name)).unwrap_or(&Value::Null)
+}
+
+#[tokio::test]
+async fn real_docker_services_come_up_as_they_were_made_and_a_half_edited_file_is_not_deployed() {
+    let (docker, project) = (shared(), Project::up());
+    let allow = json!({"composeProjects": ["kept"]});
+    let up = Up::start(&[("all.yaml", &manifests_of(docker, &allow, &[("kept", project.check())]))]).await;
+    let ready = |c: &Value| is_ready(c) && c["status"]["total"] == 2;
+    until(&up, "kept", "ready", ready).await;
+
+    // Exited, and removed.
+    let nightly = "kept-nightly-1";
+    let (first, started) = (id(nightly), inspected(docker, nightly, "{{.State.StartedAt}}"));
+    docker.docker(&["kill", nightly]);
+    until(&up, "kept", "up again", |c| {
+        ready(c) && is_running(docker, nightly) && inspected(docker, nightly, "{{.State.StartedAt}}") != started
+    })
+    .await;
+    assert_eq!(id(nightly), first, "the same container");
+    docker.docker(&["rm", "--force", nightly]);
+    until(&up, "kept", "made again", |c| ready(c) && !id(nightly).is_empty() && is_running(docker, nightly)).await;
+    assert_ne!(id(nightly), first);
+
+    // Somebody is in the middle of an edit: what is stopped starts as it was made, what is gone stays gone.
+    project.write("2000");
+    docker.docker(&["kill", nightly]);
+    let drifted = until(&up, "kept", "up, and the drift is told", |c| {
+        ready(c) && entry(c, "nightly")["message"].as_str().is_some_and(|said| said.contains("compose"))
+    })
+    .await;
+    let command = inspected(docker, nightly, "{{json .Config.Cmd}}");
+    assert_eq!(command, r#"["sleep","1000"]"#, "{drifted:#}");
+    docker.docker(&["rm", "--force", nightly]);
+    let refused = until(&up, "kept", "refused", |c| {
+        entry(c, "nightly")["lastAction"].as_str().is_some_and(|did| did.contains("docker compose up -d nightly"))
+    })
+    .await;
+    assert_eq!((state(&refused), &entry(&refused, "nightly")["state"]), ("Degraded", &json!("Missing")), "{refused:#}");
+    assert!(id(nightly).is_empty() && is_running(docker, "kept-db-1"), "the other goes on");
+
+    // The edit is taken back.
+    project.write("1000");
+    until(&up, "kept", "ready again", ready).await;
+    assert!(is_running(docker, nightly) && is_running(docker, "kept-db-1"));
+}
