@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use axum::{Router, body::Body, extract::State, response::Response, routing::post};
+use axum::{Router, body::Body, extract::State, response::Response, routing::post, serve::ListenerExt};
 use futures::{StreamExt, stream};
 use ostler::{
     cli::bench::Bench,
@@ -78,6 +78,8 @@ impl Timed {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
+        // As engines do: else a token waits for the client's acknowledgement of the one before.
+        let listener = listener.tap_io(|connection| connection.set_nodelay(true).expect("set an option"));
         let timed = Self { url, seen: Arc::default() };
         let router = Router::new().route("/v1/chat/completions", post(answer)).with_state(timed.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });

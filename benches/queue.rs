@@ -1,11 +1,11 @@
 //! What Ostler's queue costs beyond the statements that any queue in PostgreSQL needs, measured in turns on one database.
 //!
-//!     OSTLER_DATABASE_URL=postgres://… cargo bench --bench queue [-- ROUNDS [TASKS]]
+//!     OSTLER_DATABASE_URL=postgres://… cargo bench --bench queue [-- ROUNDS [TASKS [WHAT…]]]
 //!
-//! - a drain (claim 500, complete 500, four connections) against the same with bare statements and SKIP LOCKED
-//! - the same drain while somebody holds an old snapshot, against itself without
-//! - the assignment of all tasks to 100 experts against the bare UPDATE
-//! - the rate of insertion
+//! - `drain`: claim 500, complete 500, four connections, against the same with bare statements and SKIP LOCKED; and the rate of
+//!   insertion
+//! - `snapshot`: the same drain while somebody holds an old snapshot, against itself without
+//! - `assign`: the assignment of all tasks to 100 experts against the bare UPDATE
 //!
 //! Everything is in a schema of its own, which is dropped.
 
@@ -26,12 +26,22 @@ fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let mut number = |default: u32| args.next().map_or(default, |arg| arg.parse().expect("a number"));
     let (rounds, tasks) = (number(3), number(50_000));
+    let what: Vec<String> = args.collect();
+    let unknown = what.iter().find(|one| !["drain", "snapshot", "assign"].contains(&one.as_str()));
+    assert!(unknown.is_none(), "there is no {unknown:?} to measure");
+    let wanted = |name: &str| what.is_empty() || what.iter().any(|one| one == name);
     let url = std::env::var("OSTLER_DATABASE_URL").expect("OSTLER_DATABASE_URL names the database");
     let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
     runtime.block_on(async {
-        drains(&url, rounds, tasks).await;
-        snapshots(&url, rounds, tasks).await;
-        assignments(&url, rounds, tasks).await;
+        if wanted("drain") {
+            drains(&url, rounds, tasks).await;
+        }
+        if wanted("snapshot") {
+            snapshots(&url, rounds, tasks).await;
+        }
+        if wanted("assign") {
+            assignments(&url, rounds, tasks).await;
+        }
     });
 }
 

@@ -29,6 +29,10 @@ impl Listener for Wires {
 
     async fn accept(&mut self) -> (Wire, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        // As engines do: else a token waits for the client's acknowledgement of the one before.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "can't set TCP_NODELAY: streamed answers may lag");
+        }
         let switch = Switch(self.all.child_token());
         let cut = Box::pin(switch.0.clone().cancelled_owned());
         (Wire { stream, switch, cut }, address)

@@ -51,7 +51,8 @@ pub(super) async fn assign(
 type Said<'a> = (&'a str, Option<&'a str>, &'a str, &'a [String]);
 
 /// Only what is still unassigned is written; an expert that was named meanwhile is not overruled. The condition is such that tasks
-/// are found by id, and not by the index of unassigned ones, of which there may be more than the planner thinks.
+/// are found by id, and not by the index of unassigned ones, of which there may be more than the planner thinks. What is said is
+/// looked up by its number in the arrays: joined, the planner would go over all that is said for each task.
 async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u64, StoreError> {
     let mut numbers: HashMap<Said<'_>, i32> = HashMap::new();
     let mut different: Vec<Said<'_>> = Vec::new();
@@ -65,13 +66,11 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
     }
     let lists = candidate_lists(connection, different.iter().map(|said| said.3)).await?;
     let written: Vec<(String, String)> = sqlx::query_as(
-        "UPDATE tasks AS t SET expert = s.expert, assigned_model = s.model, assignment_reason = s.reason,
-            candidates = s.candidates
+        "UPDATE tasks AS t SET expert = ($3::text[])[w.number], assigned_model = ($4::text[])[w.number],
+            assignment_reason = ($5::text[])[w.number], candidates = ($6::integer[])[w.number]
          FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
-         JOIN unnest($3::text[], $4::text[], $5::text[], $6::integer[]) WITH ORDINALITY
-            AS s (expert, model, reason, candidates, number) ON s.number = w.number
          WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
-            AND coalesce(t.expert, s.expert) = s.expert
+            AND coalesce(t.expert, ($3::text[])[w.number]) = ($3::text[])[w.number]
          RETURNING t.namespace, t.expert",
     )
     .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
