@@ -12,9 +12,10 @@ use serde::Deserialize;
 
 use crate::{
     api::{
-        API_VERSION, AgentCommand, AgentConfigSpec, AgentService, RestartPolicy, ServiceManager, agent_config_schema,
-        quantity,
+        API_VERSION, AgentCommand, AgentConfigSpec, AgentContainer, AgentService, RestartPolicy, ServiceManager,
+        agent_config_schema, quantity,
     },
+    host::{ComposeService, ContainerTarget},
     platform::local::{LocalKind, read_single},
 };
 
@@ -83,7 +84,6 @@ pub struct TlsFiles {
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
     pub name: String,
-    pub start: CommandSpec,
     pub manager: ManagerSpec,
     pub check: Option<CheckSpec>,
     pub startup: Duration,
@@ -93,13 +93,24 @@ pub struct ServiceSpec {
 
 #[derive(Clone, Debug)]
 pub enum ManagerSpec {
-    Process { stop_grace: Duration, log: LogSpec, out_of_memory_patterns: Vec<String> },
+    Process(Box<ProcessSpec>),
     Command(Box<Commands>),
+    Container(Box<ContainerTarget>),
 }
 
-/// What stops, restarts and asks a service whose parent is another program.
+/// A service whose parent is the agent.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    pub start: CommandSpec,
+    pub stop_grace: Duration,
+    pub log: LogSpec,
+    pub out_of_memory_patterns: Vec<String>,
+}
+
+/// What starts, stops, restarts and asks a service whose parent is another program.
 #[derive(Clone, Debug)]
 pub struct Commands {
+    pub start: CommandSpec,
     pub stop: CommandSpec,
     pub restart: Option<CommandSpec>,
     pub status: Option<CommandSpec>,
@@ -120,15 +131,28 @@ pub struct CheckSpec {
     pub timeout: Duration,
 }
 
+/// How long the engine may take over a container: compose may have to pull its image.
+const LONGEST_CONTAINER_ACT: Duration = Duration::from_secs(1200);
+
 impl ServiceSpec {
+    /// The user that the agent's file wants it to run as.
+    pub fn user(&self) -> Option<&String> {
+        match &self.manager {
+            ManagerSpec::Process(process) => process.start.user.as_ref(),
+            ManagerSpec::Command(commands) => commands.start.user.as_ref(),
+            ManagerSpec::Container(_) => None,
+        }
+    }
+
     /// How long one act on the service may take when everything goes wrong.
     pub fn longest_act(&self) -> Duration {
         let stop = match &self.manager {
-            ManagerSpec::Process { stop_grace, .. } => *stop_grace,
+            ManagerSpec::Process(process) => process.stop_grace,
             ManagerSpec::Command(commands) => {
                 let also = commands.restart.iter().chain(&commands.status).map(|c| c.timeout);
-                commands.stop.timeout + self.start.timeout + also.sum::<Duration>()
+                commands.stop.timeout + commands.start.timeout + also.sum::<Duration>()
             }
+            ManagerSpec::Container(_) => LONGEST_CONTAINER_ACT,
         };
         stop + self.startup + self.check.as_ref().map_or(Duration::ZERO, |c| c.timeout)
     }
@@ -175,6 +199,11 @@ pub fn resolve(spec: &AgentConfigSpec, base_dir: &Path, state_dir: &Path) -> Res
             problems
                 .push(format!("spec.services[{i}]: there is a service {} already: name it otherwise", service.name));
         }
+        if service.manager == ServiceManager::Container && spec.docker.is_none() {
+            problems.push(format!(
+                "spec.services[{i}]: manager: Container needs spec.docker: say there which containers are permitted"
+            ));
+        }
     }
     let listen = spec.listen.parse::<SocketAddr>();
     if let Err(e) = &listen {
@@ -197,6 +226,25 @@ pub fn resolve(spec: &AgentConfigSpec, base_dir: &Path, state_dir: &Path) -> Res
 
 fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) -> Result<ServiceSpec, String> {
     let name = &service.name;
+    let check = match &service.check {
+        None => None,
+        Some(c) => Some(CheckSpec {
+            url: Url::parse(&c.url).map_err(|e| format!("service {name}: check.url {}: {e}", c.url))?,
+            timeout: seconds(c.timeout_seconds),
+        }),
+    };
+    Ok(ServiceSpec {
+        name: name.clone(),
+        manager: resolve_manager(service, base_dir, state_dir)?,
+        check,
+        startup: seconds(service.startup_seconds),
+        restart: service.restart,
+        adopt: service.adopt,
+    })
+}
+
+fn resolve_manager(service: &AgentService, base_dir: &Path, state_dir: &Path) -> Result<ManagerSpec, String> {
+    let name = &service.name;
     let command = |c: &AgentCommand| CommandSpec {
         argv: c.command.clone(),
         user: c.user.clone(),
@@ -204,16 +252,17 @@ fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) ->
         environment: c.environment.clone(),
         timeout: seconds(c.timeout_seconds),
     };
-    let manager = match (service.manager, &service.stop) {
-        (ServiceManager::Command, Some(stop)) => ManagerSpec::Command(Box::new(Commands {
-            stop: command(stop),
+    let needs = |what: &str| format!("service {name}: manager: {:?} needs {what}", service.manager);
+    let start = || service.start.as_ref().map(command).ok_or_else(|| needs("start"));
+    Ok(match service.manager {
+        ServiceManager::Command => ManagerSpec::Command(Box::new(Commands {
+            start: start()?,
+            stop: service.stop.as_ref().map(command).ok_or_else(|| needs("stop"))?,
             restart: service.restart_command.as_ref().map(command),
             status: service.status.as_ref().map(command),
         })),
-        (ServiceManager::Command, None) => {
-            return Err(format!("service {name}: manager: Command needs stop"));
-        }
-        (ServiceManager::Process, _) => ManagerSpec::Process {
+        ServiceManager::Process => ManagerSpec::Process(Box::new(ProcessSpec {
+            start: start()?,
             stop_grace: seconds(service.stop_grace_seconds),
             log: LogSpec {
                 file: match &service.log.file {
@@ -226,24 +275,24 @@ fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) ->
                 files: u32::try_from(service.log.files).unwrap_or(0),
             },
             out_of_memory_patterns: service.out_of_memory_patterns.clone(),
-        },
-    };
-    let check = match &service.check {
-        None => None,
-        Some(c) => Some(CheckSpec {
-            url: Url::parse(&c.url).map_err(|e| format!("service {name}: check.url {}: {e}", c.url))?,
-            timeout: seconds(c.timeout_seconds),
-        }),
-    };
-    Ok(ServiceSpec {
-        name: name.clone(),
-        start: command(&service.start),
-        manager,
-        check,
-        startup: seconds(service.startup_seconds),
-        restart: service.restart,
-        adopt: service.adopt,
+        })),
+        ServiceManager::Container => {
+            let named = service.container.as_ref().and_then(|c| target(c, base_dir));
+            ManagerSpec::Container(Box::new(named.ok_or_else(|| needs("container"))?))
+        }
     })
+}
+
+fn target(container: &AgentContainer, base_dir: &Path) -> Option<ContainerTarget> {
+    match (&container.name, &container.project_directory, &container.service) {
+        (Some(name), None, None) => Some(ContainerTarget::Name(name.clone())),
+        (None, Some(folder), Some(service)) => Some(ContainerTarget::Service(ComposeService {
+            project_directory: base_dir.join(folder).display().to_string(),
+            files: Vec::new(),
+            service: service.clone(),
+        })),
+        _ => None,
+    }
 }
 
 fn seconds(n: i32) -> Duration {

@@ -9,9 +9,9 @@ use super::{
     config::{CheckSpec, ManagerSpec},
     os::{self, Processes},
     plan,
-    service::{Live, PortSight, Service},
+    service::{Live, PortSight, Service, instance_of_run, running_seconds},
 };
-use crate::host::{Instance, Manager, ServiceReport, ServiceState};
+use crate::host::{ContainerReport, ContainerState, Instance, Manager, ServiceReport, ServiceState};
 
 /// Reports all services as they are now. Blocks while the processes are read.
 pub fn services(all: &[Arc<Service>], now: Timestamp) -> Vec<ServiceReport> {
@@ -22,40 +22,48 @@ pub fn services(all: &[Arc<Service>], now: Timestamp) -> Vec<ServiceReport> {
 fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceReport {
     let memory = service.keeper.get();
     let manager = match &service.spec.manager {
-        ManagerSpec::Process { .. } => Manager::Process,
+        ManagerSpec::Process(_) => Manager::Process,
         ManagerSpec::Command(_) => Manager::Command,
+        ManagerSpec::Container(_) => Manager::Container,
     };
     let seen = service.sight(processes);
     if let Err(error) = &seen {
         tracing::warn!(service = %service.spec.name, %error, "the service can't be looked at");
     }
-    let known = seen.is_ok();
+    let container = (manager == Manager::Container).then(|| service.container());
+    let known = seen.is_ok() && !matches!(container, Some(Err(_)));
+    let container = container.and_then(Result::ok).flatten();
     let (own, port) = seen.unwrap_or_default();
     let live = service.live();
     let state = match manager {
         _ if !known => ServiceState::Unknown,
         Manager::Process => state_of_process(own.as_ref(), port.as_ref(), &live, service),
+        Manager::Container => state_of_container(container.as_ref(), &live, service),
         Manager::Command | Manager::Other => state_by_command(port.as_ref(), &live, service),
     };
     // A command's process is nobody's child here: who has the port is as near as one gets.
     let instance = match manager {
         Manager::Process => own,
+        Manager::Container => container.as_ref().and_then(instance_of_run),
         _ => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
     };
-    let wanted = service.spec.start.user.as_ref();
-    let tree = instance.as_ref().map(|i| processes.tree(i.pid)).unwrap_or_default();
+    let wanted = service.spec.user();
+    let process = instance.as_ref().filter(|_| manager != Manager::Container);
+    let tree = process.map(|i| processes.tree(i.pid)).unwrap_or_default();
     ServiceReport {
         name: service.spec.name.clone(),
         manager,
         state,
-        user: instance
-            .as_ref()
+        user: process
             .and_then(|i| processes.get(i.pid))
             .filter(|p| !is_becoming(p.pid, wanted))
             .map(|p| os::user_name(p.uid)),
         wanted_user: wanted.cloned(),
-        cpu_seconds: instance.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
-        running_seconds: instance.as_ref().and_then(os::running_seconds),
+        cpu_seconds: process.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
+        running_seconds: match &container {
+            Some(container) => running_seconds(container, now),
+            None => instance.as_ref().and_then(os::running_seconds),
+        },
         instance,
         last_exit: memory.last_exit,
         holds: plan::active(&memory.holds, now).cloned().collect(),
@@ -84,6 +92,18 @@ fn state_of_process(own: Option<&Instance>, port: Option<&PortSight>, live: &Liv
             young(live.started_at, service.spec.startup)
         }
         Some(_) => ServiceState::Running,
+    }
+}
+
+fn state_of_container(container: Option<&ContainerReport>, live: &Live, service: &Service) -> ServiceState {
+    let Some(container) = container else { return ServiceState::Stopped };
+    match container.state {
+        ContainerState::Running if service.spec.check.is_some() && live.answered != instance_of_run(container) => {
+            young(live.started_at, service.spec.startup)
+        }
+        ContainerState::Running => ServiceState::Running,
+        ContainerState::Restarting => ServiceState::Starting,
+        _ => ServiceState::Stopped,
     }
 }
 

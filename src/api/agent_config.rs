@@ -74,7 +74,8 @@ pub struct AgentAuth {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentDocker {
-    /// Path of the engine's socket. Absent: DOCKER_HOST, else the docker context in use, else the paths that engines use.
+    /// Path of the engine's socket. Absent: DOCKER_HOST, else the docker context in use (either must be a Unix socket), else the
+    /// paths that engines use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub socket: Option<String>,
@@ -124,6 +125,8 @@ pub enum ServiceManager {
     Process,
     /// Commands start and stop it: systemctl, launchctl, brew.
     Command,
+    /// It is a container, and the engine of `spec.docker` is its parent.
+    Container,
 }
 
 /// When the agent's own loop brings a service up again.
@@ -144,8 +147,14 @@ pub enum RestartPolicy {
      "message": "manager: Command needs stop: set stop to the command that stops the service", "fieldPath": ".stop"},
     {"rule": "self.manager != 'Command' || has(self.status) || has(self.check)",
      "message": "manager: Command needs check or status: set one, for else nobody can tell whether the service is up", "fieldPath": ".check"},
-    {"rule": "self.manager != 'Process' || (!has(self.stop) && !has(self.status) && !has(self.restartCommand))",
-     "message": "stop, status and restartCommand belong to manager: Command; a Process is stopped by SIGTERM: remove them, or set manager: Command", "fieldPath": ".manager"},
+    {"rule": "self.manager == 'Command' || (!has(self.stop) && !has(self.status) && !has(self.restartCommand))",
+     "message": "stop, status and restartCommand belong to manager: Command; a Process is stopped by SIGTERM, a container by its engine: remove them, or set manager: Command", "fieldPath": ".manager"},
+    {"rule": "(self.manager == 'Container') != has(self.start)",
+     "message": "start says what starts a Process, or what command does; a container is started by its engine: set start, or remove it under manager: Container", "fieldPath": ".start"},
+    {"rule": "(self.manager == 'Container') == has(self.container)",
+     "message": "container says which one a service with manager: Container is, and belongs to no other: set both or neither", "fieldPath": ".container"},
+    {"rule": "self.manager != 'Container' || (!self.adopt && !has(self.outOfMemoryPatterns))",
+     "message": "adopt and outOfMemoryPatterns are for processes; of a container the engine tells: remove them", "fieldPath": ".manager"},
     {"rule": "!self.adopt || has(self.check)",
      "message": "adopt: true needs check: set check, whose port tells which process to take over", "fieldPath": ".adopt"}
 ]))]
@@ -153,11 +162,15 @@ pub struct AgentService {
     /// Name of the service, as backends refer to it.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Process: the agent is its parent. Command: commands start and stop it.
+    /// Process: the agent is its parent. Command: commands start and stop it. Container: the container engine does.
     #[serde(default)]
     pub manager: ServiceManager,
-    /// What starts it.
-    pub start: AgentCommand,
+    /// What starts it (manager: Process and Command).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<AgentCommand>,
+    /// Which container it is (manager: Container): one that `spec.docker.allow` permits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<AgentContainer>,
     /// What stops it (manager: Command).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<AgentCommand>,
@@ -195,6 +208,28 @@ pub struct AgentService {
     /// Whether the agent may take over, and kill, a process on its port that it did not start.
     #[serde(default)]
     pub adopt: bool,
+}
+
+/// A container by its name, or a service of a compose project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.name) != has(self.service) && has(self.service) == has(self.projectDirectory)",
+     "message": "a container is named by its name, or by projectDirectory and service: set the one or the other"}
+]))]
+pub struct AgentContainer {
+    /// The container's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"))]
+    pub name: Option<String>,
+    /// The folder of the compose project; a relative path starts at this file's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub project_directory: Option<String>,
+    /// The service of that project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"))]
+    pub service: Option<String>,
 }
 
 /// A command as a list of arguments; no shell reads it.

@@ -19,8 +19,8 @@ mod task_schedule;
 mod worker_pool;
 
 pub use agent_config::{
-    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentDocker, AgentDockerAllow, AgentLog,
-    AgentService, AgentTls, RestartPolicy, ServiceManager,
+    AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentContainer, AgentDocker, AgentDockerAllow,
+    AgentLog, AgentService, AgentTls, RestartPolicy, ServiceManager,
 };
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,

@@ -183,6 +183,8 @@ pub enum Manager {
     Process,
     /// Something with commands: systemctl, launchctl, brew.
     Command,
+    /// A container engine.
+    Container,
     /// One that this reader does not know.
     #[serde(other)]
     Other,
@@ -204,6 +206,7 @@ pub enum ServiceState {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
+    /// 0 for a container, whose pid may be one of a virtual machine.
     pub pid: u32,
     /// Opaque: equal for as long as the process is the same one (Linux: clock ticks since boot).
     pub start_time: u64,

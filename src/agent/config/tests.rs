@@ -35,7 +35,8 @@ fn resolved(text: &str) -> Result<Resolved, ConfigError> {
 fn the_documented_file_is_read_and_its_paths_start_at_its_folder() {
     let config = resolved(WHOLE).unwrap();
     assert_eq!(config.tls.unwrap().cert, Path::new("/etc/ostler/tls.crt"));
-    let ManagerSpec::Process { log, .. } = &config.services[0].manager else { panic!("a process") };
+    let ManagerSpec::Process(process) = &config.services[0].manager else { panic!("a process") };
+    let log = &process.log;
     assert_eq!(log.file, Path::new("/etc/ostler/ollama.log"));
     assert_eq!(log.max_bytes, 50 << 20);
     assert_eq!(config.services[0].check.as_ref().unwrap().port(), 11434);
@@ -55,7 +56,15 @@ fn what_can_not_work_is_refused_with_its_field() {
     let swap = |from: &str, to: &str| WHOLE.replace(from, to);
     for (text, expected) in [
         (swap("kind: AgentConfig", "kind: AgentConf"), "AgentConfig"),
-        (swap("manager: Process", "manager: Container"), "Container"),
+        (swap("manager: Process", "manager: Container"), "container"),
+        (swap("manager: Process", "container: {name: a}"), "container"),
+        (
+            swap(
+                "    start: {command: [ollama, serve], user: ada, workingDirectory: /Users/ada, environment: {OLLAMA_MODELS: /Users/ada/.ollama/models}}\n",
+                "",
+            ),
+            "start",
+        ),
         (swap("manager: Process", "manager: Command"), "needs stop"),
         (swap("manager: Process", "stop: {command: [x]}"), "belong to manager: Command"),
         (swap("selfCheckSeconds: 300", "selfCheckSeconds: 0"), "selfCheckSeconds"),
@@ -86,4 +95,31 @@ fn only_addresses_of_this_host_are_local() {
     assert_eq!(local("http://[::1]:1/"), Some("::1".parse().unwrap()));
     assert_eq!(local("http://192.0.2.1:1/"), None, "a documentation address is nobody's");
     assert_eq!(local("http://gpu.example:1/"), None);
+}
+
+#[test]
+fn a_container_is_named_in_one_way_and_permitted_by_what_the_file_says_of_docker() {
+    let with = |docker: &str, container: &str| {
+        resolved(&format!(
+            "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {{name: mac}}\nspec:\n{docker}  services:\n  \
+             - {{name: ollama, manager: Container, {container}}}\n"
+        ))
+    };
+    let docker = "  docker: {allow: {names: [ollama]}}\n";
+    let config = with(docker, "container: {projectDirectory: web, service: ollama}").unwrap();
+    let ManagerSpec::Container(target) = &config.services[0].manager else { panic!("a container") };
+    let ContainerTarget::Service(service) = &**target else { panic!("a service") };
+    assert_eq!((service.project_directory.as_str(), service.service.as_str()), ("/etc/ostler/web", "ollama"));
+    for (docker, container, expected) in [
+        ("", "container: {name: ollama}", "needs spec.docker"),
+        (docker, "container: {}", "the one or the other"),
+        (docker, "container: {name: a, projectDirectory: /srv, service: b}", "the one or the other"),
+        (docker, "container: {service: b}", "the one or the other"),
+        (docker, "container: {name: ../b}", "name"),
+        (docker, "container: {name: a}, adopt: true, check: {url: \"http://127.0.0.1:1/\"}", "are for processes"),
+        (docker, "container: {name: a}, stop: {command: [x]}", "belong to manager: Command"),
+    ] {
+        let error = with(docker, container).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{container}: {error}");
+    }
 }

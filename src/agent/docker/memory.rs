@@ -1,6 +1,6 @@
 //! What is remembered across restarts of the agent and of the engine: marks on containers, and how compose made them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,12 @@ impl Memory {
             let (service, _) = known.services.iter().find(|(_, s)| s.names.contains(name))?;
             Some((project.as_str(), service.as_str()))
         })
+    }
+
+    /// Names that containers of these projects had.
+    pub fn names_of(&self, wanted: impl Fn(&str) -> bool) -> HashSet<&str> {
+        let projects = self.projects.iter().filter(|(name, _)| wanted(name));
+        projects.flat_map(|(_, p)| p.services.values()).flat_map(|s| &s.names).map(String::as_str).collect()
     }
 
     /// Projects of a folder, which is written as the labels have it.

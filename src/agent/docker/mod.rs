@@ -23,7 +23,15 @@ use jiff::Timestamp;
 use tokio::time::Duration;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{act::Actor, allow::Allow, compose::Compose, operations::Operations, seen::Seen, watch::Watch};
+use self::{
+    act::{Actor, Failed},
+    allow::Allow,
+    compose::Compose,
+    engine::Engine,
+    operations::Operations,
+    seen::Seen,
+    watch::Watch,
+};
 use super::{
     gate::Refused,
     keep::{Book, Folder, StateError},
@@ -31,8 +39,9 @@ use super::{
 use crate::{
     api::AgentDocker,
     host::{
-        ContainerExecRequest, ContainerExecResult, ContainerList, ContainerLogs, ContainerLogsRequest,
-        ContainerOperation, ContainerOperationRequest, ContainerQuery, ContainerRuntime,
+        ContainerAction, ContainerExecRequest, ContainerExecResult, ContainerList, ContainerLogs, ContainerLogsRequest,
+        ContainerOperation, ContainerOperationRequest, ContainerQuery, ContainerReport, ContainerRuntime,
+        ContainerTarget,
     },
     telemetry::Loops,
 };
@@ -45,6 +54,8 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub struct Containers {
     actor: Actor,
     operations: Operations,
+    /// Why no engine can be looked for at all.
+    unusable: Option<String>,
 }
 
 impl Containers {
@@ -55,23 +66,32 @@ impl Containers {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Result<Self, StateError> {
-        let socket = spec.socket.as_ref().map_or_else(socket::find, PathBuf::from);
+        let found = spec.socket.as_deref().map_or_else(socket::find, |given| Ok(socket::given(given)));
+        let (socket, unusable) = match found {
+            Ok(socket) => (socket, None),
+            Err(why) => (PathBuf::new(), Some(why)),
+        };
         let allow = Allow::from(&spec.allow);
         let seen = Arc::new(Seen::open(allow, folder.join("containers.json"), Timestamp::now())?);
         let compose = Compose { command: spec.compose_command.clone(), socket: socket.clone() };
         let actor = Actor { seen, socket, compose, state_dir: folder.path().to_owned() };
         let book = Book::open(folder.join("container-operations.json"))?;
         let operations = Operations::new(actor.clone(), book, tasks.clone(), shutdown.clone());
-        Ok(Self { actor, operations })
+        Ok(Self { actor, operations, unusable })
     }
 
     /// Watches the engine, and does what an earlier agent began.
     pub fn begin(&self, loops: &Loops, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        self.operations.catch_up();
+        if let Some(why) = &self.unusable {
+            tracing::error!(error = %why, "no container engine");
+            self.actor.seen.away(why, Timestamp::now());
+            return;
+        }
         let (socket, seen) = (self.actor.socket.clone(), Arc::clone(&self.actor.seen));
         tasks.spawn(peaks::run(socket.clone(), Arc::clone(&seen), shutdown.clone()));
         let beat = loops.register("containers", SILENCE);
         tasks.spawn(Watch { socket, seen, shutdown: shutdown.clone(), beat }.run());
-        self.operations.catch_up();
     }
 
     /// What the agent's report says of the engine.
@@ -86,6 +106,24 @@ impl Containers {
 
     pub fn list(&self, query: &ContainerQuery) -> Result<ContainerList, Refused> {
         self.actor.seen.list(&query.selector, Timestamp::now())
+    }
+
+    /// How one container is; `None`: it is missing.
+    pub fn report(&self, target: &ContainerTarget) -> Result<Option<ContainerReport>, Refused> {
+        self.actor.seen.report_of(target, Timestamp::now())
+    }
+
+    /// Does something for a service of the agent's file, in turn with the operations on that container.
+    pub async fn act(&self, target: &ContainerTarget, action: ContainerAction) -> Result<String, Failed> {
+        self.operations.act(target, action).await
+    }
+
+    /// CPU time of a container's run in seconds; `None` where the engine does not tell.
+    pub async fn cpu_seconds(&self, id: &str) -> Option<f64> {
+        let engine = Engine::connect(&self.actor.socket).await.ok()?;
+        let stats = engine.stats(id).await.ok()??;
+        let nanos = stats.cpu_stats?.cpu_usage?.total_usage?;
+        Some(Duration::from_nanos(nanos).as_secs_f64())
     }
 
     pub async fn logs(&self, request: &ContainerLogsRequest) -> Result<ContainerLogs, Refused> {

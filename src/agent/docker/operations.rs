@@ -16,7 +16,10 @@ use crate::{
         gate::Refused,
         keep::{Accepted, Book, Recorded, StateError},
     },
-    host::{ContainerAction, ContainerFailure, ContainerOperation, ContainerOperationRequest, Phase, Refusal},
+    host::{
+        ContainerAction, ContainerFailure, ContainerOperation, ContainerOperationRequest, ContainerTarget, Phase,
+        Refusal,
+    },
     telemetry::crash_point,
 };
 
@@ -176,6 +179,21 @@ impl Operations {
         }
         drop(turn);
         self.forget_turns();
+    }
+
+    /// Acts for a service of the agent's file, which keeps a book of its own.
+    pub async fn act(&self, target: &ContainerTarget, action: ContainerAction) -> Result<String, Failed> {
+        let request =
+            ContainerOperationRequest { target: target.clone(), id: None, action, reason: "service".to_owned() };
+        let (name, _) = self.actor.named(target);
+        let turn = self.turn(&name);
+        let done = {
+            let _mine = turn.lock().await;
+            self.actor.act(&request, Timestamp::now()).await
+        };
+        drop(turn);
+        self.forget_turns();
+        done
     }
 
     async fn perform(&self, entry: &Entry) -> Result<String, Failed> {

@@ -260,6 +260,18 @@ impl Seen {
         Ok(ContainerList { revision: inner.revision, observed_at, containers, missing: selected.missing })
     }
 
+    /// How one container is; `None`: it is missing. Refused while the engine is away.
+    pub fn report_of(&self, target: &ContainerTarget, now: Timestamp) -> Result<Option<ContainerReport>, Refused> {
+        let inner = self.lock();
+        let found = inner.world(&self.allow).find(target);
+        // Before the engine has been heard, nobody can say what is permitted by a label.
+        inner.fresh(now)?;
+        Ok(match found? {
+            Found::Here(facts) => Some(inner.report(&facts)),
+            Found::Missing(_) => None,
+        })
+    }
+
     /// What a target means now. Refused while the engine is away.
     pub fn find(&self, target: &ContainerTarget, now: Timestamp) -> Result<Found, Refused> {
         let inner = self.lock();

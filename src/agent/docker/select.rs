@@ -1,6 +1,6 @@
 //! Which containers a caller means, among those that the agent may see: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     allow::{Allow, is_name},
@@ -82,11 +82,17 @@ impl<'a> World<'a> {
     }
 
     fn named(&self, names: &[String]) -> Result<Selected<'a>, Refused> {
+        let here: HashMap<_, _> = self.containers.values().map(|facts| (facts.report.name.as_str(), facts)).collect();
+        // Names that containers of permitted projects had.
+        let mut known = None;
         let mut selected = Selected::default();
         for name in names {
-            match self.containers.values().find(|f| f.report.name == *name) {
+            let mut was_permitted = || {
+                known.get_or_insert_with(|| self.memory.names_of(|p| self.allow.permits_project(p))).contains(&**name)
+            };
+            match here.get(name.as_str()) {
                 Some(facts) => selected.here.push(facts),
-                None if is_name(name) && (self.allow.permits_name(name) || self.was_permitted(name)) => {
+                None if is_name(name) && (self.allow.permits_name(name) || was_permitted()) => {
                     selected.missing.push(ContainerTarget::Name(name.clone()));
                 }
                 None => return Err(self.allow.refuse(name)),
@@ -95,29 +101,26 @@ impl<'a> World<'a> {
         Ok(selected)
     }
 
-    /// A container of a permitted project had this name.
-    fn was_permitted(&self, name: &str) -> bool {
-        self.memory.service_of(name).is_some_and(|(project, _)| self.allow.permits_project(project))
-    }
-
     fn composed(&self, of: &ComposeServices) -> Result<Selected<'a>, Refused> {
-        let mut selected = Selected::default();
+        self.known_project(&of.project_directory)?;
+        let all: Vec<_> = self.of_folder(&of.project_directory).collect();
         if of.services.is_empty() {
-            self.known_project(&of.project_directory)?;
-            selected.here = self.of_folder(&of.project_directory).collect();
-            return Ok(selected);
+            return Ok(Selected { here: all, missing: Vec::new() });
         }
+        let mut by_service: HashMap<&str, Vec<&Facts>> = HashMap::new();
+        for facts in all {
+            let service = facts.report.compose.as_ref().map_or("", |c| c.service.as_str());
+            by_service.entry(service).or_default().push(facts);
+        }
+        let mut selected = Selected::default();
         for service in &of.services {
-            let target = ComposeService {
-                project_directory: of.project_directory.clone(),
-                files: of.files.clone(),
-                service: service.clone(),
-            };
-            self.known_project(&of.project_directory)?;
-            let before = selected.here.len();
-            selected.here.extend(self.of_service(&of.project_directory, service));
-            if selected.here.len() == before {
-                selected.missing.push(ContainerTarget::Service(target));
+            match by_service.get(service.as_str()) {
+                Some(here) => selected.here.extend(here),
+                None => selected.missing.push(ContainerTarget::Service(ComposeService {
+                    project_directory: of.project_directory.clone(),
+                    files: of.files.clone(),
+                    service: service.clone(),
+                })),
             }
         }
         Ok(selected)

@@ -23,6 +23,8 @@ pub struct Memory {
     /// The boot in which that process, and the failed starts, were seen.
     pub boot: String,
     pub out_of_memory_at: Option<Timestamp>,
+    /// The stop of its container that was last taken for a person's hold.
+    pub stop_noted: Option<Timestamp>,
     /// Up to where the log was read for lack of memory, in bytes.
     pub log_offset: Option<u64>,
 }

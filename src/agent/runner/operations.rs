@@ -7,7 +7,7 @@ use crate::{
     agent::{
         keep::{Entry, StateError},
         plan,
-        service::{self, ServiceError},
+        service::ServiceError,
     },
     host::{Action, Hold, HoldOwner, OperationRequest, Phase},
     telemetry::crash_point,
@@ -29,6 +29,7 @@ impl Runner {
             return;
         };
         let name = self.service.spec.name.clone();
+        self.service.settle().await;
         let entry = match self.begin(entry) {
             Ok(entry) => entry,
             Err(error) => {
@@ -68,7 +69,12 @@ impl Runner {
         if entry.status.phase == Phase::Accepted {
             entry.status.phase = Phase::Running;
             entry.status.started_at = Some(Timestamp::now());
-            entry.before = service::own_process(&self.service.record)?;
+            entry.before = match self.service.instance() {
+                Ok(instance) => instance,
+                Err(ServiceError::State(error)) => return Err(error),
+                // The operation itself will say what is wrong.
+                Err(_) => None,
+            };
             let begun = entry.clone();
             self.book.change(&entry.status.id, |e| *e = begun)?;
         }
@@ -115,7 +121,7 @@ impl Runner {
 
     /// An agent that died after it had started the new process must not stop that one, too.
     async fn restart(&self, entry: &Entry) -> Result<&'static str, ServiceError> {
-        let now = service::own_process(&self.service.record)?;
+        let now = self.service.instance()?;
         if now.is_some() && now != entry.before {
             self.service.start(&self.patience()).await?;
             return Ok("restarted");

@@ -188,16 +188,17 @@ fn build(
     let now = Timestamp::now();
     let book = Arc::new(Book::open(folder.join("operations.json"))?);
     let door = Doorbook::open(folder.path(), now)?;
-    let mut services = Vec::new();
-    for spec in &config.services {
-        let launcher = Launcher { exe: settings.exe.clone() };
-        let opened = Service::open(spec.clone(), &folder, launcher, settings.http.clone(), shutdown.clone())?;
-        services.push(Arc::new(opened));
-    }
     let docker = match &settings.spec.docker {
         Some(spec) => Some(Arc::new(Containers::open(spec, &folder, tasks, shutdown)?)),
         None => None,
     };
+    let mut services = Vec::new();
+    for spec in &config.services {
+        let launcher = Launcher { exe: settings.exe.clone() };
+        let opened =
+            Service::open(spec.clone(), &folder, launcher, settings.http.clone(), docker.clone(), shutdown.clone())?;
+        services.push(Arc::new(opened));
+    }
     // Only now: when one of them can't be opened, none is started.
     let loops = Loops::new();
     tasks.spawn(loops.clone().keep_time(shutdown.clone()));

@@ -11,7 +11,11 @@ use super::{
     wait::{Patience, Started},
 };
 use crate::{
-    agent::{config::ManagerSpec, os::Processes, plan::Seen},
+    agent::{
+        config::{Commands, ManagerSpec},
+        os::Processes,
+        plan::Seen,
+    },
     host::Instance,
     telemetry::crash_point,
 };
@@ -19,8 +23,10 @@ use crate::{
 impl Service {
     /// Starts what does not run, and waits until it answers.
     pub async fn start(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
-        let ManagerSpec::Process { log, .. } = &self.spec.manager else {
-            return self.start_by_command(patience).await;
+        let spec = match &self.spec.manager {
+            ManagerSpec::Process(spec) => spec,
+            ManagerSpec::Command(commands) => return self.start_by_command(commands, patience).await,
+            ManagerSpec::Container(_) => return self.start_container(patience).await,
         };
         if let Some(instance) = self.running().await? {
             self.wait_up(Some(Started { instance, exit: None }), patience).await?;
@@ -28,7 +34,7 @@ impl Service {
         }
         self.clear_leftovers().await?;
         let kills_before = oom::kills();
-        let (instance, child) = process::spawn(&self.launcher, &self.spec.start, &self.record, log).await?;
+        let (instance, child) = process::spawn(&self.launcher, &spec.start, &self.record, &spec.log).await?;
         let (tell, exit) = watch::channel(None);
         {
             let mut live = self.live();
@@ -42,12 +48,16 @@ impl Service {
         Ok("started")
     }
 
-    async fn start_by_command(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
+    async fn start_by_command(
+        self: &Arc<Self>,
+        commands: &Commands,
+        patience: &Patience,
+    ) -> Result<&'static str, ServiceError> {
         if self.look(false).await? == Seen::Up {
             return Ok("it runs already");
         }
         self.live().started_at = Some(Instant::now());
-        command::run(&self.launcher, &self.spec.start).await?;
+        command::run(&self.launcher, &commands.start).await?;
         self.wait_up(None, patience).await?;
         Ok("started")
     }
@@ -76,13 +86,14 @@ impl Service {
                 command::run(&self.launcher, &commands.stop).await?;
                 Ok("stopped")
             }
-            ManagerSpec::Process { stop_grace, .. } => {
+            ManagerSpec::Container(_) => self.stop_container().await,
+            ManagerSpec::Process(spec) => {
                 let Some(instance) = self.running().await? else {
                     self.clear_leftovers().await?;
                     return Ok("it was not running");
                 };
                 self.live().stopping = Some(instance.clone());
-                let stopped = process::stop(&instance, *stop_grace).await;
+                let stopped = process::stop(&instance, spec.stop_grace).await;
                 if stopped.is_ok() {
                     tracing::info!(service = %self.spec.name, pid = instance.pid, "stopped");
                     self.note_exit_unseen();
@@ -94,7 +105,7 @@ impl Service {
 
     /// Ends what a process that is gone left running: it may hold the port, or the device's memory.
     async fn clear_leftovers(&self) -> Result<(), ServiceError> {
-        let ManagerSpec::Process { stop_grace, .. } = &self.spec.manager else {
+        let ManagerSpec::Process(spec) = &self.spec.manager else {
             return Ok(());
         };
         let record = process::read_record(&self.record)?;
@@ -102,7 +113,7 @@ impl Service {
         let left: Vec<u32> = process::leftovers(record.as_ref(), &processes).iter().map(|p| p.pid).collect();
         if let (Some(record), false) = (record, left.is_empty()) {
             tracing::warn!(service = %self.spec.name, pids = ?left, "ending what the last process left running");
-            process::stop(&record.instance, *stop_grace).await?;
+            process::stop(&record.instance, spec.stop_grace).await?;
         }
         Ok(())
     }
@@ -110,15 +121,15 @@ impl Service {
     /// Stops, starts, and waits until it answers.
     pub async fn restart(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
         match &self.spec.manager {
-            ManagerSpec::Process { .. } => {
+            ManagerSpec::Container(_) => return self.restart_container(patience).await,
+            ManagerSpec::Process(_) => {
                 self.stop().await?;
                 crash_point("agent.after-stop-before-start");
                 self.start(patience).await?;
             }
             ManagerSpec::Command(commands) => {
                 self.live().started_at = Some(Instant::now());
-                let (launcher, start) = (&self.launcher, &self.spec.start);
-                command::restart(launcher, commands, start).await?;
+                command::restart(&self.launcher, commands).await?;
                 self.wait_up(None, patience).await?;
             }
         }

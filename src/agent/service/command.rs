@@ -16,10 +16,10 @@ pub async fn run(launcher: &Launcher, spec: &CommandSpec) -> Result<(), ServiceE
 }
 
 /// The command that restarts, or else the two that stop and start.
-pub async fn restart(launcher: &Launcher, commands: &Commands, start: &CommandSpec) -> Result<(), ServiceError> {
+pub async fn restart(launcher: &Launcher, commands: &Commands) -> Result<(), ServiceError> {
     if let Some(spec) = &commands.restart {
         return run(launcher, spec).await;
     }
     run(launcher, &commands.stop).await?;
-    run(launcher, start).await
+    run(launcher, &commands.start).await
 }

@@ -23,6 +23,11 @@ pub enum ServiceError {
     Unkillable { pid: u32 },
     #[error("{command} {how}{output}")]
     CommandFailed { command: String, how: String, output: String },
+    /// The engine, or compose, could not start or stop the container.
+    #[error("{0}")]
+    Container(String),
+    #[error("the container engine tells nothing of its container: {0}")]
+    Engine(String),
     #[error("the operating system does not tell about processes or ports: {0}")]
     Look(String),
     #[error(
@@ -46,10 +51,15 @@ impl ServiceError {
     /// Whether a start failed by itself: what somebody else decided meanwhile is no failure.
     pub fn counts_as_failed_start(&self) -> bool {
         match self {
-            Self::Spawn { .. } | Self::ExitedEarly { .. } | Self::NotUp { .. } | Self::CommandFailed { .. } => true,
+            Self::Spawn { .. }
+            | Self::ExitedEarly { .. }
+            | Self::NotUp { .. }
+            | Self::CommandFailed { .. }
+            | Self::Container(_) => true,
             Self::Foreign { .. }
             | Self::Signal { .. }
             | Self::Unkillable { .. }
+            | Self::Engine(_)
             | Self::Look(_)
             | Self::Held { .. }
             | Self::Superseded(_)

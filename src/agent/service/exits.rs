@@ -84,12 +84,13 @@ impl Service {
 
     /// Reads what is new in the log.
     fn look_for_lack_of_memory(&self) {
-        let ManagerSpec::Process { log, out_of_memory_patterns, .. } = &self.spec.manager else {
+        let ManagerSpec::Process(process) = &self.spec.manager else {
             return;
         };
+        let log = &process.log;
         let (found, offset) = {
             let mut live = self.live();
-            (live.log.found(&log.file, out_of_memory_patterns), live.log.offset())
+            (live.log.found(&log.file, &process.out_of_memory_patterns), live.log.offset())
         };
         match found {
             Ok(false) => {}
@@ -112,8 +113,10 @@ impl Service {
 
     /// What is due every second: deaths that nobody tells of, the log's new text, its rotation.
     pub fn upkeep(&self) {
-        let ManagerSpec::Process { log, .. } = &self.spec.manager else {
-            return;
+        let log = match &self.spec.manager {
+            ManagerSpec::Process(process) => &process.log,
+            ManagerSpec::Container(_) => return self.note_container(),
+            ManagerSpec::Command(_) => return,
         };
         self.note_exit_unseen();
         if self.live().log_trouble.is_some_and(|at| at.elapsed() < LOG_RETRY) {

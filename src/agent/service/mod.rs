@@ -3,6 +3,7 @@
 mod acts;
 mod check;
 mod command;
+mod contained;
 mod error;
 mod exits;
 mod launch;
@@ -12,8 +13,9 @@ mod process;
 mod state;
 mod wait;
 
+pub use contained::{instance_of_run, running_seconds};
 pub use error::ServiceError;
 pub use launch::Launcher;
-pub use process::{PortSight, own as own_process, own_started};
+pub use process::{PortSight, own_started};
 pub use state::{Live, Service};
 pub use wait::Patience;

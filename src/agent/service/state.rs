@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     check::{self, CheckOutcome},
     command,
+    contained::instance_of_run,
     error::ServiceError,
     launch::Launcher,
     log,
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     agent::{
         config::{ManagerSpec, ServiceSpec},
+        docker::Containers,
         keep::{Folder, Keeper, StateError},
         os::{self, Processes},
         plan::Seen,
@@ -64,6 +66,9 @@ pub struct Service {
     pub record: PathBuf,
     pub(super) launcher: Launcher,
     pub(super) shutdown: CancellationToken,
+    pub(super) opened: Instant,
+    /// The containers of the agent's file, for a service that is one.
+    pub(super) containers: Option<Arc<Containers>>,
     http: Client,
     live: Mutex<Live>,
 }
@@ -75,13 +80,14 @@ impl Service {
         folder: &Folder,
         launcher: Launcher,
         http: Client,
+        containers: Option<Arc<Containers>>,
         shutdown: CancellationToken,
     ) -> Result<Self, StateError> {
         let keeper = Keeper::open(folder.join(format!("{}.json", spec.name)))?;
         keeper.change(|m| m.enter_boot(&os::boot_id()))?;
         let mut live = Live::default();
-        if let ManagerSpec::Process { log, .. } = &spec.manager {
-            live.log = log::Watch::begin(&log.file, keeper.get().log_offset);
+        if let ManagerSpec::Process(process) = &spec.manager {
+            live.log = log::Watch::begin(&process.log.file, keeper.get().log_offset);
         }
         Ok(Self {
             record: folder.join(format!("{}.process", spec.name)),
@@ -89,6 +95,8 @@ impl Service {
             keeper,
             launcher,
             shutdown,
+            opened: Instant::now(),
+            containers,
             http,
             live: Mutex::new(live),
         })
@@ -102,10 +110,11 @@ impl Service {
     pub(super) async fn ask(&self) -> Option<CheckOutcome> {
         let spec = self.spec.check.as_ref()?;
         let outcome = check::check(&self.http, spec).await;
+        let instance = self.instance().ok().flatten();
         let mut live = self.live();
         live.last_check = Some(CheckReport { ok: outcome.ok, at: Timestamp::now(), detail: outcome.detail.clone() });
         if outcome.ok {
-            live.answered = process::own(&self.record).ok().flatten();
+            live.answered = instance;
         }
         Some(outcome)
     }
@@ -119,11 +128,19 @@ impl Service {
         Ok(up)
     }
 
+    /// What runs as far as the agent is told: its own process, or the run of a container.
+    pub fn instance(&self) -> Result<Option<Instance>, ServiceError> {
+        match &self.spec.manager {
+            ManagerSpec::Container(_) => Ok(self.container()?.as_ref().and_then(instance_of_run)),
+            _ => Ok(process::own(&self.record)?),
+        }
+    }
+
     /// The service's own process and who has its port, without asking the service.
     pub fn sight(&self, processes: &Processes) -> Result<(Option<Instance>, Option<PortSight>), ServiceError> {
         let record = match &self.spec.manager {
-            ManagerSpec::Process { .. } => process::read_record(&self.record)?,
-            ManagerSpec::Command(_) => None,
+            ManagerSpec::Process(_) => process::read_record(&self.record)?,
+            ManagerSpec::Command(_) | ManagerSpec::Container(_) => None,
         };
         let port = match &self.spec.check {
             Some(check) => process::port(check, record.as_ref(), processes)?,
@@ -146,8 +163,11 @@ impl Service {
     /// Looks at everything and asks the service. With `may_adopt`, and if the file permits, a process that the agent did not
     /// start is taken over.
     pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<Seen, ServiceError> {
+        if self.is_container() {
+            return self.look_at_container().await;
+        }
         let (mut own, mut port) = self.sight_now().await?;
-        let process = matches!(self.spec.manager, ManagerSpec::Process { .. });
+        let process = matches!(self.spec.manager, ManagerSpec::Process(_));
         if process && may_adopt && self.adopt(own.as_ref(), port.as_ref())? {
             (own, port) = self.sight_now().await?;
         }

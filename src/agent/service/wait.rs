@@ -83,6 +83,7 @@ impl Service {
                 return Err(ServiceError::NotUp {
                     url: match &self.spec.check {
                         Some(check) => check.url.to_string(),
+                        None if self.is_container() => "its engine".into(),
                         None => "its status command".into(),
                     },
                     seconds: self.spec.startup.as_secs(),
@@ -98,6 +99,9 @@ impl Service {
     }
 
     async fn answers(&self, begun: Instant) -> Result<(bool, String), ServiceError> {
+        if let Some(waits) = self.container_answers(begun)? {
+            return Ok(waits);
+        }
         if let Some(outcome) = self.ask().await {
             return Ok((outcome.ok, outcome.detail));
         }
@@ -116,13 +120,13 @@ impl Service {
                 how = started.ended().unwrap_or(how);
             }
         }
-        if let Some(cause) = process::complaint(&self.record) {
-            return ServiceError::Spawn { program: self.spec.start.argv.join(" "), cause };
-        }
-        let last = match &self.spec.manager {
-            ManagerSpec::Process { log, .. } => log::last_line(&log.file),
-            ManagerSpec::Command(_) => None,
+        let ManagerSpec::Process(spec) = &self.spec.manager else {
+            return ServiceError::ExitedEarly { how, log: String::new() };
         };
+        if let Some(cause) = process::complaint(&self.record) {
+            return ServiceError::Spawn { program: spec.start.argv.join(" "), cause };
+        }
+        let last = log::last_line(&spec.log.file);
         ServiceError::ExitedEarly { how, log: last.map(|l| format!(", its last line: {l}")).unwrap_or_default() }
     }
 }

@@ -14,7 +14,7 @@ use super::Derived;
 use crate::{
     agent::{self, AgentHandle, AgentSettings},
     api::{AgentConfigSpec, HostAgent},
-    host::SigningSecret,
+    host::{Manager, SigningSecret},
     http::Problem,
     platform::Platform,
     telemetry::{Beat, Metrics},
@@ -178,7 +178,11 @@ impl Agents {
     pub fn services_up(&self) -> Vec<String> {
         let reports = self.running.values().map(|running| running.handle.report());
         let services = reports.flat_map(|report| report.services);
-        services.filter_map(|s| s.instance.map(|i| format!("{} (pid {})", s.name, i.pid))).collect()
+        let shown = |name: &str, manager, pid| match manager {
+            Manager::Container => format!("{name} (a container)"),
+            _ => format!("{name} (pid {pid})"),
+        };
+        services.filter_map(|s| s.instance.map(|i| shown(&s.name, s.manager, i.pid))).collect()
     }
 
     /// Ends all agents; their services stay up.

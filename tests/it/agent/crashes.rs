@@ -30,11 +30,16 @@ pub struct Process {
 
 impl Process {
     pub fn start(bench: &Bench, point: &str) -> Self {
+        Self::start_with(bench, point, &[])
+    }
+
+    pub fn start_with(bench: &Bench, point: &str, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(OSTLER)
             .args(["agent", "--config", "agent.yaml", "--state-dir", "state"])
             .current_dir(&bench.dir)
             .env("OSTLER_CRASH_POINT", point)
             .env("OSTLER_LOG", "off")
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ostler::host::{
     Caller, ContainerAction, ContainerList, ContainerOperation, ContainerOperationRequest, ContainerQuery,
-    ContainerReport, ContainerSelector, ContainerState, HostApi, HttpHost, Phase,
+    ContainerReport, ContainerSelector, ContainerState, HostApi, HttpHost, Phase, StoppedBy,
 };
 
 use super::bench::{named, request, shared, unique};
@@ -111,4 +111,35 @@ async fn real_docker_wherever_the_agent_dies_a_restart_is_done_once() {
         assert_eq!(starts.lines().count(), 2, "{point}: once when it was made, and once more");
         docker.docker(&["rm", "--force", &name]);
     }
+}
+
+#[tokio::test]
+async fn real_docker_a_stop_that_the_agent_did_not_live_to_see_is_no_persons() {
+    let (bench, docker, name) = (Bench::new(), shared(), unique("slow"));
+    configure(&bench, docker, &name);
+    // It takes its time to stop: the agent is gone by then.
+    docker.run_container(&name, &["--stop-timeout", "3"], &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]);
+    let asked = Asked { bench: &bench, name: &name, request: request(&named(&name), ContainerAction::Stop) };
+    let mut first = Process::start(&bench, "none");
+    let host = client(&bench, &first.url().expect("an agent that serves"));
+    asked.until(&host, "running", |c| c.state == ContainerState::Running).await;
+    let accepted = asked.ask(&host).await;
+    asked.until(&host, "being stopped", |c| c.operation.is_some()).await;
+    let deadline = Instant::now() + PATIENCE;
+    // `kill` is the first thing that the engine tells of a stop.
+    while !docker
+        .docker(&["events", "--since", "1", "--until", "0s", "--filter", &format!("container={name}")])
+        .contains("kill")
+    {
+        assert!(Instant::now() < deadline, "the engine was never asked to stop it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let mut second = Process::start(&bench, "none");
+    let host = client(&bench, &second.url().expect("an agent that serves"));
+    asked.again(&host, accepted, "killed while it stops").await;
+    let seen = asked.until(&host, "stopped", |c| c.stopped.is_some()).await;
+    assert_eq!(seen.stopped.map(|s| s.by), Some(StoppedBy::Agent));
+    docker.docker(&["rm", "--force", &name]);
 }

@@ -2,8 +2,10 @@
 
 mod bench;
 mod composing;
+mod contained;
 mod crashes;
 mod engines;
 mod evidence;
 mod life;
 mod refusing;
+mod sockets;
