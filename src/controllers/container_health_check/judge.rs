@@ -114,7 +114,8 @@ fn restarting(container: &Container, end: &End) -> Verdict {
 
 fn ended(container: &Container, end: &End, known: Option<&Remembered>) -> Verdict {
     let told = how_it_ended(end);
-    let attempts = known.map_or(0, |known| i64::from(known.attempts));
+    // Between two starts a kubelet may say of what loops no more than how it ended.
+    let attempts = known.map_or(0, |known| i64::from(known.attempts)).max(container.restarts);
     let short = container.started_at.zip(end.at).is_none_or(|(from, to)| to.duration_since(from) < LONG_RUN);
     if attempts >= LOOPS && short && !end.out_of_memory {
         let message = format!("it {told}, again after {attempts} starts");
@@ -235,6 +236,12 @@ mod tests {
             let container = Container { life: ended(1, oom, None), started_at, ..Container::missing("c") };
             assert_eq!(judge(&spec(json!({})), &container, Some(&known), now()).word, word);
         }
+        let again = Container { life: ended(1, false, None), restarts: 3, ..Container::missing("c") };
+        assert_eq!(
+            judge(&spec(json!({})), &again, None, now()).word,
+            ContainerWord::CrashLooping,
+            "between two starts"
+        );
         let looping = Life::Restarting(End { exit_code: Some(1), ..End::default() });
         let container = Container { life: looping, restarts: 5, ..Container::missing("c") };
         let verdict = judge(&spec(json!({})), &container, None, now());

@@ -77,7 +77,7 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
     }
     if decision.unhealthy > 0 {
         if let Some(whom) = &facts.waits_for {
-            return (State::WaitingForDependency, format!("{told}; it waits for {whom}"));
+            return (State::WaitingForDependency, format!("{told}; it {whom}"));
         }
         if let Some(entry) = worst.iter().find(|entry| is_out_of_memory(spec, entry)) {
             return (State::OutOfMemory, format!("{told}; {}", mend(spec, entry, looked)));

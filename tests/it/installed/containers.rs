@@ -15,11 +15,10 @@ async fn team() -> Team {
     tokio::task::spawn_blocking(|| Installed::of(CONTAINERS)).await.expect("installed")
 }
 
-impl Team {
-    /// A Deployment of one pod, and a check of it.
-    fn kept(&self, name: &str, resources: &str, script: &str, check: &str) {
-        self.apply(&format!(
-            r#"
+/// A Deployment of one pod, and a check of it.
+fn manifests(name: &str, resources: &str, script: &str, check: &str) -> String {
+    format!(
+        r#"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: {name}}}
@@ -43,7 +42,19 @@ spec:
   target: {{kubernetes: {{workloadRef: {{kind: Deployment, name: {name}}}}}}}
 {check}
 "#
-        ));
+    )
+}
+
+impl Team {
+    /// A Deployment of one pod, and a check of it.
+    fn kept(&self, name: &str, resources: &str, script: &str, check: &str) {
+        self.apply(&manifests(name, resources, script, check));
+    }
+
+    /// As whoever deploys does it: what is declared wins.
+    fn deploy_again(&self, manifests: &str) {
+        let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        self.try_kubectl(&args, manifests).unwrap_or_else(|complaint| panic!("apply: {complaint}"));
     }
 
     /// The uids of its pods.
@@ -120,10 +131,10 @@ spec: {engine: Ollama, url: 'http://192.0.2.1:11434', models: [{name: tiny}]}
     let probe = "  probe: {http: {url: 'http://HOST:8080/'}, periodSeconds: 1, failureThreshold: 2, startupSeconds: 1}";
     let waits = format!("{probe}\n  dependsOn: [{{kind: LLMBackend, name: away}}]");
     team.kept("waits", "", "while :; do sleep 1; done", &waits);
-    team.until_check("waits", ".status.state", |state| state == "WaitingForDependency");
+    let message = ".status.conditions[?(@.type=='Ready')].message";
+    team.until_check("waits", message, |said| said.contains("probe fails") && said.contains("LLMBackend away"));
+    assert_eq!(team.field("chc/waits", ".status.state"), "WaitingForDependency");
     let pod = team.uids("waits");
-    let said = team.field("chc/waits", ".status.conditions[?(@.type=='Ready')].message");
-    assert!(said.contains("LLMBackend away") && said.contains("probe fails"), "{said}");
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(team.uids("waits"), pod, "left alone");
 
@@ -133,4 +144,26 @@ spec: {engine: Ollama, url: 'http://192.0.2.1:11434', models: [{name: tiny}]}
         uids if uids.is_empty() || uids.contains(&pod) => Err(format!("{uids}\n{}", team.story())),
         _ => Ok(()),
     });
+}
+
+#[tokio::test]
+async fn real_kubelet_a_limit_is_written_into_the_workload_once_and_whoever_takes_it_back_is_not_fought() {
+    let team = team().await;
+    let policy = "  outOfMemory: {policy: PatchWorkload, minIncrease: 200Mi, max: 300Mi}";
+    let declared = manifests("written", "limits: {memory: 20Mi}", EAT, policy);
+    team.apply(&declared);
+    let limit = ".spec.template.spec.containers[0].resources.limits.memory";
+    until("the limit in the template", LONG, || match team.field("deployment/written", limit) {
+        seen if seen == "230686720" || seen == "220Mi" => Ok(()),
+        seen => Err(format!("{seen}\n{}", team.story())),
+    });
+    let managers = team.kubectl(&["get", "deployment/written", "--show-managed-fields", "--output=json"]);
+    assert!(managers.contains(r#""manager": "ostler-memory""#), "a field manager of its own");
+    team.until_check("written", ".status.state", |state| state == "Healthy");
+
+    team.deploy_again(&declared);
+    team.until_check("written", ".status.state", |state| state == "FieldContested");
+    assert_eq!(team.field("deployment/written", limit), "20Mi");
+    let patched = || team.writes_about("written").iter().filter(|w| w.contains("deployments")).count();
+    assert_eq!(patched(), 1, "{:?}", team.writes_about("written"));
 }

@@ -78,7 +78,7 @@ impl Installed {
         let watched = format!(r#"watchNamespaces=["{CONTAINERS}", "{HEALING}", "{WORKING}"]"#);
         let image = r#"image={"repository":"local/ostler","tag":"test","pullPolicy":"Never"}"#;
         let sealing = r#"sealing.existingSecret="ostler-key""#;
-        Chart::new(&this.system, &[image, &watched, sealing]).install(&cluster.api);
+        Chart::new(&this.system, &[image, &watched, sealing, "rbac.patchWorkloads=true"]).install(&cluster.api);
         let rolled = ["--namespace", &this.system, "rollout", "status", "deployment/ostler", "--timeout=90s"];
         let rolled = cluster.api.try_kubectl(&rolled, "");
         assert!(rolled.is_ok(), "{rolled:?}\n{}", this.controllers());
