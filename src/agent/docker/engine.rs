@@ -24,8 +24,20 @@ const ANSWER: u64 = 10;
 const STOP_SLACK: u64 = 30;
 
 /// The kinds of events that change what is known of a container. Not `exec_…`: each health check makes three of those.
-const EVENTS: [&str; 11] =
-    ["create", "destroy", "die", "health_status", "oom", "pause", "rename", "start", "stop", "unpause", "update"];
+const EVENTS: [&str; 12] = [
+    "create",
+    "destroy",
+    "die",
+    "health_status",
+    "kill",
+    "oom",
+    "pause",
+    "rename",
+    "start",
+    "stop",
+    "unpause",
+    "update",
+];
 
 /// How many events an engine keeps.
 pub const KEPT_EVENTS: usize = 256;

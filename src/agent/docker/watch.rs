@@ -26,6 +26,8 @@ const COMPARE: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_secs(1);
 /// How much later than a container's end the event may come that somebody stopped it.
 const STOP_AFTER_DEATH: Duration = Duration::from_secs(1);
+/// The same, where a signal that asks it to end was sent through the engine: a busy one takes its time to tell of the stop.
+const STOP_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 /// How long an engine that lives may take to answer a connection.
 const PING: Duration = Duration::from_secs(3);
 /// How many inspections go on at once.
@@ -45,6 +47,8 @@ struct Session<'a> {
     seen: &'a Seen,
     /// Containers that died a moment ago: they are looked at when it is known whether somebody stopped them.
     dying: BTreeMap<String, Instant>,
+    /// Containers that were sent a signal that asks them to end: what a stop begins with.
+    signaled: BTreeSet<String>,
     /// It takes no more connections: it shuts down.
     closing: bool,
     /// It is the engine of the last session.
@@ -81,7 +85,14 @@ impl Watch {
     async fn session(&self, told: &mut bool) -> Result<(), EngineError> {
         let begun = nanos(Timestamp::now());
         let engine = Engine::connect(&self.socket).await?;
-        let mut session = Session { engine, seen: &self.seen, dying: BTreeMap::new(), closing: false, lived: false };
+        let mut session = Session {
+            engine,
+            seen: &self.seen,
+            dying: BTreeMap::new(),
+            signaled: BTreeSet::new(),
+            closing: false,
+            lived: false,
+        };
         // The past first: who was stopped by somebody must be known before it is reported as down.
         let past = session.engine.past_events(begun).await?;
         session.lived = has_lived(&past, self.seen.last_event());
@@ -133,12 +144,21 @@ impl Session<'_> {
         tracing::debug!(id, action, "container event");
         self.remember(event, false).await;
         match action {
+            "kill" => {
+                // SIGKILL is the end of a stop or of a `docker kill`, and the beginning of none.
+                if attribute(event, "signal") != Some("9") {
+                    self.signaled.insert(id.to_owned());
+                }
+                Ok(())
+            }
             "die" => {
-                self.dying.insert(id.to_owned(), Instant::now() + STOP_AFTER_DEATH);
+                let wait = if self.signaled.remove(id) { STOP_AFTER_SIGNAL } else { STOP_AFTER_DEATH };
+                self.dying.insert(id.to_owned(), Instant::now() + wait);
                 Ok(())
             }
             "destroy" => {
                 self.dying.remove(id);
+                self.signaled.remove(id);
                 self.seen.remove(id);
                 Ok(())
             }
@@ -282,7 +302,11 @@ fn of_container(event: &EventMessage) -> Option<(&str, &str)> {
 }
 
 fn name_of(event: &EventMessage) -> Option<&str> {
-    Some(event.actor.as_ref()?.attributes.as_ref()?.get("name")?.as_str())
+    attribute(event, "name")
+}
+
+fn attribute<'a>(event: &'a EventMessage, name: &str) -> Option<&'a str> {
+    Some(event.actor.as_ref()?.attributes.as_ref()?.get(name)?.as_str())
 }
 
 fn nanos(at: Timestamp) -> i64 {
