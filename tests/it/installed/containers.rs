@@ -107,9 +107,9 @@ async fn real_kubelet_out_of_memory_is_resized_in_place_or_only_proposed_and_a_c
     let proposal = team.until_check("asks", ".status.proposal", |proposal| proposal.contains("220Mi"));
     assert!(proposal.contains("- name: main"), "{proposal}");
     team.until_check("asks", ".status.state", |state| state == "OutOfMemory");
-    let mut written = team.writes_about("asks");
-    written.dedup();
-    assert_eq!(written, ["patch containerhealthchecks/status asks 200"], "nothing but status");
+    let written = team.writes_about("asks");
+    let is_status = |write: &String| write.starts_with("patch containerhealthchecks/status asks ");
+    assert!(!written.is_empty() && written.iter().all(is_status), "nothing but status: {written:?}");
 
     team.until_check("loops", ".status.state", |state| state == "CrashLooping");
     let entry = team.field("chc/loops", ".status.containers[0]");
@@ -164,6 +164,7 @@ async fn real_kubelet_a_limit_is_written_into_the_workload_once_and_whoever_take
     team.deploy_again(&declared);
     team.until_check("written", ".status.state", |state| state == "FieldContested");
     assert_eq!(team.field("deployment/written", limit), "20Mi");
-    let patched = || team.writes_about("written").iter().filter(|w| w.contains("deployments")).count();
+    let patched =
+        || team.writes_about("written").iter().filter(|w| w.contains("deployments") && w.ends_with(" 200")).count();
     assert_eq!(patched(), 1, "{:?}", team.writes_about("written"));
 }
