@@ -21,8 +21,8 @@ use crate::{
         keep::{self, StateError},
     },
     host::{
-        ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerTarget, Refusal, Stopped,
-        StoppedBy,
+        ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerState, ContainerTarget, Refusal,
+        Stopped, StoppedBy,
     },
 };
 
@@ -168,6 +168,14 @@ impl Seen {
         marks.oom_count += 1;
         marks.last_oom_at = Some(at);
         inner.revision += 1;
+    }
+
+    /// Whether a container that was seen to run has ended, and nobody has told yet that it was stopped.
+    pub fn ended_unheard(&self, facts: &Facts) -> bool {
+        let inner = self.lock();
+        let ran = inner.containers.get(&facts.report.id).is_some_and(Facts::runs);
+        let stop = inner.memory.marks.get(&facts.report.id).and_then(|marks| marks.stop_of(&facts.report));
+        ran && facts.report.state == ContainerState::Exited && stop.is_none()
     }
 
     /// Somebody stopped a container.

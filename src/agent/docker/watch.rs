@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::models::{ContainerSummaryStateEnum, EventMessage, EventMessageTypeEnum};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -217,7 +217,7 @@ impl Session<'_> {
         let due: Vec<_> = self.dying.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.dying.remove(&id);
-            self.inspect(&id).await?;
+            inspect(&self.engine, self.seen, &id).await?;
         }
         Ok(())
     }
@@ -234,7 +234,11 @@ impl Session<'_> {
                 continue;
             };
             let known = self.seen.get(&id);
-            if !self.dying.contains_key(&id) && (all || known.is_none_or(|facts| !facts.agrees_with(line))) {
+            let ended = matches!(line.state, Some(ContainerSummaryStateEnum::EXITED));
+            if !all && ended && known.as_ref().is_some_and(Facts::runs) {
+                // The event of its end is on its way.
+                self.dying.entry(id.clone()).or_insert_with(|| Instant::now() + STOP_AFTER_DEATH);
+            } else if !self.dying.contains_key(&id) && (all || known.is_none_or(|facts| !facts.agrees_with(line))) {
                 look.push(id.clone());
             }
             ours.insert(id);
@@ -249,8 +253,17 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn inspect(&self, id: &str) -> Result<(), EngineError> {
-        inspect(&self.engine, self.seen, id).await
+    /// An inspection for one event may tell of what later ones will: an end that no event has told of yet waits for them,
+    /// for they say whether somebody stopped it.
+    async fn inspect(&mut self, id: &str) -> Result<(), EngineError> {
+        match look(&self.engine, id).await? {
+            Some(facts) if self.seen.ended_unheard(&facts) => {
+                self.dying.entry(id.to_owned()).or_insert_with(|| Instant::now() + STOP_AFTER_DEATH);
+            }
+            Some(facts) => self.seen.put(facts),
+            None => self.seen.remove(id),
+        }
+        Ok(())
     }
 
     fn is_ours(&self, event: &EventMessage) -> bool {

@@ -111,3 +111,18 @@ fn of_two_stops_of_one_end_the_first_counts() {
         assert_eq!(list.containers[0].stopped.as_ref().map(|s| s.by), Some(by), "{name}");
     }
 }
+
+#[test]
+fn an_end_that_is_seen_before_its_events_waits_for_them() {
+    let running = || {
+        let state = json!({"Status": "running", "StartedAt": "2026-03-01T03:00:00Z"});
+        Facts::read(inspection("a1", "nightly", state)).unwrap()
+    };
+    let (seen, ended) = (seen(), exited("2026-03-01T03:00:00Z", "2026-03-01T04:00:00Z"));
+    assert!(!seen.ended_unheard(&ended), "nobody saw it run");
+    seen.put(running());
+    assert!(!seen.ended_unheard(&running()));
+    assert!(seen.ended_unheard(&ended));
+    seen.stopped("a1", StoppedBy::Person, at("2026-03-01T04:00:00.1Z"));
+    assert!(!seen.ended_unheard(&ended), "now it is told");
+}
