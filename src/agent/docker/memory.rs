@@ -60,10 +60,10 @@ const SAME_END: SignedDuration = SignedDuration::from_secs(5);
 
 impl Marks {
     /// Takes in a stop. Where two ask for it at once, such as an agent that died and the next one, the engine tells of two
-    /// stops when the run ends: the first one counts.
+    /// stops when the run ends: the first one counts. Where nobody knows when it was started, the later one does.
     pub fn stop(&mut self, new: Stopped, started: Option<Timestamp>) {
         let same_end = self.stopped.as_ref().is_some_and(|old| {
-            new.at.duration_since(old.at).abs() <= SAME_END && started.is_none_or(|started| started <= old.at)
+            new.at.duration_since(old.at).abs() <= SAME_END && started.is_some_and(|started| started <= old.at)
         });
         if !same_end {
             self.stopped = Some(new);

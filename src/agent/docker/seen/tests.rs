@@ -126,3 +126,13 @@ fn an_end_that_is_seen_before_its_events_waits_for_them() {
     seen.stopped("a1", StoppedBy::Person, at("2026-03-01T04:00:00.1Z"));
     assert!(!seen.ended_unheard(&ended), "now it is told");
 }
+
+#[test]
+fn of_two_stops_of_which_an_agent_hears_afterwards_the_last_counts() {
+    let (seen, now) = (seen(), at("2026-03-01T05:00:00Z"));
+    seen.stopped("a1", StoppedBy::Person, at("2026-03-01T04:00:00Z"));
+    seen.stopped("a1", StoppedBy::Person, at("2026-03-01T04:00:03Z"));
+    seen.put(exited("2026-03-01T04:00:01Z", "2026-03-01T04:00:03Z"));
+    seen.confirm("28", now);
+    assert!(seen.list(&named(), now).unwrap().containers[0].stopped.is_some());
+}
