@@ -6,7 +6,7 @@ use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CliError, http_client::http_client};
-use crate::http::ErrorReply;
+use crate::{host::root_cause, http::ErrorReply};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -149,10 +149,7 @@ impl ApiClient {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CliError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
+        let cause = root_cause(error);
         CliError::failed(format!("{} does not answer ({cause}): {}", self.base, self.hint))
     }
 

@@ -1,6 +1,6 @@
 //! The way to an agent: one trait, and its implementation over HTTP.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use super::{
         ContainerOperationRequest,
     },
     containers::{ContainerList, ContainerQuery},
-    error::HostError,
+    error::{HostError, root_cause},
     header,
     messages::{AgentReport, CareRequest, OperationRequest, OperationStatus},
     refusal::{ErrorBody, Refusal},
@@ -133,7 +133,7 @@ impl HttpHost {
 
     async fn exchange(&self, ask: &Ask<'_>) -> Result<Vec<u8>, HostError> {
         let url = self.base.join(ask.path).map_err(|e| HostError::BadUrl { url: self.url(), cause: e.to_string() })?;
-        let unreachable = |e: &reqwest::Error| of_transport(self.url(), root_cause(e));
+        let unreachable = |e: &reqwest::Error| of_transport(self.url(), why(e));
         let mut request = self.http.request(ask.method.clone(), url).timeout(TIMEOUT);
         if let Some(secret) = &self.credentials.signing_secret {
             for (name, value) in sign::sign(secret, &ask.body, Timestamp::now()).headers() {
@@ -289,16 +289,11 @@ fn of_transport(url: String, cause: String) -> HostError {
     }
 }
 
-/// The innermost cause says most ("connection refused"); the outer ones repeat the URL.
-fn root_cause(error: &reqwest::Error) -> String {
+fn why(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("no answer within {} s", TIMEOUT.as_secs());
     }
-    let mut cause: &dyn Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+    root_cause(error)
 }
 
 #[cfg(test)]

@@ -1,6 +1,17 @@
 //! What can go wrong between a caller and an agent, and what to do about each.
 
+use std::error::Error;
+
 use super::refusal::Refusal;
+
+/// The innermost cause says most ("connection refused"): the outer ones repeat what was attempted.
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {

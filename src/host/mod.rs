@@ -22,7 +22,7 @@ pub use containers::{
     ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
     ContainerSelector, ContainerState, ContainerTarget, Stopped, StoppedBy,
 };
-pub use error::HostError;
+pub use error::{HostError, root_cause};
 pub use messages::{
     Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance, LastExit, Manager,
     OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts, ServiceReport, ServiceState,

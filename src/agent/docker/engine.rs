@@ -18,6 +18,8 @@ use bollard::{
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::host::root_cause;
+
 /// How long the engine may take to answer; beyond it, it counts as away.
 const ANSWER: u64 = 10;
 /// The same, for a stop or restart beyond the time that the container itself may take.
@@ -60,18 +62,9 @@ impl From<Error> for EngineError {
             Error::DockerResponseServerError { status_code, message } => Self::Refused { status: status_code, message },
             Error::RequestTimeoutError => Self::Away(format!("no answer within {ANSWER} s")),
             Error::SocketNotFoundError(path) => Self::Away(format!("there is no socket {path}")),
-            other => Self::Away(innermost(&other)),
+            other => Self::Away(root_cause(&other)),
         }
     }
-}
-
-/// The innermost cause says most: "Connection refused".
-fn innermost(error: &Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// An engine that has answered. Each call is a connection of its own.

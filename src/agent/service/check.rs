@@ -1,10 +1,8 @@
 //! Asks a service whether it is up: any answer below 500 means so.
 
-use std::error::Error;
-
 use reqwest::{Client, header};
 
-use crate::agent::config::CheckSpec;
+use crate::{agent::config::CheckSpec, host::root_cause};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +31,6 @@ pub async fn check(http: &Client, spec: &CheckSpec) -> CheckOutcome {
             timed_out: true,
             detail: format!("no answer within {} s", spec.timeout.as_secs()),
         },
-        Err(e) => {
-            let mut cause: &dyn Error = &e;
-            while let Some(inner) = cause.source() {
-                cause = inner;
-            }
-            CheckOutcome { ok: false, timed_out: false, detail: cause.to_string() }
-        }
+        Err(e) => CheckOutcome { ok: false, timed_out: false, detail: root_cause(&e) },
     }
 }

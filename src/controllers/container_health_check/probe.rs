@@ -8,7 +8,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     api::{ContainerHealthCheckSpec, ContainerProbe},
-    host::ContainerExecRequest,
+    host::{ContainerExecRequest, root_cause},
 };
 
 use super::{
@@ -93,7 +93,7 @@ impl Checks {
             Ok(answer) if answer.status().as_u16() < 400 => Ok(()),
             Ok(answer) => Err(format!("{url} answered {}", answer.status())),
             Err(error) if error.is_timeout() => Err(format!("{url} did not answer within {seconds} s")),
-            Err(error) => Err(format!("{url} was not reached: {}", root(&error))),
+            Err(error) => Err(format!("{url} was not reached: {}", root_cause(&error))),
         }
     }
 
@@ -127,14 +127,6 @@ fn take(probe: &ContainerProbe, known: &mut Probed, one: &Container, answer: Res
             known.said = why;
         }
     }
-}
-
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
