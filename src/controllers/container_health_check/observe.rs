@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    api::{ContainerHealthCheck, ContainerHealthCheckSpec, DockerTarget, PodTarget, RequiredKind},
+    api::{
+        ContainerHealthCheck, ContainerHealthCheckSpec, DockerTarget, PodTarget, RECONCILE_REQUESTED_AT, RequiredKind,
+    },
     host::{Caller, ContainerLogsRequest, ContainerQuery, ContainerTarget, HostApi, HostError, Phase, mask},
     runtimes::{PodContainer, WorkloadError},
 };
 
 use super::{
-    super::{error::StepError, shared::Key},
+    super::{declared::Declares, error::StepError, shared::Key},
     Checks, Facts, Looked, cycle, docker,
     judge::Verdict,
     memory::{Did, Memory, Remembered},
@@ -55,7 +57,7 @@ impl Checks {
         let (spec, now) = (&object.spec, Timestamp::now());
         let mut memory = self.recall(&uid).await?;
         let wishes = &self.world.shared.wishes;
-        let suspended = wishes.suspended("ContainerHealthCheck", key).unwrap_or(spec.suspend);
+        let suspended = wishes.suspended(Self::KIND, key).unwrap_or(spec.suspend);
         if suspended {
             return Ok(Facts { suspended, ..Facts::new(uid) });
         }
@@ -115,9 +117,7 @@ impl Checks {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let wishes = &self.world.shared.wishes;
-        let annotation =
-            object.metadata.annotations.as_ref().and_then(|all| all.get(crate::api::RECONCILE_REQUESTED_AT));
-        let token = annotation.cloned().max(wishes.reconcile_token("ContainerHealthCheck", key));
+        let token = wishes.requested(object, RECONCILE_REQUESTED_AT, Self::KIND, key);
         let asked = token.is_some() && token != memory.handled_reconcile;
         // The first look at a check must not take an old request for a new one.
         let fresh = asked && (memory.handled_reconcile.is_some() || object.status.is_some());

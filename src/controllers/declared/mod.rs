@@ -99,12 +99,11 @@ impl<D: Declares> Controller for Declared<D> {
         let key = Key::of(object);
         let declared = D::parts(object);
         let wishes = &self.world.shared.wishes;
-        let annotation = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
         Ok(Seen {
             uid: object.uid().unwrap_or_default(),
             suspended: wishes.suspended(D::KIND, &key).unwrap_or(declared.suspend),
             gate: self.world.gate(&key.namespace, declared.requires, Timestamp::now()),
-            handled_reconcile: annotation.max(wishes.reconcile_token(D::KIND, &key)),
+            handled_reconcile: wishes.requested(object, RECONCILE_REQUESTED_AT, D::KIND, &key),
             facts: self.kind.facts(object, &key).await?,
             key,
         })

@@ -122,7 +122,6 @@ impl Controller for Agents {
     async fn observe(&self, object: &HostAgent) -> Result<Observed, StepError> {
         let key = Key::of(object);
         let (heard, unreachable) = self.shared.agents.state(&key).unwrap_or_default();
-        let annotation = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
         Ok(Observed {
             uid: object.uid().unwrap_or_default(),
             suspended: self.shared.wishes.suspended(Self::KIND, &key).unwrap_or(object.spec.suspend),
@@ -130,7 +129,7 @@ impl Controller for Agents {
             heard,
             unreachable,
             cared_for: self.cared_for(&key),
-            handled_reconcile: annotation.max(self.shared.wishes.reconcile_token(Self::KIND, &key)),
+            handled_reconcile: self.shared.wishes.requested(object, RECONCILE_REQUESTED_AT, Self::KIND, &key),
             key,
         })
     }

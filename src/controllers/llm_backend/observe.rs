@@ -159,7 +159,6 @@ impl Backends {
 
     fn will(&self, object: &LLMBackend, key: &Key) -> Will {
         let wishes = &self.shared.wishes;
-        let annotation = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
         let agent_suspended = service_of(object.spec.recovery.as_ref(), &key.namespace)
             .and_then(|(agent, _)| wishes.suspended("HostAgent", &agent))
             .unwrap_or(false);
@@ -167,8 +166,7 @@ impl Backends {
             suspended: wishes.suspended("LLMBackend", key).unwrap_or(object.spec.suspend),
             paused: wishes.is_paused(jiff::Timestamp::now()) || agent_suspended,
             observe: self.parts.observe || object.spec.mode == Mode::Observe,
-            // Both are timestamps: the later one is the newer wish.
-            reconcile_token: annotation.max(wishes.reconcile_token("LLMBackend", key)),
+            reconcile_token: wishes.requested(object, RECONCILE_REQUESTED_AT, "LLMBackend", key),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,11 @@ impl Wishes {
     pub fn suspended(&self, kind: &str, key: &Key) -> Option<bool> {
         let controls = self.controls.borrow();
         controls.suspended.iter().find(|(k, _)| is(k, kind, key)).map(|(_, s)| s.suspended)
+    }
+
+    /// The newest request for something about an object, by its annotation or through the API: both are timestamps.
+    pub fn requested(&self, object: &impl ResourceExt, annotation: &str, kind: &str, key: &Key) -> Option<String> {
+        object.annotations().get(annotation).cloned().max(self.reconcile_token(kind, key))
     }
 
     /// The last `reconcile` of a resource that was asked through the API.
