@@ -57,14 +57,10 @@ impl Checks {
 
     /// What cannot be recorded is not done.
     async fn commit(&self, uid: &str, key: &Key, memory: &Memory) -> Result<(), StepError> {
-        if self.lock().memories.get(uid) == Some(memory) {
-            return Ok(());
+        let parts = &self.world.parts;
+        if let Some(old) = self.memories.commit(&*parts.store, self.term.fence(), uid, key, memory).await? {
+            count(&parts.metrics.containers, key, &old, memory);
         }
-        let document = serde_json::to_value(memory)
-            .map_err(|e| StepError::Memory { what: format!("ContainerHealthCheck {uid}"), why: e.to_string() })?;
-        self.world.parts.store.save_recovery(self.term.fence(), uid, &document).await?;
-        let old = self.lock().memories.insert(uid.to_owned(), memory.clone());
-        count(&self.world.parts.metrics.containers, key, &old.unwrap_or_default(), memory);
         Ok(())
     }
 

@@ -33,7 +33,7 @@ use crate::{
 use super::{
     declared::{Declaration, Declares, Judged, Seen, World, projected},
     error::StepError,
-    shared::Key,
+    shared::{Key, Memories},
 };
 
 use memory::Memory;
@@ -47,14 +47,13 @@ const SHOWN: usize = 32;
 pub struct Checks {
     pub world: Arc<World>,
     term: Term,
+    memories: Memories<Memory>,
     state: Mutex<State>,
 }
 
 /// What passes know of earlier ones.
 #[derive(Default)]
 struct State {
-    /// As they were last written, by uid.
-    memories: HashMap<String, Memory>,
     lists: HashMap<Key, Known>,
     probes: HashMap<(Key, String), Probed>,
     logs: HashMap<(Key, String), (String, Log)>,
@@ -148,7 +147,7 @@ impl Declares for Checks {
 
 impl Checks {
     pub fn new(world: Arc<World>, term: Term) -> Self {
-        Self { world, term, state: Mutex::default() }
+        Self { world, term, memories: Memories::new(Self::KIND), state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

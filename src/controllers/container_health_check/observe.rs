@@ -55,7 +55,7 @@ impl Checks {
     pub(super) async fn look(&self, object: &ContainerHealthCheck, key: &Key) -> Result<Facts, StepError> {
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let (spec, now) = (&object.spec, Timestamp::now());
-        let mut memory = self.recall(&uid).await?;
+        let mut memory = self.memories.get(&*self.world.parts.store, &uid, key).await?;
         let wishes = &self.world.shared.wishes;
         let suspended = wishes.suspended(Self::KIND, key).unwrap_or(spec.suspend);
         if suspended {
@@ -93,19 +93,6 @@ impl Checks {
         };
         self.evidence(spec, key, &mut facts).await;
         Ok(facts)
-    }
-
-    async fn recall(&self, uid: &str) -> Result<Memory, StepError> {
-        if let Some(known) = self.lock().memories.get(uid) {
-            return Ok(known.clone());
-        }
-        let memory = match self.world.parts.store.recovery(uid).await? {
-            Some(document) => serde_json::from_value(document)
-                .map_err(|e| StepError::Memory { what: format!("ContainerHealthCheck {uid}"), why: e.to_string() })?,
-            None => Memory::default(),
-        };
-        self.lock().memories.insert(uid.to_owned(), memory.clone());
-        Ok(memory)
     }
 
     /// A reconcile that was asked for, as each resume also is, ends what a person's stop holds.

@@ -48,19 +48,18 @@ impl Backends {
         (judged, mut plan): (Judgement, Plan),
         term: &Term,
     ) -> Result<Done, StepError> {
-        self.commit(observed, &observed.memory, &plan.memory, term.fence()).await?;
+        self.commit(observed, &plan.memory, term.fence()).await?;
         let shown = shown(&judged, &plan, &observed.seen);
         self.project(object, observed, (&judged, &plan, &shown), term.fence()).await?;
         if let Some(act) = plan.act.clone().filter(|_| term.still_leads()) {
             crash_point("recovery.committed");
             let outcome = self.act(object, observed, &act, term).await?;
             crash_point("recovery.sent");
-            let before = plan.memory.clone();
             plan.notes.extend(record(&mut plan.memory, &outcome, Timestamp::now()));
             if let Outcome::Unclear { why } = &outcome {
                 tracing::warn!(backend = %observed.key, why, "not known whether it arrived; sent again with the same key");
             }
-            self.commit(observed, &before, &plan.memory, term.fence()).await?;
+            self.commit(observed, &plan.memory, term.fence()).await?;
             crash_point("recovery.recorded");
         }
         self.change_holds(observed, &plan.holds, term).await;
@@ -70,15 +69,9 @@ impl Backends {
     }
 
     /// What cannot be recorded is not done.
-    async fn commit(&self, observed: &Observed, old: &Memory, new: &Memory, fence: &Fence) -> Result<(), StepError> {
-        if old == new {
-            return Ok(());
-        }
-        let document = serde_json::to_value(new)
-            .map_err(|e| StepError::Memory { what: format!("LLMBackend {}", observed.key), why: e.to_string() })?;
-        self.parts.store.save_recovery(fence, &observed.uid, &document).await?;
-        self.memories.put(&observed.uid, new.clone());
-        Ok(())
+    async fn commit(&self, observed: &Observed, memory: &Memory, fence: &Fence) -> Result<(), StepError> {
+        let store = &*self.parts.store;
+        self.memories.commit(store, fence, &observed.uid, &observed.key, memory).await.map(drop)
     }
 
     /// Workers need the database alone: what they need to know of this backend goes there.

@@ -41,7 +41,7 @@ use super::{
     driver::{Controller, Report},
     error::StepError,
     feed::Feed,
-    shared::{Key, Shared},
+    shared::{Key, Memories, Shared},
 };
 
 use judge::Judgement;
@@ -66,7 +66,7 @@ pub struct Backends {
     feed: Feed<LLMBackend>,
     host_agents: Feed<HostAgent>,
     probers: prober::Probers,
-    memories: observe::Memories,
+    memories: Memories<memory::Memory>,
     projected: apply::Projected,
     duplicates: Mutex<Duplicates>,
     agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
@@ -102,7 +102,7 @@ impl Backends {
             feed,
             host_agents,
             probers: prober::Probers::new(tools),
-            memories: observe::Memories::default(),
+            memories: Memories::new(Self::KIND),
             projected: apply::Projected::default(),
             duplicates: Mutex::default(),
             agent_trigger,

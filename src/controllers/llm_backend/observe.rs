@@ -1,7 +1,5 @@
 //! One look at a backend: its prober's findings, its agent, its slots, what people want, what is remembered.
 
-use std::{collections::HashMap, sync::Mutex};
-
 use kube::ResourceExt;
 use uuid::Uuid;
 
@@ -9,7 +7,6 @@ use crate::{
     api::{BackendState, LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
     engines::{Endpoint, Secret},
     platform::SecretError,
-    store::Recoveries,
 };
 
 use super::{
@@ -176,34 +173,4 @@ pub fn service_of(recovery: Option<&Recovery>, namespace: &str) -> Option<(Key, 
     let recovery = recovery?;
     let agent = recovery.host_agent_ref.as_ref()?;
     Some((Key::new(namespace, &agent.name), recovery.service.clone()?))
-}
-
-/// The memories of this term: only the leader writes them, so that what was read once holds.
-#[derive(Default)]
-pub struct Memories {
-    known: Mutex<HashMap<String, Memory>>,
-}
-
-impl Memories {
-    async fn get(&self, store: &dyn crate::store::Store, uid: &str, key: &Key) -> Result<Memory, StepError> {
-        if let Some(memory) = self.lock().get(uid) {
-            return Ok(memory.clone());
-        }
-        let memory = match Recoveries::recovery(store, uid).await? {
-            None => Memory::default(),
-            Some(document) => serde_json::from_value(document)
-                .map_err(|e| StepError::Memory { what: format!("LLMBackend {key}"), why: e.to_string() })?,
-        };
-        self.lock().insert(uid.to_owned(), memory.clone());
-        Ok(memory)
-    }
-
-    /// What was committed.
-    pub fn put(&self, uid: &str, memory: Memory) {
-        self.lock().insert(uid.to_owned(), memory);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }

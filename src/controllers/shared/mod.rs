@@ -2,12 +2,14 @@
 
 mod agents;
 mod limits;
+mod memories;
 mod slots;
 mod wake;
 mod wishes;
 
 pub use agents::{Agents, Heard, ServiceView};
 pub use limits::Limits;
+pub use memories::Memories;
 pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;
 pub use wishes::Wishes;
