@@ -98,9 +98,13 @@ pub fn verdict(task: &Task, policy: &RetryPolicy, ended: Ended, now: Timestamp, 
 
 /// The wait before the attempt that follows `used` ones: doubled each time, bounded, and of that a random part of one half.
 pub fn backoff(base: Duration, most: Duration, used: i32, chance: f64) -> Duration {
+    doubled(base, most, used).mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
+}
+
+/// `base` after the first attempt, doubled with each further one of those `used`, bounded.
+pub fn doubled(base: Duration, most: Duration, used: i32) -> Duration {
     let doublings = used.saturating_sub(1).clamp(0, 30).unsigned_abs();
-    let whole = base.saturating_mul(1 << doublings).min(most);
-    whole.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
+    base.saturating_mul(1 << doublings).min(most)
 }
 
 /// What a human is told who gets a task because its workers were lost with it.

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::{
     api::{ContainerHealthCheckSpec, MemoryPolicy, Mode},
     host::StoppedBy,
+    tasks::retry,
 };
 
 use super::{
@@ -229,10 +230,9 @@ fn reset(spec: &ContainerHealthCheckSpec, verdict: &Verdict, one: &mut Remembere
 
 /// When the next attempt is due: at once the first time, then after a backoff that doubles.
 fn due(spec: &ContainerHealthCheckSpec, one: &Remembered) -> Option<Timestamp> {
-    let last = one.last_attempt_at?;
-    let doubled = i64::from(spec.restart.backoff_seconds)
-        .saturating_mul(1_i64.checked_shl(u32::try_from(one.attempts - 1).unwrap_or(0).min(32)).unwrap_or(i64::MAX));
-    Some(last + SignedDuration::from_secs(doubled.min(spec.restart.max_backoff_seconds.into())))
+    let seconds = |number: i32| Duration::from_secs(number.unsigned_abs().into());
+    let (base, most) = (seconds(spec.restart.backoff_seconds), seconds(spec.restart.max_backoff_seconds));
+    Some(one.last_attempt_at? + retry::doubled(base, most, one.attempts))
 }
 
 fn storm(spec: &ContainerHealthCheckSpec, unhealthy: usize, all: usize, memory: &mut Memory, now: Timestamp) -> bool {
