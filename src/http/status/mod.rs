@@ -66,8 +66,7 @@ pub(super) async fn status(
     Query(query): Query<InNamespace>,
 ) -> Result<Json<Overview>, ApiError> {
     let (namespace, now) = (query.namespace.as_deref(), Timestamp::now());
-    let [backends, agents, ..] = KINDS;
-    let checks = KINDS[KINDS.len() - 1];
+    let [backends, agents, .., checks] = KINDS;
     let seen = Seen {
         backends: resources::items(&api, backends, namespace).await?,
         agents: resources::items(&api, agents, namespace).await?,
