@@ -37,6 +37,8 @@ pub struct Remembered {
     /// Of all instances.
     pub oom_total: u64,
     pub last_oom_at: Option<Timestamp>,
+    /// Of that instance: since when it was seen to have the limit that it should have.
+    pub enough_since: Option<Timestamp>,
     /// The most memory that it was seen to use, in bytes.
     pub peak: Option<i64>,
     /// A person stopped it, and somebody resumed the check afterwards: that stop is over.

@@ -48,7 +48,11 @@ async fn killed_at_random_moments_it_takes_up_what_it_left() {
     eprintln!("OSTLER_TEST_SEED={seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let port = free_port();
-    let mut up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
+    // More attempts than there are blows: it would rightly call for a person.
+    let manifests =
+        manifests(port, free_port(), "", "").replace("periodSeconds: 1}", "periodSeconds: 1, maxAttempts: 20}");
+    assert!(manifests.contains("maxAttempts"), "{manifests}");
+    let mut up = Up::start(&[("all.yaml", &manifests)]).await;
     up.until_ready("ollama").await;
     for round in 0..4 {
         if random.random_bool(0.5) {

@@ -194,21 +194,26 @@ fn take_memory(
 ) -> Option<Raised> {
     let policy = &facts.spec.out_of_memory;
     if !container.instance.is_empty() && one.instance != container.instance {
-        (one.instance, one.oom_seen) = (container.instance.clone(), 0);
+        (one.instance, one.oom_seen, one.enough_since) = (container.instance.clone(), 0, None);
     }
     let next = raised(policy, container.memory_limit);
+    let has = container.memory_limit.unwrap_or(i64::MAX);
+    let enough = limits.get(&container.alike).map(|limit| has >= *limit);
     if container.oom_count > one.oom_seen {
         // A kubelet tells of the last end only, whatever came before it.
         one.oom_total += if facts.starts_by_itself { 1 } else { container.oom_count - one.oom_seen };
         one.oom_seen = container.oom_count;
         one.last_oom_at = container.last_oom_at.or(Some(now));
         one.peak = one.peak.max(container.memory_peak);
-        if let Some(Raised::To(limit)) = next {
+        // A raised limit is told before or after what died under the old one: what has it is only raised for an end that came
+        // after it was seen to have it.
+        let under_this = one.enough_since.zip(one.last_oom_at).is_some_and(|(since, at)| since < at);
+        if let Some(Raised::To(limit)) = next.filter(|_| enough != Some(true) || under_this) {
             limits.insert(container.alike.clone(), limit);
         }
     }
+    one.enough_since = one.enough_since.filter(|_| enough != Some(false)).or_else(|| enough?.then_some(now));
     // What a person raised as far is no proposal any more.
-    let has = container.memory_limit.unwrap_or(i64::MAX);
     if policy.policy == MemoryPolicy::Propose && limits.get(&container.alike).is_some_and(|limit| has >= *limit) {
         limits.remove(&container.alike);
     }

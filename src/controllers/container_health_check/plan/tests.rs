@@ -149,6 +149,31 @@ fn memory_is_raised_before_the_start_within_its_max_and_applied_again_to_a_new_c
 }
 
 #[test]
+fn what_died_under_the_old_limit_does_not_raise_the_new_one() {
+    let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "200Mi", "max": "300Mi"}}));
+    let hurt = |limit: i64, count: u64, second: i64| Container {
+        oom_count: count,
+        last_oom_at: Some(at(second)),
+        memory_limit: Some(limit * MI),
+        ..up("c")
+    };
+    let wanted = |seen: &[(Container, i64)]| {
+        let pass = |memory: Memory, (container, second): &(Container, i64)| {
+            ended(decide(&facts(&spec, std::slice::from_ref(container), &memory), at(*second)).memory)
+        };
+        let memory = seen.iter().fold(Memory::default(), pass);
+        (memory.limits["c"] / MI, memory.containers["c"].oom_total)
+    };
+    let first = || (hurt(20, 1, 2), 3);
+    let has = || (hurt(220, 1, 2), 6);
+    // It died again before the kubelet had resized it, and that is told together with the new limit, or after it.
+    assert_eq!(wanted(&[first(), (hurt(220, 2, 5), 6)]), (220, 2));
+    assert_eq!(wanted(&[first(), has(), (hurt(220, 2, 5), 7)]), (220, 2));
+    assert_eq!(wanted(&[first(), (hurt(220, 2, 5), 6), (hurt(220, 3, 9), 10)]), (300, 3));
+    assert_eq!(wanted(&[first(), has(), (hurt(220, 2, 8), 9)]), (300, 2));
+}
+
+#[test]
 fn a_proposal_is_only_told() {
     let spec = spec(json!({}));
     let hurt = Container { oom_count: 2, memory_limit: Some(100 * MI), memory_peak: Some(99 * MI), ..up("c") };
