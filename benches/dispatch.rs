@@ -223,8 +223,8 @@ impl Shop {
             task: one.id,
             expert: "igor".into(),
             model: Some("small".into()),
-            reason: "domain".into(),
-            candidates: Vec::new(),
+            reason: "domain",
+            candidates: [].into(),
         };
         let assignments: Vec<_> = inserted.iter().map(assign).collect();
         self.store.assign(&self.fence, &assignments).await.expect("assign");

@@ -32,8 +32,8 @@ CREATE TABLE expert_places (
     expert text NOT NULL,
     places integer NOT NULL CHECK (places >= 0),
     running integer NOT NULL DEFAULT 0 CHECK (running >= 0),
-    -- How many the last claim got: it returns that to the claim itself.
-    granted integer NOT NULL DEFAULT 0,
+    -- How many the last claim got: it returns that to the claim itself. Less than none is what no claim may get.
+    granted integer NOT NULL DEFAULT 0 CONSTRAINT expert_places_suffice CHECK (granted >= 0),
     PRIMARY KEY (namespace, expert)
 ) WITH (fillfactor = 50);
 

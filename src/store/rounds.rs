@@ -5,17 +5,23 @@
 
 use std::time::Duration;
 
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{BootInstant, Fence, ResourceKey, Store, StoreError, world};
 use crate::tasks::{
     TaskId, Unassigned,
-    assign::{AssignReport, Roster, Tally},
+    assign::{AssignReport, Batch, Roster, Tally},
 };
 
 /// Tasks of one batch.
 const BATCH: i64 = 5_000;
+/// Batches that are written at once, while the next one is read and planned.
+const WRITES: usize = 2;
 /// The document that holds the last report.
 const DOCUMENT: &str = "assignment";
 /// How often somebody who asked looks for the report.
@@ -67,27 +73,65 @@ async fn assign_above(
     after: TaskId,
     namespace: Option<&str>,
 ) -> Result<Round, StoreError> {
+    let pages = Pages { store, namespace, after, exhausted: false, roster: None };
+    let mut written = pages.written(fence);
     let mut round = Round { tally: Tally::default(), last: after };
-    let mut roster: Option<Roster> = None;
-    loop {
-        let page = store.unassigned(round.last, BATCH).await?;
-        let Some(last) = page.last() else { return Ok(round) };
-        round.last = last.id;
-        let is_last = i64::try_from(page.len()).is_ok_and(|n| n < BATCH);
-        let tasks: Vec<Unassigned> =
-            page.into_iter().filter(|task| namespace.is_none_or(|wanted| task.queue.namespace == wanted)).collect();
-        if roster.is_none() {
-            roster = Some(read_roster(store).await?);
+    while let Some(page) = written.try_next().await? {
+        round.tally.add(&page.tasks, &page.batch);
+        round.last = page.last;
+    }
+    Ok(round)
+}
+
+/// Tasks that nobody has, and who shall have them.
+struct Page {
+    tasks: Vec<Unassigned>,
+    batch: Batch,
+    /// The highest id that was looked at.
+    last: TaskId,
+}
+
+/// Reads page by page. Loads count what pages before were given, written or not.
+struct Pages<'a> {
+    store: &'a dyn Store,
+    namespace: Option<&'a str>,
+    after: TaskId,
+    exhausted: bool,
+    roster: Option<Roster>,
+}
+
+impl<'a> Pages<'a> {
+    /// In their order, each once it is written.
+    fn written(self, fence: Option<&'a Fence>) -> BoxStream<'a, Result<Page, StoreError>> {
+        let store = self.store;
+        let planned = stream::try_unfold(self, |mut pages| async {
+            let page = pages.next().await?;
+            Ok::<_, StoreError>(page.map(|page| (page, pages)))
+        });
+        let write = move |page: Page| async move {
+            if let Some(fence) = fence.filter(|_| !page.batch.assignments.is_empty()) {
+                store.assign(fence, &page.batch.assignments).await?;
+            }
+            Ok(page)
+        };
+        planned.map_ok(write).try_buffered(WRITES).boxed()
+    }
+
+    async fn next(&mut self) -> Result<Option<Page>, StoreError> {
+        if self.exhausted {
+            return Ok(None);
         }
-        let Some(known) = roster.as_mut() else { continue };
-        let batch = known.assign(&tasks);
-        if let Some(fence) = fence.filter(|_| !batch.assignments.is_empty()) {
-            store.assign(fence, &batch.assignments).await?;
-        }
-        round.tally.add(&tasks, &batch);
-        if is_last {
-            return Ok(round);
-        }
+        let mut tasks = self.store.unassigned(self.after, BATCH).await?;
+        self.exhausted = i64::try_from(tasks.len()).is_ok_and(|n| n < BATCH);
+        let Some(last) = tasks.last().map(|task| task.id) else { return Ok(None) };
+        self.after = last;
+        tasks.retain(|task| self.namespace.is_none_or(|wanted| task.queue.namespace == wanted));
+        let roster = match &mut self.roster {
+            Some(roster) => roster,
+            none => none.insert(read_roster(self.store).await?),
+        };
+        let batch = roster.assign(&tasks);
+        Ok(Some(Page { tasks, batch, last }))
     }
 }
 

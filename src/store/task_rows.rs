@@ -7,7 +7,7 @@ use sqlx::types::Json;
 
 use super::stamp::Stamp;
 use super::{DeclaredRow, StoreError, Unassigned, WaitingGroup};
-use crate::tasks::{Attempt, Payload, QueueKey, Task, TaskState};
+use crate::tasks::{Attempt, ClaimedTask, Payload, QueueKey, Task, TaskState};
 
 /// How much longer one must have waited to count as one priority higher, in milliseconds.
 const AGEING_MILLIS: i64 = 600_000;
@@ -118,6 +118,71 @@ impl TryFrom<TaskRecord> for Task {
             attempts: attempts.0,
             result: result.map(|Json(result)| result),
         })
+    }
+}
+
+/// A row of what a claim gives.
+#[derive(FromRow)]
+pub(super) struct ClaimedRecord {
+    id: i64,
+    epoch: i64,
+    namespace: String,
+    queue: String,
+    domain: String,
+    role: String,
+    payload: Json<Payload>,
+    priority: i32,
+    deadline: Option<Stamp>,
+    key: Option<String>,
+    labels: Json<BTreeMap<String, String>>,
+    expert: String,
+    assigned_model: Option<String>,
+    attempts_used: i32,
+    free_requeues: i32,
+    cycle: i32,
+    attempts: Json<Vec<Attempt>>,
+}
+
+impl From<ClaimedRecord> for ClaimedTask {
+    fn from(record: ClaimedRecord) -> Self {
+        let ClaimedRecord {
+            id,
+            epoch,
+            namespace,
+            queue,
+            domain,
+            role,
+            payload,
+            priority,
+            deadline,
+            key,
+            labels,
+            expert,
+            assigned_model,
+            attempts_used,
+            free_requeues,
+            cycle,
+            attempts,
+        } = record;
+        Self {
+            id,
+            epoch,
+            namespace,
+            queue,
+            domain,
+            role,
+            payload: payload.0,
+            priority,
+            deadline: deadline.map(Into::into),
+            key,
+            labels: labels.0,
+            expert,
+            assigned_model,
+            attempts_used,
+            free_requeues,
+            cycle,
+            attempts: attempts.0,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId, TaskState};
+use crate::tasks::{Assignment, ClaimedTask, Completion, NewTask, QueueKey, Task, TaskId, TaskState};
 
 pub use crate::tasks::Unassigned;
 
@@ -49,8 +49,7 @@ pub struct Lease {
 /// A task that is this worker's until its lease lapses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
-    /// With the claim's epoch. Its candidates may be left out: no worker asks for them.
-    pub task: Task,
+    pub task: ClaimedTask,
     pub lease: Lease,
 }
 

@@ -11,6 +11,6 @@ mod task;
 
 pub use completion::{Completion, Verdict};
 pub use task::{
-    Assignment, Attempt, AttemptClass, DEFERRING_LOST_LEASES, Message, NewTask, Payload, QueueKey, Task, TaskId,
-    TaskState, Unassigned,
+    Assignment, Attempt, AttemptClass, ClaimedTask, DEFERRING_LOST_LEASES, Message, NewTask, Payload, QueueKey, Task,
+    TaskId, TaskState, Unassigned,
 };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Attempt, AttemptClass, Task, Verdict};
+use super::{Attempt, AttemptClass, ClaimedTask, Task, Verdict};
 
 /// Longest wait after the backend was down or full: it may be back at any moment, and asking costs little.
 const LONGEST_FREE_WAIT: Duration = Duration::from_secs(30);
@@ -83,8 +83,38 @@ impl Ended {
     }
 }
 
-/// Decides over a task as it was claimed. `chance` is between 0 and 1 and spreads what failed together.
-pub fn verdict(task: &Task, policy: &RetryPolicy, ended: Ended, now: Timestamp, chance: f64) -> Verdict {
+/// What was tried before, of a task as it was claimed.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'a> {
+    pub attempts_used: i32,
+    pub free_requeues: i32,
+    pub deadline: Option<Timestamp>,
+    pub attempts: &'a [Attempt],
+}
+
+impl<'a> From<&'a ClaimedTask> for Tried<'a> {
+    fn from(task: &'a ClaimedTask) -> Self {
+        let ClaimedTask { attempts_used, free_requeues, deadline, attempts, .. } = task;
+        Self { attempts_used: *attempts_used, free_requeues: *free_requeues, deadline: *deadline, attempts }
+    }
+}
+
+impl<'a> From<&'a Task> for Tried<'a> {
+    fn from(task: &'a Task) -> Self {
+        let Task { attempts_used, free_requeues, deadline, attempts, .. } = task;
+        Self { attempts_used: *attempts_used, free_requeues: *free_requeues, deadline: *deadline, attempts }
+    }
+}
+
+/// Decides over a task. `chance` is between 0 and 1 and spreads what failed together.
+pub fn verdict<'a>(
+    task: impl Into<Tried<'a>>,
+    policy: &RetryPolicy,
+    ended: Ended,
+    now: Timestamp,
+    chance: f64,
+) -> Verdict {
+    let task = task.into();
     match ended {
         Ended::Ok { result } => Verdict::Completed { result },
         Ended::Permanent { why } => Verdict::Failed { reason: bounded(&why) },
@@ -116,7 +146,7 @@ pub fn leases_lost_reason(leases_lost: i32) -> String {
 }
 
 fn retryable(
-    task: &Task,
+    task: Tried<'_>,
     policy: &RetryPolicy,
     why: &str,
     retry_after: Option<Duration>,
@@ -137,7 +167,7 @@ fn retryable(
 }
 
 fn unavailable(
-    task: &Task,
+    task: Tried<'_>,
     policy: &RetryPolicy,
     why: &str,
     retry_after: Option<Duration>,
@@ -159,13 +189,13 @@ fn unavailable(
 }
 
 /// Time until the deadline, zero when it has passed.
-fn left(task: &Task, now: Timestamp) -> Option<Duration> {
+fn left(task: Tried<'_>, now: Timestamp) -> Option<Duration> {
     let left = task.deadline?.duration_since(now).max(SignedDuration::ZERO);
     Some(Duration::try_from(left).unwrap_or_default())
 }
 
 /// What was tried, each different error with how often it came, the newest last and whole.
-fn evidence(task: &Task, used: i32, most: i32, last: &str) -> String {
+fn evidence(task: Tried<'_>, used: i32, most: i32, last: &str) -> String {
     let mut before: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let counted = task.attempts.iter().filter(|a| a.class == AttemptClass::Retryable);
     let earlier = usize::try_from(used.saturating_sub(1)).unwrap_or(0);
@@ -197,41 +227,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tasks::{Payload, TaskState};
+    use crate::tasks::Payload;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn task() -> Task {
-        Task {
+    fn task() -> ClaimedTask {
+        ClaimedTask {
             id: 1,
+            epoch: 1,
             namespace: "default".into(),
             queue: "default".into(),
             domain: "backend".into(),
             role: "engineer".into(),
             payload: Payload::default(),
-            model: None,
             priority: 0,
-            run_after: None,
             deadline: None,
             key: None,
             labels: BTreeMap::new(),
-            state: TaskState::InProgress,
-            created_at: at(0),
-            state_since: at(0),
-            expert: Some("igor".into()),
-            assignment_reason: Some("domain and role".into()),
-            candidates: Vec::new(),
+            expert: "igor".into(),
             assigned_model: Some("small".into()),
             attempts_used: 0,
             free_requeues: 0,
-            leases_lost: 0,
             cycle: 1,
-            epoch: 1,
-            reason: None,
             attempts: Vec::new(),
-            result: None,
         }
     }
 
@@ -264,7 +284,7 @@ mod tests {
     #[test]
     fn each_end_has_its_verdict() {
         let policy = RetryPolicy::default();
-        let deadline = |second| Task { deadline: Some(at(second)), ..task() };
+        let deadline = |second| ClaimedTask { deadline: Some(at(second)), ..task() };
         let words = |verdict: &Verdict| match verdict {
             Verdict::Completed { .. } => "completed".to_owned(),
             Verdict::Retry { after, .. } => format!("retry {}", after.as_secs()),
@@ -281,14 +301,14 @@ mod tests {
             (task(), Ended::Stopped, "requeue 0"),
             (task(), Ended::LeaseLost, "requeue 0"),
             (task(), retryable(), "retry 10"),
-            (Task { attempts_used: 1, ..task() }, retryable(), "retry 20"),
-            (Task { attempts_used: 2, ..task() }, retryable(), "deferred"),
-            (Task { attempts_used: 9, ..task() }, retryable(), "deferred"),
+            (ClaimedTask { attempts_used: 1, ..task() }, retryable(), "retry 20"),
+            (ClaimedTask { attempts_used: 2, ..task() }, retryable(), "deferred"),
+            (ClaimedTask { attempts_used: 9, ..task() }, retryable(), "deferred"),
             (deadline(111), retryable(), "retry 10"),
             (deadline(110), retryable(), "failed"),
             (task(), unavailable(), "requeue 1000"),
-            (Task { free_requeues: 2, ..task() }, unavailable(), "requeue 4000"),
-            (Task { free_requeues: 900, attempts_used: 2, ..task() }, unavailable(), "requeue 30000"),
+            (ClaimedTask { free_requeues: 2, ..task() }, unavailable(), "requeue 4000"),
+            (ClaimedTask { free_requeues: 900, attempts_used: 2, ..task() }, unavailable(), "requeue 30000"),
             (task(), wait(77), "requeue 77000"),
             (deadline(110), wait(77), "requeue 5000"),
             (deadline(100), unavailable(), "failed"),
@@ -306,7 +326,7 @@ mod tests {
             attempt(AttemptClass::Unavailable, "refused"),
             attempt(AttemptClass::Retryable, "reset"),
         ];
-        let task = Task { attempts_used: 2, attempts, ..task() };
+        let task = ClaimedTask { attempts_used: 2, attempts, ..task() };
         let ended = Ended::Retryable { why: "broken JSON".into(), retry_after: None };
         let verdict = verdict(&task, &RetryPolicy::default(), ended, at(100), 0.0);
         let reason = "3 of 3 attempts failed; the last: broken JSON; 2× before on mlx: reset".to_owned();
@@ -332,7 +352,7 @@ mod tests {
         /// Attempts are used by retryable errors alone, and never more than allowed.
         #[test]
         fn a_backend_that_is_down_uses_no_attempt(used in 0_i32..5, requeues in 0_i32..2_000, chance in 0.0..=1.0) {
-            let task = Task { attempts_used: used, free_requeues: requeues, ..task() };
+            let task = ClaimedTask { attempts_used: used, free_requeues: requeues, ..task() };
             let verdict = verdict(&task, &RetryPolicy::default(), unavailable(), at(100), chance);
             let free = matches!(verdict, Verdict::Requeue { after, .. } if after <= LONGEST_FREE_WAIT);
             prop_assert!(free, "{:?}", verdict);

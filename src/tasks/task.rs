@@ -1,6 +1,7 @@
 //! A task as it is stored, shown and given in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -177,17 +178,44 @@ pub struct Unassigned {
 }
 
 /// Who shall do a task, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     pub task: TaskId,
     pub expert: String,
     /// Where calls go: the task's alias or its expert's; none for a webhook.
     pub model: Option<String>,
     /// Why this one: `domain and role`, `domain`, `role`, `default of the queue`, `named by the task`.
-    pub reason: String,
-    /// The equally good ones, at most ten.
-    pub candidates: Vec<String>,
+    pub reason: &'static str,
+    /// The equally good ones, at most ten. Tasks of one kind share the list.
+    pub candidates: Arc<[String]>,
+}
+
+/// What whoever claimed a task gets of it: enough to do it, and to decide what its end means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimedTask {
+    pub id: TaskId,
+    /// Of this claim.
+    pub epoch: i64,
+    pub namespace: String,
+    pub queue: String,
+    pub domain: String,
+    pub role: String,
+    pub payload: Payload,
+    pub priority: i32,
+    pub deadline: Option<Timestamp>,
+    pub key: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub expert: String,
+    /// Where its calls go; none for a webhook.
+    pub assigned_model: Option<String>,
+    /// Attempts used in this cycle.
+    pub attempts_used: i32,
+    /// Given back without using an attempt, in this cycle.
+    pub free_requeues: i32,
+    /// How often somebody opened it anew, by `retry`, from 1.
+    pub cycle: i32,
+    /// The last twenty.
+    pub attempts: Vec<Attempt>,
 }
 
 /// A task as it is.
@@ -233,4 +261,29 @@ pub struct Task {
     pub attempts: Vec<Attempt>,
     /// What came of it: `{"text"}`, `{"json"}`, `{"vectors"}` or a webhook's answer.
     pub result: Option<Value>,
+}
+
+impl From<Task> for ClaimedTask {
+    /// Of one that is claimed, and so has an expert.
+    fn from(task: Task) -> Self {
+        Self {
+            id: task.id,
+            epoch: task.epoch,
+            namespace: task.namespace,
+            queue: task.queue,
+            domain: task.domain,
+            role: task.role,
+            payload: task.payload,
+            priority: task.priority,
+            deadline: task.deadline,
+            key: task.key,
+            labels: task.labels,
+            expert: task.expert.unwrap_or_default(),
+            assigned_model: task.assigned_model,
+            attempts_used: task.attempts_used,
+            free_requeues: task.free_requeues,
+            cycle: task.cycle,
+            attempts: task.attempts,
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::{
     api::{ExpertSpec, Handler},
     engines::{EngineError, engine},
     store::BootInstant,
-    tasks::{AttemptClass, Task, retry::Ended},
+    tasks::{AttemptClass, ClaimedTask, retry::Ended},
 };
 
 /// The time between a call's own bound and its slot's: for whatever is between us and the server.
@@ -72,7 +72,7 @@ impl Call<'_> {
             servers_trouble,
         };
         let world = self.core.world();
-        let expert = task.expert.as_deref().and_then(|name| world.expert(&task.namespace, name));
+        let expert = world.expert(&task.namespace, &task.expert);
         let Some(expert) = expert.filter(|expert| expert.handler != Handler::Webhook) else {
             run.started_at = None;
             let why = "its expert is gone, or does no calls any more".to_owned();
@@ -207,7 +207,7 @@ impl Call<'_> {
         }
     }
 
-    fn failed(&self, run: Run, task: &Task, error: &EngineError) -> Called {
+    fn failed(&self, run: Run, task: &ClaimedTask, error: &EngineError) -> Called {
         self.core.stats.failed(&self.target.server_url, self.model);
         Called {
             run,

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     store::{BootInstant, Claimed, Store},
     tasks::{
-        Attempt, Completion, QueueKey, Task,
+        Attempt, ClaimedTask, Completion, QueueKey,
         retry::{self, Ended, RetryPolicy},
     },
     telemetry::WorkerMetrics,
@@ -128,7 +128,7 @@ impl Core {
         let now = Timestamp::now();
         let (class, error) = (ended.class(), ended.error());
         let attempt = Attempt {
-            expert: task.expert.clone().unwrap_or_default(),
+            expert: task.expert.clone(),
             backend: run.backend,
             model: run.model,
             holder: self.holder.clone(),
@@ -173,7 +173,7 @@ impl Core {
         drop(self.end(job, run, ended));
     }
 
-    fn retry_policy(&self, task: &Task) -> RetryPolicy {
+    fn retry_policy(&self, task: &ClaimedTask) -> RetryPolicy {
         let world = self.world();
         let key = QueueKey { namespace: task.namespace.clone(), name: task.queue.clone() };
         world.queues.get(&key).map(|queue| queue.retry).unwrap_or_default()

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{leases::HeldLease, slots::HeldSlot};
 use crate::{
     store::{BootInstant, Claimed},
-    tasks::{Task, TaskId},
+    tasks::{ClaimedTask, TaskId},
 };
 
 /// Why a call is aborted.
@@ -33,7 +33,7 @@ pub enum Stopped {
 /// A claim in hand.
 #[derive(Debug)]
 pub struct Job {
-    pub task: Task,
+    pub task: ClaimedTask,
     pub lease: Arc<HeldLease>,
     token: CancellationToken,
     why: OnceLock<Stopped>,

@@ -44,8 +44,8 @@ impl Shop {
             task: id,
             expert: "igor".into(),
             model: Some("small".into()),
-            reason: "domain".into(),
-            candidates: vec!["igor".into()],
+            reason: "domain",
+            candidates: ["igor".to_owned()].into(),
         };
         let assignments: Vec<_> = inserted.iter().map(|one| assign(one.id)).collect();
         shop.store.assign(&shop.fence, &assignments).await.unwrap();

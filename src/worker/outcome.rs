@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use crate::{
     engines::{EmbedOutcome, EngineError, Failure, InferOutcome},
-    tasks::{Task, retry::Ended},
+    tasks::{ClaimedTask, retry::Ended},
 };
 
 /// A backend that breaks off under a task so often may be broken by it.
 const SUSPICIOUS_BREAKS: i32 = 5;
 
 /// What a failed call means: the backend's trouble costs the task nothing, its own costs an attempt.
-pub fn failed(task: &Task, error: &EngineError) -> Ended {
+pub fn failed(task: &ClaimedTask, error: &EngineError) -> Ended {
     let why = error.to_string();
     let retryable = |why| Ended::Retryable { why, retry_after: None };
     let unavailable = |why| Ended::Unavailable { why, retry_after: None };
@@ -50,7 +50,7 @@ pub fn may_still_run(failure: &Failure) -> bool {
 }
 
 /// `{"text"}`, or `{"json"}` where a schema was given and holds. `truncated` says that `max_tokens` ended a text.
-pub fn answered(task: &Task, outcome: &InferOutcome) -> Ended {
+pub fn answered(task: &ClaimedTask, outcome: &InferOutcome) -> Ended {
     let Some(schema) = &task.payload.schema else {
         let mut result = json!({"text": outcome.text});
         if outcome.cut_off {

@@ -2,43 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
     api::ExpertSpec,
-    tasks::{Payload, Task, TaskId, TaskState},
+    tasks::{ClaimedTask, Payload, TaskId},
 };
 
-pub fn task(id: TaskId) -> Task {
-    Task {
+pub fn task(id: TaskId) -> ClaimedTask {
+    ClaimedTask {
         id,
+        epoch: 1,
         namespace: "default".into(),
         queue: "default".into(),
         domain: "backend".into(),
         role: "engineer".into(),
         payload: Payload { prompt: Some(format!("hello {id}")), ..Payload::default() },
-        model: None,
         priority: 0,
-        run_after: None,
         deadline: None,
         key: None,
         labels: BTreeMap::new(),
-        state: TaskState::InProgress,
-        created_at: Timestamp::UNIX_EPOCH,
-        state_since: Timestamp::UNIX_EPOCH,
-        expert: Some("igor".into()),
-        assignment_reason: None,
-        candidates: Vec::new(),
+        expert: "igor".into(),
         assigned_model: Some("small".into()),
         attempts_used: 0,
         free_requeues: 0,
-        leases_lost: 0,
         cycle: 1,
-        epoch: 1,
-        reason: None,
         attempts: Vec::new(),
-        result: None,
     }
 }
 

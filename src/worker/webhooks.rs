@@ -48,7 +48,7 @@ async fn lapsed(core: &Core, job: &Job) -> Stopped {
 async fn send(core: &Core, job: &Job) -> Sent {
     let task = &job.task;
     let world = core.world();
-    let expert = task.expert.as_deref().and_then(|name| world.expert(&task.namespace, name));
+    let expert = world.expert(&task.namespace, &task.expert);
     let unavailable = |why: String| Sent::Ended(Ended::Unavailable { why, retry_after: None });
     let Some(expert) = expert.filter(|expert| expert.handler == Handler::Webhook) else {
         return unavailable("its expert is gone, or has no webhook any more".into());

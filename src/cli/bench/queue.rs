@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 
 use crate::cli::CliError;
 use crate::store::{
-    self, Claimed, DatabaseUrl, DeclaredRow, Fence, FreeClaim, Home, Served, Store, StoreError, drop_schema,
+    self, Claimed, DatabaseUrl, DeclaredRow, Fence, FreeClaim, Home, Served, Store, StoreError, drop_schema, rounds,
 };
-use crate::tasks::assign::{ExpertView, QueueView, Roster};
 use crate::tasks::{Attempt, AttemptClass, Completion, NewTask, Payload, QueueKey, Verdict};
 
 const NAMESPACE: &str = "bench";
 const QUEUE: &str = "default";
 /// Longer than any run.
 const LEASE: Duration = Duration::from_secs(24 * 3_600);
-/// Tasks of one insertion, and of one assignment.
+/// Tasks of one insertion.
 const PAGE: u32 = 10_000;
-const WAIT: Duration = Duration::from_millis(50);
+/// Until a claimer that found nothing looks again whether the others are done.
+const WAIT: Duration = Duration::from_millis(1);
 
 /// An installation of its own in the database, for as long as it is measured.
 pub struct Bench {
@@ -112,32 +112,8 @@ impl Bench {
     /// Assigns all that nobody has; returns how long it took.
     pub async fn assign(&self) -> Result<Duration, CliError> {
         let began = Instant::now();
-        let mut roster = self.roster().await?;
-        let mut after = 0;
-        loop {
-            let page = self.store.unassigned(after, i64::from(PAGE)).await?;
-            let Some(last) = page.last() else { return Ok(began.elapsed()) };
-            after = last.id;
-            self.store.assign(&self.fence, &roster.assign(&page).assignments).await?;
-        }
-    }
-
-    async fn roster(&self) -> Result<Roster, StoreError> {
-        let words = |spec: &Value, field: &str| -> Vec<String> {
-            let words = spec[field].as_array().into_iter().flatten();
-            words.filter_map(Value::as_str).map(str::to_owned).collect()
-        };
-        let mut experts = Vec::new();
-        for DeclaredRow { namespace, name, spec, .. } in self.store.declared("Expert").await? {
-            let (domains, roles) = (words(&spec, "domains"), words(&spec, "roles"));
-            experts.push(ExpertView { namespace, name, domains, roles, webhook: true, ..ExpertView::default() });
-        }
-        for load in self.store.expert_loads().await? {
-            if let Some(expert) = experts.iter_mut().find(|expert| expert.name == load.expert) {
-                expert.load = load.pending + load.in_progress;
-            }
-        }
-        Ok(Roster::new(experts, vec![QueueView { key: queue(), default_expert: None }]))
+        rounds::assign_after(&*self.store, &self.fence, 0).await?;
+        Ok(began.elapsed())
     }
 
     /// Claims and completes tasks until `tasks` are done.
@@ -181,7 +157,7 @@ async fn drain(store: &dyn Store, claim: &FreeClaim, done: &AtomicU32, tasks: u3
 fn completion(Claimed { task, lease }: Claimed) -> Completion {
     let now = Timestamp::now();
     let attempt = Attempt {
-        expert: task.expert.unwrap_or_default(),
+        expert: task.expert,
         backend: None,
         model: None,
         holder: lease.holder,

@@ -6,7 +6,7 @@ use crate::{
     store::{
         Fence, Lease, Reapable, Reaped, Served, ServerRow, Slot, SlotClaim, StoreError, TaskCommand, stamp::Stamp,
     },
-    tasks::{Completion, NewTask, QueueKey, Task, TaskId, machine::Life},
+    tasks::{ClaimedTask, Completion, NewTask, QueueKey, Task, TaskId, machine::Life},
 };
 
 pub type Answer<T> = Result<T, StoreError>;
@@ -45,7 +45,7 @@ impl Seen {
 }
 
 /// A task and the lease that it was claimed under.
-pub type Given = (Task, Lease);
+pub type Given = (ClaimedTask, Lease);
 
 /// A store as actors use it. Each call is one transaction: it happened, or it did not.
 pub trait Home {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     store::Slot,
-    tasks::{Task, retry::Ended},
+    tasks::{ClaimedTask, retry::Ended},
 };
 
 /// A slot's lease, and by when its call must have ended.
@@ -39,7 +39,7 @@ pub struct Lane {
 
 /// A task that a worker was given.
 pub struct Job {
-    pub task: Task,
+    pub task: ClaimedTask,
     pub lease: i64,
     /// The highest limit in force since it was claimed.
     pub limit: i32,

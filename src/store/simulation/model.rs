@@ -132,7 +132,7 @@ impl Model {
         let (id, lease) = (next.id, self.lease_for(claim, next)?.clone());
         self.happen(id, Event::Claim);
         self.claims.insert(id, lease.id);
-        Some((self.tasks[&id].clone(), lease))
+        Some((self.tasks[&id].clone().into(), lease))
     }
 
     fn rows(&self, url: &str) -> Vec<SlotRecord> {
@@ -238,7 +238,7 @@ impl Home for Model {
         for given in Roster::new(experts, queues).assign(&unassigned).assignments {
             let Some(task) = self.tasks.get_mut(&given.task) else { continue };
             (task.expert, task.assigned_model) = (Some(given.expert), given.model);
-            task.assignment_reason = Some(given.reason);
+            task.assignment_reason = Some(given.reason.to_owned());
         }
         Ok(())
     }

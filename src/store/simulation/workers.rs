@@ -236,7 +236,7 @@ impl Simulation<'_> {
         let policy = RetryPolicy { max_backoff: Duration::from_secs(60), ..RetryPolicy::default() };
         let task = &job.task;
         let attempt = Attempt {
-            expert: task.expert.clone().unwrap_or_default(),
+            expert: task.expert.clone(),
             backend: None,
             model: None,
             holder: self.workers[w].name(),

@@ -10,6 +10,7 @@ mod tests;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    sync::Arc,
 };
 
 use super::{Assignment, QueueKey, TaskId, Unassigned};
@@ -92,7 +93,7 @@ pub struct Roster {
 #[derive(Debug)]
 struct Pool {
     heap: BinaryHeap<Reverse<(i64, usize)>>,
-    names: Vec<String>,
+    names: Arc<[String]>,
 }
 
 /// What tasks of one kind are answered with: found once for all of them.
@@ -136,7 +137,7 @@ impl Roster {
         batch
     }
 
-    fn give(&mut self, task: &Unassigned, pool: usize, reason: &str) -> Assignment {
+    fn give(&mut self, task: &Unassigned, pool: usize, reason: &'static str) -> Assignment {
         let Pool { heap, names } = &mut self.pools[pool];
         let index = loop {
             let mut top = heap.peek_mut().expect("a pool has members, and each stays in it");
@@ -152,13 +153,7 @@ impl Roster {
         let expert = &mut self.experts[index];
         expert.load += 1;
         let model = if expert.webhook { None } else { task.model.clone().or_else(|| expert.model.clone()) };
-        Assignment {
-            task: task.id,
-            expert: expert.name.clone(),
-            model,
-            reason: reason.to_owned(),
-            candidates: names.clone(),
-        }
+        Assignment { task: task.id, expert: expert.name.clone(), model, reason, candidates: names.clone() }
     }
 
     fn answer(&mut self, task: &Unassigned) -> Answer {

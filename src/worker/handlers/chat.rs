@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::{
     api::ExpertSpec,
     engines::{InferRequest, KeepAlive, Sampling, SendableModel},
-    tasks::{Message, Task},
+    tasks::{ClaimedTask, Message},
 };
 
 /// What is sent. The error says why this task is no chat.
 pub fn request(
-    task: &Task,
+    task: &ClaimedTask,
     expert: &ExpertSpec,
     model: SendableModel,
     keep_alive: KeepAlive,
@@ -40,7 +40,7 @@ pub fn request(
 }
 
 /// The expert's system prompt comes first, in one message with the task's own: some models' templates take one only.
-fn messages(task: &Task, system: Option<&str>) -> Result<Vec<Message>, String> {
+fn messages(task: &ClaimedTask, system: Option<&str>) -> Result<Vec<Message>, String> {
     let payload = &task.payload;
     let mut messages = match (&payload.prompt, &payload.messages) {
         (Some(prompt), _) => vec![Message { role: "user".into(), content: prompt.clone() }],
@@ -64,8 +64,8 @@ mod tests {
         Message { role: role.into(), content: content.into() }
     }
 
-    fn task(payload: Payload) -> Task {
-        Task { payload, ..testing::task(1) }
+    fn task(payload: Payload) -> ClaimedTask {
+        ClaimedTask { payload, ..testing::task(1) }
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::{
     engines::{EmbedRequest, KeepAlive, SendableModel},
-    tasks::Task,
+    tasks::ClaimedTask,
 };
 
 /// What is sent. The error says why this task has nothing to embed.
 pub fn request(
-    task: &Task,
+    task: &ClaimedTask,
     model: SendableModel,
     keep_alive: KeepAlive,
     timeout: Duration,
@@ -32,7 +32,7 @@ mod tests {
     fn texts_or_a_prompt_are_embedded() {
         let of = |payload: Payload| {
             let second = Duration::from_secs(1);
-            let task = Task { payload, ..testing::task(1) };
+            let task = ClaimedTask { payload, ..testing::task(1) };
             request(&task, SendableModel::mlx_default(), KeepAlive::Forever, second).map(|request| request.input)
         };
         let texts = || Some(vec!["a".to_owned(), "b".to_owned()]);

@@ -12,7 +12,7 @@ use crate::{
         SigningSecret, header as names,
         sign::{claim_token, sign_as},
     },
-    tasks::{Task, retry::Ended},
+    tasks::{ClaimedTask, retry::Ended},
 };
 
 /// The largest answer that is read.
@@ -31,7 +31,7 @@ pub async fn send(
     http: &Client,
     url: &str,
     secret: Option<&SigningSecret>,
-    task: &Task,
+    task: &ClaimedTask,
     lease: Duration,
     timeout: Duration,
 ) -> Sent {
@@ -61,7 +61,7 @@ pub async fn send(
 }
 
 /// What the agent is sent.
-fn body(task: &Task, secret: Option<&SigningSecret>, lease: Duration) -> Value {
+fn body(task: &ClaimedTask, secret: Option<&SigningSecret>, lease: Duration) -> Value {
     json!({
         "type": "task",
         "task": task.id,

@@ -100,8 +100,8 @@ pub async fn insert(bench: &Bench, tasks: &[NewTask]) -> Vec<TaskId> {
 }
 
 pub fn assignment(task: TaskId, expert: &str, model: Option<String>) -> Assignment {
-    let reason = "domain and role".to_owned();
-    Assignment { task, expert: expert.to_owned(), model, reason, candidates: vec![expert.to_owned()] }
+    let candidates = [expert.to_owned()].into();
+    Assignment { task, expert: expert.to_owned(), model, reason: "domain and role", candidates }
 }
 
 pub async fn lease(store: &Arc<dyn Store>, holder: &str) -> Lease {

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use ostler::store::{
     Admission, DeclaredRow, FreeClaim, Lease, Served, ServerRow, SlotClaim, Store, StoreError, TaskCommand,
 };
-use ostler::tasks::{NewTask, QueueKey, Task, TaskState, Verdict};
+use ostler::tasks::{NewTask, QueueKey, TaskState, Verdict};
 
 use super::bench::{Bench, URL, call, server};
 use super::tasks_bench::*;
@@ -38,9 +38,9 @@ pub async fn only_what_is_assigned_and_due_is_claimed(bench: &Bench) {
     assert_eq!(given_ids(&answer), [ids[2]]);
     assert!(!answer.full && !answer.closed, "tasks ran out, slots did not");
     let (slot, claimed) = &answer.given[0];
-    assert_eq!((claimed.task.state, claimed.task.epoch, &claimed.lease), (TaskState::InProgress, 1, &lease));
-    let whole = Task { candidates: claimed.task.candidates.clone(), ..task(bench, ids[2]).await };
-    assert_eq!(claimed.task, whole, "as it is, maybe without its candidates");
+    let whole = task(bench, ids[2]).await;
+    assert_eq!((whole.state, whole.epoch, &claimed.lease), (TaskState::InProgress, 1, &lease));
+    assert_eq!(claimed.task, whole.into(), "as it is");
     assert_eq!((slot.holder.as_str(), slot.server_url.as_str()), ("worker", URL));
     let rows = bench.store.slots(URL).await.expect("slots");
     assert_eq!(rows.len(), 1);

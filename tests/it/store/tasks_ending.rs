@@ -29,13 +29,14 @@ pub async fn each_verdict_leads_where_the_machine_says(bench: &Bench) {
     ] {
         let id = give_many(bench, &fence, "hook", 1).await[0];
         let claimed = claim_hooks(&bench.store, &worker, 1).await.remove(0);
+        let claimed_at = task(bench, id).await.state_since;
         let ended = end(&claimed, verdict.clone());
         assert_eq!(bench.store.complete(std::slice::from_ref(&ended)).await, Ok(vec![true]), "{verdict:?}");
         let task = task(bench, id).await;
         assert_eq!((task.state, task.attempts_used, task.free_requeues), (state, used, free), "{verdict:?}");
         assert_eq!((task.epoch, task.cycle, task.leases_lost), (1, 1, 0), "{verdict:?}");
         assert_eq!(task.attempts, std::slice::from_ref(&ended.attempt));
-        assert!(task.state_since >= claimed.task.state_since);
+        assert!(task.state_since >= claimed_at);
         match &verdict {
             Verdict::Completed { result } => {
                 assert_eq!((task.result.as_ref(), task.reason.as_deref()), (Some(result), None));

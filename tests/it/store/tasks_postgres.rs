@@ -226,6 +226,31 @@ async fn real_a_count_of_places_that_is_off_is_put_right() {
     eventually("it has places", async || claim_hooks(&bench.store, &lease, 1).await.len() == 1).await;
 }
 
+#[tokio::test]
+async fn real_a_place_that_is_taken_while_a_claim_runs_is_not_given_twice() {
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 1).await;
+    give_many(&bench, &fence, "hook", 20).await;
+    let mut database = connect(&bench).await;
+    let lease = lease(&bench.store, "worker").await;
+    assert_eq!(claim_hooks(&bench.store, &lease, 2).await.len(), 2, "as many as asked for: there is more");
+    run(&mut database, "BEGIN").await.expect("begin");
+    let taken = "UPDATE expert_places SET running = places - 1 WHERE expert = 'hook'";
+    assert_eq!(run(&mut database, taken).await.expect("somebody else's claim"), 1);
+    let store = bench.store.clone();
+    let claim = tokio::spawn(async move { claim_hooks(&store, &lease, 5).await.len() });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ostler'
+        AND datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the claim waits for the places", async || number(&mut database, waiting).await == 1).await;
+    run(&mut database, "COMMIT").await.expect("commit");
+    assert_eq!(claim.await.expect("no panic"), 1, "one place was left");
+    assert_eq!(number(&mut database, "SELECT count(*) FROM tasks WHERE state = 'in_progress'").await, 3);
+    assert_eq!(
+        number(&mut database, "SELECT places::bigint - running FROM expert_places WHERE expert = 'hook'").await,
+        0
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn real_a_task_that_another_process_puts_before_the_cursor_is_seen_soon() {
     let bench = Bench::postgres().await;

@@ -142,8 +142,8 @@ impl Shop {
             task: *id,
             expert: (*expert).to_owned(),
             model: model.map(str::to_owned),
-            reason: "domain".to_owned(),
-            candidates: vec![(*expert).to_owned()],
+            reason: "domain",
+            candidates: [(*expert).to_owned()].into(),
         };
         let assignments: Vec<_> = ids.iter().zip(experts.iter().cycle()).map(assign).collect();
         for some in assignments.chunks(500) {

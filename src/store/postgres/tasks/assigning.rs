@@ -54,24 +54,27 @@ type Said<'a> = (&'a str, Option<&'a str>, &'a str, &'a [String]);
 /// are found by id, and not by the index of unassigned ones, of which there may be more than the planner thinks. What is said is
 /// looked up by its number in the arrays: joined, the planner would go over all that is said for each task.
 async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u64, StoreError> {
-    let mut numbers: HashMap<Said<'_>, i32> = HashMap::new();
+    let mut numbers = HashMap::new();
     let mut different: Vec<Said<'_>> = Vec::new();
     let mut which = Vec::with_capacity(batch.len());
     for Assignment { task: _, expert, model, reason, candidates } in batch {
-        let said = (expert.as_str(), model.as_deref(), reason.as_str(), candidates.as_slice());
-        which.push(*numbers.entry(said).or_insert_with(|| {
-            different.push(said);
+        // Tasks of one kind share a list: so two are told apart by where they are, which costs less than what they say.
+        let list = candidates.as_ptr().addr();
+        which.push(*numbers.entry((expert.as_str(), model.as_deref(), *reason, list)).or_insert_with(|| {
+            different.push((expert.as_str(), model.as_deref(), reason, candidates));
             i32::try_from(different.len()).unwrap_or(i32::MAX)
         }));
     }
     let lists = candidate_lists(connection, different.iter().map(|said| said.3)).await?;
-    let written: Vec<(String, String)> = sqlx::query_as(
-        "UPDATE tasks AS t SET expert = ($3::text[])[w.number], assigned_model = ($4::text[])[w.number],
-            assignment_reason = ($5::text[])[w.number], candidates = ($6::integer[])[w.number]
-         FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
-         WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
-            AND coalesce(t.expert, ($3::text[])[w.number]) = ($3::text[])[w.number]
-         RETURNING t.namespace, t.expert",
+    let written: Vec<(String, String, i64)> = sqlx::query_as(
+        "WITH written AS (
+            UPDATE tasks AS t SET expert = ($3::text[])[w.number], assigned_model = ($4::text[])[w.number],
+                assignment_reason = ($5::text[])[w.number], candidates = ($6::integer[])[w.number]
+            FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
+            WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
+                AND coalesce(t.expert, ($3::text[])[w.number]) = ($3::text[])[w.number]
+            RETURNING t.namespace, t.expert)
+         SELECT namespace, expert, count(*) FROM written GROUP BY namespace, expert",
     )
     .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
     .bind(which)
@@ -81,8 +84,9 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
     .bind(lists)
     .fetch_all(&mut *connection)
     .await?;
-    let count = u64::try_from(written.len()).unwrap_or(u64::MAX);
-    places::none_for_unknown(connection, written.into_iter()).await?;
+    let count = written.iter().map(|(_, _, count)| count.unsigned_abs()).sum();
+    let experts = written.into_iter().map(|(namespace, expert, _)| (namespace, expert));
+    places::none_for_unknown(connection, experts).await?;
     Ok(count)
 }
 

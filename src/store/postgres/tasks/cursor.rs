@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::store::BootInstant;
-use crate::tasks::Task;
+use crate::tasks::ClaimedTask;
 
 /// How long a task may be overlooked because another one of a higher rank was claimed already.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub fn has(&self, task: &Task) -> bool {
+    pub fn has(&self, task: &ClaimedTask) -> bool {
         task.namespace == self.namespace && task.queue == self.queue && task.assigned_model == self.model
     }
 }

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use sqlx::FromRow;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 
-use super::columns::moved_columns;
 use super::json::json_text;
 use super::moving::{Happening, Words, happen};
 use super::places;
@@ -28,7 +27,7 @@ pub(super) async fn complete(
     }
     last.sort_by_key(|one| (one.task, one.epoch));
     let done = if others.is_empty() {
-        finish(connection, FINISH_ALL, &last).await?.into_iter().map(Finished::claim).collect()
+        finish(connection, FINISH_ALL, &last).await?.into_iter().collect()
     } else {
         lock(connection, &seen).await?;
         several(connection, &last, others).await?
@@ -43,14 +42,14 @@ async fn several(
     last: &[&Completion],
     others: Vec<&Completion>,
 ) -> Result<HashSet<(TaskId, i64)>, StoreError> {
-    let finished = finish(connection, FINISH, last).await?;
+    let finished: Vec<(TaskId, i64, String, String)> = finish(connection, FINISH, last).await?;
     let happened = happen(connection, others.iter().map(|one| happening(one)).collect()).await?;
     let changed = others.iter().zip(&happened.next).filter(|(_, next)| next.is_some());
     let mut done: HashSet<_> = changed.map(|(one, _)| (one.task, one.epoch)).collect();
     let mut over = happened.over;
-    for one in finished {
-        done.insert((one.id, one.epoch));
-        over.push((one.namespace, one.expert));
+    for (id, epoch, namespace, expert) in finished {
+        done.insert((id, epoch));
+        over.push((namespace, expert));
     }
     places::leave(connection, over).await?;
     Ok(done)
@@ -99,41 +98,54 @@ async fn lock(connection: &mut PgConnection, claims: &HashSet<(TaskId, i64)>) ->
     Ok(())
 }
 
+/// In the order of the table, as everything that goes over many rows reads them.
+macro_rules! ended_columns {
+    () => {
+        "id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, state, namespace, queue,
+         domain, role, labels, attempts, payload, run_after, deadline, expert, assignment_reason, candidates, assigned_model, model,
+         key, reason, result"
+    };
+}
+
 /// As the machine has it for each final end in progress with the same epoch: a cancelled one is counted as given back, others as
 /// an attempt used. Sorted by id, which is the order of locks; a lease of its own that is locked is being reaped anyway.
 macro_rules! finish {
-    ($more:literal) => {
+    ($more:literal, $told:literal) => {
         concat!(
             "WITH gone AS (
                 DELETE FROM tasks AS t
                 USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
                     AS w (id, epoch, ended, result, why, attempt)
                 WHERE t.id = w.id AND t.epoch = w.epoch AND t.lease IS NOT NULL
-                RETURNING t.*, w.ended, w.result, w.why, w.attempt
+                RETURNING t.lease, t.id, t.created_at, clock_timestamp(), t.epoch, t.priority,
+                    t.attempts_used + (w.ended <> 'cancelled')::integer, t.free_requeues + (w.ended = 'cancelled')::integer,
+                    t.leases_lost, t.cycle, w.ended, t.namespace, t.queue, t.domain, t.role, t.labels,
+                    CASE WHEN t.attempts::text = '[]' THEN ('[' || w.attempt || ']')::json ELSE
+                        (CASE WHEN json_array_length(t.attempts) < 20 THEN t.attempts::jsonb ELSE t.attempts::jsonb - 0 END
+                            || w.attempt::jsonb)::json END,
+                    t.payload, t.run_after, t.deadline, t.expert, t.assignment_reason, t.candidates, t.assigned_model,
+                    t.model, t.key, w.why, w.result::json
             ), own AS (
                 DELETE FROM leases WHERE id = ANY (ARRAY(SELECT l.id FROM leases AS l
-                    WHERE l.holder LIKE 'task/%' AND l.id IN (SELECT lease FROM gone) FOR UPDATE SKIP LOCKED))
+                    WHERE l.holder LIKE 'task/%' AND l.id = ANY (ARRAY(SELECT DISTINCT lease FROM gone)) FOR UPDATE SKIP LOCKED))
             ), kept AS (
                 INSERT INTO finished_tasks (",
-            moved_columns!(),
-            ", state, result)
-                SELECT id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels,
-                    created_at, clock_timestamp(), expert, assignment_reason, candidates, assigned_model,
-                    attempts_used + (ended <> 'cancelled')::integer, free_requeues + (ended = 'cancelled')::integer,
-                    leases_lost, cycle, epoch, why,
-                    CASE WHEN attempts::text = '[]' THEN ('[' || attempt || ']')::json ELSE
-                        (CASE WHEN json_array_length(attempts) < 20 THEN attempts::jsonb ELSE attempts::jsonb - 0 END
-                            || attempt::jsonb)::json END,
-                    ended, result::json
-                FROM gone RETURNING id, epoch, namespace, expert
+            ended_columns!(),
+            ") SELECT ",
+            ended_columns!(),
+            " FROM gone AS g (lease, ",
+            ended_columns!(),
+            ") RETURNING id, epoch, namespace, expert
             )",
             $more,
-            " SELECT id, epoch, namespace, expert FROM kept"
+            " SELECT ",
+            $told,
+            " FROM kept"
         )
     };
 }
 
-const FINISH: &str = finish!("");
+const FINISH: &str = finish!("", "id, epoch, namespace, expert");
 /// And gives the places back: within the statement, so that nobody waits for them while answers travel.
 const FINISH_ALL: &str = finish!(
     ", locked AS MATERIALIZED (
@@ -144,29 +156,19 @@ const FINISH_ALL: &str = finish!(
     ), freed AS (
         UPDATE expert_places AS p SET running = greatest(p.running - l.count, 0) FROM locked AS l
         WHERE p.namespace = l.namespace AND p.expert = l.expert
-    )"
+    )",
+    "id, epoch"
 );
 
-/// An execution that is over.
-#[derive(FromRow)]
-struct Finished {
-    id: TaskId,
-    epoch: i64,
-    namespace: String,
-    expert: String,
-}
-
-impl Finished {
-    fn claim(self) -> (TaskId, i64) {
-        (self.id, self.epoch)
-    }
-}
-
-async fn finish(
+/// What the statement tells of each execution that is over.
+async fn finish<T>(
     connection: &mut PgConnection,
     statement: &'static str,
     last: &[&Completion],
-) -> Result<Vec<Finished>, StoreError> {
+) -> Result<Vec<T>, StoreError>
+where
+    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
     if last.is_empty() {
         return Ok(Vec::new());
     }

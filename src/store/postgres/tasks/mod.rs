@@ -42,6 +42,7 @@ mod retaining;
 mod slots;
 mod waking;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ async fn over<T>(
 pub(super) struct WorkState {
     cursors: Arc<Mutex<Cursors>>,
     waker: Waker,
+    /// The last claim got all that it asked for: there is more.
+    busy: AtomicBool,
 }
 
 impl WorkState {
@@ -90,7 +93,7 @@ impl WorkState {
         let cursors = Arc::<Mutex<Cursors>>::default();
         let forgotten = cursors.clone();
         let forget = move || forgotten.lock().unwrap_or_else(PoisonError::into_inner).forget();
-        Self { cursors, waker: Waker::new(pool, schema.to_owned(), forget) }
+        Self { cursors, waker: Waker::new(pool, schema.to_owned(), forget), busy: AtomicBool::new(false) }
     }
 
     fn begin(&self, searches: &mut [Search<'_>], now: BootInstant) {
@@ -105,6 +108,14 @@ impl WorkState {
         for (search, last) in searches.iter().zip(&seen.last) {
             cursors.claimed(&search.lane, search.after, *last, seen.passed_over, began);
         }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    fn note_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
     }
 
     /// Tasks may be claimed that could not before.

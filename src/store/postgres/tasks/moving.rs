@@ -55,14 +55,14 @@ struct LockedTask {
 
 const LIVE: &str = concat!(
     "WITH locked AS MATERIALIZED (SELECT ",
-    task_columns!(""),
+    task_columns!(),
     ", NULL::json AS payload, NULL::json AS result FROM tasks
         WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
      SELECT locked.*, clock_timestamp() AS now FROM locked"
 );
 const ENDED: &str = concat!(
     "WITH locked AS MATERIALIZED (SELECT ",
-    task_columns!(""),
+    task_columns!(),
     ", NULL::json AS payload, NULL::json AS result
         FROM finished_tasks WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
      SELECT locked.*, clock_timestamp() AS now FROM locked"

@@ -33,22 +33,22 @@ impl Part {
             (Self::Live, true) => {
                 concat!(
                     "SELECT ",
-                    task_columns!(""),
+                    task_columns!(),
                     ", NULL::json AS payload, NULL::json AS result FROM tasks WHERE true"
                 )
             }
             (Self::Live, false) => {
-                concat!("SELECT ", task_columns!(""), ", payload, NULL::json AS result FROM tasks WHERE true")
+                concat!("SELECT ", task_columns!(), ", payload, NULL::json AS result FROM tasks WHERE true")
             }
             (Self::Ended, true) => {
                 concat!(
                     "SELECT ",
-                    task_columns!(""),
+                    task_columns!(),
                     ", NULL::json AS payload, NULL::json AS result FROM finished_tasks WHERE true"
                 )
             }
             (Self::Ended, false) => {
-                concat!("SELECT ", task_columns!(""), ", payload, result FROM finished_tasks WHERE true")
+                concat!("SELECT ", task_columns!(), ", payload, result FROM finished_tasks WHERE true")
             }
         }
     }

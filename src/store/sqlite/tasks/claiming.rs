@@ -6,9 +6,9 @@ use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::TaskRecord;
+use crate::store::task_rows::ClaimedRecord;
 use crate::store::{Claimed, FreeClaim, Lease, Served, StoreError};
-use crate::tasks::{Task, TaskId};
+use crate::tasks::TaskId;
 
 /// Rows of a lane that one statement reads.
 const READ_AHEAD: i64 = 32;
@@ -222,10 +222,10 @@ pub(super) async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> 
     .bind(next.lease.id)
     .execute(&mut *tx)
     .await?;
-    let record: TaskRecord =
-        sqlx::query_as(concat!("SELECT ", columns!("payload", "NULL"), " FROM tasks WHERE id = ?"))
-            .bind(next.id)
-            .fetch_one(tx)
-            .await?;
-    Ok(Claimed { task: Task::try_from(record)?, lease: next.lease.clone() })
+    let claimed = sqlx::query_as::<_, ClaimedRecord>(
+        "SELECT id, epoch, namespace, queue, domain, role, payload, priority, deadline, key, labels, expert, assigned_model,
+            attempts_used, free_requeues, cycle, attempts FROM tasks WHERE id = ?",
+    );
+    let record = claimed.bind(next.id).fetch_one(tx).await?;
+    Ok(Claimed { task: record.into(), lease: next.lease.clone() })
 }

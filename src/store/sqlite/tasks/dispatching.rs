@@ -37,7 +37,7 @@ pub(super) async fn assign(tx: &mut SqliteConnection, assignments: &[Assignment]
         .bind(expert)
         .bind(model)
         .bind(reason)
-        .bind(Json(candidates))
+        .bind(Json(&**candidates))
         .execute(&mut *tx)
         .await?
         .rows_affected();

@@ -73,7 +73,7 @@ impl Shop {
         let task = NewTask { namespace, queue, priority, ..NewTask::default() };
         let task = self.store.insert_tasks(&[task]).await.unwrap()[0].id;
         let (expert, model) = (expert.to_owned(), Some(model.to_owned()));
-        let assignment = Assignment { task, expert, model, reason: "role".to_owned(), candidates: vec![] };
+        let assignment = Assignment { task, expert, model, reason: "role", candidates: [].into() };
         assert_eq!(self.store.assign(&self.fence, &[assignment]).await, Ok(1));
         task
     }
