@@ -51,8 +51,10 @@ pub enum Ended {
     Cancelled {
         why: String,
     },
-    /// The worker drains.
-    Stopped,
+    /// The worker drains, or never began it.
+    GivenBack {
+        why: &'static str,
+    },
     /// The lease lapsed meanwhile: the completion will change nothing.
     LeaseLost,
 }
@@ -64,7 +66,7 @@ impl Ended {
             Self::Retryable { .. } => AttemptClass::Retryable,
             Self::Unavailable { .. } => AttemptClass::Unavailable,
             Self::Permanent { .. } => AttemptClass::Permanent,
-            Self::Cancelled { .. } | Self::Stopped => AttemptClass::Cancelled,
+            Self::Cancelled { .. } | Self::GivenBack { .. } => AttemptClass::Cancelled,
             Self::LeaseLost => AttemptClass::LeaseLost,
         }
     }
@@ -77,7 +79,7 @@ impl Ended {
             | Self::Unavailable { why, .. }
             | Self::Permanent { why }
             | Self::Cancelled { why } => Some(bounded(why)),
-            Self::Stopped => Some("its worker was told to stop".into()),
+            Self::GivenBack { why } => Some((*why).to_owned()),
             Self::LeaseLost => Some("its worker lost the lease".into()),
         }
     }
@@ -119,7 +121,7 @@ pub fn verdict<'a>(
         Ended::Ok { result } => Verdict::Completed { result },
         Ended::Permanent { why } => Verdict::Failed { reason: bounded(&why) },
         Ended::Cancelled { why } => Verdict::Cancelled { reason: bounded(&why) },
-        Ended::Stopped => Verdict::Requeue { after: Duration::ZERO, reason: "its worker was told to stop".into() },
+        Ended::GivenBack { why } => Verdict::Requeue { after: Duration::ZERO, reason: why.to_owned() },
         Ended::LeaseLost => Verdict::Requeue { after: Duration::ZERO, reason: "its worker lost the lease".into() },
         Ended::Unavailable { why, retry_after } => unavailable(task, policy, &why, retry_after, now, chance),
         Ended::Retryable { why, retry_after } => retryable(task, policy, &why, retry_after, now, chance),
@@ -298,7 +300,7 @@ mod tests {
             (task(), Ended::Ok { result: Value::Null }, "completed"),
             (task(), Ended::Permanent { why: "no".into() }, "failed"),
             (task(), Ended::Cancelled { why: "by ann".into() }, "cancelled"),
-            (task(), Ended::Stopped, "requeue 0"),
+            (task(), Ended::GivenBack { why: "it drains" }, "requeue 0"),
             (task(), Ended::LeaseLost, "requeue 0"),
             (task(), retryable(), "retry 10"),
             (ClaimedTask { attempts_used: 1, ..task() }, retryable(), "retry 20"),

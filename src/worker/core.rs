@@ -149,7 +149,7 @@ impl Core {
 
     /// Gives a claim back that was not begun. Nobody need know when that is recorded.
     pub fn give_back(&self, job: &Arc<Job>) {
-        drop(self.end(job, Run::default(), Ended::Stopped));
+        drop(self.end(job, Run::default(), Ended::GivenBack { why: "its worker gave it back before it began" }));
     }
 
     /// What a stopped call means for its task. Nothing is recorded of one that is not ours.
@@ -157,7 +157,7 @@ impl Core {
         let ended = match why {
             Stopped::NotOurs => return self.jobs.remove(job),
             Stopped::LeaseLost => Ended::LeaseLost,
-            Stopped::Draining => Ended::Stopped,
+            Stopped::Draining => Ended::GivenBack { why: "its worker was told to stop" },
             Stopped::SlotLost => Ended::Unavailable {
                 why: "its slot was taken away, because the backend hangs or is being mended".into(),
                 retry_after: None,

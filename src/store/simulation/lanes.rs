@@ -89,7 +89,7 @@ impl Simulation<'_> {
         let careless = self.broken == Some(Broken::SendsLate);
         if (late && !careless) || (unsure && !careless && self.broken != Some(Broken::SendsUnsure)) {
             for job in lane.take_jobs() {
-                self.finish(w, &job, Ended::Stopped);
+                self.finish(w, &job, Ended::GivenBack { why: "its worker drains" });
             }
             return Ok(());
         }
@@ -123,7 +123,7 @@ impl Simulation<'_> {
             lane.next.take_if(|job| goes(job));
             if lane.job.take_if(|job| goes(job)).is_some() && lane.call.is_some() {
                 for job in lane.take_jobs() {
-                    self.finish(w, &job, Ended::Stopped);
+                    self.finish(w, &job, Ended::GivenBack { why: "its worker drains" });
                 }
                 dropped.push(lane);
             } else {

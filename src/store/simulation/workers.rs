@@ -196,7 +196,7 @@ impl Simulation<'_> {
                     Err(Fault::Unclear) => {}
                     Err(Fault::Refused) => {
                         for job in lane.take_jobs() {
-                            self.finish(w, &job, Ended::Stopped);
+                            self.finish(w, &job, Ended::GivenBack { why: "its worker drains" });
                         }
                         return self.abort(lane);
                     }

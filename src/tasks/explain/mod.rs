@@ -360,7 +360,10 @@ impl Why {
             Self::NoPool { queue } => {
                 format!("no worker pool serves queue {queue}: name it in a WorkerPool's queueRefs")
             }
-            Self::NoWorker { pool } => format!("no worker of pool {pool} runs: start `ostler worker --pool {pool}`"),
+            Self::NoWorker { pool } => format!(
+                "no worker of pool {pool} runs: in a cluster its pods are on their way, or `kubectl describe workerpool {pool}` says why \
+                 not; elsewhere start `ostler worker --pool {pool}`"
+            ),
             Self::WorkersBusy { limited_by, in_flight } => {
                 format!("it waits for a worker: they have {in_flight} tasks in hand, limited by {limited_by}")
             }
