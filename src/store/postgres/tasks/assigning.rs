@@ -97,7 +97,8 @@ async fn candidate_lists(
 ) -> Result<Vec<Option<i32>>, StoreError> {
     let names: Vec<Option<String>> = lists.map(|names| (!names.is_empty()).then(|| json_text(&names))).collect();
     let distinct: Vec<&str> = names.iter().flatten().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
-    // Only the leader assigns, so the second statement sees them all.
+    // Only the leader assigns, two batches at once: who finds a list that the other is noting waits for its commit, so the second
+    // statement sees them all. In order of names, so that neither waits for the other in a circle.
     sqlx::query(
         "INSERT INTO candidate_lists (names) SELECT w.names FROM unnest($1::text[]) AS w (names)
          WHERE NOT EXISTS (SELECT FROM candidate_lists AS l WHERE md5(l.names) = md5(w.names))
