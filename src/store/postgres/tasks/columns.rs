@@ -11,12 +11,13 @@ macro_rules! task_columns {
 
 pub(super) use task_columns;
 
-/// What goes along when a task ends or comes back: all but state, rank, lease and result.
+/// What goes along when a task ends or comes back: all but state, rank, lease and result. In the order of the tables, as rows are
+/// read.
 macro_rules! moved_columns {
     () => {
-        "id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels, created_at,
-         state_since, expert, assignment_reason, candidates, assigned_model, attempts_used, free_requeues, leases_lost,
-         cycle, epoch, reason, attempts"
+        "id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, namespace, queue,
+         domain, role, labels, attempts, payload, run_after, deadline, expert, assignment_reason, candidates, assigned_model, model,
+         key, reason"
     };
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::FromRow;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use super::columns::moved_columns;
 use super::json::json_text;
 use super::moving::{Happening, Words, happen};
 use super::places;
@@ -100,15 +101,6 @@ async fn lock(connection: &mut PgConnection, claims: &HashSet<(TaskId, i64)>) ->
     Ok(())
 }
 
-/// In the order of the table, as everything that goes over many rows reads them.
-macro_rules! ended_columns {
-    () => {
-        "id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, state, namespace, queue,
-         domain, role, labels, attempts, payload, run_after, deadline, expert, assignment_reason, candidates, assigned_model, model,
-         key, reason, result"
-    };
-}
-
 /// As the machine has it for each final end in progress with the same epoch: a cancelled one is counted as given back, others as
 /// an attempt used. Sorted by id, which is the order of locks; a lease of its own that is locked is being reaped anyway.
 macro_rules! finish {
@@ -121,23 +113,23 @@ macro_rules! finish {
                 WHERE t.id = w.id AND t.epoch = w.epoch AND t.lease IS NOT NULL
                 RETURNING t.lease, t.id, t.created_at, clock_timestamp(), t.epoch, t.priority,
                     t.attempts_used + (w.ended <> 'cancelled')::integer, t.free_requeues + (w.ended = 'cancelled')::integer,
-                    t.leases_lost, t.cycle, w.ended, t.namespace, t.queue, t.domain, t.role, t.labels,
+                    t.leases_lost, t.cycle, t.namespace, t.queue, t.domain, t.role, t.labels,
                     CASE WHEN t.attempts::text = '[]' THEN ('[' || w.attempt || ']')::json ELSE
                         (CASE WHEN json_array_length(t.attempts) < 20 THEN t.attempts::jsonb ELSE t.attempts::jsonb - 0 END
                             || w.attempt::jsonb)::json END,
                     t.payload, t.run_after, t.deadline, t.expert, t.assignment_reason, t.candidates, t.assigned_model,
-                    t.model, t.key, w.why, w.result::json
+                    t.model, t.key, w.why, w.ended, w.result::json
             ), own AS (
                 DELETE FROM leases WHERE id = ANY (ARRAY(SELECT l.id FROM leases AS l
                     WHERE l.holder LIKE 'task/%' AND l.id = ANY (ARRAY(SELECT DISTINCT lease FROM gone)) FOR UPDATE SKIP LOCKED))
             ), kept AS (
                 INSERT INTO finished_tasks (",
-            ended_columns!(),
-            ") SELECT ",
-            ended_columns!(),
-            " FROM gone AS g (lease, ",
-            ended_columns!(),
-            ") RETURNING id, epoch, namespace, expert
+            moved_columns!(),
+            ", state, result) SELECT ",
+            moved_columns!(),
+            ", state, result FROM gone AS g (lease, ",
+            moved_columns!(),
+            ", state, result) RETURNING id, epoch, namespace, expert
             )",
             $more,
             " SELECT ",

@@ -197,9 +197,12 @@ impl Catch {
 
     fn take_in(&mut self, rows: &[PgRow], searches: &[Search<'_>]) -> Result<(), StoreError> {
         let mut claimed = Vec::with_capacity(rows.len());
-        for row in rows {
+        // Every row says the same of the whole.
+        if let Some(row) = rows.first() {
             self.cut |= row.try_get::<bool, _>("cut")?;
             self.seen.passed_over |= row.try_get::<bool, _>("passed_over")?;
+        }
+        for row in rows {
             let task = ClaimedTask::from(ClaimedRecord::from_row(row)?);
             let place = Place { rank: row.try_get("rank")?, id: task.id };
             let searched = searches.iter().position(|search| search.lane.has(&task)).ok_or_else(|| {
