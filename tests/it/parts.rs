@@ -78,7 +78,7 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
     cluster.api.kubectl(&wait);
     let address = ["--namespace", &namespace, "get", "service", "web", "--output=jsonpath={.spec.clusterIP}"];
     let url = format!("http://{}/index.html", cluster.api.kubectl(&address));
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     let answer = loop {
         match reqwest::get(&url).await {
             Ok(answer) => break answer.text().await.expect("a body"),

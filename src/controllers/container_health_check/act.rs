@@ -12,7 +12,7 @@ use crate::{
 use super::{
     super::{declared::Judged, error::StepError, shared::Key},
     Checks, Facts,
-    memory::{Did, Memory},
+    memory::{DONE, Did, Memory},
     observe::Found,
     plan::{Act, Todo},
 };
@@ -131,7 +131,7 @@ fn count(metrics: &ContainerMetrics, key: &Key, old: &Memory, new: &Memory) {
         let was_over = |known: &Did| known.key == did.key && !known.is_open();
         if !before.and_then(|before| before.last_action.as_ref()).is_some_and(was_over) {
             let action = did.action.split(' ').next().unwrap_or_default();
-            let outcome = if outcome == "done" { "Done" } else { "Failed" };
+            let outcome = if outcome == DONE { "Done" } else { "Failed" };
             metrics.acted(&key.namespace, &key.name, action, outcome);
         }
     }
@@ -141,12 +141,10 @@ fn record(memory: &mut Memory, found: &Found, act: &Act, came: Came) {
     let Some(did) = memory.containers.get_mut(&act.container).and_then(|one| one.last_action.as_mut()) else { return };
     match came {
         Came::Begun(id) => did.operation = Some(id),
-        Came::Done => did.outcome = Some("done".into()),
+        Came::Done => did.outcome = Some(DONE.into()),
         Came::Failed(why) => did.outcome = Some(format!("failed: {why}")),
     }
-    if let (Todo::Patch(bytes), Some("done"), Some(pod)) =
-        (act.todo, did.outcome.as_deref(), found.pods.get(&act.container))
-    {
+    if let (Todo::Patch(bytes), true, Some(pod)) = (act.todo, did.is_done(), found.pods.get(&act.container)) {
         memory.written.insert(pod.container.clone(), bytes);
     }
 }

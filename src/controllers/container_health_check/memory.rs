@@ -39,6 +39,8 @@ pub struct Remembered {
     pub last_oom_at: Option<Timestamp>,
     /// Of that instance: since when it was seen to have the limit that it should have.
     pub enough_since: Option<Timestamp>,
+    /// Of that instance: how often it ran out of memory again before it had the limit that it should have.
+    pub missed: u32,
     /// The most memory that it was seen to use, in bytes.
     pub peak: Option<i64>,
     /// A person stopped it, and somebody resumed the check afterwards: that stop is over.
@@ -59,11 +61,21 @@ pub struct Did {
     /// What came of it; absent while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// The how manieth try of the same in a row: those before failed.
+    #[serde(default)]
+    pub tries: i32,
 }
+
+/// The outcome of what succeeded.
+pub const DONE: &str = "done";
 
 impl Did {
     pub fn is_open(&self) -> bool {
         self.outcome.is_none()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.outcome.as_deref() == Some(DONE)
     }
 
     /// For people.

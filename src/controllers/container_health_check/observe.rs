@@ -16,7 +16,7 @@ use super::{
     super::{declared::Declares, error::StepError, shared::Key},
     Checks, Facts, Looked, cycle, docker,
     judge::Verdict,
-    memory::{Did, Memory, Remembered},
+    memory::{DONE, Did, Memory, Remembered},
     plan, pods,
     seen::{Container, Health},
 };
@@ -245,7 +245,7 @@ fn is_worth_a_log(verdict: &Verdict) -> bool {
 async fn outcome(api: &dyn HostApi, did: &Did) -> Option<String> {
     let Some(operation) = &did.operation else { return Some("it is not known whether it was begun".into()) };
     match api.container_operation(operation).await {
-        Ok(seen) if seen.phase == Phase::Succeeded => Some("done".into()),
+        Ok(seen) if seen.phase == Phase::Succeeded => Some(DONE.into()),
         Ok(seen) if seen.phase == Phase::Failed => Some(format!("failed: {}", seen.message)),
         Ok(_) => None,
         Err(error @ HostError::UnknownOperation { .. }) => Some(error.to_string()),

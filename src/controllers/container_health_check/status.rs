@@ -177,10 +177,13 @@ fn line(entry: &Entry, looked: &Looked) -> ContainerStatusEntry {
     let text = |text: &str, most| (!text.is_empty()).then(|| cut(text, most));
     let would = looked.decision.withheld.iter().find(|act| act.container == container.name);
     let would = would.map(|act| format!("would {}, but is paused or only observes", act.todo.told()));
-    let said: Vec<&str> = [Some(entry.verdict.message.as_str()), would.as_deref(), container.drift.as_deref()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let raised = entry.proposed.filter(|_| entry.awaits_run);
+    let raised = raised.map(|limit| format!("its limit is raised to {} as soon as it runs", shown(limit)));
+    let said: Vec<&str> =
+        [Some(entry.verdict.message.as_str()), raised.as_deref(), would.as_deref(), container.drift.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
     let message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
     ContainerStatusEntry {
         name: cut(&container.name, 500),

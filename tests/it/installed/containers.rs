@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use super::{CONTAINERS, Installed, Team, until};
 
-const LONG: Duration = Duration::from_secs(180);
+const LONG: Duration = Duration::from_secs(240);
 
-/// It needs 50 MB for a moment, and then serves.
-const EAT: &str =
-    "sleep 2; head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null || exit $?; while :; do sleep 1; done";
+/// It needs 50 MB for a moment, and then serves. Before that it runs for long enough to be seen running.
+const EAT: &str = "sleep 20; head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null || exit $?; echo full; while :; do sleep 1; done";
 
 async fn team() -> Team {
     // Blocks while it is installed.
@@ -77,6 +76,16 @@ impl Team {
         self.field(&what, path)
     }
 
+    /// Until it had the memory that it needs, and is well.
+    fn until_full(&self, name: &str) {
+        let logs = ["logs", &format!("--selector=app={name}")];
+        until(&format!("{name} full"), LONG, || match self.try_kubectl(&logs, "") {
+            Ok(said) if said.contains("full") => Ok(()),
+            other => Err(format!("{other:?}\n{}", self.story())),
+        });
+        self.until_check(name, ".status.state", |state| state == "Healthy");
+    }
+
     /// What the controllers wrote about objects whose name begins so.
     fn writes_about(&self, name: &str) -> Vec<String> {
         let all = self.installed.cluster.api.writes(&self.installed.system);
@@ -96,7 +105,7 @@ async fn real_kubelet_out_of_memory_is_resized_in_place_or_only_proposed_and_a_c
 
     let pod = team.uids("grows");
     team.until_check("grows", ".status.containers[0].memoryLimit", |limit| limit == "220Mi");
-    team.until_check("grows", ".status.state", |state| state == "Healthy");
+    team.until_full("grows");
     assert_eq!(team.uids("grows"), pod, "the same pod\n{}", team.story());
     let resources = team.of_pod("grows", ".status.containerStatuses[0].resources");
     assert_eq!(resources.matches("230686720").count() + resources.matches("220Mi").count(), 2, "{resources}");
@@ -159,7 +168,7 @@ async fn real_kubelet_a_limit_is_written_into_the_workload_once_and_whoever_take
     });
     let managers = team.kubectl(&["get", "deployment/written", "--show-managed-fields", "--output=json"]);
     assert!(managers.contains(r#""manager": "ostler-memory""#), "a field manager of its own");
-    team.until_check("written", ".status.state", |state| state == "Healthy");
+    team.until_full("written");
 
     team.deploy_again(&declared);
     team.until_check("written", ".status.state", |state| state == "FieldContested");

@@ -5,6 +5,7 @@ mod containers;
 mod healing;
 mod working;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -22,7 +23,12 @@ const WORKING: &str = "installed-working";
 fn until(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + limit;
     while let Err(last) = ask() {
-        assert!(Instant::now() < deadline, "{what}: after {limit:?} still {last}");
+        if Instant::now() >= deadline {
+            // Beside the tests' own lines, and not only after the last of them: whoever reads a long log looks there.
+            let brief: String = last.chars().take(4_000).collect();
+            let _ = writeln!(std::io::stderr(), "{what}: after {limit:?} still {brief}");
+            panic!("{what}: after {limit:?} still {last}");
+        }
         std::thread::sleep(Duration::from_millis(300));
     }
 }

@@ -26,6 +26,11 @@ const AT_ONCE: usize = 8;
 /// An operation whose end nobody told of is taken for failed.
 const LOST: SignedDuration = SignedDuration::from_mins(10);
 
+/// Runs of a pod's container that are waited for, to raise its limit while it runs.
+const MISSED: u32 = 3;
+/// How soon is looked whether it runs.
+const SOON: Duration = Duration::from_millis(500);
+
 /// So long a person is told that it has all the memory that it may have.
 const TOLD: SignedDuration = SignedDuration::from_hours(24);
 
@@ -56,6 +61,8 @@ pub struct Entry {
     pub next: Option<Timestamp>,
     /// The limit that it should have, in bytes, and does not.
     pub proposed: Option<i64>,
+    /// That limit is set as soon as it runs.
+    pub awaits_run: bool,
     /// It has all the memory that it may have.
     pub at_max: bool,
 }
@@ -136,6 +143,9 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
     }
     let again = entries.iter().filter_map(|entry| entry.next).chain(memory.cooling_until).filter(|at| *at > now).min();
     let again = again.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+    let between_runs = |entry: &Entry| matches!(entry.container.life, Life::Restarting(_) | Life::Ended(_));
+    let soon = entries.iter().any(|entry| entry.awaits_run && between_runs(entry)).then_some(SOON);
+    let again = again.into_iter().chain(soon).min();
     Decision { entries, unhealthy, storm, acts, withheld, memory, again }
 }
 
@@ -169,7 +179,9 @@ fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Tim
         // That stop is history.
         _ => one.resumed_at = None,
     }
-    if let Some(did) = one.last_action.as_mut().filter(|did| did.is_open() && now > did.at + LOST) {
+    // A pod's is over when the pass is that did it. What was cut short there may be done again without harm.
+    let lost = if facts.starts_by_itself { SignedDuration::ZERO } else { LOST };
+    if let Some(did) = one.last_action.as_mut().filter(|did| did.is_open() && now > did.at + lost) {
         did.outcome = Some("nobody told what came of it".into());
     }
     let raised = take_memory(facts, container, one, limits, now);
@@ -181,7 +193,15 @@ fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Tim
     let next = (one.attempts > 0 && verdict.need != Need::Nothing).then(|| due(spec, one)).flatten();
     let wanted = limits.get(&container.alike).copied();
     let proposed = wanted.filter(|limit| container.memory_limit.is_some_and(|has| has < *limit));
-    Entry { container: container.clone(), verdict, next, proposed, at_max: raised == Some(Raised::AtMax) }
+    let awaits_run = proposed.is_some() && awaits_run(facts, container, one.missed);
+    Entry { container: container.clone(), verdict, next, proposed, awaits_run, at_max: raised == Some(Raised::AtMax) }
+}
+
+/// A kubelet gives what it starts its new limit, but leaves the pod as a whole where it was, so that it dies again under that;
+/// only for what runs it raises both (kubernetes/kubernetes#138760). What never runs long enough is not waited for without end.
+fn awaits_run(facts: &Facts<'_>, container: &Container, missed: u32) -> bool {
+    let in_place = facts.spec.out_of_memory.policy == MemoryPolicy::Resize;
+    in_place && facts.starts_by_itself && container.life != Life::Running && missed < MISSED
 }
 
 /// Counts what ran out of memory since the last look, and decides the limit that it should have.
@@ -194,7 +214,7 @@ fn take_memory(
 ) -> Option<Raised> {
     let policy = &facts.spec.out_of_memory;
     if !container.instance.is_empty() && one.instance != container.instance {
-        (one.instance, one.oom_seen, one.enough_since) = (container.instance.clone(), 0, None);
+        (one.instance, one.oom_seen, one.enough_since, one.missed) = (container.instance.clone(), 0, None, 0);
     }
     let next = raised(policy, container.memory_limit);
     let has = container.memory_limit.unwrap_or(i64::MAX);
@@ -203,6 +223,7 @@ fn take_memory(
         // A kubelet tells of the last end only, whatever came before it.
         one.oom_total += if facts.starts_by_itself { 1 } else { container.oom_count - one.oom_seen };
         one.oom_seen = container.oom_count;
+        one.missed = if enough == Some(false) { one.missed.saturating_add(1) } else { 0 };
         one.last_oom_at = container.last_oom_at.or(Some(now));
         one.peak = one.peak.max(container.memory_peak);
         // A raised limit is told before or after what died under the old one: what has it is only raised for an end that came
@@ -235,9 +256,7 @@ fn reset(spec: &ContainerHealthCheckSpec, verdict: &Verdict, one: &mut Remembere
 
 /// When the next attempt is due: at once the first time, then after a backoff that doubles.
 fn due(spec: &ContainerHealthCheckSpec, one: &Remembered) -> Option<Timestamp> {
-    let seconds = |number: i32| Duration::from_secs(number.unsigned_abs().into());
-    let (base, most) = (seconds(spec.restart.backoff_seconds), seconds(spec.restart.max_backoff_seconds));
-    Some(one.last_attempt_at? + retry::doubled(base, most, one.attempts))
+    Some(one.last_attempt_at? + backoff(spec, one.attempts))
 }
 
 fn storm(spec: &ContainerHealthCheckSpec, unhealthy: usize, all: usize, memory: &mut Memory, now: Timestamp) -> bool {
@@ -273,7 +292,7 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
         Some(Act { container: container.name.clone(), instance: container.instance.clone(), todo, reason })
     };
     // First the memory: what starts with too little dies again.
-    if let Some(limit) = entry.proposed.filter(|_| !container.instance.is_empty()) {
+    if let Some(limit) = entry.proposed.filter(|_| !container.instance.is_empty() && !entry.awaits_run) {
         let todo = match facts.spec.out_of_memory.policy {
             MemoryPolicy::Propose => None,
             MemoryPolicy::Resize => Some(Todo::Resize(limit)),
@@ -302,11 +321,19 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
     act(todo, entry.verdict.message.clone())
 }
 
-/// A limit that was refused is not tried again and again.
+/// A limit that was refused is not tried again and again, and one that was accepted takes a while to be seen.
 fn just_tried(spec: &ContainerHealthCheckSpec, one: Option<&Remembered>, todo: Todo, now: Timestamp) -> bool {
-    let pause = SignedDuration::from_secs(spec.restart.max_backoff_seconds.into());
-    let last = one.and_then(|one| one.last_action.as_ref());
-    last.is_some_and(|did| did.action == todo.told() && now < did.at + pause)
+    let last = one.and_then(|one| one.last_action.as_ref()).filter(|did| did.action == todo.told());
+    last.is_some_and(|did| {
+        let pause = if did.is_done() { backoff(spec, i32::MAX) } else { backoff(spec, did.tries) };
+        now < did.at + pause
+    })
+}
+
+/// The wait after so many attempts in a row.
+fn backoff(spec: &ContainerHealthCheckSpec, attempts: i32) -> Duration {
+    let seconds = |number: i32| Duration::from_secs(number.unsigned_abs().into());
+    retry::doubled(seconds(spec.restart.backoff_seconds), seconds(spec.restart.max_backoff_seconds), attempts)
 }
 
 /// Written down before it is done.
@@ -316,7 +343,10 @@ fn begin(one: &mut Remembered, act: &Act, now: Timestamp) {
         one.last_attempt_at = Some(now);
     }
     let key = format!("{}/{now}", act.container);
-    one.last_action = Some(Did { action: act.todo.told(), at: now, key, operation: None, outcome: None });
+    let action = act.todo.told();
+    let again = one.last_action.as_ref().filter(|did| did.action == action && !did.is_done());
+    let tries = again.map_or(0, |did| did.tries).saturating_add(1);
+    one.last_action = Some(Did { action, at: now, key, operation: None, outcome: None, tries });
 }
 
 #[cfg(test)]

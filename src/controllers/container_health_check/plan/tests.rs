@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::{
-    super::seen::{End, Health},
+    super::{
+        memory::DONE,
+        seen::{End, Health},
+    },
     *,
 };
 
@@ -50,7 +53,7 @@ fn todos(decision: &Decision) -> Vec<(&str, Todo)> {
 fn ended(mut memory: Memory) -> Memory {
     for one in memory.containers.values_mut() {
         if let Some(did) = &mut one.last_action {
-            did.outcome = Some("done".into());
+            did.outcome = Some(DONE.into());
         }
     }
     memory
@@ -171,6 +174,57 @@ fn what_died_under_the_old_limit_does_not_raise_the_new_one() {
     assert_eq!(wanted(&[first(), has(), (hurt(220, 2, 5), 7)]), (220, 2));
     assert_eq!(wanted(&[first(), (hurt(220, 2, 5), 6), (hurt(220, 3, 9), 10)]), (300, 3));
     assert_eq!(wanted(&[first(), has(), (hurt(220, 2, 8), 9)]), (300, 2));
+}
+
+#[test]
+fn a_pods_limit_is_raised_while_it_runs_unless_it_never_runs_long_enough() {
+    let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}}));
+    let end = End { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..End::default() };
+    let hurt = |life: Life, count: u64| Container { life, oom_count: count, memory_limit: Some(20 * MI), ..up("c") };
+    let waits = |count: u64| hurt(Life::Restarting(end.clone()), count);
+    let pass = |container: Container, memory: &Memory, second: i64, starts_by_itself: bool| {
+        let facts = Facts { starts_by_itself, ..facts(&spec, std::slice::from_ref(&container), memory) };
+        let decision = decide(&facts, at(second));
+        let todo = todos(&decision).first().map(|(_, todo)| *todo);
+        (todo, decision.entries[0].awaits_run, decision.again, ended(decision.memory))
+    };
+    let raise = Some(Todo::Resize(40 * MI));
+    assert_eq!(pass(waits(1), &Memory::default(), 0, false).0, raise, "a host does both");
+    let (todo, awaits_run, again, memory) = pass(waits(1), &Memory::default(), 0, true);
+    assert_eq!((todo, awaits_run, again), (None, true, Some(SOON)));
+    let (todo, awaits_run, ..) = pass(hurt(Life::Running, 1), &memory, 1, true);
+    assert_eq!((todo, awaits_run), (raise, false));
+    let again = |memory: Memory, count: u64| {
+        let (todo, _, _, memory) = pass(waits(count), &memory, 10, true);
+        assert_eq!(todo, None, "after {count}");
+        memory
+    };
+    let memory = (2..=3).fold(memory, again);
+    assert_eq!(pass(waits(4), &memory, 20, true).0, raise, "as well as it can be done");
+}
+
+#[test]
+fn a_limit_that_was_refused_or_whose_pass_was_cut_short_is_tried_again_by_a_doubling_backoff() {
+    let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}}));
+    let hurt = [Container { oom_count: 1, memory_limit: Some(20 * MI), ..up("c") }];
+    let tries = |starts_by_itself: bool, outcome: Option<&str>| {
+        let (mut memory, mut tries) = (Memory::default(), Vec::new());
+        for second in 0..200 {
+            let facts = Facts { starts_by_itself, ..facts(&spec, &hurt, &memory) };
+            let mut decision = decide(&facts, at(second));
+            if !decision.acts.is_empty() {
+                tries.push(second);
+                let one = decision.memory.containers.get_mut("c").unwrap();
+                one.last_action.as_mut().unwrap().outcome = outcome.map(str::to_owned);
+            }
+            memory = decision.memory;
+        }
+        tries
+    };
+    assert_eq!(tries(true, Some("failed: the API server is away")), [0, 10, 30, 70, 150]);
+    assert_eq!(tries(true, None), [0, 10, 30, 70, 150], "a pass that was cut short");
+    assert_eq!(tries(true, Some(DONE)), [0], "a kubelet takes its time");
+    assert_eq!(tries(false, None), [0], "a host may still be at it");
 }
 
 #[test]
