@@ -61,7 +61,7 @@ pub struct Did {
     /// What came of it; absent while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The how manieth try of the same in a row: those before failed.
+    /// Which try of the same in a row it is, from 1: those before failed, or nobody told what came of them.
     #[serde(default)]
     pub tries: i32,
 }
