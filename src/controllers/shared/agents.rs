@@ -154,12 +154,13 @@ impl Entry {
         changed || was_unreachable
     }
 
+    /// Another cause is a change too: what a person must mend is another thing then.
     fn fail(&mut self, error: &HostError, now: Timestamp) -> bool {
-        let before = self.unreachable().is_some();
+        let before = self.unreachable();
         self.failures = self.failures.saturating_add(1);
         self.failing_since.get_or_insert(now);
         self.error = Some(error.to_string());
-        self.unreachable().is_some() != before
+        self.unreachable() != before
     }
 
     fn unreachable(&self) -> Option<Silence> {
@@ -180,4 +181,28 @@ fn notable(report: &AgentReport) -> Vec<impl PartialEq + use<>> {
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::host::{Credentials, HttpHost};
+
+    use super::*;
+
+    #[test]
+    fn silence_is_told_when_it_begins_and_when_its_cause_is_another() {
+        crate::telemetry::install_crypto();
+        let (agents, key, url) = (Agents::default(), Key::new("default", "host"), "https://host:9099");
+        let host = HttpHost::new(reqwest::Client::new(), url, Credentials::default()).unwrap();
+        agents.put(key.clone(), Arc::new(host));
+        let refused = || HostError::Unreachable { url: url.into(), cause: "Connection refused".into() };
+        let untrusted = || HostError::Untrusted { url: url.into(), cause: "UnknownIssuer".into() };
+        let begun: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let fails =
+            |seconds: i64, error| agents.heard(&key, Err(error), begun + jiff::SignedDuration::from_secs(seconds));
+        assert_eq!([fails(0, refused()), fails(2, refused()), fails(4, untrusted())], [true, false, true]);
+        let (_, silence) = agents.state(&key).unwrap();
+        let (since, why) = silence.unwrap();
+        assert!(since == begun && why.contains("UnknownIssuer"), "{since} {why}");
+    }
 }
