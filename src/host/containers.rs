@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Which containers are meant.
@@ -207,10 +207,18 @@ pub struct ContainerReport {
     pub operation: Option<String>,
 }
 
+/// What ended by a lack of memory, ended so soon after that was told.
+const AROUND_THE_END: SignedDuration = SignedDuration::from_secs(1);
+
 impl ContainerReport {
-    /// Whether a lack of memory ended its last run: 137 with the runtime's flag. Without the flag, 137 is a kill from outside.
+    /// Whether a lack of memory ended its last run: 137 with the runtime's flag. Without the flag, 137 is a kill from outside,
+    /// unless the runtime told of this run's lack of memory just before it ended, or even afterwards: then it has no flag.
     pub fn ended_out_of_memory(&self) -> bool {
-        self.exit_code == Some(137) && self.oom_killed
+        let told = || {
+            let (oom, end) = self.last_oom_at.zip(self.finished_at)?;
+            Some(oom >= end - AROUND_THE_END && self.started_at.is_none_or(|start| oom >= start))
+        };
+        self.exit_code == Some(137) && (self.oom_killed || told() == Some(true))
     }
 
     /// How to name it in an operation.
@@ -240,5 +248,33 @@ mod tests {
     fn what_an_older_reader_does_not_know_is_unknown() {
         assert_eq!(serde_json::from_value::<ContainerState>(json!("Frozen")).unwrap(), ContainerState::Unknown);
         assert_eq!(serde_json::from_value::<StoppedBy>(json!("Cat")).unwrap(), StoppedBy::Unknown);
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_the_engines_flag_or_its_event_around_the_end() {
+        for (exit_code, flag, oom_at, expected) in [
+            (137, true, None, true),
+            (137, false, None, false),
+            (137, false, Some("2026-03-01T02:59:59.5Z"), true),
+            (137, false, Some("2026-03-01T03:00:00.2Z"), true),
+            (137, false, Some("2026-03-01T02:59:30Z"), false),
+            (137, false, Some("2026-03-01T01:59:59Z"), false),
+            (1, false, Some("2026-03-01T03:00:00Z"), false),
+        ] {
+            let report: ContainerReport = serde_json::from_value(json!({
+                "id": "a1", "name": "search", "image": "search:1", "state": "Exited", "createdAt": "2026-03-01T01:00:00Z",
+                "startedAt": "2026-03-01T02:00:00Z", "finishedAt": "2026-03-01T03:00:00Z", "exitCode": exit_code,
+                "oomKilled": flag, "lastOomAt": oom_at,
+            }))
+            .unwrap();
+            assert_eq!(report.ended_out_of_memory(), expected, "{exit_code} {flag} {oom_at:?}");
+        }
+        let soon_started: ContainerReport = serde_json::from_value(json!({
+            "id": "a1", "name": "search", "image": "search:1", "state": "Exited", "createdAt": "2026-03-01T01:00:00Z",
+            "startedAt": "2026-03-01T03:00:00Z", "finishedAt": "2026-03-01T03:00:00.5Z", "exitCode": 137,
+            "lastOomAt": "2026-03-01T02:59:59.9Z",
+        }))
+        .unwrap();
+        assert!(!soon_started.ended_out_of_memory(), "that was the run before");
     }
 }
