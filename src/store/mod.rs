@@ -7,6 +7,7 @@ mod admit;
 mod clock;
 mod counted;
 mod error;
+mod evidence;
 mod home;
 mod lead;
 mod pause;
@@ -33,6 +34,7 @@ use crate::tasks::route::CallsOfDay;
 
 pub use clock::BootInstant;
 pub use counted::counted;
+pub use evidence::{CallEvidence, CallFault, FailedCall, MAX_FAILED_CALLS, ServedCall};
 pub use home::{Home, Migrated, migrate, open};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::{Patience, Reapable};
