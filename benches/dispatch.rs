@@ -116,7 +116,7 @@ async fn bare_calls(url: &str, calls: usize) {
     let model = model_to_send(EngineKind::OpenAi, MODEL, None).expect("a name");
     for n in 0..calls {
         let request = InferRequest::simple(model.clone(), format!("hello {n}"), 8, Duration::from_secs(20));
-        engine(EngineKind::OpenAi).infer(&at, &request, &mut || {}).await.expect("an answer");
+        engine(EngineKind::OpenAi).infer(&at, &request, &mut |_| {}).await.expect("an answer");
     }
 }
 

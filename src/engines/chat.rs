@@ -3,8 +3,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::stream::{Counts, Progress, error_in, parse};
-use super::{Endpoint, EngineError, Failure, InferOutcome, InferRequest, Sampling};
+use super::status::of_record;
+use super::stream::{Counts, Progress, parse};
+use super::{Activity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, Sampling};
 use crate::tasks::Message;
 
 const PATH: &str = "/v1/chat/completions";
@@ -12,7 +13,7 @@ const PATH: &str = "/v1/chat/completions";
 /// What differs between servers in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dialect {
-    /// `max_tokens`, or `max_completion_tokens` where a server insists.
+    /// `max_tokens`, or `max_completion_activitys` where a server insists.
     pub(super) limit_field: &'static str,
     /// Whether to ask for a last record with token counts; strict servers refuse fields that they don't know.
     pub(super) ask_usage: bool,
@@ -21,14 +22,15 @@ pub(super) struct Dialect {
 }
 
 pub(super) async fn infer(
+    engine: EngineKind,
     at: &Endpoint,
     request: &InferRequest,
     dialect: &Dialect,
-    on_token: &mut (dyn FnMut() + Send),
+    on_activity: &mut (dyn FnMut(Activity) + Send),
 ) -> Result<InferOutcome, EngineError> {
     let body = body(request, dialect);
-    let progress = Progress::new(request, on_token);
-    run(at, &body, progress).await.map_err(|failure| {
+    let progress = Progress::new(engine, request, on_activity);
+    run(engine, at, &body, progress).await.map_err(|failure| {
         let call = format!("{} with model {}", at.describe(&Method::POST, PATH), request.model);
         EngineError::new(call, failure)
     })
@@ -74,7 +76,12 @@ fn tell_schema(messages: &mut Vec<Message>, schema: &Value) {
     }
 }
 
-async fn run(at: &Endpoint, body: &Value, mut progress: Progress<'_>) -> Result<InferOutcome, Failure> {
+async fn run(
+    engine: EngineKind,
+    at: &Endpoint,
+    body: &Value,
+    mut progress: Progress<'_>,
+) -> Result<InferOutcome, Failure> {
     let mut lines = progress.open(at.request(Method::POST, PATH).json(body)).await?;
     let mut seen = Seen::default();
     while let Some(line) = progress.next(&mut lines).await? {
@@ -87,8 +94,8 @@ async fn run(at: &Endpoint, body: &Value, mut progress: Progress<'_>) -> Result<
             return Ok(progress.outcome(seen.counts));
         }
         let record = parse(data)?;
-        if let Some(failure) = error_in(&record) {
-            return Err(failure);
+        if let Some(refusal) = of_record(engine, &record) {
+            return Err(refusal.failure);
         }
         if let Some(text) = seen.note(&record) {
             progress.token(text)?;
@@ -100,7 +107,8 @@ async fn run(at: &Endpoint, body: &Value, mut progress: Progress<'_>) -> Result<
         (false, 0, None) => Err(Failure::BadBody { detail: "200 with an empty body".into() }),
         (false, 0, Some(line)) => {
             let record = parse(&line)?;
-            Err(error_in(&record).unwrap_or(Failure::BadBody { detail: "200 without an event stream".into() }))
+            Err(of_record(engine, &record)
+                .map_or(Failure::BadBody { detail: "200 without an event stream".into() }, |refusal| refusal.failure))
         }
     }
 }
@@ -119,7 +127,7 @@ impl Seen {
     fn note<'a>(&mut self, record: &'a Value) -> Option<&'a str> {
         self.records += 1;
         let usage = |field: &str| record.pointer(field).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        self.counts.tokens = usage("/usage/completion_tokens").or(self.counts.tokens);
+        self.counts.tokens = usage("/usage/completion_activitys").or(self.counts.tokens);
         self.counts.prompt_tokens = usage("/usage/prompt_tokens").or(self.counts.prompt_tokens);
         let choice = record.pointer("/choices/0")?;
         if let Some(reason) = choice.get("finish_reason").filter(|reason| !reason.is_null()) {
@@ -153,7 +161,7 @@ mod tests {
             (json!({"choices": [{"delta": {"reasoning_content": "a"}}]}), Some("")),
             (json!({"choices": [{"delta": {"tool_calls": [{}]}}]}), Some("")),
             (json!({"choices": [{"delta": {"content": null}, "finish_reason": "stop"}]}), None),
-            (json!({"choices": [], "usage": {"completion_tokens": 3}}), None),
+            (json!({"choices": [], "usage": {"completion_activitys": 3}}), None),
             (json!({}), None),
         ];
         for (record, token) in cases {
@@ -167,7 +175,7 @@ mod tests {
         seen.note(&json!({"choices": [{"delta": {}, "finish_reason": null}]}));
         assert!(!seen.finished);
         seen.note(&json!({"choices": [{"delta": {}, "finish_reason": "length"}]}));
-        seen.note(&json!({"choices": [], "usage": {"completion_tokens": 3, "prompt_tokens": 9}}));
+        seen.note(&json!({"choices": [], "usage": {"completion_activitys": 3, "prompt_tokens": 9}}));
         assert!(seen.finished);
         let expected = Counts { tokens: Some(3), prompt_tokens: Some(9), per_token: None, cut_off: true };
         assert_eq!(seen.counts, expected);

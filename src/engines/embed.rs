@@ -5,9 +5,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::error::{Broken, of_status};
 use super::probe::read_bounded;
-use super::{EmbedOutcome, EmbedRequest, Endpoint, EngineError, Failure};
+use super::status::of_response;
+use super::transport::Broken;
+use super::{EmbedOutcome, EmbedRequest, Endpoint, EngineError, EngineKind, Failure};
 
 /// A thousand vectors of four thousand numbers, written out.
 const MAX_BYTES: usize = 96 << 20;
@@ -23,7 +24,7 @@ pub(super) async fn ollama(at: &Endpoint, request: &EmbedRequest) -> Result<Embe
     if let Some(keep_alive) = request.keep_alive {
         body["keep_alive"] = keep_alive.to_json();
     }
-    ask(at, PATH, request, at.request(Method::POST, PATH).json(&body), |answer: Answer| {
+    ask(EngineKind::Ollama, at, PATH, request, at.request(Method::POST, PATH).json(&body), |answer: Answer| {
         Ok((answer.embeddings, answer.prompt_eval_count))
     })
     .await
@@ -32,7 +33,7 @@ pub(super) async fn ollama(at: &Endpoint, request: &EmbedRequest) -> Result<Embe
 pub(super) async fn openai(at: &Endpoint, request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
     const PATH: &str = "/v1/embeddings";
     let body = json!({"model": request.model.as_str(), "input": request.input, "encoding_format": "float"});
-    ask(at, PATH, request, at.request(Method::POST, PATH).json(&body), in_order).await
+    ask(EngineKind::OpenAi, at, PATH, request, at.request(Method::POST, PATH).json(&body), in_order).await
 }
 
 #[derive(Deserialize)]
@@ -65,6 +66,7 @@ fn in_order(mut answer: Listed) -> Result<(Vec<Vec<f32>>, Option<u32>), String> 
 type Vectors = (Vec<Vec<f32>>, Option<u32>);
 
 async fn ask<T: for<'a> Deserialize<'a>>(
+    engine: EngineKind,
     at: &Endpoint,
     path: &str,
     request: &EmbedRequest,
@@ -76,7 +78,7 @@ async fn ask<T: for<'a> Deserialize<'a>>(
         EngineError::new(format!("{} with model {}", at.describe(&Method::POST, path), request.model), failure)
     };
     let broken = |broken: Broken| failed(broken.failure(0, started.elapsed()));
-    let body = match tokio::time::timeout(request.timeout, receive(built)).await {
+    let body = match tokio::time::timeout(request.timeout, receive(engine, built)).await {
         Ok(Ok(received)) => received.map_err(failed)?,
         Ok(Err(error)) => return Err(broken(Broken::of(&error))),
         Err(_elapsed) => return Err(broken(Broken::Timeout)),
@@ -90,13 +92,13 @@ async fn ask<T: for<'a> Deserialize<'a>>(
     Ok(EmbedOutcome { vectors, prompt_tokens, total: started.elapsed() })
 }
 
-async fn receive(request: RequestBuilder) -> Result<Result<Vec<u8>, Failure>, reqwest::Error> {
+async fn receive(engine: EngineKind, request: RequestBuilder) -> Result<Result<Vec<u8>, Failure>, reqwest::Error> {
     let response = request.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
     if status.is_success() {
         whole(response).await
     } else {
-        Ok(Err(of_status(status, &headers, &read_bounded(response).await?)))
+        Ok(Err(of_response(engine, status, &headers, &read_bounded(response).await?)))
     }
 }
 

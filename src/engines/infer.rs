@@ -5,6 +5,15 @@ use serde_json::Value;
 use super::SendableModel;
 use crate::tasks::Message;
 
+/// A sign of life of an open call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Any bytes: response headers, a comment of an event stream, a record of whatever kind.
+    Bytes,
+    /// A piece of the answer, of reasoning, or a tool call.
+    Token,
+}
+
 /// How long Ollama keeps the model in memory after this call. It sticks for later calls of the same session that name none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepAlive {
@@ -50,11 +59,11 @@ pub struct InferRequest {
     pub count: bool,
     /// Ollama only; `None` leaves the server's own choice, which is what politeness wants.
     pub keep_alive: Option<KeepAlive>,
-    /// From sending the request to the first token: a model that loads needs long.
-    pub first_token_timeout: Duration,
-    /// The longest silence between two tokens.
+    /// From sending the request to the first byte of the answer's body: a model that loads needs long.
+    pub first_byte_timeout: Duration,
+    /// The longest silence between two bytes; a comment that keeps the connection alive is no silence.
     pub stall_timeout: Duration,
-    /// From sending the request to the end.
+    /// From sending the request to the end, whatever comes meanwhile.
     pub timeout: Duration,
 }
 
@@ -69,7 +78,7 @@ impl InferRequest {
             schema: None,
             count: false,
             keep_alive: None,
-            first_token_timeout: timeout,
+            first_byte_timeout: timeout,
             stall_timeout: timeout,
             timeout,
         }
@@ -92,6 +101,11 @@ impl InferRequest {
 pub struct InferOutcome {
     /// The answer, without what the model reasoned before it.
     pub text: String,
+    /// What the model reasoned before it answered; its beginning where it is very long.
+    pub reasoning: String,
+    pub tool_calls: u32,
+    /// Why the answer ended, in the engine's words: `stop`, `length`, `tool_calls`. Some servers don't say.
+    pub finish: Option<String>,
     /// As the engine counted where it says so, else the pieces seen. May be 0: the model had nothing to say.
     pub tokens: u32,
     /// Of the prompt, where the engine says so.
@@ -103,6 +117,13 @@ pub struct InferOutcome {
     pub total: Duration,
     /// As the engine measured it (Ollama only).
     pub eval_duration_per_token: Option<Duration>,
+}
+
+impl InferOutcome {
+    /// Whether there is an answer: text or a tool call. Reasoning alone is none.
+    pub fn has_content(&self) -> bool {
+        self.tool_calls > 0 || !self.text.trim().is_empty()
+    }
 }
 
 /// Asks for the vectors of texts.
@@ -121,5 +142,60 @@ pub struct EmbedRequest {
 pub struct EmbedOutcome {
     pub vectors: Vec<Vec<f32>>,
     pub prompt_tokens: Option<u32>,
+    pub total: Duration,
+}
+
+/// Asks a server to prove that it serves a model: by one token of a chat, or by a vector.
+#[derive(Debug, Clone)]
+pub struct ProofRequest {
+    pub model: SendableModel,
+    /// Ollama only.
+    pub keep_alive: Option<KeepAlive>,
+    pub first_byte_timeout: Duration,
+    pub stall_timeout: Duration,
+    /// For all requests that the proof takes together.
+    pub timeout: Duration,
+    /// What worked last; it is asked first.
+    pub hint: Option<ProofShape>,
+}
+
+impl ProofRequest {
+    pub fn new(model: SendableModel, timeout: Duration) -> Self {
+        Self { model, keep_alive: None, first_byte_timeout: timeout, stall_timeout: timeout, timeout, hint: None }
+    }
+}
+
+/// How a proof is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProofShape {
+    Chat {
+        max_tokens: u32,
+        /// `max_completion_tokens` instead of `max_tokens`.
+        newer_limit: bool,
+        stream: bool,
+    },
+    Embedding,
+}
+
+impl ProofShape {
+    /// One token, streamed: what nearly every server takes.
+    pub const USUAL: ProofShape = ProofShape::Chat { max_tokens: 1, newer_limit: false, stream: true };
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProofShape::Chat { .. } => "Chat",
+            ProofShape::Embedding => "Embedding",
+        }
+    }
+}
+
+/// A served proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proved {
+    /// The hint for the next proof.
+    pub shape: ProofShape,
+    /// From sending the request that was served to its first token or vector.
+    pub first_token_after: Duration,
+    /// Of all requests.
     pub total: Duration,
 }

@@ -5,13 +5,28 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 use super::EngineKind;
-use super::error::retry_after;
+use super::status::{loads_model, misconfigured, retry_after};
+
+/// The models of a listing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Those that run on this server.
+    pub models: Vec<String>,
+    /// Those that it hands to somebody else's server (Ollama's cloud models): prompts leave this machine, and may cost money.
+    pub remote: Vec<String>,
+}
+
+impl From<Vec<String>> for Listing {
+    fn from(models: Vec<String>) -> Self {
+        Self { models, remote: Vec::new() }
+    }
+}
 
 /// What one probed path said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathReply {
     /// A listing that parses. It may be empty: Ollama run by the wrong user.
-    Models(Vec<String>),
+    Models(Listing),
     /// An answer that proves no models, like `/health`.
     ReachableOnly,
     /// 404 and its like: this server has no such path; the next may do.
@@ -22,13 +37,17 @@ pub enum PathReply {
     },
     /// 503.
     Busy,
+    /// 503 while it reads its model.
+    Loading,
     ServerError(u16),
     /// 200 with a body that is empty, doesn't parse or is no listing (mlx_lm without a hub cache answers so).
     BadBody,
     Refused,
     Reset,
     Timeout,
-    Other(String),
+    Unreachable(String),
+    /// TLS, a redirect, an HTML page where a listing should be.
+    Misconfigured(String),
 }
 
 impl PathReply {
@@ -40,36 +59,52 @@ impl PathReply {
             | PathReply::Unauthorized(_)
             | PathReply::RateLimited { .. }
             | PathReply::Busy
+            | PathReply::Loading
             | PathReply::ServerError(_)
             | PathReply::Refused
             | PathReply::Reset
             | PathReply::Timeout
-            | PathReply::Other(_) => true,
+            | PathReply::Unreachable(_)
+            | PathReply::Misconfigured(_) => true,
         }
     }
 }
 
 /// Reads an HTTP answer to `GET path`. Pure: what a transport error means is decided where it happens.
 pub fn read_listing(engine: EngineKind, path: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> PathReply {
+    if let Some(why) = misconfigured(status, headers, body).filter(|_| decides(path, status)) {
+        return PathReply::Misconfigured(why);
+    }
     match status.as_u16() {
         200..=299 => read_body(engine, path, body),
-        401 | 403 => PathReply::Unauthorized(status.as_u16()),
+        401..=403 | 407 => PathReply::Unauthorized(status.as_u16()),
         429 => PathReply::RateLimited { retry_after: retry_after(headers) },
         // mlx_lm answers 503 on /health when its generating thread has died: not busy, but dead.
         503 if engine == EngineKind::Mlx && is_health(path) => PathReply::ServerError(503),
+        503 if loads_model(body) => PathReply::Loading,
         503 => PathReply::Busy,
         500..=599 => PathReply::ServerError(status.as_u16()),
         400..=499 => PathReply::NotFound,
-        other => PathReply::Other(format!("unexpected HTTP {other} on {path}")),
+        other => PathReply::Misconfigured(format!("unexpected HTTP {other} on {path}")),
+    }
+}
+
+/// Whether a page instead of an API settles the matter: on another path than a listing's, and with a 404, the next path may tell.
+fn decides(path: &str, status: StatusCode) -> bool {
+    match status.as_u16() {
+        300..=400 => true,
+        200..=299 => is_listing(path),
+        _ => false,
     }
 }
 
 fn read_body(engine: EngineKind, path: &str, body: &[u8]) -> PathReply {
-    let models = serde_json::from_slice::<Value>(body).ok().as_ref().and_then(models_in);
-    match models {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let listing = serde_json::from_slice::<Value>(body).ok().as_ref().and_then(|value| listing_in(engine, value));
+    match listing {
         // mlx_lm lists what lies in the hub cache with an index file; it may well serve a model that is not there.
-        Some(models) if models.is_empty() && engine == EngineKind::Mlx => PathReply::ReachableOnly,
-        Some(models) => PathReply::Models(models),
+        Some(listing) if listing.models.is_empty() && engine == EngineKind::Mlx => PathReply::ReachableOnly,
+        Some(listing) => PathReply::Models(listing),
         None if is_listing(path) => PathReply::BadBody,
         None => PathReply::ReachableOnly,
     }
@@ -77,19 +112,32 @@ fn read_body(engine: EngineKind, path: &str, body: &[u8]) -> PathReply {
 
 /// Model names of `{"models": [{"name"}]}` (Ollama) or `{"data": [{"id"}]}` (OpenAI). Ollama without models says
 /// `"data": null`, and older ones `"models": null`. `None` when it is no listing.
-fn models_in(value: &Value) -> Option<Vec<String>> {
+fn listing_in(engine: EngineKind, value: &Value) -> Option<Listing> {
     let (list, key) = match (value.get("models"), value.get("data")) {
         (Some(models), _) => (models, "name"),
         (None, Some(data)) => (data, "id"),
         (None, None) => return None,
     };
-    match list {
-        Value::Null => Some(Vec::new()),
-        Value::Array(items) => {
-            items.iter().map(|item| item.get(key).and_then(Value::as_str).map(str::to_owned)).collect()
-        }
-        _ => None,
+    let mut listing = Listing::default();
+    let items = match list {
+        Value::Null => return Some(listing),
+        Value::Array(items) => items,
+        _ => return None,
+    };
+    for item in items {
+        let name = item.get(key).and_then(Value::as_str)?.to_owned();
+        let place = if is_remote(engine, item, &name) { &mut listing.remote } else { &mut listing.models };
+        place.push(name);
     }
+    Some(listing)
+}
+
+/// Ollama's own listing names the host that a cloud model runs on; its `/v1/models` shows it only by the tag.
+fn is_remote(engine: EngineKind, item: &Value, name: &str) -> bool {
+    let named = |key: &str| item.get(key).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let tag = name.rsplit_once(':').map_or("", |(_, tag)| tag);
+    engine == EngineKind::Ollama
+        && (named("remote_host") || named("remote_model") || tag == "cloud" || tag.ends_with("-cloud"))
 }
 
 fn without_query(path: &str) -> &str {
@@ -115,7 +163,7 @@ mod tests {
     }
 
     fn models(names: &[&str]) -> PathReply {
-        PathReply::Models(names.iter().map(|n| (*n).to_owned()).collect())
+        PathReply::Models(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>().into())
     }
 
     #[test]
@@ -129,7 +177,9 @@ mod tests {
             (Mlx, "/v1/models", r#"{"object":"list","data":[]}"#, PathReply::ReachableOnly),
             (Mlx, "/v1/models", r#"{"object":"list","data":[{"id":"/m"}]}"#, models(&["/m"])),
             (Mlx, "/health", r#"{"status":"ok"}"#, PathReply::ReachableOnly),
-            (OpenAi, "/v1/models", "<html>hello</html>", PathReply::BadBody),
+            (OpenAi, "/v1/models", "hello", PathReply::BadBody),
+            (OpenAi, "/v1/models", "\u{feff}{\"data\":[{\"id\":\"a\"}]}", models(&["a"])),
+            (OpenAi, "/", "<html>hello</html>", PathReply::ReachableOnly),
             (OpenAi, "/v1/models", r#"{"error":"Unexpected endpoint"}"#, PathReply::BadBody),
             (OpenAi, "/v1/models", r#"{"data":[{"name":"a"}]}"#, PathReply::BadBody),
             (OpenAi, "/v1/models", r#"{"data":"a"}"#, PathReply::BadBody),
@@ -150,6 +200,8 @@ mod tests {
             (Ollama, "/api/tags", 401, PathReply::Unauthorized(401)),
             (Ollama, "/api/tags", 403, PathReply::Unauthorized(403)),
             (Ollama, "/api/tags", 429, PathReply::RateLimited { retry_after: None }),
+            (Ollama, "/api/tags", 402, PathReply::Unauthorized(402)),
+            (Ollama, "/api/tags", 407, PathReply::Unauthorized(407)),
             (Ollama, "/api/tags", 503, PathReply::Busy),
             (Mlx, "/health", 503, PathReply::ServerError(503)),
             (Mlx, "/v1/models", 503, PathReply::Busy),
@@ -159,7 +211,54 @@ mod tests {
         for (engine, path, status, expected) in cases {
             assert_eq!(read(engine, path, status, body), expected, "{engine} {path} {status}");
         }
-        assert!(matches!(read(Ollama, "/api/tags", 304, ""), PathReply::Other(_)));
+    }
+
+    #[test]
+    fn a_server_that_loads_its_model_says_so() {
+        let body = r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
+        for path in ["/v1/models", "/health", "/api/tags"] {
+            assert_eq!(read(OpenAi, path, 503, body), PathReply::Loading, "{path}");
+        }
+        assert_eq!(read(OpenAi, "/v1/models", 503, "no slot available"), PathReply::Busy);
+    }
+
+    #[test]
+    fn what_is_no_api_is_named() {
+        let page = "<!DOCTYPE html><html><head><title>Sign in · Acme</title></head></html>";
+        let named = |reply: PathReply, words: &str| match &reply {
+            PathReply::Misconfigured(why) => assert!(why.contains(words), "{why}"),
+            other => panic!("{other:?}"),
+        };
+        named(read(OpenAi, "/v1/models", 200, page), "Sign in · Acme");
+        named(read(Ollama, "/api/tags", 304, ""), "304");
+        named(read(OpenAi, "/v1/models", 400, "Client sent an HTTP request to an HTTPS server.\n"), "https");
+        named(
+            read(
+                OpenAi,
+                "/v1/models",
+                400,
+                "<html><title>400 The plain HTTP request was sent to HTTPS port</title></html>",
+            ),
+            "https",
+        );
+        assert_eq!(read(OpenAi, "/v1/models", 404, page), PathReply::NotFound);
+        assert_eq!(read(OpenAi, "/v1/models", 502, page), PathReply::ServerError(502));
+        assert_eq!(read(OpenAi, "/v1/models", 400, "what?"), PathReply::NotFound);
+        let mut headers = HeaderMap::new();
+        headers.insert("location", "https://login.acme.test/sso?token=hunter2#x".parse().unwrap());
+        let reply = read_listing(OpenAi, "/v1/models", StatusCode::FOUND, &headers, b"");
+        let PathReply::Misconfigured(why) = reply else { panic!("{reply:?}") };
+        assert!(why.contains("https://login.acme.test/sso") && !why.contains("hunter2"), "{why}");
+    }
+
+    #[test]
+    fn models_that_run_elsewhere_are_listed_apart() {
+        let body = r#"{"models":[{"name":"a:latest","remote_host":""},{"name":"big:120b-cloud","remote_host":"https://ollama.com:443","remote_model":"big:120b"}]}"#;
+        let apart = || Listing { models: vec!["a:latest".into()], remote: vec!["big:120b-cloud".into()] };
+        assert_eq!(read(Ollama, "/api/tags", 200, body), PathReply::Models(apart()));
+        let body = r#"{"data":[{"id":"a:latest"},{"id":"big:120b-cloud"}]}"#;
+        assert_eq!(read(Ollama, "/v1/models", 200, body), PathReply::Models(apart()));
+        assert_eq!(read(OpenAi, "/v1/models", 200, body), models(&["a:latest", "big:120b-cloud"]));
     }
 
     proptest::proptest! {

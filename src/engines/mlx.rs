@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 
 use super::chat::{self, Dialect};
-use super::{Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest};
+use super::{Activity, Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest};
 
 /// mlx_lm.server. One model at a time, loaded by name; nothing to list what is loaded, to unload or to pull.
 pub(super) struct Mlx;
@@ -16,9 +16,9 @@ impl Engine for Mlx {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_token: &mut (dyn FnMut() + Send),
+        on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError> {
         let dialect = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: false };
-        chat::infer(at, request, &dialect, on_token).await
+        chat::infer(self.kind(), at, request, &dialect, on_activity).await
     }
 }

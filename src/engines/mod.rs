@@ -14,7 +14,9 @@ mod names;
 mod ollama;
 mod openai;
 mod probe;
+mod status;
 mod stream;
+mod transport;
 mod verdict;
 
 use std::time::Duration;
@@ -22,11 +24,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
-pub use error::{EngineError, Failure, chain, detail as words_of, retry_after};
-pub use infer::{EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, Sampling};
-pub use listing::{PathReply, read_listing};
-pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, model_to_send, normalize, same_model};
+pub use error::{EngineError, Failure, Fault};
+pub use infer::{
+    Activity, EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, ProofRequest, ProofShape, Proved,
+    Sampling,
+};
+pub use listing::{Listing, PathReply, read_listing};
+pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, lists, model_to_send, normalize, same_model};
 pub use ollama::{LoadedModel, PullProgress};
+pub use status::{detail as words_of, retry_after};
+pub use transport::chain;
 pub use verdict::{ProbeVerdict, fold_paths};
 
 /// Which protocol a server speaks.
@@ -91,14 +98,29 @@ pub trait Engine: Send + Sync {
         probe::probe(self, at, paths, timeout).await
     }
 
-    /// One streamed chat completion. `on_token` is called for each token as it arrives, so that a caller can tell a slow
-    /// server from a hung one.
+    /// One streamed chat completion. `on_activity` is called for whatever arrives, as it arrives, so that a caller can tell a
+    /// slow server from a hung one.
     async fn infer(
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_token: &mut (dyn FnMut() + Send),
+        on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError>;
+
+    /// Asks for one token (or a vector) as a proof that the server serves the model. The result says how it was proved, to be
+    /// quoted, and to be given as the hint of the next one.
+    async fn prove(
+        &self,
+        at: &Endpoint,
+        request: &ProofRequest,
+        on_activity: &mut (dyn FnMut(Activity) + Send),
+    ) -> Result<Proved, EngineError> {
+        let mut asked = InferRequest::canary(request.model.clone(), request.timeout);
+        asked.keep_alive = request.keep_alive;
+        (asked.first_byte_timeout, asked.stall_timeout) = (request.first_byte_timeout, request.stall_timeout);
+        let outcome = self.infer(at, &asked, on_activity).await?;
+        Ok(Proved { shape: ProofShape::USUAL, first_token_after: outcome.first_token_after, total: outcome.total })
+    }
 
     /// Vectors of texts; MLX can't.
     async fn embed(&self, at: &Endpoint, _request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {

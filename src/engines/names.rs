@@ -71,6 +71,12 @@ pub fn same_model(engine: EngineKind, a: &str, b: &str) -> bool {
     normalize(engine, a) == normalize(engine, b)
 }
 
+/// Whether a server that lists `listed` has `wanted`. mlx_lm serves its default model under a name that it never lists.
+pub fn lists(engine: EngineKind, listed: &[String], wanted: &str) -> bool {
+    (engine == EngineKind::Mlx && wanted == MLX_DEFAULT_MODEL)
+        || listed.iter().any(|name| same_model(engine, name, wanted))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +120,14 @@ mod tests {
         assert_eq!(model_to_send(Ollama, "a", Some(&listed)).unwrap().as_str(), "a:latest");
         assert_eq!(model_to_send(Ollama, "b", Some(&listed)).unwrap().as_str(), "b");
         assert_eq!(model_to_send(OpenAi, "gpt-x", None).unwrap().as_str(), "gpt-x");
+    }
+
+    #[test]
+    fn mlx_has_its_default_model_whatever_it_lists() {
+        let listed = ["a:latest".to_owned()];
+        assert!(lists(Mlx, &[], MLX_DEFAULT_MODEL) && lists(Mlx, &listed, MLX_DEFAULT_MODEL));
+        assert!(!lists(Mlx, &listed, "b") && !lists(OpenAi, &listed, MLX_DEFAULT_MODEL));
+        assert!(lists(Ollama, &listed, "a") && !lists(OpenAi, &listed, "a"));
     }
 
     proptest::proptest! {

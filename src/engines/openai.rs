@@ -2,7 +2,8 @@ use async_trait::async_trait;
 
 use super::chat::{self, Dialect};
 use super::{
-    EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome, InferRequest, embed,
+    Activity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
+    InferRequest, embed,
 };
 
 /// Whatever speaks OpenAI's protocol: vLLM, llama.cpp, LM Studio, a cloud.
@@ -18,11 +19,11 @@ impl Engine for OpenAi {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_token: &mut (dyn FnMut() + Send),
+        on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError> {
         let mut dialect = Dialect { limit_field: "max_tokens", ask_usage: request.count, takes_schema: true };
         loop {
-            match chat::infer(at, request, &dialect, on_token).await {
+            match chat::infer(self.kind(), at, request, &dialect, on_activity).await {
                 Err(error) => dialect = other_dialect(dialect, &error.failure).ok_or(error)?,
                 answered => return answered,
             }
@@ -42,8 +43,8 @@ impl Engine for OpenAi {
 /// field that they want; most others know only the old one.
 fn other_dialect(tried: Dialect, failure: &Failure) -> Option<Dialect> {
     let Failure::Rejected { detail, .. } = failure else { return None };
-    if detail.contains("max_completion_tokens") && tried.limit_field == "max_tokens" {
-        return Some(Dialect { limit_field: "max_completion_tokens", ..tried });
+    if detail.contains("max_completion_activitys") && tried.limit_field == "max_tokens" {
+        return Some(Dialect { limit_field: "max_completion_activitys", ..tried });
     }
     (detail.contains("stream_options") && tried.ask_usage).then_some(Dialect { ask_usage: false, ..tried })
 }
@@ -56,9 +57,9 @@ mod tests {
     fn a_refused_field_is_left_out_or_renamed_once() {
         let usual = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true };
         let refused = |detail: &str| Failure::Rejected { status: 400, detail: detail.to_owned() };
-        let newer = Dialect { limit_field: "max_completion_tokens", ..usual };
+        let newer = Dialect { limit_field: "max_completion_activitys", ..usual };
         let uncounted = Dialect { ask_usage: false, ..usual };
-        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.");
+        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_activitys' instead.");
         let usage = refused("extra inputs are not permitted: stream_options");
         assert_eq!(other_dialect(usual, &limit), Some(newer));
         assert_eq!(other_dialect(newer, &limit), None);

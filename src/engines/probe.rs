@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response};
 
-use super::error::Broken;
+use super::transport::Broken;
 use super::{Endpoint, Engine, EngineKind, PathReply, ProbeVerdict, fold_paths, read_listing};
 
 /// A listing of thousands of models is below this; what is longer is no listing.
@@ -21,7 +21,8 @@ pub(super) async fn probe_path(engine: EngineKind, at: &Endpoint, path: &str, ti
             Broken::Refused => PathReply::Refused,
             Broken::Reset => PathReply::Reset,
             Broken::Timeout => PathReply::Timeout,
-            Broken::Other(why) => PathReply::Other(why),
+            Broken::Unreachable(why) => PathReply::Unreachable(why),
+            Broken::Misconfigured(why) => PathReply::Misconfigured(why),
         },
         Err(_elapsed) => PathReply::Timeout,
     }

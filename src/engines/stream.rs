@@ -4,9 +4,10 @@ use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::error::{Broken, Failure, of_status};
 use super::probe::read_bounded;
-use super::{InferOutcome, InferRequest};
+use super::status::of_response;
+use super::transport::Broken;
+use super::{Activity, EngineKind, Failure, InferOutcome, InferRequest};
 
 /// No engine sends a longer line; one that does is not an engine.
 const MAX_LINE_BYTES: usize = 4 << 20;
@@ -60,11 +61,12 @@ pub(super) enum LineError {
 
 /// The time limits of one inference and what it has yielded so far.
 pub(super) struct Progress<'a> {
+    engine: EngineKind,
     started: Instant,
-    first_token_timeout: Duration,
+    first_byte_timeout: Duration,
     stall_timeout: Duration,
     timeout: Duration,
-    on_token: &'a mut (dyn FnMut() + Send),
+    on_activity: &'a mut (dyn FnMut(Activity) + Send),
     tokens: u32,
     first: Option<Duration>,
     last: Instant,
@@ -82,14 +84,19 @@ pub(super) struct Counts {
 }
 
 impl<'a> Progress<'a> {
-    pub(super) fn new(request: &InferRequest, on_token: &'a mut (dyn FnMut() + Send)) -> Self {
+    pub(super) fn new(
+        engine: EngineKind,
+        request: &InferRequest,
+        on_activity: &'a mut (dyn FnMut(Activity) + Send),
+    ) -> Self {
         let started = Instant::now();
         Self {
+            engine,
             started,
-            first_token_timeout: request.first_token_timeout,
+            first_byte_timeout: request.first_byte_timeout,
             stall_timeout: request.stall_timeout,
             timeout: request.timeout,
-            on_token,
+            on_activity,
             tokens: 0,
             first: None,
             last: started,
@@ -106,21 +113,23 @@ impl<'a> Progress<'a> {
         self.last = Instant::now();
         self.first.get_or_insert(self.last - self.started);
         self.tokens += 1;
-        (self.on_token)();
+        (self.on_activity)(Activity::Token);
         Ok(())
     }
 
     /// Sends the request; an answer that isn't a success is a failure.
     pub(super) async fn open(&mut self, request: RequestBuilder) -> Result<Lines, Failure> {
+        let deadline = self.deadline();
         let sent = async {
             let response = request.send().await?;
+            (self.on_activity)(Activity::Bytes);
             let (status, headers) = (response.status(), response.headers().clone());
             if status.is_success() {
                 return Ok(Ok(Lines::new(response)));
             }
-            Ok::<_, reqwest::Error>(Err(of_status(status, &headers, &read_bounded(response).await?)))
+            Ok::<_, reqwest::Error>(Err(of_response(self.engine, status, &headers, &read_bounded(response).await?)))
         };
-        match timeout_at(self.deadline(), sent).await {
+        match timeout_at(deadline, sent).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => Err(self.broken(Broken::of(&error))),
             Err(_elapsed) => Err(self.broken(Broken::Timeout)),
@@ -148,10 +157,13 @@ impl<'a> Progress<'a> {
         if self.tokens == 0 && counted.is_some_and(|n| n > 0) {
             self.first.get_or_insert(total);
             self.tokens += 1;
-            (self.on_token)();
+            (self.on_activity)(Activity::Token);
         }
         InferOutcome {
             text: self.text,
+            reasoning: String::new(),
+            tool_calls: 0,
+            finish: None,
             tokens: counted.unwrap_or(self.tokens),
             prompt_tokens,
             cut_off,
@@ -163,7 +175,7 @@ impl<'a> Progress<'a> {
 
     fn deadline(&self) -> Instant {
         let next =
-            if self.tokens == 0 { self.started + self.first_token_timeout } else { self.last + self.stall_timeout };
+            if self.tokens == 0 { self.started + self.first_byte_timeout } else { self.last + self.stall_timeout };
         next.min(self.started + self.timeout)
     }
 
@@ -178,12 +190,4 @@ pub(super) fn parse(line: &[u8]) -> Result<Value, Failure> {
         let start: String = String::from_utf8_lossy(line).chars().take(80).collect();
         Failure::BadBody { detail: format!("expected JSON, got {start:?}") }
     })
-}
-
-/// An `error` inside a stream that began with 200.
-pub(super) fn error_in(record: &Value) -> Option<Failure> {
-    let error = record.get("error").filter(|error| !error.is_null())?;
-    let words = error.as_str().or_else(|| error.get("message").and_then(Value::as_str));
-    let detail = words.map_or_else(|| error.to_string(), str::to_owned);
-    Some(Failure::ServerError { status: 200, detail })
 }

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
-use super::PathReply;
+use super::{Listing, PathReply};
 
 /// What one probe, over all its paths, says about a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeVerdict {
     /// Reachable, and these are its models (none: the wrong user, or nothing pulled yet).
-    Models(Vec<String>),
+    Models(Listing),
     /// Reachable, but no path proved the models: one inference decides. `bad_body`: a listing answered 200 with a body that
     /// is none, which is the cause to name should the inference fail as well.
     NeedsInference {
@@ -22,6 +22,8 @@ pub enum ProbeVerdict {
     },
     /// Alive, and says that it has too much to do.
     Busy,
+    /// Alive, and reads its model.
+    Loading,
     /// Failures from here on.
     ServerError {
         status: u16,
@@ -29,7 +31,10 @@ pub enum ProbeVerdict {
     Refused,
     Reset,
     Timeout,
-    Other(String),
+    /// No packet reaches the host.
+    Unreachable(String),
+    /// Something answers, but no API of this kind: TLS, a redirect, an HTML page.
+    Misconfigured(String),
 }
 
 impl ProbeVerdict {
@@ -40,12 +45,14 @@ impl ProbeVerdict {
             | ProbeVerdict::NeedsInference { .. }
             | ProbeVerdict::Unauthorized { .. }
             | ProbeVerdict::RateLimited { .. }
-            | ProbeVerdict::Busy => false,
+            | ProbeVerdict::Busy
+            | ProbeVerdict::Loading => false,
             ProbeVerdict::ServerError { .. }
             | ProbeVerdict::Refused
             | ProbeVerdict::Reset
             | ProbeVerdict::Timeout
-            | ProbeVerdict::Other(_) => true,
+            | ProbeVerdict::Unreachable(_)
+            | ProbeVerdict::Misconfigured(_) => true,
         }
     }
 
@@ -62,15 +69,17 @@ pub fn fold_paths(replies: &[PathReply]) -> ProbeVerdict {
         return ProbeVerdict::NeedsInference { bad_body: replies.contains(&PathReply::BadBody) };
     };
     match decisive.clone() {
-        PathReply::Models(models) => ProbeVerdict::Models(models),
+        PathReply::Models(listing) => ProbeVerdict::Models(listing),
         PathReply::Unauthorized(status) => ProbeVerdict::Unauthorized { status },
         PathReply::RateLimited { retry_after } => ProbeVerdict::RateLimited { retry_after },
         PathReply::Busy => ProbeVerdict::Busy,
+        PathReply::Loading => ProbeVerdict::Loading,
         PathReply::ServerError(status) => ProbeVerdict::ServerError { status },
         PathReply::Refused => ProbeVerdict::Refused,
         PathReply::Reset => ProbeVerdict::Reset,
         PathReply::Timeout => ProbeVerdict::Timeout,
-        PathReply::Other(why) => ProbeVerdict::Other(why),
+        PathReply::Unreachable(why) => ProbeVerdict::Unreachable(why),
+        PathReply::Misconfigured(why) => ProbeVerdict::Misconfigured(why),
         PathReply::NotFound | PathReply::BadBody | PathReply::ReachableOnly => {
             ProbeVerdict::NeedsInference { bad_body: replies.contains(&PathReply::BadBody) }
         }
@@ -83,7 +92,7 @@ mod tests {
     use PathReply::{BadBody, NotFound, ReachableOnly};
 
     fn listed() -> PathReply {
-        PathReply::Models(vec!["a".into()])
+        PathReply::Models(vec!["a".to_owned()].into())
     }
 
     fn undecided(bad_body: bool) -> ProbeVerdict {
@@ -92,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_first_path_that_settles_the_matter_decides() {
-        let models = || ProbeVerdict::Models(vec!["a".into()]);
+        let models = || ProbeVerdict::Models(vec!["a".to_owned()].into());
         let cases = [
             (vec![listed()], models()),
             (vec![NotFound, listed()], models()),
@@ -109,6 +118,9 @@ mod tests {
             (vec![PathReply::ServerError(500), listed()], ProbeVerdict::ServerError { status: 500 }),
             (vec![PathReply::Unauthorized(401)], ProbeVerdict::Unauthorized { status: 401 }),
             (vec![PathReply::Busy, listed()], ProbeVerdict::Busy),
+            (vec![PathReply::Loading, listed()], ProbeVerdict::Loading),
+            (vec![NotFound, PathReply::Unreachable("dns".into())], ProbeVerdict::Unreachable("dns".into())),
+            (vec![PathReply::Misconfigured("tls".into()), listed()], ProbeVerdict::Misconfigured("tls".into())),
             (vec![PathReply::RateLimited { retry_after: None }], ProbeVerdict::RateLimited { retry_after: None }),
         ];
         for (replies, verdict) in cases {
@@ -124,9 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_restart_might_mend_is_a_failure() {
+    fn what_counts_towards_the_threshold_is_a_failure() {
         let fine = [
-            ProbeVerdict::Models(vec![]),
+            ProbeVerdict::Models(Listing::default()),
+            ProbeVerdict::Loading,
             undecided(true),
             ProbeVerdict::Unauthorized { status: 401 },
             ProbeVerdict::RateLimited { retry_after: None },
@@ -137,7 +150,8 @@ mod tests {
             ProbeVerdict::Refused,
             ProbeVerdict::Reset,
             ProbeVerdict::Timeout,
-            ProbeVerdict::Other("dns".into()),
+            ProbeVerdict::Unreachable("dns".into()),
+            ProbeVerdict::Misconfigured("tls".into()),
         ];
         assert!(fine.iter().all(|verdict| !verdict.is_failure()));
         assert!(failed.iter().all(ProbeVerdict::is_failure));

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{ExpertSpec, Handler},
-    engines::{EngineError, engine},
+    engines::{Activity, EngineError, engine},
     store::BootInstant,
     tasks::{AttemptClass, ClaimedTask, retry::Ended},
 };
@@ -135,7 +135,10 @@ impl Call<'_> {
         };
         let tokens = AtomicU32::new(0);
         let first_token = std::sync::OnceLock::new();
-        let mut on_token = || {
+        let mut on_activity = |activity| {
+            if activity != Activity::Token {
+                return;
+            }
             tokens.fetch_add(1, Ordering::Relaxed);
             first_token.get_or_init(Timestamp::now);
             self.slot.token();
@@ -143,7 +146,7 @@ impl Call<'_> {
                 self.job.stop(why);
             }
         };
-        let asked = engine(self.target.kind).infer(&self.target.endpoint, &request, &mut on_token);
+        let asked = engine(self.target.kind).infer(&self.target.endpoint, &request, &mut on_activity);
         let answered = self.unless_stopped(asked).await;
         run.first_token_at = first_token.get().copied();
         run.completion_tokens = Some(i64::from(tokens.load(Ordering::Relaxed)));

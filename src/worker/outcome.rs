@@ -16,13 +16,26 @@ pub fn failed(task: &ClaimedTask, error: &EngineError) -> Ended {
     let retryable = |why| Ended::Retryable { why, retry_after: None };
     let unavailable = |why| Ended::Unavailable { why, retry_after: None };
     match &error.failure {
-        Failure::Refused | Failure::Busy { .. } | Failure::Unauthorized { .. } | Failure::Other(_) => unavailable(why),
-        Failure::ModelMissing { .. } => unavailable(why),
+        Failure::Refused
+        | Failure::Busy { .. }
+        | Failure::Loading { .. }
+        | Failure::Unauthorized { .. }
+        | Failure::ModelMissing { .. }
+        | Failure::Unreachable(_)
+        | Failure::Misconfigured(_)
+        | Failure::CannotLoad { .. }
+        | Failure::ModelTooLarge { .. } => unavailable(why),
         Failure::RateLimited { retry_after } => Ended::Unavailable { why, retry_after: *retry_after },
         Failure::Reset { .. } if task.free_requeues >= SUSPICIOUS_BREAKS => retryable(why),
         Failure::Reset { .. } => unavailable(why),
-        Failure::Timeout { .. } | Failure::ServerError { .. } | Failure::BadBody { .. } => retryable(why),
-        Failure::Rejected { .. } | Failure::Unsupported { .. } => Ended::Permanent { why },
+        Failure::Timeout { .. }
+        | Failure::ServerError { .. }
+        | Failure::BadBody { .. }
+        | Failure::NoContent { .. }
+        | Failure::OutOfMemory { .. } => retryable(why),
+        Failure::Rejected { .. } | Failure::Unsupported { .. } | Failure::PromptTooLong { .. } => {
+            Ended::Permanent { why }
+        }
     }
 }
 
@@ -35,10 +48,17 @@ pub fn is_servers_trouble(failure: &Failure) -> bool {
         | Failure::RateLimited { .. }
         | Failure::Unauthorized { .. }
         | Failure::ModelMissing { .. }
-        | Failure::Other(_) => true,
+        | Failure::Loading { .. }
+        | Failure::Unreachable(_)
+        | Failure::Misconfigured(_)
+        | Failure::CannotLoad { .. }
+        | Failure::ModelTooLarge { .. } => true,
         Failure::Timeout { .. }
         | Failure::ServerError { .. }
         | Failure::BadBody { .. }
+        | Failure::NoContent { .. }
+        | Failure::OutOfMemory { .. }
+        | Failure::PromptTooLong { .. }
         | Failure::Rejected { .. }
         | Failure::Unsupported { .. } => false,
     }
@@ -127,7 +147,7 @@ mod tests {
             (Failure::RateLimited { retry_after: None }, Unavailable),
             (Failure::Unauthorized { status: 401 }, Unavailable),
             (Failure::ModelMissing { detail: detail() }, Unavailable),
-            (Failure::Other("dns".into()), Unavailable),
+            (Failure::Unreachable("dns".into()), Unavailable),
             (Failure::Timeout { after, tokens_seen: 0 }, Retryable),
             (Failure::ServerError { status: 500, detail: detail() }, Retryable),
             (Failure::BadBody { detail: detail() }, Retryable),
@@ -154,6 +174,9 @@ mod tests {
     fn outcome(text: &str, cut_off: bool) -> InferOutcome {
         InferOutcome {
             text: text.to_owned(),
+            reasoning: String::new(),
+            tool_calls: 0,
+            finish: None,
             tokens: 1,
             prompt_tokens: None,
             cut_off,

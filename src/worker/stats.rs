@@ -123,6 +123,9 @@ mod tests {
     fn outcome(tokens: u32, each: Option<u64>) -> InferOutcome {
         InferOutcome {
             text: String::new(),
+            reasoning: String::new(),
+            tool_calls: 0,
+            finish: None,
             tokens,
             prompt_tokens: None,
             cut_off: false,

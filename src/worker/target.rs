@@ -65,7 +65,7 @@ impl Target {
             return listed.clone();
         }
         let verdict = engine(self.kind).probe(&self.endpoint, &self.spec.probe.paths, ASK_TIMEOUT).await;
-        let listed = if let ProbeVerdict::Models(models) = verdict { Some(models) } else { None };
+        let listed = if let ProbeVerdict::Models(listing) = verdict { Some(listing.models) } else { None };
         self.lock().listing = Some((Instant::now(), listed.clone()));
         listed
     }

@@ -109,7 +109,7 @@ impl ProbeHistory {
     /// The models that the server listed last, if a listing proved any.
     pub fn listed(&self) -> Option<&[String]> {
         match &self.last_good.as_ref()?.verdict {
-            ProbeVerdict::Models(models) => Some(models),
+            ProbeVerdict::Models(listing) => Some(&listing.models),
             _ => None,
         }
     }

@@ -11,12 +11,13 @@ use tokio::time::Instant;
 
 pub use pull::PullProgress;
 
-use super::error::{Broken, of_status};
 use super::probe::read_bounded;
-use super::stream::{Counts, Progress, error_in, parse};
+use super::status::{of_record, of_response};
+use super::stream::{Counts, Progress, parse};
+use super::transport::Broken;
 use super::{
-    EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome, InferRequest,
-    Sampling, embed,
+    Activity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
+    InferRequest, Sampling, embed,
 };
 
 /// A model in Ollama's memory (`/api/ps`).
@@ -45,16 +46,16 @@ impl Engine for Ollama {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_token: &mut (dyn FnMut() + Send),
+        on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError> {
         let failed = |path: &str, failure| {
             let call = format!("{} with model {}", at.describe(&Method::POST, path), request.model);
             EngineError::new(call, failure)
         };
-        match chat(at, request, on_token).await {
+        match chat(at, request, on_activity).await {
             // A canary may ask any model.
             Err(failure) if only_embeds(&failure) && request.max_tokens == 1 => {
-                prove_by_embedding(at, request, on_token).await.map_err(|failure| failed("/api/embed", failure))
+                prove_by_embedding(at, request, on_activity).await.map_err(|failure| failed("/api/embed", failure))
             }
             result => result.map_err(|failure| failed("/api/chat", failure)),
         }
@@ -113,16 +114,16 @@ impl Engine for Ollama {
 async fn chat(
     at: &Endpoint,
     request: &InferRequest,
-    on_token: &mut (dyn FnMut() + Send),
+    on_activity: &mut (dyn FnMut(Activity) + Send),
 ) -> Result<InferOutcome, Failure> {
     let body = body(request);
-    let mut progress = Progress::new(request, on_token);
+    let mut progress = Progress::new(EngineKind::Ollama, request, on_activity);
     let mut lines = progress.open(at.request(Method::POST, "/api/chat").json(&body)).await?;
     let mut any = false;
     while let Some(line) = progress.next(&mut lines).await? {
         let record = parse(&line)?;
-        if let Some(failure) = error_in(&record) {
-            return Err(failure);
+        if let Some(refusal) = of_record(EngineKind::Ollama, &record) {
+            return Err(refusal.failure);
         }
         any = true;
         if let Some(text) = token_in(&record) {
@@ -187,16 +188,16 @@ fn only_embeds(failure: &Failure) -> bool {
 async fn prove_by_embedding(
     at: &Endpoint,
     request: &InferRequest,
-    on_token: &mut (dyn FnMut() + Send),
+    on_activity: &mut (dyn FnMut(Activity) + Send),
 ) -> Result<InferOutcome, Failure> {
     let input = vec![request.text()];
     let asked = EmbedRequest {
         model: request.model.clone(),
         input,
         keep_alive: request.keep_alive,
-        timeout: request.timeout.min(request.first_token_timeout),
+        timeout: request.timeout.min(request.first_byte_timeout),
     };
-    let progress = Progress::new(request, on_token);
+    let progress = Progress::new(EngineKind::Ollama, request, on_activity);
     embed::ollama(at, &asked).await.map_err(|error| error.failure)?;
     // A vector is as good as a token.
     Ok(progress.outcome(Counts { tokens: Some(1), ..Counts::default() }))
@@ -209,7 +210,8 @@ async fn keep(at: &Endpoint, model: &str, keep_alive: i32, timeout: Duration) ->
     let record = parse(&answer)?;
     match record.get("done").and_then(Value::as_bool) {
         Some(true) => Ok(()),
-        _ => Err(error_in(&record).unwrap_or(Failure::BadBody { detail: "the answer lacks `done`".into() })),
+        _ => Err(of_record(EngineKind::Ollama, &record)
+            .map_or(Failure::BadBody { detail: "the answer lacks `done`".into() }, |refusal| refusal.failure)),
     }
 }
 
@@ -220,7 +222,11 @@ async fn ask(request: RequestBuilder, timeout: Duration) -> Result<Vec<u8>, Fail
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = read_bounded(response).await?;
-        Ok::<_, reqwest::Error>(if status.is_success() { Ok(body) } else { Err(of_status(status, &headers, &body)) })
+        Ok::<_, reqwest::Error>(if status.is_success() {
+            Ok(body)
+        } else {
+            Err(of_response(EngineKind::Ollama, status, &headers, &body))
+        })
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(answer)) => answer,

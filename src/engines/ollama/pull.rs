@@ -4,16 +4,19 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::engines::error::{Broken, of_status};
 use crate::engines::probe::read_bounded;
-use crate::engines::stream::{LineError, Lines, error_in, parse};
-use crate::engines::{Endpoint, Failure};
+use crate::engines::status::{of_record, of_response};
+use crate::engines::stream::{LineError, Lines, parse};
+use crate::engines::transport::Broken;
+use crate::engines::{Endpoint, EngineKind, Failure};
 
 /// How far a download is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullProgress {
     /// 0 to 100, over the parts known so far; never falls.
     pub percent: u8,
+    /// Downloaded so far, over all parts; never falls.
+    pub bytes: u64,
     /// The server's own word: `pulling manifest`, `verifying sha256 digest`, `success`.
     pub status: String,
 }
@@ -31,7 +34,7 @@ pub(super) async fn pull(
     let (status, headers) = (response.status(), response.headers().clone());
     if !status.is_success() {
         let body = read_bounded(response).await.map_err(|e| Broken::of(&e).failure(0, stall))?;
-        return Err(of_status(status, &headers, &body));
+        return Err(of_response(EngineKind::Ollama, status, &headers, &body));
     }
     let mut lines = Lines::new(response);
     let mut parts = Parts::default();
@@ -45,8 +48,8 @@ pub(super) async fn pull(
             }
         };
         let record = parse(&line)?;
-        if let Some(failure) = error_in(&record) {
-            return Err(failure);
+        if let Some(refusal) = of_record(EngineKind::Ollama, &record) {
+            return Err(refusal.failure);
         }
         let progress = parts.note(&record);
         let done = progress.status == "success";
@@ -62,6 +65,7 @@ pub(super) async fn pull(
 struct Parts {
     bytes: BTreeMap<String, (u64, u64)>,
     percent: u8,
+    done: u64,
 }
 
 impl Parts {
@@ -75,7 +79,8 @@ impl Parts {
             self.bytes.values().fold((0u128, 0u128), |(d, t), (c, n)| (d + u128::from(*c), t + u128::from(*n)));
         let now = if status == "success" { 100 } else { (done * 100).checked_div(total).unwrap_or(0) };
         self.percent = self.percent.max(u8::try_from(now).unwrap_or(100));
-        PullProgress { percent: self.percent, status }
+        self.done = self.done.max(u64::try_from(done).unwrap_or(u64::MAX));
+        PullProgress { percent: self.percent, bytes: self.done, status }
     }
 }
 

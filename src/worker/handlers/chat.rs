@@ -33,7 +33,7 @@ pub fn request(
         schema: task.payload.schema.clone(),
         count: true,
         keep_alive: Some(keep_alive),
-        first_token_timeout: timeout,
+        first_byte_timeout: timeout,
         stall_timeout: stall,
         timeout,
     })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::engines::{EmbedRequest, EngineKind, Failure, PathReply, ProbeVerdict, Sampling, same_model};
+use ostler::engines::{Activity, EmbedRequest, EngineKind, Failure, PathReply, ProbeVerdict, Sampling, same_model};
 use ostler::simulate::{Server, SimulateOptions};
 use ostler::tasks::Message;
 use serde_json::json;
@@ -32,13 +32,17 @@ pub async fn suite(kind: EngineKind, url: &str, model: &str) {
 async fn lists_its_models(subject: &Subject, model: &str) {
     let verdict = subject.engine.probe(&subject.at, &[], LONG).await;
     let ProbeVerdict::Models(listed) = &verdict else { panic!("no listing: {verdict:?}") };
-    assert!(listed.iter().any(|name| same_model(subject.engine.kind(), name, model)), "{model} in {listed:?}");
+    assert!(listed.models.iter().any(|name| same_model(subject.engine.kind(), name, model)), "{model} in {listed:?}");
 }
 
 async fn answers_and_counts_tokens(subject: &Subject, model: &str) {
     let mut seen = 0;
     let request = subject.request(model, 8);
-    let outcome = subject.engine.infer(&subject.at, &request, &mut || seen += 1).await.expect("it answers");
+    let outcome = subject
+        .engine
+        .infer(&subject.at, &request, &mut |activity| seen += u32::from(activity == Activity::Token))
+        .await
+        .expect("it answers");
     assert!((1..=8).contains(&outcome.tokens), "{outcome:?}");
     assert!((1..=outcome.tokens).contains(&seen), "{seen} pieces of {} tokens", outcome.tokens);
     assert!(outcome.first_token_after <= outcome.total);
@@ -63,8 +67,8 @@ async fn takes_a_conversation_and_its_parameters(subject: &Subject, model: &str)
     request.sampling =
         Sampling { temperature: Some(0.0), top_p: Some(0.9), seed: Some(7), stop: vec!["\u{1}".to_owned()] };
     request.count = true;
-    let first = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
-    let second = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    let first = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect("it answers");
+    let second = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect("it answers");
     assert_eq!(first.text, second.text, "the same seed at temperature 0");
     assert!(first.prompt_tokens.is_some_and(|n| n >= 4), "{first:?}");
     assert!(first.tokens <= 6 && (!first.cut_off || first.tokens == 6), "{first:?}");
@@ -78,7 +82,7 @@ async fn matches_a_schema_where_it_can(subject: &Subject, model: &str) {
     let mut request = subject.request(model, 200);
     request.schema = Some(schema.clone());
     request.sampling.temperature = Some(0.0);
-    let outcome = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    let outcome = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect("it answers");
     match serde_json::from_str(&outcome.text) {
         Ok(value) => assert!(jsonschema::is_valid(&schema, &value), "{}", outcome.text),
         // A model that says spaces for ever is within the format, too.
@@ -115,7 +119,7 @@ async fn says_that_a_model_is_missing(subject: &Subject, model: &str) {
     match sendable {
         Ok(name) => {
             let request = subject.request_raw(name, 1);
-            let error = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect_err("it lacks the model");
+            let error = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("it lacks the model");
             assert!(matches!(error.failure, Failure::ModelMissing { .. }), "{error}");
         }
         Err(refused) => assert_eq!((subject.engine.kind(), refused.model), (EngineKind::Mlx, missing)),
@@ -133,7 +137,7 @@ async fn a_path_that_it_lacks_is_not_found(subject: &Subject) {
 async fn stops_when_the_caller_goes(subject: &Subject, model: &str) {
     let mut request = subject.request(model, 1000);
     request.timeout = Duration::from_millis(300);
-    if let Err(error) = subject.engine.infer(&subject.at, &request, &mut || {}).await {
+    if let Err(error) = subject.engine.infer(&subject.at, &request, &mut |_| {}).await {
         assert!(matches!(error.failure, Failure::Timeout { .. }), "{error}");
     }
     subject.infer(model, 1).await.expect("it serves the next call");

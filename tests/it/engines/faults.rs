@@ -27,13 +27,13 @@ async fn probe(subject: &Subject) -> ProbeVerdict {
 /// The failure of a canary of 300 ms.
 async fn canary(subject: &Subject) -> Option<Failure> {
     let mut request = subject.request(SimulateOptions::usual_model(subject.engine.kind()), 1);
-    (request.first_token_timeout, request.timeout) = (SHORT, SHORT);
-    subject.engine.infer(&subject.at, &request, &mut || {}).await.err().map(|error| error.failure)
+    (request.first_byte_timeout, request.timeout) = (SHORT, SHORT);
+    subject.engine.infer(&subject.at, &request, &mut |_| {}).await.err().map(|error| error.failure)
 }
 
 #[tokio::test]
 async fn a_probe_names_each_fault() {
-    let listed = |kind| ProbeVerdict::Models(vec![SimulateOptions::usual_model(kind).to_owned()]);
+    let listed = |kind| ProbeVerdict::Models(vec![SimulateOptions::usual_model(kind).to_owned()].into());
     let undecided = |bad_body| ProbeVerdict::NeedsInference { bad_body };
     let cases = [
         ("hang-inference", [listed(EngineKind::Ollama), listed(EngineKind::Mlx), listed(EngineKind::OpenAi)]),
@@ -45,7 +45,10 @@ async fn a_probe_names_each_fault() {
         ("status:code=404,path=/v1/models", [listed(EngineKind::Ollama), undecided(false), undecided(false)]),
         ("empty-body:path=/v1/models", [listed(EngineKind::Ollama), undecided(true), undecided(true)]),
         ("garbage-body", [undecided(true), undecided(true), undecided(true)]),
-        ("no-models", [ProbeVerdict::Models(vec![]), undecided(false), ProbeVerdict::Models(vec![])]),
+        (
+            "no-models",
+            [ProbeVerdict::Models(Vec::new().into()), undecided(false), ProbeVerdict::Models(Vec::new().into())],
+        ),
     ];
     for (place, kind) in EngineKind::ALL.into_iter().enumerate() {
         let (server, subject) = simulated(kind).await;
@@ -122,7 +125,7 @@ async fn tokens_seen_tell_a_stall_and_a_cut_from_a_server_that_never_began() {
         server.set_faults([fault("stall-after:tokens=3")]);
         let mut request = subject.request(model, 10);
         request.timeout = SHORT;
-        let error = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect_err("it stalls");
+        let error = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("it stalls");
         assert!(matches!(error.failure, Failure::Timeout { tokens_seen: 3, .. }), "{kind}: {error}");
         eventually("the server to see that the caller went", || async { server.log().in_flight == 0 }).await;
         assert_eq!(server.log().inferences().last().map(|call| call.end), Some(CallEnd::Aborted));

@@ -14,7 +14,7 @@ async fn an_empty_listing_is_decided_by_an_inference(subject: &Subject) {
     let verdict = subject.engine.probe(&subject.at, &[], LONG).await;
     assert_eq!(verdict, ProbeVerdict::NeedsInference { bad_body: true });
     let request = subject.request_raw(SendableModel::mlx_default(), 1);
-    subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it serves its default model");
+    subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect("it serves its default model");
 }
 
 #[tokio::test]
@@ -67,8 +67,8 @@ async fn a_name_that_is_not_listed_never_reaches_the_server() {
     let server = Server::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
     let subject = Subject::new(EngineKind::Mlx, server.url());
     let ProbeVerdict::Models(listed) = subject.engine.probe(&subject.at, &[], LONG).await else { panic!("no listing") };
-    model_to_send(EngineKind::Mlx, "mlx-community/other", Some(&listed)).expect_err("it is not listed");
-    model_to_send(EngineKind::Mlx, &listed[0], None).expect_err("no listing, no name");
+    model_to_send(EngineKind::Mlx, "mlx-community/other", Some(&listed.models)).expect_err("it is not listed");
+    model_to_send(EngineKind::Mlx, &listed.models[0], None).expect_err("no listing, no name");
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ impl Subject {
     }
 
     pub async fn infer(&self, model: &str, max_tokens: u32) -> Result<InferOutcome, EngineError> {
-        self.engine.infer(&self.at, &self.request(model, max_tokens), &mut || {}).await
+        self.engine.infer(&self.at, &self.request(model, max_tokens), &mut |_| {}).await
     }
 }
 

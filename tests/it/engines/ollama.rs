@@ -36,7 +36,7 @@ async fn a_keep_alive_sticks_and_what_is_said_holds(subject: &Subject) {
     assert!((240..=300).contains(&seconds_from_now(usual)), "{usual}");
     let mut request = subject.request("tiny", 1);
     request.keep_alive = Some(KeepAlive::For(Duration::from_secs(1000)));
-    subject.engine.infer(&subject.at, &request, &mut || {}).await.expect("it answers");
+    subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect("it answers");
     subject.infer("tiny", 1).await.expect("it answers");
     let stuck = expiry(subject, "tiny").await.expect("it is loaded");
     assert!((940..=1000).contains(&seconds_from_now(stuck)), "{stuck}");
@@ -64,7 +64,7 @@ async fn a_hung_runner_is_freed_by_unloading(subject: &Subject, hang: impl FnOnc
     assert!(matches!(verdict, ProbeVerdict::Models(_)), "listings answer: {verdict:?}");
     let mut request = subject.request("tiny", 1);
     request.timeout = Duration::from_secs(2);
-    let failure = subject.engine.infer(&subject.at, &request, &mut || {}).await.expect_err("it hangs").failure;
+    let failure = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("it hangs").failure;
     assert!(matches!(failure, Failure::Timeout { tokens_seen: 0, .. }), "{failure}");
     subject.engine.unload(&subject.at, "tiny", LONG).await.expect("an unload is answered");
     eventually("the runner to be gone", || async { loaded(subject).await.is_empty() }).await;
@@ -96,14 +96,14 @@ async fn a_hang_that_unloading_does_not_end_goes_on() {
     subject.engine.unload(&subject.at, "tiny", LONG).await.expect("an unload is answered");
     let mut request = subject.request("tiny", 1);
     request.timeout = Duration::from_millis(300);
-    subject.engine.infer(&subject.at, &request, &mut || {}).await.expect_err("it still hangs");
+    subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("it still hangs");
 }
 
 /// The wrong user's server has no models, and says so in two ways.
 async fn a_server_without_models_lists_none(subject: &Subject) {
     for path in ["/api/tags", "/v1/models"] {
         let verdict = subject.engine.probe(&subject.at, &[path.to_owned()], LONG).await;
-        assert_eq!(verdict, ProbeVerdict::Models(vec![]), "{path}");
+        assert_eq!(verdict, ProbeVerdict::Models(Vec::new().into()), "{path}");
     }
     let failure = subject.infer("tiny", 1).await.expect_err("it has none").failure;
     assert!(matches!(failure, Failure::ModelMissing { .. }), "{failure}");

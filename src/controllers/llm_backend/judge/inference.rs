@@ -59,7 +59,7 @@ impl Facts<'_> {
                 lacking.models_ready = Aspect::new(ConditionStatus::False, "ModelsMissing");
                 Some(lacking.for_human())
             }
-            Failure::ServerError { .. } | Failure::BadBody { .. } | Failure::Reset { .. } | Failure::Other(_)
+            Failure::ServerError { .. } | Failure::BadBody { .. } | Failure::Reset { .. }
                 if canary.failures_in_row >= self.spec.probe.failure_threshold =>
             {
                 Some(self.fails_to_infer(failure))

@@ -208,7 +208,7 @@ impl Facts<'_> {
             }
             (ProbeVerdict::RateLimited { .. }, _) => Some(self.rate_limited()),
             (_, Some(Failure::RateLimited { .. })) => Some(self.rate_limited()),
-            (ProbeVerdict::Busy, _) => Some(self.busy("it answers 503: too much to do")),
+            (ProbeVerdict::Busy | ProbeVerdict::Loading, _) => Some(self.busy("it answers 503: too much to do")),
             _ => None,
         }
     }

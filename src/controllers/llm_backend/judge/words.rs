@@ -5,7 +5,7 @@ use crate::engines::ProbeVerdict;
 /// A verdict in words.
 pub fn describe(verdict: &ProbeVerdict) -> String {
     match verdict {
-        ProbeVerdict::Models(models) => format!("lists {} models", models.len()),
+        ProbeVerdict::Models(listing) => format!("lists {} models", listing.models.len()),
         ProbeVerdict::NeedsInference { bad_body: true } => "answers 200 without a body that lists models".into(),
         ProbeVerdict::NeedsInference { bad_body: false } => "answers, but no path lists models".into(),
         ProbeVerdict::Unauthorized { status } => format!("HTTP {status}"),
@@ -15,7 +15,8 @@ pub fn describe(verdict: &ProbeVerdict) -> String {
         ProbeVerdict::Refused => "connection refused".into(),
         ProbeVerdict::Reset => "connection reset".into(),
         ProbeVerdict::Timeout => "no answer to the probe in time".into(),
-        ProbeVerdict::Other(why) => why.clone(),
+        ProbeVerdict::Loading => "HTTP 503: it loads its model".into(),
+        ProbeVerdict::Unreachable(why) | ProbeVerdict::Misconfigured(why) => why.clone(),
     }
 }
 
@@ -31,6 +32,8 @@ pub fn word(verdict: &ProbeVerdict) -> &'static str {
         ProbeVerdict::Refused => "Refused",
         ProbeVerdict::Reset => "Reset",
         ProbeVerdict::Timeout => "Timeout",
-        ProbeVerdict::Other(_) => "Other",
+        ProbeVerdict::Loading => "Loading",
+        ProbeVerdict::Unreachable(_) => "Unreachable",
+        ProbeVerdict::Misconfigured(_) => "Misconfigured",
     }
 }

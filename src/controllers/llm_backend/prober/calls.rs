@@ -77,7 +77,7 @@ impl Canary {
         let (started_at, began) = (Timestamp::now(), Instant::now());
         let request =
             InferRequest { keep_alive: self.keep_alive, ..InferRequest::canary(self.model.clone(), self.timeout) };
-        let result = engine(self.engine).infer(&self.endpoint, &request, &mut || {}).await;
+        let result = engine(self.engine).infer(&self.endpoint, &request, &mut |_| {}).await;
         let ended_at = Timestamp::now();
         let timed_out = matches!(&result, Err(e) if matches!(e.failure, Failure::Timeout { .. }));
         let linger = if timed_out { LINGER } else { Duration::ZERO };

@@ -60,7 +60,7 @@ fn a_canary_is_skipped_for_every_reason_of_politeness() {
             Skip::NoModel,
             spec("{engine: Ollama, url: 'http://h:1'}"),
             with(|s| {
-                s.probes = probed(&[ProbeVerdict::Models(vec![])], at(0)).probes;
+                s.probes = probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)).probes;
                 s.loaded = Some(vec![]);
             }),
             prove(),

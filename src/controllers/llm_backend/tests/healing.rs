@@ -51,7 +51,7 @@ fn cause_decides_where_the_ladder_starts() {
 #[test]
 fn what_a_restart_cannot_help_is_never_restarted() {
     let seens = [
-        probed(&[ProbeVerdict::Models(vec![])], at(0)),
+        probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)),
         probed(&[ProbeVerdict::Unauthorized { status: 401 }], at(0)),
         probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)),
         probed(&[ProbeVerdict::Busy], at(0)),
@@ -229,7 +229,7 @@ fn the_agents_own_starts_count_as_attempts() {
 fn preload_evicts_nothing_and_a_full_disk_pulls_nothing() {
     let spec =
         spec("{engine: Ollama, url: 'http://h:1', models: [{name: small, preload: true}, {name: big, pull: true}]}");
-    let both = ProbeVerdict::Models(vec!["small:latest".into(), "big:latest".into()]);
+    let both = ProbeVerdict::Models(vec!["small:latest".to_owned(), "big:latest".to_owned()].into());
     let mut seen = probed(&[both], at(0));
     seen.loaded = Some(vec![loaded("other:latest", None)]);
     assert_eq!(pass(&spec, &seen, &proved(at(-1)), at(0)).preload, None, "another model is loaded");

@@ -36,8 +36,14 @@ fn a_probe_says_what_a_server_is() {
         ("401", vec![V::Unauthorized { status: 401 }], S::Unauthorized, "Unauthorized", None),
         ("429", vec![V::RateLimited { retry_after: None }], S::RateLimited, "RateLimited", None),
         ("503", vec![listing(), V::Busy], S::Busy, "Busy", None),
-        ("no models at all", vec![V::Models(vec![])], S::ModelsMissing, "ModelsMissing", None),
-        ("only others", vec![V::Models(vec!["other:latest".into()])], S::ModelsMissing, "ModelsMissing", None),
+        ("no models at all", vec![V::Models(Vec::new().into())], S::ModelsMissing, "ModelsMissing", None),
+        (
+            "only others",
+            vec![V::Models(vec!["other:latest".to_owned()].into())],
+            S::ModelsMissing,
+            "ModelsMissing",
+            None,
+        ),
     ];
     for (case, verdicts, state, reason, cause) in cases {
         let judged = judged(&ollama(), &probed(&verdicts, at(0)), &proved(at(-100)));
@@ -59,7 +65,10 @@ fn a_new_backend_is_proved_once_by_an_inference() {
     let never = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}], canary: {when: Never}}");
     assert!(judged(&never, &seen, &Memory::default()).ready, "with Never, a listing suffices");
     let none = spec("{engine: Ollama, url: 'http://h:1'}");
-    assert!(judged(&none, &probed(&[ProbeVerdict::Models(vec![])], at(0)), &Memory::default()).ready, "nothing to ask");
+    assert!(
+        judged(&none, &probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)), &Memory::default()).ready,
+        "nothing to ask"
+    );
 }
 
 #[test]
@@ -88,7 +97,7 @@ fn a_200_that_proves_no_models_is_decided_by_an_inference() {
 #[test]
 fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
     let pulls = spec("{engine: Ollama, url: 'http://h:1', models: [{name: a, pull: true}, {name: b, pull: true}]}");
-    let some = probed(&[ProbeVerdict::Models(vec!["a:latest".into()])], at(0));
+    let some = probed(&[ProbeVerdict::Models(vec!["a:latest".to_owned()].into())], at(0));
     let pulling = judged(&pulls, &some, &Memory::default());
     assert_eq!((pulling.state, pulling.reason, pulling.for_human), (BackendState::Proving, "Pulling", false));
     assert_eq!(pulling.to_pull, ["b"]);
@@ -104,7 +113,7 @@ fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
 fn a_wrong_user_is_named_and_never_healed() {
     let mut report = service(ServiceState::Running);
     report.wanted_user = Some("bob".into());
-    let seen = Seen { agent: heard(report, at(0)), ..probed(&[ProbeVerdict::Models(vec![])], at(0)) };
+    let seen = Seen { agent: heard(report, at(0)), ..probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)) };
     let judged = judged(&ollama(), &seen, &proved(at(-1)));
     assert_eq!((judged.state, judged.for_human, judged.cause), (BackendState::WrongUser, true, None));
     assert_eq!(judged.models_ready.status, ConditionStatus::False);

@@ -44,7 +44,7 @@ fn mlx() -> LLMBackendSpec {
 }
 
 fn listing() -> ProbeVerdict {
-    ProbeVerdict::Models(vec!["small:latest".into(), "org/m".into()])
+    ProbeVerdict::Models(vec!["small:latest".to_owned(), "org/m".to_owned()].into())
 }
 
 /// Probes one second apart, the last one at `now`.

@@ -46,7 +46,12 @@ fn kstatus_reads_each_state_as_the_table_says() {
             BackendState::Recovering,
             [False, True, False],
         ),
-        ("missing", probed(&[ProbeVerdict::Models(vec![])], at(0)), BackendState::ModelsMissing, [False, False, True]),
+        (
+            "missing",
+            probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)),
+            BackendState::ModelsMissing,
+            [False, False, True],
+        ),
         (
             "limited",
             probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)),
