@@ -74,7 +74,9 @@ CREATE TABLE slots (
     taken_at timestamptz NOT NULL,
     lease_expires_at timestamptz NOT NULL,
     call_ends_at timestamptz NOT NULL,
-    last_token_at timestamptz,
+    -- Of the call that runs now: when it was sent, and its last byte. Both NULL between calls and before the first one.
+    call_began_at timestamptz,
+    last_byte_at timestamptz,
     instance text,
     aborted boolean NOT NULL DEFAULT false,
     frees_at timestamptz,

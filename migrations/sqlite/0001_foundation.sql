@@ -74,7 +74,9 @@ CREATE TABLE slots (
     taken_at INTEGER NOT NULL,
     lease_expires_at INTEGER NOT NULL,
     call_ends_at INTEGER NOT NULL,
-    last_token_at INTEGER,
+    -- Of the call that runs now: when it was sent, and its last byte. Both NULL between calls and before the first one.
+    call_began_at INTEGER,
+    last_byte_at INTEGER,
     instance TEXT,
     aborted INTEGER NOT NULL DEFAULT 0,
     frees_at INTEGER,

@@ -90,7 +90,7 @@ struct Facts {
     server_of: HashMap<String, String>,
     servers: HashMap<String, ServerRow>,
     occupied: HashMap<String, i64>,
-    last_token: HashMap<String, Timestamp>,
+    last_byte: HashMap<String, Timestamp>,
     observed: HashMap<String, Observation>,
     controls: ControlSet,
 }
@@ -112,9 +112,9 @@ impl Facts {
             facts.server_of.insert(row.uid, row.server_url);
         }
         for url in facts.occupied.iter().filter(|(_, n)| **n > 0).map(|(url, _)| url) {
-            let tokens = api.store.slots(url).await?.into_iter().filter_map(|slot| slot.last_token_at);
-            if let Some(last) = tokens.max() {
-                facts.last_token.insert(url.clone(), last);
+            let bytes = api.store.slots(url).await?.into_iter().filter_map(|slot| slot.last_byte_at);
+            if let Some(last) = bytes.max() {
+                facts.last_byte.insert(url.clone(), last);
             }
         }
         Ok(facts)
@@ -132,7 +132,7 @@ impl Facts {
         };
         if let Some(url) = self.server_of.get(uid) {
             live.slots_in_use = Some(self.occupied.get(url).copied().unwrap_or(0));
-            live.last_token_at = self.last_token.get(url).copied();
+            live.last_byte_at = self.last_byte.get(url).copied();
             if let Some(server) = self.servers.get(url) {
                 live.limit = Some(server.limit);
                 live.admission = Some(admission_word(server.admission).to_owned());

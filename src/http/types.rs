@@ -54,9 +54,9 @@ pub struct Live {
     pub last_probe: Option<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_canary: Option<Check>,
-    /// When a call last received a token.
+    /// When an open call last received a byte.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_token_at: Option<Timestamp>,
+    pub last_byte_at: Option<Timestamp>,
     /// A person suspended or resumed it, against its manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspension: Option<SuspensionView>,

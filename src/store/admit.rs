@@ -2,13 +2,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use jiff::Timestamp;
 use sqlx::FromRow;
 
 use super::rows::ServerRecord;
 use super::stamp::Stamp;
 use crate::tasks::route::CallsOfDay;
 
-use super::{Admission, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
+use super::{Admission, CallLife, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
 
 /// A row of `slots`.
 #[derive(Clone, Debug, FromRow)]
@@ -22,7 +23,8 @@ pub(super) struct SlotRecord {
     pub taken_at: Stamp,
     pub lease_expires_at: Stamp,
     pub call_ends_at: Stamp,
-    pub last_token_at: Option<Stamp>,
+    pub call_began_at: Option<Stamp>,
+    pub last_byte_at: Option<Stamp>,
     /// The server's instance when the slot was taken.
     pub instance: Option<String>,
     pub aborted: bool,
@@ -78,7 +80,8 @@ impl TryFrom<SlotRecord> for SlotRow {
             taken_at,
             lease_expires_at,
             call_ends_at,
-            last_token_at,
+            call_began_at,
+            last_byte_at,
             instance,
             aborted,
             frees_at: _,
@@ -100,11 +103,19 @@ impl TryFrom<SlotRecord> for SlotRow {
             taken_at: taken_at.into(),
             lease_expires_at: lease_expires_at.into(),
             call_ends_at: call_ends_at.into(),
-            last_token_at: last_token_at.map(Into::into),
+            call_began_at: call_began_at.map(Into::into),
+            last_byte_at: last_byte_at.map(Into::into),
             instance,
             aborted,
         })
     }
+}
+
+/// What a holder says of its call, by the database's clock. The holder's own may be hours off: only how long ago things were counts,
+/// and nothing is in the future.
+pub(super) fn life_at(life: CallLife, holders_now: Timestamp, now: Stamp) -> (Option<Stamp>, Option<Stamp>) {
+    let at = |time: Timestamp| now.before(holders_now.duration_since(time).try_into().unwrap_or_default());
+    (life.began_at.map(at), life.began_at.and(life.last_byte_at).map(at))
 }
 
 /// When the process that now listens surely had not begun yet; `None`: nobody knows.

@@ -71,7 +71,7 @@ pass_on! {
         fn put_server_running(fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> ();
         fn server(url: &str) -> Option<ServerRow>;
         fn take_slot(request: &SlotRequest) -> SlotAnswer;
-        fn renew_slot(slot: &Slot, lease: Duration, last_token_at: Option<Timestamp>) -> ();
+        fn renew_slot(slot: &Slot, lease: Duration, life: CallLife) -> ();
         fn release_slot(slot: &Slot, linger: Duration) -> ();
         fn abort_slots(fence: &Fence, url: &str) -> u64;
         fn slots(url: &str) -> Vec<SlotRow>;
@@ -125,7 +125,7 @@ pass_on! {
         fn close_lease(lease: &Lease) -> ();
         fn claim_free(claim: &FreeClaim) -> Vec<Claimed>;
         fn claim_slots(claim: &SlotClaim) -> SlotClaimAnswer;
-        fn claim_next(slot: &Slot, claim: &SlotClaim) -> Option<Claimed>;
+        fn claim_next(slot: &Slot, claim: &SlotClaim, life: CallLife) -> Option<Claimed>;
         fn hand_over(task: TaskId, epoch: i64, lease: Duration) -> Lease;
         fn complete(completions: &[Completion]) -> Vec<bool>;
         fn lost_claims(claims: &[(TaskId, i64)]) -> Vec<TaskId>;

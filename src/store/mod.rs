@@ -119,13 +119,8 @@ pub trait Slots: Send + Sync {
     async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError>;
     /// Takes a slot, or says why not.
     async fn take_slot(&self, request: &SlotRequest) -> Result<SlotAnswer, StoreError>;
-    /// Extends the slot's lease. [`StoreError::Fenced`] when it was aborted, or lapsed and given to somebody else.
-    async fn renew_slot(
-        &self,
-        slot: &Slot,
-        lease: Duration,
-        last_token_at: Option<Timestamp>,
-    ) -> Result<(), StoreError>;
+    /// Extends the slot's lease, and records the call that runs in it now. [`StoreError::Fenced`] when it was aborted, or lapsed and given to somebody else.
+    async fn renew_slot(&self, slot: &Slot, lease: Duration, life: CallLife) -> Result<(), StoreError>;
     /// Gives the slot back, after `linger` (an aborted streamed call: one second). Twice does no harm.
     async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError>;
     /// Marks every held slot of the server as aborted: its holder closes its connection at its next renewal.

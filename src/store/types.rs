@@ -157,6 +157,15 @@ pub struct Slot {
     pub epoch: i64,
 }
 
+/// The call that runs in a slot now, by its holder's clock. Times that are in the future count as now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallLife {
+    /// When it was sent; `None`: no call runs.
+    pub began_at: Option<Timestamp>,
+    /// Its last byte, keepalive comments included; `None` until its first one.
+    pub last_byte_at: Option<Timestamp>,
+}
+
 /// Answer to a [`SlotRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotAnswer {
@@ -184,7 +193,10 @@ pub struct SlotRow {
     pub taken_at: Timestamp,
     pub lease_expires_at: Timestamp,
     pub call_ends_at: Timestamp,
-    pub last_token_at: Option<Timestamp>,
+    /// When the call that runs now was sent; `None` between calls, and before the first one.
+    pub call_began_at: Option<Timestamp>,
+    /// The last byte of that call, keepalive comments included; `None` until its first one.
+    pub last_byte_at: Option<Timestamp>,
     pub instance: Option<String>,
     pub aborted: bool,
 }

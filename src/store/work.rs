@@ -17,7 +17,7 @@ use crate::tasks::{Assignment, ClaimedTask, Completion, NewTask, QueueKey, Task,
 
 pub use crate::tasks::Unassigned;
 
-use super::{Fence, Reapable, Slot, StoreError};
+use super::{CallLife, Fence, Reapable, Slot, StoreError};
 
 /// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -390,7 +390,7 @@ pub trait Work: Send + Sync {
     async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError>;
     /// The next task for a slot that is held: `most` is one. The slot's lease and its call's end are moved from now.
     /// [`StoreError::Fenced`] when the slot was lost or aborted.
-    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError>;
+    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim, life: CallLife) -> Result<Option<Claimed>, StoreError>;
     /// Gives a webhook's task a lease of its own, held by `task/ID`; once more extends it, which is its agent's heartbeat.
     /// [`StoreError::Fenced`] when the claim of this epoch is not in force any more.
     async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError>;

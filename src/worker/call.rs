@@ -96,10 +96,12 @@ impl Call<'_> {
             return Called { run, end: End::Stopped(why), lingers: false, servers_trouble: false };
         }
         let began = Instant::now();
+        self.slot.begin_call();
         let mut called = match expert.handler {
             Handler::Embed => self.embed(&expert, model, timeout, run).await,
             Handler::Chat | Handler::Webhook => self.chat(&expert, model, timeout, run).await,
         };
+        self.slot.end_call();
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.
         if matches!(called.end, End::Stopped(Stopped::SlotEnds)) && began.elapsed() < timeout {
             called.end = End::Stopped(Stopped::SlotUnsure);
@@ -141,7 +143,7 @@ impl Call<'_> {
             }
             tokens.fetch_add(1, Ordering::Relaxed);
             first_token.get_or_init(Timestamp::now);
-            self.slot.token();
+            self.slot.byte();
             if let Err(why) = self.core.may_run(self.job, Some(self.slot)) {
                 self.job.stop(why);
             }

@@ -121,9 +121,11 @@ impl Lane {
             return None;
         }
         let claim = SlotClaim { queues, most: 1, call_within, loaded, ..self.claim.clone() };
-        match self.core.store.claim_next(&self.slot.slot, &claim).await {
+        let life = self.slot.life();
+        match self.core.store.claim_next(&self.slot.slot, &claim, life).await {
             Ok(Some(claimed)) => {
                 self.slot.moved(asked_at, call_within, claim.slot_lease);
+                self.slot.recorded(asked_at, life);
                 self.core.take_on(claimed)
             }
             Ok(None) => None,

@@ -230,6 +230,8 @@ async fn keep(core: Arc<Core>, beat: crate::telemetry::Beat, ended: Cancellation
         if slots_at.elapsed() >= core.timings.slot_lease / 3 {
             slots_at = tokio::time::Instant::now();
             core.slots.renew().await;
+        } else {
+            core.slots.record_calls().await;
         }
         if asked_at.elapsed() >= core.timings.heartbeat {
             asked_at = tokio::time::Instant::now();

@@ -1,10 +1,10 @@
-//! Slots in hand: renewed with the time of their last token, and known to be lost.
+//! Slots in hand: renewed with what is known of the call that runs in each, and known to be lost.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,10 +14,14 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::job::Stopped;
-use crate::store::{BootInstant, Slot, Store, StoreError};
+use crate::store::{BootInstant, CallLife, Slot, Store, StoreError};
 
 /// Renewals at once.
 const AT_ONCE: usize = 8;
+/// A call is recorded once it has run for so long, and its slot's row is written no more often than this between renewals.
+const SETTLED: Duration = Duration::from_secs(2);
+/// While bytes come, the recorded time of the last one is no older than this, and a pass of the loop.
+const BYTES: Duration = Duration::from_secs(5);
 
 /// A slot in hand.
 #[derive(Debug)]
@@ -29,8 +33,7 @@ pub struct HeldSlot {
     lease_ends: AtomicU64,
     /// It is being given back.
     leaves: AtomicBool,
-    /// Of the last token, in milliseconds since 1970; 0: none yet.
-    last_token: AtomicI64,
+    call: Mutex<Recorded>,
     lost: CancellationToken,
 }
 
@@ -62,21 +65,71 @@ impl HeldSlot {
         self.renewed(asked_at, lease);
     }
 
+    /// The store knows this of the call that runs in it.
+    pub fn recorded(&self, asked_at: BootInstant, life: CallLife) {
+        let mut call = self.call();
+        call.known = life;
+        call.known_at = Some(asked_at);
+    }
+
     fn renewed(&self, asked_at: BootInstant, lease: Duration) {
         self.lease_ends.fetch_max(nanos(asked_at + (lease - lease / 20)), Ordering::AcqRel);
     }
 
-    pub fn token(&self) {
-        self.last_token.store(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+    /// A call is sent in it now.
+    pub fn begin_call(&self) {
+        let mut call = self.call();
+        call.life = CallLife { began_at: Some(Timestamp::now()), last_byte_at: None };
+        call.began = Some(BootInstant::now());
+    }
+
+    /// The call that runs in it received something.
+    pub fn byte(&self) {
+        self.call().life.last_byte_at = Some(Timestamp::now());
+    }
+
+    /// No call runs in it any more.
+    pub fn end_call(&self) {
+        let mut call = self.call();
+        call.life = CallLife::default();
+        call.began = None;
+    }
+
+    /// The call that runs in it now.
+    pub fn life(&self) -> CallLife {
+        self.call().life
+    }
+
+    fn call(&self) -> MutexGuard<'_, Recorded> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
+}
 
-    fn last_token(&self) -> Option<Timestamp> {
-        let millis = self.last_token.load(Ordering::Relaxed);
-        (millis > 0).then(|| Timestamp::from_millisecond(millis).ok()).flatten()
+/// The call that runs in a slot, and what the database knows of it.
+#[derive(Debug, Default)]
+struct Recorded {
+    life: CallLife,
+    began: Option<BootInstant>,
+    known: CallLife,
+    known_at: Option<BootInstant>,
+}
+
+impl Recorded {
+    /// Whether it is to be written before the next renewal: its begin and its first byte soon, so that the leader can judge it; later
+    /// bytes seldom; a short call not at all.
+    fn is_due(&self, now: BootInstant) -> bool {
+        let since = |at: Option<BootInstant>| at.map_or(Duration::MAX, |at| now.since(at));
+        if self.began.is_none() || since(self.began) < SETTLED {
+            return false;
+        }
+        let is_new = self.life.began_at != self.known.began_at;
+        let is_alive = self.life.last_byte_at != self.known.last_byte_at;
+        let wait = if is_new || self.known.last_byte_at.is_none() { SETTLED } else { BYTES };
+        (is_new || is_alive) && since(self.known_at) >= wait
     }
 }
 
@@ -101,7 +154,7 @@ impl HeldSlots {
             call_ends: AtomicU64::new(0),
             lease_ends: AtomicU64::new(0),
             leaves: AtomicBool::new(false),
-            last_token: AtomicI64::new(0),
+            call: Mutex::default(),
             lost: CancellationToken::new(),
         });
         held.moved(asked_at, call_within, self.lease);
@@ -111,15 +164,29 @@ impl HeldSlots {
 
     /// Renews all; called every third of their lease.
     pub async fn renew(&self) {
-        let stays = |held: &&Arc<HeldSlot>| !held.leaves.load(Ordering::Acquire);
+        self.renew_those(|_| true).await;
+    }
+
+    /// Renews those whose call has something to tell before that; called every second.
+    pub async fn record_calls(&self) {
+        let now = BootInstant::now();
+        self.renew_those(|held| held.call().is_due(now)).await;
+    }
+
+    async fn renew_those(&self, which: impl Fn(&HeldSlot) -> bool) {
+        let stays = |held: &&Arc<HeldSlot>| !held.leaves.load(Ordering::Acquire) && which(held);
         let all: Vec<_> = self.lock().values().filter(stays).cloned().collect();
         stream::iter(all).for_each_concurrent(AT_ONCE, |held| async move { self.renew_one(&held).await }).await;
     }
 
     async fn renew_one(&self, held: &HeldSlot) {
         let asked_at = BootInstant::now();
-        match self.store.renew_slot(&held.slot, self.lease, held.last_token()).await {
-            Ok(()) => held.renewed(asked_at, self.lease),
+        let life = held.life();
+        match self.store.renew_slot(&held.slot, self.lease, life).await {
+            Ok(()) => {
+                held.renewed(asked_at, self.lease);
+                held.recorded(asked_at, life);
+            }
             Err(StoreError::Fenced(_)) if held.leaves.load(Ordering::Acquire) => {}
             Err(StoreError::Fenced(why)) => {
                 tracing::info!(server = held.slot.server_url, slot = held.slot.number, why, "a slot was taken away");
@@ -184,7 +251,7 @@ impl HeldSlots {
         done
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, i64), Arc<HeldSlot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), Arc<HeldSlot>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -199,4 +266,41 @@ fn from_boot(nanos: &AtomicU64) -> BootInstant {
 
 fn key(slot: &Slot) -> (String, i64) {
     (slot.server_url.clone(), slot.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> BootInstant {
+        BootInstant::from_boot(Duration::from_secs(second))
+    }
+
+    fn life(began: i64, last_byte: Option<i64>) -> CallLife {
+        let time = |second| Timestamp::from_second(second).expect("a time");
+        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time) }
+    }
+
+    #[test]
+    fn a_call_is_recorded_soon_and_seldom() {
+        let none = CallLife::default();
+        // The call began at 100; what the database knows, since when; due at.
+        for (now, known, known_at, last_byte, due, why) in [
+            (101, none, None, None, false, "it may be a short call"),
+            (102, none, None, None, true, "its begin"),
+            (102, life(50, Some(99)), Some(101), None, false, "written a second ago"),
+            (103, life(50, Some(99)), Some(101), None, true, "the call before is known, not this one"),
+            (104, life(100, None), Some(102), None, false, "nothing is new"),
+            (104, life(100, None), Some(102), Some(103), true, "its first byte"),
+            (103, life(100, None), Some(102), Some(103), false, "written a second ago"),
+            (106, life(100, Some(103)), Some(104), Some(106), false, "later bytes can wait"),
+            (109, life(100, Some(103)), Some(104), Some(109), true, "but not for long"),
+            (200, life(100, Some(103)), Some(104), Some(103), false, "silence is not written again and again"),
+        ] {
+            let call = Recorded { life: life(100, last_byte), began: Some(at(100)), known, known_at: known_at.map(at) };
+            assert_eq!(call.is_due(at(now)), due, "at {now}: {why}");
+        }
+        let ended = Recorded { known: life(100, Some(103)), known_at: Some(at(104)), ..Recorded::default() };
+        assert!(!ended.is_due(at(200)), "its slot is claimed for the next call, or given back");
+    }
 }

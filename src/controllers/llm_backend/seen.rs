@@ -203,7 +203,7 @@ impl Load {
         Self {
             in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
             oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
-            last_token_at: occupied.calls.iter().filter_map(|s| s.last_token_at).max(),
+            last_token_at: occupied.calls.iter().filter_map(|s| s.last_byte_at).max(),
             last_call_at: occupied.last_call_at,
             waiting: occupied.waiting,
         }

@@ -193,7 +193,7 @@ fn failing_detail(status: &LLMBackendStatus, ready: Option<&Condition>, now: Tim
 fn serving_detail(item: &Item, status: &LLMBackendStatus, now: Timestamp) -> String {
     let live = &item.live;
     let mut parts = Vec::new();
-    let served = [live.last_token_at, status.last_served_time.as_ref().map(|t| t.0)].into_iter().flatten().max();
+    let served = [live.last_byte_at, status.last_served_time.as_ref().map(|t| t.0)].into_iter().flatten().max();
     if let Some(at) = served {
         parts.push(format!("last answer {} ago", age(seconds_between(at, now))));
     }

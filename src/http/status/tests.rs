@@ -77,7 +77,7 @@ fn a_serving_backend_says_when_it_last_answered() {
     well.live = Live {
         slots_in_use: Some(2),
         limit: Some(2),
-        last_token_at: Some("2026-03-01T11:59:57Z".parse().unwrap()),
+        last_byte_at: Some("2026-03-01T11:59:57Z".parse().unwrap()),
         last_probe: Some(Check {
             at: "2026-03-01T11:59:55Z".parse().unwrap(),
             verdict: "Models".into(),

@@ -9,11 +9,13 @@ use sqlx::postgres::PgConnection;
 
 use super::{PostgresStore, Session};
 use crate::store::admit::{
-    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, occupancy, occupied_rows,
+    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, life_at, occupancy, occupied_rows,
 };
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
-use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError};
+use crate::store::{
+    CallLife, Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+};
 use crate::tasks::route::CallsOfDay;
 
 /// A server, with the database's time.
@@ -86,15 +88,11 @@ impl Slots for PostgresStore {
         .await
     }
 
-    async fn renew_slot(
-        &self,
-        slot: &Slot,
-        lease: Duration,
-        last_token_at: Option<Timestamp>,
-    ) -> Result<(), StoreError> {
+    async fn renew_slot(&self, slot: &Slot, lease: Duration, life: CallLife) -> Result<(), StoreError> {
+        let asked_at = Timestamp::now();
         self.within(async {
             let mut session = self.write().await?;
-            match extend(&mut session, slot, lease, last_token_at).await {
+            match extend(&mut session, slot, lease, (life, asked_at)).await {
                 Ok(()) => session.commit().await,
                 Err(fenced @ StoreError::Fenced(_)) => {
                     session.roll_back().await?;
@@ -265,11 +263,11 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     }
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            last_token_at, instance, aborted, frees_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, $10, false, NULL)
+            call_began_at, last_byte_at, instance, aborted, frees_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7,
-            lease_expires_at = $8, call_ends_at = $9, last_token_at = NULL, instance = $10, aborted = false,
-            frees_at = NULL",
+            lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL, instance = $10,
+            aborted = false, frees_at = NULL",
     )
     .bind(&server.url)
     .bind(number)
@@ -290,7 +288,7 @@ async fn extend(
     session: &mut Session,
     slot: &Slot,
     lease: Duration,
-    last_token_at: Option<Timestamp>,
+    (life, asked_at): (CallLife, Timestamp),
 ) -> Result<(), StoreError> {
     let server = lock_server(session.connection(), &slot.server_url).await?;
     let slots = rows(session.connection(), &slot.server_url).await?;
@@ -299,15 +297,16 @@ async fn extend(
         return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
     };
     record.renewable(slot, now)?;
+    let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
     sqlx::query(
-        "UPDATE slots SET lease_expires_at = $3, last_token_at = greatest(last_token_at, $4)
+        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
     .bind(slot.number)
     .bind(now.after(lease))
-    // A clock that is ahead must not hide a stall.
-    .bind(last_token_at.map(|at| Stamp::from(at).min(now)))
+    .bind(call_began_at)
+    .bind(last_byte_at)
     .execute(session.connection())
     .await?;
     Ok(())

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::home::{Answer, EXPERTS, Given, Home, NAMESPACE, QUEUES, Seen, lease_of, queue};
 use crate::{
     store::{
-        DeclaredRow, Dispatch, Fence, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot, SlotClaim, Slots,
-        TaskCommand, TaskFilter, TaskPage, Tasks, Work,
+        CallLife, DeclaredRow, Dispatch, Fence, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot,
+        SlotClaim, Slots, TaskCommand, TaskFilter, TaskPage, Tasks, Work,
         rounds::assign_after,
         sqlite::{Hold, SqliteStore},
         stamp::Stamp,
@@ -136,12 +136,12 @@ impl Home for Sqlite {
     }
 
     fn claim_next(&mut self, slot: &Slot, claim: &SlotClaim) -> Answer<Option<Given>> {
-        let claimed = self.runtime.block_on(self.store.claim_next(slot, claim))?;
+        let claimed = self.runtime.block_on(self.store.claim_next(slot, claim, CallLife::default()))?;
         Ok(claimed.map(|claimed| (claimed.task, claimed.lease)))
     }
 
     fn renew_slot(&mut self, slot: &Slot, lease: Duration) -> Answer<()> {
-        self.runtime.block_on(self.store.renew_slot(slot, lease, None))
+        self.runtime.block_on(self.store.renew_slot(slot, lease, CallLife::default()))
     }
 
     fn release_slot(&mut self, slot: &Slot, linger: Duration) -> Answer<()> {

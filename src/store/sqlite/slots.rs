@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
 use crate::store::admit::{
-    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, not_before, occupancy,
+    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, life_at, not_before, occupancy,
     occupied_rows,
 };
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
-use crate::store::{Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError};
+use crate::store::{
+    CallLife, Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+};
 use crate::tasks::route::CallsOfDay;
 
 #[async_trait]
@@ -88,7 +89,8 @@ impl Slots for SqliteStore {
             taken_at: now,
             lease_expires_at: now.after(request.lease),
             call_ends_at: now.after(request.call_within),
-            last_token_at: None,
+            call_began_at: None,
+            last_byte_at: None,
             instance: server.instance,
             aborted: false,
             frees_at: None,
@@ -98,12 +100,7 @@ impl Slots for SqliteStore {
         Ok(SlotAnswer::Given(Slot { server_url: record.server_url, number, holder: record.holder, epoch }))
     }
 
-    async fn renew_slot(
-        &self,
-        slot: &Slot,
-        lease: Duration,
-        last_token_at: Option<Timestamp>,
-    ) -> Result<(), StoreError> {
+    async fn renew_slot(&self, slot: &Slot, lease: Duration, life: CallLife) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let now = self.now();
         let server = find_server(&mut tx, &slot.server_url).await?;
@@ -112,15 +109,17 @@ impl Slots for SqliteStore {
             return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
         };
         record.renewable(slot, now)?;
+        // The holder's clock is ours, as it was when it asked.
+        let (call_began_at, last_byte_at) = life_at(life, now.into(), now);
         sqlx::query(
-            "UPDATE slots SET lease_expires_at = ?3, last_token_at = max(coalesce(last_token_at, ?4), coalesce(?4, last_token_at))
+            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5
              WHERE server_url = ?1 AND number = ?2",
         )
         .bind(&slot.server_url)
         .bind(slot.number)
         .bind(now.after(lease))
-        // A clock that is ahead must not hide a stall.
-        .bind(last_token_at.map(|at| Stamp::from(at).min(now)))
+        .bind(call_began_at)
+        .bind(last_byte_at)
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
@@ -240,17 +239,19 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
         taken_at,
         lease_expires_at,
         call_ends_at,
-        last_token_at,
+        call_began_at,
+        last_byte_at,
         instance,
         aborted,
         frees_at,
     } = slot;
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            last_token_at, instance, aborted, frees_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+            call_began_at, last_byte_at, instance, aborted, frees_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
-            lease_expires_at = ?8, call_ends_at = ?9, last_token_at = ?10, instance = ?11, aborted = ?12, frees_at = ?13",
+            lease_expires_at = ?8, call_ends_at = ?9, call_began_at = ?10, last_byte_at = ?11, instance = ?12, aborted = ?13,
+            frees_at = ?14",
     )
     .bind(server_url)
     .bind(number)
@@ -261,7 +262,8 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
     .bind(taken_at)
     .bind(lease_expires_at)
     .bind(call_ends_at)
-    .bind(last_token_at)
+    .bind(call_began_at)
+    .bind(last_byte_at)
     .bind(instance)
     .bind(aborted)
     .bind(frees_at)

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{Hold, SqliteStore};
 use crate::store::{
-    Admission, Fence, Leadership, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, Slots, StoreError,
+    Admission, CallLife, Fence, Leadership, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, Slots, StoreError,
 };
 
 #[derive(Clone, Debug)]
@@ -163,7 +163,7 @@ impl Bench {
                 let index = call % model.calls.len();
                 let call = &model.calls[index];
                 let allowed = model.may_run(call) && call.released_until.is_none() && !call.aborted;
-                let answer = self.store.renew_slot(&call.slot, secs(lease), None).await;
+                let answer = self.store.renew_slot(&call.slot, secs(lease), CallLife::default()).await;
                 prop_assert_eq!(answer.is_ok(), allowed, "{:?}", answer);
                 prop_assert!(matches!(answer, Ok(()) | Err(StoreError::Fenced(_))), "{:?}", answer);
                 if allowed {
@@ -228,7 +228,7 @@ impl Bench {
                 while let Some(index) = model.calls.iter().position(|call| call.slot.number == slot.number) {
                     let old = model.calls.remove(index);
                     prop_assert!(!model.may_run(&old), "{:?} was given while it may still run", old.slot);
-                    let answer = self.store.renew_slot(&old.slot, secs(lease), None).await;
+                    let answer = self.store.renew_slot(&old.slot, secs(lease), CallLife::default()).await;
                     prop_assert!(matches!(answer, Err(StoreError::Fenced(_))), "{:?}", answer);
                 }
                 model.calls.push(Call {

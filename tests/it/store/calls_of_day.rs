@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::store::{ServerRow, SlotAnswer, SlotPurpose, SlotRequest};
+use ostler::store::{CallLife, ServerRow, SlotAnswer, SlotPurpose, SlotRequest};
 use ostler::tasks::TaskState;
 use ostler::tasks::route::CallsOfDay;
 
@@ -34,7 +34,9 @@ pub async fn a_days_calls_are_exact_whoever_makes_them(bench: &Bench) {
                 let answer = store.claim_slots(&claim).await.expect("claim");
                 calls += answer.given.len();
                 if let Some((slot, _)) = answer.given.first() {
-                    calls += usize::from(store.claim_next(slot, &claim).await.expect("claim the next").is_some());
+                    calls += usize::from(
+                        store.claim_next(slot, &claim, CallLife::default()).await.expect("claim the next").is_some(),
+                    );
                 }
                 let taken = store.take_slot(&call(&holder)).await.expect("take a slot");
                 calls += usize::from(matches!(taken, SlotAnswer::Given(_)));
@@ -65,9 +67,9 @@ pub async fn the_next_day_has_calls_again(bench: &Bench) {
     let first = claim_slots(bench, &claim).await;
     assert_eq!((given_ids(&first), first.spent), (ids[..2].to_vec(), false));
     let slot = &first.given[0].0;
-    let next = bench.store.claim_next(slot, &claim).await.expect("ours");
+    let next = bench.store.claim_next(slot, &claim, CallLife::default()).await.expect("ours");
     assert_eq!(next.map(|next| next.task.id), Some(ids[2]));
-    assert_eq!(bench.store.claim_next(slot, &claim).await, Ok(None), "a next call is a call");
+    assert_eq!(bench.store.claim_next(slot, &claim, CallLife::default()).await, Ok(None), "a next call is a call");
     bench.store.release_slot(&first.given[1].0, Duration::ZERO).await.expect("release");
     let spent = claim_slots(bench, &claim).await;
     assert!(spent.given.is_empty() && spent.spent && !spent.closed && !spent.full, "{spent:?}");

@@ -62,7 +62,7 @@ on_both! {
     slots::a_lingering_slot_counts_until_it_is_free,
     slots::a_canary_is_alone,
     slots::admission_says_who_gets_a_slot,
-    slots::a_holders_clock_that_is_ahead_hides_no_stall,
+    slots::a_slot_tells_of_the_call_that_runs_in_it_now_and_of_none_before,
     calls_of_day::a_days_calls_are_exact_whoever_makes_them,
     calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,

@@ -1,7 +1,7 @@
 //! Projections, observations, recovery documents.
 
 use jiff::Timestamp;
-use ostler::store::{BackendRow, Observation, SlotAnswer};
+use ostler::store::{BackendRow, CallLife, Observation, SlotAnswer};
 use serde_json::json;
 
 use super::bench::{Bench, at, backend, call, server};
@@ -72,7 +72,7 @@ pub async fn a_gone_backends_server_gives_no_new_slots(bench: &Bench) {
     bench.store.release_slot(&other, std::time::Duration::ZERO).await.expect("release");
     bench.store.sweep_backends(&fence, &[]).await.expect("sweep");
     assert_eq!(bench.store.take_slot(&call("b")).await, Ok(SlotAnswer::Closed), "nobody declares it any more");
-    bench.store.renew_slot(&running, super::bench::LEASE, None).await.expect("running calls finish");
+    bench.store.renew_slot(&running, super::bench::LEASE, CallLife::default()).await.expect("running calls finish");
     bench.store.put_server(&fence, &server(2)).await.expect("declared again");
     bench.take(&call("b")).await;
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ostler::store::{Admission, ServerRow, SlotAnswer, SlotPurpose, SlotRequest, StoreError};
+use ostler::store::{Admission, CallLife, ServerRow, SlotAnswer, SlotPurpose, SlotRequest, StoreError};
 
 use super::bench::{Bench, LEASE, URL, call, eventually, request, server};
 
@@ -69,7 +69,7 @@ pub async fn a_lowered_limit_stops_new_calls_and_no_running_one(bench: &Bench) {
     }
     bench.store.put_server(&fence, &server(1)).await.expect("lower the limit");
     for slot in &slots {
-        bench.store.renew_slot(slot, LEASE, None).await.expect("running calls go on");
+        bench.store.renew_slot(slot, LEASE, CallLife::default()).await.expect("running calls go on");
     }
     let refused = bench.store.take_slot(&call("d")).await;
     assert_eq!(refused, Ok(SlotAnswer::Full { occupied: 3, limit: 1 }));
@@ -109,7 +109,7 @@ pub async fn a_slot_that_lapsed_before_another_instance_began_does_not_count(ben
     assert_eq!(bench.occupied().await, 2, "it may have got the call");
     put(Some("10@4"), Some(NO_TIME)).await;
     assert_eq!(bench.occupied().await, 1, "it began after the call must have been sent");
-    let late = bench.store.renew_slot(&dead, LEASE, None).await;
+    let late = bench.store.renew_slot(&dead, LEASE, CallLife::default()).await;
     assert!(matches!(late, Err(StoreError::Fenced(_))), "{late:?}");
     put(None, None).await;
     assert_eq!(bench.occupied().await, 1, "what was freed stays free");
@@ -125,12 +125,12 @@ pub async fn a_slot_that_lapsed_before_another_instance_began_does_not_count(ben
 pub async fn a_lapsed_slot_that_still_counts_is_renewed_under_its_epoch(bench: &Bench) {
     bench.serving(1).await;
     let paused = bench.take(&request("paused", NO_TIME, MINUTE)).await;
-    bench.store.renew_slot(&paused, LEASE, None).await.expect("a pause is not a death");
+    bench.store.renew_slot(&paused, LEASE, CallLife::default()).await.expect("a pause is not a death");
     let ended = {
         bench.store.release_slot(&paused, NO_TIME).await.expect("release");
         bench.take(&request("paused", NO_TIME, NO_TIME)).await
     };
-    let answer = bench.store.renew_slot(&ended, LEASE, None).await;
+    let answer = bench.store.renew_slot(&ended, LEASE, CallLife::default()).await;
     assert!(matches!(answer, Err(StoreError::Fenced(_))), "its place may be somebody else's: {answer:?}");
 }
 
@@ -139,11 +139,11 @@ pub async fn a_slot_that_was_given_to_somebody_else_is_neither_renewed_nor_relea
     let old = bench.take(&request("old", NO_TIME, NO_TIME)).await;
     let new = bench.take(&call("new")).await;
     assert_eq!((new.number, new.epoch), (old.number, old.epoch + 1));
-    let answer = bench.store.renew_slot(&old, LEASE, None).await;
+    let answer = bench.store.renew_slot(&old, LEASE, CallLife::default()).await;
     assert!(matches!(answer, Err(StoreError::Fenced(_))), "{answer:?}");
     bench.store.release_slot(&old, NO_TIME).await.expect("does no harm");
     assert_eq!(bench.occupied().await, 1);
-    bench.store.renew_slot(&new, LEASE, None).await.expect("the new holder's slot is untouched");
+    bench.store.renew_slot(&new, LEASE, CallLife::default()).await.expect("the new holder's slot is untouched");
 }
 
 pub async fn an_abort_reaches_the_holder_at_its_next_renewal(bench: &Bench) {
@@ -153,12 +153,12 @@ pub async fn an_abort_reaches_the_holder_at_its_next_renewal(bench: &Bench) {
     assert_eq!(bench.store.abort_slots(&fence, URL).await, Ok(0), "once is enough");
     assert_eq!(bench.occupied().await, 2, "their connections are still open");
     for slot in [&a, &b] {
-        let answer = bench.store.renew_slot(slot, LEASE, None).await;
+        let answer = bench.store.renew_slot(slot, LEASE, CallLife::default()).await;
         assert!(matches!(answer, Err(StoreError::Fenced(_))), "{answer:?}");
         bench.store.release_slot(slot, NO_TIME).await.expect("release");
     }
     let next = bench.take(&call("c")).await;
-    bench.store.renew_slot(&next, LEASE, None).await.expect("the next holder is not aborted");
+    bench.store.renew_slot(&next, LEASE, CallLife::default()).await.expect("the next holder is not aborted");
 }
 
 pub async fn a_lingering_slot_counts_until_it_is_free(bench: &Bench) {
@@ -167,7 +167,7 @@ pub async fn a_lingering_slot_counts_until_it_is_free(bench: &Bench) {
     bench.store.release_slot(&slot, Duration::from_secs(1)).await.expect("release");
     assert_eq!(bench.store.take_slot(&call("b")).await, Ok(SlotAnswer::Full { occupied: 1, limit: 1 }));
     bench.store.release_slot(&slot, MINUTE).await.expect("a second release changes nothing");
-    let answer = bench.store.renew_slot(&slot, LEASE, None).await;
+    let answer = bench.store.renew_slot(&slot, LEASE, CallLife::default()).await;
     assert!(matches!(answer, Err(StoreError::Fenced(_))), "a released slot is not renewed: {answer:?}");
     eventually("the linger is over", async || {
         matches!(bench.store.take_slot(&call("b")).await, Ok(SlotAnswer::Given(_)))
@@ -205,17 +205,27 @@ pub async fn admission_says_who_gets_a_slot(bench: &Bench) {
     assert_eq!(bench.store.occupancy().await.expect("occupancy"), [(URL.to_owned(), 2)]);
 }
 
-pub async fn a_holders_clock_that_is_ahead_hides_no_stall(bench: &Bench) {
+pub async fn a_slot_tells_of_the_call_that_runs_in_it_now_and_of_none_before(bench: &Bench) {
     bench.serving(1).await;
     let slot = bench.take(&call("a")).await;
-    let last_token = async |at: Option<Timestamp>| {
-        bench.store.renew_slot(&slot, LEASE, at).await.expect("renew");
-        bench.store.slots(URL).await.expect("slots")[0].last_token_at
+    let told = async |began_at: Option<Timestamp>, last_byte_at: Option<Timestamp>| {
+        bench.store.renew_slot(&slot, LEASE, CallLife { began_at, last_byte_at }).await.expect("renew");
+        let row = bench.store.slots(URL).await.expect("slots").remove(0);
+        (row.call_began_at, row.last_byte_at)
     };
-    assert_eq!(last_token(None).await, None);
     let now = Timestamp::now();
-    let seen = last_token(Some(now + SignedDuration::from_hours(1))).await.expect("a time");
-    assert!(seen < now + SignedDuration::from_mins(1), "{seen} is in the future");
-    assert_eq!(last_token(Some(now - SignedDuration::from_hours(1))).await, Some(seen), "tokens don't go back");
-    assert_eq!(last_token(None).await, Some(seen));
+    let ago = |minutes| now - SignedDuration::from_mins(minutes);
+    let is_near = |told: Option<Timestamp>, wanted: Timestamp| {
+        told.is_some_and(|told| told.duration_since(wanted).abs() < SignedDuration::from_secs(30))
+    };
+    assert_eq!(told(None, None).await, (None, None), "it is only claimed");
+    let (began, byte) = told(Some(ago(9)), Some(ago(5))).await;
+    assert!(is_near(began, ago(9)) && is_near(byte, ago(5)), "{began:?} {byte:?}");
+    let (began, byte) = told(Some(ago(4)), None).await;
+    assert!(is_near(began, ago(4)), "{began:?}");
+    assert_eq!(byte, None, "the last byte is the call before's");
+    let later = now + SignedDuration::from_hours(1);
+    let (began, byte) = told(Some(later), Some(later)).await;
+    assert!(is_near(began, now) && is_near(byte, now), "a clock that goes ahead hides no stall: {began:?} {byte:?}");
+    assert_eq!(told(None, None).await, (None, None), "between two calls");
 }

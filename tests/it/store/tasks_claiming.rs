@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use ostler::store::{
-    Admission, DeclaredRow, FreeClaim, Lease, Served, ServerRow, SlotClaim, Store, StoreError, TaskCommand,
+    Admission, CallLife, DeclaredRow, FreeClaim, Lease, Served, ServerRow, SlotClaim, Store, StoreError, TaskCommand,
 };
 use ostler::tasks::{NewTask, QueueKey, TaskState, Verdict};
 
@@ -352,30 +352,33 @@ pub async fn a_held_slot_takes_its_next_task(bench: &Bench) {
     let claim = slot_claim(&lease, 1);
     let (slot, first) = claim_one(bench, &lease).await;
     let before = bench.store.slots(URL).await.expect("slots").remove(0);
-    let next = bench.store.claim_next(&slot, &claim).await.expect("ours").expect("waits");
+    let next = bench.store.claim_next(&slot, &claim, CallLife::default()).await.expect("ours").expect("waits");
     assert_eq!((first.task.id, next.task.id), (ids[0], ids[1]));
     let after = bench.store.slots(URL).await.expect("slots");
     assert_eq!(after.len(), 1, "the same slot");
     assert_eq!((after[0].number, after[0].epoch), (slot.number, slot.epoch));
     assert!(after[0].call_ends_at > before.call_ends_at && after[0].lease_expires_at > before.lease_expires_at);
-    bench.store.renew_slot(&slot, MINUTE, None).await.expect("still its holder's");
+    bench.store.renew_slot(&slot, MINUTE, CallLife::default()).await.expect("still its holder's");
 
     // A next call is a new call: it does not start above the limit in force then.
     bench.take(&call("gateway")).await;
     bench.store.put_server(&fence, &server(1)).await.expect("put");
-    assert_eq!(bench.store.claim_next(&slot, &claim).await, Ok(None), "lowered meanwhile");
+    assert_eq!(bench.store.claim_next(&slot, &claim, CallLife::default()).await, Ok(None), "lowered meanwhile");
     bench.store.put_server(&fence, &ServerRow { admission: Admission::Closed, ..server(2) }).await.expect("put");
-    assert_eq!(bench.store.claim_next(&slot, &claim).await, Ok(None), "closed meanwhile");
+    assert_eq!(bench.store.claim_next(&slot, &claim, CallLife::default()).await, Ok(None), "closed meanwhile");
     bench.store.put_server(&fence, &server(2)).await.expect("put");
-    assert_eq!(bench.store.claim_next(&slot, &claim).await.expect("ours").map(|one| one.task.id), Some(ids[2]));
+    assert_eq!(
+        bench.store.claim_next(&slot, &claim, CallLife::default()).await.expect("ours").map(|one| one.task.id),
+        Some(ids[2])
+    );
 
     bench.store.abort_slots(&fence, URL).await.expect("abort");
-    let aborted = bench.store.claim_next(&slot, &claim).await;
+    let aborted = bench.store.claim_next(&slot, &claim, CallLife::default()).await;
     assert!(matches!(aborted, Err(StoreError::Fenced(_))), "{aborted:?}");
     bench.store.release_slot(&slot, Duration::ZERO).await.expect("release");
-    let released = bench.store.claim_next(&slot, &claim).await;
+    let released = bench.store.claim_next(&slot, &claim, CallLife::default()).await;
     assert!(matches!(released, Err(StoreError::Fenced(_))), "{released:?}");
     assert_eq!(state(bench, ids[3]).await, TaskState::Pending);
     let (slot, _) = claim_one(bench, &lease).await;
-    assert_eq!(bench.store.claim_next(&slot, &claim).await, Ok(None), "nothing waits");
+    assert_eq!(bench.store.claim_next(&slot, &claim, CallLife::default()).await, Ok(None), "nothing waits");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ostler::store::{Claimed, FreeClaim, Lease, SlotClaim, StoreError};
+use ostler::store::{CallLife, Claimed, FreeClaim, Lease, SlotClaim, StoreError};
 use ostler::tasks::machine::{End, Event};
 use ostler::tasks::{AttemptClass, Completion, Task, TaskId, TaskState, Verdict};
 use rand::Rng;
@@ -78,7 +78,7 @@ impl Walk<'_> {
         let before = self.all().await;
         let holder = slot.holder.clone();
         let claim = SlotClaim { holder, ..self.claim(&lease, 1) };
-        let claimed = self.bench.store.claim_next(&slot, &claim).await.expect("the slot is held");
+        let claimed = self.bench.store.claim_next(&slot, &claim, CallLife::default()).await.expect("the slot is held");
         let fits = self.model.slots.len() <= self.model.limit;
         let claimed: Vec<_> = claimed.into_iter().collect();
         self.note_claims(&before, &claimed, &CHATS, &lease, usize::from(fits));

@@ -56,9 +56,9 @@ use self::cursor::Cursors;
 use self::waking::{Change, Waker};
 use super::{PostgresStore, Session};
 use crate::store::{
-    BootInstant, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
-    Reaped, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage,
-    Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts,
+    Reapable, Reaped, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter,
+    TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -282,8 +282,8 @@ impl Work for PostgresStore {
         slots::claim(self, claim).await
     }
 
-    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError> {
-        slots::next(self, slot, claim).await
+    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim, life: CallLife) -> Result<Option<Claimed>, StoreError> {
+        slots::next(self, slot, claim, life).await
     }
 
     async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError> {

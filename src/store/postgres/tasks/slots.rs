@@ -1,15 +1,16 @@
 //! Slot and task in one transaction, or neither.
 
+use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::claim::{Catch, Search, Seen, slotted, slotted_lanes};
-use crate::store::admit::{Decision, SlotRecord, decide};
+use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::slots::{calls_left, count_calls, lock_server, rows};
 use crate::store::rows::purpose_word;
 use crate::store::stamp::Stamp;
 use crate::store::{
-    BootInstant, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
+    BootInstant, CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
 };
 
 pub(super) async fn claim(store: &PostgresStore, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
@@ -95,7 +96,8 @@ fn taken(server: &ServerRow, claim: &SlotClaim, number: i64, epoch: i64, now: St
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),
         call_ends_at: now.after(claim.call_within),
-        last_token_at: None,
+        call_began_at: None,
+        last_byte_at: None,
         instance: server.instance.clone(),
         aborted: false,
         frees_at: None,
@@ -111,13 +113,13 @@ async fn occupy(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            last_token_at, instance, aborted, frees_at)
-         SELECT $1, number, $2, epoch, $3, model, $4, $5, $6, NULL, $7, false, NULL
+            call_began_at, last_byte_at, instance, aborted, frees_at)
+         SELECT $1, number, $2, epoch, $3, model, $4, $5, $6, NULL, NULL, $7, false, NULL
          FROM unnest($8::bigint[], $9::bigint[], $10::text[]) AS given (number, epoch, model)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch,
             purpose = excluded.purpose, model = excluded.model, taken_at = excluded.taken_at,
-            lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, last_token_at = NULL,
-            instance = excluded.instance, aborted = false, frees_at = NULL",
+            lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, call_began_at = NULL,
+            last_byte_at = NULL, instance = excluded.instance, aborted = false, frees_at = NULL",
     )
     .bind(&server.url)
     .bind(&claim.holder)
@@ -134,7 +136,13 @@ async fn occupy(
     Ok(())
 }
 
-pub(super) async fn next(store: &PostgresStore, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError> {
+pub(super) async fn next(
+    store: &PostgresStore,
+    slot: &Slot,
+    claim: &SlotClaim,
+    life: CallLife,
+) -> Result<Option<Claimed>, StoreError> {
+    let asked_at = Timestamp::now();
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);
@@ -157,7 +165,7 @@ pub(super) async fn next(store: &PostgresStore, slot: &Slot, claim: &SlotClaim) 
             let next = claimed.pop();
             match &next {
                 Some(claimed) => {
-                    keep(session.connection(), slot, claim, claimed, now).await?;
+                    keep(session.connection(), slot, claim, claimed, (life_at(life, asked_at, now), now)).await?;
                     count_calls(session.connection(), &server, 1, now).await?;
                     session.commit().await?;
                 }
@@ -191,11 +199,12 @@ async fn keep(
     slot: &Slot,
     claim: &SlotClaim,
     claimed: &Claimed,
-    now: Stamp,
+    ((call_began_at, last_byte_at), now): ((Option<Stamp>, Option<Stamp>), Stamp),
 ) -> Result<(), StoreError> {
     // The call before may still run.
     sqlx::query(
-        "UPDATE slots SET lease_expires_at = $3, call_ends_at = greatest(call_ends_at, $4), model = $5
+        "UPDATE slots SET lease_expires_at = $3, call_ends_at = greatest(call_ends_at, $4), model = $5,
+            call_began_at = $6, last_byte_at = $7
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
@@ -203,6 +212,8 @@ async fn keep(
     .bind(now.after(claim.slot_lease))
     .bind(now.after(claim.call_within))
     .bind(&claimed.task.assigned_model)
+    .bind(call_began_at)
+    .bind(last_byte_at)
     .execute(connection)
     .await?;
     Ok(())

@@ -44,9 +44,9 @@ use sqlx::{Sqlite, Transaction};
 
 use super::SqliteStore;
 use crate::store::{
-    Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable, Reaped,
-    Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter, TaskPage,
-    Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
+    Reaped, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter,
+    TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -249,9 +249,9 @@ impl Work for SqliteStore {
         Ok(answer)
     }
 
-    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim) -> Result<Option<Claimed>, StoreError> {
+    async fn claim_next(&self, slot: &Slot, claim: &SlotClaim, life: CallLife) -> Result<Option<Claimed>, StoreError> {
         let mut tx = self.write().await?;
-        let claimed = slotting::claim_next(&mut tx, slot, claim, self.now()).await?;
+        let claimed = slotting::claim_next(&mut tx, slot, claim, life, self.now()).await?;
         if claimed.is_some() {
             self.commit_tasks(tx).await?;
         }

@@ -3,11 +3,13 @@
 use sqlx::SqliteConnection;
 
 use super::claiming::{Line, Next, Preference, take};
-use crate::store::admit::{Decision, SlotRecord, decide};
+use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::rows::purpose_word;
 use crate::store::sqlite::slots::{calls_left, count_calls, find_server, put_slot, rows};
 use crate::store::stamp::Stamp;
-use crate::store::{Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError};
+use crate::store::{
+    CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
+};
 
 pub(super) async fn claim_slots(
     tx: &mut SqliteConnection,
@@ -53,6 +55,7 @@ pub(super) async fn claim_next(
     tx: &mut SqliteConnection,
     slot: &Slot,
     claim: &SlotClaim,
+    life: CallLife,
     now: Stamp,
 ) -> Result<Option<Claimed>, StoreError> {
     let server = find_server(tx, &slot.server_url).await?;
@@ -73,7 +76,7 @@ pub(super) async fn claim_next(
     // The call before may still run.
     record.call_ends_at = record.call_ends_at.max(own.call_ends_at);
     record.taken_at = own.taken_at;
-    record.last_token_at = own.last_token_at;
+    (record.call_began_at, record.last_byte_at) = life_at(life, now.into(), now);
     put_slot(tx, &record).await?;
     count_calls(tx, &server, 1, now).await?;
     take(tx, &next, now).await.map(Some)
@@ -100,7 +103,8 @@ fn slot_record(claim: &SlotClaim, server: &ServerRow, next: &Next, number: i64, 
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),
         call_ends_at: now.after(claim.call_within),
-        last_token_at: None,
+        call_began_at: None,
+        last_byte_at: None,
         instance: server.instance.clone(),
         aborted: false,
         frees_at: None,
