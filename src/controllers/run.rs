@@ -31,8 +31,6 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(300);
 /// Last probes and canaries are rows too; each is written at most this often.
 const OBSERVATIONS: Duration = Duration::from_secs(10);
-/// How often it is looked whether work has begun.
-const WORK: Duration = Duration::from_secs(1);
 /// The journal is kept this long.
 const JOURNAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 
@@ -138,22 +136,17 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
     }
 }
 
-/// A server that was left asleep gets one call at a time until a pass sees that there is work, and passes are rare while nothing
-/// changes: so work that begins asks for one.
+/// Passes are rare while nothing changes: a server whose open calls, evidence or demand changed is judged at once.
 async fn heed_work(
     slots: &SlotWatch,
     backends: &llm_backend::Backends,
     trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
 ) {
-    let mut before = std::collections::HashSet::new();
     loop {
-        let wanted = slots.wanted();
-        for url in wanted.difference(&before) {
+        for url in slots.changed().await {
             // No receiver: the term is over.
-            backends.of_server(url).into_iter().for_each(|backend| drop(trigger.send(backend)));
+            backends.of_server(&url).into_iter().for_each(|backend| drop(trigger.send(backend)));
         }
-        before = wanted;
-        tokio::time::sleep(WORK).await;
     }
 }
 

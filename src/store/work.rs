@@ -17,7 +17,7 @@ use crate::tasks::{Assignment, ClaimedTask, Completion, NewTask, QueueKey, Task,
 
 pub use crate::tasks::Unassigned;
 
-use super::{CallLife, Fence, Reapable, Slot, StoreError};
+use super::{CallEvidence, CallLife, Fence, Reapable, Slot, StoreError};
 
 /// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -250,6 +250,12 @@ pub struct WorkerReport {
     pub draining: bool,
     /// For each server and model, what its calls were like since the last report.
     pub calls: Vec<CallStats>,
+    /// What its calls showed of servers: a state, which each report repeats.
+    #[serde(default)]
+    pub evidence: Vec<CallEvidence>,
+    /// By the worker's clock, as are the times of `evidence`.
+    #[serde(default)]
+    pub reported_at: Timestamp,
 }
 
 /// Calls for one model of one server over a few seconds.
@@ -261,7 +267,7 @@ pub struct CallStats {
     pub model: String,
     /// Those that ended, with the errors.
     pub calls: i64,
-    /// Refused, broken off, or a server's error.
+    /// Those whose failure is evidence against the server.
     pub errors: i64,
     pub tokens: i64,
     /// Time that these tokens took, loading excluded, in milliseconds.

@@ -1,18 +1,22 @@
-//! How many calls a server gets at once: additive up, multiplicative down, on the time that a token takes.
+//! How many calls a server gets at once: additive up, multiplicative down, on the time that a token takes, and never more than
+//! the server runs at once.
 //!
 //! A long answer takes many tokens, but not longer for each: so it is no congestion. Each model of a server has its own pace,
-//! which follows it slowly: what is slower than usual counts, not what is slow. Errors count too: a server that breaks off
-//! calls has too many of them.
+//! which follows it slowly: what is slower than usual counts, not what is slow. Failures count too, under different requests:
+//! a server that breaks off calls has too many of them, and one request that breaks a server says nothing about others.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::parallel::{OpenCall, Parallelism, Queues};
+
 /// Tokens that take this much longer than usual mean congestion. Filling a batch costs something too, and is none.
 const SLOWER: f64 = 2.0;
-/// One call in so many that fails means congestion.
+/// One call in so many that fails means congestion, if they fail under several requests.
 const ERRORS: i64 = 5;
+const REQUESTS: usize = 2;
 /// A pace is known from so many tokens on.
 const ENOUGH_TOKENS: i64 = 20;
 /// The usual pace moves by this part of the difference with each period that is not congested.
@@ -45,10 +49,23 @@ impl Bounds {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     pub calls: i64,
-    /// Of those.
+    /// Of those, the ones that are evidence against the server.
     pub errors: i64,
     pub tokens: i64,
     pub token_millis: i64,
+}
+
+/// What was heard of a server since the last time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Heard {
+    /// By model.
+    pub samples: BTreeMap<String, Sample>,
+    /// Under how many different requests it failed within the last minute.
+    pub failed_requests: usize,
+    /// Its open calls.
+    pub calls: Vec<OpenCall>,
+    /// Tasks are due that it could do.
+    pub more_waits: bool,
 }
 
 impl Sample {
@@ -74,6 +91,12 @@ impl Sample {
 pub struct Adaptive {
     /// In force; between the bounds.
     pub limit: i32,
+    /// By pace and failures alone.
+    paced: i32,
+    /// Why that is below the maximum.
+    congested: Option<Congested>,
+    /// What the server was seen to run at once.
+    parallelism: Parallelism,
     /// The declared maximum that it was made for.
     max: i32,
     /// Usual milliseconds per token, by model.
@@ -84,6 +107,23 @@ pub struct Adaptive {
 
 /// Why a limit went down.
 #[derive(Clone, Debug, PartialEq)]
+pub enum LoweredBy {
+    Congested(Congested),
+    Queues(Queues),
+}
+
+impl std::fmt::Display for LoweredBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Congested(why) => why.fmt(f),
+            Self::Queues(why) => why.fmt(f),
+        }
+    }
+}
+
+/// Signs of too many calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Congested {
     /// Milliseconds per token: now, and usually.
     Slow {
@@ -110,37 +150,80 @@ impl std::fmt::Display for Congested {
 
 impl Adaptive {
     /// Starts at the declared maximum.
-    pub const fn new(bounds: Bounds, now: Timestamp) -> Self {
-        Self { limit: bounds.max, max: bounds.max, usual: BTreeMap::new(), moved_at: now }
+    pub fn new(bounds: Bounds, now: Timestamp) -> Self {
+        Self {
+            limit: bounds.max,
+            paced: bounds.max,
+            congested: None,
+            parallelism: Parallelism::default(),
+            max: bounds.max,
+            usual: BTreeMap::new(),
+            moved_at: now,
+        }
     }
 
-    /// Takes in what the last seconds were like, by model. Returns why the limit went down, if it did.
-    pub fn observe(&mut self, bounds: Bounds, samples: &BTreeMap<String, Sample>, now: Timestamp) -> Option<Congested> {
-        if !bounds.adaptive || bounds.max != self.max {
-            (self.limit, self.max, self.moved_at) = (bounds.max, bounds.max, now);
+    /// Why the limit is below the declared maximum.
+    pub fn limited_by(&self) -> Option<String> {
+        if self.limit >= self.max {
+            return None;
         }
-        self.limit = bounds.within(self.limit);
-        let congested = self.judge(samples).filter(|_| bounds.adaptive);
+        match (self.parallelism.seen(), &self.congested) {
+            (Some(seen), _) if self.parallelism.most().is_some_and(|most| most <= self.paced) => Some(seen.to_string()),
+            (_, congested) => congested.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Takes in what the last seconds were like. Returns why the limit went down, if it did.
+    pub fn observe(&mut self, bounds: Bounds, heard: &Heard, now: Timestamp) -> Option<LoweredBy> {
+        if !bounds.adaptive || bounds.max != self.max {
+            (self.paced, self.max, self.moved_at) = (bounds.max, bounds.max, now);
+            self.parallelism = Parallelism::default();
+        }
+        let before = self.limit;
+        let congested = self.pace(bounds, heard, now);
+        let queues = if bounds.adaptive {
+            self.parallelism.observe(&heard.calls, heard.more_waits, bounds.max, now)
+        } else {
+            None
+        };
+        self.limit = bounds.within(self.parallelism.most().map_or(self.paced, |most| most.min(self.paced)));
+        if self.limit >= before {
+            return None;
+        }
+        queues.map(LoweredBy::Queues).or(congested.map(LoweredBy::Congested))
+    }
+
+    /// Moves the limit by pace and failures alone. Returns why it went down.
+    fn pace(&mut self, bounds: Bounds, heard: &Heard, now: Timestamp) -> Option<Congested> {
+        self.paced = bounds.within(self.paced);
+        let congested = self.judge(heard).filter(|_| bounds.adaptive);
         let since = now.duration_since(self.moved_at);
         let Some(why) = congested else {
             if since >= BETWEEN_UP {
                 self.moved_at = now;
-                self.limit = bounds.within(self.limit + 1);
+                self.paced = bounds.within(self.paced + 1);
+            }
+            if self.paced >= self.max {
+                self.congested = None;
             }
             return None;
         };
-        let held = self.limit < self.max && since < BETWEEN_DOWN;
+        let held = self.paced < self.max && since < BETWEEN_DOWN;
         if held {
             return None;
         }
         self.moved_at = now;
-        let before = self.limit;
-        self.limit = bounds.within((f64::from(before) * DOWN).floor() as i32);
-        (self.limit < before).then_some(why)
+        let before = self.paced;
+        self.paced = bounds.within((f64::from(before) * DOWN).floor() as i32);
+        if self.paced < before {
+            self.congested = Some(why);
+        }
+        self.congested.clone().filter(|_| self.paced < before)
     }
 
     /// Moves the usual paces, and says whether this was congestion.
-    fn judge(&mut self, samples: &BTreeMap<String, Sample>) -> Option<Congested> {
+    fn judge(&mut self, heard: &Heard) -> Option<Congested> {
+        let samples = &heard.samples;
         let mut congested = None;
         for (model, sample) in samples {
             let Some(millis) = sample.millis_per_token() else { continue };
@@ -153,7 +236,7 @@ impl Adaptive {
             }
         }
         let all = samples.values().fold(Sample::default(), |sum, sample| sum.plus(*sample));
-        if all.errors > 0 && all.errors * ERRORS >= all.calls {
+        if heard.failed_requests >= REQUESTS && all.errors > 0 && all.errors * ERRORS >= all.calls {
             congested = Some(Congested::Errors { errors: all.errors, calls: all.calls.max(all.errors) });
         }
         congested
@@ -172,9 +255,14 @@ mod tests {
 
     const EIGHT: Bounds = Bounds { min: 2, max: 8, adaptive: true };
 
-    fn one(calls: i64, errors: i64, tokens: i64, millis_per_token: i64) -> BTreeMap<String, Sample> {
-        let sample = Sample { calls, errors, tokens, token_millis: tokens * millis_per_token };
-        BTreeMap::from([("m".to_owned(), sample)])
+    fn heard(model: &str, sample: Sample) -> Heard {
+        let failed_requests = usize::try_from(sample.errors).unwrap();
+        Heard { samples: BTreeMap::from([(model.to_owned(), sample)]), failed_requests, ..Heard::default() }
+    }
+
+    /// Each failure under a request of its own.
+    fn one(calls: i64, errors: i64, tokens: i64, millis_per_token: i64) -> Heard {
+        heard("m", Sample { calls, errors, tokens, token_millis: tokens * millis_per_token })
     }
 
     /// A server that was watched for five minutes at 30 ms/token.
@@ -197,7 +285,8 @@ mod tests {
             (one(10, 1, 400, 30), 8, "one error in ten"),
             (one(10, 2, 400, 30), 5, "one error in five"),
             (one(3, 3, 0, 0), 5, "nothing but errors"),
-            (BTreeMap::new(), 8, "nothing to do"),
+            (Heard { failed_requests: 1, ..one(3, 3, 0, 0) }, 8, "all under one request"),
+            (Heard::default(), 8, "nothing to do"),
         ] {
             let mut server = used();
             server.observe(EIGHT, &samples, at(305));
@@ -208,8 +297,7 @@ mod tests {
     #[test]
     fn another_model_has_its_own_pace() {
         let mut server = used();
-        let large =
-            BTreeMap::from([("large".to_owned(), Sample { calls: 1, errors: 0, tokens: 100, token_millis: 40_000 })]);
+        let large = heard("large", Sample { calls: 1, errors: 0, tokens: 100, token_millis: 40_000 });
         assert_eq!(server.observe(EIGHT, &large, at(305)), None);
         assert_eq!(server.limit, 8);
     }
@@ -246,13 +334,53 @@ mod tests {
         let mut server = used();
         server.observe(EIGHT, &one(4, 4, 0, 0), at(305));
         assert_eq!(server.limit, 5);
-        server.observe(Bounds { max: 16, ..EIGHT }, &BTreeMap::new(), at(306));
+        server.observe(Bounds { max: 16, ..EIGHT }, &Heard::default(), at(306));
         assert_eq!(server.limit, 16);
-        server.observe(Bounds { max: 4, ..EIGHT }, &BTreeMap::new(), at(307));
+        server.observe(Bounds { max: 4, ..EIGHT }, &Heard::default(), at(307));
         assert_eq!(server.limit, 4);
         let fixed = Bounds { max: 4, adaptive: false, ..EIGHT };
         assert_eq!(server.observe(fixed, &one(9, 9, 0, 0), at(400)), None);
         assert_eq!(server.limit, 4);
+    }
+
+    #[test]
+    fn why_it_is_limited_is_told_until_it_is_not() {
+        let mut server = used();
+        assert_eq!(server.limited_by(), None);
+        server.observe(EIGHT, &one(4, 0, 400, 80), at(305));
+        assert_eq!(server.limited_by().as_deref(), Some("m takes 80 ms/token, usually 30"));
+        server.observe(EIGHT, &one(4, 2, 0, 0), at(325));
+        assert_eq!((server.limit, server.limited_by().as_deref()), (3, Some("2 of 4 calls failed")));
+        for second in (330..600).step_by(5) {
+            server.observe(EIGHT, &one(4, 0, 400, 30), at(second));
+        }
+        assert_eq!((server.limit, server.limited_by()), (8, None));
+    }
+
+    #[test]
+    fn it_stays_below_what_the_server_runs_at_once_unless_it_is_fixed() {
+        let bounds = Bounds { min: 1, max: 4, adaptive: true };
+        let mut server = Adaptive::new(bounds, at(0));
+        // Two calls get bytes in turns of twenty seconds.
+        let call = |number, began: i64, byte: Option<i64>| OpenCall {
+            slot: (number, 1),
+            model: Some("m".into()),
+            began_at: at(began),
+            last_byte_at: byte.map(at),
+        };
+        let mut lowered = Vec::new();
+        for second in (20..80).step_by(2) {
+            let turn = (second - 20) / 20;
+            let calls = vec![call(turn, 0, Some(second)), call(turn + 1, 0, None), call(turn + 2, 0, None)];
+            let heard = Heard { calls, more_waits: true, ..Heard::default() };
+            lowered.extend(server.observe(bounds, &heard, at(second)).map(|why| (second, why.to_string())));
+        }
+        assert_eq!(lowered, [(50, "it runs 1 call at a time; 2 waited inside it".to_owned())]);
+        assert_eq!((server.limit, server.limited_by()), (1, Some(lowered[0].1.clone())));
+        let kept: Adaptive = serde_json::from_value(serde_json::to_value(&server).unwrap()).unwrap();
+        assert_eq!((kept.limit, kept.limited_by()), (1, Some(lowered[0].1.clone())));
+        server.observe(Bounds { adaptive: false, ..bounds }, &Heard::default(), at(100));
+        assert_eq!((server.limit, server.limited_by()), (4, None));
     }
 
     #[test]
@@ -276,8 +404,8 @@ mod tests {
             for (calls, errors, tokens, token_millis, later) in steps {
                 second += later;
                 let before = server.limit;
-                let samples = BTreeMap::from([("m".to_owned(), Sample { calls, errors, tokens, token_millis })]);
-                let why = server.observe(bounds, &samples, at(second));
+                let heard = heard("m", Sample { calls, errors, tokens, token_millis });
+                let why = server.observe(bounds, &heard, at(second));
                 prop_assert!((bounds.min..=bounds.max).contains(&server.limit));
                 prop_assert!(server.limit <= before + 1);
                 prop_assert_eq!(why.is_some(), server.limit < before);

@@ -5,6 +5,7 @@ mod completion;
 pub mod explain;
 pub mod limits;
 pub mod machine;
+pub mod parallel;
 pub mod retry;
 pub mod route;
 mod task;

@@ -9,6 +9,8 @@ use super::{Attempt, AttemptClass, ClaimedTask, Task, Verdict};
 
 /// Longest wait after the backend was down or full: it may be back at any moment, and asking costs little.
 const LONGEST_FREE_WAIT: Duration = Duration::from_secs(30);
+/// A task under which servers failed so often may be what makes them fail: from then on that uses attempts.
+const SUSPICIOUS_FAILURES: usize = 5;
 /// A reason, or an error in an attempt, has at most so many characters.
 pub const LONGEST_REASON: usize = 2_000;
 
@@ -43,6 +45,10 @@ pub enum Ended {
         why: String,
         retry_after: Option<Duration>,
     },
+    /// The backend failed under it, by whose fault nobody knows: see [`server_failed`].
+    ServerFailed {
+        why: String,
+    },
     /// Will never go well.
     Permanent {
         why: String,
@@ -65,6 +71,7 @@ impl Ended {
             Self::Ok { .. } => AttemptClass::Ok,
             Self::Retryable { .. } => AttemptClass::Retryable,
             Self::Unavailable { .. } => AttemptClass::Unavailable,
+            Self::ServerFailed { .. } => AttemptClass::ServerFailed,
             Self::Permanent { .. } => AttemptClass::Permanent,
             Self::Cancelled { .. } | Self::GivenBack { .. } => AttemptClass::Cancelled,
             Self::LeaseLost => AttemptClass::LeaseLost,
@@ -77,6 +84,7 @@ impl Ended {
             Self::Ok { .. } => None,
             Self::Retryable { why, .. }
             | Self::Unavailable { why, .. }
+            | Self::ServerFailed { why }
             | Self::Permanent { why }
             | Self::Cancelled { why } => Some(bounded(why)),
             Self::GivenBack { why } => Some((*why).to_owned()),
@@ -108,6 +116,20 @@ impl<'a> From<&'a Task> for Tried<'a> {
     }
 }
 
+/// A server's failure uses no attempt of the task under which it failed, until that has happened under one and the same task
+/// again and again: a task that breaks servers must end with a human.
+pub fn server_failed<'a>(task: impl Into<Tried<'a>>, why: String) -> Ended {
+    let task = task.into();
+    // Attempts are those of all cycles, requeues of this one.
+    let failures = task.attempts.iter().filter(|attempt| attempt.class == AttemptClass::ServerFailed).count();
+    let failures = failures.min(usize::try_from(task.free_requeues).unwrap_or(0));
+    if failures < SUSPICIOUS_FAILURES {
+        return Ended::ServerFailed { why };
+    }
+    let why = format!("{why} (servers failed {failures} times under this task before, so it may be the cause)");
+    Ended::Retryable { why, retry_after: None }
+}
+
 /// Decides over a task. `chance` is between 0 and 1 and spreads what failed together.
 pub fn verdict<'a>(
     task: impl Into<Tried<'a>>,
@@ -124,6 +146,7 @@ pub fn verdict<'a>(
         Ended::GivenBack { why } => Verdict::Requeue { after: Duration::ZERO, reason: why.to_owned() },
         Ended::LeaseLost => Verdict::Requeue { after: Duration::ZERO, reason: "its worker lost the lease".into() },
         Ended::Unavailable { why, retry_after } => unavailable(task, policy, &why, retry_after, now, chance),
+        Ended::ServerFailed { why } => unavailable(task, policy, &why, None, now, chance),
         Ended::Retryable { why, retry_after } => retryable(task, policy, &why, retry_after, now, chance),
     }
 }
@@ -309,6 +332,7 @@ mod tests {
             (deadline(111), retryable(), "retry 10"),
             (deadline(110), retryable(), "failed"),
             (task(), unavailable(), "requeue 1000"),
+            (task(), Ended::ServerFailed { why: "reset".into() }, "requeue 1000"),
             (ClaimedTask { free_requeues: 2, ..task() }, unavailable(), "requeue 4000"),
             (ClaimedTask { free_requeues: 900, attempts_used: 2, ..task() }, unavailable(), "requeue 30000"),
             (task(), wait(77), "requeue 77000"),
@@ -333,6 +357,24 @@ mod tests {
         let verdict = verdict(&task, &RetryPolicy::default(), ended, at(100), 0.0);
         let reason = "3 of 3 attempts failed; the last: broken JSON; 2× before on mlx: reset".to_owned();
         assert_eq!(verdict, Verdict::DeferredToHuman { reason });
+    }
+
+    #[test]
+    fn a_task_under_which_servers_keep_failing_uses_attempts_at_last() {
+        use AttemptClass::{Retryable, ServerFailed, Unavailable};
+        for (classes, free_requeues, class, what) in [
+            (vec![], 0, ServerFailed, "the first time"),
+            (vec![ServerFailed; 4], 4, ServerFailed, "the fifth time"),
+            (vec![ServerFailed; 5], 5, Retryable, "the sixth time"),
+            (vec![Unavailable; 20], 400, ServerFailed, "the server was away for long"),
+            ([vec![ServerFailed; 5], vec![Unavailable; 9]].concat(), 14, Retryable, "and went away each time"),
+            (vec![ServerFailed; 7], 1, ServerFailed, "in another cycle"),
+            ([vec![ServerFailed; 5], vec![Retryable]].concat(), 5, Retryable, "and goes on"),
+        ] {
+            let attempts = classes.into_iter().map(|class| attempt(class, "reset")).collect();
+            let task = ClaimedTask { attempts, free_requeues, ..task() };
+            assert_eq!(server_failed(&task, "HTTP 500".into()).class(), class, "{what}");
+        }
     }
 
     #[test]

@@ -131,6 +131,8 @@ pub enum AttemptClass {
     Retryable,
     /// The backend was down or full: uses no attempt.
     Unavailable,
+    /// The backend failed under it: uses no attempt either, until that has happened to the same task again and again.
+    ServerFailed,
     /// Will never go well.
     Permanent,
     /// Its worker lost the lease.

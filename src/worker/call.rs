@@ -1,10 +1,7 @@
 //! One call to an engine: for a chat or for vectors, aborted by whatever stops it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,16 +11,16 @@ use super::{
     core::{Core, Run},
     handlers::{chat, embed},
     job::{Job, Stopped},
-    outcome,
+    outcome::{self, Meaning, Shown, Waited},
     slots::HeldSlot,
     target::Target,
     world::seconds,
 };
 use crate::{
     api::{ExpertSpec, Handler},
-    engines::{Activity, EngineError, engine},
-    store::BootInstant,
-    tasks::{AttemptClass, ClaimedTask, retry::Ended},
+    engines::{Activity, EngineError, Failure, SendableModel, engine},
+    store::{BootInstant, FailedCall, ServedCall},
+    tasks::{AttemptClass, retry::Ended},
 };
 
 /// The time between a call's own bound and its slot's: for whatever is between us and the server.
@@ -37,13 +34,31 @@ pub struct Called {
     pub end: End,
     /// The server may still be at it: the slot lingers.
     pub lingers: bool,
-    /// The server is to be left alone for a moment.
+    /// The next call for the same would fail too.
     pub servers_trouble: bool,
+    pub shown: Shown,
 }
 
 pub enum End {
     Ended(Ended),
     Stopped(Stopped),
+}
+
+/// The time that a call has.
+#[derive(Clone, Copy)]
+struct Allowed {
+    timeout: Duration,
+    /// The task's deadline comes before the expert's own time is over.
+    cut_short: bool,
+}
+
+/// What came while a call was open.
+struct Received {
+    sent: Instant,
+    headers: bool,
+    last_byte: Option<Instant>,
+    tokens: u32,
+    first_token_at: Option<Timestamp>,
 }
 
 /// One call in a slot.
@@ -70,6 +85,7 @@ impl Call<'_> {
             end: End::Ended(ended),
             lingers: false,
             servers_trouble,
+            shown: Shown::Nothing,
         };
         let world = self.core.world();
         let expert = world.expert(&task.namespace, &task.expert);
@@ -82,67 +98,66 @@ impl Call<'_> {
             let why = "its expert's system prompt is not there: see the Expert's status".to_owned();
             return ended(run, Ended::Unavailable { why, retry_after: None }, false);
         }
-        let timeout = match self.timeout(&expert) {
-            Ok(timeout) => timeout,
+        let allowed = match self.allowed(&expert) {
+            Ok(allowed) => allowed,
             Err(why) => return ended(run, Ended::Retryable { why, retry_after: None }, false),
         };
         let model = match self.target.sendable(self.model).await {
             Ok(model) => model,
-            Err(why) => return ended(run, Ended::Unavailable { why, retry_after: None }, true),
+            Err(why) => {
+                self.target.lacked(self.model);
+                return ended(run, Ended::Unavailable { why, retry_after: None }, true);
+            }
         };
         // The last moment before something is sent.
         let may = self.core.may_run(self.job, Some(self.slot)).and_then(|()| self.slot.may_begin(BootInstant::now()));
         if let Err(why) = may {
-            return Called { run, end: End::Stopped(why), lingers: false, servers_trouble: false };
+            return Called { lingers: false, ..stopped(run, why) };
         }
-        let began = Instant::now();
+        let (began, began_at) = (Instant::now(), Timestamp::now());
         self.slot.begin_call();
         let mut called = match expert.handler {
-            Handler::Embed => self.embed(&expert, model, timeout, run).await,
-            Handler::Chat | Handler::Webhook => self.chat(&expert, model, timeout, run).await,
+            Handler::Embed => self.embed(&expert, model, allowed, run).await,
+            Handler::Chat | Handler::Webhook => self.chat(&expert, model, allowed, run).await,
         };
         self.slot.end_call();
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.
-        if matches!(called.end, End::Stopped(Stopped::SlotEnds)) && began.elapsed() < timeout {
+        if matches!(called.end, End::Stopped(Stopped::SlotEnds)) && began.elapsed() < allowed.timeout {
             called.end = End::Stopped(Stopped::SlotUnsure);
         }
-        self.note(&called, began.elapsed());
+        self.note(&called, began_at, began.elapsed());
         called
     }
 
     /// Bounded by the expert, the slot and the task's deadline.
-    fn timeout(&self, expert: &ExpertSpec) -> Result<Duration, String> {
+    fn allowed(&self, expert: &ExpertSpec) -> Result<Allowed, String> {
         let slot = self.slot.left(BootInstant::now()).saturating_sub(SPARE);
         let most = seconds(expert.parameters.timeout_seconds).min(slot);
-        let Some(deadline) = self.job.task.deadline else { return Ok(most) };
+        let Some(deadline) = self.job.task.deadline else {
+            return Ok(Allowed { timeout: most, cut_short: false });
+        };
         let left = deadline.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
         match Duration::try_from(left) {
-            Ok(left) if !left.is_zero() => Ok(most.min(left)),
+            Ok(left) if !left.is_zero() => Ok(Allowed { timeout: most.min(left), cut_short: left < most }),
             _ => Err("its deadline passed before the call".to_owned()),
         }
     }
 
-    async fn chat(
-        &self,
-        expert: &ExpertSpec,
-        model: crate::engines::SendableModel,
-        timeout: Duration,
-        mut run: Run,
-    ) -> Called {
+    async fn chat(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: Run) -> Called {
         let task = &self.job.task;
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
-        let request = match chat::request(task, expert, model, keep, self.target.stall(), timeout) {
+        let request = match chat::request(task, expert, model, keep, self.target.stall(), allowed.timeout) {
             Ok(request) => request,
             Err(why) => return permanent(run, why),
         };
-        let tokens = AtomicU32::new(0);
-        let first_token = std::sync::OnceLock::new();
+        let mut received = Received::nothing();
         let mut on_activity = |activity| {
-            if activity != Activity::Token {
+            if !received.takes(activity) {
                 return;
             }
-            tokens.fetch_add(1, Ordering::Relaxed);
-            first_token.get_or_init(Timestamp::now);
+            if activity == Activity::Token {
+                self.target.contact.answers();
+            }
             self.slot.byte();
             if let Err(why) = self.core.may_run(self.job, Some(self.slot)) {
                 self.job.stop(why);
@@ -150,46 +165,35 @@ impl Call<'_> {
         };
         let asked = engine(self.target.kind).infer(&self.target.endpoint, &request, &mut on_activity);
         let answered = self.unless_stopped(asked).await;
-        run.first_token_at = first_token.get().copied();
-        run.completion_tokens = Some(i64::from(tokens.load(Ordering::Relaxed)));
+        run.first_token_at = received.first_token_at;
+        run.completion_tokens = Some(i64::from(received.tokens));
         match answered {
             Ok(Ok(answer)) => {
                 run.completion_tokens = Some(i64::from(answer.tokens));
                 run.prompt_tokens = answer.prompt_tokens.map(i64::from);
                 self.core.stats.ended(&self.target.server_url, self.model, Some(&answer));
-                Called {
-                    run,
-                    end: End::Ended(outcome::answered(task, &answer)),
-                    lingers: false,
-                    servers_trouble: false,
-                }
+                served(run, outcome::answered(task, &answer))
             }
-            Ok(Err(error)) => self.failed(run, task, &error),
-            Err(why) => Called { run, end: End::Stopped(why), lingers: true, servers_trouble: false },
+            Ok(Err(error)) => self.failed(run, &error, &received, allowed),
+            Err(why) => stopped(run, why),
         }
     }
 
-    async fn embed(
-        &self,
-        expert: &ExpertSpec,
-        model: crate::engines::SendableModel,
-        timeout: Duration,
-        mut run: Run,
-    ) -> Called {
-        let task = &self.job.task;
+    async fn embed(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: Run) -> Called {
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
-        let request = match embed::request(task, model, keep, timeout) {
+        let request = match embed::request(&self.job.task, model, keep, allowed.timeout) {
             Ok(request) => request,
             Err(why) => return permanent(run, why),
         };
+        let received = Received::nothing();
         match self.unless_stopped(engine(self.target.kind).embed(&self.target.endpoint, &request)).await {
             Ok(Ok(answer)) => {
                 run.prompt_tokens = answer.prompt_tokens.map(i64::from);
                 self.core.stats.ended(&self.target.server_url, self.model, None);
-                Called { run, end: End::Ended(outcome::embedded(&answer)), lingers: false, servers_trouble: false }
+                served(run, outcome::embedded(&answer))
             }
-            Ok(Err(error)) => self.failed(run, task, &error),
-            Err(why) => Called { run, end: End::Stopped(why), lingers: true, servers_trouble: false },
+            Ok(Err(error)) => self.failed(run, &error, &received, allowed),
+            Err(why) => stopped(run, why),
         }
     }
 
@@ -212,17 +216,28 @@ impl Call<'_> {
         }
     }
 
-    fn failed(&self, run: Run, task: &ClaimedTask, error: &EngineError) -> Called {
-        self.core.stats.failed(&self.target.server_url, self.model);
-        Called {
-            run,
-            end: End::Ended(outcome::failed(task, error)),
-            lingers: outcome::may_still_run(&error.failure),
-            servers_trouble: outcome::is_servers_trouble(&error.failure),
+    fn failed(&self, run: Run, error: &EngineError, received: &Received, allowed: Allowed) -> Called {
+        let waited = Waited {
+            silent: received.last_byte.unwrap_or(received.sent).elapsed(),
+            bytes: received.last_byte.is_some(),
+            tokens: received.tokens > 0,
+            others_served: self.target.contact.answered_since(received.sent),
+            cut_short: allowed.cut_short,
+            stall: self.target.stall(),
+        };
+        let Meaning { ended, shown, servers_trouble } = outcome::failed(&self.job.task, error, waited);
+        if let Failure::ModelMissing { .. } = error.failure {
+            self.target.lacked(self.model);
+        } else if servers_trouble {
+            let retry_after = if let Ended::Unavailable { retry_after, .. } = &ended { *retry_after } else { None };
+            self.target.failed(retry_after);
         }
+        let lingers = outcome::may_still_run(&error.failure);
+        Called { run, end: End::Ended(ended), lingers, servers_trouble, shown }
     }
 
-    fn note(&self, called: &Called, took: Duration) {
+    fn note(&self, called: &Called, began_at: Timestamp, took: Duration) {
+        self.report(&called.shown, began_at);
         let class = match &called.end {
             End::Ended(ended) => {
                 if let Ended::Ok { .. } = ended {
@@ -236,10 +251,64 @@ impl Call<'_> {
         let tokens = called.run.completion_tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         self.core.metrics.ended(&self.target.namespace, &self.target.backend, self.model, class, tokens, took);
     }
+
+    /// The leader judges the server by it, and moves its limit.
+    fn report(&self, shown: &Shown, began_at: Timestamp) {
+        let ended_at = Timestamp::now().max(began_at);
+        let (model, request) = (self.model.to_owned(), format!("task {}", self.job.task.id));
+        match shown {
+            Shown::Nothing => {}
+            Shown::Served => {
+                self.target.contact.served();
+                let call = ServedCall { model, began_at, ended_at, request };
+                self.core.evidence.served(&self.target.server_url, call);
+            }
+            Shown::Failed { fault, message } => {
+                self.core.stats.failed(&self.target.server_url, self.model);
+                let (fault, message) = (*fault, message.clone());
+                let call = FailedCall { model, began_at, ended_at, request, fault, message };
+                self.core.evidence.failed(&self.target.server_url, call);
+            }
+        }
+    }
+}
+
+impl Received {
+    fn nothing() -> Self {
+        Self { sent: Instant::now(), headers: false, last_byte: None, tokens: 0, first_token_at: None }
+    }
+
+    /// Whether it belongs to the answer. Headers don't: some servers send them at once, also while the call waits inside them.
+    fn takes(&mut self, activity: Activity) -> bool {
+        match activity {
+            Activity::Bytes if !self.headers => {
+                self.headers = true;
+                return false;
+            }
+            Activity::Bytes => {}
+            Activity::Token => {
+                self.tokens += 1;
+                self.first_token_at.get_or_insert_with(Timestamp::now);
+            }
+        }
+        self.last_byte = Some(Instant::now());
+        true
+    }
+}
+
+/// The server did its part, whatever the answer is worth.
+fn served(run: Run, ended: Ended) -> Called {
+    Called { run, end: End::Ended(ended), lingers: false, servers_trouble: false, shown: Shown::Served }
 }
 
 fn permanent(run: Run, why: String) -> Called {
-    Called { run, end: End::Ended(Ended::Permanent { why }), lingers: false, servers_trouble: false }
+    let end = End::Ended(Ended::Permanent { why });
+    Called { run, end, lingers: false, servers_trouble: false, shown: Shown::Nothing }
+}
+
+/// A call that we stopped shows nothing of its server, which may be at it for a moment.
+fn stopped(run: Run, why: Stopped) -> Called {
+    Called { run, end: End::Stopped(why), lingers: true, servers_trouble: false, shown: Shown::Nothing }
 }
 
 /// As metrics have it.
@@ -248,6 +317,7 @@ fn word(class: AttemptClass) -> &'static str {
         AttemptClass::Ok => "Ok",
         AttemptClass::Retryable => "Retryable",
         AttemptClass::Unavailable => "Unavailable",
+        AttemptClass::ServerFailed => "ServerFailed",
         AttemptClass::Permanent => "Permanent",
         AttemptClass::LeaseLost => "LeaseLost",
         AttemptClass::Cancelled => "Cancelled",

@@ -44,7 +44,7 @@ pub async fn round(core: &Arc<Core>) -> Result<Found, StoreError> {
     if world.has_webhooks() {
         found.claimed += free(core, &queues).await?;
     }
-    let servers = world.servers(&*core.store, |url| core.targets.is_cooling(url)).await?;
+    let servers = world.servers(&*core.store, |url| core.targets.contact(url).is_waiting()).await?;
     found.round.servers_short = servers.iter().any(|server| !server.ready || server.free == 0);
     for route in route::routes(&servers) {
         if core.places.free() == 0 {
@@ -97,12 +97,17 @@ async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) ->
             return Ok(0);
         }
     };
-    let room = core.places.free();
+    let room = if target.contact.is_doubtful() { 1 } else { core.places.free() };
+    let asked = route.models.iter().filter(|asked| !target.lacks(&asked.model));
+    let models: Vec<_> = asked.map(|asked| (route.namespace.clone(), asked.alias.clone())).collect();
+    if models.is_empty() {
+        return Ok(0);
+    }
     let claim = SlotClaim {
         queues: queues.to_vec(),
         holder: core.holder.clone(),
         server_url: route.url.clone(),
-        models: route.models.iter().map(|asked| (route.namespace.clone(), asked.alias.clone())).collect(),
+        models,
         loaded: target.loaded_alias().await.map(|alias| (route.namespace.clone(), alias)),
         affinity: core.timings.affinity,
         most: i32::try_from(route.free).unwrap_or(i32::MAX).min(room),
@@ -116,6 +121,9 @@ async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) ->
     });
     let given = answer?.given;
     let many = given.len();
+    if many > 0 {
+        target.contact.tried();
+    }
     for (slot, claimed) in given {
         let place = Place::take(core);
         let slot = core.slots.add(slot, asked_at, claim.call_within);

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    evidence::Evidence,
     finish::Finisher,
     job::{Job, Jobs, Stopped},
     leases::Leases,
@@ -95,6 +96,7 @@ pub struct Core {
     pub finisher: Finisher,
     pub targets: Targets,
     pub stats: Stats,
+    pub evidence: Evidence,
     /// No more claims.
     pub draining: CancellationToken,
     /// Somebody looks for tasks: there is room, or more may wait.

@@ -49,9 +49,6 @@ impl Lane {
             if called.lingers {
                 linger = lane.core.timings.linger;
             }
-            if called.servers_trouble {
-                lane.target.cool();
-            }
             let recorded = match called.end {
                 End::Ended(ended) => Some(lane.core.end(&job, called.run, ended)),
                 End::Stopped(why) => {

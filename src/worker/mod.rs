@@ -2,13 +2,16 @@
 //! ended. It needs the database and the servers, nothing else.
 //!
 //! `run` has the loops and `claiming` the rounds that fill the room that `load` leaves. A slot in hand is a `lane`, in which
-//! one `call` follows the other; `webhooks` sends tasks to others' agents; `handlers` build each request. `leases`, `slots`
+//! one `call` follows the other; `webhooks` sends tasks to others' agents; `handlers` build each request.
+//! `contact` and `evidence` keep what calls showed of a server: for the next call, and for the leader. `leases`, `slots`
 //! and `job` know until when something is ours, on a clock that counts sleep; `finish` records results, and `spool` keeps
 //! them on disk while the database is away. `world` and `target` are what is declared.
 
 mod call;
 mod claiming;
+mod contact;
 mod core;
+mod evidence;
 mod finish;
 mod handlers;
 mod job;

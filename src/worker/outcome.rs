@@ -1,67 +1,123 @@
 //! What a call's end means for its task. Pure.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
     engines::{EmbedOutcome, EngineError, Failure, InferOutcome},
-    tasks::{ClaimedTask, retry::Ended},
+    store::CallFault,
+    tasks::{
+        ClaimedTask,
+        retry::{self, Ended},
+    },
 };
 
-/// A backend that breaks off under a task so often may be broken by it.
-const SUSPICIOUS_BREAKS: i32 = 5;
+/// What a call showed of its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing: it was the request's failure, or the call was stopped.
+    Nothing,
+    Served,
+    Failed {
+        fault: CallFault,
+        message: String,
+    },
+}
 
-/// What a failed call means: the backend's trouble costs the task nothing, its own costs an attempt.
-pub fn failed(task: &ClaimedTask, error: &EngineError) -> Ended {
-    let why = error.to_string();
-    let retryable = |why| Ended::Retryable { why, retry_after: None };
-    let unavailable = |why| Ended::Unavailable { why, retry_after: None };
-    match &error.failure {
-        Failure::Refused
-        | Failure::Busy { .. }
-        | Failure::Loading { .. }
-        | Failure::Unauthorized { .. }
+/// What became of a call while it was open, where it ran out of time.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited {
+    /// Since its last byte; since it was sent, where none came.
+    pub silent: Duration,
+    pub bytes: bool,
+    pub tokens: bool,
+    /// The server answered other calls of this worker meanwhile.
+    pub others_served: bool,
+    /// Its task's deadline ended it before its own time was over.
+    pub cut_short: bool,
+    /// The longest silence that is no failure: `stallSeconds`.
+    pub stall: Duration,
+}
+
+/// Whose fault a failed call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The server failed under the request, which may be what made it fail.
+    Broke(CallFault),
+    /// The server takes no request now, whatever it asks for.
+    Away(Option<CallFault>),
+    /// The request waited for its turn, or had too little time.
+    Waited,
+    /// The answer took longer than it may.
+    TooLong,
+    /// The request is wrong.
+    Refused,
+}
+
+fn cause(failure: &Failure, waited: Waited) -> Cause {
+    match failure {
+        Failure::Timeout { .. } => waited.cause(),
+        Failure::Reset { .. } | Failure::ServerError { .. } | Failure::BadBody { .. } | Failure::NoContent { .. } => {
+            Cause::Broke(CallFault::Failed)
+        }
+        Failure::OutOfMemory { .. } => Cause::Broke(CallFault::OutOfMemory),
+        // No request makes these happen.
+        Failure::Refused | Failure::CannotLoad { .. } => Cause::Away(Some(CallFault::Failed)),
+        Failure::ModelTooLarge { .. } => Cause::Away(Some(CallFault::ModelTooLarge)),
+        Failure::Busy { .. } | Failure::RateLimited { .. } | Failure::Loading { .. } => {
+            Cause::Away(Some(CallFault::Full))
+        }
+        // The leader sees these too, and tells a human.
+        Failure::Unauthorized { .. }
         | Failure::ModelMissing { .. }
-        | Failure::Unreachable(_)
         | Failure::Misconfigured(_)
-        | Failure::CannotLoad { .. }
-        | Failure::ModelTooLarge { .. } => unavailable(why),
-        Failure::RateLimited { retry_after } => Ended::Unavailable { why, retry_after: *retry_after },
-        Failure::Reset { .. } if task.free_requeues >= SUSPICIOUS_BREAKS => retryable(why),
-        Failure::Reset { .. } => unavailable(why),
-        Failure::Timeout { .. }
-        | Failure::ServerError { .. }
-        | Failure::BadBody { .. }
-        | Failure::NoContent { .. }
-        | Failure::OutOfMemory { .. } => retryable(why),
-        Failure::Rejected { .. } | Failure::Unsupported { .. } | Failure::PromptTooLong { .. } => {
-            Ended::Permanent { why }
+        | Failure::Unreachable(_) => Cause::Away(None),
+        Failure::Rejected { .. } | Failure::Unsupported { .. } | Failure::PromptTooLong { .. } => Cause::Refused,
+    }
+}
+
+impl Waited {
+    fn cause(self) -> Cause {
+        let is_silent = self.silent >= self.stall;
+        if self.bytes && !is_silent {
+            Cause::TooLong
+        } else if (!self.tokens && self.others_served) || (self.cut_short && !is_silent) {
+            Cause::Waited
+        } else {
+            Cause::Broke(CallFault::Failed)
         }
     }
 }
 
-/// Whether the server is to be left alone for a moment.
-pub fn is_servers_trouble(failure: &Failure) -> bool {
-    match failure {
-        Failure::Refused
-        | Failure::Reset { .. }
-        | Failure::Busy { .. }
-        | Failure::RateLimited { .. }
-        | Failure::Unauthorized { .. }
-        | Failure::ModelMissing { .. }
-        | Failure::Loading { .. }
-        | Failure::Unreachable(_)
-        | Failure::Misconfigured(_)
-        | Failure::CannotLoad { .. }
-        | Failure::ModelTooLarge { .. } => true,
-        Failure::Timeout { .. }
-        | Failure::ServerError { .. }
-        | Failure::BadBody { .. }
-        | Failure::NoContent { .. }
-        | Failure::OutOfMemory { .. }
-        | Failure::PromptTooLong { .. }
-        | Failure::Rejected { .. }
-        | Failure::Unsupported { .. } => false,
-    }
+/// What a failed call means.
+#[derive(Debug, PartialEq)]
+pub struct Meaning {
+    pub ended: Ended,
+    pub shown: Shown,
+    /// The next call for the same would fail too.
+    pub servers_trouble: bool,
+}
+
+/// A server's failure uses no attempt of the task, and a task's own does.
+pub fn failed(task: &ClaimedTask, error: &EngineError, waited: Waited) -> Meaning {
+    let why = error.to_string();
+    let cause = cause(&error.failure, waited);
+    let shown = match cause {
+        Cause::Broke(fault) | Cause::Away(Some(fault)) => Shown::Failed { fault, message: why.clone() },
+        Cause::Away(None) | Cause::Waited | Cause::TooLong | Cause::Refused => Shown::Nothing,
+    };
+    let ended = match cause {
+        Cause::Broke(_) | Cause::Waited => retry::server_failed(task, why),
+        Cause::Away(_) => Ended::Unavailable { why, retry_after: retry_after(&error.failure) },
+        Cause::TooLong => Ended::Retryable { why, retry_after: None },
+        Cause::Refused => Ended::Permanent { why },
+    };
+    Meaning { ended, shown, servers_trouble: matches!(cause, Cause::Broke(_) | Cause::Away(_)) }
+}
+
+fn retry_after(failure: &Failure) -> Option<Duration> {
+    if let Failure::RateLimited { retry_after } = failure { *retry_after } else { None }
 }
 
 /// Whether a call broke off while the server may still be at it: its slot lingers.
@@ -69,8 +125,12 @@ pub fn may_still_run(failure: &Failure) -> bool {
     matches!(failure, Failure::Timeout { .. } | Failure::BadBody { .. })
 }
 
-/// `{"text"}`, or `{"json"}` where a schema was given and holds. `truncated` says that `max_tokens` ended a text.
+/// `{"text"}`, or `{"json"}` where a schema was given and holds. `truncated` says that `max_tokens` ended a text. An answer
+/// without content is no success.
 pub fn answered(task: &ClaimedTask, outcome: &InferOutcome) -> Ended {
+    if !outcome.has_content() {
+        return Ended::Retryable { why: nothing(outcome), retry_after: None };
+    }
     let Some(schema) = &task.payload.schema else {
         let mut result = json!({"text": outcome.text});
         if outcome.cut_off {
@@ -86,6 +146,16 @@ pub fn answered(task: &ClaimedTask, outcome: &InferOutcome) -> Ended {
             Ended::Retryable { why: format!("{why}{cut}"), retry_after: None }
         }
     }
+}
+
+fn nothing(outcome: &InferOutcome) -> String {
+    let finish = outcome.finish.as_deref().unwrap_or(if outcome.cut_off { "length" } else { "not given" });
+    let hint = match (outcome.cut_off, outcome.reasoning.trim().is_empty()) {
+        (true, false) => "; all its tokens went into reasoning: raise parameters.maxTokens of the Expert",
+        (false, false) => "; it only reasoned",
+        (_, true) => "",
+    };
+    format!("the model answered nothing (finish reason {finish}){hint}")
 }
 
 /// `{"vectors"}`, in the order of the texts.
@@ -126,49 +196,115 @@ fn beginning(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
-        engines::EngineKind,
+        engines::{EngineKind, Fault},
         tasks::{AttemptClass, Payload},
         worker::testing::task,
     };
 
+    /// A minute of silence is a stall.
+    const WAITED: Waited = Waited {
+        silent: Duration::from_secs(120),
+        bytes: false,
+        tokens: false,
+        others_served: false,
+        cut_short: false,
+        stall: Duration::from_secs(60),
+    };
+
+    fn meaning(failure: Failure, waited: Waited) -> Meaning {
+        failed(&task(1), &EngineError { call: "POST x".into(), failure }, waited)
+    }
+
     #[test]
-    fn a_backends_trouble_uses_no_attempt_and_a_tasks_own_does() {
-        use AttemptClass::{Permanent, Retryable, Unavailable};
+    fn whose_fault_a_failure_is_decides_over_attempts_evidence_and_the_next_call() {
+        use AttemptClass::{Permanent, ServerFailed, Unavailable};
         let detail = || "why".to_owned();
         let after = Duration::from_secs(1);
+        let (failed, full) = (Some(CallFault::Failed), Some(CallFault::Full));
         let cases = [
-            (Failure::Refused, Unavailable),
-            (Failure::Reset { tokens_seen: 3 }, Unavailable),
-            (Failure::Busy { detail: detail() }, Unavailable),
-            (Failure::RateLimited { retry_after: None }, Unavailable),
-            (Failure::Unauthorized { status: 401 }, Unavailable),
-            (Failure::ModelMissing { detail: detail() }, Unavailable),
-            (Failure::Unreachable("dns".into()), Unavailable),
-            (Failure::Timeout { after, tokens_seen: 0 }, Retryable),
-            (Failure::ServerError { status: 500, detail: detail() }, Retryable),
-            (Failure::BadBody { detail: detail() }, Retryable),
-            (Failure::Rejected { status: 400, detail: detail() }, Permanent),
-            (Failure::Unsupported { engine: EngineKind::Mlx }, Permanent),
+            (Failure::Refused, Unavailable, failed, true),
+            (Failure::Reset { tokens_seen: 3 }, ServerFailed, failed, true),
+            (Failure::Timeout { after, tokens_seen: 0 }, ServerFailed, failed, true),
+            (Failure::ServerError { status: 500, detail: detail() }, ServerFailed, failed, true),
+            (Failure::BadBody { detail: detail() }, ServerFailed, failed, true),
+            (Failure::Busy { detail: detail() }, Unavailable, full, true),
+            (Failure::RateLimited { retry_after: None }, Unavailable, full, true),
+            (Failure::Unauthorized { status: 401 }, Unavailable, None, true),
+            (Failure::ModelMissing { detail: detail() }, Unavailable, None, true),
+            (Failure::NoContent { detail: detail() }, ServerFailed, failed, true),
+            (Failure::OutOfMemory { detail: detail() }, ServerFailed, Some(CallFault::OutOfMemory), true),
+            (Failure::CannotLoad { detail: detail() }, Unavailable, failed, true),
+            (Failure::ModelTooLarge { detail: detail() }, Unavailable, Some(CallFault::ModelTooLarge), true),
+            (Failure::Loading { detail: detail() }, Unavailable, full, true),
+            (Failure::Misconfigured("HTML".into()), Unavailable, None, true),
+            (Failure::Unreachable("dns".into()), Unavailable, None, true),
+            (Failure::Rejected { status: 400, detail: detail() }, Permanent, None, false),
+            (Failure::PromptTooLong { detail: detail() }, Permanent, None, false),
+            (Failure::Unsupported { engine: EngineKind::Mlx }, Permanent, None, false),
         ];
-        for (failure, class) in cases {
-            let error = EngineError { call: "POST x".into(), failure };
-            assert_eq!(failed(&task(1), &error).class(), class, "{error}");
-            assert_eq!(is_servers_trouble(&error.failure), class == Unavailable, "{error}");
+        for (failure, class, fault, cools) in cases {
+            let (name, named) = (format!("{failure:?}"), failure.clone());
+            let Meaning { ended, shown, servers_trouble } = meaning(failure, WAITED);
+            assert_eq!((ended.class(), servers_trouble), (class, cools), "{name}");
+            let error = EngineError { call: "POST x".into(), failure: named };
+            let blamed = matches!(error.failure.fault(), Fault::Server | Fault::Full);
+            assert_eq!(matches!(shown, Shown::Failed { .. }), blamed, "{name}");
+            let shown = if let Shown::Failed { fault, .. } = shown { Some(fault) } else { None };
+            assert_eq!(shown, fault, "{name}");
         }
     }
 
     #[test]
-    fn a_task_under_which_servers_keep_breaking_uses_attempts_at_last() {
-        let mut breaking = task(1);
-        breaking.free_requeues = SUSPICIOUS_BREAKS;
-        let reset = EngineError { call: "POST x".into(), failure: Failure::Reset { tokens_seen: 0 } };
-        assert_eq!(failed(&breaking, &reset).class(), AttemptClass::Retryable);
-        let refused = EngineError { call: "POST x".into(), failure: Failure::Refused };
-        assert_eq!(failed(&breaking, &refused).class(), AttemptClass::Unavailable);
+    fn a_call_that_runs_out_of_time_is_the_servers_fault_only_where_the_server_was_silent() {
+        let second = Duration::from_secs(1);
+        let broke = Cause::Broke(CallFault::Failed);
+        for (waited, cause, what) in [
+            (WAITED, broke, "never a byte"),
+            (Waited { silent: second * 20, ..WAITED }, broke, "never a byte in a short time"),
+            (Waited { silent: second, bytes: true, tokens: true, ..WAITED }, Cause::TooLong, "tokens to the end"),
+            (Waited { silent: second, bytes: true, ..WAITED }, Cause::TooLong, "keepalives to the end"),
+            (Waited { bytes: true, tokens: true, others_served: true, ..WAITED }, broke, "it fell silent"),
+            (Waited { bytes: true, ..WAITED }, broke, "headers and nothing more"),
+            (Waited { others_served: true, ..WAITED }, Cause::Waited, "others were served"),
+            (Waited { others_served: true, bytes: true, ..WAITED }, Cause::Waited, "headers while others were served"),
+            (Waited { silent: second * 5, cut_short: true, ..WAITED }, Cause::Waited, "a near deadline"),
+            (Waited { cut_short: true, ..WAITED }, broke, "a far deadline"),
+        ] {
+            assert_eq!(waited.cause(), cause, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_waited() {
+        let after = Some(Duration::from_secs(77));
+        let Ended::Unavailable { retry_after, .. } = meaning(Failure::RateLimited { retry_after: after }, WAITED).ended
+        else {
+            panic!("it is full")
+        };
+        assert_eq!(retry_after, after);
+    }
+
+    #[test]
+    fn an_answer_without_content_is_another_attempt() {
+        for (text, reasoning, finish, cut_off, words) in [
+            ("", "", None, false, "the model answered nothing (finish reason not given)"),
+            ("", "", Some("stop"), false, "the model answered nothing (finish reason stop)"),
+            ("", "Hm.", Some("stop"), false, "reason stop); it only reasoned"),
+            (
+                " \n",
+                "Hm.",
+                None,
+                true,
+                "reason length); all its tokens went into reasoning: raise parameters.maxTokens",
+            ),
+        ] {
+            let (reasoning, finish) = (reasoning.to_owned(), finish.map(str::to_owned));
+            let answer = InferOutcome { reasoning, finish, ..outcome(text, cut_off) };
+            let Ended::Retryable { why, .. } = answered(&task(1), &answer) else { panic!("{text:?}") };
+            assert!(why.contains(words), "{why}");
+        }
     }
 
     fn outcome(text: &str, cut_off: bool) -> InferOutcome {

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     claiming,
     core::{Core, Places, Timings},
+    evidence::Evidence,
     finish::Finisher,
     job::{Jobs, Stopped},
     leases::Leases,
@@ -38,6 +40,8 @@ const MAY_BE_SILENT: Duration = Duration::from_secs(120);
 const SENSE: Duration = Duration::from_secs(1);
 /// Where no pool says how long draining may take.
 const USUAL_DRAIN: Duration = Duration::from_secs(300);
+/// What changes the verdict over a server is reported at once, but not more often than this.
+const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// For aborted calls to end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Longer than any statement's timeout: what can't be recorded must be on disk.
@@ -93,6 +97,7 @@ impl Worker {
             targets: Targets::new(http.clone(), secrets.clone()),
             jobs: Jobs::default(),
             stats: Stats::default(),
+            evidence: Evidence::default(),
             draining: CancellationToken::new(),
             wake: Notify::new(),
             changed: watch::Sender::new(0),
@@ -290,7 +295,7 @@ async fn govern(
     }
 }
 
-/// Tells how this worker is, every few seconds.
+/// Reports how this worker is, every few seconds; at once what changes the verdict over a server.
 async fn report(
     core: Arc<Core>,
     state: Arc<State>,
@@ -298,12 +303,21 @@ async fn report(
     beat: crate::telemetry::Beat,
     ended: CancellationToken,
 ) {
-    while ended.run_until_cancelled(tokio::time::sleep(core.timings.report)).await.is_some() {
+    let due = async || {
+        tokio::time::sleep(BETWEEN_REPORTS).await;
+        let rest = core.timings.report.saturating_sub(BETWEEN_REPORTS);
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = core.evidence.news() => {}
+        }
+    };
+    while ended.run_until_cancelled(due()).await.is_some() {
         beat.beat();
         let (allowance, in_flight) = (state.allowance(), core.places.taken());
         let draining = core.draining.is_cancelled();
         let short = !draining && in_flight < allowance.most && state.servers_short.load(Ordering::Relaxed);
         let round = Round { servers_short: short && waits_for_slots(&core).await };
+        let reported_at = Timestamp::now();
         let report = WorkerReport {
             holder: core.holder.clone(),
             namespace: core.namespace.clone(),
@@ -314,6 +328,8 @@ async fn report(
             limited_by: stats::word(stats::limited_by(draining, allowance, in_flight, round)).to_owned(),
             draining,
             calls: core.stats.take(),
+            evidence: core.evidence.all(reported_at),
+            reported_at,
         };
         if let Err(error) = core.store.report_worker(&report).await {
             tracing::debug!(%error, "no report");

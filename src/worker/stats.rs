@@ -27,7 +27,7 @@ impl Stats {
         });
     }
 
-    /// A call that was refused, broken off, or ended by a server's error.
+    /// A call whose failure is evidence against the server.
     pub fn failed(&self, server_url: &str, model: &str) {
         self.note(server_url, model, |stats| {
             stats.calls += 1;

@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::Rng;
 use reqwest::Url;
 
 use super::{
+    contact::Contact,
     secrets::Cached,
     world::{Backend, seconds},
 };
 use crate::{
-    api::LLMBackendSpec,
+    api::{LLMBackendSpec, Model},
     engines::{
         Endpoint, EngineKind, KeepAlive, ProbeVerdict, Secret, SendableModel, engine, model_to_send, same_model,
     },
@@ -25,8 +25,8 @@ const LISTING_FRESH: Duration = Duration::from_secs(15);
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is in memory is asked before claims, which must not wait long for it.
 const LOADED_TIMEOUT: Duration = Duration::from_secs(2);
-/// After a call was refused, its server is left alone for up to so long.
-const COOLING: Duration = Duration::from_secs(2);
+/// A model that the server lacks is not asked for again before this.
+const LACKED: Duration = Duration::from_secs(15);
 /// Weight of the latest call in what is usual.
 const LATEST: f64 = 0.3;
 
@@ -38,6 +38,7 @@ pub struct Target {
     pub kind: EngineKind,
     pub endpoint: Endpoint,
     pub spec: Arc<LLMBackendSpec>,
+    pub contact: Arc<Contact>,
     generation: i64,
     bearer: Option<Secret>,
     state: Mutex<State>,
@@ -47,15 +48,16 @@ pub struct Target {
 struct State {
     listing: Option<(Instant, Option<Vec<String>>)>,
     loaded: Option<(Instant, Option<String>)>,
-    cooling_until: Option<Instant>,
     usual_call: Option<Duration>,
+    /// Until when models are not asked for that the server lacks.
+    lacked: HashMap<String, Instant>,
 }
 
 impl Target {
     /// The name to send for a model. MLX is asked what it lists first: another name would make it drop what it has loaded.
     pub async fn sendable(&self, model: &str) -> Result<SendableModel, String> {
         let listed = if self.kind == EngineKind::Mlx { self.listing().await } else { None };
-        model_to_send(self.kind, model, listed.as_deref()).map_err(|error| error.to_string())
+        sendable(self.kind, &self.spec.models, model, listed.as_deref())
     }
 
     async fn listing(&self) -> Option<Vec<String>> {
@@ -105,15 +107,22 @@ impl Target {
     }
 
     /// Leaves the server alone for a moment, and forgets what it listed.
-    pub fn cool(&self) {
-        let wait = COOLING.mul_f64(rand::rng().random_range(0.5..1.0));
-        let mut state = self.lock();
-        state.cooling_until = Some(Instant::now() + wait);
-        state.listing = None;
+    pub fn failed(&self, retry_after: Option<Duration>) {
+        self.contact.failed(retry_after);
+        self.lock().listing = None;
     }
 
-    pub fn is_cooling(&self) -> bool {
-        self.lock().cooling_until.is_some_and(|until| until > Instant::now())
+    /// The server does not have this model, which says nothing about its other ones.
+    pub fn lacked(&self, model: &str) {
+        let mut state = self.lock();
+        state.listing = None;
+        state.lacked.insert(model.to_owned(), Instant::now() + LACKED);
+    }
+
+    pub fn lacks(&self, model: &str) -> bool {
+        let mut state = self.lock();
+        state.lacked.retain(|_, until| *until > Instant::now());
+        state.lacked.contains_key(model)
     }
 
     /// How long a call usually takes here; `None` before the first.
@@ -132,7 +141,32 @@ impl Target {
     }
 }
 
-fn alias(model: &crate::api::Model) -> String {
+/// An MLX server that lists nothing (its model is not in the hub's cache) still serves what it was started with, under a name
+/// of its own: that is meant where a single model is declared.
+fn sendable(
+    kind: EngineKind,
+    declared: &[Model],
+    wanted: &str,
+    listed: Option<&[String]>,
+) -> Result<SendableModel, String> {
+    let error = match model_to_send(kind, wanted, listed) {
+        Ok(model) => return Ok(model),
+        Err(error) => error,
+    };
+    if listed.is_some_and(|listed| !listed.is_empty()) {
+        return Err(error.to_string());
+    }
+    if declared.len() == 1 {
+        return Ok(SendableModel::mlx_default());
+    }
+    Err(format!(
+        "cannot tell which of the {} declared models the MLX server has loaded, because it lists none, so model {wanted:?} is not \
+         sent; declare a single model, or put the model into the cache folder of the server's user so that /v1/models lists it",
+        declared.len()
+    ))
+}
+
+fn alias(model: &Model) -> String {
     model.alias.clone().unwrap_or_else(|| model.name.clone())
 }
 
@@ -141,11 +175,12 @@ pub struct Targets {
     http: reqwest::Client,
     secrets: Cached,
     known: Mutex<HashMap<String, Arc<Target>>>,
+    contacts: Mutex<HashMap<String, Arc<Contact>>>,
 }
 
 impl Targets {
     pub fn new(http: reqwest::Client, secrets: Cached) -> Self {
-        Self { http, secrets, known: Mutex::default() }
+        Self { http, secrets, known: Mutex::default(), contacts: Mutex::default() }
     }
 
     /// The error says what is missing.
@@ -168,6 +203,7 @@ impl Targets {
             kind: spec.engine.into(),
             endpoint: Endpoint::new(self.http.clone(), base, bearer.clone()),
             spec: Arc::clone(spec),
+            contact: self.contact(&row.server_url),
             generation: row.generation,
             bearer,
             state: Mutex::default(),
@@ -176,12 +212,44 @@ impl Targets {
         Ok(target)
     }
 
-    /// Whether the server just refused a call of ours.
-    pub fn is_cooling(&self, server_url: &str) -> bool {
-        self.lock().values().any(|target| target.server_url == server_url && target.is_cooling())
+    /// What is known of a server, whichever backends it has.
+    pub fn contact(&self, server_url: &str) -> Arc<Contact> {
+        let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(contacts.entry(server_url.to_owned()).or_default())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Target>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(names: &[&str]) -> Vec<Model> {
+        let model = |name: &&str| serde_json::from_value(serde_json::json!({"name": name})).expect("a model");
+        names.iter().map(model).collect()
+    }
+
+    #[test]
+    fn mlx_is_sent_its_default_where_that_must_be_what_was_declared() {
+        let listed = ["other".to_owned()];
+        let (listed, nothing) = (Some(&listed[..]), Some(&[][..]));
+        for (names, wanted, listed, sent) in [
+            (&["default_model"][..], "default_model", listed, Ok("default_model")),
+            (&["other"], "other", listed, Ok("other")),
+            (&["mine"], "mine", nothing, Ok("default_model")),
+            (&["mine"], "mine", None, Ok("default_model")),
+            (&["mine"], "mine", listed, Err("does not list it")),
+            (&["mine", "more"], "mine", nothing, Err("cannot tell which of the 2 declared models")),
+            (&["mine", "default_model"], "default_model", nothing, Ok("default_model")),
+        ] {
+            let found = sendable(EngineKind::Mlx, &declared(names), wanted, listed);
+            match sent {
+                Ok(name) => assert_eq!(found.as_ref().map(SendableModel::as_str), Ok(name), "{names:?} {listed:?}"),
+                Err(words) => assert!(found.as_ref().is_err_and(|why| why.contains(words)), "{names:?}: {found:?}"),
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Moves each server's limit with what workers report of their calls. What is known survives a change of leader.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -11,9 +11,15 @@ use tokio::sync::mpsc;
 
 use crate::{
     api::LLMBackend,
-    controllers::{Parts, shared::Limits},
-    store::{BackendRow, Store, StoreError, WorkerRow, world},
-    tasks::limits::{Adaptive, Bounds, Sample},
+    controllers::{
+        Parts,
+        shared::{Limit, Limits, SlotWatch},
+    },
+    store::{BackendRow, SlotRow, Store, StoreError, WorkerRow, world},
+    tasks::{
+        limits::{Adaptive, Bounds, Heard, Sample},
+        parallel::OpenCall,
+    },
 };
 
 use super::Desk;
@@ -25,10 +31,12 @@ const DOCUMENT: &str = "limits";
 const SAVED: SignedDuration = SignedDuration::from_secs(60);
 /// Two looks at one report see its time at most this far apart.
 const SAME: SignedDuration = SignedDuration::from_millis(500);
+/// Failures are counted together for so long.
+const FAILED: SignedDuration = SignedDuration::from_secs(60);
 
 type Known = BTreeMap<String, Adaptive>;
 
-pub async fn run(desk: Desk, limits: Limits, trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>) {
+pub async fn run(desk: Desk, limits: Limits, slots: SlotWatch, trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>) {
     let mut known: Known = loop {
         desk.beat.beat();
         if let Some(known) = desk.note("limits of the last leader", restored(&*desk.store).await) {
@@ -41,7 +49,7 @@ pub async fn run(desk: Desk, limits: Limits, trigger: mpsc::UnboundedSender<Obje
     loop {
         desk.beat.beat();
         let now = Timestamp::now();
-        if let Some(moved) = desk.note("adapt limits", pass(&desk, &mut known, &mut reports, now).await) {
+        if let Some(moved) = desk.note("adapt limits", pass(&desk, &slots, &mut known, &mut reports, now).await) {
             limits.put(in_force(&known));
             for backend in &moved {
                 // No receiver: the term is over.
@@ -66,8 +74,9 @@ pub async fn limits_of_last_leader(parts: &Parts) -> Limits {
     limits
 }
 
-fn in_force(known: &Known) -> HashMap<String, i32> {
-    known.iter().map(|(url, server)| (url.clone(), server.limit)).collect()
+fn in_force(known: &Known) -> HashMap<String, Limit> {
+    let limit = |server: &Adaptive| Limit { limit: server.limit, limited_by: server.limited_by() };
+    known.iter().map(|(url, server)| (url.clone(), limit(server))).collect()
 }
 
 async fn restored(store: &dyn Store) -> Result<Known, StoreError> {
@@ -84,26 +93,30 @@ async fn save(desk: &Desk, known: &Known) -> Result<(), StoreError> {
 /// Takes in what is new; returns the backends whose limit moved.
 async fn pass(
     desk: &Desk,
+    slots: &SlotWatch,
     known: &mut Known,
     reports: &mut Reports,
     now: Timestamp,
 ) -> Result<Vec<BackendRow>, StoreError> {
     let backends = desk.store.backends().await?;
-    let samples = reports.new_samples(desk.store.workers().await?, now);
+    let mut news = reports.news(desk.store.workers().await?, now);
     known.retain(|url, _| backends.iter().any(|b| b.server_url == *url));
     let mut moved = Vec::new();
     for backend in backends {
         let Some(spec) = world::backend_spec(&backend) else { continue };
         let max = spec.max_concurrency();
         let bounds = Bounds { min: spec.concurrency.min.clamp(1, max), max, adaptive: spec.concurrency.adaptive };
-        let none = BTreeMap::new();
-        let heard = samples.get(&backend.server_url).unwrap_or(&none);
+        // Backends that share a server share what is heard of it.
+        let mut heard = news.remove(&backend.server_url).unwrap_or_default();
+        let occupied = slots.of(&backend.server_url);
+        heard.calls = occupied.calls.iter().filter_map(open_call).collect();
+        heard.more_waits = occupied.waiting > 0;
         let server = known.entry(backend.server_url.clone()).or_insert_with(|| Adaptive::new(bounds, now));
         let before = server.limit;
-        if let Some(why) = server.observe(bounds, heard, now) {
+        if let Some(why) = server.observe(bounds, &heard, now) {
             tracing::info!(
                 backend = %format_args!("{}/{}", backend.namespace, backend.name),
-                limit = server.limit, %why, "congested: fewer calls at once"
+                limit = server.limit, %why, "the server gets fewer calls at once"
             );
         }
         if server.limit != before {
@@ -113,6 +126,15 @@ async fn pass(
     Ok(moved)
 }
 
+fn open_call(slot: &SlotRow) -> Option<OpenCall> {
+    Some(OpenCall {
+        slot: (slot.number, slot.epoch),
+        model: slot.model.clone(),
+        began_at: slot.call_began_at?,
+        last_byte_at: slot.last_byte_at,
+    })
+}
+
 /// Which reports were taken in: a report stays in its row until the next one.
 #[derive(Default)]
 struct Reports {
@@ -120,14 +142,22 @@ struct Reports {
 }
 
 impl Reports {
-    /// By server and model.
-    fn new_samples(&mut self, rows: Vec<WorkerRow>, now: Timestamp) -> HashMap<String, BTreeMap<String, Sample>> {
-        let mut samples: HashMap<String, BTreeMap<String, Sample>> = HashMap::new();
+    /// What workers reported since the last time, by server.
+    fn news(&mut self, rows: Vec<WorkerRow>, now: Timestamp) -> HashMap<String, Heard> {
+        let mut news: HashMap<String, Heard> = HashMap::new();
         let mut still = HashMap::new();
+        let mut failed: HashMap<String, BTreeSet<String>> = HashMap::new();
         for WorkerRow { report, age } in rows {
             let at = now - SignedDuration::try_from(age).unwrap_or_default();
             let before = self.seen.get(&report.holder).copied();
             let is_new = before.is_none_or(|before| at.duration_since(before) > SAME);
+            for of in report.evidence {
+                let failures = of.failed.into_iter().filter(|call| {
+                    // The worker's clock may differ from ours.
+                    at + call.ended_at.duration_since(report.reported_at) > now - FAILED
+                });
+                failed.entry(of.server_url).or_default().extend(failures.map(|call| call.request));
+            }
             still.insert(report.holder, if is_new { at } else { before.unwrap_or(at) });
             for calls in report.calls.into_iter().filter(|_| is_new) {
                 let sample = Sample {
@@ -136,12 +166,15 @@ impl Reports {
                     tokens: calls.tokens,
                     token_millis: calls.token_millis,
                 };
-                let of_model = samples.entry(calls.server_url).or_default().entry(calls.model).or_default();
+                let of_model = news.entry(calls.server_url).or_default().samples.entry(calls.model).or_default();
                 *of_model = of_model.plus(sample);
             }
         }
         self.seen = still;
-        samples
+        for (url, requests) in failed {
+            news.entry(url).or_default().failed_requests = requests.len();
+        }
+        news
     }
 }
 
@@ -173,6 +206,8 @@ mod tests {
             limited_by: "Tasks".into(),
             draining: false,
             calls: vec![calls],
+            evidence: Vec::new(),
+            reported_at: Timestamp::UNIX_EPOCH,
         };
         WorkerRow { report, age: Duration::from_millis(age_millis) }
     }
@@ -181,7 +216,7 @@ mod tests {
     fn a_report_counts_once_however_often_it_is_seen() {
         let mut reports = Reports::default();
         let tokens = |reports: &mut Reports, rows: Vec<WorkerRow>, now: i64| {
-            reports.new_samples(rows, at(now)).get("http://mlx").map_or(0, |models| models["m"].tokens)
+            reports.news(rows, at(now)).get("http://mlx").map_or(0, |heard| heard.samples["m"].tokens)
         };
         // Each row: holder, age, tokens.
         assert_eq!(tokens(&mut reports, vec![row("a", 1_000, 10), row("b", 0, 5)], 10_000), 15);

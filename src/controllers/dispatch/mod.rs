@@ -68,7 +68,7 @@ pub async fn run(parts: &Parts, shared: &Shared, term: &Term, trigger: mpsc::Unb
         Box::pin(assign::run(desk("assign tasks"), wishes)),
         Box::pin(reap::run(desk("reap leases"))),
         Box::pin(retain::run(desk("drop old tasks"))),
-        Box::pin(limits::run(desk("adapt limits"), known, trigger)),
+        Box::pin(limits::run(desk("adapt limits"), known, shared.slots.clone(), trigger)),
         Box::pin(count::run(desk("count tasks"))),
     ];
     join_all(loops).await;

@@ -73,7 +73,7 @@ impl Backends {
             canary,
             loaded,
             load: Load::of(self.shared.slots.of(&server_url)),
-            adapted: self.shared.limits.of(&server_url),
+            adapted: self.shared.limits.of(&server_url).map(|adapted| adapted.limit),
             agent: agent.unwrap_or_default(),
             workload: self.workload_view(object, &key, failing || memory.episode.is_some()).await,
             peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },

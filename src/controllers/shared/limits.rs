@@ -1,23 +1,31 @@
-//! The limit of each server as it was last adapted.
+//! The limit of each server as it was last adapted, and why.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// How many calls a server gets at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub limit: i32,
+    /// Why that is below the declared maximum, for people.
+    pub limited_by: Option<String>,
+}
+
 /// By the server's normalized URL.
 #[derive(Clone, Default)]
 pub struct Limits {
-    known: Arc<Mutex<HashMap<String, i32>>>,
+    known: Arc<Mutex<HashMap<String, Limit>>>,
 }
 
 impl Limits {
-    pub fn put(&self, limits: HashMap<String, i32>) {
+    pub fn put(&self, limits: HashMap<String, Limit>) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// None until it is known in this term.
-    pub fn of(&self, server_url: &str) -> Option<i32> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).copied()
+    pub fn of(&self, server_url: &str) -> Option<Limit> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).cloned()
     }
 }

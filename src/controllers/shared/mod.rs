@@ -1,6 +1,7 @@
 //! What controllers share within a term: agents as last heard, slots, people's wishes, Secrets, and whether this machine slept.
 
 mod agents;
+mod evidence;
 mod limits;
 mod memories;
 mod slots;
@@ -8,7 +9,7 @@ mod wake;
 mod wishes;
 
 pub use agents::{Agents, Heard, ServiceView};
-pub use limits::Limits;
+pub use limits::{Limit, Limits};
 pub use memories::Memories;
 pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;

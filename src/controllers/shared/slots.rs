@@ -1,4 +1,4 @@
-//! The occupied slots of every server, read in one statement for all, and how many tasks wait for it.
+//! What goes on at every server: its open calls, what calls showed of it, and how many tasks wait for it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,20 +7,26 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    store::{SlotPurpose, SlotRow, Store, StoreError, world},
+    store::{CallEvidence, SlotPurpose, SlotRow, Store, StoreError, world},
     tasks::route::Server,
     telemetry::Beat,
 };
 
+use super::evidence::Reported;
+
+/// Slots and reports are read this often.
 const PERIOD: Duration = Duration::from_secs(2);
+/// The same while calls are open somewhere: what they show must not wait.
+const PERIOD_OF_CALLS: Duration = Duration::from_secs(1);
 /// Counting goes over all tasks that wait: it may take one part in so many of the time, down to one count in [`SELDOM`].
 const SHARE: u32 = 20;
 const SELDOM: Duration = Duration::from_secs(30);
 
-/// What is known of a server's slots.
+/// What is known of a server's slots and calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Occupied {
     pub calls: Vec<SlotRow>,
@@ -28,72 +34,144 @@ pub struct Occupied {
     pub last_call_at: Option<Timestamp>,
     /// Tasks that are due, and whose model it serves.
     pub waiting: i64,
+    /// What the calls of all workers showed, by the leader's clock.
+    pub evidence: CallEvidence,
 }
 
-/// The slots as they were last read, by the server's normalized URL.
+impl Occupied {
+    /// Whether somebody should look at the server because of what differs.
+    fn differs(&self, before: &Self) -> bool {
+        let open = |of: &Self| of.calls.iter().map(call_id).collect::<HashSet<_>>();
+        self.evidence != before.evidence || (self.waiting > 0) != (before.waiting > 0) || open(self) != open(before)
+    }
+}
+
+fn call_id(slot: &SlotRow) -> (i64, i64, Option<Timestamp>, bool) {
+    (slot.number, slot.epoch, slot.call_began_at, slot.aborted)
+}
+
+/// The slots and reports as they were last read, by the server's normalized URL.
 #[derive(Clone, Default)]
 pub struct SlotWatch {
-    known: Arc<Mutex<HashMap<String, Occupied>>>,
+    known: Arc<Mutex<Known>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Known {
+    servers: HashMap<String, Occupied>,
+    reported: Reported,
+    /// Servers whose calls, evidence or demand changed since somebody asked.
+    changed: HashSet<String>,
 }
 
 impl SlotWatch {
     pub async fn watch(self, store: Arc<dyn Store>, beat: Beat, shutdown: CancellationToken) {
-        let mut due = PERIOD;
-        while shutdown.run_until_cancelled(tokio::time::sleep(due)).await.is_some() {
+        let (mut period, mut count_at) = (PERIOD, Instant::now());
+        while shutdown.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
             beat.beat();
-            if let Err(error) = self.read(&*store).await {
-                tracing::debug!(%error, "slots not read");
+            match self.read(&*store).await {
+                Ok(calls) => period = if calls > 0 { PERIOD_OF_CALLS } else { PERIOD },
+                Err(error) => tracing::debug!(%error, "cannot read slots and reports; will retry"),
             }
             let began = Instant::now();
+            if began < count_at {
+                continue;
+            }
             match demand(&*store).await {
-                Ok(demand) => self.take(&demand),
-                Err(error) => tracing::debug!(%error, "waiting tasks not counted"),
+                Ok(demand) => self.update(|known| known.count(&demand)),
+                Err(error) => tracing::debug!(%error, "cannot count waiting tasks; will retry"),
             }
-            due = PERIOD.max(began.elapsed() * SHARE).min(SELDOM);
+            // A little less than the period: a pass of the loop must not be missed by a hair.
+            count_at = began + (PERIOD * 3 / 4).max(began.elapsed() * SHARE).min(SELDOM);
         }
     }
 
-    async fn read(&self, store: &dyn Store) -> Result<(), StoreError> {
+    /// Returns how many calls are open.
+    async fn read(&self, store: &dyn Store) -> Result<usize, StoreError> {
+        let now = Timestamp::now();
+        let reports = store.workers().await?;
         let occupied = store.occupancy().await?;
-        let mut seen = HashMap::new();
+        let mut open = HashMap::new();
         for (url, _) in occupied.into_iter().filter(|(_, n)| *n > 0) {
-            let calls =
-                store.slots(&url).await?.into_iter().filter(|s| s.purpose == SlotPurpose::Call).collect::<Vec<_>>();
-            seen.insert(url, calls);
+            let calls = store.slots(&url).await?.into_iter().filter(|slot| slot.purpose == SlotPurpose::Call);
+            open.insert(url, calls.collect::<Vec<_>>());
         }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in known.values_mut() {
-            entry.calls.clear();
+        let calls = open.values().map(Vec::len).sum();
+        self.update(|known| {
+            known.reported.take(reports, now);
+            let evidence = known.reported.by_server();
+            known.observe(open, evidence, now);
+        });
+        Ok(calls)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Known)) {
+        let mut known = self.lock();
+        change(&mut known);
+        if !known.changed.is_empty() {
+            self.changed.notify_one();
         }
-        for (url, calls) in seen {
-            let entry = known.entry(url).or_default();
-            if !calls.is_empty() {
-                entry.last_call_at = Some(Timestamp::now());
+    }
+
+    /// Resolves with the servers whose open calls, evidence or demand changed. For one caller.
+    pub async fn changed(&self) -> HashSet<String> {
+        loop {
+            let changed = std::mem::take(&mut self.lock().changed);
+            if !changed.is_empty() {
+                return changed;
             }
-            entry.calls = calls;
+            self.changed.notified().await;
         }
-        Ok(())
-    }
-
-    fn take(&self, demand: &HashMap<String, i64>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in known.values_mut() {
-            entry.waiting = 0;
-        }
-        for (url, waiting) in demand {
-            known.entry(url.clone()).or_default().waiting = *waiting;
-        }
-    }
-
-    /// The servers that do tasks, or could.
-    pub fn wanted(&self) -> HashSet<String> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = known.iter().filter(|(_, of)| of.waiting > 0 || !of.calls.is_empty());
-        wanted.map(|(url, _)| url.clone()).collect()
     }
 
     pub fn of(&self, server_url: &str) -> Occupied {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).cloned().unwrap_or_default()
+        self.lock().servers.get(server_url).cloned().unwrap_or_default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Takes in the open calls and the evidence of all servers.
+    fn observe(
+        &mut self,
+        mut open: HashMap<String, Vec<SlotRow>>,
+        mut evidence: HashMap<String, CallEvidence>,
+        now: Timestamp,
+    ) {
+        let urls: HashSet<String> = self.servers.keys().chain(open.keys()).chain(evidence.keys()).cloned().collect();
+        for url in urls {
+            let calls = open.remove(&url).unwrap_or_default();
+            let evidence = evidence.remove(&url).unwrap_or_default();
+            self.change(url, |server| {
+                if !calls.is_empty() {
+                    server.last_call_at = Some(now);
+                }
+                server.calls = calls;
+                server.evidence = evidence;
+            });
+        }
+    }
+
+    /// Takes in how many due tasks each server could do.
+    fn count(&mut self, demand: &HashMap<String, i64>) {
+        let urls: HashSet<String> = self.servers.keys().chain(demand.keys()).cloned().collect();
+        for url in urls {
+            let waiting = demand.get(&url).copied().unwrap_or(0);
+            self.change(url, |server| server.waiting = waiting);
+        }
+    }
+
+    fn change(&mut self, url: String, change: impl FnOnce(&mut Occupied)) {
+        let server = self.servers.entry(url.clone()).or_default();
+        let before = server.clone();
+        change(server);
+        if server.differs(&before) {
+            self.changed.insert(url);
+        }
     }
 }
 
@@ -118,4 +196,64 @@ async fn demand(store: &dyn Store) -> Result<HashMap<String, i64>, StoreError> {
         }
     }
     Ok(demand)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ServedCall;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn call(epoch: i64) -> SlotRow {
+        SlotRow {
+            number: 1,
+            holder: "w".into(),
+            epoch,
+            purpose: SlotPurpose::Call,
+            model: Some("m".into()),
+            taken_at: at(0),
+            lease_expires_at: at(30),
+            call_ends_at: at(60),
+            call_began_at: Some(at(0)),
+            last_byte_at: None,
+            instance: None,
+            aborted: false,
+        }
+    }
+
+    fn served(second: i64) -> CallEvidence {
+        let mut evidence = CallEvidence::of("http://s");
+        let request = "task 1".to_owned();
+        evidence.add_served(ServedCall { model: "m".into(), began_at: at(0), ended_at: at(second), request });
+        evidence
+    }
+
+    #[test]
+    fn a_server_is_looked_at_when_its_calls_its_evidence_or_its_demand_changed() {
+        type Step = (Option<SlotRow>, Option<CallEvidence>, i64, bool, &'static str);
+        let later = SlotRow { last_byte_at: Some(at(7)), ..call(2) };
+        let steps: [Step; 9] = [
+            (None, None, 0, false, "nothing"),
+            (None, None, 3, true, "work begins"),
+            (Some(call(1)), None, 2, true, "a call"),
+            (Some(call(1)), None, 1, false, "the same call, less work"),
+            (Some(call(2)), None, 1, true, "another call"),
+            (Some(later.clone()), None, 1, false, "it gets bytes"),
+            (Some(later.clone()), Some(served(9)), 1, true, "evidence"),
+            (Some(later), Some(served(9)), 1, false, "the same"),
+            (None, Some(served(9)), 0, true, "the calls ended"),
+        ];
+        let mut known = Known::default();
+        for (second, (call, evidence, waiting, changed, what)) in (0..).zip(steps) {
+            let url = || "http://s".to_owned();
+            let open = call.map(|call| (url(), vec![call])).into_iter().collect();
+            known.observe(open, evidence.map(|of| (url(), of)).into_iter().collect(), at(second));
+            known.count(&HashMap::from([(url(), waiting)]));
+            assert_eq!(!std::mem::take(&mut known.changed).is_empty(), changed, "{what}");
+        }
+        assert_eq!(known.servers["http://s"].last_call_at, Some(at(7)));
+    }
 }

@@ -85,7 +85,7 @@ impl WorkerMetrics {
         self.claims.get_or_create(&of_pool(namespace, pool)).inc();
     }
 
-    /// `class` is an attempt's: `Ok`, `Retryable`, `Unavailable`, `Permanent`, `LeaseLost`, `Cancelled`.
+    /// `class` is an attempt's: `Ok`, `Retryable`, `Unavailable`, `ServerFailed`, `Permanent`, `LeaseLost`, `Cancelled`.
     pub fn ended(&self, namespace: &str, backend: &str, model: &str, class: &str, tokens: u64, took: Duration) {
         let [namespace, backend, model] = [namespace, backend, model].map(str::to_owned);
         let of = Model { namespace: namespace.clone(), backend: backend.clone(), model: model.clone() };

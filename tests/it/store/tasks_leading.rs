@@ -219,6 +219,8 @@ pub async fn workers_report_until_they_leave(bench: &Bench) {
             tokens: 99,
             token_millis: 1_234,
         }],
+        evidence: Vec::new(),
+        reported_at: jiff::Timestamp::UNIX_EPOCH,
     };
     for (holder, in_flight) in [("a", 1), ("b", 2), ("a", 3)] {
         bench.store.report_worker(&report(holder, in_flight)).await.expect("report");

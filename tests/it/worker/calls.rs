@@ -1,6 +1,6 @@
 //! Calls that are cancelled, that take long, and servers that are down or full.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ostler::{
     engines::EngineKind,
@@ -59,6 +59,63 @@ async fn a_backend_that_is_down_costs_no_attempt_and_its_tasks_are_done_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_failing_server_is_called_seldom_and_no_task_pays_for_it() {
+    let shop = Shop::sqlite().await;
+    let server = shop.simulated("ollama", SimulateOptions::new(EngineKind::Ollama), 4, 10).await;
+    server.add_fault(Fault::Status { code: 500, path: None, retry_after_seconds: None });
+    shop.expert("igor", "small").await;
+    let ids = shop.give(12, &["igor"], Some("small")).await;
+    let worker = shop.worker().await;
+    let begun = Instant::now();
+    eventually("calls", || async { server.log().inferences().count() >= 4 }).await;
+    // The first ones were sent together; each later one is a trial after a longer wait: half of 1, 2 and 4 seconds at least.
+    eventually("trials", || async { server.log().inferences().count() >= 7 }).await;
+    assert!(begun.elapsed() >= Duration::from_millis(3_500), "three trials after {:?}", begun.elapsed());
+    let tasks = shop.tasks(&ids).await;
+    assert!(tasks.iter().all(|task| task.attempts_used == 0), "{tasks:?}");
+    server.clear_faults();
+    shop.until_completed(&ids).await;
+    for task in shop.tasks(&ids).await {
+        let free = [AttemptClass::Ok, AttemptClass::ServerFailed];
+        assert!(task.attempts.iter().all(|attempt| free.contains(&attempt.class)), "{task:?}");
+    }
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_that_wait_inside_the_engine_are_not_aborted_while_others_are_served() {
+    let shop = Shop::sqlite().await;
+    // Each answer takes two seconds, and the engine runs one call at a time: the last ones wait for longer than `stallSeconds`.
+    let options = SimulateOptions { tokens_per_second: 4.0, parallel: 1, ..SimulateOptions::new(EngineKind::Ollama) };
+    let server = shop.simulated("ollama", options, 4, 10).await;
+    shop.stall_after(1).await;
+    shop.expert("igor", "small").await;
+    let ids = shop.give(4, &["igor"], Some("small")).await;
+    let worker = shop.worker().await;
+    until_in_flight(&server, 4).await;
+    shop.until_completed(&ids).await;
+    for task in shop.tasks(&ids).await {
+        assert_eq!(task.attempts.iter().map(|a| a.class).collect::<Vec<_>>(), [AttemptClass::Ok], "{task:?}");
+    }
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_that_takes_too_long_while_tokens_come_uses_an_attempt_and_is_no_evidence() {
+    let shop = Shop::sqlite().await;
+    let slow = SimulateOptions { tokens_per_second: 2.0, ..SimulateOptions::new(EngineKind::OpenAi) };
+    let _server = shop.simulated("vllm", slow, 2, 10).await;
+    shop.expert_with("igor", json!({"model": "small", "parameters": {"maxTokens": 1000, "timeoutSeconds": 2}})).await;
+    let id = shop.give(1, &["igor"], Some("small")).await[0];
+    let worker = shop.worker().await;
+    eventually("an attempt", || async { shop.task(id).await.attempts_used == 1 }).await;
+    assert_eq!(shop.task(id).await.attempts[0].class, AttemptClass::Retryable);
+    let rows = shop.store().workers().await.expect("read");
+    assert!(rows.iter().all(|row| row.report.evidence.iter().all(|of| of.failed.is_empty())), "{rows:?}");
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_closed_server_is_not_asked_and_what_overflows_goes_to_the_next() {
     let shop = Shop::sqlite().await;
     let slow = SimulateOptions { tokens_per_second: 20.0, ..SimulateOptions::new(EngineKind::Mlx) };
@@ -91,18 +148,15 @@ async fn a_long_answer_is_no_stall_and_a_stalled_one_is_tried_again() {
     assert_eq!(task.attempts[0].completion_tokens, Some(1900));
     assert_eq!(task.result.expect("a result")["truncated"], true);
 
-    let row = json!({"engine": "OpenAI", "url": server.url(), "models": [{"name": "gpt-oss-20b", "alias": "small"}], "stallSeconds": 1});
-    let mut backend = shop.store().backends().await.expect("read").remove(0);
-    (backend.spec, backend.generation) = (row, 2);
-    shop.store().project_backend(&shop.fence, &backend).await.expect("project");
+    shop.stall_after(1).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     server.add_fault(Fault::StallAfter { tokens: 3 });
     let stalled = shop.give(1, &["igor"], Some("small")).await[0];
-    eventually("the stall to be noticed", || async { shop.task(stalled).await.attempts_used == 1 }).await;
+    eventually("the stall to be noticed", || async { shop.task(stalled).await.free_requeues == 1 }).await;
     server.clear_faults();
-    eventually("the second attempt", || async { shop.task(stalled).await.state == TaskState::Completed }).await;
+    eventually("the next call", || async { shop.task(stalled).await.state == TaskState::Completed }).await;
     let attempts = shop.task(stalled).await.attempts;
-    assert_eq!(attempts.iter().map(|a| a.class).collect::<Vec<_>>(), [AttemptClass::Retryable, AttemptClass::Ok]);
+    assert_eq!(attempts.iter().map(|a| a.class).collect::<Vec<_>>(), [AttemptClass::ServerFailed, AttemptClass::Ok]);
     assert!(attempts[0].error.as_deref().is_some_and(|error| error.contains("3 tokens seen")), "{attempts:?}");
     worker.end().await;
 }

@@ -2,8 +2,10 @@
 
 mod calls;
 mod drains;
+mod evidence;
 mod handlers;
 mod interrupted;
+mod parallel;
 mod real;
 mod shop;
 mod slots;

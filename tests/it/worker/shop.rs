@@ -124,6 +124,14 @@ impl Shop {
         self.admit(url, limit, Admission::Open).await;
     }
 
+    /// The one backend's `stallSeconds`.
+    pub async fn stall_after(&self, seconds: i32) {
+        let mut backend = self.store().backends().await.expect("read").remove(0);
+        backend.spec["stallSeconds"] = seconds.into();
+        backend.generation += 1;
+        self.store().project_backend(&self.fence, &backend).await.expect("project");
+    }
+
     pub async fn admit(&self, url: &str, limit: i32, admission: Admission) {
         let server = ServerRow { url: url.to_owned(), limit, admission, instance: None, calls_per_day: None };
         self.store().put_server(&self.fence, &server).await.expect("put the server");
