@@ -46,7 +46,9 @@ CREATE TABLE observations (
     probe_millis bigint,
     canary_at timestamptz,
     canary_verdict text,
-    canary_millis bigint
+    canary_millis bigint,
+    served_at timestamptz,
+    served_by text
 );
 
 CREATE TABLE recoveries (

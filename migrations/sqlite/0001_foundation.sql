@@ -46,7 +46,9 @@ CREATE TABLE observations (
     probe_millis INTEGER,
     canary_at INTEGER,
     canary_verdict TEXT,
-    canary_millis INTEGER
+    canary_millis INTEGER,
+    served_at INTEGER,
+    served_by TEXT
 ) STRICT;
 
 CREATE TABLE recoveries (

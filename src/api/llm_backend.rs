@@ -77,11 +77,11 @@ pub struct LLMBackendSpec {
     /// When and how a one-token inference proves that it serves.
     #[serde(default)]
     pub canary: Canary,
-    /// After how many seconds without a token, while calls are open, the server counts as hung.
+    /// After how many seconds without a byte of any open call, and without other signs of life, the server counts as hung.
     #[serde(default = "default_stall")]
     #[schemars(range(min = 1, max = 86400))]
     pub stall_seconds: i32,
-    /// For how many seconds a server that is busy with others' work is left alone.
+    /// For how many seconds a server that is busy is left alone: it says 503, or works while nobody of ours gets an answer.
     #[serde(default = "default_busy_grace")]
     #[schemars(range(min = 1, max = 86400))]
     pub busy_grace_seconds: i32,
@@ -138,7 +138,7 @@ pub struct Probe {
     /// Successes in a row after which it answers again.
     #[schemars(range(min = 1, max = 100))]
     pub success_threshold: i32,
-    /// Seconds that a server which just started may take.
+    /// Seconds that a server which just started, or a model that is loaded, may take.
     #[schemars(range(min = 1, max = 86400))]
     pub startup_seconds: i32,
 }
@@ -174,7 +174,7 @@ pub enum CanaryWhen {
 pub struct Canary {
     /// When it is sent.
     pub when: CanaryWhen,
-    /// The model to ask. Default: one that is loaded, else the first of the expected ones.
+    /// The model to ask. Default: an expected one that is loaded, else the first of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub model: Option<String>,
@@ -269,7 +269,7 @@ pub struct Recovery {
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 100))]
     pub max_attempts: i32,
-    /// Seconds between two attempts.
+    /// Longest wait between two attempts in seconds: 10 after the first one, doubling to this.
     #[serde(default = "default_recovery_period")]
     #[schemars(range(min = 1, max = 86400))]
     pub period_seconds: i32,

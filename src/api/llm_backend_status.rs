@@ -23,11 +23,42 @@ pub enum BackendState {
     SecretMissing,
     InvalidSpec,
     Down,
+    Unreachable,
+    Misconfigured,
     Hung,
     Unknown,
     Recovering,
     Deferred,
     Suspended,
+}
+
+impl BackendState {
+    /// As manifests and metrics write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proving => "Proving",
+            Self::Serving => "Serving",
+            Self::Idle => "Idle",
+            Self::Busy => "Busy",
+            Self::RateLimited => "RateLimited",
+            Self::Unauthorized => "Unauthorized",
+            Self::ModelsMissing => "ModelsMissing",
+            Self::WrongUser => "WrongUser",
+            Self::LoopbackURL => "LoopbackURL",
+            Self::DuplicateServer => "DuplicateServer",
+            Self::HostAgentMissing => "HostAgentMissing",
+            Self::SecretMissing => "SecretMissing",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::Down => "Down",
+            Self::Unreachable => "Unreachable",
+            Self::Misconfigured => "Misconfigured",
+            Self::Hung => "Hung",
+            Self::Unknown => "Unknown",
+            Self::Recovering => "Recovering",
+            Self::Deferred => "Deferred",
+            Self::Suspended => "Suspended",
+        }
+    }
 }
 
 /// What was last seen and done.
@@ -53,6 +84,10 @@ pub struct LLMBackendStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
     pub effective_limit: Option<i32>,
+    /// Why that is below the declared maximum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub limited_by: Option<String>,
     /// The models as the server has them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -60,6 +95,10 @@ pub struct LLMBackendStatus {
     /// When an inference last succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_served_time: Option<Time>,
+    /// The call that proved the process that runs now: which, by which model, how fast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub proved_by: Option<String>,
     /// The current or last episode of recovery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,
@@ -73,8 +112,10 @@ impl Default for LLMBackendStatus {
             conditions: Vec::new(),
             last_handled_reconcile_at: None,
             effective_limit: None,
+            limited_by: None,
             models: Vec::new(),
             last_served_time: None,
+            proved_by: None,
             recovery: None,
         }
     }
@@ -110,11 +151,11 @@ pub struct ModelStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryStatus {
-    /// What went wrong: Refused, Timeout, Hung, ...
+    /// What went wrong: Exited, Refused, Reset, ServerError, OutOfMemory or Hung.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cause: Option<String>,
-    /// The step that is running or was last tried: Canary, Unload, Restart, ...
+    /// The step that is running or was last tried: Unload or Restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub step: Option<String>,
@@ -147,7 +188,7 @@ pub struct RecoveryRecord {
     /// What was done.
     #[schemars(length(max = 64))]
     pub step: String,
-    /// Running, Helped, DidNotHelp, Failed or WouldDo (mode: Observe).
+    /// Running, Helped, DidNotHelp, Inconclusive or WouldDo (mode: Observe).
     #[schemars(length(max = 64))]
     pub outcome: String,
     /// What was seen before and after.

@@ -342,6 +342,18 @@ pub struct LastExit {
     pub requested: bool,
 }
 
+impl LastExit {
+    /// In words without times.
+    pub fn describe(&self) -> String {
+        let how = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "nobody saw how".to_owned(),
+        };
+        if self.out_of_memory { format!("out of memory, {how}") } else { how }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortOwner {

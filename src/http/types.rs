@@ -54,6 +54,9 @@ pub struct Live {
     pub last_probe: Option<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_canary: Option<Check>,
+    /// The last call that was served, in words as its verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_served: Option<Check>,
     /// When an open call last received a byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_byte_at: Option<Timestamp>,
@@ -93,6 +96,7 @@ impl Live {
         };
         self.last_probe = check(seen.probe_at, &seen.probe_verdict, seen.probe_millis);
         self.last_canary = check(seen.canary_at, &seen.canary_verdict, seen.canary_millis);
+        self.last_served = check(seen.served_at, &seen.served_by, None);
     }
 }
 

@@ -113,15 +113,34 @@ pub(super) struct ObservationRecord {
     canary_at: Option<Stamp>,
     canary_verdict: Option<String>,
     canary_millis: Option<i64>,
+    served_at: Option<Stamp>,
+    served_by: Option<String>,
 }
 
 impl From<ObservationRecord> for (String, Observation) {
     fn from(record: ObservationRecord) -> Self {
-        let ObservationRecord { uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis } =
-            record;
-        let probe_at = probe_at.map(Into::into);
-        let canary_at = canary_at.map(Into::into);
-        (uid, Observation { probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis })
+        let ObservationRecord {
+            uid,
+            probe_at,
+            probe_verdict,
+            probe_millis,
+            canary_at,
+            canary_verdict,
+            canary_millis,
+            served_at,
+            served_by,
+        } = record;
+        let observation = Observation {
+            probe_at: probe_at.map(Into::into),
+            probe_verdict,
+            probe_millis,
+            canary_at: canary_at.map(Into::into),
+            canary_verdict,
+            canary_millis,
+            served_at: served_at.map(Into::into),
+            served_by,
+        };
+        (uid, observation)
     }
 }
 

@@ -108,6 +108,9 @@ pub struct Observation {
     pub canary_at: Option<Timestamp>,
     pub canary_verdict: Option<String>,
     pub canary_millis: Option<i64>,
+    /// When a call was last served, and which in words.
+    pub served_at: Option<Timestamp>,
+    pub served_by: Option<String>,
 }
 
 /// A server whose slots are counted.

@@ -11,8 +11,8 @@ use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
 use crate::{
-    api::{ConditionStatus, LLMBackend, Recovery, Webhook, condition},
-    engines::engine,
+    api::{ConditionStatus, LLMBackend, LLMBackendSpec, Recovery, Webhook, condition},
+    engines::{engine, same_model},
     host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
     store::{BackendRow, Fence, ServerRow, StoreError, Term},
     telemetry::crash_point,
@@ -24,8 +24,9 @@ use super::{
     judge::Judgement,
     memory::{Cause, Memory, PodId},
     observe::Observed,
-    plan::{Act, HoldChange, Outcome, Plan, PlanNote, record},
+    plan::{Act, CanaryPlan, HoldChange, Outcome, Plan, PlanNote, record},
     prober::Wish,
+    seen::Seen,
     status::{Shown, shown},
 };
 
@@ -62,6 +63,7 @@ impl Backends {
             self.commit(observed, &plan.memory, term.fence()).await?;
             crash_point("recovery.recorded");
         }
+        warn_of(observed, &plan.notes);
         self.change_holds(observed, &plan.holds, term).await;
         self.probers.direct(&observed.key, &observed.uid, wish(object, observed, &judged, &plan));
         self.count(object, observed, &plan, &shown);
@@ -98,8 +100,8 @@ impl Backends {
             url: object.spec.url.clone(),
             server_url: observed.server_url.clone(),
             priority: object.spec.priority,
-            spec: serde_json::to_value(&object.spec).unwrap_or_default(),
-            state: format!("{:?}", shown.state),
+            spec: serde_json::to_value(projected_spec(object, &observed.seen)).unwrap_or_default(),
+            state: shown.state.as_str().into(),
             reason: shown.reason.into(),
             ready: shown.ready,
             ready_since: match shown.ready {
@@ -290,7 +292,7 @@ impl Backends {
     fn count(&self, object: &LLMBackend, observed: &Observed, plan: &Plan, shown: &Shown) {
         let (namespace, name) = (&observed.key.namespace, &observed.key.name);
         let metrics = &self.parts.metrics.backends;
-        metrics.state(namespace, name, &format!("{:?}", shown.state), shown.ready);
+        metrics.state(namespace, name, shown.state.as_str(), shown.ready);
         metrics.limit(namespace, name, plan.limit);
         metrics.slots_in_use(namespace, name, observed.seen.load.in_flight);
         let known = object.status.as_ref().and_then(|s| condition(&s.conditions, "DeferredToHuman"));
@@ -300,8 +302,11 @@ impl Backends {
         metrics.deferred(namespace, name, shown.for_human.then_some(since));
         for note in &plan.notes {
             match note {
-                PlanNote::Helped { step, cause } => {
-                    metrics.recovery(namespace, name, cause.as_str(), step.as_str(), "Helped")
+                PlanNote::Helped { step, cause, .. } => {
+                    metrics.recovery(namespace, name, cause.as_str(), step.as_str(), "Helped");
+                }
+                PlanNote::Inconclusive { step, cause, .. } => {
+                    metrics.recovery(namespace, name, cause.as_str(), step.as_str(), "Inconclusive");
                 }
                 PlanNote::DidNotHelp { step, cause, .. } => {
                     metrics.recovery(namespace, name, cause.as_str(), step.as_str(), "DidNotHelp");
@@ -310,6 +315,19 @@ impl Backends {
             }
         }
     }
+}
+
+/// As workers read it. An outage must not send private prompts to somebody else's servers: a model that runs elsewhere takes no
+/// spill unless that is declared.
+fn projected_spec(object: &LLMBackend, seen: &Seen) -> LLMBackendSpec {
+    let mut spec = object.spec.clone();
+    let remote = seen.probes.listing().is_some_and(|listing| {
+        spec.models.iter().any(|m| listing.remote.iter().any(|r| same_model(engine_kind(spec.engine), r, &m.name)))
+    });
+    if remote && spec.concurrency.accept_spill.is_none() {
+        spec.concurrency.accept_spill = Some(false);
+    }
+    spec
 }
 
 fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Plan) -> Wish {
@@ -321,11 +339,24 @@ fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Pla
         server_url: observed.server_url.clone(),
         service: observed.service.clone(),
         misdeclared: observed.seen.misdeclared.clone(),
-        will: observed.seen.will.clone(),
-        prove: plan.prove,
-        hurry: under_way || judged.reason == "Starting",
+        canary: match &plan.canary {
+            CanaryPlan::Send(order) => Some(order.clone()),
+            CanaryPlan::Skip(_) | CanaryPlan::Later(_) => None,
+        },
+        sample_cpu: plan.sample_cpu,
+        hurry: under_way || judged.needs_proof && !judged.for_human || judged.reason == "Starting",
         pull: plan.pull.clone(),
         preload: plan.preload.clone(),
+    }
+}
+
+/// A person may have to act: the log says so, too.
+fn warn_of(observed: &Observed, notes: &[PlanNote]) {
+    for note in notes {
+        if let PlanNote::Deferred { evidence } | PlanNote::Blocked { evidence } = note {
+            let backend = &observed.key;
+            tracing::warn!(%backend, evidence, "backend needs a human; `ostler reconcile llm/{}` tries again", backend.name);
+        }
     }
 }
 

@@ -3,10 +3,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::LLMBackendSpec;
+use crate::{api::LLMBackendSpec, store::CallFault};
 
 use super::{memory::Lowered, plan::PlanNote, seen::Seen};
 
+/// Words of lack of memory that come within this time are of one death.
+const SAME_DEATH: SignedDuration = SignedDuration::from_secs(60);
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 /// The limit in force now, from what is declared, what was adapted, and the out-of-memory deaths that the agent reports.
@@ -22,10 +24,13 @@ pub fn effective(
         low.by -= 1;
         low.until += HOUR;
     }
-    let died_at = seen.agent.service().and_then(|s| s.report.out_of_memory_at);
+    let by_agent = seen.agent.service().and_then(|s| s.report.out_of_memory_at);
+    let by_calls = seen.evidence.newest(CallFault::OutOfMemory).map(|call| call.ended_at);
+    // Both may tell of one death.
+    let died_at = by_agent.max(by_calls);
     let known = lowered.as_ref().map(|l| l.seen_at);
     let mut note = None;
-    if let Some(at) = died_at.filter(|at| known.is_none_or(|known| *at > known) && now < *at + HOUR) {
+    if let Some(at) = died_at.filter(|at| known.is_none_or(|known| *at > known + SAME_DEATH) && now < *at + HOUR) {
         let by = (lowered.as_ref().map_or(0, |l| l.by) + 1).min(most);
         *lowered = Some(Lowered { by, until: now + HOUR, seen_at: at });
         note = Some(PlanNote::LimitLowered { to: max - by });

@@ -1,6 +1,6 @@
 //! What is remembered of a backend across passes, leaders and restarts: one document, committed before acting.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,17 @@ const HISTORY: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
+    /// The generation that was seen last, and since when.
+    pub generation: i64,
+    pub generation_since: Option<Timestamp>,
     /// The last proof that it serves.
     pub proof: Option<Proof>,
     /// When an inference last succeeded, ours or somebody's.
     pub served_at: Option<Timestamp>,
+    /// Since when it has said that it has too much to do, with nothing served since.
+    pub full_since: Option<Timestamp>,
+    /// Models that ran on a device: when one is found on the CPU alone, somebody is told.
+    pub on_device: BTreeSet<String>,
     /// Since when it has been well.
     pub healthy_since: Option<Timestamp>,
     pub episode: Option<Episode>,
@@ -37,7 +44,10 @@ pub struct Memory {
 #[serde(rename_all = "camelCase")]
 pub struct Proof {
     pub generation: i64,
+    /// When the call that proved it began.
     pub at: Timestamp,
+    /// That call, in words.
+    pub served: String,
     /// The process that was proved, where an agent tells.
     pub instance: Option<String>,
 }
@@ -45,22 +55,24 @@ pub struct Proof {
 /// Why a backend does not serve, where a step might mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Cause {
+    /// Its host agent saw the process end.
+    Exited,
     Refused,
     Reset,
-    Timeout,
+    /// Inferences fail, and one that was sent to find out failed too.
     ServerError,
-    BadBody,
+    OutOfMemory,
     Hung,
 }
 
 impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Exited => "Exited",
             Self::Refused => "Refused",
             Self::Reset => "Reset",
-            Self::Timeout => "Timeout",
             Self::ServerError => "ServerError",
-            Self::BadBody => "BadBody",
+            Self::OutOfMemory => "OutOfMemory",
             Self::Hung => "Hung",
         }
     }
@@ -69,8 +81,6 @@ impl Cause {
 /// A rung of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Step {
-    /// One more inference, to be sure.
-    Canary,
     /// Ollama's `keep_alive: 0`.
     Unload,
     /// Through host agent, workload or webhook.
@@ -80,7 +90,6 @@ pub enum Step {
 impl Step {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Canary => "Canary",
             Self::Unload => "Unload",
             Self::Restart => "Restart",
         }
@@ -113,6 +122,12 @@ pub struct Episode {
     pub deferred_at: Option<Timestamp>,
     /// What `mode: Observe` last said it would do.
     pub would: Option<Step>,
+    /// A human was told that nothing can be done: the agent does not answer, or a storm lasts.
+    #[serde(default)]
+    pub told_blocked: bool,
+    /// Restarts since it last served: the wait before the next one grows with them.
+    #[serde(default)]
+    pub waits: i32,
 }
 
 /// A step that was begun.
@@ -168,6 +183,8 @@ pub enum AttemptResult {
     Running,
     Helped,
     DidNotHelp,
+    /// Nothing was asked of the server after the step, so that nobody knows.
+    Inconclusive,
     WouldDo,
 }
 
@@ -177,6 +194,7 @@ impl AttemptResult {
             Self::Running => "Running",
             Self::Helped => "Helped",
             Self::DidNotHelp => "DidNotHelp",
+            Self::Inconclusive => "Inconclusive",
             Self::WouldDo => "WouldDo",
         }
     }
@@ -215,13 +233,15 @@ impl Memory {
     }
 
     /// Writes the result of the running attempt into history and tallies.
-    pub fn conclude_attempt(&mut self, cause: Cause, step: Step, helped: bool, evidence: &str) {
-        let tally = self.tallies.entry(cause).or_default().entry(step).or_default();
-        tally.tried += 1;
-        tally.helped += i32::from(helped);
+    pub fn conclude_attempt(&mut self, cause: Cause, step: Step, result: AttemptResult, evidence: &str) {
+        if matches!(result, AttemptResult::Helped | AttemptResult::DidNotHelp) {
+            let tally = self.tallies.entry(cause).or_default().entry(step).or_default();
+            tally.tried += 1;
+            tally.helped += i32::from(result == AttemptResult::Helped);
+        }
         let running = self.history.iter_mut().rev().find(|a| a.step == step && a.result == AttemptResult::Running);
         if let Some(attempt) = running {
-            attempt.result = if helped { AttemptResult::Helped } else { AttemptResult::DidNotHelp };
+            attempt.result = result;
             attempt.evidence = bounded(&format!("{}; then: {evidence}", attempt.evidence));
         }
     }

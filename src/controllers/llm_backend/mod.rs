@@ -1,9 +1,9 @@
-//! LLMBackend: judged by probes, canaries and tokens; healed by the ladder that its cause allows.
+//! LLMBackend: judged by evidence (probes, calls, canaries, the host agent), healed by the steps that its cause allows.
 //!
-//! `judge` and `plan` are pure and read what `seen` and `memory` hold; `prober` asks the servers; `apply` acts.
+//! `judge` and `plan` are pure and read what `seen` and `memory` hold; `prober` asks the servers what the plan orders; `apply` acts.
 
 mod apply;
-mod canary;
+mod evidence;
 mod judge;
 mod limit;
 mod memory;
@@ -11,6 +11,7 @@ mod notes;
 mod observe;
 mod plan;
 mod prober;
+mod proof;
 mod seen;
 mod server;
 mod session;
@@ -26,7 +27,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::mpsc;
 
@@ -46,7 +47,7 @@ use super::{
 
 use judge::Judgement;
 use observe::Observed;
-use plan::Plan;
+use plan::{CanaryPlan, Plan};
 
 pub use observe::service_of;
 
@@ -160,9 +161,7 @@ impl Controller for Backends {
     }
 
     fn plan(&self, object: &LLMBackend, observed: &Observed, now: Timestamp) -> (Judgement, Plan) {
-        let judged = judge::judge(&object.spec, &observed.seen, &observed.memory, now);
-        let plan = plan::plan(&object.spec, &observed.seen, &judged, &observed.memory, &observed.fresh_id, now);
-        (judged, plan)
+        plan::decide(&object.spec, &observed.seen, &observed.memory, &observed.fresh_id, now)
     }
 
     async fn apply(
@@ -188,7 +187,7 @@ impl Controller for Backends {
         Report {
             notes: notes::of_plan(&done.plan.notes),
             changes: if written { notes::of_change(old, &new).into_iter().collect() } else { Vec::new() },
-            again: again(observed, &done.plan, now),
+            again: again(observed, done, now),
             status: written.then_some(new),
         }
     }
@@ -199,18 +198,22 @@ impl Controller for Backends {
 }
 
 /// When to look again although nobody triggers it.
-fn again(observed: &Observed, plan: &Plan, now: Timestamp) -> Option<Duration> {
-    // This pass noted the proof, the next one judges by it: nothing else may come to trigger it for long.
-    if plan.memory.proof != observed.memory.proof {
-        return Some(Duration::ZERO);
-    }
-    if plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some()) {
-        return Some(Duration::from_secs(1));
-    }
-    if observed.seen.load.in_flight > 0 {
-        return Some(Duration::from_secs(5));
-    }
-    let until = plan.waiting.as_ref().and_then(|w| w.until)?;
-    let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+fn again(observed: &Observed, done: &apply::Done, now: Timestamp) -> Option<Duration> {
+    let plan = &done.plan;
+    let running = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
+    let soon = if running {
+        Some(now + SignedDuration::from_secs(1))
+    } else if observed.seen.load.in_flight > 0 || plan.sample_cpu {
+        Some(now + SignedDuration::from_secs(5))
+    } else {
+        None
+    };
+    let waiting = plan.waiting.as_ref().and_then(|w| w.until);
+    let canary = match plan.canary {
+        CanaryPlan::Later(at) => Some(at),
+        CanaryPlan::Send(_) | CanaryPlan::Skip(_) => None,
+    };
+    let first = [soon, waiting, canary, done.judged.until].into_iter().flatten().min()?;
+    let wait = Duration::try_from(first.duration_since(now)).unwrap_or_default();
     Some(wait.clamp(Duration::from_millis(200), Duration::from_secs(30)))
 }

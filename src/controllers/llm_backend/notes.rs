@@ -22,9 +22,19 @@ fn from_plan(note: &PlanNote) -> Note {
             };
             (false, "RecoveryStarted", step.as_str(), format!("{} because of {}{count}", step.as_str(), cause.as_str()))
         }
-        PlanNote::Helped { step, cause } => {
-            (false, "RecoveryHelped", step.as_str(), format!("{} helped against {}", step.as_str(), cause.as_str()))
-        }
+        PlanNote::Helped { step, cause, evidence } => (
+            false,
+            "RecoveryHelped",
+            step.as_str(),
+            format!("{} helped against {}: {evidence}", step.as_str(), cause.as_str()),
+        ),
+        PlanNote::Inconclusive { step, cause, evidence } => (
+            true,
+            "RecoveryInconclusive",
+            step.as_str(),
+            format!("not known whether {} helped against {}: {evidence}", step.as_str(), cause.as_str()),
+        ),
+        PlanNote::Blocked { evidence } => (true, "RecoveryBlocked", "Wait", evidence.clone()),
         PlanNote::DidNotHelp { step, cause, evidence } => (
             true,
             "RecoveryDidNotHelp",
@@ -80,6 +90,8 @@ pub fn of_change(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> Opti
         | BackendState::SecretMissing
         | BackendState::InvalidSpec
         | BackendState::Down
+        | BackendState::Unreachable
+        | BackendState::Misconfigured
         | BackendState::Hung
         | BackendState::Unknown => true,
     };

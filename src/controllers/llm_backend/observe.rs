@@ -1,5 +1,6 @@
 //! One look at a backend: its prober's findings, its agent, its slots, what people want, what is remembered.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use super::{
         shared::{Key, ServiceView},
     },
     Backends,
+    evidence::Evidence,
     judge::Judgement,
     memory::Memory,
     prober::Findings,
@@ -63,7 +65,12 @@ impl Backends {
             Err(misdeclared) => Some(misdeclared.clone()),
             Ok(_) => None,
         });
-        let Findings { probes, canary, loaded, pulls, .. } = self.probers.findings(&key, &uid);
+        let Findings { probes, canary, calls, cpu, loaded, used_by_others, pulls, .. } =
+            self.probers.findings(&key, &uid);
+        let occupied = self.shared.slots.of(&server_url);
+        let evidence = Evidence::default().with(&calls).with(&occupied.evidence);
+        let now = Timestamp::now();
+        let adapted = self.shared.limits.of(&server_url);
         let failing = probes.failing_since.is_some();
         let seen = Seen {
             generation: object.metadata.generation.unwrap_or_default(),
@@ -71,9 +78,13 @@ impl Backends {
             misdeclared,
             probes,
             canary,
+            evidence,
+            cpu,
             loaded,
-            load: Load::of(self.shared.slots.of(&server_url)),
-            adapted: self.shared.limits.of(&server_url).map(|adapted| adapted.limit),
+            used_by_others,
+            load: Load::of(&occupied, now),
+            adapted: adapted.as_ref().map(|adapted| adapted.limit),
+            limited_by: adapted.and_then(|adapted| adapted.limited_by),
             agent: agent.unwrap_or_default(),
             workload: self.workload_view(object, &key, failing || memory.episode.is_some()).await,
             peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },
@@ -125,10 +136,16 @@ impl Backends {
             ServiceView::NoService => {
                 Err(Misdeclared::ServiceUnknown { agent: agent.name.clone(), service: service.clone() })
             }
-            ServiceView::Service { at, report, instance_since, disk_free_percent, .. } => {
+            ServiceView::Service { at, report, instance_since, exited_at, disk_free_percent } => {
                 let wanted_user = report.wanted_user.clone();
-                let heard =
-                    AgentService { heard_at: at, report: *report, instance_since, disk_free_percent, wanted_user };
+                let heard = AgentService {
+                    heard_at: at,
+                    report: *report,
+                    instance_since,
+                    exited_at,
+                    disk_free_percent,
+                    wanted_user,
+                };
                 Ok(AgentView::Heard(Box::new(heard)))
             }
         }
@@ -161,7 +178,7 @@ impl Backends {
             .unwrap_or(false);
         Will {
             suspended: wishes.suspended("LLMBackend", key).unwrap_or(object.spec.suspend),
-            paused: wishes.is_paused(jiff::Timestamp::now()) || agent_suspended,
+            paused: wishes.is_paused(Timestamp::now()) || agent_suspended,
             observe: self.parts.observe || object.spec.mode == Mode::Observe,
             reconcile_token: wishes.requested(object, RECONCILE_REQUESTED_AT, "LLMBackend", key),
         }

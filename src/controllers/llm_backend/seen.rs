@@ -1,16 +1,21 @@
 //! What one pass saw of a backend. Times are absolute; nothing here is a guess.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::super::shared::Occupied;
-use super::memory::PodId;
+use super::{evidence::Evidence, memory::PodId};
 use crate::{
-    engines::{Failure, LoadedModel, ProbeVerdict},
+    engines::{Failure, Listing, LoadedModel, ProbeVerdict},
     host::ServiceReport,
 };
 
+/// Failed canaries that are remembered.
+const CANARY_ROW: usize = 32;
 /// How long before it was heard a report may have been made, and how long a write may take: the bounds of both.
 const UNCERTAIN: Duration = Duration::from_secs(40);
 
@@ -24,11 +29,19 @@ pub struct Seen {
     pub misdeclared: Option<Misdeclared>,
     pub probes: ProbeHistory,
     pub canary: CanaryHistory,
+    /// What calls and canaries showed.
+    pub evidence: Evidence,
+    /// Whether the server's processes use CPU, where an agent tells.
+    pub cpu: CpuHistory,
     /// What is in memory, where the engine tells; `None` where it can't, or was not asked yet.
     pub loaded: Option<Vec<LoadedModel>>,
+    /// Models in memory that somebody else than us used since they were loaded.
+    pub used_by_others: BTreeSet<String>,
     pub load: Load,
     /// The limit as it was adapted to time per token; `None` while that is not known.
     pub adapted: Option<i32>,
+    /// Why it is below the declared maximum.
+    pub limited_by: Option<String>,
     pub agent: AgentView,
     pub workload: Option<WorkloadView>,
     pub peers: Peers,
@@ -67,8 +80,12 @@ pub struct ProbeHistory {
     pub failing_since: Option<Timestamp>,
     /// When the failure threshold was reached.
     pub down_since: Option<Timestamp>,
-    /// When it last came back from being down.
-    pub back_since: Option<Timestamp>,
+    /// Since when it answers.
+    pub answering_since: Option<Timestamp>,
+    /// When it was last down because it refused, whatever came after.
+    pub last_down_at: Option<Timestamp>,
+    /// Since when it has said 503 to every probe: it is busy, or loads a model.
+    pub full_since: Option<Timestamp>,
 }
 
 /// One probe.
@@ -77,11 +94,17 @@ pub struct Probed {
     pub at: Timestamp,
     pub verdict: ProbeVerdict,
     pub millis: i64,
+    /// The server asked not to be probed before this.
+    pub not_before: Option<Timestamp>,
 }
 
 impl ProbeHistory {
     /// Folds one more probe in; thresholds are counts in a row, at least 1.
     pub fn push(&mut self, probed: Probed, failure_threshold: i32, success_threshold: i32) {
+        match probed.verdict {
+            ProbeVerdict::Busy | ProbeVerdict::Loading => self.full_since = self.full_since.or(Some(probed.at)),
+            _ => self.full_since = None,
+        }
         if probed.verdict.is_failure() {
             self.successes_in_row = 0;
             self.failures_in_row = self.failures_in_row.saturating_add(1);
@@ -89,14 +112,18 @@ impl ProbeHistory {
             if self.failures_in_row >= failure_threshold && self.answering != Some(false) {
                 self.answering = Some(false);
                 self.down_since = Some(probed.at);
+                // Silence may be work: only a refusal means that another process answers next.
+                if probed.verdict.is_refusal() {
+                    self.last_down_at = Some(probed.at);
+                }
             }
         } else {
             self.failures_in_row = 0;
             self.failing_since = None;
             self.successes_in_row = self.successes_in_row.saturating_add(1);
             if self.answering != Some(false) || self.successes_in_row >= success_threshold {
-                if self.answering == Some(false) {
-                    self.back_since = Some(probed.at);
+                if self.answering != Some(true) {
+                    self.answering_since = Some(probed.at);
                 }
                 self.answering = Some(true);
                 self.down_since = None;
@@ -108,25 +135,32 @@ impl ProbeHistory {
 
     /// The models that the server listed last, if a listing proved any.
     pub fn listed(&self) -> Option<&[String]> {
+        self.listing().map(|listing| listing.models.as_slice())
+    }
+
+    /// The last listing, with which of its models run elsewhere.
+    pub fn listing(&self) -> Option<&Listing> {
         match &self.last_good.as_ref()?.verdict {
-            ProbeVerdict::Models(listing) => Some(&listing.models),
+            ProbeVerdict::Models(listing) => Some(listing),
             _ => None,
         }
     }
 }
 
-/// The last inferences that were sent to prove that the server serves.
+/// The inferences that were sent to prove that the server serves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CanaryHistory {
     pub last: Option<Canaried>,
-    pub timeouts_in_row: i32,
-    pub failures_in_row: i32,
-    /// When an inference of ours last succeeded.
-    pub last_ok_at: Option<Timestamp>,
-    /// When somebody else's call was last seen to have ended well (Ollama moved `expires_at`).
-    pub others_ok_at: Option<Timestamp>,
-    /// Since when canaries time out while the server's processes use CPU.
-    pub busy_since: Option<Timestamp>,
+    /// Since when one is under way.
+    pub running_since: Option<Timestamp>,
+    /// How many have ended, or got no slot.
+    pub finished: u64,
+    /// When the last one got no slot.
+    pub no_slot_at: Option<Timestamp>,
+    /// The current row of failures, oldest first: when each began, and whether it got no answer.
+    row: VecDeque<(Timestamp, bool)>,
+    /// The server asked not to be asked before this.
+    pub not_before: Option<Timestamp>,
 }
 
 /// One canary.
@@ -134,51 +168,72 @@ pub struct CanaryHistory {
 pub struct Canaried {
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
+    pub model: String,
+    /// It had the time that loading a model may take.
+    pub loads: bool,
     pub result: Result<(), Failure>,
-    /// Whether the CPU time of the server's processes rose meanwhile; `None` without an agent that tells.
-    pub cpu_advanced: Option<bool>,
 }
 
 impl CanaryHistory {
     /// Folds one more canary in.
     pub fn push(&mut self, canaried: Canaried) {
         match &canaried.result {
-            Ok(()) => {
-                self.timeouts_in_row = 0;
-                self.failures_in_row = 0;
-                self.busy_since = None;
-                self.last_ok_at = Some(canaried.ended_at);
-            }
-            Err(Failure::Timeout { .. }) => {
-                self.timeouts_in_row += 1;
-                self.failures_in_row += 1;
-                match canaried.cpu_advanced {
-                    Some(true) => {
-                        self.busy_since.get_or_insert(canaried.started_at);
-                    }
-                    _ => self.busy_since = None,
+            Ok(()) => self.row.clear(),
+            Err(failure) => {
+                if self.row.len() == CANARY_ROW {
+                    // The oldest stays: it says since when.
+                    self.row.remove(1);
                 }
-            }
-            Err(_) => {
-                self.timeouts_in_row = 0;
-                self.failures_in_row += 1;
-                self.busy_since = None;
+                self.row.push_back((canaried.started_at, matches!(failure, Failure::Timeout { .. })));
             }
         }
         self.last = Some(canaried);
     }
 
-    /// Somebody's call ended well: that is as good as a canary.
-    pub fn others_succeeded(&mut self, at: Timestamp) {
-        self.others_ok_at = Some(at);
-        self.timeouts_in_row = 0;
-        self.failures_in_row = 0;
-        self.busy_since = None;
+    /// Failures in a row that began after `since`; counted up to 32.
+    pub fn failures_after(&self, since: Option<Timestamp>) -> usize {
+        self.row.iter().filter(|(began, _)| Some(*began) > since).count()
     }
 
-    /// When an inference, ours or somebody's, last succeeded.
-    pub fn served_at(&self) -> Option<Timestamp> {
-        self.last_ok_at.max(self.others_ok_at)
+    /// Of those the last ones that got no answer: how many, and when the first of them began.
+    pub fn silent_after(&self, since: Option<Timestamp>) -> (usize, Option<Timestamp>) {
+        let silent = self.row.iter().rev().take_while(|(began, silent)| *silent && Some(*began) > since);
+        silent.fold((0, None), |(count, _), (began, _)| (count + 1, Some(*began)))
+    }
+
+    /// The failure of the last canary, unless something was served since it began.
+    pub fn failure_since(&self, served_at: Option<Timestamp>) -> Option<(&Canaried, &Failure)> {
+        let last = self.last.as_ref().filter(|last| Some(last.started_at) > served_at)?;
+        Some((last, last.result.as_ref().err()?))
+    }
+}
+
+/// Whether the processes of a server use CPU, sampled while it is silent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuHistory {
+    /// The process that was sampled, as `pid@start`.
+    pub instance: Option<String>,
+    pub advanced_at: Option<Timestamp>,
+    /// Since when every sample has shown none.
+    pub idle_since: Option<Timestamp>,
+    pub sampled_at: Option<Timestamp>,
+}
+
+impl CpuHistory {
+    /// Folds in a sample over the time from `since` to `now`.
+    pub fn push(&mut self, instance: String, advanced: bool, since: Timestamp, now: Timestamp) {
+        // What was not watched in between says nothing of the time in between.
+        let gap = self.sampled_at.is_none_or(|at| since > at + SignedDuration::from_secs(1));
+        if gap || self.instance.as_ref() != Some(&instance) {
+            *self = Self { instance: Some(instance), ..Self::default() };
+        }
+        self.sampled_at = Some(now);
+        if advanced {
+            self.advanced_at = Some(now);
+            self.idle_since = None;
+        } else {
+            self.idle_since.get_or_insert(since);
+        }
     }
 }
 
@@ -187,26 +242,43 @@ impl CanaryHistory {
 pub struct Load {
     /// Occupied slots of calls (canaries aside).
     pub in_flight: i64,
-    /// When the oldest open call was sent.
-    pub oldest_call_at: Option<Timestamp>,
-    /// The last token that any of them got.
-    pub last_token_at: Option<Timestamp>,
+    /// The calls that are open in them, of holders that are alive.
+    pub open: Vec<OpenCall>,
     /// When a call was last seen in a slot.
     pub last_call_at: Option<Timestamp>,
     /// Tasks that are due and could go to this server.
     pub waiting: i64,
 }
 
+/// A call that was sent and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenCall {
+    pub model: Option<String>,
+    pub began_at: Timestamp,
+    /// Of its answer.
+    pub last_byte_at: Option<Timestamp>,
+}
+
 impl Load {
-    /// The calls among a server's occupied slots.
-    pub fn of(occupied: Occupied) -> Self {
+    /// The calls among a server's occupied slots. Those of a holder whose lease has lapsed say nothing of the server.
+    pub fn of(occupied: &Occupied, now: Timestamp) -> Self {
+        let alive = occupied.calls.iter().filter(|slot| slot.lease_expires_at > now && !slot.aborted);
         Self {
             in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
-            oldest_call_at: occupied.calls.iter().map(|s| s.taken_at).min(),
-            last_token_at: occupied.calls.iter().filter_map(|s| s.last_byte_at).max(),
+            open: alive
+                .filter_map(|slot| {
+                    let (model, last_byte_at) = (slot.model.clone(), slot.last_byte_at);
+                    Some(OpenCall { model, began_at: slot.call_began_at?, last_byte_at })
+                })
+                .collect(),
             last_call_at: occupied.last_call_at,
             waiting: occupied.waiting,
         }
+    }
+
+    /// The last byte that any open call got.
+    pub fn last_byte_at(&self) -> Option<Timestamp> {
+        self.open.iter().filter_map(|call| call.last_byte_at).max()
     }
 }
 
@@ -231,8 +303,10 @@ pub enum AgentView {
 pub struct AgentService {
     pub heard_at: Timestamp,
     pub report: ServiceReport,
-    /// When its instance was seen to change; `None` while it has been the same since we first heard of it.
+    /// When its process began; `None` where nobody knows.
     pub instance_since: Option<Timestamp>,
+    /// When the agent saw it end, of a service that does not run.
+    pub exited_at: Option<Timestamp>,
     pub disk_free_percent: Option<f64>,
     /// The user that the agent's file wants the service to run as, if it names one.
     pub wanted_user: Option<String>,
@@ -304,9 +378,35 @@ pub struct Will {
 pub struct Pull {
     /// `None` when it is not running.
     pub percent: Option<i32>,
+    /// Why the last one failed.
     pub error: Option<String>,
-    /// Not tried again before this.
-    pub retry_at: Option<Timestamp>,
+    /// Another try can't help: there is no such model.
+    pub permanent: bool,
+    /// In a row, and when the last one was.
+    pub failures: i32,
+    pub failed_at: Option<Timestamp>,
+}
+
+impl Pull {
+    /// Failures in a row after which a human is told.
+    const TRIES: i32 = 3;
+    const FIRST_RETRY: SignedDuration = SignedDuration::from_mins(1);
+    const LONGEST_RETRY: SignedDuration = SignedDuration::from_hours(1);
+
+    pub fn for_human(&self) -> bool {
+        self.permanent || self.failures >= Self::TRIES
+    }
+
+    /// When it is tried again: one minute after the first failure, doubling to an hour; never where that can't help.
+    pub fn retry_at(&self) -> Option<Timestamp> {
+        let failed_at = self.failed_at.filter(|_| !self.permanent)?;
+        let doublings = u32::try_from(self.failures - 1).unwrap_or(0).min(10);
+        Some(failed_at + (Self::FIRST_RETRY * 2_i32.pow(doublings)).min(Self::LONGEST_RETRY))
+    }
+
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.percent.is_none() && !self.permanent && self.retry_at().is_none_or(|at| now >= at)
+    }
 }
 
 #[cfg(test)]

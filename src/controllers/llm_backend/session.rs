@@ -1,7 +1,6 @@
 //! Who uses the models in Ollama's memory: us, or somebody else.
 //!
-//! Ollama moves a model's `expires_at` when a call ends (0.17.4). A move that no call of ours explains is somebody else's
-//! call, and one that ended well.
+//! Ollama moves a model's `expires_at` when a call ends (0.17.4). A move that no call of ours explains is somebody else's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,15 +11,9 @@ use crate::engines::LoadedModel;
 /// Ollama rounds, and clocks differ: less than this is no move.
 const SLACK: SignedDuration = SignedDuration::from_secs(2);
 
-/// What the prober knows beside what was seen.
+/// What is known of the models in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Session {
-    /// A proof is wanted: idle or not.
-    pub prove: bool,
-    /// `Retry-After` of the last answer.
-    pub not_before: Option<Timestamp>,
-    /// Whether `/api/ps` was ever read.
-    looked: bool,
     known: BTreeMap<String, Option<Timestamp>>,
     others: BTreeSet<String>,
     /// The model that a call of ours used since the last look.
@@ -28,27 +21,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// A fresh session in which a proof is wanted.
-    #[cfg(test)]
-    pub fn proving() -> Self {
-        Self { prove: true, ..Self::default() }
+    /// Models that somebody else used since they were loaded.
+    pub fn used_by_others(&self) -> &BTreeSet<String> {
+        &self.others
     }
 
-    /// Whether somebody else used this model since it was loaded.
-    pub fn others_use(&self, model: &str) -> bool {
-        self.others.contains(model)
-    }
-
-    /// A call of ours used this model: its next move is ours.
+    /// A canary of ours used this model: its next move is ours.
     pub fn called(&mut self, model: &str) {
         self.ours = Some(model.to_owned());
     }
 
-    /// Takes in what is loaded now. Returns whether a call of somebody else was seen to have ended.
-    pub fn look(&mut self, loaded: &[LoadedModel]) -> bool {
-        let mut others_ended = false;
+    /// Takes in what is loaded now. `ours_open`: a call of our workers was open since the last look, so that a move may be theirs.
+    ///
+    /// A move shows demand, never a served call: Ollama also moves the expiry when a call is aborted, and on a model that was just
+    /// loaded at each look.
+    pub fn look(&mut self, loaded: &[LoadedModel], ours_open: bool) {
         let ours = self.ours.take();
-        let is_ours = |name: &str| ours.as_deref().is_some_and(|o| o == name || format!("{o}:latest") == name);
+        let is_ours =
+            |name: &str| ours_open || ours.as_deref().is_some_and(|o| o == name || format!("{o}:latest") == name);
         for model in loaded {
             let moved = match self.known.get(&model.name) {
                 None => true,
@@ -56,14 +46,10 @@ impl Session {
             };
             if moved && !is_ours(&model.name) {
                 self.others.insert(model.name.clone());
-                // At the first look nobody knows when the call was.
-                others_ended |= self.looked;
             }
         }
         self.known = loaded.iter().map(|m| (m.name.clone(), m.expires_at)).collect();
         self.others.retain(|name| loaded.iter().any(|m| m.name == *name));
-        self.looked = true;
-        others_ended
     }
 }
 
@@ -83,35 +69,34 @@ mod tests {
         LoadedModel { name: name.into(), expires_at: Some(at), size: 1, size_vram: 0 }
     }
 
+    fn others(session: &Session) -> Vec<&str> {
+        session.used_by_others().iter().map(String::as_str).collect()
+    }
+
     #[test]
     fn what_we_loaded_is_ours_until_somebody_moves_its_expiry() {
         let mut session = Session::default();
-        assert!(!session.look(&[]));
+        session.look(&[], false);
         session.called("a");
-        assert!(!session.look(&[model("a:latest", 300)]));
-        assert!(!session.others_use("a:latest"));
-        assert!(!session.look(&[model("a:latest", 301)]), "a second is rounding");
-        assert!(session.look(&[model("a:latest", 330)]), "nobody of us moved it");
-        assert!(session.others_use("a:latest"));
-        assert!(!session.look(&[model("a:latest", 330)]));
-        assert!(session.others_use("a:latest"), "it sticks while the model is loaded");
-        assert!(!session.look(&[]));
+        session.look(&[model("a:latest", 300)], false);
+        session.look(&[model("a:latest", 301)], false);
+        assert!(others(&session).is_empty(), "a second is rounding");
+        session.look(&[model("a:latest", 330)], true);
+        assert!(others(&session).is_empty(), "a call of our workers may have moved it");
+        session.look(&[model("a:latest", 360)], false);
+        assert_eq!(others(&session), ["a:latest"], "nobody of us moved it");
+        session.look(&[model("a:latest", 360)], false);
+        assert_eq!(others(&session), ["a:latest"], "it sticks while the model is loaded");
+        session.look(&[], false);
         session.called("a:latest");
-        session.look(&[model("a:latest", 900)]);
-        assert!(!session.others_use("a:latest"), "a new load is a new session");
+        session.look(&[model("a:latest", 900)], false);
+        assert!(others(&session).is_empty(), "a new load is a new session");
     }
 
     #[test]
     fn what_was_loaded_before_we_looked_is_somebody_elses() {
         let mut session = Session::default();
-        assert!(!session.look(&[model("b:latest", 100)]), "but when they called is not known");
-        assert!(session.others_use("b:latest"));
-    }
-
-    #[test]
-    fn a_model_that_appears_by_itself_was_called_by_somebody() {
-        let mut session = Session::default();
-        session.look(&[]);
-        assert!(session.look(&[model("c:latest", 300)]));
+        session.look(&[model("b:latest", 100)], false);
+        assert_eq!(others(&session), ["b:latest"]);
     }
 }

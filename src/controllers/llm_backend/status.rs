@@ -15,8 +15,9 @@ use crate::{
 use super::{
     engine_kind,
     judge::{Aspect, Judgement},
-    memory::Memory,
-    plan::{Plan, Waiting, Why},
+    memory::{Memory, bounded},
+    plan::{Plan, Why},
+    proof,
     seen::Seen,
 };
 
@@ -70,24 +71,14 @@ pub fn shown(judged: &Judgement, plan: &Plan, seen: &Seen) -> Shown {
             if run.step == super::memory::Step::Restart { format!(" {}", episode.attempts) } else { String::new() };
         shown.message = format!("{}; {step}{count} is running, an inference must prove it", episode.evidence);
     } else if let Some(waiting) = &plan.waiting {
-        shown.message = format!("{}; {}", judged.message, waiting_for(waiting));
+        shown.message = format!("{}; {}", judged.message, waiting.why.describe());
+        if episode.told_blocked {
+            shown.state = BackendState::Deferred;
+            shown.reason = if waiting.why == Why::Storm { "Storm" } else { "AgentUnreachable" };
+            shown.for_human = true;
+        }
     }
     shown
-}
-
-/// Why nothing is done, in words without ages.
-fn waiting_for(waiting: &Waiting) -> String {
-    match waiting.why {
-        Why::Suspended => "suspended".into(),
-        Why::Paused => "nothing acts until `ostler unpause`".into(),
-        Why::Held => "its service is held at the agent".into(),
-        Why::JustWoke => "this machine just woke".into(),
-        Why::AgentUnreachable => "its host agent does not answer, so that nothing can restart it".into(),
-        Why::Storm => "more than half of this agent's backends fail: host or network is suspected".into(),
-        Why::Period => "the next attempt comes after recovery.periodSeconds".into(),
-        Why::Deferred => "a silent attempt comes after recovery.retryDeferredSeconds".into(),
-        Why::Step => "a step is running".into(),
-    }
 }
 
 /// The whole status of this pass. `old` gives transition times.
@@ -107,8 +98,14 @@ pub fn status(
         conditions: conditions(&shown, judged, seen, old, now),
         last_handled_reconcile_at: memory.handled_reconcile.clone(),
         effective_limit: Some(plan.limit),
+        limited_by: seen.limited_by.clone(),
         models: models(spec, seen, old),
         last_served_time: memory.served_at.map(Time),
+        proved_by: memory
+            .proof
+            .as_ref()
+            .filter(|_| proof::is_current(seen, memory))
+            .map(|proof| bounded(&proof.served)),
         recovery: recovery(memory, plan),
     }
 }

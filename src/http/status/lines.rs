@@ -140,6 +140,8 @@ fn level(state: Option<BackendState>, suspended: bool) -> Level {
         | S::SecretMissing
         | S::InvalidSpec
         | S::Down
+        | S::Unreachable
+        | S::Misconfigured
         | S::Hung
         | S::Recovering
         | S::Deferred => Level::Bad,
@@ -193,7 +195,9 @@ fn failing_detail(status: &LLMBackendStatus, ready: Option<&Condition>, now: Tim
 fn serving_detail(item: &Item, status: &LLMBackendStatus, now: Timestamp) -> String {
     let live = &item.live;
     let mut parts = Vec::new();
-    let served = [live.last_byte_at, status.last_served_time.as_ref().map(|t| t.0)].into_iter().flatten().max();
+    let recorded = live.last_served.as_ref().map(|served| served.at);
+    let served =
+        [live.last_byte_at, recorded, status.last_served_time.as_ref().map(|t| t.0)].into_iter().flatten().max();
     if let Some(at) = served {
         parts.push(format!("last answer {} ago", age(seconds_between(at, now))));
     }
@@ -208,6 +212,9 @@ fn serving_detail(item: &Item, status: &LLMBackendStatus, now: Timestamp) -> Str
             Some(percent) => format!("pulling {}: {percent} %", model.name),
             None => format!("{} is missing", model.name),
         });
+    }
+    if let (Some(limit), Some(why)) = (status.effective_limit, &status.limited_by) {
+        parts.push(format!("at most {limit} at once: {why}"));
     }
     if parts.is_empty() { message(condition(&status.conditions, "Ready")) } else { parts.join(" · ") }
 }

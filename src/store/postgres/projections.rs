@@ -80,12 +80,13 @@ impl Projections for PostgresStore {
             let mut session = self.write_fenced(fence).await?;
             sqlx::query(
                 "INSERT INTO observations
-                    (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis)
+                    (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis, served_at, served_by)
                  SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[],
-                    $7::bigint[])
+                    $7::bigint[], $8::timestamptz[], $9::text[])
                  ON CONFLICT (uid) DO UPDATE SET probe_at = excluded.probe_at, probe_verdict = excluded.probe_verdict,
                     probe_millis = excluded.probe_millis, canary_at = excluded.canary_at,
-                    canary_verdict = excluded.canary_verdict, canary_millis = excluded.canary_millis",
+                    canary_verdict = excluded.canary_verdict, canary_millis = excluded.canary_millis,
+                    served_at = excluded.served_at, served_by = excluded.served_by",
             )
             .bind(seen.iter().map(|(uid, _)| uid.clone()).collect::<Vec<_>>())
             .bind(times(|o| o.probe_at))
@@ -94,6 +95,8 @@ impl Projections for PostgresStore {
             .bind(times(|o| o.canary_at))
             .bind(words(|o| o.canary_verdict.as_deref()))
             .bind(column(|o| o.canary_millis))
+            .bind(times(|o| o.served_at))
+            .bind(words(|o| o.served_by.as_deref()))
             .execute(session.connection())
             .await?;
             session.commit().await
@@ -103,7 +106,7 @@ impl Projections for PostgresStore {
 
     async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError> {
         let all = sqlx::query_as(
-            "SELECT uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis
+            "SELECT uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis, served_at, served_by
              FROM observations ORDER BY uid",
         );
         let records: Vec<ObservationRecord> = self.fetch(all).await?;

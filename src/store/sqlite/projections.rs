@@ -85,10 +85,10 @@ impl Projections for SqliteStore {
         for (uid, seen) in seen {
             sqlx::query(
                 "INSERT INTO observations
-                    (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                    (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis, served_at, served_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                  ON CONFLICT (uid) DO UPDATE SET probe_at = ?2, probe_verdict = ?3, probe_millis = ?4, canary_at = ?5,
-                    canary_verdict = ?6, canary_millis = ?7",
+                    canary_verdict = ?6, canary_millis = ?7, served_at = ?8, served_by = ?9",
             )
             .bind(uid)
             .bind(seen.probe_at.map(Stamp::from))
@@ -97,6 +97,8 @@ impl Projections for SqliteStore {
             .bind(seen.canary_at.map(Stamp::from))
             .bind(&seen.canary_verdict)
             .bind(seen.canary_millis)
+            .bind(seen.served_at.map(Stamp::from))
+            .bind(&seen.served_by)
             .execute(&mut *tx)
             .await?;
         }
@@ -105,7 +107,7 @@ impl Projections for SqliteStore {
 
     async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError> {
         let records: Vec<ObservationRecord> = sqlx::query_as(
-            "SELECT uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis
+            "SELECT uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis, served_at, served_by
              FROM observations ORDER BY uid",
         )
         .fetch_all(&self.reader)

@@ -5,7 +5,10 @@ use crate::engines::ProbeVerdict;
 /// A verdict in words.
 pub fn describe(verdict: &ProbeVerdict) -> String {
     match verdict {
-        ProbeVerdict::Models(listing) => format!("lists {} models", listing.models.len()),
+        ProbeVerdict::Models(listing) => match listing.models.len() {
+            1 => "lists 1 model".into(),
+            n => format!("lists {n} models"),
+        },
         ProbeVerdict::NeedsInference { bad_body: true } => "answers 200 without a body that lists models".into(),
         ProbeVerdict::NeedsInference { bad_body: false } => "answers, but no path lists models".into(),
         ProbeVerdict::Unauthorized { status } => format!("HTTP {status}"),
@@ -16,7 +19,8 @@ pub fn describe(verdict: &ProbeVerdict) -> String {
         ProbeVerdict::Reset => "connection reset".into(),
         ProbeVerdict::Timeout => "no answer to the probe in time".into(),
         ProbeVerdict::Loading => "HTTP 503: it loads its model".into(),
-        ProbeVerdict::Unreachable(why) | ProbeVerdict::Misconfigured(why) => why.clone(),
+        ProbeVerdict::Unreachable(why) => format!("cannot reach the host: {why}"),
+        ProbeVerdict::Misconfigured(why) => format!("no such API at this URL: {why}; check spec.url"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use crate::api::{CanaryWhen, Engine, Recovery};
+use crate::api::{Engine, Recovery};
 
 use super::{
     super::{
@@ -12,8 +12,6 @@ use super::{
     Act, Pass, PlanNote, Waiting, Why,
 };
 
-/// An unload must have helped within this time.
-const UNLOAD: SignedDuration = SignedDuration::from_secs(30);
 /// Ladders wait this long after the machine slept.
 const AFTER_SLEEP: SignedDuration = SignedDuration::from_secs(60);
 
@@ -37,6 +35,7 @@ impl Pass<'_> {
             AgentView::None => None,
             AgentView::Unheard | AgentView::Unreachable { .. } => waiting(Why::AgentUnreachable, None),
             AgentView::Heard(service) if service.report.held() => waiting(Why::Held, None),
+            AgentView::Heard(service) if service.report.operation.is_some() => waiting(Why::Operation, None),
             AgentView::Heard(service) => {
                 let peers = self.seen.peers;
                 let storm = peers.total > 1 && peers.failing * 2 > peers.total;
@@ -74,14 +73,8 @@ impl Pass<'_> {
     /// The steps for a cause, in order.
     pub(super) fn ladder(&self, cause: Cause) -> Vec<Step> {
         let mut steps = Vec::new();
-        if cause == Cause::Hung {
-            // Silence of open calls is no proof yet; canaries that timed out are.
-            if self.seen.canary.timeouts_in_row == 0 && self.spec.canary.when != CanaryWhen::Never {
-                steps.push(Step::Canary);
-            }
-            if self.spec.engine == Engine::Ollama {
-                steps.push(Step::Unload);
-            }
+        if cause == Cause::Hung && self.spec.engine == Engine::Ollama {
+            steps.push(Step::Unload);
         }
         if self.spec.recovery.is_some() {
             steps.push(Step::Restart);
@@ -103,7 +96,7 @@ impl Pass<'_> {
             self.defer(&format!("it was restarted {} times in 24 hours, which is maxPerDay", recovery.max_per_day));
             return false;
         }
-        let due = episode.last_restart_at.map(|at| at + SignedDuration::from_secs(recovery.period_seconds.into()));
+        let due = episode.last_restart_at.filter(|_| episode.waits > 0).map(|at| at + wait(recovery, episode.waits));
         if let Some(due) = due.filter(|due| self.now < *due) {
             self.plan.waiting = Some(Waiting { why: Why::Period, until: Some(due) });
             return false;
@@ -152,25 +145,28 @@ impl Pass<'_> {
         if step == Step::Restart {
             episode.last_restart_at = Some(now);
             episode.attempts += i32::from(!silent);
+            episode.waits += 1;
         }
         let key = format!("{}-{}", episode.id, episode.steps_begun);
-        let patience = match step {
-            Step::Canary => SignedDuration::from_secs(i64::from(self.spec.canary.timeout_seconds) + 5),
-            Step::Unload => UNLOAD,
-            Step::Restart => SignedDuration::from_secs(self.spec.probe.startup_seconds.into()),
-        };
-        let phase = if step == Step::Canary { RunPhase::Verifying { since: now } } else { RunPhase::Committed };
-        episode.running =
-            Some(Run { step, key: key.clone(), started_at: now, deadline: now + patience, phase, silent });
+        // After an unload, too, the model has to be loaded before it can serve.
+        let patience = SignedDuration::from_secs(self.spec.probe.startup_seconds.into());
+        let (deadline, phase) = (now + patience, RunPhase::Committed);
+        episode.running = Some(Run { step, key: key.clone(), started_at: now, deadline, phase, silent });
         let (attempt, evidence) = (episode.attempts, episode.evidence.clone());
         let record = Attempt { at: now, cause, step, result: AttemptResult::Running, evidence: evidence.clone() };
         memory.begin_attempt(record, step == Step::Restart && !silent);
         let most = self.spec.recovery.as_ref().map_or(0, |r: &Recovery| r.max_attempts);
         self.plan.notes.push(PlanNote::Attempt { step, attempt, most, cause, silent });
         match step {
-            Step::Canary => self.plan.prove = true,
             Step::Unload => self.plan.act = Some(Act::Unload { key }),
             Step::Restart => self.plan.act = Some(Act::Restart { key, attempt, cause, evidence }),
         }
     }
+}
+
+/// Before the next restart: 10 seconds after the first one, doubling to `periodSeconds`.
+fn wait(recovery: &Recovery, restarts: i32) -> SignedDuration {
+    const FIRST: SignedDuration = SignedDuration::from_secs(10);
+    let doublings = u32::try_from(restarts - 1).unwrap_or(0).min(20);
+    (FIRST * 2_i32.pow(doublings)).min(SignedDuration::from_secs(recovery.period_seconds.into()))
 }

@@ -1,24 +1,25 @@
 //! What to do about a backend: data, so that tests, logs and status read the same thing.
 //!
-//! [`plan`] takes what was judged and remembered and returns the next memory with at most one act. The memory is committed
+//! [`decide`] judges what was observed and returns the next memory with at most one act. The memory is committed
 //! before the act is carried out; what came of it goes back in through [`record`].
 
+mod canary;
 mod ladder;
 mod step;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{
-    api::{CanaryWhen, LLMBackendSpec},
-    host::HoldOwner,
-};
+use crate::{api::LLMBackendSpec, engines::ProbeVerdict, host::HoldOwner};
 
 use super::{
-    judge::Judgement,
+    judge::{Judgement, judge},
     limit,
-    memory::{Cause, Episode, Memory, PodId, Proof, RunPhase, Step, bounded},
+    memory::{AttemptResult, Cause, Episode, Memory, PodId, RunPhase, Step, bounded},
+    proof,
     seen::Seen,
 };
+
+pub use canary::{CanaryOrder, CanaryPlan, Skip, plan_canary};
 
 /// What one pass decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +29,12 @@ pub struct Plan {
     pub act: Option<Act>,
     /// Why nothing is done although the backend is not well.
     pub waiting: Option<Waiting>,
-    /// Whether the prober should prove it with an inference.
+    /// An inference that is demanded as a proof, whatever politeness says.
     pub prove: bool,
+    /// The inference to send now, or why none.
+    pub canary: CanaryPlan,
+    /// Something is silent: sample the CPU time of the server's processes.
+    pub sample_cpu: bool,
     /// Models to pull.
     pub pull: Vec<String>,
     /// A model to load and keep loaded.
@@ -70,6 +75,8 @@ pub enum Why {
     Held,
     JustWoke,
     AgentUnreachable,
+    /// The agent carries out somebody else's operation on the service.
+    Operation,
     /// More than half of an agent's backends fail: host or network is suspected until the agent was heard.
     Storm,
     /// `periodSeconds` between attempts.
@@ -80,17 +87,69 @@ pub enum Why {
     Step,
 }
 
+impl Why {
+    /// In words without ages.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Suspended => "suspended",
+            Self::Paused => "nothing acts until `ostler unpause`",
+            Self::Held => "its service is held at the agent",
+            Self::JustWoke => "this machine just woke",
+            Self::AgentUnreachable => "its host agent does not answer, so that nothing can restart it",
+            Self::Operation => "the agent carries out an operation on its service",
+            Self::Storm => "more than half of this agent's backends fail: host or network is suspected",
+            Self::Period => "the next attempt comes after a wait that doubles to recovery.periodSeconds",
+            Self::Deferred => "a silent attempt comes after recovery.retryDeferredSeconds",
+            Self::Step => "a step is running",
+        }
+    }
+}
+
 /// Something worth an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlanNote {
-    Attempt { step: Step, attempt: i32, most: i32, cause: Cause, silent: bool },
-    Helped { step: Step, cause: Cause },
-    DidNotHelp { step: Step, cause: Cause, evidence: String },
-    Deferred { evidence: String },
-    Recovered { was_deferred: bool },
-    WouldDo { step: Step, cause: Cause },
-    LimitLowered { to: i32 },
-    AgentStarted { times: u64 },
+    Attempt {
+        step: Step,
+        attempt: i32,
+        most: i32,
+        cause: Cause,
+        silent: bool,
+    },
+    Helped {
+        step: Step,
+        cause: Cause,
+        evidence: String,
+    },
+    DidNotHelp {
+        step: Step,
+        cause: Cause,
+        evidence: String,
+    },
+    Inconclusive {
+        step: Step,
+        cause: Cause,
+        evidence: String,
+    },
+    /// Nothing can be done for a while, by what keeps it from acting.
+    Blocked {
+        evidence: String,
+    },
+    Deferred {
+        evidence: String,
+    },
+    Recovered {
+        was_deferred: bool,
+    },
+    WouldDo {
+        step: Step,
+        cause: Cause,
+    },
+    LimitLowered {
+        to: i32,
+    },
+    AgentStarted {
+        times: u64,
+    },
 }
 
 /// A hold of ours to set or to clear.
@@ -100,19 +159,24 @@ pub struct HoldChange {
     pub set: bool,
 }
 
-/// Plans one pass. `id` makes a new episode's id, unique for ever.
-pub fn plan(spec: &LLMBackendSpec, seen: &Seen, judged: &Judgement, past: &Memory, id: &str, now: Timestamp) -> Plan {
+/// Judges, and plans one pass. `id` makes a new episode's id, unique for ever.
+pub fn decide(spec: &LLMBackendSpec, seen: &Seen, past: &Memory, id: &str, now: Timestamp) -> (Judgement, Plan) {
+    let mut memory = past.clone();
+    proof::note(spec, seen, &mut memory, now);
+    let judged = judge(spec, seen, &memory, now);
     let mut pass = Pass {
         spec,
         seen,
-        judged,
+        judged: &judged,
         id,
         now,
         plan: Plan {
-            memory: past.clone(),
+            memory,
             act: None,
             waiting: None,
             prove: judged.needs_proof,
+            canary: CanaryPlan::Skip(Skip::NotWanted),
+            sample_cpu: false,
             pull: Vec::new(),
             preload: None,
             notes: Vec::new(),
@@ -124,7 +188,9 @@ pub fn plan(spec: &LLMBackendSpec, seen: &Seen, judged: &Judgement, past: &Memor
     pass.heal();
     pass.plan.holds = pass.hold_changes();
     pass.pull_and_preload();
-    pass.plan
+    pass.ask();
+    let plan = pass.plan;
+    (judged, plan)
 }
 
 /// What came of an act.
@@ -164,21 +230,23 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Timestamp) -> Option<
             }
         }
         Outcome::Unclear { .. } => {}
-        Outcome::Failed { why } => return Some(conclude(memory, false, why)),
+        Outcome::Failed { why } => return Some(conclude(memory, AttemptResult::DidNotHelp, why)),
     }
     None
 }
 
 /// Ends the running step.
-fn conclude(memory: &mut Memory, helped: bool, evidence: &str) -> PlanNote {
+fn conclude(memory: &mut Memory, result: AttemptResult, evidence: &str) -> PlanNote {
     let episode = memory.episode.as_mut().expect("a step runs only in an episode");
     let run = episode.running.take().expect("only a running step is concluded");
-    let (cause, step) = (episode.cause, run.step);
-    memory.conclude_attempt(cause, step, helped, evidence);
-    if helped {
-        PlanNote::Helped { step, cause }
-    } else {
-        PlanNote::DidNotHelp { step, cause, evidence: bounded(evidence) }
+    let (cause, step, evidence) = (episode.cause, run.step, bounded(evidence));
+    memory.conclude_attempt(cause, step, result, &evidence);
+    match result {
+        AttemptResult::Helped => PlanNote::Helped { step, cause, evidence },
+        AttemptResult::Inconclusive => PlanNote::Inconclusive { step, cause, evidence },
+        AttemptResult::DidNotHelp | AttemptResult::Running | AttemptResult::WouldDo => {
+            PlanNote::DidNotHelp { step, cause, evidence }
+        }
     }
 }
 
@@ -192,21 +260,9 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// What was seen that changes the memory by itself: proofs, wishes, the agent's own starts, lack of memory.
+    /// What was seen that changes the memory by itself: wishes, the agent's own starts, lack of memory.
     fn take_note(&mut self) {
         let memory = &mut self.plan.memory;
-        memory.served_at = memory.served_at.max(self.seen.canary.served_at());
-        if let Some(at) = self.seen.canary.served_at()
-            && memory.proof.as_ref().is_none_or(|p| p.at < at && !same_proof(p, self.seen))
-        {
-            memory.proof = Some(Proof { generation: self.seen.generation, at, instance: self.seen.agent.instance() });
-        } else if self.spec.canary.when == CanaryWhen::Never
-            && self.judged.ready
-            && memory.proof.as_ref().is_none_or(|p| !same_proof(p, self.seen))
-        {
-            let proof = Proof { generation: self.seen.generation, at: self.now, instance: self.seen.agent.instance() };
-            memory.proof = Some(proof);
-        }
         if let Some(token) = &self.seen.will.reconcile_token
             && memory.handled_reconcile.as_ref() != Some(token)
         {
@@ -250,23 +306,29 @@ impl Pass<'_> {
         let Some(cause) = self.judged.cause else { return };
         self.open_episode(cause);
         if let Some(waiting) = self.left_alone() {
+            self.tell_blocked(&waiting);
             self.plan.waiting = Some(waiting);
             return;
+        }
+        if let Some(episode) = &mut self.plan.memory.episode {
+            episode.told_blocked = false;
         }
         self.next_step(cause);
     }
 
+    /// Ready means proved: what was served since the step ended is in the proof.
     fn is_well(&mut self) {
         let since = *self.plan.memory.healthy_since.get_or_insert(self.now);
         let Some(episode) = &self.plan.memory.episode else { return };
         if episode.running.is_some() {
-            let note =
-                conclude(&mut self.plan.memory, true, "an inference succeeded, and the expected models are there");
+            let served = self.plan.memory.proof.as_ref().map_or_else(String::new, |proof| proof.served.clone());
+            let note = conclude(&mut self.plan.memory, AttemptResult::Helped, &served);
             self.plan.notes.push(note);
         }
         let episode = self.plan.memory.episode.as_mut().expect("it was there a line ago");
         if episode.resolved_at.is_none() {
             episode.resolved_at = Some(self.now);
+            episode.told_blocked = false;
             let was_deferred = episode.deferred_at.take().is_some();
             episode.would = None;
             self.plan.notes.push(PlanNote::Recovered { was_deferred });
@@ -282,7 +344,12 @@ impl Pass<'_> {
         match &mut self.plan.memory.episode {
             Some(episode) => {
                 // It failed again before it was well for long enough: the same episode, and its attempts count on.
-                if episode.resolved_at.take().is_some() || episode.cause != cause {
+                let again = episode.resolved_at.take().is_some();
+                if again {
+                    episode.since = self.now;
+                    episode.waits = 0;
+                }
+                if again || episode.cause != cause {
                     episode.cause = cause;
                     episode.evidence = evidence;
                     episode.tried.retain(|step| *step == Step::Restart);
@@ -302,6 +369,8 @@ impl Pass<'_> {
                     resolved_at: None,
                     deferred_at: None,
                     would: None,
+                    told_blocked: false,
+                    waits: 0,
                 });
             }
         }
@@ -329,19 +398,44 @@ impl Pass<'_> {
         if will.suspended || will.paused || will.observe || disk_full {
             return;
         }
-        let due = |model: &String| {
-            let pull = self.seen.pulls.get(model);
-            pull.is_none_or(|p| p.percent.is_none() && p.retry_at.is_none_or(|at| self.now >= at))
-        };
+        let due = |model: &String| self.seen.pulls.get(model).is_none_or(|pull| pull.is_due(self.now));
         self.plan.pull = self.judged.to_pull.iter().filter(|m| due(m)).cloned().collect();
         let nothing_loaded = self.seen.loaded.as_ref().is_some_and(Vec::is_empty);
         if self.judged.ready && nothing_loaded && self.seen.load.in_flight == 0 {
             self.plan.preload = self.spec.models.iter().find(|m| m.preload).map(|m| m.name.clone());
         }
     }
-}
 
-fn same_proof(proof: &Proof, seen: &Seen) -> bool {
-    let back = seen.probes.back_since.is_none_or(|back| proof.at >= back);
-    proof.generation == seen.generation && proof.instance == seen.agent.instance() && back
+    /// The inference to send now, and whether the CPU is to be watched.
+    fn ask(&mut self) {
+        let seen = self.seen;
+        let loaded = |name: &str| proof::is_loaded(self.spec, seen, &self.plan.memory, Some(name));
+        let running = self.plan.memory.episode.as_ref().and_then(|e| e.running.as_ref());
+        let fresh_after = running.and_then(|run| proof::step_ended_at(seen, run));
+        self.plan.canary = plan_canary(self.spec, seen, self.plan.prove, fresh_after, loaded, self.now);
+        let quiet = SignedDuration::from_secs(10);
+        let silent = |at: Timestamp| self.now >= at + quiet;
+        let silent_probe =
+            seen.probes.last.as_ref().is_some_and(|probed| {
+                matches!(probed.verdict, ProbeVerdict::Timeout | ProbeVerdict::ServerError { .. })
+            });
+        let silent_calls = seen.load.open.iter().any(|call| silent(call.last_byte_at.unwrap_or(call.began_at)));
+        let canary = seen.canary.running_since.is_some() || seen.canary.silent_after(None).0 > 0;
+        self.plan.sample_cpu =
+            silent_probe || silent_calls || canary || matches!(self.plan.canary, CanaryPlan::Send(_));
+    }
+
+    /// Somebody is told when nothing could be done for this long.
+    const BLOCKED: SignedDuration = SignedDuration::from_mins(5);
+
+    fn tell_blocked(&mut self, waiting: &Waiting) {
+        let episode = self.plan.memory.episode.as_mut().expect("opened just before");
+        let blocked = matches!(waiting.why, Why::AgentUnreachable | Why::Storm);
+        if !blocked || episode.told_blocked || self.now < episode.since + Self::BLOCKED {
+            return;
+        }
+        episode.told_blocked = true;
+        let evidence = bounded(&format!("{}; {}", episode.evidence, waiting.why.describe()));
+        self.plan.notes.push(PlanNote::Blocked { evidence });
+    }
 }

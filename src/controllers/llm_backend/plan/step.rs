@@ -2,19 +2,37 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::{host::ServiceState, store::CallFault};
+
 use super::{
-    super::memory::{PodId, Run, RunPhase, Step},
+    super::{
+        memory::{AttemptResult, PodId, Run, RunPhase, Step},
+        proof,
+    },
     Act, Pass, Waiting, Why, conclude,
 };
 
 impl Pass<'_> {
-    /// A step is under way: send it again, follow it, or see whether it helped.
+    /// A step is under way: send it again, follow it, or see whether it helped. It is over only by evidence that began after it
+    /// ended; without any it is inconclusive, after twice its time.
     pub(super) fn go_on(&mut self, run: Run) {
         self.plan.prove = true;
         let wait = Waiting { why: Why::Step, until: Some(run.deadline) };
         if self.now >= run.deadline {
-            self.give_up_on_step(&format!("no inference succeeded in time: {}", self.judged.message));
-            return;
+            let patience = run.deadline.duration_since(run.started_at);
+            match self.failure_after(&run) {
+                Some(failure) => return self.conclude_step(AttemptResult::DidNotHelp, &failure),
+                None if self.now >= run.deadline + patience => {
+                    let why = format!("no inference was sent after it: {}", self.judged.message);
+                    return self.conclude_step(AttemptResult::Inconclusive, &why);
+                }
+                None => {}
+            }
+        }
+        if self.judged.cause.is_some()
+            && let Some(failure) = self.call_failed_after(&run)
+        {
+            return self.conclude_step(AttemptResult::DidNotHelp, &failure);
         }
         self.plan.waiting = Some(wait);
         let episode = self.plan.memory.episode.as_ref().expect("a step runs only in an episode");
@@ -59,28 +77,43 @@ impl Pass<'_> {
         }
     }
 
-    /// Over before its time: the process that was started is gone again, or the canary that was the step failed.
+    /// Over before its time: the process that was started is gone again.
     pub(super) fn verify(&mut self, step: Step, since: Timestamp) {
-        let exited = self
-            .seen
-            .agent
-            .service()
-            .filter(|s| s.heard_at > since + SignedDuration::from_secs(1))
-            .is_some_and(|s| s.report.state == crate::host::ServiceState::Stopped);
+        let exited = self.seen.agent.service().filter(|s| s.heard_at > since).is_some_and(|s| {
+            s.report.state == ServiceState::Stopped
+                && s.exited_at.is_none_or(|at| at >= since)
+                && s.report.operation.is_none()
+        });
         if step == Step::Restart && exited {
-            self.give_up_on_step("the process exited again");
-            return;
-        }
-        let failed =
-            self.seen.canary.last.as_ref().filter(|c| c.started_at >= since).and_then(|c| c.result.as_ref().err());
-        if let (Step::Canary, Some(failure)) = (step, failed) {
-            self.give_up_on_step(&failure.to_string());
+            let why = format!("the process exited again: {}", self.judged.message);
+            self.conclude_step(AttemptResult::DidNotHelp, &why);
         }
     }
 
-    pub(super) fn give_up_on_step(&mut self, evidence: &str) {
+    /// What shows at its deadline that the step did not help: a failed call, or that nothing came up.
+    fn failure_after(&self, run: &Run) -> Option<String> {
+        if !matches!(run.phase, RunPhase::Verifying { .. }) {
+            return Some(format!("it did not end in time: {}", self.judged.message));
+        }
+        let silent = self.seen.probes.answering == Some(false) && self.seen.canary.running_since.is_none();
+        self.call_failed_after(run).or_else(|| silent.then(|| format!("it did not come up: {}", self.judged.message)))
+    }
+
+    /// A call that began after the step ended, and failed or got no answer.
+    fn call_failed_after(&self, run: &Run) -> Option<String> {
+        let since = proof::step_ended_at(self.seen, run)?;
+        if let Some((_, failure)) = self.seen.canary.failure_since(Some(since - SignedDuration::from_micros(1))) {
+            return Some(format!("an inference failed after it: {failure}"));
+        }
+        let faults = [CallFault::Failed, CallFault::OutOfMemory, CallFault::ModelTooLarge, CallFault::Full];
+        let failures = self.seen.evidence.failures(Some(since), self.now, &faults);
+        let after = failures.iter().rev().find(|call| call.began_at >= since)?;
+        Some(format!("{} failed after it: {}", after.request, after.message))
+    }
+
+    fn conclude_step(&mut self, result: AttemptResult, evidence: &str) {
         self.plan.waiting = None;
-        let note = conclude(&mut self.plan.memory, false, evidence);
+        let note = conclude(&mut self.plan.memory, result, evidence);
         self.plan.notes.push(note);
     }
 }

@@ -1,4 +1,4 @@
-//! The calls of a prober that take long: an inference in a slot, a pull.
+//! The calls of a prober that take long: an inference in a slot, a pull; and samples of CPU time.
 
 use std::time::Duration;
 
@@ -6,15 +6,16 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    engines::{Endpoint, EngineKind, Failure, InferRequest, KeepAlive, SendableModel, engine},
+    engines::{Endpoint, EngineKind, Failure, Fault, ProofRequest, ProofShape, engine},
     host::Instance,
-    store::{Slot, SlotAnswer, SlotPurpose, SlotRequest},
+    store::{CallFault, FailedCall, ServedCall, Slot, SlotAnswer, SlotPurpose, SlotRequest},
     telemetry::crash_point,
 };
 
 use super::{
     super::{
         super::shared::{Agents, Key},
+        plan::CanaryOrder,
         seen::Canaried,
     },
     Tools,
@@ -23,8 +24,12 @@ use super::{
 
 /// CPU time per second of waiting from which on a server counts as working. Answering probes takes far less.
 const WORKING: f64 = 0.05;
-/// A pull that says nothing for this long has failed.
-const PULL_STALL: Duration = Duration::from_secs(120);
+/// A pull without progress for this long has failed.
+const PULL_STALL: Duration = Duration::from_secs(60);
+/// Samples closer to each other than this tell nothing.
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(800);
+/// A sample older than this is no baseline: an idle hour says nothing of the last minute.
+const BASELINE: Duration = Duration::from_secs(60);
 /// An aborted streamed call frees its slot a second after the connection closed.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -34,31 +39,35 @@ pub struct Canary {
     pub engine: EngineKind,
     pub endpoint: Endpoint,
     pub server_url: String,
-    pub service: Option<(Key, String)>,
-    pub model: SendableModel,
-    pub keep_alive: Option<KeepAlive>,
-    pub timeout: Duration,
+    pub order: CanaryOrder,
+    /// How the server was last asked with success.
+    pub shape: Option<ProofShape>,
 }
 
 /// What came of it.
 pub enum CanaryDone {
     /// No slot was free, or the database is away: without a slot nothing is sent.
     NoSlot,
-    Asked {
-        model: String,
-        canaried: Canaried,
-    },
+    Asked(Box<Asked>),
+}
+
+/// A canary that was sent.
+pub struct Asked {
+    pub canaried: Canaried,
+    /// The shape of question that the server answered.
+    pub shape: Option<ProofShape>,
 }
 
 impl Canary {
     pub async fn run(self, tools: &Tools) -> CanaryDone {
+        let CanaryOrder { model, keep_alive, loads, timeout, longest, .. } = self.order.clone();
         let request = SlotRequest {
             server_url: self.server_url.clone(),
             holder: tools.holder.clone(),
             purpose: SlotPurpose::Canary,
-            model: Some(self.model.as_str().to_owned()),
-            lease: self.timeout + Duration::from_secs(10),
-            call_within: self.timeout + Duration::from_secs(5),
+            model: Some(model.as_str().to_owned()),
+            lease: longest + Duration::from_secs(10),
+            call_within: longest + Duration::from_secs(5),
         };
         let answer = match tools.store.take_slot(&request).await {
             Ok(SlotAnswer::Full { .. }) if self.free_former(tools).await => tools.store.take_slot(&request).await,
@@ -73,25 +82,47 @@ impl Canary {
             }
         };
         crash_point("canary.slot-taken");
-        let cpu_before = cpu(&tools.agents, self.service.as_ref()).await;
-        let (started_at, began) = (Timestamp::now(), Instant::now());
-        let request =
-            InferRequest { keep_alive: self.keep_alive, ..InferRequest::canary(self.model.clone(), self.timeout) };
-        let result = engine(self.engine).infer(&self.endpoint, &request, &mut |_| {}).await;
+        let started_at = Timestamp::now();
+        // A byte is life: only silence ends it before its time.
+        let request = ProofRequest {
+            keep_alive,
+            first_byte_timeout: timeout,
+            stall_timeout: timeout,
+            hint: self.shape,
+            ..ProofRequest::new(model.clone(), longest)
+        };
+        let asked = engine(self.engine).prove(&self.endpoint, &request, &mut |_| {}).await;
+        let result = asked.map_err(|error| error.failure);
         let ended_at = Timestamp::now();
-        let timed_out = matches!(&result, Err(e) if matches!(e.failure, Failure::Timeout { .. }));
+        let timed_out = matches!(&result, Err(Failure::Timeout { .. }));
         let linger = if timed_out { LINGER } else { Duration::ZERO };
         if let Err(error) = tools.store.release_slot(&slot, linger).await {
             tracing::debug!(backend = %self.key, %error, "a canary's slot lapses by itself");
         }
-        let cpu_advanced = match (timed_out, cpu_before) {
-            (true, before @ Some(_)) => cpu_advanced(&tools.agents, self.service.as_ref(), before, began).await,
-            _ => None,
-        };
-        let canaried =
-            Canaried { started_at, ended_at, result: result.map(|_| ()).map_err(|e| e.failure), cpu_advanced };
-        CanaryDone::Asked { model: self.model.as_str().to_owned(), canaried }
+        let shape = result.as_ref().ok().map(|proved| proved.shape);
+        let model = model.as_str().to_owned();
+        let canaried = Canaried { started_at, ended_at, model, loads, result: result.map(drop) };
+        CanaryDone::Asked(Box::new(Asked { canaried, shape }))
     }
+}
+
+/// What a canary shows, as calls of workers do; `None` where it blames the request, the configuration, or only its time was over.
+pub fn evidence(canaried: &Canaried, number: u64) -> Option<Result<ServedCall, FailedCall>> {
+    let Canaried { model, started_at: began_at, ended_at, result, .. } = canaried.clone();
+    let failure = match result {
+        Ok(()) => return Some(Ok(ServedCall { model, began_at, ended_at, request: "canary".into() })),
+        Err(failure) => failure,
+    };
+    let fault = match (&failure, failure.fault()) {
+        (Failure::Timeout { .. }, _) => return None,
+        (Failure::OutOfMemory { .. }, _) => CallFault::OutOfMemory,
+        (Failure::ModelTooLarge { .. }, _) => CallFault::ModelTooLarge,
+        (_, Fault::Server) => CallFault::Failed,
+        (_, Fault::Full) => CallFault::Full,
+        (_, Fault::Request | Fault::Configuration | Fault::Unreachable) => return None,
+    };
+    let message: String = failure.to_string().chars().take(300).collect();
+    Some(Err(FailedCall { model, began_at, ended_at, request: format!("canary {number}"), fault, message }))
 }
 
 impl Canary {
@@ -113,22 +144,39 @@ impl Canary {
     }
 }
 
-/// The CPU time that a service's processes have used so far.
-pub async fn cpu(agents: &Agents, service: Option<&(Key, String)>) -> Option<(Instance, f64)> {
-    let (agent, service) = service?;
-    agents.cpu_seconds(agent, service).await
+/// Compares the CPU time of a service's processes with that of the last sample.
+#[derive(Default)]
+pub struct CpuSampler {
+    last: Option<(Instance, f64, Instant, Timestamp)>,
 }
 
-/// Whether the same processes have worked since then; `None` when nobody can tell.
-pub async fn cpu_advanced(
-    agents: &Agents,
-    service: Option<&(Key, String)>,
-    before: Option<(Instance, f64)>,
-    since: Instant,
-) -> Option<bool> {
-    let (instance, used) = before?;
-    let (now_instance, now_used) = cpu(agents, service).await?;
-    (instance == now_instance).then(|| now_used - used > WORKING * since.elapsed().as_secs_f64())
+/// What two samples of one process show.
+pub struct CpuSample {
+    /// As `pid@start`.
+    pub instance: String,
+    pub advanced: bool,
+    pub since: Timestamp,
+    pub until: Timestamp,
+}
+
+impl CpuSampler {
+    /// `None` at the first sample of a process, and when nobody can tell.
+    pub async fn sample(&mut self, agents: &Agents, service: Option<&(Key, String)>) -> Option<CpuSample> {
+        let (agent, service) = service?;
+        let (instance, used) = agents.cpu_seconds(agent, service).await?;
+        let (at, until) = (Instant::now(), Timestamp::now());
+        let before = self.last.take().filter(|(known, _, then, _)| *known == instance && then.elapsed() < BASELINE);
+        if let Some((known, used_before, then, since)) = &before
+            && then.elapsed() < BETWEEN_SAMPLES
+        {
+            self.last = Some((known.clone(), *used_before, *then, *since));
+            return None;
+        }
+        self.last = Some((instance.clone(), used, at, until));
+        let (_, used_before, then, since) = before?;
+        let advanced = used - used_before > WORKING * (at - then).as_secs_f64();
+        Some(CpuSample { instance: format!("{}@{}", instance.pid, instance.start_time), advanced, since, until })
+    }
 }
 
 /// Pulls a model, and reports percent.
@@ -138,6 +186,9 @@ pub async fn pull(kind: EngineKind, endpoint: Endpoint, model: String, reports: 
         let _ = reports.send(Done::PullProgress { model: model.clone(), percent });
     };
     let result = engine(kind).pull(&endpoint, &model, PULL_STALL, &mut on_progress).await;
-    let error = result.err().map(|e| e.to_string());
+    let error = result.err().map(|e| {
+        let permanent = matches!(e.failure, Failure::ModelMissing { .. } | Failure::Rejected { .. });
+        (e.to_string(), permanent)
+    });
     let _ = reports.send(Done::Pulled { model, error });
 }

@@ -3,8 +3,11 @@
 mod calls;
 mod task;
 
+#[cfg(test)]
+pub use calls::evidence;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,17 +19,19 @@ use kube::runtime::reflector::ObjectRef;
 use crate::{
     api::{LLMBackend, LLMBackendSpec},
     engines::{Endpoint, LoadedModel},
-    store::{Observation, Store},
+    store::{CallEvidence, Observation, Store},
     telemetry::Metrics,
 };
 
 use super::{
     super::shared::{Agents, Key, SlotWatch, Wake},
-    seen::{CanaryHistory, Misdeclared, ProbeHistory, Pull, Will},
+    evidence::{Evidence, quote},
+    plan::CanaryOrder,
+    seen::{CanaryHistory, CpuHistory, Misdeclared, ProbeHistory, Pull},
 };
 
 /// What the controller wants of a prober: changed with every pass that decides otherwise.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wish {
     pub spec: LLMBackendSpec,
     pub generation: i64,
@@ -35,28 +40,14 @@ pub struct Wish {
     /// The agent and service whose CPU time tells a busy server from a hung one.
     pub service: Option<(Key, String)>,
     pub misdeclared: Option<Misdeclared>,
-    pub will: Will,
-    /// An inference must prove that it serves.
-    pub prove: bool,
+    /// The inference to send now.
+    pub canary: Option<CanaryOrder>,
+    /// Sample the CPU time of the server's processes with each probe.
+    pub sample_cpu: bool,
     /// Ask each second: something is under way.
     pub hurry: bool,
     pub pull: Vec<String>,
     pub preload: Option<String>,
-}
-
-impl PartialEq for Wish {
-    fn eq(&self, other: &Self) -> bool {
-        self.spec == other.spec
-            && self.generation == other.generation
-            && format!("{:?}", self.endpoint.as_ref().map(Endpoint::base))
-                == format!("{:?}", other.endpoint.as_ref().map(Endpoint::base))
-            && self.server_url == other.server_url
-            && self.misdeclared == other.misdeclared
-            && self.will == other.will
-            && (self.prove, self.hurry) == (other.prove, other.hurry)
-            && self.pull == other.pull
-            && self.preload == other.preload
-    }
 }
 
 /// What a prober found.
@@ -64,7 +55,11 @@ impl PartialEq for Wish {
 pub struct Findings {
     pub probes: ProbeHistory,
     pub canary: CanaryHistory,
+    /// What the canaries showed.
+    pub calls: CallEvidence,
+    pub cpu: CpuHistory,
     pub loaded: Option<Vec<LoadedModel>>,
+    pub used_by_others: BTreeSet<String>,
     pub pulls: BTreeMap<String, Pull>,
     pub observation: Observation,
 }
@@ -160,7 +155,18 @@ impl Probers {
 
     /// The last probe and canary of every backend, by uid.
     pub fn observations(&self) -> Vec<(String, Observation)> {
-        self.lock().values().map(|p| (p.uid.clone(), lock(&p.findings).observation.clone())).collect()
+        let observed = |prober: &Prober| {
+            let findings = lock(&prober.findings);
+            let workers = self.tools.slots.of(&prober.wish.borrow().server_url).evidence;
+            let evidence = Evidence::default().with(&findings.calls).with(&workers);
+            let served = evidence.last_served_by_anyone();
+            Observation {
+                served_at: served.map(|call| call.ended_at),
+                served_by: served.map(quote),
+                ..findings.observation.clone()
+            }
+        };
+        self.lock().values().map(|prober| (prober.uid.clone(), observed(prober))).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Prober>> {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rand::Rng;
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -14,17 +14,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engines::{Failure, ProbeVerdict, engine},
+    engines::{Endpoint, Failure, LoadedModel, ProbeVerdict, ProofShape, engine},
     store::Observation,
 };
 
 use super::{
     super::{
         super::shared::Key,
-        canary::{CanaryPlan, plan_canary},
         engine_kind,
+        evidence::{note_failed, note_served},
         judge::word,
-        seen::{Canaried, Load, Misdeclared, Probed, Pull, Seen},
+        plan::CanaryOrder,
+        seen::{Canaried, Misdeclared, Probed, Pull},
         session::Session,
     },
     Findings, Tools, Wish,
@@ -36,8 +37,6 @@ use super::{
 const AGAIN: Duration = Duration::from_secs(1);
 /// Without a probe to come, canaries are thought about this often.
 const LOOK: Duration = Duration::from_secs(5);
-/// A failed pull is tried again after this.
-const PULL_RETRY: SignedDuration = SignedDuration::from_mins(1);
 /// Pull percent is written at most this often.
 const PULL_REPORT: Duration = Duration::from_secs(10);
 
@@ -48,7 +47,11 @@ pub struct Task {
     findings: Arc<Mutex<Findings>>,
     poke: Arc<Notify>,
     session: Session,
-    canary_running: bool,
+    looked_at: Option<Timestamp>,
+    cpu: calls::CpuSampler,
+    preloading: bool,
+    /// How the server was last asked with success.
+    shape: Option<ProofShape>,
     pulls_running: usize,
     last_pull_report: Option<Instant>,
     reports: mpsc::UnboundedSender<Done>,
@@ -58,9 +61,18 @@ pub struct Task {
 /// What a call that ran beside the loop brings back.
 pub enum Done {
     Canary(CanaryDone),
-    PullProgress { model: String, percent: i32 },
-    Pulled { model: String, error: Option<String> },
-    Preloaded { model: String },
+    PullProgress {
+        model: String,
+        percent: i32,
+    },
+    /// With the error, and whether another try can't help.
+    Pulled {
+        model: String,
+        error: Option<(String, bool)>,
+    },
+    Preloaded {
+        model: String,
+    },
 }
 
 impl Task {
@@ -79,7 +91,10 @@ impl Task {
             findings,
             poke,
             session: Session::default(),
-            canary_running: false,
+            looked_at: None,
+            cpu: calls::CpuSampler::default(),
+            preloading: false,
+            shape: None,
             pulls_running: 0,
             last_pull_report: None,
             reports,
@@ -111,7 +126,7 @@ impl Task {
                     if wish.hurry {
                         next = next.min(Instant::now() + AGAIN);
                     }
-                    self.consider(&wish).await;
+                    self.obey(&wish).await;
                 }
                 () = tokio::time::sleep_until(next) => next = Instant::now() + self.probe().await,
             }
@@ -126,8 +141,6 @@ impl Task {
         let Some(endpoint) = wish.endpoint.as_ref().filter(|_| ours) else { return LOOK };
         let timeout = Duration::from_secs(wish.spec.probe.timeout_seconds.unsigned_abs().into());
         let engine = engine(engine_kind(wish.spec.engine));
-        let cpu_before =
-            if self.was_silent() { calls::cpu(&self.tools.agents, wish.service.as_ref()).await } else { None };
         let began = Instant::now();
         let verdict = engine.probe(endpoint, &wish.spec.probe.paths, timeout).await;
         let took = began.elapsed();
@@ -136,26 +149,25 @@ impl Task {
             (ProbeVerdict::Models(_), true) => engine.loaded(endpoint, timeout).await.ok().flatten(),
             _ => None,
         };
-        let silent = matches!(verdict, ProbeVerdict::Timeout);
-        let advanced = match (silent, cpu_before) {
-            (true, Some(before)) => {
-                calls::cpu_advanced(&self.tools.agents, wish.service.as_ref(), Some(before), began).await
-            }
-            _ => None,
-        };
+        if wish.sample_cpu {
+            self.sample_cpu(&wish).await;
+        }
         let retry_after = match &verdict {
             ProbeVerdict::RateLimited { retry_after } => *retry_after,
             _ => None,
         };
-        let again = self.note_probe(&wish, verdict, took, loaded, advanced);
-        self.consider(&wish).await;
+        let again = self.note_probe(&wish, verdict, took, loaded, retry_after);
+        self.obey(&wish).await;
         let jittered = period.mul_f64(rand::rng().random_range(0.9..=1.1));
         let wait = if again || wish.hurry { AGAIN.min(jittered) } else { jittered };
         wait.max(retry_after.unwrap_or_default())
     }
 
-    fn was_silent(&self) -> bool {
-        lock(&self.findings).probes.last.as_ref().is_some_and(|p| p.verdict == ProbeVerdict::Timeout)
+    /// A change of what the CPU shows is a reason for a pass.
+    async fn sample_cpu(&mut self, wish: &Wish) {
+        let Some(sample) = self.cpu.sample(&self.tools.agents, wish.service.as_ref()).await else { return };
+        let mut findings = lock(&self.findings);
+        findings.cpu.push(sample.instance, sample.advanced, sample.since, sample.until);
     }
 
     /// Folds a probe in; returns whether the server should be asked again at once.
@@ -164,8 +176,8 @@ impl Task {
         wish: &Wish,
         verdict: ProbeVerdict,
         took: Duration,
-        loaded: Option<Vec<crate::engines::LoadedModel>>,
-        cpu_advanced: Option<bool>,
+        loaded: Option<Vec<LoadedModel>>,
+        retry_after: Option<Duration>,
     ) -> bool {
         let now = Timestamp::now();
         let millis = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
@@ -181,18 +193,20 @@ impl Task {
         findings.observation.probe_at = Some(now);
         findings.observation.probe_verdict = Some(word(&verdict).into());
         findings.observation.probe_millis = Some(millis);
-        match cpu_advanced {
-            Some(true) => {
-                findings.canary.busy_since.get_or_insert(now);
-            }
-            Some(false) => findings.canary.busy_since = None,
-            None => {}
-        }
-        findings.probes.push(Probed { at: now, verdict, millis }, probe.failure_threshold, probe.success_threshold);
+        let not_before = retry_after.and_then(|wait| now.checked_add(wait).ok());
+        findings.probes.push(
+            Probed { at: now, verdict, millis, not_before },
+            probe.failure_threshold,
+            probe.success_threshold,
+        );
         if let Some(loaded) = loaded {
             // While a canary of ours is open, what it loads or moves is not yet told apart from others' calls.
-            if !self.canary_running && self.session.look(&loaded) {
-                findings.canary.others_succeeded(now);
+            if findings.canary.running_since.is_none() && !self.preloading {
+                let of_server = self.tools.slots.of(&wish.server_url);
+                let ours_open = !of_server.calls.is_empty() || of_server.last_call_at >= self.looked_at;
+                self.session.look(&loaded, ours_open);
+                self.looked_at = Some(now);
+                findings.used_by_others = self.session.used_by_others().clone();
             }
             findings.loaded = Some(loaded);
         }
@@ -211,42 +225,18 @@ impl Task {
         failing_below && refused || rising
     }
 
-    /// Sends a canary, a pull or a preload, where one is wanted and may be sent.
-    async fn consider(&mut self, wish: &Wish) {
+    /// Sends the canary, the pull or the preload that was ordered.
+    async fn obey(&mut self, wish: &Wish) {
         let Some(endpoint) = wish.endpoint.clone() else { return };
         self.start_pulls(wish, &endpoint);
-        if self.canary_running {
+        let busy = lock(&self.findings).canary.running_since.is_some() || self.preloading;
+        if busy {
             return;
         }
-        self.session.prove = wish.prove;
-        let seen = self.seen(wish);
-        if let CanaryPlan::Send { model, keep_alive, loads } =
-            plan_canary(&wish.spec, &seen, &self.session, Timestamp::now())
-        {
-            let patience = if loads {
-                wish.spec.probe.startup_seconds.max(wish.spec.canary.timeout_seconds)
-            } else {
-                wish.spec.canary.timeout_seconds
-            };
-            let call = calls::Canary {
-                key: self.key.clone(),
-                engine: engine_kind(wish.spec.engine),
-                endpoint,
-                server_url: wish.server_url.clone(),
-                service: wish.service.clone(),
-                model,
-                keep_alive,
-                timeout: Duration::from_secs(patience.unsigned_abs().into()),
-            };
-            self.canary_running = true;
-            let (tools, reports) = (self.tools.clone(), self.reports.clone());
-            tokio::spawn(async move {
-                let done = call.run(&tools).await;
-                // Nobody listens any more: the prober was stopped.
-                let _ = reports.send(Done::Canary(done));
-            });
-        } else if let Some(model) = wish.preload.clone().filter(|_| seen.loaded.as_ref().is_some_and(Vec::is_empty)) {
-            self.canary_running = true;
+        if let Some(order) = &wish.canary {
+            self.send_canary(wish, endpoint, order).await;
+        } else if let Some(model) = wish.preload.clone() {
+            self.preloading = true;
             let (kind, reports) = (engine_kind(wish.spec.engine), self.reports.clone());
             let patience = Duration::from_secs(wish.spec.probe.startup_seconds.unsigned_abs().into());
             tokio::spawn(async move {
@@ -258,28 +248,40 @@ impl Task {
         }
     }
 
-    /// What canary planning reads.
-    fn seen(&self, wish: &Wish) -> Seen {
-        let findings = lock(&self.findings).clone();
-        Seen {
-            generation: wish.generation,
-            misdeclared: wish.misdeclared.clone(),
-            probes: findings.probes,
-            canary: findings.canary,
-            loaded: findings.loaded,
-            load: Load::of(self.tools.slots.of(&wish.server_url)),
-            will: wish.will.clone(),
-            ..Seen::default()
+    /// An order is carried out once: it names how many canaries had ended when it was given.
+    async fn send_canary(&mut self, wish: &Wish, endpoint: Endpoint, order: &CanaryOrder) {
+        {
+            let mut findings = lock(&self.findings);
+            if findings.canary.finished != order.after {
+                return;
+            }
+            findings.canary.running_since = Some(Timestamp::now());
         }
+        // So that its time shows whether the CPU advanced.
+        self.sample_cpu(wish).await;
+        let call = calls::Canary {
+            key: self.key.clone(),
+            engine: engine_kind(wish.spec.engine),
+            endpoint,
+            server_url: wish.server_url.clone(),
+            order: order.clone(),
+            shape: self.shape,
+        };
+        let (tools, reports) = (self.tools.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            let done = call.run(&tools).await;
+            // Nobody listens any more: the prober was stopped.
+            let _ = reports.send(Done::Canary(done));
+        });
     }
 
-    fn start_pulls(&mut self, wish: &Wish, endpoint: &crate::engines::Endpoint) {
+    fn start_pulls(&mut self, wish: &Wish, endpoint: &Endpoint) {
         if self.pulls_running > 0 {
             return;
         }
         let Some(model) = wish.pull.first().cloned() else { return };
         self.pulls_running += 1;
-        lock(&self.findings).pulls.insert(model.clone(), Pull { percent: Some(0), ..Pull::default() });
+        lock(&self.findings).pulls.entry(model.clone()).or_default().percent = Some(0);
         let (kind, endpoint, reports) = (engine_kind(wish.spec.engine), endpoint.clone(), self.reports.clone());
         tokio::spawn(calls::pull(kind, endpoint, model, reports));
     }
@@ -293,7 +295,7 @@ impl Task {
                 let due = self.last_pull_report.is_none_or(|at| at.elapsed() >= PULL_REPORT);
                 if due {
                     self.last_pull_report = Some(Instant::now());
-                    lock(&self.findings).pulls.insert(model, Pull { percent: Some(percent), ..Pull::default() });
+                    lock(&self.findings).pulls.entry(model).or_default().percent = Some(percent);
                 }
             }
             Done::Pulled { model, error } => {
@@ -303,16 +305,18 @@ impl Task {
                     None => {
                         findings.pulls.remove(&model);
                     }
-                    Some(error) => {
-                        let retry_at = Some(Timestamp::now() + PULL_RETRY);
-                        findings.pulls.insert(model, Pull { percent: None, error: Some(error), retry_at });
+                    Some((error, permanent)) => {
+                        let pull = findings.pulls.entry(model).or_default();
+                        let failures = pull.failures.saturating_add(1);
+                        let failed_at = Some(Timestamp::now());
+                        *pull = Pull { percent: None, error: Some(error), permanent, failures, failed_at };
                     }
                 }
                 drop(findings);
                 self.poke.notify_one();
             }
             Done::Preloaded { model } => {
-                self.canary_running = false;
+                self.preloading = false;
                 self.session.called(&model);
                 self.poke.notify_one();
             }
@@ -321,21 +325,35 @@ impl Task {
             self.tools.look_at(&self.key);
         }
         let wish = self.wishes.borrow().clone();
-        self.consider(&wish).await;
+        self.obey(&wish).await;
     }
 
     async fn take_canary(&mut self, done: CanaryDone) {
-        self.canary_running = false;
-        let CanaryDone::Asked { model, canaried } = done else { return };
+        let CanaryDone::Asked(asked) = done else {
+            let mut findings = lock(&self.findings);
+            findings.canary.running_since = None;
+            findings.canary.finished += 1;
+            findings.canary.no_slot_at = Some(Timestamp::now());
+            drop(findings);
+            self.tools.look_at(&self.key);
+            return;
+        };
+        let calls::Asked { canaried, shape } = *asked;
         let wish = self.wishes.borrow().clone();
-        self.session.called(&model);
-        if let Err(Failure::RateLimited { retry_after }) = &canaried.result {
-            let wait = retry_after.unwrap_or(Duration::from_secs(10));
-            self.session.not_before = Timestamp::now().checked_add(wait).ok();
-        }
+        self.session.called(&canaried.model);
+        self.shape = shape.or(self.shape);
+        let not_before = match &canaried.result {
+            Err(Failure::RateLimited { retry_after }) => {
+                Timestamp::now().checked_add(retry_after.unwrap_or(Duration::from_secs(10))).ok()
+            }
+            _ => None,
+        };
         let millis = canaried.ended_at.duration_since(canaried.started_at).as_millis();
         let took = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
         self.tools.metrics.backends.canary(&self.key.namespace, &self.key.name, took);
+        if matches!(canaried.result, Err(Failure::Timeout { .. })) {
+            self.sample_cpu(&wish).await;
+        }
         // What it left in memory is to be known before anybody else's call moves it.
         let engine = engine(engine_kind(wish.spec.engine));
         let loaded = match (&wish.endpoint, canaried.result.is_ok() && engine.manages_models()) {
@@ -344,11 +362,22 @@ impl Task {
         };
         let mut findings = lock(&self.findings);
         note_canary(&mut findings.observation, &canaried, i64::try_from(millis).unwrap_or(i64::MAX));
+        let number = findings.canary.finished + 1;
+        match calls::evidence(&canaried, number) {
+            Some(Ok(served)) => note_served(&mut findings.calls.served, served),
+            Some(Err(failed)) => note_failed(&mut findings.calls.failed, failed),
+            None => {}
+        }
+        findings.canary.running_since = None;
+        findings.canary.finished = number;
+        findings.canary.no_slot_at = None;
+        findings.canary.not_before = not_before;
         findings.canary.push(canaried);
         if let Some(loaded) = loaded {
-            if self.session.look(&loaded) {
-                findings.canary.others_succeeded(Timestamp::now());
-            }
+            let of_server = self.tools.slots.of(&wish.server_url);
+            self.session.look(&loaded, !of_server.calls.is_empty());
+            self.looked_at = Some(Timestamp::now());
+            findings.used_by_others = self.session.used_by_others().clone();
             findings.loaded = Some(loaded);
         }
         drop(findings);
@@ -369,10 +398,10 @@ fn note_canary(observation: &mut Observation, canaried: &Canaried, millis: i64) 
 
 /// What a pass would see differently: all but times and latencies.
 fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
-    let probes = &findings.probes;
+    let (probes, cpu) = (&findings.probes, &findings.cpu);
     (
-        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.back_since),
-        (findings.canary.others_ok_at.is_some(), findings.canary.busy_since, findings.pulls.clone()),
+        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.answering_since),
+        (cpu.idle_since.is_some(), cpu.advanced_at.is_some(), findings.pulls.clone(), findings.used_by_others.clone()),
         findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
     )
 }

@@ -2,28 +2,18 @@ use crate::{api::LLMBackendSpec, engines::KeepAlive};
 
 use super::{
     super::{
-        canary::{CanaryPlan, Skip, plan_canary},
+        plan::{CanaryOrder, CanaryPlan, Skip, plan_canary},
         seen::Misdeclared,
-        session::Session,
     },
     *,
 };
-
-fn prove() -> Session {
-    Session::proving()
-}
 
 fn always() -> LLMBackendSpec {
     spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}], canary: {when: Always}}")
 }
 
-/// A session in which the model was loaded by us.
-fn ours(models: &[LoadedModel]) -> Session {
-    let mut session = Session::default();
-    session.look(&[]);
-    session.called(&models[0].name);
-    session.look(models);
-    session
+fn planned(spec: &LLMBackendSpec, seen: &Seen, prove: bool) -> CanaryPlan {
+    plan_canary(spec, seen, prove, None, |_| true, at(0))
 }
 
 #[test]
@@ -39,31 +29,33 @@ fn a_canary_is_skipped_for_every_reason_of_politeness() {
         change(&mut seen);
         seen
     };
-    let mine = || ours(&[loaded("small:latest", Some(at(200)))]);
-    let cases: Vec<(Skip, LLMBackendSpec, Seen, Session)> = vec![
-        (Skip::NotWanted, ollama(), with(|s| s.will.suspended = true), mine()),
-        (Skip::NotWanted, ollama(), with(|s| s.misdeclared = Some(Misdeclared::LoopbackUrl)), mine()),
-        (Skip::NotWanted, spec("{engine: Ollama, url: 'http://h:1', canary: {when: Never}}"), base(), prove()),
-        (Skip::NotAnswering, ollama(), probed(&[ProbeVerdict::Refused], at(0)), prove()),
-        (Skip::CallInFlight, ollama(), with(|s| s.load.in_flight = 1), prove()),
-        (Skip::JustServed, ollama(), with(|s| s.canary.others_succeeded(at(-59))), mine()),
-        (Skip::NotDue, ollama(), with(|s| s.canary.push(canaried(Ok(()), None, at(-59)))), mine()),
-        (Skip::NoDemand, ollama(), with(|s| s.load.last_call_at = Some(at(-301))), mine()),
-        (Skip::NotLoaded, always(), with(|s| s.loaded = Some(vec![])), Session::default()),
-        (Skip::LeavesSoon, ollama(), with(|s| s.loaded = Some(vec![loaded("small:latest", Some(at(29)))])), mine()),
-        (Skip::OthersSession, ollama(), base(), {
-            let mut session = Session::default();
-            session.look(&[loaded("small:latest", Some(at(200)))]);
-            session
-        }),
+    let cases: Vec<(Skip, LLMBackendSpec, Seen, bool)> = vec![
+        (Skip::NotWanted, ollama(), with(|s| s.will.suspended = true), false),
+        (Skip::NotWanted, ollama(), with(|s| s.misdeclared = Some(Misdeclared::LoopbackUrl)), false),
+        (Skip::NotWanted, spec("{engine: Ollama, url: 'http://h:1', canary: {when: Never}}"), base(), true),
+        (Skip::NotAnswering, ollama(), probed(&[ProbeVerdict::Refused], at(0)), true),
+        (Skip::CallInFlight, ollama(), with(|s| s.load.in_flight = 1), true),
+        (Skip::Running, ollama(), with(|s| s.canary.running_since = Some(at(-5))), true),
+        (Skip::NoDemand, ollama(), with(|s| s.load.last_call_at = Some(at(-301))), false),
+        (Skip::NotLoaded, always(), with(|s| s.loaded = Some(vec![])), false),
+        (Skip::LeavesSoon, ollama(), with(|s| s.loaded = Some(vec![loaded("small:latest", Some(at(29)))])), false),
+        (
+            Skip::OthersSession,
+            always(),
+            with(|s| {
+                s.load.last_call_at = None;
+                s.used_by_others.insert("small:latest".into());
+            }),
+            false,
+        ),
         (
             Skip::NoModel,
             spec("{engine: Ollama, url: 'http://h:1'}"),
             with(|s| {
-                s.probes = probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)).probes;
+                s.probes = probed(&[models(&[])], at(0)).probes;
                 s.loaded = Some(vec![]);
             }),
-            prove(),
+            true,
         ),
         (
             Skip::NotWanted,
@@ -71,18 +63,71 @@ fn a_canary_is_skipped_for_every_reason_of_politeness() {
                 "{engine: OpenAI, url: 'http://h:1', authSecretRef: {name: s}, models: [{name: small}], canary: {when: Always}}",
             ),
             base(),
-            Session::default(),
+            false,
         ),
     ];
-    for (skip, spec, seen, session) in cases {
-        assert_eq!(plan_canary(&spec, &seen, &session, at(0)), CanaryPlan::Skip(skip));
+    for (skip, spec, seen, prove) in cases {
+        assert_eq!(planned(&spec, &seen, prove), CanaryPlan::Skip(skip));
     }
+}
+
+#[test]
+fn a_canary_waits_for_its_period_and_doubles_after_failures() {
+    let base = || {
+        let mut seen = probed(&[listing()], at(0));
+        seen.loaded = Some(vec![loaded("small:latest", Some(at(200)))]);
+        seen.load.last_call_at = Some(at(-10));
+        seen
+    };
+    let later = |change: fn(&mut Seen), prove: bool| {
+        let mut seen = base();
+        change(&mut seen);
+        match planned(&ollama(), &seen, prove) {
+            CanaryPlan::Later(at) => Some(at.as_second() - super::at(0).as_second()),
+            CanaryPlan::Send(_) | CanaryPlan::Skip(_) => None,
+        }
+    };
+    assert_eq!(later(|s| s.evidence = served(-50), false), Some(11), "a real call is as good");
+    assert_eq!(later(|s| s.canary.push(canaried(Ok(()), at(-50))), false), Some(10));
+    assert_eq!(
+        later(|s| s.canary.push(canaried(Ok(()), at(-2))), true),
+        Some(3),
+        "also a proof is not asked for in a loop"
+    );
+    let failed = |n: i32| {
+        let mut seen = base();
+        (0..n).for_each(|_| seen.canary.push(canaried(Err(error()), at(0))));
+        match planned(&ollama(), &seen, true) {
+            CanaryPlan::Later(at) => at.as_second() - super::at(0).as_second(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([1, 2, 3, 7, 30].map(failed), [5, 10, 20, 300, 300]);
+}
+
+#[test]
+fn our_own_workers_are_nobody_elses_session() {
+    let mut seen = probed(&[listing()], at(0));
+    seen.loaded = Some(vec![loaded("small:latest", Some(at(200)))]);
+    seen.used_by_others.insert("small:latest".into());
+    seen.load.last_call_at = Some(at(-100));
+    assert!(matches!(planned(&ollama(), &seen, false), CanaryPlan::Send(_)));
+}
+
+#[test]
+fn a_model_that_should_have_left_is_asked() {
+    let mut seen = probed(&[listing()], at(0));
+    seen.loaded = Some(vec![loaded("small:latest", Some(at(-40)))]);
+    seen.load.last_call_at = Some(at(-100));
+    assert!(matches!(planned(&ollama(), &seen, false), CanaryPlan::Send(_)));
 }
 
 fn sent(plan: CanaryPlan) -> (String, Option<KeepAlive>, bool) {
     match plan {
-        CanaryPlan::Send { model, keep_alive, loads } => (model.as_str().to_owned(), keep_alive, loads),
-        CanaryPlan::Skip(skip) => panic!("skipped: {skip:?}"),
+        CanaryPlan::Send(CanaryOrder { model, keep_alive, loads, .. }) => {
+            (model.as_str().to_owned(), keep_alive, loads)
+        }
+        other => panic!("not sent: {other:?}"),
     }
 }
 
@@ -92,28 +137,25 @@ fn it_leaves_a_models_expiry_as_it_was() {
     seen.load.last_call_at = Some(at(-10));
     let models = vec![loaded("small:latest", Some(at(200)))];
     seen.loaded = Some(models.clone());
-    let (model, keep_alive, loads) = sent(plan_canary(&ollama(), &seen, &ours(&models), at(0)));
+    let (model, keep_alive, loads) = sent(planned(&ollama(), &seen, false));
     assert_eq!(
         (model.as_str(), keep_alive, loads),
         ("small:latest", Some(KeepAlive::For(Duration::from_secs(200))), false)
     );
     let pinned = vec![loaded("small:latest", Some(at(200 * 365 * 86_400)))];
     seen.loaded = Some(pinned.clone());
-    assert_eq!(sent(plan_canary(&ollama(), &seen, &ours(&pinned), at(0))).1, Some(KeepAlive::Forever));
+    assert_eq!(sent(planned(&ollama(), &seen, false)).1, Some(KeepAlive::Forever));
 }
 
 #[test]
-fn a_proof_asks_what_is_loaded_before_it_loads_anything() {
-    let mut seen = probed(&[listing()], at(0));
+fn a_proof_asks_a_declared_model_and_loads_it_where_it_must() {
+    let two = spec("{engine: Ollama, url: 'http://h:1', models: [{name: big}, {name: small}]}");
+    let mut seen = probed(&[models(&["big:latest", "small:latest"])], at(0));
+    seen.loaded = Some(vec![loaded("small:latest", Some(at(200)))]);
+    assert_eq!(sent(planned(&two, &seen, true)).0, "small:latest", "what is in memory needs no loading");
     seen.loaded = Some(vec![loaded("other:latest", Some(at(200)))]);
-    assert_eq!(
-        sent(plan_canary(&ollama(), &seen, &prove(), at(0))).0,
-        "other:latest",
-        "nothing is evicted to prove a server"
-    );
-    seen.loaded = Some(vec![]);
-    let (model, keep_alive, loads) = sent(plan_canary(&ollama(), &seen, &prove(), at(0)));
-    assert_eq!((model.as_str(), loads), ("small:latest", true));
+    let (model, keep_alive, loads) = sent(planned(&two, &seen, true));
+    assert_eq!((model.as_str(), loads), ("big:latest", true), "another model proves nothing");
     assert_eq!(keep_alive, Some(KeepAlive::For(Duration::from_secs(300))));
 }
 
@@ -121,7 +163,7 @@ fn a_proof_asks_what_is_loaded_before_it_loads_anything() {
 fn an_unlisted_name_never_reaches_mlx() {
     let unlisted = spec("{engine: MLX, url: 'http://h:1', models: [{name: org/unknown}]}");
     let seen = probed(&[listing()], at(0));
-    assert_eq!(plan_canary(&unlisted, &seen, &prove(), at(0)), CanaryPlan::Skip(Skip::NoModel));
+    assert_eq!(planned(&unlisted, &seen, true), CanaryPlan::Skip(Skip::NoModel));
     let unproved = probed(&[ProbeVerdict::NeedsInference { bad_body: true }], at(0));
-    assert_eq!(sent(plan_canary(&unlisted, &unproved, &prove(), at(0))).0, "default_model");
+    assert_eq!(sent(planned(&unlisted, &unproved, true)).0, "default_model");
 }

@@ -2,10 +2,9 @@ use crate::api::LLMBackendSpec;
 
 use super::{
     super::{
-        judge::judge,
         memory::{Cause, RunPhase, Step},
-        plan::{Act, HoldChange, Outcome, Plan, PlanNote, Why, plan, record},
-        seen::Peers,
+        plan::{Act, CanaryPlan, HoldChange, Outcome, Plan, PlanNote, Why, decide, record},
+        seen::{Peers, Pull},
     },
     *,
 };
@@ -14,18 +13,22 @@ fn down(now: Timestamp) -> Seen {
     let refused = ProbeVerdict::Refused;
     let mut seen = probed(&[listing(), refused.clone(), refused.clone(), refused], now);
     seen.agent = heard(service(ServiceState::Stopped), now);
+    if let AgentView::Heard(service) = &mut seen.agent {
+        service.exited_at = Some(now);
+    }
     seen
 }
 
 fn hung(now: Timestamp) -> Seen {
     let mut seen = probed(&[listing()], now);
     seen.agent = heard(service(ServiceState::Running), now);
-    seen.canary.push(canaried(Err(timeout()), Some(false), now));
+    seen.cpu = cpu(Some(false), now);
+    seen.canary.push(canaried(Err(timeout()), now));
     seen
 }
 
 fn pass(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp) -> Plan {
-    plan(spec, seen, &judge(spec, seen, memory, now), memory, "e1", now)
+    decide(spec, seen, memory, "e1", now).1
 }
 
 fn running(plan: &Plan) -> Option<Step> {
@@ -35,23 +38,27 @@ fn running(plan: &Plan) -> Option<Step> {
 #[test]
 fn cause_decides_where_the_ladder_starts() {
     let refused = pass(&ollama(), &down(at(0)), &proved(at(-100)), at(0));
-    assert!(matches!(refused.act, Some(Act::Restart { attempt: 1, cause: Cause::Refused, .. })), "{:?}", refused.act);
+    assert!(matches!(refused.act, Some(Act::Restart { attempt: 1, cause: Cause::Exited, .. })), "{:?}", refused.act);
     let hang = pass(&ollama(), &hung(at(0)), &proved(at(-100)), at(0));
     assert!(matches!(hang.act, Some(Act::Unload { .. })), "{:?}", hang.act);
     let no_unload = pass(&mlx(), &hung(at(0)), &proved(at(-100)), at(0));
     assert!(matches!(no_unload.act, Some(Act::Restart { .. })), "MLX can't unload: {:?}", no_unload.act);
-    let mut stalled = probed(&[listing()], at(0));
-    stalled.agent = heard(service(ServiceState::Running), at(0));
-    stalled.load.in_flight = 1;
-    stalled.load.last_token_at = Some(at(-100));
-    let first = pass(&ollama(), &stalled, &proved(at(-500)), at(0));
-    assert_eq!((running(&first), first.prove), (Some(Step::Canary), true), "silence alone is proved by a canary");
+    let blind = probed(&vec![ProbeVerdict::Refused; 3], at(0));
+    let refused = pass(
+        &ollama(),
+        &Seen { agent: heard(service(ServiceState::Running), at(0)), ..blind },
+        &proved(at(-100)),
+        at(0),
+    );
+    assert!(matches!(refused.act, Some(Act::Restart { cause: Cause::Refused, .. })), "{:?}", refused.act);
 }
 
 #[test]
 fn what_a_restart_cannot_help_is_never_restarted() {
     let seens = [
-        probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)),
+        probed(&[models(&[])], at(0)),
+        probed(&vec![ProbeVerdict::Misconfigured("a redirect".into()); 3], at(0)),
+        probed(&vec![ProbeVerdict::Unreachable("no route".into()); 3], at(0)),
         probed(&[ProbeVerdict::Unauthorized { status: 401 }], at(0)),
         probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)),
         probed(&[ProbeVerdict::Busy], at(0)),
@@ -85,16 +92,24 @@ fn only_an_inference_with_the_models_there_ends_a_step() {
     record(&mut memory, &Outcome::Done, at(1));
     let mut back = down(at(1));
     back.agent = heard(service(ServiceState::Running), at(1));
-    back.probes.push(Probed { at: at(2), verdict: listing(), millis: 1 }, 3, 1);
+    back.probes.push(Probed { at: at(2), verdict: listing(), millis: 1, not_before: None }, 3, 1);
     let answering = pass(&spec, &back, &memory, at(2));
     assert_eq!((running(&answering), answering.prove), (Some(Step::Restart), true), "answering is not serving");
-    back.canary.push(canaried(Ok(()), None, at(3)));
-    let noted = pass(&spec, &back, &answering.memory, at(3));
-    let helped = pass(&spec, &back, &noted.memory, at(3));
-    let notes: Vec<_> = noted.notes.iter().chain(&helped.notes).cloned().collect();
-    assert!(notes.contains(&PlanNote::Helped { step: Step::Restart, cause: Cause::Refused }), "{notes:?}");
+    assert!(matches!(answering.canary, CanaryPlan::Send(_)), "it is asked at once: {:?}", answering.canary);
+    back.evidence = served(-1);
+    let before = pass(&spec, &back, &answering.memory, at(3));
+    assert_eq!(running(&before), Some(Step::Restart), "what was served before the step ended says nothing of it");
+    back.evidence = served(2);
+    let helped = pass(&spec, &back, &before.memory, at(3));
+    let quoted = |note: &PlanNote| match note {
+        PlanNote::Helped { step: Step::Restart, cause: Cause::Exited, evidence } => {
+            evidence.contains("task 1 was served")
+        }
+        _ => false,
+    };
+    assert!(helped.notes.iter().any(quoted), "{:?}", helped.notes);
     assert_eq!(running(&helped), None);
-    assert_eq!(helped.memory.tallies[&Cause::Refused][&Step::Restart].helped, 1);
+    assert_eq!(helped.memory.tallies[&Cause::Exited][&Step::Restart].helped, 1);
 }
 
 #[test]
@@ -102,11 +117,82 @@ fn an_unload_that_does_not_help_is_followed_by_a_restart() {
     let spec = ollama();
     let mut memory = pass(&spec, &hung(at(0)), &proved(at(-100)), at(0)).memory;
     record(&mut memory, &Outcome::Done, at(0));
-    let waiting = pass(&spec, &hung(at(29)), &memory, at(29));
-    assert_eq!((waiting.act.clone(), waiting.waiting.as_ref().map(|w| w.why)), (None, Some(Why::Step)));
-    let over = pass(&spec, &hung(at(30)), &waiting.memory, at(30));
-    let next = pass(&spec, &hung(at(31)), &over.memory, at(31));
+    let waiting = pass(&spec, &hung(at(-1)), &memory, at(29));
+    assert_eq!(
+        (waiting.act.clone(), waiting.waiting.as_ref().map(|w| w.why)),
+        (None, Some(Why::Step)),
+        "no evidence since"
+    );
+    // The canary after it gets no answer, either.
+    let over = pass(&spec, &hung(at(45)), &waiting.memory, at(45));
+    assert!(over.notes.iter().any(|n| matches!(n, PlanNote::DidNotHelp { .. })), "{:?}", over.notes);
+    let next = pass(&spec, &hung(at(46)), &over.memory, at(46));
     assert!(matches!(next.act, Some(Act::Restart { attempt: 1, cause: Cause::Hung, .. })), "{:?}", next.act);
+}
+
+#[test]
+fn a_step_without_evidence_is_inconclusive_and_counts_for_nothing() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &hung(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &Outcome::Done, at(0));
+    let before = |now: i64| {
+        let mut seen = hung(at(-1));
+        seen.probes.last.as_mut().unwrap().at = at(now);
+        seen
+    };
+    let late = pass(&spec, &before(601), &memory, at(601));
+    assert_eq!(running(&late), Some(Step::Unload), "what was seen before the step is no evidence against it");
+    let over = pass(&spec, &before(1_201), &late.memory, at(1_201));
+    assert!(over.notes.iter().any(|n| matches!(n, PlanNote::Inconclusive { .. })), "{:?}", over.notes);
+    assert!(over.memory.tallies.is_empty());
+}
+
+#[test]
+fn waits_between_restarts_double_and_a_served_call_begins_them_anew() {
+    let spec = ollama();
+    let mut memory = proved(at(-100));
+    let mut begun = Vec::new();
+    for second in 0..700 {
+        let plan = pass(&spec, &down(at(second)), &memory, at(second));
+        memory = plan.memory;
+        if let Some(Act::Restart { .. }) = plan.act {
+            begun.push(second);
+            record(&mut memory, &Outcome::Failed { why: "the process ended".into() }, at(second));
+        }
+    }
+    assert_eq!(begun, [0, 10, 30], "10 s, then 20 s, then maxAttempts");
+}
+
+#[test]
+fn who_cannot_act_for_five_minutes_tells_a_human_once() {
+    let mut memory = proved(at(-100));
+    let mut told = Vec::new();
+    for second in 0..400 {
+        let mut seen = probed(&vec![ProbeVerdict::Refused; 3], at(second));
+        seen.agent = AgentView::Unreachable { since: at(0), why: "refused".into() };
+        let plan = pass(&ollama(), &seen, &memory, at(second));
+        assert_eq!(plan.act, None);
+        told.extend(plan.notes.iter().filter(|n| matches!(n, PlanNote::Blocked { .. })).map(|_| second));
+        memory = plan.memory;
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!((295..=305).contains(&told[0]), "{told:?}");
+}
+
+#[test]
+fn a_pull_backs_off_and_ends_at_a_human() {
+    let spec = spec("{engine: Ollama, url: 'http://h:1', models: [{name: big, pull: true}]}");
+    let pulls = |failures: i32, permanent: bool| {
+        let mut seen = probed(&[listing()], at(0));
+        let error = Some("pull model manifest: file does not exist".to_owned());
+        seen.pulls.insert("big".into(), Pull { error, failures, permanent, failed_at: Some(at(-100)), percent: None });
+        let (judged, plan) = decide(&spec, &seen, &Memory::default(), "e", at(0));
+        (judged.for_human, plan.pull.len())
+    };
+    assert_eq!(pulls(1, false), (false, 1), "after a minute");
+    assert_eq!(pulls(2, false), (false, 0), "after two");
+    assert_eq!(pulls(3, false), (true, 0));
+    assert_eq!(pulls(1, true), (true, 0), "there is no such model");
 }
 
 #[test]
@@ -136,7 +222,7 @@ fn people_and_circumstances_keep_it_from_acting() {
         (
             Why::Storm,
             with(|s| {
-                s.agent = heard(service(ServiceState::Running), at(-20));
+                s.agent = heard(service(ServiceState::Stopped), at(-20));
                 s.peers = Peers { total: 4, failing: 3, failing_since: Some(at(-10)) };
             }),
         ),
@@ -163,7 +249,7 @@ fn observe_says_once_what_it_would_do_and_does_nothing() {
     seen.will.observe = true;
     let first = pass(&ollama(), &seen, &proved(at(-100)), at(0));
     assert_eq!(first.act, None);
-    assert_eq!(first.notes, [PlanNote::WouldDo { step: Step::Restart, cause: Cause::Refused }]);
+    assert_eq!(first.notes, [PlanNote::WouldDo { step: Step::Restart, cause: Cause::Exited }]);
     let second = pass(&ollama(), &seen, &first.memory, at(60));
     assert_eq!((second.act, second.notes), (None, vec![]));
     assert_eq!(second.memory.episode.unwrap().attempts, 0);
@@ -229,7 +315,7 @@ fn the_agents_own_starts_count_as_attempts() {
 fn preload_evicts_nothing_and_a_full_disk_pulls_nothing() {
     let spec =
         spec("{engine: Ollama, url: 'http://h:1', models: [{name: small, preload: true}, {name: big, pull: true}]}");
-    let both = ProbeVerdict::Models(vec!["small:latest".to_owned(), "big:latest".to_owned()].into());
+    let both = models(&["small:latest", "big:latest"]);
     let mut seen = probed(&[both], at(0));
     seen.loaded = Some(vec![loaded("other:latest", None)]);
     assert_eq!(pass(&spec, &seen, &proved(at(-1)), at(0)).preload, None, "another model is loaded");

@@ -4,16 +4,17 @@ use crate::{
 };
 
 use super::{
-    super::{
-        judge::{Judgement, judge},
-        memory::Cause,
-        seen::Pull,
-    },
+    super::{judge::Judgement, memory::Cause, plan::decide, seen::Pull},
     *,
 };
 
+/// As a pass does: the proof is noted first.
 fn judged(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory) -> Judgement {
-    judge(spec, seen, memory, at(0))
+    judged_at(spec, seen, memory, at(0))
+}
+
+fn judged_at(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp) -> Judgement {
+    decide(spec, seen, memory, "e", now).0
 }
 
 #[test]
@@ -29,21 +30,18 @@ fn a_probe_says_what_a_server_is() {
         ("two refusals of a good one", vec![listing(), refused(), refused()], S::Idle, "Idle", None),
         ("three refusals", vec![listing(), refused(), refused(), refused()], S::Down, "Refused", Some(Cause::Refused)),
         ("never up", vec![refused()], S::Proving, "Proving", None),
-        ("three time-outs", vec![V::Timeout, V::Timeout, V::Timeout], S::Down, "Timeout", Some(Cause::Timeout)),
+        ("three time-outs demand a proof", vec![V::Timeout; 3], S::Unknown, "NotAnswering", None),
         ("three resets", vec![V::Reset, V::Reset, V::Reset], S::Down, "Reset", Some(Cause::Reset)),
-        ("three errors", vec![V::ServerError { status: 500 }; 3], S::Down, "ServerError", Some(Cause::ServerError)),
+        ("three errors demand a proof", vec![V::ServerError { status: 500 }; 3], S::Unknown, "NotAnswering", None),
+        ("no route", vec![V::Unreachable("no route".into()); 3], S::Unreachable, "Unreachable", None),
+        ("a certificate", vec![V::Misconfigured("self-signed".into()); 3], S::Misconfigured, "Misconfigured", None),
+        ("503 while it loads", vec![listing(), V::Loading], S::Proving, "Loading", None),
         ("a good one between", vec![refused(), refused(), listing(), refused(), refused()], S::Idle, "Idle", None),
         ("401", vec![V::Unauthorized { status: 401 }], S::Unauthorized, "Unauthorized", None),
         ("429", vec![V::RateLimited { retry_after: None }], S::RateLimited, "RateLimited", None),
         ("503", vec![listing(), V::Busy], S::Busy, "Busy", None),
-        ("no models at all", vec![V::Models(Vec::new().into())], S::ModelsMissing, "ModelsMissing", None),
-        (
-            "only others",
-            vec![V::Models(vec!["other:latest".to_owned()].into())],
-            S::ModelsMissing,
-            "ModelsMissing",
-            None,
-        ),
+        ("no models at all", vec![models(&[])], S::ModelsMissing, "ModelsMissing", None),
+        ("only others", vec![models(&["other:latest"])], S::ModelsMissing, "ModelsMissing", None),
     ];
     for (case, verdicts, state, reason, cause) in cases {
         let judged = judged(&ollama(), &probed(&verdicts, at(0)), &proved(at(-100)));
@@ -65,10 +63,7 @@ fn a_new_backend_is_proved_once_by_an_inference() {
     let never = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}], canary: {when: Never}}");
     assert!(judged(&never, &seen, &Memory::default()).ready, "with Never, a listing suffices");
     let none = spec("{engine: Ollama, url: 'http://h:1'}");
-    assert!(
-        judged(&none, &probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)), &Memory::default()).ready,
-        "nothing to ask"
-    );
+    assert!(judged(&none, &probed(&[models(&[])], at(0)), &Memory::default()).ready, "nothing to ask");
 }
 
 #[test]
@@ -79,8 +74,34 @@ fn what_came_back_or_was_started_anew_is_proved_again() {
     assert!(judged(&ollama(), &back, &proved(at(0))).ready, "and was proved since");
     let mut memory = proved(at(-100));
     memory.proof.as_mut().unwrap().instance = Some("1@1".into());
-    let other = Seen { agent: heard(service(ServiceState::Running), at(0)), ..probed(&[listing()], at(0)) };
+    let mut other = Seen { agent: heard(service(ServiceState::Running), at(0)), ..probed(&[listing()], at(0)) };
     assert!(judged(&ollama(), &other, &memory).needs_proof, "another process");
+    if let AgentView::Heard(service) = &mut other.agent {
+        service.instance_since = Some(at(-20));
+    }
+    other.evidence = served(-30);
+    assert!(judged(&ollama(), &other, &memory).needs_proof, "a call that began in the process before");
+    other.evidence = served(-10);
+    assert!(judged(&ollama(), &other, &memory).ready, "a call that this process served");
+}
+
+#[test]
+fn only_a_served_call_of_a_declared_model_proves() {
+    let seen = |evidence: Evidence| Seen { evidence, ..probed(&[listing()], at(0)) };
+    let of = |model: &str| {
+        let served = vec![served_call(model, at(-1), "task 1")];
+        let known = Memory { generation: 1, generation_since: Some(at(-50)), ..Memory::default() };
+        let evidence = Evidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
+        judged(&ollama(), &seen(evidence), &known).ready
+    };
+    assert!(of("small:latest"));
+    assert!(!of("other:latest"), "another model in memory proves nothing");
+    let mut moved = seen(Evidence::default());
+    moved.loaded = Some(vec![loaded("small:latest", Some(at(200)))]);
+    moved.used_by_others.insert("small:latest".into());
+    assert!(!judged(&ollama(), &moved, &Memory::default()).ready, "an expiry that moved proves nothing");
+    let busy = probed(&[ProbeVerdict::Busy], at(0));
+    assert!(!judged(&ollama(), &busy, &Memory::default()).ready, "a 503 proves nothing");
 }
 
 #[test]
@@ -97,7 +118,7 @@ fn a_200_that_proves_no_models_is_decided_by_an_inference() {
 #[test]
 fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
     let pulls = spec("{engine: Ollama, url: 'http://h:1', models: [{name: a, pull: true}, {name: b, pull: true}]}");
-    let some = probed(&[ProbeVerdict::Models(vec!["a:latest".to_owned()].into())], at(0));
+    let some = probed(&[models(&["a:latest"])], at(0));
     let pulling = judged(&pulls, &some, &Memory::default());
     assert_eq!((pulling.state, pulling.reason, pulling.for_human), (BackendState::Proving, "Pulling", false));
     assert_eq!(pulling.to_pull, ["b"]);
@@ -113,7 +134,7 @@ fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
 fn a_wrong_user_is_named_and_never_healed() {
     let mut report = service(ServiceState::Running);
     report.wanted_user = Some("bob".into());
-    let seen = Seen { agent: heard(report, at(0)), ..probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)) };
+    let seen = Seen { agent: heard(report, at(0)), ..probed(&[models(&[])], at(0)) };
     let judged = judged(&ollama(), &seen, &proved(at(-1)));
     assert_eq!((judged.state, judged.for_human, judged.cause), (BackendState::WrongUser, true, None));
     assert_eq!(judged.models_ready.status, ConditionStatus::False);
@@ -123,22 +144,23 @@ fn a_wrong_user_is_named_and_never_healed() {
 #[test]
 fn a_canary_that_times_out_is_judged_by_who_works() {
     use BackendState as S;
-    // (CPU advanced per canary, one after the other) → state
-    let cases: Vec<(&str, Vec<Option<bool>>, S)> = vec![
-        ("CPU stands still", vec![Some(false)], S::Hung),
-        ("CPU advances", vec![Some(true)], S::Busy),
-        ("CPU advances thrice", vec![Some(true); 3], S::Busy),
-        ("nobody sees the CPU, once", vec![None], S::Unknown),
-        ("nobody sees the CPU, twice", vec![None; 2], S::Unknown),
-        ("nobody sees the CPU, thrice", vec![None; 3], S::Hung),
-        ("it stopped working", vec![Some(true), Some(false)], S::Hung),
+    // Whether the CPU advanced, how many time-outs → state
+    let cases = [
+        ("CPU stands still", Some(false), 1, S::Hung),
+        ("CPU advances", Some(true), 1, S::Busy),
+        ("CPU advances thrice", Some(true), 3, S::Busy),
+        ("nobody sees the CPU, once", None, 1, S::Unknown),
+        ("nobody sees the CPU, twice", None, 2, S::Unknown),
+        ("nobody sees the CPU, for two minutes", None, 8, S::Hung),
     ];
-    for (case, advanced, state) in cases {
+    for (case, advanced, timeouts, state) in cases {
         let mut seen = probed(&[listing()], at(0));
-        for cpu in advanced {
-            seen.canary.push(canaried(Err(timeout()), cpu, at(-1)));
+        seen.agent = heard(service(ServiceState::Running), at(0));
+        seen.cpu = cpu(advanced, at(0));
+        for n in (0..timeouts).rev() {
+            seen.canary.push(canaried(Err(timeout()), at(-1 - 20 * n)));
         }
-        let judged = judged(&ollama(), &seen, &proved(at(-100)));
+        let judged = judged(&ollama(), &seen, &proved(at(-900)));
         assert_eq!(judged.state, state, "{case}");
         assert_eq!(judged.cause.is_some(), state == S::Hung, "{case}");
     }
@@ -146,49 +168,112 @@ fn a_canary_that_times_out_is_judged_by_who_works() {
 
 #[test]
 fn others_work_is_left_alone_for_busy_grace_and_no_longer() {
-    let mut seen = probed(&[listing()], at(0));
-    seen.canary.push(canaried(Err(timeout()), Some(true), at(-1700)));
-    seen.canary.push(canaried(Err(timeout()), Some(true), at(-1)));
-    assert_eq!(judged(&ollama(), &seen, &proved(at(-9000))).state, BackendState::Busy);
-    let mut longer = probed(&[listing()], at(0));
-    longer.canary.push(canaried(Err(timeout()), Some(true), at(-1900)));
-    longer.canary.push(canaried(Err(timeout()), Some(true), at(-1)));
-    assert_eq!(judged(&ollama(), &longer, &proved(at(-9000))).state, BackendState::Hung);
+    for (since, state) in [(-1_700, BackendState::Busy), (-1_900, BackendState::Hung)] {
+        let mut seen = probed(&[listing()], at(0));
+        seen.agent = heard(service(ServiceState::Running), at(0));
+        seen.cpu = cpu(Some(true), at(0));
+        seen.canary.push(canaried(Err(timeout()), at(since)));
+        seen.canary.push(canaried(Err(timeout()), at(-1)));
+        assert_eq!(judged(&ollama(), &seen, &proved(at(-9_000))).state, state, "since {since}");
+    }
 }
 
 #[test]
 fn a_slow_listing_of_a_server_that_works_is_busy_not_down() {
     let mut seen = probed(&[listing(), ProbeVerdict::Timeout, ProbeVerdict::Timeout, ProbeVerdict::Timeout], at(0));
-    assert_eq!(judged(&ollama(), &seen, &proved(at(-100))).state, BackendState::Down);
-    seen.canary.busy_since = Some(at(-10));
+    let doubtful = judged(&ollama(), &seen, &proved(at(-100)));
+    assert_eq!((doubtful.state, doubtful.needs_proof, doubtful.cause), (BackendState::Unknown, true, None));
+    seen.agent = heard(service(ServiceState::Running), at(0));
+    seen.cpu = cpu(Some(true), at(0));
     assert_eq!(judged(&ollama(), &seen, &proved(at(-100))).state, BackendState::Busy);
+    seen.cpu = CpuHistory::default();
+    seen.load.open = vec![open(-900, Some(-5))];
+    assert_eq!(judged(&ollama(), &seen, &proved(at(-100))).state, BackendState::Busy, "a call of ours gets bytes");
+    seen.load.open.clear();
+    seen.canary.push(canaried(Err(error()), at(14)));
+    let failing = judged_at(&ollama(), &seen, &proved(at(-100)), at(15));
+    assert_eq!(
+        (failing.state, failing.cause),
+        (BackendState::Down, Some(Cause::ServerError)),
+        "an inference fails too"
+    );
 }
 
 #[test]
-fn tokens_are_the_canary_of_a_busy_server() {
-    let with = |last_token: Option<i64>, oldest: i64| {
+fn bytes_of_open_calls_are_the_canary_of_a_busy_server() {
+    use BackendState as S;
+    let with = |calls: &[(i64, Option<i64>)]| {
         let mut seen = probed(&[listing()], at(0));
-        seen.load.in_flight = 2;
-        seen.load.last_token_at = last_token.map(at);
-        seen.load.oldest_call_at = Some(at(oldest));
+        seen.load.open = calls.iter().map(|(began, last)| open(*began, *last)).collect();
+        seen.load.in_flight = i64::try_from(calls.len()).unwrap();
+        seen.loaded = Some(vec![loaded("small:latest", Some(at(200)))]);
         seen
     };
     let cases = [
-        ("tokens flow", with(Some(-3), -900), BackendState::Serving),
-        ("none for stallSeconds", with(Some(-61), -900), BackendState::Hung),
-        ("a model loads", with(None, -300), BackendState::Serving),
-        ("no first token in startupSeconds", with(None, -601), BackendState::Hung),
+        ("bytes flow", with(&[(-900, Some(-3))]), None, S::Serving),
+        ("none for stallSeconds", with(&[(-900, Some(-61))]), None, S::Hung),
+        ("none for stallSeconds, while the CPU works", with(&[(-900, Some(-61))]), Some(true), S::Busy),
+        ("others get bytes", with(&[(-900, Some(-61)), (-500, Some(-2))]), None, S::Serving),
+        ("it waits behind a call that gets bytes", with(&[(-900, None), (-500, Some(-2))]), None, S::Serving),
+        ("no first byte, and nobody sees the CPU", with(&[(-700, None)]), None, S::Serving),
+        ("no first byte for busyGraceSeconds", with(&[(-1_801, None)]), None, S::Hung),
+        ("no first byte, and no CPU", with(&[(-61, None)]), Some(false), S::Hung),
+        ("no first byte yet, and no CPU", with(&[(-29, None)]), Some(false), S::Serving),
     ];
-    for (case, seen, state) in cases {
-        assert_eq!(judged(&ollama(), &seen, &proved(at(-1000))).state, state, "{case}");
+    for (case, mut seen, advanced, state) in cases {
+        seen.agent = heard(service(ServiceState::Running), at(0));
+        seen.cpu = cpu(advanced, at(0));
+        let memory = Memory { served_at: Some(at(-70)), ..proved(at(-2_000)) };
+        let mut ready = memory.clone();
+        ready.proof.as_mut().unwrap().at = at(-100);
+        assert_eq!(judged(&ollama(), &seen, &ready).state, state, "{case}");
     }
-    let mut flowing = with(Some(-3), -900);
-    flowing.canary.push(canaried(Err(timeout()), Some(false), at(-1)));
+    let mut loads = with(&[(-300, None)]);
+    loads.loaded = Some(vec![]);
+    assert_eq!(judged(&ollama(), &loads, &proved(at(-100))).state, S::Serving, "a model loads");
+    loads.load.open = vec![open(-601, None)];
+    assert_eq!(judged(&ollama(), &loads, &proved(at(-100))).state, S::Hung, "for longer than startupSeconds");
+    let mut flowing = with(&[(-900, Some(-3))]);
+    flowing.canary.push(canaried(Err(timeout()), at(-1)));
     assert_eq!(
-        judged(&ollama(), &flowing, &proved(at(-1000))).state,
-        BackendState::Serving,
-        "a time-out while tokens flow is no verdict"
+        judged(&ollama(), &flowing, &proved(at(-100))).state,
+        S::Serving,
+        "a time-out while bytes flow is no verdict"
     );
+    let mut prompt = with(&[(-900, Some(-90)), (-95, None)]);
+    for call in &mut prompt.load.open {
+        call.model = Some("org/m".into());
+    }
+    prompt.loaded = None;
+    assert_eq!(judged(&mlx(), &prompt, &proved(at(-100))).state, S::Serving, "MLX reads another call's prompt");
+}
+
+#[test]
+fn two_failed_calls_demand_a_proof_and_a_canary_confirms_them() {
+    use CallFault::{Failed, Full, OutOfMemory};
+    let base = || Seen { ..probed(&[listing()], at(0)) };
+    let of = |evidence: Evidence| Seen { evidence, ..base() };
+    let memory = proved(at(-100));
+    let one = judged(&ollama(), &of(failed(&[("task 1", -5, Failed), ("task 1", -4, Failed)])), &memory);
+    assert!(one.ready && !one.needs_proof, "one request may be to blame: {}", one.message);
+    let two = of(failed(&[("task 1", -5, Failed), ("task 2", -4, Failed)]));
+    let doubt = judged(&ollama(), &two, &memory);
+    assert_eq!((doubt.state, doubt.reason, doubt.cause), (BackendState::Unknown, "CallsFail", None));
+    assert!(doubt.needs_proof && doubt.admission == Admission::Closed);
+    assert!(doubt.message.contains("2 calls failed since") && doubt.message.contains("task 2"), "{}", doubt.message);
+    let mut confirmed = two.clone();
+    let canary = Canaried { started_at: at(-3), ended_at: at(-2), ..canaried(Err(error()), at(-2)) };
+    confirmed.canary.push(canary);
+    let down = judged(&ollama(), &confirmed, &memory);
+    assert_eq!((down.state, down.cause), (BackendState::Down, Some(Cause::ServerError)));
+    let full = judged(&ollama(), &of(failed(&[("task 1", -5, Full), ("task 2", -4, Full)])), &memory);
+    assert_eq!((full.state, full.ready), (BackendState::Busy, true));
+    let mut memory_lack = of(failed(&[("task 1", -5, OutOfMemory), ("task 2", -4, OutOfMemory)]));
+    memory_lack.canary = confirmed.canary.clone();
+    assert_eq!(judged(&mlx(), &memory_lack, &memory).cause, Some(Cause::OutOfMemory));
+    let served = served_call("small", at(-2), "task 3");
+    let since = two.evidence.clone().with(&CallEvidence { served: vec![served], ..CallEvidence::default() });
+    assert!(judged(&ollama(), &of(since), &memory).ready, "something was served since");
 }
 
 #[test]
@@ -207,10 +292,17 @@ fn a_server_that_just_started_is_given_startup_seconds() {
 
 #[test]
 fn an_old_verdict_is_unknown_and_gives_one_slot_at_a_time() {
-    let fresh = judge(&ollama(), &probed(&[listing()], at(-31)), &proved(at(-100)), at(0));
+    let fresh = judged_at(&ollama(), &probed(&[listing()], at(-31)), &proved(at(-100)), at(0));
     assert_eq!(fresh.state, BackendState::Idle);
-    let stale = judge(&ollama(), &probed(&[listing()], at(-33)), &proved(at(-100)), at(0));
+    let stale = judged_at(&ollama(), &probed(&[listing()], at(-33)), &proved(at(-100)), at(0));
     assert_eq!((stale.state, stale.admission), (BackendState::Unknown, Admission::One));
+    let mut limited = probed(&[ProbeVerdict::RateLimited { retry_after: Some(Duration::from_secs(600)) }], at(-500));
+    limited.probes.last.as_mut().unwrap().not_before = Some(at(100));
+    assert_eq!(
+        judged(&ollama(), &limited, &proved(at(-900))).state,
+        BackendState::RateLimited,
+        "it asked not to be probed"
+    );
 }
 
 #[test]
@@ -222,13 +314,57 @@ fn a_service_that_a_person_stopped_is_not_down() {
 }
 
 #[test]
-fn inferences_that_fail_while_listings_answer_are_down_at_the_threshold() {
+fn canaries_that_fail_while_listings_answer_are_down_at_the_third() {
     let mut seen = probed(&[listing()], at(0));
-    let error = || Failure::ServerError { status: 500, detail: "x".into() };
-    for (n, state) in [(1, BackendState::Idle), (2, BackendState::Idle), (3, BackendState::Down)] {
-        seen.canary.push(canaried(Err(error()), None, at(-4 + n)));
+    let mut failures = Vec::new();
+    for (n, state) in [(1, BackendState::Idle), (2, BackendState::Unknown), (3, BackendState::Down)] {
+        let canary =
+            Canaried { started_at: at(-40 + 10 * n), ended_at: at(-39 + 10 * n), ..canaried(Err(error()), at(0)) };
+        failures.push(FailedCall {
+            began_at: canary.started_at,
+            ..failed_call(&format!("canary {n}"), -39 + 10 * n, CallFault::Failed)
+        });
+        seen.canary.push(canary);
+        seen.evidence = Evidence::default().with(&CallEvidence { failed: failures.clone(), ..CallEvidence::default() });
         assert_eq!(judged(&ollama(), &seen, &proved(at(-100))).state, state, "{n} failures");
     }
+}
+
+#[test]
+fn death_that_the_agent_saw_is_death_at_once() {
+    let mut seen = probed(&[listing()], at(-1));
+    seen.agent = heard(service(ServiceState::Stopped), at(0));
+    if let AgentView::Heard(service) = &mut seen.agent {
+        service.exited_at = Some(at(0));
+    }
+    let down = judged(&ollama(), &seen, &proved(at(-100)));
+    assert_eq!((down.state, down.reason, down.cause), (BackendState::Down, "Exited", Some(Cause::Exited)));
+    seen.probes.push(Probed { at: at(1), verdict: listing(), millis: 1, not_before: None }, 3, 1);
+    assert_ne!(judged(&ollama(), &seen, &proved(at(-100))).reason, "Exited", "something answers there since");
+}
+
+#[test]
+fn every_grace_ends() {
+    let unreachable = |ago: i64| {
+        let mut seen = probed(&vec![ProbeVerdict::Unreachable("no route".into()); 3], at(0));
+        seen.probes.failing_since = Some(at(-ago));
+        judged(&ollama(), &seen, &proved(at(-900))).for_human
+    };
+    assert_eq!((unreachable(299), unreachable(300)), (false, true));
+    let unproved = |since: i64| {
+        let memory = Memory { generation: 1, generation_since: Some(at(-since)), ..Memory::default() };
+        let mut seen = probed(&[listing()], at(0));
+        seen.probes.answering_since = Some(at(-since));
+        judged(&ollama(), &seen, &memory)
+    };
+    assert!(!unproved(599).for_human);
+    assert_eq!((unproved(600).reason, unproved(600).for_human), ("NotProved", true));
+    let busy = |since: i64| {
+        let mut seen = probed(&[ProbeVerdict::Busy], at(0));
+        seen.probes.full_since = Some(at(-since));
+        judged(&ollama(), &seen, &proved(at(-9_000))).state
+    };
+    assert_eq!((busy(1_799), busy(1_800)), (BackendState::Busy, BackendState::Hung));
 }
 
 #[test]

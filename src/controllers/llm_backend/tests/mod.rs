@@ -1,10 +1,13 @@
 //! The rules of docs/backends.md as tables and scenarios, on the pure core.
 
 mod canary;
+mod corpus;
 mod healing;
+mod histories;
 mod invariants;
 mod judging;
 mod shown;
+mod world;
 
 use std::time::Duration;
 
@@ -14,11 +17,13 @@ use crate::{
     api::LLMBackendSpec,
     engines::{Failure, LoadedModel, ProbeVerdict},
     host::{Hold, HoldOwner, Instance, Manager, SelfStarts, ServiceReport, ServiceState},
+    store::{CallEvidence, CallFault, FailedCall, ServedCall},
 };
 
 use super::{
+    evidence::Evidence,
     memory::{Memory, Proof},
-    seen::{AgentService, AgentView, Canaried, Probed, Seen},
+    seen::{AgentService, AgentView, Canaried, CpuHistory, OpenCall, Probed, Seen},
 };
 
 fn at(seconds: i64) -> Timestamp {
@@ -44,7 +49,11 @@ fn mlx() -> LLMBackendSpec {
 }
 
 fn listing() -> ProbeVerdict {
-    ProbeVerdict::Models(vec!["small:latest".to_owned(), "org/m".to_owned()].into())
+    models(&["small:latest", "org/m", "small"])
+}
+
+fn models(names: &[&str]) -> ProbeVerdict {
+    ProbeVerdict::Models(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().into())
 }
 
 /// Probes one second apart, the last one at `now`.
@@ -52,7 +61,8 @@ fn probed(verdicts: &[ProbeVerdict], now: Timestamp) -> Seen {
     let mut seen = Seen { generation: 1, ..Seen::default() };
     for (i, verdict) in verdicts.iter().enumerate() {
         let ago = i64::try_from(verdicts.len() - 1 - i).unwrap();
-        let probe = Probed { at: now - SignedDuration::from_secs(ago), verdict: verdict.clone(), millis: 1 };
+        let probe =
+            Probed { at: now - SignedDuration::from_secs(ago), verdict: verdict.clone(), millis: 1, not_before: None };
         seen.probes.push(probe, 3, 1);
     }
     seen
@@ -88,6 +98,7 @@ fn heard(report: ServiceReport, now: Timestamp) -> AgentView {
         wanted_user: report.wanted_user.clone(),
         report,
         instance_since: None,
+        exited_at: None,
         disk_free_percent: Some(50.0),
     }))
 }
@@ -102,12 +113,60 @@ fn timeout() -> Failure {
     Failure::Timeout { after: Duration::from_secs(15), tokens_seen: 0 }
 }
 
-fn canaried(result: Result<(), Failure>, cpu_advanced: Option<bool>, ended_at: Timestamp) -> Canaried {
-    Canaried { started_at: ended_at - SignedDuration::from_secs(15), ended_at, result, cpu_advanced }
+fn error() -> Failure {
+    Failure::ServerError { status: 500, detail: "x".into() }
 }
 
+/// A canary of 15 seconds.
+fn canaried(result: Result<(), Failure>, ended_at: Timestamp) -> Canaried {
+    let started_at = ended_at - SignedDuration::from_secs(15);
+    Canaried { started_at, ended_at, model: "small".into(), loads: false, result }
+}
+
+/// What an agent told of the CPU of process `7@70` for a minute before `now`.
+fn cpu(advanced: Option<bool>, now: Timestamp) -> CpuHistory {
+    let mut cpu = CpuHistory::default();
+    if let Some(advanced) = advanced {
+        cpu.push("7@70".into(), advanced, now - SignedDuration::from_mins(1), now);
+    }
+    cpu
+}
+
+fn open(began: i64, last_byte: Option<i64>) -> OpenCall {
+    OpenCall { model: Some("small".into()), began_at: at(began), last_byte_at: last_byte.map(at) }
+}
+
+fn served_call(model: &str, began_at: Timestamp, request: &str) -> ServedCall {
+    let ended_at = began_at + SignedDuration::from_secs(1);
+    ServedCall { model: model.into(), began_at, ended_at, request: request.into() }
+}
+
+/// A call of one second that was served.
+fn served(began: i64) -> Evidence {
+    let served = vec![served_call("small", at(began), "task 1")];
+    Evidence::default().with(&CallEvidence { served, ..CallEvidence::default() })
+}
+
+fn failed_call(request: &str, ended: i64, fault: CallFault) -> FailedCall {
+    let (began_at, ended_at) = (at(ended - 1), at(ended));
+    let (model, message) = ("small".into(), "HTTP 500: model runner has unexpectedly stopped".into());
+    FailedCall { model, began_at, ended_at, request: request.into(), fault, message }
+}
+
+fn failed(calls: &[(&str, i64, CallFault)]) -> Evidence {
+    let failed = calls.iter().map(|(request, ended, fault)| failed_call(request, *ended, *fault)).collect();
+    Evidence::default().with(&CallEvidence { failed, ..CallEvidence::default() })
+}
+
+/// Proved by a call that began then, and declared long before.
 fn proved(at: Timestamp) -> Memory {
-    Memory { proof: Some(Proof { generation: 1, at, instance: None }), ..Memory::default() }
+    Memory {
+        generation: 1,
+        generation_since: Some(at - SignedDuration::from_hours(1)),
+        served_at: Some(at),
+        proof: Some(Proof { generation: 1, at, served: "task 1 was served by small in 9 ms".into(), instance: None }),
+        ..Memory::default()
+    }
 }
 
 fn loaded(name: &str, expires_at: Option<Timestamp>) -> LoadedModel {

@@ -5,8 +5,7 @@ use crate::{
 
 use super::{
     super::{
-        judge::judge,
-        plan::plan,
+        plan::decide,
         status::{differs, shown, status},
     },
     *,
@@ -14,8 +13,7 @@ use super::{
 
 fn pass(seen: &Seen, memory: &Memory, old: Option<&LLMBackendStatus>, now: Timestamp) -> (LLMBackendStatus, Memory) {
     let spec = ollama();
-    let judged = judge(&spec, seen, memory, now);
-    let plan = plan(&spec, seen, &judged, memory, "e", now);
+    let (judged, plan) = decide(&spec, seen, memory, "e", now);
     (status(&spec, seen, &judged, &plan, old, now), plan.memory)
 }
 
@@ -46,12 +44,7 @@ fn kstatus_reads_each_state_as_the_table_says() {
             BackendState::Recovering,
             [False, True, False],
         ),
-        (
-            "missing",
-            probed(&[ProbeVerdict::Models(Vec::new().into())], at(0)),
-            BackendState::ModelsMissing,
-            [False, False, True],
-        ),
+        ("missing", probed(&[models(&[])], at(0)), BackendState::ModelsMissing, [False, False, True]),
         (
             "limited",
             probed(&[ProbeVerdict::RateLimited { retry_after: None }], at(0)),
@@ -77,8 +70,7 @@ fn kstatus_reads_each_state_as_the_table_says() {
 fn suspended_gives_no_slots_and_says_what_it_is_otherwise() {
     let mut seen = probed(&[listing()], at(0));
     seen.will.suspended = true;
-    let judged = judge(&ollama(), &seen, &proved(at(-1)), at(0));
-    let plan = plan(&ollama(), &seen, &judged, &proved(at(-1)), "e", at(0));
+    let (judged, plan) = decide(&ollama(), &seen, &proved(at(-1)), "e", at(0));
     let shown = shown(&judged, &plan, &seen);
     assert_eq!((shown.state, shown.admission), (BackendState::Suspended, Admission::Closed));
     assert!(shown.message.contains("without that: answers"), "{}", shown.message);

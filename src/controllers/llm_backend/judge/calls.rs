@@ -1,0 +1,182 @@
+//! What inferences say: calls of workers, and the canaries that are sent when those leave a doubt.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::{BackendState, ConditionStatus, Engine},
+    engines::{Failure, Fault, ProbeVerdict, same_model},
+    store::CallFault,
+};
+
+use super::{
+    super::{evidence::describe_failures, memory::Cause, proof, seen::Canaried},
+    Aspect, Facts, Judgement,
+};
+
+/// Failed calls under different requests that demand a proof.
+const DOUBT: usize = 2;
+/// Where no inference may be sent to find out, so many failed calls suffice.
+const DOUBT_WITHOUT_CANARY: usize = 4;
+/// Canaries that time out in a row before that means hung, where nobody sees the CPU.
+const BLIND_TIMEOUTS: usize = 3;
+/// The same, by time: others' work takes long.
+const BLIND_SILENCE: i32 = 2;
+
+const AGAINST_SERVER: [CallFault; 3] = [CallFault::Failed, CallFault::Silent, CallFault::OutOfMemory];
+
+impl Facts<'_> {
+    /// When evidence against the server begins to count: since something was served, and since it was proved or begun anew.
+    fn failing_after(&self) -> Option<Timestamp> {
+        self.served_at().max(proof::needed_since(self.seen, self.memory))
+    }
+
+    /// Calls fail. Two of them demand a proof; a canary that fails after that confirms them.
+    pub(super) fn failing_calls(&self) -> Option<Judgement> {
+        let failures = self.seen.evidence.failures(self.failing_after(), self.now, &AGAINST_SERVER);
+        let canaries = self.seen.canary.failures_after(self.asked_after());
+        if failures.is_empty() || failures.len().max(canaries) < DOUBT {
+            return None;
+        }
+        let message = describe_failures(&failures);
+        let last_canary = self.seen.canary.failure_since(self.failing_after());
+        let against_server = |failure: &Failure| failure.fault() == Fault::Server;
+        let confirmed = match last_canary {
+            Some((_, Failure::Timeout { .. })) => return self.silent_canary(),
+            Some((canary, failure)) if against_server(failure) => {
+                let before = failures.iter().filter(|call| call.ended_at <= canary.started_at).count();
+                before >= DOUBT || canaries > DOUBT
+            }
+            Some(_) => false,
+            None => !self.may_ask() && failures.len() >= DOUBT_WITHOUT_CANARY,
+        };
+        if !confirmed {
+            let message = format!("{message}; an inference must show whether it still serves");
+            return Some(self.judgement(BackendState::Unknown, "CallsFail", message).needing_proof());
+        }
+        let out_of_memory = failures.iter().any(|call| call.fault == CallFault::OutOfMemory);
+        let (reason, cause) = match (out_of_memory, last_canary) {
+            (true, _) => ("OutOfMemory", Cause::OutOfMemory),
+            (false, Some((_, Failure::Reset { .. } | Failure::Refused))) => ("Reset", Cause::Reset),
+            (false, _) => ("ServerError", Cause::ServerError),
+        };
+        let mut down = self.down(reason, message, cause);
+        down.serving = Aspect::new(ConditionStatus::False, reason);
+        Some(down)
+    }
+
+    /// The last canary got no answer in its time.
+    pub(super) fn silent_canary(&self) -> Option<Judgement> {
+        let (last, failure) = self.canary_failure()?;
+        match failure {
+            Failure::Timeout { .. } if self.bytes_flow() => None,
+            Failure::Timeout { .. } => Some(self.by_silence_of(last)),
+            Failure::ModelMissing { detail } => {
+                let message = format!("it lists the model, and answers an inference with: {detail}");
+                let mut lacking = self.judgement(BackendState::ModelsMissing, "ModelsMissing", message);
+                lacking.models_ready = Aspect::new(ConditionStatus::False, "ModelsMissing");
+                Some(lacking.for_human())
+            }
+            _ => None,
+        }
+    }
+
+    fn by_silence_of(&self, last: &Canaried) -> Judgement {
+        let (timeouts, silent_since) = self.seen.canary.silent_after(self.asked_after());
+        let since = silent_since.unwrap_or(last.started_at);
+        let took = last.ended_at.duration_since(last.started_at).as_secs();
+        let asked = format!("an inference of one token with {} got no answer in {took} s", last.model);
+        if self.uses_cpu() == Some(true) {
+            let message = "an inference cannot get through, while its processes use CPU: somebody else's work runs";
+            return self.busy_since(since, message.to_owned());
+        }
+        // Loading had all the time that it may take.
+        if last.loads {
+            return self.hung(format!("{asked}, which is startupSeconds: the model does not load"));
+        }
+        if self.idle_since(last.started_at) {
+            return self.hung(format!("{asked}, and its processes use no CPU"));
+        }
+        let silent_for = last.ended_at.duration_since(since);
+        let long = silent_for >= (self.stall() * BLIND_SILENCE).min(SignedDuration::from_mins(2));
+        if timeouts >= BLIND_TIMEOUTS && (long || self.spec.stall_seconds < self.spec.canary.timeout_seconds) {
+            if self.others_use_it() {
+                let message = format!("{asked}, while others use the model; nobody can see whether it works");
+                return self.busy_since(since, message);
+            }
+            return self.hung(format!("{timeouts} inferences of one token in a row got no answer in {took} s each"));
+        }
+        let mut unknown =
+            self.judgement(BackendState::Unknown, "CanaryTimeout", format!("{asked}; asked again")).needing_proof();
+        unknown.serving = Aspect::new(ConditionStatus::Unknown, "CanaryTimeout");
+        unknown
+    }
+
+    /// Whether somebody else holds a model: used it since it was loaded, or keeps it past its expiry while no call of ours is open.
+    fn others_use_it(&self) -> bool {
+        let Some(loaded) = self.seen.loaded.as_ref().filter(|_| self.spec.engine == Engine::Ollama) else {
+            return false;
+        };
+        let grace = SignedDuration::from_secs(5);
+        loaded.iter().any(|model| {
+            let used = self.seen.used_by_others.iter().any(|name| same_model(self.engine, name, &model.name));
+            used || model.expires_at.is_some_and(|at| at + grace < self.now) && self.seen.load.in_flight == 0
+        })
+    }
+
+    /// 503: it has too much to do, or loads its model. Either may last only so long.
+    pub(super) fn full(&self) -> Option<Judgement> {
+        let since = self.memory.full_since?;
+        let canary = self.canary_failure().map(|(_, failure)| failure);
+        let probe = self.seen.probes.last.as_ref().map(|probed| &probed.verdict);
+        if matches!(canary, Some(Failure::Loading { .. })) || matches!(probe, Some(ProbeVerdict::Loading)) {
+            let ends = since + self.startup();
+            if self.now >= ends {
+                let seconds = self.spec.probe.startup_seconds;
+                return Some(self.hung(format!("it says 503 \"loading\" for longer than startupSeconds ({seconds})")));
+            }
+            let message = "HTTP 503: it loads its model".to_owned();
+            return Some(self.judgement(BackendState::Proving, "Loading", message).needing_proof().until(ends));
+        }
+        Some(self.busy_since(since, "it answers 503: too much to do".into()))
+    }
+
+    /// New, changed, restarted, or back from being down: one inference decides (with `when: Never`, a listing suffices).
+    pub(super) fn unproved(&self) -> Option<Judgement> {
+        let listed = self.seen.probes.listed();
+        let nothing_to_ask = self.spec.models.is_empty()
+            && self.spec.canary.model.is_none()
+            && (listed.is_some_and(<[String]>::is_empty) || (listed.is_none() && self.spec.engine != Engine::MLX));
+        if self.is_proved() || nothing_to_ask {
+            return None;
+        }
+        let canary = &self.seen.canary;
+        let since = proof::needed_since(self.seen, self.memory).max(self.seen.probes.answering_since);
+        let ends = since.map(|at| at + self.startup());
+        let over = ends.is_some_and(|at| self.now >= at) && canary.running_since.is_none();
+        if !self.may_ask() {
+            let message = "it answers, but no path lists its models, and canary.when is Never: name another path under \
+                           probe.paths, or allow canaries";
+            let mut unproven = self.judgement(BackendState::Proving, "NoProof", message.into());
+            unproven.models_ready = Aspect::new(ConditionStatus::Unknown, "NoListing");
+            return Some(unproven);
+        }
+        let last = canary.failure_since(since).map(|(_, failure)| failure);
+        let message = match last {
+            Some(failure) => format!("an inference must prove that it serves; the last one: {failure}"),
+            None => "an inference must prove that it serves".to_owned(),
+        };
+        let mut proving = self.judgement(BackendState::Proving, "Proving", message).needing_proof();
+        proving.models_ready = self.models_aspect();
+        if over {
+            proving.reason = "NotProved";
+            proving.message = format!(
+                "no inference was served within startupSeconds ({}): {}",
+                self.spec.probe.startup_seconds,
+                last.map_or_else(|| "none could be sent".to_owned(), ToString::to_string)
+            );
+            return Some(proving.for_human());
+        }
+        proving.until = ends;
+        Some(proving)
+    }
+}
