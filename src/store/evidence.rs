@@ -130,10 +130,8 @@ pub struct FailedCall {
 /// What a failed call shows of its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum CallFault {
-    /// A 5xx, a reset, a broken stream, an error record, an empty stream, a stream that stopped.
+    /// A 5xx, a reset, a broken stream, an error record, an empty stream, silence.
     Failed,
-    /// Not a byte in all its time: it waited, or the server hangs.
-    Silent,
     /// 429 or 503: it has too much to do.
     Full,
     /// The server's process ran out of memory.

@@ -22,7 +22,7 @@ const BLIND_TIMEOUTS: usize = 3;
 /// The same, by time: others' work takes long.
 const BLIND_SILENCE: i32 = 2;
 
-const AGAINST_SERVER: [CallFault; 3] = [CallFault::Failed, CallFault::Silent, CallFault::OutOfMemory];
+const AGAINST_SERVER: [CallFault; 2] = [CallFault::Failed, CallFault::OutOfMemory];
 
 impl Facts<'_> {
     /// When evidence against the server begins to count: since something was served, and since it was proved or begun anew.
