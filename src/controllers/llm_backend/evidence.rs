@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     engines::{EngineKind, same_model},
-    store::{CallEvidence, CallFault, FailedCall, MAX_FAILED_CALLS, ServedCall},
+    store::{CallEvidence, CallFault, FailedCall, ServedCall},
 };
 
 /// A failure older than this says nothing of the server as it is now.
@@ -58,20 +58,6 @@ impl Evidence {
     pub fn newest(&self, fault: CallFault) -> Option<&FailedCall> {
         self.failed.iter().rev().find(|call| call.fault == fault)
     }
-}
-
-/// Keeps the newest served call of each model.
-pub fn note_served(known: &mut Vec<ServedCall>, call: ServedCall) {
-    known.retain(|other| other.model != call.model);
-    known.push(call);
-}
-
-/// Keeps the newest failures.
-pub fn note_failed(known: &mut Vec<FailedCall>, call: FailedCall) {
-    if known.len() >= MAX_FAILED_CALLS {
-        known.remove(0);
-    }
-    known.push(call);
 }
 
 /// A served call in words: what status and events quote.

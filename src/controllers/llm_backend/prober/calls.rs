@@ -121,8 +121,8 @@ pub fn evidence(canaried: &Canaried, number: u64) -> Option<Result<ServedCall, F
         (_, Fault::Full) => CallFault::Full,
         (_, Fault::Request | Fault::Configuration | Fault::Unreachable) => return None,
     };
-    let message: String = failure.to_string().chars().take(300).collect();
-    Some(Err(FailedCall { model, began_at, ended_at, request: format!("canary {number}"), fault, message }))
+    let (message, request) = (failure.to_string(), format!("canary {number}"));
+    Some(Err(FailedCall { model, began_at, ended_at, request, fault, message }))
 }
 
 impl Canary {

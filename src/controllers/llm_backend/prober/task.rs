@@ -22,7 +22,6 @@ use super::{
     super::{
         super::shared::Key,
         engine_kind,
-        evidence::{note_failed, note_served},
         judge::word,
         plan::CanaryOrder,
         seen::{Canaried, Misdeclared, Probed, Pull},
@@ -364,8 +363,8 @@ impl Task {
         note_canary(&mut findings.observation, &canaried, i64::try_from(millis).unwrap_or(i64::MAX));
         let number = findings.canary.finished + 1;
         match calls::evidence(&canaried, number) {
-            Some(Ok(served)) => note_served(&mut findings.calls.served, served),
-            Some(Err(failed)) => note_failed(&mut findings.calls.failed, failed),
+            Some(Ok(served)) => findings.calls.add_served(served),
+            Some(Err(failed)) => findings.calls.add_failed(failed),
             None => {}
         }
         findings.canary.running_since = None;
