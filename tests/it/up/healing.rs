@@ -71,7 +71,8 @@ async fn a_killed_engine_is_started_again_and_proved_by_an_inference() {
     });
     let back = back.await;
     let record = back["status"]["recovery"]["history"].as_array().unwrap().last().unwrap();
-    assert_eq!((record["cause"].as_str(), record["step"].as_str()), (Some("Refused"), Some("Restart")), "{record}");
+    assert_eq!((record["cause"].as_str(), record["step"].as_str()), (Some("Exited"), Some("Restart")), "{record}");
+    assert!(record["evidence"].as_str().unwrap().contains("was served by small"), "it quotes the call: {record}");
     assert_eq!(record["outcome"], "Helped", "{record}");
     assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
     let [second] = engines_on(port)[..] else { panic!("not one engine on {port}: {:?}", engines_on(port)) };
@@ -83,20 +84,19 @@ async fn a_killed_engine_is_started_again_and_proved_by_an_inference() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_acted_on_within_a_second_of_the_threshold() {
+async fn a_death_that_the_agent_saw_is_acted_on_within_seconds() {
     let port = free_port();
     let up = Up::start(&[("all.yaml", &manifests(port, free_port(), "", ""))]).await;
     up.until_ready("ollama").await;
+    let killed = jiff::Timestamp::now();
     kill(engines_on(port)[0]);
     up.until("ollama", "restarted", |b| b["status"]["recovery"]["history"].as_array().is_some_and(|h| !h.is_empty()))
         .await;
     let log = up.log();
-    let at = |event: &str| -> jiff::Timestamp {
-        let line = log.lines().find(|l| l.contains(event)).unwrap_or_else(|| panic!("no {event} in {log}"));
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    let late = at("operation accepted").duration_since(at("down by its threshold")).abs();
-    assert!(late <= jiff::SignedDuration::from_secs(1), "acted {late:?} after the threshold");
+    let line = log.lines().find(|l| l.contains("operation accepted")).unwrap_or_else(|| panic!("not restarted: {log}"));
+    let acted: jiff::Timestamp = line.split_whitespace().next().unwrap().parse().unwrap();
+    let late = acted.duration_since(killed);
+    assert!(late <= jiff::SignedDuration::from_secs(2), "acted {late:?} after the death");
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn a_hung_runner_is_unloaded_and_not_restarted() {
         .await;
     let steps: Vec<_> =
         back["status"]["recovery"]["history"].as_array().unwrap().iter().map(|a| a["step"].clone()).collect();
-    assert!(steps.iter().all(|s| s == "Unload" || s == "Canary"), "{steps:?}");
+    assert!(steps.iter().all(|s| s == "Unload"), "{steps:?}");
     assert_eq!(engines_on(port), first, "the server itself was left alone");
 }
 

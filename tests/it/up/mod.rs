@@ -10,6 +10,7 @@ mod outage;
 mod polite;
 mod queues;
 mod real_engines;
+mod real_evidence;
 mod schedules;
 mod storms;
 mod webhooks;

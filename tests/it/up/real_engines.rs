@@ -124,7 +124,7 @@ async fn real_ollama_is_left_as_it_was_found() {
     let expiry = |ps: &Value| -> jiff::Timestamp { ps["models"][0]["expires_at"].as_str().unwrap().parse().unwrap() };
     let backend = format!(
         "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: ollama}}\nspec:\n  engine: Ollama\n  url: {}\n  \
-         models: [{{name: tiny}}]\n  probe: {{periodSeconds: 1}}\n  canary: {{when: Always, periodSeconds: 1}}\n",
+         models: [{{name: tiny}}, {{name: other}}]\n  probe: {{periodSeconds: 1}}\n  canary: {{when: Always, periodSeconds: 1}}\n",
         ollama.url()
     );
     let up = Up::start(&[("all.yaml", &backend)]).await;
@@ -262,6 +262,6 @@ async fn real_mlx_killed_is_started_again_and_proved() {
                     .is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"))
         })
         .await;
-    assert_eq!(back["status"]["recovery"]["history"][0]["cause"], "Refused", "{:#}", back["status"]);
+    assert_eq!(back["status"]["recovery"]["history"][0]["cause"], "Exited", "{:#}", back["status"]);
     assert_ne!(serving(), first);
 }

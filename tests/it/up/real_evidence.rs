@@ -1,0 +1,195 @@
+//! A real Ollama that is busy, hangs or loses its runners while calls are open: what is judged, done and claimed.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::real::{Ollama, free_port};
+
+use super::harness::{Up, is_ready, state};
+
+const TASKS: usize = 40;
+const STALL: u64 = 8;
+
+/// One slot of its own, four of ours; tight probes.
+fn manifests(ollama: &Ollama, agent: bool) -> String {
+    let (port, url) = (ollama.port(), ollama.url());
+    let mut environment: serde_json::Map<_, _> = ollama.environment().into_iter().map(|(k, v)| (k, json!(v))).collect();
+    environment.insert("OLLAMA_NUM_PARALLEL".into(), json!("1"));
+    let agent_config = json!({
+        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
+        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
+            "name": "ollama", "manager": "Process",
+            "start": {"command": Ollama::command(), "environment": environment},
+            "check": {"url": format!("http://127.0.0.1:{port}/api/version")},
+            "log": {"file": "ollama.log"},
+        }]},
+    });
+    let recovery = if agent { "recovery: {hostAgentRef: {name: here}, service: ollama}" } else { "" };
+    let work = format!(
+        "apiVersion: ostler.dev/v1alpha1
+kind: LLMBackend
+metadata: {{name: ollama}}
+spec:
+  engine: Ollama
+  url: {url}
+  models: [{{name: tiny, alias: small}}]
+  stallSeconds: {STALL}
+  probe: {{periodSeconds: 1, timeoutSeconds: 1}}
+  canary: {{periodSeconds: 1, timeoutSeconds: 3}}
+  concurrency: {{max: 4, adaptive: false}}
+  {recovery}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: Expert
+metadata: {{name: igor}}
+spec: {{domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{maxTokens: 1900, timeoutSeconds: 600}}}}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: TaskQueue
+metadata: {{name: default}}
+spec: {{defaultExpertRef: {{name: igor}}, retry: {{maxAttempts: 1}}}}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: WorkerPool
+metadata: {{name: smart}}
+spec: {{queueRefs: [{{name: default}}]}}
+"
+    );
+    if agent { format!("{agent_config}\n---\n{work}") } else { work }
+}
+
+fn add(up: &Up, count: usize) {
+    let lines: Vec<String> =
+        (0..count).map(|n| format!("{{\"prompt\": \"hello {n}\", \"domain\": \"backend\"}}")).collect();
+    let file = up.root.join("tasks.jsonl");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    up.ostler_ok(&["tasks", "add", "-f", &file.display().to_string()]);
+}
+
+async fn tasks(up: &Up) -> Vec<Value> {
+    let page = up.get("/api/v1/tasks?limit=1000").await;
+    page["items"].as_array().cloned().unwrap_or_default()
+}
+
+async fn until_all_done(up: &Up, count: usize) -> Vec<Value> {
+    let begun = Instant::now();
+    loop {
+        let all = tasks(up).await;
+        if all.len() == count && all.iter().all(|task| task["state"] == "completed") {
+            return all;
+        }
+        let failed: Vec<_> = all.iter().filter(|task| task["state"] != "completed").take(2).collect();
+        assert!(begun.elapsed() < Duration::from_secs(180), "not all done: {failed:#?}\n{}", up.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Somebody else's calls, three at once, each as long as it gets.
+fn saturate(ollama: &Ollama) -> CancellationToken {
+    let stop = CancellationToken::new();
+    for _ in 0..3 {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("{}/api/generate", ollama.url());
+        let options = json!({"num_predict": -1, "num_ctx": 2048});
+        let endless = json!({"model": "tiny", "prompt": "hi", "stream": true, "options": options});
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            loop {
+                if let Ok(mut answer) = client.post(&url).json(&endless).send().await {
+                    while let Ok(Some(_)) = answer.chunk().await {}
+                }
+            }
+        }));
+    }
+    stop
+}
+
+async fn history(up: &Up) -> Vec<Value> {
+    let backend = up.backend("ollama").await;
+    backend["status"]["recovery"]["history"].as_array().cloned().unwrap_or_default()
+}
+
+/// How long the saturation lasts; ten minutes by hand: `OSTLER_TEST_SATURATED=600`.
+fn saturated_for() -> Duration {
+    let seconds = std::env::var("OSTLER_TEST_SATURATED").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(45))
+}
+
+async fn saturated(agent: bool) {
+    let ollama = if agent { Ollama::idle() } else { Ollama::start() };
+    let up = Up::start(&[("all.yaml", &manifests(&ollama, agent))]).await;
+    up.until_ready("ollama").await;
+    let stop = saturate(&ollama);
+    add(&up, 4);
+    let begun = Instant::now();
+    while begun.elapsed() < saturated_for() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let backend = up.backend("ollama").await;
+        let recovery = &backend["status"]["recovery"];
+        assert!(
+            recovery["history"].as_array().is_none_or(Vec::is_empty),
+            "something was done: {recovery:#}\n{}",
+            up.log()
+        );
+    }
+    stop.cancel();
+    for task in until_all_done(&up, 4).await {
+        assert_eq!(task["attempts"].as_i64().unwrap_or(1), 1, "{task:#}");
+    }
+    assert!(history(&up).await.is_empty());
+}
+
+#[tokio::test]
+async fn real_ollama_saturated_by_others_is_left_alone_with_an_agent() {
+    saturated(true).await;
+}
+
+#[tokio::test]
+async fn real_ollama_saturated_by_others_is_left_alone_without_an_agent() {
+    saturated(false).await;
+}
+
+#[tokio::test]
+async fn real_ollama_that_hangs_with_calls_open_is_unloaded_after_stall_seconds() {
+    let ollama = Ollama::idle();
+    let up = Up::start(&[("all.yaml", &manifests(&ollama, true))]).await;
+    up.until_ready("ollama").await;
+    add(&up, TASKS);
+    up.until("ollama", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
+    ollama.freeze_runners();
+    let frozen = Instant::now();
+    let hung = |b: &Value| matches!(state(b), "Hung" | "Recovering");
+    up.until("ollama", "hung", hung).await;
+    let seen_after = frozen.elapsed();
+    assert!(seen_after < Duration::from_secs(STALL + 12), "seen after {seen_after:?}");
+    let helped = |b: &Value| {
+        let history = b["status"]["recovery"]["history"].as_array().cloned().unwrap_or_default();
+        is_ready(b) && history.iter().any(|attempt| attempt["outcome"] == "Helped")
+    };
+    up.until("ollama", "unloaded and ready", helped).await;
+    let done = until_all_done(&up, TASKS).await;
+    assert!(done.iter().all(|task| task["attempts"].as_i64().unwrap_or(1) <= 1), "{done:#?}");
+    let history = history(&up).await;
+    assert_eq!(history.len(), 1, "no other recovery is claimed: {history:#?}");
+    assert_eq!((&history[0]["step"], &history[0]["cause"]), (&json!("Unload"), &json!("Hung")), "{history:#?}");
+    let evidence = history[0]["evidence"].as_str().unwrap();
+    assert!(evidence.contains("was served by tiny"), "it quotes the call: {evidence}");
+}
+
+#[tokio::test]
+async fn real_ollama_whose_runners_are_killed_costs_no_task_an_attempt() {
+    let ollama = Ollama::idle();
+    let up = Up::start(&[("all.yaml", &manifests(&ollama, true))]).await;
+    up.until_ready("ollama").await;
+    add(&up, TASKS);
+    up.until("ollama", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
+    for _ in 0..3 {
+        for runner in ollama.runners() {
+            super::healing::kill(i32::try_from(runner).unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let done = until_all_done(&up, TASKS).await;
+    assert!(done.iter().all(|task| task["attempts"].as_i64().unwrap_or(1) <= 1), "{done:#?}");
+}
