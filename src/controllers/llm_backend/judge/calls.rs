@@ -68,7 +68,7 @@ impl Facts<'_> {
     pub(super) fn silent_canary(&self) -> Option<Judgement> {
         let (last, failure) = self.canary_failure()?;
         match failure {
-            Failure::Timeout { .. } if self.bytes_flow() => None,
+            Failure::Timeout { .. } if self.last_life() > Some(last.started_at) => None,
             Failure::Timeout { .. } => Some(self.by_silence_of(last)),
             Failure::ModelMissing { detail } => {
                 let message = format!("it lists the model, and answers an inference with: {detail}");
@@ -151,7 +151,8 @@ impl Facts<'_> {
         }
         let canary = &self.seen.canary;
         let since = proof::needed_since(self.seen, self.memory).max(self.seen.probes.answering_since);
-        let ends = since.map(|at| at + self.startup());
+        // A step that has not ended has no end of its proof, either.
+        let ends = since.and_then(|at| at.checked_add(self.startup()).ok());
         let over = ends.is_some_and(|at| self.now >= at) && canary.running_since.is_none();
         if !self.may_ask() {
             let message = "it answers, but no path lists its models, and canary.when is Never: name another path under \

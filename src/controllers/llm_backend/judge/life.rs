@@ -17,9 +17,13 @@ const CPU_HOLDS: SignedDuration = SignedDuration::from_secs(15);
 impl Facts<'_> {
     /// Whether an open call got a byte, or a call was served, within `stallSeconds`.
     pub(super) fn bytes_flow(&self) -> bool {
+        self.last_life().is_some_and(|at| self.now < at + self.stall())
+    }
+
+    /// The last byte of an open call, or the end of a served one.
+    pub(super) fn last_life(&self) -> Option<Timestamp> {
         let served = self.seen.evidence.last_served_by_anyone().map(|call| call.ended_at);
-        let newest = self.seen.load.last_byte_at().max(served);
-        newest.is_some_and(|at| self.now < at + self.stall())
+        self.seen.load.last_byte_at().max(served)
     }
 
     /// Whether the server's processes used CPU when that was last sampled; `None` when nobody can tell.

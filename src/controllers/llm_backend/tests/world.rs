@@ -75,14 +75,13 @@ impl Behavior {
     }
 }
 
-/// A script: how the server behaves at a second, in its n-th process (0 at first), of which this is the m-th second.
+/// A script: how the server behaves at a second, in its n-th process (0 at first).
 pub type Script = Box<dyn Fn(Moment) -> Behavior>;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     pub second: i64,
     pub process: i64,
-    pub age: i64,
     /// Unloaded so often.
     pub unloads: usize,
 }
@@ -189,7 +188,7 @@ impl World {
 
     pub fn behavior(&self) -> Behavior {
         let (second, process, unloads) = (self.now, self.process, self.unloads.len());
-        (self.script)(Moment { second, process, age: self.now - self.process_began, unloads })
+        (self.script)(Moment { second, process, unloads })
     }
 
     fn second(&mut self) {
