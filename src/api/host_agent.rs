@@ -63,6 +63,19 @@ pub enum HostAgentState {
     Suspended,
 }
 
+impl HostAgentState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unheard => "Unheard",
+            Self::Reachable => "Reachable",
+            Self::Unreachable => "Unreachable",
+            Self::Unauthorized => "Unauthorized",
+            Self::SecretMissing => "SecretMissing",
+            Self::Suspended => "Suspended",
+        }
+    }
+}
+
 /// What the agent last reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

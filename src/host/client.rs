@@ -1,6 +1,6 @@
 //! The way to an agent: one trait, and its implementation over HTTP.
 
-use std::{fmt, time::Duration};
+use std::{error::Error, fmt, io, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{
+    MAX_WAIT_SECONDS,
     container_work::{
         ContainerExecRequest, ContainerExecResult, ContainerLogs, ContainerLogsRequest, ContainerOperation,
         ContainerOperationRequest,
@@ -22,6 +23,8 @@ use super::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than the wait for a change the answer may take.
+const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Whose leader asks, and in which epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,10 @@ pub struct Credentials {
 #[async_trait]
 pub trait HostApi: Send + Sync {
     async fn report(&self) -> Result<AgentReport, HostError>;
+
+    /// The report as soon as its revision is another one than `after`, or when `wait` (at most [`MAX_WAIT_SECONDS`]) is over. An
+    /// agent without revisions answers at once.
+    async fn report_after(&self, after: u64, wait: Duration) -> Result<AgentReport, HostError>;
 
     /// Returns at the agent's 202: follow the id with [`HostApi::operation`]. The same key is the same operation.
     async fn operate(
@@ -133,8 +140,8 @@ impl HttpHost {
 
     async fn exchange(&self, ask: &Ask<'_>) -> Result<Vec<u8>, HostError> {
         let url = self.base.join(ask.path).map_err(|e| HostError::BadUrl { url: self.url(), cause: e.to_string() })?;
-        let unreachable = |e: &reqwest::Error| of_transport(self.url(), why(e));
-        let mut request = self.http.request(ask.method.clone(), url).timeout(TIMEOUT);
+        let unreachable = |e: &reqwest::Error| of_transport(self.url(), e, ask.timeout);
+        let mut request = self.http.request(ask.method.clone(), url).timeout(ask.timeout);
         if let Some(secret) = &self.credentials.signing_secret {
             for (name, value) in sign::sign(secret, &ask.body, Timestamp::now()).headers() {
                 request = request.header(name, value);
@@ -199,11 +206,20 @@ struct Ask<'a> {
     idempotency_key: Option<&'a str>,
     /// The service, container or operation that errors name.
     subject: &'a str,
+    timeout: Duration,
 }
 
 impl<'a> Ask<'a> {
     fn get(path: &'a str, subject: &'a str) -> Self {
-        Self { method: Method::GET, path, body: Vec::new(), caller: None, idempotency_key: None, subject }
+        Self {
+            method: Method::GET,
+            path,
+            body: Vec::new(),
+            caller: None,
+            idempotency_key: None,
+            subject,
+            timeout: TIMEOUT,
+        }
     }
 
     fn post<T: Serialize>(path: &'a str, body: &T, caller: Caller, subject: &'a str) -> Result<Self, HostError> {
@@ -216,7 +232,7 @@ impl<'a> Ask<'a> {
             url: path.to_owned(),
             cause: format!("can't write the request: {e}"),
         })?;
-        Ok(Self { method: Method::POST, path, body, caller: None, idempotency_key: None, subject })
+        Ok(Self { method: Method::POST, body, ..Self::get(path, subject) })
     }
 }
 
@@ -224,6 +240,14 @@ impl<'a> Ask<'a> {
 impl HostApi for HttpHost {
     async fn report(&self) -> Result<AgentReport, HostError> {
         self.send(Ask::get("v1/report", "")).await
+    }
+
+    async fn report_after(&self, after: u64, wait: Duration) -> Result<AgentReport, HostError> {
+        let seconds = wait.as_secs().clamp(1, MAX_WAIT_SECONDS.into());
+        let path = format!("v1/report?after={after}&waitSeconds={seconds}");
+        // An agent that is gone must not stay unnoticed for much longer than the wait.
+        let timeout = TIMEOUT.max(Duration::from_secs(seconds) + WAIT_MARGIN);
+        self.send(Ask { timeout, ..Ask::get(&path, "") }).await
     }
 
     async fn operate(
@@ -278,22 +302,30 @@ impl HostApi for HttpHost {
     }
 }
 
-/// What rustls says of a certificate that it refuses.
-const BAD_CERTIFICATE: &str = "invalid peer certificate";
-
-fn of_transport(url: String, cause: String) -> HostError {
-    if cause.contains(BAD_CERTIFICATE) {
-        HostError::Untrusted { url, cause }
-    } else {
-        HostError::Unreachable { url, cause }
+fn of_transport(url: String, error: &reqwest::Error, timeout: Duration) -> HostError {
+    if error.is_timeout() {
+        return HostError::Unreachable { url, cause: format!("no answer within {} s", timeout.as_secs()) };
     }
+    let cause = root_cause(error);
+    if is_bad_certificate(error) { HostError::Untrusted { url, cause } } else { HostError::Unreachable { url, cause } }
 }
 
-fn why(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("no answer within {} s", TIMEOUT.as_secs());
+/// Whether rustls refused the agent's certificate.
+fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // An I/O error's source is the source of what it wraps: the wrapped error itself is behind get_ref.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = wrapped.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
-    root_cause(error)
+    false
 }
 
 #[cfg(test)]

@@ -57,24 +57,67 @@ pub enum HostError {
     BadUrl { url: String, cause: String },
 }
 
+/// Which error it is, without its details: what callers decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostErrorKind {
+    Unreachable,
+    Untrusted,
+    Unauthorized,
+    StaleEpoch,
+    UnknownService,
+    ContainerNotAllowed,
+    UnknownContainer,
+    EngineUnavailable,
+    UnknownOperation,
+    Held,
+    Refused,
+    BadReply,
+    BadUrl,
+}
+
+impl HostErrorKind {
+    /// The CamelCase word for a condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "HostAgentUnreachable",
+            Self::Untrusted => "HostAgentUntrusted",
+            Self::Unauthorized => "HostAgentUnauthorized",
+            Self::StaleEpoch => "StaleEpoch",
+            Self::UnknownService => "ServiceUnknown",
+            Self::ContainerNotAllowed => "ContainerNotAllowed",
+            Self::UnknownContainer => "ContainerUnknown",
+            Self::EngineUnavailable => "ContainerEngineUnavailable",
+            Self::UnknownOperation => "OperationUnknown",
+            Self::Held => "Held",
+            Self::Refused => "HostAgentRefused",
+            Self::BadReply => "HostAgentBadReply",
+            Self::BadUrl => "HostAgentBadURL",
+        }
+    }
+}
+
 impl HostError {
+    pub fn kind(&self) -> HostErrorKind {
+        match self {
+            Self::Unreachable { .. } => HostErrorKind::Unreachable,
+            Self::Untrusted { .. } => HostErrorKind::Untrusted,
+            Self::Unauthorized { .. } => HostErrorKind::Unauthorized,
+            Self::StaleEpoch { .. } => HostErrorKind::StaleEpoch,
+            Self::UnknownService { .. } => HostErrorKind::UnknownService,
+            Self::ContainerNotAllowed { .. } => HostErrorKind::ContainerNotAllowed,
+            Self::UnknownContainer { .. } => HostErrorKind::UnknownContainer,
+            Self::EngineUnavailable { .. } => HostErrorKind::EngineUnavailable,
+            Self::UnknownOperation { .. } => HostErrorKind::UnknownOperation,
+            Self::Held { .. } => HostErrorKind::Held,
+            Self::Refused { .. } => HostErrorKind::Refused,
+            Self::BadReply { .. } => HostErrorKind::BadReply,
+            Self::BadUrl { .. } => HostErrorKind::BadUrl,
+        }
+    }
+
     /// The CamelCase word for a condition.
     pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unreachable { .. } => "HostAgentUnreachable",
-            Self::Untrusted { .. } => "HostAgentUntrusted",
-            Self::Unauthorized { .. } => "HostAgentUnauthorized",
-            Self::StaleEpoch { .. } => "StaleEpoch",
-            Self::UnknownService { .. } => "ServiceUnknown",
-            Self::ContainerNotAllowed { .. } => "ContainerNotAllowed",
-            Self::UnknownContainer { .. } => "ContainerUnknown",
-            Self::EngineUnavailable { .. } => "ContainerEngineUnavailable",
-            Self::UnknownOperation { .. } => "OperationUnknown",
-            Self::Held { .. } => "Held",
-            Self::Refused { .. } => "HostAgentRefused",
-            Self::BadReply { .. } => "HostAgentBadReply",
-            Self::BadUrl { .. } => "HostAgentBadURL",
-        }
+        self.kind().as_str()
     }
 
     /// Whether asking again later, unchanged, can help. Each variant is named, so that a new one is a decision.

@@ -154,6 +154,10 @@ pub struct AgentReport {
     /// Free space of the file system that holds the agent's state, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_free_percent: Option<f64>,
+    /// Rises with each notable change ([`ServiceReport::notable`]) of a service; absent in agents that can't be waited for.
+    /// Comparable only between reports with the same `started_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     #[serde(default)]
     pub services: Vec<ServiceReport>,
 }
@@ -161,6 +165,11 @@ pub struct AgentReport {
 impl AgentReport {
     pub fn service(&self, name: &str) -> Option<&ServiceReport> {
         self.services.iter().find(|s| s.name == name)
+    }
+
+    /// What callers react to, of each service.
+    pub fn notable(&self) -> Vec<ServiceReport> {
+        self.services.iter().map(ServiceReport::notable).collect()
     }
 }
 
@@ -202,6 +211,18 @@ pub enum ServiceState {
     Unknown,
 }
 
+impl ServiceState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Stopped => "Stopped",
+            Self::Starting => "Starting",
+            Self::Foreign => "Foreign",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 /// A process that can't be mistaken for a later one with the same pid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -232,8 +253,16 @@ pub struct ServiceReport {
     /// For how long its process has been running at most: a length, so that clocks need not agree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_seconds: Option<f64>,
+    /// When the agent first saw the port of the check accept a connection to this instance, by the agent's clock. Absent until
+    /// then, and for a service without a check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepting_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
+    /// Why it is down or was last, for people: at most [`MAX_FAILURE_CHARS`] characters without control characters or secrets.
+    /// Absent once it is up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
     #[serde(default)]
     pub holds: Vec<Hold>,
     /// Who listens on the port of the check's URL.
@@ -257,7 +286,26 @@ pub struct ServiceReport {
     pub operation: Option<String>,
 }
 
+/// The longest `last_failure`.
+pub const MAX_FAILURE_CHARS: usize = 300;
+
 impl ServiceReport {
+    /// The part that callers react to: all but times, CPU, the port's owner and the details of checks.
+    pub fn notable(&self) -> Self {
+        Self {
+            cpu_seconds: None,
+            running_seconds: None,
+            port_owner: None,
+            self_starts: SelfStarts { last: None, ..self.self_starts },
+            last_check: self.last_check.as_ref().map(|check| CheckReport {
+                ok: check.ok,
+                at: Timestamp::UNIX_EPOCH,
+                detail: String::new(),
+            }),
+            ..self.clone()
+        }
+    }
+
     /// Whether a hold refuses a controller's Restart.
     pub fn held(&self) -> bool {
         self.holds.iter().any(|h| h.owner.binds_controllers())

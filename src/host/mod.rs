@@ -22,10 +22,11 @@ pub use containers::{
     ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
     ContainerSelector, ContainerState, ContainerTarget, Stopped, StoppedBy,
 };
-pub use error::{HostError, root_cause};
+pub use error::{HostError, HostErrorKind, root_cause};
 pub use messages::{
-    Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance, LastExit, Manager,
-    OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts, ServiceReport, ServiceState,
+    Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance, LastExit,
+    MAX_FAILURE_CHARS, Manager, OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts, ServiceReport,
+    ServiceState,
 };
 pub use refusal::{ErrorBody, Refusal};
 pub use sign::{SecretError, SigningSecret};
@@ -39,6 +40,9 @@ pub mod header {
     /// The same key is the same operation, however often it is sent.
     pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 }
+
+/// The longest time that `GET /v1/report?after=…&waitSeconds=…` waits for a change, in seconds.
+pub const MAX_WAIT_SECONDS: u32 = 60;
 
 /// The largest request body that an agent reads, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;

@@ -39,8 +39,10 @@ impl Runner {
         };
         crash_point("agent.operation-begun");
         self.service.live().operation = Some(id.to_owned());
+        self.service.changes.tell();
         let result = self.perform(&entry).await;
         self.service.live().operation = None;
+        self.service.changes.tell();
         if matches!(result, Err(ServiceError::Interrupted)) {
             tracing::info!(service = %name, id, "the agent ends; the operation goes on at its next start");
             return;

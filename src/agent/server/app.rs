@@ -1,12 +1,14 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, mpsc::UnboundedSender};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{
+        changes::Changes,
         docker::Containers,
         gate::Refused,
         keep::{Book, Doorbook, Folder},
@@ -14,7 +16,7 @@ use crate::{
         runner::Command,
         service::Service,
     },
-    host::{AgentReport, Credentials, Refusal, ServiceState},
+    host::{AgentReport, Credentials, Refusal, ServiceReport, ServiceState},
     telemetry::{Loops, Metrics},
 };
 
@@ -40,6 +42,33 @@ pub struct App {
     /// The containers of this host, if the file has them.
     pub docker: Option<Arc<Containers>>,
     pub metrics: Metrics,
+    pub changes: Changes,
+    /// Places of callers that wait for a change.
+    pub waiters: Semaphore,
+    pub published: Mutex<Published>,
+    pub shutdown: CancellationToken,
+}
+
+/// What the last report said, and how often that has changed.
+#[derive(Debug)]
+pub struct Published {
+    revision: u64,
+    notable: Vec<ServiceReport>,
+}
+
+impl Published {
+    /// Begins at the time, so that the next run of the agent does not begin where this one did.
+    pub fn new(now: Timestamp) -> Self {
+        Self { revision: u64::try_from(now.as_microsecond()).unwrap_or(0), notable: Vec::new() }
+    }
+
+    fn publish(&mut self, notable: Vec<ServiceReport>) -> u64 {
+        if self.notable != notable {
+            self.revision += 1;
+            self.notable = notable;
+        }
+        self.revision
+    }
 }
 
 impl App {
@@ -55,9 +84,11 @@ impl App {
 
     /// Everything that the agent knows. Blocks while processes are read.
     pub fn report(&self) -> AgentReport {
-        let now = Timestamp::now();
         let services: Vec<_> = self.services.iter().map(|r| Arc::clone(&r.service)).collect();
-        AgentReport {
+        // Held while it looks: what was seen earlier must not be published as the later revision.
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Timestamp::now();
+        let mut report = AgentReport {
             name: self.name.clone(),
             version: self.version.clone(),
             user: os::own_user(),
@@ -67,8 +98,11 @@ impl App {
             container_runtime: self.docker.as_ref().map(|d| d.runtime()),
             containers_revision: self.docker.as_ref().map(|d| d.revision()),
             disk_free_percent: os::disk_free_percent(self.folder.path()),
+            revision: None,
             services: report::services(&services, now),
-        }
+        };
+        report.revision = Some(published.publish(report.notable()));
+        report
     }
 
     /// The page that Prometheus reads. Blocks as `report` does.

@@ -6,6 +6,7 @@ mod containers;
 mod keys;
 mod operate;
 mod recover;
+mod report;
 mod routes;
 mod start;
 

@@ -20,10 +20,11 @@ use super::{
     app::App,
     containers, operate,
     recover::{Recovered, recover},
+    report,
 };
 use crate::{
     agent::{gate, gate::Refused},
-    host::{AgentReport, CareRequest, OperationRequest, OperationStatus, Refusal},
+    host::{CareRequest, OperationRequest, OperationStatus, Refusal},
 };
 
 pub(super) type Shared = State<Arc<App>>;
@@ -33,7 +34,7 @@ const LONGEST_CARE_SECONDS: u32 = 3600;
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/v1/report", get(report))
+        .route("/v1/report", get(report::report))
         .route("/v1/operations", post(operate))
         .route("/v1/operations/{id}", get(operation))
         .route("/v1/care", post(care))
@@ -50,11 +51,6 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), watch))
         .with_state(app)
-}
-
-async fn report(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<AgentReport>, Refused> {
-    admit(&app, &headers, body, None).await?;
-    on_disk(&app, |app| Ok(app.report())).await.map(Json)
 }
 
 async fn operate(

@@ -5,26 +5,27 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum_server::tls_rustls::RustlsConfig;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    app::{App, Runs},
-    keys, routes,
+    app::{App, Published, Runs},
+    keys, report, routes,
 };
 use crate::{
     agent::{
+        changes::Changes,
         config::{self, ConfigError, Resolved, TlsFiles},
         docker::Containers,
         keep::{Book, Doorbook, Folder, StateError},
         runner::{Command, Pace, Runner},
-        service::{Launcher, Service, ServiceError},
+        service::{Launcher, Means, Service, ServiceError},
     },
     api::AgentConfigSpec,
     host::{AgentReport, Credentials, SigningSecret},
@@ -192,12 +193,18 @@ fn build(
         Some(spec) => Some(Arc::new(Containers::open(spec, &folder, tasks, shutdown)?)),
         None => None,
     };
+    let changes = Changes::default();
     let mut services = Vec::new();
     for spec in &config.services {
         let launcher = Launcher { exe: settings.exe.clone() };
-        let opened =
-            Service::open(spec.clone(), &folder, launcher, settings.http.clone(), docker.clone(), shutdown.clone())?;
-        services.push(Arc::new(opened));
+        let means = Means {
+            launcher,
+            http: settings.http.clone(),
+            containers: docker.clone(),
+            changes: changes.clone(),
+            shutdown: shutdown.clone(),
+        };
+        services.push(Arc::new(Service::open(spec.clone(), &folder, means)?));
     }
     // Only now: when one of them can't be opened, none is started.
     let loops = Loops::new();
@@ -231,6 +238,10 @@ fn build(
         door,
         docker,
         metrics: settings.metrics.clone(),
+        changes,
+        waiters: Semaphore::new(report::WAITERS),
+        published: Mutex::new(Published::new(now)),
+        shutdown: shutdown.clone(),
     })
 }
 

@@ -43,6 +43,7 @@ impl Service {
             live.kills_before = kills_before;
         }
         tracing::info!(service = %self.spec.name, pid = instance.pid, "started");
+        self.changes.tell();
         self.reap(instance.clone(), child, tell);
         self.wait_up(Some(Started { instance, exit: Some(exit) }), patience).await?;
         Ok("started")

@@ -24,6 +24,8 @@ impl Service {
                 status = child.wait() => status.ok(),
                 () = service.shutdown.cancelled() => return,
             };
+            // At once: how it ended takes a moment to find out.
+            service.changes.tell();
             let exit = service.ended(&instance, status);
             tell.send_replace(Some(exit));
         });
@@ -79,6 +81,7 @@ impl Service {
         if let Err(error) = written {
             tracing::error!(service = %self.spec.name, %error, "how the process ended can't be written down");
         }
+        self.changes.tell();
         exit
     }
 

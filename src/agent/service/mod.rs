@@ -17,5 +17,5 @@ pub use contained::{instance_of_run, running_seconds};
 pub use error::ServiceError;
 pub use launch::Launcher;
 pub use process::{PortSight, own_started};
-pub use state::{Live, Service};
+pub use state::{Live, Means, Service};
 pub use wait::Patience;

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     agent::{
+        changes::Changes,
         config::{ManagerSpec, ServiceSpec},
         docker::Containers,
         keep::{Folder, Keeper, StateError},
@@ -59,15 +60,27 @@ pub struct Live {
     pub(super) log_trouble: Option<Instant>,
 }
 
+/// What a service works with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    pub launcher: Launcher,
+    /// For checks.
+    pub http: Client,
+    /// The containers of the agent's file, for a service that is one.
+    pub containers: Option<Arc<Containers>>,
+    pub changes: Changes,
+    pub shutdown: CancellationToken,
+}
+
 #[derive(Debug)]
 pub struct Service {
     pub spec: ServiceSpec,
     pub keeper: Keeper,
     pub record: PathBuf,
+    pub changes: Changes,
     pub(super) launcher: Launcher,
     pub(super) shutdown: CancellationToken,
     pub(super) opened: Instant,
-    /// The containers of the agent's file, for a service that is one.
     pub(super) containers: Option<Arc<Containers>>,
     http: Client,
     live: Mutex<Live>,
@@ -75,14 +88,8 @@ pub struct Service {
 
 impl Service {
     /// Takes up a service where the last agent left it.
-    pub fn open(
-        spec: ServiceSpec,
-        folder: &Folder,
-        launcher: Launcher,
-        http: Client,
-        containers: Option<Arc<Containers>>,
-        shutdown: CancellationToken,
-    ) -> Result<Self, StateError> {
+    pub fn open(spec: ServiceSpec, folder: &Folder, means: Means) -> Result<Self, StateError> {
+        let Means { launcher, http, containers, changes, shutdown } = means;
         let keeper = Keeper::open(folder.join(format!("{}.json", spec.name)))?;
         keeper.change(|m| m.enter_boot(&os::boot_id()))?;
         let mut live = Live::default();
@@ -93,6 +100,7 @@ impl Service {
             record: folder.join(format!("{}.process", spec.name)),
             spec,
             keeper,
+            changes,
             launcher,
             shutdown,
             opened: Instant::now(),
@@ -112,6 +120,9 @@ impl Service {
         let outcome = check::check(&self.http, spec).await;
         let instance = self.instance().ok().flatten();
         let mut live = self.live();
+        if live.last_check.as_ref().is_none_or(|last| last.ok != outcome.ok) || live.answered != instance {
+            self.changes.tell();
+        }
         live.last_check = Some(CheckReport { ok: outcome.ok, at: Timestamp::now(), detail: outcome.detail.clone() });
         if outcome.ok {
             live.answered = instance;

@@ -151,7 +151,9 @@ impl Checks {
             )));
         };
         let revision = match agents.state(&agent) {
-            Some((_, Some((_, why)))) => return Err(Blind::Unknown(format!("host agent {}: {why}", agent.name))),
+            Some((_, Some(silence))) => {
+                return Err(Blind::Unknown(format!("host agent {}: {}", agent.name, silence.why)));
+            }
             Some((Some(heard), None)) => {
                 let runtime = heard.report.container_runtime.as_ref();
                 if let Some(error) = runtime.and_then(|runtime| runtime.error.as_ref()) {

@@ -26,7 +26,7 @@ use super::{
     error::StepError,
     feed::Feed,
     llm_backend::{Backends, service_of},
-    shared::{Heard, Key, Shared},
+    shared::{Heard, Key, Shared, Silence},
 };
 
 use poller::{Directions, Poller};
@@ -50,7 +50,7 @@ pub struct Observed {
     /// How to speak to it, or why that can't be.
     pub access: Result<Access, String>,
     pub heard: Option<Heard>,
-    pub unreachable: Option<(Timestamp, String)>,
+    pub unreachable: Option<Silence>,
     /// Services of backends that this controller heals.
     pub cared_for: Vec<String>,
     pub handled_reconcile: Option<String>,

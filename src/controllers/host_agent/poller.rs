@@ -21,7 +21,10 @@ use super::super::{
     shared::{Agents, Key},
 };
 
+/// How long an answer waits for a change; an agent that can't wait is asked so often.
 const PERIOD: Duration = Duration::from_secs(2);
+/// The least time between two requests, whatever changes.
+const LEAST_GAP: Duration = Duration::from_millis(30);
 /// Care is renewed three times before it runs out.
 const CARE: Duration = Duration::from_secs(10);
 const CARE_LASTS: u32 = 30;
@@ -67,12 +70,21 @@ impl Poller {
 async fn poll(directions: Directions, mut cared_for: watch::Receiver<Vec<String>>, stop: CancellationToken) {
     let ended = directions.term.ended().clone();
     let mut next_care = Instant::now();
+    let mut revision = None;
     loop {
-        tokio::select! {
+        let asked = Instant::now();
+        let answered = tokio::select! {
             () = stop.cancelled() => return,
             () = ended.cancelled() => return,
-            () = directions.ask() => {}
-        }
+            answered = directions.ask(revision) => answered,
+        };
+        // Only a revision that can be waited on, and that is another one, is worth asking again at once.
+        let gap = match answered {
+            Some(new) if revision != Some(new) => LEAST_GAP,
+            _ => PERIOD,
+        };
+        let next = if answered.is_some() { asked + gap } else { Instant::now() + PERIOD };
+        revision = answered;
         let changed = cared_for.has_changed().unwrap_or(false);
         if Instant::now() >= next_care || changed {
             let services = cared_for.borrow_and_update().clone();
@@ -82,15 +94,21 @@ async fn poll(directions: Directions, mut cared_for: watch::Receiver<Vec<String>
         tokio::select! {
             () = stop.cancelled() => return,
             () = ended.cancelled() => return,
-            () = tokio::time::sleep(PERIOD) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }
 
 impl Directions {
-    async fn ask(&self) {
-        let Some(api) = self.agents.api(&self.key) else { return };
-        let result = api.report().await;
+    /// Waits for another revision than this one, or for its time to be over. Returns the report's revision; `None`: it failed,
+    /// or the agent has none.
+    async fn ask(&self, revision: Option<u64>) -> Option<u64> {
+        let api = self.agents.api(&self.key)?;
+        let result = match revision {
+            Some(revision) => api.report_after(revision, PERIOD).await,
+            None => api.report().await,
+        };
+        let answered = result.as_ref().ok().and_then(|report| report.revision);
         if self.agents.heard(&self.key, result, Timestamp::now()) {
             let _ = self.trigger.send(ObjectRef::new(&self.key.name).within(&self.key.namespace));
             for backend in self.backends.of_agent(&self.key) {
@@ -98,6 +116,7 @@ impl Directions {
                 let _ = self.backend_trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
             }
         }
+        answered
     }
 
     /// Sent only while this leader can record and act: else the agent's own loop must take over.

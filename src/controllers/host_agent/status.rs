@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::{Condition, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, set_condition},
-    host::AgentReport,
+    host::{AgentReport, HostErrorKind},
     platform::Note,
 };
 
@@ -33,10 +33,10 @@ fn verdict(observed: &Observed) -> Verdict {
     }
     match (&observed.access, &observed.unreachable, &observed.heard) {
         (Err(what), _, _) => of(HostAgentState::SecretMissing, false, true, what.clone()),
-        (_, Some((_, why)), _) if why.contains("refused the credentials") => {
-            of(HostAgentState::Unauthorized, false, true, why.clone())
-        }
-        (_, Some((_, why)), _) => of(HostAgentState::Unreachable, false, false, why.clone()),
+        (_, Some(silence), _) => match silence.kind {
+            HostErrorKind::Unauthorized => of(HostAgentState::Unauthorized, false, true, silence.why.clone()),
+            _ => of(HostAgentState::Unreachable, false, false, silence.why.clone()),
+        },
         (_, None, None) => of(HostAgentState::Unheard, false, false, "not asked yet".into()),
         (_, None, Some(heard)) => {
             let down = heard.report.services.iter().filter(|s| s.gave_up).map(|s| s.name.as_str()).collect::<Vec<_>>();
@@ -71,11 +71,11 @@ pub fn status(
         };
         set_condition(&mut conditions, condition);
     };
-    let word = format!("{:?}", verdict.state);
-    set("Ready", verdict.ready, &word, &verdict.message);
+    let word = verdict.state.as_str();
+    set("Ready", verdict.ready, word, &verdict.message);
     let reconciling = !verdict.ready && !verdict.stalled && !observed.suspended;
-    set("Reconciling", reconciling, if reconciling { &word } else { "Settled" }, "");
-    set("Stalled", verdict.stalled, if verdict.stalled { &word } else { "NotStalled" }, "");
+    set("Reconciling", reconciling, if reconciling { word } else { "Settled" }, "");
+    set("Stalled", verdict.stalled, if verdict.stalled { word } else { "NotStalled" }, "");
     let report = observed.heard.as_ref().map(|h| &h.report);
     let kept = |f: fn(&HostAgentStatus) -> Option<String>| old.and_then(f);
     HostAgentStatus {
@@ -102,7 +102,7 @@ pub fn status(
 fn services(report: &AgentReport) -> Vec<ServiceSummary> {
     let summary = |s: &crate::host::ServiceReport| ServiceSummary {
         name: s.name.clone(),
-        state: format!("{:?}", s.state),
+        state: s.state.as_str().to_owned(),
         user: s.user.clone(),
     };
     report.services.iter().map(summary).collect()
@@ -139,11 +139,12 @@ pub fn changes(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Vec<Note
     let Some(ready) = crate::api::condition(&new.conditions, "Ready") else { return Vec::new() };
     let is_ready = ready.status == crate::api::ConditionStatus::True;
     let before = old.and_then(|s| s.state);
-    if before == new.state || (was_ready(old).is_none() && ready.reason == "Unheard") {
+    let unheard = new.state == Some(HostAgentState::Unheard);
+    if before == new.state || (was_ready(old).is_none() && unheard) {
         return Vec::new();
     }
     vec![Note {
-        warning: !is_ready && ready.reason != "Suspended" && ready.reason != "Unheard",
+        warning: !is_ready && !unheard && new.state != Some(HostAgentState::Suspended),
         reason: ready.reason.clone(),
         action: "Ask".into(),
         message: ready.message.chars().take(500).collect(),

@@ -125,7 +125,7 @@ impl Backends {
             ServiceView::NoService => {
                 Err(Misdeclared::ServiceUnknown { agent: agent.name.clone(), service: service.clone() })
             }
-            ServiceView::Service { at, report, instance_since, disk_free_percent } => {
+            ServiceView::Service { at, report, instance_since, disk_free_percent, .. } => {
                 let wanted_user = report.wanted_user.clone();
                 let heard =
                     AgentService { heard_at: at, report: *report, instance_since, disk_free_percent, wanted_user };

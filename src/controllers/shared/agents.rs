@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::host::{AgentReport, HostApi, HostError, Instance, ServiceReport};
+use crate::host::{AgentReport, HostApi, HostError, HostErrorKind, Instance, LastExit, ServiceReport};
 
 use super::Key;
 
@@ -26,9 +26,18 @@ struct Entry {
     heard: Option<Heard>,
     failures: u32,
     failing_since: Option<Timestamp>,
-    error: Option<String>,
-    /// The last instance of each service, and when it was seen to change.
-    instances: HashMap<String, (Instance, Option<Timestamp>)>,
+    error: Option<(HostErrorKind, String)>,
+    /// By name of the service.
+    tracked: HashMap<String, Tracked>,
+}
+
+/// When things happened to a service, by this process's clock: fixed when they are first heard of, so that they don't move
+/// with the time that each report takes.
+#[derive(Default)]
+struct Tracked {
+    /// The last instance, and when it started if that can be told.
+    instance: Option<(Instance, Option<Timestamp>)>,
+    exit: Option<(LastExit, Timestamp)>,
 }
 
 /// A report and when it came.
@@ -39,7 +48,12 @@ pub struct Heard {
 }
 
 /// Since when an agent has not answered, and why.
-pub type Silence = (Timestamp, String);
+#[derive(Clone, Debug, PartialEq)]
+pub struct Silence {
+    pub since: Timestamp,
+    pub kind: HostErrorKind,
+    pub why: String,
+}
 
 /// One service as a backend's controller needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +69,11 @@ pub enum ServiceView {
     Service {
         at: Timestamp,
         report: Box<ServiceReport>,
+        /// When the running instance started, or the last one that ran.
         instance_since: Option<Timestamp>,
+        /// When its last process ended, if the agent saw one end. Later than `instance_since`: that instance is dead. Whether
+        /// the agent stopped it on request is in the report's `last_exit`.
+        exited_at: Option<Timestamp>,
         disk_free_percent: Option<f64>,
     },
 }
@@ -66,14 +84,8 @@ impl Agents {
         self.with(|agents| match agents.get_mut(&key) {
             Some(entry) => entry.api = api,
             None => {
-                let entry = Entry {
-                    api,
-                    heard: None,
-                    failures: 0,
-                    failing_since: None,
-                    error: None,
-                    instances: HashMap::new(),
-                };
+                let entry =
+                    Entry { api, heard: None, failures: 0, failing_since: None, error: None, tracked: HashMap::new() };
                 agents.insert(key, entry);
             }
         });
@@ -106,15 +118,17 @@ impl Agents {
     pub fn service(&self, key: &Key, service: &str) -> ServiceView {
         self.with(|agents| {
             let Some(entry) = agents.get(key) else { return ServiceView::NoAgent };
-            if let Some((since, why)) = entry.unreachable() {
+            if let Some(Silence { since, why, .. }) = entry.unreachable() {
                 return ServiceView::Unreachable { since, why };
             }
             let Some(heard) = &entry.heard else { return ServiceView::Unheard };
             let Some(report) = heard.report.service(service) else { return ServiceView::NoService };
+            let tracked = entry.tracked.get(service);
             ServiceView::Service {
                 at: heard.at,
                 report: Box::new(report.clone()),
-                instance_since: entry.instances.get(service).and_then(|(_, since)| *since),
+                instance_since: tracked.and_then(|t| t.instance.as_ref()?.1),
+                exited_at: tracked.and_then(|t| t.exit.as_ref()).map(|(_, at)| *at),
                 disk_free_percent: heard.report.disk_free_percent,
             }
         })
@@ -137,19 +151,15 @@ impl Entry {
     fn take(&mut self, report: AgentReport, now: Timestamp) -> bool {
         let was_unreachable = self.unreachable().is_some();
         (self.failures, self.failing_since, self.error) = (0, None, None);
-        for service in &report.services {
-            let Some(instance) = &service.instance else { continue };
-            match self.instances.get_mut(&service.name) {
-                Some((known, _)) if known == instance => {}
-                Some(known) => *known = (instance.clone(), Some(now)),
-                None => {
-                    // Whether it started just now can't be told; one that had been seen without a process did.
-                    let started = self.heard.is_some().then_some(now);
-                    self.instances.insert(service.name.clone(), (instance.clone(), started));
-                }
-            }
+        if self.heard.as_ref().is_some_and(|known| is_older(&report, &known.report)) {
+            return was_unreachable;
         }
-        let changed = self.heard.as_ref().is_none_or(|old| notable(&old.report) != notable(&report));
+        self.tracked.retain(|name, _| report.service(name).is_some());
+        for service in &report.services {
+            let tracked = self.tracked.entry(service.name.clone()).or_default();
+            tracked.take(service, report.time, now, self.heard.is_some());
+        }
+        let changed = self.heard.as_ref().is_none_or(|old| old.report.notable() != report.notable());
         self.heard = Some(Heard { at: now, report });
         changed || was_unreachable
     }
@@ -159,28 +169,43 @@ impl Entry {
         let before = self.unreachable();
         self.failures = self.failures.saturating_add(1);
         self.failing_since.get_or_insert(now);
-        self.error = Some(error.to_string());
+        self.error = Some((error.kind(), error.to_string()));
         self.unreachable() != before
     }
 
     fn unreachable(&self) -> Option<Silence> {
-        let why = self.error.clone().filter(|_| self.failures >= FAILURES || self.heard.is_none())?;
-        Some((self.failing_since?, why))
+        let (kind, why) = self.error.clone().filter(|_| self.failures >= FAILURES || self.heard.is_none())?;
+        Some(Silence { since: self.failing_since?, kind, why })
     }
 }
 
-/// What others react to: all but times, CPU and checks.
-fn notable(report: &AgentReport) -> Vec<impl PartialEq + use<>> {
-    report
-        .services
-        .iter()
-        .map(|s| {
-            (
-                (s.name.clone(), s.state, s.instance.clone(), s.user.clone()),
-                (s.holds.clone(), s.self_starts.count, s.gave_up, s.out_of_memory_at),
-            )
-        })
-        .collect()
+impl Tracked {
+    /// `time` is the agent's clock at the report, `now` this process's. `before`: the agent was heard before.
+    fn take(&mut self, service: &ServiceReport, time: Timestamp, now: Timestamp, before: bool) {
+        if let Some(instance) = &service.instance
+            && self.instance.as_ref().is_none_or(|(known, _)| known != instance)
+        {
+            let age = service.running_seconds.and_then(|seconds| SignedDuration::try_from_secs_f64(seconds).ok());
+            let started = match age {
+                Some(age) => now.checked_sub(age).ok(),
+                // A service that is seen for the first time may have run for long.
+                None => (before || self.instance.is_some()).then_some(now),
+            };
+            self.instance = Some((instance.clone(), started));
+        }
+        if self.exit.as_ref().map(|(known, _)| known) != service.last_exit.as_ref() {
+            self.exit = service.last_exit.clone().map(|exit| {
+                let ago = time.duration_since(exit.at).max(SignedDuration::ZERO);
+                let at = now.checked_sub(ago).unwrap_or(exit.at);
+                (exit, at)
+            });
+        }
+    }
+}
+
+/// Whether a report was made before another one of the same run of the agent: answers may overtake each other.
+fn is_older(report: &AgentReport, known: &AgentReport) -> bool {
+    report.started_at == known.started_at && report.revision.is_some() && report.revision < known.revision
 }
 
 #[cfg(test)]
@@ -202,7 +227,43 @@ mod tests {
             |seconds: i64, error| agents.heard(&key, Err(error), begun + jiff::SignedDuration::from_secs(seconds));
         assert_eq!([fails(0, refused()), fails(2, refused()), fails(4, untrusted())], [true, false, true]);
         let (_, silence) = agents.state(&key).unwrap();
-        let (since, why) = silence.unwrap();
-        assert!(since == begun && why.contains("UnknownIssuer"), "{since} {why}");
+        let silence = silence.unwrap();
+        assert!(silence.since == begun && silence.why.contains("UnknownIssuer"), "{silence:?}");
+        assert_eq!(silence.kind, HostErrorKind::Untrusted);
+    }
+
+    fn report(revision: u64, service: serde_json::Value) -> AgentReport {
+        serde_json::from_value(serde_json::json!({
+            "name": "host", "version": "1", "user": "ada", "startedAt": "2026-03-01T11:00:00Z",
+            // Its clock is ten minutes ahead.
+            "time": "2026-03-01T12:10:00Z", "revision": revision, "services": [service],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn starts_and_ends_are_told_in_this_clocks_time_and_an_overtaken_report_changes_nothing() {
+        crate::telemetry::install_crypto();
+        let (agents, key) = (Agents::default(), Key::new("default", "host"));
+        let host = HttpHost::new(reqwest::Client::new(), "http://host:9099", Credentials::default()).unwrap();
+        agents.put(key.clone(), Arc::new(host));
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let at = |seconds: i64| now + SignedDuration::from_secs(seconds);
+        let seen = || match agents.service(&key, "llm") {
+            ServiceView::Service { instance_since, exited_at, .. } => (instance_since, exited_at),
+            other => panic!("{other:?}"),
+        };
+        let running = serde_json::json!({
+            "name": "llm", "manager": "Process", "state": "Running", "instance": {"pid": 7, "startTime": 70}, "runningSeconds": 90.0,
+        });
+        let stopped = serde_json::json!({
+            "name": "llm", "manager": "Process", "state": "Stopped", "lastExit": {"signal": 9, "at": "2026-03-01T12:09:58Z"},
+        });
+        assert!(agents.heard(&key, Ok(report(5, running.clone())), now));
+        assert_eq!(seen(), (Some(at(-90)), None), "it has been running for long");
+        assert!(agents.heard(&key, Ok(report(7, stopped)), at(10)));
+        assert_eq!(seen(), (Some(at(-90)), Some(at(8))), "it ended two seconds before the report");
+        assert!(!agents.heard(&key, Ok(report(6, running)), at(11)));
+        assert_eq!(seen(), (Some(at(-90)), Some(at(8))), "made before it ended");
     }
 }

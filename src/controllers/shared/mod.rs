@@ -7,7 +7,7 @@ mod slots;
 mod wake;
 mod wishes;
 
-pub use agents::{Agents, Heard, ServiceView};
+pub use agents::{Agents, Heard, ServiceView, Silence};
 pub use limits::Limits;
 pub use memories::Memories;
 pub use slots::{Occupied, SlotWatch};

@@ -1,0 +1,71 @@
+//! The report, at once or as soon as something has changed.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Query, State, rejection::QueryRejection},
+    http::HeaderMap,
+};
+use serde::Deserialize;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::{
+    admit::{admit, on_disk},
+    routes::Shared,
+};
+use crate::{
+    agent::gate::Refused,
+    host::{AgentReport, MAX_WAIT_SECONDS, Refusal},
+};
+
+/// How many callers may wait at once. One more is answered at once, and knows by the revision that nothing has changed.
+pub const WAITERS: usize = 16;
+
+/// How often a waiting report is looked at again without being told of a change: a port's owner can change unheard.
+const LOOK: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    /// The revision that the caller knows.
+    after: Option<u64>,
+    #[serde(default = "default_wait")]
+    wait_seconds: u32,
+}
+
+fn default_wait() -> u32 {
+    20
+}
+
+pub async fn report(
+    State(app): Shared,
+    query: Result<Query<Wait>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AgentReport>, Refused> {
+    admit(&app, &headers, body, None).await?;
+    let Query(wait) = query.map_err(|e| Refused::new(Refusal::BadRequest, e.body_text()))?;
+    if wait.wait_seconds > MAX_WAIT_SECONDS {
+        return Err(Refused::new(Refusal::BadRequest, format!("waitSeconds: 0 to {MAX_WAIT_SECONDS}")));
+    }
+    let place = app.waiters.try_acquire();
+    let deadline = match (wait.after, &place) {
+        (Some(_), Ok(_)) => Instant::now() + Duration::from_secs(wait.wait_seconds.into()),
+        _ => Instant::now(),
+    };
+    let mut changes = app.changes.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let report = on_disk(&app, |app| Ok(app.report())).await?;
+        let now = Instant::now();
+        if report.revision != wait.after || now >= deadline || app.shutdown.is_cancelled() {
+            return Ok(Json(report));
+        }
+        tokio::select! {
+            // It ends with the agent only.
+            _ = changes.changed() => {}
+            () = sleep_until(deadline.min(now + LOOK)) => {}
+            () = app.shutdown.cancelled() => {}
+        }
+    }
+}
