@@ -62,7 +62,7 @@ pub enum ExecError {
     #[error("can't become user {user}: {cause}")]
     Become { user: String, cause: io::Error },
     #[error(
-        "can't run {program} in {dir}: {cause}; see that the program is there (PATH is the agent's), that the folder is, and that the user may use both"
+        "cannot run {program}: {cause} (in {dir}); check that the program exists and is executable (PATH is the agent's), and that the folder exists"
     )]
     Exec { program: String, dir: String, cause: io::Error },
     #[error("no program to run")]

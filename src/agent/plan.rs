@@ -26,6 +26,8 @@ pub enum Occasion {
 pub enum Seen {
     /// It runs, and its check passes or there is none.
     Up,
+    /// It runs, has not passed a check since it was started, and its time to start is not over.
+    Starting,
     /// It runs, and its check fails.
     Failing,
     /// The same, while its processes use the CPU: it may be busy with long work.
@@ -69,6 +71,7 @@ pub enum Leave {
     Held(HoldOwner),
     ToController,
     Foreign,
+    Starting,
     Busy,
     /// One failing check is no failure yet.
     AskAgain,
@@ -87,6 +90,7 @@ impl Leave {
             Self::Held(HoldOwner::Deferral) => "held: deferred to a human",
             Self::ToController => "a controller looks after it",
             Self::Foreign => "another process has its port",
+            Self::Starting => "it is starting",
             Self::Busy => "its processes are at work",
             Self::AskAgain => "one failing check is no failure yet",
             Self::EndedCleanly => "it ended cleanly",
@@ -114,6 +118,7 @@ pub fn decide(view: &View<'_>, now: Timestamp) -> Decision {
     let act = match view.seen {
         Seen::Up => return Decision::Nothing,
         Seen::Foreign => return Decision::Leave(Leave::Foreign),
+        Seen::Starting => return Decision::Leave(Leave::Starting),
         Seen::Down => Decision::Start,
         Seen::Failing | Seen::Busy => Decision::Restart,
     };
@@ -189,6 +194,7 @@ mod tests {
             ("failing twice", View { seen: Seen::Failing, ..base }, Restart),
             ("failing once", View { seen: Seen::Failing, failing: 1, ..base }, Leave(super::Leave::AskAgain)),
             ("busy", View { seen: Seen::Busy, ..base }, Leave(super::Leave::Busy)),
+            ("starting", View { seen: Seen::Starting, failing: 9, ..base }, Leave(super::Leave::Starting)),
             ("foreign", View { seen: Seen::Foreign, ..base }, Leave(super::Leave::Foreign)),
             ("cared for", View { cared_for: true, ..base }, Leave(super::Leave::ToController)),
             ("at the agent's start", at_start, Start),
@@ -243,7 +249,7 @@ mod tests {
     proptest! {
         #[test]
         fn whoever_holds_nothing_is_started(
-            seen in prop::sample::select(vec![Seen::Up, Seen::Failing, Seen::Busy, Seen::Down, Seen::Foreign]),
+            seen in prop::sample::select(vec![Seen::Up, Seen::Starting, Seen::Failing, Seen::Busy, Seen::Down, Seen::Foreign]),
             owner in prop::sample::select(vec![HoldOwner::Person, HoldOwner::Suspend, HoldOwner::Pause, HoldOwner::Deferral]),
             at_start: bool, cared_for: bool, failing in 0u32..9, failed_starts in 0u32..9,
         ) {

@@ -1,17 +1,18 @@
 //! What the agent tells of its host and its services.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 
 use super::{
     config::{CheckSpec, ManagerSpec},
     os::{self, Processes},
     plan,
-    service::{Live, PortSight, Service, instance_of_run, running_seconds},
+    service::{PortSight, Service, ServiceError, instance_of_run, running_seconds},
 };
-use crate::host::{ContainerReport, ContainerState, Instance, Manager, ServiceReport, ServiceState};
+use crate::host::{
+    ContainerReport, ContainerState, Instance, MAX_FAILURE_CHARS, Manager, ServiceReport, ServiceState, mask::one_line,
+};
 
 /// Reports all services as they are now. Blocks while the processes are read.
 pub fn services(all: &[Arc<Service>], now: Timestamp) -> Vec<ServiceReport> {
@@ -19,8 +20,7 @@ pub fn services(all: &[Arc<Service>], now: Timestamp) -> Vec<ServiceReport> {
     all.iter().map(|s| service(s, &processes, now)).collect()
 }
 
-fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceReport {
-    let memory = service.keeper.get();
+fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> ServiceReport {
     let manager = match &service.spec.manager {
         ManagerSpec::Process(_) => Manager::Process,
         ManagerSpec::Command(_) => Manager::Command,
@@ -34,18 +34,32 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
     let known = seen.is_ok() && !matches!(container, Some(Err(_)));
     let container = container.and_then(Result::ok).flatten();
     let (own, port) = seen.unwrap_or_default();
-    let live = service.live();
-    let state = match manager {
-        _ if !known => ServiceState::Unknown,
-        Manager::Process => state_of_process(own.as_ref(), port.as_ref(), &live, service),
-        Manager::Container => state_of_container(container.as_ref(), &live, service),
-        Manager::Command | Manager::Other => state_by_command(port.as_ref(), &live, service),
-    };
     // A command's process is nobody's child here: who has the port is as near as one gets.
     let instance = match manager {
         Manager::Process => own,
         Manager::Container => container.as_ref().and_then(instance_of_run),
         _ => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
+    };
+    if let (Manager::Command, Some(owner)) = (manager, &instance) {
+        service.note_port_owner(owner);
+    }
+    let memory = service.keeper.get();
+    let state = match manager {
+        _ if !known => ServiceState::Unknown,
+        Manager::Process => state_of_process(instance.as_ref(), port.as_ref(), service),
+        Manager::Container => state_of_container(container.as_ref(), service),
+        Manager::Command | Manager::Other => state_by_command(instance.as_ref(), port.as_ref(), service),
+    };
+    let last_failure = match (state, &port) {
+        (ServiceState::Foreign, Some(port)) => {
+            let text = ServiceError::Foreign { port: port.owner.port, owner: port.describe() }.to_string();
+            Some(one_line(&text, MAX_FAILURE_CHARS))
+        }
+        _ => memory.last_failure,
+    };
+    let (last_check, operation) = {
+        let live = service.live();
+        (live.last_check.clone(), live.operation.clone())
     };
     let wanted = service.spec.user();
     let process = instance.as_ref().filter(|_| manager != Manager::Container);
@@ -64,18 +78,18 @@ fn service(service: &Service, processes: &Processes, now: Timestamp) -> ServiceR
             Some(container) => running_seconds(container, now),
             None => instance.as_ref().and_then(os::running_seconds),
         },
+        accepting_since: service.accepting_since(instance.as_ref()),
         instance,
-        accepting_since: None,
         last_exit: memory.last_exit,
-        last_failure: None,
+        last_failure,
         holds: plan::active(&memory.holds, now).cloned().collect(),
         port_owner: port.map(|p| p.owner),
         self_starts: memory.self_starts,
         failed_starts_in_row: memory.failed_starts_in_row,
         gave_up: memory.failed_starts_in_row >= plan::MAX_FAILED_STARTS,
         out_of_memory_at: memory.out_of_memory_at,
-        last_check: live.last_check.clone(),
-        operation: live.operation.clone(),
+        last_check,
+        operation,
     }
 }
 
@@ -84,41 +98,31 @@ fn is_becoming(pid: u32, wanted: Option<&String>) -> bool {
     wanted.is_some() && os::command_line(pid).is_some_and(|c| c.contains(" agent-exec --dir "))
 }
 
-fn state_of_process(own: Option<&Instance>, port: Option<&PortSight>, live: &Live, service: &Service) -> ServiceState {
-    if port.is_some_and(|p| !p.own) {
-        return ServiceState::Foreign;
-    }
+fn state_of_process(own: Option<&Instance>, port: Option<&PortSight>, service: &Service) -> ServiceState {
     match own {
+        _ if port.is_some_and(|p| !p.own) => ServiceState::Foreign,
         None => ServiceState::Stopped,
-        Some(instance) if service.spec.check.is_some() && live.answered.as_ref() != Some(instance) => {
-            young(live.started_at, service.spec.startup)
-        }
+        Some(_) if service.is_starting(own) => ServiceState::Starting,
         Some(_) => ServiceState::Running,
     }
 }
 
-fn state_of_container(container: Option<&ContainerReport>, live: &Live, service: &Service) -> ServiceState {
+fn state_of_container(container: Option<&ContainerReport>, service: &Service) -> ServiceState {
     let Some(container) = container else { return ServiceState::Stopped };
     match container.state {
-        ContainerState::Running if service.spec.check.is_some() && live.answered != instance_of_run(container) => {
-            young(live.started_at, service.spec.startup)
-        }
+        ContainerState::Running if service.is_starting(instance_of_run(container).as_ref()) => ServiceState::Starting,
         ContainerState::Running => ServiceState::Running,
         ContainerState::Restarting => ServiceState::Starting,
         _ => ServiceState::Stopped,
     }
 }
 
-/// A process that has never answered is starting until its time is over; then it just runs, and its check says the rest.
-fn young(started_at: Option<Instant>, startup: Duration) -> ServiceState {
-    match started_at {
-        Some(at) if at.elapsed() < startup => ServiceState::Starting,
-        _ => ServiceState::Running,
-    }
-}
-
 /// Who has the port is known now; what the commands said is as old as the last check.
-fn state_by_command(port: Option<&PortSight>, live: &Live, service: &Service) -> ServiceState {
+fn state_by_command(owner: Option<&Instance>, port: Option<&PortSight>, service: &Service) -> ServiceState {
+    if service.is_starting(owner) {
+        return ServiceState::Starting;
+    }
+    let live = service.live();
     let port_tells = service.spec.check.as_ref().is_some_and(CheckSpec::is_here);
     let said = live.status_up.or(live.last_check.as_ref().map(|c| c.ok));
     match (port_tells, port, said) {

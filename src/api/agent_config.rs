@@ -183,7 +183,8 @@ pub struct AgentService {
     /// A URL that answers while it is up; any answer below 500 will do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<AgentCheck>,
-    /// For how many seconds a started service may fail its check before the start has failed.
+    /// For how many seconds after its start a service may fail its check: until then it is starting, and nobody restarts it for
+    /// that, through restarts of the agent too.
     #[serde(default = "default_startup")]
     #[schemars(range(min = 1, max = 3600))]
     pub startup_seconds: i32,
@@ -311,7 +312,7 @@ fn default_self_check() -> i32 {
 }
 
 fn default_startup() -> i32 {
-    120
+    600
 }
 
 fn default_stop_grace() -> i32 {

@@ -48,6 +48,37 @@ pub fn secrets_of<'a>(environment: impl IntoIterator<Item = &'a str>) -> Vec<Str
     secrets
 }
 
+/// Text from outside as one line for people: without escape sequences, control characters and what looks like a secret, at most
+/// `chars` long.
+pub fn one_line(text: &str, chars: usize) -> String {
+    let mut plain = String::with_capacity(text.len().min(4 * chars));
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            // A terminal's sequence: ESC [ … up to a letter.
+            '\u{1b}' => {
+                if rest.next_if_eq(&'[').is_some() {
+                    while rest.next_if(|c| matches!(c, '0'..='9' | ';' | '?' | ':')).is_some() {}
+                    rest.next();
+                }
+            }
+            c if c.is_control() || is_invisible(c) => plain.push(' '),
+            c => plain.push(c),
+        }
+    }
+    let words: Vec<_> = plain.split_whitespace().collect();
+    let masked = masked(&words.join(" "), &[]);
+    match masked.char_indices().nth(chars) {
+        None => masked,
+        Some(_) => masked.chars().take(chars.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// Characters that change how others are shown.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 /// `text` without these secrets, and without what looks like one: a known prefix, a URL's password, a value after a word
 /// such as `password=`.
 pub fn masked(text: &str, secrets: &[String]) -> String {
@@ -174,6 +205,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_line_for_people_has_no_controls_no_secrets_and_an_end() {
+        assert_eq!(
+            one_line("\u{1b}[1;31mOSError:\u{1b}[0m\r\n [Errno 98]\u{202e} in\tuse\0", 99),
+            "OSError: [Errno 98] in use"
+        );
+        assert_eq!(one_line("token=abcdefghijk is wrong", 99), masked("token=abcdefghijk is wrong", &[]));
+        assert_eq!(one_line(&"x".repeat(400), 300).chars().count(), 300);
+        assert_eq!(one_line("\u{1b}", 9), "");
+    }
 
     #[test]
     fn what_looks_like_a_secret_is_masked_and_its_neighbors_stay() {

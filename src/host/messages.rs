@@ -30,6 +30,17 @@ impl Action {
             Self::Release => "Release",
         }
     }
+
+    /// What it does, in a sentence.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+            Self::Hold => "hold",
+            Self::Release => "release",
+        }
+    }
 }
 
 /// Who wants a service left alone. A service is held while any owner holds it; each clears its own.

@@ -11,6 +11,26 @@ use serde::{Deserialize, Serialize};
 use super::disk::{self, StateError};
 use crate::host::{Hold, HoldOwner, Instance, LastExit, SelfStarts};
 
+/// The last start of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Start {
+    /// What was started; absent while only a command knows it.
+    pub instance: Option<Instance>,
+    pub at: Timestamp,
+    /// Its check has passed since.
+    pub answered: bool,
+    /// When its port was first seen to accept connections.
+    pub accepting_since: Option<Timestamp>,
+}
+
+impl Start {
+    /// Whether this is how the instance was started.
+    pub fn is_of(&self, instance: Option<&Instance>) -> bool {
+        self.instance.is_none() || self.instance.as_ref() == instance
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
@@ -20,7 +40,10 @@ pub struct Memory {
     pub last_exit: Option<LastExit>,
     /// The process whose exit that was.
     pub last_exit_of: Option<Instance>,
-    /// The boot in which that process, and the failed starts, were seen.
+    /// Why it is down or was last, for people; gone once it is up.
+    pub last_failure: Option<String>,
+    pub start: Option<Start>,
+    /// The boot in which that process, the start and the failed starts were seen.
     pub boot: String,
     pub out_of_memory_at: Option<Timestamp>,
     /// The stop of its container that was last taken for a person's hold.
@@ -48,6 +71,7 @@ impl Memory {
             self.boot = boot.to_owned();
             self.failed_starts_in_row = 0;
             self.last_exit_of = None;
+            self.start = None;
         }
     }
 }

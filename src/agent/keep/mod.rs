@@ -20,4 +20,4 @@ mod memory;
 pub use book::{Accepted, Book, Entry, Recorded};
 pub use disk::{Folder, StateError, read, write};
 pub use doorbook::Doorbook;
-pub use memory::{Keeper, Memory};
+pub use memory::{Keeper, Memory, Start};

@@ -10,6 +10,8 @@ use std::{
 };
 
 use nix::unistd::{User, initgroups, setgid, setuid};
+use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::net::unix::pipe;
 
 use super::{Listener, Proc};
 use crate::host::Instance;
@@ -37,6 +39,21 @@ pub fn running_seconds(instance: &Instance) -> Option<f64> {
     (started <= uptime + 1.0).then(|| (uptime - started).max(0.0) + 1.0 / TICKS_PER_SECOND)
 }
 
+/// Returns when the kernel tells of the process's end, or can't.
+pub async fn ended(instance: &Instance) {
+    let pid = i32::try_from(instance.pid).ok().and_then(rustix::process::Pid::from_raw);
+    let Some(Ok(fd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK)) else { return };
+    // Opened for whoever has the pid: it must still be the same process.
+    if start_time(instance.pid) != Some(instance.start_time) {
+        return;
+    }
+    // No pipe, but what waits for one waits for anything that can be polled, without unsafe code of ours.
+    if let Ok(fd) = pipe::Receiver::from_owned_fd_unchecked(fd) {
+        // It becomes readable once, at the end; an error leaves it to the caller's look.
+        let _ = fd.readable().await;
+    }
+}
+
 pub fn command_line(pid: u32) -> Option<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<_> = raw.split(|&b| b == 0).map(String::from_utf8_lossy).collect();
@@ -56,11 +73,17 @@ fn read(pid: u32) -> Option<Proc> {
 /// `proc(5)`: fields after the command name, which may itself contain blanks and brackets. A zombie is no process.
 fn parse_stat(pid: u32, uid: u32, stat: &str) -> Option<Proc> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    if matches!(*fields.first()?, "Z" | "X") {
-        return None;
-    }
     // fields[0] is field 3 of the manual page.
     let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+    let gone = match *fields.first()? {
+        "X" => true,
+        // A leader whose other threads go on still has its files and ports.
+        "Z" => number(20)? <= 1,
+        _ => false,
+    };
+    if gone {
+        return None;
+    }
     // Time of children that ended belongs to it too: otherwise the sum would fall when one ends.
     let ticks: u64 = (14..=17).map(number).sum::<Option<u64>>()?;
     Some(Proc {
@@ -86,23 +109,32 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
-    let wanted: HashSet<u64> = sockets.iter().map(|&(_, inode)| inode).collect();
+    let wanted: HashSet<u64> = sockets.iter().map(|s| s.inode).collect();
     let owners = socket_owners(&wanted)?;
-    Ok(sockets
-        .into_iter()
-        .map(|(address, inode)| Listener { address, pid: owners.iter().find(|(i, _)| *i == inode).map(|&(_, p)| p) })
-        .collect())
+    let pid_of = |inode| owners.iter().find(|(i, _)| *i == inode).map(|&(_, pid)| pid);
+    Ok(sockets.into_iter().map(|s| Listener { address: s.address, pid: pid_of(s.inode), uid: Some(s.uid) }).collect())
 }
 
-/// Address and inode of a line of `/proc/net/tcp` that listens on the port.
-fn parse_socket(line: &str, port: u16) -> Option<(IpAddr, u64)> {
+#[derive(Debug, PartialEq, Eq)]
+struct Socket {
+    address: IpAddr,
+    inode: u64,
+    uid: u32,
+}
+
+/// A line of `/proc/net/tcp` that listens on the port.
+fn parse_socket(line: &str, port: u16) -> Option<Socket> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (address, hex_port) = fields.get(1)?.split_once(':')?;
     let listens = *fields.get(3)? == "0A";
     if !listens || u16::from_str_radix(hex_port, 16).ok()? != port {
         return None;
     }
-    Some((parse_address(address)?, fields.get(9)?.parse().ok()?))
+    Some(Socket {
+        address: parse_address(address)?,
+        inode: fields.get(9)?.parse().ok()?,
+        uid: fields.get(7)?.parse().ok()?,
+    })
 }
 
 /// Addresses are words in the machine's byte order, in hexadecimal digits.
@@ -174,6 +206,8 @@ mod tests {
         let expected = Proc { pid: 42, parent: 7, session: Some(40), start_time: 98765, cpu_seconds: 2.0, uid: 1000 };
         assert_eq!(read, expected);
         assert_eq!(parse_stat(42, 0, &stat.replace(" S ", " Z ")), None, "a zombie runs no more");
+        let threads = stat.replace(" S ", " Z ").replace(" 20 0 1 0 ", " 20 0 3 0 ");
+        assert!(parse_stat(42, 0, &threads).is_some(), "its other threads go on");
         assert_eq!(parse_stat(42, 0, "42 (x"), None);
     }
 
@@ -181,7 +215,8 @@ mod tests {
     fn a_listening_line_is_read_and_any_other_is_not() {
         let line = "   0: 0100007F:2CAA 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0 100 0 0 10 0";
         if cfg!(target_endian = "little") {
-            assert_eq!(parse_socket(line, 11434), Some((Ipv4Addr::LOCALHOST.into(), 31337)));
+            let socket = Socket { address: Ipv4Addr::LOCALHOST.into(), inode: 31337, uid: 1000 };
+            assert_eq!(parse_socket(line, 11434), Some(socket));
         }
         assert_eq!(parse_socket(line, 11435), None, "another port");
         assert_eq!(parse_socket(&line.replace(" 0A ", " 01 "), 11434), None, "a connection");

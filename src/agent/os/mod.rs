@@ -11,7 +11,7 @@ use linux as native;
 #[cfg(not(target_os = "linux"))]
 use portable as native;
 
-use std::{collections::HashMap, io, net::IpAddr, path::Path};
+use std::{collections::HashMap, io, net::IpAddr, path::Path, time::Duration};
 
 use nix::unistd::{Pid, Uid, User};
 
@@ -103,6 +103,17 @@ pub fn is_alive(instance: &Instance) -> bool {
     native::start_time(instance.pid) == Some(instance.start_time)
 }
 
+/// How often a process is looked at where the system does not tell of its end.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Returns when a process that may be nobody's child here has ended.
+pub async fn ended(instance: &Instance) {
+    native::ended(instance).await;
+    while is_alive(instance) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Sends a signal to one process.
 pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     let pid = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -131,8 +142,10 @@ pub fn command_line(pid: u32) -> Option<String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub address: IpAddr,
-    /// Absent when its process belongs to somebody whose processes this user may not see.
+    /// Absent when its process belongs to somebody whose processes this user may not see, or is just ending.
     pub pid: Option<u32>,
+    /// Whose socket it is, where the system tells.
+    pub uid: Option<u32>,
 }
 
 /// Who would answer a connection to this address: the listener on just this address, or else on all.
@@ -213,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_listener_of_just_this_address_answers_before_one_of_all() {
-        let at = |a: &str, pid| Listener { address: a.parse().unwrap(), pid: Some(pid) };
+        let at = |a: &str, pid| Listener { address: a.parse().unwrap(), pid: Some(pid), uid: None };
         let all = || vec![at("0.0.0.0", 1), at("127.0.0.1", 2), at("::", 3), at("::1", 4), at("10.0.0.9", 5)];
         let who = |wanted: &str, all: Vec<Listener>| pick(all, wanted.parse().unwrap()).and_then(|l| l.pid);
         assert_eq!(who("127.0.0.1", all()), Some(2));

@@ -49,6 +49,10 @@ pub fn start_time(pid: u32) -> Option<u64> {
     system.process(pid).and_then(read).map(|p| p.start_time)
 }
 
+/// Nothing tells of the end of a process that is no child: it is looked at again and again.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux has pidfds"))]
+pub async fn ended(_: &Instance) {}
+
 /// In whole seconds: it may run for one more.
 #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux reads /proc"))]
 pub fn running_seconds(instance: &Instance) -> Option<f64> {
@@ -92,7 +96,7 @@ fn parse_lsof(text: &str) -> Vec<Listener> {
                     Err(_) => continue,
                 },
             };
-            found.push(Listener { address, pid });
+            found.push(Listener { address, pid, uid: None });
         }
     }
     found
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn lsof_names_each_socket_under_its_process() {
         let text = "p812\nf3\nn127.0.0.1:11434\nf4\nn[::1]:11434\np900\nf7\nn*:11434\nf8\nnlocalhost.strange\n";
-        let at = |a: &str, pid| Listener { address: a.parse().unwrap(), pid: Some(pid) };
+        let at = |a: &str, pid| Listener { address: a.parse().unwrap(), pid: Some(pid), uid: None };
         assert_eq!(parse_lsof(text), [at("127.0.0.1", 812), at("::1", 812), at("0.0.0.0", 900)]);
         assert_eq!(parse_lsof(""), []);
     }

@@ -1,28 +1,29 @@
 //! One task for each service: operations and the agent's own checks take turns, so that two never act at once.
 
+mod finish;
 mod operations;
 mod own_loop;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use operations::hold_of;
+pub use upkeep::Upkeep;
+
+use finish::HalfDone;
 
 use super::{
     keep::Book,
-    plan::{self, Occasion},
+    plan::Occasion,
     service::{Patience, Service, ServiceError},
 };
 use crate::telemetry::{Beat, Metrics};
-
-/// How often deaths, logs and their size are looked at.
-const UPKEEP: Duration = Duration::from_secs(1);
 
 /// What is asked of a runner.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ pub struct Runner {
     beat: Beat,
     /// Nothing is started any more.
     leaving: bool,
+    half_done: Option<HalfDone>,
 }
 
 impl Runner {
@@ -65,21 +67,19 @@ impl Runner {
         shutdown: CancellationToken,
         beat: Beat,
     ) -> Self {
-        Self { service, book, metrics, pace, shutdown, beat, leaving: false }
+        Self { service, book, metrics, pace, shutdown, beat, leaving: false, half_done: None }
     }
 
     /// Finishes what an earlier agent began, starts what is down, and then serves until the agent ends.
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        self.upkeep().await;
         self.catch_up().await;
         if !self.shutdown.is_cancelled() {
             self.check(Occasion::AgentStart).await;
         }
         let mut checks = interval_at(Instant::now() + self.pace.self_check, self.pace.self_check);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut upkeep = interval(UPKEEP);
-        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let half_done = self.half_done.map(|half_done| half_done.next);
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
@@ -96,7 +96,9 @@ impl Runner {
                     self.catch_up().await;
                     self.check(Occasion::Periodic).await;
                 }
-                _ = upkeep.tick() => self.upkeep().await,
+                () = sleep_until(half_done.unwrap_or_else(Instant::now)), if half_done.is_some() => {
+                    self.finish_restart().await;
+                }
             }
             self.beat.beat();
         }
@@ -107,17 +109,6 @@ impl Runner {
         for entry in self.book.unfinished(&self.service.spec.name) {
             self.operate(&entry.status.id).await;
         }
-    }
-
-    async fn upkeep(&self) {
-        let service = Arc::clone(&self.service);
-        if let Err(error) = tokio::task::spawn_blocking(move || service.upkeep()).await {
-            tracing::error!(service = %self.service.spec.name, %error, "upkeep broke off");
-        }
-        let memory = self.service.keeper.get();
-        let held = plan::active(&memory.holds, Timestamp::now()).next().is_some();
-        let gave_up = memory.failed_starts_in_row >= plan::MAX_FAILED_STARTS;
-        self.metrics.agent.service_left(&self.pace.agent, &self.service.spec.name, held, gave_up);
     }
 
     fn patience(&self) -> Patience {

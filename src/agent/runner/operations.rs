@@ -1,5 +1,7 @@
 //! Operations: each is written down as begun before anything is done, and taken up again after a restart of the agent.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::Runner;
@@ -83,9 +85,10 @@ impl Runner {
         Ok(entry)
     }
 
-    async fn perform(&self, entry: &Entry) -> Result<&'static str, ServiceError> {
+    async fn perform(&mut self, entry: &Entry) -> Result<&'static str, ServiceError> {
         let request = &entry.request;
-        let keeper = &self.service.keeper;
+        let service = Arc::clone(&self.service);
+        let keeper = &service.keeper;
         match request.action {
             Action::Hold => {
                 keeper.change(|m| m.hold(hold_of(request, Timestamp::now())))?;
@@ -97,7 +100,12 @@ impl Runner {
             }
             Action::Stop => {
                 keeper.change(|m| m.hold(hold_of(request, Timestamp::now())))?;
-                self.service.stop().await
+                self.half_done = None;
+                let stopped = self.service.stop().await;
+                if let Err(error) = stopped.as_ref().map_err(ToString::to_string) {
+                    self.service.note_failure(&error);
+                }
+                stopped
             }
             Action::Start => {
                 keeper.change(|m| {
@@ -116,6 +124,7 @@ impl Runner {
                 }
                 keeper.change(|m| m.failed_starts_in_row = 0)?;
                 let restarted = self.restart(entry).await;
+                self.after_restart(&restarted);
                 self.count(restarted)
             }
         }
@@ -131,11 +140,21 @@ impl Runner {
         self.service.restart(&self.patience()).await
     }
 
-    /// Counts failed starts in a row.
+    /// Counts failed starts in a row, and keeps why the last one failed.
     pub(super) fn count<T>(&self, result: Result<T, ServiceError>) -> Result<T, ServiceError> {
         let keeper = &self.service.keeper;
+        if let Err(error) = &result
+            && error.is_failure()
+            // How it ended was noted when it did, and says more.
+            && !error.exited_early()
+        {
+            self.service.note_failure(&error.to_string());
+        }
         match &result {
-            Ok(_) => keeper.change(|m| m.failed_starts_in_row = 0)?,
+            Ok(_) => keeper.change(|m| {
+                m.failed_starts_in_row = 0;
+                m.last_failure = None;
+            })?,
             Err(e) if e.counts_as_failed_start() => {
                 keeper.change(|m| m.failed_starts_in_row = m.failed_starts_in_row.saturating_add(1))?;
             }

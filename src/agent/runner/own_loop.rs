@@ -19,11 +19,11 @@ const BUSY_GRACE: Duration = Duration::from_secs(1800);
 
 impl Runner {
     /// Looks at the service, decides, acts.
-    pub(super) async fn check(&self, occasion: Occasion) {
+    pub(super) async fn check(&mut self, occasion: Occasion) {
         if self.leaving {
             return;
         }
-        let name = &self.service.spec.name;
+        let name = &self.service.spec.name.clone();
         let seen = match self.service.look(!self.pace.observe).await {
             Ok(seen) => seen,
             Err(error) => {
@@ -31,22 +31,28 @@ impl Runner {
                 return;
             }
         };
-        self.metrics.agent.service_up(&self.pace.agent, name, seen == Seen::Up);
         let seen = self.bound_busy(seen);
         let decision = self.decide(occasion, seen);
         match decision {
             Decision::Nothing => self.passed(),
             Decision::Leave(why) => {
-                tracing::info!(service = %name, ?seen, why = why.as_str(), "not up, and left as it is");
+                tracing::info!(service = %name, ?seen, why = why.as_str(), "service is not up; leaving it alone");
                 if why == Leave::GaveUp {
                     tracing::error!(service = %name, failed_starts = MAX_FAILED_STARTS,
-                        "given up: see the service's log, put it right, then `ostler start` it");
+                        "gave up on the service: see its log, correct the cause, then run `ostler start`");
                 }
             }
             Decision::Start | Decision::Restart if self.pace.observe => {
-                tracing::info!(service = %name, ?seen, ?decision, "would act, but --observe forbids it");
+                tracing::info!(service = %name, ?seen, ?decision, "would act, but only observes (--observe)");
             }
-            Decision::Start | Decision::Restart => self.act(decision, seen).await,
+            Decision::Start => {
+                // What went wrong is logged, and tried again at the next check.
+                let _ = self.act(decision, seen).await;
+            }
+            Decision::Restart => {
+                let restarted = self.act(decision, seen).await;
+                self.after_restart(&restarted);
+            }
         }
     }
 
@@ -55,7 +61,7 @@ impl Runner {
         let mut live = self.service.live();
         let cared_for = live.care_until.is_some_and(|until| Instant::now() < until);
         live.failing = match seen {
-            Seen::Up => 0,
+            Seen::Up | Seen::Starting => 0,
             _ if cared_for => 0,
             _ => live.failing.saturating_add(1),
         };
@@ -91,17 +97,17 @@ impl Runner {
         }
     }
 
-    async fn act(&self, decision: Decision, seen: Seen) {
+    pub(super) async fn act(&self, decision: Decision, seen: Seen) -> Result<(), ServiceError> {
         let name = &self.service.spec.name;
-        tracing::warn!(service = %name, ?seen, ?decision, "nobody else looks after it: the agent does");
+        tracing::warn!(service = %name, ?seen, ?decision, "service is down and no controller manages it; acting");
         // Written down first: a controller counts these as attempts.
         let counted = self.service.keeper.change(|m| {
             m.self_starts.count += 1;
             m.self_starts.last = Some(Timestamp::now());
         });
         if let Err(error) = counted {
-            tracing::error!(service = %name, %error, "nothing is started");
-            return;
+            tracing::error!(service = %name, %error, "cannot record the start; not starting");
+            return Err(error.into());
         }
         crash_point("agent.before-self-start");
         let patience = self.patience();
@@ -110,20 +116,22 @@ impl Runner {
             _ => self.service.start(&patience).await,
         };
         self.metrics.agent.self_started(&self.pace.agent, name);
-        match self.count(result) {
+        let result = self.count(result);
+        match &result {
             Ok(message) => {
                 self.service.live().failing = 0;
-                tracing::info!(service = %name, message, "up again");
+                tracing::info!(service = %name, message, "service is up");
             }
             Err(ServiceError::Interrupted) => {}
             Err(error) => {
                 let failed = self.service.keeper.get().failed_starts_in_row;
-                tracing::error!(service = %name, %error, failed_starts = failed, "not up");
+                tracing::error!(service = %name, %error, failed_starts = failed, "service did not start");
                 if failed >= MAX_FAILED_STARTS {
-                    tracing::error!(service = %name, "given up after five failed starts in a row");
+                    tracing::error!(service = %name, "gave up on the service after five failed starts in a row");
                 }
             }
         }
+        result.map(drop)
     }
 
     /// Stops what this or an earlier agent started; what was taken over was there before, and stays.

@@ -4,12 +4,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::{ConnectInfo, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
@@ -83,24 +84,25 @@ async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(too_large());
     }
-    match timeout(BODY_TIME, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_limit(&error) => Err(too_large()),
+    match timeout(BODY_TIME, read(body)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(error)) => Err(Refused::new(Refusal::BadRequest, format!("the body broke off: {error}"))),
         Err(_) => Err(Refused::new(Refusal::BadRequest, "the body took more than 10 s to arrive")),
     }
 }
 
-fn is_limit(error: &axum::Error) -> bool {
-    // The crate of the limit's error type is no dependency of ours; its words are all that tells.
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit exceeded") {
-            return true;
+/// The whole body; `None`: it has more than is read.
+async fn read(body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let mut chunks = body.into_data_stream();
+    let mut read = Vec::new();
+    while let Some(chunk) = chunks.try_next().await? {
+        if read.len() + chunk.len() > MAX_BODY_BYTES {
+            return Ok(None);
         }
-        cause = error.source();
+        read.extend_from_slice(&chunk);
     }
-    false
+    Ok(Some(read.into()))
 }
 
 fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {

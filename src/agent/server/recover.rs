@@ -65,6 +65,7 @@ async fn heal(app: &Arc<App>, runs: &Runs, key: Option<String>) -> Result<Result
     match runs.service.look(false).await {
         Err(error) => return Ok(Err(error.to_string())),
         Ok(Seen::Up) => return left("it is up"),
+        Ok(Seen::Starting) => return left("it is starting"),
         Ok(Seen::Busy) => return left("its processes are at work"),
         Ok(Seen::Foreign) if !runs.service.spec.adopt => {
             return left("another process has its port, which this agent did not start");

@@ -24,7 +24,7 @@ use crate::{
         config::{self, ConfigError, Resolved, TlsFiles},
         docker::Containers,
         keep::{Book, Doorbook, Folder, StateError},
-        runner::{Command, Pace, Runner},
+        runner::{Command, Pace, Runner, Upkeep},
         service::{Launcher, Means, Service, ServiceError},
     },
     api::AgentConfigSpec,
@@ -223,6 +223,14 @@ fn build(
             loops.register(format!("service {}", service.spec.name), service.spec.longest_act() + SILENCE),
         );
         tasks.spawn(runner.run(inbox));
+        let upkeep = Upkeep {
+            service: Arc::clone(&service),
+            metrics: settings.metrics.clone(),
+            agent: settings.name.clone(),
+            shutdown: shutdown.clone(),
+            beat: loops.register(format!("upkeep of service {}", service.spec.name), SILENCE),
+        };
+        tasks.spawn(upkeep.run());
         Runs { service, commands }
     });
     Ok(App {

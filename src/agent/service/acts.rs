@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::watch, time::Instant};
+use jiff::{SignedDuration, Timestamp};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, sleep},
+};
 
 use super::{
     Service, command,
     error::ServiceError,
-    oom, process,
+    log, oom, process,
     wait::{Patience, Started},
 };
 use crate::{
@@ -19,6 +23,13 @@ use crate::{
     host::Instance,
     telemetry::crash_point,
 };
+
+/// How long the port of a process that has just ended may stay taken.
+const PORT_TIME: Duration = Duration::from_secs(10);
+const PORT_PERIOD: Duration = Duration::from_millis(50);
+const LATELY: SignedDuration = SignedDuration::from_secs(60);
+/// How long the kernel may take to tell of a child's end after it is gone.
+const EXIT_TIME: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Starts what does not run, and waits until it answers.
@@ -34,17 +45,17 @@ impl Service {
         }
         self.clear_leftovers().await?;
         let kills_before = oom::kills();
+        self.live().log_begun = log::length(&spec.log.file);
         let (instance, child) = process::spawn(&self.launcher, &spec.start, &self.record, &spec.log).await?;
         let (tell, exit) = watch::channel(None);
         {
             let mut live = self.live();
-            live.started_at = Some(Instant::now());
             live.reaping = Some(instance.clone());
             live.kills_before = kills_before;
         }
-        tracing::info!(service = %self.spec.name, pid = instance.pid, "started");
-        self.changes.tell();
+        tracing::info!(service = %self.spec.name, pid = instance.pid, "process started");
         self.reap(instance.clone(), child, tell);
+        self.began(Some(instance.clone()));
         self.wait_up(Some(Started { instance, exit: Some(exit) }), patience).await?;
         Ok("started")
     }
@@ -57,27 +68,36 @@ impl Service {
         if self.look(false).await? == Seen::Up {
             return Ok("it runs already");
         }
-        self.live().started_at = Some(Instant::now());
         command::run(&self.launcher, &commands.start).await?;
+        self.began(None);
         self.wait_up(None, patience).await?;
         Ok("started")
     }
 
-    /// The service's own process. An error when another has its port and may not be taken over.
+    /// The service's own process. An error when another has its port and may not be taken over. What the service's own last
+    /// process left may keep the port for a moment: then it waits for the port.
     async fn running(self: &Arc<Self>) -> Result<Option<Instance>, ServiceError> {
-        let (own, port) = self.sight_now().await?;
-        if own.is_some() {
-            return Ok(own);
-        }
-        match port.filter(|p| !p.own) {
-            None => Ok(None),
-            Some(port) => {
-                if self.adopt(None, Some(&port))? {
-                    return Ok(process::own(&self.record)?);
-                }
-                Err(ServiceError::Foreign { port: port.owner.port, owner: port.describe() })
+        let deadline = Instant::now() + PORT_TIME;
+        loop {
+            let (own, port) = self.sight_now().await?;
+            if own.is_some() {
+                return Ok(own);
             }
+            let Some(port) = port.filter(|p| !p.own) else { return Ok(None) };
+            if self.adopt(None, Some(&port))? {
+                return Ok(process::own(&self.record)?);
+            }
+            if Instant::now() > deadline || !self.ended_lately() {
+                return Err(ServiceError::Foreign { port: port.owner.port, owner: port.describe() });
+            }
+            sleep(PORT_PERIOD).await;
         }
+    }
+
+    /// Whether a process of the service's own ended a moment ago, or its end is still to be told.
+    fn ended_lately(&self) -> bool {
+        let last = self.keeper.get().last_exit;
+        self.live().reaping.is_some() || last.is_some_and(|e| Timestamp::now().duration_since(e.at).abs() < LATELY)
     }
 
     /// Stops what runs; that nothing runs is fine.
@@ -85,6 +105,7 @@ impl Service {
         match &self.spec.manager {
             ManagerSpec::Command(commands) => {
                 command::run(&self.launcher, &commands.stop).await?;
+                self.remember(|m| m.start = None);
                 Ok("stopped")
             }
             ManagerSpec::Container(_) => self.stop_container().await,
@@ -96,11 +117,20 @@ impl Service {
                 self.live().stopping = Some(instance.clone());
                 let stopped = process::stop(&instance, spec.stop_grace).await;
                 if stopped.is_ok() {
-                    tracing::info!(service = %self.spec.name, pid = instance.pid, "stopped");
+                    tracing::info!(service = %self.spec.name, pid = instance.pid, "process stopped");
+                    self.exit_told(&instance).await;
                     self.note_exit_unseen();
                 }
                 stopped.map(|()| "stopped")
             }
+        }
+    }
+
+    /// Returns when the end of a child has been told, so that it is written down before anything is started.
+    async fn exit_told(&self, instance: &Instance) {
+        let deadline = Instant::now() + EXIT_TIME;
+        while self.live().reaping.as_ref() == Some(instance) && Instant::now() < deadline {
+            sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -129,8 +159,8 @@ impl Service {
                 self.start(patience).await?;
             }
             ManagerSpec::Command(commands) => {
-                self.live().started_at = Some(Instant::now());
                 command::restart(&self.launcher, commands).await?;
+                self.began(None);
                 self.wait_up(None, patience).await?;
             }
         }

@@ -72,13 +72,16 @@ impl Service {
             (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
             _ => false,
         };
-        Ok(if check.timed_out && works { Seen::Busy } else { Seen::Failing })
+        Ok(match instance_of_run(&report) {
+            run if self.is_starting(run.as_ref()) => Seen::Starting,
+            _ if check.timed_out && works => Seen::Busy,
+            _ => Seen::Failing,
+        })
     }
 
     pub(super) async fn start_container(&self, patience: &Patience) -> Result<&'static str, ServiceError> {
         let runs = self.container()?.is_some_and(|c| c.state == ContainerState::Running);
         if !runs {
-            self.live().started_at = Some(Instant::now());
             self.act_on_container(ContainerAction::Up).await?;
         }
         self.wait_up(None, patience).await?;
@@ -98,7 +101,6 @@ impl Service {
             Some(_) => ContainerAction::Restart,
             None => ContainerAction::Up,
         };
-        self.live().started_at = Some(Instant::now());
         self.act_on_container(action).await?;
         self.wait_up(None, patience).await?;
         Ok("restarted")
@@ -135,6 +137,11 @@ impl Service {
         let Ok(Some(report)) = self.container() else { return };
         if let Err(error) = self.keeper.change(|memory| note(memory, &report)) {
             tracing::error!(service = %self.spec.name, %error, "what the engine tells of its container can't be written down");
+        }
+        let now = Some((report.state, run_of(&report)));
+        let before = std::mem::replace(&mut self.live().container_seen, now.clone());
+        if before != now {
+            self.changes.tell();
         }
     }
 }
@@ -210,6 +217,12 @@ fn run_of(report: &ContainerReport) -> Option<Instance> {
 pub fn running_seconds(report: &ContainerReport, now: Timestamp) -> Option<f64> {
     let began = report.started_at.filter(|_| report.state == ContainerState::Running)?;
     Some(now.duration_since(began).max(SignedDuration::ZERO).as_secs_f64())
+}
+
+/// The same by its instance alone.
+pub fn age_of_run(run: &Instance, now: Timestamp) -> Option<Duration> {
+    let began = Timestamp::from_millisecond(i64::try_from(run.start_time).ok()?).ok()?;
+    Some(Duration::try_from(now.duration_since(began)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use crate::agent::keep::StateError;
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error(
-        "port {port} belongs to {owner}, which this agent did not start: end that process, or set adopt: true in the agent's file"
+        "port {port} is held by {owner}, which this agent did not start: end that process, or set adopt: true in the agent's file"
     )]
     Foreign { port: u16, owner: String },
-    #[error("can't start {program}: {cause}")]
-    Spawn { program: String, cause: String },
+    /// The cause names the program.
+    #[error("{cause}")]
+    Spawn { cause: String },
     /// It ended before it answered its check.
     #[error("it ended at once ({how}){log}; see its log")]
     ExitedEarly { how: String, log: String },
@@ -46,6 +47,11 @@ pub enum ServiceError {
 impl ServiceError {
     pub fn exited_early(&self) -> bool {
         matches!(self, Self::ExitedEarly { .. })
+    }
+
+    /// Whether it is a failure at all: what somebody wants meanwhile, or the agent's own end, is none.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::Held { .. } | Self::Superseded(_) | Self::Interrupted)
     }
 
     /// Whether a start failed by itself: what somebody else decided meanwhile is no failure.

@@ -7,8 +7,8 @@ use tokio::{process::Child, sync::watch, time::Instant};
 
 use super::{Service, log, oom, process};
 use crate::{
-    agent::config::ManagerSpec,
-    host::{Instance, LastExit},
+    agent::{config::ManagerSpec, os, plan},
+    host::{Instance, LastExit, MAX_FAILURE_CHARS, mask::one_line},
 };
 
 const SIGKILL: i32 = 9;
@@ -32,10 +32,13 @@ impl Service {
     }
 
     /// Notices that a process ended of which nobody will tell: one that an earlier agent started, or that was taken over.
-    pub fn note_exit_unseen(&self) {
+    pub fn note_exit_unseen(self: &Arc<Self>) {
         let record = match process::read_record(&self.record) {
-            Ok(Some(record)) if record.alive().is_none() => record,
-            Ok(_) => return,
+            Ok(Some(record)) => match record.alive() {
+                Some(instance) => return self.watch_end(instance),
+                None => record,
+            },
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(service = %self.spec.name, %error, "the record of the process can't be read");
                 return;
@@ -45,6 +48,27 @@ impl Service {
         if !told && self.keeper.get().last_exit_of.as_ref() != Some(&record.instance) {
             self.ended(&record.instance, None);
         }
+    }
+
+    /// Tells at once of the end of a process that is no child of this agent.
+    pub(super) fn watch_end(self: &Arc<Self>, instance: &Instance) {
+        {
+            let mut live = self.live();
+            if live.reaping.as_ref() == Some(instance) || live.end_watched.as_ref() == Some(instance) {
+                return;
+            }
+            live.end_watched = Some(instance.clone());
+        }
+        let (service, instance) = (Arc::clone(self), instance.clone());
+        tokio::spawn(async move {
+            if service.shutdown.run_until_cancelled(os::ended(&instance)).await.is_none() {
+                return;
+            }
+            service.changes.tell();
+            if matches!(service.spec.manager, ManagerSpec::Process(_)) {
+                service.note_exit_unseen();
+            }
+        });
     }
 
     /// Writes down how a process ended.
@@ -69,11 +93,21 @@ impl Service {
             unknown: status.is_none(),
             requested,
         };
-        tracing::info!(service = %self.spec.name, pid = instance.pid, code = exit.code, signal = exit.signal,
-            out_of_memory = exit.out_of_memory, requested, "process ended");
+        let failure = (!requested).then(|| self.failure_of(instance, &exit));
+        match &failure {
+            Some(failure) if !plan::ended_cleanly(&exit) => {
+                tracing::warn!(service = %self.spec.name, pid = instance.pid,
+                code = exit.code, signal = exit.signal, out_of_memory = exit.out_of_memory, failure, "process ended")
+            }
+            _ => tracing::info!(service = %self.spec.name, pid = instance.pid, code = exit.code, signal = exit.signal,
+                requested, "process ended"),
+        }
         let written = self.keeper.change(|m| {
             m.last_exit = Some(exit.clone());
             m.last_exit_of = Some(instance.clone());
+            if failure.is_some() {
+                m.last_failure = failure;
+            }
             if exit.out_of_memory {
                 m.out_of_memory_at = Some(now);
             }
@@ -83,6 +117,42 @@ impl Service {
         }
         self.changes.tell();
         exit
+    }
+
+    /// How a process ended, after how long, and what it said last or who has its port.
+    fn failure_of(&self, instance: &Instance, exit: &LastExit) -> String {
+        if let Some(cause) = process::complaint(&self.record) {
+            return one_line(&cause, MAX_FAILURE_CHARS);
+        }
+        let how = match exit {
+            LastExit { out_of_memory: true, .. } => "killed for lack of memory".to_owned(),
+            LastExit { code: Some(code), .. } => format!("exited with code {code}"),
+            LastExit { signal: Some(signal), .. } => format!("ended by signal {signal}"),
+            _ => "ended, and nobody told the agent how".to_owned(),
+        };
+        let after = os::running_seconds(instance).map(|s| format!(" after {s:.1} s")).unwrap_or_default();
+        let ManagerSpec::Process(spec) = &self.spec.manager else { return how };
+        let since = self.live().log_begun;
+        let words = log::last_words(&spec.log.file, since);
+        let said = words.as_ref().map(|w| format!(": {}", w.line)).unwrap_or_default();
+        let holder = words.filter(|w| w.port_taken).and_then(|_| self.port_holder());
+        let holder = holder.map(|holder| format!(" ({holder})")).unwrap_or_default();
+        // Who has the port is what helps: the rest is cut first.
+        let room = MAX_FAILURE_CHARS.saturating_sub(holder.chars().count());
+        format!("{}{holder}", one_line(&format!("{how}{after}{said}"), room))
+    }
+
+    fn port_holder(&self) -> Option<String> {
+        let check = self.spec.check.as_ref()?;
+        let (address, port) = (check.local_address()?, check.port());
+        Some(one_line(&format!("port {port} is held by {}", process::holder(address, port)?), MAX_FAILURE_CHARS / 2))
+    }
+
+    /// Keeps why something failed, for people.
+    pub fn note_failure(&self, failure: &str) {
+        let failure = one_line(failure, MAX_FAILURE_CHARS);
+        self.remember(|m| m.last_failure = Some(failure));
+        self.changes.tell();
     }
 
     /// Reads what is new in the log.
@@ -114,14 +184,16 @@ impl Service {
         }
     }
 
-    /// What is due every second: deaths that nobody tells of, the log's new text, its rotation.
-    pub fn upkeep(&self) {
-        let log = match &self.spec.manager {
-            ManagerSpec::Process(process) => &process.log,
-            ManagerSpec::Container(_) => return self.note_container(),
-            ManagerSpec::Command(_) => return,
-        };
-        self.note_exit_unseen();
+    /// What is due every second: starts and deaths that nobody tells of, the log's new text, its rotation.
+    pub fn upkeep(self: &Arc<Self>) {
+        if matches!(self.spec.manager, ManagerSpec::Container(_)) {
+            self.note_container();
+        } else {
+            self.note_exit_unseen();
+        }
+        self.resume_startup();
+        let ManagerSpec::Process(process) = &self.spec.manager else { return };
+        let log = &process.log;
         if self.live().log_trouble.is_some_and(|at| at.elapsed() < LOG_RETRY) {
             return;
         }

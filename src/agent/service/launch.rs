@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::error::ServiceError;
-use crate::agent::{config::CommandSpec, os};
+use crate::{
+    agent::{config::CommandSpec, os},
+    host::mask::one_line,
+};
 
 /// How much of a command's output an error shows, in characters.
 const SHOWN: usize = 400;
@@ -61,25 +64,26 @@ impl Launcher {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| self.not_spawned(&e))?;
-        let Ok((status, output)) = timeout(spec.timeout, async {
-            let output = collect(&mut child).await;
-            (child.wait().await, output)
+        let mut said = Said::default();
+        let ended = timeout(spec.timeout, async {
+            said.listen(&mut child).await;
+            child.wait().await
         })
-        .await
-        else {
+        .await;
+        let Ok(status) = ended else {
             kill_tree(&child);
             return Err(ServiceError::CommandFailed {
                 command: shown,
                 how: format!("did not end within {} s and was killed", spec.timeout.as_secs()),
-                output: String::new(),
+                output: said.shown(),
             });
         };
         let status = status.map_err(|e| ServiceError::Look(e.to_string()))?;
-        Ok(Finished { command: shown, status, output })
+        Ok(Finished { command: shown, status, output: said.shown() })
     }
 
     pub fn not_spawned(&self, cause: &std::io::Error) -> ServiceError {
-        ServiceError::Spawn { program: self.exe.display().to_string(), cause: cause.to_string() }
+        ServiceError::Spawn { cause: format!("cannot run {}: {cause}", self.exe.display()) }
     }
 }
 
@@ -88,6 +92,7 @@ impl Launcher {
 pub struct Finished {
     command: String,
     status: ExitStatus,
+    /// Empty, or what it said after a colon.
     output: String,
 }
 
@@ -103,10 +108,7 @@ impl Finished {
         Err(ServiceError::CommandFailed {
             command: self.command,
             how: format!("failed ({})", self.status),
-            output: match self.output.trim() {
-                "" => String::new(),
-                text => format!(": {text}"),
-            },
+            output: self.output,
         })
     }
 }
@@ -124,32 +126,48 @@ fn home_of(spec: &CommandSpec) -> Vec<(&'static str, String)> {
     vec![("HOME", user.dir.display().to_string()), ("USER", user.name.clone()), ("LOGNAME", user.name)]
 }
 
-/// The end of what a child writes, until it closes both streams. Something that it left behind may keep them open, so
-/// this ends when the child does, too.
-async fn collect(child: &mut Child) -> String {
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let both = async { tokio::join!(tail(out), tail(err)) };
-    let (out, err) = tokio::select! {
-        both = both => both,
-        _ = async { let _ = child.wait().await; tokio::time::sleep(Duration::from_millis(200)).await } => Default::default(),
-    };
-    let text = format!("{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
-    let skip = text.chars().count().saturating_sub(SHOWN);
-    text.chars().skip(skip).collect()
+/// The end of what a command says on both streams. Kept outside of the reading, so that what was read is not lost when that
+/// is cut short.
+#[derive(Default)]
+struct Said {
+    out: Vec<u8>,
+    err: Vec<u8>,
 }
 
-async fn tail(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut stream) = stream else {
-        return kept;
-    };
+impl Said {
+    /// Reads until both streams are closed. Something that the command left behind may keep them open, so this also ends a moment
+    /// after the command does.
+    async fn listen(&mut self, child: &mut Child) {
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let both = async { tokio::join!(tail(out, &mut self.out), tail(err, &mut self.err)) };
+        let ended = async {
+            // How it ended is asked for again by the caller.
+            let _ = child.wait().await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        tokio::select! {
+            _ = both => {}
+            () = ended => {}
+        }
+    }
+
+    /// For an error's end: empty, or after a colon.
+    fn shown(&self) -> String {
+        let text = format!("{} {}", String::from_utf8_lossy(&self.out), String::from_utf8_lossy(&self.err));
+        let skip = text.trim_end().chars().count().saturating_sub(SHOWN);
+        let text = one_line(&text.chars().skip(skip).collect::<String>(), SHOWN);
+        if text.is_empty() { text } else { format!(": {text}") }
+    }
+}
+
+async fn tail(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
     let mut chunk = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut chunk).await {
         kept.extend_from_slice(&chunk[..n]);
         let extra = kept.len().saturating_sub(4 * SHOWN);
         kept.drain(..extra);
     }
-    kept
 }
 
 /// Kills a command with all that it started; it leads a session.

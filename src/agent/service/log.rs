@@ -9,7 +9,7 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-use crate::agent::config::LogSpec;
+use crate::{agent::config::LogSpec, host::mask::one_line};
 
 /// At most so much is read at once, in bytes.
 const CHUNK: u64 = 1 << 20;
@@ -24,6 +24,11 @@ fn options() -> OpenOptions {
 /// Opens the file for a process's output.
 pub fn open(path: &Path) -> io::Result<File> {
     options().append(true).create(true).mode(0o640).open(path)
+}
+
+/// How long the file is, in bytes.
+pub fn length(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |m| m.len())
 }
 
 /// Moves what is in the file to `file.1` when there is too much of it. The process goes on writing to the same file; what
@@ -74,16 +79,32 @@ fn numbered(file: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The last line that says something, shortened: the evidence in "it ended at once".
-pub fn last_line(path: &Path) -> Option<String> {
+/// What servers write, in lower case, when somebody has their port: by the C library, in Node.
+const PORT_TAKEN: [&str; 2] = ["address already in use", "eaddrinuse"];
+
+/// The line of a log that tells best why its process ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LastWords {
+    pub line: String,
+    /// It says that somebody has the port.
+    pub port_taken: bool,
+}
+
+/// What a process wrote last, from `since` on: the line that says why, or else the last one that says something.
+pub fn last_words(path: &Path, since: u64) -> Option<LastWords> {
     let mut file = options().read(true).open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(4096))).ok()?;
+    // A file that is shorter was rotated meanwhile.
+    let since = if since <= length { since } else { 0 };
+    file.seek(SeekFrom::Start(since.max(length.saturating_sub(4096)))).ok()?;
     let mut bytes = Vec::new();
     file.take(4096).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().rev().find(|l| !l.trim().is_empty())?;
-    Some(line.trim().chars().take(200).collect())
+    let says = |line: &&str| !line.trim().is_empty();
+    let taken = |line: &&str| PORT_TAKEN.iter().any(|words| line.to_ascii_lowercase().contains(words));
+    let told = text.lines().rev().find(taken);
+    let line = told.or_else(|| text.lines().rev().find(says))?;
+    Some(LastWords { line: one_line(line, 200), port_taken: told.is_some() })
 }
 
 /// Looks for texts in what was written since it last looked.
@@ -178,7 +199,22 @@ mod tests {
             ("now\n".into(), "third third\n".into(), "second second\n".into())
         );
         assert!(!dir.join("x.log.3").exists());
-        assert_eq!(last_line(&spec.file).as_deref(), Some("now"));
+        assert_eq!(last_words(&spec.file, 0), Some(LastWords { line: "now".into(), port_taken: false }));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_last_words_are_of_this_process_and_name_a_port_that_is_taken() {
+        let dir = folder();
+        let path = dir.join("x.log");
+        fs::write(&path, "OSError: [Errno 98] Address already in use\n").unwrap();
+        let before = fs::metadata(&path).unwrap().len();
+        assert_eq!(last_words(&path, before), None, "of the process before");
+        assert!(last_words(&path, 9999).is_some_and(|w| w.port_taken), "rotated meanwhile");
+        let mut writer = open(&path).unwrap();
+        writer.write_all(b"loading\nError: listen EADDRINUSE: :::8080\n  at Server.listen\n\n").unwrap();
+        let words = last_words(&path, before).unwrap();
+        assert_eq!((words.line.as_str(), words.port_taken), ("Error: listen EADDRINUSE: :::8080", true));
         fs::remove_dir_all(dir).unwrap();
     }
 

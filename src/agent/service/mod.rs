@@ -10,6 +10,7 @@ mod launch;
 mod log;
 mod oom;
 mod process;
+mod startup;
 mod state;
 mod wait;
 
@@ -17,5 +18,5 @@ pub use contained::{instance_of_run, running_seconds};
 pub use error::ServiceError;
 pub use launch::Launcher;
 pub use process::{PortSight, own_started};
-pub use state::{Live, Means, Service};
+pub use state::{Means, Service};
 pub use wait::Patience;

@@ -1,6 +1,6 @@
 //! Processes whose parent the agent is: found by their record, seen with their port, started, stopped.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{io::Read, net::IpAddr, path::Path, process::Stdio, time::Duration};
 
 use tokio::{
     process::Child,
@@ -13,7 +13,7 @@ use crate::{
         config::{CheckSpec, CommandSpec, LogSpec},
         exec::{Record, complaint_path},
         keep::{self, StateError},
-        os::{self, Proc, Processes, Signal},
+        os::{self, Listener, Proc, Processes, Signal},
     },
     host::{Instance, PortOwner},
     telemetry::crash_point,
@@ -25,6 +25,8 @@ const RECORD_TIME: Duration = Duration::from_secs(10);
 const KILL_TIME: Duration = Duration::from_secs(10);
 /// How long children may outlive their parent after SIGTERM.
 const ORPHAN_TIME: Duration = Duration::from_secs(2);
+/// How much is read of why a program was not run, in bytes.
+const MAX_COMPLAINT: u64 = 4096;
 
 /// Who listens on the port of a check's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,15 +39,35 @@ pub struct PortSight {
 impl PortSight {
     /// For an error: who it is.
     pub fn describe(&self) -> String {
-        let PortOwner { pid, user, command, .. } = &self.owner;
-        match (pid, command) {
-            (Some(pid), Some(command)) => {
-                let user = user.as_deref().unwrap_or("unknown");
-                format!("process {pid} ({command}) of user {user}")
-            }
-            (Some(pid), None) => format!("process {pid}"),
-            (None, _) => "a process of another user".to_owned(),
-        }
+        describe(&self.owner)
+    }
+}
+
+/// Pid, program and user of a port's owner, as far as they are known.
+fn describe(owner: &PortOwner) -> String {
+    let user = owner.user.as_ref().map(|user| format!(" of user {user}")).unwrap_or_default();
+    let program = owner.command.as_deref().and_then(|c| c.split_ascii_whitespace().next());
+    let program = program.map(|p| format!(" {}", p.rsplit('/').next().unwrap_or(p))).unwrap_or_default();
+    match owner.pid {
+        Some(pid) => format!("pid {pid}{program}{user}"),
+        None => format!("a process{user} that this agent can't see"),
+    }
+}
+
+/// Who has a port, for a failure's text; `None`: nobody, or it can't be told.
+pub fn holder(address: IpAddr, port: u16) -> Option<String> {
+    let processes = Processes::read().ok()?;
+    let listener = os::listener(address, port).ok()??;
+    Some(describe(&owner(&listener, port, &processes)))
+}
+
+fn owner(listener: &Listener, port: u16, processes: &Processes) -> PortOwner {
+    let uid = listener.pid.and_then(|pid| processes.get(pid)).map(|p| p.uid).or(listener.uid);
+    PortOwner {
+        port,
+        pid: listener.pid,
+        user: uid.map(os::user_name),
+        command: listener.pid.and_then(os::command_line),
     }
 }
 
@@ -97,15 +119,7 @@ pub fn port(
         if let Some(instance) = record.and_then(Record::alive) {
             tree.extend(processes.tree(instance.pid));
         }
-        PortSight {
-            own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)),
-            owner: PortOwner {
-                port,
-                pid: l.pid,
-                user: l.pid.and_then(|pid| processes.get(pid)).map(|p| os::user_name(p.uid)),
-                command: l.pid.and_then(os::command_line),
-            },
-        }
+        PortSight { own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)), owner: owner(&l, port, processes) }
     }))
 }
 
@@ -119,9 +133,8 @@ pub async fn spawn(
     let file = log::open(&output.file)
         .and_then(|out| Ok((out.try_clone()?, out)))
         .map_err(|e| StateError::io("open the log", &output.file, e))?;
-    let complaint = complaint_path(record);
     // An old one would be taken for this start's.
-    let _ = std::fs::remove_file(&complaint);
+    let _ = std::fs::remove_file(complaint_path(record));
     let mut child = launcher
         .command(start, Some(record))
         .stdout(Stdio::from(file.0))
@@ -141,14 +154,10 @@ pub async fn spawn(
         }
         let ended = child.try_wait().map_err(|e| ServiceError::Look(e.to_string()))?;
         if ended.is_some() || Instant::now() > deadline {
-            let cause = std::fs::read_to_string(&complaint).unwrap_or_default();
             let _ = child.start_kill();
             return Err(ServiceError::Spawn {
-                program: start.argv.join(" "),
-                cause: match cause.as_str() {
-                    "" => "it wrote no record; see its log".into(),
-                    told => told.to_owned(),
-                },
+                cause: complaint(record)
+                    .unwrap_or_else(|| format!("cannot run {}: it wrote no record; see its log", start.argv.join(" "))),
             });
         }
         sleep(Duration::from_millis(10)).await;
@@ -157,7 +166,9 @@ pub async fn spawn(
 
 /// Why the program was not run, when the process ended before it became the program.
 pub fn complaint(record: &Path) -> Option<String> {
-    std::fs::read_to_string(complaint_path(record)).ok().filter(|c| !c.is_empty())
+    let mut text = String::new();
+    std::fs::File::open(complaint_path(record)).ok()?.take(MAX_COMPLAINT).read_to_string(&mut text).ok()?;
+    Some(text).filter(|c| !c.is_empty())
 }
 
 /// SIGTERM to a process, or what is left of it, and all that it started, SIGKILL after the grace; returns when none of them is left.

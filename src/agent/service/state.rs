@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use reqwest::Client;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
         os::{self, Processes},
         plan::Seen,
     },
-    host::{CheckReport, Instance},
+    host::{CheckReport, ContainerState, Instance},
 };
 
 /// What is known of a service only while the agent runs.
@@ -41,20 +41,26 @@ pub struct Live {
     pub failing: u32,
     /// Since when its checks time out while it uses the CPU.
     pub busy_since: Option<Instant>,
-    /// When this agent last started it.
-    pub started_at: Option<Instant>,
-    /// The process that last passed a check.
-    pub answered: Option<Instance>,
     /// What the status command last said.
     pub status_up: Option<bool>,
     /// The operation that runs.
     pub operation: Option<String>,
+    /// State and run of its container when it was last looked at.
+    pub(super) container_seen: Option<(ContainerState, Option<Instance>)>,
+    /// Somebody waits for its start, and asks its check meanwhile.
+    pub(super) waiting: bool,
+    /// What is watched until it answers.
+    pub(super) startup_watched: Option<Option<Instance>>,
+    /// The process of another parent whose end is watched for.
+    pub(super) end_watched: Option<Instance>,
     /// The process that is being stopped on request.
     pub(super) stopping: Option<Instance>,
     /// The process whose end this agent will be told.
     pub(super) reaping: Option<Instance>,
     /// The kernel's count of kills when the process was started.
     pub(super) kills_before: Option<u64>,
+    /// How long the log was when this agent last started the process, in bytes.
+    pub(super) log_begun: u64,
     pub(super) log: log::Watch,
     /// When the log could last not be read or rotated.
     pub(super) log_trouble: Option<Instant>,
@@ -78,6 +84,8 @@ pub struct Service {
     pub keeper: Keeper,
     pub record: PathBuf,
     pub changes: Changes,
+    /// Its port has begun to accept connections.
+    pub(super) accepted: Notify,
     pub(super) launcher: Launcher,
     pub(super) shutdown: CancellationToken,
     pub(super) opened: Instant,
@@ -101,6 +109,7 @@ impl Service {
             spec,
             keeper,
             changes,
+            accepted: Notify::new(),
             launcher,
             shutdown,
             opened: Instant::now(),
@@ -119,13 +128,13 @@ impl Service {
         let spec = self.spec.check.as_ref()?;
         let outcome = check::check(&self.http, spec).await;
         let instance = self.instance().ok().flatten();
-        let mut live = self.live();
-        if live.last_check.as_ref().is_none_or(|last| last.ok != outcome.ok) || live.answered != instance {
-            self.changes.tell();
-        }
-        live.last_check = Some(CheckReport { ok: outcome.ok, at: Timestamp::now(), detail: outcome.detail.clone() });
         if outcome.ok {
-            live.answered = instance;
+            self.note_answer(instance.as_ref());
+        }
+        let check = CheckReport { ok: outcome.ok, at: Timestamp::now(), detail: outcome.detail.clone() };
+        let before = self.live().last_check.replace(check);
+        if before.is_none_or(|before| before.ok != outcome.ok) {
+            self.changes.tell();
         }
         Some(outcome)
     }
@@ -135,8 +144,33 @@ impl Service {
             return Ok(None);
         };
         let up = command::status(&self.launcher, commands.status.as_ref()).await?;
-        self.live().status_up = up;
+        let before = std::mem::replace(&mut self.live().status_up, up);
+        if before != up {
+            self.changes.tell();
+        }
         Ok(up)
+    }
+
+    /// Whether it is up by what was last seen of it: its process runs, and its check, if it has one, has passed since.
+    pub fn is_up(&self) -> bool {
+        let live = self.live();
+        let checked = live.last_check.as_ref().is_none_or(|check| check.ok);
+        let (end_watched, status_up) = (live.end_watched.clone(), live.status_up);
+        drop(live);
+        let instance = self.instance().ok().flatten();
+        let answered = self.spec.check.is_none()
+            || self
+                .keeper
+                .get()
+                .start
+                .is_some_and(|s| s.answered && (s.is_of(instance.as_ref()) || instance.is_none()));
+        let runs = match self.spec.manager {
+            ManagerSpec::Command(_) => {
+                status_up.unwrap_or(true) && end_watched.is_none_or(|owner| os::is_alive(&owner))
+            }
+            _ => instance.is_some(),
+        };
+        runs && checked && answered
     }
 
     /// What runs as far as the agent is told: its own process, or the run of a container.
@@ -199,10 +233,15 @@ impl Service {
             (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
             _ => false,
         };
+        let instance = match process {
+            true => own.clone(),
+            false => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
+        };
         Ok(match (&check, status) {
             (_, Some(false)) => Seen::Down,
             (None, _) => Seen::Up,
             (Some(c), _) if c.ok => Seen::Up,
+            (Some(_), _) if self.is_starting(instance.as_ref()) => Seen::Starting,
             (Some(c), _) if c.timed_out && works() => Seen::Busy,
             (Some(_), None) if !process && port.is_none() => Seen::Down,
             (Some(_), _) => Seen::Failing,

@@ -17,6 +17,9 @@ use crate::{
 /// How long a process without a check must live to count as started.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// How long a service that was found running may take to answer when its time to start is over.
+const LEAST_TIME: Duration = Duration::from_secs(10);
+
 /// What ends a wait early.
 #[derive(Clone, Debug)]
 pub struct Patience {
@@ -32,8 +35,8 @@ impl Patience {
         let unfinished = self.book.unfinished(service);
         unfinished
             .iter()
-            .any(|e| e.status.phase == Phase::Accepted && e.status.action == Action::Stop)
-            .then_some(ServiceError::Superseded("stop"))
+            .find(|e| e.status.phase == Phase::Accepted && matches!(e.status.action, Action::Stop | Action::Restart))
+            .map(|e| ServiceError::Superseded(e.status.action.verb()))
     }
 }
 
@@ -64,7 +67,16 @@ impl Started {
 impl Service {
     /// Returns when the service answers, or says why it does not. Without `started`, only the check and the status tell.
     pub async fn wait_up(&self, started: Option<Started>, patience: &Patience) -> Result<(), ServiceError> {
+        self.live().waiting = true;
+        let result = self.wait_for_answer(started, patience).await;
+        self.live().waiting = false;
+        result
+    }
+
+    async fn wait_for_answer(&self, started: Option<Started>, patience: &Patience) -> Result<(), ServiceError> {
         let begun = Instant::now();
+        let time = self.time_to_answer(started.as_ref());
+        let mut exit = started.as_ref().and_then(|s| s.exit.clone());
         let mut pause = Duration::from_millis(50);
         loop {
             if let Some(error) = patience.broken(&self.spec.name) {
@@ -79,7 +91,7 @@ impl Service {
             if up {
                 return Ok(());
             }
-            if begun.elapsed() > self.spec.startup {
+            if begun.elapsed() > time {
                 return Err(ServiceError::NotUp {
                     url: match &self.spec.check {
                         Some(check) => check.url.to_string(),
@@ -92,9 +104,19 @@ impl Service {
             }
             tokio::select! {
                 () = sleep(pause) => {}
+                () = self.accepted.notified() => {}
+                () = exited(exit.as_mut()) => {}
                 () = patience.shutdown.cancelled() => {}
             }
             pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// One that was found running may have used up a part of its time.
+    fn time_to_answer(&self, started: Option<&Started>) -> Duration {
+        match started {
+            Some(Started { instance, exit: None }) => self.startup_left(Some(instance)).max(LEAST_TIME),
+            _ => self.spec.startup,
         }
     }
 
@@ -124,9 +146,21 @@ impl Service {
             return ServiceError::ExitedEarly { how, log: String::new() };
         };
         if let Some(cause) = process::complaint(&self.record) {
-            return ServiceError::Spawn { program: spec.start.argv.join(" "), cause };
+            return ServiceError::Spawn { cause };
         }
-        let last = log::last_line(&spec.log.file);
-        ServiceError::ExitedEarly { how, log: last.map(|l| format!(", its last line: {l}")).unwrap_or_default() }
+        let since = self.live().log_begun;
+        let last = log::last_words(&spec.log.file, since);
+        ServiceError::ExitedEarly { how, log: last.map(|l| format!(", its last line: {}", l.line)).unwrap_or_default() }
     }
+}
+
+/// Returns when the process is known to have ended; never for one of which nobody tells.
+async fn exited(exit: Option<&mut watch::Receiver<Option<LastExit>>>) {
+    if let Some(exit) = exit {
+        let told = exit.borrow().is_some();
+        if !told && exit.changed().await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
 }

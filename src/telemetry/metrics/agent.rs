@@ -55,7 +55,12 @@ impl AgentMetrics {
             ),
             operations: registered(r, "agent_operations", "Finished operations of the host agent", Family::default()),
             self_starts: registered(r, "agent_self_starts", "Starts by the host agent's own loop", Family::default()),
-            up: registered(r, "agent_service_up", "Whether the last check of the service passed", Family::default()),
+            up: registered(
+                r,
+                "agent_service_up",
+                "Whether the service runs and its last check passed",
+                Family::default(),
+            ),
             held: registered(r, "agent_service_held", "Whether somebody holds the service", Family::default()),
             gave_up: registered(
                 r,
@@ -95,7 +100,7 @@ impl AgentMetrics {
         self.gave_up.get_or_create(&label).set(i64::from(gave_up));
     }
 
-    /// Whether the last check of a service passed.
+    /// Whether a service runs and its last check passed.
     pub fn service_up(&self, agent: &str, service: &str, up: bool) {
         self.up.get_or_create(&Service::new(agent, service)).set(i64::from(up));
     }

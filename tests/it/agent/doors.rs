@@ -30,7 +30,10 @@ async fn an_agent_with_a_certificate_is_believed_by_those_who_know_its_ca() {
     let ca = Certificate::from_pem(CA.as_bytes()).unwrap();
     let trusting = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
     let host = HttpHost::new(trusting, &agent.handle.url(), credentials).unwrap();
-    assert_eq!(host.report().await.unwrap().name, "bench");
+    let report = host.report().await.unwrap();
+    assert_eq!(report.name, "bench");
+    let waited = host.report_after(report.revision.unwrap(), std::time::Duration::from_secs(1)).await.unwrap();
+    assert_eq!(waited.revision, report.revision);
     let stranger = agent.client.report().await.unwrap_err();
     assert!(matches!(stranger, HostError::Untrusted { .. }), "{stranger}");
     agent.end().await;
