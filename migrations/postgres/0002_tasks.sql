@@ -185,6 +185,13 @@ CREATE TABLE schedule_runs (
     PRIMARY KEY (schedule, run_at)
 );
 
+-- Which process a holder of slots and leases is, so that its death can be known.
+CREATE TABLE holders (
+    holder text PRIMARY KEY,
+    process jsonb NOT NULL,
+    registered_at timestamptz NOT NULL
+);
+
 CREATE TABLE workers (
     holder text PRIMARY KEY,
     report jsonb NOT NULL,

@@ -134,6 +134,15 @@ CREATE TABLE schedule_runs (
     PRIMARY KEY (schedule, run_at)
 ) STRICT, WITHOUT ROWID;
 
+-- Which process a holder of slots and leases is, so that its death can be known. One that locked the data folder is dead when
+-- another one has the lock.
+CREATE TABLE holders (
+    holder TEXT PRIMARY KEY,
+    process TEXT NOT NULL,
+    locked_folder INTEGER NOT NULL,
+    registered_at INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE workers (
     holder TEXT PRIMARY KEY,
     report TEXT NOT NULL,

@@ -16,7 +16,7 @@ use crate::{
     http::{self, Api, Authorizer, Home, Problems},
     platform::Platform,
     runtimes::{WorkerPods, Workloads},
-    store::{LeadWatch, LeaseTimings, Store, lead, seal},
+    store::{LeadWatch, LeaseTimings, Store, lead, seal, watch_deaths},
     telemetry::{Loops, Metrics},
 };
 
@@ -75,6 +75,9 @@ impl Process {
         let installation = store.installation().await?;
         let lead = lead(Arc::clone(&store), holder.clone(), LeaseTimings::default(), &loops, leading.clone());
         tokio::spawn(loops.clone().keep_time(serving.clone()));
+        if !observe {
+            tokio::spawn(watch_deaths(Arc::clone(&store), Some(holder.clone()), serving.clone()));
+        }
         let controllers = controllers::Parts {
             store: Arc::clone(&store),
             platform: Arc::clone(&platform),

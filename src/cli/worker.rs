@@ -65,6 +65,7 @@ async fn work(args: Args, global: &Global) -> Result<(), CliError> {
     let store = counted(store::open(&home, installation).await?, metrics.clone());
     let ended = CancellationToken::new();
     tokio::spawn(loops.clone().keep_time(ended.clone()));
+    tokio::spawn(watch_deaths(Arc::clone(&store), None, ended.clone()));
     let door = serve(listen, &store, &metrics, &loops, &ended).await?;
     let worker = Worker::new(Parts {
         secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),

@@ -1,6 +1,7 @@
 //! The pods of worker pools: one Deployment each, by server-side apply.
 
 use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
@@ -60,6 +61,9 @@ pub trait WorkerPods: Send + Sync {
     fn manifest(&self, wanted: &WorkersWanted) -> Result<Value, WorkloadError>;
     /// Applies a manifest; returns its generation from now on.
     async fn apply(&self, namespace: &str, manifest: &Value) -> Result<i64, WorkloadError>;
+    /// Whether no process of a pod that was there at `since` runs any more: the pod with that uid is gone, or its containers have ended, or
+    /// began later. A pod that is only being deleted may still run.
+    async fn has_ended(&self, namespace: &str, name: &str, uid: &str, since: Timestamp) -> Result<bool, WorkloadError>;
     /// Lets the idle pods of a pool go first: what each has in flight, by name. Writes only what differs.
     async fn prefer_idle(&self, namespace: &str, pool: &str, in_flight: &[(String, i32)]) -> Result<(), WorkloadError>;
 }
@@ -104,6 +108,16 @@ impl WorkerPods for ClusterWorkerPods {
         Ok(applied.metadata.generation.unwrap_or_default())
     }
 
+    async fn has_ended(&self, namespace: &str, name: &str, uid: &str, since: Timestamp) -> Result<bool, WorkloadError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let one = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = answer(&format!("pod {namespace}/{name}"), api.list(&one)).await?.items;
+        Ok(found
+            .iter()
+            .find(|pod| pod.metadata.uid.as_deref() == Some(uid))
+            .is_none_or(|pod| no_container_since(pod, since)))
+    }
+
     async fn prefer_idle(&self, namespace: &str, pool: &str, in_flight: &[(String, i32)]) -> Result<(), WorkloadError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let selected = ListParams::default().labels(&format!("{POOL}={}", label(pool)));
@@ -140,9 +154,29 @@ impl WorkerPods for super::NoCluster {
         Err(WorkloadError::NoCluster)
     }
 
+    async fn has_ended(&self, _: &str, _: &str, _: &str, _: Timestamp) -> Result<bool, WorkloadError> {
+        Err(WorkloadError::NoCluster)
+    }
+
     async fn prefer_idle(&self, _: &str, _: &str, _: &[(String, i32)]) -> Result<(), WorkloadError> {
         Err(WorkloadError::NoCluster)
     }
+}
+
+/// Whether no container of a pod runs that began by `since`.
+fn no_container_since(pod: &Pod, since: Timestamp) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    let all = [status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses];
+    let mut all = all.into_iter().flatten().flatten().peekable();
+    all.peek().is_some()
+        && all.all(|container| {
+            let state = container.state.unwrap_or_default();
+            if let Some(running) = state.running {
+                // The kubelet tells seconds.
+                return running.started_at.is_some_and(|at| at.0 > since + SignedDuration::from_secs(1));
+            }
+            state.terminated.is_some() || container.last_state.is_some_and(|last| last.terminated.is_some())
+        })
 }
 
 fn manifest(settings: &WorkerPodSettings, wanted: &WorkersWanted) -> Result<Value, WorkloadError> {
@@ -158,6 +192,8 @@ fn manifest(settings: &WorkerPodSettings, wanted: &WorkersWanted) -> Result<Valu
     let mut env = vec![
         from_secret("OSTLER_DATABASE_URL", secret, key),
         json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+        json!({"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}),
+        json!({"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}),
         json!({"name": "OSTLER_LOG", "value": settings.log}),
         json!({"name": "OSTLER_SPOOL_DIR", "value": "/data/spool"}),
     ];
@@ -296,6 +332,44 @@ mod tests {
         assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u");
         let parsed: Deployment = serde_json::from_value(made).unwrap();
         assert_eq!(parsed.metadata.name.as_deref(), Some("ostler-worker-smart"));
+    }
+
+    #[test]
+    fn a_pod_has_ended_when_no_container_runs_that_was_there_before() {
+        let since: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let running = |at: &str| json!({"state": {"running": {"startedAt": at}}});
+        let before = running("2026-03-01T11:59:58Z");
+        let after = running("2026-03-01T12:00:09Z");
+        let ended = json!({"state": {"terminated": {"exitCode": 137}}});
+        let again = json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 137}}});
+        let first = json!({"state": {"waiting": {"reason": "ContainerCreating"}}});
+        for (containers, gone, why) in [
+            (vec![before.clone()], false, "it runs"),
+            (vec![after.clone()], true, "another process runs in its place"),
+            (vec![ended.clone()], true, "its container ended"),
+            (vec![again], true, "it ended and waits for the next start"),
+            (vec![first], false, "nothing of it is known to have ended"),
+            (vec![after, before], false, "one of its containers runs on"),
+            (vec![running("2026-03-01T12:00:01Z")], false, "seconds are rounded"),
+            (vec![], false, "nobody says"),
+        ] {
+            let with = |mut container: Value| {
+                for (key, value) in [
+                    ("name", json!("c")),
+                    ("image", json!("i")),
+                    ("imageID", json!("")),
+                    ("ready", json!(true)),
+                    ("restartCount", json!(0)),
+                ] {
+                    container[key] = value;
+                }
+                container
+            };
+            let containers: Vec<Value> = containers.into_iter().map(with).collect();
+            let pod: Pod =
+                serde_json::from_value(json!({"metadata": {}, "status": {"containerStatuses": containers}})).unwrap();
+            assert_eq!(no_container_since(&pod, since), gone, "{why}");
+        }
     }
 
     #[test]

@@ -201,9 +201,25 @@ pub(super) fn all_calls_of_day(
     servers.into_iter().filter_map(of).collect()
 }
 
-/// The rows that are occupied, for people and metrics.
-pub(super) fn occupied_rows(slots: Vec<SlotRecord>, now: Stamp) -> Result<Vec<SlotRow>, StoreError> {
-    slots.into_iter().filter(|slot| slot.is_occupied(now)).map(SlotRow::try_from).collect()
+/// The rows that are occupied, with their times by the reader's clock: whoever judges calls compares them with its own time, which may
+/// be minutes off the database's.
+pub(super) fn occupied_rows(
+    slots: Vec<SlotRecord>,
+    now: Stamp,
+    readers_now: Stamp,
+) -> Result<Vec<SlotRow>, StoreError> {
+    let seen = |slot: SlotRecord| {
+        let at = |time: Stamp| time.by_another_clock(now, readers_now);
+        SlotRow::try_from(SlotRecord {
+            taken_at: at(slot.taken_at),
+            lease_expires_at: at(slot.lease_expires_at),
+            call_ends_at: at(slot.call_ends_at),
+            call_began_at: slot.call_began_at.map(at),
+            last_byte_at: slot.last_byte_at.map(at),
+            ..slot
+        })
+    };
+    slots.into_iter().filter(|slot| slot.is_occupied(now)).map(seen).collect()
 }
 
 /// How many slots of each server are occupied.
@@ -228,6 +244,34 @@ pub(super) fn occupancy(servers: Vec<ServerRecord>, slots: &[SlotRecord], now: S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_is_as_old_to_a_reader_whose_clock_is_off() {
+        let second = |second| Stamp::from(jiff::Timestamp::from_second(second).expect("a time"));
+        let slot = SlotRecord {
+            server_url: String::new(),
+            number: 1,
+            holder: "h".into(),
+            epoch: 1,
+            purpose: "Call".into(),
+            model: None,
+            taken_at: second(900),
+            lease_expires_at: second(1_020),
+            call_ends_at: second(1_100),
+            call_began_at: Some(second(950)),
+            last_byte_at: Some(second(997)),
+            instance: None,
+            aborted: false,
+            frees_at: None,
+        };
+        for (readers_now, last_byte) in [(1_000, 997), (1_600, 1_597), (400, 397)] {
+            let rows = occupied_rows(vec![slot.clone()], second(1_000), second(readers_now)).expect("readable");
+            assert_eq!(rows[0].last_byte_at, Some(second(last_byte).into()), "its clock says {readers_now}");
+        }
+        let near = Stamp::from(jiff::Timestamp::from_millisecond(1_000_400).expect("a time"));
+        let rows = occupied_rows(vec![slot], second(1_000), near).expect("readable");
+        assert_eq!(rows[0].last_byte_at, Some(second(997).into()), "a message's way is no difference of clocks");
+    }
 
     #[test]
     fn calls_count_for_their_own_day_and_for_none_before() {

@@ -78,6 +78,13 @@ pass_on! {
         fn occupancy() -> Vec<(String, i64)>;
         fn calls_of_day() -> Vec<(String, CallsOfDay)>;
     }
+    Holders {
+        fn register_holder(holder: &str, process: &ProcessIdentity) -> ();
+        fn busy_holders() -> Vec<HolderRow>;
+        fn free_holder_slots(holder: &str, linger: Duration) -> u64;
+        fn free_holder_tasks(holder: &str) -> Reaped;
+        fn free_lapsed_slots(fence: &Fence, server_url: &str, linger: Duration) -> u64;
+    }
     Journal {
         fn append(entry: &JournalEntry) -> ();
         fn journal(filter: &JournalFilter) -> Vec<JournalEntry>;

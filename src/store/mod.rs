@@ -8,10 +8,12 @@ mod clock;
 mod counted;
 mod error;
 mod evidence;
+mod holders;
 mod home;
 mod lead;
 mod pause;
 pub mod postgres;
+mod process;
 pub mod rounds;
 mod rows;
 mod schema;
@@ -35,10 +37,12 @@ use crate::tasks::route::CallsOfDay;
 pub use clock::BootInstant;
 pub use counted::counted;
 pub use evidence::{CallEvidence, CallFault, FailedCall, MAX_FAILED_CALLS, ServedCall};
+pub use holders::{DeathWatch, ENGINE_LINGER, HolderRow, Holders, watch_deaths};
 pub use home::{Home, Migrated, migrate, open};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::{Patience, Reapable};
 pub use postgres::{DatabaseUrl, drop_schema};
+pub use process::{PodIdentity, ProcessIdentity};
 pub use types::*;
 pub use work::*;
 pub use world::spec_of;
@@ -48,7 +52,7 @@ const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that a process needs of its database.
 pub trait Store:
-    Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState + Tasks + Dispatch + Work
+    Leadership + Projections + Recoveries + Slots + Holders + Journal + Controls + LocalState + Tasks + Dispatch + Work
 {
 }
 impl<T> Store for T where

@@ -39,6 +39,12 @@ impl Stamp {
         Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// The same moment by a clock that says `other` when this one says `now`. Less than a second between them is the way of a message.
+    pub const fn by_another_clock(self, now: Self, other: Self) -> Self {
+        let ahead = other.0.saturating_sub(now.0);
+        if ahead.abs() < 1_000_000 { self } else { Self(self.0.saturating_add(ahead)) }
+    }
+
     /// Time from `self` until `later`; zero when that has passed.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_micros(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))

@@ -184,7 +184,7 @@ pub enum SlotAnswer {
     Spent,
 }
 
-/// An occupied slot.
+/// An occupied slot. Its times are by the reader's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SlotRow {

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
-    store::{Store, WorkerReport},
+    store::{ProcessIdentity, Store, WorkerReport},
     telemetry::{Loops, WorkerMetrics},
 };
 
@@ -172,6 +172,7 @@ impl State {
 /// Reads what is declared, and claims as long as there is room.
 async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, shutdown: &CancellationToken) {
     let mut read_at: Option<tokio::time::Instant> = None;
+    let mut is_registered = false;
     let mut failing = false;
     let mut changes = core.changed.subscribe();
     while !shutdown.is_cancelled() {
@@ -179,6 +180,10 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
         // What changes from here on is a reason for another round.
         changes.mark_unchanged();
         let looked = async {
+            if !is_registered {
+                core.store.register_holder(&core.holder, ProcessIdentity::own()).await?;
+                is_registered = true;
+            }
             if read_at.is_none_or(|at| at.elapsed() >= core.timings.world) {
                 core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
                 read_at = Some(tokio::time::Instant::now());

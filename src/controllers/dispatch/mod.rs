@@ -3,6 +3,7 @@
 
 mod assign;
 mod count;
+mod dead_pods;
 mod limits;
 mod reap;
 mod retain;
@@ -67,6 +68,7 @@ pub async fn run(parts: &Parts, shared: &Shared, term: &Term, trigger: mpsc::Unb
     let loops: Vec<BoxFuture<'_, ()>> = vec![
         Box::pin(assign::run(desk("assign tasks"), wishes)),
         Box::pin(reap::run(desk("reap leases"))),
+        Box::pin(dead_pods::run(desk("free what dead pods hold"), Arc::clone(&parts.worker_pods))),
         Box::pin(retain::run(desk("drop old tasks"))),
         Box::pin(limits::run(desk("adapt limits"), known, shared.slots.clone(), trigger)),
         Box::pin(count::run(desk("count tasks"))),

@@ -147,7 +147,7 @@ impl Slots for PostgresStore {
             let slots = rows(session.connection(), url).await?;
             session.end();
             match server {
-                Some(TimedServer { now, .. }) => occupied_rows(slots, now),
+                Some(TimedServer { now, .. }) => occupied_rows(slots, now, Stamp::now()),
                 None => Ok(Vec::new()),
             }
         })

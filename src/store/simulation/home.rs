@@ -64,6 +64,8 @@ pub trait Home {
     fn claim_next(&mut self, slot: &Slot, claim: &SlotClaim) -> Answer<Option<Given>>;
     fn renew_slot(&mut self, slot: &Slot, lease: Duration) -> Answer<()>;
     fn release_slot(&mut self, slot: &Slot, linger: Duration) -> Answer<()>;
+    /// Frees what a dead process held: its slots after `linger`, its tasks at once.
+    fn free_holder(&mut self, holder: &str, linger: Duration) -> Answer<()>;
     fn complete(&mut self, completion: &Completion) -> Answer<bool>;
     fn lost_claims(&mut self, claims: &[(TaskId, i64)]) -> Answer<Vec<TaskId>>;
     fn command(&mut self, task: TaskId, command: &TaskCommand) -> Answer<bool>;

@@ -131,9 +131,34 @@ impl Simulation<'_> {
             }
         }
         self.workers[w].lanes = kept;
-        for mut lane in dropped {
-            self.abort(&mut lane)?;
+        let mut dropped = dropped.into_iter();
+        while let Some(mut lane) = dropped.next() {
+            if let Err(fault) = self.abort(&mut lane) {
+                // Whatever happens to a worker, what it gives up is closed.
+                dropped.for_each(|lane| self.hang_up(lane));
+                return Err(fault);
+            }
         }
         Ok(())
+    }
+
+    /// Closes the connection of a lane's call.
+    pub fn hang_up(&mut self, lane: Lane) {
+        let notices = self.between(0, NOTICED);
+        if let Some(call) = lane.call {
+            self.engines[lane.engine].hang_up(call, self.now, notices);
+        }
+    }
+
+    /// Somebody on the machine of a dead worker frees what it held.
+    pub fn free_dead(&mut self) -> Went {
+        if self.known_dead.is_empty() || self.between(0, 100) >= 30 {
+            return Ok(());
+        }
+        let last = Millis::try_from(self.known_dead.len()).unwrap_or(Millis::MAX);
+        let which = usize::try_from(self.between(0, last)).unwrap_or(0);
+        let name = self.known_dead[which].clone();
+        let linger = if self.broken == Some(Broken::DeadFreeAtOnce) { 0 } else { NOTICED };
+        self.ask(|home| home.free_holder(&name, Duration::from_millis(linger.unsigned_abs())))
     }
 }

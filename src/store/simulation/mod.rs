@@ -28,8 +28,9 @@ use crate::{
     },
 };
 use checks::Watch;
-use engine::{Engine, Millis};
+use engine::{Engine, Millis, Seen as SeenCall};
 use home::{Answer, BIG, Home, NAMESPACE, SMALL};
+use lanes::Lane;
 use leaders::Leader;
 use workers::Worker;
 
@@ -53,6 +54,8 @@ enum Broken {
     /// Nobody minds that a claim was not answered.
     ClaimsUndoubted,
     NoPatience,
+    /// What a dead process held is free before engines have noticed that it is dead.
+    DeadFreeAtOnce,
 }
 
 /// Why an actor's turn ended early.
@@ -95,6 +98,8 @@ struct Simulation<'h> {
     echoes: Vec<Completion>,
     workers: Vec<Worker>,
     leaders: Vec<Leader>,
+    /// Workers that others on their machine know to be dead.
+    known_dead: Vec<String>,
     watch: Watch,
 }
 
@@ -116,6 +121,7 @@ impl<'h> Simulation<'h> {
             echoes: Vec::new(),
             workers: Vec::new(),
             leaders: vec![Leader::new("leader-a"), Leader::new("leader-b")],
+            known_dead: Vec::new(),
             watch: Watch::default(),
         };
         simulation.workers = (0..3).map(|number| simulation.new_worker(number, 1)).collect();
@@ -283,11 +289,16 @@ impl<'h> Simulation<'h> {
 
     /// `kill -9`: its connections are closed, its memory is gone.
     fn kill(&mut self, w: usize) {
+        // An engine that notices nothing computes on: nobody knows when it is done.
+        let goes_on = |lane: &Lane| {
+            let engine = &self.engines[lane.engine];
+            lane.call.is_some_and(|call| !engine.streams && engine.look(call, self.now) == SeenCall::Running)
+        };
+        if !self.workers[w].lanes.iter().any(goes_on) {
+            self.known_dead.push(self.workers[w].name());
+        }
         for lane in std::mem::take(&mut self.workers[w].lanes) {
-            let notices = self.between(0, 1_000);
-            if let Some(call) = lane.call {
-                self.engines[lane.engine].hang_up(call, self.now, notices);
-            }
+            self.hang_up(lane);
         }
         self.workers[w].is_dead = true;
         self.workers[w].away_until = self.now + self.between(0, 60_000);

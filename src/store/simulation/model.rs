@@ -33,8 +33,8 @@ pub struct Model {
     tasks: BTreeMap<TaskId, Task>,
     /// Whose claim a task is.
     claims: BTreeMap<TaskId, i64>,
-    /// Until when, and for which queue.
-    leases: BTreeMap<i64, (Stamp, QueueKey)>,
+    /// Until when, for which queue, and whose.
+    leases: BTreeMap<i64, (Stamp, QueueKey, String)>,
     servers: BTreeMap<String, ServerRow>,
     slots: Vec<SlotRecord>,
     next_id: i64,
@@ -113,7 +113,7 @@ impl Model {
 
     /// The lease in force that a claim has for the task's queue.
     fn lease_for<'c>(&self, claim: &'c SlotClaim, task: &Task) -> Option<&'c Lease> {
-        let holds = |lease: &Lease| self.leases.get(&lease.id).is_some_and(|(end, _)| self.now < *end);
+        let holds = |lease: &Lease| self.leases.get(&lease.id).is_some_and(|(end, ..)| self.now < *end);
         let mut served = claim.queues.iter().filter(|served| served.queue.name == task.queue);
         served.find(|served| holds(&served.lease)).map(|served| &served.lease)
     }
@@ -263,7 +263,7 @@ impl Home for Model {
             Reapable::Of(queues) => queues.contains(queue),
             Reapable::All => true,
         };
-        let lapsed = self.leases.iter().filter(|(_, (end, queue))| *end <= self.now && goes(queue));
+        let lapsed = self.leases.iter().filter(|(_, (end, queue, _))| *end <= self.now && goes(queue));
         let lapsed: Vec<i64> = lapsed.map(|(id, _)| *id).collect();
         for lease in lapsed {
             self.leases.remove(&lease);
@@ -280,13 +280,13 @@ impl Home for Model {
 
     fn open_lease(&mut self, holder: &str, index: usize) -> Answer<Served> {
         self.next_id += 1;
-        self.leases.insert(self.next_id, (self.now.after(QUEUES[index].1), queue(index)));
+        self.leases.insert(self.next_id, (self.now.after(QUEUES[index].1), queue(index), holder.to_owned()));
         Ok(Served { queue: queue(index), lease: Lease { id: self.next_id, holder: holder.to_owned() } })
     }
 
     fn renew_lease(&mut self, served: &Served) -> Answer<bool> {
         let until = self.now.after(lease_of(&served.queue));
-        let Some((end, _)) = self.leases.get_mut(&served.lease.id) else { return Ok(false) };
+        let Some((end, ..)) = self.leases.get_mut(&served.lease.id) else { return Ok(false) };
         *end = until;
         Ok(true)
     }
@@ -334,6 +334,21 @@ impl Home for Model {
         let until = self.now.after(linger);
         if let Some(row) = self.slot(slot).filter(|row| row.holder == slot.holder && row.epoch == slot.epoch) {
             row.frees_at.get_or_insert(until);
+        }
+        Ok(())
+    }
+
+    fn free_holder(&mut self, holder: &str, linger: Duration) -> Answer<()> {
+        let now = self.now;
+        let held = |slot: &&mut SlotRecord| slot.holder == holder && slot.frees_at.is_none() && slot.is_occupied(now);
+        self.slots.iter_mut().filter(held).for_each(|slot| slot.frees_at = Some(now.after(linger)));
+        let own = |of: &str| of.split('+').next() == Some(holder);
+        let leases: Vec<i64> = self.leases.iter().filter(|(_, (_, _, of))| own(of)).map(|(id, _)| *id).collect();
+        for lease in leases {
+            self.leases.remove(&lease);
+            for id in self.of_lease(lease) {
+                self.happen(id, Event::LeaseLost);
+            }
         }
         Ok(())
     }

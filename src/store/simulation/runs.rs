@@ -83,6 +83,7 @@ fn a_rule_that_is_broken_is_noticed() {
         (Broken::SendsUnsure, Trouble::Restarts, "above the limit"),
         (Broken::AnyInstanceFrees, Trouble::Restarts, "above the limit"),
         (Broken::ClaimsUndoubted, Trouble::Everything, "there is still"),
+        (Broken::DeadFreeAtOnce, Trouble::Everything, "above the limit"),
         (Broken::NoPatience, Trouble::Sleep, "a pause is not a death"),
     ]
     .into_iter()

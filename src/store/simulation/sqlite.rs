@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::home::{Answer, EXPERTS, Given, Home, NAMESPACE, QUEUES, Seen, lease_of, queue};
 use crate::{
     store::{
-        CallLife, DeclaredRow, Dispatch, Fence, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot,
+        CallLife, DeclaredRow, Dispatch, Fence, Holders, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot,
         SlotClaim, Slots, TaskCommand, TaskFilter, TaskPage, Tasks, Work,
         rounds::assign_after,
         sqlite::{Hold, SqliteStore},
@@ -146,6 +146,11 @@ impl Home for Sqlite {
 
     fn release_slot(&mut self, slot: &Slot, linger: Duration) -> Answer<()> {
         self.runtime.block_on(self.store.release_slot(slot, linger))
+    }
+
+    fn free_holder(&mut self, holder: &str, linger: Duration) -> Answer<()> {
+        self.runtime.block_on(self.store.free_holder_slots(holder, linger))?;
+        self.runtime.block_on(self.store.free_holder_tasks(holder)).map(drop)
     }
 
     fn complete(&mut self, completion: &Completion) -> Answer<bool> {

@@ -111,6 +111,7 @@ pub type Went = Result<(), Fault>;
 impl Simulation<'_> {
     /// Everything that a worker does in one turn. It may end in the middle of anything.
     pub fn work(&mut self, w: usize) -> Went {
+        self.free_dead()?;
         self.keep_leases(w)?;
         self.open_leases(w)?;
         self.drop_lost(w)?;

@@ -156,7 +156,8 @@ impl Slots for SqliteStore {
 
     async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError> {
         let mut tx = self.reader.begin().await?;
-        occupied_rows(rows(&mut tx, url).await?, self.now())
+        let now = self.now();
+        occupied_rows(rows(&mut tx, url).await?, now, now)
     }
 
     async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {

@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod calls_of_day;
+mod holders;
 mod killed;
 mod leading;
 mod migrating;
@@ -63,6 +64,9 @@ on_both! {
     slots::a_canary_is_alone,
     slots::admission_says_who_gets_a_slot,
     slots::a_slot_tells_of_the_call_that_runs_in_it_now_and_of_none_before,
+    holders::what_a_dead_process_held_is_free_after_the_linger_and_its_tasks_pending,
+    holders::what_nobody_registered_counts_until_its_call_must_have_ended,
+    holders::a_servers_slots_are_freed_only_when_nobody_renews_any,
     calls_of_day::a_days_calls_are_exact_whoever_makes_them,
     calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,

@@ -5,6 +5,7 @@ mod containers;
 mod crashes;
 pub mod harness;
 mod healing;
+mod killed_calls;
 mod manifests;
 mod outage;
 mod polite;

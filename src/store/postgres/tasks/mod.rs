@@ -31,6 +31,7 @@ mod cursor;
 mod declaring;
 mod ending;
 mod filter;
+mod holders;
 mod inserting;
 mod json;
 mod leasing;
@@ -328,6 +329,7 @@ impl Work for PostgresStore {
     }
 
     async fn worker_left(&self, holder: &str) -> Result<(), StoreError> {
-        self.execute(sqlx::query("DELETE FROM workers WHERE holder = $1").bind(holder)).await.map(drop)
+        self.execute(sqlx::query("DELETE FROM workers WHERE holder = $1").bind(holder)).await?;
+        self.execute(sqlx::query("DELETE FROM holders WHERE holder = $1").bind(holder)).await.map(drop)
     }
 }

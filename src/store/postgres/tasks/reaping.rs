@@ -42,15 +42,36 @@ pub(super) async fn reap(connection: &mut PgConnection, reapable: &Reapable) -> 
     .bind(queues.into_iter().flatten().map(|queue| queue.name.as_str()).collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
-    let mut reaped = Reaped { leases: u64::try_from(lapsed.len()).unwrap_or(u64::MAX), ..Reaped::default() };
-    let lost = if lapsed.is_empty() { Vec::new() } else { lost(connection, &lapsed).await? };
     let expired: Vec<TaskId> = sqlx::query_scalar(
         "SELECT id FROM tasks WHERE state = 'pending' AND deadline <= clock_timestamp() ORDER BY deadline LIMIT $1",
     )
     .bind(AT_ONCE)
     .fetch_all(&mut *connection)
     .await?;
-    let lost = lost.into_iter().map(|lost| Happening { id: lost.id, event: Event::LeaseLost, words: evidence(lost) });
+    take_back(connection, &lapsed, "lost the lease", expired).await
+}
+
+/// What a dead process held, lapsed or not.
+pub(super) async fn reap_holder(connection: &mut PgConnection, holder: &str) -> Result<Reaped, StoreError> {
+    let held: Vec<(i64, String)> =
+        sqlx::query_as("DELETE FROM leases WHERE split_part(holder, '+', 1) = $1 RETURNING id, holder")
+            .bind(holder)
+            .fetch_all(&mut *connection)
+            .await?;
+    take_back(connection, &held, "died", Vec::new()).await
+}
+
+/// Takes the tasks of leases that are gone back, and fails what is past its deadline.
+async fn take_back(
+    connection: &mut PgConnection,
+    leases: &[(i64, String)],
+    what: &str,
+    expired: Vec<TaskId>,
+) -> Result<Reaped, StoreError> {
+    let mut reaped = Reaped { leases: u64::try_from(leases.len()).unwrap_or(u64::MAX), ..Reaped::default() };
+    let lost = if leases.is_empty() { Vec::new() } else { lost(connection, leases).await? };
+    let lost =
+        lost.into_iter().map(|lost| Happening { id: lost.id, event: Event::LeaseLost, words: evidence(lost, what) });
     let past = || Words::reason("its deadline passed before it was done");
     let expired = expired.into_iter().map(|id| Happening { id, event: Event::DeadlinePassed, words: past() });
     let happened = happen(connection, lost.chain(expired).collect()).await?;
@@ -78,14 +99,11 @@ async fn lost(connection: &mut PgConnection, lapsed: &[(i64, String)]) -> Result
         .await?)
 }
 
-fn evidence(lost: Lost) -> Words {
+fn evidence(lost: Lost, what: &str) -> Words {
     let Lost { id: _, expert, holder, state_since, leases_lost, now } = lost;
     let times = leases_lost + 1;
-    let reason = if times >= DEFERRING_LOST_LEASES {
-        leases_lost_reason(times)
-    } else {
-        format!("its worker {holder} lost the lease")
-    };
+    let reason =
+        if times >= DEFERRING_LOST_LEASES { leases_lost_reason(times) } else { format!("its worker {holder} {what}") };
     let attempt = Attempt {
         expert,
         backend: None,
@@ -97,7 +115,7 @@ fn evidence(lost: Lost) -> Words {
         prompt_tokens: None,
         completion_tokens: None,
         class: AttemptClass::LeaseLost,
-        error: Some("its worker lost the lease".to_owned()),
+        error: Some(format!("its worker {what}")),
     };
     Words { reason: Some(reason), attempt: Some(attempt), result: None }
 }

@@ -23,6 +23,7 @@ mod commanding;
 mod declaring;
 mod dispatching;
 mod ending;
+mod holders;
 mod inserting;
 mod leasing;
 #[cfg(test)]
@@ -292,7 +293,10 @@ impl Work for SqliteStore {
     }
 
     async fn worker_left(&self, holder: &str) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM workers WHERE holder = ?").bind(holder).execute(&self.writer).await?;
+        let mut tx = self.write().await?;
+        sqlx::query("DELETE FROM workers WHERE holder = ?").bind(holder).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM holders WHERE holder = ?").bind(holder).execute(&mut *tx).await?;
+        tx.commit().await?;
         Ok(())
     }
 }

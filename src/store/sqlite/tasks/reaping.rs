@@ -33,26 +33,7 @@ pub(super) async fn reap(tx: &mut SqliteConnection, reapable: &Reapable, now: St
         Reapable::All => true,
     };
     let lapsed: Vec<i64> = lapsed.into_iter().filter(|(_, ns, name)| goes(ns, name)).map(|(id, _, _)| id).collect();
-    let mut reaped = Reaped { leases: u64::try_from(lapsed.len()).unwrap_or(0), ..Reaped::default() };
-    let lost: Vec<Lost> = sqlx::query_as(
-        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost FROM leases l JOIN tasks t ON t.lease = l.id
-         WHERE l.id IN (SELECT value FROM json_each(?)) ORDER BY t.id",
-    )
-    .bind(Json(&lapsed))
-    .fetch_all(&mut *tx)
-    .await?;
-    for task in lost {
-        let id = task.id;
-        match happen(tx, id, Event::LeaseLost, evidence(task, now), now).await? {
-            Some(Next::Is(life)) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
-            Some(_) => reaped.requeued += 1,
-            None => {}
-        }
-    }
-    sqlx::query("DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))")
-        .bind(Json(&lapsed))
-        .execute(&mut *tx)
-        .await?;
+    let mut reaped = take_back(tx, &lapsed, "lost the lease", now).await?;
     let expired: Vec<TaskId> =
         sqlx::query_scalar("SELECT id FROM tasks WHERE state = 'pending' AND deadline <= ? ORDER BY deadline LIMIT ?")
             .bind(now)
@@ -66,14 +47,46 @@ pub(super) async fn reap(tx: &mut SqliteConnection, reapable: &Reapable, now: St
     Ok(reaped)
 }
 
-fn evidence(lost: Lost, now: Stamp) -> Words {
+/// What a dead process held, lapsed or not.
+pub(super) async fn reap_holder(tx: &mut SqliteConnection, holder: &str, now: Stamp) -> Result<Reaped, StoreError> {
+    let held: Vec<i64> =
+        sqlx::query_scalar("SELECT id FROM leases WHERE holder = ?1 OR substr(holder, 1, length(?1) + 1) = ?1 || '+'")
+            .bind(holder)
+            .fetch_all(&mut *tx)
+            .await?;
+    take_back(tx, &held, "died", now).await
+}
+
+/// Ends leases, and takes their tasks back.
+async fn take_back(tx: &mut SqliteConnection, leases: &[i64], what: &str, now: Stamp) -> Result<Reaped, StoreError> {
+    let mut reaped = Reaped { leases: u64::try_from(leases.len()).unwrap_or(0), ..Reaped::default() };
+    let lost: Vec<Lost> = sqlx::query_as(
+        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost FROM leases l JOIN tasks t ON t.lease = l.id
+         WHERE l.id IN (SELECT value FROM json_each(?)) ORDER BY t.id",
+    )
+    .bind(Json(leases))
+    .fetch_all(&mut *tx)
+    .await?;
+    for task in lost {
+        let id = task.id;
+        match happen(tx, id, Event::LeaseLost, evidence(task, what, now), now).await? {
+            Some(Next::Is(life)) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
+            Some(_) => reaped.requeued += 1,
+            None => {}
+        }
+    }
+    sqlx::query("DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))")
+        .bind(Json(leases))
+        .execute(&mut *tx)
+        .await?;
+    Ok(reaped)
+}
+
+fn evidence(lost: Lost, what: &str, now: Stamp) -> Words {
     let Lost { id: _, expert, holder, state_since, leases_lost } = lost;
     let times = leases_lost + 1;
-    let reason = if times >= DEFERRING_LOST_LEASES {
-        leases_lost_reason(times)
-    } else {
-        format!("its worker {holder} lost the lease")
-    };
+    let reason =
+        if times >= DEFERRING_LOST_LEASES { leases_lost_reason(times) } else { format!("its worker {holder} {what}") };
     let attempt = Attempt {
         expert,
         backend: None,
@@ -85,7 +98,7 @@ fn evidence(lost: Lost, now: Stamp) -> Words {
         prompt_tokens: None,
         completion_tokens: None,
         class: AttemptClass::LeaseLost,
-        error: Some("its worker lost the lease".to_owned()),
+        error: Some(format!("its worker {what}")),
     };
     Words { reason: Some(reason), attempt: Some(attempt), result: None }
 }

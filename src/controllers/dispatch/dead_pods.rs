@@ -1,0 +1,48 @@
+//! Frees what processes hold whose pods are gone.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    runtimes::{WorkerPods, WorkloadError},
+    store::{BootInstant, DeathWatch, HolderRow, ProcessIdentity, StoreError},
+};
+
+use super::Desk;
+
+const PERIOD: Duration = Duration::from_secs(2);
+/// The same while no process of a pod holds anything.
+const SELDOM: Duration = Duration::from_secs(10);
+/// Workers report every three seconds. The API server is asked about those that are silent for longer than this.
+const SILENT: Duration = Duration::from_secs(7);
+
+pub async fn run(desk: Desk, pods: Arc<dyn WorkerPods>) {
+    let mut deaths = DeathWatch::default();
+    loop {
+        desk.beat.beat();
+        let passed = desk.note("free what dead pods hold", pass(&desk, &*pods, &mut deaths).await);
+        tokio::time::sleep(if passed == Some(false) { SELDOM } else { PERIOD }).await;
+    }
+}
+
+/// Returns whether processes of pods hold anything.
+async fn pass(desk: &Desk, pods: &dyn WorkerPods, deaths: &mut DeathWatch) -> Result<bool, StoreError> {
+    let mut rows = desk.store.busy_holders().await?;
+    rows.retain(|row| row.process.pod.is_some());
+    deaths.keep(&rows);
+    for row in rows.iter().filter(|row| is_silent(row, ProcessIdentity::own())) {
+        let Some(pod) = &row.process.pod else { continue };
+        match pods.has_ended(&pod.namespace, &pod.name, &pod.uid, row.process.known_since).await {
+            Ok(true) => deaths.free(&*desk.store, row, "its pod is gone", BootInstant::now()).await?,
+            Ok(false) | Err(WorkloadError::NoCluster) => {}
+            Err(error) => {
+                tracing::debug!(holder = row.holder, %error, "could not ask for a holder's pod; will retry");
+                break;
+            }
+        }
+    }
+    Ok(!rows.is_empty())
+}
+
+fn is_silent(row: &HolderRow, own: &ProcessIdentity) -> bool {
+    row.process.pod != own.pod && row.reported_ago.is_none_or(|ago| ago >= SILENT)
+}
