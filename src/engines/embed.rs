@@ -2,38 +2,47 @@
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::probe::read_bounded;
-use super::status::of_response;
+use super::body::of_refusal;
+use super::decoder::no_json;
+use super::estimate::{Tokenizer, cut};
+use super::status::{html_title, of_record, of_response};
 use super::transport::Broken;
 use super::{EmbedOutcome, EmbedRequest, Endpoint, EngineError, EngineKind, Failure};
 
 /// A thousand vectors of four thousand numbers, written out.
 const MAX_BYTES: usize = 96 << 20;
 
+pub(super) const OLLAMA_PATH: &str = "/api/embed";
+pub(super) const OPENAI_PATH: &str = "/v1/embeddings";
+
 pub(super) async fn ollama(at: &Endpoint, request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
-    const PATH: &str = "/api/embed";
     #[derive(Deserialize)]
     struct Answer {
         embeddings: Vec<Vec<f32>>,
         prompt_eval_count: Option<u32>,
     }
-    let mut body = json!({"model": request.model.as_str(), "input": request.input});
+    // A text that does not fit is refused, not cut in silence.
+    let mut body = json!({"model": request.model.as_str(), "input": request.input, "truncate": false});
     if let Some(keep_alive) = request.keep_alive {
         body["keep_alive"] = keep_alive.to_json();
     }
-    ask(EngineKind::Ollama, at, PATH, request, at.request(Method::POST, PATH).json(&body), |answer: Answer| {
-        Ok((answer.embeddings, answer.prompt_eval_count))
-    })
+    ask(
+        EngineKind::Ollama,
+        at,
+        OLLAMA_PATH,
+        request,
+        at.request(Method::POST, OLLAMA_PATH).json(&body),
+        |answer: Answer| Ok((answer.embeddings, answer.prompt_eval_count)),
+    )
     .await
 }
 
 pub(super) async fn openai(at: &Endpoint, request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
-    const PATH: &str = "/v1/embeddings";
     let body = json!({"model": request.model.as_str(), "input": request.input, "encoding_format": "float"});
-    ask(EngineKind::OpenAi, at, PATH, request, at.request(Method::POST, PATH).json(&body), in_order).await
+    ask(EngineKind::OpenAi, at, OPENAI_PATH, request, at.request(Method::POST, OPENAI_PATH).json(&body), in_order).await
 }
 
 #[derive(Deserialize)]
@@ -45,7 +54,8 @@ struct Listed {
 
 #[derive(Deserialize)]
 struct Item {
-    index: usize,
+    /// Some leave it out, and keep the order.
+    index: Option<usize>,
     embedding: Vec<f32>,
 }
 
@@ -56,8 +66,10 @@ struct Usage {
 
 /// Each vector says which text it belongs to.
 fn in_order(mut answer: Listed) -> Result<(Vec<Vec<f32>>, Option<u32>), String> {
-    answer.data.sort_by_key(|item| item.index);
-    match answer.data.iter().enumerate().find(|(place, item)| *place != item.index) {
+    if answer.data.iter().any(|item| item.index.is_some()) {
+        answer.data.sort_by_key(|item| item.index);
+    }
+    match answer.data.iter().enumerate().find(|(place, item)| item.index.is_some_and(|index| index != *place)) {
         Some((place, _)) => Err(format!("no vector of text {place}")),
         None => Ok((answer.data.into_iter().map(|item| item.embedding).collect(), answer.usage.prompt_tokens)),
     }
@@ -78,27 +90,45 @@ async fn ask<T: for<'a> Deserialize<'a>>(
         EngineError::new(format!("{} with model {}", at.describe(&Method::POST, path), request.model), failure)
     };
     let broken = |broken: Broken| failed(broken.failure(0, started.elapsed()));
-    let body = match tokio::time::timeout(request.timeout, receive(engine, built)).await {
+    let body = match tokio::time::timeout(request.timeout, receive(engine, built, started + request.timeout)).await {
         Ok(Ok(received)) => received.map_err(failed)?,
         Ok(Err(error)) => return Err(broken(Broken::of(&error))),
         Err(_elapsed) => return Err(broken(Broken::Timeout)),
     };
     let bad = |detail: String| failed(Failure::BadBody { detail });
-    let answer: T = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    let answer: T = serde_json::from_slice(&body).map_err(|error| failed(no_vectors(engine, &body, &error)))?;
     let (vectors, prompt_tokens) = read(answer).map_err(bad)?;
     if vectors.len() != request.input.len() || vectors.iter().any(Vec::is_empty) {
         return Err(bad(format!("{} vectors for {} texts, or empty ones", vectors.len(), request.input.len())));
     }
+    if let Some(detail) = cut(Tokenizer::Embedding, request.input.iter().map(String::as_str), prompt_tokens) {
+        return Err(failed(Failure::PromptTooLong { detail }));
+    }
     Ok(EmbedOutcome { vectors, prompt_tokens, total: started.elapsed() })
 }
 
-async fn receive(engine: EngineKind, request: RequestBuilder) -> Result<Result<Vec<u8>, Failure>, reqwest::Error> {
+fn no_vectors(engine: EngineKind, body: &[u8], error: &serde_json::Error) -> Failure {
+    if let Some(title) = html_title(body) {
+        return Failure::Misconfigured(format!("HTTP 200 with an HTML page{title}: another program"));
+    }
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => of_record(engine, &value)
+            .map_or_else(|| Failure::BadBody { detail: error.to_string() }, |refusal| refusal.failure),
+        Err(_) => no_json(body),
+    }
+}
+
+async fn receive(
+    engine: EngineKind,
+    request: RequestBuilder,
+    deadline: Instant,
+) -> Result<Result<Vec<u8>, Failure>, reqwest::Error> {
     let response = request.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
     if status.is_success() {
         whole(response).await
     } else {
-        Ok(Err(of_response(engine, status, &headers, &read_bounded(response).await?)))
+        Ok(Err(of_response(engine, status, &headers, &of_refusal(response, deadline).await)))
     }
 }
 
@@ -120,7 +150,7 @@ mod tests {
     #[test]
     fn vectors_are_put_in_the_order_of_their_texts_and_none_may_lack() {
         let listed = |items: &[(usize, f32)]| Listed {
-            data: items.iter().map(|(index, value)| Item { index: *index, embedding: vec![*value] }).collect(),
+            data: items.iter().map(|(index, value)| Item { index: Some(*index), embedding: vec![*value] }).collect(),
             usage: Usage { prompt_tokens: Some(3) },
         };
         assert_eq!(in_order(listed(&[(1, 0.5), (0, 0.25)])), Ok((vec![vec![0.25], vec![0.5]], Some(3))));

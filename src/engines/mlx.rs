@@ -18,7 +18,9 @@ impl Engine for Mlx {
         request: &InferRequest,
         on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError> {
-        let dialect = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: false };
-        chat::infer(self.kind(), at, request, &dialect, on_activity).await
+        let dialect = Dialect::of(self.kind(), request);
+        chat::infer(self.kind(), at, request, &dialect, on_activity)
+            .await
+            .map_err(|error| error.of_call(at, chat::PATH, &request.model))
     }
 }

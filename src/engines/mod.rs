@@ -1,28 +1,39 @@
 //! What differs between Ollama, MLX and OpenAI-compatible servers, behind one trait.
 //!
-//! `listing` and `verdict` read probe replies and do no I/O; `names` decides which model name may be sent; `ollama`, `mlx`
-//! and `openai` speak to the servers through an `Endpoint`.
+//! `listing` and `verdict` read probe replies, `decoder`, `said`, `thinking` and `estimate` read answers, `status` reads
+//! refusals; none of them does I/O. `names` decides which model name may be sent. `ollama`, `mlx` and `openai` speak to the
+//! servers through an `Endpoint`; `stream` holds a call to its time limits.
 
+mod body;
 mod chat;
+mod client;
+mod decoder;
 mod embed;
 mod endpoint;
 mod error;
+mod estimate;
 mod infer;
+mod lines;
 mod listing;
 mod mlx;
 mod names;
 mod ollama;
 mod openai;
 mod probe;
+mod prove;
+mod said;
 mod status;
 mod stream;
+mod thinking;
 mod transport;
 mod verdict;
+mod words;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use client::{ClientError, http_client};
 pub use endpoint::{Endpoint, Secret};
 pub use error::{EngineError, Failure, Fault};
 pub use infer::{
@@ -31,7 +42,7 @@ pub use infer::{
 };
 pub use listing::{Listing, PathReply, read_listing};
 pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, lists, model_to_send, normalize, same_model};
-pub use ollama::{LoadedModel, PullProgress};
+pub use ollama::{LoadedModel, PULL_STALL, PullProgress};
 pub use status::{detail as words_of, retry_after};
 pub use transport::chain;
 pub use verdict::{ProbeVerdict, fold_paths};
@@ -115,11 +126,7 @@ pub trait Engine: Send + Sync {
         request: &ProofRequest,
         on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<Proved, EngineError> {
-        let mut asked = InferRequest::canary(request.model.clone(), request.timeout);
-        asked.keep_alive = request.keep_alive;
-        (asked.first_byte_timeout, asked.stall_timeout) = (request.first_byte_timeout, request.stall_timeout);
-        let outcome = self.infer(at, &asked, on_activity).await?;
-        Ok(Proved { shape: ProofShape::USUAL, first_token_after: outcome.first_token_after, total: outcome.total })
+        prove::prove(self, at, request, on_activity).await
     }
 
     /// Vectors of texts; MLX can't.
@@ -147,7 +154,8 @@ pub trait Engine: Send + Sync {
         Err(unsupported(self.kind(), at, "unload a model"))
     }
 
-    /// Downloads a model. `stall` is the longest silence that is borne, not the whole time: downloads take hours.
+    /// Downloads a model. `stall` (see `PULL_STALL`) is the longest time without progress in bytes, not the whole time: downloads
+    /// take hours.
     async fn pull(
         &self,
         at: &Endpoint,

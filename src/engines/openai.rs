@@ -21,11 +21,14 @@ impl Engine for OpenAi {
         request: &InferRequest,
         on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError> {
-        let mut dialect = Dialect { limit_field: "max_tokens", ask_usage: request.count, takes_schema: true };
+        let mut dialect = Dialect::of(self.kind(), request);
         loop {
             match chat::infer(self.kind(), at, request, &dialect, on_activity).await {
-                Err(error) => dialect = other_dialect(dialect, &error.failure).ok_or(error)?,
-                answered => return answered,
+                Err(error) => match other_dialect(dialect, &error.failure) {
+                    Some(other) => dialect = other,
+                    None => return Err(error.of_call(at, chat::PATH, &request.model)),
+                },
+                Ok(answered) => return Ok(answered),
             }
         }
     }
@@ -55,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_refused_field_is_left_out_or_renamed_once() {
-        let usual = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true };
+        let usual = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true, stream: true };
         let refused = |detail: &str| Failure::Rejected { status: 400, detail: detail.to_owned() };
         let newer = Dialect { limit_field: "max_completion_activitys", ..usual };
         let uncounted = Dialect { ask_usage: false, ..usual };

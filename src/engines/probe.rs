@@ -1,18 +1,21 @@
 use std::time::Duration;
 
-use reqwest::{Method, Response};
+use reqwest::Method;
+use tokio::time::Instant;
 
+use super::body::{MAX_LISTING_BYTES, beginning, of_refusal};
 use super::transport::Broken;
 use super::{Endpoint, Engine, EngineKind, PathReply, ProbeVerdict, fold_paths, read_listing};
 
-/// A listing of thousands of models is below this; what is longer is no listing.
-const MAX_LISTING_BYTES: usize = 8 << 20;
-
 pub(super) async fn probe_path(engine: EngineKind, at: &Endpoint, path: &str, timeout: Duration) -> PathReply {
+    let deadline = Instant::now() + timeout;
     let asked = async {
         let response = at.request(Method::GET, path).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = read_bounded(response).await?;
+        let body = match status.is_success() {
+            true => beginning(response, MAX_LISTING_BYTES).await?,
+            false => of_refusal(response, deadline - deadline.duration_since(Instant::now()) / 4).await,
+        };
         Ok::<_, reqwest::Error>(read_listing(engine, path, status, &headers, &body))
     };
     match tokio::time::timeout(timeout, asked).await {
@@ -46,17 +49,4 @@ pub(super) async fn probe<E: Engine + ?Sized>(
         }
     }
     fold_paths(&replies)
-}
-
-/// The body's beginning: a server that floods must not fill our memory. A cut body doesn't parse, and reads as bad.
-pub(super) async fn read_bounded(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        let room = MAX_LISTING_BYTES - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == MAX_LISTING_BYTES {
-            break;
-        }
-    }
-    Ok(body)
 }

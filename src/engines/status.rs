@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION};
 use serde_json::Value;
 
+use super::words::{LOADING, of_words};
 use super::{EngineKind, Failure};
 
 /// Longest text of a server that is kept.
@@ -56,14 +57,18 @@ fn target(headers: &HeaderMap) -> String {
 /// Whether a body is an HTML page: its title in quotes, or nothing where it has none.
 pub(super) fn html_title(body: &[u8]) -> Option<String> {
     let text = beginning(body);
-    let start = text.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
-    let is_html = ["<!doctype html", "<html", "<head", "<!--"].iter().any(|tag| start.starts_with(tag));
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    // ASCII's lower case leaves every place where it is.
+    let lower = text.to_ascii_lowercase();
+    let is_html = ["<!doctype html", "<html", "<head", "<!--"].iter().any(|tag| lower.starts_with(tag));
     is_html.then(|| {
-        let title = start.find("<title").and_then(|at| {
-            let inside = start.get(at..)?.split_once('>')?.1.split_once("</title")?.0.trim().to_owned();
-            (!inside.is_empty()).then_some(inside)
+        let title = lower.find("<title").and_then(|tag| {
+            let from = tag + lower.get(tag..)?.find('>')? + 1;
+            let to = from + lower.get(from..)?.find("</title")?;
+            let title = text.get(from..to)?.trim();
+            (!title.is_empty()).then(|| format!(" titled {:?}", bounded(title, 80)))
         });
-        title.map(|title| format!(" titled {:?}", bounded(&title, 80))).unwrap_or_default()
+        title.unwrap_or_default()
     })
 }
 
@@ -89,7 +94,6 @@ pub(super) fn of_record(engine: EngineKind, record: &Value) -> Option<Refusal> {
 }
 
 /// An error of an event stream that is no JSON object, or one whose form says nothing: `event: error`, `error: …`.
-#[allow(dead_code, reason = "the stream reader comes next")]
 pub(super) fn of_event(engine: EngineKind, data: &[u8]) -> Refusal {
     let record = serde_json::from_slice::<Value>(data).ok();
     match &record {
@@ -110,7 +114,7 @@ fn refusal(engine: EngineKind, error: &Value, message: Option<&str>) -> Refusal 
     let status = code_of(error);
     let detail = message.map_or_else(|| bounded(&error.to_string(), MOST_CHARS), |text| bounded(text, MOST_CHARS));
     let kinds = ["code", "type"].map(|key| error.get(key).and_then(Value::as_str).unwrap_or_default());
-    let words = format!("{detail} {}", kinds.join(" ")).to_lowercase();
+    let words = plain_words(&detail, kinds);
     let failure = of_words(engine, status.unwrap_or(200), None, &words, &detail);
     // LM Studio's 200 for a path that it lacks stands for a 404.
     let unknown_path = matches!(failure, Failure::Misconfigured(_)).then_some(404);
@@ -124,160 +128,6 @@ fn code_of(error: &Value) -> Option<u16> {
         value.as_u64().or_else(|| value.as_str()?.parse().ok())
     });
     found.and_then(|code| u16::try_from(code).ok()).filter(|code| (400..600).contains(code))
-}
-
-/// What a status and the words beside it mean; `words` are in lower case. 200 is an error within a stream without a code.
-fn of_words(engine: EngineKind, status: u16, retry_after: Option<Duration>, words: &str, detail: &str) -> Failure {
-    let has = |any: &[&str]| any.iter().any(|one| words.contains(one));
-    let detail = detail.to_owned();
-    if matches!(status, 401..=403 | 407) || has(&["insufficient_quota"]) {
-        return Failure::Unauthorized { status };
-    }
-    if status == 429 {
-        return Failure::RateLimited { retry_after };
-    }
-    // A 422 repeats what was asked: its words are not the server's.
-    if status != 422 && has(TOO_LARGE) {
-        return Failure::ModelTooLarge { detail };
-    }
-    if status != 422 && has(OUT_OF_MEMORY) {
-        return Failure::OutOfMemory { detail };
-    }
-    if status == 413 || has(TOO_LONG) {
-        return Failure::PromptTooLong { detail };
-    }
-    if (status >= 500 || status == 200) && has(LOADING) {
-        return Failure::Loading { detail };
-    }
-    if status == 503 {
-        return Failure::Busy { detail };
-    }
-    if status != 422 && (has(CANNOT_LOAD) || (has(&["model type"]) && has(&["not supported"]))) {
-        return Failure::CannotLoad { detail };
-    }
-    if matches!(status, 400 | 404 | 422 | 200) && is_missing_model(engine, words) {
-        return Failure::ModelMissing { detail };
-    }
-    if has(REQUEST) && (status == 404 || status == 200) {
-        return Failure::Rejected { status: if status == 200 { 400 } else { status }, detail };
-    }
-    match status {
-        200 if has(&["rate_limit_exceeded", "rate limit"]) => Failure::RateLimited { retry_after: None },
-        404 | 405 | 200 if is_unknown_path(words) => Failure::Misconfigured(format!("HTTP {status}: {detail}")),
-        405 => Failure::Misconfigured(format!("HTTP 405: {detail}")),
-        404 if engine == EngineKind::Mlx => Failure::ServerError { status, detail },
-        404 => Failure::ModelMissing { detail },
-        501 => Failure::Rejected { status, detail },
-        // 408: a proxy gave up; 424: what is behind it failed; 499: its other client left.
-        200 | 408 | 424 | 499 | 500..=599 => Failure::ServerError { status, detail },
-        _ => Failure::Rejected { status, detail },
-    }
-}
-
-const TOO_LARGE: &[&str] = &["requires more system memory", "insufficient system resources"];
-
-/// Metal (MLX), CUDA, ROCm, Vulkan and llama.cpp's allocators.
-const OUT_OF_MEMORY: &[&str] = &[
-    "metal::malloc",
-    "resource limit exceeded",
-    "out of memory",
-    "outofmemory",
-    "outofdevicememory",
-    "insufficient memory",
-    "cudamalloc failed",
-    "bad_alloc",
-    "failed to allocate",
-    "unable to allocate",
-    "attempting to allocate",
-];
-
-const TOO_LONG: &[&str] = &[
-    "context_length_exceeded",
-    "exceed_context_size",
-    "exceeds the context length",
-    "exceeds the available context",
-    "exceeds context",
-    "exceeds the context",
-    "exceeds maximum context",
-    "maximum context length",
-    "maximum model length",
-    "longer than the maximum",
-    "context window",
-    "when context the overflows",
-    "prompt is too long",
-    "prompt too long",
-    "input is too long",
-    "input too long",
-    "input length exceeds",
-    "is too large to process",
-    "must have less than",
-];
-
-const LOADING: &[&str] = &["loading model", "is loading", "still loading", "currently loading", "model not ready"];
-
-const CANNOT_LOAD: &[&str] = &[
-    "failed to load model",
-    "error loading model",
-    "unable to load model",
-    "could not load model",
-    "failed to load the model",
-    "llama runner process has terminated",
-    "waiting for llama runner to start",
-    "model has crashed",
-    "unknown model architecture",
-    "no safetensors found",
-];
-
-/// Errors of a request that MLX answers with 404: the chat template's, the roles', the parameters'.
-const REQUEST: &[&str] = &[
-    "roles must alternate",
-    "conversation roles",
-    "template",
-    "jinja",
-    "system role",
-    "role not supported",
-    "unexpected message role",
-    "only user",
-    "no user query",
-    "has no attribute",
-    "'role'",
-    "'content'",
-    "is undefined",
-    "content type is supported",
-    "must be a list",
-    "prompt must not be empty",
-    "invalid_request_error",
-];
-
-/// mlx_lm's come from the hub's client; it answers 404 to any exception, so that nothing else counts there.
-fn is_missing_model(engine: EngineKind, words: &str) -> bool {
-    let has = |any: &[&str]| any.iter().any(|one| words.contains(one));
-    let from_hub =
-        has(&["repository not found", "cached snapshot folder", "snapshot folder", "huggingface", "repo id must"]);
-    let named = words.contains("model")
-        && has(&["not found", "does not exist", "not exist", "no such model", "model_not_found", "invalid model"]);
-    let unloaded = words.contains("no models loaded");
-    match engine {
-        EngineKind::Mlx => from_hub || (named && !has(REQUEST)),
-        EngineKind::Ollama | EngineKind::OpenAi => named || unloaded || words.contains("model_not_found"),
-    }
-}
-
-/// The words of frameworks for a path that they don't know; LM Studio answers them with 200.
-fn is_unknown_path(words: &str) -> bool {
-    let words = words.trim().trim_end_matches(['.', '!']);
-    ["not found", "404 page not found", "no explanation", "file not found not_found_error", "method not allowed"]
-        .contains(&words)
-        || [
-            "unexpected endpoint",
-            "cannot post",
-            "no route",
-            "invalid url (post",
-            "route not found",
-            "unknown endpoint",
-        ]
-        .iter()
-        .any(|one| words.contains(one))
 }
 
 /// `Retry-After` in its form of seconds, or as a date (RFC 9110, 10.2.3); bounded by a day, as it comes from outside.
@@ -328,7 +178,13 @@ fn words(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<Value>(body).ok();
     let error = parsed.as_ref().map(|value| value.get("error").filter(|e| e.is_object()).unwrap_or(value));
     let kinds = ["code", "type"].map(|key| error.and_then(|e| e.get(key)?.as_str()).unwrap_or_default());
-    format!("{} {}", detail(body), kinds.join(" ")).trim().to_lowercase()
+    plain_words(&detail(body), kinds)
+}
+
+/// In lower case, one space apart.
+fn plain_words(detail: &str, kinds: [&str; 2]) -> String {
+    let all = detail.split_whitespace().chain(kinds.into_iter().flat_map(str::split_whitespace));
+    all.collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
 fn beginning(body: &[u8]) -> String {
@@ -337,4 +193,137 @@ fn beginning(body: &[u8]) -> String {
 
 fn bounded(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use EngineKind::{Mlx, Ollama, OpenAi};
+    use reqwest::header::{DATE, HeaderValue, RETRY_AFTER};
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(engine: EngineKind, code: u16, body: &str) -> Failure {
+        of_response(engine, StatusCode::from_u16(code).unwrap(), &HeaderMap::new(), body.as_bytes())
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date_and_bounded() {
+        let now = "Wed, 21 Oct 2015 07:28:00 GMT";
+        let cases = [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Wed, 21 Oct 2015 07:28:30 GMT", Some(30)),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", Some(0)),
+            ("999999999", Some(86_400)),
+            ("soon", None),
+        ];
+        for (value, seconds) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static(now));
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
+            assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_classified_by_what_can_be_done_about_it() {
+        let body = r#"{"error":"why"}"#;
+        let detail = || "why".to_owned();
+        assert_eq!(of(OpenAi, 401, body), Failure::Unauthorized { status: 401 });
+        assert_eq!(of(OpenAi, 402, body), Failure::Unauthorized { status: 402 });
+        assert_eq!(of(OpenAi, 403, body), Failure::Unauthorized { status: 403 });
+        assert_eq!(of(OpenAi, 407, body), Failure::Unauthorized { status: 407 });
+        assert_eq!(of(OpenAi, 404, body), Failure::ModelMissing { detail: detail() });
+        assert_eq!(of(Mlx, 404, body), Failure::ServerError { status: 404, detail: detail() });
+        assert_eq!(of(OpenAi, 405, body), Failure::Misconfigured("HTTP 405: why".into()));
+        assert_eq!(of(OpenAi, 413, body), Failure::PromptTooLong { detail: detail() });
+        assert_eq!(of(OpenAi, 429, body), Failure::RateLimited { retry_after: None });
+        assert_eq!(of(OpenAi, 503, body), Failure::Busy { detail: detail() });
+        assert_eq!(of(OpenAi, 500, body), Failure::ServerError { status: 500, detail: detail() });
+        assert_eq!(of(OpenAi, 499, body), Failure::ServerError { status: 499, detail: detail() });
+        assert_eq!(of(OpenAi, 400, body), Failure::Rejected { status: 400, detail: detail() });
+        assert_eq!(of(OpenAi, 501, body), Failure::Rejected { status: 501, detail: detail() });
+        let page = "<html><head><title>502 Bad Gateway</title></head></html>";
+        let titled = "an HTML page titled \"502 Bad Gateway\"".to_owned();
+        assert_eq!(of(OpenAi, 502, page), Failure::ServerError { status: 502, detail: titled });
+        let no_path = r#"{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}"#;
+        for body in [page, no_path, r#"{"detail":"Not Found"}"#, "404 page not found\n", ""] {
+            assert!(matches!(of(OpenAi, 404, body), Failure::Misconfigured(_)), "{body}");
+        }
+        assert!(matches!(of(OpenAi, 308, ""), Failure::Misconfigured(_)));
+        let quota = r#"{"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}"#;
+        assert_eq!(of(OpenAi, 429, quota), Failure::Unauthorized { status: 429 });
+        let echoed = r#"{"detail":[{"loc":["body","seed"],"msg":"not an integer","input":"out of memory"}]}"#;
+        let detail = "body.seed: not an integer".to_owned();
+        assert_eq!(of(OpenAi, 422, echoed), Failure::Rejected { status: 422, detail });
+    }
+
+    #[test]
+    fn the_engines_own_words_are_found() {
+        let cases: [(&[u8], &str); 7] = [
+            (br#"{"error":"model 'x' not found"}"#, "model 'x' not found"),
+            (br#"{"error":{"message":"bad key","code":1}}"#, "bad key"),
+            (br#"{"object":"error","message":"too much","code":400}"#, "too much"),
+            (br#"{"detail":"Not Found"}"#, "Not Found"),
+            (b"Not Found", "Not Found"),
+            (b"<!doctype html>\n<TITLE>Hi</TITLE>", "an HTML page titled \"Hi\""),
+            (b" \n", "no explanation"),
+        ];
+        for (body, words) in cases {
+            assert_eq!(detail(body), words);
+        }
+        assert_eq!(detail("é".repeat(1000).as_bytes()).chars().count(), 300);
+    }
+
+    #[test]
+    fn an_error_is_found_in_a_record_whatever_its_form() {
+        let failed = |status, detail: &str| Some(Failure::ServerError { status, detail: detail.into() });
+        let cases = [
+            (json!({"error": "boom"}), failed(200, "boom")),
+            (json!({"error": {"message": "boom", "code": 500}}), failed(500, "boom")),
+            (json!({"error": {"message": "boom", "code": "502"}}), failed(502, "boom")),
+            (json!({"error": {"message": "boom", "type": "server_error"}}), failed(200, "boom")),
+            (json!({"error": {"code": 500}}), failed(500, r#"{"code":500}"#)),
+            (json!({"object": "error", "message": "boom", "code": 500}), failed(500, "boom")),
+            (json!({"type": "error", "error": {"message": "boom"}}), failed(200, "boom")),
+            (json!({"detail": "boom"}), failed(200, "boom")),
+            (json!({"detail": [{"loc": ["body"], "msg": "boom"}]}), failed(200, "body: boom")),
+            (json!({"message": "boom", "code": 500}), failed(500, "boom")),
+            (json!({"choices": [{"error": {"message": "boom", "code": 502}}]}), failed(502, "boom")),
+            (json!({"error": {"message": "slow down", "code": 429}}), Some(Failure::RateLimited { retry_after: None })),
+            (
+                json!({"error": {"message": "bad", "code": 400}}),
+                Some(Failure::Rejected { status: 400, detail: "bad".into() }),
+            ),
+            (
+                json!({"error": {"message": "Loading model", "code": 503}}),
+                Some(Failure::Loading { detail: "Loading model".into() }),
+            ),
+            (json!({"error": null, "choices": []}), None),
+            (json!({"error": "", "choices": []}), None),
+            (json!({"choices": [{"delta": {"content": "error"}}]}), None),
+            (json!({"message": {"content": "error"}, "done": false}), None),
+            (json!({"choices": [], "detail": "fine"}), None),
+            (json!(["error"]), None),
+        ];
+        for (record, failure) in cases {
+            assert_eq!(of_record(OpenAi, &record).map(|refusal| refusal.failure), failure, "{record}");
+        }
+        let unknown = of_record(Ollama, &json!({"error": "Unexpected endpoint or method. (POST /api/chat)"})).unwrap();
+        assert!(matches!(unknown.failure, Failure::Misconfigured(_)) && unknown.status == Some(404));
+    }
+
+    #[test]
+    fn an_error_event_is_an_error_whatever_its_data() {
+        for (data, status, detail) in [
+            (r#"{"code":500,"message":"boom","type":"server_error"}"#, 500, "boom"),
+            (r#"{"error":{"message":"boom"}}"#, 200, "boom"),
+            ("boom", 200, "boom"),
+            ("", 200, "no explanation"),
+        ] {
+            let expected = Failure::ServerError { status, detail: detail.into() };
+            assert_eq!(of_event(OpenAi, data.as_bytes()).failure, expected, "{data}");
+        }
+    }
 }

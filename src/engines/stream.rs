@@ -1,193 +1,274 @@
+//! One call whose answer is streamed: its time limits, and what it has yielded so far.
+
 use std::time::Duration;
 
-use reqwest::{RequestBuilder, Response};
-use serde_json::Value;
+use reqwest::{Method, RequestBuilder, Response};
 use tokio::time::{Instant, timeout_at};
 
-use super::probe::read_bounded;
-use super::status::of_response;
+use super::body::of_refusal;
+use super::decoder::{Decoder, Item, no_json};
+use super::estimate::{Tokenizer, cut};
+use super::said::{self, Counts, Said, Tool};
+use super::status::{html_title, of_event, of_record, of_response};
+use super::thinking::Answer;
 use super::transport::Broken;
-use super::{Activity, EngineKind, Failure, InferOutcome, InferRequest};
+use super::{Activity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, SendableModel};
 
-/// No engine sends a longer line; one that does is not an engine.
-const MAX_LINE_BYTES: usize = 4 << 20;
 /// A model that says more in one answer has lost its way; `max_tokens` ends it long before.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// Tool calls that are told apart.
+const MAX_TOOL_CALLS: u32 = 10_000;
+/// After the end of an answer: for the counts that were asked for, and for `[DONE]`, so that the connection is used again.
+const WAIT_FOR_COUNTS: Duration = Duration::from_secs(1);
+const WAIT_FOR_DONE: Duration = Duration::from_millis(200);
 
-/// A response body as lines, for NDJSON and for event streams.
-pub(super) struct Lines {
-    response: Response,
-    buffer: Vec<u8>,
-    ended: bool,
+/// A failed call, and the HTTP status that it ended with.
+#[derive(Debug)]
+pub(super) struct CallError {
+    pub(super) failure: Failure,
+    pub(super) status: Option<u16>,
 }
 
-impl Lines {
-    pub(super) fn new(response: Response) -> Self {
-        Self { response, buffer: Vec::new(), ended: false }
+impl From<Failure> for CallError {
+    fn from(failure: Failure) -> Self {
+        Self { failure, status: None }
     }
+}
 
-    /// The next line that isn't blank, without its line break; `None` at the end. Safe to drop between two calls, not within one.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, LineError> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                let line = line.trim_ascii();
-                if !line.is_empty() {
-                    return Ok(Some(line.to_vec()));
-                }
-                continue;
+impl CallError {
+    pub(super) fn of_call(self, at: &Endpoint, path: &str, model: &SendableModel) -> EngineError {
+        EngineError::new(format!("{} with model {model}", at.describe(&Method::POST, path)), self.failure)
+    }
+}
+
+/// Sends the request and reads its answer. `counts_follow`: a record with counts was asked for, behind the answer.
+pub(super) async fn run(
+    engine: EngineKind,
+    built: RequestBuilder,
+    request: &InferRequest,
+    counts_follow: bool,
+    on_activity: &mut (dyn FnMut(Activity) + Send),
+) -> Result<InferOutcome, CallError> {
+    let mut call = Call::new(engine, request, counts_follow, on_activity);
+    let mut response = call.open(built).await?;
+    let mut decoder = Decoder::default();
+    loop {
+        let chunk = match timeout_at(call.deadline(), response.chunk()).await {
+            Ok(Ok(chunk)) => chunk,
+            // Whatever happens to the connection, the answer is whole.
+            _ if call.finished.is_some() => break,
+            Ok(Err(error)) => return Err(call.broken(Broken::of(&error)).into()),
+            Err(_elapsed) => return Err(call.broken(Broken::Timeout).into()),
+        };
+        let Some(chunk) = chunk else {
+            let items = decoder.end();
+            if call.take(items)? || call.finished.is_some() {
+                break;
             }
-            if self.ended {
-                let rest = std::mem::take(&mut self.buffer);
-                let rest = rest.trim_ascii();
-                return Ok((!rest.is_empty()).then(|| rest.to_vec()));
-            }
-            if self.buffer.len() > MAX_LINE_BYTES {
-                return Err(LineError::TooLong);
-            }
-            match self.response.chunk().await.map_err(|e| LineError::Broken(Broken::of(&e)))? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                None => self.ended = true,
-            }
+            return Err(call.ended_early(decoder.plain()).into());
+        };
+        call.received();
+        if call.take(decoder.push(&chunk))? {
+            break;
         }
     }
+    Ok(call.outcome()?)
 }
 
-#[derive(Debug)]
-pub(super) enum LineError {
-    Broken(Broken),
-    TooLong,
-}
-
-/// The time limits of one inference and what it has yielded so far.
-pub(super) struct Progress<'a> {
+struct Call<'a> {
     engine: EngineKind,
-    started: Instant,
-    first_byte_timeout: Duration,
-    stall_timeout: Duration,
-    timeout: Duration,
+    request: &'a InferRequest,
+    counts_follow: bool,
     on_activity: &'a mut (dyn FnMut(Activity) + Send),
+    started: Instant,
+    /// When the last byte of the body came.
+    last_byte: Option<Instant>,
+    first_token: Option<Duration>,
     tokens: u32,
-    first: Option<Duration>,
-    last: Instant,
-    text: String,
+    records: u32,
+    answer: Answer,
+    tool_calls: u32,
+    finish: Option<String>,
+    /// When the answer was known to be whole.
+    finished: Option<Instant>,
+    counts: Counts,
 }
 
-/// What an engine says at the end of a stream.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    /// Of the answer.
-    pub(super) tokens: Option<u32>,
-    pub(super) prompt_tokens: Option<u32>,
-    pub(super) per_token: Option<Duration>,
-    pub(super) cut_off: bool,
-}
-
-impl<'a> Progress<'a> {
-    pub(super) fn new(
+impl<'a> Call<'a> {
+    fn new(
         engine: EngineKind,
-        request: &InferRequest,
+        request: &'a InferRequest,
+        counts_follow: bool,
         on_activity: &'a mut (dyn FnMut(Activity) + Send),
     ) -> Self {
-        let started = Instant::now();
         Self {
             engine,
-            started,
-            first_byte_timeout: request.first_byte_timeout,
-            stall_timeout: request.stall_timeout,
-            timeout: request.timeout,
+            request,
+            counts_follow,
             on_activity,
+            started: Instant::now(),
+            last_byte: None,
+            first_token: None,
             tokens: 0,
-            first: None,
-            last: started,
-            text: String::new(),
-        }
-    }
-
-    /// A piece of the answer; empty when it is something else than text (reasoning, a call of a tool).
-    pub(super) fn token(&mut self, text: &str) -> Result<(), Failure> {
-        if self.text.len() + text.len() > MAX_ANSWER_BYTES {
-            return Err(Failure::BadBody { detail: format!("an answer longer than {MAX_ANSWER_BYTES} bytes") });
-        }
-        self.text.push_str(text);
-        self.last = Instant::now();
-        self.first.get_or_insert(self.last - self.started);
-        self.tokens += 1;
-        (self.on_activity)(Activity::Token);
-        Ok(())
-    }
-
-    /// Sends the request; an answer that isn't a success is a failure.
-    pub(super) async fn open(&mut self, request: RequestBuilder) -> Result<Lines, Failure> {
-        let deadline = self.deadline();
-        let sent = async {
-            let response = request.send().await?;
-            (self.on_activity)(Activity::Bytes);
-            let (status, headers) = (response.status(), response.headers().clone());
-            if status.is_success() {
-                return Ok(Ok(Lines::new(response)));
-            }
-            Ok::<_, reqwest::Error>(Err(of_response(self.engine, status, &headers, &read_bounded(response).await?)))
-        };
-        match timeout_at(deadline, sent).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => Err(self.broken(Broken::of(&error))),
-            Err(_elapsed) => Err(self.broken(Broken::Timeout)),
-        }
-    }
-
-    pub(super) async fn next(&mut self, lines: &mut Lines) -> Result<Option<Vec<u8>>, Failure> {
-        match timeout_at(self.deadline(), lines.next()).await {
-            Ok(Ok(line)) => Ok(line),
-            Ok(Err(LineError::TooLong)) => Err(Failure::BadBody { detail: "a line without end".into() }),
-            Ok(Err(LineError::Broken(broken))) => Err(self.broken(broken)),
-            Err(_elapsed) => Err(self.broken(Broken::Timeout)),
-        }
-    }
-
-    /// The stream ended before the engine said that it was done.
-    pub(super) fn cut_short(&self) -> Failure {
-        self.broken(Broken::Reset)
-    }
-
-    pub(super) fn outcome(mut self, counts: Counts) -> InferOutcome {
-        let Counts { tokens: counted, prompt_tokens, per_token, cut_off } = counts;
-        let total = self.started.elapsed();
-        // A token can be half a character, and then no text comes of it.
-        if self.tokens == 0 && counted.is_some_and(|n| n > 0) {
-            self.first.get_or_insert(total);
-            self.tokens += 1;
-            (self.on_activity)(Activity::Token);
-        }
-        InferOutcome {
-            text: self.text,
-            reasoning: String::new(),
+            records: 0,
+            answer: Answer::default(),
             tool_calls: 0,
             finish: None,
-            tokens: counted.unwrap_or(self.tokens),
-            prompt_tokens,
-            cut_off,
-            first_token_after: self.first.unwrap_or(total),
-            total,
-            eval_duration_per_token: per_token,
+            finished: None,
+            counts: Counts::default(),
         }
+    }
+
+    /// An answer that isn't a success is a failure.
+    async fn open(&mut self, built: RequestBuilder) -> Result<Response, CallError> {
+        let deadline = self.deadline();
+        let response = match timeout_at(deadline, built.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(self.broken(Broken::of(&error)).into()),
+            Err(_elapsed) => return Err(self.broken(Broken::Timeout).into()),
+        };
+        (self.on_activity)(Activity::Bytes);
+        let (status, headers) = (response.status(), response.headers().clone());
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = of_refusal(response, deadline).await;
+        Err(CallError { failure: of_response(self.engine, status, &headers, &body), status: Some(status.as_u16()) })
+    }
+
+    fn received(&mut self) {
+        self.last_byte = Some(Instant::now());
+        (self.on_activity)(Activity::Bytes);
+    }
+
+    /// Whether nothing more is to come. What follows a whole answer changes nothing.
+    fn take(&mut self, items: Result<Vec<Item>, Failure>) -> Result<bool, CallError> {
+        let items = match items {
+            Err(_) if self.finished.is_some() => return Ok(true),
+            items => items?,
+        };
+        for item in items {
+            let refusal = match item {
+                Item::Done => return self.done().map_err(CallError::from),
+                Item::Error(data) => Some(of_event(self.engine, &data)),
+                Item::Record { value, framed } => match of_record(self.engine, &value) {
+                    None if self.note(&said::read(&value), framed)? => return Ok(true),
+                    refusal => refusal,
+                },
+            };
+            if let Some(refusal) = refusal.filter(|_| self.finished.is_none()) {
+                return Err(CallError { failure: refusal.failure, status: refusal.status });
+            }
+        }
+        Ok(false)
+    }
+
+    fn done(&self) -> Result<bool, Failure> {
+        if self.finished.is_none() && self.tokens == 0 {
+            return Err(Failure::NoContent { detail: "[DONE], and nothing before it".into() });
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, said: &Said<'_>, framed: bool) -> Result<bool, Failure> {
+        self.records += 1;
+        if let Some(text) = &said.content {
+            if self.answer.len() + text.len() > MAX_ANSWER_BYTES {
+                return Err(Failure::BadBody { detail: format!("an answer longer than {MAX_ANSWER_BYTES} bytes") });
+            }
+            self.answer.push(text);
+        }
+        if let Some(text) = said.reasoning {
+            self.answer.reason(text);
+        }
+        for tool in &said.tool_calls {
+            self.tool_calls = match tool {
+                Tool::Whole => self.tool_calls + 1,
+                Tool::Piece(index) => self.tool_calls.max(index.saturating_add(1)),
+            }
+            .min(MAX_TOOL_CALLS);
+        }
+        if said.has_token() {
+            self.token();
+        }
+        let Counts { tokens, prompt_tokens, per_token } = said.counts.clone();
+        self.counts.tokens = tokens.or(self.counts.tokens);
+        self.counts.prompt_tokens = prompt_tokens.or(self.counts.prompt_tokens);
+        self.counts.per_token = per_token.or(self.counts.per_token);
+        match said.finish.as_deref() {
+            // The server's own words for a generation that it broke off.
+            Some(reason @ ("error" | "abort")) => {
+                let detail = format!("the server ended the answer with the reason {reason:?}");
+                return Err(Failure::ServerError { status: 200, detail });
+            }
+            Some(reason) => {
+                self.finish = Some(reason.to_owned());
+                self.finished.get_or_insert_with(Instant::now);
+            }
+            // One JSON value is the whole answer, though it says no reason.
+            None if said.whole && !framed && said.has_token() => {
+                self.finished.get_or_insert_with(Instant::now);
+            }
+            None => {}
+        }
+        Ok(said.done)
+    }
+
+    fn token(&mut self) {
+        self.first_token.get_or_insert_with(|| self.started.elapsed());
+        self.tokens = self.tokens.saturating_add(1);
+        (self.on_activity)(Activity::Token);
     }
 
     fn deadline(&self) -> Instant {
-        let next =
-            if self.tokens == 0 { self.started + self.first_byte_timeout } else { self.last + self.stall_timeout };
-        next.min(self.started + self.timeout)
+        let next = match (self.finished, self.last_byte) {
+            (Some(at), _) if self.counts_follow && self.counts.tokens.is_none() => at + WAIT_FOR_COUNTS,
+            (Some(at), _) => at + WAIT_FOR_DONE,
+            (None, Some(at)) => at + self.request.stall_timeout,
+            (None, None) => self.started + self.request.first_byte_timeout,
+        };
+        next.min(self.started + self.request.timeout)
+    }
+
+    /// The body ended, and the answer has no end.
+    fn ended_early(&self, plain: &[u8]) -> Failure {
+        match (self.records, self.tokens) {
+            (0, _) if !plain.is_empty() => match html_title(plain) {
+                Some(title) => Failure::Misconfigured(format!("HTTP 200 with an HTML page{title}: another program")),
+                None => no_json(plain),
+            },
+            (0, _) if self.last_byte.is_none() => Failure::BadBody { detail: "200 with an empty body".into() },
+            (1.., 0) => Failure::NoContent { detail: "the stream ended without a piece of an answer".into() },
+            _ => self.broken(Broken::Reset),
+        }
     }
 
     fn broken(&self, broken: Broken) -> Failure {
         broken.failure(self.tokens, self.started.elapsed())
     }
-}
 
-/// A record that is no JSON, named by its beginning.
-pub(super) fn parse(line: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(line).map_err(|_| {
-        let start: String = String::from_utf8_lossy(line).chars().take(80).collect();
-        Failure::BadBody { detail: format!("expected JSON, got {start:?}") }
-    })
+    fn outcome(mut self) -> Result<InferOutcome, Failure> {
+        let texts = self.request.messages.iter().map(|message| message.content.as_str());
+        if let Some(detail) = cut(Tokenizer::Chat, texts, self.counts.prompt_tokens) {
+            return Err(Failure::PromptTooLong { detail });
+        }
+        // A token can be half a character, and then no text comes of it.
+        if self.tokens == 0 && self.counts.tokens.is_some_and(|n| n > 0) {
+            self.token();
+        }
+        let total = self.started.elapsed();
+        let (text, reasoning) = self.answer.finish();
+        Ok(InferOutcome {
+            text,
+            reasoning,
+            tool_calls: self.tool_calls,
+            tokens: self.counts.tokens.unwrap_or(self.tokens),
+            prompt_tokens: self.counts.prompt_tokens,
+            cut_off: matches!(self.finish.as_deref(), Some("length" | "max_tokens" | "max_output_tokens")),
+            finish: self.finish,
+            first_token_after: self.first_token.unwrap_or(total),
+            total,
+            eval_duration_per_token: self.counts.per_token,
+        })
+    }
 }

@@ -9,16 +9,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub use pull::PullProgress;
+pub use pull::{PULL_STALL, PullProgress};
 
-use super::probe::read_bounded;
+use super::body::{MAX_LISTING_BYTES, beginning, of_refusal};
+use super::decoder::no_json;
 use super::status::{of_record, of_response};
-use super::stream::{Counts, Progress, parse};
+use super::stream::{CallError, run};
 use super::transport::Broken;
 use super::{
     Activity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
     InferRequest, Sampling, embed,
 };
+
+pub(super) const PATH: &str = "/api/chat";
 
 /// A model in Ollama's memory (`/api/ps`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -48,17 +51,7 @@ impl Engine for Ollama {
         request: &InferRequest,
         on_activity: &mut (dyn FnMut(Activity) + Send),
     ) -> Result<InferOutcome, EngineError> {
-        let failed = |path: &str, failure| {
-            let call = format!("{} with model {}", at.describe(&Method::POST, path), request.model);
-            EngineError::new(call, failure)
-        };
-        match chat(at, request, on_activity).await {
-            // A canary may ask any model.
-            Err(failure) if only_embeds(&failure) && request.max_tokens == 1 => {
-                prove_by_embedding(at, request, on_activity).await.map_err(|failure| failed("/api/embed", failure))
-            }
-            result => result.map_err(|failure| failed("/api/chat", failure)),
-        }
+        infer(at, request, true, on_activity).await.map_err(|error| error.of_call(at, PATH, &request.model))
     }
 
     async fn embed(&self, at: &Endpoint, request: &EmbedRequest) -> Result<EmbedOutcome, EngineError> {
@@ -111,29 +104,15 @@ impl Engine for Ollama {
     }
 }
 
-async fn chat(
+pub(super) async fn infer(
     at: &Endpoint,
     request: &InferRequest,
+    stream: bool,
     on_activity: &mut (dyn FnMut(Activity) + Send),
-) -> Result<InferOutcome, Failure> {
-    let body = body(request);
-    let mut progress = Progress::new(EngineKind::Ollama, request, on_activity);
-    let mut lines = progress.open(at.request(Method::POST, "/api/chat").json(&body)).await?;
-    let mut any = false;
-    while let Some(line) = progress.next(&mut lines).await? {
-        let record = parse(&line)?;
-        if let Some(refusal) = of_record(EngineKind::Ollama, &record) {
-            return Err(refusal.failure);
-        }
-        any = true;
-        if let Some(text) = token_in(&record) {
-            progress.token(text)?;
-        }
-        if record.get("done").and_then(Value::as_bool) == Some(true) {
-            return Ok(progress.outcome(measured(&record)));
-        }
-    }
-    Err(if any { progress.cut_short() } else { Failure::BadBody { detail: "200 with an empty body".into() } })
+) -> Result<InferOutcome, CallError> {
+    let mut body = body(request);
+    body["stream"] = stream.into();
+    run(EngineKind::Ollama, at.request(Method::POST, PATH).json(&body), request, false, on_activity).await
 }
 
 fn body(request: &InferRequest) -> Value {
@@ -150,8 +129,9 @@ fn body(request: &InferRequest) -> Value {
     if !stop.is_empty() {
         options["stop"] = json!(stop);
     }
-    let mut body =
-        json!({"model": request.model.as_str(), "messages": request.messages, "stream": true, "options": options});
+    // A prompt that does not fit is refused, and an answer ends at the context's end: neither is cut in silence.
+    let mut body = json!({"model": request.model.as_str(), "messages": request.messages, "options": options,
+        "truncate": false, "shift": false});
     if let Some(schema) = &request.schema {
         body["format"] = schema.clone();
     }
@@ -161,53 +141,11 @@ fn body(request: &InferRequest) -> Value {
     body
 }
 
-/// The text of a record's token, which is empty when it is no part of the answer; `None` when it carries none.
-fn token_in(record: &Value) -> Option<&str> {
-    let message = record.get("message")?;
-    let text = |key| message.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let tools = || message.get("tool_calls").and_then(Value::as_array).filter(|tools| !tools.is_empty());
-    text("content").or_else(|| (text("thinking").is_some() || tools().is_some()).then_some(""))
-}
-
-/// What the last record counts.
-fn measured(done: &Value) -> Counts {
-    let number = |key| done.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    let tokens = number("eval_count");
-    let nanos = done.get("eval_duration").and_then(Value::as_u64);
-    let per_token =
-        tokens.zip(nanos).filter(|(count, _)| *count > 0).map(|(count, nanos)| Duration::from_nanos(nanos) / count);
-    let cut_off = done.get("done_reason").is_some_and(|reason| reason == "length");
-    Counts { tokens, prompt_tokens: number("prompt_eval_count"), per_token, cut_off }
-}
-
-/// Ollama refuses to chat with an embedding model; that it embeds proves as much.
-fn only_embeds(failure: &Failure) -> bool {
-    matches!(failure, Failure::Rejected { detail, .. } if detail.contains("does not support chat"))
-}
-
-async fn prove_by_embedding(
-    at: &Endpoint,
-    request: &InferRequest,
-    on_activity: &mut (dyn FnMut(Activity) + Send),
-) -> Result<InferOutcome, Failure> {
-    let input = vec![request.text()];
-    let asked = EmbedRequest {
-        model: request.model.clone(),
-        input,
-        keep_alive: request.keep_alive,
-        timeout: request.timeout.min(request.first_byte_timeout),
-    };
-    let progress = Progress::new(EngineKind::Ollama, request, on_activity);
-    embed::ollama(at, &asked).await.map_err(|error| error.failure)?;
-    // A vector is as good as a token.
-    Ok(progress.outcome(Counts { tokens: Some(1), ..Counts::default() }))
-}
-
 /// A generation without a prompt only loads the model, or with `keep_alive` 0 only unloads it.
 async fn keep(at: &Endpoint, model: &str, keep_alive: i32, timeout: Duration) -> Result<(), Failure> {
     let body = json!({"model": model, "keep_alive": keep_alive, "stream": false});
     let answer = ask(at.request(Method::POST, "/api/generate").json(&body), timeout).await?;
-    let record = parse(&answer)?;
+    let record = serde_json::from_slice::<Value>(&answer).map_err(|_| no_json(&answer))?;
     match record.get("done").and_then(Value::as_bool) {
         Some(true) => Ok(()),
         _ => Err(of_record(EngineKind::Ollama, &record)
@@ -221,12 +159,11 @@ async fn ask(request: RequestBuilder, timeout: Duration) -> Result<Vec<u8>, Fail
     let asked = async {
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = read_bounded(response).await?;
-        Ok::<_, reqwest::Error>(if status.is_success() {
-            Ok(body)
-        } else {
-            Err(of_response(EngineKind::Ollama, status, &headers, &body))
-        })
+        if status.is_success() {
+            return Ok(Ok(beginning(response, MAX_LISTING_BYTES).await?));
+        }
+        let body = of_refusal(response, started + timeout).await;
+        Ok::<_, reqwest::Error>(Err(of_response(EngineKind::Ollama, status, &headers, &body)))
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(answer)) => answer,
@@ -238,16 +175,12 @@ async fn ask(request: RequestBuilder, timeout: Duration) -> Result<Vec<u8>, Fail
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engines::SendableModel;
 
     #[test]
-    fn time_per_token_needs_tokens() {
-        let done =
-            json!({"eval_count": 4, "eval_duration": 8_000_000, "prompt_eval_count": 9, "done_reason": "length"});
-        let two = Some(Duration::from_millis(2));
-        let expected = Counts { tokens: Some(4), prompt_tokens: Some(9), per_token: two, cut_off: true };
-        assert_eq!(measured(&done), expected);
-        let none = Counts { tokens: Some(0), ..Counts::default() };
-        assert_eq!(measured(&json!({"eval_count": 0, "eval_duration": 5, "done_reason": "stop"})), none);
-        assert_eq!(measured(&json!({})), Counts::default());
+    fn a_prompt_is_never_cut_in_silence() {
+        let request = InferRequest::simple(SendableModel::mlx_default(), "hi", 7, Duration::from_secs(1));
+        let body = body(&request);
+        assert_eq!((&body["truncate"], &body["shift"]), (&json!(false), &json!(false)));
     }
 }

@@ -3,12 +3,20 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
-use crate::engines::probe::read_bounded;
-use crate::engines::status::{of_record, of_response};
-use crate::engines::stream::{LineError, Lines, parse};
+use crate::engines::body::of_refusal;
+use crate::engines::decoder::{Decoder, Item};
+use crate::engines::status::{of_event, of_record, of_response};
 use crate::engines::transport::Broken;
 use crate::engines::{Endpoint, EngineKind, Failure};
+
+/// A download that gets no byte for so long has failed.
+pub const PULL_STALL: Duration = Duration::from_secs(60);
+/// To verify and to write what was downloaded takes longer, and says nothing meanwhile.
+const FINISHING: u32 = 10;
+/// Layers of a model are few.
+const MAX_PARTS: usize = 4096;
 
 /// How far a download is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,42 +29,102 @@ pub struct PullProgress {
     pub status: String,
 }
 
+/// `stall`: the longest time without progress in bytes; to verify and to write may take ten times as long.
 pub(super) async fn pull(
     at: &Endpoint,
     model: &str,
     stall: Duration,
     on_progress: &mut (dyn FnMut(PullProgress) + Send),
 ) -> Result<(), Failure> {
+    let mut parts = Parts::default();
+    let mut patience = Patience { stall, stage: Stage::Manifest, bytes: 0, since: Instant::now() };
     let request = at.request(Method::POST, "/api/pull").json(&json!({"model": model, "stream": true}));
-    let stalled = || Failure::Timeout { after: stall, tokens_seen: 0 };
-    let sent = tokio::time::timeout(stall, request.send()).await.map_err(|_| stalled())?;
-    let response = sent.map_err(|e| Broken::of(&e).failure(0, stall))?;
+    let sent = timeout_at(patience.ends(), request.send()).await.map_err(|_| patience.stalled())?;
+    let mut response = sent.map_err(|e| Broken::of(&e).failure(0, stall))?;
     let (status, headers) = (response.status(), response.headers().clone());
     if !status.is_success() {
-        let body = read_bounded(response).await.map_err(|e| Broken::of(&e).failure(0, stall))?;
+        let body = of_refusal(response, patience.ends()).await;
         return Err(of_response(EngineKind::Ollama, status, &headers, &body));
     }
-    let mut lines = Lines::new(response);
-    let mut parts = Parts::default();
+    let mut decoder = Decoder::for_download();
     loop {
-        let line = match tokio::time::timeout(stall, lines.next()).await.map_err(|_| stalled())? {
-            Ok(Some(line)) => line,
-            Ok(None) => return Err(Failure::Reset { tokens_seen: 0 }),
-            Err(LineError::Broken(broken)) => return Err(broken.failure(0, stall)),
-            Err(LineError::TooLong) => {
-                return Err(Failure::BadBody { detail: "a line without end".into() });
-            }
+        let chunk = timeout_at(patience.ends(), response.chunk()).await.map_err(|_| patience.stalled())?;
+        let chunk = chunk.map_err(|e| Broken::of(&e).failure(0, patience.since.elapsed()))?;
+        let items = match &chunk {
+            Some(chunk) => decoder.push(chunk)?,
+            None => decoder.end()?,
         };
-        let record = parse(&line)?;
-        if let Some(refusal) = of_record(EngineKind::Ollama, &record) {
-            return Err(refusal.failure);
+        for item in items {
+            let record = match item {
+                Item::Record { value, .. } => value,
+                Item::Error(data) => return Err(of_event(EngineKind::Ollama, &data).failure),
+                Item::Done => continue,
+            };
+            if let Some(refusal) = of_record(EngineKind::Ollama, &record) {
+                return Err(refusal.failure);
+            }
+            let progress = parts.note(&record);
+            let done = progress.status == "success";
+            patience.note(&progress, Instant::now());
+            on_progress(progress);
+            if done {
+                return Ok(());
+            }
         }
-        let progress = parts.note(&record);
-        let done = progress.status == "success";
-        on_progress(progress);
-        if done {
-            return Ok(());
+        if chunk.is_none() {
+            return Err(Failure::Reset { tokens_seen: 0 });
         }
+    }
+}
+
+/// How long a download has had no progress: what repeats its last line has none.
+struct Patience {
+    stall: Duration,
+    stage: Stage,
+    bytes: u64,
+    since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Manifest,
+    Download,
+    Verify,
+    Write,
+    CleanUp,
+}
+
+impl Stage {
+    fn of(status: &str) -> Self {
+        let first = status.split_whitespace().next().unwrap_or_default();
+        match first {
+            "verifying" => Stage::Verify,
+            "writing" => Stage::Write,
+            "removing" => Stage::CleanUp,
+            _ if status == "pulling manifest" => Stage::Manifest,
+            _ => Stage::Download,
+        }
+    }
+}
+
+impl Patience {
+    fn note(&mut self, progress: &PullProgress, now: Instant) {
+        let stage = self.stage.max(Stage::of(&progress.status));
+        if stage > self.stage || progress.bytes > self.bytes {
+            (self.stage, self.bytes, self.since) = (stage, progress.bytes, now);
+        }
+    }
+
+    fn longest(&self) -> Duration {
+        if self.stage >= Stage::Verify { self.stall * FINISHING } else { self.stall }
+    }
+
+    fn ends(&self) -> Instant {
+        self.since + self.longest()
+    }
+
+    fn stalled(&self) -> Failure {
+        Failure::Timeout { after: self.longest(), tokens_seen: 0 }
     }
 }
 
@@ -65,22 +133,26 @@ pub(super) async fn pull(
 struct Parts {
     bytes: BTreeMap<String, (u64, u64)>,
     percent: u8,
-    done: u64,
 }
 
 impl Parts {
     fn note(&mut self, record: &Value) -> PullProgress {
-        let status = record.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let status: String =
+            record.get("status").and_then(Value::as_str).unwrap_or_default().chars().take(200).collect();
         let number = |key| record.get(key).and_then(Value::as_u64);
-        if let (Some(digest), Some(total)) = (record.get("digest").and_then(Value::as_str), number("total")) {
-            self.bytes.insert(digest.to_owned(), (number("completed").unwrap_or(0).min(total), total));
+        if let (Some(digest), Some(total)) = (record.get("digest").and_then(Value::as_str), number("total"))
+            && (self.bytes.len() < MAX_PARTS || self.bytes.contains_key(digest))
+        {
+            let part = self.bytes.entry(digest.to_owned()).or_insert((0, total));
+            // Parts that are begun anew are no progress until they are past where they were.
+            part.0 = part.0.max(number("completed").unwrap_or(0).min(part.1));
         }
-        let (done, total) =
-            self.bytes.values().fold((0u128, 0u128), |(d, t), (c, n)| (d + u128::from(*c), t + u128::from(*n)));
-        let now = if status == "success" { 100 } else { (done * 100).checked_div(total).unwrap_or(0) };
+        let sum = |(d, t): (u64, u64), (c, n): &(u64, u64)| (d.saturating_add(*c), t.saturating_add(*n));
+        let (bytes, total) = self.bytes.values().fold((0, 0), sum);
+        let percent = (u128::from(bytes) * 100).checked_div(u128::from(total)).unwrap_or(0);
+        let now = if status == "success" { 100 } else { percent };
         self.percent = self.percent.max(u8::try_from(now).unwrap_or(100));
-        self.done = self.done.max(u64::try_from(done).unwrap_or(u64::MAX));
-        PullProgress { percent: self.percent, bytes: self.done, status }
+        PullProgress { percent: self.percent, bytes, status }
     }
 }
 
@@ -89,24 +161,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percent_counts_all_parts_and_never_falls() {
+    fn percent_and_bytes_count_all_parts_and_never_fall() {
         let lines = [
-            (json!({"status": "pulling manifest"}), 0),
-            (json!({"status": "pulling a", "digest": "a", "total": 80}), 0),
-            (json!({"status": "pulling a", "digest": "a", "total": 80, "completed": 60}), 75),
-            (json!({"status": "pulling b", "digest": "b", "total": 20}), 75),
-            (json!({"status": "pulling a", "digest": "a", "total": 80, "completed": 80}), 80),
-            (json!({"status": "pulling b", "digest": "b", "total": 20, "completed": 900}), 100),
-            (json!({"status": "success"}), 100),
+            (json!({"status": "pulling manifest"}), 0, 0),
+            (json!({"status": "pulling a", "digest": "a", "total": 80}), 0, 0),
+            (json!({"status": "pulling a", "digest": "a", "total": 80, "completed": 60}), 75, 60),
+            (json!({"status": "pulling b", "digest": "b", "total": 20}), 75, 60),
+            (json!({"status": "pulling a", "digest": "a", "total": 80, "completed": 10}), 75, 60),
+            (json!({"status": "pulling a", "digest": "a", "total": 80, "completed": 80}), 80, 80),
+            (json!({"status": "pulling b", "digest": "b", "total": 20, "completed": 900}), 100, 100),
+            (json!({"status": "success"}), 100, 100),
         ];
         let mut parts = Parts::default();
-        for (line, percent) in lines {
-            assert_eq!(parts.note(&line).percent, percent, "{line}");
+        for (line, percent, bytes) in lines {
+            let progress = parts.note(&line);
+            assert_eq!((progress.percent, progress.bytes), (percent, bytes), "{line}");
         }
     }
 
     #[test]
     fn a_pull_that_had_nothing_to_fetch_ends_at_a_hundred() {
         assert_eq!(Parts::default().note(&json!({"status": "success"})).percent, 100);
+    }
+
+    #[test]
+    fn only_bytes_and_later_stages_are_progress() {
+        let (begun, second) = (Instant::now(), Duration::from_secs(1));
+        let mut patience = Patience { stall: second, stage: Stage::Manifest, bytes: 0, since: begun };
+        let mut ends_after = |millis, status: &str, bytes| {
+            let now = begun + Duration::from_millis(millis);
+            patience.note(&PullProgress { percent: 0, bytes, status: status.into() }, now);
+            (patience.ends() - begun).as_millis()
+        };
+        assert_eq!(ends_after(0, "pulling manifest", 0), 1_000);
+        assert_eq!(ends_after(500, "pulling manifest", 0), 1_000, "the same line again");
+        assert_eq!(ends_after(500, "pulling a", 0), 1_500);
+        assert_eq!(ends_after(900, "pulling a", 0), 1_500);
+        assert_eq!(ends_after(900, "pulling a", 1), 1_900);
+        assert_eq!(ends_after(1_000, "verifying sha256 digest", 1), 11_000);
+        assert_eq!(ends_after(2_000, "pulling manifest", 1), 11_000, "never back");
+        assert_eq!(ends_after(2_000, "writing manifest", 1), 12_000);
     }
 }

@@ -1,14 +1,18 @@
 //! One suite of what an engine must do, run against the simulated servers and the real ones; and what only one can show.
 
+mod answers;
+mod canned;
 mod conformance;
 mod faults;
 mod mlx;
 mod ollama;
+mod proofs;
 
 use std::time::Duration;
 
 use ostler::engines::{
-    Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest, Secret, SendableModel, engine, model_to_send,
+    Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest, Secret, SendableModel, engine, http_client,
+    model_to_send,
 };
 
 /// Enough for a loaded machine.
@@ -27,7 +31,7 @@ impl Subject {
 
     pub fn with_bearer(kind: EngineKind, url: &str, bearer: Option<Secret>) -> Self {
         ostler::telemetry::install_crypto();
-        let at = Endpoint::new(reqwest::Client::new(), url.parse().expect("a URL"), bearer);
+        let at = Endpoint::new(http_client().expect("a client"), url.parse().expect("a URL"), bearer);
         Self { engine: engine(kind), at }
     }
 

@@ -6,6 +6,7 @@ use ostler::engines::{EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict,
 use ostler::simulate::{CallEnd, Fault, Server, SimulateOptions};
 use serde_json::json;
 
+use super::canned::{Answer, Canned};
 use super::{LONG, Subject, eventually};
 use crate::real::Ollama;
 
@@ -166,17 +167,18 @@ async fn a_pull_tells_its_progress_and_brings_the_model() {
 }
 
 /// The reason comes in the middle of a stream that began with 200.
-async fn a_pull_that_fails_says_why(subject: &Subject, model: &str) {
+async fn a_pull_that_fails(subject: &Subject, model: &str) -> Failure {
     let failure = subject.engine.pull(&subject.at, model, LONG, &mut |_| {}).await.expect_err("it fails").failure;
-    let Failure::ServerError { detail, .. } = &failure else { panic!("{failure}") };
-    assert!(detail.contains("pull model manifest"), "{detail}");
+    assert!(failure.to_string().contains("pull model manifest"), "{failure}");
+    failure
 }
 
 #[tokio::test]
 async fn a_simulated_pull_that_fails_says_why() {
     let (server, subject) = two_models().await;
     server.add_fault(Fault::FailPull {});
-    a_pull_that_fails_says_why(&subject, "tiny").await;
+    let failure = a_pull_that_fails(&subject, "tiny").await;
+    assert!(matches!(failure, Failure::ModelMissing { .. }), "another try can't help: {failure}");
     server.set_faults([Fault::SlowPull { seconds: 600.0 }.into()]);
     let stall = Duration::from_millis(200);
     let failure = subject.engine.pull(&subject.at, "tiny", stall, &mut |_| {}).await.expect_err("it stalls").failure;
@@ -186,7 +188,54 @@ async fn a_simulated_pull_that_fails_says_why() {
 #[tokio::test]
 async fn real_ollama_pull_that_fails_says_why() {
     let server = Ollama::start();
-    a_pull_that_fails_says_why(&Subject::new(EngineKind::Ollama, &server.url()), "127.0.0.1:1/no/model").await;
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    let failure = a_pull_that_fails(&subject, "127.0.0.1:1/no/model").await;
+    assert!(matches!(failure, Failure::ServerError { .. }), "another try may help: {failure}");
+    let invalid = subject.engine.pull(&subject.at, "no such//name", LONG, &mut |_| {}).await.expect_err("no name");
+    assert!(matches!(invalid.failure, Failure::ModelMissing { .. }), "{invalid}");
+}
+
+#[tokio::test]
+async fn a_pull_that_repeats_its_last_line_has_stalled() {
+    let line = json!({"status": "pulling a", "digest": "a", "total": 100, "completed": 99}).to_string() + "\n";
+    let tick = Duration::from_millis(50);
+    let mut answer = Answer::stream(&line);
+    for _ in 0..200 {
+        answer = answer.then(tick, &line);
+    }
+    let server = Canned::always(answer).await;
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    let mut bytes = 0;
+    let pulled = subject.engine.pull(&subject.at, "m", 8 * tick, &mut |progress| bytes = progress.bytes).await;
+    let failure = pulled.expect_err("no progress").failure;
+    assert!(matches!(failure, Failure::Timeout { .. }), "{failure}");
+    assert_eq!(bytes, 99);
+}
+
+/// A prompt of more tokens than the model's context, and an answer that does not fit behind its prompt.
+#[tokio::test]
+async fn real_ollama_refuses_a_prompt_that_does_not_fit() {
+    let server = Ollama::start();
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    let mut request = subject.request("tiny", 4);
+    request.messages[0].content = "one word and then another one ".repeat(20_000);
+    let failure = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("too long").failure;
+    assert!(matches!(failure, Failure::PromptTooLong { .. }), "{failure}");
+}
+
+/// What the engine has in its cache is counted as well: an estimate of what it left out depends on it.
+#[tokio::test]
+async fn real_ollama_counts_a_prompt_that_it_has_cached() {
+    let server = Ollama::start();
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    let mut request = subject.request("tiny", 1);
+    request.messages[0].content = "one word and then another one ".repeat(20);
+    let mut counted = Vec::new();
+    for _ in 0..2 {
+        let outcome = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect("it answers");
+        counted.push(outcome.prompt_tokens.expect("it counts"));
+    }
+    assert_eq!(counted[0], counted[1]);
 }
 
 #[tokio::test]

@@ -1,0 +1,354 @@
+//! A response body as records: server-sent events, NDJSON or one JSON value, whatever a server sends for `stream: true`. Pure.
+
+use serde_json::Value;
+
+use super::Failure;
+use super::lines::Splitter;
+
+/// No engine sends a longer line; one that does is not an engine.
+const MAX_LINE_BYTES: usize = 4 << 20;
+/// What a whole body may have, comments and line breaks included.
+const MAX_BYTES: u64 = 256 << 20;
+const MAX_LINES: u64 = 4_000_000;
+/// A download tells its progress many times a second, for days.
+const DOWNLOAD_FACTOR: u64 = 16;
+/// Text that is neither an event nor JSON; an HTML page tells its title before that.
+const MAX_TEXT_BYTES: usize = 64 << 10;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Item {
+    /// `framed`: it came as an event, else as a line or a body of its own.
+    Record { value: Value, framed: bool },
+    /// The data of an error event.
+    Error(Vec<u8>),
+    /// `[DONE]`
+    Done,
+}
+
+/// What an `event:` line announced for the data of its block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    Error,
+    /// `ping` and its like: data that is no JSON is nothing to us.
+    Other,
+}
+
+#[derive(Debug)]
+pub(super) struct Decoder {
+    max_bytes: u64,
+    max_lines: u64,
+    lines: Splitter,
+    bytes: u64,
+    count: u64,
+    announced: Option<Announced>,
+    /// Lines of an event's data that are no JSON by themselves.
+    data: Vec<u8>,
+    /// The data of this block that was handed out: what `event: error` behind it speaks of.
+    handed_out: Vec<u8>,
+    /// Lines that are no events: JSON over several lines, or text.
+    plain: Vec<u8>,
+    /// The length of `plain` when it was last parsed in vain.
+    tried: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::within(MAX_BYTES, MAX_LINES)
+    }
+}
+
+impl Decoder {
+    pub(super) fn for_download() -> Self {
+        Self::within(MAX_BYTES * DOWNLOAD_FACTOR, MAX_LINES * DOWNLOAD_FACTOR)
+    }
+
+    fn within(max_bytes: u64, max_lines: u64) -> Self {
+        Self {
+            max_bytes,
+            max_lines,
+            lines: Splitter::default(),
+            bytes: 0,
+            count: 0,
+            announced: None,
+            data: Vec::new(),
+            handed_out: Vec::new(),
+            plain: Vec::new(),
+            tried: 0,
+        }
+    }
+
+    /// Takes what arrived and hands out what it completes. The cost is linear in the bytes, however they are cut.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<Vec<Item>, Failure> {
+        self.bytes += chunk.len() as u64;
+        if self.bytes > self.max_bytes {
+            return Err(bad(format!("an answer longer than {} bytes", self.max_bytes)));
+        }
+        self.lines.push(chunk);
+        let mut items = Vec::new();
+        while let Some(line) = self.lines.next() {
+            self.count += 1;
+            if self.count > self.max_lines {
+                return Err(bad(format!("an answer of more than {} lines", self.max_lines)));
+            }
+            self.line(&line, &mut items)?;
+        }
+        if self.lines.open() > MAX_LINE_BYTES {
+            return Err(bad("a line without end"));
+        }
+        Ok(items)
+    }
+
+    /// The body has ended.
+    pub(super) fn end(&mut self) -> Result<Vec<Item>, Failure> {
+        let mut items = Vec::new();
+        let rest = self.lines.rest();
+        self.line(&rest, &mut items)?;
+        self.end_of_block(&mut items)?;
+        self.parse_plain(&mut items);
+        Ok(items)
+    }
+
+    /// Text that came instead of records.
+    pub(super) fn plain(&self) -> &[u8] {
+        &self.plain
+    }
+
+    fn line(&mut self, line: &[u8], items: &mut Vec<Item>) -> Result<(), Failure> {
+        let trimmed = line.trim_ascii();
+        if let Some(data) = line.strip_prefix(b"data:") {
+            self.parse_plain(items);
+            return self.data_line(data.trim_ascii(), items);
+        }
+        if !self.plain.is_empty() {
+            return self.plain_line(line, items);
+        }
+        if trimmed.is_empty() {
+            return self.end_of_block(items);
+        }
+        let (field, value) = match line.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&line[..colon], line[colon + 1..].trim_ascii()),
+            None => (line, &[][..]),
+        };
+        match field {
+            b"" | b"id" | b"retry" => {}
+            b"event" => {
+                self.announced = match value {
+                    b"error" => Some(Announced::Error),
+                    b"" | b"message" => None,
+                    _ => Some(Announced::Other),
+                };
+            }
+            b"error" => items.push(Item::Error(value.to_vec())),
+            _ => match serde_json::from_slice(trimmed) {
+                Ok(value @ Value::Object(_)) => items.push(Item::Record { value, framed: false }),
+                _ => self.plain_line(line, items)?,
+            },
+        }
+        Ok(())
+    }
+
+    /// Servers that leave out the blank line between events are understood as well: what is JSON by itself is an event.
+    fn data_line(&mut self, data: &[u8], items: &mut Vec<Item>) -> Result<(), Failure> {
+        if data == b"[DONE]" {
+            self.end_of_block(items)?;
+            items.push(Item::Done);
+            return Ok(());
+        }
+        if self.data.is_empty() {
+            match serde_json::from_slice(data) {
+                Ok(value) => self.hand_out(value, data, items),
+                Err(_) => self.data.extend_from_slice(data),
+            }
+            return Ok(());
+        }
+        if self.data.len() + data.len() > MAX_LINE_BYTES {
+            return Err(bad("an event without end"));
+        }
+        self.data.push(b'\n');
+        self.data.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn hand_out(&mut self, value: Value, data: &[u8], items: &mut Vec<Item>) {
+        if self.announced.take() == Some(Announced::Error) {
+            items.push(Item::Error(data.to_vec()));
+        } else {
+            self.handed_out = data[..data.len().min(4096)].to_vec();
+            items.push(Item::Record { value, framed: true });
+        }
+    }
+
+    fn end_of_block(&mut self, items: &mut Vec<Item>) -> Result<(), Failure> {
+        let data = std::mem::take(&mut self.data);
+        let handed_out = std::mem::take(&mut self.handed_out);
+        let announced = self.announced.take();
+        if data.is_empty() {
+            if announced == Some(Announced::Error) {
+                items.push(Item::Error(handed_out));
+            }
+            return Ok(());
+        }
+        match (serde_json::from_slice(&data), announced) {
+            (_, Some(Announced::Error)) => items.push(Item::Error(data)),
+            (Ok(value), _) => items.push(Item::Record { value, framed: true }),
+            (Err(_), Some(Announced::Other)) => {}
+            (Err(_), None) => return Err(no_json(&data)),
+        }
+        Ok(())
+    }
+
+    fn plain_line(&mut self, line: &[u8], items: &mut Vec<Item>) -> Result<(), Failure> {
+        self.plain.extend_from_slice(line);
+        self.plain.push(b'\n');
+        let most = if self.plain.trim_ascii_start().starts_with(b"{") { MAX_LINE_BYTES } else { MAX_TEXT_BYTES };
+        if self.plain.len() > most {
+            return Err(no_json(&self.plain));
+        }
+        // Twice as long as last time, so that many such lines cost no more than linear time.
+        if line.starts_with(b"}") && self.plain.len() >= 2 * self.tried {
+            self.parse_plain(items);
+        }
+        Ok(())
+    }
+
+    fn parse_plain(&mut self, items: &mut Vec<Item>) {
+        if self.plain.is_empty() {
+            return;
+        }
+        match serde_json::from_slice(&self.plain) {
+            Ok(value) => {
+                items.push(Item::Record { value, framed: false });
+                self.plain.clear();
+                self.tried = 0;
+            }
+            Err(_) => self.tried = self.plain.len(),
+        }
+    }
+}
+
+fn bad(detail: impl Into<String>) -> Failure {
+    Failure::BadBody { detail: detail.into() }
+}
+
+/// What is no JSON, named by its beginning.
+pub(super) fn no_json(data: &[u8]) -> Failure {
+    let start: String = String::from_utf8_lossy(&data[..data.len().min(400)]).chars().take(80).collect();
+    bad(format!("expected JSON, got {:?}", start.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn decode(chunks: &[&[u8]]) -> Result<Vec<Item>, Failure> {
+        let mut decoder = Decoder::default();
+        let mut items = Vec::new();
+        for chunk in chunks {
+            items.extend(decoder.push(chunk)?);
+        }
+        items.extend(decoder.end()?);
+        Ok(items)
+    }
+
+    fn event(value: Value) -> Item {
+        Item::Record { value, framed: true }
+    }
+
+    fn line(value: Value) -> Item {
+        Item::Record { value, framed: false }
+    }
+
+    fn error(data: &str) -> Item {
+        Item::Error(data.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn every_form_of_a_stream_is_read() {
+        let (one, two) = (json!({"a": 1}), json!({"a": 2}));
+        let cases: [(&str, Vec<Item>); 20] = [
+            ("", vec![]),
+            ("\n\n\r\n", vec![]),
+            (
+                "data: {\"a\":1}\n\ndata: {\"a\":2}\n\ndata: [DONE]\n\n",
+                vec![event(one.clone()), event(two.clone()), Item::Done],
+            ),
+            (
+                "data:{\"a\":1}\r\n\r\ndata:{\"a\":2}\r\rdata:[DONE]",
+                vec![event(one.clone()), event(two.clone()), Item::Done],
+            ),
+            ("data: {\"a\":1}\ndata: {\"a\":2}\n", vec![event(one.clone()), event(two.clone())]),
+            ("\u{feff}data: {\"a\":1}\n\n", vec![event(one.clone())]),
+            ("\u{feff}{\"a\":1}", vec![line(one.clone())]),
+            (": keepalive 1/2\n\nid: 4\nretry: 9\ndata: {\"a\":1}\n\n: bye\n", vec![event(one.clone())]),
+            ("data: {\ndata: \"a\": 1\ndata: }\n\n", vec![event(one.clone())]),
+            ("data: {\"a\":\ndata: 1}", vec![event(one.clone())]),
+            ("{\"a\":1}\n{\"a\":2}\n", vec![line(one.clone()), line(two.clone())]),
+            ("{\n  \"a\": 1\n}\n", vec![line(one.clone())]),
+            ("{\n  \"a\": 1\n}\n\ndata: [DONE]\n\n", vec![line(one.clone()), Item::Done]),
+            ("{\"a\":1}\n\ndata: [DONE]\n\n", vec![line(one.clone()), Item::Done]),
+            ("event: error\ndata: {\"a\":1}\n\ndata: {\"a\":2}\n\n", vec![error("{\"a\":1}"), event(two.clone())]),
+            ("event: error\ndata: boom\n\n", vec![error("boom")]),
+            ("data: {\"a\":1}\nevent: error\n\n", vec![event(one.clone()), error("{\"a\":1}")]),
+            ("error: {\"code\":500}\n\ndata: [DONE]\n\n", vec![error("{\"code\":500}"), Item::Done]),
+            ("event: ping\ndata: pong\n\ndata: {\"a\":1}\n\n", vec![event(one.clone())]),
+            ("event: completion\ndata: {\"a\":1}\n\n", vec![event(one)]),
+        ];
+        for (body, items) in cases {
+            assert_eq!(decode(&[body.as_bytes()]), Ok(items), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_stream_is_kept_to_be_named() {
+        for text in ["Internal error", "<html>\n<title>Hi</title>\n</html>", "{\"a\": 1"] {
+            let mut decoder = Decoder::default();
+            assert_eq!(decoder.push(text.as_bytes()), Ok(vec![]));
+            assert_eq!(decoder.end(), Ok(vec![]));
+            assert_eq!(decoder.plain().trim_ascii(), text.as_bytes());
+        }
+        let failure = decode(&[b"data: what?\n\n"]).unwrap_err();
+        assert!(failure.to_string().contains("what?"), "{failure}");
+    }
+
+    #[test]
+    fn a_flood_ends_and_costs_linear_time() {
+        let started = std::time::Instant::now();
+        let flood = |first: &[u8], chunk: &[u8], times: usize| {
+            let mut decoder = Decoder::within(1 << 22, 1 << 18);
+            decoder.push(first).unwrap();
+            (0..times).find_map(|_| decoder.push(chunk).err()).map(|failure| failure.to_string()).unwrap_or_default()
+        };
+        assert!(flood(b"", &[b'\n'; 1 << 16], 9).contains("lines"));
+        assert!(flood(b"", &[b'x'; 1 << 16], 99).contains("without end"));
+        assert!(flood(b"", &[b':'; 1 << 10], 1 << 13).contains("bytes"));
+        assert!(flood(b"{\n", b"}\n", 1 << 19).contains("lines"));
+        assert!(flood(b"", b"data: {\n", 1 << 19).contains("lines"));
+        assert_eq!(flood(b"", b"x", 1 << 19), "", "one byte a chunk");
+        // Quadratic time would be hours.
+        assert!(started.elapsed().as_secs() < 120);
+    }
+
+    proptest! {
+        #[test]
+        fn the_cuts_of_the_network_change_nothing(
+            lines in proptest::collection::vec(prop_oneof![
+                Just("data: {\"a\":1}"), Just("data: {"), Just("data: }"), Just("{\"b\":2}"), Just(""), Just(": c"), Just("é"),
+                Just("event: error"), Just("event: ping"), Just("error: x"), Just("data: [DONE]"), Just("{"), Just("}"),
+            ], 0..12),
+            ends in proptest::collection::vec(prop_oneof![Just("\n"), Just("\r\n"), Just("\r")], 12),
+            cut in 1usize..9,
+        ) {
+            let body: String = lines.iter().zip(&ends).flat_map(|(line, end)| [*line, *end]).collect();
+            let chunks: Vec<&[u8]> = body.as_bytes().chunks(cut).collect();
+            prop_assert_eq!(decode(&chunks), decode(&[body.as_bytes()]));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(body: Vec<u8>) {
+            let _ = decode(&[&body]);
+        }
+    }
+}
