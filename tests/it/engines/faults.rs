@@ -44,7 +44,6 @@ async fn a_probe_names_each_fault() {
         ("status:code=404", [undecided(false), undecided(false), undecided(false)]),
         ("status:code=404,path=/v1/models", [listed(EngineKind::Ollama), undecided(false), undecided(false)]),
         ("empty-body:path=/v1/models", [listed(EngineKind::Ollama), undecided(true), undecided(true)]),
-        ("garbage-body", [undecided(true), undecided(true), undecided(true)]),
         (
             "no-models",
             [ProbeVerdict::Models(Vec::new().into()), undecided(false), ProbeVerdict::Models(Vec::new().into())],
@@ -58,6 +57,9 @@ async fn a_probe_names_each_fault() {
             eventually(&format!("{kind} with {text}: {expected:?}"), || async { probe(&subject).await == *expected })
                 .await;
         }
+        server.set_faults([fault("garbage-body")]);
+        let no_api = async || matches!(probe(&subject).await, ProbeVerdict::Misconfigured(_));
+        eventually(&format!("{kind}'s page to be told from an API"), no_api).await;
         server.clear_faults();
         eventually("the faults to be over", || async { probe(&subject).await == listed(kind) }).await;
     }
