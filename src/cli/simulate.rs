@@ -1,12 +1,13 @@
 //! `ostler simulate`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engines::{EngineKind, Secret};
-use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions};
+use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions, TlsMode, count_start, fault_help};
 
 use super::CliError;
 
@@ -16,8 +17,9 @@ use super::CliError;
 ///   curl -X PUT http://127.0.0.1:11434/simulate/faults -d '["hang-inference"]'
 ///   curl -X DELETE http://127.0.0.1:11434/simulate/faults
 ///   curl http://127.0.0.1:11434/simulate/log
+///   curl http://127.0.0.1:11434/simulate/totals
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_long_help = FAULTS)]
+#[command(verbatim_doc_comment, after_long_help = fault_help())]
 pub struct Args {
     /// Which server to pose as
     #[arg(long, value_enum, default_value_t = EngineArg::Ollama)]
@@ -39,29 +41,25 @@ pub struct Args {
     /// The same seed answers the same calls with the same words
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Calls that run at a time for each model; others wait in the engine [default: 1 for ollama, else no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parallel: Option<u32>,
+    /// Calls that wait in the engine before the next is answered 503 [default: 512]
+    #[arg(long, value_name = "N")]
+    queue: Option<usize>,
+    /// Models that ollama holds in memory at a time [default: 3]
+    #[arg(long, value_name = "N")]
+    max_loaded: Option<usize>,
+    /// A file that counts the starts of the process, for faults with starts=N
+    #[arg(long, value_name = "FILE")]
+    state_file: Option<PathBuf>,
+    /// Speak HTTPS with a certificate that nobody trusts
+    #[arg(long, value_enum, value_name = "MODE")]
+    tls: Option<TlsMode>,
     /// Refuse calls that do not bear it [env: OSTLER_SIMULATE_API_KEY]
     #[arg(long, value_name = "KEY", env = "OSTLER_SIMULATE_API_KEY", hide_env = true)]
     api_key: Option<String>,
 }
-
-const FAULTS: &str = "\
-Faults (NAME or NAME:key=value,…; for-seconds=N ends any of them by itself):
-  hang-inference[:survives-unload=true]     inference stands still, listings answer
-  hang                                      nothing is answered
-  refuse                                    the port is closed, connections are cut
-  reset                                     every request's connection is reset
-  reset-after:tokens=N                      an inference is cut off after N tokens
-  status:code=N[,path=P][,retry-after-seconds=N]
-  empty-body[:path=P], garbage-body[:path=P]
-  latency:millis=N[,path=P]                 answers come late
-  slow-tokens:tokens-per-second=N
-  stall-after:tokens=N                      an inference stands still after N tokens
-  no-models                                 lists and knows no models: the wrong user
-  missing-model:model=NAME                  until it is pulled
-  crash[:exit-code=N][,WHEN], out-of-memory[:WHEN]
-                                            WHEN: after-seconds=N, after-requests=N, above-in-flight=N
-  slow-load:seconds=N                       a model takes so long to load
-  slow-pull:seconds=N, fail-pull";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum EngineArg {
@@ -92,18 +90,37 @@ impl EngineArg {
 pub async fn run(args: Args) -> Result<(), CliError> {
     // Before it says that it serves: from then on a signal ends it in good order.
     let ended = ended().map_err(|error| CliError::Failed(format!("can't wait for signals: {error}")))?;
-    let server = Server::start(options(args)).await.map_err(CliError::failed)?;
+    let start = match &args.state_file {
+        Some(file) => count_start(file).map_err(CliError::failed)?,
+        None => 1,
+    };
+    let server = Server::start(options(args, start)).await.map_err(CliError::failed)?;
     println!("serving on {}", server.url());
     if let Some(address) = server.control_address() {
         println!("faults and log on http://{address}/simulate");
     }
     ended.await;
+    tokio::time::sleep(server.exit_delay()).await;
     server.stop().await;
     Ok(())
 }
 
-fn options(args: Args) -> SimulateOptions {
-    let Args { engine, listen, control_listen, models, faults, tokens_per_second, seed, api_key } = args;
+fn options(args: Args, start: u64) -> SimulateOptions {
+    let Args {
+        engine,
+        listen,
+        control_listen,
+        models,
+        faults,
+        tokens_per_second,
+        seed,
+        parallel,
+        queue,
+        max_loaded,
+        state_file: _,
+        tls,
+        api_key,
+    } = args;
     let usual = SimulateOptions::new(engine.kind());
     SimulateOptions {
         listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], engine.port()))),
@@ -113,6 +130,11 @@ fn options(args: Args) -> SimulateOptions {
         tokens_per_second,
         seed,
         api_key: api_key.map(Secret::new),
+        parallel: parallel.and_then(|n| usize::try_from(n).ok()).unwrap_or(usual.parallel),
+        queue: queue.unwrap_or(usual.queue),
+        max_loaded: max_loaded.unwrap_or(usual.max_loaded),
+        start,
+        tls,
         on_crash: OnCrash::EndProcess,
         ..usual
     }

@@ -1,9 +1,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::totals::Totals;
 
 /// Older records are forgotten; the counts go on.
 const KEPT: usize = 10_000;
@@ -24,6 +28,7 @@ pub struct Log {
     pub pulls: BTreeMap<String, u64>,
     /// Tokens sent.
     pub tokens: u64,
+    pub totals: Totals,
 }
 
 impl Log {
@@ -72,16 +77,25 @@ pub struct CallRecord {
 pub enum CallEnd {
     Open,
     Finished,
+    /// The server broke its answer off, or ended it with an error record.
+    Failed,
     /// The caller went away, or the connection broke.
     Aborted,
+    /// The caller went away, and the server worked to the end without noticing.
+    Abandoned,
 }
 
 /// The log as it is being written.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<Inner>>);
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    inner: Arc<Mutex<Inner>>,
+    /// Told when an inference call is over.
+    pub(super) closed: Arc<Notify>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Its totals hold what the records that are kept don't tell.
     log: Log,
     next_id: u64,
     /// Never reset, for triggers that count calls.
@@ -89,8 +103,14 @@ struct Inner {
 }
 
 impl Ledger {
+    pub(super) fn new(start: u64) -> Self {
+        let mut inner = Inner::default();
+        inner.log.totals.starts = start;
+        Self { inner: Arc::new(Mutex::new(inner)), closed: Arc::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> Call {
@@ -119,21 +139,31 @@ impl Ledger {
             tokens: 0,
             end: CallEnd::Open,
         });
-        if log.calls.len() > KEPT {
-            log.calls.pop_front();
+        if log.calls.len() > KEPT
+            && let Some(oldest) = log.calls.pop_front()
+        {
+            log.totals.count(&oldest);
         }
         Call { ledger: self.clone(), id, inference }
     }
 
     pub(super) fn read(&self) -> Log {
-        self.lock().log.clone()
+        let mut log = self.lock().log.clone();
+        log.totals = totals(&log);
+        log
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        totals(&self.lock().log)
     }
 
     /// Forgets everything but what is open.
     pub(super) fn clear(&self) {
         let mut inner = self.lock();
         let in_flight = inner.log.in_flight;
-        inner.log = Log { in_flight, in_flight_peak: in_flight, ..Log::default() };
+        let Totals { starts, running, .. } = inner.log.totals;
+        let totals = Totals { starts, running, running_peak: running, ..Totals::default() };
+        inner.log = Log { in_flight, in_flight_peak: in_flight, totals, ..Log::default() };
     }
 
     /// Inference calls since the start, and how many are open.
@@ -150,9 +180,32 @@ impl Ledger {
         *self.lock().log.unloads.entry(model.to_owned()).or_default() += 1;
     }
 
+    /// A call got, or left, one of the engine's places.
+    pub(super) fn note_running(&self, begins: bool) {
+        let totals = &mut self.lock().log.totals;
+        totals.running = if begins { totals.running + 1 } else { totals.running.saturating_sub(1) };
+        totals.running_peak = totals.running_peak.max(totals.running);
+    }
+
+    pub(super) fn note_foreign(&self) {
+        self.lock().log.totals.foreign += 1;
+    }
+
     pub(super) fn note_pull(&self, model: &str) {
         *self.lock().log.pulls.entry(model.to_owned()).or_default() += 1;
     }
+}
+
+fn totals(log: &Log) -> Totals {
+    let mut totals = log.totals.clone();
+    log.calls.iter().for_each(|call| totals.count(call));
+    totals.in_flight = log.in_flight;
+    totals.in_flight_peak = log.in_flight_peak;
+    totals.loads = log.loads.values().sum();
+    totals.unloads = log.unloads.values().sum();
+    totals.pulls = log.pulls.values().sum();
+    totals.tokens = log.tokens;
+    totals
 }
 
 /// One open request. Dropped without `finish`, it was aborted.
@@ -180,20 +233,27 @@ impl Call {
     }
 
     pub(super) fn finish(&self) {
-        self.note(|record| record.end = CallEnd::Finished);
+        self.end(CallEnd::Finished);
+    }
+
+    /// The first end holds, but that nobody reads what the server finishes is known before.
+    pub(super) fn end(&self, end: CallEnd) {
+        self.note(|record| {
+            if record.end == CallEnd::Open {
+                record.end = end;
+            }
+        });
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.note(|record| {
-            if record.end == CallEnd::Open {
-                record.end = CallEnd::Aborted;
-            }
-        });
+        self.end(CallEnd::Aborted);
         if self.inference {
             let mut inner = self.ledger.lock();
             inner.log.in_flight = inner.log.in_flight.saturating_sub(1);
+            drop(inner);
+            self.ledger.closed.notify_one();
         }
     }
 }
@@ -204,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_log_tells_finished_calls_from_aborted_ones_and_keeps_the_peak() {
-        let ledger = Ledger::default();
+        let ledger = Ledger::new(1);
         let (first, second) = (ledger.open("POST", "/api/chat", true), ledger.open("POST", "/api/chat", true));
         let listing = ledger.open("GET", "/api/tags", false);
         first.token();
@@ -216,12 +276,14 @@ mod tests {
         assert_eq!(ends, [CallEnd::Finished, CallEnd::Aborted, CallEnd::Open]);
         assert_eq!((log.in_flight, log.in_flight_peak, log.tokens), (0, 2, 1));
         assert_eq!((log.count("POST /api/chat"), log.count("GET /api/tags")), (2, 1));
+        let Totals { inferences, aborted, in_flight_peak, tokens, .. } = log.totals;
+        assert_eq!((inferences, aborted, in_flight_peak, tokens), (2, 1, 2, 1));
         drop(listing);
     }
 
     #[test]
     fn a_cleared_log_still_counts_what_is_open() {
-        let ledger = Ledger::default();
+        let ledger = Ledger::new(1);
         let open = ledger.open("POST", "/api/chat", true);
         ledger.clear();
         open.token();
@@ -235,7 +297,7 @@ mod tests {
 
     #[test]
     fn only_the_last_records_are_kept_and_still_found() {
-        let ledger = Ledger::default();
+        let ledger = Ledger::new(1);
         for _ in 0..KEPT {
             ledger.open("GET", "/api/tags", false).finish();
         }
@@ -244,5 +306,9 @@ mod tests {
         let log = ledger.read();
         assert_eq!(log.calls.len(), KEPT);
         assert_eq!(log.calls.back().map(|call| call.tokens), Some(1));
+        for _ in 0..KEPT {
+            ledger.open("POST", "/api/chat", true).finish();
+        }
+        assert_eq!(ledger.totals().inferences, 1 + KEPT as u64, "totals count the forgotten ones too");
     }
 }

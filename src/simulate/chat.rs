@@ -12,8 +12,10 @@ use serde_json::{Map, Value, json};
 use crate::engines::{EngineKind, MLX_DEFAULT_MODEL};
 
 use super::body::Lenient;
-use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding, joined};
-use super::reply::{self, Piece};
+use super::generate::{Context, Generation, Wanted, count_tokens, embedding, joined};
+use super::refusals;
+use super::reply::{self, EVENT_STREAM, Piece};
+use super::shapes::{DONE, Shape};
 use super::state::Shared;
 
 #[derive(Deserialize)]
@@ -71,34 +73,43 @@ pub(super) async fn chat(
         prompt: last.to_owned(),
         options: Some(request.options(schema.as_ref())),
         model: request.model.clone().unwrap_or_else(|| MLX_DEFAULT_MODEL.to_owned()),
-        keep: None,
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
-        prompt_tokens: count_tokens(&joined(&request.messages)),
+        inputs: vec![count_tokens(&joined(&request.messages))],
         schema,
+        ..Wanted::default()
     };
     let asked = wanted.model.clone();
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refused(&shared, &why, &asked),
+        Err(why) => return refusals::openai(&shared, why, &asked),
     };
-    if !request.stream {
-        let text = reply::whole(&mut generation).await;
+    let whole = generation.shape().filter(|shape| shape.is_whole());
+    if !request.stream || whole.is_some() {
+        let text = match reply::whole(&mut generation).await {
+            Ok(text) => text,
+            Err(why) => return refusals::openai(&shared, why, &asked),
+        };
         let message = json!({"role": "assistant", "content": text});
         let choice = json!({"index": 0, "message": message, "finish_reason": finish(&generation)});
         let mut answer = head(&generation, "chat.completion", vec![choice]);
         answer["usage"] = usage(&generation);
-        return reply::json(200, &answer);
+        return match whole {
+            Some(Shape::WholeJsonDone) => reply::with_type(200, EVENT_STREAM, format!("{answer}\n\n{DONE}")),
+            _ => reply::json(200, &answer),
+        };
     }
     let with_usage = request.stream_options.include_usage;
-    // mlx_lm tells how far it is with the prompt; the others begin with the role.
     let mut opening = match engine {
-        EngineKind::Mlx => ": keepalive 1/1\n\n".to_owned(),
+        // mlx_lm tells how far it is with the prompt; the others begin with the role.
+        EngineKind::Mlx => progress(generation.prompt_tokens, generation.prompt_tokens),
         EngineKind::Ollama => String::new(),
         EngineKind::OpenAi => event(&chunk(&generation, json!({"role": "assistant", "content": ""}), Value::Null)),
     };
-    reply::streamed(generation, "text/event-stream", move |generation, piece| {
-        let mut text = std::mem::take(&mut opening);
+    reply::streamed(generation, EVENT_STREAM, move |generation, piece| {
+        // The opening comes with the first token.
+        let mut text = if matches!(piece, Piece::Progress(..)) { String::new() } else { std::mem::take(&mut opening) };
         match piece {
+            Piece::Progress(done, total) => text.push_str(&progress(done, total)),
             Piece::Token(token) => {
                 let delta = json!({"role": "assistant", "content": token});
                 text.push_str(&event(&chunk(generation, delta, Value::Null)));
@@ -110,7 +121,7 @@ pub(super) async fn chat(
                     last["usage"] = usage(generation);
                     text.push_str(&event(&last));
                 }
-                text.push_str("data: [DONE]\n\n");
+                text.push_str(DONE);
             }
         }
         text
@@ -133,46 +144,25 @@ pub(super) async fn embeddings(
         Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect(),
         other => vec![other.as_str().unwrap_or_default().to_owned()],
     };
-    let prompt_tokens = texts.iter().map(|text| count_tokens(text)).sum();
+    let inputs = texts.iter().map(|text| count_tokens(text)).collect();
     let prompt = texts.last().cloned().unwrap_or_default();
     let model = request.model.clone();
-    let wanted = Wanted { model, max_tokens: Some(0), prompt_tokens, prompt, ..Wanted::default() };
+    let wanted = Wanted { model, max_tokens: Some(0), inputs, prompt, ..Wanted::default() };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refused(&shared, &why, &request.model),
+        Err(why) => return refusals::openai(&shared, why, &request.model),
     };
     generation.until_free().await;
     generation.finish();
     let item = |(index, text): (usize, &String)| json!({"object": "embedding", "index": index, "embedding": embedding(shared.options.seed, text)});
     let data: Vec<Value> = texts.iter().enumerate().map(item).collect();
+    let prompt_tokens = generation.prompt_tokens;
     let usage = json!({"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens});
     reply::json(200, &json!({"object": "list", "data": data, "model": request.model, "usage": usage}))
 }
 
-fn refused(shared: &Shared, why: &NotBegun, model: &str) -> Response {
-    let typed = |status: u16, message: String, kind: &str, code: Value| {
-        reply::json(status, &json!({"error": {"message": message, "type": kind, "param": null, "code": code}}))
-    };
-    match (shared.options.engine, why) {
-        (EngineKind::Mlx, NotBegun::UnknownModel) => {
-            // It drops what it has before it looks for what it has not.
-            shared.evict_all();
-            let words = "Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and \
-                         outgoing traffic has been disabled";
-            reply::json(404, &json!({"error": format!("{words}: {model}")}))
-        }
-        (EngineKind::Ollama, NotBegun::UnknownModel) => {
-            typed(404, format!("model '{model}' not found"), "api_error", Value::Null)
-        }
-        (EngineKind::OpenAi, NotBegun::UnknownModel) => {
-            let message = format!("The model `{model}` does not exist or you do not have access to it.");
-            typed(404, message, "invalid_request_error", "model_not_found".into())
-        }
-        (_, NotBegun::QueueFull) => {
-            let message = "server busy, please try again.  maximum pending requests exceeded";
-            typed(503, message.to_owned(), "api_error", Value::Null)
-        }
-    }
+fn progress(done: u32, total: u32) -> String {
+    format!(": keepalive {done}/{total}\n\n")
 }
 
 fn event(record: &Value) -> String {

@@ -13,15 +13,18 @@ use super::body::Lenient;
 use super::calls::Log;
 use super::reply;
 use super::state::Shared;
+use super::totals::Totals;
 use super::{ActiveFault, FaultError};
 
 pub(super) const PREFIX: &str = "/simulate/";
 
-/// `GET`, `PUT` (these and no others), `POST` (these as well) and `DELETE /simulate/faults`; `GET` and `DELETE /simulate/log`.
+/// `GET`, `PUT` (these and no others), `POST` (these as well) and `DELETE /simulate/faults`; `GET` and `DELETE /simulate/log`;
+/// `GET /simulate/totals`, the counts of the log alone.
 pub(super) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/simulate/faults", get(list).put(replace).post(add).delete(clear))
         .route("/simulate/log", get(log).delete(clear_log))
+        .route("/simulate/totals", get(totals))
 }
 
 async fn list(State(shared): State<Arc<Shared>>) -> Response {
@@ -30,7 +33,7 @@ async fn list(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn replace(State(shared): State<Arc<Shared>>, Lenient(body): Lenient<Value>) -> Response {
     read(&body).map_or_else(refusal, |faults| {
-        shared.clear_faults();
+        shared.faults.clear();
         shared.add_faults(faults);
         shown(&shared)
     })
@@ -44,12 +47,16 @@ async fn add(State(shared): State<Arc<Shared>>, Lenient(body): Lenient<Value>) -
 }
 
 async fn clear(State(shared): State<Arc<Shared>>) -> StatusCode {
-    shared.clear_faults();
+    shared.faults.clear();
     StatusCode::NO_CONTENT
 }
 
 async fn log(State(shared): State<Arc<Shared>>) -> Json<Log> {
     Json(shared.ledger.read())
+}
+
+async fn totals(State(shared): State<Arc<Shared>>) -> Json<Totals> {
+    Json(shared.ledger.totals())
 }
 
 async fn clear_log(State(shared): State<Arc<Shared>>) -> StatusCode {
@@ -58,7 +65,7 @@ async fn clear_log(State(shared): State<Arc<Shared>>) -> StatusCode {
 }
 
 fn shown(shared: &Shared) -> Response {
-    let faults: Vec<Value> = shared.faults().iter().map(ActiveFault::to_json).collect();
+    let faults: Vec<Value> = shared.faults.all().iter().map(ActiveFault::to_json).collect();
     reply::json(200, &Value::from(faults))
 }
 

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::HttpBody;
+use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use serde_json::json;
 
-use crate::engines::EngineKind;
+use crate::engines::{EngineKind, same_model};
 
 use super::Fault;
+use super::asked::Asked;
+use super::calls::{Call, CallEnd};
 use super::control::PREFIX;
 use super::generate::Context;
+use super::replies::{Like, no_chat};
 use super::reply;
 use super::state::Shared;
 use super::wire::Switch;
@@ -22,62 +26,105 @@ use super::wire::Switch;
 pub(super) async fn gate(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(switch): ConnectInfo<Switch>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    let path = request.uri().path().to_owned();
-    if path.starts_with(PREFIX) {
+    if request.uri().path().starts_with(PREFIX) {
         return next.run(request).await;
     }
-    let call = Arc::new(shared.ledger.open(request.method().as_str(), &path, is_inference(&path)));
-    if call.inference {
-        shared.crash_if_triggered();
+    let (asked, mut request) = match Asked::read(request).await {
+        Ok(read) => read,
+        Err(answer) => return answer,
+    };
+    let call = Arc::new(shared.ledger.open(asked.method.as_str(), &asked.path, asked.inference));
+    call.note(|record| {
+        record.model = asked.model.clone();
+        record.max_tokens = asked.max_tokens;
+    });
+    if asked.inference {
+        shared.review_faults(true);
     }
-    if shared.fault(|fault| matches!(fault, Fault::Reset {}).then_some(())).is_some() {
+    if shared.has(|fault| matches!(fault, Fault::Reset { path } if asked.is_at(path.as_deref()))) {
         switch.reset();
         std::future::pending::<()>().await;
     }
-    shared.until_none(|fault| matches!(fault, Fault::Hang {})).await;
-    delay(&shared, &path).await;
-    let answer = match replaced(&shared, &path).or_else(|| unauthorized(&shared, &request)) {
-        Some(answer) => {
-            call.finish();
-            answer
-        }
-        None => {
-            request.extensions_mut().insert(Context { call: Arc::clone(&call), switch });
-            let answer = next.run(request).await;
-            // A generation that is streamed finishes its call itself.
-            if answer.body().size_hint().exact().is_some() {
-                call.finish();
-            }
-            answer
-        }
-    };
-    call.note(|record| record.status = Some(answer.status().as_u16()));
+    shared.faults.until_none(|fault| matches!(fault, Fault::Hang { path } if asked.is_at(path.as_deref()))).await;
+    delay(&shared, &asked).await;
+    let instead = replaced(&shared, &asked)
+        .or_else(|| unauthorized(&shared, &request))
+        .or_else(|| without_length(&shared, &asked, &request));
+    if let Some(answer) = instead {
+        call.note(|record| record.status = Some(answer.status().as_u16()));
+        call.finish();
+        return answer;
+    }
+    request.extensions_mut().insert(Context { call: Arc::clone(&call), switch });
+    if asked.inference && ignores_disconnects(&shared, &asked) {
+        return detached(&shared, call, request, next).await;
+    }
+    let answer = next.run(request).await;
+    answered(&call, &answer);
     answer
 }
 
-fn is_inference(path: &str) -> bool {
-    matches!(
-        path,
-        "/api/chat"
-            | "/api/generate"
-            | "/api/embed"
-            | "/v1/chat/completions"
-            | "/chat/completions"
-            | "/v1/completions"
-            | "/v1/embeddings"
-    )
+/// A generation that is streamed finishes its call itself.
+fn answered(call: &Call, answer: &Response) {
+    call.note(|record| record.status = Some(answer.status().as_u16()));
+    if answer.body().size_hint().exact().is_some() {
+        call.finish();
+    }
 }
 
-fn concerns(fault_path: &Option<String>, path: &str) -> bool {
-    fault_path.as_ref().is_none_or(|only| only == path)
+/// mlx_lm notices that a client went away only when it writes to it.
+fn ignores_disconnects(shared: &Shared, asked: &Asked) -> bool {
+    (shared.options.engine == EngineKind::Mlx && !asked.streams)
+        || shared.has(|fault| matches!(fault, Fault::UnnoticedDisconnect {}))
 }
 
-async fn delay(shared: &Shared, path: &str) {
+/// Runs a call to its end whether or not somebody waits for it.
+async fn detached(shared: &Arc<Shared>, call: Arc<Call>, request: Request, next: Next) -> Response {
+    let mut left = Left(Some(Arc::clone(&call)));
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let over = shared.over.clone();
+    tokio::spawn(over.run_until_cancelled_owned(async move {
+        let answer = next.run(request).await;
+        answered(&call, &answer);
+        if answer.body().size_hint().exact().is_some() {
+            let _ = send.send(answer);
+            return;
+        }
+        let (parts, body) = answer.into_parts();
+        let (chunks, rest) = tokio::sync::mpsc::unbounded_channel();
+        let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(rest);
+        if send.send(Response::from_parts(parts, Body::from_stream(stream))).is_err() {
+            call.end(CallEnd::Abandoned);
+        }
+        let mut body = body.into_data_stream();
+        while let Some(chunk) = body.next().await {
+            if chunks.send(chunk).is_err() {
+                call.end(CallEnd::Abandoned);
+            }
+        }
+    }));
+    let answer = receive.await;
+    left.0 = None;
+    answer.unwrap_or_else(|_closed| axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response())
+}
+
+/// Dropped while it holds a call, the client went away.
+struct Left(Option<Arc<Call>>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(call) = &self.0 {
+            call.end(CallEnd::Abandoned);
+        }
+    }
+}
+
+async fn delay(shared: &Shared, asked: &Asked) {
     let late = |fault: &Fault| match fault {
-        Fault::Latency { millis, path: only } if concerns(only, path) => Some(*millis),
+        Fault::Latency { millis, path } if asked.is_at(path.as_deref()) => Some(*millis),
         _ => None,
     };
     if let Some(millis) = shared.fault(late) {
@@ -85,22 +132,61 @@ async fn delay(shared: &Shared, path: &str) {
     }
 }
 
+const LOGIN: &str = "/login";
+
 /// The answer that a fault puts in place of the real one.
-fn replaced(shared: &Shared, path: &str) -> Option<Response> {
+fn replaced(shared: &Shared, asked: &Asked) -> Option<Response> {
     shared.fault(|fault| match fault {
-        Fault::Status { code, path: only, retry_after_seconds } if concerns(only, path) => {
+        Fault::Status { code, path, retry_after_seconds } if asked.is_at(path.as_deref()) => {
             let mut answer = reply::json(*code, &json!({"error": format!("simulated {code}")}));
             if let Some(seconds) = retry_after_seconds {
                 answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
             }
             Some(answer)
         }
-        Fault::EmptyBody { path: only } if concerns(only, path) => Some(reply::text(200, "")),
-        Fault::GarbageBody { path: only } if concerns(only, path) => {
-            Some(reply::with_type(200, "text/html", "<html><body>Welcome to nginx!</body></html>"))
+        Fault::EmptyBody { path } if asked.is_at(path.as_deref()) => Some(reply::text(200, "")),
+        Fault::GarbageBody { path } if asked.is_at(path.as_deref()) => Some(page("Welcome to nginx!")),
+        Fault::Redirect { to, .. } if to == "login" && asked.path == LOGIN => Some(page("Log in")),
+        Fault::Redirect { to, code, path } if asked.is_at(path.as_deref()) => {
+            let mut answer = reply::text(*code, "");
+            // Checked when the fault was set.
+            let location = HeaderValue::try_from(location(to, &asked.path)).ok()?;
+            answer.headers_mut().insert(header::LOCATION, location);
+            Some(answer)
         }
+        Fault::Reply { like, path, model, contains, below_tokens } => {
+            let engine = shared.options.engine;
+            let same = |only: &String| asked.model.as_ref().is_some_and(|asked| same_model(engine, only, asked));
+            let matches = asked.is_at(path.as_deref().or(like.usual_path()))
+                && model.as_ref().is_none_or(same)
+                && contains.as_ref().is_none_or(|text| asked.contains(text))
+                && below_tokens.is_none_or(|below| asked.max_tokens.is_some_and(|most| most < below));
+            matches.then(|| like.response())
+        }
+        Fault::EmbeddingsOnly { code } if asked.is_chat() => Some(no_chat(*code)),
         _ => None,
     })
+}
+
+fn page(title: &str) -> Response {
+    reply::with_type(200, "text/html", format!("<html><body>{title}</body></html>"))
+}
+
+fn location(to: &str, path: &str) -> String {
+    match to {
+        "login" => LOGIN.to_owned(),
+        "loop" => path.to_owned(),
+        _ => match to.split_once("://") {
+            Some((_, rest)) if !rest.contains('/') => format!("{to}{path}"),
+            _ => to.to_owned(),
+        },
+    }
+}
+
+/// mlx_lm reads no chunked bodies.
+fn without_length(shared: &Shared, asked: &Asked, request: &Request) -> Option<Response> {
+    let lacks_length = asked.method == Method::POST && !request.headers().contains_key(header::CONTENT_LENGTH);
+    (shared.options.engine == EngineKind::Mlx && lacks_length).then(|| Like::LengthRequired.response())
 }
 
 fn unauthorized(shared: &Shared, request: &Request) -> Option<Response> {

@@ -6,17 +6,30 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::engines::EngineKind;
+
 use super::Fault;
-use super::calls::Call;
+use super::calls::{Call, CallEnd};
+use super::in_force::checked;
 use super::models::Keep;
+use super::refusals::Refusal;
 use super::sample;
-use super::state::{Lease, QueueFull, Shared};
+use super::shapes::Shape;
+use super::state::{Lease, Shared};
 use super::wire::Switch;
 
 const WORDS: [&str; 16] = [
     "the", "horse", "drinks", "at", "noon", "and", "rests", "while", "hay", "is", "brought", "from", "a", "dry",
     "loft", "again",
 ];
+
+/// What mlx_lm takes for a limit where none is given.
+const MLX_MAX_TOKENS: u32 = 512;
+
+/// Ollama's own context where memory is short.
+pub(super) const OLLAMA_CONTEXT: u32 = 4096;
+
+const AFTER_RESET: Duration = Duration::from_secs(1);
 
 /// Characters of a prompt that the log keeps.
 const LOGGED: usize = 200;
@@ -34,7 +47,11 @@ pub(super) struct Wanted {
     pub(super) model: String,
     pub(super) keep: Option<Keep>,
     pub(super) max_tokens: Option<u32>,
-    pub(super) prompt_tokens: u32,
+    /// Tokens of each input.
+    pub(super) inputs: Vec<u32>,
+    /// Ollama's `num_ctx`, and that a longer input is refused rather than cut.
+    pub(super) context: Option<u32>,
+    pub(super) refuse_long: bool,
     /// For the log.
     pub(super) prompt: String,
     pub(super) options: Option<Value>,
@@ -42,17 +59,10 @@ pub(super) struct Wanted {
     pub(super) schema: Option<Value>,
 }
 
-/// Why no inference begins.
-#[derive(Debug)]
-pub(super) enum NotBegun {
-    UnknownModel,
-    QueueFull,
-}
-
 /// An inference that runs: tokens at their pace, or what the faults make of them.
 #[derive(Debug)]
 pub(super) struct Generation {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     context: Context,
     lease: Option<Lease>,
     rng: StdRng,
@@ -66,10 +76,26 @@ pub(super) struct Generation {
     pub(super) stopped: bool,
     started: Instant,
     answering: Instant,
+    prefill: Option<Prefill>,
 }
 
+/// Work on the prompt that is still to do.
+#[derive(Debug)]
+struct Prefill {
+    ends: Instant,
+    time: Duration,
+    /// When the next comment is due, where there are any.
+    comment: Option<Instant>,
+}
+
+/// For ever, as far as an instant can tell.
+const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// Between two comments of a prefill.
+const COMMENTS: Duration = Duration::from_secs(1);
+
 impl Generation {
-    pub(super) async fn begin(shared: &Arc<Shared>, context: Context, wanted: Wanted) -> Result<Self, NotBegun> {
+    pub(super) async fn begin(shared: &Arc<Shared>, context: Context, wanted: Wanted) -> Result<Self, Refusal> {
         let started = Instant::now();
         context.call.note(|record| {
             record.model = Some(wanted.model.clone());
@@ -77,36 +103,71 @@ impl Generation {
             record.prompt = Some(wanted.prompt.chars().take(LOGGED).collect());
             record.options = wanted.options.clone();
         });
-        let model = shared.find(&wanted.model).ok_or(NotBegun::UnknownModel)?;
-        let lease = shared.acquire(&model, wanted.keep).await.map_err(|QueueFull| NotBegun::QueueFull)?;
+        let model = shared.find(&wanted.model).ok_or(Refusal::UnknownModel)?;
+        let prompt_tokens = prompt_tokens(shared, &wanted)?;
+        if shared.has(|fault| matches!(fault, Fault::RunnerStopped {})) {
+            shared.evict_all();
+            return Err(Refusal::RunnerStopped);
+        }
+        let lease = match shared.cloud_model() {
+            Some(cloud) if cloud == model => None,
+            _ => Some(shared.acquire(&model, wanted.keep).await?),
+        };
         // The same call gets the same words, whatever ran beside it.
-        let mut rng = StdRng::seed_from_u64(shared.options.seed ^ u64::from(wanted.prompt_tokens));
+        let mut rng = StdRng::seed_from_u64(shared.options.seed ^ u64::from(prompt_tokens));
         let scripted = wanted.schema.as_ref().map(sample::pieces);
-        let natural = scripted.as_ref().map_or_else(|| rng.random_range(20..60), |said| length(said));
-        // A model that answers in a format ends where the format ends.
-        let most = wanted.max_tokens.unwrap_or(u32::MAX);
-        let stopped = wanted.max_tokens.is_none() || (scripted.is_some() && natural <= most);
-        let length = if stopped { natural } else { most };
+        // A model that answers in a format ends where the format ends; of others a limit that is given is reached.
+        let said = scripted.as_deref().map(length).or_else(|| shared.long_answer());
+        let natural = said.unwrap_or_else(|| wanted.max_tokens.map_or_else(|| rng.random_range(20..60), |_| u32::MAX));
+        let usual = if shared.options.engine == EngineKind::Mlx { MLX_MAX_TOKENS } else { u32::MAX };
+        let most = wanted.max_tokens.unwrap_or(usual);
+        let answering = Instant::now();
         Ok(Self {
+            prefill: shared.prefill(prompt_tokens).map(|(time, comments)| Prefill {
+                ends: answering.checked_add(time).unwrap_or_else(|| answering + A_YEAR),
+                time,
+                comment: comments.then_some(answering),
+            }),
             shared: Arc::clone(shared),
             context,
-            load: lease.load,
-            lease: Some(lease),
+            load: lease.as_ref().map_or(Duration::ZERO, |lease| lease.load),
+            lease,
             rng,
             scripted,
-            length,
+            length: natural.min(most),
             produced: 0,
             model: wanted.model,
-            prompt_tokens: wanted.prompt_tokens,
-            stopped,
+            prompt_tokens,
+            stopped: natural <= most,
             started,
-            answering: Instant::now(),
+            answering,
         })
+    }
+
+    /// How far the prompt is, when the server says so before its first token: at once and then each second.
+    pub(super) async fn progress(&mut self) -> Option<(u32, u32)> {
+        let prefill = self.prefill.as_mut()?;
+        let due = prefill.comment?;
+        tokio::time::sleep_until(due.min(prefill.ends)).await;
+        if Instant::now() >= prefill.ends {
+            self.prefill = None;
+            return None;
+        }
+        prefill.comment = Some(due + COMMENTS);
+        let total = self.prompt_tokens.max(1);
+        let spent = prefill.time.saturating_sub(prefill.ends.duration_since(due)).as_millis();
+        let done = u128::from(total) * spent / prefill.time.as_millis().max(1);
+        Some((u32::try_from(done).unwrap_or(total), total))
     }
 
     /// The next token, or `None` at the end.
     pub(super) async fn next(&mut self) -> Option<String> {
-        self.shared.until_none(|fault| self.is_held_by(fault)).await;
+        self.until_free().await;
+        if let Some(prefill) = &self.prefill {
+            tokio::time::sleep_until(prefill.ends).await;
+            self.prefill = None;
+            self.until_free().await;
+        }
         if self.produced >= self.length {
             return None;
         }
@@ -116,8 +177,10 @@ impl Generation {
         };
         if self.shared.fault(cut).is_some() {
             self.context.switch.reset();
-            // The connection's end drops this.
-            std::future::pending::<()>().await;
+            // The connection's end drops this, unless the server does not care for its clients.
+            tokio::time::sleep(AFTER_RESET).await;
+            self.end(CallEnd::Failed);
+            return None;
         }
         let slow = |fault: &Fault| match fault {
             Fault::SlowTokens { tokens_per_second } => Some(*tokens_per_second),
@@ -126,7 +189,7 @@ impl Generation {
         let rate = self.shared.fault(slow).unwrap_or(self.shared.options.tokens_per_second);
         tokio::time::sleep(Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX)).await;
         // It may have begun to hang meanwhile.
-        self.shared.until_none(|fault| self.is_held_by(fault)).await;
+        self.until_free().await;
         let place = usize::try_from(self.produced).unwrap_or(usize::MAX);
         let token = match self.scripted.as_ref().and_then(|said| said.get(place)) {
             Some(piece) => piece.clone(),
@@ -143,9 +206,9 @@ impl Generation {
         format!("{space}{word}")
     }
 
-    /// Holds while inference hangs, for what yields no tokens (embeddings).
+    /// Waits while inference hangs.
     pub(super) async fn until_free(&self) {
-        self.shared.until_none(|fault| self.is_held_by(fault)).await;
+        self.shared.faults.until_none(|fault| self.is_held_by(fault)).await;
     }
 
     fn is_held_by(&self, fault: &Fault) -> bool {
@@ -156,10 +219,23 @@ impl Generation {
         }
     }
 
+    /// The shape that a fault gives to a stream from this token on.
+    pub(super) fn shape(&self) -> Option<Shape> {
+        self.shared.fault(|fault| match fault {
+            Fault::Stream { shape, after_tokens } if *after_tokens <= self.produced => Some(*shape),
+            _ => None,
+        })
+    }
+
     /// Ends the call in good order.
     pub(super) fn finish(&mut self) {
+        self.end(CallEnd::Finished);
+    }
+
+    /// Ends the call and leaves the runner.
+    pub(super) fn end(&mut self, end: CallEnd) {
         self.lease = None;
-        self.context.call.finish();
+        self.context.call.end(end);
     }
 
     pub(super) fn total(&self) -> Duration {
@@ -168,6 +244,44 @@ impl Generation {
 
     pub(super) fn answering(&self) -> Duration {
         self.answering.elapsed()
+    }
+}
+
+/// The prompt's tokens as far as the model takes them in.
+fn prompt_tokens(shared: &Shared, wanted: &Wanted) -> Result<u32, Refusal> {
+    let engine = shared.options.engine;
+    let Some(limit) = shared.context_limit(wanted.context) else { return Ok(wanted.inputs.iter().sum()) };
+    let refuses = wanted.refuse_long || engine == EngineKind::OpenAi;
+    if let Some(&asked) = wanted.inputs.iter().find(|input| refuses && **input > limit) {
+        return Err(Refusal::TooLong { limit, asked });
+    }
+    Ok(wanted.inputs.iter().map(|input| (*input).min(limit)).sum())
+}
+
+impl Shared {
+    /// Tokens of a prompt that a model takes; `asked` is Ollama's `num_ctx`.
+    pub(super) fn context_limit(&self, asked: Option<u32>) -> Option<u32> {
+        let set = self.fault(|fault| if let Fault::Context { tokens } = fault { Some(*tokens) } else { None });
+        match self.options.engine {
+            EngineKind::Ollama => set.or(asked).or(Some(OLLAMA_CONTEXT)),
+            EngineKind::OpenAi => set,
+            EngineKind::Mlx => None,
+        }
+    }
+
+    fn long_answer(&self) -> Option<u32> {
+        self.fault(|fault| if let Fault::LongAnswer { tokens } = fault { Some(*tokens) } else { None })
+    }
+
+    /// How long the prompt takes, and whether comments fill the time.
+    fn prefill(&self, tokens: u32) -> Option<(Duration, bool)> {
+        self.fault(|fault| match fault {
+            Fault::Prefill { seconds, tokens_per_second, keepalive } => {
+                let by_length = tokens_per_second.map(|rate| f64::from(tokens) / rate);
+                Some((checked(seconds.or(by_length)?), *keepalive))
+            }
+            _ => None,
+        })
     }
 }
 

@@ -1,29 +1,50 @@
 //! A fake engine that misbehaves on demand, to rehearse a failure before it happens, and to count what an engine is asked.
 //!
-//! `faults` says what can go wrong and how it is written; `state` holds one server's memory: its models, its log, its faults;
-//! `gate` applies faults to each request; `ollama`, `mlx` and `openai` answer in the manner of each engine; `control` is the
-//! HTTP interface under `/simulate`; `server` and `wire` listen, and refuse or break connections.
+//! `faults` names what can go wrong, `replies` and `shapes` what real servers were seen to send; `active` says how a fault is
+//! written and when it is in force, `in_force` holds those that are set; `catalog` documents them. `state` holds one server's
+//! memory: its models, its calls, its faults; `gate` applies faults to each request; `ollama`, `mlx` and `openai` answer in the
+//! manner of each engine; `control` is the HTTP interface under `/simulate`; `server` and `wire` listen, and refuse or break
+//! connections.
 
+mod active;
+mod asked;
 mod body;
 mod calls;
+mod catalog;
 mod chat;
 mod control;
 mod faults;
+mod foreign;
 mod gate;
 mod generate;
+mod in_force;
 mod mlx;
 mod models;
 mod ollama;
 mod ollama_calls;
 mod openai;
 mod options;
+mod pulls;
+mod refusals;
+mod replies;
 mod reply;
 mod sample;
 mod server;
+mod shapes;
+mod starts;
 mod state;
+mod tls;
+mod totals;
 mod wire;
 
+pub use active::{ActiveFault, FaultError, When};
 pub use calls::{CallEnd, CallRecord, Log};
-pub use faults::{ActiveFault, Fault, FaultError, Trigger};
+pub use catalog::{FAULTS, fault_help};
+pub use faults::Fault;
 pub use options::{OnCrash, SimulateOptions};
+pub use replies::Like;
 pub use server::{Server, StartError};
+pub use shapes::Shape;
+pub use starts::{StartsError, count_start};
+pub use tls::TlsMode;
+pub use totals::Totals;

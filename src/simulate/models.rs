@@ -146,6 +146,11 @@ impl Models {
         }
     }
 
+    /// Drops a runner that nobody waits for any longer.
+    pub(super) fn cancel_load(&mut self, generation: u64) {
+        self.runners.retain(|runner| runner.generation != generation || runner.calls > 0);
+    }
+
     /// `keep_alive: 0`: the runner goes now, or when its open calls are over.
     pub(super) fn unload(&mut self, model: &str, now: Timestamp) {
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.model == model) {

@@ -9,8 +9,9 @@ use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::in_force::checked;
 use super::state::Shared;
-use super::{chat, ollama_calls, reply};
+use super::{Fault, chat, ollama_calls, pulls, reply};
 
 const VERSION: &str = "0.17.4";
 /// Of a model, in bytes: a small one's.
@@ -25,7 +26,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/api/chat", post(ollama_calls::chat))
         .route("/api/generate", post(ollama_calls::generate))
         .route("/api/embed", post(ollama_calls::embed))
-        .route("/api/pull", post(ollama_calls::pull))
+        .route("/api/pull", post(pulls::pull))
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/embeddings", post(chat::embeddings))
@@ -41,21 +42,42 @@ async fn version() -> Response {
 }
 
 async fn tags(State(shared): State<Arc<Shared>>) -> Response {
-    let models: Vec<Value> = shared.listed().iter().map(|name| describe(name)).collect();
+    let cloud = shared.cloud_model();
+    let describe = |name: &String| {
+        let mut model = describe(name);
+        if cloud.as_ref() == Some(name) {
+            model["remote_model"] = name.trim_end_matches("-cloud").into();
+            model["remote_host"] = "https://ollama.com:443".into();
+        }
+        model
+    };
+    let models: Vec<Value> = shared.listed().iter().map(describe).collect();
     reply::json(200, &json!({"models": models}))
 }
 
 async fn ps(State(shared): State<Arc<Shared>>) -> Response {
     let now = Timestamp::now();
-    let mut runners = shared.runners();
-    runners.sort_by_key(|runner| std::cmp::Reverse(runner.shown_expiry(now)));
-    let models: Vec<Value> = runners
+    let past = |fault: &Fault| if let Fault::ExpiryInPast { seconds } = fault { Some(checked(*seconds)) } else { None };
+    let past = shared.fault(past);
+    let mut loaded: Vec<(String, Timestamp)> =
+        shared.runners().iter().map(|runner| (runner.model.clone(), runner.shown_expiry(now))).collect();
+    loaded.sort_by_key(|(_, expiry)| std::cmp::Reverse(*expiry));
+    if let Some(past) = past {
+        if loaded.is_empty() {
+            loaded.extend(shared.listed().into_iter().next().map(|name| (name, now)));
+        }
+        let expiry = now.checked_sub(past).unwrap_or(Timestamp::MIN);
+        loaded.iter_mut().for_each(|(_, shown)| *shown = expiry);
+    }
+    let size_vram = if shared.has(|fault| matches!(fault, Fault::CpuOnly {})) { 0 } else { SIZE };
+    let context = shared.context_limit(None);
+    let models: Vec<Value> = loaded
         .iter()
-        .map(|runner| {
-            let mut model = describe(&runner.model);
-            model["expires_at"] = runner.shown_expiry(now).to_string().into();
-            model["size_vram"] = 0.into();
-            model["context_length"] = 4096.into();
+        .map(|(name, expiry)| {
+            let mut model = describe(name);
+            model["expires_at"] = expiry.to_string().into();
+            model["size_vram"] = size_vram.into();
+            model["context_length"] = context.into();
             model
         })
         .collect();

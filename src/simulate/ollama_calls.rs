@@ -1,26 +1,22 @@
-//! Ollama 0.17: chat, generate, embed, pull, and what `keep_alive` does.
+//! Ollama 0.17: chat, generate, embed, and what `keep_alive` does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Fault;
 use super::body::Lenient;
-use super::generate::{Context, Generation, NotBegun, Wanted, count_tokens, embedding, joined};
+use super::generate::{Context, Generation, Wanted, count_tokens, embedding, joined};
 use super::models::Keep;
-use super::ollama::digest;
-use super::reply::{self, Piece};
+use super::refusals::{self, Refusal};
+use super::reply::{self, NDJSON, Piece};
+use super::shapes::Shape as Wrong;
 use super::state::Shared;
-
-const NDJSON: &str = "application/x-ndjson";
 
 #[derive(Deserialize)]
 pub(super) struct Request {
@@ -37,6 +33,13 @@ pub(super) struct Request {
     #[serde(default)]
     options: Map<String, Value>,
     format: Option<Value>,
+    truncate: Option<bool>,
+}
+
+impl Request {
+    fn context(&self) -> Option<u32> {
+        self.options.get("num_ctx").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok())
+    }
 }
 
 type Shape = fn(&str) -> Value;
@@ -90,21 +93,27 @@ async fn run(
         model: request.model.clone(),
         keep,
         max_tokens,
-        prompt_tokens: count_tokens(prompt),
+        inputs: vec![count_tokens(prompt)],
+        context: request.context(),
+        refuse_long: request.truncate == Some(false),
         prompt: asked.to_owned(),
         options: Some(options.into()),
         schema,
     };
     let mut generation = match Generation::begin(shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refused(&why, &request.model),
+        Err(why) => return refusals::ollama(why, &request.model),
     };
-    if request.stream == Some(false) {
-        let text = reply::whole(&mut generation).await;
-        return reply::json(200, &last(&generation, &text, shape));
+    if request.stream == Some(false) || generation.shape().is_some_and(Wrong::is_whole) {
+        return match reply::whole(&mut generation).await {
+            Ok(text) => reply::json(200, &last(&generation, &text, shape)),
+            Err(why) => refusals::ollama(why, &request.model),
+        };
     }
     reply::streamed(generation, NDJSON, move |generation, piece| {
         let record = match piece {
+            // Its own protocol has no comments.
+            Piece::Progress(..) => return String::new(),
             Piece::Token(token) => record(&generation.model, &token, false, shape),
             Piece::End => last(generation, "", shape),
         };
@@ -115,18 +124,15 @@ async fn run(
 
 /// Without a prompt a call only loads the model, or with `keep_alive: 0` only unloads it: at once, also when the runner hangs.
 async fn only_load(shared: &Arc<Shared>, context: &Context, model: &str, keep: Option<Keep>, shape: Shape) -> Response {
-    context.call.note(|record| {
-        record.inference = false;
-        record.model = Some(model.to_owned());
-    });
-    let Some(name) = shared.find(model) else { return refused(&NotBegun::UnknownModel, model) };
+    context.call.note(|record| record.model = Some(model.to_owned()));
+    let Some(name) = shared.find(model) else { return refusals::ollama(Refusal::UnknownModel, model) };
     let reason = if keep == Some(Keep::For(Duration::ZERO)) {
         shared.unload(&name);
         "unload"
     } else {
         match shared.acquire(&name, keep).await {
             Ok(lease) => drop(lease),
-            Err(_full) => return refused(&NotBegun::QueueFull, model),
+            Err(why) => return refusals::ollama(why.into(), model),
         }
         "load"
     };
@@ -146,84 +152,28 @@ pub(super) async fn embed(
     };
     context.call.note(|record| record.keep_alive = request.keep_alive.clone());
     let texts = texts(&request.input);
-    let prompt_tokens = texts.iter().map(|text| count_tokens(text)).sum();
-    let prompt = texts.last().cloned().unwrap_or_default();
-    let model = request.model.clone();
-    let wanted = Wanted { model, keep, max_tokens: Some(0), prompt_tokens, prompt, ..Wanted::default() };
+    let wanted = Wanted {
+        model: request.model.clone(),
+        keep,
+        max_tokens: Some(0),
+        inputs: texts.iter().map(|text| count_tokens(text)).collect(),
+        context: request.context(),
+        refuse_long: request.truncate == Some(false),
+        prompt: texts.last().cloned().unwrap_or_default(),
+        ..Wanted::default()
+    };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refused(&why, &request.model),
+        Err(why) => return refusals::ollama(why, &request.model),
     };
     generation.until_free().await;
     let vectors: Vec<_> = texts.iter().map(|text| embedding(shared.options.seed, text)).collect();
     generation.finish();
     let answer = json!({
         "model": request.model, "embeddings": vectors, "total_duration": nanos(generation.total()),
-        "load_duration": nanos(generation.load), "prompt_eval_count": prompt_tokens,
+        "load_duration": nanos(generation.load), "prompt_eval_count": generation.prompt_tokens,
     });
     reply::json(200, &answer)
-}
-
-pub(super) async fn pull(
-    State(shared): State<Arc<Shared>>,
-    Extension(context): Extension<Context>,
-    Lenient(request): Lenient<Request>,
-) -> Response {
-    context.call.note(|record| record.model = Some(request.model.clone()));
-    let fails = shared.fault(|f| matches!(f, Fault::FailPull {}).then_some(())).is_some();
-    let slow = shared.fault(|f| if let Fault::SlowPull { seconds } = f { Some(*seconds) } else { None });
-    let time = slow.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(Duration::from_millis(50));
-    let records = pull_records(&request.model, fails);
-    let step = time / 10;
-    if request.stream == Some(false) {
-        tokio::time::sleep(time).await;
-        if fails {
-            return reply::json(500, &json!({"error": PULL_FAILED}));
-        }
-        shared.install(&request.model);
-        return reply::json(200, &json!({"status": "success"}));
-    }
-    let lines = stream::iter(records).then(move |record| {
-        let (shared, context, model) = (Arc::clone(&shared), context.clone(), request.model.clone());
-        async move {
-            if record.get("completed").is_some() {
-                tokio::time::sleep(step).await;
-            }
-            if record["status"] == "success" {
-                shared.install(&model);
-            }
-            if record["status"] == "success" || record.get("error").is_some() {
-                context.call.finish();
-            }
-            Ok::<_, std::io::Error>(Bytes::from(format!("{record}\n")))
-        }
-    });
-    reply::with_type(200, NDJSON, Body::from_stream(lines))
-}
-
-const PULL_FAILED: &str = "pull model manifest: file does not exist";
-
-fn pull_records(model: &str, fails: bool) -> Vec<Value> {
-    let mut records = vec![json!({"status": "pulling manifest"})];
-    if fails {
-        records.push(json!({"error": PULL_FAILED}));
-        return records;
-    }
-    let (digest, total) = (digest(model), 1_000_000_000_u64);
-    let status = format!("pulling {}", &digest[..12]);
-    let part = |tenth: u64| json!({"status": status, "digest": format!("sha256:{digest}"), "total": total, "completed": total / 10 * tenth});
-    records.extend((1..=10).map(part));
-    records.extend(["verifying sha256 digest", "writing manifest", "success"].map(|status| json!({"status": status})));
-    records
-}
-
-fn refused(why: &NotBegun, model: &str) -> Response {
-    match why {
-        NotBegun::UnknownModel => reply::json(404, &json!({"error": format!("model '{model}' not found")})),
-        NotBegun::QueueFull => {
-            reply::json(503, &json!({"error": "server busy, please try again.  maximum pending requests exceeded"}))
-        }
-    }
 }
 
 fn record(model: &str, text: &str, done: bool, shape: Shape) -> Value {

@@ -1,8 +1,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tokio::sync::Semaphore;
+
 use crate::engines::{EngineKind, Secret};
 
-use super::ActiveFault;
+use super::{ActiveFault, TlsMode};
 
 /// What a simulated server is.
 #[derive(Debug, Clone)]
@@ -22,10 +24,14 @@ pub struct SimulateOptions {
     pub api_key: Option<Secret>,
     /// How many models Ollama holds at a time.
     pub max_loaded: usize,
-    /// How many calls Ollama runs at a time for each model; others queue.
+    /// How many calls run at a time for each model; others queue in the engine.
     pub parallel: usize,
-    /// How many calls Ollama lets queue before it answers 503.
+    /// How many calls queue before the next is answered 503.
     pub queue: usize,
+    /// The start of the process that this is, the first being 1.
+    pub start: u64,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsMode>,
     pub on_crash: OnCrash,
 }
 
@@ -40,7 +46,8 @@ pub enum OnCrash {
 
 impl SimulateOptions {
     /// A server for tests: on a free loopback port, with a model of its engine's taste, quick, and with limits as the real
-    /// ones have them (Ollama 0.17.4: one call at a time per model, a queue of 512, three models on a CPU).
+    /// ones have them (Ollama 0.17.4: one call at a time per model, a queue of 512, three models on a CPU; the others run all calls
+    /// at once).
     pub fn new(engine: EngineKind) -> Self {
         Self {
             engine,
@@ -52,8 +59,10 @@ impl SimulateOptions {
             seed: 1,
             api_key: None,
             max_loaded: 3,
-            parallel: 1,
+            parallel: if engine == EngineKind::Ollama { 1 } else { Semaphore::MAX_PERMITS },
             queue: 512,
+            start: 1,
+            tls: None,
             on_crash: OnCrash::StopServing,
         }
     }

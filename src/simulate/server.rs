@@ -1,19 +1,22 @@
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::engines::EngineKind;
 
 use super::calls::Log;
+use super::in_force::checked;
 use super::state::{LAST_WORDS, Shared};
+use super::totals::Totals;
 use super::wire::{Switch, Wires};
-use super::{ActiveFault, Fault, SimulateOptions, control, gate, mlx, ollama, openai};
+use super::{ActiveFault, Fault, SimulateOptions, control, gate, mlx, ollama, openai, tls};
 
 /// A simulated server that runs in this process until it is stopped or dropped.
 #[derive(Debug)]
@@ -27,32 +30,41 @@ pub struct Server {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address}: {source}; is another server there?")]
-pub struct StartError {
-    address: SocketAddr,
-    source: io::Error,
+pub enum StartError {
+    #[error("can't listen on {address}: {source}; is another server there?")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("can't make a certificate for {address}: {reason}")]
+    Certificate { address: SocketAddr, reason: String },
 }
 
 impl Server {
     /// Listens, unless a fault says otherwise: then the address is known, and refuses.
     pub async fn start(options: SimulateOptions) -> Result<Self, StartError> {
         let listener = bind(options.listen).await?;
-        let address = listener.local_addr().map_err(|source| StartError { address: options.listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
         let control_listener = match options.control_listen {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
         let control = control_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let tls = match options.tls {
+            Some(mode) => {
+                Some(tls::acceptor(mode, address.ip()).map_err(|reason| StartError::Certificate { address, reason })?)
+            }
+            None => None,
+        };
         let faults = options.faults.clone();
         let shared = Shared::new(options);
         shared.add_faults(faults);
-        let end = CancellationToken::new();
+        let end = shared.over.clone();
+        tokio::spawn(end.clone().run_until_cancelled_owned(review(Arc::downgrade(&shared))));
         if let Some(listener) = control_listener {
             let app = control::router().with_state(Arc::clone(&shared));
             tokio::spawn(end.clone().run_until_cancelled_owned(async move { axum::serve(listener, app).await }));
         }
-        let task = tokio::spawn(serve(Arc::clone(&shared), address, listener, end.clone()));
-        let url = format!("http://{address}");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let task = tokio::spawn(serve(Arc::clone(&shared), address, listener, tls, end.clone()));
+        let url = format!("{scheme}://{address}");
         Ok(Self { shared, address, control, url, end, task: Some(task) })
     }
 
@@ -70,12 +82,12 @@ impl Server {
     }
 
     pub fn faults(&self) -> Vec<ActiveFault> {
-        self.shared.faults()
+        self.shared.faults.all()
     }
 
     /// These and no others. Needs a tokio runtime, for those that end by themselves.
     pub fn set_faults(&self, faults: impl IntoIterator<Item = ActiveFault>) {
-        self.shared.clear_faults();
+        self.shared.faults.clear();
         self.shared.add_faults(faults.into_iter().collect());
     }
 
@@ -84,11 +96,21 @@ impl Server {
     }
 
     pub fn clear_faults(&self) {
-        self.shared.clear_faults();
+        self.shared.faults.clear();
     }
 
     pub fn log(&self) -> Log {
         self.shared.ledger.read()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.shared.ledger.totals()
+    }
+
+    /// How long a signal leaves the process running.
+    pub fn exit_delay(&self) -> Duration {
+        let slow = |fault: &Fault| if let Fault::SlowExit { seconds } = fault { Some(checked(*seconds)) } else { None };
+        self.shared.fault(slow).unwrap_or_default()
     }
 
     pub fn clear_log(&self) {
@@ -126,7 +148,17 @@ impl Drop for Server {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError { address, source })
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+/// Looks at the faults again when a call is over, as some hold while calls are open.
+async fn review(shared: Weak<Shared>) {
+    let Some(closed) = shared.upgrade().map(|shared| Arc::clone(&shared.ledger.closed)) else { return };
+    loop {
+        closed.notified().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.review_faults(false);
+    }
 }
 
 fn app(shared: &Arc<Shared>) -> Router {
@@ -142,7 +174,13 @@ fn app(shared: &Arc<Shared>) -> Router {
 }
 
 /// Listens while nothing refuses; ends when stopped or crashed.
-async fn serve(shared: Arc<Shared>, address: SocketAddr, first: TcpListener, end: CancellationToken) {
+async fn serve(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    first: TcpListener,
+    tls: Option<TlsAcceptor>,
+    end: CancellationToken,
+) {
     let mut listener = Some(first);
     let mut crashed = shared.crashed();
     let over = async {
@@ -153,15 +191,15 @@ async fn serve(shared: Arc<Shared>, address: SocketAddr, first: TcpListener, end
     };
     let listening = async {
         loop {
-            if shared.fault(|fault| refuses(fault).then_some(())).is_some() {
+            if shared.has(refuses) {
                 listener = None;
-                shared.until_none(refuses).await;
+                shared.faults.until_none(refuses).await;
             }
             let open = match listener.take() {
                 Some(open) => open,
                 None => rebind(address).await,
             };
-            listen_until(&shared, open, shared.until_some(refuses), LAST_WORDS).await;
+            listen_until(&shared, open, tls.clone(), shared.faults.until_some(refuses), LAST_WORDS).await;
         }
     };
     // Dropping it closes the port; the connections hang on a token that is cut with it.
@@ -192,13 +230,14 @@ async fn rebind(address: SocketAddr) -> TcpListener {
 async fn listen_until(
     shared: &Arc<Shared>,
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     until: impl Future<Output = ()>,
     last_words: Duration,
 ) {
     let connections = CancellationToken::new();
     let _cut = connections.clone().drop_guard();
     let service = app(shared).into_make_service_with_connect_info::<Switch>();
-    let serving = axum::serve(Wires::new(listener, connections), service);
+    let serving = axum::serve(Wires::new(listener, tls, connections), service);
     tokio::select! {
         _ = serving.into_future() => (),
         () = until => (),

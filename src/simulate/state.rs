@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::engines::EngineKind;
+use crate::engines::{EngineKind, same_model};
 
 use super::calls::Ledger;
+use super::in_force::{Begun, Faults, Load, checked};
 use super::models::{Asked, Keep, Models, Runner};
-use super::{ActiveFault, Fault, OnCrash, SimulateOptions, Trigger};
+use super::{ActiveFault, Fault, OnCrash, SimulateOptions, foreign};
 
 /// A control call that makes the server die is still answered.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(50);
@@ -20,9 +22,11 @@ pub(super) const LAST_WORDS: Duration = Duration::from_millis(50);
 pub(super) struct Shared {
     pub(super) options: SimulateOptions,
     pub(super) ledger: Ledger,
-    faults: watch::Sender<Vec<Set>>,
+    pub(super) faults: Faults,
     next_fault: AtomicU64,
     crashed: watch::Sender<Option<i32>>,
+    /// Cancelled when the server is stopped or has crashed.
+    pub(super) over: CancellationToken,
     models: Mutex<Models>,
     runners_changed: Notify,
     /// Of each runner, as many permits as calls it runs at a time.
@@ -30,28 +34,25 @@ pub(super) struct Shared {
     waiting: AtomicUsize,
 }
 
-#[derive(Debug, Clone)]
-struct Set {
-    id: u64,
-    active: ActiveFault,
-    /// Inference calls before it was set.
-    calls_before: u64,
-}
-
-/// More calls wait than the server lets wait.
+/// Why a call gets no place at a runner.
 #[derive(Debug)]
-pub(super) struct QueueFull;
+pub(super) enum NoPlace {
+    /// More calls wait than the server lets wait.
+    QueueFull,
+    LoadFailed,
+}
 
 impl Shared {
     pub(super) fn new(options: SimulateOptions) -> Arc<Self> {
         let max_loaded = if options.engine == EngineKind::Mlx { 1 } else { options.max_loaded.max(1) };
         let models = Models::new(options.engine, &options.models, max_loaded);
         Arc::new(Self {
+            ledger: Ledger::new(options.start),
+            faults: Faults::new(options.start),
             options,
-            ledger: Ledger::default(),
-            faults: watch::Sender::new(Vec::new()),
             next_fault: AtomicU64::new(0),
             crashed: watch::Sender::new(None),
+            over: CancellationToken::new(),
             models: Mutex::new(models),
             runners_changed: Notify::new(),
             lanes: Mutex::default(),
@@ -59,94 +60,76 @@ impl Shared {
         })
     }
 
-    pub(super) fn faults(&self) -> Vec<ActiveFault> {
-        self.faults.borrow().iter().map(|set| set.active.clone()).collect()
+    fn load(&self, opening: bool) -> Load {
+        let (calls, in_flight) = self.ledger.inferences();
+        Load { calls, in_flight, opening }
     }
 
     pub(super) fn add_faults(self: &Arc<Self>, faults: Vec<ActiveFault>) {
-        let calls_before = self.ledger.inferences().0;
         for active in faults {
             let id = self.next_fault.fetch_add(1, Ordering::Relaxed);
-            self.faults.send_modify(|sets| sets.push(Set { id, active: active.clone(), calls_before }));
-            self.time(id, &active);
-        }
-    }
-
-    pub(super) fn clear_faults(&self) {
-        self.faults.send_modify(Vec::clear);
-    }
-
-    fn end_faults(&self, over: impl Fn(&Set) -> bool) {
-        self.faults.send_if_modified(|sets| {
-            let before = sets.len();
-            sets.retain(|set| !over(set));
-            sets.len() != before
-        });
-    }
-
-    /// Starts what a fault does by the clock: its end, or a crash.
-    fn time(self: &Arc<Self>, id: u64, active: &ActiveFault) {
-        if let Some(lasts) = active.lasts {
-            let weak = Arc::downgrade(self);
-            tokio::spawn(async move {
-                tokio::time::sleep(lasts).await;
-                if let Some(shared) = weak.upgrade() {
-                    shared.end_faults(|set| set.id == id);
+            let after = active.when.after_seconds;
+            let ends_at_once = active.fault.ends_the_process() && active.when.begins_at_once();
+            match self.faults.add(id, active, self.load(false)) {
+                Some(Begun { active, .. }) if ends_at_once => {
+                    self.later(LAST_WORDS, move |shared| {
+                        if shared.faults.is_set(id) {
+                            shared.crash(&active.fault);
+                        }
+                    });
                 }
-            });
+                Some(begun) => self.begin(begun),
+                None => {
+                    if let Some(seconds) = after {
+                        self.later(checked(seconds), move |shared| {
+                            if let Some(begun) = shared.faults.begin(id, shared.load(false)) {
+                                shared.begin(begun);
+                            }
+                        });
+                    }
+                }
+            }
         }
-        let Some(trigger) = active.fault.trigger() else { return };
-        let after = match trigger.after_seconds {
-            Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX),
-            None if trigger.is_now() => LAST_WORDS,
-            None => return,
-        };
-        let weak = Arc::downgrade(self);
+    }
+
+    /// Begins and ends faults by the count of calls; `opening` when one was just opened.
+    pub(super) fn review_faults(self: &Arc<Self>, opening: bool) {
+        for begun in self.faults.review(self.load(opening)) {
+            self.begin(begun);
+        }
+    }
+
+    /// What a fault does by itself from its beginning.
+    fn begin(self: &Arc<Self>, Begun { id, active }: Begun) {
+        if active.fault.ends_the_process() {
+            return self.crash(&active.fault);
+        }
+        if let Some(seconds) = active.when.for_seconds {
+            self.later(checked(seconds), move |shared| shared.faults.end(id));
+        }
+        if let Fault::ForeignCalls { count } = active.fault {
+            foreign::start(self, id, count);
+        }
+    }
+
+    fn later(self: &Arc<Self>, after: Duration, act: impl FnOnce(Arc<Self>) + Send + 'static) {
+        let (weak, over) = (Arc::downgrade(self), self.over.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
-            let Some(shared) = weak.upgrade() else { return };
-            let set = shared.faults.borrow().iter().find(|set| set.id == id).cloned();
-            if let Some(set) = set {
-                shared.crash(&set.active.fault);
+            let waited = over.run_until_cancelled(tokio::time::sleep(after)).await;
+            if let (Some(()), Some(shared)) = (waited, weak.upgrade()) {
+                act(shared);
             }
         });
     }
 
-    /// What the first fault says that has something to say.
+    /// What the first fault in force says that has something to say.
     pub(super) fn fault<T>(&self, says: impl FnMut(&Fault) -> Option<T>) -> Option<T> {
-        self.faults.borrow().iter().map(|set| &set.active.fault).find_map(says)
+        self.faults.first(says)
     }
 
-    /// Waits until no fault is such.
-    pub(super) async fn until_none(&self, is_such: impl Fn(&Fault) -> bool) {
-        self.until(|faults| !faults.iter().any(|set| is_such(&set.active.fault))).await;
-    }
-
-    /// Waits until some fault is such.
-    pub(super) async fn until_some(&self, is_such: impl Fn(&Fault) -> bool) {
-        self.until(|faults| faults.iter().any(|set| is_such(&set.active.fault))).await;
-    }
-
-    async fn until(&self, holds: impl Fn(&[Set]) -> bool) {
-        let mut changes = self.faults.subscribe();
-        // Its sender lives in self: it can't fail.
-        let _ = changes.wait_for(|faults| holds(faults)).await;
-    }
-
-    /// Crashes when the inference call that just began is the one too many.
-    pub(super) fn crash_if_triggered(&self) {
-        let (calls, in_flight) = self.ledger.inferences();
-        let due = |set: &&Set| {
-            let Some(Trigger { after_requests, above_in_flight, .. }) = set.active.fault.trigger() else {
-                return false;
-            };
-            after_requests.is_some_and(|n| calls - set.calls_before > n)
-                || above_in_flight.is_some_and(|n| in_flight > n)
-        };
-        let fault = self.faults.borrow().iter().find(due).map(|set| set.active.fault.clone());
-        if let Some(fault) = fault {
-            self.crash(&fault);
-        }
+    /// Whether some fault in force is such.
+    pub(super) fn has(&self, is_such: impl Fn(&Fault) -> bool) -> bool {
+        self.faults.first(|fault| is_such(fault).then_some(())).is_some()
     }
 
     fn crash(&self, fault: &Fault) {
@@ -160,6 +143,7 @@ impl Shared {
         match self.options.on_crash {
             OnCrash::StopServing => {
                 self.crashed.send_replace(Some(code));
+                self.over.cancel();
             }
             OnCrash::EndProcess => {
                 if matches!(fault, Fault::OutOfMemory { .. }) {
@@ -181,32 +165,38 @@ impl Shared {
     }
 
     pub(super) fn listed(&self) -> Vec<String> {
-        if self.fault(|f| matches!(f, Fault::NoModels {}).then_some(())).is_some() {
+        if self.has(|fault| matches!(fault, Fault::NoModels {})) {
             return Vec::new();
         }
         let installed = self.models().installed().to_vec();
-        installed.into_iter().filter(|name| !self.is_missing(name)).collect()
+        installed.into_iter().filter(|name| !self.is_missing(name)).chain(self.cloud_model()).collect()
+    }
+
+    /// A model that is listed and runs elsewhere.
+    pub(super) fn cloud_model(&self) -> Option<String> {
+        let ollama = self.options.engine == EngineKind::Ollama;
+        self.fault(|fault| if let Fault::CloudModel { model } = fault { Some(model.clone()) } else { None })
+            .filter(|_| ollama)
     }
 
     /// The listed name for a name asked for.
     pub(super) fn find(&self, asked: &str) -> Option<String> {
+        if let Some(cloud) = self.cloud_model().filter(|cloud| cloud == asked) {
+            return Some(cloud);
+        }
         let name = self.models().find(asked)?;
         self.listed().contains(&name).then_some(name)
     }
 
     fn is_missing(&self, name: &str) -> bool {
         let engine = self.options.engine;
-        let gone =
-            |f: &Fault| matches!(f, Fault::MissingModel { model } if crate::engines::same_model(engine, model, name));
-        self.fault(|f| gone(f).then_some(())).is_some()
+        self.has(|fault| matches!(fault, Fault::MissingModel { model } if same_model(engine, model, name)))
     }
 
     /// A pull that ended.
     pub(super) fn install(&self, name: &str) {
         let engine = self.options.engine;
-        self.end_faults(|set| {
-            matches!(&set.active.fault, Fault::MissingModel { model } if crate::engines::same_model(engine, model, name))
-        });
+        self.faults.end_such(|fault| matches!(fault, Fault::MissingModel { model } if same_model(engine, model, name)));
         self.models().install(name);
         self.ledger.note_pull(name);
     }
@@ -228,7 +218,7 @@ impl Shared {
             self.ledger.note_unload(model);
         }
         if !gone.is_empty() {
-            self.end_faults(|set| matches!(set.active.fault, Fault::HangInference { survives_unload: false }));
+            self.faults.end_such(|fault| matches!(fault, Fault::HangInference { survives_unload: false }));
             self.runners_changed.notify_waiters();
         }
     }
@@ -241,10 +231,17 @@ impl Shared {
     }
 
     /// A place at the runner of a listed model, loaded if need be; waits its turn.
-    pub(super) async fn acquire(self: &Arc<Self>, model: &str, keep: Option<Keep>) -> Result<Lease, QueueFull> {
+    pub(super) async fn acquire(self: &Arc<Self>, model: &str, keep: Option<Keep>) -> Result<Lease, NoPlace> {
         let _waiting = Waiting::enter(&self.waiting, self.options.queue)?;
-        let load = self.fault(|f| if let Fault::SlowLoad { seconds } = f { Some(*seconds) } else { None });
-        let load = load.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default();
+        let slow = |fault: &Fault| match fault {
+            Fault::SlowLoad { seconds, cancelled } => Some((checked(*seconds), *cancelled)),
+            _ => None,
+        };
+        let (load, cancelled) = self.fault(slow).unwrap_or_default();
+        if !self.is_loaded(model) && self.fails_to_load(model) {
+            tokio::time::sleep(load).await;
+            return Err(NoPlace::LoadFailed);
+        }
         let keep = if self.options.engine == EngineKind::Ollama { keep } else { Some(Keep::Forever) };
         let (generation, ready_at, loaded) = loop {
             let mut changed = std::pin::pin!(self.runners_changed.notified());
@@ -261,18 +258,38 @@ impl Shared {
                 Asked::Wait => changed.await,
             }
         };
-        let mut lease = Lease { shared: Arc::clone(self), generation, load: Duration::ZERO, lane: None };
+        let mut lease = Lease {
+            shared: Arc::clone(self),
+            generation,
+            load: Duration::ZERO,
+            cancels_load: cancelled,
+            lane: None,
+            running: false,
+        };
         if loaded {
             self.ledger.note_load(model);
             lease.load = load;
         }
         let left = Duration::try_from(ready_at.duration_since(Timestamp::now())).unwrap_or_default();
         tokio::time::sleep(left).await;
-        if self.options.engine == EngineKind::Ollama {
-            // The semaphore is never closed.
-            lease.lane = self.lane(generation).acquire_owned().await.ok();
-        }
+        lease.cancels_load = false;
+        // The semaphore is never closed.
+        lease.lane = self.lane(generation).acquire_owned().await.ok();
+        lease.running = true;
+        self.ledger.note_running(true);
         Ok(lease)
+    }
+
+    fn is_loaded(&self, model: &str) -> bool {
+        self.runners().iter().any(|runner| runner.model == model)
+    }
+
+    fn fails_to_load(&self, name: &str) -> bool {
+        let engine = self.options.engine;
+        self.has(|fault| match fault {
+            Fault::FailLoad { model } => model.as_ref().is_none_or(|only| same_model(engine, only, name)),
+            _ => false,
+        })
     }
 
     fn lane(&self, generation: u64) -> Arc<Semaphore> {
@@ -290,13 +307,22 @@ pub(super) struct Lease {
     generation: u64,
     /// How long the model took to load for this call.
     pub(super) load: Duration,
+    /// Set while the model loads and would not without a client.
+    cancels_load: bool,
     lane: Option<OwnedSemaphorePermit>,
+    running: bool,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.lane = None;
+        if self.running {
+            self.shared.ledger.note_running(false);
+        }
         self.shared.models().release(self.generation, Timestamp::now());
+        if self.cancels_load {
+            self.shared.models().cancel_load(self.generation);
+        }
         self.shared.sweep();
         self.shared.runners_changed.notify_waiters();
     }
@@ -305,9 +331,9 @@ impl Drop for Lease {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, most: usize) -> Result<Self, QueueFull> {
+    fn enter(count: &'a AtomicUsize, most: usize) -> Result<Self, NoPlace> {
         let waiting = Self(count);
-        if count.fetch_add(1, Ordering::Relaxed) >= most { Err(QueueFull) } else { Ok(waiting) }
+        if count.fetch_add(1, Ordering::Relaxed) >= most { Err(NoPlace::QueueFull) } else { Ok(waiting) }
     }
 }
 

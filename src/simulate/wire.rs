@@ -3,23 +3,25 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Hands each connection a switch; cancelling `all` cuts every one of them.
 pub(super) struct Wires {
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     all: CancellationToken,
 }
 
 impl Wires {
-    pub(super) fn new(listener: TcpListener, all: CancellationToken) -> Self {
-        Self { listener, all }
+    pub(super) fn new(listener: TcpListener, tls: Option<TlsAcceptor>, all: CancellationToken) -> Self {
+        Self { listener, tls, all }
     }
 }
 
@@ -35,6 +37,10 @@ impl Listener for Wires {
         }
         let switch = Switch(self.all.child_token());
         let cut = Box::pin(switch.0.clone().cancelled_owned());
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => Stream::Handshake(tls.accept(stream)),
+        };
         (Wire { stream, switch, cut }, address)
     }
 
@@ -59,44 +65,85 @@ impl Connected<IncomingStream<'_, Wires>> for Switch {
     }
 }
 
+/// A connection, with or without TLS. The handshake is part of the first read, so that a slow one holds up nobody else.
+enum Stream {
+    Plain(TcpStream),
+    Handshake(Accept<TcpStream>),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The handshake failed.
+    Broken,
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Stream {
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Io>>> {
+        *self = match std::mem::replace(self, Self::Broken) {
+            Self::Handshake(mut accept) => match Pin::new(&mut accept).poll(cx) {
+                Poll::Ready(done) => Self::Tls(Box::new(done?)),
+                Poll::Pending => {
+                    *self = Self::Handshake(accept);
+                    return Poll::Pending;
+                }
+            },
+            other => other,
+        };
+        Poll::Ready(match self {
+            Self::Plain(stream) => Ok(Pin::new(stream)),
+            Self::Tls(stream) => Ok(Pin::new(stream.as_mut())),
+            Self::Handshake(_) | Self::Broken => Err(io::ErrorKind::NotConnected.into()),
+        })
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Handshake(accept) => accept.get_ref(),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Broken => None,
+        }
+    }
+}
+
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     switch: Switch,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Wire {
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.cut.as_mut().poll(cx).is_pending() {
-            return Ok(());
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Io>>> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            // Without it the kernel would end the connection in good order.
+            if let Some(stream) = self.stream.tcp() {
+                stream.set_zero_linger()?;
+            }
+            // A finished future must not be polled again.
+            self.cut = Box::pin(self.switch.0.clone().cancelled_owned());
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        // Without it the kernel would end the connection in good order.
-        self.stream.set_zero_linger()?;
-        // A finished future must not be polled again.
-        self.cut = Box::pin(self.switch.0.clone().cancelled_owned());
-        Err(io::ErrorKind::ConnectionReset.into())
+        self.stream.poll_io(cx)
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        ready!(self.poll_io(cx))?.poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        ready!(self.poll_io(cx))?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(self.poll_io(cx))?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(self.stream.poll_io(cx))?.poll_shutdown(cx)
     }
 }

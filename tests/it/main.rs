@@ -15,6 +15,7 @@ mod real;
 mod runtimes;
 mod schedules;
 mod simulate;
+mod simulated;
 mod store;
 mod up;
 mod validation;

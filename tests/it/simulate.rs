@@ -120,3 +120,57 @@ async fn a_fault_that_is_not_understood_is_misuse() {
     assert_eq!(output.status.code(), Some(2), "{words}");
     assert!(words.contains("explode") && words.contains("hang-inference"), "{words}");
 }
+
+#[tokio::test]
+async fn a_state_file_counts_starts_and_a_fault_may_be_of_the_first_alone() {
+    let folder = std::env::temp_dir().join(format!("ostler-starts-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&folder).expect("create");
+    let file = folder.join("starts");
+    let args = ["--state-file", file.to_str().expect("text"), "--fault", "crash:after-requests=0,starts=2"];
+    let chat = json!({"model": "llama3.2:3b", "stream": false, "messages": [{"role": "user", "content": "hello"}]});
+    for start in 1..=3 {
+        let process = Process::start(&args).await;
+        assert_eq!(process.log().await.totals.starts, start);
+        let call = reqwest::Client::new().post(format!("{}/api/chat", process.url)).json(&chat).send().await;
+        assert_eq!(call.is_ok(), start == 3, "start {start}");
+        if start < 3 {
+            assert_eq!(process.end().await.0.code(), Some(1));
+        }
+    }
+    std::fs::remove_dir_all(&folder).expect("remove");
+}
+
+#[tokio::test]
+async fn a_process_that_is_slow_to_end_serves_meanwhile() {
+    let mut process = Process::start(&["--fault", "slow-exit:seconds=600"]).await;
+    let id = i32::try_from(process.child.id().expect("it runs")).expect("a process id");
+    kill(Pid::from_raw(id), Signal::SIGTERM).expect("signal");
+    let ended = tokio::time::timeout(Duration::from_millis(300), process.child.wait()).await;
+    assert!(ended.is_err(), "it goes on");
+    process.log().await;
+    kill(Pid::from_raw(id), Signal::SIGKILL).expect("signal");
+    assert_eq!(process.end().await.0.signal(), Some(9));
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_trusted_by_nobody_who_is_not_told() {
+    let process = Process::start(&["--tls", "self-signed"]).await;
+    let address = process.url.strip_prefix("https://").expect("https").to_owned();
+    let tags = format!("{}/api/tags", process.url);
+    let error = reqwest::get(&tags).await.expect_err("it is not trusted");
+    assert!(error.is_connect(), "{error}");
+    let trusting = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().expect("a client");
+    assert_eq!(trusting.get(&tags).send().await.expect("an answer").status(), 200);
+    // Plain HTTP to it breaks, and does not stop it.
+    reqwest::get(format!("http://{address}/api/tags")).await.expect_err("it speaks TLS");
+    assert_eq!(trusting.get(&tags).send().await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn help_documents_every_fault() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ostler")).args(["simulate", "--help"]).output().await.expect("run");
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (syntax, what) in ostler::simulate::FAULTS {
+        assert!(help.contains(syntax) && help.contains(what), "{syntax}: {help}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::engines::{EngineKind, Failure, ProbeVerdict, Secret};
-use ostler::simulate::{ActiveFault, CallEnd, Fault, Server, SimulateOptions, Trigger};
+use ostler::simulate::{ActiveFault, CallEnd, Fault, Server, SimulateOptions, When};
 use serde_json::{Value, json};
 
 use super::{LONG, Subject, eventually};
@@ -44,7 +44,6 @@ async fn a_probe_names_each_fault() {
         ("status:code=404", [undecided(false), undecided(false), undecided(false)]),
         ("status:code=404,path=/v1/models", [listed(EngineKind::Ollama), undecided(false), undecided(false)]),
         ("empty-body:path=/v1/models", [listed(EngineKind::Ollama), undecided(true), undecided(true)]),
-        ("garbage-body", [undecided(true), undecided(true), undecided(true)]),
         (
             "no-models",
             [ProbeVerdict::Models(Vec::new().into()), undecided(false), ProbeVerdict::Models(Vec::new().into())],
@@ -58,6 +57,9 @@ async fn a_probe_names_each_fault() {
             eventually(&format!("{kind} with {text}: {expected:?}"), || async { probe(&subject).await == *expected })
                 .await;
         }
+        server.set_faults([fault("garbage-body")]);
+        let no_api = async || matches!(probe(&subject).await, ProbeVerdict::Misconfigured(_));
+        eventually(&format!("{kind}'s page to be told from an API"), no_api).await;
         server.clear_faults();
         eventually("the faults to be over", || async { probe(&subject).await == listed(kind) }).await;
     }
@@ -149,7 +151,7 @@ async fn a_refusal_for_a_while_ends_on_the_same_port() {
 async fn an_mlx_that_is_asked_too_much_at_once_crashes() {
     let (server, subject) = simulated(EngineKind::Mlx).await;
     server.set_faults([
-        Fault::crash(134, Trigger { above_in_flight: Some(14), ..Trigger::default() }).into(),
+        Fault::Crash { exit_code: 134 }.when(When { above_in_flight: Some(14), ..When::default() }),
         fault("slow-tokens:tokens-per-second=10"),
     ]);
     let call = || subject.infer(SimulateOptions::usual_model(EngineKind::Mlx), 2);
@@ -166,7 +168,7 @@ async fn an_mlx_that_is_asked_too_much_at_once_crashes() {
 async fn a_crash_comes_after_so_many_requests_or_seconds_or_at_once() {
     let (server, subject) = simulated(EngineKind::OpenAi).await;
     canary(&subject).await;
-    server.add_fault(Fault::out_of_memory(Trigger { after_requests: Some(1), ..Trigger::default() }));
+    server.add_fault(Fault::OutOfMemory {}.when(When { after_requests: Some(1), ..When::default() }));
     assert_eq!(canary(&subject).await, None);
     assert!(canary(&subject).await.is_some());
     assert_eq!(server.crash().await, 137);

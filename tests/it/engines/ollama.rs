@@ -241,7 +241,7 @@ async fn real_ollama_counts_a_prompt_that_it_has_cached() {
 #[tokio::test]
 async fn a_model_that_loads_slowly_answers_late_once() {
     let (server, subject) = two_models().await;
-    server.add_fault(Fault::SlowLoad { seconds: 0.3 });
+    server.add_fault(Fault::SlowLoad { seconds: 0.3, cancelled: false });
     let first = subject.infer("tiny", 1).await.expect("it answers");
     let second = subject.infer("tiny", 1).await.expect("it answers");
     assert!(first.total >= Duration::from_millis(300), "{first:?}");

@@ -19,7 +19,7 @@ async fn tasks_of_two_models_mixed_make_a_server_load_seldom() {
     let shop = Shop::sqlite().await;
     let options = SimulateOptions { max_loaded: 1, parallel: 2, ..SimulateOptions::new(EngineKind::Ollama) };
     let server = Server::start(options.with_models(&["horse", "mule"])).await.expect("start");
-    server.add_fault(Fault::SlowLoad { seconds: 0.1 });
+    server.add_fault(Fault::SlowLoad { seconds: 0.1, cancelled: false });
     let models = ["horse", "mule"].map(|name| json!({"name": name, "alias": name}));
     shop.backend("ollama", "Ollama", server.url(), &models, 2, 10).await;
     shop.expert("rider", "horse").await;
