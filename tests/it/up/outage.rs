@@ -215,7 +215,10 @@ async fn both_servers_down_for_a_while_cost_no_attempt_and_hold_what_requires_th
         let classes: Vec<&str> = attempts.iter().filter_map(|attempt| attempt["class"].as_str()).collect();
         broken += classes.iter().filter(|class| ["Unavailable", "ServerFailed"].contains(class)).count();
         // Claimed and given back before it was sent is no attempt either.
-        assert!(classes.iter().all(|class| ["Ok", "Unavailable", "ServerFailed", "Cancelled"].contains(class)), "{task:#}");
+        assert!(
+            classes.iter().all(|class| ["Ok", "Unavailable", "ServerFailed", "Cancelled"].contains(class)),
+            "{task:#}"
+        );
         assert_eq!(classes.iter().filter(|class| **class == "Ok").count(), 1, "{task:#}");
         assert_eq!(task["attemptsUsed"], 1, "{task:#}");
         if task["labels"]["weight"] == "heavy" {

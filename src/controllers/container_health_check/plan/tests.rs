@@ -187,7 +187,7 @@ fn a_process_that_runs_out_of_memory_in_a_container_that_lives_on_raises_its_lim
     let (mut memory, mut limit, mut raises) = (Memory::default(), 20, Vec::new());
     // Its first process starts what was killed again at once: an end every two seconds, each under the newest limit.
     for second in 1..=700 {
-        let container = alive(limit, (second / 2).unsigned_abs(), second - second % 2);
+        let container = alive(limit, i64::unsigned_abs(second / 2), second - second % 2);
         let decision = decide(&facts(&spec, std::slice::from_ref(&container), &memory), at(second));
         for act in &decision.acts {
             let Todo::Resize(bytes) = act.todo else { panic!("{act:?}: it runs") };
