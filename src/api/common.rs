@@ -7,13 +7,23 @@ use serde::{Deserialize, Serialize};
 /// Annotation that forces a pass; its value is echoed in `status.lastHandledReconcileAt` (Flux's convention).
 pub const RECONCILE_REQUESTED_AT: &str = "ostler.dev/reconcile-requested-at";
 
+/// Scheme, host and port of an http or https URL: no credentials, and a port from 1 to 65535.
+macro_rules! origin {
+    () => {
+        concat!(
+            r"^https?://([!$-.0-9;->A-~]+|\[[0-9A-Fa-f:.]+\])",
+            r"(:0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?",
+        )
+    };
+}
+
 /// An http or https URL of printable ASCII, without credentials, query or fragment. No `\s`: engines of regular
 /// expressions differ about the white space beyond ASCII.
-pub(super) const URL: &str = r"^https?://[!$-.0->A-~]+(/[!$->A-~]*)?$";
+pub(super) const URL: &str = concat!(origin!(), r"(/[!$->A-~]*)?$");
 /// The same without a path.
-pub(super) const ORIGIN: &str = r"^https?://[!$-.0->A-~]+/?$";
+pub(super) const ORIGIN: &str = concat!(origin!(), r"/?$");
 /// The same with a path and a query.
-pub(super) const WEBHOOK_URL: &str = r"^https?://[!$-.0->A-~]+([/?][!-~]*)?$";
+pub(super) const WEBHOOK_URL: &str = concat!(origin!(), r"([/?][!-~]*)?$");
 
 /// A resource of a known kind in the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

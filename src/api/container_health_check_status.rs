@@ -23,6 +23,8 @@ pub enum ContainerHealthCheckState {
     OutOfMemory,
     /// Some end again soon after each start.
     CrashLooping,
+    /// Some were to run to their end once and failed: a person must look.
+    Failed,
     /// More are unhealthy than maxUnhealthy allows: nothing is done.
     TooManyUnhealthy,
     /// Nothing matches the target.
@@ -43,6 +45,8 @@ pub enum ContainerHealthCheckState {
 pub enum ContainerWord {
     /// As declared.
     Healthy,
+    /// It ran to its end with exit code 0, and nothing is to start it again.
+    Completed,
     /// It was just started.
     Starting,
     /// It is down because a person stopped it.
@@ -53,6 +57,8 @@ pub enum ContainerWord {
     Unhealthy,
     /// It ended.
     Exited,
+    /// It was to run to its end once, and ended with an error: it is not started again.
+    Failed,
     /// Something outside killed it: 137 without the runtime's flag for memory.
     Killed,
     /// It ran out of memory.

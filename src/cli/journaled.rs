@@ -93,6 +93,10 @@ impl Platform for Journaled {
     fn problems(&self) -> Vec<Problem> {
         self.inner.problems()
     }
+
+    fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+        self.inner.report_undecodable(kind, problems);
+    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use std::{
     collections::HashSet,
     fmt::Debug,
     hash::Hash,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
@@ -19,10 +20,12 @@ use kube::{
         reflector::ObjectRef,
     },
 };
-use rand::Rng;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{broadcast, mpsc};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::{Instant, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::{
@@ -32,12 +35,16 @@ use crate::{
 };
 
 use super::{
-    error::{Class, StepError},
+    backoff::Backoffs,
+    error::{Class, StepError, panic_message},
     feed::Feed,
 };
 
 /// Passes at once, so that a thousand objects don't stampede.
 const CONCURRENCY: u16 = 32;
+/// What looking may take, and what acting may: a server, an agent or a database that hangs must not hold up others.
+const OBSERVE: Duration = Duration::from_secs(10);
+const APPLY: Duration = Duration::from_secs(60);
 /// Without any trigger, an object is looked at again after this.
 const PERIOD: Duration = Duration::from_secs(60);
 
@@ -92,31 +99,59 @@ pub struct Drive {
     pub beat: Beat,
 }
 
+/// Objects that others ask to be looked at. A loop that is started again goes on with what is left.
+pub struct Triggered<K: Resource<DynamicType = ()>>(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<ObjectRef<K>>>>);
+
+impl<K: Resource<DynamicType = ()>> Clone for Triggered<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Where to ask for passes, and what takes them up.
+pub fn triggers<K: Resource<DynamicType = ()>>() -> (mpsc::UnboundedSender<ObjectRef<K>>, Triggered<K>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (sender, Triggered(Arc::new(tokio::sync::Mutex::new(receiver))))
+}
+
+/// What passes of one kind share.
+struct Passes<C: Controller> {
+    controller: Arc<C>,
+    drive: Drive,
+    waiting: Waiting<C::Object>,
+    backoffs: Backoffs<ObjectRef<C::Object>>,
+}
+
 /// Runs a controller for one term of leadership.
 pub async fn drive<C: Controller>(
     controller: Arc<C>,
     feed: Feed<C::Object>,
-    triggers: mpsc::UnboundedReceiver<ObjectRef<C::Object>>,
+    triggered: Triggered<C::Object>,
     drive: Drive,
 ) where
     ObjectRef<C::Object>: Eq + Hash,
 {
-    let drive = Arc::new(drive);
     let cancelled = drive.term.ended().clone();
     let waiting = Waiting::new(C::KIND, &drive.metrics);
-    let queue = queue(&feed, triggers, waiting.clone()).take_until(cancelled.clone().cancelled_owned());
-    let context = Arc::new((Arc::clone(&controller), Arc::clone(&drive)));
+    let queue = queue(&feed, triggered, waiting.clone()).take_until(cancelled.clone().cancelled_owned());
+    let context = Arc::new(Passes { controller, drive, waiting, backoffs: Backoffs::default() });
     let config = Config::default().concurrency(CONCURRENCY);
     let passes = applier(
-        |object, context: Arc<(Arc<C>, Arc<Drive>)>| {
-            let (controller, drive) = (Arc::clone(&context.0), Arc::clone(&context.1));
-            waiting.begun(&ObjectRef::from_obj(&*object));
+        |object: Arc<C::Object>, passes: Arc<Passes<C>>| {
+            passes.waiting.begun(&ObjectRef::from_obj(&*object));
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
             let span = tracing::info_span!("pass", kind = C::KIND, namespace, name);
-            Box::pin(async move { pass(&*controller, &object, &drive).await }.instrument(span))
+            // A task of its own: a pass that computes for long does not hold up the others.
+            let pass = tokio::spawn(async move { passes.pass(&object).await }.instrument(span));
+            AbortOnDropHandle::new(pass).map(|ended| {
+                ended.unwrap_or_else(|error| {
+                    tracing::error!(kind = C::KIND, %error, "pass broke off");
+                    Ok(Action::requeue(PERIOD))
+                })
+            })
         },
-        |_, error, _| Action::requeue(after_error(error)),
-        context,
+        |_, error: &Failed, _| Action::requeue(error.wait),
+        Arc::clone(&context),
         feed.objects.clone(),
         queue,
         config,
@@ -127,10 +162,14 @@ pub async fn drive<C: Controller>(
         tokio::select! {
             // Losing the lead stops everything at once: what was not begun is left to the successor.
             () = cancelled.cancelled() => return,
-            _ = alive.tick() => drive.beat.beat(),
+            _ = alive.tick() => context.drive.beat.beat(),
             done = passes.next() => match done {
                 Some(Err(applier_error::ObjectNotFound(object))) => {
-                    controller.gone(object.namespace.as_deref().unwrap_or_default(), &object.name);
+                    let (namespace, name) = (object.namespace.as_deref().unwrap_or_default(), &object.name);
+                    // It may be there in a form that this release can't decode.
+                    if !feed.holds(namespace, name) {
+                        context.controller.gone(namespace, name);
+                    }
                 }
                 Some(_) => {}
                 None => return,
@@ -142,7 +181,7 @@ pub async fn drive<C: Controller>(
 /// Everything there is, everything that is touched, and what others ask to be looked at.
 fn queue<K>(
     feed: &Feed<K>,
-    triggers: mpsc::UnboundedReceiver<ObjectRef<K>>,
+    triggered: Triggered<K>,
     waiting: Waiting<K>,
 ) -> impl Stream<Item = Result<ReconcileRequest<K>, std::convert::Infallible>> + Send + 'static + use<K>
 where
@@ -163,8 +202,11 @@ where
     };
     let initial = stream::iter(all());
     let touched = touched.flat_map(move |one| stream::iter(one.map_or_else(&all, |object| vec![object])));
-    let triggers = UnboundedReceiverStream::new(triggers);
-    stream::select(initial.chain(touched), triggers).map(move |object| {
+    let triggers = stream::unfold(triggered, |triggered| async move {
+        let object = triggered.0.lock().await.recv().await;
+        object.map(|object| (object, triggered))
+    });
+    stream::select(initial.chain(touched), Box::pin(triggers)).map(move |object| {
         waiting.joined(&object);
         Ok(ReconcileRequest::from(object))
     })
@@ -205,59 +247,97 @@ where
     }
 }
 
-fn after_error(error: &StepError) -> Duration {
-    let most = match error.class() {
-        Class::Retry => 2_000,
-        Class::Wait => 5_000,
-        Class::Tell => 30_000,
-    };
-    Duration::from_millis(rand::rng().random_range(most / 2..=most))
+/// A pass failed: it is told already.
+#[derive(Debug, thiserror::Error)]
+#[error("pass failed; next one in {} s", wait.as_secs())]
+struct Failed {
+    wait: Duration,
 }
 
-/// One pass over one object.
-async fn pass<C: Controller>(controller: &C, object: &C::Object, drive: &Drive) -> Result<Action, StepError> {
-    let began = std::time::Instant::now();
-    let result = steps(controller, object, drive).await;
-    match &result {
-        Ok(_) => drive.metrics.reconciles.finished(C::KIND, ReconcileResult::Success, began.elapsed()),
-        Err(error) => {
-            drive.metrics.reconciles.failed(C::KIND, error.reason(), began.elapsed());
-            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            if error.class() == Class::Wait {
-                tracing::debug!(kind = C::KIND, namespace, name, reason = error.reason(), %error, "pass dropped");
-            } else {
-                tracing::warn!(kind = C::KIND, namespace, name, reason = error.reason(), %error, "pass failed");
-            }
+impl<C: Controller> Passes<C>
+where
+    ObjectRef<C::Object>: Eq + Hash,
+{
+    /// One pass over one object.
+    async fn pass(&self, object: &C::Object) -> Result<Action, Failed> {
+        let (of, generation) = (ObjectRef::from_obj(object), object.meta().generation);
+        if let Some(wait) = self.backoffs.wait(&of, generation, Instant::now()) {
+            return Ok(Action::requeue(wait));
         }
-    }
-    result
-}
-
-async fn steps<C: Controller>(controller: &C, object: &C::Object, drive: &Drive) -> Result<Action, StepError> {
-    let observed = controller.observe(object).await?;
-    let plan = controller.plan(object, &observed, Timestamp::now());
-    let done = controller.apply(object, &observed, plan, &drive.term).await?;
-    let report = controller.status(object, &observed, &done, Timestamp::now());
-    if !drive.term.still_leads() {
-        return Ok(Action::await_change());
-    }
-    let id = object_id(C::KIND, object);
-    let mut again = report.again.unwrap_or(PERIOD);
-    publish(drive, &id, &report.notes).await;
-    if let Some(status) = &report.status {
-        let status = serde_json::to_value(status)
-            .map_err(|e| PlatformError::Invalid(format!("status of {}/{}: {e}", id.namespace, id.name)))?;
-        drive.metrics.process.platform_write(C::KIND, "status");
-        match drive.platform.apply_status(&id, &status).await {
-            Ok(()) => publish(drive, &id, &report.changes).await,
-            // Status is a copy: while it can't be written, healing goes on.
+        let (began, reconciles) = (Instant::now(), &self.drive.metrics.reconciles);
+        match self.steps(object).await {
+            Ok(action) => {
+                reconciles.finished(C::KIND, ReconcileResult::Success, began.elapsed());
+                self.backoffs.forget(&of);
+                Ok(action)
+            }
             Err(error) => {
-                tracing::debug!(kind = C::KIND, namespace = id.namespace, name = id.name, %error, "status not written");
-                again = again.min(Duration::from_secs(3));
+                reconciles.failed(C::KIND, error.reason(), began.elapsed());
+                let (wait, is_new) = self.backoffs.failed(of, generation, &error, Instant::now());
+                tell(C::KIND, object, &error, wait, is_new);
+                Err(Failed { wait })
             }
         }
     }
-    Ok(Action::requeue(again))
+
+    async fn steps(&self, object: &C::Object) -> Result<Action, StepError> {
+        let (controller, drive) = (&*self.controller, &self.drive);
+        let observed = bounded("observe", OBSERVE, controller.observe(object)).await?;
+        let plan = guarded("plan", || controller.plan(object, &observed, Timestamp::now()))?;
+        let done = bounded("apply", APPLY, controller.apply(object, &observed, plan, &drive.term)).await?;
+        let report = guarded("status", || controller.status(object, &observed, &done, Timestamp::now()))?;
+        if !drive.term.still_leads() {
+            return Ok(Action::await_change());
+        }
+        let id = object_id(C::KIND, object);
+        let mut again = report.again.unwrap_or(PERIOD);
+        publish(drive, &id, &report.notes).await;
+        if let Some(status) = &report.status {
+            let status = serde_json::to_value(status)
+                .map_err(|e| PlatformError::Invalid(format!("status of {}/{}: {e}", id.namespace, id.name)))?;
+            drive.metrics.process.platform_write(C::KIND, "status");
+            match drive.platform.apply_status(&id, &status).await {
+                Ok(()) => publish(drive, &id, &report.changes).await,
+                // Status is a copy: while it can't be written, healing goes on.
+                Err(error) => {
+                    tracing::debug!(kind = C::KIND, namespace = id.namespace, name = id.name, %error, "status not written");
+                    again = again.min(Duration::from_secs(3));
+                }
+            }
+        }
+        Ok(Action::requeue(again))
+    }
+}
+
+/// Runs a step within its time. A panic in it is an error of this pass alone.
+async fn bounded<T>(
+    step: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(StepError::Panic { step, message: panic_message(&*panic) }),
+        Err(_) => Err(StepError::Timeout { step, seconds: limit.as_secs() }),
+    }
+}
+
+/// The same for a step that only computes.
+fn guarded<T>(step: &'static str, work: impl FnOnce() -> T) -> Result<T, StepError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work))
+        .map_err(|panic| StepError::Panic { step, message: panic_message(&*panic) })
+}
+
+fn tell<K: Resource<DynamicType = ()>>(kind: &str, object: &K, error: &StepError, wait: Duration, is_new: bool) {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let (reason, wait) = (error.reason(), wait.as_secs_f32());
+    if matches!(error, StepError::Panic { .. }) && is_new {
+        tracing::error!(kind, namespace, name, reason, wait, %error, "pass failed");
+    } else if error.class() == Class::Wait || !is_new {
+        tracing::debug!(kind, namespace, name, reason, wait, %error, "pass failed");
+    } else {
+        tracing::warn!(kind, namespace, name, reason, wait, %error, "pass failed");
+    }
 }
 
 async fn publish(drive: &Drive, about: &ObjectId, notes: &[Note]) {
@@ -266,6 +346,14 @@ async fn publish(drive: &Drive, about: &ObjectId, notes: &[Note]) {
         if let Err(error) = drive.platform.publish(about, note).await {
             tracing::warn!(kind = about.kind, namespace = about.namespace, name = about.name, %error, "event not published");
         }
+    }
+}
+
+/// Whether two statuses are the same once they are stored: an API server keeps whole seconds of what has nanoseconds here.
+pub fn stored_alike<S: Serialize>(old: &S, new: &S) -> bool {
+    match (serde_json::to_value(old), serde_json::to_value(new)) {
+        (Ok(old), Ok(new)) => old == new,
+        _ => false,
     }
 }
 
@@ -279,3 +367,6 @@ pub fn object_id<K: Resource<DynamicType = ()>>(kind: &str, object: &K) -> Objec
         resource_version: object.resource_version().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,19 @@ pub enum StepError {
     Platform(#[from] PlatformError),
     #[error("what is remembered of {what} can't be read: {why}")]
     Memory { what: String, why: String },
+    /// Other passes go on meanwhile.
+    #[error(
+        "{step} did not end within {seconds} s and was stopped: look whether the database, the API server or an agent hangs"
+    )]
+    Timeout { step: &'static str, seconds: u64 },
+    #[error("{step} panicked: {message}; this is a defect of Ostler: report it with the object's manifest")]
+    Panic { step: &'static str, message: String },
+}
+
+/// What a panic said.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
 impl StepError {
@@ -43,7 +56,8 @@ impl StepError {
             // The watch brings the newer object, or its deletion.
             Self::Platform(PlatformError::Conflict(_) | PlatformError::NotFound(_)) => Class::Wait,
             Self::Platform(PlatformError::Forbidden(_) | PlatformError::Invalid(_)) => Class::Tell,
-            Self::Memory { .. } => Class::Tell,
+            Self::Timeout { .. } => Class::Retry,
+            Self::Memory { .. } | Self::Panic { .. } => Class::Tell,
         }
     }
 
@@ -59,6 +73,8 @@ impl StepError {
             Self::Platform(PlatformError::Forbidden(_)) => "Forbidden",
             Self::Platform(PlatformError::Invalid(_)) => "Invalid",
             Self::Memory { .. } => "MemoryUnreadable",
+            Self::Timeout { .. } => "Timeout",
+            Self::Panic { .. } => "Panic",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The objects of one kind, kept warm in a reflector by leader and followers alike.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::StreamExt;
 use kube::{
@@ -8,29 +8,49 @@ use kube::{
     api::DynamicObject,
     runtime::{
         reflector::{ObjectRef, Store, store::Writer},
-        watcher,
+        watcher::Event,
     },
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{platform::Platform, telemetry::Beat};
+use crate::{
+    platform::{Note, ObjectId, Platform, Problem},
+    telemetry::{Beat, Metrics},
+};
 
 /// How many touches a slow reader may be behind; past that it takes up everything again.
 const BEHIND: usize = 4096;
 
+/// What is known of an object that can't be decoded: an older or newer release wrote it, or it holds a value that is unknown here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecodable {
+    pub id: ObjectId,
+    pub why: String,
+}
+
+/// By namespace and name.
+type Undecoded = BTreeMap<(String, String), Undecodable>;
+
 /// The store of a kind, and what was touched in it.
 pub struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
+    /// Of an object that can't be decoded any more, the last version that could.
     pub objects: Store<K>,
     touched: broadcast::Sender<ObjectRef<K>>,
     /// Counts complete listings; 0 before the first.
     pub listings: watch::Receiver<u64>,
+    undecodable: watch::Receiver<Undecoded>,
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Feed<K> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), touched: self.touched.clone(), listings: self.listings.clone() }
+        Self {
+            objects: self.objects.clone(),
+            touched: self.touched.clone(),
+            listings: self.listings.clone(),
+            undecodable: self.undecodable.clone(),
+        }
     }
 }
 
@@ -39,14 +59,26 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
 {
     /// Starts watching. The watch goes on until `shutdown`, through every error.
-    pub fn start(platform: Arc<dyn Platform>, kind: &'static str, beat: Beat, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        platform: Arc<dyn Platform>,
+        kind: &'static str,
+        metrics: &Metrics,
+        beat: Beat,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let (feed, pump) = Self::new(platform, kind, metrics.clone());
+        tokio::spawn(pump.run(beat, shutdown));
+        feed
+    }
+
+    fn new(platform: Arc<dyn Platform>, kind: &'static str, metrics: Metrics) -> (Self, Pump<K>) {
         let writer = Writer::<K>::new(());
         let objects = writer.as_reader();
         let (touched, _) = broadcast::channel(BEHIND);
         let (listed, listings) = watch::channel(0);
-        let pump = Pump { kind, writer, touched: touched.clone(), listed };
-        tokio::spawn(pump.run(platform, beat, shutdown));
-        Self { objects, touched, listings }
+        let (bad, undecodable) = watch::channel(Undecoded::new());
+        let pump = Pump { kind, platform, metrics, writer, touched: touched.clone(), listed, bad, listing: None };
+        (Self { objects, touched, listings, undecodable }, pump)
     }
 
     /// Everything that is touched from now on. A reader that fell behind gets `None`: it looks at everything again.
@@ -58,21 +90,82 @@ where
     pub fn is_complete(&self) -> bool {
         *self.listings.borrow() > 0
     }
+
+    /// Whether all that there is is known, too: nothing is left out because it can't be decoded.
+    pub fn is_whole(&self) -> bool {
+        let lacking = |one: &Undecodable| self.decoded(&one.id.namespace, &one.id.name).is_none();
+        self.is_complete() && !self.undecodable.borrow().values().any(lacking)
+    }
+
+    /// Whether an object of this name is there, decodable or not.
+    pub fn holds(&self, namespace: &str, name: &str) -> bool {
+        self.undecodable.borrow().contains_key(&(namespace.to_owned(), name.to_owned()))
+            || self.decoded(namespace, name).is_some()
+    }
+
+    /// The uids of all that is there, decodable or not: what is swept as deleted is what this lacks.
+    pub fn uids(&self) -> Vec<String> {
+        let undecodable = self.undecodable.borrow().values().map(|one| one.id.uid.clone()).collect::<Vec<_>>();
+        self.objects.state().iter().filter_map(|object| object.uid()).chain(undecodable).collect()
+    }
+
+    /// Tells of each object that can't be decoded by an event about it, for as long as this process leads.
+    pub async fn tell_undecodable(mut self, platform: Arc<dyn Platform>) {
+        let mut told: Vec<Undecodable> = Vec::new();
+        loop {
+            let now: Vec<Undecodable> = self.undecodable.borrow_and_update().values().cloned().collect();
+            for one in now.iter().filter(|one| !told.contains(one)) {
+                let note = Note {
+                    warning: true,
+                    reason: "Undecodable".to_owned(),
+                    action: "Decode".to_owned(),
+                    message: cut(&undecodable(&one.why), 1_000),
+                };
+                if let Err(error) = platform.publish(&one.id, &note).await {
+                    tracing::debug!(%error, "event not published");
+                }
+            }
+            told = now;
+            if self.undecodable.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn decoded(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.objects.get(&ObjectRef::new(name).within(namespace))
+    }
+}
+
+fn undecodable(why: &str) -> String {
+    format!(
+        "this object can't be decoded ({why}): it is left alone, and its last good version stays in force; apply the CRDs of \
+         this release, or correct the object"
+    )
+}
+
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 struct Pump<K: Resource<DynamicType = ()> + Clone + 'static> {
     kind: &'static str,
+    platform: Arc<dyn Platform>,
+    metrics: Metrics,
     writer: Writer<K>,
     touched: broadcast::Sender<ObjectRef<K>>,
     listed: watch::Sender<u64>,
+    bad: watch::Sender<Undecoded>,
+    /// What could not be decoded of a listing that has not ended.
+    listing: Option<Undecoded>,
 }
 
 impl<K> Pump<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
 {
-    async fn run(mut self, platform: Arc<dyn Platform>, beat: Beat, shutdown: CancellationToken) {
-        let mut events = platform.watch(self.kind);
+    async fn run(mut self, beat: Beat, shutdown: CancellationToken) {
+        let mut events = self.platform.watch(self.kind);
         let mut alive = tokio::time::interval(std::time::Duration::from_secs(5));
         loop {
             tokio::select! {
@@ -84,32 +177,53 @@ where
                     None => {
                         tracing::error!(kind = self.kind, "the watch ended, and is started again");
                         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                        events = platform.watch(self.kind);
+                        events = self.platform.watch(self.kind);
                     }
                 },
             }
         }
     }
 
-    fn take(&mut self, event: watcher::Event<DynamicObject>) {
-        let event = match event {
-            watcher::Event::Apply(object) => self.decode(object).map(watcher::Event::Apply),
-            watcher::Event::Delete(object) => self.decode(object).map(watcher::Event::Delete),
-            watcher::Event::InitApply(object) => self.decode(object).map(watcher::Event::InitApply),
-            watcher::Event::Init => Some(watcher::Event::Init),
-            watcher::Event::InitDone => Some(watcher::Event::InitDone),
-        };
-        let Some(event) = event else { return };
-        self.writer.apply_watcher_event(&event);
+    fn take(&mut self, event: Event<DynamicObject>) {
         match event {
-            watcher::Event::Apply(object) | watcher::Event::Delete(object) => self.touch(ObjectRef::from_obj(&object)),
-            watcher::Event::InitDone => {
+            Event::Init => {
+                self.listing = Some(Undecoded::new());
+                self.writer.apply_watcher_event(&Event::Init);
+            }
+            Event::InitApply(object) => {
+                if let Some(object) = self.decode(object) {
+                    self.writer.apply_watcher_event(&Event::InitApply(object));
+                }
+            }
+            Event::InitDone => {
+                self.writer.apply_watcher_event(&Event::InitDone);
+                let listing = self.listing.take().unwrap_or_default();
+                self.bad.send_if_modified(|bad| std::mem::replace(bad, listing.clone()) != listing);
+                self.report();
                 self.listed.send_modify(|n| *n += 1);
                 for object in self.writer.as_reader().state() {
                     self.touch(ObjectRef::from_obj(&*object));
                 }
             }
-            watcher::Event::Init | watcher::Event::InitApply(_) => {}
+            Event::Apply(object) => {
+                if let Some(object) = self.decode(object) {
+                    let touched = ObjectRef::from_obj(&object);
+                    self.writer.apply_watcher_event(&Event::Apply(object));
+                    self.touch(touched);
+                }
+                self.report();
+            }
+            Event::Delete(object) => {
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                let known = self.writer.as_reader().get(&ObjectRef::new(&name).within(&namespace));
+                self.bad.send_if_modified(|bad| bad.remove(&(namespace.clone(), name.clone())).is_some());
+                self.report();
+                // Whether its last version can be decoded does not matter: it is gone.
+                if let Some(object) = known {
+                    self.writer.apply_watcher_event(&Event::Delete((*object).clone()));
+                }
+                self.touch(ObjectRef::new(&name).within(&namespace));
+            }
         }
     }
 
@@ -118,18 +232,61 @@ where
         let _ = self.touched.send(object);
     }
 
-    /// An object that can't be read must not stop the watch of all others.
-    fn decode(&self, object: DynamicObject) -> Option<K> {
+    /// The object; of one that can't be decoded the last good version, under the resourceVersion of now so that its status can be
+    /// written.
+    fn decode(&mut self, object: DynamicObject) -> Option<K> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        match object.try_parse() {
-            Ok(typed) => Some(typed),
-            Err(error) => {
-                tracing::error!(
-                    kind = self.kind, namespace, name, %error,
-                    "this object can't be read and is left alone: apply the CRDs of this release, or correct the object"
-                );
-                None
+        let at = (namespace.clone(), name.clone());
+        let id = ObjectId { kind: self.kind.to_owned(), ..ObjectId::of(&object) };
+        let why = match parsed(object) {
+            Ok(object) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.remove(&at);
+                } else {
+                    self.bad.send_if_modified(|bad| bad.remove(&at).is_some());
+                }
+                return Some(object);
             }
+            Err(why) => why,
+        };
+        let known = self.writer.as_reader().get(&ObjectRef::new(&name).within(&namespace));
+        let last = known.filter(|known| known.uid().as_deref() == Some(id.uid.as_str()));
+        // Each version is told once, through all listings.
+        let is_new = self.bad.borrow().get(&at).is_none_or(|known| known.why != why || known.id.uid != id.uid);
+        if is_new {
+            let why = undecodable(&why);
+            tracing::warn!(kind = self.kind, namespace, name, has_last_good = last.is_some(), "{why}");
         }
+        let version = id.resource_version.clone();
+        let one = Undecodable { id, why };
+        if let Some(listing) = &mut self.listing {
+            listing.insert(at, one);
+        } else {
+            self.bad.send_if_modified(|bad| bad.insert(at, one.clone()).as_ref() != Some(&one));
+        }
+        last.map(|last| {
+            let mut object = (*last).clone();
+            object.meta_mut().resource_version = Some(version);
+            object
+        })
+    }
+
+    fn report(&self) {
+        let bad = self.bad.borrow();
+        self.metrics.reconciles.undecodable(self.kind, bad.len());
+        let problem = |one: &Undecodable| Problem::error(undecodable(&one.why)).about(&one.id.key());
+        self.platform.report_undecodable(self.kind, bad.values().map(problem).collect());
     }
 }
+
+/// Another release may have written a status that this one does not know: it is computed anew.
+fn parsed<K: Resource<DynamicType = ()> + DeserializeOwned>(mut object: DynamicObject) -> Result<K, String> {
+    let whole = object.clone().try_parse::<K>();
+    let Err(error) = whole.as_ref() else { return whole.map_err(|error| error.to_string()) };
+    let why = error.to_string();
+    let without = object.data.as_object_mut().and_then(|data| data.remove("status"));
+    without.and_then(|_| object.try_parse().ok()).ok_or(why)
+}
+
+#[cfg(test)]
+mod tests;

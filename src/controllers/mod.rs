@@ -1,5 +1,6 @@
 //! One folder per kind: observe, plan, apply, status; run starts them all.
 
+mod backoff;
 mod container_health_check;
 mod declared;
 mod dispatch;
@@ -11,8 +12,11 @@ mod host_agent;
 mod llm_backend;
 mod run;
 mod shared;
+mod supervise;
 mod task_queue;
 mod task_schedule;
+#[cfg(test)]
+mod testing;
 mod work;
 mod worker_pool;
 

@@ -2,9 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +17,12 @@ use super::{
     Parts,
     declared::Feeds,
     dispatch,
-    driver::{Drive, drive},
+    driver::{Drive, drive, triggers},
     feed::Feed,
     host_agent, llm_backend,
     shared::{Agents, Key, Shared, SlotWatch, Wake, Wishes},
-    work::{self, Watches},
+    supervise::Supervisor,
+    work,
 };
 
 /// Loops that have nothing to do for longer than this are stuck.
@@ -37,16 +37,7 @@ const JOURNAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Runs until `shutdown`. Followers keep warm watches and ask no server anything.
 pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: CancellationToken) {
     let beat = |name: &str| parts.loops.register(name, SILENCE);
-    let backends = Feed::<LLMBackend>::start(
-        Arc::clone(&parts.platform),
-        "LLMBackend",
-        beat("watch LLMBackend"),
-        shutdown.clone(),
-    );
-    let agents =
-        Feed::<HostAgent>::start(Arc::clone(&parts.platform), "HostAgent", beat("watch HostAgent"), shutdown.clone());
-    let Watches { experts, queues, pools, schedules, checks } = Watches::start(&parts, &shutdown);
-    let feeds = Feeds { backends, agents, experts, queues, pools, schedules, checks };
+    let feeds = work::watches(&parts, &shutdown);
     let wake = Wake::default();
     tokio::spawn(wake.clone().watch(shutdown.clone()));
     let following = beat("lead");
@@ -81,8 +72,8 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
     let ended = term.ended().child_token();
     let _stop = ended.clone().drop_guard();
     let beat = |name: &str| parts.loops.register(name, SILENCE);
-    let (backend_trigger, backend_queue) = mpsc::unbounded_channel();
-    let (agent_trigger, agent_queue) = mpsc::unbounded_channel();
+    let (backend_trigger, backend_queue) = triggers();
+    let (agent_trigger, agent_queue) = triggers();
     let shared = Shared {
         agents: Agents::default(),
         secrets: Secrets::new(Arc::clone(&parts.platform)),
@@ -108,32 +99,45 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         agent_trigger.clone(),
         backend_trigger.clone(),
     ));
-    let driver = |name: &str| Drive {
-        platform: Arc::clone(&parts.platform),
-        metrics: parts.metrics.clone(),
-        term: term.clone(),
-        beat: beat(name),
+    let mut supervisor = Supervisor::default();
+    let driver = |name: &'static str| {
+        let (parts, term) = (parts.clone(), term.clone());
+        move || Drive {
+            platform: Arc::clone(&parts.platform),
+            metrics: parts.metrics.clone(),
+            term: term.clone(),
+            beat: parts.loops.register(name, SILENCE),
+        }
     };
-    let mut loops: Vec<futures::future::BoxFuture<'_, ()>> = vec![
-        Box::pin(drive(
-            Arc::clone(&backend_controller),
-            backends.clone(),
-            backend_queue,
-            driver("reconcile LLMBackend"),
-        )),
-        Box::pin(drive(agent_controller, agents.clone(), agent_queue, driver("reconcile HostAgent"))),
-        Box::pin(sweep(parts, backends, term)),
-        Box::pin(record_observations(parts, &backend_controller, term)),
-        Box::pin(dispatch::run(parts, &shared, term, backend_trigger.clone())),
-        Box::pin(heed_work(&shared.slots, &backend_controller, backend_trigger.clone())),
-        Box::pin(heed_wishes(shared.wishes.clone(), backends, agents, backend_trigger, agent_trigger)),
-    ];
-    loops.extend(work::loops(parts, &shared, feeds.clone(), term).await);
+    let (controller, feed, with) = (Arc::clone(&backend_controller), backends.clone(), driver("reconcile LLMBackend"));
+    supervisor.run("reconcile LLMBackend", move || {
+        drive(Arc::clone(&controller), feed.clone(), backend_queue.clone(), with())
+    });
+    let (feed, with) = (agents.clone(), driver("reconcile HostAgent"));
+    supervisor.run("reconcile HostAgent", move || {
+        drive(Arc::clone(&agent_controller), feed.clone(), agent_queue.clone(), with())
+    });
+    let (of, feed, during) = (parts.clone(), backends.clone(), term.clone());
+    supervisor.run("sweep LLMBackend", move || sweep(of.clone(), feed.clone(), during.clone()));
+    let (of, controller, during) = (parts.clone(), Arc::clone(&backend_controller), term.clone());
+    supervisor
+        .run("record observations", move || record_observations(of.clone(), Arc::clone(&controller), during.clone()));
+    let (slots, controller, trigger) = (shared.slots.clone(), Arc::clone(&backend_controller), backend_trigger.clone());
+    supervisor.run("heed work", move || {
+        let (slots, controller, trigger) = (slots.clone(), Arc::clone(&controller), trigger.clone());
+        async move { heed_work(&slots, &controller, trigger).await }
+    });
+    dispatch::start(&mut supervisor, parts, &shared, term, backend_trigger.clone());
+    let (wishes, both) = (shared.wishes.clone(), (backends.clone(), agents.clone()));
+    supervisor.run("heed wishes", move || {
+        heed_wishes(wishes.clone(), both.clone(), backend_trigger.clone(), agent_trigger.clone())
+    });
+    work::start(&mut supervisor, parts, &shared, feeds.clone(), term).await;
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = term.ended().cancelled() => {}
-        _ = join_all(loops) => {}
     }
+    supervisor.stop().await;
 }
 
 /// Passes are rare while nothing changes: a server whose open calls, evidence or demand changed is judged at once.
@@ -153,8 +157,7 @@ async fn heed_work(
 /// A wish of a person concerns everything at once: each object is looked at.
 async fn heed_wishes(
     mut wishes: Wishes,
-    backends: &Feed<LLMBackend>,
-    agents: &Feed<HostAgent>,
+    (backends, agents): (Feed<LLMBackend>, Feed<HostAgent>),
     backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
     agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
 ) {
@@ -166,37 +169,35 @@ async fn heed_wishes(
             let _ = agent_trigger.send(ObjectRef::from_obj(&*object));
         }
     }
-    std::future::pending().await
 }
 
 /// Deletion is by sweep: what a complete listing lacks is gone.
-async fn sweep(parts: &Parts, backends: &Feed<LLMBackend>, term: &Term) {
+async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
     let mut listings = backends.listings.clone();
     let mut periodic = tokio::time::interval(SWEEP);
     loop {
         if backends.is_complete() && term.still_leads() {
-            let uids: Vec<String> = backends.objects.state().iter().filter_map(|b| b.uid()).collect();
-            match parts.store.sweep_backends(term.fence(), &uids).await {
+            match parts.store.sweep_backends(term.fence(), &backends.uids()).await {
                 Ok(gone) => {
                     for row in gone {
                         let key = Key::new(row.namespace, row.name);
-                        tracing::info!(backend = %key, "gone: it gives no new slots");
+                        tracing::info!(backend = %key, "backend is deleted: it gives no new slots");
                     }
                 }
-                Err(error) => tracing::warn!(%error, "what is gone was not looked for"),
+                Err(error) => tracing::warn!(%error, "could not check for deleted resources; will retry"),
             }
             if let Err(error) = parts.store.prune_journal(Timestamp::now() - JOURNAL).await {
-                tracing::warn!(%error, "old events not dropped");
+                tracing::warn!(%error, "could not drop old events; will retry");
             }
         }
         tokio::select! {
             _ = periodic.tick() => {}
-            changed = listings.changed() => if changed.is_err() { return std::future::pending().await },
+            changed = listings.changed() => if changed.is_err() { return },
         }
     }
 }
 
-async fn record_observations(parts: &Parts, backends: &llm_backend::Backends, term: &Term) {
+async fn record_observations(parts: Parts, backends: Arc<llm_backend::Backends>, term: Term) {
     let mut written = std::collections::HashMap::new();
     loop {
         tokio::time::sleep(OBSERVATIONS).await;

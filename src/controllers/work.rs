@@ -1,26 +1,22 @@
-//! Starts what concerns containers, experts, queues, pools and schedules, for one term.
+//! Starts the watches of all kinds, and what concerns containers, experts, queues, pools and schedules, for one term.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
-use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Resource, runtime::reflector::ObjectRef};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    api::{ContainerHealthCheck, Expert, TaskQueue, TaskSchedule, WorkerPool},
-    store::Term,
-};
+use crate::{store::Term, telemetry::Beat};
 
 use super::{
     Parts,
     container_health_check::Checks,
     declared::{Book, Declared, Declares, Feeds, Triggers, World, heed_touches, seal_secrets, watch_gates},
-    driver::{Drive, drive},
+    driver::{Drive, Triggered, drive, triggers},
     expert::Experts,
     feed::Feed,
     shared::{Shared, Wishes},
+    supervise::Supervisor,
     task_queue::Queues,
     task_schedule::{Runs, Schedules, watch_clock},
     worker_pool::Pools,
@@ -33,24 +29,16 @@ const SWEEP: Duration = Duration::from_secs(300);
 /// Deletions that come together are answered together.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// Starts the watches of these kinds, for good.
-pub struct Watches {
-    pub experts: Feed<Expert>,
-    pub queues: Feed<TaskQueue>,
-    pub pools: Feed<WorkerPool>,
-    pub schedules: Feed<TaskSchedule>,
-    pub checks: Feed<ContainerHealthCheck>,
-}
-
-impl Watches {
-    pub fn start(parts: &Parts, shutdown: &CancellationToken) -> Self {
-        Self {
-            experts: watch(parts, "Expert", "watch Expert", shutdown),
-            queues: watch(parts, "TaskQueue", "watch TaskQueue", shutdown),
-            pools: watch(parts, "WorkerPool", "watch WorkerPool", shutdown),
-            schedules: watch(parts, "TaskSchedule", "watch TaskSchedule", shutdown),
-            checks: watch(parts, "ContainerHealthCheck", "watch ContainerHealthCheck", shutdown),
-        }
+/// Starts the watches of all kinds, for good.
+pub fn watches(parts: &Parts, shutdown: &CancellationToken) -> Feeds {
+    Feeds {
+        backends: watch(parts, "LLMBackend", "watch LLMBackend", shutdown),
+        agents: watch(parts, "HostAgent", "watch HostAgent", shutdown),
+        experts: watch(parts, "Expert", "watch Expert", shutdown),
+        queues: watch(parts, "TaskQueue", "watch TaskQueue", shutdown),
+        pools: watch(parts, "WorkerPool", "watch WorkerPool", shutdown),
+        schedules: watch(parts, "TaskSchedule", "watch TaskSchedule", shutdown),
+        checks: watch(parts, "ContainerHealthCheck", "watch ContainerHealthCheck", shutdown),
     }
 }
 
@@ -58,46 +46,64 @@ fn watch<K>(parts: &Parts, kind: &'static str, name: &str, shutdown: &Cancellati
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
 {
-    Feed::start(Arc::clone(&parts.platform), kind, parts.loops.register(name, SILENCE), shutdown.clone())
+    let beat = parts.loops.register(name, SILENCE);
+    Feed::start(Arc::clone(&parts.platform), kind, &parts.metrics, beat, shutdown.clone())
 }
 
-/// Everything about these kinds that runs for a term.
-pub async fn loops<'a>(parts: &Parts, shared: &Shared, feeds: Feeds, term: &'a Term) -> Vec<BoxFuture<'a, ()>> {
-    let (experts, expert_queue) = mpsc::unbounded_channel();
-    let (queues, queue_queue) = mpsc::unbounded_channel();
-    let (pools, pool_queue) = mpsc::unbounded_channel();
-    let (schedules, schedule_queue) = mpsc::unbounded_channel();
-    let (checks, check_queue) = mpsc::unbounded_channel();
-    let triggers = Triggers { experts, queues, pools, schedules, checks };
-    let world = Arc::new(World::new(parts.clone(), shared.clone(), feeds.clone(), triggers));
+/// Starts everything about these kinds that runs for a term.
+pub async fn start(supervisor: &mut Supervisor, parts: &Parts, shared: &Shared, feeds: Feeds, term: &Term) {
+    let (experts, expert_queue) = triggers();
+    let (queues, queue_queue) = triggers();
+    let (pools, pool_queue) = triggers();
+    let (schedules, schedule_queue) = triggers();
+    let (checks, check_queue) = triggers();
+    let asks = Triggers { experts, queues, pools, schedules, checks };
+    let world = Arc::new(World::new(parts.clone(), shared.clone(), feeds.clone(), asks));
     // A new leader must not close gates for not having looked yet.
     world.read_backends().await;
     let runs = Runs::default();
-    let beat = |name: &str| parts.loops.register(name, SILENCE);
-    let run = Run { world: Arc::clone(&world), term: term.clone() };
-    vec![
-        Box::pin(load(world.book.clone(), term)),
-        run.kind(Experts(Arc::clone(&world)), feeds.experts.clone(), expert_queue),
-        run.kind(Queues(Arc::clone(&world)), feeds.queues.clone(), queue_queue),
-        run.kind(Pools::new(Arc::clone(&world)), feeds.pools.clone(), pool_queue),
-        run.kind(Schedules { world: Arc::clone(&world), runs: runs.clone() }, feeds.schedules.clone(), schedule_queue),
-        run.kind(Checks::new(Arc::clone(&world), term.clone()), feeds.checks.clone(), check_queue),
-        run.sweep(feeds.experts, "Expert"),
-        run.sweep(feeds.queues, "TaskQueue"),
-        run.sweep(feeds.pools, "WorkerPool"),
-        run.sweep(feeds.schedules, "TaskSchedule"),
-        run.sweep(feeds.checks, "ContainerHealthCheck"),
-        Box::pin(heed_touches(Arc::clone(&world))),
-        Box::pin(heed_wishes(shared.wishes.clone(), Arc::clone(&world))),
-        Box::pin(watch_gates(Arc::clone(&world), term.clone(), beat("gates"))),
-        Box::pin(seal_secrets(Arc::clone(&world), term.clone(), beat("sealing"))),
-        Box::pin(watch_clock(world, runs, term.clone(), beat("schedules"))),
-    ]
+    let mut run = Run { supervisor, world: Arc::clone(&world), term: term.clone() };
+    run.kind(Experts(Arc::clone(&world)), &feeds.experts, expert_queue, "reconcile Expert");
+    run.kind(Queues(Arc::clone(&world)), &feeds.queues, queue_queue, "reconcile TaskQueue");
+    run.kind(Pools::new(Arc::clone(&world)), &feeds.pools, pool_queue, "reconcile WorkerPool");
+    let of_schedules = Schedules { world: Arc::clone(&world), runs: runs.clone() };
+    run.kind(of_schedules, &feeds.schedules, schedule_queue, "reconcile TaskSchedule");
+    let of_checks = Checks::new(Arc::clone(&world), term.clone());
+    run.kind(of_checks, &feeds.checks, check_queue, "reconcile ContainerHealthCheck");
+    run.sweep(&feeds.experts, "Expert");
+    run.sweep(&feeds.queues, "TaskQueue");
+    run.sweep(&feeds.pools, "WorkerPool");
+    run.sweep(&feeds.schedules, "TaskSchedule");
+    run.sweep(&feeds.checks, "ContainerHealthCheck");
+    run.tell_undecodable(&feeds.backends);
+    run.tell_undecodable(&feeds.agents);
+    run.tell_undecodable(&feeds.experts);
+    run.tell_undecodable(&feeds.queues);
+    run.tell_undecodable(&feeds.pools);
+    run.tell_undecodable(&feeds.schedules);
+    run.tell_undecodable(&feeds.checks);
+    let (of, during) = (world.book.clone(), term.clone());
+    supervisor.run("load projections", move || load(of.clone(), during.clone()));
+    let of = Arc::clone(&world);
+    supervisor.run("heed touches", move || heed_touches(Arc::clone(&of)));
+    let (of, wishes) = (Arc::clone(&world), shared.wishes.clone());
+    supervisor.run("heed wishes", move || heed_wishes(wishes.clone(), Arc::clone(&of)));
+    let (of, during) = (Arc::clone(&world), term.clone());
+    supervisor.run("gates", move || watch_gates(Arc::clone(&of), during.clone(), beat(&of, "gates")));
+    let (of, during) = (Arc::clone(&world), term.clone());
+    supervisor.run("sealing", move || seal_secrets(Arc::clone(&of), during.clone(), beat(&of, "sealing")));
+    let during = term.clone();
+    supervisor.run("schedules", move || {
+        watch_clock(Arc::clone(&world), runs.clone(), during.clone(), beat(&world, "schedules"))
+    });
 }
 
-async fn load(book: Book, term: &Term) {
+fn beat(world: &World, name: &str) -> Beat {
+    world.parts.loops.register(name, SILENCE)
+}
+
+async fn load(book: Book, term: Term) {
     book.load(term.ended()).await;
-    std::future::pending().await
 }
 
 /// A wish of a person concerns everything at once: each object is looked at.
@@ -105,66 +111,78 @@ async fn heed_wishes(mut wishes: Wishes, world: Arc<World>) {
     while wishes.changed().await {
         world.triggers.all(&world.feeds);
     }
-    std::future::pending().await
 }
 
-struct Run {
+struct Run<'a> {
+    supervisor: &'a mut Supervisor,
     world: Arc<World>,
     term: Term,
 }
 
-impl Run {
-    fn kind<'a, D: Declares>(
-        &self,
-        kind: D,
-        feed: Feed<D::Object>,
-        triggers: mpsc::UnboundedReceiver<ObjectRef<D::Object>>,
-    ) -> BoxFuture<'a, ()>
+impl Run<'_> {
+    fn kind<D: Declares>(&mut self, kind: D, feed: &Feed<D::Object>, asked: Triggered<D::Object>, name: &'static str)
     where
         ObjectRef<D::Object>: Eq + std::hash::Hash,
     {
-        let parts = &self.world.parts;
-        let with = Drive {
-            platform: Arc::clone(&parts.platform),
-            metrics: parts.metrics.clone(),
-            term: self.term.clone(),
-            beat: parts.loops.register(format!("reconcile {}", D::KIND), SILENCE),
-        };
-        Box::pin(drive(Arc::new(Declared { kind, world: Arc::clone(&self.world) }), feed, triggers, with))
+        let controller = Arc::new(Declared { kind, world: Arc::clone(&self.world) });
+        let (world, term, feed) = (Arc::clone(&self.world), self.term.clone(), feed.clone());
+        self.supervisor.run(name, move || {
+            let with = Drive {
+                platform: Arc::clone(&world.parts.platform),
+                metrics: world.parts.metrics.clone(),
+                term: term.clone(),
+                beat: beat(&world, name),
+            };
+            drive(Arc::clone(&controller), feed.clone(), asked.clone(), with)
+        });
     }
 
-    /// Deletion is by sweep: what a complete listing lacks is gone. Deleting a resource never deletes tasks.
-    fn sweep<'a, K>(&self, feed: Feed<K>, kind: &'static str) -> BoxFuture<'a, ()>
+    fn tell_undecodable<K>(&mut self, feed: &Feed<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (platform, feed) = (Arc::clone(&self.world.parts.platform), feed.clone());
+        self.supervisor.run("tell undecodable", move || feed.clone().tell_undecodable(Arc::clone(&platform)));
+    }
+
+    fn sweep<K>(&mut self, feed: &Feed<K>, kind: &'static str)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
         ObjectRef<K>: Eq + std::hash::Hash,
     {
-        let (world, term) = (Arc::clone(&self.world), self.term.clone());
-        Box::pin(async move {
-            let mut listings = feed.listings.clone();
-            let mut touches = feed.touches();
-            let mut periodic = tokio::time::interval(SWEEP);
-            let mut whole = true;
-            loop {
-                if feed.is_complete() && world.book.is_loaded() && term.still_leads() {
-                    let uids: Vec<String> = feed.objects.state().iter().filter_map(|o| o.uid()).collect();
-                    let lacks = world.book.rows(kind).iter().any(|row| !uids.contains(&row.uid));
-                    if whole || lacks {
-                        sweep(&world, &term, kind, &uids).await;
-                    }
-                }
-                whole = tokio::select! {
-                    _ = periodic.tick() => true,
-                    changed = listings.changed() => match changed {
-                        Ok(()) => true,
-                        Err(_) => return std::future::pending().await,
-                    },
-                    _ = touches.recv() => false,
-                };
-                tokio::time::sleep(TOGETHER).await;
-                touches = feed.touches();
+        let (world, term, feed) = (Arc::clone(&self.world), self.term.clone(), feed.clone());
+        self.supervisor.run("sweep", move || sweeps(Arc::clone(&world), term.clone(), feed.clone(), kind));
+    }
+}
+
+/// Deletion is by sweep: what a complete listing lacks is gone. Deleting a resource never deletes tasks.
+async fn sweeps<K>(world: Arc<World>, term: Term, feed: Feed<K>, kind: &'static str)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
+    ObjectRef<K>: Eq + std::hash::Hash,
+{
+    let mut listings = feed.listings.clone();
+    let mut touches = feed.touches();
+    let mut periodic = tokio::time::interval(SWEEP);
+    let mut whole = true;
+    loop {
+        if feed.is_complete() && world.book.is_loaded() && term.still_leads() {
+            let uids = feed.uids();
+            let lacks = world.book.rows(kind).iter().any(|row| !uids.contains(&row.uid));
+            if whole || lacks {
+                sweep(&world, &term, kind, &uids).await;
             }
-        })
+        }
+        whole = tokio::select! {
+            _ = periodic.tick() => true,
+            changed = listings.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return,
+            },
+            _ = touches.recv() => false,
+        };
+        tokio::time::sleep(TOGETHER).await;
+        touches = feed.touches();
     }
 }
 
@@ -172,9 +190,9 @@ async fn sweep(world: &World, term: &Term, kind: &str, uids: &[String]) {
     match world.book.sweep(term.fence(), kind, uids).await {
         Ok(gone) => {
             for row in gone {
-                tracing::info!(kind, namespace = row.namespace, name = row.name, "gone");
+                tracing::info!(kind, namespace = row.namespace, name = row.name, "resource is deleted");
             }
         }
-        Err(error) => tracing::warn!(kind, %error, "what is gone was not looked for"),
+        Err(error) => tracing::warn!(kind, %error, "could not check for deleted resources; will retry"),
     }
 }

@@ -185,6 +185,12 @@ pub struct ContainerReport {
     /// The engine's own restart policy: `no`, `always`, `unless-stopped`, `on-failure`.
     #[serde(default)]
     pub restart_policy: String,
+    /// It is to run to its end once: its compose file says `restart: "no"`, or another service waits for its success.
+    #[serde(default)]
+    pub one_shot: bool,
+    /// Services of its compose project that must come before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<ServiceDependency>,
     /// In bytes; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<i64>,
@@ -236,6 +242,33 @@ pub struct ComposeIdentity {
     /// From 1; more than one where a service is scaled.
     pub number: u32,
     pub project_directory: String,
+}
+
+/// A service of the same compose project that another one depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceDependency {
+    pub service: String,
+    pub condition: DependencyCondition,
+}
+
+/// How a service must be before those that depend on it may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DependencyCondition {
+    Started,
+    Healthy,
+    Completed,
+}
+
+impl DependencyCondition {
+    /// As compose writes it.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "service_healthy" => Self::Healthy,
+            "service_completed_successfully" => Self::Completed,
+            _ => Self::Started,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub use container_work::{
 };
 pub use containers::{
     ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
-    ContainerSelector, ContainerState, ContainerTarget, Stopped, StoppedBy,
+    ContainerSelector, ContainerState, ContainerTarget, DependencyCondition, ServiceDependency, Stopped, StoppedBy,
 };
 pub use error::{HostError, HostErrorKind, root_cause};
 pub use messages::{

@@ -126,4 +126,6 @@ pub trait Platform: Send + Sync {
     fn problems(&self) -> Vec<Problem> {
         Vec::new()
     }
+    /// Takes up what of a kind can't be decoded now, for [`Platform::problems`].
+    fn report_undecodable(&self, _kind: &'static str, _problems: Vec<Problem>) {}
 }

@@ -8,6 +8,8 @@ use std::{
 
 use super::{Platform, PlatformError};
 
+/// How long a value is waited for: less than a pass may take, so that the last good one serves in time.
+const WAIT: Duration = Duration::from_secs(4);
 /// How long a value is used before it is read again.
 const FRESH: Duration = Duration::from_secs(30);
 
@@ -48,7 +50,10 @@ impl Secrets {
         if let Some((_, data)) = known.as_ref().filter(|(read, _)| read.elapsed() < FRESH) {
             return Ok(Arc::clone(data));
         }
-        match self.platform.secret(namespace, name).await {
+        let late =
+            || PlatformError::Unavailable(format!("Secret {namespace}/{name}: no answer within {} s", WAIT.as_secs()));
+        let read = tokio::time::timeout(WAIT, self.platform.secret(namespace, name)).await;
+        match read.unwrap_or_else(|_| Err(late())) {
             Ok(data) => {
                 let data = Arc::new(data);
                 self.lock().insert(key, (Instant::now(), Arc::clone(&data)));

@@ -44,6 +44,8 @@ pub struct PodContainer {
     /// Requests equal limits, and must go on doing so.
     pub guaranteed: bool,
     pub pod_ip: Option<String>,
+    /// Of its pod: `Always`, `OnFailure`, `Never`.
+    pub restart_policy: String,
 }
 
 /// Where it is in its life, as its kubelet says.
@@ -87,6 +89,7 @@ pub(super) fn containers(pod: &Pod) -> Vec<PodContainer> {
                 .or_else(|| limit(container.resources.as_ref())),
             guaranteed,
             pod_ip: status.and_then(|status| status.pod_ip.clone()),
+            restart_policy: spec.restart_policy.clone().unwrap_or_else(|| "Always".into()),
         }
     };
     spec.containers.iter().map(of).collect()

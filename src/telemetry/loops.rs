@@ -44,7 +44,7 @@ pub struct StuckLoop {
     pub silent: Duration,
     /// How long it may be.
     pub may_be_silent: Duration,
-    /// It panicked: it will not come back.
+    /// It panicked, and was not started again.
     pub died: bool,
 }
 
@@ -56,11 +56,13 @@ impl Loops {
     /// Registers a loop that beats at least once in `may_be_silent`. The loop counts until its [`Beat`] is dropped; one that
     /// is dropped by a panic counts as dead.
     pub fn register(&self, name: impl Into<String>, may_be_silent: Duration) -> Beat {
-        let mut inner = self.lock();
+        let (mut inner, name) = (self.lock(), name.into());
+        // One that died was started again.
+        inner.loops.retain(|_, entry| !entry.died || entry.name != name);
         let id = inner.next_id;
         inner.next_id += 1;
         let last_beat = inner.awake;
-        inner.loops.insert(id, Entry { name: name.into(), may_be_silent, last_beat, died: false });
+        inner.loops.insert(id, Entry { name, may_be_silent, last_beat, died: false });
         Beat { loops: self.clone(), id }
     }
 

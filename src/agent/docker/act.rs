@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     agent::{gate::Refused, os},
-    host::{ContainerAction, ContainerFailure, ContainerOperationRequest, ContainerState, ContainerTarget, Refusal},
+    host::{
+        ContainerAction, ContainerFailure, ContainerOperationRequest, ContainerReport, ContainerState, ContainerTarget,
+        Refusal,
+    },
 };
 
 /// Below this much free disk, in percent, nothing is pulled.
@@ -140,7 +143,11 @@ impl Actor {
             None => None,
         };
         self.seen.set_drift(id, drift.clone());
-        engine.start(id).await?;
+        // What compose started may have ended already: one start is one run.
+        let now = look(engine, id).await?;
+        if !now.is_some_and(|now| has_started_since(&facts.report, &now.report)) {
+            engine.start(id).await?;
+        }
         Ok(match drift {
             None => format!("{name} started"),
             Some(what) => format!("{name} started as it was made; {what}"),
@@ -221,6 +228,11 @@ impl Actor {
         engine.stop(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
         Ok(format!("{name} stopped"))
     }
+}
+
+/// Whether a container was started after it was looked at first.
+fn has_started_since(before: &ContainerReport, now: &ContainerReport) -> bool {
+    now.state == ContainerState::Running || (now.started_at.is_some() && now.started_at != before.started_at)
 }
 
 /// The compose service that a container belongs to.

@@ -2,6 +2,7 @@
 //! is somebody's unfinished work.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process::Stdio,
@@ -16,6 +17,8 @@ use crate::host::mask;
 
 /// How long compose may take to read its files.
 const READ: Duration = Duration::from_secs(30);
+/// The same while the watch waits for it.
+const READ_SOON: Duration = Duration::from_secs(5);
 /// How long an `up` may take; it may have to pull an image.
 const UP: Duration = Duration::from_secs(600);
 /// How much of compose's output an error shows, in bytes.
@@ -76,6 +79,12 @@ impl Compose {
         let mut up = vec!["--progress", "plain"];
         up.extend(up_words(wanted));
         self.run(wanted, &up, UP).await.map(drop)
+    }
+
+    /// Whether the files say in so many words that nothing is to start this service again.
+    pub async fn never_restarts(&self, wanted: &Wanted<'_>) -> Result<bool, ComposeError> {
+        let said = self.run(wanted, &["--profile", "*", "config", "--format", "json"], READ_SOON).await?;
+        Ok(says_never(&said, wanted.service))
     }
 
     /// Whether the files say of this service what they said when its container was made.
@@ -158,6 +167,37 @@ fn environment(command: &mut Command, socket: &Path) {
     command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
 }
 
+/// Reads `docker compose config --format json`; warnings may come before or after it.
+fn says_never(said: &str, service: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        services: BTreeMap<String, Service>,
+    }
+    #[derive(Deserialize)]
+    struct Service {
+        #[serde(default)]
+        restart: Option<String>,
+        #[serde(default)]
+        deploy: Option<Deploy>,
+    }
+    #[derive(Deserialize)]
+    struct Deploy {
+        #[serde(default)]
+        restart_policy: Option<Policy>,
+    }
+    #[derive(Deserialize)]
+    struct Policy {
+        #[serde(default)]
+        condition: Option<String>,
+    }
+    let config = said.find('{').and_then(|begin| serde_json::Deserializer::from_str(&said[begin..]).into_iter().next());
+    let Some(Ok(Config { mut services })) = config else { return false };
+    let Some(Service { restart, deploy }) = services.remove(service) else { return false };
+    let deployed = deploy.and_then(|deploy| deploy.restart_policy).and_then(|policy| policy.condition);
+    restart.as_deref() == Some("no") || (restart.is_none() && deployed.as_deref() == Some("none"))
+}
+
 /// The first step of a dry run that does more than to create and start.
 fn change_beyond(planned: &str) -> Option<String> {
     let steps = planned.lines().filter_map(|line| serde_json::from_str::<Step>(line.trim()).ok());
@@ -196,6 +236,20 @@ mod tests {
         assert_eq!(change_beyond(&removed).as_deref(), Some("Network knowledge_default Removed"));
         let recreated = r#"{"id":"Container knowledge-db-1","status":"Recreate"}"#;
         assert_eq!(change_beyond(recreated).as_deref(), Some("Container knowledge-db-1 Recreate"));
+    }
+
+    #[test]
+    fn a_service_that_nothing_is_to_start_again_is_told_from_one_that_says_nothing() {
+        let said = r#"time="2026" level=warning msg="obsolete"
+{"name": "p", "services": {"once": {"restart": "no"}, "plain": {"image": "x"}, "always": {"restart": "always"},
+ "none": {"deploy": {"restart_policy": {"condition": "none"}}}, "any": {"deploy": {"restart_policy": {"condition": "any"}}}}}
+level=warning msg="more""#;
+        for (service, never) in
+            [("once", true), ("none", true), ("plain", false), ("always", false), ("any", false), ("gone", false)]
+        {
+            assert_eq!(says_never(said, service), never, "{service}");
+        }
+        assert!(!says_never("no such file", "once"));
     }
 
     #[test]

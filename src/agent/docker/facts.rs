@@ -8,7 +8,9 @@ use bollard::models::{
 };
 use jiff::Timestamp;
 
-use crate::host::{ComposeIdentity, ContainerHealth, ContainerReport, ContainerState, mask};
+use crate::host::{
+    ComposeIdentity, ContainerHealth, ContainerReport, ContainerState, DependencyCondition, ServiceDependency, mask,
+};
 
 /// Compose's labels.
 pub mod label {
@@ -20,12 +22,16 @@ pub mod label {
     pub const ENV_FILES: &str = "com.docker.compose.project.environment_file";
     pub const HASH: &str = "com.docker.compose.config-hash";
     pub const ONEOFF: &str = "com.docker.compose.oneoff";
+    pub const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 }
 
 /// How long a container may take to stop unless it says otherwise, in seconds.
 const STOP_GRACE: u64 = 10;
 /// How much of a failing health check's output is kept, in bytes.
 const HEALTH_OUTPUT: usize = 512;
+
+/// How many dependencies of a service are read.
+const MOST_DEPENDENCIES: usize = 64;
 
 /// One container as the engine has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +89,8 @@ impl Facts {
             image_missing: false,
             restart_count: seen.restart_count.unwrap_or(0),
             restart_policy: restart_policy(&host),
+            one_shot: false,
+            depends_on: dependencies(labels.get(label::DEPENDS_ON).map_or("", String::as_str)),
             memory_limit: host.memory.filter(|&bytes| bytes > 0),
             memory_peak: None,
             oom_count: 0,
@@ -110,6 +118,14 @@ impl Facts {
     /// Made by `docker compose run`: no part of what should be up.
     pub fn is_oneoff(&self) -> bool {
         self.label(label::ONEOFF).is_some_and(|v| v.eq_ignore_ascii_case("true"))
+    }
+
+    /// Whether its own runtime leaves it down once it has ended, and it ended by itself with an error.
+    pub fn failed_for_good(&self) -> bool {
+        let report = &self.report;
+        report.state == ContainerState::Exited
+            && report.restart_policy == "no"
+            && report.exit_code.is_some_and(|code| code != 0)
     }
 
     pub fn runs(&self) -> bool {
@@ -174,6 +190,16 @@ fn state_of_word(word: &str) -> ContainerState {
 fn restart_policy(host: &HostConfig) -> String {
     let name = host.restart_policy.as_ref().and_then(|p| p.name).map(|n| n.to_string()).unwrap_or_default();
     if name.is_empty() { "no".to_owned() } else { name }
+}
+
+/// `db:service_healthy:false,migrate:service_completed_successfully:true`
+fn dependencies(text: &str) -> Vec<ServiceDependency> {
+    let one = |part: &str| {
+        let (service, rest) = part.split_once(':')?;
+        let condition = DependencyCondition::of(rest.split(':').next().unwrap_or_default());
+        (!service.is_empty()).then(|| ServiceDependency { service: service.to_owned(), condition })
+    };
+    text.split(',').take(MOST_DEPENDENCIES).filter_map(one).collect()
 }
 
 /// The engine writes year 1 for never.
@@ -264,6 +290,17 @@ pub mod tests {
         assert_eq!((report.name.as_str(), report.restart_policy.as_str()), ("knowledge-nightly-1", "no"));
         assert_eq!(report.compose.as_ref().unwrap().project_directory, "/srv/knowledge");
         assert_eq!(report.memory_limit, Some(20 << 20));
+    }
+
+    #[test]
+    fn what_compose_wrote_of_dependencies_is_read() {
+        use DependencyCondition::{Completed, Healthy, Started};
+        let read = dependencies(
+            "db:service_healthy:false,migrate:service_completed_successfully:true,cache:service_started:,:x,odd",
+        );
+        let read: Vec<_> = read.iter().map(|one| (one.service.as_str(), one.condition)).collect();
+        assert_eq!(read, [("db", Healthy), ("migrate", Completed), ("cache", Started)]);
+        assert!(dependencies("").is_empty());
     }
 
     #[test]

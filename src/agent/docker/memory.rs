@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, folder, label};
-use crate::host::{ContainerReport, Stopped};
+use crate::host::{ComposeIdentity, ContainerReport, Stopped};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -50,6 +50,19 @@ pub struct Service {
     pub image: String,
     /// The names of its containers: one of these that is missing is this service's.
     pub names: BTreeSet<String>,
+    /// What its compose file says of restarts; absent: it was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+}
+
+/// What a compose file says of a service's restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restart {
+    /// Of the container's configuration when the file was asked.
+    pub hash: String,
+    /// `no` in so many words: nothing is to start it again.
+    pub never: bool,
 }
 
 /// How much later than a run's end its stop may be told.
@@ -92,8 +105,23 @@ impl Memory {
         project.env_files = list(label::ENV_FILES);
         let service = project.services.entry(compose.service.clone()).or_default();
         service.hash = facts.label(label::HASH).unwrap_or_default().to_owned();
+        service.restart = service.restart.take().filter(|known| known.hash == service.hash);
         service.image = facts.report.image.clone();
         service.names.insert(facts.report.name.clone());
+    }
+
+    /// Takes in what a service's compose file says of restarts.
+    pub fn learn_restart(&mut self, project: &str, service: &str, never: bool) {
+        let known = self.projects.get_mut(project).and_then(|project| project.services.get_mut(service));
+        if let Some(known) = known {
+            known.restart = Some(Restart { hash: known.hash.clone(), never });
+        }
+    }
+
+    /// Whether the compose file of a container was asked, and says that nothing is to start it again.
+    pub fn never_restarts(&self, compose: &ComposeIdentity) -> Option<bool> {
+        let service = self.projects.get(&compose.project)?.services.get(&compose.service)?;
+        service.restart.as_ref().map(|restart| restart.never)
     }
 
     /// What ran out of memory before anybody could look at it had used all that it may.

@@ -91,7 +91,8 @@ impl Containers {
         let (socket, seen) = (self.actor.socket.clone(), Arc::clone(&self.actor.seen));
         tasks.spawn(peaks::run(socket.clone(), Arc::clone(&seen), shutdown.clone()));
         let beat = loops.register("containers", SILENCE);
-        tasks.spawn(Watch { socket, seen, shutdown: shutdown.clone(), beat }.run());
+        let compose = self.actor.compose.clone();
+        tasks.spawn(Watch { socket, seen, compose, shutdown: shutdown.clone(), beat }.run());
     }
 
     /// What the agent's report says of the engine.

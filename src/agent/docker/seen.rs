@@ -21,8 +21,8 @@ use crate::{
         keep::{self, StateError},
     },
     host::{
-        ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerState, ContainerTarget, Refusal,
-        Stopped, StoppedBy,
+        ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerState, ContainerTarget,
+        DependencyCondition, Refusal, ServiceDependency, Stopped, StoppedBy,
     },
 };
 
@@ -132,6 +132,28 @@ impl Seen {
             inner.containers.insert(id, facts);
             inner.revision += 1;
         }
+    }
+
+    /// The compose service of a container that failed for good, if its file was not asked yet what it says of restarts.
+    pub fn unasked(&self, facts: &Facts) -> Option<(String, String, Project)> {
+        let of = facts.report.compose.as_ref().filter(|_| facts.failed_for_good() && !facts.is_oneoff())?;
+        let mut inner = self.lock();
+        if !self.allow.permits(&facts.report.name, &facts.labels) {
+            return None;
+        }
+        inner.memory.learn(facts);
+        if inner.memory.never_restarts(of).is_some() {
+            return None;
+        }
+        let project = inner.memory.projects.get(&of.project)?.clone();
+        Some((of.project.clone(), of.service.clone(), project))
+    }
+
+    /// Takes in what the compose file says of a service's restarts.
+    pub fn learn_restart(&self, project: &str, service: &str, never: bool) {
+        let mut inner = self.lock();
+        inner.memory.learn_restart(project, service, never);
+        inner.revision += 1;
     }
 
     /// A container is gone.
@@ -327,7 +349,19 @@ impl Inner {
             report.drift = marks.drift.clone();
         }
         report.operation = self.operations.get(&report.name).cloned();
+        report.one_shot = report.compose.as_ref().is_some_and(|compose| {
+            self.memory.never_restarts(compose) == Some(true) || self.is_waited_for(&compose.project, &compose.service)
+        });
         report
+    }
+
+    /// Whether another service of the project waits for this one's success.
+    fn is_waited_for(&self, project: &str, service: &str) -> bool {
+        let waits = |dependency: &ServiceDependency| {
+            dependency.service == service && dependency.condition == DependencyCondition::Completed
+        };
+        let in_project = |facts: &&Facts| facts.report.compose.as_ref().is_some_and(|of| of.project == project);
+        self.containers.values().filter(in_project).any(|facts| facts.report.depends_on.iter().any(waits))
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep, sleep_
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    compose::{Compose, Wanted},
     engine::{Engine, EngineError, KEPT_EVENTS},
     facts::Facts,
     seen::Seen,
@@ -37,6 +38,7 @@ const INSPECTIONS: usize = 8;
 pub struct Watch {
     pub socket: PathBuf,
     pub seen: Arc<Seen>,
+    pub compose: Compose,
     pub shutdown: CancellationToken,
     pub beat: Beat,
 }
@@ -45,6 +47,7 @@ pub struct Watch {
 struct Session<'a> {
     engine: Engine,
     seen: &'a Seen,
+    compose: &'a Compose,
     /// Containers that died a moment ago: they are looked at when it is known whether somebody stopped them.
     dying: BTreeMap<String, Instant>,
     /// Containers that were sent a signal that asks them to end: what a stop begins with.
@@ -88,6 +91,7 @@ impl Watch {
         let mut session = Session {
             engine,
             seen: &self.seen,
+            compose: &self.compose,
             dying: BTreeMap::new(),
             signaled: BTreeSet::new(),
             closing: false,
@@ -115,7 +119,7 @@ impl Watch {
                     Some(event) => session.take(&event?).await?,
                     None => return Ok(()),
                 },
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => session.bury().await?,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => session.inspect_ended().await?,
                 _ = compare.tick() => session.compare(false).await?,
                 _ = upkeep.tick() => self.save().await,
             }
@@ -212,12 +216,12 @@ impl Session<'_> {
     }
 
     /// Looks at what died a moment ago and was not stopped by anybody.
-    async fn bury(&mut self) -> Result<(), EngineError> {
+    async fn inspect_ended(&mut self) -> Result<(), EngineError> {
         let now = Instant::now();
         let due: Vec<_> = self.dying.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.dying.remove(&id);
-            inspect(&self.engine, self.seen, &id).await?;
+            inspect(&self.engine, self.seen, self.compose, &id).await?;
         }
         Ok(())
     }
@@ -244,10 +248,10 @@ impl Session<'_> {
             ours.insert(id);
         }
         self.seen.retain(&ours);
-        let (engine, seen) = (&self.engine, self.seen);
+        let (engine, seen, compose) = (&self.engine, self.seen, self.compose);
         stream::iter(look)
             .map(Ok)
-            .try_for_each_concurrent(INSPECTIONS, |id| async move { inspect(engine, seen, &id).await })
+            .try_for_each_concurrent(INSPECTIONS, |id| async move { inspect(engine, seen, compose, &id).await })
             .await?;
         self.seen.confirm(&self.engine.version, Timestamp::now());
         Ok(())
@@ -260,7 +264,7 @@ impl Session<'_> {
             Some(facts) if self.seen.ended_unheard(&facts) => {
                 self.dying.entry(id.to_owned()).or_insert_with(|| Instant::now() + STOP_AFTER_DEATH);
             }
-            Some(facts) => self.seen.put(facts),
+            Some(facts) => put(self.seen, self.compose, facts).await,
             None => self.seen.remove(id),
         }
         Ok(())
@@ -273,9 +277,22 @@ impl Session<'_> {
     }
 }
 
-async fn inspect(engine: &Engine, seen: &Seen, id: &str) -> Result<(), EngineError> {
+/// Before an end with an error is told, its compose file is asked whether anything is to start it again.
+async fn put(seen: &Seen, compose: &Compose, facts: Facts) {
+    if let Some((name, service, project)) = seen.unasked(&facts) {
+        let wanted = Wanted { name: &name, project: &project, service: &service, pull: false };
+        let never = compose.never_restarts(&wanted).await.unwrap_or_else(|error| {
+            tracing::info!(project = name, service, %error, "could not read what the compose file says of restarts");
+            false
+        });
+        seen.learn_restart(&name, &service, never);
+    }
+    seen.put(facts);
+}
+
+async fn inspect(engine: &Engine, seen: &Seen, compose: &Compose, id: &str) -> Result<(), EngineError> {
     match look(engine, id).await? {
-        Some(facts) => seen.put(facts),
+        Some(facts) => put(seen, compose, facts).await,
         None => seen.remove(id),
     }
     Ok(())

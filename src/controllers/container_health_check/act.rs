@@ -12,17 +12,22 @@ use crate::{
 use super::{
     super::{declared::Judged, error::StepError, shared::Key},
     Checks, Facts,
-    memory::{DONE, Did, Memory},
+    memory::{Did, Memory, Outcome, Todo},
     observe::Found,
-    plan::{Act, Todo},
+    plan::Act,
 };
 
 /// What became of an act.
-enum Came {
+enum Acted {
     /// It goes on at the host under this id.
     Begun(String),
-    Done,
-    Failed(String),
+    Ended(Outcome),
+}
+
+impl Acted {
+    fn failed(why: impl Into<String>) -> Self {
+        Self::Ended(Outcome::Failed(why.into()))
+    }
 }
 
 impl Checks {
@@ -45,9 +50,9 @@ impl Checks {
             crash_point("container.committed");
             let operation_key = memory.containers.get(&act.container).and_then(|one| one.last_action.as_ref());
             let operation_key = format!("{}/{}", facts.uid, operation_key.map_or("", |did| did.key.as_str()));
-            let came = self.act(spec, key, &looked.found, act, &operation_key).await;
-            judged.notes.push(note(act, &came));
-            record(&mut memory, &looked.found, act, came);
+            let acted = self.act(spec, key, &looked.found, act, &operation_key).await;
+            judged.notes.push(note(act, &acted));
+            record(&mut memory, &looked.found, act, acted);
         }
         if !decision.acts.is_empty() {
             self.lock().lists.remove(key);
@@ -71,12 +76,12 @@ impl Checks {
         found: &Found,
         act: &Act,
         operation_key: &str,
-    ) -> Came {
+    ) -> Acted {
         if let Some(docker) = &spec.target.docker {
             let agent = Key::new(&key.namespace, &docker.host_agent_ref.name);
             return self.act_at_host(&agent, key, found, act, operation_key).await;
         }
-        let Some(pod) = found.pods.get(&act.container) else { return Came::Failed("its pod is gone".into()) };
+        let Some(pod) = found.pods.get(&act.container) else { return Acted::failed("its pod is gone") };
         let (workloads, namespace) = (&self.world.parts.workloads, key.namespace.as_str());
         let workload = spec.target.kubernetes.as_ref().and_then(|target| target.workload_ref.as_ref());
         let result = match (act.todo, workload) {
@@ -84,19 +89,19 @@ impl Checks {
             (Todo::Patch(bytes), Some(workload)) => {
                 workloads.patch_limit(namespace, workload, &pod.container, bytes).await
             }
-            (Todo::Patch(_), None) => return Came::Failed("there is no workload to patch".into()),
+            (Todo::Patch(_), None) => return Acted::failed("there is no workload to patch"),
             (Todo::Up | Todo::Restart | Todo::Stop, _) => workloads.delete_pod(namespace, &pod.pod, &pod.uid).await,
         };
         match result {
-            Ok(()) => Came::Done,
-            Err(error) if error.is_gone() => Came::Done,
-            Err(error) => Came::Failed(error.to_string()),
+            Ok(()) => Acted::Ended(Outcome::Done),
+            Err(error) if error.is_gone() => Acted::Ended(Outcome::Done),
+            Err(error) => Acted::failed(error.to_string()),
         }
     }
 
-    async fn act_at_host(&self, agent: &Key, key: &Key, found: &Found, act: &Act, operation_key: &str) -> Came {
+    async fn act_at_host(&self, agent: &Key, key: &Key, found: &Found, act: &Act, operation_key: &str) -> Acted {
         let (Some(api), Some(target)) = (self.world.shared.agents.api(agent), found.docker.get(&act.container)) else {
-            return Came::Failed(format!("host agent {} can't be asked", agent.name));
+            return Acted::failed(format!("host agent {} can't be asked", agent.name));
         };
         let action = match act.todo {
             Todo::Up => ContainerAction::Up,
@@ -111,8 +116,8 @@ impl Checks {
             reason: format!("ContainerHealthCheck {key}: {}", act.reason),
         };
         match api.operate_container(&request, operation_key, self.caller()).await {
-            Ok(operation) => Came::Begun(operation.id),
-            Err(error) => Came::Failed(error.to_string()),
+            Ok(operation) => Acted::Begun(operation.id),
+            Err(error) => Acted::failed(error.to_string()),
         }
     }
 }
@@ -130,30 +135,28 @@ fn count(metrics: &ContainerMetrics, key: &Key, old: &Memory, new: &Memory) {
         };
         let was_over = |known: &Did| known.key == did.key && !known.is_open();
         if !before.and_then(|before| before.last_action.as_ref()).is_some_and(was_over) {
-            let action = did.action.split(' ').next().unwrap_or_default();
-            let outcome = if outcome == DONE { "Done" } else { "Failed" };
-            metrics.acted(&key.namespace, &key.name, action, outcome);
+            let outcome = if *outcome == Outcome::Done { "Done" } else { "Failed" };
+            metrics.acted(&key.namespace, &key.name, did.todo.word(), outcome);
         }
     }
 }
 
-fn record(memory: &mut Memory, found: &Found, act: &Act, came: Came) {
+fn record(memory: &mut Memory, found: &Found, act: &Act, acted: Acted) {
     let Some(did) = memory.containers.get_mut(&act.container).and_then(|one| one.last_action.as_mut()) else { return };
-    match came {
-        Came::Begun(id) => did.operation = Some(id),
-        Came::Done => did.outcome = Some(DONE.into()),
-        Came::Failed(why) => did.outcome = Some(format!("failed: {why}")),
+    match acted {
+        Acted::Begun(id) => did.operation = Some(id),
+        Acted::Ended(outcome) => did.outcome = Some(outcome),
     }
     if let (Todo::Patch(bytes), true, Some(pod)) = (act.todo, did.is_done(), found.pods.get(&act.container)) {
         memory.written.insert(pod.container.clone(), bytes);
     }
 }
 
-fn note(act: &Act, came: &Came) -> Note {
+fn note(act: &Act, acted: &Acted) -> Note {
     let what = act.todo.told();
-    let (warning, rest) = match came {
-        Came::Begun(_) | Came::Done => (false, String::new()),
-        Came::Failed(why) => (true, format!("; failed: {why}")),
+    let (warning, rest) = match acted {
+        Acted::Begun(_) | Acted::Ended(Outcome::Done) => (false, String::new()),
+        Acted::Ended(outcome) => (true, format!("; {outcome}")),
     };
     let mut message = format!("{}: {what}, because {}{rest}", act.container, act.reason);
     if let Some((end, _)) = message.char_indices().nth(900) {
@@ -165,7 +168,7 @@ fn note(act: &Act, came: &Came) -> Note {
         Todo::Stop => "ContainerStopped",
         Todo::Resize(_) | Todo::Patch(_) => "MemoryLimitRaised",
     };
-    Note { warning, reason: reason.into(), action: what.split(' ').next().unwrap_or("Act").into(), message }
+    Note { warning, reason: reason.into(), action: act.todo.word().into(), message }
 }
 
 /// How soon the next pass looks, while something goes on and while nothing does.

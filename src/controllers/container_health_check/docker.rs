@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-use super::seen::{Container, End, Health, Life};
+use super::seen::{Container, End, Health, Life, RestartsOn};
 
 /// What the agent is asked for.
 pub fn selector(target: &DockerTarget) -> ContainerSelector {
@@ -98,5 +98,8 @@ fn container(name: String, report: &ContainerReport) -> Container {
         memory_peak: report.memory_peak,
         drift: report.drift.clone(),
         under_operation: report.operation.is_some(),
+        restarts_on: RestartsOn::of(if report.restart_policy.is_empty() { "no" } else { &report.restart_policy }),
+        one_shot: report.one_shot,
+        depends_on: report.depends_on.clone(),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     memory::Remembered,
-    seen::{Container, End, Health, Life},
+    seen::{Container, End, Health, Life, RestartsOn},
 };
 
 /// Attempts of ours, or starts of the runtime's own, after which it counts as looping.
@@ -45,7 +45,8 @@ impl Verdict {
 
     /// Whether it is not as declared, and not by a person's wish.
     pub fn is_unhealthy(&self) -> bool {
-        !matches!(self.word, ContainerWord::Healthy | ContainerWord::Starting | ContainerWord::HeldByPerson)
+        use ContainerWord::{Completed, Healthy, HeldByPerson, Starting};
+        !matches!(self.word, Healthy | Completed | Starting | HeldByPerson)
     }
 }
 
@@ -87,17 +88,44 @@ fn should_run(
             Some(StoppedBy::Person) if spec.manual_stop == ManualStop::Hold && !is_over(end, known) => held(
                 "a person stopped it: `docker start`, or `ostler resume` or `ostler reconcile` of this check, ends that",
             ),
+            // Not even when a person resumes the check: what has succeeded may not bear a second run.
+            _ if is_complete(container, end) => {
+                Verdict::new(ContainerWord::Completed, "it ran to its end", Need::Nothing)
+            }
+            _ if is_failed(container, end) => failed(end, known),
             _ => ended(container, end, known),
         },
         Life::Running => running(container, known, now),
     }
 }
 
+/// It ran to its end, and neither its runtime nor anybody's stop has to do with it.
+fn is_complete(container: &Container, end: &End) -> bool {
+    let stays_down = container.restarts_on != RestartsOn::AnyEnd;
+    stays_down && end.exit_code == Some(0) && end.by.is_none() && end.error.is_none() && container.started_at.is_some()
+}
+
+/// It was to run once, and its own work failed. What lacked memory failed for that.
+fn is_failed(container: &Container, end: &End) -> bool {
+    let by_itself = end.by.is_none() && !end.out_of_memory && end.error.is_none();
+    container.one_shot && container.restarts_on == RestartsOn::Nothing && by_itself && end.exit_code.is_some()
+}
+
+fn failed(end: &End, known: Option<&Remembered>) -> Verdict {
+    let need = if is_over(end, known) { Need::Up } else { Need::Nothing };
+    let told = how_it_ended(end);
+    let message = format!(
+        "it {told}, and is to run only once: correct what failed, then `docker start`, or `ostler reconcile` of this check, \
+         runs it again"
+    );
+    Verdict::new(ContainerWord::Failed, message, need)
+}
+
 fn held(message: &str) -> Verdict {
     Verdict::new(ContainerWord::HeldByPerson, message, Need::Nothing)
 }
 
-/// Whether somebody resumed the check after that stop.
+/// Whether somebody resumed the check after that end.
 fn is_over(end: &End, known: Option<&Remembered>) -> bool {
     known.and_then(|known| known.resumed_at).is_some_and(|at| end.at.is_none_or(|stopped| stopped < at))
 }
@@ -222,6 +250,47 @@ mod tests {
             let verdict = judge(&spec(extra.clone()), &container, None, now());
             assert_eq!((verdict.word, verdict.need), (word, need), "{extra} {life:?}: {}", verdict.message);
         }
+    }
+
+    #[test]
+    fn a_one_shot_that_succeeded_is_complete_and_one_that_failed_is_not_started_again() {
+        use ContainerWord::*;
+        use RestartsOn::{AnyEnd, Failure, Nothing as Never};
+        let person = Some(StoppedBy::Person);
+        for (restarts_on, one_shot, life, word, need) in [
+            (Never, false, ended(0, false, None), Completed, Need::Nothing),
+            (Never, true, ended(0, false, None), Completed, Need::Nothing),
+            (Failure, false, ended(0, false, None), Completed, Need::Nothing),
+            (AnyEnd, false, ended(0, false, None), Exited, Need::Up),
+            (Never, true, ended(3, false, None), Failed, Need::Nothing),
+            (Never, true, ended(137, false, None), Failed, Need::Nothing),
+            (Never, true, ended(137, true, None), OutOfMemory, Need::Up),
+            // Nobody said that it is to run once.
+            (Never, false, ended(3, false, None), Exited, Need::Up),
+            (Failure, true, ended(3, false, None), Exited, Need::Up),
+            // Its engine went down, or the agent stopped it: it did not come to its end.
+            (Never, false, ended(0, false, Some(StoppedBy::Engine)), Exited, Need::Up),
+            (Never, true, ended(143, false, Some(StoppedBy::Engine)), Exited, Need::Up),
+            (Never, false, ended(0, false, Some(StoppedBy::Agent)), Exited, Need::Up),
+            (Never, true, ended(0, false, person), HeldByPerson, Need::Nothing),
+        ] {
+            let container = Container {
+                life: life.clone(),
+                restarts_on,
+                one_shot,
+                started_at: Some(now()),
+                ..Container::missing("c")
+            };
+            let verdict = judge(&spec(json!({})), &container, None, now());
+            assert_eq!((verdict.word, verdict.need), (word, need), "{restarts_on:?} {one_shot} {life:?}");
+            let resumed_at = Some(now() + SignedDuration::from_secs(1));
+            let resumed = Remembered { resumed_at, ..Remembered::default() };
+            let again = judge(&spec(json!({})), &container, Some(&resumed), now());
+            let need = if word == Completed { Need::Nothing } else { Need::Up };
+            assert_eq!(again.need, need, "a person asked for it: {restarts_on:?} {one_shot} {life:?}");
+        }
+        let never_ran = Container { life: Life::Ended(End::default()), restarts_on: Never, ..Container::missing("c") };
+        assert_eq!(judge(&spec(json!({})), &never_ran, None, now()).need, Need::Up, "made, and never started");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::limit::shown;
+
 /// The document of one check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -41,17 +43,52 @@ pub struct Remembered {
     pub enough_since: Option<Timestamp>,
     /// Of that instance: how often it ran out of memory again before it had the limit that it should have.
     pub missed: u32,
+    /// When its limit was last raised because a process in it was killed while it lived on.
+    pub raised_alive_at: Option<Timestamp>,
     /// The most memory that it was seen to use, in bytes.
     pub peak: Option<i64>,
-    /// A person stopped it, and somebody resumed the check afterwards: that stop is over.
+    /// It is down, and somebody resumed the check afterwards: what it is down for is over.
     pub resumed_at: Option<Timestamp>,
+}
+
+/// Something to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Todo {
+    Up,
+    Restart,
+    Stop,
+    /// Bytes, in place.
+    Resize(i64),
+    /// Bytes, in the workload.
+    Patch(i64),
+}
+
+impl Todo {
+    /// The word for events and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "Up",
+            Self::Restart => "Restart",
+            Self::Stop => "Stop",
+            Self::Resize(_) => "Resize",
+            Self::Patch(_) => "PatchWorkload",
+        }
+    }
+
+    pub fn told(self) -> String {
+        match self {
+            Self::Resize(bytes) | Self::Patch(bytes) => format!("{} to {}", self.word(), shown(bytes)),
+            Self::Up | Self::Restart | Self::Stop => self.word().to_owned(),
+        }
+    }
 }
 
 /// Something that was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Did {
-    pub action: String,
+    pub todo: Todo,
     pub at: Timestamp,
     /// The same key is the same operation at the host.
     pub key: String,
@@ -60,14 +97,32 @@ pub struct Did {
     pub operation: Option<String>,
     /// What came of it; absent while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<String>,
+    pub outcome: Option<Outcome>,
     /// Which try of the same in a row it is, from 1: those before failed, or nobody told what came of them.
     #[serde(default)]
     pub tries: i32,
 }
 
-/// The outcome of what succeeded.
-pub const DONE: &str = "done";
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    Done,
+    /// Why.
+    Failed(String),
+    /// Nobody told, and why.
+    Lost(String),
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Lost(why) => f.write_str(why),
+        }
+    }
+}
 
 impl Did {
     pub fn is_open(&self) -> bool {
@@ -75,14 +130,22 @@ impl Did {
     }
 
     pub fn is_done(&self) -> bool {
-        self.outcome.as_deref() == Some(DONE)
+        self.outcome == Some(Outcome::Done)
+    }
+
+    /// Why it was not done.
+    pub fn failure(&self) -> Option<&str> {
+        match &self.outcome {
+            Some(Outcome::Failed(why)) => Some(why),
+            Some(Outcome::Done | Outcome::Lost(_)) | None => None,
+        }
     }
 
     /// For people.
     pub fn told(&self) -> String {
         match &self.outcome {
-            Some(outcome) => format!("{}: {outcome}", self.action),
-            None => format!("{}: begun", self.action),
+            Some(outcome) => format!("{}: {outcome}", self.todo.told()),
+            None => format!("{}: begun", self.todo.told()),
         }
     }
 }

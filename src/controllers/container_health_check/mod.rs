@@ -24,6 +24,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::{
     api::{ContainerHealthCheck, ContainerHealthCheckStatus},
@@ -48,7 +49,9 @@ pub struct Checks {
     pub world: Arc<World>,
     term: Term,
     memories: Memories<Memory>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Places for probes.
+    asking: Arc<Semaphore>,
 }
 
 /// What passes know of earlier ones.
@@ -147,12 +150,17 @@ impl Declares for Checks {
 
 impl Checks {
     pub fn new(world: Arc<World>, term: Term) -> Self {
-        Self { world, term, memories: Memories::new(Self::KIND), state: Mutex::default() }
+        let asking = Arc::new(Semaphore::new(probe::AT_ONCE));
+        Self { world, term, memories: Memories::new(Self::KIND), state: Arc::default(), asking }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

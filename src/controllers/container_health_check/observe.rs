@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use crate::{
     api::{
@@ -13,10 +14,14 @@ use crate::{
 };
 
 use super::{
-    super::{declared::Declares, error::StepError, shared::Key},
+    super::{
+        declared::Declares,
+        error::StepError,
+        shared::{Key, is_new},
+    },
     Checks, Facts, Looked, cycle, docker,
     judge::Verdict,
-    memory::{DONE, Did, Memory, Remembered},
+    memory::{Did, Memory, Outcome, Remembered},
     plan, pods,
     seen::{Container, Health},
 };
@@ -29,9 +34,16 @@ const LOG_TAIL: u32 = 4_096;
 /// Logs that one pass fetches.
 const LOGS: usize = 4;
 
+/// What a pass may wait for the containers, for what came of operations, and for logs: less in all than a pass may take.
+const FIND: Duration = Duration::from_secs(5);
+const FOLLOW: Duration = Duration::from_secs(2);
+const EVIDENCE: Duration = Duration::from_secs(2);
+
 /// Why nothing is known of the containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blind {
+    /// This term has not heard the agent yet.
+    Unheard(String),
     /// It may pass by itself.
     Unknown(String),
     /// A person must mend it.
@@ -64,12 +76,15 @@ impl Checks {
         if let Some(way) = self.cycle(key) {
             return Ok(Facts { cycle: Some(way), ..Facts::new(uid) });
         }
-        let mut found = match self.find(spec, key).await {
+        let found = timeout(FIND, self.find(spec, key)).await;
+        let late = || Err(Blind::Unknown(format!("what tells of them did not answer within {} s", FIND.as_secs())));
+        let mut found = match found.unwrap_or_else(|_| late()) {
             Ok(found) => found,
             Err(blind) => return Ok(Facts { blind: Some(blind), ..Facts::new(uid) }),
         };
-        self.follow(spec, key, &mut memory).await;
-        self.probe(spec, key, &mut found, now).await;
+        // What it did not learn in time, the next pass asks again.
+        let _ = timeout(FOLLOW, self.follow(spec, key, &mut memory)).await;
+        self.probe(spec, key, &mut found, now);
         let gate = self.world.gate(&key.namespace, &spec.depends_on, now);
         let contested = memory.contested(&found.template).filter(|_| !found.template.is_empty());
         let decision = plan::decide(
@@ -91,7 +106,7 @@ impl Checks {
             looked: Some(Looked { decision, found, logs: BTreeMap::new() }),
             ..Facts::new(uid)
         };
-        self.evidence(spec, key, &mut facts).await;
+        let _ = timeout(EVIDENCE, self.evidence(spec, key, &mut facts)).await;
         Ok(facts)
     }
 
@@ -105,10 +120,12 @@ impl Checks {
     ) -> Option<Timestamp> {
         let wishes = &self.world.shared.wishes;
         let token = wishes.requested(object, RECONCILE_REQUESTED_AT, Self::KIND, key);
-        let asked = token.is_some() && token != memory.handled_reconcile;
+        let asked = token.as_deref().is_some_and(|token| is_new(token, memory.handled_reconcile.as_deref()));
         // The first look at a check must not take an old request for a new one.
         let fresh = asked && (memory.handled_reconcile.is_some() || object.status.is_some());
-        memory.handled_reconcile = token;
+        if asked {
+            memory.handled_reconcile = token;
+        }
         fresh.then_some(now)
     }
 
@@ -161,7 +178,7 @@ impl Checks {
                 }
                 heard.report.containers_revision
             }
-            _ => return Err(Blind::Unknown(format!("host agent {} has not been heard yet", agent.name))),
+            _ => return Err(Blind::Unheard(format!("host agent {} has not been heard yet", agent.name))),
         };
         if let Some(known) = self.lock().lists.get(key).filter(|known| known.is_good(revision, FRESH)) {
             return Ok(known.found.clone());
@@ -240,17 +257,19 @@ impl Checks {
 }
 
 fn is_worth_a_log(verdict: &Verdict) -> bool {
-    use crate::api::ContainerWord::{CrashLooping, Exited, Killed, OutOfMemory, Unhealthy};
-    matches!(verdict.word, CrashLooping | Exited | Killed | OutOfMemory | Unhealthy)
+    use crate::api::ContainerWord::{CrashLooping, Exited, Failed, Killed, OutOfMemory, Unhealthy};
+    matches!(verdict.word, CrashLooping | Exited | Failed | Killed | OutOfMemory | Unhealthy)
 }
 
-async fn outcome(api: &dyn HostApi, did: &Did) -> Option<String> {
-    let Some(operation) = &did.operation else { return Some("it is not known whether it was begun".into()) };
+async fn outcome(api: &dyn HostApi, did: &Did) -> Option<Outcome> {
+    let Some(operation) = &did.operation else {
+        return Some(Outcome::Lost("it is not known whether it was begun".into()));
+    };
     match api.container_operation(operation).await {
-        Ok(seen) if seen.phase == Phase::Succeeded => Some(DONE.into()),
-        Ok(seen) if seen.phase == Phase::Failed => Some(format!("failed: {}", seen.message)),
+        Ok(seen) if seen.phase == Phase::Succeeded => Some(Outcome::Done),
+        Ok(seen) if seen.phase == Phase::Failed => Some(Outcome::Failed(seen.message)),
         Ok(_) => None,
-        Err(error @ HostError::UnknownOperation { .. }) => Some(error.to_string()),
+        Err(error @ HostError::UnknownOperation { .. }) => Some(Outcome::Lost(error.to_string())),
         Err(_) => None,
     }
 }
@@ -259,7 +278,10 @@ async fn outcome(api: &dyn HostApi, did: &Did) -> Option<String> {
 #[derive(Clone, Debug, Default)]
 pub struct Probed {
     pub instance: String,
+    /// When it was asked last.
     pub at: Option<Timestamp>,
+    /// Its answer is not there yet.
+    pub asking: bool,
     pub failures: i32,
     pub passed: bool,
     pub said: String,

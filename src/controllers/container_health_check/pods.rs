@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::runtimes::{ContainersSeen, PodContainer, PodLife, Terminated};
 
-use super::seen::{Container, End, Health, Life};
+use super::seen::{Container, End, Health, Life, RestartsOn};
 
 /// The containers, and the pods' own words for each.
 pub fn containers(seen: &ContainersSeen) -> (Vec<Container>, BTreeMap<String, PodContainer>) {
@@ -72,6 +72,10 @@ fn container(one: &PodContainer) -> Container {
         memory_peak: None,
         drift: None,
         under_operation: false,
+        restarts_on: RestartsOn::of(&one.restart_policy),
+        // Nothing but its kubelet starts a pod's container.
+        one_shot: one.restart_policy == "Never",
+        depends_on: Vec::new(),
     }
 }
 

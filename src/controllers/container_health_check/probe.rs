@@ -1,46 +1,43 @@
 //! The check's own probes: a request, or a command in the container.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     api::{ContainerHealthCheckSpec, ContainerProbe},
-    host::{ContainerExecRequest, root_cause},
+    host::{Caller, ContainerExecRequest, HostApi, root_cause},
 };
 
 use super::{
-    super::shared::Key,
-    Checks,
+    super::{declared::Declares, shared::Key},
+    Checks, lock,
     observe::{Found, Probed},
     seen::{Container, Health, Life},
 };
 
-/// Probes at once.
-const AT_ONCE: usize = 16;
+/// Probes of all checks at once.
+pub const AT_ONCE: usize = 16;
+
+/// One question.
+enum Question {
+    Get { http: reqwest::Client, url: String },
+    Exec { api: Arc<dyn HostApi>, request: ContainerExecRequest, caller: Caller },
+    Impossible(String),
+}
 
 impl Checks {
-    /// Asks the running ones whose time has come, and tells of each what its last answers mean.
-    pub(super) async fn probe(&self, spec: &ContainerHealthCheckSpec, key: &Key, found: &mut Found, now: Timestamp) {
+    /// Asks the running ones whose time has come, and tells of each what its last answers mean. Answers are not waited for: the
+    /// one that comes asks for the next pass.
+    pub(super) fn probe(&self, spec: &ContainerHealthCheckSpec, key: &Key, found: &mut Found, now: Timestamp) {
         let Some(probe) = &spec.probe else { return };
-        let due: Vec<Container> =
-            found.containers.iter().filter(|one| self.is_due(probe, key, one, now)).cloned().collect();
-        let seen = &*found;
-        let answers: Vec<(Container, Result<(), String>)> = stream::iter(due)
-            .map(|one| async move {
-                let answer = self.ask(spec, probe, key, seen, &one).await;
-                (one, answer)
-            })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        let mut state = self.lock();
-        for (one, answer) in answers {
-            let known = state.probes.entry((key.clone(), one.name.clone())).or_default();
-            take(probe, known, &one, answer, now);
+        let due: Vec<Container> = found.containers.iter().filter(|one| one.life == Life::Running).cloned().collect();
+        for one in due.into_iter().filter(|one| self.begin(probe, key, one, now)) {
+            let question = self.question(spec, probe, key, found, &one);
+            self.ask(probe.clone(), key.clone(), one, question);
         }
+        let state = self.lock();
         for one in &mut found.containers {
             let known = state.probes.get(&(key.clone(), one.name.clone())).filter(|known| known.instance == of(one));
             // What its runtime finds wrong stays wrong.
@@ -50,51 +47,60 @@ impl Checks {
         }
     }
 
-    fn is_due(&self, probe: &ContainerProbe, key: &Key, one: &Container, now: Timestamp) -> bool {
-        let state = self.lock();
-        let known = state.probes.get(&(key.clone(), one.name.clone())).filter(|known| known.instance == of(one));
+    /// Whether one is to be asked now; then it counts as asked.
+    fn begin(&self, probe: &ContainerProbe, key: &Key, one: &Container, now: Timestamp) -> bool {
+        let mut state = self.lock();
         let period = SignedDuration::from_secs(probe.period_seconds.into());
-        one.life == Life::Running && known.and_then(|known| known.at).is_none_or(|at| now >= at + period)
+        let known = state.probes.entry((key.clone(), one.name.clone())).or_default();
+        if known.instance != of(one) {
+            *known = Probed { instance: of(one), ..Probed::default() };
+        }
+        let due = !known.asking && known.at.is_none_or(|at| now >= at + period);
+        if due {
+            (known.asking, known.at) = (true, Some(now));
+        }
+        due
     }
 
-    async fn ask(
+    fn question(
         &self,
         spec: &ContainerHealthCheckSpec,
         probe: &ContainerProbe,
         key: &Key,
         found: &Found,
         one: &Container,
-    ) -> Result<(), String> {
+    ) -> Option<Question> {
         if let Some(http) = &probe.http {
             let host = self.host_of(spec, key, found, one).unwrap_or_else(|| "127.0.0.1".into());
-            return self.get(&http.url.replace("HOST", &host), probe.timeout_seconds).await;
+            return Some(Question::Get { http: self.world.parts.http.clone(), url: http.url.replace("HOST", &host) });
         }
-        let (Some(exec), Some(docker)) = (&probe.exec, &spec.target.docker) else { return Ok(()) };
+        let (exec, docker) = (probe.exec.as_ref()?, spec.target.docker.as_ref()?);
         let agent = Key::new(&key.namespace, &docker.host_agent_ref.name);
         let (Some(api), Some(target)) = (self.world.shared.agents.api(&agent), found.docker.get(&one.name)) else {
-            return Err(format!("host agent {} can't be asked", agent.name));
+            return Some(Question::Impossible(format!("host agent {} can't be asked", agent.name)));
         };
         let request = ContainerExecRequest {
             target: target.clone(),
             command: exec.command.clone(),
             timeout_seconds: u32::try_from(probe.timeout_seconds).unwrap_or(1),
         };
-        let result = api.container_exec(&request, self.caller()).await.map_err(|error| error.to_string())?;
-        match result.exit_code {
-            Some(0) => Ok(()),
-            Some(code) => Err(format!("{} ended with exit code {code}: {}", exec.command[0], result.output.trim())),
-            None => Err(format!("{} had not ended within {} s", exec.command[0], probe.timeout_seconds)),
-        }
+        Some(Question::Exec { api, request, caller: self.caller() })
     }
 
-    async fn get(&self, url: &str, seconds: i32) -> Result<(), String> {
-        let timeout = Duration::from_secs(seconds.unsigned_abs().into());
-        match self.world.parts.http.get(url).timeout(timeout).send().await {
-            Ok(answer) if answer.status().as_u16() < 400 => Ok(()),
-            Ok(answer) => Err(format!("{url} answered {}", answer.status())),
-            Err(error) if error.is_timeout() => Err(format!("{url} did not answer within {seconds} s")),
-            Err(error) => Err(format!("{url} was not reached: {}", root_cause(&error))),
-        }
+    fn ask(&self, probe: ContainerProbe, key: Key, one: Container, question: Option<Question>) {
+        let (state, asking, world) = (Arc::clone(&self.state), Arc::clone(&self.asking), Arc::clone(&self.world));
+        let ended = self.term.ended().clone();
+        tokio::spawn(ended.run_until_cancelled_owned(async move {
+            let _place = asking.acquire_owned().await;
+            let answer = match question {
+                Some(question) => answer(question, probe.timeout_seconds).await,
+                None => Ok(()),
+            };
+            if let Some(known) = lock(&state).probes.get_mut(&(key.clone(), one.name.clone())) {
+                take(&probe, known, &one, answer, Timestamp::now());
+            }
+            world.triggers.one(Checks::KIND, &key.namespace, &key.name);
+        }));
     }
 
     /// The pod's IP, or the host that the agent's url names.
@@ -113,11 +119,35 @@ fn of(one: &Container) -> String {
     format!("{} {:?}", one.instance, one.started_at)
 }
 
+async fn answer(question: Question, seconds: i32) -> Result<(), String> {
+    let limit = Duration::from_secs(seconds.unsigned_abs().into());
+    match question {
+        Question::Impossible(why) => Err(why),
+        Question::Get { http, url } => match http.get(&url).timeout(limit).send().await {
+            Ok(answer) if answer.status().as_u16() < 400 => Ok(()),
+            Ok(answer) => Err(format!("{url} answered {}", answer.status())),
+            Err(error) if error.is_timeout() => Err(format!("{url} did not answer within {seconds} s")),
+            Err(error) => Err(format!("{url} was not reached: {}", root_cause(&error))),
+        },
+        Question::Exec { api, request, caller } => {
+            let result = api.container_exec(&request, caller).await.map_err(|error| error.to_string())?;
+            match result.exit_code {
+                Some(0) => Ok(()),
+                Some(code) => {
+                    Err(format!("{} ended with exit code {code}: {}", request.command[0], result.output.trim()))
+                }
+                None => Err(format!("{} had not ended within {seconds} s", request.command[0])),
+            }
+        }
+    }
+}
+
+/// An answer about a container that was started again meanwhile is about nothing.
 fn take(probe: &ContainerProbe, known: &mut Probed, one: &Container, answer: Result<(), String>, now: Timestamp) {
     if known.instance != of(one) {
-        *known = Probed { instance: of(one), ..Probed::default() };
+        return;
     }
-    known.at = Some(now);
+    known.asking = false;
     match answer {
         Ok(()) => (known.failures, known.passed) = (0, true),
         Err(why) => {
@@ -142,7 +172,7 @@ mod tests {
         let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         let at = |seconds: i64| start + SignedDuration::from_secs(seconds);
         let one = Container { life: Life::Running, started_at: Some(start), ..Container::missing("c") };
-        let mut known = Probed::default();
+        let mut known = Probed { instance: of(&one), ..Probed::default() };
         for (second, answer, expected) in [
             (10, Err("no"), Health::Starting),
             (59, Err("no"), Health::Starting),
@@ -156,7 +186,8 @@ mod tests {
             assert_eq!(known.health(2), expected, "at {second} s");
         }
         let again = Container { started_at: Some(at(105)), ..one };
+        let before = known.clone();
         take(&probe, &mut known, &again, Err("no".into()), at(110));
-        assert_eq!(known.health(2), Health::Starting, "another start");
+        assert_eq!(known.health(2), before.health(2), "it is about another start");
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::host::StoppedBy;
+use crate::host::{ServiceDependency, StoppedBy};
 
 /// One container, or the place of one that is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,32 @@ pub struct Container {
     pub drift: Option<String>,
     /// Something is being done about it at its host.
     pub under_operation: bool,
+    /// What its own runtime starts again.
+    pub restarts_on: RestartsOn,
+    /// It is to run to its end once.
+    pub one_shot: bool,
+    /// Services of its compose project that must come before it.
+    pub depends_on: Vec<ServiceDependency>,
+}
+
+/// Which ends make a runtime start a container again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestartsOn {
+    #[default]
+    Nothing,
+    Failure,
+    AnyEnd,
+}
+
+impl RestartsOn {
+    /// By the name of a policy, as Docker and Kubernetes have it.
+    pub fn of(policy: &str) -> Self {
+        match policy {
+            "no" | "Never" => Self::Nothing,
+            "on-failure" | "OnFailure" => Self::Failure,
+            _ => Self::AnyEnd,
+        }
+    }
 }
 
 /// Where it is in its life.
@@ -72,6 +98,11 @@ pub enum Health {
 }
 
 impl Container {
+    /// Whether it lived on when it last ran out of memory: a process in it was killed, not its first one.
+    pub fn outlived_out_of_memory(&self, at: Timestamp) -> bool {
+        self.life == Life::Running && self.started_at.is_some_and(|started| started < at)
+    }
+
     /// Nothing but a name.
     pub fn missing(name: impl Into<String>) -> Self {
         let name = name.into();
@@ -89,6 +120,9 @@ impl Container {
             memory_peak: None,
             drift: None,
             under_operation: false,
+            restarts_on: RestartsOn::AnyEnd,
+            one_shot: false,
+            depends_on: Vec::new(),
         }
     }
 }

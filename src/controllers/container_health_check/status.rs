@@ -8,7 +8,8 @@ use crate::api::{
 };
 
 use super::{
-    super::declared::Judged, Facts, Looked, SHOWN, act::again, limit::shown, observe::Blind, plan::Entry, seen::Life,
+    super::declared::Judged, Facts, Looked, SHOWN, act::again, limit::shown, memory::Todo, observe::Blind, plan::Entry,
+    seen::Life,
 };
 
 /// Of the longest texts, in characters.
@@ -31,10 +32,12 @@ pub fn judged(spec: &ContainerHealthCheckSpec, facts: &Facts) -> Judged<Containe
             | State::Refused
             | State::DependencyCycle
             | State::FieldContested
+            | State::Failed
     );
     let status = facts.looked.as_ref().map(|looked| listed(spec, looked)).unwrap_or_default();
     let mut judged = Judged::new(state, ready, stalled && !ready, message, status);
     judged.again = Some(again(spec, facts));
+    judged.undecided = matches!(facts.blind, Some(Blind::Unheard(_)));
     judged
 }
 
@@ -46,7 +49,9 @@ fn state(spec: &ContainerHealthCheckSpec, facts: &Facts) -> (State, String) {
         return (State::DependencyCycle, format!("it depends on itself ({way}): remove one of these from dependsOn"));
     }
     match &facts.blind {
-        Some(Blind::Unknown(why)) => return (State::Unknown, format!("{why}; nothing is done meanwhile")),
+        Some(Blind::Unknown(why) | Blind::Unheard(why)) => {
+            return (State::Unknown, format!("{why}; nothing is done meanwhile"));
+        }
         Some(Blind::Refused(why)) => return (State::Refused, why.clone()),
         None => {}
     }
@@ -85,6 +90,14 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
         if worst[0].verdict.word == ContainerWord::CrashLooping {
             return (State::CrashLooping, told);
         }
+        // What waits for one that failed waits for the same person.
+        let failed = worst.iter().find(|entry| entry.verdict.word == ContainerWord::Failed);
+        let settled = |entry: &&Entry| entry.verdict.word == ContainerWord::Failed || entry.awaits.is_some();
+        if let Some(failed) = failed
+            && worst.iter().filter(|entry| entry.verdict.is_unhealthy()).all(|entry| settled(&entry))
+        {
+            return (State::Failed, cut(&format!("{}: {}", failed.container.name, failed.verdict.message), LONGEST));
+        }
         return (State::Degraded, told);
     }
     if worst.iter().any(|entry| entry.verdict.word == ContainerWord::HeldByPerson) {
@@ -97,17 +110,18 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
         entry.at_max || (entry.proposed.is_some() && (is_proposed(spec) || refused(entry, looked).is_some()))
     };
     if let Some(entry) = decision.entries.iter().find(raising) {
-        let name = &entry.container.name;
-        return (
-            State::OutOfMemory,
-            format!("{name} ran out of memory, and runs again; {}", mend(spec, entry, looked)),
-        );
+        return (State::OutOfMemory, format!("{}; {}", survived(entry, looked), mend(spec, entry, looked)));
     }
     let how = match spec.desired_state {
+        crate::api::DesiredState::Running if completed(&decision.entries) => "all run, or ran to their end",
         crate::api::DesiredState::Running => "all run",
         crate::api::DesiredState::Stopped => "all are stopped",
     };
     (State::Healthy, how.into())
+}
+
+fn completed(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| entry.verdict.word == ContainerWord::Completed)
 }
 
 /// A person must raise the limit: it is only proposed, or all that may be given is given.
@@ -123,7 +137,17 @@ fn is_proposed(spec: &ContainerHealthCheckSpec) -> bool {
 /// Why its limit was not raised, if that was tried and not done.
 fn refused<'a>(entry: &Entry, looked: &'a Looked) -> Option<&'a str> {
     let did = looked.decision.memory.containers.get(&entry.container.name)?.last_action.as_ref()?;
-    did.outcome.as_deref().filter(|outcome| outcome.starts_with("failed"))
+    did.failure().filter(|_| matches!(did.todo, Todo::Resize(_) | Todo::Patch(_)))
+}
+
+/// How one that runs ran out of memory: whether it ended for that.
+fn survived(entry: &Entry, looked: &Looked) -> String {
+    let name = &entry.container.name;
+    let at = looked.decision.memory.containers.get(name).and_then(|known| known.last_oom_at);
+    if at.is_some_and(|at| entry.container.outlived_out_of_memory(at)) {
+        return format!("a process in {name} ran out of memory and was killed; the container itself ran on");
+    }
+    format!("{name} ran out of memory, and runs again")
 }
 
 fn mend(spec: &ContainerHealthCheckSpec, entry: &Entry, looked: &Looked) -> String {
@@ -154,7 +178,7 @@ fn told(worst: &[&Entry], unhealthy: usize) -> String {
 fn listed(spec: &ContainerHealthCheckSpec, looked: &Looked) -> ContainerHealthCheckStatus {
     let decision = &looked.decision;
     let notable = |entry: &&Entry| {
-        entry.verdict.word != ContainerWord::Healthy
+        !matches!(entry.verdict.word, ContainerWord::Healthy | ContainerWord::Completed)
             || entry.proposed.is_some()
             || entry.container.drift.is_some()
             || decision.withheld.iter().any(|act| act.container == entry.container.name)

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::declared::CommonStatus,
-    memory::Memory,
+    memory::{Memory, Outcome},
     plan::{self, decide},
     seen::{Container, Life},
     *,
@@ -151,9 +151,9 @@ fn a_limit_that_is_being_raised_is_nobodys_business_until_it_is_refused_or_at_it
     assert!(matches!(status::judged(&generous, &facts).state, ContainerHealthCheckState::Healthy));
     let mut memory = facts.looked.unwrap().decision.memory;
     memory.containers.get_mut("a-1/main").unwrap().last_action.as_mut().unwrap().outcome =
-        Some("failed: no room".into());
+        Some(Outcome::Failed("no room".into()));
     let refused = status::judged(&generous, &looked(&generous, hurt("main"), &memory));
-    assert!(refused.message.contains("its limit was not raised: failed: no room"), "{}", refused.message);
+    assert!(refused.message.contains("its limit was not raised: no room"), "{}", refused.message);
     let tight = spec("20Mi");
     let at_max = status::judged(&tight, &looked(&tight, hurt("main"), &Memory::default()));
     assert!(at_max.message.contains("all that outOfMemory.max allows"), "{}", at_max.message);

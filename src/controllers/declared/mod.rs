@@ -146,7 +146,8 @@ impl<D: Declares> Controller for Declared<D> {
         let old = D::parts(object).status;
         let generation = object.meta().generation.unwrap_or_default();
         let new = status::status(old, seen, judged, generation, now);
-        let written = status::differs(old, &new);
+        let undecided = judged.undecided && status::is_judged(old, generation);
+        let written = !undecided && status::differs(old, &new);
         Report {
             notes: judged.notes.clone(),
             changes: if written { status::changes(old, &new) } else { Vec::new() },

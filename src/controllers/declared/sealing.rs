@@ -25,7 +25,7 @@ pub async fn seal_secrets(world: Arc<World>, term: Term, beat: Beat) {
     loop {
         beat.beat();
         let feeds = &world.feeds;
-        let complete = feeds.backends.is_complete() && feeds.experts.is_complete() && feeds.queues.is_complete();
+        let complete = feeds.backends.is_whole() && feeds.experts.is_whole() && feeds.queues.is_complete();
         if complete
             && world.book.is_loaded()
             && term.still_leads()

@@ -15,7 +15,7 @@ use crate::{
     platform::Note,
 };
 
-use super::Seen;
+use super::{super::driver::stored_alike, Seen};
 
 /// The fields that every status has.
 pub struct Common<'a, S> {
@@ -79,12 +79,15 @@ pub struct Judged<S: CommonStatus> {
     pub status: S,
     pub notes: Vec<Note>,
     pub again: Option<Duration>,
+    /// This term has not seen enough yet: what an earlier one said of the same generation holds.
+    pub undecided: bool,
 }
 
 impl<S: CommonStatus> Judged<S> {
     pub fn new(state: S::State, ready: bool, stalled: bool, message: impl Into<String>, status: S) -> Self {
         let message = message.into();
-        Self { state, ready, stalled, message, spec: None, held: None, status, notes: Vec::new(), again: None }
+        let (notes, again, undecided) = (Vec::new(), None, false);
+        Self { state, ready, stalled, message, spec: None, held: None, status, notes, again, undecided }
     }
 }
 
@@ -126,6 +129,13 @@ pub fn status<S: CommonStatus, F>(
     new
 }
 
+/// Whether something was said of this generation.
+pub fn is_judged<S: CommonStatus>(old: Option<&S>, generation: i64) -> bool {
+    let Some(mut old) = old.cloned() else { return false };
+    let common = old.common();
+    *common.observed_generation == generation && common.state.is_some()
+}
+
 /// Whether a status is worth a write: counts and times aside.
 pub fn differs<S: CommonStatus>(old: Option<&S>, new: &S) -> bool {
     let steady = |status: &S| {
@@ -136,7 +146,7 @@ pub fn differs<S: CommonStatus>(old: Option<&S>, new: &S) -> bool {
         }
         status
     };
-    old.is_none_or(|old| steady(old) != steady(new))
+    old.is_none_or(|old| !stored_alike(&steady(old), &steady(new)))
 }
 
 /// Events of a change.

@@ -213,8 +213,8 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
 {
     let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else {
-        // Before the first complete listing nobody knows what there is.
-        return if feed.is_complete() { Found::Missing } else { Found::Unknown };
+        // Before the first complete listing nobody knows what there is, nor how one is that can't be decoded.
+        return if feed.is_complete() && !feed.holds(namespace, name) { Found::Missing } else { Found::Unknown };
     };
     let Some(found) = conditions(&object).and_then(|conditions| condition(conditions, type_)) else {
         return Found::Unknown;

@@ -12,7 +12,6 @@ pub use limits::limits_of_last_leader;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
@@ -25,6 +24,7 @@ use crate::{
 use super::{
     Parts,
     shared::{Limits, Shared, Wishes},
+    supervise::Supervisor,
 };
 
 /// Loops that have nothing to do for longer than this are stuck.
@@ -60,18 +60,30 @@ impl Desk {
     }
 }
 
-/// Runs all of it for one term.
-pub async fn run(parts: &Parts, shared: &Shared, term: &Term, trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>) {
-    let desk = |name: &str| Desk::new(parts, term, name);
-    let wishes: Wishes = shared.wishes.clone();
-    let known: Limits = shared.limits.clone();
-    let loops: Vec<BoxFuture<'_, ()>> = vec![
-        Box::pin(assign::run(desk("assign tasks"), wishes)),
-        Box::pin(reap::run(desk("reap leases"))),
-        Box::pin(dead_pods::run(desk("free what dead pods hold"), Arc::clone(&parts.worker_pods))),
-        Box::pin(retain::run(desk("drop old tasks"))),
-        Box::pin(limits::run(desk("adapt limits"), known, shared.slots.clone(), trigger)),
-        Box::pin(count::run(desk("count tasks"))),
-    ];
-    join_all(loops).await;
+/// Starts all of it for one term.
+pub fn start(
+    supervisor: &mut Supervisor,
+    parts: &Parts,
+    shared: &Shared,
+    term: &Term,
+    trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+) {
+    let desk = |name: &'static str| {
+        let (parts, term) = (parts.clone(), term.clone());
+        move || Desk::new(&parts, &term, name)
+    };
+    let (wishes, known): (Wishes, Limits) = (shared.wishes.clone(), shared.limits.clone());
+    let slots = shared.slots.clone();
+    let of = desk("assign tasks");
+    supervisor.run("assign tasks", move || assign::run(of(), wishes.clone()));
+    let of = desk("reap leases");
+    supervisor.run("reap leases", move || reap::run(of()));
+    let (of, pods) = (desk("free what dead pods hold"), Arc::clone(&parts.worker_pods));
+    supervisor.run("free what dead pods hold", move || dead_pods::run(of(), Arc::clone(&pods)));
+    let of = desk("drop old tasks");
+    supervisor.run("drop old tasks", move || retain::run(of()));
+    let of = desk("adapt limits");
+    supervisor.run("adapt limits", move || limits::run(of(), known.clone(), slots.clone(), trigger.clone()));
+    let of = desk("count tasks");
+    supervisor.run("count tasks", move || count::run(of()));
 }

@@ -176,11 +176,12 @@ impl Controller for Agents {
     fn status(&self, object: &HostAgent, observed: &Observed, (): &(), now: Timestamp) -> Report<HostAgentStatus> {
         let old = object.status.as_ref();
         let new = status::status(object, observed, old, now);
+        let written = !status::is_undecided(old, &new) && status::differs(old, &new);
         Report {
             notes: Vec::new(),
-            changes: status::changes(old, &new),
+            changes: if written { status::changes(old, &new) } else { Vec::new() },
             again: None,
-            status: status::differs(old, &new).then_some(new),
+            status: written.then_some(new),
         }
     }
 

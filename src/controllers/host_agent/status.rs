@@ -9,7 +9,7 @@ use crate::{
     platform::Note,
 };
 
-use super::{Observed, was_ready};
+use super::{super::driver::stored_alike, Observed, was_ready};
 
 /// Clocks that differ by less are taken for the same.
 const SKEW: i64 = 5;
@@ -120,6 +120,12 @@ fn held(report: &AgentReport) -> Vec<HeldService> {
         .collect()
 }
 
+/// Whether this term has not heard the agent yet, and an earlier one said something of this generation, which holds until then.
+pub fn is_undecided(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
+    let judged = |old: &HostAgentStatus| old.state.is_some() && old.observed_generation == new.observed_generation;
+    new.state == Some(HostAgentState::Unheard) && old.is_some_and(judged)
+}
+
 /// Whether a status is worth a write. A skew that grows by a second is not.
 pub fn differs(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
     let Some(old) = old else { return true };
@@ -131,7 +137,7 @@ pub fn differs(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
         status.clock_skew_seconds = status.clock_skew_seconds.map(|s| s / (2 * SKEW));
         status
     };
-    timeless(old) != timeless(new)
+    !stored_alike(&timeless(old), &timeless(new))
 }
 
 /// Events of a change.
@@ -149,4 +155,43 @@ pub fn changes(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Vec<Note
         action: "Ask".into(),
         message: ready.message.chars().take(500).collect(),
     }]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(state: HostAgentState, generation: i64, since: &str) -> HostAgentStatus {
+        let mut status: HostAgentStatus =
+            serde_json::from_value(json!({"observedGeneration": generation, "state": format!("{state:?}")})).unwrap();
+        let since = Time(since.parse().unwrap());
+        status.held_services =
+            vec![HeldService { name: "a".into(), owner: "Person".into(), reason: "tests".into(), since }];
+        status
+    }
+
+    #[test]
+    fn a_time_with_nanoseconds_is_no_change_of_what_was_stored() {
+        let new = status(HostAgentState::Reachable, 1, "2026-03-01T12:00:00.123456789Z");
+        let stored: HostAgentStatus = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
+        assert!(!differs(Some(&stored), &new));
+        assert!(differs(Some(&stored), &status(HostAgentState::Reachable, 1, "2026-03-01T12:00:01Z")));
+    }
+
+    #[test]
+    fn a_new_leader_leaves_what_was_said_until_it_has_heard_the_agent() {
+        use HostAgentState::{Reachable, Unheard, Unreachable};
+        let of = |state, generation| status(state, generation, "2026-03-01T12:00:00Z");
+        for (old, new, undecided) in [
+            (of(Reachable, 1), of(Unheard, 1), true),
+            (of(Unreachable, 1), of(Unheard, 1), true),
+            (of(Reachable, 1), of(Unheard, 2), false),
+            (of(Reachable, 1), of(Unreachable, 1), false),
+        ] {
+            assert_eq!(is_undecided(Some(&old), &new), undecided, "{:?} {:?}", old.state, new.state);
+        }
+        assert!(!is_undecided(None, &of(Unheard, 1)));
+    }
 }

@@ -1,5 +1,7 @@
 //! One look at a backend: its prober's findings, its agent, its slots, what people want, what is remembered.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 use uuid::Uuid;
@@ -13,7 +15,7 @@ use crate::{
 use super::{
     super::{
         error::StepError,
-        shared::{Key, ServiceView},
+        shared::{Key, ServiceView, is_new},
     },
     Backends,
     evidence::Evidence,
@@ -88,7 +90,7 @@ impl Backends {
             agent: agent.unwrap_or_default(),
             workload: self.workload_view(object, &key, failing || memory.episode.is_some()).await,
             peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },
-            will: self.will(object, &key),
+            will: self.will(object, &key, &memory),
             pulls,
             woke_at: self.shared.wake.woke_at(),
         };
@@ -124,7 +126,7 @@ impl Backends {
         let Some((agent, service)) = service else { return Ok(AgentView::None) };
         match self.shared.agents.service(agent, service) {
             ServiceView::NoAgent => {
-                let there = self.host_agents.objects.find(|a| Key::of(a) == *agent).is_some();
+                let there = self.host_agents.holds(&agent.namespace, &agent.name);
                 if there || !self.host_agents.is_complete() {
                     Ok(AgentView::Unheard)
                 } else {
@@ -166,12 +168,13 @@ impl Backends {
         if !needed {
             return None;
         }
-        let seen = self.parts.workloads.pods(&key.namespace, workload).await.ok()?;
+        let pods = self.parts.workloads.pods(&key.namespace, workload);
+        let seen = tokio::time::timeout(Duration::from_secs(4), pods).await.ok()?.ok()?;
         let ready = seen.pods.into_iter().filter(|pod| pod.ready && !pod.deleting).map(|pod| pod.uid).collect();
         Some(WorkloadView { desired: usize::try_from(seen.desired).unwrap_or(0), ready })
     }
 
-    fn will(&self, object: &LLMBackend, key: &Key) -> Will {
+    fn will(&self, object: &LLMBackend, key: &Key, memory: &Memory) -> Will {
         let wishes = &self.shared.wishes;
         let agent_suspended = service_of(object.spec.recovery.as_ref(), &key.namespace)
             .and_then(|(agent, _)| wishes.suspended("HostAgent", &agent))
@@ -180,7 +183,9 @@ impl Backends {
             suspended: wishes.suspended("LLMBackend", key).unwrap_or(object.spec.suspend),
             paused: wishes.is_paused(Timestamp::now()) || agent_suspended,
             observe: self.parts.observe || object.spec.mode == Mode::Observe,
-            reconcile_token: wishes.requested(object, RECONCILE_REQUESTED_AT, "LLMBackend", key),
+            reconcile_token: wishes
+                .requested(object, RECONCILE_REQUESTED_AT, "LLMBackend", key)
+                .filter(|token| is_new(token, memory.handled_reconcile.as_deref())),
         }
     }
 }

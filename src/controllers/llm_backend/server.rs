@@ -9,27 +9,56 @@ use crate::api::LLMBackend;
 
 use super::super::shared::Key;
 
-/// The key of a server: scheme, host and port, and a path that is more than `/v1`. `None` when it is no URL.
+/// The key of a server: scheme, host and port, and a path that is more than `/v1`. `None` when it is no URL. All addresses of
+/// this machine's loopback are one host: a server that listens on one of them answers, in practice, on all.
 pub fn server_url(url: &str) -> Option<String> {
     let parsed = Url::parse(url).ok()?;
-    let host = match parsed.host_str()?.to_ascii_lowercase().as_str() {
-        "localhost" | "[::1]" => "127.0.0.1".to_owned(),
-        host => host.to_owned(),
-    };
+    let host = host_of(&parsed)?;
     let port = parsed.port_or_known_default()?;
-    let path = parsed.path().trim_end_matches('/');
-    let path = path.strip_suffix("/v1").unwrap_or(path);
+    let path = decoded(parsed.path());
+    let path = path.trim_end_matches('/');
+    let path = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/');
     Some(format!("{}://{host}:{port}{path}", parsed.scheme()))
 }
 
 /// Whether a URL means the machine that asks.
 pub fn is_loopback(url: &str) -> bool {
-    let Some(parsed) = Url::parse(url).ok() else { return false };
-    let Some(host) = parsed.host_str() else { return false };
-    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
-        Err(_) => host.eq_ignore_ascii_case("localhost") || host.ends_with(".localhost"),
+    Url::parse(url).ok().and_then(|parsed| host_of(&parsed)).is_some_and(|host| host == LOOPBACK)
+}
+
+/// What every spelling of this machine's loopback becomes.
+const LOOPBACK: &str = "127.0.0.1";
+
+/// The host in one spelling. The parser has lowered its case, decoded its percent signs and read the numbers of an IPv4 address.
+fn host_of(url: &Url) -> Option<String> {
+    let host = url.host_str()?;
+    let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() else {
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        let own = ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"].contains(&name.as_str());
+        return Some(if own || name.ends_with(".localhost") { LOOPBACK.to_owned() } else { name });
+    };
+    Some(match address.to_canonical() {
+        ip if ip.is_loopback() || ip.is_unspecified() => LOOPBACK.to_owned(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    })
+}
+
+/// A path in which letters, digits and `-._~` are written plainly: their percent signs change nothing (RFC 3986, 6.2.2.2).
+fn decoded(path: &str) -> String {
+    let mut plain = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        plain.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => plain.push(byte.into()),
+            Some(byte) => plain.push_str(&format!("%{byte:02X}")),
+            None => plain.push('%'),
+        }
+        rest = &rest[at + if code.is_some() { 3 } else { 1 }..];
     }
+    plain + rest
 }
 
 /// For each backend that declares a server which an older one declares already: that older one. The older wins, then the
@@ -56,30 +85,53 @@ mod tests {
 
     #[test]
     fn spellings_of_one_server_have_one_key() {
+        for host in [
+            "127.0.0.1",
+            "LOCALHOST",
+            "localhost.",
+            "a.localhost",
+            "a.LocalHost.",
+            "%6cocalhost",
+            "localhost.localdomain",
+            "ip6-localhost",
+            "127.0.0.2",
+            "127.255.255.254",
+            "127.1",
+            "0x7f.1",
+            "2130706433",
+            "0.0.0.0",
+            "0",
+            "[::1]",
+            "[::]",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:2]",
+            "[::ffff:0.0.0.0]",
+        ] {
+            for path in ["", "/", "/v1", "/v1/", "/%76%31", "/v1//"] {
+                let url = format!("http://{host}:11434{path}");
+                assert_eq!(server_url(&url).as_deref(), Some("http://127.0.0.1:11434"), "{url}");
+                assert!(is_loopback(&url), "{url}");
+            }
+        }
         for (url, key) in [
-            ("http://127.0.0.1:11434", "http://127.0.0.1:11434"),
-            ("http://LOCALHOST:11434/", "http://127.0.0.1:11434"),
-            ("http://[::1]:11434/v1/", "http://127.0.0.1:11434"),
             ("https://api.example.com/v1", "https://api.example.com:443"),
+            ("https://API.example.com.:443", "https://api.example.com:443"),
             ("https://api.example.com/team/v1", "https://api.example.com:443/team"),
+            ("https://api.example.com/%74eam/v1/", "https://api.example.com:443/team"),
+            ("https://api.example.com/a%2fb", "https://api.example.com:443/a%2Fb"),
+            ("https://api.example.com/100%", "https://api.example.com:443/100%"),
             ("http://user:secret@host:80", "http://host:80"),
+            ("http://[::ffff:10.0.0.1]:1", "http://10.0.0.1:1"),
+            ("http://[2001:DB8::0:1]:1", "http://[2001:db8::1]:1"),
         ] {
             assert_eq!(server_url(url).as_deref(), Some(key), "{url}");
+            assert!(!is_loopback(url), "{url}");
         }
-        assert_eq!(server_url("no url"), None);
-    }
-
-    #[test]
-    fn loopback_is_told_by_name_and_address() {
-        for (url, loopback) in [
-            ("http://localhost:1", true),
-            ("http://127.3.4.5:1", true),
-            ("http://[::1]:1", true),
-            ("http://0.0.0.0:1", true),
-            ("http://10.0.0.1:1", false),
-            ("http://localhost.example:1", false),
-        ] {
-            assert_eq!(is_loopback(url), loopback, "{url}");
+        for url in ["no url", "http://h:99999", "http://h:abc"] {
+            assert_eq!(server_url(url), None, "{url}");
         }
+        assert!(!is_loopback("http://localhost.example:1"));
+        assert_ne!(server_url("http://127.0.0.1:1"), server_url("http://127.0.0.1:2"));
     }
 }

@@ -249,5 +249,5 @@ pub fn differs(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> bool {
         }
         status
     };
-    timeless(old) != timeless(new)
+    !super::super::driver::stored_alike(&timeless(old), &timeless(new))
 }

@@ -13,7 +13,7 @@ pub use limits::{Limit, Limits};
 pub use memories::Memories;
 pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;
-pub use wishes::Wishes;
+pub use wishes::{Wishes, is_new};
 
 use crate::platform::Secrets;
 

@@ -62,9 +62,17 @@ impl Wishes {
         controls.suspended.iter().find(|(k, _)| is(k, kind, key)).map(|(_, s)| s.suspended)
     }
 
-    /// The newest request for something about an object, by its annotation or through the API: both are timestamps.
+    /// The requests for a pass over an object, as one token: by its annotation, through the API, or both. Any text counts as
+    /// a request; [`is_new`] tells whether one was handled already.
     pub fn requested(&self, object: &impl ResourceExt, annotation: &str, kind: &str, key: &Key) -> Option<String> {
-        object.annotations().get(annotation).cloned().max(self.reconcile_token(kind, key))
+        joined(object.annotations().get(annotation).map(String::as_str), self.reconcile_token(kind, key).as_deref())
+    }
+
+    /// The latest of two requests that are points in time, by annotation and through the API. What is no time yields to what is.
+    pub fn requested_at(&self, object: &impl ResourceExt, annotation: &str, kind: &str, key: &Key) -> Option<String> {
+        let time = |text: &String| text.parse::<Timestamp>().ok();
+        let all = [object.annotations().get(annotation).cloned(), self.reconcile_token(kind, key)];
+        all.into_iter().flatten().max_by_key(time)
     }
 
     /// The last `reconcile` of a resource that was asked through the API.
@@ -74,6 +82,62 @@ impl Wishes {
     }
 }
 
+/// As long as a status may echo.
+const LONGEST: usize = 253;
+const BETWEEN: &str = ", ";
+
+fn joined(annotation: Option<&str>, stored: Option<&str>) -> Option<String> {
+    let requests: Vec<&str> = [annotation, stored].into_iter().flatten().filter(|text| !text.is_empty()).collect();
+    let most = LONGEST / requests.len().max(1) - BETWEEN.len();
+    // The end of a long one is what differs: people append a time.
+    let tail = |text: &str| text.chars().skip(text.chars().count().saturating_sub(most)).collect::<String>();
+    (!requests.is_empty()).then(|| requests.into_iter().map(tail).collect::<Vec<_>>().join(BETWEEN))
+}
+
+/// Whether a token holds a request that the handled one does not: any other value does, and one that was withdrawn does not.
+pub fn is_new(requested: &str, handled: Option<&str>) -> bool {
+    let handled: Vec<&str> = handled.unwrap_or_default().split(BETWEEN).collect();
+    requested.split(BETWEEN).any(|request| !handled.contains(&request))
+}
+
 fn is(resource: &ResourceKey, kind: &str, key: &Key) -> bool {
     resource.kind == kind && resource.namespace == key.namespace && resource.name == key.name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_change_of_either_request_counts_once_whatever_it_looks_like() {
+        let mut handled: Option<String> = None;
+        for (annotation, stored, new) in [
+            (None, None, false),
+            (Some("2026-03-01T12:00:00Z"), None, true),
+            (Some("2026-03-01T12:00:00Z"), None, false),
+            // `date +%s` sorts below a date.
+            (Some("1767225600"), None, true),
+            (Some("1767225600"), Some("2026-01-01T00:00:00Z"), true),
+            (Some("1767225600"), Some("2026-01-01T00:00:00Z"), false),
+            (Some("1767225599"), Some("2026-01-01T00:00:00Z"), true),
+            (Some("1767225599"), Some("2025-01-01T00:00:00Z"), true),
+            // Withdrawing one is no request.
+            (None, Some("2025-01-01T00:00:00Z"), false),
+            (Some("now"), Some("2025-01-01T00:00:00Z"), true),
+            (Some(""), Some("2025-01-01T00:00:00Z"), false),
+        ] {
+            let asked = joined(annotation, stored);
+            let is_new = asked.as_deref().is_some_and(|asked| is_new(asked, handled.as_deref()));
+            assert_eq!(is_new, new, "{annotation:?} {stored:?} after {handled:?}");
+            handled = if is_new { asked } else { handled };
+        }
+    }
+
+    #[test]
+    fn a_token_fits_into_a_status_and_keeps_the_end_that_differs() {
+        let long = |end: &str| format!("{}{end}", "x".repeat(300));
+        let (first, second) = (joined(Some(&long("1")), Some(&long("1"))), joined(Some(&long("2")), Some(&long("1"))));
+        assert!(first.as_ref().is_some_and(|token| token.chars().count() <= LONGEST));
+        assert!(is_new(&second.unwrap(), first.as_deref()));
+    }
 }

@@ -68,7 +68,7 @@ impl Declares for Schedules {
         let (spec, feeds) = (&object.spec, &self.world.feeds);
         let queue = |q: &crate::api::TaskQueue| Key::of(q) == Key::new(&key.namespace, &spec.queue_ref.name);
         // Who is told of runs must know the object first: its age is where its runs begin, and its wishes are annotations.
-        let wish = self.world.shared.wishes.requested(object, RUN_REQUESTED_AT, RUN_CONTROL, key);
+        let wish = self.world.shared.wishes.requested_at(object, RUN_REQUESTED_AT, RUN_CONTROL, key);
         let created_at = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
         self.runs.known(&uid, created_at, wish);
         Ok(Facts {

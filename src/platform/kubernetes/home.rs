@@ -131,6 +131,10 @@ impl Platform for KubernetesPlatform {
     fn problems(&self) -> Vec<Problem> {
         self.failing.problems()
     }
+
+    fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+        self.failing.undecodable(kind, problems);
+    }
 }
 
 fn types(resource: &ApiResource) -> TypeMeta {

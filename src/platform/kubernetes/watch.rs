@@ -27,24 +27,38 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What a watch yields.
 pub type Watched = Result<Event<DynamicObject>, WatchError>;
 
-/// The watches that fail now, by what they watch.
+/// What goes wrong now.
 #[derive(Clone, Default)]
-pub struct Failing(Arc<Mutex<BTreeMap<String, String>>>);
+pub struct Failing(Arc<Mutex<Wrong>>);
+
+#[derive(Default)]
+struct Wrong {
+    /// Why a watch fails, by what it watches.
+    watches: BTreeMap<String, String>,
+    /// Objects that can't be decoded, by kind.
+    undecodable: BTreeMap<&'static str, Vec<Problem>>,
+}
 
 impl Failing {
     pub fn problems(&self) -> Vec<Problem> {
-        self.lock().iter().map(|(what, why)| Problem::error(format!("can't watch {what}: {why}"))).collect()
+        let wrong = self.lock();
+        let watches = wrong.watches.iter().map(|(what, why)| Problem::error(format!("can't watch {what}: {why}")));
+        watches.chain(wrong.undecodable.values().flatten().cloned()).collect()
+    }
+
+    pub fn undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+        self.lock().undecodable.insert(kind, problems);
     }
 
     fn note(&self, what: &str, result: &Watched) {
-        let mut failing = self.lock();
+        let mut wrong = self.lock();
         match result {
-            Ok(_) => failing.remove(what),
-            Err(error) => failing.insert(what.to_owned(), error.message.clone()),
+            Ok(_) => wrong.watches.remove(what),
+            Err(error) => wrong.watches.insert(what.to_owned(), error.message.clone()),
         };
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Wrong> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -201,6 +201,7 @@ mod tests {
         let (backends, agent, took) = (&metrics.backends, &metrics.agent, Duration::from_millis(1));
         metrics.reconciles.failed("a", "b", took);
         metrics.reconciles.queue_depth("a", 1);
+        metrics.reconciles.undecodable("a", 1);
         backends.state("a", "b", "c", true);
         backends.limit("a", "b", 1);
         backends.slots_in_use("a", "b", 1);

@@ -51,6 +51,7 @@ pub struct ReconcileMetrics {
     errors: Family<Failed, Counter>,
     durations: Family<Controller, Histogram, NewHistogram>,
     queue_depth: Family<Controller, Gauge>,
+    undecodable: Family<Controller, Gauge>,
 }
 
 impl ReconcileMetrics {
@@ -65,6 +66,12 @@ impl ReconcileMetrics {
                 Family::new_with_constructor(durations as NewHistogram),
             ),
             queue_depth: registered(r, "reconcile_queue_depth", "Resources that wait for a pass", Family::default()),
+            undecodable: registered(
+                r,
+                "undecodable_objects",
+                "Resources that this release can't decode and leaves alone",
+                Family::default(),
+            ),
         }
     }
 
@@ -88,6 +95,13 @@ impl ReconcileMetrics {
         self.queue_depth
             .get_or_create(&Controller { controller: controller.to_owned() })
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    /// How many resources of `controller`'s kind can't be decoded.
+    pub fn undecodable(&self, controller: &str, objects: usize) {
+        self.undecodable
+            .get_or_create(&Controller { controller: controller.to_owned() })
+            .set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     fn ended(&self, controller: &str, result: ResultLabel, took: Duration) {

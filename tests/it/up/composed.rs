@@ -105,3 +105,116 @@ async fn real_docker_services_come_up_as_they_were_made_and_a_half_edited_file_i
     until(&up, "kept", "ready again", ready).await;
     assert!(is_running(docker, nightly) && is_running(docker, "kept-db-1"));
 }
+
+/// A compose project in a folder of its own, removed in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn up(name: &str, services: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("ostler-{name}-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&folder).unwrap();
+        let text = format!("name: {name}\nservices:\n{services}").replace("IMAGE", Docker::IMAGE);
+        std::fs::write(folder.join("compose.yaml"), text).unwrap();
+        shared().compose(&folder, &["up", "--detach"]);
+        Self(folder)
+    }
+
+    /// A check of the whole project.
+    fn check(&self) -> Value {
+        json!({
+            "target": {"docker": {"hostAgentRef": {"name": "here"}, "compose": {"projectDirectory": self.0}}},
+            "restart": {"backoffSeconds": 1, "maxBackoffSeconds": 2},
+            "outOfMemory": {"policy": "Resize", "minIncrease": "200Mi", "max": "300Mi"},
+        })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        shared().compose(&self.0, &["down", "--timeout", "1"]);
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const SERVE: &str = r#"["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"]"#;
+
+fn started(container: &str) -> String {
+    inspected(shared(), container, "{{.State.StartedAt}}")
+}
+
+#[tokio::test]
+async fn real_docker_a_project_with_one_shots_comes_to_rest_and_only_what_is_hurt_is_started() {
+    let eat = r#"["sh", "-c", "[ ! -e /tmp/eat ] || head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null || exit $$?; trap 'exit 0' TERM; while :; do sleep 0.2; done"]"#;
+    let services = format!(
+        "  db: {{image: IMAGE, command: {SERVE}, healthcheck: {{test: [CMD, 'true'], interval: 1s}}}}
+  migrate:
+    image: IMAGE
+    command: [sh, -c, 'exit 0']
+    restart: 'no'
+    depends_on: {{db: {{condition: service_healthy}}}}
+  app:
+    image: IMAGE
+    command: {SERVE}
+    depends_on: {{db: {{condition: service_healthy}}, migrate: {{condition: service_completed_successfully}}}}
+  worker: {{image: IMAGE, command: {eat}, mem_limit: 20m, memswap_limit: 20m}}
+"
+    );
+    let (docker, project) = (shared(), Folder::up("flow", &services));
+    let allow = json!({"composeProjects": ["flow"]});
+    let migrated = started("flow-migrate-1");
+    let up = Up::start(&[("all.yaml", &manifests_of(docker, &allow, &[("flow", project.check())]))]).await;
+    let ready = |c: &Value| is_ready(c) && c["status"]["total"] == 4;
+    let rests = until(&up, "flow", "at rest", ready).await;
+    assert_eq!((state(&rests), &rests["status"]["unhealthy"]), ("Healthy", &json!(0)), "{rests:#}");
+
+    // One is killed: it alone is started. Passes over all of them have gone by then.
+    let before = started("flow-app-1");
+    docker.docker(&["kill", "flow-app-1"]);
+    until(&up, "flow", "app up again", |c| {
+        ready(c) && is_running(docker, "flow-app-1") && started("flow-app-1") != before
+    })
+    .await;
+    assert_eq!(started("flow-migrate-1"), migrated, "what has completed is not started again");
+    let events = up.get("/api/v1/events?kind=ContainerHealthCheck&name=flow").await.to_string();
+    assert_eq!(events.matches("\"ContainerStarted\"").count(), 1, "{events}");
+
+    // One runs out of memory.
+    docker.docker(&["exec", "flow-worker-1", "touch", "/tmp/eat"]);
+    docker.docker(&["kill", "flow-worker-1"]);
+    until(&up, "flow", "worker up with more memory", |c| {
+        ready(c)
+            && is_running(docker, "flow-worker-1")
+            && inspected(docker, "flow-worker-1", "{{.HostConfig.Memory}}") == (220_i64 << 20).to_string()
+    })
+    .await;
+    assert_eq!(started("flow-migrate-1"), migrated);
+}
+
+#[tokio::test]
+async fn real_docker_a_one_shot_that_failed_is_told_and_runs_again_only_when_asked() {
+    let services = "  import: {image: IMAGE, command: [sh, -c, 'exit 3'], restart: 'no'}
+  app: {image: IMAGE, command: [sleep, '1000'], stop_grace_period: 1s}
+";
+    let (docker, project) = (shared(), Folder::up("once", services));
+    let allow = json!({"composeProjects": ["once"]});
+    let first = started("once-import-1");
+    let up = Up::start(&[("all.yaml", &manifests_of(docker, &allow, &[("once", project.check())]))]).await;
+    let failed = until(&up, "once", "told", |c| state(c) == "Failed").await;
+    let import = entry(&failed, "import");
+    assert_eq!(
+        (&import["state"], &import["exitCode"], &import["attempts"]),
+        (&json!("Failed"), &json!(3), &Value::Null)
+    );
+    // Its neighbor is healed meanwhile.
+    let before = started("once-app-1");
+    docker.docker(&["kill", "once-app-1"]);
+    until(&up, "once", "app up again", |c| {
+        state(c) == "Failed" && is_running(docker, "once-app-1") && started("once-app-1") != before
+    })
+    .await;
+    assert_eq!(started("once-import-1"), first, "it is not looped");
+    up.ostler_ok(&["reconcile", "chc/once"]);
+    until(&up, "once", "run again", |c| state(c) == "Failed" && started("once-import-1") != first).await;
+    let events = up.get("/api/v1/events?kind=ContainerHealthCheck&name=once").await.to_string();
+    assert!(events.contains("is to run only once"), "{events}");
+}

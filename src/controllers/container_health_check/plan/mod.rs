@@ -9,16 +9,16 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::{
-    api::{ContainerHealthCheckSpec, MemoryPolicy, Mode},
-    host::StoppedBy,
+    api::{ContainerHealthCheckSpec, ContainerWord, MemoryPolicy, Mode},
+    host::{DependencyCondition, ServiceDependency},
     tasks::retry,
 };
 
 use super::{
     judge::{Need, Verdict, judge},
-    limit::{Raised, raised, shown},
-    memory::{Did, Memory, Remembered},
-    seen::{Container, Life},
+    limit::{Raised, raised},
+    memory::{Did, Memory, Outcome, Remembered, Todo},
+    seen::{Container, Health, Life},
 };
 
 /// Actions of one pass: what is left waits for the next.
@@ -30,6 +30,10 @@ const LOST: SignedDuration = SignedDuration::from_mins(10);
 const MISSED: u32 = 3;
 /// How soon is looked whether it runs.
 const SOON: Duration = Duration::from_millis(500);
+
+/// After its limit was raised for a process in it, a container that lived on gets no more for so long: its first process starts
+/// what was killed again at once, and each of these dies in turn until the limit is in force.
+const RAISED_ALIVE: SignedDuration = SignedDuration::from_mins(5);
 
 /// So long a person is told that it has all the memory that it may have.
 const TOLD: SignedDuration = SignedDuration::from_hours(24);
@@ -65,6 +69,8 @@ pub struct Entry {
     pub awaits_run: bool,
     /// It has all the memory that it may have.
     pub at_max: bool,
+    /// The service of its compose project that must come before it is started.
+    pub awaits: Option<String>,
 }
 
 /// Something to be done.
@@ -74,29 +80,6 @@ pub struct Act {
     pub instance: String,
     pub todo: Todo,
     pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Todo {
-    Up,
-    Restart,
-    Stop,
-    /// Bytes, in place.
-    Resize(i64),
-    /// Bytes, in the workload.
-    Patch(i64),
-}
-
-impl Todo {
-    pub fn told(self) -> String {
-        match self {
-            Self::Up => "Up".into(),
-            Self::Restart => "Restart".into(),
-            Self::Stop => "Stop".into(),
-            Self::Resize(bytes) => format!("Resize to {}", shown(bytes)),
-            Self::Patch(bytes) => format!("PatchWorkload to {}", shown(bytes)),
-        }
-    }
 }
 
 /// What a pass decided.
@@ -122,7 +105,8 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
     if facts.starts_by_itself {
         inherit(facts, &mut memory, &known);
     }
-    let entries: Vec<Entry> = facts.containers.iter().map(|one| entry(facts, one, &mut memory, now)).collect();
+    let mut entries: Vec<Entry> = facts.containers.iter().map(|one| entry(facts, one, &mut memory, now)).collect();
+    order(&mut entries);
     let unhealthy = entries.iter().filter(|entry| entry.verdict.is_unhealthy()).count();
     let storm = storm(facts.spec, unhealthy, entries.len(), &mut memory, now);
     let mut planned = Vec::new();
@@ -175,14 +159,14 @@ fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Tim
     let Memory { containers, limits, .. } = memory;
     let one = containers.entry(container.name.clone()).or_default();
     match &container.life {
-        Life::Ended(end) if end.by == Some(StoppedBy::Person) => one.resumed_at = facts.resumed_at.max(one.resumed_at),
-        // That stop is history.
+        Life::Ended(_) => one.resumed_at = facts.resumed_at.max(one.resumed_at),
+        // That end is history.
         _ => one.resumed_at = None,
     }
     // A pod's is over when the pass is that did it. What was cut short there may be done again without harm.
     let lost = if facts.starts_by_itself { SignedDuration::ZERO } else { LOST };
     if let Some(did) = one.last_action.as_mut().filter(|did| did.is_open() && now > did.at + lost) {
-        did.outcome = Some("nobody told what came of it".into());
+        did.outcome = Some(Outcome::Lost("nobody told what came of it".into()));
     }
     let raised = take_memory(facts, container, one, limits, now);
     let mut verdict = judge(spec, container, Some(one), now);
@@ -194,7 +178,49 @@ fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Tim
     let wanted = limits.get(&container.alike).copied();
     let proposed = wanted.filter(|limit| container.memory_limit.is_some_and(|has| has < *limit));
     let awaits_run = proposed.is_some() && awaits_run(facts, container, one.missed);
-    Entry { container: container.clone(), verdict, next, proposed, awaits_run, at_max: raised == Some(Raised::AtMax) }
+    Entry {
+        container: container.clone(),
+        verdict,
+        next,
+        proposed,
+        awaits_run,
+        at_max: raised == Some(Raised::AtMax),
+        awaits: None,
+    }
+}
+
+/// Holds back what would be started before the services of its project that it depends on, as compose itself would.
+fn order(entries: &mut [Entry]) {
+    let awaits: Vec<Option<String>> = entries
+        .iter()
+        .map(|entry| {
+            let mut dependencies = entry.container.depends_on.iter().filter(|_| entry.verdict.need == Need::Up);
+            let unmet = dependencies.find(|dependency| entries.iter().any(|other| is_unmet(dependency, other)));
+            unmet.map(|dependency| dependency.service.clone())
+        })
+        .collect();
+    for (entry, awaits) in entries.iter_mut().zip(awaits) {
+        if let Some(service) = &awaits {
+            entry.verdict.message = format!("{}; it waits for {service}, which it depends on", entry.verdict.message);
+        }
+        entry.awaits = awaits;
+    }
+}
+
+/// Whether this container is the one that is depended on, and is not as it must be.
+fn is_unmet(dependency: &ServiceDependency, other: &Entry) -> bool {
+    let container = &other.container;
+    container.name == dependency.service
+        && match dependency.condition {
+            DependencyCondition::Completed => other.verdict.word != ContainerWord::Completed,
+            DependencyCondition::Healthy => {
+                container.life != Life::Running || matches!(container.health, Health::Starting | Health::Failing(_))
+            }
+            DependencyCondition::Started => {
+                let ran = [ContainerWord::Completed, ContainerWord::Failed].contains(&other.verdict.word);
+                container.life != Life::Running && !ran
+            }
+        }
 }
 
 /// A kubelet gives what it starts its new limit, but leaves the pod as a whole where it was, so that it dies again under that;
@@ -229,8 +255,11 @@ fn take_memory(
         // A raised limit is told before or after what died under the old one: what has it is only raised for an end that came
         // after it was seen to have it.
         let under_this = one.enough_since.zip(one.last_oom_at).is_some_and(|(since, at)| since < at);
-        if let Some(Raised::To(limit)) = next.filter(|_| enough != Some(true) || under_this) {
+        let alive = one.last_oom_at.is_some_and(|at| container.outlived_out_of_memory(at));
+        let paused = alive && one.raised_alive_at.is_some_and(|at| now < at + RAISED_ALIVE);
+        if let Some(Raised::To(limit)) = next.filter(|_| !paused && (enough != Some(true) || under_this)) {
             limits.insert(container.alike.clone(), limit);
+            one.raised_alive_at = alive.then_some(now);
         }
     }
     one.enough_since = one.enough_since.filter(|_| enough != Some(false)).or_else(|| enough?.then_some(now));
@@ -302,7 +331,9 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
             MemoryPolicy::PatchWorkload => None,
         };
         if let Some(todo) = todo.filter(|todo| !just_tried(facts.spec, one, *todo, now)) {
-            return act(todo, "it ran out of memory".into());
+            let alive = one.and_then(|one| one.last_oom_at).is_some_and(|at| container.outlived_out_of_memory(at));
+            let why = if alive { "a process in it ran out of memory" } else { "it ran out of memory" };
+            return act(todo, why.into());
         }
     }
     let todo = match entry.verdict.need {
@@ -315,6 +346,9 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
     if todo != Todo::Stop && facts.waits_for.is_some() {
         return None;
     }
+    if todo == Todo::Up && entry.awaits.is_some() {
+        return None;
+    }
     if entry.next.is_some_and(|at| now < at) {
         return None;
     }
@@ -323,7 +357,7 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
 
 /// A limit that was refused is not tried again and again, and one that was accepted takes a while to be seen.
 fn just_tried(spec: &ContainerHealthCheckSpec, one: Option<&Remembered>, todo: Todo, now: Timestamp) -> bool {
-    let last = one.and_then(|one| one.last_action.as_ref()).filter(|did| did.action == todo.told());
+    let last = one.and_then(|one| one.last_action.as_ref()).filter(|did| did.todo == todo);
     last.is_some_and(|did| {
         let pause = if did.is_done() { backoff(spec, i32::MAX) } else { backoff(spec, did.tries) };
         now < did.at + pause
@@ -343,10 +377,9 @@ fn begin(one: &mut Remembered, act: &Act, now: Timestamp) {
         one.last_attempt_at = Some(now);
     }
     let key = format!("{}/{now}", act.container);
-    let action = act.todo.told();
-    let again = one.last_action.as_ref().filter(|did| did.action == action && !did.is_done());
+    let again = one.last_action.as_ref().filter(|did| did.todo == act.todo && !did.is_done());
     let tries = again.map_or(0, |did| did.tries).saturating_add(1);
-    one.last_action = Some(Did { action, at: now, key, operation: None, outcome: None, tries });
+    one.last_action = Some(Did { todo: act.todo, at: now, key, operation: None, outcome: None, tries });
 }
 
 #[cfg(test)]

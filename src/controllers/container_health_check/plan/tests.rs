@@ -3,10 +3,7 @@
 use serde_json::json;
 
 use super::{
-    super::{
-        memory::DONE,
-        seen::{End, Health},
-    },
+    super::seen::{End, Health},
     *,
 };
 
@@ -53,7 +50,7 @@ fn todos(decision: &Decision) -> Vec<(&str, Todo)> {
 fn ended(mut memory: Memory) -> Memory {
     for one in memory.containers.values_mut() {
         if let Some(did) = &mut one.last_action {
-            did.outcome = Some(DONE.into());
+            did.outcome = Some(Outcome::Done);
         }
     }
     memory
@@ -177,6 +174,103 @@ fn what_died_under_the_old_limit_does_not_raise_the_new_one() {
 }
 
 #[test]
+fn a_process_that_runs_out_of_memory_in_a_container_that_lives_on_raises_its_limit_once() {
+    let spec =
+        spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}, "restart": {"backoffSeconds": 1}}));
+    let alive = |limit: i64, count: u64, second: i64| Container {
+        started_at: Some(at(0)),
+        oom_count: count,
+        last_oom_at: Some(at(second)),
+        memory_limit: Some(limit * MI),
+        ..up("c")
+    };
+    let (mut memory, mut limit, mut raises) = (Memory::default(), 20, Vec::new());
+    // Its first process starts what was killed again at once: an end every two seconds, each under the newest limit.
+    for second in 1..=700 {
+        let container = alive(limit, i64::unsigned_abs(second / 2), second - second % 2);
+        let decision = decide(&facts(&spec, std::slice::from_ref(&container), &memory), at(second));
+        for act in &decision.acts {
+            let Todo::Resize(bytes) = act.todo else { panic!("{act:?}: it runs") };
+            assert_eq!(act.reason, "a process in it ran out of memory");
+            (limit, raises) = (bytes / MI, [raises, vec![second]].concat());
+        }
+        assert_eq!(decision.unhealthy, 0);
+        memory = ended(decision.memory);
+    }
+    assert_eq!(raises.len(), 3, "{raises:?}: once in five minutes, and only for an end under the raised limit");
+    let (todo, mut quiet) = (alive(limit, 350, 700), Vec::new());
+    for second in 701..1_500 {
+        quiet.extend(
+            todos(&decide(&facts(&spec, std::slice::from_ref(&todo), &memory), at(second))).iter().map(|t| t.1),
+        );
+    }
+    assert_eq!(quiet, [], "nothing died since");
+}
+
+#[test]
+fn a_service_is_started_after_those_that_it_depends_on() {
+    use super::super::seen::RestartsOn;
+    use crate::host::DependencyCondition::{self as On, Completed, Healthy, Started};
+    let spec = spec(json!({}));
+    let ended = |exit_code: i64| Life::Ended(End { exit_code: Some(exit_code), at: Some(at(0)), ..End::default() });
+    let on = |service: &str, condition: On| vec![ServiceDependency { service: service.into(), condition }];
+    let other = |life: Life, health: Health| Container {
+        life,
+        health,
+        one_shot: true,
+        restarts_on: RestartsOn::Nothing,
+        started_at: Some(at(0)),
+        ..up("other")
+    };
+    for (other, condition, starts) in [
+        (other(ended(0), Health::Unasked), Completed, true),
+        (other(ended(0), Health::Unasked), Started, true),
+        (other(ended(0), Health::Unasked), Healthy, false),
+        (other(ended(3), Health::Unasked), Completed, false),
+        (other(Life::Running, Health::Unasked), Completed, false),
+        (other(Life::Running, Health::Starting), Healthy, false),
+        (other(Life::Running, Health::Well), Healthy, true),
+        (other(Life::Running, Health::Failing("500".into())), Healthy, false),
+        (other(Life::Running, Health::Starting), Started, true),
+        (Container::missing("other"), Started, false),
+        (Container::missing("unrelated"), Completed, true),
+    ] {
+        let web = Container { depends_on: on("other", condition), ..down("web") };
+        let shown = format!("{:?} {condition:?}", other.life);
+        let decision = decide(&facts(&spec, &[web, other], &Memory::default()), at(1));
+        assert_eq!(todos(&decision).contains(&("web", Todo::Up)), starts, "{shown}");
+        assert_eq!(decision.entries[0].verdict.message.contains("it waits for other"), !starts, "{shown}");
+    }
+}
+
+#[test]
+fn a_one_shot_is_left_alone_without_attempts_until_a_person_asks_for_it() {
+    use super::super::seen::RestartsOn;
+    let spec = spec(json!({"restart": {"backoffSeconds": 1, "maxBackoffSeconds": 1}}));
+    for exit_code in [0, 3] {
+        let end = End { exit_code: Some(exit_code), at: Some(at(0)), ..End::default() };
+        let container = Container {
+            life: Life::Ended(end),
+            one_shot: true,
+            restarts_on: RestartsOn::Nothing,
+            started_at: Some(at(0)),
+            ..up("once")
+        };
+        let all = [container];
+        let mut memory = Memory::default();
+        for second in 1..100 {
+            let decision = decide(&facts(&spec, &all, &memory), at(second));
+            assert_eq!((decision.acts.len(), decision.unhealthy), (0, usize::from(exit_code != 0)));
+            memory = decision.memory;
+        }
+        assert!(memory.containers.is_empty(), "{memory:?}");
+        let asked = Facts { resumed_at: Some(at(100)), ..facts(&spec, &all, &memory) };
+        let expected: &[_] = if exit_code == 0 { &[] } else { &[("once", Todo::Up)] };
+        assert_eq!(todos(&decide(&asked, at(100))), expected, "what succeeded is not run twice");
+    }
+}
+
+#[test]
 fn a_pods_limit_is_raised_while_it_runs_unless_it_never_runs_long_enough() {
     let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}}));
     let end = End { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..End::default() };
@@ -207,7 +301,7 @@ fn a_pods_limit_is_raised_while_it_runs_unless_it_never_runs_long_enough() {
 fn a_limit_that_was_refused_or_whose_pass_was_cut_short_is_tried_again_by_a_doubling_backoff() {
     let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}}));
     let hurt = [Container { oom_count: 1, memory_limit: Some(20 * MI), ..up("c") }];
-    let tries = |starts_by_itself: bool, outcome: Option<&str>| {
+    let tries = |starts_by_itself: bool, outcome: Option<Outcome>| {
         let (mut memory, mut tries) = (Memory::default(), Vec::new());
         for second in 0..200 {
             let facts = Facts { starts_by_itself, ..facts(&spec, &hurt, &memory) };
@@ -215,15 +309,15 @@ fn a_limit_that_was_refused_or_whose_pass_was_cut_short_is_tried_again_by_a_doub
             if !decision.acts.is_empty() {
                 tries.push(second);
                 let one = decision.memory.containers.get_mut("c").unwrap();
-                one.last_action.as_mut().unwrap().outcome = outcome.map(str::to_owned);
+                one.last_action.as_mut().unwrap().outcome = outcome.clone();
             }
             memory = decision.memory;
         }
         tries
     };
-    assert_eq!(tries(true, Some("failed: the API server is away")), [0, 10, 30, 70, 150]);
+    assert_eq!(tries(true, Some(Outcome::Failed("the API server is away".into()))), [0, 10, 30, 70, 150]);
     assert_eq!(tries(true, None), [0, 10, 30, 70, 150], "a pass that was cut short");
-    assert_eq!(tries(true, Some(DONE)), [0], "a kubelet takes its time");
+    assert_eq!(tries(true, Some(Outcome::Done)), [0], "a kubelet takes its time");
     assert_eq!(tries(false, None), [0], "a host may still be at it");
 }
 

@@ -1,0 +1,90 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::testing::{Home, expert},
+    *,
+};
+use crate::{
+    api::Expert,
+    store::{BootInstant, Fence},
+    telemetry::Loops,
+};
+
+/// Panics or works, by the name of the object.
+#[derive(Default)]
+struct ByName {
+    panicked: AtomicU32,
+    worked: AtomicU32,
+}
+
+#[async_trait]
+impl Controller for ByName {
+    type Object = Expert;
+    type Observed = ();
+    type Plan = ();
+    type Done = ();
+    type Status = ();
+
+    const KIND: &'static str = "Expert";
+
+    async fn observe(&self, _: &Expert) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn plan(&self, object: &Expert, (): &(), _: Timestamp) {
+        if object.name_any() == "panics" {
+            self.panicked.fetch_add(1, Ordering::SeqCst);
+            panic!("no such phase");
+        }
+    }
+
+    async fn apply(&self, _: &Expert, (): &(), (): (), _: &Term) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn status(&self, _: &Expert, (): &(), (): &(), _: Timestamp) -> Report<()> {
+        self.worked.fetch_add(1, Ordering::SeqCst);
+        Report { status: None, notes: Vec::new(), changes: Vec::new(), again: Some(Duration::from_millis(1)) }
+    }
+
+    fn gone(&self, _: &str, _: &str) {}
+}
+
+#[tokio::test]
+async fn an_object_that_panics_backs_off_by_itself_and_the_others_go_on() {
+    let objects = ["panics", "works"].map(|name| expert(name, 1, json!({})));
+    let (home, metrics, shutdown) = (Home::with(objects.into()), Metrics::new(), CancellationToken::new());
+    let loops = Loops::new();
+    let beat = || loops.register("expert", Duration::from_secs(60));
+    let feed = Feed::<Expert>::start(home.clone(), "Expert", &metrics, beat(), shutdown.clone());
+    let (trigger, triggered) = triggers();
+    let until = BootInstant::now() + Duration::from_secs(3_600);
+    let term = Term::new(Fence { epoch: 1, holder: "h".into() }, until);
+    let controller = Arc::new(ByName::default());
+    let with = Drive { platform: home, metrics: metrics.clone(), term, beat: beat() };
+    let driving = tokio::spawn(drive(Arc::clone(&controller), feed, triggered, with));
+    while controller.panicked.load(Ordering::SeqCst) == 0 || controller.worked.load(Ordering::SeqCst) < 50 {
+        // Something asks for the failing one all the time.
+        trigger.send(ObjectRef::new("panics").within("team")).unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!driving.is_finished());
+    }
+    assert!(controller.panicked.load(Ordering::SeqCst) <= 4, "no hot loop");
+    driving.abort();
+    shutdown.cancel();
+    let told = metrics.render(Timestamp::now());
+    assert!(told.contains("reason=\"Panic\"") && loops.stuck().is_empty(), "{told}");
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_is_an_error_that_names_it() {
+    let limit = Duration::from_millis(1);
+    let hung = bounded("observe", limit, std::future::pending::<Result<(), StepError>>()).await.unwrap_err();
+    assert!(hung.to_string().starts_with("observe did not end within") && hung.reason() == "Timeout", "{hung}");
+    let panicked = bounded::<()>("apply", PERIOD, async { panic!("at row {}", 7) }).await.unwrap_err();
+    assert!(panicked.to_string().starts_with("apply panicked: at row 7"), "{panicked}");
+    assert!(guarded("plan", || -> u32 { panic!("no") }).is_err());
+}
