@@ -23,6 +23,9 @@ pub enum StepError {
     Platform(#[from] PlatformError),
     #[error("what is remembered of {what} can't be read: {why}")]
     Memory { what: String, why: String },
+    /// A person asked for something else since this pass began.
+    #[error("a person's request came meanwhile; looked at again with it")]
+    Overtaken,
     /// Other passes go on meanwhile.
     #[error(
         "{step} did not end within {seconds} s and was stopped: look whether the database, the API server or an agent hangs"
@@ -57,6 +60,8 @@ impl StepError {
             Self::Platform(PlatformError::Conflict(_) | PlatformError::NotFound(_)) => Class::Wait,
             Self::Platform(PlatformError::Forbidden(_) | PlatformError::Invalid(_)) => Class::Tell,
             Self::Timeout { .. } => Class::Retry,
+            // The request triggers the next pass.
+            Self::Overtaken => Class::Wait,
             Self::Memory { .. } | Self::Panic { .. } => Class::Tell,
         }
     }
@@ -74,6 +79,7 @@ impl StepError {
             Self::Platform(PlatformError::Invalid(_)) => "Invalid",
             Self::Memory { .. } => "MemoryUnreadable",
             Self::Timeout { .. } => "Timeout",
+            Self::Overtaken => "Overtaken",
             Self::Panic { .. } => "Panic",
         }
     }

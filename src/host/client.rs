@@ -17,8 +17,9 @@ use super::{
     containers::{ContainerList, ContainerQuery},
     error::{HostError, root_cause},
     header,
-    messages::{AgentReport, CareRequest, OperationRequest, OperationStatus},
+    messages::{CareRequest, OperationRequest, OperationStatus},
     refusal::{ErrorBody, Refusal},
+    report::AgentReport,
     sign::{self, SigningSecret},
 };
 

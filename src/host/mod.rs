@@ -11,6 +11,7 @@ mod error;
 pub mod mask;
 mod messages;
 mod refusal;
+mod report;
 pub mod sign;
 
 pub use client::{Caller, Credentials, HostApi, HttpHost, Token};
@@ -23,12 +24,12 @@ pub use containers::{
     ContainerSelector, ContainerState, ContainerTarget, DependencyCondition, ServiceDependency, Stopped, StoppedBy,
 };
 pub use error::{HostError, HostErrorKind, root_cause};
-pub use messages::{
-    Action, AgentReport, CareRequest, CheckReport, ContainerRuntime, Hold, HoldOwner, Instance, LastExit,
-    MAX_FAILURE_CHARS, Manager, OperationRequest, OperationStatus, Phase, PortOwner, SelfStarts, ServiceReport,
-    ServiceState,
-};
+pub use messages::{Action, CareRequest, HoldOwner, OperationRequest, OperationStatus, Phase};
 pub use refusal::{ErrorBody, Refusal};
+pub use report::{
+    AgentReport, CheckReport, ContainerRuntime, Hold, Instance, LastExit, MAX_FAILURE_CHARS, Manager, PortOwner,
+    SelfStarts, ServiceReport, ServiceState,
+};
 pub use sign::{SecretError, SigningSecret};
 
 /// Names of the request headers beside those of a signature.

@@ -35,6 +35,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Live {
     pub last_check: Option<CheckReport>,
+    /// When a check last passed.
+    pub(super) passed_at: Option<Instant>,
     /// Until when a controller looks after it.
     pub care_until: Option<Instant>,
     /// Failing checks in a row without care.
@@ -126,13 +128,19 @@ impl Service {
 
     pub(super) async fn ask(&self) -> Option<CheckOutcome> {
         let spec = self.spec.check.as_ref()?;
+        let begun = Instant::now();
         let outcome = check::check(&self.http, spec).await;
         let instance = self.instance().ok().flatten();
-        if outcome.ok {
-            self.note_answer(instance.as_ref());
+        if !outcome.ok && self.live().passed_at.is_some_and(|at| at > begun) {
+            // Another check began later or was answered sooner: this one tells of the time before.
+            return Some(CheckOutcome { ok: true, timed_out: false, detail: "passed meanwhile".to_owned() });
         }
         let check = CheckReport { ok: outcome.ok, at: Timestamp::now(), detail: outcome.detail.clone() };
         let before = self.live().last_check.replace(check);
+        if outcome.ok {
+            self.live().passed_at = Some(Instant::now());
+            self.note_answer(instance.as_ref());
+        }
         if before.is_none_or(|before| before.ok != outcome.ok) {
             self.changes.tell();
         }

@@ -49,6 +49,9 @@ impl Backends {
         (judged, mut plan): (Judgement, Plan),
         term: &Term,
     ) -> Result<Done, StepError> {
+        if plan.act.as_ref().is_some_and(Act::changes_something) && self.shared.wishes.read().await? {
+            return Err(StepError::Overtaken);
+        }
         self.commit(observed, &plan.memory, term.fence()).await?;
         let shown = shown(&judged, &plan, &observed.seen);
         self.project(object, observed, (&judged, &plan, &shown), term.fence()).await?;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    store::{ControlSet, ResourceKey, Store},
+    store::{ControlSet, ResourceKey, Store, StoreError},
     telemetry::Beat,
 };
 
@@ -19,6 +19,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The controls as they were last read.
 #[derive(Clone)]
 pub struct Wishes {
+    store: Arc<dyn Store>,
+    known: Arc<watch::Sender<Arc<ControlSet>>>,
     controls: watch::Receiver<Arc<ControlSet>>,
 }
 
@@ -27,24 +29,30 @@ impl Wishes {
     pub async fn start(store: Arc<dyn Store>, beat: Beat, shutdown: CancellationToken) -> Self {
         let first = store.controls().await.unwrap_or_default();
         let (sender, controls) = watch::channel(Arc::new(first));
+        let wishes = Self { store, known: Arc::new(sender), controls };
+        let periodic = wishes.clone();
         tokio::spawn(async move {
             while shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
                 beat.beat();
-                match store.controls().await {
-                    Ok(read) => {
-                        sender.send_if_modified(|known| {
-                            let changed = **known != read;
-                            if changed {
-                                *known = Arc::new(read);
-                            }
-                            changed
-                        });
-                    }
-                    Err(error) => tracing::debug!(%error, "people's wishes not read"),
+                if let Err(error) = periodic.read().await {
+                    tracing::debug!(%error, "people's wishes not read");
                 }
             }
         });
-        Self { controls }
+        wishes
+    }
+
+    /// Reads the controls now; returns whether they have changed. Whoever acts asks first: what a person was told is in force
+    /// must not be overtaken by a pass that began before.
+    pub async fn read(&self) -> Result<bool, StoreError> {
+        let read = self.store.controls().await?;
+        Ok(self.known.send_if_modified(|known| {
+            let changed = **known != read;
+            if changed {
+                *known = Arc::new(read);
+            }
+            changed
+        }))
     }
 
     /// Waits until something changed.

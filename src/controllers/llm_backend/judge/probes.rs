@@ -24,7 +24,9 @@ impl Facts<'_> {
     pub(super) fn exited(&self) -> Option<Judgement> {
         let service = self.seen.agent.service()?;
         let report = &service.report;
-        if report.state != ServiceState::Stopped || self.answers_without(service) {
+        // One that never ran since the agent began is about to be started: probes tell.
+        let saw_it_end = service.exited_at.is_some() || report.last_failure.is_some();
+        if report.state != ServiceState::Stopped || !saw_it_end || self.answers_without(service) {
             return None;
         }
         let why = report.last_failure.clone().unwrap_or_else(|| match &report.last_exit {

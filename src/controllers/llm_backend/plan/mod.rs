@@ -60,6 +60,13 @@ pub enum Act {
     DeletePod { pod: PodId },
 }
 
+impl Act {
+    /// Whether somebody may want to keep it from happening.
+    pub fn changes_something(&self) -> bool {
+        !matches!(self, Self::Follow { .. })
+    }
+}
+
 /// Why nothing is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {

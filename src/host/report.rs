@@ -1,0 +1,292 @@
+//! What an agent reports of its host and its services.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::messages::HoldOwner;
+
+/// Reply of `GET /v1/report`: everything that the agent knows of its host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentReport {
+    pub name: String,
+    pub version: String,
+    /// The user that the agent runs as: only root starts services of other users.
+    pub user: String,
+    /// The agent's clock. The reader computes the skew.
+    pub time: Timestamp,
+    pub started_at: Timestamp,
+    /// The agent's own loop only says what it would do.
+    #[serde(default)]
+    pub observe: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_runtime: Option<ContainerRuntime>,
+    /// Another number means that something about the containers that the agent may see has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containers_revision: Option<u64>,
+    /// Free space of the file system that holds the agent's state, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_percent: Option<f64>,
+    /// Rises with each notable change ([`ServiceReport::notable`]) of a service; absent in agents that can't be waited for.
+    /// Comparable only between reports with the same `started_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    #[serde(default)]
+    pub services: Vec<ServiceReport>,
+}
+
+impl AgentReport {
+    pub fn service(&self, name: &str) -> Option<&ServiceReport> {
+        self.services.iter().find(|s| s.name == name)
+    }
+
+    /// What callers react to, of each service.
+    pub fn notable(&self) -> Vec<ServiceReport> {
+        self.services.iter().map(ServiceReport::notable).collect()
+    }
+}
+
+/// The container engine on the agent's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerRuntime {
+    pub name: String,
+    /// As it last said; empty while it has not answered yet.
+    pub version: String,
+    /// Why nothing is known of its containers now, and since when; absent while it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Who is the service's parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Manager {
+    /// The agent.
+    Process,
+    /// Something with commands: systemctl, launchctl, brew.
+    Command,
+    /// A container engine.
+    Container,
+    /// One that this reader does not know.
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ServiceState {
+    Running,
+    Stopped,
+    /// Its process runs, and has not yet answered a check since it was started.
+    Starting,
+    /// Something else owns its port: left alone unless the file says `adopt: true`.
+    Foreign,
+    #[serde(other)]
+    Unknown,
+}
+
+impl ServiceState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Stopped => "Stopped",
+            Self::Starting => "Starting",
+            Self::Foreign => "Foreign",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// A process that can't be mistaken for a later one with the same pid.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// 0 for a container, whose pid may be one of a virtual machine.
+    pub pid: u32,
+    /// Opaque: equal for as long as the process is the same one (Linux: clock ticks since boot).
+    pub start_time: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceReport {
+    pub name: String,
+    pub manager: Manager,
+    pub state: ServiceState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
+    /// The user that its process runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The user that the agent's file wants it to run as, if it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_user: Option<String>,
+    /// CPU time of its whole process tree in seconds: while it rises the server works, a hung one shows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<f64>,
+    /// For how long its process has been running at most: a length, so that clocks need not agree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_seconds: Option<f64>,
+    /// When the agent first saw the port of the check accept a connection to this instance, by the agent's clock. Absent until
+    /// then, and for a service without a check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepting_since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<LastExit>,
+    /// Why it is down or was last, for people: at most [`MAX_FAILURE_CHARS`] characters without control characters or secrets.
+    /// Absent once it is up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+    /// Who listens on the port of the check's URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_owner: Option<PortOwner>,
+    /// Starts that the agent's own loop did: a controller counts them as attempts.
+    #[serde(default)]
+    pub self_starts: SelfStarts,
+    #[serde(default)]
+    pub failed_starts_in_row: u32,
+    /// After five failed starts in a row the loop waits for a passing check or for an operation.
+    #[serde(default)]
+    pub gave_up: bool,
+    /// When a lack of memory was last seen: a pattern in its log, or a kill by the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check: Option<CheckReport>,
+    /// The operation that runs or waits now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+}
+
+/// The longest `last_failure`.
+pub const MAX_FAILURE_CHARS: usize = 300;
+
+impl ServiceReport {
+    /// The part that callers react to: all but times, CPU, the port's owner and the details of checks.
+    pub fn notable(&self) -> Self {
+        Self {
+            cpu_seconds: None,
+            running_seconds: None,
+            port_owner: None,
+            self_starts: SelfStarts { last: None, ..self.self_starts },
+            last_check: self.last_check.as_ref().map(|check| CheckReport {
+                ok: check.ok,
+                at: Timestamp::UNIX_EPOCH,
+                detail: String::new(),
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a hold refuses a controller's Restart.
+    pub fn held(&self) -> bool {
+        self.holds.iter().any(|h| h.owner.binds_controllers())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    pub owner: HoldOwner,
+    #[serde(default)]
+    pub reason: String,
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// How the last process of a service ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastExit {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    #[serde(default)]
+    pub out_of_memory: bool,
+    pub at: Timestamp,
+    /// The agent was not its parent (it found the process again after its own restart), so that nobody told it how.
+    #[serde(default)]
+    pub unknown: bool,
+    /// The agent itself stopped it, on somebody's request.
+    #[serde(default)]
+    pub requested: bool,
+}
+
+impl LastExit {
+    /// In words without times.
+    pub fn describe(&self) -> String {
+        let how = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "nobody saw how".to_owned(),
+        };
+        if self.out_of_memory { format!("out of memory, {how}") } else { how }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortOwner {
+    pub port: u16,
+    /// Absent when the owner belongs to somebody whose processes the agent may not see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+/// Starts by the agent's own loop since the agent first knew the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SelfStarts {
+    pub count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Timestamp>,
+}
+
+/// Result of the last check of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    pub ok: bool,
+    pub at: Timestamp,
+    #[serde(default)]
+    pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_this_reader_does_not_know_is_unknown() {
+        assert_eq!(serde_json::from_str::<ServiceState>(r#""Hibernating""#).unwrap(), ServiceState::Unknown);
+    }
+
+    #[test]
+    fn times_and_cpu_are_not_notable_and_a_failing_check_is() {
+        let report = |fields: serde_json::Value| -> ServiceReport {
+            let mut all = serde_json::json!({"name": "llm", "manager": "Process", "state": "Running", "cpuSeconds": 1.0,
+                "lastCheck": {"ok": true, "at": "2026-01-01T00:00:00Z", "detail": "HTTP 200"}});
+            for (name, value) in fields.as_object().unwrap() {
+                all[name] = value.clone();
+            }
+            serde_json::from_value(all).unwrap()
+        };
+        let base = report(serde_json::json!({})).notable();
+        for (fields, same) in [
+            (serde_json::json!({"cpuSeconds": 2.0, "runningSeconds": 3.0}), true),
+            (serde_json::json!({"lastCheck": {"ok": true, "at": "2026-01-02T00:00:00Z"}}), true),
+            (serde_json::json!({"lastCheck": {"ok": false, "at": "2026-01-01T00:00:00Z"}}), false),
+            (serde_json::json!({"acceptingSince": "2026-01-01T00:00:00Z"}), false),
+            (serde_json::json!({"instance": {"pid": 7, "startTime": 9}}), false),
+        ] {
+            assert_eq!(report(fields.clone()).notable() == base, same, "{fields}");
+        }
+    }
+}
