@@ -45,6 +45,9 @@ impl Checks {
         };
         let (decision, mut memory) = (&looked.decision, looked.decision.memory.clone());
         metrics.seen(&key.namespace, &key.name, decision.entries.len(), decision.unhealthy);
+        if !decision.acts.is_empty() && self.world.shared.wishes.read().await? {
+            return Err(StepError::Overtaken);
+        }
         self.commit(&facts.uid, key, &memory).await?;
         for act in decision.acts.iter().take_while(|_| self.term.still_leads()) {
             crash_point("container.committed");
