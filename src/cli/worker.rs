@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     http,
-    store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold},
+    store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
     telemetry::{Logging, Loops, Metrics},
     worker::{Parts, SealedSecrets, Timings, Worker},
 };

@@ -56,7 +56,17 @@ pub trait Store:
 {
 }
 impl<T> Store for T where
-    T: Leadership + Projections + Recoveries + Slots + Journal + Controls + LocalState + Tasks + Dispatch + Work
+    T: Leadership
+        + Projections
+        + Recoveries
+        + Slots
+        + Holders
+        + Journal
+        + Controls
+        + LocalState
+        + Tasks
+        + Dispatch
+        + Work
 {
 }
 
