@@ -48,12 +48,6 @@ impl Evidence {
         self.news.notified().await;
     }
 
-    /// Whether a call to this server was served after `since`.
-    pub fn served_since(&self, server_url: &str, since: Timestamp) -> bool {
-        let known = self.lock();
-        known.get(server_url).and_then(CallEvidence::last_served_at).is_some_and(|at| at > since)
-    }
-
     /// For a report: all that is not too old.
     pub fn all(&self, now: Timestamp) -> Vec<CallEvidence> {
         let mut known = self.lock();

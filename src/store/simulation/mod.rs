@@ -294,7 +294,14 @@ impl<'h> Simulation<'h> {
             let engine = &self.engines[lane.engine];
             lane.call.is_some_and(|call| !engine.streams && engine.look(call, self.now) == SeenCall::Running)
         };
-        if !self.workers[w].lanes.iter().any(goes_on) {
+        // Nor of one that was given up before, whose slot could not be given back.
+        let in_hand = |engine: usize, id: u64| {
+            let mut lanes = self.workers.iter().flat_map(|worker| &worker.lanes);
+            lanes.any(|lane| lane.engine == engine && lane.call == Some(id))
+        };
+        let mut engines = self.engines.iter().enumerate();
+        let given_up = engines.any(|(e, engine)| engine.unnoticed(self.now).any(|id| !in_hand(e, id)));
+        if !given_up && !self.workers[w].lanes.iter().any(goes_on) {
             self.known_dead.push(self.workers[w].name());
         }
         for lane in std::mem::take(&mut self.workers[w].lanes) {

@@ -89,8 +89,10 @@ impl Facts<'_> {
             let message = "an inference cannot get through, while its processes use CPU: somebody else's work runs";
             return self.busy_since(since, message.to_owned());
         }
+        // It worked since this one was sent, and rests now: asked again before it is blamed.
+        let worked = self.seen.cpu.advanced_at > Some(last.started_at);
         // Loading had all the time that it may take.
-        if last.loads {
+        if last.loads && !worked {
             return self.hung(format!("{asked}, which is startupSeconds: the model does not load"));
         }
         if self.idle_since(last.started_at) {
@@ -98,7 +100,8 @@ impl Facts<'_> {
         }
         let silent_for = last.ended_at.duration_since(since);
         let long = silent_for >= (self.stall() * BLIND_SILENCE).min(SignedDuration::from_mins(2));
-        if timeouts >= BLIND_TIMEOUTS && (long || self.spec.stall_seconds < self.spec.canary.timeout_seconds) {
+        if !worked && timeouts >= BLIND_TIMEOUTS && (long || self.spec.stall_seconds < self.spec.canary.timeout_seconds)
+        {
             if self.others_use_it() {
                 let message = format!("{asked}, while others use the model; nobody can see whether it works");
                 return self.busy_since(since, message);

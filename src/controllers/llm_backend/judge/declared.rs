@@ -46,7 +46,9 @@ impl Facts<'_> {
     pub(super) fn stopped_by_a_person(&self) -> Option<Judgement> {
         let service = self.seen.agent.service()?;
         let hold = service.report.holds.iter().find(|h| h.owner == HoldOwner::Person)?;
-        if service.report.state != ServiceState::Stopped || self.answers_without(service) {
+        let runs = matches!(service.report.state, ServiceState::Running | ServiceState::Starting);
+        let silent = self.seen.probes.last.as_ref().is_none_or(|probed| probed.verdict.is_failure());
+        if runs || !silent && self.answers_without(service) {
             return None;
         }
         let name = &service.report.name;

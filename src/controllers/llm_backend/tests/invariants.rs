@@ -41,6 +41,9 @@ impl World {
         let verdict = if up { listing() } else { ProbeVerdict::Refused };
         self.seen.probes.push(Probed { at: now, verdict, millis: 1, not_before: None }, 3, 1);
         self.seen.agent = heard(service(if up { ServiceState::Running } else { ServiceState::Stopped }), now);
+        if let AgentView::Heard(service) = &mut self.seen.agent {
+            service.exited_at = (!up).then_some(now);
+        }
         let (_, plan) = decide(&self.spec, &self.seen, &self.memory, &format!("e{}", self.now), now);
         self.memory = plan.memory;
         self.notes.extend(plan.notes.into_iter().map(|n| (self.now, n)));
