@@ -39,7 +39,7 @@ impl Listener for Wires {
         let cut = Box::pin(switch.0.clone().cancelled_owned());
         let stream = match &self.tls {
             None => Stream::Plain(stream),
-            Some(tls) => Stream::Handshake(tls.accept(stream)),
+            Some(tls) => Stream::Handshake(Box::new(tls.accept(stream))),
         };
         (Wire { stream, switch, cut }, address)
     }
@@ -68,7 +68,7 @@ impl Connected<IncomingStream<'_, Wires>> for Switch {
 /// A connection, with or without TLS. The handshake is part of the first read, so that a slow one holds up nobody else.
 enum Stream {
     Plain(TcpStream),
-    Handshake(Accept<TcpStream>),
+    Handshake(Box<Accept<TcpStream>>),
     Tls(Box<TlsStream<TcpStream>>),
     /// The handshake failed.
     Broken,
@@ -81,7 +81,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 impl Stream {
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Io>>> {
         *self = match std::mem::replace(self, Self::Broken) {
-            Self::Handshake(mut accept) => match Pin::new(&mut accept).poll(cx) {
+            Self::Handshake(mut accept) => match Pin::new(&mut *accept).poll(cx) {
                 Poll::Ready(done) => Self::Tls(Box::new(done?)),
                 Poll::Pending => {
                     *self = Self::Handshake(accept);
