@@ -56,12 +56,6 @@ impl Engine {
         i64::try_from(self.calls.values().filter(runs).count()).unwrap_or(i64::MAX)
     }
 
-    /// Calls that it computes although their clients may be gone: it notices nothing.
-    pub fn unnoticed(&self, now: Millis) -> impl Iterator<Item = u64> {
-        let runs = move |call: &Call| !call.streamed && !call.failed && now < call.ends_at;
-        self.calls.iter().filter(move |(_, call)| runs(call)).map(|(id, _)| *id)
-    }
-
     pub fn start(&mut self, ends_at: Millis) -> u64 {
         self.next += 1;
         let call = Call { ends_at, broken_at: None, streamed: self.streams, failed: self.process.is_none() };

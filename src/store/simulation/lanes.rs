@@ -108,6 +108,9 @@ impl Simulation<'_> {
     /// Closes the connection; the slot is free when the engine has surely stopped.
     pub fn abort(&mut self, lane: &mut Lane) -> Went {
         let notices = self.between(0, NOTICED);
+        if let Some(call) = lane.call.filter(|_| !self.engines[lane.engine].streams) {
+            self.given_up.push((lane.slot.holder.clone(), lane.engine, call));
+        }
         let stops_at = lane.call.take().map_or(self.now, |call| {
             let surely = self.engines[lane.engine].hang_up(call, self.now, notices);
             surely.max(self.now + NOTICED)

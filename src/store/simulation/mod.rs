@@ -100,6 +100,8 @@ struct Simulation<'h> {
     leaders: Vec<Leader>,
     /// Workers that others on their machine know to be dead.
     known_dead: Vec<String>,
+    /// Calls that engines do not notice to be given up: by whom, where, which.
+    given_up: Vec<(String, usize, u64)>,
     watch: Watch,
 }
 
@@ -122,6 +124,7 @@ impl<'h> Simulation<'h> {
             workers: Vec::new(),
             leaders: vec![Leader::new("leader-a"), Leader::new("leader-b")],
             known_dead: Vec::new(),
+            given_up: Vec::new(),
             watch: Watch::default(),
         };
         simulation.workers = (0..3).map(|number| simulation.new_worker(number, 1)).collect();
@@ -295,12 +298,10 @@ impl<'h> Simulation<'h> {
             lane.call.is_some_and(|call| !engine.streams && engine.look(call, self.now) == SeenCall::Running)
         };
         // Nor of one that was given up before, whose slot could not be given back.
-        let in_hand = |engine: usize, id: u64| {
-            let mut lanes = self.workers.iter().flat_map(|worker| &worker.lanes);
-            lanes.any(|lane| lane.engine == engine && lane.call == Some(id))
-        };
-        let mut engines = self.engines.iter().enumerate();
-        let given_up = engines.any(|(e, engine)| engine.unnoticed(self.now).any(|id| !in_hand(e, id)));
+        let name = self.workers[w].name();
+        let given_up = self.given_up.iter().any(|(holder, engine, call)| {
+            *holder == name && self.engines[*engine].look(*call, self.now) == SeenCall::Running
+        });
         if !given_up && !self.workers[w].lanes.iter().any(goes_on) {
             self.known_dead.push(self.workers[w].name());
         }
