@@ -104,7 +104,7 @@ async fn an_inference_names_each_fault() {
         ("hang", is_timeout),
         ("reset", |f| *f == Failure::Reset { tokens_seen: 0 }),
         ("empty-body", |f| matches!(f, Failure::BadBody { .. })),
-        ("garbage-body", |f| matches!(f, Failure::BadBody { .. })),
+        ("garbage-body", |f| matches!(f, Failure::Misconfigured(_))),
         ("no-models", |f| matches!(f, Failure::ModelMissing { .. })),
     ];
     for kind in EngineKind::ALL {

@@ -218,7 +218,7 @@ async fn real_ollama_refuses_a_prompt_that_does_not_fit() {
     let server = Ollama::start();
     let subject = Subject::new(EngineKind::Ollama, &server.url());
     let mut request = subject.request("tiny", 4);
-    request.messages[0].content = "one word and then another one ".repeat(20_000);
+    request.messages[0].content = "one word and then another one ".repeat(3_000);
     let failure = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("too long").failure;
     assert!(matches!(failure, Failure::PromptTooLong { .. }), "{failure}");
 }
