@@ -25,6 +25,8 @@ use crate::{
 
 /// The time between a call's own bound and its slot's: for whatever is between us and the server.
 pub const SPARE: Duration = Duration::from_secs(2);
+/// The leader judges a silence of `stallSeconds` by everything that it knows; a worker gives up by itself only after so many of them.
+const LEADER_FIRST: u32 = 2;
 /// Leases are looked at so often, also while no token comes.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -146,10 +148,11 @@ impl Call<'_> {
     async fn chat(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: Run) -> Called {
         let task = &self.job.task;
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
-        let request = match chat::request(task, expert, model, keep, self.target.stall(), allowed.timeout) {
-            Ok(request) => request,
-            Err(why) => return permanent(run, why),
-        };
+        let request =
+            match chat::request(task, expert, model, keep, self.target.stall() * LEADER_FIRST, allowed.timeout) {
+                Ok(request) => request,
+                Err(why) => return permanent(run, why),
+            };
         let mut received = Received::nothing();
         let mut on_activity = |activity| {
             if !received.takes(activity) {

@@ -1,7 +1,7 @@
 //! Worker processes, PostgreSQL, Ollama and MLX, all of them real; what is in flight is counted before the engines.
 
 use nix::sys::signal::Signal;
-use ostler::tasks::{AttemptClass, Payload, TaskState};
+use ostler::tasks::{Attempt, AttemptClass, Payload, TaskState};
 use serde_json::{Value, json};
 
 use super::{
@@ -61,7 +61,10 @@ async fn real_engines_do_real_tasks_from_four_processes_one_killed_and_a_databas
     for task in shop.tasks(&ids).await {
         let done = task.attempts.iter().filter(|attempt| attempt.class == AttemptClass::Ok).count();
         assert_eq!((task.state, done), (TaskState::Completed, 1), "{task:?}");
-        assert!(task.attempts.iter().all(|attempt| attempt.class != AttemptClass::Retryable), "{task:?}");
+        // A model of random weights may answer blanks alone.
+        let nothing = |error: &Option<String>| error.as_ref().is_some_and(|why| why.contains("answered nothing"));
+        let own = |attempt: &&Attempt| attempt.class == AttemptClass::Retryable && !nothing(&attempt.error);
+        assert_eq!(task.attempts.iter().find(own), None, "{task:?}");
     }
 }
 

@@ -28,8 +28,6 @@ const WORKING: f64 = 0.05;
 const PULL_STALL: Duration = Duration::from_secs(60);
 /// Samples closer to each other than this tell nothing.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(800);
-/// A sample older than this is no baseline: an idle hour says nothing of the last minute.
-const BASELINE: Duration = Duration::from_secs(60);
 /// An aborted streamed call frees its slot a second after the connection closed.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -160,12 +158,18 @@ pub struct CpuSample {
 }
 
 impl CpuSampler {
-    /// `None` at the first sample of a process, and when nobody can tell.
-    pub async fn sample(&mut self, agents: &Agents, service: Option<&(Key, String)>) -> Option<CpuSample> {
+    /// `None` at the first sample of a process, and when nobody can tell. A sample older than `oldest` is no baseline: work of a
+    /// minute ago says nothing of now.
+    pub async fn sample(
+        &mut self,
+        agents: &Agents,
+        service: Option<&(Key, String)>,
+        oldest: Duration,
+    ) -> Option<CpuSample> {
         let (agent, service) = service?;
         let (instance, used) = agents.cpu_seconds(agent, service).await?;
         let (at, until) = (Instant::now(), Timestamp::now());
-        let before = self.last.take().filter(|(known, _, then, _)| *known == instance && then.elapsed() < BASELINE);
+        let before = self.last.take().filter(|(known, _, then, _)| *known == instance && then.elapsed() < oldest);
         if let Some((known, used_before, then, since)) = &before
             && then.elapsed() < BETWEEN_SAMPLES
         {

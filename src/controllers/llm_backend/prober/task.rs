@@ -164,7 +164,11 @@ impl Task {
 
     /// A change of what the CPU shows is a reason for a pass.
     async fn sample_cpu(&mut self, wish: &Wish) {
-        let Some(sample) = self.cpu.sample(&self.tools.agents, wish.service.as_ref()).await else { return };
+        let oldest = Duration::from_secs(wish.spec.probe.period_seconds.unsigned_abs().into()) * 3 / 2;
+        let oldest = oldest
+            .max(Duration::from_secs(3))
+            .max(Duration::from_secs(wish.spec.canary.timeout_seconds.unsigned_abs().into()) * 3 / 2);
+        let Some(sample) = self.cpu.sample(&self.tools.agents, wish.service.as_ref(), oldest).await else { return };
         let mut findings = lock(&self.findings);
         findings.cpu.push(sample.instance, sample.advanced, sample.since, sample.until);
     }
