@@ -94,7 +94,7 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
         let failed = worst.iter().find(|entry| entry.verdict.word == ContainerWord::Failed);
         let settled = |entry: &&Entry| entry.verdict.word == ContainerWord::Failed || entry.awaits.is_some();
         if let Some(failed) = failed
-            && worst.iter().filter(|entry| entry.verdict.is_unhealthy()).all(|entry| settled(entry))
+            && worst.iter().filter(|entry| entry.verdict.is_unhealthy()).all(settled)
         {
             return (State::Failed, cut(&format!("{}: {}", failed.container.name, failed.verdict.message), LONGEST));
         }
