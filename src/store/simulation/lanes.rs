@@ -108,9 +108,7 @@ impl Simulation<'_> {
     /// Closes the connection; the slot is free when the engine has surely stopped.
     pub fn abort(&mut self, lane: &mut Lane) -> Went {
         let notices = self.between(0, NOTICED);
-        if let Some(call) = lane.call.filter(|_| !self.engines[lane.engine].streams) {
-            self.given_up.push((lane.slot.holder.clone(), lane.engine, call));
-        }
+        self.note_given_up(lane);
         let stops_at = lane.call.take().map_or(self.now, |call| {
             let surely = self.engines[lane.engine].hang_up(call, self.now, notices);
             surely.max(self.now + NOTICED)
@@ -145,8 +143,16 @@ impl Simulation<'_> {
         Ok(())
     }
 
+    /// An engine that notices nothing goes on with the call.
+    fn note_given_up(&mut self, lane: &Lane) {
+        if let Some(call) = lane.call.filter(|_| !self.engines[lane.engine].streams) {
+            self.given_up.push((lane.slot.holder.clone(), lane.engine, call));
+        }
+    }
+
     /// Closes the connection of a lane's call.
     pub fn hang_up(&mut self, lane: Lane) {
+        self.note_given_up(&lane);
         let notices = self.between(0, NOTICED);
         if let Some(call) = lane.call {
             self.engines[lane.engine].hang_up(call, self.now, notices);
