@@ -302,7 +302,8 @@ impl<'h> Simulation<'h> {
         let given_up = self.given_up.iter().any(|(holder, engine, call)| {
             *holder == name && self.engines[*engine].look(*call, self.now) == SeenCall::Running
         });
-        if !given_up && !self.workers[w].lanes.iter().any(goes_on) {
+        let frees_blindly = self.broken == Some(Broken::DeadFreeAtOnce);
+        if frees_blindly || !given_up && !self.workers[w].lanes.iter().any(goes_on) {
             self.known_dead.push(self.workers[w].name());
         }
         for lane in std::mem::take(&mut self.workers[w].lanes) {
