@@ -16,6 +16,8 @@ pub mod runtimes;
 pub mod store;
 
 pub mod host;
+pub mod json;
+pub mod listener;
 pub mod tasks;
 pub mod telemetry;
 

@@ -18,7 +18,7 @@ use super::{
     keep::{self, StateError},
     os,
 };
-use crate::{host::Instance, telemetry::crash_point};
+use crate::{host::Instance, listener, telemetry::crash_point};
 
 /// What to become.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct ExecPlan {
     pub record: Option<PathBuf>,
     pub user: Option<String>,
     pub dir: PathBuf,
+    /// The limit of open files that the program gets; absent: this process' own.
+    pub open_files: Option<u64>,
     pub argv: Vec<String>,
 }
 
@@ -94,6 +96,9 @@ fn become_program(plan: &ExecPlan) -> ExecError {
         && let Err(cause) = os::become_user(user, &mut command)
     {
         return ExecError::Become { user: user.name.clone(), cause };
+    }
+    if let Some(limit) = plan.open_files {
+        listener::limit_open_files(limit);
     }
     // The lock is closed by exec, as every file of this process is.
     let cause = command.exec();

@@ -54,15 +54,26 @@ pub enum Admission {
 
 /// Checks credentials. A request with a signature is judged by its signature alone.
 pub fn admit(keys: &Credentials, given: &Presented, body: &[u8], now: Timestamp) -> Result<Admission, Refused> {
+    match before_body(keys, given, now)? {
+        Admission::Signed { id } => match (&keys.signing_secret, &given.signature) {
+            (Some(secret), Some(signature)) => {
+                sign::verify(secret, signature, body, now).map_err(bad_signature)?;
+                Ok(Admission::Signed { id })
+            }
+            _ => Err(bad_signature(SignatureError::Mismatch)),
+        },
+        admitted => Ok(admitted),
+    }
+}
+
+/// What can be said of the credentials before the body is read; a signature's code is still to be checked.
+pub fn before_body(keys: &Credentials, given: &Presented, now: Timestamp) -> Result<Admission, Refused> {
     if keys.signing_secret.is_none() && keys.token.is_none() {
         return admit_open(given);
     }
-    if let (Some(secret), Some(signature)) = (&keys.signing_secret, &given.signature) {
-        return match sign::verify(secret, signature, body, now) {
-            Ok(()) => Ok(Admission::Signed { id: signature.id.clone() }),
-            Err(e @ SignatureError::Stale(_)) => Err(Refused::new(Refusal::StaleTimestamp, e.to_string())),
-            Err(e) => Err(Refused::new(Refusal::BadSignature, e.to_string())),
-        };
+    if let (Some(_), Some(signature)) = (&keys.signing_secret, &given.signature) {
+        sign::plausible(signature, now).map_err(bad_signature)?;
+        return Ok(Admission::Signed { id: signature.id.clone() });
     }
     match (&keys.token, &given.token) {
         (Some(expected), Some(token)) if sign::same(expected.expose().as_bytes(), token.as_bytes()) => {
@@ -76,9 +87,18 @@ pub fn admit(keys: &Credentials, given: &Presented, body: &[u8], now: Timestamp)
     }
 }
 
+fn bad_signature(error: SignatureError) -> Refused {
+    let reason = match error {
+        SignatureError::Stale(_) => Refusal::StaleTimestamp,
+        SignatureError::Malformed | SignatureError::Mismatch => Refusal::BadSignature,
+    };
+    Refused::new(reason, error.to_string())
+}
+
 /// Without credentials the address alone protects: a web page that a browser shows here must not get through.
 fn admit_open(given: &Presented) -> Result<Admission, Refused> {
-    let host = given.host.as_deref().unwrap_or("localhost");
+    // Whoever does not say whom it asks may have been sent here by a page, too.
+    let host = given.host.as_deref().unwrap_or_default();
     let name = host.rsplit_once(':').map_or(
         host,
         |(name, port)| {
@@ -227,7 +247,7 @@ mod tests {
             ("a token where only signatures count", &only_secret, token("x"), Err(Refusal::BadToken)),
             ("a signature where only tokens count", &only_token, good, Err(Refusal::NoCredentials)),
             ("nothing", &both, nothing.clone(), Err(Refusal::NoCredentials)),
-            ("nothing, open agent", &none, nothing, Ok(())),
+            ("no host, open agent", &none, nothing, Err(Refusal::NoCredentials)),
             ("a program here, open agent", &none, from("127.0.0.1:9099", None), Ok(())),
             ("a program here by IPv6, open agent", &none, from("[::1]:9099", None), Ok(())),
             (
@@ -240,6 +260,23 @@ mod tests {
         ];
         for (name, keys, given, expected) in cases {
             assert_eq!(admit(keys, &given, b"{}", now()).map(drop).map_err(|r| r.reason), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_read_only_for_credentials_that_may_be_right() {
+        let (secret, token) = (SigningSecret::generate(), Token::new("a-token-of-twenty-1"));
+        let keys = Credentials { signing_secret: Some(secret.clone()), token: Some(token) };
+        let signed = |at| Presented { signature: Some(sign::sign(&secret, b"{}", at)), ..Presented::default() };
+        let half = Signature { id: "msg_1".into(), timestamp: String::new(), signature: String::new() };
+        for (given, admitted) in [
+            (Presented::default(), false),
+            (Presented { token: Some("another".into()), ..Presented::default() }, false),
+            (Presented { signature: Some(half), ..Presented::default() }, false),
+            (signed(ago(301)), false),
+            (signed(now()), true),
+        ] {
+            assert_eq!(before_body(&keys, &given, now()).is_ok(), admitted, "{given:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{self, AgentSettings},
+    listener::raise_open_files,
     telemetry,
 };
 
@@ -31,6 +32,7 @@ pub struct Args {
 /// Runs until a signal ends it.
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let logging = telemetry::Logging::start(global.log_format.into(), "info")?;
+    raise_open_files();
     let result = serve(args, global).await;
     logging.flush();
     result

@@ -18,6 +18,9 @@ pub struct Args {
     /// Folder to run in
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// Limit of open files
+    #[arg(long, value_name = "NUMBER")]
+    open_files: Option<u64>,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "ARGUMENT")]
     argv: Vec<String>,
@@ -25,6 +28,6 @@ pub struct Args {
 
 /// Returns only when the program can't be run.
 pub fn run(args: Args) -> Result<(), CliError> {
-    let Args { record, user, dir, argv } = args;
-    Err(CliError::NotRun(exec(&ExecPlan { record, user, dir, argv }).to_string()))
+    let Args { record, user, dir, open_files, argv } = args;
+    Err(CliError::NotRun(exec(&ExecPlan { record, user, dir, open_files, argv }).to_string()))
 }

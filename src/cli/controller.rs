@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     http::{Home, KubeAuthorizer, Problem},
+    listener::raise_open_files,
     platform::{
         Platform,
         kubernetes::{self, KubernetesPlatform},
@@ -89,6 +90,7 @@ fn secret_and_key(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let Args { listen, database, workers, observe } = args;
     let logging = Logging::start(global.log_format.into(), LOGS)?;
+    raise_open_files();
     let ended = serve(listen, database, workers, observe, global).await;
     // Spans are sent from a thread that the runtime must outlive.
     let _ = tokio::task::spawn_blocking(move || logging.flush()).await;

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engines::{EngineKind, Secret};
+use crate::listener::raise_open_files;
 use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions, TlsMode, count_start, fault_help};
 
 use super::CliError;
@@ -88,6 +89,7 @@ impl EngineArg {
 
 /// Runs until a signal, or a fault, ends it.
 pub async fn run(args: Args) -> Result<(), CliError> {
+    raise_open_files();
     // Before it says that it serves: from then on a signal ends it in good order.
     let ended = ended().map_err(|error| CliError::Failed(format!("can't wait for signals: {error}")))?;
     let start = match &args.state_file {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     http,
+    listener::raise_open_files,
     store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
     telemetry::{Logging, Loops, Metrics},
     worker::{Parts, SealedSecrets, Timings, Worker},
@@ -46,6 +47,7 @@ pub struct Args {
 
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let logging = Logging::start(global.log_format.into(), LOGS)?;
+    raise_open_files();
     let ended = work(args, global).await;
     // Spans are sent from a thread that the runtime must outlive.
     let _ = tokio::task::spawn_blocking(move || logging.flush()).await;

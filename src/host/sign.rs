@@ -154,15 +154,7 @@ pub fn sign_as(secret: &SigningSecret, id: String, body: &[u8], now: Timestamp) 
 /// Whether one of the signatures is of this secret, over this body, and made within five minutes of `now`. The codes are
 /// compared in constant time. Replays are for the caller to refuse: it alone knows the ids it has seen.
 pub fn verify(secret: &SigningSecret, given: &Signature, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
-    let well_formed = (1..=256).contains(&given.id.len()) && !given.id.contains('.');
-    let signed_at: i64 = given.timestamp.parse().map_err(|_| SignatureError::Malformed)?;
-    if !well_formed {
-        return Err(SignatureError::Malformed);
-    }
-    let apart = now.as_second().saturating_sub(signed_at);
-    if apart.saturating_abs() > TOLERANCE_SECONDS {
-        return Err(SignatureError::Stale(apart));
-    }
+    plausible(given, now)?;
     let mac = secret.mac(&given.id, &given.timestamp, body);
     let matches = given
         .signature
@@ -172,6 +164,20 @@ pub fn verify(secret: &SigningSecret, given: &Signature, body: &[u8], now: Times
         .filter_map(|s| STANDARD.decode(s).ok())
         .any(|code| mac.clone().verify_slice(&code).is_ok());
     if matches { Ok(()) } else { Err(SignatureError::Mismatch) }
+}
+
+/// What can be said against a signature before the body is there.
+pub fn plausible(given: &Signature, now: Timestamp) -> Result<(), SignatureError> {
+    let well_formed = (1..=256).contains(&given.id.len()) && !given.id.contains('.');
+    let signed_at: i64 = given.timestamp.parse().map_err(|_| SignatureError::Malformed)?;
+    if !well_formed {
+        return Err(SignatureError::Malformed);
+    }
+    let apart = now.as_second().saturating_sub(signed_at);
+    if apart.saturating_abs() > TOLERANCE_SECONDS {
+        return Err(SignatureError::Stale(apart));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use crate::{
+    listener::{self, Limits},
     store::Store,
     telemetry::{Loops, Metrics},
 };
@@ -42,7 +43,7 @@ pub async fn serve_health(listener: TcpListener, health: Health, shutdown: Cance
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health);
-    axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await }).await
+    listener::serve(listener, None, router, Limits::of_process(), shutdown).await
 }
 
 /// 200 while every loop runs; else 503 with the names of those that are stuck.

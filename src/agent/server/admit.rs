@@ -1,4 +1,4 @@
-//! The way in: a body of bounded size, credentials, an id that is new; refusals are answered, logged, counted.
+//! The way in: credentials, a body of bounded size, an id that is new; refusals are answered, logged, counted.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -65,9 +65,11 @@ pub async fn admit(
     body: Body,
     path_token: Option<String>,
 ) -> Result<Bytes, Refused> {
+    let given = presented(headers, path_token);
+    gate::before_body(&app.keys, &given, Timestamp::now())?;
     let body = bounded(headers, body).await?;
     let now = Timestamp::now();
-    if let Admission::Signed { id } = gate::admit(&app.keys, &presented(headers, path_token), &body, now)? {
+    if let Admission::Signed { id } = gate::admit(&app.keys, &given, &body, now)? {
         on_disk(app, move |app| app.door.take_id(&id, now)).await?;
     }
     Ok(body)

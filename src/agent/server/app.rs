@@ -1,6 +1,9 @@
 //! What all requests share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
@@ -19,6 +22,9 @@ use crate::{
     host::{AgentReport, Credentials, Refusal, ServiceReport, ServiceState},
     telemetry::{Loops, Metrics},
 };
+
+/// Reading all processes costs milliseconds; metrics are read every some seconds.
+const MEASURED_FOR: Duration = Duration::from_secs(1);
 
 /// A service with the way to its runner.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub struct App {
     /// Places of callers that wait for a change.
     pub waiters: Semaphore,
     pub published: Mutex<Published>,
+    /// When services were last looked at for the metrics.
+    pub measured: Mutex<Option<Instant>>,
     pub shutdown: CancellationToken,
 }
 
@@ -105,14 +113,23 @@ impl App {
         report
     }
 
-    /// The page that Prometheus reads. Blocks as `report` does.
+    /// The page that Prometheus reads. Blocks as `report` does, at most once a second, whoever asks: it needs no credentials.
     pub fn metrics_page(&self) -> String {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.is_none_or(|at| at.elapsed() >= MEASURED_FOR) {
+            self.measure();
+            *measured = Some(Instant::now());
+        }
+        drop(measured);
+        self.metrics.render(Timestamp::now())
+    }
+
+    fn measure(&self) {
         let report = self.report();
         for service in &report.services {
             let up = service.state == ServiceState::Running && service.last_check.as_ref().is_none_or(|c| c.ok);
             self.metrics.agent.service_up(&self.name, &service.name, up);
             self.metrics.agent.service_left(&self.name, &service.name, !service.holds.is_empty(), service.gave_up);
         }
-        self.metrics.render(report.time)
     }
 }

@@ -3,15 +3,17 @@
 use std::{
     fmt::Display,
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use axum_server::tls_rustls::RustlsConfig;
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, oneshot},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -29,11 +31,10 @@ use crate::{
     },
     api::AgentConfigSpec,
     host::{AgentReport, Credentials, SigningSecret},
+    listener::{self, Limits, Tls},
     telemetry::{Loops, Metrics, StuckLoop},
 };
 
-/// How long open requests may take when the agent ends.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long a service's loop may be silent beyond its longest act: checks, disks and a busy machine.
 const SILENCE: Duration = Duration::from_secs(120);
 /// How often certificate files are looked at for newer ones.
@@ -153,11 +154,11 @@ pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Resu
     }
     let folder = Folder::take(&settings.state_dir)?;
     let tls = match &config.tls {
-        Some(files) => Some(load_tls(files).await?),
+        Some(files) => Some(load_tls(files)?),
         None => None,
     };
     let (listener, local_addr) =
-        listen(config.listen).map_err(|cause| AgentError::Listen { listen: config.listen, cause })?;
+        listen(config.listen).await.map_err(|cause| AgentError::Listen { listen: config.listen, cause })?;
     let tasks = TaskTracker::new();
     let app = Arc::new(build(&settings, &config, keys, folder, &tasks, &shutdown)?);
     let handle = AgentHandle { local_addr, tls: tls.is_some(), app: Arc::clone(&app), tasks: tasks.clone() };
@@ -170,9 +171,8 @@ pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Resu
     Ok(handle)
 }
 
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
     let local = listener.local_addr()?;
     Ok((listener, local))
 }
@@ -249,12 +249,13 @@ fn build(
         changes,
         waiters: Semaphore::new(report::WAITERS),
         published: Mutex::new(Published::new(now)),
+        measured: Mutex::new(None),
         shutdown: shutdown.clone(),
     })
 }
 
-async fn load_tls(files: &TlsFiles) -> Result<RustlsConfig, AgentError> {
-    RustlsConfig::from_pem_file(&files.cert, &files.key).await.map_err(|cause| AgentError::Tls {
+fn load_tls(files: &TlsFiles) -> Result<Tls, AgentError> {
+    Tls::read(&files.cert, &files.key).map_err(|cause| AgentError::Tls {
         cert: files.cert.display().to_string(),
         key: files.key.display().to_string(),
         cause,
@@ -262,14 +263,14 @@ async fn load_tls(files: &TlsFiles) -> Result<RustlsConfig, AgentError> {
 }
 
 /// Takes up a renewed certificate; one that can't be read leaves the old one in force.
-async fn renew(tls: RustlsConfig, files: TlsFiles, shutdown: CancellationToken) {
+async fn renew(tls: Tls, files: TlsFiles, shutdown: CancellationToken) {
     let age = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
     let both = || (age(&files.cert), age(&files.key));
     let mut seen = both();
     while shutdown.run_until_cancelled(tokio::time::sleep(CERTIFICATE_PERIOD)).await.is_some() {
         let now = both();
         if now != seen {
-            match tls.reload_from_pem_file(&files.cert, &files.key).await {
+            match tls.renew(&files.cert, &files.key) {
                 Ok(()) => tracing::info!(cert = %files.cert.display(), "certificate renewed"),
                 Err(error) => {
                     tracing::error!(cert = %files.cert.display(), %error, "the new certificate can't be used")
@@ -280,29 +281,9 @@ async fn renew(tls: RustlsConfig, files: TlsFiles, shutdown: CancellationToken) 
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<RustlsConfig>, app: Arc<App>, shutdown: CancellationToken) {
-    let handle = axum_server::Handle::new();
-    let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let end = async {
-        shutdown.cancelled().await;
-        // Told again: a server that has just begun does not hear it yet.
-        loop {
-            handle.graceful_shutdown(Some(DRAIN));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let served = async {
-        match tls {
-            Some(tls) => axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone()).serve(service).await,
-            None => axum_server::from_tcp(listener)?.handle(handle.clone()).serve(service).await,
-        }
-    };
-    tokio::select! {
-        result = served => {
-            if let Err(error) = result {
-                tracing::error!(%error, "the agent serves no more");
-            }
-        }
-        () = end => {}
+async fn serve(listener: TcpListener, tls: Option<Tls>, app: Arc<App>, shutdown: CancellationToken) {
+    let router = routes::router(app);
+    if let Err(error) = listener::serve(listener, tls, router, Limits::of_process(), shutdown).await {
+        tracing::error!(%error, "the agent serves no more");
     }
 }

@@ -18,6 +18,7 @@ use super::error::ServiceError;
 use crate::{
     agent::{config::CommandSpec, os},
     host::mask::one_line,
+    listener,
 };
 
 /// How much of a command's output an error shows, in characters.
@@ -40,6 +41,10 @@ impl Launcher {
         }
         if let Some(user) = &spec.user {
             command.arg("--user").arg(user);
+        }
+        // This process raised its own.
+        if let Some(limit) = listener::open_files_at_start() {
+            command.arg("--open-files").arg(limit.to_string());
         }
         command.arg("--").args(&spec.argv);
         // The agent's own settings and secrets are no business of what it starts.

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     agent,
     http::{Home, Problem, TokenAuthorizer},
+    listener::raise_open_files,
     platform::{
         Platform,
         local::{LocalConfig, LocalPlatform},
@@ -63,6 +64,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let dir = DataDir::of(global)?;
     dir.create()?;
     let logging = Logging::start(global.log_format.into(), LOGS)?;
+    raise_open_files();
     let store = database.open(Some(&dir)).await?;
     let listener = bind(listen).await?;
     let up = Up::start(&dir, &folder, store, listener, observe).await?;

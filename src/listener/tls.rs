@@ -1,0 +1,53 @@
+//! A certificate that can be renewed while connections are open.
+
+use std::{
+    fmt, io,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio_rustls::TlsAcceptor;
+
+/// Certificate and key of a listener.
+#[derive(Clone)]
+pub struct Tls(Arc<RwLock<TlsAcceptor>>);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls(..)")
+    }
+}
+
+impl Tls {
+    /// Of PEM files.
+    pub fn read(cert: &Path, key: &Path) -> io::Result<Self> {
+        Ok(Self(Arc::new(RwLock::new(acceptor(cert, key)?))))
+    }
+
+    /// Takes up what the files contain now; when they can't be read, the former certificate stays in force.
+    pub fn renew(&self, cert: &Path, key: &Path) -> io::Result<()> {
+        let renewed = acceptor(cert, key)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn acceptor(cert: &Path, key: &Path) -> io::Result<TlsAcceptor> {
+    let certs = CertificateDer::pem_file_iter(cert).map_err(io::Error::other)?;
+    let certs = certs.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(certs, key))
+        .map_err(io::Error::other)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
