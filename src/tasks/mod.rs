@@ -8,6 +8,7 @@ pub mod machine;
 pub mod parallel;
 pub mod retry;
 pub mod route;
+pub mod schema;
 mod task;
 
 pub use completion::{Completion, Verdict};

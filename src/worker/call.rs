@@ -175,7 +175,7 @@ impl Call<'_> {
                 run.completion_tokens = Some(i64::from(answer.tokens));
                 run.prompt_tokens = answer.prompt_tokens.map(i64::from);
                 self.core.stats.ended(&self.target.server_url, self.model, Some(&answer));
-                served(run, outcome::answered(task, &answer))
+                served(run, outcome::answered(task, &answer).await)
             }
             Ok(Err(error)) => self.failed(run, &error, &received, allowed),
             Err(why) => stopped(run, why),

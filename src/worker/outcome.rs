@@ -1,4 +1,4 @@
-//! What a call's end means for its task. Pure.
+//! What a call's end means for its task.
 
 use std::time::Duration;
 
@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use crate::{
     engines::{EmbedOutcome, EngineError, Failure, InferOutcome},
+    json,
     store::CallFault,
     tasks::{
         ClaimedTask,
         retry::{self, Ended},
+        schema::{self, Mismatch},
     },
 };
 
@@ -127,7 +129,7 @@ pub fn may_still_run(failure: &Failure) -> bool {
 
 /// `{"text"}`, or `{"json"}` where a schema was given and holds. `truncated` says that `max_tokens` ended a text. An answer
 /// without content is no success.
-pub fn answered(task: &ClaimedTask, outcome: &InferOutcome) -> Ended {
+pub async fn answered(task: &ClaimedTask, outcome: &InferOutcome) -> Ended {
     if !outcome.has_content() {
         return Ended::Retryable { why: nothing(outcome), retry_after: None };
     }
@@ -138,7 +140,11 @@ pub fn answered(task: &ClaimedTask, outcome: &InferOutcome) -> Ended {
         }
         return Ended::Ok { result };
     };
-    match matching(schema, &outcome.text) {
+    let checked = match read(&outcome.text) {
+        Ok(value) => schema::matches(schema, value).await,
+        Err(mismatch) => Err(mismatch),
+    };
+    match checked {
         Ok(value) => Ended::Ok { result: json!({"json": value}) },
         Err(Mismatch::Schema(why)) => Ended::Permanent { why },
         Err(Mismatch::Answer(why)) => {
@@ -163,24 +169,12 @@ pub fn embedded(outcome: &EmbedOutcome) -> Ended {
     Ended::Ok { result: json!({"vectors": outcome.vectors}) }
 }
 
-#[derive(Debug)]
-enum Mismatch {
-    /// The schema itself is wrong.
-    Schema(String),
-    Answer(String),
-}
-
-fn matching(schema: &Value, text: &str) -> Result<Value, Mismatch> {
-    let validator = jsonschema::validator_for(schema)
-        .map_err(|error| Mismatch::Schema(format!("the task's schema is no JSON Schema: {error}")))?;
-    let value: Value = serde_json::from_str(without_fence(text))
-        .map_err(|error| Mismatch::Answer(format!("the answer is not JSON ({error}): {}", beginning(text))))?;
-    let mismatch = validator.iter_errors(&value).next().map(|error| {
-        let place = error.instance_path().to_string();
-        let place = if place.is_empty() { "its root".to_owned() } else { place };
-        format!("the answer does not match the schema at {place}: {error}")
-    });
-    mismatch.map_or(Ok(value), |why| Err(Mismatch::Answer(why)))
+/// The value of an answer, as it can be kept.
+fn read(text: &str) -> Result<Value, Mismatch> {
+    let inside = without_fence(text);
+    json::value(inside.as_bytes()).map_err(|flaw| {
+        Mismatch::Answer(format!("the answer is not JSON that can be kept ({flaw}): {}", beginning(text)))
+    })
 }
 
 /// Models that are told of a schema, and not made to match it, like to write a code block.
@@ -286,8 +280,8 @@ mod tests {
         assert_eq!(retry_after, after);
     }
 
-    #[test]
-    fn an_answer_without_content_is_another_attempt() {
+    #[tokio::test]
+    async fn an_answer_without_content_is_another_attempt() {
         for (text, reasoning, finish, cut_off, words) in [
             ("", "", None, false, "the model answered nothing (finish reason not given)"),
             ("", "", Some("stop"), false, "the model answered nothing (finish reason stop)"),
@@ -302,7 +296,7 @@ mod tests {
         ] {
             let (reasoning, finish) = (reasoning.to_owned(), finish.map(str::to_owned));
             let answer = InferOutcome { reasoning, finish, ..outcome(text, cut_off) };
-            let Ended::Retryable { why, .. } = answered(&task(1), &answer) else { panic!("{text:?}") };
+            let Ended::Retryable { why, .. } = answered(&task(1), &answer).await else { panic!("{text:?}") };
             assert!(why.contains(words), "{why}");
         }
     }
@@ -322,8 +316,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_answer_is_text_or_json_that_matches() {
+    #[tokio::test]
+    async fn an_answer_is_text_or_json_that_matches() {
         let schema = json!({"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}});
         let plain = task(1);
         let asked = |schema: &Value| {
@@ -332,18 +326,24 @@ mod tests {
             task
         };
         let ok = |result: Value| Ended::Ok { result };
-        assert_eq!(answered(&plain, &outcome("hay", false)), ok(json!({"text": "hay"})));
-        assert_eq!(answered(&plain, &outcome("ha", true)), ok(json!({"text": "ha", "truncated": true})));
+        assert_eq!(answered(&plain, &outcome("hay", false)).await, ok(json!({"text": "hay"})));
+        assert_eq!(answered(&plain, &outcome("ha", true)).await, ok(json!({"text": "ha", "truncated": true})));
         for text in [r#"{"n": 3}"#, "```json\n{\"n\": 3}\n```", "```\n{\"n\": 3}```", " {\"n\": 3}\n"] {
-            assert_eq!(answered(&asked(&schema), &outcome(text, false)), ok(json!({"json": {"n": 3}})), "{text}");
+            assert_eq!(answered(&asked(&schema), &outcome(text, false)).await, ok(json!({"json": {"n": 3}})), "{text}");
         }
-        for (text, words) in [("three", "not JSON"), (r#"{"n": "3"}"#, "at /n"), (r#"{"n": 3"#, "max_tokens")] {
-            let Ended::Retryable { why, .. } = answered(&asked(&schema), &outcome(text, true)) else {
+        for (text, words) in [
+            ("three", "not JSON"),
+            (r#"{"n": 18446744073709551616}"#, "can't be kept exactly"),
+            (r#"{"n": 1, "n": 2}"#, "stands twice"),
+            (r#"{"n": "3"}"#, "at /n"),
+            (r#"{"n": 3"#, "max_tokens"),
+        ] {
+            let Ended::Retryable { why, .. } = answered(&asked(&schema), &outcome(text, true)).await else {
                 panic!("{text}")
             };
             assert!(why.contains(words), "{why}");
         }
-        let no_schema = answered(&asked(&json!({"type": 7})), &outcome("{}", false));
+        let no_schema = answered(&asked(&json!({"type": 7})), &outcome("{}", false)).await;
         assert_eq!(no_schema.class(), AttemptClass::Permanent);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         output::{self, Format, print},
     },
     http::InsertReply,
+    json,
     store::Inserted,
 };
 
@@ -129,7 +130,7 @@ fn fields(args: Args) -> Result<Map<String, Value>, CliError> {
     } = args;
     let schema = schema.map(|file| -> Result<Value, CliError> {
         let text = std::fs::read_to_string(&file).map_err(|e| CliError::failed(format!("{}: {e}", file.display())))?;
-        serde_json::from_str(&text).map_err(|e| CliError::failed(format!("{}: is no JSON: {e}", file.display())))
+        json::read(text.as_bytes()).map_err(|flaw| CliError::failed(format!("{}: {flaw}", file.display())))
     });
     let labels: Map<String, Value> = labels.into_iter().map(|(name, value)| (name, value.into())).collect();
     let all = json!({

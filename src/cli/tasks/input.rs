@@ -1,8 +1,11 @@
 //! Tasks as files and standard input have them, made into chunks of JSON lines that remember where each came from. Pure.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
-use crate::http::{MOST_TASKS, TaskProblem};
+use crate::{
+    http::{MOST_TASKS, TaskProblem},
+    json,
+};
 
 /// A request stays well below what the server takes.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -19,16 +22,18 @@ pub struct Entry {
 pub fn entries(text: &str, defaults: &Map<String, Value>) -> Vec<Entry> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('[')
-        && let Ok(items) = serde_json::from_str::<Vec<Value>>(text)
+        && let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(text)
     {
-        let entry = |(i, item): (usize, &Value)| Entry {
+        let entry = |(i, item): (usize, &&RawValue)| Entry {
             place: format!("task {}", i + 1),
-            json: with(&item.to_string(), defaults),
+            json: with(&one_line(item), defaults),
         };
         return items.iter().enumerate().map(entry).collect();
     }
-    if let Ok(only) = serde_json::from_str::<Map<String, Value>>(text) {
-        return vec![Entry { place: String::new(), json: with(&Value::Object(only).to_string(), defaults) }];
+    if text.trim_start().starts_with('{')
+        && let Ok(only) = serde_json::from_str::<&RawValue>(text)
+    {
+        return vec![Entry { place: String::new(), json: with(&one_line(only), defaults) }];
     }
     text.lines()
         .enumerate()
@@ -37,9 +42,15 @@ pub fn entries(text: &str, defaults: &Map<String, Value>) -> Vec<Entry> {
         .collect()
 }
 
+/// As it was written, in one line: strings have no line breaks.
+fn one_line(value: &RawValue) -> String {
+    value.get().replace(['\n', '\r'], " ")
+}
+
 /// With the defaults for what the task leaves out.
 fn with(line: &str, defaults: &Map<String, Value>) -> String {
-    if defaults.is_empty() {
+    // What can't be kept would be lost here, and is for the server to name.
+    if defaults.is_empty() || json::scan(line, json::Bounds::default()).is_err() {
         return line.to_owned();
     }
     match serde_json::from_str::<Map<String, Value>>(line) {
@@ -103,7 +114,7 @@ mod tests {
         assert_eq!(places("{\n \"prompt\": \"a\"\n}"), [""]);
         assert_eq!(places("[{},"), ["line 1"], "a broken array is one broken line");
         assert!(places(" \n").is_empty());
-        assert_eq!(entries("{\n \"prompt\": \"a\"\n}", &Map::new())[0].json, r#"{"prompt":"a"}"#);
+        assert_eq!(entries("{\n \"prompt\": \"a\"\n}", &Map::new())[0].json, r#"{  "prompt": "a" }"#);
     }
 
     #[test]
@@ -113,6 +124,16 @@ mod tests {
         let first: Value = serde_json::from_str(&all[0].json).unwrap();
         assert_eq!(first, json!({"queue": "nightly", "priority": 9, "prompt": "a"}));
         assert_eq!(all[1].json, "broken");
+    }
+
+    #[test]
+    fn what_can_not_be_kept_is_sent_as_it_was_written() {
+        let defaults = json!({"queue": "nightly"}).as_object().unwrap().clone();
+        for task in [r#"{"prompt": "a", "prompt": "b"}"#, r#"{"data": 18446744073709551616}"#] {
+            for text in [task.to_owned(), format!("[{task}]"), format!("{task}\n{{}}")] {
+                assert_eq!(entries(&text, &defaults)[0].json, task, "{text}");
+            }
+        }
     }
 
     #[test]

@@ -7,18 +7,21 @@ use serde_json::{Map, Value};
 
 use super::{
     fields::Fields,
-    parse::{Given, at_most},
+    parse::{Given, Problems},
     types::TaskProblem,
 };
 use crate::{
     store::DeclaredRow,
-    tasks::{Message, NewTask, Payload},
+    tasks::{self, Message, NewTask, Payload, schema::Unusable},
 };
 
 /// The largest payload, in bytes of JSON.
 pub const MOST_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// Different schemas in one request.
+const MOST_SCHEMAS: usize = 100;
 const DEFAULT_QUEUE: &str = "default";
-const NAMES: [&str; 16] = [
+/// The fields of a task as it is sent.
+pub const NAMES: [&str; 16] = [
     "queue",
     "domain",
     "role",
@@ -59,21 +62,20 @@ impl Known {
 
 /// All of them as tasks, or everything that is wrong with them.
 pub fn check(given: Vec<Given>, known: &Known, now: Timestamp) -> Result<Vec<NewTask>, Vec<TaskProblem>> {
-    let (mut tasks, mut problems) = (Vec::with_capacity(given.len()), Vec::new());
-    // The same schema stands in many lines: it is compiled once.
-    let mut good_schemas: Vec<Value> = Vec::new();
+    let (mut tasks, mut problems) = (Vec::with_capacity(given.len()), Problems::default());
+    let mut good_schemas = Schemas::default();
     for Given { place, fields } in given {
         let mut fields = Fields::new(place, fields);
         let task = task(&mut fields, known, &mut good_schemas, now);
         match fields.finish(&NAMES) {
             wrong if wrong.is_empty() => tasks.push(task),
-            wrong => problems.extend(wrong),
+            wrong => wrong.into_iter().for_each(|problem| problems.add(problem)),
         }
     }
-    if problems.is_empty() { Ok(tasks) } else { Err(at_most(problems)) }
+    problems.none_or(tasks)
 }
 
-fn task(fields: &mut Fields, known: &Known, good_schemas: &mut Vec<Value>, now: Timestamp) -> NewTask {
+fn task(fields: &mut Fields, known: &Known, good_schemas: &mut Schemas, now: Timestamp) -> NewTask {
     let task = NewTask {
         namespace: known.namespace.clone(),
         queue: fields.text("queue", 63).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
@@ -113,7 +115,7 @@ fn refers(fields: &mut Fields, field: &str, kind: &str, name: &str, known: &BTre
     fields.problem(field, format!("there is no {kind} {name:?} in namespace {namespace}; {there}"));
 }
 
-fn payload(fields: &mut Fields, good_schemas: &mut Vec<Value>) -> Payload {
+fn payload(fields: &mut Fields, good_schemas: &mut Schemas) -> Payload {
     let given: Vec<&str> = CONTENTS.into_iter().filter(|name| fields.has(name)).collect();
     match given.as_slice() {
         [_] => {}
@@ -155,7 +157,12 @@ fn messages(fields: &mut Fields) -> Option<Vec<Message>> {
     let mut messages = Vec::with_capacity(list.len());
     for (i, item) in list.into_iter().enumerate() {
         let field = format!("messages[{i}]");
-        match serde_json::from_value::<Message>(item) {
+        // A list would be taken for an object, field by field.
+        let read = match item {
+            Value::Object(_) => serde_json::from_value::<Message>(item).map_err(|error| error.to_string()),
+            other => Err(super::parse::kind(&other).to_owned()),
+        };
+        match read {
             Err(error) => fields
                 .problem(&field, format!("is no message: {error}; write {{\"role\": \"user\", \"content\": \"…\"}}")),
             Ok(message) => {
@@ -191,15 +198,24 @@ fn input(fields: &mut Fields) -> Option<Vec<String>> {
     Some(texts)
 }
 
-fn schema(fields: &mut Fields, good: &mut Vec<Value>) -> Option<Value> {
+/// The same schema stands in many lines: it is looked at once.
+#[derive(Default)]
+struct Schemas(Vec<Value>);
+
+fn schema(fields: &mut Fields, Schemas(good): &mut Schemas) -> Option<Value> {
     let schema = fields.take("schema")?;
     if good.contains(&schema) {
         return Some(schema);
     }
     if !schema.is_object() {
         fields.wrong_kind("schema", &schema, "a JSON Schema as an object");
-    } else if let Err(error) = jsonschema::validator_for(&schema) {
-        fields.problem("schema", format!("is no JSON Schema: {error}"));
+    } else if good.len() == MOST_SCHEMAS {
+        fields.problem(
+            "schema",
+            format!("is the {}th of this request, {MOST_SCHEMAS} are allowed: send several", MOST_SCHEMAS + 1),
+        );
+    } else if let Err(Unusable { field, why }) = tasks::schema::check(&schema) {
+        fields.problem(&format!("schema{field}"), why);
     } else {
         good.push(schema.clone());
     }

@@ -9,6 +9,9 @@ use super::{
 };
 use crate::platform::local::closest;
 
+/// Unknown fields of a task that are told one by one.
+const MOST_UNKNOWN: usize = 5;
+
 /// The fields of one task that nobody took yet.
 pub struct Fields {
     place: Place,
@@ -111,12 +114,17 @@ impl Fields {
 
     /// What was wrong; what nobody took is unknown.
     pub fn finish(mut self, known: &[&str]) -> Vec<TaskProblem> {
-        for (name, _) in std::mem::take(&mut self.rest) {
+        let unknown = std::mem::take(&mut self.rest);
+        let more = unknown.len().saturating_sub(MOST_UNKNOWN);
+        for (name, _) in unknown.into_iter().take(MOST_UNKNOWN) {
             let hint = match closest(&name, known.iter().copied()) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("a task has {}", known.join(", ")),
             };
             self.problem(&name, format!("is no field of a task: {hint}"));
+        }
+        if more > 0 {
+            self.problems.push(self.place.problem(None, format!("and {more} more fields that a task does not have")));
         }
         self.problems
     }

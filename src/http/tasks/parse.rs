@@ -1,13 +1,18 @@
 //! What somebody sent as tasks, taken apart: one JSON object, an array of them, or one a line. Pure.
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::types::TaskProblem;
+use crate::json::{self, Bounds, Flaw, MAX_DEPTH, scan};
 
 /// As many tasks as one request may bring.
 pub const MOST_TASKS: usize = 10_000;
 /// Problems beyond this many are counted, not told.
 const MOST_PROBLEMS: usize = 100;
+
+/// A longer name of a field is cut where it is told.
+const MOST_FIELD_CHARS: usize = 200;
 
 /// Where a task stood in what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +33,8 @@ impl Place {
             Self::Line(line) => (Some(line), None),
             Self::Item(item) => (None, Some(item)),
         };
-        TaskProblem { line, item, field: field.map(str::to_owned), message: message.into() }
+        let field = field.map(|field| field.chars().take(MOST_FIELD_CHARS).collect());
+        TaskProblem { line, item, field, message: message.into() }
     }
 }
 
@@ -52,11 +58,7 @@ pub enum Unreadable {
 /// Takes a body apart. What begins with `[` is an array; what is one object as a whole is one task; anything else is read
 /// line by line, empty lines skipped.
 pub fn parse(body: &[u8]) -> Result<Vec<Given>, Unreadable> {
-    let text = std::str::from_utf8(body).map_err(|error| {
-        let line = 1 + body[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        Unreadable::Broken(vec![Place::Line(line).problem(None, "is not UTF-8")])
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = json::text(body).map_err(|flaw| one(Place::Line(flaw.line), flaw))?;
     let trimmed = text.trim_start();
     if trimmed.is_empty() {
         return Err(Unreadable::Empty);
@@ -64,28 +66,64 @@ pub fn parse(body: &[u8]) -> Result<Vec<Given>, Unreadable> {
     if trimmed.starts_with('[') {
         return array(text);
     }
-    if let Ok(fields) = serde_json::from_str(text) {
-        return Ok(vec![Given { place: Place::Only, fields }]);
+    if is_one(text) {
+        scan(text, Bounds::default()).map_err(|flaw| one(Place::Only, flaw))?;
+        let value = serde_json::from_str(text).map_err(|e| one(Place::Only, json::broken(&e)))?;
+        return gathered([(Place::Only, object(value))].into_iter(), 1);
     }
     lines(text)
 }
 
+/// Whether it is one object and nothing else; nothing is built from it.
+fn is_one(text: &str) -> bool {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    matches!(values.next(), Some(Ok(_))) && text[values.byte_offset()..].trim().is_empty()
+}
+
 fn array(text: &str) -> Result<Vec<Given>, Unreadable> {
-    let items: Vec<Value> = serde_json::from_str(text)
-        .map_err(|e| Unreadable::Broken(vec![Place::Line(e.line()).problem(None, broken(&e))]))?;
+    // The array is one level more.
+    scan(text, Bounds { depth: MAX_DEPTH + 1, ..Bounds::default() }).map_err(|flaw| {
+        // `[3].prompt`: the third element's, from 0.
+        let place = flaw.field.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        match place.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?, rest))) {
+            Some((index, rest)) => {
+                let field = rest.trim_start_matches('.').to_owned();
+                one(Place::Item(index + 1), Flaw { field, ..flaw })
+            }
+            None => one(Place::Line(flaw.line), flaw),
+        }
+    })?;
+    let items: Vec<Value> = serde_json::from_str(text).map_err(|e| one(Place::Line(e.line()), json::broken(&e)))?;
     let count = items.len();
     gathered(items.into_iter().enumerate().map(|(i, item)| (Place::Item(i + 1), object(item))), count)
 }
 
 fn lines(text: &str) -> Result<Vec<Given>, Unreadable> {
     let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let read = |line: &str| serde_json::from_str::<Value>(line).map_err(|e| broken(&e)).and_then(object);
-    gathered(lines().map(|(i, line)| (Place::Line(i + 1), read(line))), lines().count())
+    let mut left = Bounds::default();
+    let mut read = |line: &str| {
+        left.values -= scan(line, left)?;
+        object(serde_json::from_str(line).map_err(|e| json::broken(&e))?)
+    };
+    let count = lines().count();
+    gathered(lines().map(|(i, line)| (Place::Line(i + 1), read(line))), count)
+}
+
+/// A body of which one thing is told.
+fn one(place: Place, flaw: Flaw) -> Unreadable {
+    Unreadable::Broken(vec![of_flaw(place, flaw)])
+}
+
+fn of_flaw(place: Place, Flaw { line, field, message }: Flaw) -> TaskProblem {
+    let field = (!field.is_empty()).then_some(field);
+    // One object may have many lines.
+    let place = if place == Place::Only && field.is_none() { Place::Line(line) } else { place };
+    place.problem(field.as_deref(), message)
 }
 
 /// All of them, or what is wrong.
 fn gathered(
-    given: impl Iterator<Item = (Place, Result<Map<String, Value>, String>)>,
+    given: impl Iterator<Item = (Place, Result<Map<String, Value>, Flaw>)>,
     count: usize,
 ) -> Result<Vec<Given>, Unreadable> {
     match count {
@@ -93,28 +131,24 @@ fn gathered(
         1..=MOST_TASKS => {}
         _ => return Err(Unreadable::TooMany(count)),
     }
-    let (mut tasks, mut problems) = (Vec::with_capacity(count), Vec::new());
+    let (mut tasks, mut problems) = (Vec::with_capacity(count), Problems::default());
     for (place, fields) in given {
         match fields {
             Ok(fields) => tasks.push(Given { place, fields }),
-            Err(message) => problems.push(place.problem(None, message)),
+            Err(flaw) => problems.add(of_flaw(place, flaw)),
         }
     }
-    if problems.is_empty() { Ok(tasks) } else { Err(Unreadable::Broken(at_most(problems))) }
+    problems.none_or(tasks).map_err(Unreadable::Broken)
 }
 
-fn object(value: Value) -> Result<Map<String, Value>, String> {
+fn object(value: Value) -> Result<Map<String, Value>, Flaw> {
     match value {
         Value::Object(fields) => Ok(fields),
-        other => Err(format!("is {}: write one JSON object for each task", kind(&other))),
+        other => {
+            let message = format!("is {}: write one JSON object for each task", kind(&other));
+            Err(Flaw { line: 1, field: String::new(), message })
+        }
     }
-}
-
-/// What is broken, with the column in place of serde's line, which is that of the text that it was given.
-fn broken(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    format!("is no JSON: {what} at column {}", error.column())
 }
 
 /// `a string`, for "is a string".
@@ -130,13 +164,27 @@ pub fn kind(value: &Value) -> &'static str {
 }
 
 /// The first of many problems, and how many more there are.
-pub fn at_most(mut problems: Vec<TaskProblem>) -> Vec<TaskProblem> {
-    let more = problems.len().saturating_sub(MOST_PROBLEMS);
-    if more > 0 {
-        problems.truncate(MOST_PROBLEMS);
-        problems.push(Place::Only.problem(None, format!("and {more} more problems")));
+#[derive(Debug, Default)]
+pub struct Problems {
+    first: Vec<TaskProblem>,
+    more: usize,
+}
+
+impl Problems {
+    pub fn add(&mut self, problem: TaskProblem) {
+        if self.first.len() < MOST_PROBLEMS { self.first.push(problem) } else { self.more += 1 }
     }
-    problems
+
+    /// What was read, if nothing is wrong.
+    pub fn none_or<T>(mut self, read: T) -> Result<T, Vec<TaskProblem>> {
+        if self.first.is_empty() {
+            return Ok(read);
+        }
+        if self.more > 0 {
+            self.first.push(Place::Only.problem(None, format!("and {} more problems", self.more)));
+        }
+        Err(self.first)
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +245,37 @@ mod tests {
     fn ten_thousand_are_taken_and_one_more_is_not() {
         assert_eq!(places(&"{}\n".repeat(MOST_TASKS)).map(|all| all.len()), Ok(MOST_TASKS));
         assert_eq!(places(&"{}\n".repeat(MOST_TASKS + 1)), Err(Unreadable::TooMany(MOST_TASKS + 1)));
+    }
+
+    #[test]
+    fn what_can_not_be_kept_is_told_by_place_and_field() {
+        for (body, expected) in [
+            ("{\"prompt\": \"a\", \"prompt\": \"b\"}", "prompt: stands twice in this object"),
+            ("{}\n{\"labels\": {\"a\": \"1\", \"a\": \"2\"}}", "line 2: labels.a: stands twice"),
+            ("[{}, {\"data\": {\"id\": 18446744073709551616}}]", "task 2: data.id: is 18446744073709551616"),
+            ("{\"data\": -0}", "data: is -0, which can't be kept exactly"),
+            ("{\n\"data\": [0.12345678901234567890]\n}", "data[0]: is 0.12345678901234567890"),
+        ] {
+            let said = told(body.as_bytes());
+            assert!(said.len() == 1 && said[0].starts_with(expected), "{body}: {said:?}");
+        }
+        let deep = format!("{{\"data\": {}1{}}}", "[".repeat(124), "]".repeat(124));
+        for body in [deep.clone(), format!("{deep}\n{deep}"), format!("[{deep}]")] {
+            assert!(told(body.as_bytes())[0].contains("nested more than 64 levels"), "{:?}", told(body.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn what_is_large_is_refused_before_anything_is_built_from_it() {
+        let name = "x".repeat(10_000_000);
+        let said = told(format!("{{\"{name}\": 1, \"{name}\": 1}}").as_bytes());
+        assert!(said[0].len() < 400, "{}", said[0].len());
+        let fields: String = (0..300_000).map(|i| format!("\"f{i}\":1,")).collect();
+        let line = format!("{{{fields}\"prompt\":\"a\"}}");
+        assert!(
+            told(format!("{line}\n{line}").as_bytes())[0].contains("500000 are allowed")
+                || told(format!("{line}\n{line}").as_bytes())[0].starts_with("line 2")
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::{Client, StatusCode, header};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
         SigningSecret, header as names,
         sign::{claim_token, sign_as},
     },
+    json,
     tasks::{ClaimedTask, retry::Ended},
 };
 
@@ -86,11 +88,15 @@ fn meaning(url: &str, status: StatusCode, retry_after: Option<Duration>, body: &
     let why = || format!("POST {url}: HTTP {status}: {}", crate::engines::words_of(body));
     match status.as_u16() {
         200..=299 if body.trim_ascii().is_empty() => Ended::Ok { result: Value::Null },
-        200..=299 => match serde_json::from_slice(body) {
+        200..=299 => match json::value(body) {
             Ok(result) => Ended::Ok { result },
-            Err(error) => {
-                let why = format!("POST {url}: HTTP {status} with a body that is no JSON: {error}");
-                Ended::Retryable { why, retry_after: None }
+            Err(flaw) => {
+                let why = format!("POST {url}: HTTP {status} with a body that can't be kept as JSON: {flaw}");
+                // It did its work: what it says would be the same after another time.
+                match serde_json::from_slice::<IgnoredAny>(body) {
+                    Ok(_) => Ended::Permanent { why },
+                    Err(_) => Ended::Retryable { why, retry_after: None },
+                }
             }
         },
         429 | 503 => Ended::Unavailable { why: why(), retry_after },
@@ -130,10 +136,14 @@ mod tests {
 
     #[test]
     fn an_answer_ends_the_task_as_its_status_says() {
+        let deep = format!("{}{}", "[".repeat(124), "]".repeat(124));
         let cases = [
             (200, "{\"ok\": true}", AttemptClass::Ok),
             (204, "", AttemptClass::Ok),
             (200, "<html>", AttemptClass::Retryable),
+            (200, "{\"id\": 18446744073709551616}", AttemptClass::Permanent),
+            (200, "{\"a\": 1, \"a\": 2}", AttemptClass::Permanent),
+            (200, deep.as_str(), AttemptClass::Permanent),
             (429, "", AttemptClass::Unavailable),
             (503, "", AttemptClass::Unavailable),
             (500, "", AttemptClass::Retryable),

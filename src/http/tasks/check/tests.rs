@@ -104,7 +104,7 @@ fn what_is_wrong_is_told_by_field_with_the_mend() {
             "deadline: is not after runAfter",
         ),
         (json!({"prompt": "a", "schema": "text"}), "schema: is a string: write a JSON Schema"),
-        (json!({"prompt": "a", "schema": {"type": "strin"}}), "schema: is no JSON Schema"),
+        (json!({"prompt": "a", "schema": {"type": "strin"}}), "schema.type: is no JSON Schema"),
         (json!({"prompt": "a", "maxTokens": 0}), "maxTokens: is 0: write a whole number from 1"),
         (json!({"prompt": "a", "key": "a\nb"}), "key: has a line break"),
         (json!({"prompt": "a", "key": "k".repeat(201)}), "key: has 201 characters, 200 are allowed"),

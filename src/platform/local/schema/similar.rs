@@ -1,7 +1,13 @@
 //! "Did you mean …?"
 
+/// Nobody means a known name by a longer word, in bytes.
+const LONGEST: usize = 100;
+
 /// The candidate nearest to a word, when it is near enough to have been meant.
 pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > LONGEST {
+        return None;
+    }
     let lower = word.to_lowercase();
     candidates
         .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
@@ -40,6 +46,7 @@ mod tests {
             ("concurency", Some("concurrency")),
             ("authSecret", Some("authSecretRef")),
             ("replicas", None),
+            (&"url".repeat(10_000_000), None),
         ] {
             assert_eq!(closest(word, known.into_iter()), meant, "{word}");
         }
