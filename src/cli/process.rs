@@ -83,7 +83,7 @@ impl Process {
             platform: Arc::clone(&platform),
             workloads,
             worker_pods,
-            sealing,
+            sealing: sealing.clone(),
             http: http.clone(),
             metrics: metrics.clone(),
             loops: loops.clone(),
@@ -92,7 +92,7 @@ impl Process {
             observe,
         };
         let controllers = tokio::spawn(controllers::run(controllers, lead.subscribe(), acting.clone()));
-        let api = Api { store, platform, authorizer, home, http, metrics, loops, problems, down };
+        let api = Api { store, platform, authorizer, home, sealing, http, metrics, loops, problems, down };
         let server = tokio::spawn(http::serve(listener, api, serving.clone()));
         Ok(Self { acting, controllers, leading, lead, serving, server })
     }

@@ -1,14 +1,11 @@
 //! What people set outside of manifests.
 
-use axum::{
-    Extension, Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Api, ApiError, Home, Person,
+    extract::{OptionalBody, Path},
     resources::{self, Named},
     types::{Changed, PauseRequest},
 };
@@ -107,9 +104,9 @@ pub(super) async fn resume(
 pub(super) async fn pause(
     State(api): State<Api>,
     Extension(Person(by)): Extension<Person>,
-    body: Option<Json<PauseRequest>>,
+    OptionalBody(body): OptionalBody<PauseRequest>,
 ) -> Result<Json<Changed>, ApiError> {
-    let Json(PauseRequest { for_seconds }) = body.unwrap_or_default();
+    let PauseRequest { for_seconds } = body.unwrap_or_default();
     let since = Timestamp::now();
     let until = for_seconds.map(|seconds| end_of_pause(since, seconds)).transpose()?;
     api.store.set_pause(Some(&Pause { since, until, by: by.clone() })).await?;

@@ -25,6 +25,17 @@ pub enum ApiError {
     Tasks(Vec<TaskProblem>),
     #[error("{0}")]
     TooLarge(String),
+    /// A kind of body that is not read.
+    #[error("{0}")]
+    UnsupportedMedia(String),
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    /// The body did not come in time.
+    #[error("{0}")]
+    Late(String),
+    /// Too much is under way.
+    #[error("{0}")]
+    Busy(String),
     /// It can't be done in this home (cluster or folder), or in this state.
     #[error("{message}")]
     NotHere { message: String, hint: String },
@@ -75,8 +86,12 @@ impl ApiError {
             Self::BadRequest(_) | Self::Platform(PlatformError::Invalid(_)) => StatusCode::BAD_REQUEST,
             Self::Tasks(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMedia(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Late(_) => StatusCode::REQUEST_TIMEOUT,
             Self::NotHere { .. } | Self::Platform(PlatformError::Conflict(_)) => StatusCode::CONFLICT,
             Self::Auth(AuthError::Unavailable(_))
+            | Self::Busy(_)
             | Self::NoLeader
             | Self::Store(_)
             | Self::Platform(PlatformError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
@@ -99,6 +114,10 @@ impl ApiError {
             Self::BadRequest(_) => "BadRequest",
             Self::Tasks(_) => "InvalidTasks",
             Self::TooLarge(_) => "TooLarge",
+            Self::UnsupportedMedia(_) => "UnsupportedMediaType",
+            Self::MethodNotAllowed(_) => "MethodNotAllowed",
+            Self::Late(_) => "BodyTimeout",
+            Self::Busy(_) => "Busy",
             Self::NotHere { .. } => "NotHere",
             Self::NoLeader => "NoLeader",
             Self::Store(_) => "StoreUnavailable",
@@ -126,7 +145,12 @@ impl ApiError {
             Self::NotFound(_) => "`ostler get KIND` and `ostler tasks list` list what is there".to_owned(),
             Self::BadRequest(_) => "/api/v1/openapi.json says what can be asked".to_owned(),
             Self::Tasks(_) => "nothing was taken: mend these, and send them all again".to_owned(),
-            Self::TooLarge(_) => "nothing was taken".to_owned(),
+            Self::TooLarge(_) => "nothing was taken: send it in several requests".to_owned(),
+            Self::UnsupportedMedia(_) | Self::MethodNotAllowed(_) => {
+                "/api/v1/openapi.json says what can be asked".to_owned()
+            }
+            Self::Late(_) => "nothing was taken: send it again, faster or in several requests".to_owned(),
+            Self::Busy(_) => "ask again in some seconds".to_owned(),
             Self::NotHere { hint, .. } => hint.clone(),
             Self::NoLeader => "ask again in some seconds; `ostler status` says when somebody leads".to_owned(),
             Self::Store(_) => "see that the database runs and can be reached".to_owned(),

@@ -1,15 +1,14 @@
 //! What happened, and what is wrong with the manifests.
 
-use axum::{
-    Json,
-    extract::{Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    Api, ApiError, resources,
+    Api, ApiError,
+    extract::Query,
+    resources,
     types::{EventList, ProblemList},
 };
 use crate::store::JournalFilter;
@@ -17,27 +16,32 @@ use crate::store::JournalFilter;
 /// Which events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     pub namespace: Option<String>,
-    /// `llmbackends` or `hostagents`; short names do as well.
+    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules` or `containerhealthchecks`; short names do as well.
     pub kind: Option<String>,
     pub name: Option<String>,
     /// Only events since then.
     pub since: Option<Timestamp>,
     /// At most this many, the newest; 1,000 when absent.
+    #[param(minimum = 1, maximum = 10000)]
     pub limit: Option<u32>,
 }
 
 /// Events of the last 30 days, newest first.
 #[utoipa::path(get, path = "/api/v1/events", params(Which), responses((status = 200, body = EventList)))]
 pub(super) async fn events(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<EventList>, ApiError> {
+    if let Some(limit) = which.limit.filter(|limit| !(1..=10_000).contains(limit)) {
+        return Err(ApiError::BadRequest(format!("limit is {limit}: write 1 to 10000")));
+    }
     let kind = which.kind.as_deref().map(resources::known).transpose()?;
     let filter = JournalFilter {
         kind: kind.map(|k| k.kind.to_owned()),
         namespace: which.namespace,
         name: which.name,
         since: which.since,
-        limit: which.limit.unwrap_or(0).min(10_000),
+        limit: which.limit.unwrap_or(0),
     };
     let items = api.store.journal(&filter).await?.into_iter().map(Into::into).collect();
     Ok(Json(EventList { now: Timestamp::now(), items }))

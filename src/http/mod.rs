@@ -7,6 +7,7 @@ mod auth;
 mod controls;
 mod error;
 mod events;
+mod extract;
 mod health;
 mod kinds;
 mod openapi;
@@ -19,6 +20,19 @@ mod status;
 mod tasks;
 mod types;
 
+/// The longest reason of a person, in characters: it is shown beside what it is about.
+const MOST_REASON_CHARS: usize = 1_024;
+
+/// Refuses a longer text, by field.
+fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
+    match text.chars().count() {
+        count if count > most => {
+            Err(ApiError::BadRequest(format!("{field}: has {count} characters, {most} are allowed")))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub use access::Access;
 pub use age::age;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
@@ -30,8 +44,8 @@ pub use state::{Api, Home, Problems};
 pub use status::{BackendLine, Level, Overview, QueueLine, ResourceLine};
 pub use tasks::{
     CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, HeartbeatReply,
-    HeartbeatRequest, InsertReply, MOST_TASKS, QueueList, ResultList, TaskChange, TaskList, TaskProblem, TaskVerb,
-    WorkerList, WorkerView,
+    HeartbeatRequest, InsertReply, MOST_TASKS, QueueList, ResultList, TaskChange, TaskList, TaskProblem, TaskRequest,
+    TaskVerb, WorkerList, WorkerView,
 };
 pub use types::{
     Changed, Check, Event, EventList, Item, ItemList, LeaderView, Live, OperationView, PauseRequest, Problem,

@@ -2,10 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use kube::api::DynamicObject;
 use serde::Deserialize;
@@ -14,6 +11,7 @@ use utoipa::IntoParams;
 
 use super::{
     Api, ApiError, Kind,
+    extract::{Path, Query},
     types::{Item, ItemList, Live, admission_word},
 };
 use crate::store::{ControlSet, Observation, ServerRow};
@@ -21,6 +19,7 @@ use crate::store::{ControlSet, Observation, ServerRow};
 /// Which namespace; all when absent.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct InNamespace {
     /// Only resources of this namespace.
     pub namespace: Option<String>,
@@ -30,14 +29,14 @@ pub(super) struct InNamespace {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct Named {
-    /// `llmbackends` or `hostagents`; short names do as well.
+    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules` or `containerhealthchecks`; short names do as well.
     pub kind: String,
     pub namespace: String,
     pub name: String,
 }
 
 /// All resources of a kind.
-#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends` or `hostagents`"), InNamespace),
+#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules` or `containerhealthchecks`; short names do as well."), InNamespace),
     responses((status = 200, body = ItemList), (status = 404, body = super::ErrorReply)))]
 pub(super) async fn list(
     State(api): State<Api>,

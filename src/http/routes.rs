@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, RawPathParams, Request, State},
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     http::header,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -14,13 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
 use super::{
-    Api, ApiError, AuthError, access::Rule, controls, events, health, openapi, resources, services, status, tasks,
+    Api, ApiError, AuthError,
+    access::Rule,
+    controls, events,
+    extract::{BODIES_BYTES, Bodies, BodyLimit, USUAL_BODY},
+    health, openapi, resources, services, status, tasks,
 };
 use crate::host::sign::named_claim;
 
-const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Ten thousand tasks of some kilobytes.
-const MAX_TASKS_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const MAX_TASKS_BYTES: usize = BODIES_BYTES;
 /// The answer of somebody's agent, or the ids of a command.
 const MAX_TASK_BYTES: usize = 4 * 1024 * 1024;
 
@@ -53,7 +56,7 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
 
 fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
     use Rule::{OfClaim, OfNewTasks, OfTasks};
-    let up_to = DefaultBodyLimit::max;
+    let up_to = |bytes| Extension(BodyLimit(bytes));
     vec![
         ("/api/v1/tasks", OfTasks("list"), get(tasks::read::list)),
         ("/api/v1/tasks", OfNewTasks("create"), post(tasks::insert::insert).layer(up_to(MAX_TASKS_BYTES))),
@@ -83,8 +86,12 @@ pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
         .fallback(|request: Request| async move {
             ApiError::NotFound(format!("there is no {} {}", request.method(), request.uri().path()))
         })
+        .method_not_allowed_fallback(|request: Request| async move {
+            ApiError::MethodNotAllowed(format!("there is no {} {}", request.method(), request.uri().path()))
+        })
         .layer(Extension(tasks::Closing(closing)))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(Extension(USUAL_BODY))
+        .layer(Extension(Bodies::default()))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .with_state(api)
 }
@@ -97,16 +104,24 @@ fn span(request: &Request) -> tracing::Span {
 /// Lets through who may, and tells the handler who it is.
 async fn guard(
     State((api, rule)): State<(Api, Rule)>,
-    path: RawPathParams,
+    path: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let path = match path {
+        Ok(path) => path,
+        Err(error) => return ApiError::BadRequest(format!("path: {}", error.body_text())).into_response(),
+    };
     let path: HashMap<_, _> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let namespace = query_namespace(request.uri().query().unwrap_or_default());
-    let claim =
-        bearer(&request).filter(|token| rule == Rule::OfClaim && named_claim(token).is_some()).map(str::to_owned);
-    if let Some(token) = claim {
-        request.extensions_mut().insert(tasks::ClaimToken(token));
+    // A claim is proven here or nowhere: no API server is asked about a token that anybody can make up.
+    let claim = bearer(&request).filter(|token| named_claim(token).is_some()).map(str::to_owned);
+    if let Some(token) = claim.filter(|_| rule != Rule::Open) {
+        let id = path.get("id").filter(|_| rule == Rule::OfClaim);
+        match tasks::prove(&api, id.map(String::as_str), &token).await {
+            Ok(proven) => request.extensions_mut().insert(proven),
+            Err(error) => return error.into_response(),
+        };
     } else if let Some(access) = rule.access(&path, namespace.as_deref()) {
         let person = match bearer(&request) {
             Some(token) => api.authorizer.authorize(token, &access).await,
@@ -127,21 +142,26 @@ fn bearer(request: &Request) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+/// Of any query, whatever else it says.
+#[derive(serde::Deserialize)]
+struct Namespace {
+    namespace: Option<String>,
+}
+
 /// The namespace that the handler will read from the same query.
 fn query_namespace(query: &str) -> Option<String> {
     let uri = format!("/?{query}").parse().ok()?;
-    axum::extract::Query::<resources::InNamespace>::try_from_uri(&uri).ok()?.0.namespace
+    axum::extract::Query::<Namespace>::try_from_uri(&uri).ok()?.0.namespace
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use utoipa::OpenApi;
 
     /// Every route, and every described one, as `METHOD path`.
     #[test]
     fn every_route_is_described_and_every_description_is_a_route() {
-        let json = serde_json::to_value(openapi::Description::openapi()).unwrap();
+        let json = openapi::description();
         let mut described: Vec<&String> = json["paths"].as_object().unwrap().keys().collect();
         let mut routed: Vec<&str> = table().iter().map(|(path, ..)| *path).collect();
         described.sort();

@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
-};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{
     Api, ApiError, Person,
+    extract::{OptionalBody, Path, Query},
     resources::InNamespace,
     types::{LeaderView, OperationView, ReasonRequest},
 };
@@ -43,7 +40,7 @@ pub(super) async fn stop(
     Extension(person): Extension<Person>,
     Path(service): Path<Service>,
     Query(query): Query<InNamespace>,
-    body: Option<Json<ReasonRequest>>,
+    OptionalBody(body): OptionalBody<ReasonRequest>,
 ) -> Result<(StatusCode, Json<OperationView>), ApiError> {
     operate(&api, &person, service, query, body, Action::Stop).await
 }
@@ -57,7 +54,7 @@ pub(super) async fn start(
     Extension(person): Extension<Person>,
     Path(service): Path<Service>,
     Query(query): Query<InNamespace>,
-    body: Option<Json<ReasonRequest>>,
+    OptionalBody(body): OptionalBody<ReasonRequest>,
 ) -> Result<(StatusCode, Json<OperationView>), ApiError> {
     operate(&api, &person, service, query, body, Action::Start).await
 }
@@ -88,15 +85,17 @@ async fn operate(
     Person(by): &Person,
     Service { agent, service }: Service,
     query: InNamespace,
-    body: Option<Json<ReasonRequest>>,
+    body: Option<ReasonRequest>,
     action: Action,
 ) -> Result<(StatusCode, Json<OperationView>), ApiError> {
+    let body = body.unwrap_or_default();
+    super::bounded("reason", &body.reason, super::MOST_REASON_CHARS)?;
     let namespace = namespace(&query);
     let host = client(api, namespace, &agent).await?;
     // Whoever acts does so under the leader's epoch, so that agents refuse those that were replaced.
     let leader = api.store.leader().await?.and_then(LeaderView::of).ok_or(ApiError::NoLeader)?;
     let caller = Caller { installation: api.store.installation().await?, epoch: leader.epoch };
-    let reason = match body.unwrap_or_default().0.reason.trim() {
+    let reason = match body.reason.trim() {
         "" => format!("by {by}"),
         reason => format!("by {by}: {reason}"),
     };

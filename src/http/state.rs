@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{auth::Authorizer, types::Problem};
 use crate::{
     platform::Platform,
-    store::{JournalEntry, ResourceKey, Store},
+    store::{JournalEntry, ResourceKey, Store, seal},
     telemetry::{Loops, Metrics},
 };
 
@@ -31,6 +31,8 @@ pub struct Api {
     pub platform: Arc<dyn Platform>,
     pub authorizer: Arc<dyn Authorizer>,
     pub home: Home,
+    /// Opens the Secrets that are sealed in the database; `None`: there are none.
+    pub sealing: Option<seal::Key>,
     /// For calls to host agents.
     pub http: reqwest::Client,
     pub metrics: Metrics,

@@ -206,8 +206,9 @@ pub struct Changed {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PauseRequest {
-    /// Seconds after which it ends by itself, 1 to 31,536,000. Absent: never.
+    /// Seconds after which it ends by itself. Absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_536_000)]
     pub for_seconds: Option<i64>,
 }
 
@@ -216,6 +217,7 @@ pub struct PauseRequest {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReasonRequest {
     /// Shown with the hold.
+    #[schema(max_length = 1024)]
     pub reason: String,
 }
 

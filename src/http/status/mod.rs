@@ -5,16 +5,14 @@ mod queues;
 #[cfg(test)]
 mod tests;
 
-use axum::{
-    Json,
-    extract::{Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     Api, ApiError, KINDS,
+    extract::Query,
     resources::{self, InNamespace},
     types::{Item, LeaderView, Problem},
 };

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Query, State},
-};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::{
-    http::{Api, ApiError, ErrorReply, types::LeaderView},
+    http::{Api, ApiError, ErrorReply, extract::Query, types::LeaderView},
     store::rounds,
     tasks::assign::AssignReport,
 };

@@ -1,17 +1,18 @@
 //! What people do to tasks: one, or all that match.
 
-use axum::{
-    Extension, Json,
-    extract::{Query, State},
-};
+use axum::{Extension, Json, extract::State};
 
 use super::{
     check::Known,
-    filter::{Which, is_open, narrowed},
+    filter::{Purged, is_open, narrowed},
     types::{CommandReply, CommandRequest, TaskVerb},
 };
 use crate::{
-    http::{Api, ApiError, ErrorReply, Person, resources::InNamespace},
+    http::{
+        Api, ApiError, ErrorReply, MOST_REASON_CHARS, Person, bounded,
+        extract::{JsonBody, Query},
+        resources::InNamespace,
+    },
     store::{DeclaredRow, TaskCommand, TaskFilter, TaskPage},
     tasks::TaskId,
 };
@@ -29,8 +30,9 @@ pub async fn command(
     State(api): State<Api>,
     Extension(person): Extension<Person>,
     Query(query): Query<InNamespace>,
-    Json(request): Json<CommandRequest>,
+    JsonBody(request): JsonBody<CommandRequest>,
 ) -> Result<Json<CommandReply>, ApiError> {
+    bounded("reason", &request.reason, MOST_REASON_CHARS)?;
     let (all, dry_run, reason) = (request.all, request.dry_run, request.reason.clone());
     let experts = if request.command == TaskVerb::Reassign { api.store.declared("Expert").await? } else { Vec::new() };
     let (filter, command) = read(request, query.namespace, &experts)?;
@@ -38,12 +40,12 @@ pub async fn command(
 }
 
 /// Deletes ended tasks, with their keys: those that match, or `all`.
-#[utoipa::path(delete, path = "/api/v1/tasks", params(Which), tag = "tasks",
+#[utoipa::path(delete, path = "/api/v1/tasks", params(Purged), tag = "tasks",
     responses((status = 200, body = CommandReply), (status = 400, body = ErrorReply)))]
 pub async fn purge(
     State(api): State<Api>,
     Extension(person): Extension<Person>,
-    Query(which): Query<Which>,
+    Query(which): Query<Purged>,
 ) -> Result<Json<CommandReply>, ApiError> {
     let extent = Extent { all: which.all.unwrap_or(false), dry_run: which.dry_run.unwrap_or(false) };
     carry_out(&api, &person, which.filter()?, TaskCommand::Purge, extent, "").await.map(Json)

@@ -1,15 +1,12 @@
 //! Queues, experts and workers by numbers.
 
-use axum::{
-    Json,
-    extract::{Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::types::{ExpertList, ExpertView, QueueList, WorkerList, WorkerView};
 use crate::{
-    http::{Api, ApiError, resources::InNamespace},
+    http::{Api, ApiError, extract::Query, resources::InNamespace},
     store::{DeclaredRow, ExpertLoad, QueueCounts},
 };
 

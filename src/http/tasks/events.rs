@@ -4,7 +4,7 @@ use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     Extension,
-    extract::{Query, State},
+    extract::State,
     http::HeaderMap,
     response::sse::{Event, KeepAlive, Sse},
 };
@@ -12,9 +12,9 @@ use futures::{Stream, stream};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{filter::Which, read::cursor, types::TaskChange};
+use super::{filter::Followed, read::cursor, types::TaskChange};
 use crate::{
-    http::{Api, ApiError, ErrorReply},
+    http::{Api, ApiError, ErrorReply, extract::Query},
     store::{SETTLED, StoreError, TaskCursor, TaskFilter},
     tasks::Task,
 };
@@ -29,13 +29,13 @@ pub struct Closing(pub CancellationToken);
 
 /// Changes of tasks as server-sent events, named `task`: the state that each came into, in that order, a second later. States that
 /// a task went through meanwhile are left out. The id of an event is a cursor: `Last-Event-ID`, or `after`, goes on from there.
-#[utoipa::path(get, path = "/api/v1/tasks/events", params(Which), tag = "tasks",
+#[utoipa::path(get, path = "/api/v1/tasks/events", params(Followed), tag = "tasks",
     responses((status = 200, description = "events `task`, each with a TaskChange", body = TaskChange, content_type = "text/event-stream"),
         (status = 400, body = ErrorReply)))]
 pub async fn events(
     State(api): State<Api>,
     Extension(Closing(closing)): Extension<Closing>,
-    Query(which): Query<Which>,
+    Query(which): Query<Followed>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());

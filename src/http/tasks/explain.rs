@@ -1,14 +1,15 @@
 //! Why a task waits.
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 
 use super::{read::find, types::Explanation};
 use crate::{
-    http::{Api, ApiError, ErrorReply, resources::InNamespace},
+    http::{
+        Api, ApiError, ErrorReply,
+        extract::{Path, Query},
+        resources::InNamespace,
+    },
     store,
     tasks::{
         TaskId, TaskState,

@@ -12,78 +12,116 @@ use crate::{
     tasks::{TaskId, TaskState},
 };
 
-/// Which tasks. All that is given must match.
-#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Which {
-    /// Only those of this namespace.
-    pub namespace: Option<String>,
-    /// Numbers, apart by commas: at most 1,000.
-    pub ids: Option<String>,
-    pub queue: Option<String>,
-    /// `pending`, `in_progress`, `completed`, `failed`, `cancelled`, `deferred_to_human`; several apart by commas.
-    pub state: Option<String>,
-    pub domain: Option<String>,
-    pub role: Option<String>,
-    pub expert: Option<String>,
-    /// `true`: only those without an expert.
-    pub unassigned: Option<bool>,
-    pub key: Option<String>,
-    /// `name=value`, several apart by commas.
-    pub labels: Option<String>,
-    /// Ended, or in their state, since then.
-    pub since: Option<Timestamp>,
-    /// Lists: only ids below this one, for the next page.
-    pub before: Option<TaskId>,
-    /// Results and events: what came after this cursor.
-    pub after: Option<String>,
-    /// 1 to 1,000; 100 when absent.
-    pub limit: Option<i64>,
-    /// Lists: with payloads and results.
-    pub full: Option<bool>,
-    /// Results: wait up to so many seconds, 30 at most, for the first one.
-    pub wait: Option<u64>,
-    /// Purge: every ended task of the namespace, or of all.
-    pub all: Option<bool>,
-    /// Purge: only count.
-    pub dry_run: Option<bool>,
+/// Filters of a query, with what else it may say. All that is given must match.
+macro_rules! filters {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+        #[into_params(parameter_in = Query)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        pub struct $name {
+            /// Only those of this namespace.
+            pub namespace: Option<String>,
+            /// Numbers, apart by commas: at most 1,000.
+            pub ids: Option<String>,
+            pub queue: Option<String>,
+            /// `pending`, `in_progress`, `completed`, `failed`, `cancelled`, `deferred_to_human`; several apart by commas.
+            pub state: Option<String>,
+            pub domain: Option<String>,
+            pub role: Option<String>,
+            pub expert: Option<String>,
+            /// `true`: only those without an expert.
+            pub unassigned: Option<bool>,
+            pub key: Option<String>,
+            /// `name=value`, several apart by commas.
+            pub labels: Option<String>,
+            /// Ended, or in their state, since then.
+            pub since: Option<Timestamp>,
+            $($(#[$doc])* pub $field: $kind,)*
+        }
+
+        impl $name {
+            pub fn filter(&self) -> Result<TaskFilter, ApiError> {
+                let ids = ids(self.ids.as_deref())?;
+                Ok(TaskFilter {
+                    ids,
+                    namespace: self.namespace.clone(),
+                    queue: self.queue.clone(),
+                    states: split(self.state.as_deref()).map(state).collect::<Result<_, _>>()?,
+                    domain: self.domain.clone(),
+                    role: self.role.clone(),
+                    expert: self.expert.clone(),
+                    unassigned: self.unassigned,
+                    key: self.key.clone(),
+                    labels: split(self.labels.as_deref()).map(label).collect::<Result<_, _>>()?,
+                    since: self.since,
+                })
+            }
+        }
+    };
 }
+
+filters!(
+    /// A page of a list.
+    Listed {
+        /// Only ids below this one, for the next page.
+        before: Option<TaskId>,
+        /// 100 when absent.
+        #[param(minimum = 1, maximum = 1000)]
+        limit: Option<i64>,
+        /// With payloads and results.
+        full: Option<bool>,
+    }
+);
+filters!(
+    /// Results since a cursor.
+    Ended {
+        /// Only what came after this cursor, the `next` of an answer.
+        after: Option<String>,
+        /// 100 when absent.
+        #[param(minimum = 1, maximum = 1000)]
+        limit: Option<i64>,
+        /// Wait up to so many seconds, 30 at most, for the first one.
+        wait: Option<u64>,
+    }
+);
+filters!(
+    /// Changes since a cursor.
+    Followed {
+        /// Only what came after this cursor, the id of an event; `Last-Event-ID` goes before it.
+        after: Option<String>,
+    }
+);
+filters!(
+    /// What is deleted.
+    Purged {
+        /// Every ended task of the namespace, or of all.
+        all: Option<bool>,
+        /// Only count.
+        dry_run: Option<bool>,
+    }
+);
 
 const MOST_IDS: usize = 1_000;
 
-impl Which {
-    pub fn filter(&self) -> Result<TaskFilter, ApiError> {
-        let ids = split(self.ids.as_deref())
-            .map(|id| id.parse().map_err(|_| bad(format!("ids: {id:?} is no number of a task"))))
-            .collect::<Result<Vec<TaskId>, _>>()?;
-        if ids.len() > MOST_IDS {
-            return Err(bad(format!("ids: {} are given, {MOST_IDS} are allowed", ids.len())));
-        }
-        if self.ids.is_some() && ids.is_empty() {
-            return Err(bad("ids: is empty".to_owned()));
-        }
-        Ok(TaskFilter {
-            ids,
-            namespace: self.namespace.clone(),
-            queue: self.queue.clone(),
-            states: split(self.state.as_deref()).map(state).collect::<Result<_, _>>()?,
-            domain: self.domain.clone(),
-            role: self.role.clone(),
-            expert: self.expert.clone(),
-            unassigned: self.unassigned,
-            key: self.key.clone(),
-            labels: split(self.labels.as_deref()).map(label).collect::<Result<_, _>>()?,
-            since: self.since,
-        })
+fn ids(text: Option<&str>) -> Result<Vec<TaskId>, ApiError> {
+    let ids = split(text)
+        .map(|id| id.parse().map_err(|_| bad(format!("ids: {id:?} is no number of a task"))))
+        .collect::<Result<Vec<TaskId>, _>>()?;
+    if ids.len() > MOST_IDS {
+        return Err(bad(format!("ids: {} are given, {MOST_IDS} are allowed", ids.len())));
     }
+    if text.is_some() && ids.is_empty() {
+        return Err(bad("ids: is empty".to_owned()));
+    }
+    Ok(ids)
+}
 
-    /// How many, 1 to 1,000.
-    pub fn limit(&self) -> Result<i64, ApiError> {
-        match self.limit.unwrap_or(100) {
-            limit @ 1..=1_000 => Ok(limit),
-            other => Err(bad(format!("limit is {other}: write 1 to 1000"))),
-        }
+/// How many, 1 to 1,000.
+pub fn limit(asked: Option<i64>) -> Result<i64, ApiError> {
+    match asked.unwrap_or(100) {
+        limit @ 1..=1_000 => Ok(limit),
+        other => Err(bad(format!("limit is {other}: write 1 to 1000"))),
     }
 }
 
@@ -140,9 +178,9 @@ pub fn is_open(filter: &TaskFilter) -> bool {
 mod tests {
     use super::*;
 
-    fn which(query: &str) -> Which {
+    fn which(query: &str) -> Listed {
         let uri = format!("/?{query}").parse().unwrap();
-        axum::extract::Query::<Which>::try_from_uri(&uri).unwrap().0
+        axum::extract::Query::<Listed>::try_from_uri(&uri).unwrap().0
     }
 
     #[test]
@@ -172,9 +210,9 @@ mod tests {
             let error = which(query).filter().unwrap_err().to_string();
             assert!(error.starts_with(expected), "{query}: {error}");
         }
-        assert_eq!(which("").limit().unwrap(), 100);
+        assert_eq!(limit(which("").limit).unwrap(), 100);
         for bad in ["limit=0", "limit=1001"] {
-            assert!(which(bad).limit().is_err(), "{bad}");
+            assert!(limit(which(bad).limit).is_err(), "{bad}");
         }
     }
 

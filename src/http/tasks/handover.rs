@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    Extension, Json,
-    extract::{Path, Query, State},
-};
+use axum::{Extension, Json, extract::State};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -18,9 +15,12 @@ use crate::{
         SigningSecret,
         sign::{named_claim, verify_claim},
     },
-    http::{Api, ApiError, AuthError, ErrorReply, resources::InNamespace},
-    platform::PlatformError,
-    store::{DeclaredRow, StoreError},
+    http::{
+        Api, ApiError, AuthError, ErrorReply, Home,
+        extract::{JsonBody, OptionalBody, Path, Query},
+        resources::InNamespace,
+    },
+    store::{DeclaredRow, StoreError, seal},
     tasks::{
         Attempt, Completion, Task, TaskId, TaskState, Verdict,
         retry::{Ended, RetryPolicy, verdict},
@@ -31,9 +31,14 @@ use crate::{
 const SECRET_KEY: &str = "signingSecret";
 const LEASE: Duration = Duration::from_secs(90);
 
-/// A token that names a claim, not proven yet: the guard lets it through to the two routes that prove it.
-#[derive(Clone)]
-pub struct ClaimToken(pub String);
+/// The longest error that an agent may give, in characters.
+const MOST_ERROR_CHARS: usize = 4_096;
+
+/// A claim that somebody has, as the guard found by its token.
+#[derive(Clone, Copy, Debug)]
+pub struct Proven {
+    epoch: i64,
+}
 
 /// Keeps a task that was handed over, for another lease of its queue. Let in by the claim token that came with it, or as for any
 /// change of tasks with the epoch in the body.
@@ -44,11 +49,11 @@ pub async fn heartbeat(
     State(api): State<Api>,
     Path(id): Path<TaskId>,
     Query(query): Query<InNamespace>,
-    token: Option<Extension<ClaimToken>>,
-    body: Option<Json<HeartbeatRequest>>,
+    proven: Option<Extension<Proven>>,
+    OptionalBody(body): OptionalBody<HeartbeatRequest>,
 ) -> Result<Json<HeartbeatReply>, ApiError> {
-    let epoch = body.and_then(|Json(body)| body.epoch);
-    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), token, epoch).await?;
+    let epoch = body.and_then(|body| body.epoch);
+    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), proven, epoch).await?;
     let lease = lease_of(&api, &task).await?;
     api.store.hand_over(id, epoch, lease).await.map_err(|error| lost(&task, error))?;
     Ok(Json(HeartbeatReply { lease_seconds: i64::try_from(lease.as_secs()).unwrap_or(i64::MAX) }))
@@ -63,11 +68,11 @@ pub async fn complete(
     State(api): State<Api>,
     Path(id): Path<TaskId>,
     Query(query): Query<InNamespace>,
-    token: Option<Extension<ClaimToken>>,
-    Json(body): Json<CompleteRequest>,
+    proven: Option<Extension<Proven>>,
+    JsonBody(body): JsonBody<CompleteRequest>,
 ) -> Result<Json<CompleteReply>, ApiError> {
     let ended = ended(&body)?;
-    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), token, body.epoch).await?;
+    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), proven, body.epoch).await?;
     let policy = policy(queue_of(&api, &task).await?.as_ref());
     let now = Timestamp::now();
     let attempt = attempt(&task, &ended, now);
@@ -87,6 +92,9 @@ fn ended(body: &CompleteRequest) -> Result<Ended, ApiError> {
         (Some(_), None) => Err(ApiError::BadRequest("retryable: only goes with error".to_owned())),
         (None, Some(why)) if why.trim().is_empty() => {
             Err(ApiError::BadRequest("error: is empty: say what went wrong".to_owned()))
+        }
+        (None, Some(why)) if why.chars().count() > MOST_ERROR_CHARS => {
+            Err(ApiError::BadRequest(format!("error: has more than {MOST_ERROR_CHARS} characters: give the end of it")))
         }
         (None, Some(why)) if body.retryable.unwrap_or(true) => {
             Ok(Ended::Retryable { why: why.clone(), retry_after: None })
@@ -132,17 +140,14 @@ async fn claim(
     api: &Api,
     id: TaskId,
     namespace: Option<&str>,
-    token: Option<Extension<ClaimToken>>,
+    proven: Option<Extension<Proven>>,
     said: Option<i64>,
 ) -> Result<Claim, ApiError> {
-    let (task, epoch) = match token {
-        Some(Extension(ClaimToken(token))) => proven(api, id, &token).await?,
-        None => {
-            let epoch =
-                said.ok_or_else(|| ApiError::BadRequest("epoch: is required without a claim token".to_owned()))?;
-            (find(api, id, namespace).await?, epoch)
-        }
+    let epoch = match proven {
+        Some(Extension(Proven { epoch })) => epoch,
+        None => said.ok_or_else(|| ApiError::BadRequest("epoch: is required without a claim token".to_owned()))?,
     };
+    let task = find(api, id, namespace).await?;
     if said.is_some_and(|said| said != epoch) {
         return Err(ApiError::BadRequest(format!("epoch: the claim token is for epoch {epoch}")));
     }
@@ -152,23 +157,38 @@ async fn claim(
     Ok(Claim { task, epoch })
 }
 
-/// The task of a claim token, which must be made with the secret of the task's expert. Whatever is wrong with it, the answer is the same.
-async fn proven(api: &Api, id: TaskId, token: &str) -> Result<(Task, i64), ApiError> {
+/// Whether a token is that of a claim on the task of the path, made with the secret of the task's expert. Whatever is wrong with it, the
+/// answer is the same, and no API server is asked: tokens can be guessed, and such a request shall neither cost nor tell anything.
+pub async fn prove(api: &Api, id: Option<&str>, token: &str) -> Result<Proven, ApiError> {
     let refused = || ApiError::Auth(AuthError::BadToken);
+    let id: TaskId = id.and_then(|id| id.parse().ok()).ok_or_else(refused)?;
     let (_, epoch) = named_claim(token).filter(|(task, _)| *task == id).ok_or_else(refused)?;
     let task = api.store.task(id).await?.ok_or_else(refused)?;
     let expert = task.expert.as_deref().ok_or_else(refused)?;
     let rows = api.store.declared("Expert").await?;
     let row = rows.iter().find(|row| row.namespace == task.namespace && row.name == expert).ok_or_else(refused)?;
     let name = row.spec.pointer("/webhook/secretRef/name").and_then(Value::as_str).ok_or_else(refused)?;
-    let secret = match api.platform.secret(&task.namespace, name).await {
-        Ok(secret) => secret,
-        Err(PlatformError::NotFound(_)) => return Err(refused()),
-        Err(error) => return Err(error.into()),
-    };
+    let secret = secret(api, &task.namespace, name).await?.ok_or_else(refused)?;
     let text = secret.get(SECRET_KEY).and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(refused)?;
     let secret = SigningSecret::parse(text).map_err(|_| refused())?;
-    if verify_claim(&secret, token) { Ok((task, epoch)) } else { Err(refused()) }
+    if verify_claim(&secret, token) { Ok(Proven { epoch }) } else { Err(refused()) }
+}
+
+/// The data of an expert's Secret: from the folder, or as the leader sealed it in the database for workers, who sign with it.
+async fn secret(
+    api: &Api,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<std::collections::BTreeMap<String, Vec<u8>>>, ApiError> {
+    if api.home == Home::Folder {
+        return Ok(api.platform.secret(namespace, name).await.ok());
+    }
+    let rows = api.store.declared(seal::KIND).await?;
+    let row = rows.iter().find(|row| row.namespace == namespace && row.name == name);
+    let opened = row.zip(api.sealing.as_ref()).map(|(row, key)| seal::open(key, row));
+    Ok(opened.and_then(|opened| {
+        opened.inspect_err(|error| tracing::warn!(namespace, name, %error, "can't open the Secret of a claim")).ok()
+    }))
 }
 
 fn lost(task: &Task, error: StoreError) -> ApiError {

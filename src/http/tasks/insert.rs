@@ -2,9 +2,8 @@
 
 use axum::{
     Json,
-    body::Bytes,
-    extract::{Query, State},
-    http::StatusCode,
+    extract::State,
+    http::{HeaderMap, StatusCode},
 };
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -15,7 +14,22 @@ use super::{
     parse::{MOST_TASKS, Unreadable, parse},
     types::InsertReply,
 };
-use crate::http::{Api, ApiError, ErrorReply, services::DEFAULT_NAMESPACE};
+use crate::http::{
+    Api, ApiError, ErrorReply,
+    extract::{Query, RawBody, content_type},
+    services::DEFAULT_NAMESPACE,
+};
+
+/// Kinds of bodies that are read: JSON, JSON lines, and what clients say when nobody told them.
+const TAKEN: [&str; 7] = [
+    "application/json",
+    "application/x-ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+    "text/plain",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+];
 
 /// Where to.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -31,25 +45,27 @@ pub struct Into {
 /// Inserts tasks: one JSON object, an array of them, or one object a line, at most 10,000. All are taken, or none. A key that
 /// its queue has already gives the task that exists. Without `namespace` they go to `default`.
 #[utoipa::path(post, path = "/api/v1/tasks", params(Into), tag = "tasks",
-    request_body(content = String, content_type = "application/x-ndjson",
-        description = "{\"queue\": \"default\", \"domain\": \"\", \"role\": \"\", \"prompt\": \"…\" | \"messages\": [] | \"input\": [] | \"data\": any, \
-            \"schema\": {}, \"maxTokens\": 1, \"model\": \"\", \"priority\": 0, \"runAfter\": time, \"deadline\": time, \"key\": \"\", \"labels\": {}, \"expert\": \"\"}"),
     responses((status = 200, description = "all existed already", body = InsertReply), (status = 201, body = InsertReply),
-        (status = 413, description = "more than 10,000 tasks or 64 MiB", body = ErrorReply),
+        (status = 413, description = "more than 10,000 tasks or 32 MiB", body = ErrorReply),
         (status = 422, description = "each problem by line and field; nothing was taken", body = ErrorReply)))]
 pub async fn insert(
     State(api): State<Api>,
     Query(query): Query<Into>,
-    body: Bytes,
+    headers: HeaderMap,
+    RawBody { bytes, room: _room }: RawBody,
 ) -> Result<(StatusCode, Json<InsertReply>), ApiError> {
     let Into { namespace, dry_run } = query;
+    if let Some(kind) = content_type(&headers).filter(|kind| !TAKEN.contains(&kind.as_str())) {
+        let why = format!("the body is {kind}: send application/json or application/x-ndjson");
+        return Err(ApiError::UnsupportedMedia(why));
+    }
     let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let queues = api.store.declared("TaskQueue").await?;
     let experts = api.store.declared("Expert").await?;
     let known = Known::of(&namespace, &queues, &experts);
     // Megabytes of JSON are no work for a thread that serves others.
     let tasks = tokio::task::spawn_blocking(move || {
-        let given = parse(&body).map_err(unreadable)?;
+        let given = parse(&bytes).map_err(unreadable)?;
         check(given, &known, Timestamp::now()).map_err(ApiError::Tasks)
     })
     .await

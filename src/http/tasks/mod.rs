@@ -14,8 +14,10 @@ mod parse;
 pub(super) mod read;
 mod types;
 
+#[cfg(test)]
+pub(super) use check::NAMES as TASK_FIELDS;
 pub(super) use counts::queue_counts;
 pub(super) use events::Closing;
-pub(super) use handover::ClaimToken;
+pub(super) use handover::prove;
 pub use parse::MOST_TASKS;
 pub use types::*;

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    filter::Which,
+    filter::{Ended, Listed, limit},
     types::{ResultList, TaskList},
 };
 use crate::{
-    http::{Api, ApiError, ErrorReply, resources::InNamespace},
+    http::{
+        Api, ApiError, ErrorReply,
+        extract::{Path, Query},
+        resources::InNamespace,
+    },
     store::{SETTLED, TaskCursor, TaskPage},
     tasks::{Task, TaskId, TaskState},
 };
@@ -22,15 +23,80 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub(super) const TERMINAL: [TaskState; 3] = [TaskState::Completed, TaskState::Failed, TaskState::Cancelled];
 
-/// Tasks, newest first; without payload and result unless `full=true`.
-#[utoipa::path(get, path = "/api/v1/tasks", params(Which), tag = "tasks",
+/// Tasks, newest first; without payload and result unless `full=true`. An answer may have fewer than `limit`, where they are large.
+#[utoipa::path(get, path = "/api/v1/tasks", params(Listed), tag = "tasks",
     responses((status = 200, body = TaskList), (status = 400, body = ErrorReply)))]
-pub async fn list(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<TaskList>, ApiError> {
-    let limit = which.limit()?;
-    let page = TaskPage { before: which.before, limit, brief: !which.full.unwrap_or(false) };
-    let items = api.store.tasks(&which.filter()?, &page).await?;
-    let full = i64::try_from(items.len()).is_ok_and(|count| count == limit);
-    Ok(Json(TaskList { now: Timestamp::now(), next: items.last().filter(|_| full).map(|t| t.id), items }))
+pub async fn list(State(api): State<Api>, Query(which): Query<Listed>) -> Result<Json<TaskList>, ApiError> {
+    let limit = limit(which.limit)?;
+    let (filter, full) = (which.filter()?, which.full.unwrap_or(false));
+    let (mut items, mut room) = (Vec::new(), Room::new(limit, full));
+    let mut before = which.before;
+    while let Some(most) = room.next() {
+        let page = api.store.tasks(&filter, &TaskPage { before, limit: most, brief: !full }).await?;
+        before = page.last().map(|task| task.id).or(before);
+        room.took(most, &page);
+        items.extend(page);
+    }
+    let next = items.last().filter(|_| room.may_be_more).map(|task: &Task| task.id);
+    Ok(Json(TaskList { now: Timestamp::now(), next, items }))
+}
+
+/// Bytes of tasks after which an answer ends, whatever its limit.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Whole tasks that are read at first; how many more at once follows from their size.
+const FIRST: i64 = 16;
+
+/// How much more of an answer is to be read: whole tasks have up to some megabytes each.
+struct Room {
+    left: i64,
+    bytes: usize,
+    next: i64,
+    count: i64,
+    full: bool,
+    /// Reading ended before there were no more.
+    may_be_more: bool,
+}
+
+impl Room {
+    fn new(limit: i64, full: bool) -> Self {
+        Self { left: limit, bytes: 0, next: if full { FIRST } else { limit }, count: 0, full, may_be_more: true }
+    }
+
+    /// How many tasks to read next.
+    fn next(&self) -> Option<i64> {
+        (self.may_be_more && self.left > 0 && self.bytes < PAGE_BYTES).then(|| self.next.min(self.left))
+    }
+
+    fn took(&mut self, asked: i64, tasks: &[Task]) {
+        let count = i64::try_from(tasks.len()).unwrap_or(i64::MAX);
+        self.left -= count;
+        self.count += count;
+        self.may_be_more = count == asked;
+        if self.full {
+            self.bytes += tasks.iter().map(json_bytes).sum::<usize>();
+            let each = (self.bytes / usize::try_from(self.count.max(1)).unwrap_or(1)).max(1);
+            let fit = PAGE_BYTES.saturating_sub(self.bytes) / each;
+            self.next = i64::try_from(fit).unwrap_or(i64::MAX).clamp(1, 4 * asked);
+        }
+    }
+}
+
+/// How long a task is as JSON.
+fn json_bytes(task: &Task) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // Counting can't fail.
+    let _ = serde_json::to_writer(&mut counter, task);
+    counter.0
 }
 
 /// One task, whole.
@@ -55,10 +121,10 @@ pub(super) async fn find(api: &Api, id: TaskId, namespace: Option<&str>) -> Resu
 
 /// Tasks that ended, whole, in the order in which they did, from after a cursor (without one, from the oldest). They show a second after
 /// they ended, each once.
-#[utoipa::path(get, path = "/api/v1/tasks/results", params(Which), tag = "tasks",
+#[utoipa::path(get, path = "/api/v1/tasks/results", params(Ended), tag = "tasks",
     responses((status = 200, body = ResultList), (status = 400, body = ErrorReply)))]
-pub async fn results(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<ResultList>, ApiError> {
-    let (limit, mut filter) = (which.limit()?, which.filter()?);
+pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Result<Json<ResultList>, ApiError> {
+    let (limit, mut filter) = (limit(which.limit)?, which.filter()?);
     if filter.states.is_empty() {
         filter.states = TERMINAL.to_vec();
     }
@@ -71,7 +137,13 @@ pub async fn results(State(api): State<Api>, Query(which): Query<Which>) -> Resu
     let after = which.after.as_deref().map(cursor).transpose()?;
     let until = Instant::now() + Duration::from_secs(which.wait.unwrap_or(0)).min(LONGEST_WAIT);
     loop {
-        let items = api.store.task_changes(&filter, after, limit, false).await?;
+        let (mut items, mut room, mut last) = (Vec::new(), Room::new(limit, true), after);
+        while let Some(most) = room.next() {
+            let page = api.store.task_changes(&filter, last, most, false).await?;
+            last = page.last().map(TaskCursor::of).or(last);
+            room.took(most, &page);
+            items.extend(page);
+        }
         let left = until.saturating_duration_since(Instant::now());
         if items.is_empty() && !left.is_zero() {
             api.store.tasks_changed(left).await;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::{
     store::{Inserted, QueueCounts, WorkerReport},
-    tasks::{Task, TaskId, TaskState},
+    tasks::{Message, Task, TaskId, TaskState},
 };
 
 /// What is wrong with a task that was sent.
@@ -42,6 +42,61 @@ impl fmt::Display for TaskProblem {
         }
         f.write_str(&self.message)
     }
+}
+
+/// A task as it is sent. Exactly one of `prompt`, `messages`, `input` and `data` is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRequest {
+    /// `default` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Its field, for assignment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Who is to do it, for assignment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// One message of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A whole conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// Texts to embed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<Vec<String>>,
+    /// Whatever a webhook understands: any JSON of at most 64 levels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+    /// JSON Schema that the answer must match. References stay within it, patterns look around nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
+    /// At most so many tokens of answer; else the expert's parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub max_tokens: Option<i32>,
+    /// Alias of the model, instead of the expert's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Higher goes first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -100, maximum = 100)]
+    pub priority: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_after: Option<Timestamp>,
+    /// After that it fails instead of being tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Unique in its queue: a task that is there already is not added again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// An assignment that is made already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert: Option<String>,
 }
 
 /// What became of the tasks that were sent, in their order.
@@ -126,6 +181,7 @@ pub struct CommandRequest {
     pub to: Option<String>,
     /// Kept with the tasks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1024)]
     pub reason: String,
     /// Only count.
     #[serde(default)]
@@ -276,6 +332,7 @@ pub struct CompleteRequest {
     pub result: Option<Value>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4096)]
     pub error: Option<String>,
     /// With `error`: whether another attempt may go better. Absent: it may.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,8 @@ use ostler::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
-    store::{self, Fence, Store, rounds, sqlite::Hold},
+    store::{self, Fence, FreeClaim, Served, Store, rounds, seal, sqlite::Hold},
+    tasks::{NewTask, Payload, QueueKey},
     telemetry::{Loops, Metrics, install_crypto},
 };
 use reqwest::{Method, StatusCode};
@@ -60,6 +61,15 @@ impl Bench {
     }
 
     pub async fn with(manifests: &str, authorizer: Arc<dyn Authorizer>, home: Home) -> Self {
+        Self::made(manifests, authorizer, home, None).await
+    }
+
+    /// Without a folder, with Secrets sealed in the database.
+    pub async fn sealed(authorizer: Arc<dyn Authorizer>, home: Home, key: seal::Key) -> Self {
+        Self::made("", authorizer, home, Some(key)).await
+    }
+
+    async fn made(manifests: &str, authorizer: Arc<dyn Authorizer>, home: Home, sealing: Option<seal::Key>) -> Self {
         install_crypto();
         let folder = std::env::temp_dir().join(format!("ostler-api-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
@@ -77,6 +87,7 @@ impl Bench {
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
             authorizer,
             home,
+            sealing,
             http: reqwest::Client::new(),
             metrics: Metrics::new(),
             loops: loops.clone(),
@@ -87,6 +98,34 @@ impl Bench {
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(http::serve(listener, api, shutdown.clone()));
         Self { folder, store, platform, loops, down, base, client: reqwest::Client::new(), shutdown }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
+    /// A request, to be completed.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).timeout(Duration::from_secs(60))
+    }
+
+    /// A new task of a webhook expert, handed over; with its claim's epoch.
+    pub async fn hand_over(&self, expert: &str) -> (i64, i64) {
+        let task = NewTask {
+            namespace: "default".to_owned(),
+            queue: "default".to_owned(),
+            payload: Payload { prompt: Some("a".to_owned()), ..Payload::default() },
+            expert: Some(expert.to_owned()),
+            ..NewTask::default()
+        };
+        let id = self.store.insert_tasks(&[task]).await.unwrap()[0].id;
+        let queue = QueueKey { namespace: "default".into(), name: "default".into() };
+        let lease = self.store.open_lease("w", &queue, Duration::from_secs(60)).await.unwrap();
+        let claim = FreeClaim { queues: vec![Served { queue, lease }], most: 1 };
+        let epoch = self.store.claim_free(&claim).await.unwrap()[0].task.epoch;
+        self.store.hand_over(id, epoch, Duration::from_secs(60)).await.unwrap();
+        (id, epoch)
     }
 
     pub fn folder(&self) -> &Path {

@@ -3,6 +3,7 @@
 mod auth;
 mod bench;
 mod controls;
+mod doors;
 mod real_cluster;
 mod seeing;
 mod services;
