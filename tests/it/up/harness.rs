@@ -13,6 +13,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Up {
     pub root: PathBuf,
+    /// Limit of open files, hard and soft.
+    pub files: Option<u64>,
     child: Option<Child>,
     http: reqwest::Client,
 }
@@ -23,7 +25,7 @@ impl Up {
         ostler::telemetry::install_crypto();
         let root = std::env::temp_dir().join(format!("ostler-up-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(root.join("manifests")).unwrap();
-        let up = Self { root, child: None, http: reqwest::Client::builder().no_proxy().build().unwrap() };
+        let up = Self { root, files: None, child: None, http: reqwest::Client::builder().no_proxy().build().unwrap() };
         for (name, text) in manifests {
             up.write(name, text);
         }
@@ -51,7 +53,9 @@ impl Up {
         // What a predecessor left would be taken for the new one's.
         let _ = std::fs::remove_file(self.data().join("endpoint.json"));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("up.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ostler"))
+        let limit = self.files.map_or_else(String::new, |files| format!("ulimit -n {files} && "));
+        let child = Command::new("sh")
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ostler")])
             .args(["up", "--listen", "127.0.0.1:0", "-f"])
             .arg(self.root.join("manifests"))
             .arg("--data-dir")
@@ -88,6 +92,10 @@ impl Up {
 
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// `kill -9`.
