@@ -13,9 +13,11 @@ mod host_agent;
 mod llm_backend;
 mod llm_backend_status;
 pub mod quantity;
+mod remedy;
 mod selector;
 mod task_queue;
 mod task_schedule;
+mod words;
 mod worker_pool;
 
 pub use agent_config::{
@@ -40,6 +42,7 @@ pub use llm_backend::{
     Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
+pub use remedy::remedy;
 pub use selector::{LabelSelector, SelectorOperator, SelectorRule};
 pub use task_queue::{
     AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
@@ -48,6 +51,7 @@ pub use task_schedule::{
     ConcurrencyPolicy, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, TaskSchedule, TaskScheduleSpec,
     TaskScheduleState, TaskScheduleStatus, TaskTemplate,
 };
+pub use words::number_of;
 pub use worker_pool::{
     LimitedBy, PoolConcurrency, Replicas, SecretKeyRef, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus,
     WorkerResources, WorkerTemplate, WorkerVariable,

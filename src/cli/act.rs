@@ -1,6 +1,8 @@
 //! `ostler reconcile`, `suspend`, `resume` and `run`.
 
-use super::{CliError, Global, Target, names, output::print};
+use clap_complete::ArgValueCompleter;
+
+use super::{CliError, Global, Target, complete, names, output::print};
 use crate::http::{Changed, Kind};
 
 /// What is done to a resource.
@@ -14,16 +16,35 @@ pub enum Verb {
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND/NAME, such as llm/ollama
+    /// KIND/NAME, such as llm/ollama; or NAME alone where one resource only is called so
+    #[arg(value_name = "[KIND/]NAME", add = ArgValueCompleter::new(complete::resources))]
     resource: String,
 }
 
+/// A TaskSchedule.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// A TaskSchedule: NAME or ts/NAME
+    #[arg(value_name = "[ts/]NAME", add = ArgValueCompleter::new(complete::schedules))]
+    schedule: String,
+}
+
+pub async fn run_schedule(args: RunArgs, global: &Global) -> Result<(), CliError> {
+    run(Verb::Run, Args { resource: args.schedule }, global).await
+}
+
 pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
-    let (kind, name) = names::one(&args.resource)?;
+    // What is misspelled is told before anybody is asked.
+    names::whole(&args.resource)?;
+    let target = Target::of(global).await?;
+    let schedules: Vec<Kind> = Kind::find("ts").into_iter().collect();
+    let (kind, name) = match verb {
+        Verb::Run => names::resolve_among(&args.resource, &schedules, &target).await?,
+        _ => names::resolve(&args.resource, &target).await?,
+    };
     if verb == Verb::Run && kind.kind != "TaskSchedule" {
         return Err(CliError::misused(format!("a {} is not run: name a TaskSchedule, such as ts/{name}", kind.kind)));
     }
-    let target = Target::of(global).await?;
     let namespace = target.namespace_of_one();
     let message = match &target.cluster {
         Some(cluster) => in_cluster(verb, cluster, kind, namespace, &name).await?,

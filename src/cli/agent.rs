@@ -11,7 +11,7 @@ use crate::{
     telemetry,
 };
 
-use super::{CliError, DataDir, Global};
+use super::{CliError, DataDir, Global, output};
 
 /// Look after the services of this host: start, stop and heal what the file lists, and nothing else
 ///
@@ -60,11 +60,11 @@ async fn serve(args: Args, global: &Global) -> Result<(), CliError> {
     };
     let shutdown = CancellationToken::new();
     let agent = agent::start(settings, shutdown.clone()).await.map_err(CliError::failed)?;
-    println!("agent serves on {}; its state is in {}", agent.url(), state_dir.display());
+    output::announce(&format!("agent serves on {}; its state is in {}\n", agent.url(), state_dir.display()));
     ended().await.map_err(|e| CliError::failed(format!("can't wait for signals: {e}")))?;
     shutdown.cancel();
     agent.join().await;
-    println!("agent ended; its services stay up");
+    output::announce("agent ended; its services stay up\n");
     Ok(())
 }
 

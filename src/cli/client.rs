@@ -1,134 +1,62 @@
 //! The client of the REST API.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use reqwest::{Method, RequestBuilder, StatusCode, Url};
+use axum::body::Bytes;
+use reqwest::{Method, StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{CliError, http_client::http_client};
+use super::{CliError, DataDir, http_client::http_client};
 use crate::{host::root_cause, http::ErrorReply};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A way to one Ostler. Its `Debug` does not show the token.
+/// A way to one Ostler.
 pub struct ApiClient {
     http: reqwest::Client,
-    base: Url,
-    token: String,
+    door: Mutex<Door>,
+    /// Where to read address and token again when they do not hold any more: an `ostler up` that was restarted has new ones.
+    renewed_by: Option<DataDir>,
     /// What to do when nobody answers.
     hint: String,
 }
 
+/// Its `Debug` does not show the token.
+#[derive(Clone, PartialEq, Eq)]
+struct Door {
+    base: Url,
+    token: String,
+}
+
 impl std::fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiClient").field("base", &self.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("ApiClient").field("base", &self.door().base.as_str()).finish_non_exhaustive()
     }
 }
 
-impl ApiClient {
-    pub fn new(address: &str, token: &str, hint: &str) -> Result<Self, CliError> {
+/// A request that can be made again.
+struct Call<'a> {
+    method: Method,
+    /// What follows `/api/v1`, in segments: a name can't leave its place.
+    path: &'a [&'a str],
+    query: &'a [(&'a str, String)],
+    /// Content type and bytes.
+    body: Option<(&'static str, Bytes)>,
+    within: Duration,
+}
+
+impl Door {
+    fn new(address: &str, token: &str) -> Result<Self, CliError> {
         let base = Url::parse(address)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| {
                 CliError::misused(format!("{address:?} is no address: write http:// or https://, host and port"))
             })?;
-        Ok(Self { http: http_client()?, base, token: token.trim().to_owned(), hint: hint.to_owned() })
-    }
-
-    pub async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, CliError> {
-        self.send(Method::GET, path, query, None::<&()>).await
-    }
-
-    pub async fn post<T: DeserializeOwned>(
-        &self,
-        path: &[&str],
-        query: &[(&str, String)],
-        body: Option<&impl Serialize>,
-    ) -> Result<T, CliError> {
-        self.send(Method::POST, path, query, body).await
-    }
-
-    pub async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, CliError> {
-        self.send(Method::DELETE, path, &[], None::<&()>).await
-    }
-
-    /// As `post`, for what may take longer.
-    pub async fn post_within<T: DeserializeOwned>(
-        &self,
-        path: &[&str],
-        query: &[(&str, String)],
-        body: Option<&impl Serialize>,
-        within: Duration,
-    ) -> Result<T, CliError> {
-        let request = self.request(Method::POST, path, query)?.timeout(within);
-        self.answer(if let Some(body) = body { request.json(body) } else { request }).await
-    }
-
-    /// As `delete`, for what may take longer.
-    pub async fn delete_within<T: DeserializeOwned>(
-        &self,
-        path: &[&str],
-        query: &[(&str, String)],
-        within: Duration,
-    ) -> Result<T, CliError> {
-        self.answer(self.request(Method::DELETE, path, query)?.timeout(within)).await
-    }
-
-    /// Sends JSON lines; what the server says against them is for the caller to tell.
-    pub async fn post_lines<T: DeserializeOwned>(
-        &self,
-        path: &[&str],
-        query: &[(&str, String)],
-        lines: String,
-        within: Duration,
-    ) -> Result<Result<T, ErrorReply>, CliError> {
-        let request = self.request(Method::POST, path, query)?.timeout(within);
-        let (status, bytes) = self.sent(request.header("content-type", "application/x-ndjson").body(lines)).await?;
-        match serde_json::from_slice::<ErrorReply>(&bytes) {
-            Ok(reply) if !status.is_success() => Ok(Err(reply)),
-            _ => self.understood(status, &bytes).map(Ok),
-        }
-    }
-
-    /// `path` is what follows `/api/v1`, in segments: a name can't leave its place.
-    async fn send<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &[&str],
-        query: &[(&str, String)],
-        body: Option<&impl Serialize>,
-    ) -> Result<T, CliError> {
-        let request = self.request(method, path, query)?;
-        self.answer(if let Some(body) = body { request.json(body) } else { request }).await
-    }
-
-    fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<RequestBuilder, CliError> {
-        Ok(self.http.request(method, self.url(path, query)?).timeout(TIMEOUT).bearer_auth(&self.token))
-    }
-
-    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
-        let (status, bytes) = self.sent(request).await?;
-        self.understood(status, &bytes)
-    }
-
-    async fn sent(&self, request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), CliError> {
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
-        Ok((status, bytes.to_vec()))
-    }
-
-    fn understood<T: DeserializeOwned>(&self, status: StatusCode, bytes: &[u8]) -> Result<T, CliError> {
-        if !status.is_success() {
-            return Err(self.refused(status, bytes));
-        }
-        serde_json::from_slice(bytes).map_err(|e| {
-            CliError::failed(format!(
-                "{} answered what this release does not understand ({e}): use the same release on both sides",
-                self.base
-            ))
-        })
+        Ok(Self { base, token: token.trim().to_owned() })
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Result<Url, CliError> {
@@ -147,19 +75,157 @@ impl ApiClient {
         }
         Ok(url)
     }
+}
+
+impl ApiClient {
+    pub fn new(address: &str, token: &str, hint: &str) -> Result<Self, CliError> {
+        let door = Mutex::new(Door::new(address, token)?);
+        Ok(Self { http: http_client()?, door, renewed_by: None, hint: hint.to_owned() })
+    }
+
+    /// Reads address and token from there again when the server went away or refuses the token.
+    #[must_use]
+    pub fn renewed_by(self, dir: DataDir) -> Self {
+        Self { renewed_by: Some(dir), ..self }
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, CliError> {
+        self.answer(&Call { method: Method::GET, path, query, body: None, within: TIMEOUT }).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&impl Serialize>,
+    ) -> Result<T, CliError> {
+        self.post_within(path, query, body, TIMEOUT).await
+    }
+
+    pub async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, CliError> {
+        self.delete_within(path, &[], TIMEOUT).await
+    }
+
+    /// As `post`, for what may take longer.
+    pub async fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&impl Serialize>,
+        within: Duration,
+    ) -> Result<T, CliError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(CliError::failed)?;
+        let body = body.map(|bytes| ("application/json", Bytes::from(bytes)));
+        self.answer(&Call { method: Method::POST, path, query, body, within }).await
+    }
+
+    /// As `delete`, for what may take longer.
+    pub async fn delete_within<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        within: Duration,
+    ) -> Result<T, CliError> {
+        self.answer(&Call { method: Method::DELETE, path, query, body: None, within }).await
+    }
+
+    /// Sends JSON lines; what the server says against them is for the caller to tell.
+    pub async fn post_lines<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        lines: String,
+        within: Duration,
+    ) -> Result<Result<T, ErrorReply>, CliError> {
+        let body = Some(("application/x-ndjson", Bytes::from(lines)));
+        let (status, bytes) = self.sent(&Call { method: Method::POST, path, query, body, within }).await?;
+        match serde_json::from_slice::<ErrorReply>(&bytes) {
+            Ok(reply) if !status.is_success() => Ok(Err(reply)),
+            _ => self.understood(status, &bytes).map(Ok),
+        }
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CliError> {
+        let (status, bytes) = self.sent(call).await?;
+        self.understood(status, &bytes)
+    }
+
+    /// Sends it, and once more where nothing can have come of it and another door is known since.
+    async fn sent(&self, call: &Call<'_>) -> Result<(StatusCode, Vec<u8>), CliError> {
+        let door = self.door();
+        let first = self.sent_to(&door, call).await;
+        let may_repeat = match &first {
+            Ok((status, _)) => *status == StatusCode::UNAUTHORIZED,
+            Err(Refusal::Sent(error)) => error.is_connect(),
+            Err(Refusal::Misused(_)) => false,
+        };
+        let again = match self.renew(&door) {
+            Some(renewed) if may_repeat => self.sent_to(&renewed, call).await,
+            _ => first,
+        };
+        again.map_err(|refusal| match refusal {
+            Refusal::Misused(error) => error,
+            Refusal::Sent(error) => self.unreachable(&error),
+        })
+    }
+
+    async fn sent_to(&self, door: &Door, call: &Call<'_>) -> Result<(StatusCode, Vec<u8>), Refusal> {
+        let url = door.url(call.path, call.query).map_err(Refusal::Misused)?;
+        let mut request = self.http.request(call.method.clone(), url).timeout(call.within).bearer_auth(&door.token);
+        if let Some((content_type, bytes)) = &call.body {
+            request = request.header("content-type", *content_type).body(bytes.clone());
+        }
+        let response = request.send().await.map_err(Refusal::Sent)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(Refusal::Sent)?;
+        Ok((status, bytes.to_vec()))
+    }
+
+    fn door(&self) -> Door {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The door as it is written down now, if that is another one.
+    fn renew(&self, old: &Door) -> Option<Door> {
+        let endpoint = self.renewed_by.as_ref()?.read_endpoint().ok()??;
+        let door = Door::new(&endpoint.address, &endpoint.token).ok().filter(|door| door != old)?;
+        door.clone_into(&mut self.door.lock().unwrap_or_else(PoisonError::into_inner));
+        Some(door)
+    }
+
+    fn understood<T: DeserializeOwned>(&self, status: StatusCode, bytes: &[u8]) -> Result<T, CliError> {
+        if !status.is_success() {
+            return Err(self.refused(status, bytes));
+        }
+        serde_json::from_slice(bytes).map_err(|e| {
+            CliError::failed(format!(
+                "{} answered what this release does not understand ({e}): use the same release on both sides",
+                self.door().base
+            ))
+        })
+    }
 
     fn unreachable(&self, error: &reqwest::Error) -> CliError {
         let cause = root_cause(error);
-        CliError::failed(format!("{} does not answer ({cause}): {}", self.base, self.hint))
+        CliError::failed(format!("{} does not answer ({cause}): {}", self.door().base, self.hint))
     }
 
     fn refused(&self, status: StatusCode, bytes: &[u8]) -> CliError {
         match serde_json::from_slice::<ErrorReply>(bytes) {
             Ok(reply) if reply.hint.is_empty() => CliError::failed(reply.error),
             Ok(reply) => CliError::failed(format!("{}; {}", reply.error, reply.hint)),
-            Err(_) => CliError::failed(format!("{} answered {status}, as no Ostler does: {}", self.base, self.hint)),
+            Err(_) => {
+                let base = &self.door().base;
+                CliError::failed(format!("{base} answered {status}, as no Ostler does: {}", self.hint))
+            }
         }
     }
+}
+
+/// Why there is no answer.
+enum Refusal {
+    Misused(CliError),
+    Sent(reqwest::Error),
 }
 
 #[cfg(test)]
@@ -174,7 +240,7 @@ mod tests {
     #[test]
     fn a_name_stays_in_its_segment() {
         let client = client("http://127.0.0.1:9180").unwrap();
-        let url = |path: &[&str]| client.url(path, &[("namespace", "a b".to_owned())]).map(|u| u.to_string());
+        let url = |path: &[&str]| client.door().url(path, &[("namespace", "a b".to_owned())]).map(|u| u.to_string());
         assert_eq!(
             url(&["llmbackends", "default", "a/../b?c"]).unwrap(),
             "http://127.0.0.1:9180/api/v1/llmbackends/default/a%2F..%2Fb%3Fc?namespace=a+b"

@@ -13,6 +13,8 @@ use super::{CliError, Global};
 use crate::store::seal;
 
 const ENDPOINT: &str = "endpoint.json";
+/// Names the folder of manifests that was served last.
+const SERVED: &str = "served-folder";
 /// What seals Secrets for workers beside an `ostler up`.
 pub const KEY_FILE: &str = "worker.key";
 
@@ -102,6 +104,18 @@ impl DataDir {
         })
     }
 
+    /// Whether what is kept here is of another folder of manifests than this one. Nothing is known of an older one: then not.
+    pub fn served_another(&self, folder: &Path) -> bool {
+        fs::read_to_string(self.0.join(SERVED)).is_ok_and(|last| Path::new(&last) != identity(folder))
+    }
+
+    /// Writes down which folder of manifests is served.
+    pub fn serves(&self, folder: &Path) -> Result<(), CliError> {
+        let file = self.0.join(SERVED);
+        let Some(text) = identity(folder).to_str().map(str::to_owned) else { return Ok(()) };
+        fs::write(&file, text).map_err(|e| CliError::failed(format!("can't write {}: {e}", file.display())))
+    }
+
     /// Replaces `endpoint.json`, readable by its owner only, in one step.
     pub fn write_endpoint(&self, endpoint: &Endpoint) -> Result<(), CliError> {
         let file = self.endpoint_file();
@@ -137,6 +151,11 @@ impl DataDir {
             let _ = fs::remove_file(self.endpoint_file());
         }
     }
+}
+
+/// A folder under whatever name it is reached.
+fn identity(folder: &Path) -> PathBuf {
+    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
 }
 
 fn default_folder(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> Option<PathBuf> {

@@ -14,9 +14,15 @@ pub enum CliError {
     /// Exit code 125, as `env` and `timeout` have it: the program that was to be run was not.
     #[error("{0}")]
     NotRun(String),
+    /// Exit code 130, as shells have it for Ctrl-C.
+    #[error("{0}")]
+    Interrupted(String),
     /// Exit code 3: everything was said already.
     #[error("not healthy")]
     NotHealthy,
+    /// Exit code 0: whoever read standard output has what they wanted (`| head`).
+    #[error("nobody reads standard output")]
+    NobodyReads,
 }
 
 impl CliError {
@@ -30,7 +36,7 @@ impl CliError {
 
     /// Whether it is told by the exit code alone.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::NotHealthy)
+        matches!(self, Self::NotHealthy | Self::NobodyReads)
     }
 
     pub fn exit_code(&self) -> ExitCode {
@@ -38,7 +44,9 @@ impl CliError {
             Self::Failed(_) => ExitCode::from(1),
             Self::Misused(_) => ExitCode::from(2),
             Self::NotRun(_) => ExitCode::from(125),
+            Self::Interrupted(_) => ExitCode::from(130),
             Self::NotHealthy => ExitCode::from(3),
+            Self::NobodyReads => ExitCode::SUCCESS,
         }
     }
 }

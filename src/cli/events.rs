@@ -2,19 +2,26 @@
 
 use std::time::Duration;
 
+use clap_complete::ArgValueCompleter;
 use jiff::Timestamp;
 
 use super::{
-    CliError, Global, Target, names,
-    output::{self, Format, Style, Table, print},
+    CliError, Global, Target, complete, names,
+    output::{self, Format, Style, Table, nobody_reads, print, print_ready},
 };
-use crate::http::{EventList, age};
+use crate::http::{Event, EventList, age};
+
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Show what happened, newest last; 30 days are kept
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND, or KIND/NAME: only what happened to these
+    /// Only what happened to these: KIND, KIND/NAME, or a NAME alone where one resource only is called so
+    #[arg(value_name = "KIND[/NAME]|NAME", add = ArgValueCompleter::new(complete::kinds_and_resources))]
     about: Option<String>,
+    /// Go on with what happens from now on (and since --since), until Ctrl-C
+    #[arg(long, short)]
+    follow: bool,
     /// Only the last 30m, 12h, 2d, ...
     #[arg(long, value_name = "DURATION", value_parser = names::duration)]
     since: Option<Duration>,
@@ -23,18 +30,33 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { about, since, output } = args;
+    let Args { about, since, follow, output } = args;
+    // A name alone is looked for; whatever says its kind needs nobody's word.
+    let typed = about.as_deref().map(|about| names::kind_and_name(about, None));
+    let named = match (typed, about) {
+        (Some(Err(error)), Some(about)) if about.contains('/') => return Err(error),
+        (Some(Err(_)), Some(about)) => Err(about),
+        (typed, _) => Ok(typed.transpose()?),
+    };
     let target = Target::of(global).await?;
+    let about = match named {
+        Ok(about) => about,
+        Err(name) => names::resolve(&name, &target).await.map(|(kind, name)| Some((kind, Some(name))))?,
+    };
     let mut query = target.namespace_query();
-    if let Some(about) = about {
-        let (kind, name) = names::kind_and_name(&about, None)?;
+    if let Some((kind, name)) = about {
         query.push(("kind", kind.plural.to_owned()));
         query.extend(name.map(|name| ("name", name)));
     }
-    if let Some(since) = since {
-        let from = Timestamp::now().checked_sub(since).map_err(|e| CliError::misused(format!("--since: {e}")))?;
-        query.push(("since", from.to_string()));
+    let from = since.map(|since| Timestamp::now().checked_sub(since)).transpose();
+    let from = from.map_err(|e| CliError::misused(format!("--since: {e}")))?;
+    if follow {
+        return tokio::select! {
+            ended = following(&target, &query, from, output) => ended,
+            () = nobody_reads() => Ok(()),
+        };
     }
+    query.extend(from.map(|from| ("since", from.to_string())));
     let list: EventList = target.api.get(&["events"], &query).await?;
     if output::print_value(output, &list.items)? {
         return Ok(());
@@ -42,14 +64,65 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     if list.items.is_empty() {
         return print("nothing happened\n");
     }
+    print_ready(&table(&list.items, list.now).render(Style::of_stdout()))
+}
+
+/// The newest last.
+pub fn table(newest_first: &[Event], now: Timestamp) -> Table {
     let mut table = Table::new(&["AGO", "ABOUT", "REASON", "MESSAGE"]);
-    for event in list.items.iter().rev() {
-        let ago = age(list.now.duration_since(event.at).as_secs());
+    for event in newest_first.iter().rev() {
+        let ago = age(now.duration_since(event.at).as_secs());
         let about = format!("{}/{}", event.kind.to_ascii_lowercase(), event.name);
         table.push([ago, about, event.reason.clone(), event.message.clone()]);
         if event.warning {
             table.color_last("33");
         }
     }
-    print(&table.render(Style::of_stdout()))
+    table
+}
+
+/// Each event as it happens, with its time; through restarts of the server.
+async fn following(
+    target: &Target,
+    query: &[(&'static str, String)],
+    from: Option<Timestamp>,
+    output: Option<Format>,
+) -> Result<(), CliError> {
+    let mut since = from.unwrap_or_else(Timestamp::now);
+    // Those at `since` itself, which the next answer holds again.
+    let (mut told, mut failing): (Vec<Event>, bool) = (Vec::new(), false);
+    loop {
+        let query: Vec<_> = query.iter().cloned().chain([("since", since.to_string())]).collect();
+        match target.api.get::<EventList>(&["events"], &query).await {
+            Ok(list) => {
+                failing = false;
+                for event in list.items.iter().rev().filter(|event| !told.contains(event)) {
+                    tell(event, output)?;
+                }
+                if let Some(newest) = list.items.iter().map(|event| event.at).max() {
+                    since = since.max(newest);
+                    told = list.items.into_iter().filter(|event| event.at >= since).collect();
+                }
+            }
+            Err(error) => {
+                if !failing {
+                    output::tell(&format!("ostler: {error}; still trying\n"));
+                }
+                failing = true;
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn tell(event: &Event, output: Option<Format>) -> Result<(), CliError> {
+    match output {
+        Some(Format::Json) => print_ready(&output::json_line(event)?),
+        Some(Format::Yaml) => print_ready(&format!("---\n{}", output::yaml(event)?)),
+        _ => {
+            let Event { at, kind, name, reason, message, .. } = event;
+            let at = at.strftime("%Y-%m-%dT%H:%M:%SZ");
+            print(&format!("{at}  {}/{name}  {reason}  {message}\n", kind.to_ascii_lowercase()))
+        }
+    }
 }

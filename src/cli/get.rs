@@ -1,59 +1,193 @@
 //! `ostler get`.
 
+use std::{collections::HashMap, time::Duration};
+
+use clap_complete::ArgValueCompleter;
 use jiff::Timestamp;
 
 use super::{
-    CliError, Global, Target, names,
-    output::{self, Format, Style, print},
+    CliError, Global, Target, complete, names,
+    output::{self, Format, Style, nobody_reads, print, print_ready},
     tasks,
 };
 use crate::http::{Item, ItemList, Kind};
 
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// List resources with their status, or one of them
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND or KIND/NAME: llmbackends (llm), hostagents (ha), experts (exp), queues (tq), pools (wp), schedules (ts), or tasks
+    /// KIND, KIND/NAME, or a NAME alone where one resource only is called so. Kinds: llmbackends (llm), hostagents (ha), experts
+    /// (exp), queues (tq), pools (wp), schedules (ts), containerhealthchecks (chc), tasks
+    #[arg(value_name = "KIND[/NAME]|NAME", add = ArgValueCompleter::new(complete::kinds_and_resources))]
     kind: String,
     /// One resource
     name: Option<String>,
+    /// Go on with each change, until Ctrl-C
+    #[arg(long, short)]
+    watch: bool,
     #[arg(long, short, value_enum)]
     output: Option<Format>,
 }
 
+/// What is shown.
+struct Shown {
+    kind: Kind,
+    name: Option<String>,
+    output: Option<Format>,
+}
+
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { kind, name, output } = args;
-    if matches!(kind.as_str(), "task" | "tasks") {
-        return tasks(name, output, global).await;
-    }
-    let (kind, name) = names::kind_and_name(&kind, name)?;
-    let target = Target::of(global).await?;
-    match name {
-        Some(name) => {
-            let namespace = target.namespace_of_one();
-            let item: Item = target.api.get(&[kind.plural, namespace, &name], &[]).await?;
-            if output::print_value(output, &item)? { Ok(()) } else { table(kind, &[item], Timestamp::now(), output) }
+    let Args { kind, name, watch, output } = args;
+    if let Some(id) = task(&kind, name.as_deref())? {
+        if watch {
+            return Err(CliError::misused("tasks are followed by `ostler tasks results --follow`"));
         }
-        None => {
-            let list: ItemList = target.api.get(&[kind.plural], &target.namespace_query()).await?;
-            if output::print_value(output, &list.items)? {
-                return Ok(());
+        return match id {
+            Some(id) => tasks::show(id, output, global).await,
+            None => tasks::list(output, global).await,
+        };
+    }
+    let (target, kind, name) = match names::kind_and_name(&kind, name.clone()) {
+        Ok((kind, name)) => (Target::of(global).await?, kind, name),
+        // A name alone, unless it can't be one.
+        Err(error) if kind.contains('/') || name.is_some() => return Err(error),
+        Err(error) => {
+            let target = Target::of(global).await.map_err(|_| error)?;
+            let (kind, name) = names::resolve(&kind, &target).await?;
+            (target, kind, Some(name))
+        }
+    };
+    let shown = Shown { kind, name, output };
+    if watch {
+        return tokio::select! {
+            ended = shown.watch(&target) => ended,
+            () = nobody_reads() => Ok(()),
+        };
+    }
+    shown.once(&target).await
+}
+
+/// Tasks are no resources, but people look for them here: `tasks`, `tasks/7`, `task 7`.
+fn task(kind: &str, name: Option<&str>) -> Result<Option<Option<i64>>, CliError> {
+    let (kind, inner) = kind.split_once('/').map_or((kind, None), |(kind, id)| (kind, Some(id)));
+    if !matches!(kind, "task" | "tasks") {
+        return Ok(None);
+    }
+    let number = |id: &str| id.parse().map_err(|_| CliError::misused(format!("{id:?} is no number of a task")));
+    Ok(Some(inner.or(name).map(number).transpose()?))
+}
+
+impl Shown {
+    async fn read(&self, target: &Target) -> Result<(Vec<Item>, Timestamp), CliError> {
+        match &self.name {
+            Some(name) => {
+                let namespace = target.namespace_of_one();
+                Ok((vec![target.api.get(&[self.kind.plural, namespace, name], &[]).await?], Timestamp::now()))
             }
-            if list.items.is_empty() {
-                return print(&format!("no {} is declared\n", kind.kind));
+            None => {
+                let list: ItemList = target.api.get(&[self.kind.plural], &target.namespace_query()).await?;
+                Ok((list.items, list.now))
             }
-            table(kind, &list.items, list.now, output)
+        }
+    }
+
+    async fn once(&self, target: &Target) -> Result<(), CliError> {
+        let (items, now) = self.read(target).await?;
+        let is_written = match (&self.name, items.as_slice()) {
+            (Some(_), [one]) => output::print_value(self.output, one)?,
+            // As kubectl writes several, so that a folder takes it back.
+            _ => output::print_value(
+                self.output,
+                &serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items}),
+            )?,
+        };
+        if is_written {
+            return Ok(());
+        }
+        if items.is_empty() {
+            return print(&format!("no {} is declared\n", self.kind.kind));
+        }
+        print_ready(&self.table(&items, now))
+    }
+
+    fn table(&self, items: &[Item], now: Timestamp) -> String {
+        let wide = self.output == Some(Format::Wide);
+        output::resource_table(self.kind, items, now, wide).render(Style::of_stdout())
+    }
+
+    /// All of them, then each that changed: a line of the table, or a document. Through restarts of the server.
+    async fn watch(&self, target: &Target) -> Result<(), CliError> {
+        let mut known: HashMap<(String, String), Item> = HashMap::new();
+        let (mut first, mut failing) = (true, false);
+        loop {
+            match self.read(target).await {
+                Ok((items, now)) => {
+                    failing = false;
+                    let key = |item: &Item| (item.namespace().to_owned(), item.name().to_owned());
+                    let changed: Vec<Item> =
+                        items.iter().filter(|i| known.get(&key(i)).is_none_or(|k| !alike(k, i))).cloned().collect();
+                    self.tell(&changed, now, first)?;
+                    let now_known: HashMap<_, _> = items.into_iter().map(|item| (key(&item), item)).collect();
+                    for (_, name) in known.keys().filter(|key| !now_known.contains_key(*key)) {
+                        print(&format!("{name} is deleted\n"))?;
+                    }
+                    (known, first) = (now_known, false);
+                }
+                Err(error) if first => return Err(error),
+                Err(error) => {
+                    if !failing {
+                        output::tell(&format!("ostler: {error}; still trying\n"));
+                    }
+                    failing = true;
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn tell(&self, changed: &[Item], now: Timestamp, first: bool) -> Result<(), CliError> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        match self.output {
+            Some(Format::Json | Format::Yaml) => {
+                for item in changed {
+                    if self.output == Some(Format::Yaml) {
+                        print_ready("---\n")?;
+                    }
+                    output::print_value(self.output, item)?;
+                }
+                Ok(())
+            }
+            _ => {
+                let table = self.table(changed, now);
+                // The heading once.
+                let lines = if first { table.as_str() } else { table.split_once('\n').map_or("", |(_, rest)| rest) };
+                print_ready(lines)
+            }
         }
     }
 }
 
-/// Tasks are no resources, but people look for them here.
-async fn tasks(id: Option<String>, output: Option<Format>, global: &Global) -> Result<(), CliError> {
-    let Some(id) = id else { return tasks::list(output, global).await };
-    let id = id.parse().map_err(|_| CliError::misused(format!("{id:?} is no number of a task")))?;
-    tasks::show(id, output, global).await
+/// Whether nothing changed but what does so with every call and probe.
+fn alike(a: &Item, b: &Item) -> bool {
+    (&a.metadata, &a.spec, &a.status) == (&b.metadata, &b.spec, &b.status)
+        && (a.live.slots_in_use, a.live.limit, &a.live.admission, &a.live.suspension)
+            == (b.live.slots_in_use, b.live.limit, &b.live.admission, &b.live.suspension)
 }
 
-fn table(kind: Kind, items: &[Item], now: Timestamp, format: Option<Format>) -> Result<(), CliError> {
-    let wide = format == Some(Format::Wide);
-    print(&output::resource_table(kind, items, now, wide).render(Style::of_stdout()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_asked_for_by_its_number_in_any_way() {
+        let task = |kind: &str, name: Option<&str>| task(kind, name).map_err(|e| e.to_string());
+        assert_eq!(task("tasks", None), Ok(Some(None)));
+        assert_eq!(task("tasks/7", None), Ok(Some(Some(7))));
+        assert_eq!(task("task", Some("7")), Ok(Some(Some(7))));
+        assert_eq!(task("llm/7", None), Ok(None));
+        assert!(task("tasks/x", None).unwrap_err().contains("number"));
+    }
 }

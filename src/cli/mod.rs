@@ -6,12 +6,14 @@ mod agent;
 mod agent_exec;
 pub mod bench;
 mod client;
+mod complete;
 mod completions;
 mod controller;
 pub mod crds;
 mod data_dir;
 mod database;
 mod database_url;
+mod describe;
 mod down;
 mod error;
 mod events;
@@ -20,6 +22,7 @@ mod http_client;
 mod init;
 mod journaled;
 mod kube;
+mod logs;
 mod migrate;
 mod names;
 mod output;
@@ -32,11 +35,14 @@ mod status;
 mod target;
 mod tasks;
 mod up;
+mod validate;
+mod version;
 mod worker;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::CompleteEnv;
 
 use crate::telemetry;
 
@@ -58,7 +64,7 @@ pub struct Cli {
 
 /// What every subcommand takes. Which system: `--data-dir` or OSTLER_DATA_DIR, else `--server` or OSTLER_SERVER (with
 /// OSTLER_TOKEN), else the per-user data folder.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Global {
     /// Data folder of an `ostler up` [env: OSTLER_DATA_DIR] [default: a folder of the user]
     #[arg(long, global = true, value_name = "DIR")]
@@ -108,7 +114,9 @@ impl From<LogFormat> for telemetry::LogFormat {
 pub enum Command {
     Status(status::Args),
     Get(get::Args),
+    Describe(describe::Args),
     Events(events::Args),
+    Logs(logs::Args),
     Tasks(tasks::Args),
     /// Look at a resource now; where a human was asked, begin anew
     Reconcile(act::Args),
@@ -117,7 +125,7 @@ pub enum Command {
     /// End a suspension
     Resume(act::Args),
     /// Fire a TaskSchedule once, now
-    Run(act::Args),
+    Run(act::RunArgs),
     /// Stop a service and keep it stopped, until `start`
     Stop(service::Args),
     /// Start a service, and end the hold of `stop`
@@ -126,6 +134,7 @@ pub enum Command {
     /// End the pause
     Unpause,
     Init(init::Args),
+    Validate(validate::Args),
     Up(up::Args),
     Down(down::Args),
     Migrate(migrate::Args),
@@ -138,22 +147,53 @@ pub enum Command {
     #[command(hide = true)]
     AgentExec(agent_exec::Args),
     Completions(completions::Args),
+    Version(version::Args),
 }
 
 /// Parses, builds the runtime, runs. Exit codes: 0 done, 1 failed, 2 misused, 3 not healthy (`status --check`).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let mut cli = Cli::parse_from(&args);
+    CompleteEnv::with_factory(command).var(completions::VARIABLE).complete();
+    let matches = command().get_matches_from(&args);
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.global.kube |= called_as_kubectl_plugin(&args);
     telemetry::install_crypto();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_silent() {
-                eprintln!("ostler: {error}");
+                output::tell(&format!("ostler: {error}\n"));
             }
             error.exit_code()
         }
+    }
+}
+
+/// The whole command line. An option for all commands is hidden where it means nothing.
+pub fn command() -> clap::Command {
+    let mut command = Cli::command();
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    let options: Vec<clap::Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    for name in names {
+        let meant = options_of(&name);
+        command = command.mut_subcommand(&name, |subcommand| {
+            let hidden = options.iter().filter(|arg| !meant.contains(&arg.get_id().as_str()));
+            hidden.fold(subcommand, |subcommand, arg| subcommand.arg(arg.clone().hide(true)))
+        });
+    }
+    command
+}
+
+/// Which options of all commands a command heeds.
+fn options_of(name: &str) -> &'static [&'static str] {
+    match name {
+        "init" | "validate" | "simulate" | "bench" | "crds" | "agent-exec" | "completions" => &[],
+        "up" | "agent" => &["data_dir", "log_format"],
+        "down" | "migrate" => &["data_dir"],
+        "controller" => &["namespaces", "log_format"],
+        "worker" => &["data_dir", "namespaces", "log_format"],
+        "pause" | "unpause" | "version" => &["data_dir", "server", "kube"],
+        _ => &["data_dir", "server", "kube", "namespaces"],
     }
 }
 
@@ -162,17 +202,20 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     match command {
         Command::Status(args) => block_on(status::run(args, &global)),
         Command::Get(args) => block_on(get::run(args, &global)),
+        Command::Describe(args) => block_on(describe::run(args, &global)),
         Command::Events(args) => block_on(events::run(args, &global)),
+        Command::Logs(args) => block_on(logs::run(args, &global)),
         Command::Tasks(args) => block_on(tasks::run(args, &global)),
         Command::Reconcile(args) => block_on(act::run(act::Verb::Reconcile, args, &global)),
         Command::Suspend(args) => block_on(act::run(act::Verb::Suspend, args, &global)),
         Command::Resume(args) => block_on(act::run(act::Verb::Resume, args, &global)),
-        Command::Run(args) => block_on(act::run(act::Verb::Run, args, &global)),
+        Command::Run(args) => block_on(act::run_schedule(args, &global)),
         Command::Stop(args) => block_on(service::run(service::Verb::Stop, args, &global)),
         Command::Start(args) => block_on(service::run(service::Verb::Start, args, &global)),
         Command::Pause(args) => block_on(pause::run(args, &global)),
         Command::Unpause => block_on(pause::unpause(&global)),
         Command::Init(args) => block_on(init::run(args)),
+        Command::Validate(args) => validate::run(&args),
         Command::Up(args) => block_on(up::run(args, &global)),
         Command::Controller(args) => block_on(controller::run(args, &global)),
         Command::Worker(args) => block_on(worker::run(args, &global)),
@@ -184,6 +227,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Crds(args) => crds::run(&args),
+        Command::Version(args) => block_on(version::run(args, &global)),
     }
 }
 
@@ -200,13 +244,35 @@ fn called_as_kubectl_plugin(args: &[OsString]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_shown_where_they_mean_something_and_are_taken_before_and_after_the_command() {
+        let help = |name: &str| {
+            let mut command = command();
+            command.build();
+            command.find_subcommand_mut(name).unwrap().render_long_help().to_string()
+        };
+        for (name, shown, hidden) in [
+            ("status", &["--data-dir", "--kube", "--namespace"][..], &["--log-format"][..]),
+            ("up", &["--data-dir", "--log-format"], &["--kube", "--server", "--namespace"]),
+            ("simulate", &[], &["--data-dir", "--kube", "--server", "--namespace", "--log-format"]),
+        ] {
+            let help = help(name);
+            assert!(shown.iter().all(|option| help.contains(option)), "{name}: {help}");
+            assert!(hidden.iter().all(|option| !help.contains(option)), "{name}: {help}");
+        }
+        for args in [["ostler", "-n", "team", "status"], ["ostler", "status", "-n", "team"]] {
+            let matches = command().try_get_matches_from(args).unwrap();
+            assert_eq!(Cli::from_arg_matches(&matches).unwrap().global.namespaces, ["team"]);
+        }
+        let matches = command().try_get_matches_from(["ostler", "--log-format", "json", "simulate"]).unwrap();
+        assert!(matches!(Cli::from_arg_matches(&matches).unwrap().global.log_format, LogFormat::Json));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::CliError;
-use crate::http::{KINDS, Kind};
+use super::{CliError, Target};
+use crate::{
+    http::{ItemList, KINDS, Kind},
+    platform::local::closest,
+};
 
 /// `KIND NAME`, `KIND/NAME` or `KIND`.
 pub fn kind_and_name(text: &str, name: Option<String>) -> Result<(Kind, Option<String>), CliError> {
@@ -33,10 +36,49 @@ fn nickname(word: &str) -> &str {
     }
 }
 
-/// `KIND/NAME`, and nothing less.
-pub fn one(text: &str) -> Result<(Kind, String), CliError> {
+/// `KIND/NAME`, or a NAME alone where one resource only is called so.
+pub async fn resolve(text: &str, target: &Target) -> Result<(Kind, String), CliError> {
+    resolve_among(text, &KINDS, target).await
+}
+
+/// The same, of these kinds only.
+pub async fn resolve_among(text: &str, kinds: &[Kind], target: &Target) -> Result<(Kind, String), CliError> {
+    if let Some(found) = whole(text)? {
+        return Ok(found);
+    }
+    let namespace = target.namespace_of_one();
+    let query = [("namespace", namespace.to_owned())];
+    let (mut found, mut known) = (Vec::new(), Vec::new());
+    for kind in kinds {
+        let list: ItemList = target.api.get(&[kind.plural], &query).await?;
+        found.extend(list.items.iter().filter(|item| item.name() == text).map(|_| *kind));
+        known.extend(list.items.iter().map(|item| format!("{}/{}", kind.short, item.name())));
+    }
+    match found.as_slice() {
+        [kind] => Ok((*kind, text.to_owned())),
+        [] => {
+            let names: Vec<&str> = known.iter().filter_map(|k| k.split_once('/').map(|(_, name)| name)).collect();
+            let meant = match closest(text, names.into_iter()) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None if known.is_empty() => "nothing is declared there".to_owned(),
+                None => format!("there are {}", known.join(", ")),
+            };
+            Err(CliError::failed(format!("nothing is called {text:?} in namespace {namespace}: {meant}")))
+        }
+        several => {
+            let all: Vec<String> = several.iter().map(|kind| format!("{}/{text}", kind.short)).collect();
+            Err(CliError::misused(format!("{text:?} may be {}: write which", all.join(" or "))))
+        }
+    }
+}
+
+/// What says its kind itself; `None` when it is a name alone, which somebody must be asked about.
+pub fn whole(text: &str) -> Result<Option<(Kind, String)>, CliError> {
+    if !text.contains('/') && Kind::find(nickname(text)).is_none() {
+        return Ok(None);
+    }
     match kind_and_name(text, None)? {
-        (kind, Some(name)) => Ok((kind, name)),
+        (kind, Some(name)) => Ok(Some((kind, name))),
         (kind, None) => Err(CliError::misused(format!("{text:?} names no resource: write {}/NAME", kind.short))),
     }
 }
@@ -79,7 +121,9 @@ mod tests {
         for (text, second) in [("pods", None), ("llm/", None), ("llm/a", Some("b"))] {
             assert!(name(text, second).is_err(), "{text} {second:?}");
         }
-        assert!(one("llm").unwrap_err().to_string().contains("llm/NAME"));
+        assert!(whole("queue").unwrap_err().to_string().contains("tq/NAME"));
+        assert_eq!(whole("ollama").unwrap(), None);
+        assert_eq!(whole("llm/ollama").unwrap().unwrap().1, "ollama");
     }
 
     #[test]

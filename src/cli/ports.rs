@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr};
 
-use crate::agent::os;
+use crate::{agent::os, host::mask};
 
 /// The process behind a port, as far as this user may see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, user, command } = self;
         match (pid, command) {
-            (Some(pid), Some(command)) => write!(f, "process {pid} ({command})")?,
+            (Some(pid), Some(command)) => write!(f, "process {pid} ({})", mask::command_line(command))?,
             (Some(pid), None) => write!(f, "process {pid}")?,
             (None, _) => write!(f, "a process that you may not see")?,
         }

@@ -2,9 +2,13 @@
 
 use std::{io::IsTerminal, time::Duration};
 
+use clap_complete::ArgValueCompleter;
 use serde_json::Value;
 
-use super::{CliError, Global, Target, output::print};
+use super::{
+    CliError, Global, Target, complete,
+    output::{self, print},
+};
 use crate::http::{Item, ItemList, OperationView, ReasonRequest};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -21,7 +25,7 @@ pub enum Verb {
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A service of a host agent; the agent may be left out where only one has it
-    #[arg(value_name = "[AGENT/]SERVICE")]
+    #[arg(value_name = "[AGENT/]SERVICE", add = ArgValueCompleter::new(complete::services))]
     service: String,
     /// Shown with the hold
     #[arg(long, default_value = "")]
@@ -67,26 +71,26 @@ async fn follow(target: &Target, mut at: OperationView, query: &[(&str, String)]
     let shows = std::io::stderr().is_terminal();
     while !at.finished {
         if shows {
-            eprint!("\r{} {}: {} …", at.action, at.service, at.phase);
+            output::progress(&format!("{} {}: {} …", at.action, at.service, at.phase));
         }
         tokio::time::sleep(ASK_AGAIN).await;
         at = target.api.get(&["operations", &at.agent, &at.id], query).await?;
     }
     if shows {
-        eprint!("\r\x1b[K");
+        output::progress("");
     }
     Ok(at)
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
-    namespace: String,
-    agent: String,
-    service: String,
+pub struct Found {
+    pub namespace: String,
+    pub agent: String,
+    pub service: String,
 }
 
 /// The agent that has the service.
-fn find(text: &str, agents: &[Item]) -> Result<Found, CliError> {
+pub fn find(text: &str, agents: &[Item]) -> Result<Found, CliError> {
     let (wanted, service) = match text.split_once('/') {
         Some((agent, service)) => (Some(agent), service),
         None => (None, text),
@@ -118,6 +122,11 @@ fn find(text: &str, agents: &[Item]) -> Result<Found, CliError> {
             Err(CliError::failed(format!("no agent has the service {text:?}: {known}")))
         }
     }
+}
+
+/// The services that an agent lists.
+pub fn names(item: &Item) -> impl Iterator<Item = &str> {
+    services(item)
 }
 
 fn services(item: &Item) -> impl Iterator<Item = &str> {

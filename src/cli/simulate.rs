@@ -10,7 +10,7 @@ use crate::engines::{EngineKind, Secret};
 use crate::listener::raise_open_files;
 use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions, TlsMode, count_start, fault_help};
 
-use super::CliError;
+use super::{CliError, output};
 
 /// Pose as an inference server, with faults on demand, to rehearse a failure before it happens
 ///
@@ -97,9 +97,9 @@ pub async fn run(args: Args) -> Result<(), CliError> {
         None => 1,
     };
     let server = Server::start(options(args, start)).await.map_err(CliError::failed)?;
-    println!("serving on {}", server.url());
+    output::announce(&format!("serving on {}\n", server.url()));
     if let Some(address) = server.control_address() {
-        println!("faults and log on http://{address}/simulate");
+        output::announce(&format!("faults and log on http://{address}/simulate\n"));
     }
     ended.await;
     tokio::time::sleep(server.exit_delay()).await;

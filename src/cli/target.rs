@@ -59,7 +59,7 @@ impl Target {
             endpoint.pid
         );
         Ok(Self {
-            api: ApiClient::new(&endpoint.address, &endpoint.token, &hint)?,
+            api: ApiClient::new(&endpoint.address, &endpoint.token, &hint)?.renewed_by(dir.clone()),
             cluster: None,
             place: format!("{} (data folder {})", endpoint.address, dir.path().display()),
             namespace: global.namespace()?,

@@ -71,18 +71,19 @@ async fn work(args: Args, global: &Global) -> Result<(), CliError> {
     let door = serve(listen, &store, &metrics, &loops, &ended).await?;
     let worker = Worker::new(Parts {
         secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),
-        store,
+        store: Arc::clone(&store),
         http: http_client()?,
         metrics: metrics.worker.clone(),
         loops,
         holder: holder(),
         host: host(),
-        namespace,
-        pool,
+        namespace: namespace.clone(),
+        pool: pool.clone(),
         spool,
         timings: Timings::default(),
     })
     .map_err(CliError::failed)?;
+    tell_of_missing_pool(&*store, &namespace, &pool).await;
     let shutdown = CancellationToken::new();
     let working = tokio::spawn(worker.run(shutdown.clone()));
     let outcome = tokio::select! {
@@ -94,6 +95,17 @@ async fn work(args: Args, global: &Global) -> Result<(), CliError> {
     ended.cancel();
     ended_well.map_err(|error| CliError::failed(format!("the worker failed: {error}")))?;
     outcome
+}
+
+/// A pool that is not declared may come later, so that is no failure; most often it is mistyped.
+async fn tell_of_missing_pool(store: &dyn Store, namespace: &str, pool: &str) {
+    let Ok(pools) = store.declared("WorkerPool").await else { return };
+    if pools.iter().any(|row| row.namespace == namespace && row.name == pool) {
+        return;
+    }
+    let known: Vec<String> = pools.iter().map(|row| format!("{}/{}", row.namespace, row.name)).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    tracing::warn!(namespace, pool, known, "no WorkerPool of this name is declared; waiting until one is");
 }
 
 /// Serves health and metrics, where asked to; the future tells what went wrong with that.

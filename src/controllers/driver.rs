@@ -40,6 +40,8 @@ use super::{
     feed::Feed,
 };
 
+mod readiness;
+
 /// Passes at once, so that a thousand objects don't stampede.
 const CONCURRENCY: u16 = 32;
 /// What looking may take, and what acting may: a server, an agent or a database that hangs must not hold up others.
@@ -62,7 +64,7 @@ pub struct Report<S> {
 /// A controller in four steps. `apply` takes only what `plan` returned.
 #[async_trait]
 pub trait Controller: Send + Sync + 'static {
-    type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static;
+    type Object: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static;
     type Observed: Send + Sync;
     type Plan: Send;
     type Done: Send + Sync;
@@ -120,6 +122,7 @@ struct Passes<C: Controller> {
     drive: Drive,
     waiting: Waiting<C::Object>,
     backoffs: Backoffs<ObjectRef<C::Object>>,
+    said: readiness::Said,
 }
 
 /// Runs a controller for one term of leadership.
@@ -134,7 +137,13 @@ pub async fn drive<C: Controller>(
     let cancelled = drive.term.ended().clone();
     let waiting = Waiting::new(C::KIND, &drive.metrics);
     let queue = queue(&feed, triggered, waiting.clone()).take_until(cancelled.clone().cancelled_owned());
-    let context = Arc::new(Passes { controller, drive, waiting, backoffs: Backoffs::default() });
+    let context = Arc::new(Passes {
+        controller,
+        drive,
+        waiting,
+        backoffs: Backoffs::default(),
+        said: readiness::Said::default(),
+    });
     let config = Config::default().concurrency(CONCURRENCY);
     let passes = applier(
         |object: Arc<C::Object>, passes: Arc<Passes<C>>| {
@@ -168,6 +177,7 @@ pub async fn drive<C: Controller>(
                     let (namespace, name) = (object.namespace.as_deref().unwrap_or_default(), &object.name);
                     // It may be there in a form that this release can't decode.
                     if !feed.holds(namespace, name) {
+                        context.said.forget(namespace, name);
                         context.controller.gone(namespace, name);
                     }
                 }
@@ -292,9 +302,14 @@ where
         let id = object_id(C::KIND, object);
         let mut again = report.again.unwrap_or(PERIOD);
         publish(drive, &id, &report.notes).await;
+        if report.status.is_none() && !self.said.knows(&id.namespace, &id.name) {
+            let as_json = serde_json::to_value(object).unwrap_or_default();
+            self.said.tell(&id, &as_json["status"]);
+        }
         if let Some(status) = &report.status {
             let status = serde_json::to_value(status)
                 .map_err(|e| PlatformError::Invalid(format!("status of {}/{}: {e}", id.namespace, id.name)))?;
+            self.said.tell(&id, &status);
             drive.metrics.process.platform_write(C::KIND, "status");
             match drive.platform.apply_status(&id, &status).await {
                 Ok(()) => publish(drive, &id, &report.changes).await,

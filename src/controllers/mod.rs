@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub use run::run;
+pub use task_schedule::check_schedule;
 
 /// What controllers are built from: made once per process, in `cli/`.
 #[derive(Clone)]

@@ -17,6 +17,7 @@ use super::{
     containers::{ContainerList, ContainerQuery},
     error::{HostError, root_cause},
     header,
+    logs::{LogPart, LogRequest},
     messages::{CareRequest, OperationRequest, OperationStatus},
     refusal::{ErrorBody, Refusal},
     report::AgentReport,
@@ -128,6 +129,11 @@ impl HttpHost {
             base.set_path(&format!("{}/", base.path()));
         }
         Ok(Self { http, base, credentials })
+    }
+
+    /// A part of what a service wrote.
+    pub async fn log(&self, request: &LogRequest) -> Result<LogPart, HostError> {
+        self.send(Ask::question("v1/logs", request, &request.service)?).await
     }
 
     fn url(&self) -> String {

@@ -89,6 +89,40 @@ pub fn masked(text: &str, secrets: &[String]) -> String {
     text.split_inclusive('\n').map(masked_line).collect()
 }
 
+/// Whether an argument of a command is an option that a secret follows, or is part of: `--api-key`, `--token=…`.
+fn is_secret_option(argument: &str) -> bool {
+    let name = argument.split('=').next().unwrap_or_default();
+    let file = ["file", "path", "dir"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
+    let words = name.trim_start_matches('-').replace('-', "_");
+    // How many there may be is no secret.
+    let count = words.to_ascii_lowercase().ends_with("tokens");
+    let is_key = words.eq_ignore_ascii_case("key") || words.to_ascii_lowercase().ends_with("_key");
+    name.starts_with('-')
+        && !file
+        && !count
+        && (is_key || is_secret_name(&words) || words.to_ascii_lowercase().contains("auth"))
+}
+
+/// Whether a command's arguments hold what looks like a secret.
+pub fn holds_secret(arguments: &[String]) -> bool {
+    arguments.iter().any(|argument| is_secret_option(argument) || masked(argument, &[]) != *argument)
+}
+
+/// A command line as it may be shown.
+pub fn command_line(text: &str) -> String {
+    let (mut words, mut after_option): (Vec<String>, bool) = (Vec::new(), false);
+    for word in text.split_whitespace() {
+        let option = is_secret_option(word);
+        words.push(match word.split_once('=') {
+            _ if after_option && !word.starts_with('-') => MASK.to_owned(),
+            Some((name, _)) if option => format!("{name}={MASK}"),
+            _ => masked(word, &[]),
+        });
+        after_option = option && !word.contains('=');
+    }
+    words.join(" ")
+}
+
 fn masked_line(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     // Whether the next word is a secret: after `Bearer`, `token:`.
@@ -205,6 +239,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_command_line_is_shown_without_its_keys() {
+        for (line, shown) in [
+            ("vllm serve m --api-key abc --port 8000", "vllm serve m --api-key *** --port 8000"),
+            ("server --token=abcdef x", "server --token=*** x"),
+            ("server --key k --auth-token t", "server --key *** --auth-token ***"),
+            ("server sk-0123456789abcdef0123", "server ***"),
+            ("server postgres://a:secretpw@h/d", "server postgres://a:***@h/d"),
+        ] {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(command_line(line), shown);
+            assert!(holds_secret(&arguments), "{line}");
+        }
+        for line in ["ollama serve", "vllm serve m --max-tokens 5 --ssl-key-file k.pem --api-key-file /etc/k"] {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!((command_line(line).as_str(), holds_secret(&arguments)), (line, false));
+        }
+    }
 
     #[test]
     fn a_line_for_people_has_no_controls_no_secrets_and_an_end() {

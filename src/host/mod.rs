@@ -8,6 +8,7 @@ mod client;
 mod container_work;
 mod containers;
 mod error;
+mod logs;
 pub mod mask;
 mod messages;
 mod refusal;
@@ -24,6 +25,7 @@ pub use containers::{
     ContainerSelector, ContainerState, ContainerTarget, DependencyCondition, ServiceDependency, Stopped, StoppedBy,
 };
 pub use error::{HostError, HostErrorKind, root_cause};
+pub use logs::{LogPart, LogRequest, MOST_LOG_BYTES};
 pub use messages::{Action, CareRequest, HoldOwner, OperationRequest, OperationStatus, Phase};
 pub use refusal::{ErrorBody, Refusal};
 pub use report::{

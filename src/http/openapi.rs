@@ -32,6 +32,7 @@ use super::tasks::TaskRequest;
         super::health::readyz,
         super::resources::get,
         super::resources::list,
+        super::services::log,
         super::services::operation,
         super::services::start,
         super::services::stop,
@@ -76,7 +77,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Each operation's name and group, for clients that are generated from this.
-const OPERATIONS: [(&str, &str, &str, &str); 33] = [
+const OPERATIONS: [(&str, &str, &str, &str); 34] = [
     ("get", "/livez", "livez", "health"),
     ("get", "/readyz", "readyz", "health"),
     ("get", "/metrics", "metrics", "health"),
@@ -95,6 +96,7 @@ const OPERATIONS: [(&str, &str, &str, &str); 33] = [
     ("post", "/api/v1/down", "down", "controls"),
     ("post", "/api/v1/services/{agent}/{service}/stop", "stop_service", "services"),
     ("post", "/api/v1/services/{agent}/{service}/start", "start_service", "services"),
+    ("get", "/api/v1/services/{agent}/{service}/log", "get_log", "services"),
     ("get", "/api/v1/operations/{agent}/{id}", "get_operation", "services"),
     ("get", "/api/v1/tasks", "list_tasks", "tasks"),
     ("post", "/api/v1/tasks", "submit_tasks", "tasks"),

@@ -42,6 +42,7 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/down", OfAll("delete", "installations"), post(controls::down)),
         ("/api/v1/services/{agent}/{service}/stop", OfAgent("update", Some("services")), post(services::stop)),
         ("/api/v1/services/{agent}/{service}/start", OfAgent("update", Some("services")), post(services::start)),
+        ("/api/v1/services/{agent}/{service}/log", OfAgent("get", Some("log")), get(services::log)),
         ("/api/v1/operations/{agent}/{id}", OfAgent("get", None), get(services::operation)),
         ("/api/v1/{kind}", OfPath("list"), get(resources::list)),
         ("/api/v1/{kind}/{namespace}/{name}", OfPath("get"), get(resources::get)),

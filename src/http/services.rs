@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::HostAgent,
-    host::{Action, Caller, HoldOwner, HostApi, HttpHost, OperationRequest},
+    host::{Action, Caller, HoldOwner, HostApi, HttpHost, LogPart, LogRequest, OperationRequest},
     platform::{self, HostAgentError, Secrets},
     store::ResourceKey,
 };
@@ -78,6 +78,36 @@ pub(super) async fn operation(
 ) -> Result<Json<OperationView>, ApiError> {
     let host = client(&api, namespace(&query), &agent).await?;
     Ok(Json(OperationView::of(&agent, host.operation(&id).await?)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogQuery {
+    /// Of the HostAgent; `default` when absent.
+    namespace: Option<String>,
+    /// Only what was written after this offset, which an earlier answer gave as `next`; without it, the end of the log.
+    after: Option<u64>,
+    /// At most so many bytes, 65,536 when absent.
+    bytes: Option<u32>,
+}
+
+const USUAL_LOG_BYTES: u32 = 65_536;
+
+/// A part of what a service wrote, in whole lines.
+#[utoipa::path(get, path = "/api/v1/services/{agent}/{service}/log", params(Service, LogQuery),
+    responses(
+        (status = 200, description = "Lines of the log", body = LogPart),
+        (status = 404, description = "No such agent or service", body = super::ErrorReply),
+        (status = 502, description = "The agent refused or did not answer", body = super::ErrorReply)))]
+pub(super) async fn log(
+    State(api): State<Api>,
+    Path(Service { agent, service }): Path<Service>,
+    Query(LogQuery { namespace, after, bytes }): Query<LogQuery>,
+) -> Result<Json<LogPart>, ApiError> {
+    let host = client(&api, namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), &agent).await?;
+    let request = LogRequest { service, after, bytes: bytes.unwrap_or(USUAL_LOG_BYTES) };
+    Ok(Json(host.log(&request).await?))
 }
 
 async fn operate(

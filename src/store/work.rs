@@ -137,6 +137,8 @@ pub struct TaskFilter {
     pub labels: std::collections::BTreeMap<String, String>,
     /// Ended, or since in their state, at or after this.
     pub since: Option<Timestamp>,
+    /// Ended, or since in their state, before this.
+    pub until: Option<Timestamp>,
 }
 
 /// A page of tasks: newest first, from below `before`.

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::api::number_of;
+
 use super::{Attempt, AttemptClass, ClaimedTask, Task, Verdict};
 
 /// Longest wait after the backend was down or full: it may be back at any moment, and asking costs little.
@@ -165,8 +167,9 @@ pub fn doubled(base: Duration, most: Duration, used: i32) -> Duration {
 /// What a human is told who gets a task because its workers were lost with it.
 pub fn leases_lost_reason(leases_lost: i32) -> String {
     format!(
-        "its worker was lost {leases_lost} times while it had this task, which may be the cause: read the workers' logs, then \
-         `ostler tasks resume`, `reassign` or `close`"
+        "its worker was lost {} while it had this task, which may be the cause: read the workers' logs, then \
+         `ostler tasks resume`, `reassign` or `close`",
+        number_of(leases_lost, "time")
     )
 }
 
@@ -227,7 +230,7 @@ fn evidence(task: Tried<'_>, used: i32, most: i32, last: &str) -> String {
     for attempt in counted.rev().take(earlier) {
         *before.entry((place(attempt), attempt.error.as_deref().unwrap_or("no word"))).or_default() += 1;
     }
-    let mut text = format!("{used} of {most} attempts failed; the last: {}", shortened(last, 1_000));
+    let mut text = format!("{used} of {} failed; the last: {}", number_of(most, "attempt"), shortened(last, 1_000));
     for ((place, error), times) in before {
         text.push_str(&format!("; {times}× before on {place}: {}", shortened(error, 200)));
     }

@@ -10,7 +10,9 @@ use opentelemetry_sdk::{
     trace::{SdkTracerProvider, SpanData, SpanExporter as Export},
 };
 use tokio::runtime::Handle;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, fmt::format::JsonFields, layer::SubscriberExt, util::SubscriberInitExt};
+
+use super::lines::{JsonLines, Lossy, text_fields};
 
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,10 +46,13 @@ impl Logging {
     pub fn start(format: LogFormat, default_filter: &str) -> Result<Self, LoggingError> {
         let value = std::env::var("OSTLER_LOG").unwrap_or_default();
         let filter = filter(if value.is_empty() { default_filter } else { &value })?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = tracing_subscriber::fmt::layer().with_writer(Lossy);
         let lines = match format {
-            LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
-            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+            LogFormat::Text => {
+                let ansi = std::io::stderr().is_terminal();
+                layer.with_target(false).with_ansi(ansi).fmt_fields(text_fields()).boxed()
+            }
+            LogFormat::Json => layer.with_ansi(false).fmt_fields(JsonFields::new()).event_format(JsonLines).boxed(),
         };
         let spans = exporter()?;
         let export =

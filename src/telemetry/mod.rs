@@ -1,6 +1,8 @@
 //! Metrics, tracing, and which loops are alive. Nothing here is global: what counts is passed to whoever counts.
 
 mod crash;
+pub mod escape;
+mod lines;
 mod logging;
 mod loops;
 mod metrics;

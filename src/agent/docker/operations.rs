@@ -211,7 +211,7 @@ impl Operations {
         let (id, container) = (entry.status.id.as_str(), entry.request.target.name());
         let action = entry.status.action.as_str();
         match &done {
-            Ok(message) => tracing::info!(id, container, action, message, "operation on a container done"),
+            Ok(message) => tracing::info!(id, container, action, done = message, "operation on a container done"),
             Err(failed) => {
                 let (failure, error) = (failed.failure, &failed.message);
                 tracing::warn!(id, container, action, ?failure, error, "operation on a container failed");

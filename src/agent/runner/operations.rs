@@ -53,7 +53,9 @@ impl Runner {
         let outcome = if result.is_ok() { "Succeeded" } else { "Failed" };
         self.metrics.agent.operation(&self.pace.agent, &name, action.as_str(), outcome);
         match &result {
-            Ok(message) => tracing::info!(service = %name, id, action = action.as_str(), message, "operation done"),
+            Ok(message) => {
+                tracing::info!(service = %name, id, action = action.as_str(), done = message, "operation done")
+            }
             Err(error) => tracing::warn!(service = %name, id, action = action.as_str(), %error, "operation failed"),
         }
         crash_point("agent.operation-done-before-record");

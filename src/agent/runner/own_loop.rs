@@ -120,7 +120,7 @@ impl Runner {
         match &result {
             Ok(message) => {
                 self.service.live().failing = 0;
-                tracing::info!(service = %name, message, "service is up");
+                tracing::info!(service = %name, done = message, "service is up");
             }
             Err(ServiceError::Interrupted) => {}
             Err(error) => {

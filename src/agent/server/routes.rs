@@ -23,8 +23,8 @@ use super::{
     report,
 };
 use crate::{
-    agent::{gate, gate::Refused},
-    host::{CareRequest, OperationRequest, OperationStatus, Refusal},
+    agent::{config::ManagerSpec, gate, gate::Refused, service::log},
+    host::{CareRequest, LogPart, LogRequest, MOST_LOG_BYTES, OperationRequest, OperationStatus, Refusal},
 };
 
 pub(super) type Shared = State<Arc<App>>;
@@ -38,6 +38,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/operations", post(operate))
         .route("/v1/operations/{id}", get(operation))
         .route("/v1/care", post(care))
+        .route("/v1/logs", post(logs))
         .route("/v1/containers", post(containers::list))
         .route("/v1/containers/logs", post(containers::logs))
         .route("/v1/containers/exec", post(containers::exec))
@@ -95,6 +96,28 @@ async fn care(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Stat
         runs.service.live().care_until = Some(until);
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn logs(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<LogPart>, Refused> {
+    let body = admit(&app, &headers, body, None).await?;
+    let request: LogRequest = json(&body)?;
+    let file = match &app.service(&request.service)?.service.spec.manager {
+        ManagerSpec::Process(process) => process.log.file.clone(),
+        ManagerSpec::Command(_) => {
+            return Err(no_log(&request.service, "a command starts it, which decides where it logs"));
+        }
+        ManagerSpec::Container(_) => return Err(no_log(&request.service, "it runs in a container: see `docker logs`")),
+    };
+    on_disk(&app, move |_| {
+        log::part(&file, request.after, u64::from(request.bytes.min(MOST_LOG_BYTES)))
+            .map(Json)
+            .map_err(|error| Refused::new(Refusal::BadRequest, format!("{} can't be read: {error}", file.display())))
+    })
+    .await
+}
+
+fn no_log(service: &str, why: &str) -> Refused {
+    Refused::new(Refusal::BadRequest, format!("the agent has no log of {service}: {why}"))
 }
 
 async fn recover_signed(

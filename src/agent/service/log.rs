@@ -9,7 +9,13 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-use crate::{agent::config::LogSpec, host::mask::one_line};
+use crate::{
+    agent::config::LogSpec,
+    host::{
+        LogPart,
+        mask::{masked, one_line},
+    },
+};
 
 /// At most so much is read at once, in bytes.
 const CHUNK: u64 = 1 << 20;
@@ -77,6 +83,40 @@ fn numbered(file: &Path, n: u32) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{n}"));
     name.into()
+}
+
+/// A part of a log for people, in whole lines: what follows `after`, or the end. A log that is shorter than that was rotated, and
+/// begins anew. The part of a line that is still being written is left for the next call.
+pub fn part(path: &Path, after: Option<u64>, most: u64) -> io::Result<LogPart> {
+    let of = |text: String, next| LogPart { file: path.display().to_string(), text, next };
+    let mut file = match options().read(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(of(String::new(), 0)),
+        opened => opened?,
+    };
+    let length = file.metadata()?.len();
+    let begin = match after {
+        Some(after) if after <= length => after,
+        Some(_) => 0,
+        None => length.saturating_sub(most),
+    };
+    file.seek(SeekFrom::Start(begin))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let at_end = begin + bytes.len() as u64 >= length;
+    let cut_before = if after.is_none() && begin > 0 {
+        bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1)
+    } else {
+        0
+    };
+    // A line that is longer than all that may be read is taken as it is.
+    let last_break = bytes.iter().rposition(|b| *b == b'\n').map(|at| at + 1).filter(|end| *end > cut_before);
+    let end = match last_break {
+        Some(end) => end,
+        None if at_end => cut_before,
+        None => bytes.len(),
+    };
+    let text = String::from_utf8_lossy(bytes.get(cut_before..end).unwrap_or_default());
+    Ok(of(masked(&text, &[]), begin + end as u64))
 }
 
 /// What servers write, in lower case, when somebody has their port: by the C library, in Node.
@@ -179,6 +219,27 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ostler-log-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&path).unwrap();
         path
+    }
+
+    #[test]
+    fn a_log_is_read_in_whole_lines_from_where_the_last_part_ended() {
+        let path = std::env::temp_dir().join(format!("ostler-log-part-{}", uuid::Uuid::new_v4()));
+        let text = |part: &LogPart| part.text.clone();
+        assert_eq!(part(&path, None, 100).unwrap().next, 0, "nothing was written yet");
+        fs::write(&path, "one\ntwo\ntoken=hush-hush-hush\nhal").unwrap();
+        let all = part(&path, None, 100).unwrap();
+        assert_eq!(text(&all), "one\ntwo\ntoken=***\n");
+        let end = part(&path, None, 26).unwrap();
+        assert_eq!(text(&end), "token=***\n", "a line that is cut is left out");
+        fs::write(&path, "one\ntwo\ntoken=hush-hush-hush\nhalf\n").unwrap();
+        let more = part(&path, Some(all.next), 100).unwrap();
+        assert_eq!(text(&more), "half\n");
+        assert_eq!(text(&part(&path, Some(more.next), 100).unwrap()), "");
+        fs::write(&path, "new\n").unwrap();
+        assert_eq!(text(&part(&path, Some(more.next), 100).unwrap()), "new\n", "it was rotated");
+        fs::write(&path, "x".repeat(50)).unwrap();
+        assert_eq!(part(&path, Some(0), 10).unwrap().text.len(), 10, "a line without an end does not stop it");
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod contained;
 mod error;
 mod exits;
 mod launch;
-mod log;
+pub mod log;
 mod oom;
 mod process;
 mod startup;

@@ -4,14 +4,13 @@ mod reference;
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
-use super::CliError;
+use super::{CliError, output::print};
 use crate::api;
 
 /// Print the CustomResourceDefinitions, or write one file for each
@@ -67,10 +66,4 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), CliError> {
     fs::create_dir_all(folder)
         .and_then(|()| fs::write(&path, text))
         .map_err(|error| CliError::Failed(format!("can't write {}: {error}", path.display())))
-}
-
-fn print(text: &str) -> Result<(), CliError> {
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|error| CliError::Failed(format!("can't write to standard output: {error}")))
 }

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Found, manager::Manager};
-use crate::api::{API_VERSION, Engine};
+use crate::{
+    api::{API_VERSION, Engine},
+    host::mask,
+};
 
 /// The files that are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +17,12 @@ pub struct Manifests {
     pub backends: String,
     /// The AgentConfig: stays on this host. `None`: nothing here could be restarted.
     pub agent: Option<String>,
+    /// An expert, a queue and a pool, so that tasks can be given in at once.
+    pub work: String,
 }
+
+/// What experts call the models that talk: whichever server has one may do their tasks.
+const ALIAS: &str = "chat";
 
 /// `host` is the name of the agent.
 pub fn manifests(found: &[Found], host: &str) -> Manifests {
@@ -35,14 +43,41 @@ pub fn manifests(found: &[Found], host: &str) -> Manifests {
             json!(host)
         )
     });
-    Manifests { backends, agent }
+    Manifests { backends, agent, work: work() }
+}
+
+/// Who does tasks, and by which rules.
+fn work() -> String {
+    format!(
+        "# Who does tasks, and by which rules. To try it: ostler tasks add \"Say in one sentence what a queue is.\" --wait\n\
+         apiVersion: {API_VERSION}\nkind: Expert\nmetadata: {{name: assistant}}\nspec:\n  model: {ALIAS}  # an alias of \
+         backends.yaml\n---\n\
+         apiVersion: {API_VERSION}\nkind: TaskQueue\nmetadata: {{name: default}}\nspec:\n  defaultExpertRef: {{name: assistant}}\n---\n\
+         apiVersion: {API_VERSION}\nkind: WorkerPool\nmetadata: {{name: default}}\nspec:\n  queueRefs: [{{name: default}}]\n"
+    )
+}
+
+/// The model of a server that talks: the one that it was started with, else the first; none that only embeds or ranks, and none
+/// that is somewhere else.
+pub fn talking(Found { server, manager, .. }: &Found) -> Option<&str> {
+    const OTHERS: [&str; 8] = ["embed", "bge-", "minilm", "rerank", "whisper", "clip", "e5-", "gte-"];
+    let talks = |model: &&str| {
+        let name = model.to_ascii_lowercase();
+        !OTHERS.iter().any(|word| name.contains(word)) && !name.ends_with("cloud")
+    };
+    let started_with = |model: &&str| match manager {
+        Manager::Nobody { command, .. } => command.iter().any(|argument| argument == model),
+        _ => false,
+    };
+    let mut models = server.models.iter().map(String::as_str).filter(talks);
+    models.clone().find(started_with).or_else(|| models.next())
 }
 
 /// A container is its engine's to restart, and an app somebody's to open.
 fn can_restart(manager: &Manager) -> bool {
     match manager {
         Manager::Systemd { .. } | Manager::Brew { .. } | Manager::Launchd { .. } => true,
-        Manager::Nobody { command, .. } => !command.is_empty(),
+        Manager::Nobody { command, .. } => !command.is_empty() && !mask::holds_secret(command),
         Manager::Container | Manager::App { .. } => false,
     }
 }
@@ -55,7 +90,8 @@ fn engine_word(engine: Engine) -> &'static str {
     }
 }
 
-fn backend(Found { name, server, manager }: &Found, host: &str) -> String {
+fn backend(found: &Found, host: &str) -> String {
+    let (Found { name, server, manager }, talking) = (found, talking(found));
     let mut text = format!(
         "---\napiVersion: {API_VERSION}\nkind: LLMBackend\nmetadata: {{name: {}}}\nspec:\n  engine: {}\n  url: {}\n",
         json!(name),
@@ -65,11 +101,15 @@ fn backend(Found { name, server, manager }: &Found, host: &str) -> String {
     if !server.models.is_empty() {
         text += "  models:\n";
         for model in server.models.iter().take(64) {
-            let _ = writeln!(text, "  - {{name: {}}}", json!(model));
+            let alias = if talking == Some(model) { format!(", alias: {ALIAS}") } else { String::new() };
+            let _ = writeln!(text, "  - {{name: {}{alias}}}", json!(model));
         }
     }
     if can_restart(manager) {
         let _ = writeln!(text, "  recovery: {{hostAgentRef: {{name: {}}}, service: {}}}", json!(host), json!(name));
+    } else if matches!(manager, Manager::Nobody { command, .. } if mask::holds_secret(command)) {
+        text += "  # The command that started it holds a key, which is not copied: write it into agent.yaml as a service by yourself\n  \
+                 # (docs/agent.md), with the key in a file or a variable. Without `recovery` a human is told.\n";
     } else {
         text += "  # Nothing here can restart it: without `recovery` a human is told.\n";
     }
@@ -183,6 +223,40 @@ mod tests {
             json!({"command": ["ollama", "serve"], "user": "ada", "workingDirectory": "/srv"})
         );
         assert_eq!(process["adopt"], false);
+    }
+
+    #[test]
+    fn the_model_that_talks_is_called_as_the_expert_calls_it() {
+        let server = |models: &[&str], command: &[&str]| {
+            let command = command.iter().map(ToString::to_string).collect();
+            let mut found = found("x", Engine::MLX, Manager::Nobody { command, folder: None });
+            found.server.models = models.iter().map(ToString::to_string).collect();
+            found
+        };
+        for (models, command, expected) in [
+            (&["nomic-embed-text", "llama3.2:3b", "qwen"][..], &["ollama"][..], Some("llama3.2:3b")),
+            (&["a", "b"], &["mlx_lm.server", "--model", "b"], Some("b")),
+            (&["bge-m3", "gpt-oss:120b-cloud"], &["ollama"], None),
+            (&[], &["ollama"], None),
+        ] {
+            assert_eq!(talking(&server(models, command)), expected, "{models:?}");
+        }
+        let written = manifests(&[server(&["a", "b"], &["s", "b"])], "mac");
+        let backend = &documents(&written.backends)[0];
+        assert_eq!(backend["spec"]["models"], json!([{"name": "a"}, {"name": "b", "alias": "chat"}]));
+        let work: Vec<serde_json::Value> =
+            written.work.split("---\n").map(|d| serde_saphyr::from_str(d).unwrap()).collect();
+        assert_eq!(work[0]["spec"]["model"], "chat");
+        assert_eq!(work[1]["spec"]["defaultExpertRef"]["name"], work[0]["metadata"]["name"]);
+        assert_eq!(work[2]["spec"]["queueRefs"][0]["name"], work[1]["metadata"]["name"]);
+    }
+
+    #[test]
+    fn a_key_of_another_process_gets_into_no_file() {
+        let command = ["vllm", "serve", "m", "--api-key", "hush-hush"].map(str::to_owned).to_vec();
+        let written = manifests(&[found("x", Engine::OpenAI, Manager::Nobody { command, folder: None })], "mac");
+        assert_eq!(written.agent, None);
+        assert!(!written.backends.contains("hush") && written.backends.contains("holds a key"), "{}", written.backends);
     }
 
     #[test]

@@ -13,14 +13,15 @@ use std::{
 };
 
 use super::{CliError, http_client::http_client, output::print, ports::Owner};
-use crate::api::Engine;
+use crate::api::{Engine, number_of};
 use manager::Manager;
 use probe::Server;
 
 /// Find inference servers on this machine, and write manifests of them
 ///
 /// Asks the usual ports for Ollama, MLX and OpenAI-compatible servers, says who owns each and what else watches them, and
-/// writes backends.yaml, and agent.yaml apart: that one stays on this host. Nothing is overwritten, nothing is started.
+/// writes backends.yaml, work.yaml (an expert, a queue and a pool, so that `tasks add` works), and agent.yaml apart: that one stays on
+/// this host. Nothing is overwritten, nothing is started.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the manifests are written
@@ -38,8 +39,8 @@ pub struct Found {
 
 pub async fn run(args: Args) -> Result<(), CliError> {
     let Args { folder } = args;
-    let (backends, agent) = (folder.join("backends.yaml"), folder.join("agent.yaml"));
-    for file in [&backends, &agent] {
+    let [backends, agent, work] = ["backends.yaml", "agent.yaml", "work.yaml"].map(|file| folder.join(file));
+    for file in [&backends, &agent, &work] {
         refuse_to_overwrite(file)?;
     }
     let servers = probe::servers(&http_client()?).await;
@@ -59,7 +60,12 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     if let Some(text) = &written.agent {
         write_new(&agent, text)?;
     }
-    print(&format!("next: read them, then `ostler up -f {}`\n", folder.display()))
+    write_new(&work, &written.work)?;
+    if found.iter().all(|found| manifests::talking(found).is_none()) {
+        print("! no server lists a model that talks: name one in backends.yaml, with the alias that work.yaml has\n")?;
+    }
+    let folder = folder.display();
+    print(&format!("next: read them, then `ostler validate -f {folder}` and `ostler up -f {folder}`\n"))
 }
 
 fn named(servers: Vec<Server>) -> Vec<Found> {
@@ -96,7 +102,7 @@ fn line(Found { name, server, manager }: &Found) -> String {
         Manager::App { path } => format!(", by {path}"),
         Manager::Nobody { .. } => String::new(),
     };
-    format!("{name} at {}: {} models; {owner}{by}\n", server.url(), server.models.len())
+    format!("{name} at {}: {}; {owner}{by}\n", server.url(), number_of(server.models.len(), "model"))
 }
 
 /// The agent's name: the host's, as far as a resource may be called that.
@@ -157,7 +163,7 @@ mod tests {
         };
         assert_eq!(
             line(&found),
-            "ollama at http://127.0.0.1:11434: 1 models; process 7 (ollama serve) of user ada, by systemd unit \
+            "ollama at http://127.0.0.1:11434: 1 model; process 7 (ollama serve) of user ada, by systemd unit \
              ollama.service (Restart=always)\n"
         );
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{super::ports, manager::output};
+use crate::host::mask;
 
 /// Port of a host agent, this one's or another's.
 const AGENT_PORT: u16 = 9099;
@@ -25,14 +26,14 @@ fn cron(table: &str) -> Vec<String> {
         .lines()
         .map(str::trim)
         .filter(|line| !line.starts_with('#') && WORDS.iter().any(|word| line.contains(word)))
-        .map(|line| format!("your crontab has: {line}"))
+        .map(|line| format!("your crontab has: {}", mask::command_line(line)))
         .collect()
 }
 
 fn autoheal(list: &str) -> Vec<String> {
     list.lines()
         .filter(|line| line.contains("autoheal"))
-        .map(|line| format!("a process restarts unhealthy containers: {}", line.trim()))
+        .map(|line| format!("a process restarts unhealthy containers: {}", mask::command_line(line.trim())))
         .collect()
 }
 

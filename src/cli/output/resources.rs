@@ -53,6 +53,9 @@ fn columns(kind: Kind, wide: bool, namespaces: bool) -> Vec<Column> {
         if matches!(kind.kind, "LLMBackend" | "HostAgent") {
             all.push(("URL", |item, _| text(item.spec.get("url"))));
         }
+        if kind.kind == "LLMBackend" {
+            all.push(("LIMITED BY", |item, _| status(item, "limitedBy")));
+        }
         all.push(("MESSAGE", |item, _| ready(item, "message")));
     }
     all
@@ -92,7 +95,7 @@ mod tests {
             "apiVersion": "ostler.dev/v1alpha1", "kind": "LLMBackend",
             "metadata": {"name": "mlx", "namespace": namespace, "creationTimestamp": "2026-03-01T11:00:00Z"},
             "spec": {"engine": "MLX", "url": "http://127.0.0.1:11435"},
-            "status": {"state": "Down", "conditions": [{"type": "Ready", "status": "False", "reason": "Refused", "message": "why"}]},
+            "status": {"state": "Down", "limitedBy": "few slots", "conditions": [{"type": "Ready", "status": "False", "reason": "Refused", "message": "why"}]},
             "live": {"slotsInUse": 0, "limit": 2},
         }))
         .unwrap()
@@ -116,6 +119,6 @@ mod tests {
     fn wide_tells_where_and_why_and_several_namespaces_are_named() {
         let wide = render(&[item("a"), item("b")], true);
         assert!(wide.starts_with("NAMESPACE"), "{wide}");
-        assert!(wide.contains("MLX      http://127.0.0.1:11435   why"), "{wide}");
+        assert!(wide.contains("MLX      http://127.0.0.1:11435   few slots    why"), "{wide}");
     }
 }

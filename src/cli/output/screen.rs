@@ -1,7 +1,11 @@
 //! The one screen of `ostler status`.
 
 use super::{Style, Table};
-use crate::http::{Level, Overview, Problem, age};
+use crate::{
+    api::number_of,
+    http::{Level, Overview, Problem, ResourceLine, age},
+    telemetry::escape,
+};
 
 /// Renders the screen.
 pub fn screen(overview: &Overview, style: Style) -> String {
@@ -38,7 +42,13 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         }
         parts.push(table.render(style));
     }
-    for (heading, lines) in [("CONTAINERS", &overview.containers), ("AGENT", &overview.agents)] {
+    // Of these, those that are well are only counted: there may be many.
+    let quiet = [("EXPERT", &overview.experts), ("POOL", &overview.pools), ("SCHEDULE", &overview.schedules)];
+    let is_well = |line: &ResourceLine| line.level == Level::Ok;
+    let always = [("CONTAINERS", &overview.containers), ("AGENT", &overview.agents)];
+    let shown = always.map(|(heading, lines)| (heading, lines.iter().collect::<Vec<_>>()));
+    let not_well = quiet.map(|(heading, lines)| (heading, lines.iter().filter(|line| !is_well(line)).collect()));
+    for (heading, lines) in not_well.into_iter().chain(shown) {
         if lines.is_empty() {
             continue;
         }
@@ -50,11 +60,17 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         }
         parts.push(table.render(style));
     }
+    let well: Vec<String> = quiet
+        .iter()
+        .map(|(heading, lines)| (heading.to_lowercase(), lines.iter().filter(|line| is_well(line)).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| number_of(count, &what))
+        .collect();
+    if !well.is_empty() {
+        parts.push(format!("✓ {} ready\n", well.join(", ")));
+    }
     if parts.len() == notes_count {
-        parts.push(
-            "Nothing is declared: no LLMBackend, no HostAgent. `ostler init DIR` writes manifests of what runs here.\n"
-                .to_owned(),
-        );
+        parts.push("Nothing is declared. `ostler init DIR` writes manifests of what runs here.\n".to_owned());
     }
     parts.join("\n")
 }
@@ -76,7 +92,7 @@ fn notes(overview: &Overview) -> Vec<String> {
     for problem in &overview.problems {
         notes.push_str(&format!("{} {}\n", if problem.error { "✗" } else { "!" }, problem_line(problem)));
     }
-    if notes.is_empty() { Vec::new() } else { vec![notes] }
+    if notes.is_empty() { Vec::new() } else { vec![escape::for_terminal(&notes).into_owned()] }
 }
 
 /// `ollama.yaml:12: LLMBackend default/ollama: spec.url: is required`
@@ -86,13 +102,15 @@ pub fn problem_line(problem: &Problem) -> String {
         (Some(file), Some(line)) => Some(format!("{file}:{line}")),
         (file, _) => file.clone(),
     };
-    [place, about.clone(), field.clone(), Some(message.clone())].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    let parts = [place, about.clone(), field.clone(), Some(message.clone())];
+    escape::for_line(&parts.into_iter().flatten().collect::<Vec<_>>().join(": ")).into_owned()
 }
 
 fn several_namespaces(overview: &Overview) -> bool {
     let mut all: Vec<&str> = overview.backends.iter().map(|b| b.namespace.as_str()).collect();
     all.extend(overview.queues.iter().map(|q| q.namespace.as_str()));
-    all.extend(overview.agents.iter().chain(&overview.containers).map(|line| line.namespace.as_str()));
+    let lines = [&overview.agents, &overview.containers, &overview.experts, &overview.pools, &overview.schedules];
+    all.extend(lines.into_iter().flatten().map(|line| line.namespace.as_str()));
     all.windows(2).any(|pair| pair[0] != pair[1])
 }
 
@@ -146,6 +164,26 @@ mod tests {
              \n\
              AGENT   STATE       DETAIL\n\
              ! mac   Reachable   mlx Running\n"
+        );
+    }
+
+    #[test]
+    fn experts_pools_and_schedules_are_lines_when_they_are_not_well_and_counted_when_they_are() {
+        let line = |name: &str, level: &str| json!({"namespace": "default", "name": name, "level": level, "healthy": level == "Ok", "state": "S", "detail": "why"});
+        let seen = overview(json!({
+            "experts": [line("olga", "Bad"), line("igor", "Ok"), line("ada", "Ok")],
+            "pools": [line("workers", "Ok")],
+            "schedules": [line("news", "Warning")],
+        }));
+        assert_eq!(
+            screen(&seen, Style::default()),
+            "EXPERT   STATE   DETAIL\n\
+             ✗ olga   S       why\n\
+             \n\
+             SCHEDULE   STATE   DETAIL\n\
+             ! news     S       why\n\
+             \n\
+             ✓ 2 experts, 1 pool ready\n"
         );
     }
 

@@ -1,6 +1,7 @@
 //! Columns as wide as they must be; the last one is broken at the terminal's width.
 
 use super::Style;
+use crate::telemetry::escape;
 
 const GAP: usize = 3;
 /// Before each line of a note.
@@ -88,9 +89,9 @@ fn painted(cell: &Cell, style: Style) -> String {
     }
 }
 
-/// Messages may come from servers: no line breaks, no control characters that a terminal would obey.
+/// Messages may come from servers: one line each, and nothing that a terminal would obey.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace(|c: char| c.is_control(), "?")
+    escape::for_line(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }
 
 /// Breaks at blanks.
@@ -157,6 +158,6 @@ mod tests {
     fn a_message_cannot_steer_the_terminal() {
         let mut table = Table::new(&["DETAIL"]);
         table.push(["evil\x1b[2J\r\nline".into()]);
-        assert_eq!(table.render(Style::default()), "DETAIL\nevil?[2J line\n");
+        assert_eq!(table.render(Style::default()), "DETAIL\nevil\\u001b[2J line\n");
     }
 }

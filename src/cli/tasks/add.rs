@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use clap_complete::ArgValueCompleter;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     cli::{
-        CliError, Global, Target, names,
+        CliError, Global, Target, complete, names,
         output::{self, Format, print},
     },
     http::InsertReply,
@@ -39,14 +40,14 @@ pub struct Args {
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Queue [default: default]
-    #[arg(long, short)]
+    #[arg(long, short, add = ArgValueCompleter::new(complete::queues))]
     queue: Option<String>,
     #[arg(long)]
     domain: Option<String>,
     #[arg(long)]
     role: Option<String>,
     /// Who shall do it, instead of whom assignment finds
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(complete::experts))]
     expert: Option<String>,
     /// Alias of the model, instead of the expert's
     #[arg(long)]
@@ -111,11 +112,13 @@ pub async fn run(mut args: Args, global: &Global) -> Result<(), CliError> {
     };
     let target = Target::of(global).await?;
     let added = send(&target, &entries, &name).await?;
-    if wait {
-        return wait::answers(&target, &added, timeout, output).await;
-    }
     let existed = added.iter().filter(|i| i.existed).count();
     let reply = InsertReply { inserted: added.len() - existed, existed, items: added };
+    if wait {
+        // Standard output is for the answers alone.
+        output::tell(&format!("{} · {}\n", told(&reply), target.place));
+        return wait::answers(&target, &reply.items, timeout, output).await;
+    }
     if output::print_value(output, &reply)? {
         Ok(())
     } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     cli::{
         CliError, Global, Target,
-        output::{self, Format, Style, Table, print},
+        output::{self, Format, Style, Table, print, print_ready},
     },
     tasks::assign::AssignReport,
 };
@@ -33,7 +33,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     if output::print_value(output, &report)? {
         return Ok(());
     }
-    print(&told(&report, Style::of_stdout()))?;
+    print_ready(&told(&report, Style::of_stdout()))?;
     if dry_run { Ok(()) } else { print(&format!("· {}\n", target.place)) }
 }
 

@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
+use clap_complete::ArgValueCompleter;
+
 use super::which::Which;
 use crate::{
     cli::{
-        CliError, Global, Target,
+        CliError, Global, Target, complete,
         output::{self, Format, print},
     },
     http::{CommandReply, CommandRequest, TaskList, TaskVerb},
@@ -92,7 +94,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct ReassignArgs {
     /// The expert that gets them
-    #[arg(long, value_name = "EXPERT")]
+    #[arg(long, value_name = "EXPERT", add = ArgValueCompleter::new(complete::experts))]
     to: String,
     #[command(flatten)]
     args: Args,
@@ -107,7 +109,7 @@ pub async fn reassign(ReassignArgs { to, args }: ReassignArgs, global: &Global) 
 }
 
 async fn carry_out(verb: Verb, mut args: Args, to: Option<String>, global: &Global) -> Result<(), CliError> {
-    check(&args)?;
+    check(verb, &args)?;
     args.ids.sort_unstable();
     args.ids.dedup();
     let target = Target::of(global).await?;
@@ -138,7 +140,12 @@ fn tasks(count: i64) -> &'static str {
     if count == 1 { "task" } else { "tasks" }
 }
 
-fn check(args: &Args) -> Result<(), CliError> {
+fn check(verb: Verb, args: &Args) -> Result<(), CliError> {
+    if verb == Verb::Purge && args.which.since.is_some() {
+        return Err(CliError::misused(
+            "--since names the newest, which would be deleted: write --older-than 24h to keep those of the last day",
+        ));
+    }
     let open = args.which.is_open();
     match (args.ids.is_empty(), open, args.all) {
         (true, true, false) => Err(CliError::misused("say which: numbers of tasks, filters (see --help), or --all")),
@@ -155,7 +162,7 @@ fn confirm(verb: Verb, count: i64) -> Result<(), CliError> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(no());
     }
-    eprint!("{what}. Go on? [y/N] ");
+    output::tell(&format!("{what}. Go on? [y/N] "));
     let mut answer = String::new();
     std::io::stdin()
         .lock()
@@ -194,6 +201,7 @@ async fn send(
         key: which.key.clone(),
         labels: which.label_map(),
         since: which.from()?,
+        until: which.until()?,
         all: *all,
         to: to.map(str::to_owned),
         reason: reason.clone(),
@@ -246,8 +254,14 @@ mod tests {
             (&["--all", "-q", "default"], false),
         ] {
             let line = Line::try_parse_from([&["x"], args].concat()).unwrap();
-            assert_eq!(check(&line.args).is_ok(), good, "{args:?}");
+            assert_eq!(check(Verb::Cancel, &line.args).is_ok(), good, "{args:?}");
         }
+        let purge = |args: &[&str]| check(Verb::Purge, &Line::try_parse_from([&["x"], args].concat()).unwrap().args);
+        assert!(purge(&["--older-than", "24h"]).is_ok());
+        assert!(
+            purge(&["--since", "24h"]).unwrap_err().to_string().contains("--older-than"),
+            "it would delete the newest"
+        );
         assert!(Line::try_parse_from(["x", "7", "--all"]).is_err());
     }
 }

@@ -38,8 +38,15 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
 
 fn told(one: &Explanation, now: Timestamp) -> String {
     let Explanation { id, state, why, since, expert, assignment_reason, candidates } = one;
-    let mut text =
-        format!("task {id} is {} for {}: {why}\n", state.as_str(), age(now.duration_since(*since).as_secs()));
+    let how_long = age(now.duration_since(*since).as_secs());
+    let mut text = match state {
+        // That it lasts is no news.
+        state if state.is_terminal() => {
+            let why = why.strip_prefix("it failed: ").or(why.strip_prefix("it was cancelled: ")).unwrap_or(why);
+            format!("task {id} {} {how_long} ago: {why}\n", state.as_str())
+        }
+        state => format!("task {id} is {} for {how_long}: {why}\n", state.as_str()),
+    };
     if let (Some(expert), Some(reason)) = (expert, assignment_reason) {
         let others: Vec<&str> = candidates.iter().filter(|c| *c != expert).map(String::as_str).collect();
         let others = if others.is_empty() { String::new() } else { format!("; as good: {}", others.join(", ")) };
@@ -68,5 +75,14 @@ mod tests {
             told(&one, "2026-03-01T12:00:00Z".parse().unwrap()),
             "task 17 is pending for 2m: it waits for a slot of mlx (2 at once)\n  assigned to igor: domain; as good: olga\n"
         );
+        let ended = |state, why: &str| {
+            let one = Explanation { state, why: why.into(), assignment_reason: None, ..one.clone() };
+            told(&one, "2026-03-01T12:00:00Z".parse().unwrap())
+        };
+        assert_eq!(
+            ended(TaskState::Completed, "it was done by igor"),
+            "task 17 completed 2m ago: it was done by igor\n"
+        );
+        assert_eq!(ended(TaskState::Failed, "it failed: no"), "task 17 failed 2m ago: no\n");
     }
 }

@@ -6,7 +6,7 @@ use super::which::Which;
 use crate::{
     cli::{
         CliError, Global, Target,
-        output::{self, Format, Style, Table, print},
+        output::{self, Format, Style, Table, print, print_ready},
     },
     http::{TaskList, age},
     tasks::{Task, TaskId, TaskState},
@@ -46,9 +46,10 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
         return Ok(());
     }
     if tasks.is_empty() {
+        which.check_queue(&target).await?;
         return print(if which.is_open() { "no tasks\n" } else { "no task matches\n" });
     }
-    print(&table(&tasks, now, output == Some(Format::Wide)).render(Style::of_stdout()))?;
+    print_ready(&table(&tasks, now, output == Some(Format::Wide)).render(Style::of_stdout()))?;
     match more {
         Some(before) => print(&format!("more: --before {before}, or --limit\n")),
         None => Ok(()),

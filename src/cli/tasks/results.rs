@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::{
         CliError, Global, Target,
-        output::{Format, print},
+        output::{self, Format, nobody_reads, print, print_ready},
     },
     http::ResultList,
 };
@@ -50,32 +50,59 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
         )));
     }
     let target = Target::of(global).await?;
-    let mut after = match (after, which.since.is_some()) {
+    which.check_queue(&target).await?;
+    let after = match (after, which.since.is_some()) {
         (None, false) if follow => Some(from_now()),
         (after, _) => after,
     };
+    if follow {
+        return tokio::select! {
+            ended = following(&target, &which, after, output) => ended,
+            () = nobody_reads() => Ok(()),
+        };
+    }
+    let after = until_now(&target, &which, after, output).await?;
+    if cursor {
+        output::tell(&format!("{after}\n"));
+    }
+    Ok(())
+}
+
+/// All that there is; returns the cursor behind it.
+async fn until_now(
+    target: &Target,
+    which: &Which,
+    mut after: Option<String>,
+    output: Option<Format>,
+) -> Result<String, CliError> {
+    loop {
+        let list = page(target, which, after.as_deref(), false).await?;
+        show(&list, output)?;
+        if i64::try_from(list.items.len()).unwrap_or(0) < PAGE {
+            return Ok(list.next);
+        }
+        after = Some(list.next);
+    }
+}
+
+/// Until Ctrl-C; also through restarts of the server.
+async fn following(
+    target: &Target,
+    which: &Which,
+    mut after: Option<String>,
+    output: Option<Format>,
+) -> Result<(), CliError> {
     let mut failing = false;
     loop {
-        let page = page(&target, &which, after.as_deref(), follow).await;
-        match page {
+        match page(target, which, after.as_deref(), true).await {
             Ok(list) => {
                 failing = false;
-                for task in &list.items {
-                    print(&match output {
-                        Some(format @ (Format::Json | Format::Yaml)) => Answer::of(task).written(format)?,
-                        _ => format!("{}\n", told(task)),
-                    })?;
-                }
-                let last = i64::try_from(list.items.len()).unwrap_or(0) < PAGE;
+                show(&list, output)?;
                 after = Some(list.next);
-                if last && !follow {
-                    break;
-                }
             }
-            // Whoever follows does so through restarts of the server.
-            Err(error) if follow && after.is_some() => {
+            Err(error) if after.is_some() => {
                 if !failing {
-                    eprintln!("ostler: {error}; still trying");
+                    output::tell(&format!("ostler: {error}; still trying\n"));
                 }
                 failing = true;
                 tokio::time::sleep(AFTER_FAILURE).await;
@@ -83,8 +110,14 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
             Err(error) => return Err(error),
         }
     }
-    if cursor && let Some(after) = after {
-        eprintln!("{after}");
+}
+
+fn show(list: &ResultList, output: Option<Format>) -> Result<(), CliError> {
+    for task in &list.items {
+        match output {
+            Some(format @ (Format::Json | Format::Yaml)) => print_ready(&Answer::of(task).written(format)?)?,
+            _ => print(&format!("{}\n", told(task)))?,
+        }
     }
     Ok(())
 }

@@ -4,12 +4,14 @@ use jiff::Timestamp;
 
 use super::wait::text;
 use crate::{
+    api::number_of,
     cli::{
         CliError, Global, Target,
-        output::{self, Format, Style, Table, print},
+        output::{self, Format, Style, Table, print_ready},
     },
     http::age,
     tasks::{Task, TaskId},
+    telemetry::escape,
 };
 
 /// Show one task with its attempts, its payload and what came of it
@@ -26,7 +28,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     if output::print_value(args.output, &task)? {
         return Ok(());
     }
-    print(&shown(&task, Timestamp::now(), Style::of_stdout()))
+    print_ready(&shown(&task, Timestamp::now(), Style::of_stdout()))
 }
 
 fn shown(task: &Task, now: Timestamp, style: Style) -> String {
@@ -55,8 +57,8 @@ fn shown(task: &Task, now: Timestamp, style: Style) -> String {
     if !task.attempts.is_empty() {
         parts.push(attempts(task, now).render(style));
     }
-    parts.push(format!("ASKED\n{}\n", asked(task)));
-    parts.extend(task.result.as_ref().map(|result| format!("ANSWER\n{}\n", text(result))));
+    parts.push(format!("ASKED\n{}\n", escape::for_terminal(&asked(task))));
+    parts.extend(task.result.as_ref().map(|result| format!("ANSWER\n{}\n", escape::for_terminal(&text(result)))));
     parts.join("\n")
 }
 
@@ -72,14 +74,15 @@ fn expert(task: &Task) -> String {
 
 fn counts(task: &Task) -> String {
     let mut text = format!("{} used", task.attempts_used);
-    for (count, what) in [
-        (task.free_requeues, "given back without using one"),
-        (task.leases_lost, "lost with their worker"),
-        (task.cycle - 1, "times opened anew"),
-    ] {
+    for (count, what) in
+        [(task.free_requeues, "given back without using one"), (task.leases_lost, "lost with their worker")]
+    {
         if count > 0 {
             text.push_str(&format!(", {count} {what}"));
         }
+    }
+    if task.cycle > 1 {
+        text.push_str(&format!(", opened anew {}", number_of(task.cycle - 1, "time")));
     }
     text
 }

@@ -7,11 +7,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
+    api::number_of,
     cli::{
         CliError, Target,
-        output::{Format, print},
+        output::{self, Format, nobody_reads, print, print_ready},
     },
-    http::TaskList,
+    http::{TaskList, age},
     store::Inserted,
     tasks::{Task, TaskId, TaskState},
 };
@@ -56,8 +57,8 @@ impl<'a> Answer<'a> {
     /// One line of JSON, or one document of YAML.
     pub fn written(&self, format: Format) -> Result<String, CliError> {
         Ok(match format {
-            Format::Yaml => format!("---\n{}", serde_saphyr::to_string(self).map_err(CliError::failed)?),
-            _ => serde_json::to_string(self).map_err(CliError::failed)? + "\n",
+            Format::Yaml => format!("---\n{}", output::yaml(self)?),
+            _ => output::json_line(self)?,
         })
     }
 }
@@ -101,18 +102,46 @@ pub async fn answers(
     timeout: Option<Duration>,
     format: Option<Format>,
 ) -> Result<(), CliError> {
+    tokio::select! {
+        ended = waiting(target, added, timeout, format) => ended,
+        () = nobody_reads() => Ok(()),
+        Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted(interrupted(added))),
+    }
+}
+
+/// What goes on without whoever waited, and how to look at it.
+fn interrupted(added: &[Inserted]) -> String {
+    match added {
+        [one] => format!("task {} goes on: `ostler tasks show {}` shows it", one.id, one.id),
+        _ => {
+            "the tasks go on: `ostler tasks list` shows them, `ostler tasks results --since 1h --follow` their answers"
+                .to_owned()
+        }
+    }
+}
+
+async fn waiting(
+    target: &Target,
+    added: &[Inserted],
+    timeout: Option<Duration>,
+    format: Option<Format>,
+) -> Result<(), CliError> {
     let mut open: Vec<TaskId> = added.iter().map(|i| i.id).collect();
     open.sort_unstable();
     open.dedup();
     let total = open.len();
     let until = timeout.map(|t| Instant::now() + t);
-    let progress = std::io::stderr().is_terminal() && total > 1;
+    let progress = std::io::stderr().is_terminal();
+    let began = Instant::now();
     let (mut ended, mut bad, mut pause) = (0, 0, FIRST_POLL);
     let mut reached = Instant::now();
     while !open.is_empty() {
         match done(target, &open).await {
             Ok(tasks) => {
                 reached = Instant::now();
+                if progress && !tasks.is_empty() {
+                    output::progress("");
+                }
                 for task in &tasks {
                     bad += usize::from(task.state != TaskState::Completed);
                     show(task, total, format)?;
@@ -127,26 +156,27 @@ pub async fn answers(
             Err(_) => pause = SLOWEST_POLL,
         }
         if progress {
-            eprint!("\r{ended} of {total} ended\x1b[K");
+            output::progress(&format!("{ended} of {total} ended, {}", age(began.elapsed().as_secs().cast_signed())));
         }
         if open.is_empty() {
             break;
         }
         if until.is_some_and(|until| Instant::now() >= until) {
             return Err(CliError::failed(format!(
-                "{} of {total} tasks have not ended in time; they go on: `ostler tasks explain {}` says what one waits for",
+                "{} of {} not ended in time; they go on: `ostler tasks explain {}` says what one waits for",
                 open.len(),
+                if total == 1 { "1 task has".to_owned() } else { format!("{total} tasks have") },
                 open[0]
             )));
         }
         tokio::time::sleep(pause).await;
     }
     if progress {
-        eprint!("\r\x1b[K");
+        output::progress("");
     }
     match bad {
         0 => Ok(()),
-        _ => Err(CliError::failed(format!("{bad} of {total} tasks did not end as completed"))),
+        _ => Err(CliError::failed(format!("{bad} of {} did not end as completed", number_of(total, "task")))),
     }
 }
 
@@ -169,14 +199,14 @@ async fn done(target: &Target, open: &[TaskId]) -> Result<Vec<Task>, CliError> {
 
 fn show(task: &Task, total: usize, format: Option<Format>) -> Result<(), CliError> {
     if let Some(format @ (Format::Json | Format::Yaml)) = format {
-        return print(&Answer::of(task).written(format)?);
+        return print_ready(&Answer::of(task).written(format)?);
     }
     match (&task.result, task.state) {
         // The answer and nothing else, so that it can be used.
         (Some(result), TaskState::Completed) if total == 1 => print(&format!("{}\n", text(result))),
         (_, TaskState::Completed) => print(&format!("{}\n", told(task))),
         _ => {
-            eprintln!("{}", told(task));
+            output::tell(&format!("{}\n", told(task)));
             Ok(())
         }
     }

@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{ValueEnum, builder::PossibleValue};
+use clap_complete::ArgValueCompleter;
 use jiff::Timestamp;
 
 use crate::{
-    cli::{CliError, names},
+    cli::{CliError, Target, complete, names},
+    http::QueueList,
     tasks::TaskState,
 };
 
@@ -41,7 +43,7 @@ impl ValueEnum for State {
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Which {
     /// Only tasks of this queue
-    #[arg(long, short)]
+    #[arg(long, short, add = ArgValueCompleter::new(complete::queues))]
     pub queue: Option<String>,
     /// Only tasks in these states, apart by commas
     #[arg(long, short, value_enum, value_delimiter = ',')]
@@ -51,7 +53,7 @@ pub struct Which {
     #[arg(long)]
     pub role: Option<String>,
     /// Only tasks of this expert
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(complete::experts))]
     pub expert: Option<String>,
     /// Only tasks that nobody has
     #[arg(long, conflicts_with = "expert")]
@@ -64,6 +66,9 @@ pub struct Which {
     /// Only what ended, or is in its state, since 30m, 12h, 2d, ...
     #[arg(long, value_name = "DURATION", value_parser = names::duration)]
     pub since: Option<Duration>,
+    /// Only what ended, or is in its state, for longer than 30m, 12h, 2d, ...
+    #[arg(long, value_name = "DURATION", value_parser = names::duration)]
+    pub older_than: Option<Duration>,
 }
 
 /// `name=value`
@@ -77,7 +82,7 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 impl Which {
     /// The query of a list.
     pub fn query(&self) -> Result<Vec<(&'static str, String)>, CliError> {
-        let Self { queue, state, domain, role, expert, unassigned, key, labels, since: _ } = self;
+        let Self { queue, state, domain, role, expert, unassigned, key, labels, since: _, older_than: _ } = self;
         let mut query: Vec<(&'static str, String)> = Vec::new();
         for (name, value) in [("queue", queue), ("domain", domain), ("role", role), ("expert", expert), ("key", key)] {
             query.extend(value.iter().map(|v| (name, v.clone())));
@@ -93,30 +98,52 @@ impl Which {
             query.push(("labels", labels.join(",")));
         }
         query.extend(self.from()?.map(|at| ("since", at.to_string())));
+        query.extend(self.until()?.map(|at| ("until", at.to_string())));
         Ok(query)
+    }
+
+    /// Refuses a queue that is neither declared nor has tasks: it is mistyped.
+    pub async fn check_queue(&self, target: &Target) -> Result<(), CliError> {
+        let Some(queue) = &self.queue else { return Ok(()) };
+        let list: QueueList = target.api.get(&["tasks", "queues"], &target.namespace_query()).await?;
+        if list.items.iter().any(|counts| counts.queue == *queue) {
+            return Ok(());
+        }
+        let mut known: Vec<&str> = list.items.iter().map(|counts| counts.queue.as_str()).collect();
+        known.dedup();
+        let known =
+            if known.is_empty() { "none is declared".to_owned() } else { format!("there are {}", known.join(", ")) };
+        Err(CliError::failed(format!("there is no queue {queue:?}: {known}")))
     }
 
     /// The time of `--since`.
     pub fn from(&self) -> Result<Option<Timestamp>, CliError> {
-        let before = |since: Duration| {
-            Timestamp::now().checked_sub(since).map_err(|e| CliError::misused(format!("--since: {e}")))
-        };
-        self.since.map(before).transpose()
+        self.since.map(|since| before("--since", since)).transpose()
+    }
+
+    /// The time of `--older-than`.
+    pub fn until(&self) -> Result<Option<Timestamp>, CliError> {
+        self.older_than.map(|age| before("--older-than", age)).transpose()
     }
 
     /// Nothing is given: every task is meant.
     pub fn is_open(&self) -> bool {
-        let Self { queue, state, domain, role, expert, unassigned, key, labels, since } = self;
+        let Self { queue, state, domain, role, expert, unassigned, key, labels, since, older_than } = self;
         [queue, domain, role, expert, key].iter().all(|f| f.is_none())
             && state.is_empty()
             && !unassigned
             && labels.is_empty()
             && since.is_none()
+            && older_than.is_none()
     }
 
     pub fn label_map(&self) -> BTreeMap<String, String> {
         self.labels.iter().cloned().collect()
     }
+}
+
+fn before(option: &str, age: Duration) -> Result<Timestamp, CliError> {
+    Timestamp::now().checked_sub(age).map_err(|e| CliError::misused(format!("{option}: {e}")))
 }
 
 #[cfg(test)]
@@ -142,7 +169,9 @@ mod tests {
         assert!(!some.is_open());
         let query: Vec<String> = some.query().unwrap().iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(query, ["queue=nightly", "state=pending,in_progress", "unassigned=true", "labels=a=b,c="]);
-        assert!(which(&["--since", "2h"]).query().unwrap()[0].0 == "since");
+        assert_eq!(which(&["--since", "2h"]).query().unwrap()[0].0, "since");
+        assert_eq!(which(&["--older-than", "2h"]).query().unwrap()[0].0, "until");
+        assert!(!which(&["--older-than", "2h"]).is_open());
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::{
     telemetry::{Logging, Loops, Metrics},
 };
 use agents::{Agents, Common};
-use derived::Derived;
+pub use derived::Derived;
 pub use records::Records;
 
 const LOGS: &str = "ostler=info,warn";
@@ -119,7 +119,7 @@ impl Up {
         let derived = Arc::new(Derived::new(base_dir));
         let (metrics, loops) = (Metrics::new(), Loops::new());
         let store = counted(store, metrics.clone());
-        let platform = Arc::new(open_folder(folder, &store, &derived).await?);
+        let platform = Arc::new(open_folder(folder, dir, &store, &derived).await?);
         let (down, folder_stop, working) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let http = http_client()?;
@@ -207,15 +207,23 @@ impl Up {
     }
 }
 
-async fn open_folder(folder: &Path, store: &Arc<dyn Store>, derived: &Arc<Derived>) -> Result<LocalPlatform, CliError> {
+async fn open_folder(
+    folder: &Path,
+    dir: &DataDir,
+    store: &Arc<dyn Store>,
+    derived: &Arc<Derived>,
+) -> Result<LocalPlatform, CliError> {
     let derive = Arc::clone(derived);
     let config = LocalConfig {
         kinds: vec![agent::local_kind()],
         derive: Arc::new(move |documents| derive.documents(documents)),
+        of_another: dir.served_another(folder),
         ..LocalConfig::new(folder)
     };
     let records = Arc::new(Records(Arc::clone(store)));
-    LocalPlatform::open(config, Arc::clone(&records) as _, records).await.map_err(CliError::failed)
+    let platform = LocalPlatform::open(config, Arc::clone(&records) as _, records).await.map_err(CliError::failed)?;
+    dir.serves(folder)?;
+    Ok(platform)
 }
 
 /// What a person should mend: in the manifests, and about the agents of this process.

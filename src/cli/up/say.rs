@@ -1,12 +1,12 @@
 //! What `up` says to whoever started it.
 
-use std::path::Path;
+use std::{io::IsTerminal, path::Path};
 
 use tokio::sync::watch;
 
 use super::{Agents, CliError, DataDir, Endpoint};
 use crate::{
-    cli::output::{print, problem_line},
+    cli::output::{announce, problem_line},
     http::KINDS,
     platform::{Platform, Problem, Severity},
 };
@@ -42,7 +42,8 @@ pub async fn welcome(
         text += &format!("✗ {}\n", problem_line(&problem));
     }
     text += "next: `ostler status` in another terminal; Ctrl-C here ends this and leaves services up, `ostler down` ends both\n";
-    print(&text)
+    announce(&text);
+    Ok(())
 }
 
 /// Each problem of the manifests as it comes, and when the last is mended.
@@ -51,10 +52,11 @@ pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
     loop {
         let now = problems.borrow_and_update().clone();
         for problem in now.iter().filter(|p| !known.contains(p)) {
-            tell(&format!("{} {problem}\n", if problem.severity == Severity::Error { "✗" } else { "!" }));
+            log(problem);
+            announce(&format!("{} {problem}\n", if problem.severity == Severity::Error { "✗" } else { "!" }));
         }
         if now.is_empty() && !known.is_empty() {
-            tell("✓ the manifests are in order\n");
+            announce("✓ the manifests are in order\n");
         }
         known = now;
         if problems.changed().await.is_err() {
@@ -63,8 +65,22 @@ pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
     }
 }
 
+/// For whoever reads the log alone. On a terminal that shows both it would stand there twice.
+fn log(problem: &Problem) {
+    if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
+        return;
+    }
+    let Problem { severity, place, about, field, message } = problem;
+    let (file, line) = place.as_ref().map_or((None, None), |p| (Some(p.file.as_str()), Some(p.line)));
+    if *severity == Severity::Error {
+        tracing::warn!(file, line, about, field, why = message, "manifest is not in force");
+    } else {
+        tracing::info!(file, line, about, field, why = message, "manifest is noted");
+    }
+}
+
 pub fn draining(down: bool) {
-    tell(if down {
+    announce(if down {
         "going down: stopping services …\n"
     } else {
         "ending: finishing running tasks, letting controllers come to rest …\n"
@@ -74,16 +90,11 @@ pub fn draining(down: bool) {
 /// What goes on without this process.
 pub fn farewell(services: &[String], failed: &[String]) {
     for failure in failed {
-        tell(&format!("✗ not stopped: {failure}\n"));
+        announce(&format!("✗ not stopped: {failure}\n"));
     }
     if services.is_empty() {
-        tell("ended\n");
+        announce("ended\n");
     } else {
-        tell(&format!("ended; services stay up: {}. `ostler up` finds them again\n", services.join(", ")));
+        announce(&format!("ended; services stay up: {}. `ostler up` finds them again\n", services.join(", ")));
     }
-}
-
-/// Where nobody reads any longer, there is nobody to tell.
-fn tell(text: &str) {
-    let _ = print(text);
 }

@@ -34,7 +34,14 @@ pub use world::{Feeds, Triggers, World, heed_touches};
 /// A kind that is judged and projected.
 #[async_trait]
 pub trait Declares: Send + Sync + 'static {
-    type Object: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static;
+    type Object: Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static;
     type Status: CommonStatus;
     /// What is looked at beside the object.
     type Facts: Send + Sync;

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{Condition, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, set_condition},
+    api::{
+        Condition, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, number_of, set_condition,
+    },
     host::{AgentReport, HostErrorKind},
     platform::Note,
 };
@@ -41,7 +43,7 @@ fn verdict(observed: &Observed) -> Verdict {
         (_, None, Some(heard)) => {
             let down = heard.report.services.iter().filter(|s| s.gave_up).map(|s| s.name.as_str()).collect::<Vec<_>>();
             let message = if down.is_empty() {
-                format!("answers, with {} services", heard.report.services.len())
+                format!("answers, with {}", number_of(heard.report.services.len(), "service"))
             } else {
                 format!("answers; its own loop gave up on {}", down.join(", "))
             };

@@ -66,7 +66,6 @@ impl Backends {
             self.commit(observed, &plan.memory, term.fence()).await?;
             crash_point("recovery.recorded");
         }
-        warn_of(observed, &plan.notes);
         self.change_holds(observed, &plan.holds, term).await;
         self.probers.direct(&observed.key, &observed.uid, wish(object, observed, &judged, &plan));
         self.count(object, observed, &plan, &shown);
@@ -350,16 +349,6 @@ fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Pla
         hurry: under_way || judged.needs_proof && !judged.for_human || judged.reason == "Starting",
         pull: plan.pull.clone(),
         preload: plan.preload.clone(),
-    }
-}
-
-/// A person may have to act: the log says so, too.
-fn warn_of(observed: &Observed, notes: &[PlanNote]) {
-    for note in notes {
-        if let PlanNote::Deferred { evidence } | PlanNote::Blocked { evidence } = note {
-            let backend = &observed.key;
-            tracing::warn!(%backend, evidence, "backend needs a human; `ostler reconcile llm/{}` tries again", backend.name);
-        }
     }
 }
 

@@ -39,6 +39,22 @@ pub fn effective(
     (adapted.min(max - lowered.as_ref().map_or(0, |l| l.by).min(most)), note)
 }
 
+/// Why the limit in force is below the declared maximum, if it is.
+pub fn why(spec: &LLMBackendSpec, seen: &Seen, lowered: Option<&Lowered>, limit: i32) -> Option<String> {
+    let max = spec.max_concurrency();
+    if limit >= max {
+        return None;
+    }
+    let memory = lowered.filter(|low| low.by > 0 && limit >= max - low.by);
+    match memory {
+        Some(low) => {
+            let until = Timestamp::from_second(low.until.as_second()).unwrap_or(low.until);
+            Some(format!("it ran out of memory; one more at {until}"))
+        }
+        None => seen.limited_by.clone().or_else(|| Some("calls were slower with more of them".to_owned())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +77,10 @@ mod tests {
             let seen = Seen { adapted, ..Seen::default() };
             let (limit, _) = effective(&spec, &seen, &mut lowered.clone(), now);
             assert_eq!(limit, wanted, "{concurrency}, adapted to {adapted:?}, lowered {lowered:?}");
+            let why = why(&spec, &seen, lowered.as_ref(), limit);
+            assert_eq!(why.is_some(), limit < 8, "{concurrency}: a limit below the declared one has a reason");
+            let by_memory = lowered.as_ref().is_some_and(|low| limit >= 8 - low.by);
+            assert_eq!(why.is_some_and(|why| why.contains("memory")), by_memory, "{concurrency}, {lowered:?}");
         }
     }
 }

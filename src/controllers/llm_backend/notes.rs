@@ -1,7 +1,7 @@
 //! What happened, as events: each once, when it happens.
 
 use crate::{
-    api::{BackendState, LLMBackendStatus, condition},
+    api::{BackendState, LLMBackendStatus, condition, number_of},
     platform::Note,
 };
 
@@ -55,9 +55,12 @@ fn from_plan(note: &PlanNote) -> Note {
         PlanNote::LimitLowered { to } => {
             (true, "OutOfMemory", "LowerLimit", format!("out of memory: at most {to} calls at once for the next hour"))
         }
-        PlanNote::AgentStarted { times } => {
-            (false, "AgentStarted", "Start", format!("the host agent's own loop started the service ({times} times)"))
-        }
+        PlanNote::AgentStarted { times } => (
+            false,
+            "AgentStarted",
+            "Start",
+            format!("the host agent's own loop started the service ({})", number_of(times, "time")),
+        ),
     };
     Note { warning, reason: reason.into(), action: action.into(), message: bounded(&message) }
 }

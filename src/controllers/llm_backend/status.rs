@@ -15,6 +15,7 @@ use crate::{
 use super::{
     engine_kind,
     judge::{Aspect, Judgement},
+    limit,
     memory::{Memory, bounded},
     plan::{Plan, Why},
     proof,
@@ -98,7 +99,7 @@ pub fn status(
         conditions: conditions(&shown, judged, seen, old, now),
         last_handled_reconcile_at: memory.handled_reconcile.clone(),
         effective_limit: Some(plan.limit),
-        limited_by: seen.limited_by.clone(),
+        limited_by: limit::why(spec, seen, memory.lowered.as_ref(), plan.limit),
         models: models(spec, seen, old),
         last_served_time: memory.served_at.map(Time),
         proved_by: memory

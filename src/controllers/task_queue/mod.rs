@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::api::{TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus};
+use crate::api::{TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus, number_of};
 
 use super::{
     declared::{Declaration, Declares, Judged, Seen, World, projected},
@@ -88,8 +88,8 @@ fn judge(spec: &TaskQueueSpec, seen: &Seen<Facts>, now: Timestamp) -> Judged<Tas
             "open; no WorkerPool serves it, so its tasks wait for whoever claims them".into(),
         )
     } else {
-        let tries = spec.retry.max_attempts;
-        of(TaskQueueState::Open, true, false, format!("open; a task is tried {tries} times before a human is asked"))
+        let tries = number_of(spec.retry.max_attempts, "time");
+        of(TaskQueueState::Open, true, false, format!("open; a task is tried {tries} before a human is asked"))
     };
     judged.again = seen.gate.opens_at.and_then(|at| std::time::Duration::try_from(at.duration_since(now)).ok());
     judged

@@ -16,6 +16,11 @@ pub struct Calendar {
     zone: TimeZone,
 }
 
+/// Why a schedule and its zone can't be read, if so.
+pub fn check_schedule(schedule: &str, zone: &str) -> Result<(), String> {
+    Calendar::parse(schedule, zone).map(drop)
+}
+
 impl Calendar {
     /// Reads a schedule and its zone; the error names what is wrong and what would be right.
     pub fn parse(schedule: &str, zone: &str) -> Result<Self, String> {

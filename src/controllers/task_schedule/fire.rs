@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
-    api::{ConcurrencyPolicy, Mode, TaskScheduleSpec},
+    api::{ConcurrencyPolicy, Mode, TaskScheduleSpec, number_of},
     platform::Note,
     store::{DeclaredRow, StoreError, TaskCommand, TaskFilter, TaskPage, Term},
     tasks::TaskState,
@@ -261,7 +261,8 @@ impl Clock {
 
     fn fired(&self, row: &DeclaredRow, run: Timestamp, tasks: usize, how: &str) {
         self.runs.fired(&row.uid, run, tasks);
-        self.say(row, false, "Fired", format!("inserted {tasks} tasks for the run of {run}, {how}"));
+        let run = Timestamp::from_second(run.as_second()).unwrap_or(run);
+        self.say(row, false, "Fired", format!("inserted {} for the run of {run}, {how}", number_of(tasks, "task")));
     }
 
     fn tell_waits(&self, uid: &str, waits: Option<Waits>) {
@@ -274,7 +275,7 @@ impl Clock {
     }
 
     fn say(&self, row: &DeclaredRow, warning: bool, reason: &str, message: String) {
-        tracing::info!(schedule = row.name, namespace = row.namespace, reason, message, "schedule");
+        tracing::info!(schedule = row.name, namespace = row.namespace, reason, why = message, "schedule");
         if reason != "Suspended" {
             self.runs.note(&row.uid, Note { warning, reason: reason.to_owned(), action: "Fire".into(), message });
         }

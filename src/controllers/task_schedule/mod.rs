@@ -28,6 +28,7 @@ use super::{
 use calendar::Calendar;
 use told::{Told, Waits};
 
+pub use calendar::check_schedule;
 pub use fire::watch_clock;
 pub use told::Runs;
 

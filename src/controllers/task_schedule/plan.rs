@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
-    api::{ConcurrencyPolicy, ExpertSpec, TaskScheduleSpec},
+    api::{ConcurrencyPolicy, ExpertSpec, TaskScheduleSpec, number_of},
     store::DeclaredRow,
     tasks::{Message, NewTask, Payload},
 };
@@ -98,6 +98,8 @@ pub enum Decision {
 /// Decides about a run that is due.
 pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &Circumstances) -> Decision {
     let hold = |reason, message: String| Decision::Hold { reason, message };
+    // One that a person asked for begins within a second.
+    let run = Timestamp::from_second(run.as_second()).unwrap_or(run);
     if seen.suspended {
         return Decision::LeaveOut { reason: "Suspended", message: format!("the run of {run} is left out: suspended") };
     }
@@ -116,7 +118,7 @@ pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &Circumstances) -
         return Decision::LeaveOut { reason: "StillRunning", message };
     }
     if seen.observes {
-        let message = format!("would insert {} tasks for the run of {run}", seen.tasks);
+        let message = format!("would insert {} for the run of {run}", number_of(seen.tasks, "task"));
         return Decision::LeaveOut { reason: "WouldFire", message };
     }
     Decision::Fire { replace: seen.still_running && policy == ConcurrencyPolicy::Replace }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{
-    api::{Mode, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus},
+    api::{Mode, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus, number_of},
     runtimes::{WorkersWanted, WorkloadError},
     store::{Term, WorkerReport},
 };
@@ -171,8 +171,8 @@ fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> 
     };
     let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
     let planned = match (wanted, spec.mode) {
-        (Some(n), Mode::Observe) => format!("would run {n} pods (mode: Observe)"),
-        (Some(n), Mode::Enforce) => format!("{n} pods do the tasks of its queues"),
+        (Some(n), Mode::Observe) => format!("would run {} (mode: Observe)", number_of(n, "pod")),
+        (Some(n), Mode::Enforce) => format!("{} for the tasks of its queues", number_of(n, "pod")),
         (None, _) => "does the tasks of its queues".to_owned(),
     };
     let mut judged = if seen.suspended {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     api::{
         BackendState, Condition, ConditionStatus, ContainerHealthCheckState, ContainerHealthCheckStatus,
-        HostAgentStatus, LLMBackendStatus, condition,
+        HostAgentStatus, LLMBackendStatus, condition, remedy,
     },
     http::{age, types::Item},
 };
@@ -42,7 +42,7 @@ pub struct BackendLine {
     pub detail: String,
 }
 
-/// A host agent, or a check of containers, on the screen.
+/// A host agent, a check of containers, an expert, a pool or a schedule on the screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceLine {
@@ -67,11 +67,15 @@ impl BackendLine {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
             level: level(status.state, suspended),
-            healthy: is_ready || suspended,
+            healthy: (is_ready && is_current(item)) || suspended,
             state: word(item, suspended),
             slots_in_use: live.slots_in_use,
             limit: live.limit.or(status.effective_limit),
-            detail: if is_ready { serving_detail(item, &status, now) } else { failing_detail(&status, ready, now) },
+            detail: if is_ready {
+                serving_detail(item, &status, now)
+            } else {
+                failing_detail(item, &status, ready, now)
+            },
         }
     }
 }
@@ -91,7 +95,7 @@ impl ResourceLine {
                 (false, false) => Level::Bad,
                 (_, true) => Level::Warning,
             },
-            healthy: is_ready || suspended,
+            healthy: (is_ready && is_current(item)) || suspended,
             state: word(item, suspended),
             detail: if is_ready { services(&status) } else { message(ready) },
         }
@@ -114,13 +118,64 @@ impl ResourceLine {
                 Some(_) => Level::Bad,
             },
             // What a person stopped is as that person wants it.
-            healthy: is_ready || suspended || status.state == Some(S::HeldByPerson),
+            healthy: (is_ready && is_current(item)) || suspended || status.state == Some(S::HeldByPerson),
             state: word(item, suspended),
             detail: match status.state {
                 Some(S::Healthy) => format!("{} {}", status.total.unwrap_or_default(), message(ready)),
                 _ => format!("{}{}", message(ready), since.unwrap_or_default()),
             },
         }
+    }
+}
+
+/// What the status of every kind has.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Conditions {
+    conditions: Vec<Condition>,
+    next_run_time: Option<Timestamp>,
+}
+
+impl ResourceLine {
+    /// An expert, a queue, a pool or a schedule.
+    pub(super) fn of_declared(item: &Item, now: Timestamp) -> Self {
+        let status: Conditions = read_status(item);
+        let ready = condition(&status.conditions, "Ready");
+        let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True) && is_current(item);
+        let suspended = is_suspended(item);
+        let state = word(item, suspended);
+        let level = match state.as_str() {
+            _ if is_ready && !suspended => Level::Ok,
+            // A person wants it so, or it is well without anybody's help once what it waits for has come.
+            _ if suspended || ready.is_none() || !is_current(item) => Level::Warning,
+            "Held" | "Scaling" | "Waiting" => Level::Warning,
+            _ => Level::Bad,
+        };
+        let since = ready.map(|c| format!(" (for {})", age(seconds_between(c.last_transition_time.0, now))));
+        let detail = match status.next_run_time.filter(|at| *at > now) {
+            _ if !is_current(item) => "changed; not looked at yet".to_owned(),
+            Some(at) if is_ready => format!("next run in {}", age(seconds_between(now, at))),
+            _ if is_ready => message(ready),
+            _ => format!("{}{}", message(ready), since.unwrap_or_default()),
+        };
+        Self {
+            namespace: item.namespace().to_owned(),
+            name: item.name().to_owned(),
+            level,
+            healthy: is_ready || suspended,
+            state,
+            detail,
+        }
+    }
+}
+
+/// Whether its status is of its spec as it is now.
+fn is_current(item: &Item) -> bool {
+    let generation = item.metadata.get("generation").and_then(Value::as_i64);
+    let observed = item.status.as_ref().and_then(|s| s.get("observedGeneration")).and_then(Value::as_i64);
+    match (generation, observed) {
+        (Some(generation), Some(observed)) => observed >= generation,
+        _ => true,
     }
 }
 
@@ -178,17 +233,22 @@ fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
     to.duration_since(from).as_secs()
 }
 
-/// Why it is not ready and since when; when the next attempt comes.
-fn failing_detail(status: &LLMBackendStatus, ready: Option<&Condition>, now: Timestamp) -> String {
+/// Why it is not ready and since when; when the next attempt comes, and what a person can do.
+fn failing_detail(item: &Item, status: &LLMBackendStatus, ready: Option<&Condition>, now: Timestamp) -> String {
     let mut detail = message(ready);
     if let Some(ready) = ready {
         detail = format!("{detail} (for {})", age(seconds_between(ready.last_transition_time.0, now)));
     }
     let next = status.recovery.as_ref().and_then(|r| r.next_attempt_time.as_ref());
-    match next.map(|at| seconds_between(now, at.0)) {
-        Some(wait) if wait > 0 => format!("{detail}; next attempt in {}", age(wait)),
-        _ => detail,
+    if let Some(wait) = next.map(|at| seconds_between(now, at.0)).filter(|wait| *wait > 0) {
+        detail = format!("{detail}; next attempt in {}", age(wait));
     }
+    let Some(next) = ready.and_then(|c| remedy("LLMBackend", item.namespace(), item.name(), &c.reason)) else {
+        return detail;
+    };
+    let service = item.spec.get("recovery").and_then(|r| r.get("service")).and_then(Value::as_str);
+    let log = service.map_or_else(String::new, |service| format!("; `ostler logs {service}` shows its log"));
+    format!("{detail}; {next}{log}")
 }
 
 /// What a well server last did, with the ages that status does not have.

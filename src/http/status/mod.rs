@@ -44,6 +44,15 @@ pub struct Overview {
     /// Checks of containers, worst first.
     #[serde(default)]
     pub containers: Vec<ResourceLine>,
+    /// Worst first.
+    #[serde(default)]
+    pub experts: Vec<ResourceLine>,
+    /// Worst first.
+    #[serde(default)]
+    pub pools: Vec<ResourceLine>,
+    /// Worst first.
+    #[serde(default)]
+    pub schedules: Vec<ResourceLine>,
     /// Manifests that are not in force.
     pub problems: Vec<Problem>,
 }
@@ -64,12 +73,17 @@ pub(super) async fn status(
     Query(query): Query<InNamespace>,
 ) -> Result<Json<Overview>, ApiError> {
     let (namespace, now) = (query.namespace.as_deref(), Timestamp::now());
-    let [backends, agents, .., checks] = KINDS;
+    let [backends, agents, experts, queues, pools, schedules, checks] = KINDS;
+    let items = async |kind| resources::items(&api, kind, namespace).await;
     let seen = Seen {
-        backends: resources::items(&api, backends, namespace).await?,
-        agents: resources::items(&api, agents, namespace).await?,
-        checks: resources::items(&api, checks, namespace).await?,
-        queues: queues::queue_lines(&api, namespace, now).await?,
+        namespace,
+        backends: items(backends).await?,
+        agents: items(agents).await?,
+        checks: items(checks).await?,
+        experts: items(experts).await?,
+        pools: items(pools).await?,
+        schedules: items(schedules).await?,
+        queues: queues::queue_lines(&api, namespace, &items(queues).await?, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
         problems: (api.problems)(),
@@ -78,39 +92,72 @@ pub(super) async fn status(
 }
 
 /// What the screen is made of.
-struct Seen {
+struct Seen<'a> {
+    /// The only one that was asked for.
+    namespace: Option<&'a str>,
     backends: Vec<Item>,
     agents: Vec<Item>,
     checks: Vec<Item>,
+    experts: Vec<Item>,
+    pools: Vec<Item>,
+    schedules: Vec<Item>,
     queues: Vec<QueueLine>,
     leader: Option<LeaderView>,
     pause: Option<Pause>,
     problems: Vec<Problem>,
 }
 
-fn overview(seen: Seen, now: Timestamp) -> Overview {
+fn overview(seen: Seen<'_>, now: Timestamp) -> Overview {
     let mut backends: Vec<BackendLine> = seen.backends.iter().map(|item| BackendLine::of(item, now)).collect();
-    let mut agents: Vec<ResourceLine> = seen.agents.iter().map(ResourceLine::of_agent).collect();
-    let mut containers: Vec<ResourceLine> = seen.checks.iter().map(|item| ResourceLine::of_check(item, now)).collect();
     backends.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
-    for lines in [&mut agents, &mut containers] {
+    let lines = |items: &[Item], of: &dyn Fn(&Item) -> ResourceLine| {
+        let mut lines: Vec<ResourceLine> = items.iter().map(of).collect();
         lines.sort_by(|a, b| (b.level, &a.namespace, &a.name).cmp(&(a.level, &b.namespace, &b.name)));
+        lines
+    };
+    let declared = |item: &Item| ResourceLine::of_declared(item, now);
+    let agents = lines(&seen.agents, &ResourceLine::of_agent);
+    let containers = lines(&seen.checks, &|item| ResourceLine::of_check(item, now));
+    let [experts, pools, schedules] =
+        [&seen.experts, &seen.pools, &seen.schedules].map(|items| lines(items, &declared));
+    let mut problems = seen.problems;
+    let others = [&agents, &containers, &experts, &pools, &schedules];
+    if let Some(namespace) = seen.namespace
+        && backends.is_empty()
+        && seen.queues.is_empty()
+        && others.iter().all(|lines| lines.is_empty())
+    {
+        problems.push(nothing_in(namespace));
     }
     let over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
     Overview {
         now,
         healthy: seen.leader.is_some()
             && backends.iter().all(|b| b.healthy)
-            && agents.iter().all(|a| a.healthy)
-            && containers.iter().all(|c| c.healthy)
+            && others.iter().all(|lines| lines.iter().all(|line| line.healthy))
             && seen.queues.iter().all(|q| q.healthy)
-            && !seen.problems.iter().any(|p| p.error),
+            && !problems.iter().any(|p| p.error),
         leader: seen.leader,
         pause: seen.pause.filter(|pause| !over(pause)).map(|Pause { since, until, by }| PauseView { since, until, by }),
         backends,
         queues: seen.queues,
         agents,
         containers,
-        problems: seen.problems,
+        experts,
+        pools,
+        schedules,
+        problems,
+    }
+}
+
+/// A namespace that is asked for by name and holds nothing is most likely mistyped.
+fn nothing_in(namespace: &str) -> Problem {
+    Problem {
+        error: true,
+        file: None,
+        line: None,
+        about: None,
+        field: None,
+        message: format!("nothing is declared in namespace {namespace:?}: correct -n, or leave it out to see all"),
     }
 }

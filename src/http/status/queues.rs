@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Level;
+use super::{Level, ResourceLine};
 use crate::{
-    http::{Api, ApiError, tasks},
+    http::{Api, ApiError, tasks, types::Item},
     store::{QueueCounts, WaitingGroup, world},
     tasks::explain::{World, group, line},
 };
@@ -21,7 +21,7 @@ pub struct QueueLine {
     pub namespace: String,
     pub name: String,
     pub level: Level,
-    /// No task needs a human.
+    /// It is Ready, or suspended on purpose, and no task needs a human.
     pub healthy: bool,
     pub waiting: i64,
     pub running: i64,
@@ -30,27 +30,64 @@ pub struct QueueLine {
     /// Failed in the last 24 hours.
     pub failed: i64,
     pub needs_human: i64,
-    /// Why those that wait do, the most first; empty when none waits.
+    /// Why the queue is not ready, and why those that wait do, the most first; empty when it is and none waits.
     pub detail: String,
 }
 
 /// The queues that are declared or have tasks, worst first.
-pub async fn queue_lines(api: &Api, namespace: Option<&str>, now: Timestamp) -> Result<Vec<QueueLine>, ApiError> {
-    let counts = tasks::queue_counts(api, namespace).await?;
+pub async fn queue_lines(
+    api: &Api,
+    namespace: Option<&str>,
+    declared: &[Item],
+    now: Timestamp,
+) -> Result<Vec<QueueLine>, ApiError> {
+    let mut counts = tasks::queue_counts(api, namespace).await?;
+    for item in declared {
+        if !counts.iter().any(|c| (c.namespace.as_str(), c.queue.as_str()) == (item.namespace(), item.name())) {
+            counts.push(tasks::no_tasks(item.namespace(), item.name()));
+        }
+    }
     if counts.iter().all(|c| c.pending == 0) {
-        return Ok(lines(&counts, &[], &World::default(), now));
+        return Ok(lines(&counts, declared, &[], &World::default(), now));
     }
     let waiting = api.store.waiting().await?;
-    Ok(lines(&counts, &waiting, &world::read(&*api.store).await?, now))
+    Ok(lines(&counts, declared, &waiting, &world::read(&*api.store).await?, now))
 }
 
-fn lines(counts: &[QueueCounts], waiting: &[WaitingGroup], world: &World, now: Timestamp) -> Vec<QueueLine> {
-    let mut lines: Vec<QueueLine> = counts.iter().map(|c| of(c, waiting, world, now)).collect();
+fn lines(
+    counts: &[QueueCounts],
+    declared: &[Item],
+    waiting: &[WaitingGroup],
+    world: &World,
+    now: Timestamp,
+) -> Vec<QueueLine> {
+    let item = |c: &QueueCounts| declared.iter().find(|i| i.namespace() == c.namespace && i.name() == c.queue);
+    let mut lines: Vec<QueueLine> =
+        counts.iter().map(|c| of(c, waiting, world, now).with_object(item(c), now)).collect();
     lines.sort_by(|a, b| {
         let key = |l: &QueueLine| (std::cmp::Reverse(l.level), std::cmp::Reverse(l.needs_human));
         key(a).cmp(&key(b)).then_with(|| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)))
     });
     lines
+}
+
+impl QueueLine {
+    /// Lays over it what is known of its resource; a queue that is declared no longer has none.
+    fn with_object(mut self, item: Option<&Item>, now: Timestamp) -> Self {
+        let Some(object) = item.map(|item| ResourceLine::of_declared(item, now)).filter(|o| o.level != Level::Ok)
+        else {
+            return self;
+        };
+        self.level = self.level.max(object.level);
+        self.healthy &= object.healthy;
+        // What holds all tasks of the queue is told by those that wait already.
+        let is_told = matches!(object.state.as_str(), "Held" | "Suspended") && !self.detail.is_empty();
+        if !is_told {
+            let parts = [object.detail, self.detail];
+            self.detail = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ");
+        }
+        self
+    }
 }
 
 fn of(counts: &QueueCounts, waiting: &[WaitingGroup], world: &World, now: Timestamp) -> QueueLine {
@@ -134,7 +171,7 @@ mod tests {
     fn what_needs_a_human_comes_first_then_what_is_stuck_then_the_name() {
         let waiting = [waits("b", true, 1, "legal"), waits("a", false, 3, "")];
         let all = [counts("a", 3, 0), counts("b", 1, 0), counts("c", 0, 2)];
-        let lines = lines(&all, &waiting, &world(), now());
+        let lines = lines(&all, &[], &waiting, &world(), now());
         let told: Vec<_> = lines.iter().map(|l| (l.name.as_str(), l.level, l.healthy, l.detail.as_str())).collect();
         assert_eq!(
             told,
@@ -147,9 +184,39 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_is_not_ready_says_why_beside_its_tasks() {
+        let queue = |name: &str, state: &str, ready: &str, message: &str| -> Item {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "ostler.dev/v1alpha1", "kind": "TaskQueue", "spec": {},
+                "metadata": {"name": name, "namespace": "default", "generation": 2},
+                "status": {"state": state, "observedGeneration": 2, "conditions": [{"type": "Ready", "status": ready,
+                    "reason": state, "message": message, "lastTransitionTime": "2026-03-01T11:58:00Z"}]},
+            }))
+            .unwrap()
+        };
+        let declared = [
+            queue("a", "Open", "True", "open"),
+            queue("b", "ExpertMissing", "False", "there is no Expert x"),
+            queue("c", "Held", "False", "waits for LLMBackend mlx to be Ready"),
+        ];
+        let waiting = [waits("b", true, 1, "legal")];
+        let lines =
+            lines(&[counts("a", 0, 0), counts("b", 1, 0), counts("c", 0, 0)], &declared, &waiting, &world(), now());
+        let told: Vec<_> = lines.iter().map(|l| (l.name.as_str(), l.level, l.healthy, l.detail.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("b", Level::Bad, false, "there is no Expert x (for 2m) · 1: no expert does \"legal\""),
+                ("c", Level::Warning, false, "waits for LLMBackend mlx to be Ready (for 2m)"),
+                ("a", Level::Ok, true, ""),
+            ]
+        );
+    }
+
+    #[test]
     fn many_reasons_are_cut_to_the_most_frequent() {
         let waiting: Vec<WaitingGroup> = (1..=8).map(|n| waits("a", true, n, &format!("d{n}"))).collect();
-        let line = &lines(&[counts("a", 36, 0)], &waiting, &world(), now())[0];
+        let line = &lines(&[counts("a", 36, 0)], &[], &waiting, &world(), now())[0];
         assert!(line.detail.starts_with("8: no expert does \"d8\" · 7: "), "{}", line.detail);
         assert!(line.detail.ends_with(" · 6 for other reasons"), "{}", line.detail);
     }

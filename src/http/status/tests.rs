@@ -39,9 +39,13 @@ fn serving(name: &str) -> Item {
     backend(name, "Serving", ready("True", "Serving", "", "2026-03-01T11:00:00Z"))
 }
 
-fn seen(backends: Vec<Item>) -> Seen {
+fn seen(backends: Vec<Item>) -> Seen<'static> {
     Seen {
+        namespace: None,
         backends,
+        experts: Vec::new(),
+        pools: Vec::new(),
+        schedules: Vec::new(),
         checks: Vec::new(),
         agents: Vec::new(),
         queues: Vec::new(),
@@ -68,6 +72,17 @@ fn a_failing_backend_says_why_since_when_and_what_comes_next() {
     let line = BackendLine::of(&failing, now());
     assert_eq!(line.level, Level::Bad);
     assert_eq!(line.detail, "connection refused (for 12s); next attempt in 48s");
+}
+
+#[test]
+fn a_backend_that_was_given_up_says_what_to_type() {
+    let conditions = ready("False", "DeferredToHuman", "3 of 3 attempts did not help", "2026-03-01T11:58:00Z");
+    let mut deferred = backend("mlx", "Deferred", conditions);
+    deferred.spec = map(json!({"recovery": {"agentRef": {"name": "mac"}, "service": "mlx"}}));
+    assert_eq!(
+        BackendLine::of(&deferred, now()).detail,
+        "3 of 3 attempts did not help (for 2m); `ostler reconcile llm/mlx` tries again at once; `ostler logs mlx` shows its log"
+    );
 }
 
 #[test]
@@ -168,4 +183,44 @@ fn a_check_says_what_is_wrong_and_since_when_and_a_persons_stop_is_no_fault() {
         let line = ResourceLine::of_check(&item, now());
         assert_eq!((line.level, line.healthy, line.detail.as_str()), (level, healthy, detail));
     }
+}
+
+#[test]
+fn whatever_is_declared_and_not_ready_is_unhealthy_worst_first() {
+    let declared = |kind: &str, name: &str, state: &str, is_ready: &str, message: &str| {
+        let conditions = ready(is_ready, state, message, "2026-03-01T11:59:00Z");
+        item(kind, name, json!({"observedGeneration": 1, "state": state, "conditions": conditions}))
+    };
+    let well = || declared("Expert", "igor", "Available", "True", "small is served by mlx");
+    let missing = || declared("Expert", "olga", "ModelMissing", "False", "no LLMBackend serves \"x\"");
+    let screen = overview(Seen { experts: vec![well(), missing()], ..seen(vec![serving("a")]) }, now());
+    let told: Vec<_> = screen.experts.iter().map(|l| (l.name.as_str(), l.level, l.detail.as_str())).collect();
+    assert_eq!(
+        told,
+        [("olga", Level::Bad, "no LLMBackend serves \"x\" (for 60s)"), ("igor", Level::Ok, "small is served by mlx"),]
+    );
+    assert!(!screen.healthy);
+    assert!(overview(Seen { experts: vec![well()], ..seen(vec![serving("a")]) }, now()).healthy);
+    let pool = || declared("WorkerPool", "p", "QueueMissing", "False", "there is no TaskQueue q");
+    assert!(!overview(Seen { pools: vec![pool()], ..seen(vec![]) }, now()).healthy);
+    let schedule = || declared("TaskSchedule", "s", "InvalidSchedule", "False", "minute 61");
+    assert!(!overview(Seen { schedules: vec![schedule()], ..seen(vec![]) }, now()).healthy);
+    let mut changed = well();
+    changed.metadata.insert("generation".into(), json!(2));
+    let screen = overview(Seen { experts: vec![changed], ..seen(vec![]) }, now());
+    assert!(!screen.healthy, "its status is of an earlier spec");
+    assert_eq!(screen.experts[0].detail, "changed; not looked at yet");
+    let mut waiting = missing();
+    waiting.spec = map(json!({"suspend": true}));
+    assert!(overview(Seen { experts: vec![waiting], ..seen(vec![]) }, now()).healthy, "suspended on purpose");
+}
+
+#[test]
+fn a_namespace_that_is_named_and_holds_nothing_is_told() {
+    let named = |backends| overview(Seen { namespace: Some("typo"), ..seen(backends) }, now());
+    let screen = named(vec![]);
+    assert!(!screen.healthy);
+    assert!(screen.problems[0].message.contains("\"typo\""), "{:?}", screen.problems);
+    assert!(named(vec![serving("a")]).healthy);
+    assert!(overview(seen(vec![]), now()).healthy, "nothing is declared, as nothing was asked for");
 }

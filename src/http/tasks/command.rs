@@ -65,7 +65,20 @@ fn read(
     experts: &[DeclaredRow],
 ) -> Result<(TaskFilter, TaskCommand), ApiError> {
     let CommandRequest {
-        command, ids, queue, states, domain, role, expert, unassigned, key, labels, since, to, ..
+        command,
+        ids,
+        queue,
+        states,
+        domain,
+        role,
+        expert,
+        unassigned,
+        key,
+        labels,
+        since,
+        until,
+        to,
+        ..
     } = request;
     if to.is_some() && command != TaskVerb::Reassign {
         return Err(ApiError::BadRequest("to: only `reassign` has it".to_owned()));
@@ -77,7 +90,8 @@ fn read(
         TaskVerb::Close => TaskCommand::Close,
         TaskVerb::Reassign => reassign(to, namespace.as_deref(), experts)?,
     };
-    let filter = TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since };
+    let filter =
+        TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until };
     Ok((filter, command))
 }
 

@@ -37,6 +37,8 @@ macro_rules! filters {
             pub labels: Option<String>,
             /// Ended, or in their state, since then.
             pub since: Option<Timestamp>,
+            /// Ended, or in their state, before then.
+            pub until: Option<Timestamp>,
             $($(#[$doc])* pub $field: $kind,)*
         }
 
@@ -55,6 +57,7 @@ macro_rules! filters {
                     key: self.key.clone(),
                     labels: split(self.labels.as_deref()).map(label).collect::<Result<_, _>>()?,
                     since: self.since,
+                    until: self.until,
                 })
             }
         }
@@ -165,13 +168,15 @@ pub fn narrowed(filter: TaskFilter, command: &TaskCommand) -> Option<TaskFilter>
 
 /// Whether it would match every task of a namespace or of the installation.
 pub fn is_open(filter: &TaskFilter) -> bool {
-    let TaskFilter { ids, namespace: _, queue, states, domain, role, expert, unassigned, key, labels, since } = filter;
+    let TaskFilter { ids, namespace: _, queue, states, domain, role, expert, unassigned, key, labels, since, until } =
+        filter;
     ids.is_empty()
         && states.is_empty()
         && [queue, domain, role, expert, key].iter().all(|f| f.is_none())
         && unassigned.is_none()
         && labels == &BTreeMap::new()
         && since.is_none()
+        && until.is_none()
 }
 
 #[cfg(test)]

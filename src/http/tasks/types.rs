@@ -173,6 +173,9 @@ pub struct CommandRequest {
     /// Ended, or in their state, since then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// Ended, or in their state, before then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// Every task that the command applies to.
     #[serde(default)]
     pub all: bool,

@@ -47,6 +47,8 @@ pub struct LocalConfig {
     pub clock: fn() -> Timestamp,
     /// What is declared without a file.
     pub derive: Derive,
+    /// What is known is of another folder: whatever this one does not declare goes at once.
+    pub of_another: bool,
 }
 
 impl LocalConfig {
@@ -58,6 +60,7 @@ impl LocalConfig {
             rescan: Duration::from_secs(10),
             clock: Timestamp::now,
             derive: Arc::new(|_| Vec::new()),
+            of_another: false,
         }
     }
 }
@@ -105,6 +108,7 @@ impl LocalPlatform {
         let state = State {
             resource_version: known.iter().map(|r| r.resource_version).max().unwrap_or(0),
             records: known.into_iter().map(|r| (r.key.clone(), r)).collect(),
+            of_another: config.of_another,
             ..State::default()
         };
         let platform = Self {
@@ -165,6 +169,7 @@ impl LocalPlatform {
         inner.taken = None;
         self.commit(&mut inner, plan).await?;
         inner.taken = Some(folder);
+        inner.state.of_another = false;
         Ok(())
     }
 
@@ -192,6 +197,7 @@ impl LocalPlatform {
     async fn commit(&self, inner: &mut Inner, plan: Plan) -> Result<(), RecordsError> {
         inner.state.secrets = plan.secrets;
         inner.state.missing = plan.missing;
+        inner.state.files = plan.files;
         for record in plan.puts {
             self.records.put(&record).await?;
             self.take(inner, record);

@@ -31,6 +31,9 @@ pub enum Declared {
     Secret(SecretData),
 }
 
+/// Of one document; more say nothing new.
+const MOST_FAULTS: usize = 50;
+
 /// What became of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
@@ -48,12 +51,18 @@ pub fn read(file: &str, text: &str, kinds: &Kinds) -> Reading {
                 Document { file, node: document, kinds }.read(&mut reading);
             }
         }
+        // What names neither is another program's: a template, or a file of settings with comments.
+        Err(_) if !text.contains("apiVersion") && !text.contains("kind") => {
+            reading.problems.push(Problem::warning(NO_MANIFEST).at(file, 0));
+        }
         Err(error) => reading
             .problems
             .push(Problem::error(format!("can't be read as YAML: {}", error.message)).at(file, error.line)),
     }
     reading
 }
+
+const NO_MANIFEST: &str = "is no manifest (it has neither apiVersion nor kind), and is skipped";
 
 struct Document<'a> {
     file: &'a str,
@@ -63,11 +72,19 @@ struct Document<'a> {
 
 impl Document<'_> {
     fn read(&self, reading: &mut Reading) {
-        let Content::Map(_) = self.node.content else {
-            let problem = Problem::error("a manifest is a map with apiVersion, kind and metadata");
-            reading.problems.push(problem.at(self.file, self.node.line));
+        if let Content::List(items) = &self.node.content
+            && items.iter().any(|item| item.get("apiVersion").is_some() || item.get("kind").is_some())
+        {
+            for node in items {
+                Document { node, ..*self }.read(reading);
+            }
             return;
-        };
+        }
+        // One half of a manifest is a mistake; what has nothing of one is another program's.
+        if !["apiVersion", "kind", "metadata", "spec"].into_iter().any(|field| self.node.get(field).is_some()) {
+            reading.problems.push(Problem::warning(NO_MANIFEST).at(self.file, self.node.line));
+            return;
+        }
         let word = |field: &str| self.node.get(field).and_then(Node::as_str);
         let (Some(api_version), Some(kind)) = (word("apiVersion"), word("kind")) else {
             let missing = if word("kind").is_none() { "kind" } else { "apiVersion" };
@@ -75,11 +92,10 @@ impl Document<'_> {
             reading.problems.push(self.problem(None, &fault));
             return;
         };
-        if (api_version, kind) == ("v1", "List") {
-            if let Some(Content::List(items)) = self.node.get("items").map(|node| &node.content) {
-                for node in items {
-                    Document { node, ..*self }.read(reading);
-                }
+        let items = self.node.get("items").map(|node| &node.content);
+        if let Some(Content::List(items)) = items.filter(|_| kind.ends_with("List")) {
+            for node in items {
+                Document { node, ..*self }.read(reading);
             }
             return;
         }
@@ -103,6 +119,10 @@ impl Document<'_> {
     fn resource(&self, api_version: &str, kind: &str, schema: &Schema, reading: &mut Reading) {
         let mut object = self.node.to_json();
         let (metadata, mut faults) = metadata::read(&object);
+        if let Value::Object(fields) = &mut object {
+            // What `ostler get -o yaml` adds.
+            fields.remove("live");
+        }
         // What a manifest says about status is ignored, but must be something that a status has.
         faults.extend(schema.unknown_fields_of("status", &object));
         if let Value::Object(fields) = &mut object {
@@ -111,8 +131,7 @@ impl Document<'_> {
         faults.extend(schema.admit(&mut object));
         let key = self.key(kind, &metadata);
         if !faults.is_empty() {
-            let problems = faults.iter().map(|fault| self.problem(key.as_ref(), fault));
-            reading.problems.extend(problems);
+            self.refuse(key.as_ref(), &faults, reading);
             return;
         }
         let Some(key) = key else { return };
@@ -151,13 +170,20 @@ impl Document<'_> {
         }
         let key = self.key(shape.kind, &metadata);
         if !faults.is_empty() {
-            let problems = faults.iter().map(|fault| self.problem(key.as_ref(), fault));
-            reading.problems.extend(problems);
+            self.refuse(key.as_ref(), &faults, reading);
             return;
         }
         let Some(key) = key else { return };
         let content = Declared::Secret(SecretData(values));
         reading.manifests.push(self.manifest(key, content));
+    }
+
+    fn refuse(&self, key: Option<&ObjectKey>, faults: &[Fault], reading: &mut Reading) {
+        reading.problems.extend(faults.iter().take(MOST_FAULTS).map(|fault| self.problem(key, fault)));
+        if let Some(more) = faults.len().checked_sub(MOST_FAULTS).filter(|more| *more > 0) {
+            let fault = Fault::new(FieldPath::default(), format!("and {more} more of the kind"));
+            reading.problems.push(self.problem(key, &fault));
+        }
     }
 
     fn manifest(&self, key: ObjectKey, content: Declared) -> Manifest {

@@ -4,6 +4,7 @@
 //! [`snapshot`] is the pure core: the files' text and what is known give what changes. [`scan`] reads the folder, `watch`
 //! notices changes, [`LocalPlatform`] joins them; uid, generation and status are kept by whoever fills [`LocalRecords`].
 
+mod check;
 mod home;
 mod kinds;
 mod manifest;
@@ -20,6 +21,7 @@ mod subscribers;
 mod watch;
 mod yaml;
 
+pub use check::{Checked, check};
 pub use home::{LocalConfig, LocalError, LocalPlatform};
 pub use kinds::LocalKind;
 pub use records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError};

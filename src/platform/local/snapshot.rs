@@ -2,7 +2,8 @@
 //!
 //! - A file that can't be read, and a document that is broken, keep their last good resources.
 //! - Nothing is deleted while anything is broken, nor because the folder is empty or gone.
-//! - What is no longer declared is deleted after a grace period.
+//! - What is no longer declared is deleted after a grace period, for a folder may be half written.
+//! - What another folder declared is deleted at once: it was never part of this one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +46,10 @@ pub struct State {
     pub missing: BTreeMap<ObjectKey, Timestamp>,
     /// The greatest that was given.
     pub resource_version: i64,
+    /// Which file declared each last.
+    pub files: BTreeMap<ObjectKey, String>,
+    /// The records are those of another folder.
+    pub of_another: bool,
 }
 
 /// What changes.
@@ -57,6 +62,7 @@ pub struct Plan {
     /// All Secrets and ConfigMaps, from now on.
     pub secrets: BTreeMap<ObjectKey, SecretData>,
     pub missing: BTreeMap<ObjectKey, Timestamp>,
+    pub files: BTreeMap<ObjectKey, String>,
     /// What a person should mend now.
     pub problems: Vec<Problem>,
 }
@@ -76,6 +82,9 @@ pub fn plan(
 ) -> Plan {
     let mut reading = read(folder, kinds);
     let mut declared = unique(&mut reading);
+    keep_those_of_broken_files(&mut declared, &mut reading, state);
+    let mut files = state.files.clone();
+    files.extend(declared.iter().map(|(key, manifest)| (key.clone(), manifest.place.file.clone())));
     add_derived(&mut declared, &mut reading, kinds, derive);
     let mut version = state.resource_version;
     let mut puts = Vec::new();
@@ -102,7 +111,9 @@ pub fn plan(
         let message = "there are no manifests here (*.yaml, *.yml, *.json)";
         reading.problems.push(Problem::warning(message).at(&folder.name, 0));
     }
-    if let Some(reason) = keeps_everything(folder, &reading, &declared) {
+    if state.of_another {
+        deletes.extend(gone.into_iter().filter(|key| secrets.remove(*key).is_none()).cloned());
+    } else if let Some(reason) = keeps_everything(folder, &reading, &declared) {
         reading.problems.extend(kept(&gone, reason, &reading.problems));
     } else {
         for key in gone {
@@ -114,7 +125,8 @@ pub fn plan(
             }
         }
     }
-    Plan { puts, deletes, secrets, missing, problems: reading.problems }
+    files.retain(|key, _| !deletes.contains(key));
+    Plan { puts, deletes, secrets, missing, files, problems: reading.problems }
 }
 
 fn read(folder: &Folder, kinds: &Kinds) -> Reading {
@@ -163,6 +175,29 @@ fn unique(reading: &mut Reading) -> BTreeMap<ObjectKey, Manifest> {
         }
     }
     declared
+}
+
+/// A file that has errors keeps what it declared last, also when another file declares the same: else a slip in one file would
+/// bring another's values into force.
+fn keep_those_of_broken_files(declared: &mut BTreeMap<ObjectKey, Manifest>, reading: &mut Reading, state: &State) {
+    let is_error = |problem: &&Problem| problem.severity == Severity::Error;
+    let places = reading.problems.iter().filter(is_error).filter_map(|problem| problem.place.as_ref());
+    let broken: BTreeSet<String> = places.map(|place| place.file.clone()).collect();
+    for (key, manifest) in declared {
+        let Some(file) = state.files.get(key).filter(|file| **file != manifest.place.file && broken.contains(*file))
+        else {
+            continue;
+        };
+        let last = match &manifest.content {
+            Declared::Resource(_) => state.records.get(key).map(|old| Declared::Resource(old.manifest.clone())),
+            Declared::Secret(_) => state.secrets.get(key).cloned().map(Declared::Secret),
+        };
+        let Some(last) = last.filter(|last| *last != manifest.content) else { continue };
+        let message = format!("is declared by {file} otherwise, which keeps it until its errors are mended");
+        reading.problems.push(Problem::error(message).about(key).at(&manifest.place.file, manifest.place.line));
+        manifest.content = last;
+        manifest.place.file.clone_from(file);
+    }
 }
 
 fn add_derived(declared: &mut BTreeMap<ObjectKey, Manifest>, reading: &mut Reading, kinds: &Kinds, derive: &Derive) {

@@ -12,6 +12,8 @@ use super::path::{FieldPath, Segment};
 
 /// More nodes than any manifest needs; aliases count each time, so that a few lines can't grow to gigabytes.
 const MAX_NODES: usize = 200_000;
+/// Deeper than any manifest goes.
+const MAX_DEPTH: usize = 100;
 
 /// A value and where it begins (lines from 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -44,14 +46,44 @@ pub struct YamlError {
     pub message: String,
 }
 
-/// The documents of a file; empty ones are left out.
+/// The documents of a file; empty ones are left out. JSON documents may follow each other as they are, as kubectl takes them.
 pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
+    let Some(documents) = json_documents(text).filter(|documents| documents.len() > 1) else {
+        return parse_yaml(text, 0);
+    };
+    let mut all = Vec::new();
+    for (before, document) in documents {
+        all.extend(parse_yaml(document, before)?);
+    }
+    Ok(all)
+}
+
+/// Where the text is JSON documents and nothing else: each with the lines before it.
+fn json_documents(text: &str) -> Option<Vec<(usize, &str)>> {
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    let (mut documents, mut begin, mut lines) = (Vec::new(), 0, 0);
+    while let Some(next) = stream.next() {
+        next.ok()?;
+        let end = stream.byte_offset();
+        let document = text.get(begin..end)?;
+        documents.push((lines, document));
+        lines += document.matches('\n').count();
+        begin = end;
+    }
+    Some(documents)
+}
+
+/// `before`: lines of the file before this text.
+fn parse_yaml(text: &str, before: usize) -> Result<Vec<Node>, YamlError> {
     let options = granit_parser::options! { emit_comments: false };
     let mut builder = Builder::default();
     for next in Parser::new_from_str_with_options(text, options) {
         let (event, span) =
-            next.map_err(|error| YamlError { line: error.marker().line(), message: error.to_string() })?;
-        builder.feed(event, span.start.line())?;
+            next.map_err(|error| YamlError { line: error.marker().line() + before, message: error.to_string() })?;
+        builder.feed(event, span.start.line() + before)?;
     }
     Ok(builder.documents.into_iter().filter(|node| node.content != Content::Scalar(Value::Null)).collect())
 }
@@ -110,6 +142,8 @@ struct Open {
     content: Content,
     /// The key of a map that waits for its value.
     key: Option<(String, usize)>,
+    /// The line of each key of a map.
+    keys: HashMap<String, usize>,
     /// Values of `<<`, taken in when the map ends.
     merged: Vec<Node>,
 }
@@ -136,14 +170,8 @@ impl Builder {
                     scalar::resolve(&text, plain, tag.as_deref()).map_err(|message| YamlError { line, message })?;
                 self.add(line, anchor, Content::Scalar(value))
             }
-            Event::SequenceStart(_, anchor, _) => {
-                self.begin(line, anchor, Content::List(Vec::new()));
-                Ok(())
-            }
-            Event::MappingStart(_, anchor, _) => {
-                self.begin(line, anchor, Content::Map(Vec::new()));
-                Ok(())
-            }
+            Event::SequenceStart(_, anchor, _) => self.begin(line, anchor, Content::List(Vec::new())),
+            Event::MappingStart(_, anchor, _) => self.begin(line, anchor, Content::Map(Vec::new())),
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => {
                 let target = self
@@ -176,8 +204,12 @@ impl Builder {
         matches!(self.open.last(), Some(Open { content: Content::Map(_), key: None, .. }))
     }
 
-    fn begin(&mut self, line: usize, anchor: usize, content: Content) {
-        self.open.push(Open { line, anchor, content, key: None, merged: Vec::new() });
+    fn begin(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), YamlError> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(YamlError { line, message: format!("is nested more than {MAX_DEPTH} deep: no manifest is") });
+        }
+        self.open.push(Open { line, anchor, content, key: None, keys: HashMap::new(), merged: Vec::new() });
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), YamlError> {
@@ -185,7 +217,7 @@ impl Builder {
             return Ok(());
         };
         if let Content::Map(entries) = &mut open.content {
-            merge(entries, open.merged)?;
+            merge(entries, open.keys, open.merged)?;
         }
         self.add(open.line, open.anchor, open.content)
     }
@@ -208,8 +240,8 @@ impl Builder {
             (Content::Map(_), None) => open.key = Some((key_of(&node)?, line)),
             (Content::Map(_), Some((_, 0))) => open.merged.push(node),
             (Content::Map(entries), Some((key, key_line))) => {
-                if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                    let message = format!("key {key:?} is already set in line {}", first.line);
+                if let Some(first) = open.keys.insert(key.clone(), key_line) {
+                    let message = format!("key {key:?} is already set in line {first}");
                     return Err(YamlError { line: key_line, message });
                 }
                 entries.push(Entry { key, line: key_line, value: node });
@@ -244,8 +276,8 @@ fn key_of(node: &Node) -> Result<String, YamlError> {
     }
 }
 
-/// Takes in what `<<` names. What is there already is a duplicate, as the API server has it.
-fn merge(entries: &mut Vec<Entry>, merged: Vec<Node>) -> Result<(), YamlError> {
+/// Takes in what `<<` names. The map's own keys win, then what is named first, as YAML has it and kubectl takes it.
+fn merge(entries: &mut Vec<Entry>, mut keys: HashMap<String, usize>, merged: Vec<Node>) -> Result<(), YamlError> {
     for node in merged {
         let maps = match node.content {
             Content::List(items) => items,
@@ -257,11 +289,9 @@ fn merge(entries: &mut Vec<Entry>, merged: Vec<Node>) -> Result<(), YamlError> {
                 return Err(YamlError { line: map.line, message });
             };
             for entry in more {
-                if let Some(own) = entries.iter().find(|own| own.key == entry.key) {
-                    let message = format!("key {:?} is set beside a << that sets it too", entry.key);
-                    return Err(YamlError { line: own.line, message });
+                if keys.insert(entry.key.clone(), entry.line).is_none() {
+                    entries.push(entry);
                 }
-                entries.push(entry);
             }
         }
     }

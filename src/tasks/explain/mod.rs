@@ -8,6 +8,8 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::api::number_of;
+
 use super::{
     QueueKey, Task, TaskState, Unassigned,
     assign::{ExpertView, QueueView, Roster, WhyNobody},
@@ -197,7 +199,10 @@ pub fn explain(task: &Task, world: &World, now: Timestamp) -> String {
             format!("{}{before}", why.in_words())
         }
         TaskState::InProgress => format!("{expert} works on it (attempt {})", task.attempts_used + 1),
-        TaskState::Completed => "it is completed".into(),
+        TaskState::Completed => match &task.expert {
+            Some(expert) => format!("it was done by {expert}"),
+            None => "it was done".into(),
+        },
         TaskState::Failed => format!("it failed{because}. `ostler tasks retry {}` opens it again", task.id),
         TaskState::Cancelled => format!("it was cancelled{because}. `ostler tasks retry {}` opens it again", task.id),
         TaskState::DeferredToHuman => {
@@ -355,7 +360,10 @@ impl Why {
             }
             Self::CallsSpent { backend, most, others } => {
                 let also = and_others(*others, "not to be had either");
-                format!("it waits for midnight UTC: {backend} may be called {most} times a day (maxCallsPerDay){also}")
+                format!(
+                    "it waits for midnight UTC: {backend} may be called {} a day (maxCallsPerDay){also}",
+                    number_of(most, "time")
+                )
             }
             Self::NoPool { queue } => {
                 format!("no worker pool serves queue {queue}: name it in a WorkerPool's queueRefs")
@@ -365,7 +373,10 @@ impl Why {
                  not; elsewhere start `ostler worker --pool {pool}`"
             ),
             Self::WorkersBusy { limited_by, in_flight } => {
-                format!("it waits for a worker: they have {in_flight} tasks in hand, limited by {limited_by}")
+                format!(
+                    "it waits for a worker: they have {} in hand, limited by {limited_by}",
+                    number_of(in_flight, "task")
+                )
             }
             Self::Soon => "nothing stands in its way: a worker takes it in a moment".into(),
         }

@@ -161,7 +161,7 @@ fn the_first_thing_in_the_way_is_named() {
                 w.workers[0].effective = 1;
                 w.workers[0].limited_by = "Memory".into();
             },
-            "it waits for a worker: they have 1 tasks in hand, limited by Memory",
+            "it waits for a worker: they have 1 task in hand, limited by Memory",
         ),
     ];
     for (item, change, wanted) in cases {

@@ -91,7 +91,12 @@ impl Bench {
 
     /// With more arguments, and with variables.
     pub fn up_with(&mut self, more: &[&str], environment: &[(&str, &str)]) -> String {
-        let manifests = self.path("manifests");
+        self.up_of("manifests", more, environment)
+    }
+
+    /// Of another folder of this bench.
+    pub fn up_of(&mut self, folder: &str, more: &[&str], environment: &[(&str, &str)]) -> String {
+        let manifests = self.path(folder);
         let args = [&["up", "-f", manifests.to_str().unwrap(), "--listen", "127.0.0.1:0"], more].concat();
         let log = fs::File::create(self.path("up.log")).unwrap();
         let mut command = self.command(&args);
@@ -142,6 +147,26 @@ impl Bench {
 
     pub fn healthy(&self) -> Said {
         self.until(&["status", "--check"], |said| said.code == 0)
+    }
+
+    /// What `up` has written to its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("up.log")).unwrap_or_default()
+    }
+
+    /// Waits until a child that was started has ended, and returns its exit code.
+    pub fn ended(child: &mut Child) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code().expect("ended by itself");
+            }
+            if Instant::now() >= deadline {
+                let _ = child.kill();
+                panic!("it goes on and on");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Who listens on a port of this machine.

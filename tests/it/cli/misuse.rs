@@ -62,6 +62,20 @@ fn a_second_up_of_the_same_folder_is_refused_and_another_is_told_who_has_the_por
 fn completions_know_the_subcommands() {
     let bench = Bench::new();
     for shell in ["bash", "zsh", "fish"] {
-        assert!(bench.ostler(&["completions", shell]).out.contains("reconcile"), "{shell}");
+        assert!(bench.ostler(&["completions", shell]).out.contains("OSTLER_COMPLETE"), "{shell}");
     }
+    let mut bench = bench;
+    bench.write("q.yaml", "apiVersion: ostler.dev/v1alpha1\nkind: TaskQueue\nmetadata: {name: nightly}\nspec: {}\n");
+    bench.up();
+    let complete = |words: &[&str]| {
+        let mut command = bench.command(&[]);
+        // As the script for bash asks.
+        command.args(["--"]).args(words).env("OSTLER_COMPLETE", "bash").env("_CLAP_IFS", "\n");
+        command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+        super::bench::Said::from(command.output().unwrap()).out
+    };
+    assert!(complete(&["ostler", "recon"]).contains("reconcile"));
+    assert!(complete(&["ostler", "get", "task"]).contains("taskqueues"));
+    assert_eq!(complete(&["ostler", "get", "tq/"]).trim(), "tq/nightly");
+    assert_eq!(complete(&["ostler", "reconcile", "tq/n"]).trim(), "tq/nightly");
 }

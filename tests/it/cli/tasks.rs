@@ -64,7 +64,10 @@ fn twenty_tasks_are_done_and_their_answers_printed() {
     let done = bench.until(&["status"], |said| said.out.contains("DONE 24H"));
     assert!(done.out.contains("QUEUE") && done.out.contains("21"), "{}", done.out);
     let explained = bench.ostler(&["tasks", "explain", "1"]).out;
-    assert!(explained.contains("it is completed"), "{explained}");
+    assert!(
+        explained.starts_with("task 1 completed ") && explained.contains(" ago: it was done by igor"),
+        "{explained}"
+    );
     let results = bench.until(&["tasks", "results", "-o", "json"], |said| said.out.lines().count() == 21);
     assert_eq!(results.code, 0);
     for kind in ["experts", "queues", "pools", "schedules"] {

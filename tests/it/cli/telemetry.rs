@@ -59,12 +59,21 @@ fn logs_are_json_when_asked_for_and_filtered_by_the_environment() {
     let (mut bench, _) = Bench::of_quickstart();
     bench.up_with(&["--log-format", "json"], &[("OSTLER_LOG", "ostler=info")]);
     bench.healthy();
+    bench.write(
+        "broken.yaml",
+        "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {name: x}\nspec: {engine: Olama}\n",
+    );
+    bench.until(&["status"], |said| said.out.contains("broken.yaml"));
     assert_eq!(bench.ostler(&["down"]).code, 0);
     bench.up_ended();
     let log = std::fs::read_to_string(bench.path("up.log")).unwrap();
     let lines: Vec<Value> =
         log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
     assert!(lines.iter().any(|l| l["level"] == "INFO" && l["timestamp"].is_string()), "{log}");
+    assert!(lines.iter().any(|l| l["file"] == "broken.yaml" && l["level"] == "WARN"), "{log}");
+    for line in log.lines() {
+        assert_eq!(line.matches("\"message\":").count(), 1, "{line}");
+    }
 
     let misread = bench.command(&["up", "-f", "."]).env("OSTLER_LOG", "ostler=loud=very").output().unwrap();
     let said = Said::from(misread);

@@ -1,14 +1,13 @@
 //! Verdicts in words, for people and for metrics.
 
-use crate::engines::ProbeVerdict;
+use crate::{api::number_of, engines::ProbeVerdict};
 
 /// A verdict in words.
 pub fn describe(verdict: &ProbeVerdict) -> String {
     match verdict {
-        ProbeVerdict::Models(listing) => match listing.models.len() {
-            1 => "lists 1 model".into(),
-            n => format!("lists {n} models"),
-        },
+        ProbeVerdict::Models(listing) => {
+            format!("lists {}", number_of(listing.models.len(), "model"))
+        }
         ProbeVerdict::NeedsInference { bad_body: true } => "answers 200 without a body that lists models".into(),
         ProbeVerdict::NeedsInference { bad_body: false } => "answers, but no path lists models".into(),
         ProbeVerdict::Unauthorized { status } => format!("HTTP {status}"),

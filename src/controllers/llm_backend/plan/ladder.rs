@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use crate::api::{Engine, Recovery};
+use crate::api::{Engine, Recovery, number_of};
 
 use super::{
     super::{
@@ -88,12 +88,15 @@ impl Pass<'_> {
         let memory = &self.plan.memory;
         let episode = memory.episode.as_ref().expect("opened just before");
         if episode.attempts >= recovery.max_attempts {
-            let why = format!("{} of {} attempts did not help", episode.attempts, recovery.max_attempts);
+            let why = format!("{} of {} did not help", episode.attempts, number_of(recovery.max_attempts, "attempt"));
             self.defer(&why);
             return false;
         }
         if memory.attempts_in_a_day(self.now) >= usize::try_from(recovery.max_per_day).unwrap_or(usize::MAX) {
-            self.defer(&format!("it was restarted {} times in 24 hours, which is maxPerDay", recovery.max_per_day));
+            self.defer(&format!(
+                "it was restarted {} in 24 hours, which is maxPerDay",
+                number_of(recovery.max_per_day, "time")
+            ));
             return false;
         }
         let due = episode.last_restart_at.filter(|_| episode.waits > 0).map(|at| at + wait(recovery, episode.waits));

@@ -1,5 +1,7 @@
 //! Kubernetes' list types: keys of a list map, and members of a set, are there once.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use serde_json::Value;
 
 use super::{Fault, walk};
@@ -35,13 +37,18 @@ fn repeated_keys(items: &[Value], schema: &Value, path: &FieldPath) -> Vec<Fault
 }
 
 fn repeated<'a>(path: &FieldPath, items: impl Iterator<Item = (&'a Value, String)>) -> Vec<Fault> {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
     let mut faults = Vec::new();
     for (at, (_, identity)) in items.enumerate() {
-        if let Some(first) = seen.iter().position(|other| *other == identity) {
-            faults.push(Fault::new(path.index(at), format!("{identity} is already at [{first}]: remove one of them")));
+        match seen.entry(identity) {
+            Entry::Occupied(first) => {
+                let message = format!("{} is already at [{}]: remove one of them", first.key(), first.get());
+                faults.push(Fault::new(path.index(at), message));
+            }
+            Entry::Vacant(new) => {
+                new.insert(at);
+            }
         }
-        seen.push(identity);
     }
     faults
 }

@@ -55,6 +55,8 @@ impl Home {
         }
         self.state.secrets.clone_from(&plan.secrets);
         self.state.missing.clone_from(&plan.missing);
+        self.state.files.clone_from(&plan.files);
+        self.state.of_another = false;
         plan
     }
 
@@ -221,7 +223,7 @@ fn identity_problems_are_named() {
     for (text, said_is) in [
         ("kind: LLMBackend\n", "x.yaml:1: apiVersion: is required: set it"),
         ("apiVersion: ostler.dev/v1alpha1\n", "x.yaml:1: kind: is required: set it"),
-        ("- a\n", "x.yaml:1: a manifest is a map with apiVersion, kind and metadata"),
+        ("- a\n", "x.yaml:1: is no manifest (it has neither apiVersion nor kind), and is skipped"),
         (
             "apiVersion: ostler.dev/v1alpha1\nkind: LLMBakend\n",
             "x.yaml:2: kind: unknown kind \"LLMBakend\"; did you mean LLMBackend?",
@@ -325,4 +327,100 @@ fn what_is_derived_lives_and_goes_with_what_it_is_derived_from_and_a_file_wins()
     home.sees(&[("b.yaml", B)]);
     assert_eq!(home.names(), ["b"]);
     assert!(home.state.secrets.is_empty());
+}
+
+#[test]
+fn another_folder_is_another_set_whatever_state_it_is_in() {
+    for files in [&[("b.yaml", B)][..], &[("b.yaml", B), ("x.yaml", BROKEN)], &[]] {
+        let mut home = Home::new();
+        home.sees(&[("a.yaml", A), ("b.yaml", B)]);
+        home.state.of_another = true;
+        home.sees(files);
+        assert!(!home.names().contains(&"a"), "{files:?}");
+        assert_eq!(home.names().contains(&"b"), !files.is_empty(), "{files:?}");
+    }
+    let mut home = Home::new();
+    home.sees(&[("a.yaml", A), ("b.yaml", B)]);
+    home.state.of_another = true;
+    home.sees(&[("a.yaml", A_WRONG)]);
+    assert!(home.names().is_empty(), "its last good version is of the other folder");
+}
+
+#[test]
+fn a_broken_file_keeps_what_it_declared_also_when_another_declares_it_otherwise() {
+    let url = |home: &Home| home.a().manifest["spec"]["url"].as_str().unwrap().to_owned();
+    for broken in [BROKEN, A_WRONG] {
+        let mut home = Home::new();
+        home.sees(&[("a.yaml", A)]);
+        let both = home.sees(&[("a.yaml", A), ("other.yaml", A_CHANGED)]);
+        assert!(said(&both)[0].contains("is declared in a.yaml:1 already"), "{:?}", said(&both));
+        for _ in 0..2 {
+            let plan = home.sees(&[("a.yaml", broken), ("other.yaml", A_CHANGED)]);
+            assert_eq!(url(&home), "http://127.0.0.1:1");
+            assert!(
+                said(&plan).iter().any(|p| p.contains("other.yaml:1") && p.contains("by a.yaml")),
+                "{:?}",
+                said(&plan)
+            );
+        }
+        assert!(said(&home.sees(&[("other.yaml", A_CHANGED)])).is_empty(), "it moved");
+        assert_eq!(url(&home), "http://127.0.0.1:2");
+    }
+}
+
+#[test]
+fn what_is_clearly_no_manifest_is_a_note_and_stops_nothing() {
+    for text in [
+        "replicas: 3\nimage: {tag: x}\n",
+        "resources: [a.yaml]\n",
+        "{{ if .Values.x }}\na: {{ .b }}\n",
+        "- hosts: all\n",
+        "just words\n",
+    ] {
+        let mut home = Home::new();
+        home.sees(&[("a.yaml", A), ("b.yaml", B), ("values.yaml", text)]);
+        let plan = home.sees(&[("b.yaml", B), ("values.yaml", text)]);
+        assert!(plan.problems.iter().all(|p| p.severity == Severity::Warning), "{:?}", said(&plan));
+        assert!(said(&plan)[0].contains("values.yaml") && said(&plan)[0].contains("no manifest"), "{:?}", said(&plan));
+        home.later(31);
+        home.sees(&[("b.yaml", B), ("values.yaml", text)]);
+        assert_eq!(home.names(), ["b"], "{text}");
+    }
+    for half in ["apiVersion: ostler.dev/v1alpha1\nmetadata: {name: x}\n", "spec: {}\n", "kind: LLMBackend\n"] {
+        let plan = Home::new().sees(&[("x.yaml", half)]);
+        assert!(plan.problems.iter().any(|p| p.severity == Severity::Error), "{half}: {:?}", said(&plan));
+    }
+}
+
+#[test]
+fn what_get_printed_is_taken_back() {
+    let mut home = Home::new();
+    home.sees(&[("a.yaml", A)]);
+    let mut item = home.a().manifest.clone();
+    item["metadata"]["uid"] = json!("u");
+    item["metadata"]["resourceVersion"] = json!("7");
+    item["status"] = json!({"observedGeneration": 1, "state": "Idle"});
+    item["live"] = json!({"slotsInUse": 1});
+    for text in [
+        item.to_string(),
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": [item]}).to_string(),
+        json!({"apiVersion": "ostler.dev/v1alpha1", "kind": "LLMBackendList", "items": [item]}).to_string(),
+        json!([item]).to_string(),
+    ] {
+        let plan = home.sees(&[("a.json", &text)]);
+        assert_eq!(said(&plan), Vec::<String>::new(), "{text}");
+        assert!(plan.puts.is_empty() && plan.missing.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_document_with_thousands_of_faults_is_told_shortly() {
+    let fields: String = (0..20_000).map(|n| format!("  k{n}: 1\n")).collect();
+    let plan = Home::new().sees(&[("a.yaml", &A.replace("spec: {", &format!("wrong:\n{fields}spec: {{")))]);
+    assert!(plan.problems.len() < 60, "{}", plan.problems.len());
+    let spec: String = (0..20_000).map(|n| format!("  k{n}: 1\n")).collect();
+    let text = format!("apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: a}}\nspec:\n{spec}");
+    let plan = Home::new().sees(&[("a.yaml", &text)]);
+    assert!((50..60).contains(&plan.problems.len()), "{}", plan.problems.len());
+    assert!(said(&plan).last().unwrap().contains("more of the kind"), "{:?}", said(&plan).last());
 }

@@ -75,8 +75,53 @@ fn anchors_and_merge_keys_are_taken_in() {
     let text = "base: &b {x: 1, z: 2}\nown:\n  v: 3\n  <<: *b\nagain: *b\n";
     let base = json!({"x": 1, "z": 2});
     assert_eq!(one(text), json!({"base": base, "own": {"v": 3, "x": 1, "z": 2}, "again": base}));
-    let error = parse("base: &b {x: 1}\nown:\n  x: 3\n  <<: *b\n").unwrap_err();
-    assert_eq!(error.to_string(), "line 3: key \"x\" is set beside a << that sets it too");
+    let own = one("models: [&m {name: a, alias: s}, {<<: *m, alias: other}]\n");
+    assert_eq!(own, json!({"models": [{"name": "a", "alias": "s"}, {"alias": "other", "name": "a"}]}));
+    let first = one("a: &a {x: 1}\nb: &b {x: 2, z: 2}\nown: {<<: [*a, *b]}\n");
+    assert_eq!(first["own"], json!({"x": 1, "z": 2}));
+    let error = parse("a: &a {x: 1}\nown: {x: 3, x: 4, <<: *a}\n").unwrap_err();
+    assert_eq!(error.message, "key \"x\" is already set in line 2");
+}
+
+#[test]
+fn json_documents_may_follow_each_other() {
+    let documents = parse("{\"a\": 1}\n{\n  \"b\": [2]\n} {\"c\":3}\n").unwrap();
+    let read: Vec<_> = documents.iter().map(|d| (d.line, d.to_json())).collect();
+    assert_eq!(read, [(1, json!({"a": 1})), (2, json!({"b": [2]})), (4, json!({"c": 3}))]);
+    assert_eq!(documents[1].line_of(&FieldPath::keys(&["b"])), 3);
+    let error = parse("{\"a\": 1}\n\n{}\n{\"b\": 1,\n\"b\": 2}\n").unwrap_err();
+    assert_eq!(error.to_string(), "line 5: key \"b\" is already set in line 4");
+}
+
+#[test]
+fn a_file_of_many_keys_is_read_in_time_that_grows_with_it() {
+    let text = |keys: usize| (0..keys).map(|n| format!("k{n}: {n}\n")).collect::<String>();
+    let took = |keys: usize| {
+        let text = text(keys);
+        let once = || {
+            let began = std::time::Instant::now();
+            assert_eq!(parse(&text).unwrap().len(), 1);
+            began.elapsed()
+        };
+        // The fastest of some: a machine may be busy with something else.
+        (0..4).map(|_| once()).min().unwrap()
+    };
+    let (small, large) = (took(5_000), took(80_000));
+    // Sixteen times as many keys; a search through all for each would take 256 times as long.
+    assert!(large < small * 90, "{small:?} for 5,000 keys, {large:?} for 80,000");
+    let merged =
+        format!("base: &b\n{}own:\n  <<: *b\n", (0..50_000).map(|n| format!("  k{n}: 1\n")).collect::<String>());
+    assert_eq!(one(&merged)["own"].as_object().unwrap().len(), 50_000);
+    assert!(parse(&text(300_000)).unwrap_err().message.contains("split the file"));
+}
+
+#[test]
+fn what_is_nested_without_end_is_refused() {
+    for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
+        let error = parse(&text).unwrap_err();
+        assert!(error.message.contains("deep") || error.message.contains("recursion limit"), "{error}");
+    }
+    assert!(parse(&format!("a: {}{}", "[".repeat(90), "]".repeat(90))).is_ok());
 }
 
 #[test]

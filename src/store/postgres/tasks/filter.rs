@@ -10,7 +10,8 @@ use crate::tasks::TaskState;
 
 /// Adds the conditions of a filter, after a `WHERE true`.
 pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilter) {
-    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since } = filter;
+    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until } =
+        filter;
     for (column, wanted) in [
         (" AND namespace = ", namespace),
         (" AND queue = ", queue),
@@ -40,5 +41,8 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilte
     }
     if let Some(since) = since {
         query.push(" AND state_since >= ").push_bind(Stamp::from(*since));
+    }
+    if let Some(until) = until {
+        query.push(" AND state_since < ").push_bind(Stamp::from(*until));
     }
 }

@@ -47,7 +47,8 @@ impl Part {
 
 /// Adds the conditions of a filter, after a `WHERE true`.
 pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter) {
-    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since } = filter;
+    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until } =
+        filter;
     for (column, wanted) in [
         (" AND namespace = ", namespace),
         (" AND queue = ", queue),
@@ -79,6 +80,9 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter)
     }
     if let Some(since) = since {
         query.push(" AND state_since >= ").push_bind(Stamp::from(*since));
+    }
+    if let Some(until) = until {
+        query.push(" AND state_since < ").push_bind(Stamp::from(*until));
     }
 }
 

@@ -1,0 +1,89 @@
+//! Names for completion, as the running system has them.
+
+use std::{ffi::OsStr, time::Duration};
+
+use clap_complete::CompletionCandidate;
+
+use super::{CliError, Global, Target};
+use crate::http::{ItemList, KINDS, Kind};
+
+/// Whoever presses Tab does not wait for longer.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// `KIND/NAME` of every resource.
+pub fn resources(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, &KINDS, |kind, name| format!("{}/{name}", kind.short))
+}
+
+/// Kinds until there is a slash, then the names of the kind.
+pub fn kinds_and_resources(current: &OsStr) -> Vec<CompletionCandidate> {
+    match current.to_string_lossy().split_once('/') {
+        Some((kind, _)) => match Kind::find(kind) {
+            Some(found) => candidates(current, &[found], |_, name| format!("{kind}/{name}")),
+            None => Vec::new(),
+        },
+        None => {
+            let kinds = KINDS.iter().map(|kind| kind.plural.to_owned()).chain(["tasks".to_owned()]);
+            beginning(current, kinds)
+        }
+    }
+}
+
+/// Names of TaskSchedules.
+pub fn schedules(current: &OsStr) -> Vec<CompletionCandidate> {
+    of(current, "ts")
+}
+
+/// Names of TaskQueues.
+pub fn queues(current: &OsStr) -> Vec<CompletionCandidate> {
+    of(current, "tq")
+}
+
+/// Names of Experts.
+pub fn experts(current: &OsStr) -> Vec<CompletionCandidate> {
+    of(current, "exp")
+}
+
+/// Services of all agents.
+pub fn services(current: &OsStr) -> Vec<CompletionCandidate> {
+    let agents: Vec<Kind> = Kind::find("ha").into_iter().collect();
+    let items = ask(&agents).unwrap_or_default();
+    let names = items.iter().flat_map(|(_, list)| list.items.iter().flat_map(super::service::names));
+    beginning(current, names.map(str::to_owned))
+}
+
+fn of(current: &OsStr, kind: &str) -> Vec<CompletionCandidate> {
+    let kinds: Vec<Kind> = Kind::find(kind).into_iter().collect();
+    candidates(current, &kinds, |_, name| name.to_owned())
+}
+
+fn candidates(current: &OsStr, kinds: &[Kind], word: impl Fn(Kind, &str) -> String) -> Vec<CompletionCandidate> {
+    let items = ask(kinds).unwrap_or_default();
+    let words = items.iter().flat_map(|(kind, list)| list.items.iter().map(|item| word(*kind, item.name())));
+    beginning(current, words)
+}
+
+fn beginning(current: &OsStr, words: impl Iterator<Item = String>) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let mut words: Vec<String> = words.filter(|word| word.starts_with(&*current)).collect();
+    words.sort();
+    words.dedup();
+    words.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// From the system that commands would go to without options. A shell asks in a process of its own, so a runtime for it does no harm.
+fn ask(kinds: &[Kind]) -> Option<Vec<(Kind, ItemList)>> {
+    crate::telemetry::install_crypto();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(async {
+        let asking = async {
+            let target = Target::of(&Global::default()).await?;
+            let mut all = Vec::new();
+            for kind in kinds {
+                all.push((*kind, target.api.get(&[kind.plural], &[]).await?));
+            }
+            Ok::<_, CliError>(all)
+        };
+        tokio::time::timeout(PATIENCE, asking).await.ok()?.ok()
+    })
+}

@@ -1,0 +1,186 @@
+//! `ostler validate`.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use serde_json::Value;
+
+use super::{
+    CliError,
+    output::{self, Format, print, problem_line},
+    up::Derived,
+};
+use crate::{
+    agent,
+    api::number_of,
+    controllers::check_schedule,
+    http::Problem,
+    platform::local::{Checked, check},
+};
+
+/// Check a folder of manifests as `up` would read it, without any server
+///
+/// Exits with 1 when something would not be in force, or a schedule can't be read. A reference that leads nowhere within the folder
+/// is only noted: what it names may be declared elsewhere.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of manifests, or one file
+    #[arg(short, value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// For programs: the problems
+    #[arg(long, short, value_enum)]
+    output: Option<Format>,
+}
+
+pub fn run(args: &Args) -> Result<(), CliError> {
+    let Args { folder, output } = args;
+    if !folder.exists() {
+        return Err(CliError::misused(format!("-f {}: there is no such folder or file", folder.display())));
+    }
+    let base_dir = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
+    let derived = Derived::new(base_dir);
+    let derive: crate::platform::local::Derive = Arc::new(move |documents| derived.documents(documents));
+    let Checked { files, objects, problems } =
+        check(folder, &[agent::local_kind()], &derive).map_err(CliError::failed)?;
+    let mut problems: Vec<Problem> = problems.into_iter().map(Problem::from).collect();
+    problems.extend(of_schedules(&objects));
+    problems.extend(dangling(&objects));
+    let bad = problems.iter().filter(|problem| problem.error).count();
+    if !output::print_value(*output, &problems)? {
+        for problem in &problems {
+            print(&format!("{} {}\n", if problem.error { '✗' } else { '!' }, problem_line(problem)))?;
+        }
+        if bad == 0 {
+            print(&format!("✓ {}: {}\n", number_of(files, "file"), counts(&objects)))?;
+        }
+    }
+    if bad == 0 {
+        Ok(())
+    } else {
+        Err(CliError::failed(format!("{} in {}", number_of(bad, "error"), folder.display())))
+    }
+}
+
+/// `2 LLMBackend, 1 Expert`
+fn counts(objects: &[Value]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for object in objects {
+        *counts.entry(text(object, "/kind")).or_default() += 1;
+    }
+    if counts.is_empty() {
+        return "nothing is declared".to_owned();
+    }
+    counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ")
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn problem(error: bool, object: &Value, field: &str, message: String) -> Problem {
+    let about =
+        format!("{} {}/{}", text(object, "/kind"), text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+    Problem { error, file: None, line: None, about: Some(about), field: Some(field.to_owned()), message }
+}
+
+fn of_schedules(objects: &[Value]) -> Vec<Problem> {
+    let schedules = objects.iter().filter(|object| object["kind"] == "TaskSchedule");
+    schedules
+        .filter_map(|object| {
+            let zone = Some(text(object, "/spec/timeZone")).filter(|zone| !zone.is_empty()).unwrap_or("UTC");
+            let why = check_schedule(text(object, "/spec/schedule"), zone).err()?;
+            Some(problem(true, object, "spec.schedule", why))
+        })
+        .collect()
+}
+
+/// References to what these manifests do not declare.
+fn dangling(objects: &[Value]) -> Vec<Problem> {
+    let is_there = |of: &Value, kind: &str, name: &str| {
+        let namespace = text(of, "/metadata/namespace");
+        objects.iter().any(|object| {
+            object["kind"] == kind
+                && text(object, "/metadata/name") == name
+                && text(object, "/metadata/namespace") == namespace
+        })
+    };
+    let is_served = |of: &Value, model: &str| {
+        let namespace = text(of, "/metadata/namespace");
+        let backends = objects.iter().filter(|o| o["kind"] == "LLMBackend");
+        backends.filter(|o| text(o, "/metadata/namespace") == namespace).any(|o| {
+            let models = o.pointer("/spec/models").and_then(Value::as_array).into_iter().flatten();
+            models.into_iter().any(|m| m["name"] == model || m["alias"] == model)
+        })
+    };
+    let mut problems = Vec::new();
+    for object in objects {
+        let mut refer = |field: &str, kind: &str, name: &str| {
+            if !name.is_empty() && !is_there(object, kind, name) {
+                problems.push(problem(false, object, field, format!("no {kind} {name} is declared here")));
+            }
+        };
+        match text(object, "/kind") {
+            "Expert" => {
+                let model = text(object, "/spec/model");
+                if !model.is_empty() && !is_served(object, model) {
+                    let message = format!("no LLMBackend here serves {model:?}, as name or alias of a model");
+                    problems.push(problem(false, object, "spec.model", message));
+                }
+            }
+            "TaskQueue" => refer("spec.defaultExpertRef", "Expert", text(object, "/spec/defaultExpertRef/name")),
+            "WorkerPool" => {
+                for queue in object.pointer("/spec/queueRefs").and_then(Value::as_array).into_iter().flatten() {
+                    refer("spec.queueRefs", "TaskQueue", text(queue, "/name"));
+                }
+            }
+            "TaskSchedule" => {
+                refer("spec.queueRef", "TaskQueue", text(object, "/spec/queueRef/name"));
+                refer("spec.task.expert", "Expert", text(object, "/spec/task/expert"));
+            }
+            "LLMBackend" => {
+                refer("spec.recovery.hostAgentRef", "HostAgent", text(object, "/spec/recovery/hostAgentRef/name"));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(kind: &str, name: &str, spec: Value) -> Value {
+        json!({"kind": kind, "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_noted_and_what_is_there_is_not() {
+        let there = [
+            object("LLMBackend", "mlx", json!({"models": [{"name": "long", "alias": "small"}]})),
+            object("Expert", "igor", json!({"model": "small"})),
+            object("Expert", "ada", json!({"model": "long"})),
+            object("Expert", "hook", json!({"handler": "Webhook"})),
+            object("TaskQueue", "q", json!({"defaultExpertRef": {"name": "igor"}})),
+            object("WorkerPool", "p", json!({"queueRefs": [{"name": "q"}]})),
+            object(
+                "TaskSchedule",
+                "s",
+                json!({"queueRef": {"name": "q"}, "schedule": "0 3 * * *", "task": {"expert": "ada"}}),
+            ),
+        ];
+        assert_eq!(dangling(&there), Vec::new());
+        assert_eq!(of_schedules(&there), Vec::new());
+        let lost = [
+            object("Expert", "igor", json!({"model": "small"})),
+            object("TaskQueue", "q", json!({"defaultExpertRef": {"name": "nobody"}})),
+            object("WorkerPool", "p", json!({"queueRefs": [{"name": "q"}, {"name": "nowhere"}]})),
+            object("TaskSchedule", "s", json!({"queueRef": {"name": "x"}, "schedule": "61 3 * * *"})),
+            object("LLMBackend", "mlx", json!({"recovery": {"hostAgentRef": {"name": "mac"}, "service": "mlx"}})),
+        ];
+        let told: Vec<String> = dangling(&lost).iter().map(problem_line).collect();
+        assert_eq!(told.len(), 5, "{told:?}");
+        assert_eq!(told[1], "TaskQueue default/q: spec.defaultExpertRef: no Expert nobody is declared here");
+        assert!(of_schedules(&lost)[0].error);
+    }
+}
