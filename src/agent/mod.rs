@@ -15,4 +15,4 @@ mod service;
 
 pub use config::{AgentFile, ConfigError, load, local_kind};
 pub use server::{AgentError, AgentHandle, AgentSettings, check_client, start};
-pub use service::ServiceError;
+pub use service::{ServiceError, running_in};

@@ -17,6 +17,6 @@ mod wait;
 pub use contained::{instance_of_run, running_seconds};
 pub use error::ServiceError;
 pub use launch::Launcher;
-pub use process::{PortSight, own_started};
+pub use process::{PortSight, own_started, running_in};
 pub use state::{Means, Service};
 pub use wait::Patience;

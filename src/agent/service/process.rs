@@ -85,6 +85,22 @@ pub fn own_started(record: &Path) -> Result<bool, StateError> {
     Ok(read_record(record)?.is_some_and(|r| !r.adopted && r.alive().is_some()))
 }
 
+/// Services of an agent's state folder whose processes run, and that an agent started: by name, with the pid of each.
+pub fn running_in(folder: &Path) -> Vec<(String, u32)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut running: Vec<(String, u32)> = entries
+        .filter_map(|entry| {
+            let path = entry.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".process")?.to_owned();
+            let record = read_record(&path).ok()??;
+            let instance = record.alive().filter(|_| !record.adopted)?;
+            Some((name, instance.pid))
+        })
+        .collect();
+    running.sort();
+    running
+}
+
 /// Takes over a process that the agent did not start.
 pub fn adopt(record: &Path, pid: u32) -> Result<Option<Instance>, StateError> {
     let Some(instance) = os::instance_of(pid) else {

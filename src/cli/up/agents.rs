@@ -114,12 +114,11 @@ impl Agents {
     async fn start(&mut self, key: Key, spec: AgentConfigSpec, secret: Option<SigningSecret>) {
         let Common { platform: _, derived, state_dir, observe, exe, http, metrics } = &self.common;
         let (namespace, name) = &key;
-        let folder = if namespace == "default" { name.clone() } else { format!("{namespace}_{name}") };
         let settings = AgentSettings {
             name: name.clone(),
             spec: AgentConfigSpec { listen: derived.listen(namespace, name, &spec), ..spec.clone() },
             base_dir: derived.base_dir().to_owned(),
-            state_dir: state_dir.join(folder),
+            state_dir: state_dir.join(folder(&key)),
             observe: *observe,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             exe: exe.clone(),
@@ -185,12 +184,34 @@ impl Agents {
         services.filter_map(|s| s.instance.map(|i| shown(&s.name, s.manager, i.pid))).collect()
     }
 
+    /// Services that an agent of this data folder started, and that run on although no agent looks after them any more: in words.
+    pub fn left_behind(&self) -> Vec<String> {
+        let known: Vec<String> = self.running.keys().chain(self.problems.lock().keys()).map(folder).collect();
+        let entries = std::fs::read_dir(&self.common.state_dir).into_iter().flatten().flatten();
+        let mut left: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !known.contains(name))
+            .filter_map(|name| {
+                let services = agent::running_in(&self.common.state_dir.join(&name));
+                let services: Vec<String> = services.iter().map(|(s, pid)| format!("{s} (pid {pid})")).collect();
+                (!services.is_empty()).then(|| format!("{} of agent {name}", services.join(", ")))
+            })
+            .collect();
+        left.sort();
+        left
+    }
+
     /// Ends all agents; their services stay up.
     pub async fn end_all(&mut self) {
         for key in self.running.keys().cloned().collect::<Vec<_>>() {
             self.end(&key).await;
         }
     }
+}
+
+/// Where an agent keeps its state.
+fn folder((namespace, name): &Key) -> String {
+    if namespace == "default" { name.clone() } else { format!("{namespace}_{name}") }
 }
 
 impl Problems {

@@ -41,6 +41,12 @@ pub async fn welcome(
     for problem in agents.problems().list() {
         text += &format!("✗ {}\n", problem_line(&problem));
     }
+    for left in agents.left_behind() {
+        text += &format!(
+            "! {left} runs on, though nothing here declares that: an `ostler up` of its folder finds it again, and `ostler down` \
+             ends it then\n"
+        );
+    }
     text += "next: `ostler status` in another terminal; Ctrl-C here ends this and leaves services up, `ostler down` ends both\n";
     announce(&text);
     Ok(())

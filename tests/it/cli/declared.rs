@@ -81,8 +81,52 @@ fn another_folder_is_another_set_from_the_start() {
         assert!(!status.out.contains(gone), "{gone}: {}", status.out);
     }
     assert_eq!(ports.map(Bench::pid_on), [None, None], "nothing of the other folder was started");
+    // What Ctrl-C left running is told.
+    bench.end_up("-INT");
+    bench.up();
+    bench.healthy();
+    bench.end_up("-INT");
+    let said = bench.up_of("team", &[], &[]);
+    assert!(said.contains("mlx (pid ") && said.contains("of agent here runs on"), "{said}");
     // Back again: the first set, as if it had never been away.
     bench.end_up("-INT");
     bench.up();
     assert!(!bench.healthy().out.contains("own"));
+}
+
+const HOPELESS: &str = r#"
+apiVersion: ostler.dev/v1alpha1
+kind: AgentConfig
+metadata: {name: here}
+spec:
+  listen: 127.0.0.1:0
+  services:
+  - name: broken
+    start: {command: [sh, -c, "echo out of luck; exit 3"]}
+    check: {url: "http://127.0.0.1:PORT/api/tags"}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: LLMBackend
+metadata: {name: broken}
+spec:
+  engine: Ollama
+  url: http://127.0.0.1:PORT
+  probe: {periodSeconds: 1, failureThreshold: 1}
+  recovery: {hostAgentRef: {name: here}, service: broken, periodSeconds: 1, maxAttempts: 1}
+"#;
+
+#[test]
+fn what_was_given_up_says_why_since_when_and_what_to_type() {
+    let mut bench = Bench::new();
+    bench.write("all.yaml", &HOPELESS.replace("PORT", &free_port().to_string()));
+    bench.up();
+    let status = bench.until(&["status"], |said| said.out.contains("Deferred"));
+    for words in ["did not help", "(for ", "`ostler reconcile llm/broken`", "`ostler logs broken`"] {
+        assert!(status.out.contains(words), "{words}: {}", status.out);
+    }
+    let log = bench.log();
+    let warned: Vec<&str> = log.lines().filter(|l| l.contains("WARN") && l.contains("DeferredToHuman")).collect();
+    assert!(warned.len() == 1 && warned[0].contains("ostler reconcile llm/broken"), "{log}");
+    assert!(bench.ostler(&["logs", "broken"]).out.contains("out of luck"));
+    assert_eq!(bench.ostler(&["status", "--check"]).code, 3);
 }
