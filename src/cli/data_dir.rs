@@ -3,14 +3,13 @@
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, Global};
-use crate::store::seal;
+use crate::store::{new_file, own_folder, seal};
 
 const ENDPOINT: &str = "endpoint.json";
 /// Names the folder of manifests that was served last.
@@ -71,12 +70,17 @@ impl DataDir {
         let failed = |what: &Path, e: io::Error| {
             CliError::failed(format!("can't write {}: {e}; choose another folder with --data-dir DIR", what.display()))
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(|e| failed(&self.0, e))?;
+        own_folder(&self.0).map_err(|e| {
+            CliError::failed(format!(
+                "can't use the data folder {}: {e}; or name another with --data-dir DIR",
+                self.0.display()
+            ))
+        })?;
         let ignore = self.0.join(".gitignore");
-        if !ignore.exists() {
-            fs::write(&ignore, "*\n").map_err(|e| failed(&ignore, e))?;
+        match new_file().open(&ignore).and_then(|mut file| file.write_all(b"*\n")) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed(&ignore, e)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// What seals Secrets for workers beside this `up`: OSTLER_KEY, else a key of the folder's own, made when it is first needed.
@@ -94,8 +98,9 @@ impl DataDir {
             Some(text) => text,
             None => {
                 let text = seal::Key::generate();
-                let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
-                opened.and_then(|mut out| out.write_all(text.as_bytes())).map_err(failed)?;
+                // An empty one is of a start that was interrupted.
+                let _ = fs::remove_file(&file);
+                new_file().open(&file).and_then(|mut out| out.write_all(text.as_bytes())).map_err(failed)?;
                 text
             }
         };
@@ -122,10 +127,9 @@ impl DataDir {
         let failed = |e: io::Error| CliError::failed(format!("can't write {}: {e}", file.display()));
         let text = serde_json::to_string_pretty(endpoint).map_err(|e| failed(e.into()))?;
         let new = self.0.join(format!("{ENDPOINT}.{}", std::process::id()));
-        let mut out =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
-        // The mode above is for new files only.
-        out.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        // Of a process that had this id and died.
+        let _ = fs::remove_file(&new);
+        let mut out = new_file().open(&new).map_err(failed)?;
         out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
         fs::rename(&new, &file).map_err(failed)
     }
@@ -158,6 +162,21 @@ fn identity(folder: &Path) -> PathBuf {
     fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
 }
 
+/// The folder of this user for what must survive and is no data: XDG's state folder, or Application Support.
+pub fn state_folder() -> Option<PathBuf> {
+    let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    default_state(env("XDG_STATE_HOME"), env("HOME"), cfg!(target_os = "macos"))
+}
+
+fn default_state(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> Option<PathBuf> {
+    match (xdg, home) {
+        (Some(xdg), _) if xdg.is_absolute() => Some(xdg.join("ostler")),
+        (_, Some(home)) if macos => Some(home.join("Library/Application Support/ostler/state")),
+        (_, Some(home)) => Some(home.join(".local/state/ostler")),
+        (_, None) => None,
+    }
+}
+
 fn default_folder(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> Option<PathBuf> {
     match (xdg, home) {
         // The XDG specification: a relative path is invalid, and ignored.
@@ -170,6 +189,8 @@ fn default_folder(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> O
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -184,6 +205,35 @@ mod tests {
         ] {
             assert_eq!(default_folder(xdg, home, macos), expected);
         }
+    }
+
+    #[test]
+    fn results_wait_where_each_system_keeps_state_and_never_in_a_temporary_folder() {
+        let path = |p: &str| Some(PathBuf::from(p));
+        for (xdg, home, macos, expected) in [
+            (None, path("/home/ada"), false, path("/home/ada/.local/state/ostler")),
+            (path("/state"), path("/home/ada"), false, path("/state/ostler")),
+            (path("relative"), path("/home/ada"), false, path("/home/ada/.local/state/ostler")),
+            (None, path("/Users/ada"), true, path("/Users/ada/Library/Application Support/ostler/state")),
+            (None, None, false, None),
+        ] {
+            assert_eq!(default_state(xdg, home, macos), expected);
+        }
+    }
+
+    #[test]
+    fn a_data_folder_that_is_not_ones_own_is_refused() {
+        let root = std::env::temp_dir().join(format!("ostler-not-own-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink("/etc/hosts", root.join("ostler.db")).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = DataDir(root.clone()).create().unwrap_err().to_string();
+        assert!(error.contains("chmod 700") && error.contains("--data-dir"), "{error}");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+        let link = root.join("link");
+        std::os::unix::fs::symlink(std::env::temp_dir(), &link).unwrap();
+        assert!(DataDir(link).create().unwrap_err().to_string().contains("symbolic link"));
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     CliError, DataDir, Global,
-    data_dir::{KEY_FILE, sealing_key_of_environment},
+    data_dir::{KEY_FILE, sealing_key_of_environment, state_folder},
     http_client::http_client,
     process::{holder, signaled},
 };
@@ -40,7 +40,7 @@ pub struct Args {
     /// Where /livez, /readyz and /metrics are; without it, nowhere
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Where finished results wait while the database is away [default: in the data folder, or with a URL in the system's temporary one]
+    /// Where finished results wait while the database is away [default: in the data folder, or with a URL in ~/.local/state/ostler]
     #[arg(long, value_name = "DIR", env = "OSTLER_SPOOL_DIR")]
     spool: Option<PathBuf>,
 }
@@ -62,7 +62,7 @@ async fn work(args: Args, global: &Global) -> Result<(), CliError> {
         None => Home::Folder { path: DataDir::of(global)?.path().to_owned(), hold: Hold::Share },
     };
     let key = key(&home)?;
-    let spool = spool.unwrap_or_else(|| usual_spool(&home));
+    let spool = spool.map_or_else(|| usual_spool(&home), Ok)?;
     let (metrics, loops) = (Metrics::new(), Loops::new());
     let store = counted(store::open(&home, installation).await?, metrics.clone());
     let ended = CancellationToken::new();
@@ -148,10 +148,14 @@ fn key(home: &Home) -> Result<Option<seal::Key>, CliError> {
     text.map(|text| seal::Key::parse(&text)).transpose().map_err(CliError::failed)
 }
 
-fn usual_spool(home: &Home) -> PathBuf {
+fn usual_spool(home: &Home) -> Result<PathBuf, CliError> {
     match home {
-        Home::Folder { path, .. } => path.join("spool"),
-        Home::Postgres(_) => std::env::temp_dir().join(format!("ostler-spool-{}", nix::unistd::Uid::effective())),
+        Home::Folder { path, .. } => Ok(path.join("spool")),
+        Home::Postgres(_) => state_folder().map(|folder| folder.join("spool")).ok_or_else(|| {
+            CliError::failed(
+                "no folder where results can wait: HOME is not set; say where with --spool DIR or OSTLER_SPOOL_DIR",
+            )
+        }),
     }
 }
 

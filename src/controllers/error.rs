@@ -1,6 +1,9 @@
 //! What can go wrong in a step of a pass, and what that means for the next one.
 
-use crate::{platform::PlatformError, store::StoreError};
+use crate::{
+    platform::PlatformError,
+    store::{StoreClass, StoreError},
+};
 
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +48,12 @@ impl StepError {
     /// Each variant is named, so that a new one is a decision.
     pub fn class(&self) -> Class {
         match self {
-            Self::Store(StoreError::Unavailable(_)) => Class::Retry,
-            // Somebody else leads: this process stops acting by itself.
-            Self::Store(StoreError::Fenced(_)) => Class::Wait,
-            Self::Store(
-                StoreError::NewerSchema { .. }
-                | StoreError::OlderSchema { .. }
-                | StoreError::OtherInstallation { .. }
-                | StoreError::Locked(_)
-                | StoreError::Broken(_),
-            ) => Class::Tell,
+            Self::Store(error) => match error.class() {
+                StoreClass::Passing => Class::Retry,
+                // Somebody else leads: this process stops acting by itself.
+                StoreClass::Lost => Class::Wait,
+                StoreClass::Refusal | StoreClass::Person => Class::Tell,
+            },
             Self::Platform(PlatformError::Unavailable(_)) => Class::Retry,
             // The watch brings the newer object, or its deletion.
             Self::Platform(PlatformError::Conflict(_) | PlatformError::NotFound(_)) => Class::Wait,
@@ -69,9 +68,12 @@ impl StepError {
     /// The CamelCase word for conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Store(StoreError::Unavailable(_)) => "StoreUnavailable",
-            Self::Store(StoreError::Fenced(_)) => "NotLeading",
-            Self::Store(_) => "StoreBroken",
+            Self::Store(error) => match error.class() {
+                StoreClass::Passing => "StoreUnavailable",
+                StoreClass::Lost => "NotLeading",
+                StoreClass::Refusal => "StoreRefused",
+                StoreClass::Person => "StoreBroken",
+            },
             Self::Platform(PlatformError::Unavailable(_)) => "PlatformUnavailable",
             Self::Platform(PlatformError::Conflict(_)) => "Conflict",
             Self::Platform(PlatformError::NotFound(_)) => "NotFound",

@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{auth::AuthError, tasks::TaskProblem};
-use crate::{host::HostError, platform::PlatformError, store::StoreError};
+use crate::{
+    host::HostError,
+    platform::PlatformError,
+    store::{StoreClass, StoreError},
+};
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +97,13 @@ impl ApiError {
             Self::Auth(AuthError::Unavailable(_))
             | Self::Busy(_)
             | Self::NoLeader
-            | Self::Store(_)
             | Self::Platform(PlatformError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(error) => match error.class() {
+                StoreClass::Passing => StatusCode::SERVICE_UNAVAILABLE,
+                StoreClass::Lost => StatusCode::CONFLICT,
+                StoreClass::Refusal => StatusCode::UNPROCESSABLE_ENTITY,
+                StoreClass::Person => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             Self::Agent(error) => match error {
                 HostError::UnknownService { .. } | HostError::UnknownOperation { .. } => StatusCode::NOT_FOUND,
                 HostError::Held { .. } | HostError::StaleEpoch { .. } => StatusCode::CONFLICT,
@@ -120,7 +129,12 @@ impl ApiError {
             Self::Busy(_) => "Busy",
             Self::NotHere { .. } => "NotHere",
             Self::NoLeader => "NoLeader",
-            Self::Store(_) => "StoreUnavailable",
+            Self::Store(error) => match error.class() {
+                StoreClass::Passing => "StoreUnavailable",
+                StoreClass::Lost => "NotOurs",
+                StoreClass::Refusal => "StoreRefused",
+                StoreClass::Person => "StoreBroken",
+            },
             Self::Platform(_) => "PlatformError",
             Self::Agent(error) => error.reason(),
             Self::Broken(_) => "Broken",
@@ -153,7 +167,16 @@ impl ApiError {
             Self::Busy(_) => "ask again in some seconds".to_owned(),
             Self::NotHere { hint, .. } => hint.clone(),
             Self::NoLeader => "ask again in some seconds; `ostler status` says when somebody leads".to_owned(),
-            Self::Store(_) => "see that the database runs and can be reached".to_owned(),
+            Self::Store(error) => match error.class() {
+                StoreClass::Passing => "see that the database runs, can be reached, and has room and connections left",
+                StoreClass::Lost => "ask again: somebody else was first",
+                StoreClass::Refusal => {
+                    "change what is sent: the database takes it as little the next time; a trigger or a constraint of your own \
+                     may be the reason"
+                }
+                StoreClass::Person => "see the log, and the database's: this does not pass by itself",
+            }
+            .to_owned(),
             Self::Platform(_) => "see the controller's log".to_owned(),
             Self::Agent(_) => "the error says what to do at the agent".to_owned(),
             Self::Broken(_) => "see the log: this is a defect".to_owned(),
@@ -175,5 +198,24 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_refuses_for_good_is_not_said_to_pass() {
+        for (error, status, reason) in [
+            (StoreError::Unavailable("full".into()), 503, "StoreUnavailable"),
+            (StoreError::Refused("no such character".into()), 422, "StoreRefused"),
+            (StoreError::Broken("no such table".into()), 500, "StoreBroken"),
+            (StoreError::Unfit("not UTF-8".into()), 500, "StoreBroken"),
+            (StoreError::Fenced("gone".into()), 409, "NotOurs"),
+        ] {
+            let error = ApiError::from(error);
+            assert_eq!((error.status_code().as_u16(), error.reason()), (status, reason), "{error}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     resources,
     types::{EventList, ProblemList},
 };
-use crate::store::JournalFilter;
+use crate::store::{JournalFilter, is_storable};
 
 /// Which events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -35,6 +35,9 @@ pub(super) async fn events(State(api): State<Api>, Query(which): Query<Which>) -
     if let Some(limit) = which.limit.filter(|limit| !(1..=10_000).contains(limit)) {
         return Err(ApiError::BadRequest(format!("limit is {limit}: write 1 to 10000")));
     }
+    if which.since.is_some_and(|since| !is_storable(since)) {
+        return Err(ApiError::BadRequest("since: is out of range: write a time in the years 1970 to 9998".to_owned()));
+    }
     let kind = which.kind.as_deref().map(resources::known).transpose()?;
     let filter = JournalFilter {
         kind: kind.map(|k| k.kind.to_owned()),
@@ -51,5 +54,5 @@ pub(super) async fn events(State(api): State<Api>, Query(which): Query<Which>) -
 /// at once.
 #[utoipa::path(get, path = "/api/v1/problems", responses((status = 200, body = ProblemList)))]
 pub(super) async fn problems(State(api): State<Api>) -> Json<ProblemList> {
-    Json(ProblemList { items: (api.problems)() })
+    Json(ProblemList { items: api.all_problems() })
 }

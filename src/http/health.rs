@@ -68,11 +68,19 @@ pub(super) async fn livez(State(health): State<Health>) -> (StatusCode, String) 
     (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
-/// 200 when the database answers; followers are ready too.
+/// 200 when the database answers, and takes what this process writes; followers are ready too. Else 503 with the reasons.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = String)))]
 pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     match tokio::time::timeout(STORE_WITHIN, health.store.leader()).await {
-        Ok(Ok(_)) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(Ok(_)) => {
+            let troubles: String =
+                health.metrics.troubles.all().iter().filter(|one| one.vital).map(|one| format!("{one}\n")).collect();
+            if troubles.is_empty() {
+                (StatusCode::OK, "ok\n".to_owned())
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, troubles)
+            }
+        }
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         Err(_) => (
             StatusCode::SERVICE_UNAVAILABLE,

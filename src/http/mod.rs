@@ -43,7 +43,7 @@ pub use server::serve;
 pub use state::{Api, Home, Problems};
 pub use status::{BackendLine, Level, Overview, QueueLine, ResourceLine};
 pub use tasks::{
-    CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, HeartbeatReply,
+    CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, FROM_NOW, HeartbeatReply,
     HeartbeatRequest, InsertReply, MOST_TASKS, QueueList, ResultList, TaskChange, TaskList, TaskProblem, TaskRequest,
     TaskVerb, WorkerList, WorkerView,
 };

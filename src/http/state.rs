@@ -43,6 +43,19 @@ pub struct Api {
 }
 
 impl Api {
+    /// What a person should look at: in the manifests, and what this process can't do now.
+    pub(super) fn all_problems(&self) -> Vec<Problem> {
+        let troubles = self.metrics.troubles.all().into_iter().map(|trouble| Problem {
+            error: trouble.vital,
+            file: None,
+            line: None,
+            about: None,
+            field: None,
+            message: format!("{trouble}, since {}", super::controls::whole_seconds(trouble.since)),
+        });
+        troubles.chain((self.problems)()).collect()
+    }
+
     /// Keeps what a person did, for whoever asks later. That it was done counts more than that it is kept.
     pub(super) async fn note(&self, about: ResourceKey, reason: &str, message: String) {
         let entry = JournalEntry { at: Timestamp::now(), about, warning: false, reason: reason.to_owned(), message };

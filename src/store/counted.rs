@@ -23,11 +23,33 @@ struct Counted {
 
 impl Counted {
     fn count<T>(&self, operation: &str, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        match &result {
-            Ok(_) | Err(StoreError::Fenced(_)) => {}
-            Err(_) => self.metrics.process.store_error(operation),
+        let (what, vital) = attempted(operation);
+        let troubles = &self.metrics.troubles;
+        let class = result.as_ref().err().map(StoreError::class);
+        match (class, &result) {
+            (None | Some(StoreClass::Lost), _) => troubles.over(what),
+            // It is about what somebody sent.
+            (Some(StoreClass::Refusal), _) => self.metrics.process.store_error(operation),
+            (Some(StoreClass::Passing | StoreClass::Person), result) => {
+                self.metrics.process.store_error(operation);
+                if let Err(error) = result {
+                    troubles.failed(what, error.to_string(), vital);
+                }
+            }
         }
         result
+    }
+}
+
+/// What an operation is called in status, and whether anything gets done without it.
+fn attempted(operation: &str) -> (&str, bool) {
+    match operation {
+        "campaign" | "renew" => ("hold the lead", true),
+        "open_lease" | "renew_leases" => ("hold leases", true),
+        "claim_free" | "claim_slots" | "claim_next" => ("claim tasks", true),
+        "insert_tasks" => ("take tasks", true),
+        "complete" => ("record results", true),
+        other => (other, false),
     }
 }
 
@@ -102,6 +124,7 @@ pass_on! {
         fn delete_local_object(key: &ResourceKey) -> ();
     }
     Tasks {
+        fn now() -> Timestamp;
         fn insert_tasks(tasks: &[NewTask]) -> Vec<Inserted>;
         fn tasks(filter: &TaskFilter, page: &TaskPage) -> Vec<Task>;
         fn task(id: TaskId) -> Option<Task>;
@@ -162,6 +185,15 @@ mod tests {
         assert!(broken.count("save_recovery", away).is_err());
         let line = "ostler_store_errors_total{operation=\"save_recovery\"} 1";
         assert!(metrics.render(Timestamp::now()).contains(line));
+        let said = || metrics.troubles.all().iter().map(ToString::to_string).collect::<Vec<_>>();
+        for error in [StoreError::Refused("no".into()), StoreError::Unavailable("full".into())] {
+            for _ in 0..2 {
+                broken.count::<()>("complete", Err(error.clone())).unwrap_err();
+            }
+        }
+        assert_eq!(said(), ["the database is unavailable: full (can't record results)"]);
+        broken.count("complete", Ok(())).unwrap();
+        assert_eq!(said(), Vec::<String>::new());
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

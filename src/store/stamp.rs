@@ -51,6 +51,11 @@ impl Stamp {
     }
 }
 
+/// Whether both databases, and everybody who reads them, can keep a time: the years 1970 to 9998. What is added to it later fits, too.
+pub fn is_storable(at: Timestamp) -> bool {
+    (0..253_370_764_800).contains(&at.as_second())
+}
+
 impl From<Timestamp> for Stamp {
     fn from(time: Timestamp) -> Self {
         Self(time.as_microsecond())

@@ -28,9 +28,46 @@ pub enum StoreError {
     /// Somebody else holds the data folder.
     #[error("{0}")]
     Locked(String),
+    /// What was to be written is refused for what it is: by an encoding, a type's range, a constraint, or somebody's trigger.
+    /// The same again is refused again.
+    #[error("the database refuses this: {0}")]
+    Refused(String),
+    /// The database can't be used as it is set up. The text says how to mend that.
+    #[error("{0}")]
+    Unfit(String),
     /// A row that can't be read, or a statement that is refused: a defect, or somebody changed the database by hand.
     #[error("the database refused or holds something unexpected: {0}")]
     Broken(String),
+}
+
+/// What an error means for whoever asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreClass {
+    /// It ends without a change of what was asked: again, later.
+    Passing,
+    /// The lead or the slot is somebody else's.
+    Lost,
+    /// It is about what was to be written: the same again fails again, something else does not.
+    Refusal,
+    /// Nothing works until a person mends something.
+    Person,
+}
+
+impl StoreError {
+    /// Each variant is named, so that a new one is a decision.
+    pub const fn class(&self) -> StoreClass {
+        match self {
+            Self::Unavailable(_) => StoreClass::Passing,
+            Self::Fenced(_) => StoreClass::Lost,
+            Self::Refused(_) => StoreClass::Refusal,
+            Self::NewerSchema { .. }
+            | Self::OlderSchema { .. }
+            | Self::OtherInstallation { .. }
+            | Self::Locked(_)
+            | Self::Unfit(_)
+            | Self::Broken(_) => StoreClass::Person,
+        }
+    }
 }
 
 /// Proof of leadership that every write of a leader carries.

@@ -17,7 +17,7 @@ use crate::tasks::{Assignment, ClaimedTask, Completion, NewTask, QueueKey, Task,
 
 pub use crate::tasks::Unassigned;
 
-use super::{CallEvidence, CallLife, Fence, Reapable, Slot, StoreError};
+use super::{CallEvidence, CallLife, Fence, Reapable, Slot, StoreError, is_storable};
 
 /// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,7 +177,8 @@ impl std::str::FromStr for TaskCursor {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} is no cursor: write back one that an answer gave");
         let (at, id) = text.rsplit_once('_').ok_or_else(bad)?;
-        Ok(Self { at: at.parse().map_err(|_| bad())?, id: id.parse().map_err(|_| bad())? })
+        let at = at.parse().ok().filter(|at| is_storable(*at)).ok_or_else(bad)?;
+        Ok(Self { at, id: id.parse().map_err(|_| bad())? })
     }
 }
 
@@ -310,6 +311,8 @@ pub const SETTLED: Duration = Duration::from_secs(1);
 /// Tasks as people and programs see and change them.
 #[async_trait]
 pub trait Tasks: Send + Sync {
+    /// By the database's clock, as are all times of tasks.
+    async fn now(&self) -> Result<Timestamp, StoreError>;
     /// Inserts all or none, and tells whoever waits for work. A key that its queue has already gives the task that exists.
     /// An expert that is named is taken as it is; `assign` still gives it its model.
     async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError>;

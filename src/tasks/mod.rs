@@ -3,6 +3,7 @@
 pub mod assign;
 mod completion;
 pub mod explain;
+mod finished;
 pub mod limits;
 pub mod machine;
 pub mod parallel;
@@ -12,6 +13,7 @@ pub mod schema;
 mod task;
 
 pub use completion::{Completion, Verdict};
+pub use finished::Finished;
 pub use task::{
     Assignment, Attempt, AttemptClass, ClaimedTask, DEFERRING_LOST_LEASES, Message, NewTask, Payload, QueueKey, Task,
     TaskId, TaskState, Unassigned,

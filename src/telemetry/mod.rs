@@ -6,6 +6,7 @@ mod lines;
 mod logging;
 mod loops;
 mod metrics;
+mod troubles;
 
 pub use crash::crash_point;
 pub use logging::{LogFormat, Logging, LoggingError};
@@ -14,6 +15,7 @@ pub use metrics::{
     AgentMetrics, BackendMetrics, ContainerMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult,
     WorkerMetrics,
 };
+pub use troubles::{Trouble, Troubles};
 
 /// Makes rustls use ring in this process. The one TLS stack is chosen here because reqwest and kube are built without a
 /// default provider. Calling it twice does no harm.

@@ -60,7 +60,7 @@ struct Received {
     headers: bool,
     last_byte: Option<Instant>,
     tokens: u32,
-    first_token_at: Option<Timestamp>,
+    first_token: Option<Instant>,
 }
 
 /// One call in a slot.
@@ -79,7 +79,7 @@ impl Call<'_> {
         let mut run = Run {
             backend: Some(self.target.backend.clone()),
             model: Some(self.model.to_owned()),
-            started_at: Some(Timestamp::now()),
+            started_at: Some(self.core.clock.now()),
             ..Run::default()
         };
         let ended = |run, ended: Ended, servers_trouble| Called {
@@ -138,7 +138,7 @@ impl Call<'_> {
         let Some(deadline) = self.job.task.deadline else {
             return Ok(Allowed { timeout: most, cut_short: false });
         };
-        let left = deadline.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
+        let left = deadline.duration_since(self.core.clock.now()).max(SignedDuration::ZERO);
         match Duration::try_from(left) {
             Ok(left) if !left.is_zero() => Ok(Allowed { timeout: most.min(left), cut_short: left < most }),
             _ => Err("its deadline passed before the call".to_owned()),
@@ -168,7 +168,7 @@ impl Call<'_> {
         };
         let asked = engine(self.target.kind).infer(&self.target.endpoint, &request, &mut on_activity);
         let answered = self.unless_stopped(asked).await;
-        run.first_token_at = received.first_token_at;
+        run.first_token_at = received.first_token.and_then(|at| self.core.clock.now().checked_sub(at.elapsed()).ok());
         run.completion_tokens = Some(i64::from(received.tokens));
         match answered {
             Ok(Ok(answer)) => {
@@ -278,7 +278,7 @@ impl Call<'_> {
 
 impl Received {
     fn nothing() -> Self {
-        Self { sent: Instant::now(), headers: false, last_byte: None, tokens: 0, first_token_at: None }
+        Self { sent: Instant::now(), headers: false, last_byte: None, tokens: 0, first_token: None }
     }
 
     /// Whether it belongs to the answer. Headers don't: some servers send them at once, also while the call waits inside them.
@@ -291,7 +291,7 @@ impl Received {
             Activity::Bytes => {}
             Activity::Token => {
                 self.tokens += 1;
-                self.first_token_at.get_or_insert_with(Timestamp::now);
+                self.first_token.get_or_insert_with(Instant::now);
             }
         }
         self.last_byte = Some(Instant::now());

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     store::{BootInstant, Claimed, Store},
     tasks::{
-        Attempt, ClaimedTask, Completion, QueueKey,
-        retry::{self, Ended, RetryPolicy},
+        Attempt, ClaimedTask, Finished, QueueKey,
+        retry::{Ended, RetryPolicy},
     },
     telemetry::WorkerMetrics,
 };
@@ -105,6 +105,28 @@ pub struct Core {
     pub changed: watch::Sender<u64>,
     pub places: Places,
     pub world: RwLock<Arc<World>>,
+    pub clock: DatabaseClock,
+}
+
+/// The database's time, which deadlines and the times of attempts are by. This machine's clock may be minutes off.
+#[derive(Debug, Default)]
+pub struct DatabaseClock(RwLock<Option<(Timestamp, BootInstant)>>);
+
+impl DatabaseClock {
+    /// The database said `now` in an answer to what was asked at `asked`.
+    pub fn read(&self, now: Timestamp, asked: BootInstant) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, asked));
+    }
+
+    /// By this machine's clock until the database was asked.
+    pub fn now(&self) -> Timestamp {
+        self.at(BootInstant::now()).unwrap_or_else(Timestamp::now)
+    }
+
+    fn at(&self, instant: BootInstant) -> Option<Timestamp> {
+        let (then, asked) = (*self.0.read().unwrap_or_else(PoisonError::into_inner))?;
+        then.checked_add(instant.since(asked)).ok()
+    }
 }
 
 impl Core {
@@ -127,7 +149,7 @@ impl Core {
     pub fn end(&self, job: &Arc<Job>, run: Run, ended: Ended) -> oneshot::Receiver<bool> {
         self.jobs.remove(job);
         let task = &job.task;
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let (class, error) = (ended.class(), ended.error());
         let attempt = Attempt {
             expert: task.expert.clone(),
@@ -135,7 +157,7 @@ impl Core {
             model: run.model,
             holder: self.holder.clone(),
             started_at: run.started_at.unwrap_or(now),
-            ended_at: now,
+            ended_at: run.started_at.map_or(now, |at| at.max(now)),
             first_token_at: run.first_token_at,
             prompt_tokens: run.prompt_tokens,
             completion_tokens: run.completion_tokens,
@@ -143,10 +165,10 @@ impl Core {
             error,
         };
         let policy = self.retry_policy(task);
-        let verdict = retry::verdict(task, &policy, ended, now, rand::rng().random_range(0.0..1.0));
         tracing::debug!(task = task.id, epoch = task.epoch, ?class, error = attempt.error, "an execution ended");
-        let completion = Completion { task: task.id, epoch: task.epoch, verdict, attempt };
-        self.finisher.finish(completion, Arc::clone(&job.lease))
+        let chance = rand::rng().random_range(0.0..1.0);
+        let finished = Finished::new((task.id, task.epoch), task, &policy, ended, attempt, now, chance);
+        self.finisher.finish(finished, Arc::clone(&job.lease))
     }
 
     /// Gives a claim back that was not begun. Nobody need know when that is recorded.
@@ -243,5 +265,22 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.places.taken.fetch_sub(1, Ordering::Relaxed);
         self.0.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_on_from_what_the_database_said_whatever_this_machine_takes_it_for() {
+        let clock = DatabaseClock::default();
+        let boot = |second| BootInstant::from_boot(Duration::from_secs(second));
+        assert!(clock.now().duration_since(Timestamp::now()).as_secs().abs() < 5, "its own until it was asked");
+        let said: Timestamp = "2001-01-01T00:00:00Z".parse().unwrap();
+        clock.read(said, boot(100));
+        assert_eq!(clock.at(boot(160)), Some("2001-01-01T00:01:00Z".parse().unwrap()));
+        clock.read(said, BootInstant::now());
+        assert!(clock.now().duration_since(said).as_secs() < 60);
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     claiming,
-    core::{Core, Places, Timings},
+    core::{Core, DatabaseClock, Places, Timings},
     evidence::Evidence,
     finish::Finisher,
     job::{Jobs, Stopped},
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
-    store::{ProcessIdentity, Store, WorkerReport},
+    store::{BootInstant, ProcessIdentity, Store, WorkerReport},
     telemetry::{Loops, WorkerMetrics},
 };
 
@@ -89,7 +89,9 @@ impl Worker {
         let folder = spool;
         let spool = Spool::open(&folder).map_err(|error| SpoolError { folder: folder.clone(), error })?;
         let recorded = CancellationToken::new();
-        let (finisher, recording) = Finisher::start(Arc::clone(&store), spool, metrics.clone(), recorded.clone());
+        let name = format!("{namespace}/{pool}");
+        let (finisher, recording) =
+            Finisher::start(Arc::clone(&store), spool, metrics.clone(), &name, recorded.clone());
         let secrets = Cached::new(secrets);
         let core = Core {
             leases: Leases::new(Arc::clone(&store), holder.clone()),
@@ -103,6 +105,7 @@ impl Worker {
             changed: watch::Sender::new(0),
             places: Places::default(),
             world: RwLock::default(),
+            clock: DatabaseClock::default(),
             store,
             namespace,
             pool,
@@ -185,6 +188,8 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
                 is_registered = true;
             }
             if read_at.is_none_or(|at| at.elapsed() >= core.timings.world) {
+                let asked = BootInstant::now();
+                core.clock.read(core.store.now().await?, asked);
                 core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
                 read_at = Some(tokio::time::Instant::now());
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::{
     core::{Core, Place, Run},
@@ -22,7 +22,7 @@ pub async fn run(core: Arc<Core>, job: Arc<Job>, place: Place) {
     if let Err(why) = core.may_run(&job, None) {
         return core.stopped(&job, Run::default(), why);
     }
-    let run = Run { started_at: Some(Timestamp::now()), ..Run::default() };
+    let run = Run { started_at: Some(core.clock.now()), ..Run::default() };
     let sent = tokio::select! {
         biased;
         why = job.stopped() => return core.stopped(&job, run, why),
@@ -68,7 +68,7 @@ async fn send(core: &Core, job: &Job) -> Sent {
     };
     let mut timeout = seconds(expert.parameters.timeout_seconds);
     if let Some(deadline) = task.deadline {
-        let left = deadline.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
+        let left = deadline.duration_since(core.clock.now()).max(SignedDuration::ZERO);
         timeout = timeout.min(std::time::Duration::try_from(left).unwrap_or_default());
     }
     webhook::send(&core.http, url, secret.as_ref(), task, lease_of(core, job), timeout).await

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::{
     wait::{Answer, told},
     which::{State, Which},
@@ -13,7 +11,7 @@ use crate::{
         CliError, Global, Target,
         output::{self, Format, nobody_reads, print, print_ready},
     },
-    http::ResultList,
+    http::{FROM_NOW, ResultList},
 };
 
 const PAGE: i64 = 500;
@@ -52,7 +50,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let target = Target::of(global).await?;
     which.check_queue(&target).await?;
     let after = match (after, which.since.is_some()) {
-        (None, false) if follow => Some(from_now()),
+        (None, false) if follow => Some(FROM_NOW.to_owned()),
         (after, _) => after,
     };
     if follow {
@@ -133,8 +131,4 @@ async fn page(target: &Target, which: &Which, after: Option<&str>, follow: bool)
         query.push(("wait", WAIT_SECONDS.to_string()));
     }
     target.api.get(&["tasks", "results"], &query).await
-}
-
-fn from_now() -> String {
-    crate::store::TaskCursor { at: Timestamp::now(), id: 0 }.to_string()
 }

@@ -86,7 +86,7 @@ pub(super) async fn status(
         queues: queues::queue_lines(&api, namespace, &items(queues).await?, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
-        problems: (api.problems)(),
+        problems: api.all_problems(),
     };
     Ok(Json(overview(seen, now)))
 }

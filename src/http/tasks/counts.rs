@@ -1,7 +1,6 @@
 //! Queues, experts and workers by numbers.
 
 use axum::{Json, extract::State};
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::types::{ExpertList, ExpertView, QueueList, WorkerList, WorkerView};
@@ -14,7 +13,7 @@ use crate::{
 #[utoipa::path(get, path = "/api/v1/tasks/queues", params(InNamespace), tag = "tasks", responses((status = 200, body = QueueList)))]
 pub async fn queues(State(api): State<Api>, Query(query): Query<InNamespace>) -> Result<Json<QueueList>, ApiError> {
     let items = queue_counts(&api, query.namespace.as_deref()).await?;
-    Ok(Json(QueueList { now: Timestamp::now(), items }))
+    Ok(Json(QueueList { now: api.store.now().await?, items }))
 }
 
 /// Counts of every queue that is declared or has tasks, by namespace and name.

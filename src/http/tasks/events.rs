@@ -9,10 +9,13 @@ use axum::{
     response::sse::{Event, KeepAlive, Sse},
 };
 use futures::{Stream, stream};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{filter::Followed, read::cursor, types::TaskChange};
+use super::{
+    filter::Followed,
+    read::{FROM_NOW, cursor},
+    types::TaskChange,
+};
 use crate::{
     http::{Api, ApiError, ErrorReply, extract::Query},
     store::{SETTLED, StoreError, TaskCursor, TaskFilter},
@@ -39,10 +42,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
-    let after = match last.or(which.after.as_deref()) {
-        Some(text) => cursor(text)?,
-        None => TaskCursor { at: Timestamp::now(), id: 0 },
-    };
+    let after = cursor(&api, last.or(which.after.as_deref()).unwrap_or(FROM_NOW)).await?;
     let follow = Follow { api, filter: which.filter()?, after, ready: VecDeque::new() };
     let changes = stream::unfold(follow, |mut follow| async move {
         let event = follow.next().await;

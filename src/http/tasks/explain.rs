@@ -1,7 +1,6 @@
 //! Why a task waits.
 
 use axum::{Json, extract::State};
-use jiff::Timestamp;
 
 use super::{read::find, types::Explanation};
 use crate::{
@@ -26,7 +25,7 @@ pub async fn explain(
     Query(query): Query<InNamespace>,
 ) -> Result<Json<Explanation>, ApiError> {
     let task = find(&api, id, query.namespace.as_deref()).await?;
-    let (world, now) = (store::world::read(&*api.store).await?, Timestamp::now());
+    let (world, now) = (store::world::read(&*api.store).await?, api.store.now().await?);
     let since = match task.state {
         TaskState::Pending => explain::since(&explain::why(&Item::of(&task), &world, now), task.state_since),
         _ => task.state_since,

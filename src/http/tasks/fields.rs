@@ -7,7 +7,7 @@ use super::{
     parse::{Place, kind},
     types::TaskProblem,
 };
-use crate::platform::local::closest;
+use crate::{platform::local::closest, store::is_storable};
 
 /// Unknown fields of a task that are told one by one.
 const MOST_UNKNOWN: usize = 5;
@@ -84,7 +84,11 @@ impl Fields {
     pub fn time(&mut self, name: &str) -> Option<Timestamp> {
         let text = self.string(name)?;
         match text.parse() {
-            Ok(at) => Some(at),
+            Ok(at) if is_storable(at) => Some(at),
+            Ok(_) => {
+                self.problem(name, format!("{text:?} is out of range: write a time in the years 1970 to 9998"));
+                None
+            }
             Err(_) => {
                 self.problem(name, format!("{text:?} is no time: write it as 2026-03-01T12:00:00Z"));
                 None

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 
 use crate::{
     http::ApiError,
-    store::{TaskCommand, TaskFilter},
+    store::{TaskCommand, TaskFilter, is_storable},
     tasks::{TaskId, TaskState},
 };
 
@@ -45,6 +45,9 @@ macro_rules! filters {
         impl $name {
             pub fn filter(&self) -> Result<TaskFilter, ApiError> {
                 let ids = ids(self.ids.as_deref())?;
+                if self.since.is_some_and(|since| !is_storable(since)) {
+                    return Err(bad("since: is out of range: write a time in the years 1970 to 9998".to_owned()));
+                }
                 Ok(TaskFilter {
                     ids,
                     namespace: self.namespace.clone(),
@@ -79,7 +82,7 @@ filters!(
 filters!(
     /// Results since a cursor.
     Ended {
-        /// Only what came after this cursor, the `next` of an answer.
+        /// Only what came after this cursor, the `next` of an answer; `now`: what ends from now on.
         after: Option<String>,
         /// 100 when absent.
         #[param(minimum = 1, maximum = 1000)]
@@ -211,6 +214,8 @@ mod tests {
             ("ids=", "ids: is empty"),
             ("state=done", "state: \"done\" is none: there are pending, in_progress"),
             ("labels=a", "labels: \"a\": write name=value"),
+            ("since=-009999-01-02T02:00:00Z", "since: is out of range"),
+            ("since=9999-06-01T00:00:00Z", "since: is out of range"),
         ] {
             let error = which(query).filter().unwrap_err().to_string();
             assert!(error.starts_with(expected), "{query}: {error}");

@@ -20,10 +20,10 @@ use crate::{
         extract::{JsonBody, OptionalBody, Path, Query},
         resources::InNamespace,
     },
-    store::{DeclaredRow, StoreError, seal},
+    store::{self, DeclaredRow, Recorded, StoreError, seal},
     tasks::{
-        Attempt, Completion, Task, TaskId, TaskState, Verdict,
-        retry::{Ended, RetryPolicy, verdict},
+        Attempt, Finished, Task, TaskId, TaskState, Verdict,
+        retry::{Ended, RetryPolicy},
     },
 };
 
@@ -63,7 +63,8 @@ pub async fn heartbeat(
 #[utoipa::path(post, path = "/api/v1/tasks/{id}/complete", params(("id" = i64, Path), InNamespace), tag = "tasks",
     request_body = CompleteRequest,
     responses((status = 200, body = CompleteReply), (status = 400, body = ErrorReply),
-        (status = 409, description = "not yours any more: nothing was changed", body = ErrorReply)))]
+        (status = 409, description = "not yours any more: nothing was changed", body = ErrorReply),
+        (status = 422, description = "the database refuses the result: recorded as a failed attempt", body = ErrorReply)))]
 pub async fn complete(
     State(api): State<Api>,
     Path(id): Path<TaskId>,
@@ -74,15 +75,19 @@ pub async fn complete(
     let ended = ended(&body)?;
     let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), proven, body.epoch).await?;
     let policy = policy(queue_of(&api, &task).await?.as_ref());
-    let now = Timestamp::now();
+    let now = api.store.now().await?;
     let attempt = attempt(&task, &ended, now);
-    let verdict = verdict(&task, &policy, ended, now, rand::random());
-    let state = state_after(&verdict);
-    let done = api.store.complete(&[Completion { task: id, epoch, verdict, attempt }]).await?;
-    if done != [true] {
+    let finished = Finished::new((id, epoch), &task, &policy, ended, attempt, now, rand::random());
+    let state = state_after(&finished.completion.verdict);
+    let recorded = store::record(&*api.store, &finished).await?;
+    if !recorded.changed() {
         return Err(lost(&task, StoreError::Fenced(String::new())));
     }
-    Ok(Json(CompleteReply { state }))
+    match recorded {
+        Recorded::AsItIs(_) => Ok(Json(CompleteReply { state })),
+        // Its claim is over all the same: the attempt is recorded.
+        Recorded::Refused { why, .. } => Err(StoreError::Refused(why).into()),
+    }
 }
 
 /// What the agent says.

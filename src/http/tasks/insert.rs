@@ -5,7 +5,6 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -63,10 +62,11 @@ pub async fn insert(
     let queues = api.store.declared("TaskQueue").await?;
     let experts = api.store.declared("Expert").await?;
     let known = Known::of(&namespace, &queues, &experts);
+    let now = api.store.now().await?;
     // Megabytes of JSON are no work for a thread that serves others.
     let tasks = tokio::task::spawn_blocking(move || {
         let given = parse(&bytes).map_err(unreadable)?;
-        check(given, &known, Timestamp::now()).map_err(ApiError::Tasks)
+        check(given, &known, now).map_err(ApiError::Tasks)
     })
     .await
     .map_err(|e| ApiError::Broken(e.to_string()))??;

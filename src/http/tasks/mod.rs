@@ -20,4 +20,5 @@ pub(super) use counts::{no_tasks, queue_counts};
 pub(super) use events::Closing;
 pub(super) use handover::prove;
 pub use parse::MOST_TASKS;
+pub use read::FROM_NOW;
 pub use types::*;

@@ -20,6 +20,8 @@ use crate::{
     tasks::{Task, TaskId, TaskState},
 };
 
+/// The cursor of whoever wants what comes next.
+pub const FROM_NOW: &str = "now";
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub(super) const TERMINAL: [TaskState; 3] = [TaskState::Completed, TaskState::Failed, TaskState::Cancelled];
 
@@ -38,7 +40,7 @@ pub async fn list(State(api): State<Api>, Query(which): Query<Listed>) -> Result
         items.extend(page);
     }
     let next = items.last().filter(|_| room.may_be_more).map(|task: &Task| task.id);
-    Ok(Json(TaskList { now: Timestamp::now(), next, items }))
+    Ok(Json(TaskList { now: api.store.now().await?, next, items }))
 }
 
 /// Bytes of tasks after which an answer ends, whatever its limit.
@@ -134,7 +136,10 @@ pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Resu
             live.as_str()
         )));
     }
-    let after = which.after.as_deref().map(cursor).transpose()?;
+    let after = match which.after.as_deref() {
+        Some(text) => Some(cursor(&api, text).await?),
+        None => None,
+    };
     let until = Instant::now() + Duration::from_secs(which.wait.unwrap_or(0)).min(LONGEST_WAIT);
     loop {
         let (mut items, mut room, mut last) = (Vec::new(), Room::new(limit, true), after);
@@ -156,7 +161,11 @@ pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Resu
     }
 }
 
-pub(super) fn cursor(text: &str) -> Result<TaskCursor, ApiError> {
+/// As an answer gave it, or `now`: by the database's clock, which the times of changes are by.
+pub(super) async fn cursor(api: &Api, text: &str) -> Result<TaskCursor, ApiError> {
+    if text == FROM_NOW {
+        return Ok(TaskCursor { at: api.store.now().await?, id: 0 });
+    }
     text.parse().map_err(ApiError::BadRequest)
 }
 

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use sqlx::QueryBuilder;
 
 use super::PostgresStore;
-use super::text::text;
 use crate::store::rows::{JournalRecord, journal_limit};
 use crate::store::stamp::Stamp;
+use crate::store::text::text;
 use crate::store::{Journal, JournalEntry, JournalFilter, StoreError};
 
 #[async_trait]

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 
 use super::PostgresStore;
-use super::text::json;
 use crate::store::rows::LocalObjectRecord;
 use crate::store::stamp::Stamp;
+use crate::store::text::json;
 use crate::store::{LocalObject, LocalState, ResourceKey, StoreError};
 
 #[async_trait]

@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
-use super::DatabaseUrl;
+use super::{DatabaseUrl, session};
 use crate::store::schema::{self, Fit, Found};
 use crate::store::{Migrated, StoreError};
 
@@ -47,8 +47,15 @@ pub(in crate::store) async fn migrate(
     adopt: bool,
 ) -> Result<Migrated, StoreError> {
     let mut connection = connect(url).await?;
+    session::check(&mut connection, url, None).await?;
+    session::check_own(&mut connection, url).await?;
+    // Where the role brings bounds along, they are for short statements.
+    sqlx::raw_sql("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+        .execute(&mut connection)
+        .await?;
     lock(&mut connection, url).await?;
     make_schema(&mut connection, url.schema()).await?;
+    may_use(&mut connection, url.schema()).await?;
     let applied = apply(&mut connection).await?;
     let installation = record(&mut connection, expected, adopt).await?;
     // The lock ends with the session.
@@ -111,6 +118,18 @@ async fn make_schema(connection: &mut PgConnection, schema: &str) -> Result<(), 
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?;
     }
     Ok(())
+}
+
+/// A schema that the role has no right to is left out of `search_path` without a word.
+async fn may_use(connection: &mut PgConnection, schema: &str) -> Result<(), StoreError> {
+    let (current, role): (Option<String>, String) =
+        sqlx::query_as("SELECT current_schema()::text, current_user::text").fetch_one(connection).await?;
+    if current.as_deref() == Some(schema) {
+        return Ok(());
+    }
+    Err(StoreError::Unfit(format!(
+        "the role {role:?} has no right to use the schema {schema:?}: GRANT USAGE, CREATE ON SCHEMA \"{schema}\" TO \"{role}\""
+    )))
 }
 
 async fn apply(connection: &mut PgConnection) -> Result<i64, StoreError> {

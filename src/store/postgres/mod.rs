@@ -1,7 +1,7 @@
 //! The store in PostgreSQL: one schema per installation, leases by the database's own clock.
 //!
-//! The schema is `ostler`, or what the URL's parameter `ostler_schema` names; it is the whole `search_path`. A connection of
-//! its own session is needed (no statement pooling in between). A database that does not answer becomes
+//! The schema is `ostler`, or what the URL's parameter `ostler_schema` names; it is the whole `search_path`. A connection needs a
+//! session of its own with the settings that were asked for, which [`session`] checks. A database that does not answer becomes
 //! [`StoreError::Unavailable`] within [`PATIENCE`], and every operation tries anew, so that it heals by itself.
 
 mod controls;
@@ -10,17 +10,18 @@ mod leadership;
 mod local;
 mod migrate;
 mod projections;
+mod session;
 mod slots;
 mod tasks;
-mod text;
 mod url;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPoolOptions, PgRow};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{FromRow, PgPool, Postgres};
+use sqlx::{Connection, FromRow, PgPool, Postgres};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::rows::LeadershipRecord;
@@ -33,13 +34,23 @@ pub use url::{BadDatabaseUrl, DatabaseUrl};
 /// How long one operation may take, with everything that it waits for.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long one waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(2_500);
 const CONNECTIONS: u32 = 8;
 const IDLE: Duration = Duration::from_secs(300);
+
+/// How long one waits for a connection to be given back before one looks whether there is one, while another one is being made.
+const LOOK: Duration = Duration::from_millis(50);
+/// For asking the database why it gives no connection.
+const ASK: Duration = Duration::from_millis(700);
+/// What it said is believed for so long.
+const BELIEVED: Duration = Duration::from_secs(2);
 
 /// The store of one schema of a PostgreSQL database.
 pub struct PostgresStore {
     pool: PgPool,
+    url: DatabaseUrl,
+    /// Why there was no connection, and when that was asked.
+    refusal: Mutex<Option<(Instant, String)>>,
     installation: Uuid,
     /// Host and port, for messages.
     place: String,
@@ -53,21 +64,16 @@ impl PostgresStore {
     /// [`StoreError::Unavailable`]; [`StoreError::OlderSchema`] and [`StoreError::NewerSchema`];
     /// [`StoreError::OtherInstallation`] when `expected` is not the id recorded there.
     pub async fn open(url: &DatabaseUrl, expected: Option<Uuid>) -> Result<Self, StoreError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(IDLE)
-            .connect_lazy_with(url.options(Some(PATIENCE)));
+        let pool = connections(url, CONNECTIONS);
         // One connection listens, the other tells.
-        let notices = PgPoolOptions::new()
-            .max_connections(2)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(IDLE)
-            .connect_lazy_with(url.options(Some(PATIENCE)));
-        let work = tasks::WorkState::new(notices, url.schema());
-        let mut store = Self { pool, installation: Uuid::nil(), place: url.place(), work };
+        let work = tasks::WorkState::new(connections(url, 2), url.schema());
+        let (refusal, url) = (Mutex::default(), url.clone());
+        let mut store = Self { pool, installation: Uuid::nil(), place: url.place(), url, refusal, work };
         store.installation = within(&store.place, async {
             let mut session = store.session().await?;
+            session::check(session.connection(), &store.url, Some(PATIENCE)).await?;
+            session::check_own(session.connection(), &store.url).await?;
+            session::warn_of_few_connections(session.connection(), &store.url).await;
             let known = schema::newest(&schema::POSTGRES);
             let found = migrate::found(session.connection()).await?;
             schema::usable(found, known)?;
@@ -86,13 +92,54 @@ impl PostgresStore {
 
     /// A connection without a transaction.
     async fn session(&self) -> Result<Session, StoreError> {
-        let connection = self.pool.acquire().await.map_err(|error| match error {
-            sqlx::Error::PoolTimedOut => {
-                StoreError::Unavailable(format!("no connection to {} within {ACQUIRE_TIMEOUT:?}", self.place))
+        // Whoever waits for a new one takes one that is given back meanwhile: where the server gives no more, that is the only way.
+        let acquired = tokio::select! {
+            biased;
+            acquired = self.pool.acquire() => acquired,
+            connection = self.given_back() => Ok(connection),
+        };
+        match acquired {
+            Ok(connection) => Ok(Session { connection, ended: false }),
+            Err(sqlx::Error::PoolTimedOut) => {
+                let why = self.why_no_connection().await;
+                Err(StoreError::Unavailable(format!(
+                    "no connection to {} within {ACQUIRE_TIMEOUT:?}: {why}",
+                    self.place
+                )))
             }
-            other => other.into(),
-        })?;
-        Ok(Session { connection, ended: false })
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    async fn given_back(&self) -> PoolConnection<Postgres> {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(connection) = self.pool.try_acquire() {
+                return connection;
+            }
+        }
+    }
+
+    /// In the database's own words, which the pool keeps to itself. Asked once for all that wait.
+    async fn why_no_connection(&self) -> String {
+        let mut refusal = self.refusal.lock().await;
+        if let Some((_, why)) = refusal.as_ref().filter(|(at, _)| at.elapsed() < BELIEVED) {
+            return why.clone();
+        }
+        let asked = tokio::time::timeout(ASK, async {
+            let mut connection = PgConnection::connect_with(&self.url.options(Some(PATIENCE))).await?;
+            let checked = session::check(&mut connection, &self.url, Some(PATIENCE)).await;
+            let _ = connection.close().await;
+            checked
+        })
+        .await;
+        let why = match asked {
+            Ok(Ok(())) => format!("all {CONNECTIONS} connections of this process are in use"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        *refusal = Some((Instant::now(), why.clone()));
+        why
     }
 
     /// A connection in a transaction.
@@ -145,6 +192,23 @@ impl PostgresStore {
     async fn within<T>(&self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         within(&self.place, operation).await
     }
+}
+
+/// Every connection is checked: a pooler may come in between later, and each of its sessions may be another one.
+fn connections(url: &DatabaseUrl, most: u32) -> PgPool {
+    let checked = url.clone();
+    PgPoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(IDLE)
+        .after_connect(move |connection, _| {
+            let url = checked.clone();
+            Box::pin(async move {
+                let unfit = |error: StoreError| sqlx::Error::Configuration(error.to_string().into());
+                session::check(connection, &url, Some(PATIENCE)).await.map_err(unfit)
+            })
+        })
+        .connect_lazy_with(url.options(Some(PATIENCE)))
 }
 
 async fn within<T>(place: &str, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::PostgresStore;
-use super::text::{json, text};
 use crate::store::rows::{BackendRecord, ObservationRecord, in_microseconds};
 use crate::store::stamp::Stamp;
+use crate::store::text::{json, text};
 use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, Recoveries, StoreError};
 
 #[async_trait]

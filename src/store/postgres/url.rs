@@ -8,7 +8,29 @@ use sqlx::postgres::PgConnectOptions;
 
 const SCHEMA_PARAMETER: &str = "ostler_schema";
 const DEFAULT_SCHEMA: &str = "ostler";
+/// What the driver reads, but for `options`, which are ours.
+const PARAMETERS: [&str; 15] = [
+    SCHEMA_PARAMETER,
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "ssl-mode",
+    "ssl-root-cert",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+];
+const SECRET_PARAMETER: &str = "password";
 const NO_PLAIN_NAME: &str = "names an ostler_schema that is no plain name: a-z, 0-9 and _, at most 63";
+
+const UNKNOWN_PARAMETER: &str = "has a parameter that is not known: there are ostler_schema, sslmode, sslrootcert, sslcert, sslkey, \
+    host, hostaddr, port, dbname, user and password (a ? or & in a password is written as %3F or %26)";
 
 /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, as libpq reads it, with the parameter `ostler_schema` of our own.
 #[derive(Clone)]
@@ -38,6 +60,7 @@ impl DatabaseUrl {
     pub(super) fn place(&self) -> String {
         let host = match self.options.get_socket() {
             Some(socket) => socket.display().to_string(),
+            None if self.options.get_host().contains(':') => format!("[{}]", self.options.get_host()),
             None => self.options.get_host().to_owned(),
         };
         format!("PostgreSQL at {host}:{}", self.options.get_port())
@@ -77,16 +100,29 @@ impl FromStr for DatabaseUrl {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some((SCHEMA_PARAMETER, name)) => schema = name,
-                _ => rest.push(pair),
+                Some((name, _)) if PARAMETERS.contains(&name) || name == SECRET_PARAMETER => rest.push(pair),
+                // It is not repeated: it may be a part of a password.
+                _ => return Err(BadDatabaseUrl(UNKNOWN_PARAMETER)),
             }
         }
         if !is_plain_name(schema) {
             return Err(refused(NO_PLAIN_NAME));
         }
         // The parser's own error could repeat the password.
-        let options = format!("{base}?{}", rest.join("&")).parse().map_err(|_| {
+        let options: PgConnectOptions = format!("{base}?{}", rest.join("&")).parse().map_err(|_| {
             refused("can't be read: postgres://USER:PASSWORD@HOST:PORT/DATABASE, special characters as %XX")
         })?;
+        let host = options.get_host().to_owned();
+        if host.contains(',') {
+            return Err(refused(
+                "names several hosts: name one, which may be a name or an address that moves with the primary",
+            ));
+        }
+        // Brackets belong to the URL, not to the address.
+        let options = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => options.host(address),
+            None => options,
+        };
         Ok(Self { options: Box::new(options), schema: schema.to_owned() })
     }
 }
@@ -124,6 +160,35 @@ mod tests {
             let parsed: DatabaseUrl = url.parse().expect(url);
             assert_eq!((parsed.schema(), parsed.options.get_database()), (schema, Some(database)), "{url}");
         }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_a_host() {
+        for (url, host, place) in [
+            ("postgres://u:p@[::1]:5433/x", "::1", "PostgreSQL at [::1]:5433"),
+            ("postgres://u:p@[fe80::1]/x?sslmode=disable", "fe80::1", "PostgreSQL at [fe80::1]:5432"),
+            ("postgres://u@/x?host=[2001:db8::7]&port=6000", "2001:db8::7", "PostgreSQL at [2001:db8::7]:6000"),
+            ("postgres://u@db.example/x", "db.example", "PostgreSQL at db.example:5432"),
+        ] {
+            let parsed: DatabaseUrl = url.parse().expect(url);
+            assert_eq!((parsed.options.get_host(), parsed.place().as_str()), (host, place), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for bad in [
+            "postgres://u@db/x?ostler_Schema=x",
+            "postgres://u@db/x?connect_timeout=5",
+            "postgres://u@db/x?options=-c%20search_path%3Dpublic",
+            "postgres://u@db/x?application_name=x",
+            "postgres://u@db/x?sslmode",
+            "postgres://u@db/x?hunter2=1",
+        ] {
+            let error = bad.parse::<DatabaseUrl>().expect_err(bad).to_string();
+            assert!(error.contains("there are ostler_schema, sslmode") && !error.contains("hunter2"), "{bad}: {error}");
+        }
+        assert!("postgres://u@a,b/x".parse::<DatabaseUrl>().is_err_and(|e| e.to_string().contains("several hosts")));
     }
 
     #[test]

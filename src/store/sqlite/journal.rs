@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::SqliteStore;
 use crate::store::rows::{JournalRecord, journal_limit};
 use crate::store::stamp::Stamp;
+use crate::store::text::text;
 use crate::store::{Journal, JournalEntry, JournalFilter, StoreError};
 
 #[async_trait]
@@ -19,8 +20,8 @@ impl Journal for SqliteStore {
         .bind(&entry.about.namespace)
         .bind(&entry.about.name)
         .bind(entry.warning)
-        .bind(&entry.reason)
-        .bind(&entry.message)
+        .bind(text(&entry.reason))
+        .bind(text(&entry.message))
         .execute(&self.writer)
         .await?;
         Ok(())

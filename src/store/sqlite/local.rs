@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use super::SqliteStore;
 use crate::store::rows::LocalObjectRecord;
 use crate::store::stamp::Stamp;
+use crate::store::text::json_text;
 use crate::store::{LocalObject, LocalState, ResourceKey, StoreError};
 
 #[async_trait]
@@ -35,8 +36,8 @@ impl LocalState for SqliteStore {
         .bind(generation)
         .bind(resource_version)
         .bind(Stamp::from(*created_at))
-        .bind(manifest)
-        .bind(status)
+        .bind(json_text(manifest))
+        .bind(status.as_ref().map(json_text))
         .execute(&self.writer)
         .await?;
         Ok(())

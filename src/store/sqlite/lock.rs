@@ -1,11 +1,11 @@
 //! The data folder's lock: the kernel gives it to one process and takes it back when that dies.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, own_folder};
 
 /// Held until dropped.
 pub(super) struct FolderLock {
@@ -18,11 +18,7 @@ impl FolderLock {
         let failed = |what: &str, error: std::io::Error| {
             StoreError::Unavailable(format!("can't {what} in the data folder {}: {error}", folder.display()))
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|error| failed("make what is needed", error))?;
+        own_folder(folder).map_err(|error| unfit(folder, &error))?;
         let mut file = private(&folder.join("lock")).map_err(|error| failed("open the file `lock`", error))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -39,7 +35,13 @@ impl FolderLock {
 }
 
 fn private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
+}
+
+/// A folder that is not this user's own, or can't be made.
+pub(super) fn unfit(folder: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Unfit(format!("can't use the data folder {}: {error}; or name another --data-dir", folder.display()))
 }
 
 fn held_by(folder: &Path, file: &mut File) -> String {

@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use uuid::Uuid;
 
 use super::rows::LeadershipRecord;
 use super::stamp::Stamp;
-use super::{Fence, StoreError, schema};
+use super::{Fence, StoreError, check_folder, schema};
 use lock::FolderLock;
 
 /// How long a statement waits for another process' transaction.
@@ -81,8 +81,11 @@ impl SqliteStore {
             Hold::Share => None,
         };
         let file = database_file(folder);
-        if hold == Hold::Share && !file.exists() {
-            return Err(StoreError::OlderSchema { found: 0, known: schema::newest(&schema::SQLITE) });
+        if hold == Hold::Share {
+            if !file.exists() {
+                return Err(StoreError::OlderSchema { found: 0, known: schema::newest(&schema::SQLITE) });
+            }
+            check_folder(folder).map_err(|error| lock::unfit(folder, &error))?;
         }
         let writer = pool(&file, 1, "off");
         let applied = match hold {
@@ -155,5 +158,53 @@ fn pool(file: &Path, connections: u32, query_only: &'static str) -> SqlitePool {
         .synchronous(SqliteSynchronous::Full)
         .pragma("query_only", query_only);
     let options = if query_only == "off" { options.journal_mode(SqliteJournalMode::Wal) } else { options };
-    SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options)
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| Box::pin(is_at_rest(connection)))
+        .connect_lazy_with(options)
+}
+
+/// After a full disk, an I/O error or a lack of memory SQLite has rolled back by itself. The driver's own rollback then fails,
+/// and it takes the transaction for open ever after: such a connection is closed, and the next one is a new one.
+async fn is_at_rest(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // What was dropped without a commit is rolled back before this is answered.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Journal, Tasks};
+    use crate::tasks::{NewTask, Payload};
+
+    fn task(bytes: usize) -> NewTask {
+        let payload = Payload { prompt: Some("x".repeat(bytes)), ..Payload::default() };
+        NewTask { namespace: "default".into(), queue: "default".into(), payload, ..NewTask::default() }
+    }
+
+    #[tokio::test]
+    async fn a_full_database_takes_writes_again_once_there_is_room() {
+        let folder = std::env::temp_dir().join(format!("ostler-full-{}", Uuid::new_v4()));
+        let store = SqliteStore::open(&folder, Hold::Lock).await.expect("open");
+        let pages: i64 =
+            sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.expect("the number of pages");
+        for _ in 0..3 {
+            // In force for this one connection.
+            let limit = format!("PRAGMA max_page_count = {}", pages + 2);
+            sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&store.writer).await.expect("limit");
+            let full = store.insert_tasks(&[task(1), task(100_000)]).await;
+            assert!(matches!(&full, Err(StoreError::Unavailable(why)) if why.contains("full")), "{full:?}");
+            let unlimited = sqlx::raw_sql("PRAGMA max_page_count = 1000000").execute(&store.writer).await;
+            unlimited.expect("there is room again");
+            assert_eq!(store.queue_counts().await.expect("read").len(), 0, "all or nothing");
+            let pruned = store.prune_journal(jiff::Timestamp::UNIX_EPOCH).await;
+            assert_eq!(pruned, Ok(0), "a transaction of its own");
+        }
+        store.insert_tasks(&[task(1), task(100_000)]).await.expect("there is room");
+        assert_eq!(store.queue_counts().await.expect("read")[0].pending, 2);
+        drop(store);
+        std::fs::remove_dir_all(&folder).expect("remove the folder");
+    }
 }

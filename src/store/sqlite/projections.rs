@@ -8,6 +8,7 @@ use sqlx::SqliteConnection;
 use super::SqliteStore;
 use crate::store::rows::{BackendRecord, ObservationRecord, in_microseconds};
 use crate::store::stamp::Stamp;
+use crate::store::text::{json_text, text};
 use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, Recoveries, StoreError};
 
 const LIVING: &str =
@@ -44,9 +45,9 @@ impl Projections for SqliteStore {
         .bind(&row.url)
         .bind(&row.server_url)
         .bind(row.priority)
-        .bind(&row.spec)
+        .bind(json_text(&row.spec))
         .bind(&row.state)
-        .bind(&row.reason)
+        .bind(text(&row.reason))
         .bind(row.ready)
         .bind(row.ready_since.map(Stamp::from))
         .execute(&mut *tx)
@@ -92,13 +93,13 @@ impl Projections for SqliteStore {
             )
             .bind(uid)
             .bind(seen.probe_at.map(Stamp::from))
-            .bind(&seen.probe_verdict)
+            .bind(seen.probe_verdict.as_deref().map(text))
             .bind(seen.probe_millis)
             .bind(seen.canary_at.map(Stamp::from))
-            .bind(&seen.canary_verdict)
+            .bind(seen.canary_verdict.as_deref().map(text))
             .bind(seen.canary_millis)
             .bind(seen.served_at.map(Stamp::from))
-            .bind(&seen.served_by)
+            .bind(seen.served_by.as_deref().map(text))
             .execute(&mut *tx)
             .await?;
         }
@@ -164,7 +165,7 @@ impl Recoveries for SqliteStore {
              ON CONFLICT (uid) DO UPDATE SET state = ?2, epoch = ?3, saved_at = ?4",
         )
         .bind(uid)
-        .bind(state)
+        .bind(json_text(state))
         .bind(fence.epoch)
         .bind(self.now())
         .execute(&mut *tx)

@@ -28,6 +28,8 @@ pub use reconciles::{ReconcileMetrics, ReconcileResult};
 pub use tasks::TaskMetrics;
 pub use worker::WorkerMetrics;
 
+use super::Troubles;
+
 /// Everything that is counted in this process, by who counts it. Cheap to clone: clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -45,12 +47,15 @@ pub struct Metrics {
     pub agent: AgentMetrics,
     /// Workers in this process.
     pub worker: WorkerMetrics,
+    /// What can't be done now.
+    pub troubles: Troubles,
     registry: Arc<Registry>,
 }
 
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("ostler");
+        let troubles = Troubles::default();
         registry.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             reconciles: ReconcileMetrics::register(&mut registry),
@@ -59,7 +64,8 @@ impl Metrics {
             tasks: TaskMetrics::register(&mut registry),
             process: ProcessMetrics::register(&mut registry),
             agent: AgentMetrics::register(&mut registry),
-            worker: WorkerMetrics::register(&mut registry),
+            worker: WorkerMetrics::register(&mut registry, troubles.clone()),
+            troubles,
             registry: Arc::new(registry),
         }
     }

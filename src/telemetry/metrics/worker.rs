@@ -9,6 +9,7 @@ use prometheus_client::{
 };
 
 use super::{NewHistogram, durations, registered};
+use crate::telemetry::Troubles;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Pool {
@@ -41,10 +42,12 @@ pub struct WorkerMetrics {
     seconds: Family<Model, Histogram, NewHistogram>,
     late: Counter,
     spooled: Gauge,
+    /// Of the process.
+    pub troubles: Troubles,
 }
 
 impl WorkerMetrics {
-    pub(super) fn register(r: &mut Registry) -> Self {
+    pub(super) fn register(r: &mut Registry, troubles: Troubles) -> Self {
         Self {
             in_flight: registered(r, "worker_tasks_in_flight", "Tasks that are being done", Family::default()),
             allowed: registered(r, "worker_effective_concurrency", "Tasks that may be done at once", Family::default()),
@@ -66,9 +69,10 @@ impl WorkerMetrics {
             spooled: registered(
                 r,
                 "worker_spooled_results",
-                "Results that wait on disk for the database",
+                "Results that wait for the database, on disk or for it",
                 Gauge::default(),
             ),
+            troubles,
         }
     }
 
@@ -98,8 +102,9 @@ impl WorkerMetrics {
         self.late.inc();
     }
 
-    pub fn spooled(&self, results: usize) {
-        self.spooled.set(i64::try_from(results).unwrap_or(i64::MAX));
+    /// So many more results wait than one worker said before, or fewer.
+    pub fn spooled(&self, more: i64) {
+        self.spooled.inc_by(more);
     }
 }
 

@@ -9,6 +9,7 @@ mod migrating;
 mod outages;
 mod projecting;
 mod records;
+mod refusing;
 mod slots;
 mod stopped;
 mod tasks_bench;
@@ -123,5 +124,7 @@ on_both! {
     tasks_leading::a_run_of_a_schedule_is_fired_once,
     tasks_leading::workers_report_until_they_leave,
     tasks_walking::every_walk_ends_where_the_machine_says,
+    refusing::a_nul_is_stored_as_the_replacement_character,
+    refusing::now_is_the_databases,
     killed::what_must_hold_holds_when_workers_are_killed,
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod drains;
+mod durable;
 mod evidence;
 mod handlers;
 mod interrupted;

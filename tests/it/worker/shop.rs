@@ -247,13 +247,17 @@ impl Shop {
 
 /// `ostler worker` as a process of its own.
 pub fn worker_process(bench: &Bench) -> Process {
+    worker_process_with(bench, std::env::temp_dir().join(format!("ostler-worker-{}", uuid::Uuid::new_v4())))
+}
+
+/// The same, with a spool folder that another one may have left.
+pub fn worker_process_with(bench: &Bench, spool: PathBuf) -> Process {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
     command.args(["worker", "--pool", "smart"]);
     match &bench.home {
         Home::Folder { path, .. } => command.arg("--data-dir").arg(path),
         Home::Postgres(_) => command.env("OSTLER_DATABASE_URL", &bench.url),
     };
-    let spool = std::env::temp_dir().join(format!("ostler-worker-{}", uuid::Uuid::new_v4()));
     let child = command
         .arg("--spool")
         .arg(&spool)
@@ -320,15 +324,20 @@ impl Working {
     }
 
     pub fn spooled(&self) -> usize {
-        let files = std::fs::read_dir(&self.spool).expect("the spool");
-        files.filter(|file| file.as_ref().is_ok_and(|f| f.path().extension().is_some_and(|e| e == "json"))).count()
+        spooled(&self.spool)
     }
+}
+
+/// Results that wait in a spool folder.
+pub fn spooled(folder: &std::path::Path) -> usize {
+    let files = std::fs::read_dir(folder).expect("the spool");
+    files.filter(|file| file.as_ref().is_ok_and(|f| f.path().extension().is_some_and(|e| e == "json"))).count()
 }
 
 /// A worker process.
 pub struct Process {
     child: tokio::process::Child,
-    spool: PathBuf,
+    pub spool: PathBuf,
 }
 
 impl Process {

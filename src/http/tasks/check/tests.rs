@@ -98,6 +98,14 @@ fn what_is_wrong_is_told_by_field_with_the_mend() {
         ),
         (json!({"prompt": "a", "colour": "b"}), "colour: is no field of a task: a task has queue"),
         (json!({"prompt": "a", "runAfter": "soon"}), "runAfter: \"soon\" is no time: write it as 2026"),
+        (
+            json!({"prompt": "a", "runAfter": "-009999-01-02T02:00:00Z"}),
+            "runAfter: \"-009999-01-02T02:00:00Z\" is out of range",
+        ),
+        (
+            json!({"prompt": "a", "deadline": "9999-12-30T00:00:00Z"}),
+            "deadline: \"9999-12-30T00:00:00Z\" is out of range",
+        ),
         (json!({"prompt": "a", "deadline": "2026-03-01T11:59:59Z"}), "deadline: 2026-03-01T11:59:59Z is over"),
         (
             json!({"prompt": "a", "deadline": "2026-03-02T00:00:00Z", "runAfter": "2026-03-02T00:00:00Z"}),

@@ -5,12 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::json::json_text;
 use super::{inserting, places};
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::text::text;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
+use crate::store::text::json_text;
+use crate::store::text::text;
 use crate::store::{Fence, StoreError, Unassigned};
 use crate::tasks::{Assignment, NewTask, TaskId};
 

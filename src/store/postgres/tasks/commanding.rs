@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnection;
 use super::filter::push_filter;
 use super::moving::{Happening, Words, happen};
 use super::places;
-use crate::store::postgres::text::text;
+use crate::store::text::text;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;

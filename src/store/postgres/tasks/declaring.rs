@@ -5,8 +5,8 @@ use sqlx::postgres::PgConnection;
 
 use super::places;
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::text::{json, text};
 use crate::store::task_rows::DeclaredRecord;
+use crate::store::text::{json, text};
 use crate::store::{DeclaredRow, Fence, GONE_KEPT, StoreError};
 use crate::tasks::TaskId;
 

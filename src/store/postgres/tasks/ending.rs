@@ -6,11 +6,11 @@ use sqlx::FromRow;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::columns::moved_columns;
-use super::json::json_text;
 use super::moving::{Happening, Words, happen};
 use super::places;
 use crate::store::StoreError;
-use crate::store::postgres::text::text;
+use crate::store::text::json_text;
+use crate::store::text::text;
 use crate::tasks::machine::{End, Event};
 use crate::tasks::{Completion, TaskId, TaskState, Verdict};
 

@@ -1,11 +1,10 @@
 //! A filter as conditions. Only what is asked for is in the statement, so that the planner sees which index fits.
 
-use sqlx::types::Json;
 use sqlx::{Postgres, QueryBuilder};
 
 use crate::store::TaskFilter;
-use crate::store::postgres::text::text;
 use crate::store::stamp::Stamp;
+use crate::store::text::{json_text, text};
 use crate::tasks::TaskState;
 
 /// Adds the conditions of a filter, after a `WHERE true`.
@@ -37,7 +36,7 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilte
         None => {}
     }
     if !labels.is_empty() {
-        query.push(" AND labels::jsonb @> ").push_bind(Json(labels.clone()));
+        query.push(" AND labels::jsonb @> ").push_bind(json_text(labels)).push("::jsonb");
     }
     if let Some(since) = since {
         query.push(" AND state_since >= ").push_bind(Stamp::from(*since));

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use sqlx::postgres::PgConnection;
 
-use super::json::json_text;
-use crate::store::postgres::text::text;
 use crate::store::stamp::Stamp;
+use crate::store::text::json_text;
+use crate::store::text::text;
 use crate::store::{Inserted, StoreError};
 use crate::tasks::{NewTask, TaskId};
 

@@ -33,7 +33,6 @@ mod ending;
 mod filter;
 mod holders;
 mod inserting;
-mod json;
 mod leasing;
 mod moving;
 mod places;
@@ -56,6 +55,8 @@ use self::claim::{Search, Seen};
 use self::cursor::Cursors;
 use self::waking::{Change, Waker};
 use super::{PostgresStore, Session};
+use crate::store::stamp::Stamp;
+use crate::store::text::json_text;
 use crate::store::{
     BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts,
     Reapable, Reaped, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter,
@@ -132,6 +133,12 @@ impl WorkState {
 
 #[async_trait]
 impl Tasks for PostgresStore {
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        let now: Vec<(Stamp,)> = self.fetch(sqlx::query_as("SELECT clock_timestamp()")).await?;
+        let (now,) = now.into_iter().next().ok_or_else(|| StoreError::Broken("no time".to_owned()))?;
+        Ok(now.into())
+    }
+
     async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
         let inserted = transaction!(self, inserting::insert(tasks))?;
         if inserted.iter().any(|one| !one.existed) {
@@ -324,7 +331,7 @@ impl Work for PostgresStore {
              ON CONFLICT (holder) DO UPDATE SET report = excluded.report, reported_at = excluded.reported_at",
         )
         .bind(&report.holder)
-        .bind(json::json_text(report));
+        .bind(json_text(report));
         self.execute(report).await.map(drop)
     }
 

@@ -9,11 +9,11 @@ use sqlx::postgres::PgConnection;
 
 use super::columns::{moved_columns, task_columns};
 use super::declaring;
-use super::json::json_text;
 use crate::store::StoreError;
-use crate::store::postgres::text::text;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, with_attempt};
+use crate::store::text::json_text;
+use crate::store::text::text;
 use crate::tasks::machine::{Event, Life, Next, step};
 use crate::tasks::{Attempt, Task, TaskId, TaskState};
 

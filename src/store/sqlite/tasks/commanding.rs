@@ -5,6 +5,7 @@ use sqlx::{QueryBuilder, SqliteConnection};
 use super::moving::{Words, happen};
 use super::reading::push_filter;
 use crate::store::stamp::Stamp;
+use crate::store::text::text;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
@@ -56,9 +57,9 @@ async fn reassign(
         "UPDATE tasks SET expert = ?2, assigned_model = ?3, assignment_reason = ?4, candidates = '[]' WHERE id = ?1",
     )
     .bind(id)
-    .bind(expert)
-    .bind(model)
-    .bind(why)
+    .bind(text(expert))
+    .bind(model.map(text))
+    .bind(text(why))
     .execute(tx)
     .await?;
     Ok(())

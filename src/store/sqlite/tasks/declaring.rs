@@ -7,6 +7,7 @@ use sqlx::types::Json;
 
 use super::SqliteStore;
 use crate::store::task_rows::DeclaredRecord;
+use crate::store::text::json_text;
 use crate::store::{DeclaredRow, Fence, GONE_KEPT, StoreError};
 use crate::tasks::TaskId;
 
@@ -141,7 +142,7 @@ async fn put(tx: &mut SqliteConnection, row: &DeclaredRow) -> Result<(), StoreEr
     .bind(&row.name)
     .bind(row.generation)
     .bind(Json(&row.labels))
-    .bind(&row.spec)
+    .bind(json_text(&row.spec))
     .bind(row.suspended)
     .bind(&row.held)
     .execute(tx)

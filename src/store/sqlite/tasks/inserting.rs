@@ -1,10 +1,10 @@
 //! New tasks, all or none.
 
 use sqlx::SqliteConnection;
-use sqlx::types::Json;
 
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::rank;
+use crate::store::text::{json_text, text};
 use crate::store::{Inserted, StoreError};
 use crate::tasks::{NewTask, TaskId};
 
@@ -26,9 +26,9 @@ pub(super) async fn insert(
 async fn existing(tx: &mut SqliteConnection, task: &NewTask) -> Result<Option<TaskId>, StoreError> {
     let Some(key) = &task.key else { return Ok(None) };
     let id = sqlx::query_scalar("SELECT id FROM task_keys WHERE namespace = ? AND queue = ? AND key = ?")
-        .bind(&task.namespace)
-        .bind(&task.queue)
-        .bind(key)
+        .bind(text(&task.namespace))
+        .bind(text(&task.queue))
+        .bind(text(key))
         .fetch_optional(tx)
         .await?;
     Ok(id)
@@ -45,27 +45,27 @@ async fn insert_one(tx: &mut SqliteConnection, task: &NewTask, now: Stamp) -> Re
             ?9, ?10, 'pending', ?11, ?11, ?12, ?13, ?14)
          RETURNING id",
     )
-    .bind(&task.namespace)
-    .bind(&task.queue)
-    .bind(&task.domain)
-    .bind(&task.role)
-    .bind(&task.model)
+    .bind(text(&task.namespace))
+    .bind(text(&task.queue))
+    .bind(text(&task.domain))
+    .bind(text(&task.role))
+    .bind(task.model.as_deref().map(text))
     .bind(task.priority)
     .bind(task.run_after.map(Stamp::from))
     .bind(task.deadline.map(Stamp::from))
-    .bind(&task.key)
-    .bind(Json(&task.labels))
+    .bind(task.key.as_deref().map(text))
+    .bind(json_text(&task.labels))
     .bind(now)
     .bind(rank(task.run_after.map_or(now, |at| now.max(at.into())), task.priority))
-    .bind(&task.expert)
-    .bind(Json(&task.payload))
+    .bind(task.expert.as_deref().map(text))
+    .bind(json_text(&task.payload))
     .fetch_one(&mut *tx)
     .await?;
     if let Some(key) = &task.key {
         sqlx::query("INSERT INTO task_keys (namespace, queue, key, id) VALUES (?, ?, ?, ?)")
-            .bind(&task.namespace)
-            .bind(&task.queue)
-            .bind(key)
+            .bind(text(&task.namespace))
+            .bind(text(&task.queue))
+            .bind(text(key))
             .bind(id)
             .execute(tx)
             .await?;

@@ -44,6 +44,7 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
 use super::SqliteStore;
+use crate::store::text::json_text;
 use crate::store::{
     CallLife, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
     Reaped, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter,
@@ -66,6 +67,10 @@ impl SqliteStore {
 
 #[async_trait]
 impl Tasks for SqliteStore {
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        Ok(SqliteStore::now(self).into())
+    }
+
     async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
         let mut tx = self.write().await?;
         let inserted = inserting::insert(&mut tx, tasks, self.now()).await?;
@@ -285,7 +290,7 @@ impl Work for SqliteStore {
              ON CONFLICT (holder) DO UPDATE SET report = ?2, reported_at = ?3",
         )
         .bind(&report.holder)
-        .bind(sqlx::types::Json(report))
+        .bind(json_text(report))
         .bind(self.now())
         .execute(&self.writer)
         .await?;

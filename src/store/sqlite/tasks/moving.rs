@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
-use sqlx::types::Json;
 
 use super::declaring::refresh_task;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, rank, with_attempt};
+use crate::store::text::{json_text, text};
 use crate::tasks::machine::{Event, Life, Next, step};
 use crate::tasks::{Attempt, Task, TaskId, TaskState};
 
@@ -77,8 +77,8 @@ async fn write(
 ) -> Result<(), StoreError> {
     let since = if life.state == task.state { Stamp::from(task.state_since) } else { now };
     let attempts = match &words.attempt {
-        Some(attempt) => with_attempt(task.attempts.clone(), attempt.clone()),
-        None => Json(task.attempts.clone()),
+        Some(attempt) => json_text(&with_attempt(task.attempts.clone(), attempt.clone()).0),
+        None => json_text(&task.attempts),
     };
     let state = if life.state.is_terminal() { TaskState::DeferredToHuman } else { life.state };
     sqlx::query(
@@ -97,7 +97,7 @@ async fn write(
     .bind(life.leases_lost)
     .bind(life.cycle)
     .bind(life.epoch)
-    .bind(&words.reason)
+    .bind(words.reason.as_deref().map(text))
     .bind(attempts)
     .execute(tx)
     .await?;
@@ -127,7 +127,7 @@ async fn put_away(
     ))
     .bind(id)
     .bind(state.as_str())
-    .bind(result)
+    .bind(result.as_ref().map(json_text))
     .execute(&mut *tx)
     .await?;
     sqlx::query("DELETE FROM tasks WHERE id = ?").bind(id).execute(tx).await?;

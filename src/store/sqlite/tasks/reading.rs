@@ -8,6 +8,7 @@ use sqlx::{FromRow, QueryBuilder, Sqlite, SqliteConnection};
 
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, WaitingRecord};
+use crate::store::text::{json_text, text};
 use crate::store::{
     ExpertLoad, QueueCounts, StoreError, TaskCursor, TaskFilter, TaskPage, WaitingGroup, WorkerReport, WorkerRow,
 };
@@ -58,7 +59,7 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter)
         (" AND key = ", key),
     ] {
         if let Some(wanted) = wanted {
-            query.push(column).push_bind(wanted.clone());
+            query.push(column).push_bind(text(wanted).into_owned());
         }
     }
     if !ids.is_empty() {
@@ -75,7 +76,7 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter)
     if !labels.is_empty() {
         query
             .push(" AND NOT EXISTS (SELECT 1 FROM json_each(")
-            .push_bind(Json(labels.clone()))
+            .push_bind(json_text(labels))
             .push(") AS want WHERE NOT EXISTS (SELECT 1 FROM json_each(labels) AS has WHERE has.key = want.key AND has.value = want.value))");
     }
     if let Some(since) = since {
