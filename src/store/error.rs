@@ -113,7 +113,7 @@ fn sqlite(code: i32) -> StoreClass {
         // ABORT, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, SCHEMA
         4 | 5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 | 15 | 17 => Passing,
         // TOOBIG, CONSTRAINT (also what a trigger raises), MISMATCH
-        18 | 19 | 20 => Refusal,
+        18..=20 => Refusal,
         // ERROR, INTERNAL, PERM, CORRUPT, NOTFOUND, EMPTY, MISUSE, NOLFS, AUTH, FORMAT, RANGE, NOTADB
         _ => Person,
     }

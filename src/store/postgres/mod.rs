@@ -50,7 +50,7 @@ pub struct PostgresStore {
     pool: PgPool,
     url: DatabaseUrl,
     /// Why there was no connection, and when that was asked.
-    refusal: Mutex<Option<(Instant, String)>>,
+    refusal: Mutex<Option<(Instant, StoreError)>>,
     installation: Uuid,
     /// Host and port, for messages.
     place: String,
@@ -100,13 +100,7 @@ impl PostgresStore {
         };
         match acquired {
             Ok(connection) => Ok(Session { connection, ended: false }),
-            Err(sqlx::Error::PoolTimedOut) => {
-                let why = self.why_no_connection().await;
-                Err(StoreError::Unavailable(format!(
-                    "no connection to {} within {ACQUIRE_TIMEOUT:?}: {why}",
-                    self.place
-                )))
-            }
+            Err(sqlx::Error::PoolTimedOut) => Err(self.why_no_connection().await),
             Err(other) => Err(other.into()),
         }
     }
@@ -121,7 +115,7 @@ impl PostgresStore {
     }
 
     /// In the database's own words, which the pool keeps to itself. Asked once for all that wait.
-    async fn why_no_connection(&self) -> String {
+    async fn why_no_connection(&self) -> StoreError {
         let mut refusal = self.refusal.lock().await;
         if let Some((_, why)) = refusal.as_ref().filter(|(at, _)| at.elapsed() < BELIEVED) {
             return why.clone();
@@ -133,10 +127,14 @@ impl PostgresStore {
             checked
         })
         .await;
+        let away = |why: String| {
+            StoreError::Unavailable(format!("no connection to {} within {ACQUIRE_TIMEOUT:?}: {why}", self.place))
+        };
         let why = match asked {
-            Ok(Ok(())) => format!("all {CONNECTIONS} connections of this process are in use"),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it does not answer".to_owned(),
+            Ok(Ok(())) => away(format!("all {CONNECTIONS} connections of this process are in use")),
+            Ok(Err(StoreError::Unavailable(why))) => away(why),
+            Ok(Err(unfit)) => unfit,
+            Err(_) => away("it does not answer".to_owned()),
         };
         *refusal = Some((Instant::now(), why.clone()));
         why

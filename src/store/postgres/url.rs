@@ -167,7 +167,7 @@ mod tests {
         for (url, host, place) in [
             ("postgres://u:p@[::1]:5433/x", "::1", "PostgreSQL at [::1]:5433"),
             ("postgres://u:p@[fe80::1]/x?sslmode=disable", "fe80::1", "PostgreSQL at [fe80::1]:5432"),
-            ("postgres://u@/x?host=[2001:db8::7]&port=6000", "2001:db8::7", "PostgreSQL at [2001:db8::7]:6000"),
+            ("postgres://u@db/x?host=[2001:db8::7]&port=6000", "2001:db8::7", "PostgreSQL at [2001:db8::7]:6000"),
             ("postgres://u@db.example/x", "db.example", "PostgreSQL at db.example:5432"),
         ] {
             let parsed: DatabaseUrl = url.parse().expect(url);

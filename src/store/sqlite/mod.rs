@@ -168,6 +168,9 @@ fn pool(file: &Path, connections: u32, query_only: &'static str) -> SqlitePool {
 /// After a full disk, an I/O error or a lack of memory SQLite has rolled back by itself. The driver's own rollback then fails,
 /// and it takes the transaction for open ever after: such a connection is closed, and the next one is a new one.
 async fn is_at_rest(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if !connection.is_in_transaction() {
+        return Ok(true);
+    }
     // What was dropped without a commit is rolled back before this is answered.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())

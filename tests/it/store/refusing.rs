@@ -1,6 +1,6 @@
 //! Databases that can't be used as they are, and what they refuse.
 
-use ostler::store::{self, Home, StoreClass, StoreError, Tasks};
+use ostler::store::{self, Home, StoreClass, StoreError};
 use ostler::tasks::Payload;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};

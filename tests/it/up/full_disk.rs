@@ -30,7 +30,7 @@ spec:
   url: {url}
   models: [{{name: mlx-community/Llama-3.2-3B-Instruct-4bit, alias: small}}]
   probe: {{periodSeconds: 1}}
-  concurrency: {{max: 6, adaptive: false}}
+  concurrency: {{max: 6, adaptive: false, unsafeMax: true}}
 ---
 apiVersion: ostler.dev/v1alpha1
 kind: Expert
