@@ -74,7 +74,7 @@ fn judge(seen: &Seen, place: &str, schema: &str, patience: Option<Duration>) -> 
     if lost.is_empty() {
         return Ok(());
     }
-    let millis = patience.unwrap_or_default().as_millis();
+    let millis = patience.unwrap_or(super::PATIENCE).as_millis();
     Err(format!(
         "{place} did not get the settings of this connection ({}): a connection pooler such as PgBouncer is in between, with \
          ignore_startup_parameters = options. Connect to PostgreSQL itself; or let the pooler keep sessions (pool_mode = session) and give \
