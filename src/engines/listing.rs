@@ -4,8 +4,8 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
-use super::EngineKind;
 use super::status::{loads_model, misconfigured, retry_after};
+use super::{EngineKind, lists};
 
 /// The models of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +14,13 @@ pub struct Listing {
     pub models: Vec<String>,
     /// Those that it hands to somebody else's server (Ollama's cloud models): prompts leave this machine, and may cost money.
     pub remote: Vec<String>,
+}
+
+impl Listing {
+    /// Whether the server has this model, to run itself or to hand on.
+    pub fn has(&self, engine: EngineKind, wanted: &str) -> bool {
+        lists(engine, &self.models, wanted) || lists(engine, &self.remote, wanted)
+    }
 }
 
 impl From<Vec<String>> for Listing {

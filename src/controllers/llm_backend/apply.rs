@@ -14,7 +14,7 @@ use crate::{
     api::{ConditionStatus, LLMBackend, LLMBackendSpec, Recovery, Webhook, condition},
     engines::{engine, same_model},
     host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
-    store::{BackendRow, Fence, ServerRow, StoreError, Term},
+    store::{BackendRow, ENGINE_LINGER, Fence, ServerRow, StoreError, Term},
     telemetry::crash_point,
 };
 
@@ -30,8 +30,8 @@ use super::{
     status::{Shown, shown},
 };
 
-/// Unloading answers at once, also when the runner hangs.
-const UNLOAD: Duration = Duration::from_secs(5);
+/// Unloading answers at once, unless a call just came for a runner that hangs: Ollama first asks that one for 10 s whether it lives.
+const UNLOAD: Duration = Duration::from_secs(15);
 /// A webhook that does not answer has failed.
 const WEBHOOK: Duration = Duration::from_secs(10);
 
@@ -66,10 +66,22 @@ impl Backends {
             self.commit(observed, &plan.memory, term.fence()).await?;
             crash_point("recovery.recorded");
         }
+        if plan.free_lapsed && term.still_leads() {
+            self.free_lapsed(observed, term.fence()).await?;
+        }
         self.change_holds(observed, &plan.holds, term).await;
         self.probers.direct(&observed.key, &observed.uid, wish(object, observed, &judged, &plan));
         self.count(object, observed, &plan, &shown);
         Ok(Done { judged, plan })
+    }
+
+    async fn free_lapsed(&self, observed: &Observed, fence: &Fence) -> Result<(), StoreError> {
+        let slots = self.parts.store.free_lapsed_slots(fence, &observed.server_url, ENGINE_LINGER).await?;
+        if slots > 0 {
+            let backend = &observed.key;
+            tracing::info!(%backend, slots, "freed slots: nobody renews them, and the server computes nothing");
+        }
+        Ok(())
     }
 
     /// What cannot be recorded is not done.

@@ -4,6 +4,7 @@
 
 mod apply;
 mod evidence;
+mod history;
 mod judge;
 mod limit;
 mod memory;

@@ -21,21 +21,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Models that somebody else used since they were loaded.
-    pub fn used_by_others(&self) -> &BTreeSet<String> {
-        &self.others
-    }
-
     /// A canary of ours used this model: its next move is ours.
     pub fn called(&mut self, model: &str) {
         self.ours = Some(model.to_owned());
     }
 
-    /// Takes in what is loaded now. `ours_open`: a call of our workers was open since the last look, so that a move may be theirs.
+    /// Takes in what is loaded now, and returns the models that somebody else used since they were loaded. `ours_open`: a call of our workers was open since the last look, so that a move may be theirs.
     ///
     /// A move shows demand, never a served call: Ollama also moves the expiry when a call is aborted, and on a model that was just
     /// loaded at each look.
-    pub fn look(&mut self, loaded: &[LoadedModel], ours_open: bool) {
+    pub fn look(&mut self, loaded: &[LoadedModel], ours_open: bool) -> &BTreeSet<String> {
         let ours = self.ours.take();
         let is_ours =
             |name: &str| ours_open || ours.as_deref().is_some_and(|o| o == name || format!("{o}:latest") == name);
@@ -50,6 +45,7 @@ impl Session {
         }
         self.known = loaded.iter().map(|m| (m.name.clone(), m.expires_at)).collect();
         self.others.retain(|name| loaded.iter().any(|m| m.name == *name));
+        &self.others
     }
 }
 
@@ -70,7 +66,7 @@ mod tests {
     }
 
     fn others(session: &Session) -> Vec<&str> {
-        session.used_by_others().iter().map(String::as_str).collect()
+        session.others.iter().map(String::as_str).collect()
     }
 
     #[test]

@@ -175,7 +175,7 @@ fn conditions(
 fn models(spec: &LLMBackendSpec, seen: &Seen, old: Option<&LLMBackendStatus>) -> Vec<ModelStatus> {
     let kind = engine_kind(spec.engine);
     let same = |a: &str, b: &str| normalize(kind, a) == normalize(kind, b);
-    let listed = seen.probes.listed();
+    let listing = seen.probes.listing();
     let known = |name: &str| old.and_then(|s| s.models.iter().find(|m| m.name == name));
     spec.models
         .iter()
@@ -183,8 +183,8 @@ fn models(spec: &LLMBackendSpec, seen: &Seen, old: Option<&LLMBackendStatus>) ->
             let pull = seen.pulls.get(&model.name);
             ModelStatus {
                 name: model.name.clone(),
-                present: match listed {
-                    Some(listed) => listed.iter().any(|l| same(l, &model.name)),
+                present: match listing {
+                    Some(listing) => listing.has(kind, &model.name),
                     None => known(&model.name).is_some_and(|m| m.present),
                 },
                 // Whether it is loaded changes by itself, with every pause of work: the API tells it live.

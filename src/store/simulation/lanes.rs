@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Broken, Fault, Simulation,
+    Broken, Fault, Simulation, Trouble,
     engine::Millis,
     workers::{Went, millis},
 };
@@ -161,12 +161,14 @@ impl Simulation<'_> {
 
     /// Somebody on the machine of a dead worker frees what it held.
     pub fn free_dead(&mut self) -> Went {
-        if self.known_dead.is_empty() || self.between(0, 100) >= 30 {
+        let last = Millis::try_from(self.known_dead.len()).unwrap_or(Millis::MAX);
+        let seldom = self.trouble != Trouble::Deaths;
+        if last == 0 || (seldom && self.between(0, 100) >= 30) {
             return Ok(());
         }
-        let last = Millis::try_from(self.known_dead.len()).unwrap_or(Millis::MAX);
-        let which = usize::try_from(self.between(0, last)).unwrap_or(0);
-        let name = self.known_dead[which].clone();
+        // The last one, or one that was freed already.
+        let which = if seldom { self.between(0, last) } else { last - 1 };
+        let name = self.known_dead[usize::try_from(which).unwrap_or(0)].clone();
         let linger = if self.broken == Some(Broken::DeadFreeAtOnce) { 0 } else { NOTICED };
         self.ask(|home| home.free_holder(&name, Duration::from_millis(linger.unsigned_abs())))
     }

@@ -56,6 +56,8 @@ enum Broken {
     NoPatience,
     /// What a dead process held is free before engines have noticed that it is dead.
     DeadFreeAtOnce,
+    /// What a dead process held is free although an engine that notices nothing computes on.
+    DeadFreeBlindly,
 }
 
 /// Why an actor's turn ended early.
@@ -79,6 +81,8 @@ enum Trouble {
     Sleep,
     /// Engines are restarted again and again, and workers stand still past their slots' leases, but not past their own.
     Restarts,
+    /// Workers die again and again, and others on their machine know it at once.
+    Deaths,
 }
 
 struct Simulation<'h> {
@@ -247,9 +251,11 @@ impl<'h> Simulation<'h> {
 
     /// One step: some time passes, and somebody does something.
     fn step(&mut self) -> Result<(), Fault> {
-        let millis = self.between(1, 3_000);
+        // Where engines have not noticed a death yet, much must happen within their second.
+        let longest = if self.trouble == Trouble::Deaths { 500 } else { 3_000 };
+        let millis = self.between(1, longest);
         self.pass(millis);
-        let disasters = if self.trouble == Trouble::Restarts { 15 } else { 6 };
+        let disasters = if matches!(self.trouble, Trouble::Restarts | Trouble::Deaths) { 15 } else { 6 };
         match self.between(0, 100) {
             0..50 => self.some_worker(),
             50..80 => self.some_leader(),
@@ -302,15 +308,17 @@ impl<'h> Simulation<'h> {
         let given_up = self.given_up.iter().any(|(holder, engine, call)| {
             *holder == name && self.engines[*engine].look(*call, self.now) == SeenCall::Running
         });
-        let frees_blindly = self.broken == Some(Broken::DeadFreeAtOnce);
-        if frees_blindly || !given_up && !self.workers[w].lanes.iter().any(goes_on) {
-            self.known_dead.push(self.workers[w].name());
+        let goes_on = given_up || self.workers[w].lanes.iter().any(goes_on);
+        let frees_blindly = self.broken == Some(Broken::DeadFreeBlindly);
+        if !self.workers[w].is_dead && (frees_blindly || !goes_on) {
+            self.known_dead.push(name);
         }
         for lane in std::mem::take(&mut self.workers[w].lanes) {
             self.hang_up(lane);
         }
+        let longest = if self.trouble == Trouble::Deaths { 2_000 } else { 60_000 };
         self.workers[w].is_dead = true;
-        self.workers[w].away_until = self.now + self.between(0, 60_000);
+        self.workers[w].away_until = self.now + self.between(0, longest);
     }
 
     fn some_leader(&mut self) -> Result<(), Fault> {

@@ -80,6 +80,11 @@ impl Simulation<'_> {
             }
             return;
         }
+        if self.trouble == Trouble::Deaths {
+            let who = usize::try_from(self.between(0, 3)).unwrap_or(0);
+            self.kill(who);
+            return;
+        }
         let who = self.between(0, 3);
         let engine = usize::try_from(who % 2).unwrap_or(0);
         let actor = usize::try_from(who).unwrap_or(0);

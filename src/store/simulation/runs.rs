@@ -73,6 +73,11 @@ fn restarts_of_engines_free_no_slot_too_early() {
 }
 
 #[test]
+fn known_deaths_free_no_slot_too_early() {
+    all_hold(&seeds(600), |seed| play_model(seed, None, Trouble::Deaths));
+}
+
+#[test]
 fn a_rule_that_is_broken_is_noticed() {
     let unnoticed: Vec<Broken> = [
         (Broken::EpochIgnored, Trouble::Everything, "completion"),
@@ -83,7 +88,8 @@ fn a_rule_that_is_broken_is_noticed() {
         (Broken::SendsUnsure, Trouble::Restarts, "above the limit"),
         (Broken::AnyInstanceFrees, Trouble::Restarts, "above the limit"),
         (Broken::ClaimsUndoubted, Trouble::Everything, "there is still"),
-        (Broken::DeadFreeAtOnce, Trouble::Everything, "above the limit"),
+        (Broken::DeadFreeAtOnce, Trouble::Deaths, "above the limit"),
+        (Broken::DeadFreeBlindly, Trouble::Everything, "above the limit"),
         (Broken::NoPatience, Trouble::Sleep, "a pause is not a death"),
     ]
     .into_iter()

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use ostler::engines::{EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict, PullProgress, same_model};
+use ostler::engines::{
+    EmbedRequest, EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict, PullProgress, same_model,
+};
 use ostler::simulate::{CallEnd, Fault, Server, SimulateOptions};
+use ostler::tasks::Message;
 use serde_json::json;
 
 use super::canned::{Answer, Canned};
@@ -221,6 +224,69 @@ async fn real_ollama_refuses_a_prompt_that_does_not_fit() {
     request.messages[0].content = "one word and then another one ".repeat(3_000);
     let failure = subject.engine.infer(&subject.at, &request, &mut |_| {}).await.expect_err("too long").failure;
     assert!(matches!(failure, Failure::PromptTooLong { .. }), "{failure}");
+}
+
+/// A repeated prompt of some tokens: as one message, as a conversation, as a text to embed.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Plain,
+    Conversation,
+    Embedding,
+}
+
+const WORDS: &str = "w1 and w2 ";
+
+/// How many tokens the engine says it read, of `repeats` times the words.
+async fn prompt_tokens(subject: &Subject, model: &str, shape: Shape, repeats: usize) -> Result<u32, Failure> {
+    let texts = match shape {
+        Shape::Conversation => vec![WORDS.repeat(repeats / 26); 26],
+        Shape::Plain | Shape::Embedding => vec![WORDS.repeat(repeats)],
+    };
+    let mut request = subject.request(model, 1);
+    if matches!(shape, Shape::Embedding) {
+        let embed = EmbedRequest { model: request.model, input: texts, keep_alive: None, timeout: LONG };
+        let outcome = subject.engine.embed(&subject.at, &embed).await.map_err(|error| error.failure)?;
+        return Ok(outcome.prompt_tokens.expect("it counts"));
+    }
+    let role = |n: usize| if n.is_multiple_of(2) { "user" } else { "assistant" };
+    request.messages =
+        texts.into_iter().enumerate().map(|(n, content)| Message { role: role(n).into(), content }).collect();
+    match subject.engine.infer(&subject.at, &request, &mut |_| {}).await {
+        Ok(outcome) => Ok(outcome.prompt_tokens.expect("it counts")),
+        // A model of random weights may say blanks.
+        Err(error) => Err(error.failure),
+    }
+}
+
+/// From what fits to fifty times the context, in contexts of 256 and 2048 tokens: read whole, or refused by name.
+#[tokio::test]
+async fn real_ollama_never_passes_a_cut_prompt_for_an_answer() {
+    let server = Ollama::start();
+    let subject = Subject::new(EngineKind::Ollama, &server.url());
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for context in [256_u32, 2048] {
+        let model = format!("tiny-{context}");
+        let made = json!({"model": model, "from": "tiny", "parameters": {"num_ctx": context}, "stream": false});
+        let made = client.post(format!("{}/api/create", server.url())).json(&made).send().await.expect("an answer");
+        assert!(made.status().is_success(), "{}", made.text().await.unwrap_or_default());
+        for shape in [Shape::Plain, Shape::Conversation, Shape::Embedding] {
+            let short = prompt_tokens(&subject, &model, shape, 0).await.expect("it fits");
+            let more = prompt_tokens(&subject, &model, shape, 26).await.expect("it fits") - short;
+            for tokens in [300, 1_000, 3_000, 16_000, 100_000] {
+                let repeats = tokens * 26 / more / 26 * 26;
+                let whole = short + repeats / 26 * more;
+                let read = prompt_tokens(&subject, &model, shape, usize::try_from(repeats).expect("small")).await;
+                let case = format!("{shape:?} of {whole} tokens in a context of {context}: {read:?}");
+                match read {
+                    Ok(read) => assert!(whole <= context && read.abs_diff(whole) <= 26, "{case}"),
+                    Err(failure) => {
+                        assert!(matches!(failure, Failure::PromptTooLong { .. }), "{case}");
+                        assert!(whole + 26 > context, "{case}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What the engine has in its cache is counted as well: an estimate of what it left out depends on it.

@@ -213,6 +213,21 @@ impl Shop {
         (of(".spec.replicas"), of(".status.readyReplicas"))
     }
 
+    /// Deletes a pod that has calls under way with force, as from a node that is gone.
+    async fn lose_a_pod(&self) {
+        let begun = Instant::now();
+        let worker = loop {
+            let busy = self.store.busy_holders().await.expect("read");
+            let pods = self.team.kubectl(&["get", "pods", "-o", "name"]);
+            let mut names = pods.lines().filter_map(|pod| pod.strip_prefix("pod/"));
+            if let Some(pod) = names.find(|pod| busy.iter().any(|one| one.slots > 0 && one.holder.starts_with(pod))) {
+                break pod.to_owned();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "none of {pods} is at work: {busy:?}");
+        };
+        self.team.kubectl(&["delete", "pod", &worker, "--force", "--grace-period=0"]);
+    }
+
     async fn until_done(&self, count: usize) -> usize {
         let (begun, mut most) = (Instant::now(), 0);
         loop {
@@ -264,6 +279,8 @@ async fn real_pods_that_a_pool_scaled_do_tasks_within_the_limits_of_engines_outs
         (3, _) => Ok(()),
         other => Err(format!("{other:?}\n{}", team.story())),
     });
+    shop.until_done(TASKS / 4).await;
+    shop.lose_a_pod().await;
     let most = shop.until_done(TASKS + 2 * SEALED).await;
     eprintln!("done by up to {most} pods after {:?}", begun.elapsed());
     ended_well(&shop.tasks().await);
@@ -318,9 +335,10 @@ async fn fired_once(shop: &Shop, due: Timestamp) {
 }
 
 fn ended_well(tasks: &[Task]) {
-    let mut pods = BTreeSet::new();
+    let (mut pods, mut lost) = (BTreeSet::new(), 0);
     for task in tasks.iter().filter(|task| !task.labels.contains_key("ostler.dev/run")) {
-        assert_eq!((task.state, task.leases_lost), (TaskState::Completed, 0), "{task:?}");
+        assert_eq!(task.state, TaskState::Completed, "{task:?}");
+        lost += task.leases_lost;
         if let Some(n) = task.domain.strip_prefix('d') {
             assert_eq!(task.expert, Some(format!("e{n}")), "{task:?}");
         }
@@ -331,7 +349,9 @@ fn ended_well(tasks: &[Task]) {
         assert_eq!((wasted, classes.last()), (0, Some(&AttemptClass::Ok)), "{task:?}");
         pods.extend(task.attempts.last().map(|attempt| attempt.holder.clone()));
     }
-    assert!((2..=3).contains(&pods.len()), "{pods:?}");
+    // Two calls at once, and for each the next task may have been claimed.
+    assert!(lost <= 4, "{lost} leases lost with one pod");
+    assert!((2..=4).contains(&pods.len()), "{pods:?}");
     assert!(pods.iter().all(|pod| pod.starts_with("ostler-worker-smart-")), "{pods:?}");
 }
 

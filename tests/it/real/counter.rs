@@ -52,6 +52,11 @@ impl Counter {
         self.peak.load(Ordering::SeqCst)
     }
 
+    /// The calls now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
     pub fn posts(&self) -> usize {
         self.posts.load(Ordering::SeqCst)
     }

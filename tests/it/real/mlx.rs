@@ -49,6 +49,18 @@ impl Mlx {
         &self.model
     }
 
+    /// The servers on its port, whoever started them.
+    pub fn processes(&self) -> Vec<i32> {
+        let port = self.port.to_string();
+        let all = std::fs::read_dir("/proc").expect("/proc").filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        let serves = |pid: &i32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+            words.get(2).is_some_and(|w| w == "mlx_lm.server") && words.iter().any(|w| *w == port)
+        };
+        all.filter(serves).collect()
+    }
+
     pub fn kill(&self) {
         self.part.tell("kill");
     }

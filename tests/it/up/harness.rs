@@ -129,6 +129,20 @@ impl Up {
         text
     }
 
+    /// Adds tasks, one a line.
+    pub fn add_tasks(&self, lines: impl IntoIterator<Item = Value>) {
+        let lines: Vec<String> = lines.into_iter().map(|line| line.to_string()).collect();
+        let file = self.root.join("tasks.jsonl");
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        self.ostler_ok(&["tasks", "add", "-f", &file.display().to_string()]);
+    }
+
+    /// All tasks, as a list has them.
+    pub async fn tasks(&self) -> Vec<Value> {
+        let page = self.get("/api/v1/tasks?limit=1000").await;
+        page["items"].as_array().cloned().unwrap_or_default()
+    }
+
     pub async fn try_get(&self, path: &str) -> Option<Value> {
         let endpoint = std::fs::read(self.data().join("endpoint.json")).ok()?;
         let endpoint: Value = serde_json::from_slice(&endpoint).ok()?;

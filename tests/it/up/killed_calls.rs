@@ -1,15 +1,12 @@
 //! `kill -9` of `ostler up` with calls in flight, and start again, without an agent: what it held is free, and its tasks go on.
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ostler::{
     engines::EngineKind,
     simulate::{Server, SimulateOptions},
 };
+use serde_json::json;
 
 use super::harness::{PATIENCE, Up};
 
@@ -48,20 +45,6 @@ spec: {{queueRefs: [{{name: default}}]}}
     )
 }
 
-fn add_tasks(up: &Up) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ostler"))
-        .args(["tasks", "add", "-f", "-", "--data-dir"])
-        .arg(up.data())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines: String =
-        (0..TASKS).map(|n| format!("{{\"domain\": \"backend\", \"prompt\": \"Story {n}.\"}}\n")).collect();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
 async fn until(up: &Up, what: &str, within: Duration, mut done: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !done().await {
@@ -77,7 +60,7 @@ async fn killed_with_calls_in_flight_the_next_one_goes_on_within_seconds_and_nev
     let engine = Server::start(options).await.unwrap();
     let mut up = Up::start(&[("all.yaml", &manifests(engine.url()))]).await;
     up.until_ready("ollama").await;
-    add_tasks(&up);
+    up.add_tasks((0..TASKS).map(|n| json!({"domain": "backend", "prompt": format!("Story {n}.")})));
     until(&up, "all slots in use", PATIENCE, async || engine.log().in_flight == LIMIT).await;
 
     up.kill();
@@ -97,8 +80,7 @@ async fn killed_with_calls_in_flight_the_next_one_goes_on_within_seconds_and_nev
 
     let log = engine.log();
     assert!(log.in_flight_peak <= LIMIT, "{} calls at once", log.in_flight_peak);
-    let page = up.get("/api/v1/tasks?limit=1000").await;
-    for task in page["items"].as_array().unwrap() {
+    for task in up.tasks().await {
         assert!(task["attemptsUsed"].as_i64().unwrap_or(0) <= 1, "a death uses no attempt: {task:#}");
     }
     let reasons = up.reasons("ollama").await;

@@ -1,16 +1,13 @@
 //! A night in which both servers are away for a while: what waits, what it says, and what it costs.
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use ostler::{
     engines::EngineKind,
     simulate::{Fault, Server, SimulateOptions},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{Up, is_ready};
 
@@ -95,26 +92,11 @@ impl Night {
     }
 
     fn add(&self) {
-        let lines: String =
-            (0..TASKS).map(|n| format!("{{\"prompt\": \"hello {n}\", \"domain\": \"backend\"}}\n")).collect();
-        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
-            .args(["tasks", "add", "-f", "-", "--data-dir"])
-            .arg(self.up.data())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("run ostler");
-        std::io::Write::write_all(&mut child.stdin.take().expect("piped"), lines.as_bytes()).expect("write");
-        assert!(child.wait().expect("wait").success());
-    }
-
-    async fn tasks(&self) -> Vec<Value> {
-        let page = self.up.get("/api/v1/tasks?limit=1000").await;
-        page["items"].as_array().cloned().unwrap_or_default()
+        self.up.add_tasks((0..TASKS).map(|n| json!({"prompt": format!("hello {n}"), "domain": "backend"})));
     }
 
     async fn in_state(&self, state: &str) -> usize {
-        self.tasks().await.iter().filter(|task| task["state"] == state).count()
+        self.up.tasks().await.iter().filter(|task| task["state"] == state).count()
     }
 
     async fn schedule(&self) -> Value {
@@ -170,7 +152,7 @@ async fn both_servers_down_for_a_while_cost_no_attempt_and_hold_what_requires_th
             n => Err(format!("{n} in progress")),
         })
         .await;
-    let waiting = night.tasks().await.into_iter().filter(|task| task["state"] == "pending").collect::<Vec<_>>();
+    let waiting = night.up.tasks().await.into_iter().filter(|task| task["state"] == "pending").collect::<Vec<_>>();
     assert!(!waiting.is_empty() && waiting.len() < TASKS, "{}", waiting.len());
     for task in &waiting {
         assert_eq!((&task["expert"], &task["attemptsUsed"]), (&"igor".into(), &0.into()), "{task:#}");
@@ -203,13 +185,13 @@ async fn both_servers_down_for_a_while_cost_no_attempt_and_hold_what_requires_th
     night.up.until_ready("ollama").await;
     night
         .until("all to be done, the heavy job among them", async || {
-            let (done, tasks) = (night.in_state("completed").await, night.tasks().await.len());
+            let (done, tasks) = (night.in_state("completed").await, night.up.tasks().await.len());
             if done == tasks && tasks > TASKS { Ok(()) } else { Err(format!("{done} of {tasks}")) }
         })
         .await;
     let (mut broken, mut heavy) = (0, 0);
     // A minute later the schedule is due again.
-    for task in night.tasks().await.into_iter().filter(|task| task["state"] == "completed") {
+    for task in night.up.tasks().await.into_iter().filter(|task| task["state"] == "completed") {
         let task = night.up.get(&format!("/api/v1/tasks/{}", task["id"])).await;
         let attempts = task["attempts"].as_array().expect("attempts");
         let classes: Vec<&str> = attempts.iter().filter_map(|attempt| attempt["class"].as_str()).collect();

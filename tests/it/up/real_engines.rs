@@ -241,17 +241,7 @@ async fn real_mlx_killed_is_started_again_and_proved() {
     let backend = mlx_backend(&mlx, mlx.model(), recovery);
     let up = Up::start(&[("agent.json", &agent.to_string()), ("mlx.yaml", &backend)]).await;
     up.until_ready("mlx").await;
-    let serving = || -> Vec<i32> {
-        let port = mlx.url().rsplit(':').next().unwrap().to_owned();
-        let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        all.filter(|pid| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-            words.get(2).is_some_and(|w| w == "mlx_lm.server") && words.iter().any(|w| *w == port)
-        })
-        .collect()
-    };
-    let first = serving();
+    let first = mlx.processes();
     assert_eq!(first.len(), 1);
     super::healing::kill(first[0]);
     let back = up
@@ -263,5 +253,5 @@ async fn real_mlx_killed_is_started_again_and_proved() {
         })
         .await;
     assert_eq!(back["status"]["recovery"]["history"][0]["cause"], "Exited", "{:#}", back["status"]);
-    assert_ne!(serving(), first);
+    assert_ne!(mlx.processes(), first);
 }

@@ -5,12 +5,32 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::real::{Ollama, free_port};
+use crate::real::{Counter, Mlx, Ollama, free_port};
 
-use super::harness::{Up, is_ready, state};
+use super::harness::{PATIENCE, Up, is_ready, state};
 
 const TASKS: usize = 40;
 const STALL: u64 = 8;
+const SLOTS: usize = 4;
+
+/// An expert whose answers are long, and what gives it tasks.
+fn work() -> &'static str {
+    "apiVersion: ostler.dev/v1alpha1
+kind: Expert
+metadata: {name: igor}
+spec: {domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {maxTokens: 1900, timeoutSeconds: 600}}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: TaskQueue
+metadata: {name: default}
+spec: {defaultExpertRef: {name: igor}, retry: {maxAttempts: 1}}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: WorkerPool
+metadata: {name: smart}
+spec: {queueRefs: [{name: default}]}
+"
+}
 
 /// One slot of its own, four of ours; tight probes.
 fn manifests(ollama: &Ollama, agent: bool) -> String {
@@ -38,45 +58,23 @@ spec:
   stallSeconds: {STALL}
   probe: {{periodSeconds: 1, timeoutSeconds: 1}}
   canary: {{periodSeconds: 1, timeoutSeconds: 3}}
-  concurrency: {{max: 4, adaptive: false}}
+  concurrency: {{max: {SLOTS}, adaptive: false}}
   {recovery}
 ---
-apiVersion: ostler.dev/v1alpha1
-kind: Expert
-metadata: {{name: igor}}
-spec: {{domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{maxTokens: 1900, timeoutSeconds: 600}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: TaskQueue
-metadata: {{name: default}}
-spec: {{defaultExpertRef: {{name: igor}}, retry: {{maxAttempts: 1}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: WorkerPool
-metadata: {{name: smart}}
-spec: {{queueRefs: [{{name: default}}]}}
-"
+{}",
+        work()
     );
     if agent { format!("{agent_config}\n---\n{work}") } else { work }
 }
 
 fn add(up: &Up, count: usize) {
-    let lines: Vec<String> =
-        (0..count).map(|n| format!("{{\"prompt\": \"hello {n}\", \"domain\": \"backend\"}}")).collect();
-    let file = up.root.join("tasks.jsonl");
-    std::fs::write(&file, lines.join("\n")).unwrap();
-    up.ostler_ok(&["tasks", "add", "-f", &file.display().to_string()]);
-}
-
-async fn tasks(up: &Up) -> Vec<Value> {
-    let page = up.get("/api/v1/tasks?limit=1000").await;
-    page["items"].as_array().cloned().unwrap_or_default()
+    up.add_tasks((0..count).map(|n| json!({"prompt": format!("hello {n}"), "domain": "backend"})));
 }
 
 async fn until_all_done(up: &Up, count: usize) -> Vec<Value> {
     let begun = Instant::now();
     loop {
-        let all = tasks(up).await;
+        let all = up.tasks().await;
         if all.len() == count && all.iter().all(|task| task["state"] == "completed") {
             return all;
         }
@@ -105,8 +103,8 @@ fn saturate(ollama: &Ollama) -> CancellationToken {
     stop
 }
 
-async fn history(up: &Up) -> Vec<Value> {
-    let backend = up.backend("ollama").await;
+async fn history(up: &Up, backend: &str) -> Vec<Value> {
+    let backend = up.backend(backend).await;
     backend["status"]["recovery"]["history"].as_array().cloned().unwrap_or_default()
 }
 
@@ -135,9 +133,9 @@ async fn saturated(agent: bool) {
     }
     stop.cancel();
     for task in until_all_done(&up, 4).await {
-        assert_eq!(task["attempts"].as_i64().unwrap_or(1), 1, "{task:#}");
+        assert_eq!(task["attemptsUsed"], 1, "{task:#}");
     }
-    assert!(history(&up).await.is_empty());
+    assert!(history(&up, "ollama").await.is_empty());
 }
 
 #[tokio::test]
@@ -169,8 +167,8 @@ async fn real_ollama_that_hangs_with_calls_open_is_unloaded_after_stall_seconds(
     };
     up.until("ollama", "unloaded and ready", helped).await;
     let done = until_all_done(&up, TASKS).await;
-    assert!(done.iter().all(|task| task["attempts"].as_i64().unwrap_or(1) <= 1), "{done:#?}");
-    let history = history(&up).await;
+    assert!(done.iter().all(|task| task["attemptsUsed"] == 1), "{done:#?}");
+    let history = history(&up, "ollama").await;
     assert_eq!(history.len(), 1, "no other recovery is claimed: {history:#?}");
     assert_eq!((&history[0]["step"], &history[0]["cause"]), (&json!("Unload"), &json!("Hung")), "{history:#?}");
     let evidence = history[0]["evidence"].as_str().unwrap();
@@ -191,5 +189,85 @@ async fn real_ollama_whose_runners_are_killed_costs_no_task_an_attempt() {
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
     let done = until_all_done(&up, TASKS).await;
-    assert!(done.iter().all(|task| task["attempts"].as_i64().unwrap_or(1) <= 1), "{done:#?}");
+    assert!(done.iter().all(|task| task["attemptsUsed"] == 1), "{done:#?}");
+}
+
+/// From the start of the next process until all slots are in use again.
+const RESUMED: Duration = Duration::from_secs(15);
+
+async fn until_in_use(up: &Up, calls: &Counter, within: Duration) {
+    let begun = Instant::now();
+    while calls.open() < SLOTS {
+        assert!(begun.elapsed() < within, "{} of {SLOTS} slots are in use\n{}", calls.open(), up.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_ollama_has_its_calls_again_seconds_after_up_was_killed() {
+    let ollama = Ollama::start();
+    let (url, calls) = Counter::start("127.0.0.1", ollama.url()).await;
+    let mut up = Up::start(&[("all.yaml", &manifests(&ollama, false).replace(&ollama.url(), &url))]).await;
+    up.until_ready("ollama").await;
+    add(&up, TASKS);
+    until_in_use(&up, &calls, PATIENCE).await;
+    up.kill();
+    up.run(&[]).await;
+    until_in_use(&up, &calls, RESUMED).await;
+    let done = until_all_done(&up, TASKS).await;
+    assert!(calls.peak() <= SLOTS, "{} calls at once", calls.peak());
+    assert!(done.iter().all(|task| task["attemptsUsed"] == 1), "{done:#?}");
+    assert!(history(&up, "ollama").await.is_empty());
+}
+
+fn mlx_manifests(mlx: &Mlx) -> String {
+    let environment: serde_json::Map<_, _> = mlx.environment().into_iter().map(|(k, v)| (k, json!(v))).collect();
+    let agent_config = json!({
+        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
+        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
+            "name": "mlx", "manager": "Process",
+            "start": {"command": mlx.command(), "environment": environment},
+            "check": {"url": format!("{}/health", mlx.url())},
+            "log": {"file": "mlx.log"},
+        }]},
+    });
+    let backend = json!({
+        "apiVersion": "ostler.dev/v1alpha1", "kind": "LLMBackend", "metadata": {"name": "mlx"},
+        "spec": {
+            "engine": "MLX", "url": mlx.url(), "models": [{"name": mlx.model(), "alias": "small"}],
+            "probe": {"periodSeconds": 1, "timeoutSeconds": 1}, "canary": {"periodSeconds": 1, "timeoutSeconds": 3},
+            "concurrency": {"max": 2, "adaptive": false}, "recovery": {"hostAgentRef": {"name": "here"}, "service": "mlx"},
+        },
+    });
+    format!("{agent_config}\n---\n{backend}\n---\n{}", work())
+}
+
+/// Long answers, and somebody else's beside them: its listing and its canaries wait behind those.
+#[tokio::test]
+async fn real_mlx_with_long_answers_is_left_alone_and_killed_in_the_middle_loses_no_attempt() {
+    let mlx = Mlx::start();
+    // From here on the agent is its parent.
+    mlx.kill();
+    let up = Up::start(&[("all.yaml", &mlx_manifests(&mlx))]).await;
+    up.until_ready("mlx").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let long = json!({"model": mlx.model(), "messages": [{"role": "user", "content": "w1 ".repeat(3_000)}], "max_tokens": 4000});
+    let url = format!("{}/v1/chat/completions", mlx.url());
+    let others: Vec<_> = (0..3).map(|_| tokio::spawn(client.post(&url).json(&long).send())).collect();
+    add(&up, 6);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        assert!(history(&up, "mlx").await.is_empty(), "something was done\n{}", up.log());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    others.iter().for_each(tokio::task::JoinHandle::abort);
+    up.until("mlx", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
+    let before = mlx.processes();
+    super::healing::kill(before[0]);
+    let done = until_all_done(&up, 6).await;
+    assert!(done.iter().all(|task| task["attemptsUsed"] == 1), "{done:#?}");
+    assert_ne!(mlx.processes(), before);
+    let history = history(&up, "mlx").await;
+    assert_eq!(history.len(), 1, "{history:#?}");
+    assert_eq!((&history[0]["cause"], &history[0]["outcome"]), (&json!("Exited"), &json!("Helped")), "{history:#?}");
 }

@@ -26,7 +26,7 @@ const AGAINST_SERVER: [CallFault; 2] = [CallFault::Failed, CallFault::OutOfMemor
 
 impl Facts<'_> {
     /// When evidence against the server begins to count: since something was served, and since it was proved or begun anew.
-    fn failing_after(&self) -> Option<Timestamp> {
+    pub(super) fn failing_after(&self) -> Option<Timestamp> {
         self.served_at().max(proof::needed_since(self.seen, self.memory))
     }
 

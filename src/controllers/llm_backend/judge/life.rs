@@ -11,8 +11,6 @@ use super::{
 
 /// A call that waits for its first byte is never taken for a sign of a hang before this.
 const FIRST_BYTE_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
-/// A sample of CPU time says something of the server as it is now for this long, beyond a period of probes.
-const CPU_HOLDS: SignedDuration = SignedDuration::from_secs(15);
 
 impl Facts<'_> {
     /// Whether an open call got a byte, or a call was served, within `stallSeconds`.
@@ -28,12 +26,7 @@ impl Facts<'_> {
 
     /// Whether the server's processes used CPU when that was last sampled; `None` when nobody can tell.
     pub(super) fn uses_cpu(&self) -> Option<bool> {
-        let cpu = &self.seen.cpu;
-        if cpu.instance.is_none() || cpu.instance != self.seen.agent.instance() {
-            return None;
-        }
-        let holds = Self::seconds(self.spec.probe.period_seconds) + CPU_HOLDS;
-        cpu.sampled_at.filter(|at| self.now < *at + holds).map(|_| cpu.idle_since.is_none())
+        self.seen.uses_cpu(self.spec, self.now)
     }
 
     /// Whether every sample of CPU time since then showed none.

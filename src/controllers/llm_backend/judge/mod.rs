@@ -19,6 +19,7 @@ use crate::{
 
 use super::{
     engine_kind,
+    history::just_before,
     memory::{Cause, Memory},
     proof,
     seen::{Canaried, Seen},
@@ -109,7 +110,7 @@ impl<'a> Facts<'a> {
 
     /// Canaries that began before this say nothing of the server as it is now: something was served since, or a step of recovery ended.
     fn asked_after(&self) -> Option<Timestamp> {
-        self.served_at().max(self.step_ended_at().map(|at| at - SignedDuration::from_micros(1)))
+        self.served_at().max(self.step_ended_at().map(just_before))
     }
 
     fn step_ended_at(&self) -> Option<Timestamp> {

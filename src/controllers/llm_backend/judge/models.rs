@@ -2,16 +2,16 @@
 
 use crate::{
     api::{BackendState, ConditionStatus},
-    engines::{Failure, lists},
+    engines::Failure,
     store::CallFault,
 };
 
-use super::{super::proof, Aspect, Facts, Judgement};
+use super::{Aspect, Facts, Judgement};
 
 impl Facts<'_> {
     pub(super) fn lacks_models(&self) -> Option<Judgement> {
-        let listed = self.seen.probes.listed()?;
-        let missing: Vec<_> = self.spec.models.iter().filter(|m| !lists(self.engine, listed, &m.name)).collect();
+        let listing = self.seen.probes.listing()?;
+        let missing: Vec<_> = self.spec.models.iter().filter(|m| !listing.has(self.engine, &m.name)).collect();
         if missing.is_empty() {
             return None;
         }
@@ -48,7 +48,7 @@ impl Facts<'_> {
                 format!("lacks {names}, and runs as {is}, not {wanted}: another user has another models folder"),
             ),
             None => {
-                let hint = if listed.is_empty() {
+                let hint = if listing.models.is_empty() {
                     "it lists no models at all: does it run as the user that has them, with their folder?"
                 } else {
                     "pull them there, or correct spec.models"
@@ -69,7 +69,7 @@ impl Facts<'_> {
 
     /// A declared model that needs more memory than there is: no restart can help, and nothing else proves it.
     pub(super) fn too_large(&self) -> Option<Judgement> {
-        let since = self.served_at().max(proof::needed_since(self.seen, self.memory));
+        let since = self.failing_after();
         let failures = self.seen.evidence.failures(since, self.now, &[CallFault::ModelTooLarge]);
         let canary = self.seen.canary.failure_since(since).and_then(|(_, failure)| match failure {
             Failure::ModelTooLarge { detail } => Some(detail.clone()),

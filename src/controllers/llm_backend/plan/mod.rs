@@ -6,6 +6,7 @@
 mod canary;
 mod ladder;
 mod step;
+mod types;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,12 +15,13 @@ use crate::{api::LLMBackendSpec, engines::ProbeVerdict, host::HoldOwner};
 use super::{
     judge::{Judgement, judge},
     limit,
-    memory::{AttemptResult, Cause, Episode, Memory, PodId, RunPhase, Step, bounded},
+    memory::{AttemptResult, Cause, Episode, Memory, RunPhase, Step, bounded},
     proof,
     seen::Seen,
 };
 
 pub use canary::{CanaryOrder, CanaryPlan, Skip, plan_canary};
+pub use types::{Act, HoldChange, Outcome, PlanNote, Waiting, Why};
 
 /// What one pass decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,8 @@ pub struct Plan {
     pub canary: CanaryPlan,
     /// Something is silent: sample the CPU time of the server's processes.
     pub sample_cpu: bool,
+    /// Nobody renews the server's slots, and it computes nothing: their calls are over.
+    pub free_lapsed: bool,
     /// Models to pull.
     pub pull: Vec<String>,
     /// A model to load and keep loaded.
@@ -45,125 +49,6 @@ pub struct Plan {
     pub holds: Vec<HoldChange>,
     /// Calls at once from now on.
     pub limit: i32,
-}
-
-/// One thing to do now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Mark open slots as aborted, then unload what is loaded.
-    Unload { key: String },
-    /// Restart through host agent, workload or webhook. Sent again with the same key, it is the same operation.
-    Restart { key: String, attempt: i32, cause: Cause, evidence: String },
-    /// Ask the agent how far its operation is.
-    Follow { operation: String },
-    /// Delete this pod; its replacement is awaited.
-    DeletePod { pod: PodId },
-}
-
-impl Act {
-    /// Whether somebody may want to keep it from happening.
-    pub fn changes_something(&self) -> bool {
-        !matches!(self, Self::Follow { .. })
-    }
-}
-
-/// Why nothing is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    pub why: Why,
-    pub until: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    Suspended,
-    Paused,
-    /// A person holds the service at the agent.
-    Held,
-    JustWoke,
-    AgentUnreachable,
-    /// The agent carries out somebody else's operation on the service.
-    Operation,
-    /// More than half of an agent's backends fail: host or network is suspected until the agent was heard.
-    Storm,
-    /// `periodSeconds` between attempts.
-    Period,
-    /// `retryDeferredSeconds` between silent attempts.
-    Deferred,
-    /// A step runs, and has time left.
-    Step,
-}
-
-impl Why {
-    /// In words without ages.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Suspended => "suspended",
-            Self::Paused => "nothing acts until `ostler unpause`",
-            Self::Held => "its service is held at the agent",
-            Self::JustWoke => "this machine just woke",
-            Self::AgentUnreachable => "its host agent does not answer, so that nothing can restart it",
-            Self::Operation => "the agent carries out an operation on its service",
-            Self::Storm => "more than half of this agent's backends fail: host or network is suspected",
-            Self::Period => "the next attempt comes after a wait that doubles to recovery.periodSeconds",
-            Self::Deferred => "a silent attempt comes after recovery.retryDeferredSeconds",
-            Self::Step => "a step is running",
-        }
-    }
-}
-
-/// Something worth an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanNote {
-    Attempt {
-        step: Step,
-        attempt: i32,
-        most: i32,
-        cause: Cause,
-        silent: bool,
-    },
-    Helped {
-        step: Step,
-        cause: Cause,
-        evidence: String,
-    },
-    DidNotHelp {
-        step: Step,
-        cause: Cause,
-        evidence: String,
-    },
-    Inconclusive {
-        step: Step,
-        cause: Cause,
-        evidence: String,
-    },
-    /// Nothing can be done for a while, by what keeps it from acting.
-    Blocked {
-        evidence: String,
-    },
-    Deferred {
-        evidence: String,
-    },
-    Recovered {
-        was_deferred: bool,
-    },
-    WouldDo {
-        step: Step,
-        cause: Cause,
-    },
-    LimitLowered {
-        to: i32,
-    },
-    AgentStarted {
-        times: u64,
-    },
-}
-
-/// A hold of ours to set or to clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HoldChange {
-    pub owner: HoldOwner,
-    pub set: bool,
 }
 
 /// Judges, and plans one pass. `id` makes a new episode's id, unique for ever.
@@ -184,6 +69,7 @@ pub fn decide(spec: &LLMBackendSpec, seen: &Seen, past: &Memory, id: &str, now: 
             prove: judged.needs_proof,
             canary: CanaryPlan::Skip(Skip::NotWanted),
             sample_cpu: false,
+            free_lapsed: false,
             pull: Vec::new(),
             preload: None,
             notes: Vec::new(),
@@ -196,30 +82,9 @@ pub fn decide(spec: &LLMBackendSpec, seen: &Seen, past: &Memory, id: &str, now: 
     pass.plan.holds = pass.hold_changes();
     pass.pull_and_preload();
     pass.ask();
+    pass.free_lapsed();
     let plan = pass.plan;
     (judged, plan)
-}
-
-/// What came of an act.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The step's action is done; an inference must prove it.
-    Done,
-    /// The agent took the operation, or still works on it.
-    Sent {
-        operation: String,
-    },
-    /// These pods are to be replaced.
-    Pods(Vec<PodId>),
-    PodDeleted,
-    /// The step failed, and trying it again in this attempt is of no use.
-    Failed {
-        why: String,
-    },
-    /// It may or may not have arrived: tried again with the same key.
-    Unclear {
-        why: String,
-    },
 }
 
 /// Writes what came of an act into the memory.
@@ -428,8 +293,19 @@ impl Pass<'_> {
             });
         let silent_calls = seen.load.open.iter().any(|call| silent(call.last_byte_at.unwrap_or(call.began_at)));
         let canary = seen.canary.running_since.is_some() || seen.canary.silent_after(None).0 > 0;
-        self.plan.sample_cpu =
-            silent_probe || silent_calls || canary || matches!(self.plan.canary, CanaryPlan::Send(_));
+        let asks = matches!(self.plan.canary, CanaryPlan::Send(_));
+        let lapsed = seen.load.lapsed_at.is_some();
+        self.plan.sample_cpu = silent_probe || silent_calls || canary || asks || lapsed;
+    }
+
+    /// The calls of slots that nobody renews are over once the server has computed nothing for a while. Somebody else's work keeps it
+    /// busy: then the end of each call stays the bound.
+    fn free_lapsed(&mut self) {
+        let idle = SignedDuration::from_secs(10);
+        let idle_since = self.seen.cpu.idle_since.max(self.seen.load.lapsed_at);
+        self.plan.free_lapsed = self.seen.load.lapsed_at.is_some()
+            && self.seen.uses_cpu(self.spec, self.now) == Some(false)
+            && idle_since.is_some_and(|since| self.now >= since + idle);
     }
 
     /// Somebody is told when nothing could be done for this long.

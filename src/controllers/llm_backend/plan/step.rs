@@ -1,6 +1,6 @@
 //! A step that is under way.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::{host::ServiceState, store::CallFault};
 
@@ -40,7 +40,7 @@ impl Pass<'_> {
             RunPhase::Committed if self.left_alone_hard() => None,
             RunPhase::Committed => Some(match run.step {
                 Step::Unload => Act::Unload { key: run.key },
-                _ => Act::Restart {
+                Step::Restart => Act::Restart {
                     key: run.key,
                     attempt: episode.attempts,
                     cause: episode.cause,
@@ -102,7 +102,7 @@ impl Pass<'_> {
     /// A call that began after the step ended, and failed or got no answer.
     fn call_failed_after(&self, run: &Run) -> Option<String> {
         let since = proof::step_ended_at(self.seen, run)?;
-        if let Some((_, failure)) = self.seen.canary.failure_since(Some(since - SignedDuration::from_micros(1))) {
+        if let Some((_, failure)) = self.seen.canary.failure_from(since) {
             return Some(format!("an inference failed after it: {failure}"));
         }
         let faults = [CallFault::Failed, CallFault::OutOfMemory, CallFault::ModelTooLarge, CallFault::Full];

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    engines::{Endpoint, EngineKind, Failure, Fault, ProofRequest, ProofShape, engine},
+    engines::{Endpoint, EngineKind, Failure, Fault, PULL_STALL, ProofRequest, ProofShape, engine},
     host::Instance,
     store::{CallFault, FailedCall, ServedCall, Slot, SlotAnswer, SlotPurpose, SlotRequest},
     telemetry::crash_point,
@@ -24,8 +24,6 @@ use super::{
 
 /// CPU time per second of waiting from which on a server counts as working. Answering probes takes far less.
 const WORKING: f64 = 0.05;
-/// A pull without progress for this long has failed.
-const PULL_STALL: Duration = Duration::from_secs(60);
 /// Samples closer to each other than this tell nothing.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(800);
 /// An aborted streamed call frees its slot a second after the connection closed.

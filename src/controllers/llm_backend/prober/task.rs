@@ -162,12 +162,10 @@ impl Task {
         wait.max(retry_after.unwrap_or_default())
     }
 
-    /// A change of what the CPU shows is a reason for a pass.
+    /// A baseline must reach back to the probe, or to the begin of the canary, before.
     async fn sample_cpu(&mut self, wish: &Wish) {
-        let oldest = Duration::from_secs(wish.spec.probe.period_seconds.unsigned_abs().into()) * 3 / 2;
-        let oldest = oldest
-            .max(Duration::from_secs(3))
-            .max(Duration::from_secs(wish.spec.canary.timeout_seconds.unsigned_abs().into()) * 3 / 2);
+        let between = wish.spec.probe.period_seconds.max(wish.spec.canary.timeout_seconds).max(2);
+        let oldest = Duration::from_secs(between.unsigned_abs().into()) * 3 / 2;
         let Some(sample) = self.cpu.sample(&self.tools.agents, wish.service.as_ref(), oldest).await else { return };
         let mut findings = lock(&self.findings);
         findings.cpu.push(sample.instance, sample.advanced, sample.since, sample.until);
@@ -207,9 +205,8 @@ impl Task {
             if findings.canary.running_since.is_none() && !self.preloading {
                 let of_server = self.tools.slots.of(&wish.server_url);
                 let ours_open = !of_server.calls.is_empty() || of_server.last_call_at >= self.looked_at;
-                self.session.look(&loaded, ours_open);
+                findings.used_by_others = self.session.look(&loaded, ours_open).clone();
                 self.looked_at = Some(now);
-                findings.used_by_others = self.session.used_by_others().clone();
             }
             findings.loaded = Some(loaded);
         }
@@ -378,9 +375,8 @@ impl Task {
         findings.canary.push(canaried);
         if let Some(loaded) = loaded {
             let of_server = self.tools.slots.of(&wish.server_url);
-            self.session.look(&loaded, !of_server.calls.is_empty());
+            findings.used_by_others = self.session.look(&loaded, !of_server.calls.is_empty()).clone();
             self.looked_at = Some(Timestamp::now());
-            findings.used_by_others = self.session.used_by_others().clone();
             findings.loaded = Some(loaded);
         }
         drop(findings);

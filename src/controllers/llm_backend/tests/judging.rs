@@ -379,3 +379,46 @@ fn the_first_pods_of_a_workload_are_given_startup_seconds() {
     assert_eq!(judged(&spec, &refused(-601), &Memory::default()).state, BackendState::Down);
     assert_eq!(judged(&spec, &refused(-10), &proved(at(-5))).state, BackendState::Down, "it served already");
 }
+
+#[test]
+fn a_model_that_the_server_hands_on_is_there_too() {
+    let cloud = spec("{engine: Ollama, url: 'http://h:1', models: [{name: gpt-oss}], canary: {when: Never}}");
+    let listing = Listing { models: vec!["small:latest".into()], remote: vec!["gpt-oss:latest".into()] };
+    let judged_of = |listing| judged(&cloud, &probed(&[ProbeVerdict::Models(listing)], at(0)), &Memory::default());
+    assert!(judged_of(listing.clone()).ready);
+    assert_eq!(judged_of(Listing { remote: Vec::new(), ..listing }).state, BackendState::ModelsMissing);
+}
+
+#[test]
+fn slots_that_nobody_renews_are_freed_once_the_server_computes_nothing() {
+    let mut seen = probed(&[listing()], at(0));
+    seen.agent = heard(service(ServiceState::Running), at(0));
+    seen.load.in_flight = 2;
+    let frees = |seen: &Seen, now: i64| {
+        let plan = decide(&ollama(), seen, &proved(at(-100)), "e", at(now)).1;
+        (plan.sample_cpu, plan.free_lapsed)
+    };
+    let idle_from = |from: i64, to: i64, used: bool| {
+        let mut cpu = CpuHistory::default();
+        cpu.push("7@70".into(), used, at(from), at(to));
+        cpu
+    };
+    assert_eq!(frees(&seen, 0), (false, false), "somebody renews them");
+    seen.load.lapsed_at = Some(at(-20));
+    assert_eq!(frees(&seen, 0), (true, false), "nobody knows what the server does");
+    seen.cpu = idle_from(-5, 0, false);
+    assert_eq!(frees(&seen, 0), (true, false), "idle for too short");
+    seen.cpu = idle_from(-12, 0, false);
+    assert_eq!(frees(&seen, 0), (true, true));
+    seen.load.lapsed_at = Some(at(-3));
+    assert_eq!(frees(&seen, 0), (true, false), "lapsed for too short");
+    seen.load.lapsed_at = Some(at(-20));
+    seen.cpu = idle_from(-12, 0, true);
+    assert_eq!(frees(&seen, 0), (true, false), "it works");
+    seen.cpu = idle_from(-12, 0, false);
+    seen.agent = heard(
+        ServiceReport { instance: Some(Instance { pid: 8, start_time: 80 }), ..service(ServiceState::Running) },
+        at(0),
+    );
+    assert_eq!(frees(&seen, 0), (true, false), "of another process");
+}

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::LLMBackendSpec,
-    engines::{Failure, LoadedModel, ProbeVerdict},
+    engines::{Failure, Listing, LoadedModel, ProbeVerdict},
     host::{Hold, HoldOwner, Instance, Manager, SelfStarts, ServiceReport, ServiceState},
     store::{CallEvidence, CallFault, FailedCall, ServedCall},
 };

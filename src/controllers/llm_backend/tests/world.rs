@@ -377,7 +377,7 @@ impl World {
             self.calls.iter().map(|call| OpenCall { model: model(), ..open(call.began, call.last_byte) }).collect();
         let in_flight = i64::try_from(open.len()).unwrap();
         let last_call_at = if in_flight > 0 { Some(at(self.now)) } else { self.seen.load.last_call_at };
-        self.seen.load = Load { in_flight, open, last_call_at, waiting: i64::from(self.work) };
+        self.seen.load = Load { in_flight, open, lapsed_at: None, last_call_at, waiting: i64::from(self.work) };
         if let Some(tamper) = self.tamper {
             tamper(&mut self.seen, at(self.now));
         }
