@@ -143,6 +143,13 @@ pub struct Probe {
     pub startup_seconds: i32,
 }
 
+impl Model {
+    /// What tasks ask for: its alias, else its name.
+    pub fn asked_as(&self) -> &str {
+        self.alias.as_deref().unwrap_or(&self.name)
+    }
+}
+
 impl Default for Probe {
     fn default() -> Self {
         Self {

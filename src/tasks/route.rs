@@ -63,7 +63,6 @@ pub struct Asked {
 impl Server {
     /// Of a backend as it is declared. A model without an alias is asked for by its name.
     pub fn new(namespace: &str, name: &str, url: &str, spec: &LLMBackendSpec) -> Self {
-        let alias = |model: &crate::api::Model| model.alias.clone().unwrap_or_else(|| model.name.clone());
         Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -74,7 +73,7 @@ impl Server {
             overflow: spec.concurrency.overflow,
             accepts_spill: spec.accepts_spill(),
             calls: None,
-            models: spec.models.iter().map(|model| (alias(model), model.name.clone())).collect(),
+            models: spec.models.iter().map(|model| (model.asked_as().to_owned(), model.name.clone())).collect(),
         }
     }
 

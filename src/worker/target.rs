@@ -95,7 +95,7 @@ impl Target {
         let answer = engine(self.kind).loaded(&self.endpoint, LOADED_TIMEOUT).await.ok().flatten().unwrap_or_default();
         let last = self.lock().loaded.take().and_then(|(_, alias)| alias);
         let in_memory = |model: &str| answer.iter().any(|one| same_model(self.kind, &one.name, model));
-        let mut aliases = self.spec.models.iter().filter(|m| in_memory(&m.name)).map(alias);
+        let mut aliases = self.spec.models.iter().filter(|m| in_memory(&m.name)).map(|m| m.asked_as().to_owned());
         // Of several the one that was asked last: it goes last.
         let loaded = last.filter(|last| aliases.clone().any(|a| a == *last)).or_else(|| aliases.next());
         self.lock().loaded = Some((Instant::now(), loaded.clone()));
@@ -164,10 +164,6 @@ fn sendable(
          sent; declare a single model, or put the model into the cache folder of the server's user so that /v1/models lists it",
         declared.len()
     ))
-}
-
-fn alias(model: &Model) -> String {
-    model.alias.clone().unwrap_or_else(|| model.name.clone())
 }
 
 /// The targets of a worker, made anew when their backend or its credentials change.

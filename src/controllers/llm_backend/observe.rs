@@ -84,7 +84,7 @@ impl Backends {
             cpu,
             loaded,
             used_by_others,
-            load: Load::of(&occupied, now),
+            load: Load::of(spec, &occupied, now),
             adapted: adapted.as_ref().map(|adapted| adapted.limit),
             limited_by: adapted.and_then(|adapted| adapted.limited_by),
             agent: agent.unwrap_or_default(),

@@ -95,6 +95,7 @@ pub struct Load {
 /// A call that was sent and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenCall {
+    /// The server's own name for it, if it is declared.
     pub model: Option<String>,
     pub began_at: Timestamp,
     /// Of its answer.
@@ -103,13 +104,18 @@ pub struct OpenCall {
 
 impl Load {
     /// The calls among a server's occupied slots. Those of a holder whose lease has lapsed say nothing of the server.
-    pub fn of(occupied: &Occupied, now: Timestamp) -> Self {
+    pub fn of(spec: &LLMBackendSpec, occupied: &Occupied, now: Timestamp) -> Self {
+        // A slot names what its task asked for.
+        let own_name = |asked: &String| {
+            let declared = spec.models.iter().find(|model| model.asked_as() == asked);
+            declared.map_or_else(|| asked.clone(), |model| model.name.clone())
+        };
         let alive = occupied.calls.iter().filter(|slot| slot.lease_expires_at > now && !slot.aborted);
         Self {
             in_flight: i64::try_from(occupied.calls.len()).unwrap_or(i64::MAX),
             open: alive
                 .filter_map(|slot| {
-                    let (model, last_byte_at) = (slot.model.clone(), slot.last_byte_at);
+                    let (model, last_byte_at) = (slot.model.as_ref().map(own_name), slot.last_byte_at);
                     Some(OpenCall { model, began_at: slot.call_began_at?, last_byte_at })
                 })
                 .collect(),

@@ -235,6 +235,8 @@ enum Shape {
 }
 
 const WORDS: &str = "w1 and w2 ";
+const CONTEXTS: [u32; 2] = [256, 2048];
+const TOKENS: [u32; 6] = [100, 300, 1_000, 3_000, 16_000, 100_000];
 
 /// How many tokens the engine says it read, of `repeats` times the words.
 async fn prompt_tokens(subject: &Subject, model: &str, shape: Shape, repeats: usize) -> Result<u32, Failure> {
@@ -253,7 +255,6 @@ async fn prompt_tokens(subject: &Subject, model: &str, shape: Shape, repeats: us
         texts.into_iter().enumerate().map(|(n, content)| Message { role: role(n).into(), content }).collect();
     match subject.engine.infer(&subject.at, &request, &mut |_| {}).await {
         Ok(outcome) => Ok(outcome.prompt_tokens.expect("it counts")),
-        // A model of random weights may say blanks.
         Err(error) => Err(error.failure),
     }
 }
@@ -264,25 +265,27 @@ async fn real_ollama_never_passes_a_cut_prompt_for_an_answer() {
     let server = Ollama::start();
     let subject = Subject::new(EngineKind::Ollama, &server.url());
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    for context in [256_u32, 2048] {
-        let model = format!("tiny-{context}");
-        let made = json!({"model": model, "from": "tiny", "parameters": {"num_ctx": context}, "stream": false});
+    let name = |context: u32| format!("tiny-{context}");
+    for context in CONTEXTS {
+        let made = json!({"model": name(context), "from": "tiny", "parameters": {"num_ctx": context}, "stream": false});
         let made = client.post(format!("{}/api/create", server.url())).json(&made).send().await.expect("an answer");
         assert!(made.status().is_success(), "{}", made.text().await.unwrap_or_default());
-        for shape in [Shape::Plain, Shape::Conversation, Shape::Embedding] {
-            let short = prompt_tokens(&subject, &model, shape, 0).await.expect("it fits");
-            let more = prompt_tokens(&subject, &model, shape, 26).await.expect("it fits") - short;
-            for tokens in [300, 1_000, 3_000, 16_000, 100_000] {
-                let repeats = tokens * 26 / more / 26 * 26;
-                let whole = short + repeats / 26 * more;
-                let read = prompt_tokens(&subject, &model, shape, usize::try_from(repeats).expect("small")).await;
-                let case = format!("{shape:?} of {whole} tokens in a context of {context}: {read:?}");
-                match read {
-                    Ok(read) => assert!(whole <= context && read.abs_diff(whole) <= 26, "{case}"),
-                    Err(failure) => {
-                        assert!(matches!(failure, Failure::PromptTooLong { .. }), "{case}");
-                        assert!(whole + 26 > context, "{case}");
-                    }
+    }
+    for shape in [Shape::Plain, Shape::Conversation, Shape::Embedding] {
+        let large = name(CONTEXTS[1]);
+        let once = prompt_tokens(&subject, &large, shape, 26).await.expect("it fits");
+        let more = prompt_tokens(&subject, &large, shape, 52).await.expect("it fits") - once;
+        for (context, tokens) in CONTEXTS.iter().flat_map(|context| TOKENS.map(|tokens| (*context, tokens))) {
+            let times = (tokens / more).max(1);
+            let whole = once + (times - 1) * more;
+            let repeats = usize::try_from(times * 26).expect("small");
+            let read = prompt_tokens(&subject, &name(context), shape, repeats).await;
+            let case = format!("{shape:?} of {whole} tokens in a context of {context}: {read:?}");
+            match read {
+                Ok(read) => assert!(whole <= context && read.abs_diff(whole) <= 26, "{case}"),
+                Err(failure) => {
+                    assert!(matches!(failure, Failure::PromptTooLong { .. }), "{case}");
+                    assert!(whole + 26 > context, "{case}");
                 }
             }
         }

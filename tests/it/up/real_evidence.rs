@@ -160,7 +160,8 @@ async fn real_ollama_that_hangs_with_calls_open_is_unloaded_after_stall_seconds(
     let hung = |b: &Value| matches!(state(b), "Hung" | "Recovering");
     up.until("ollama", "hung", hung).await;
     let seen_after = frozen.elapsed();
-    assert!(seen_after < Duration::from_secs(STALL + 12), "seen after {seen_after:?}");
+    // `stallSeconds` if one of them had a byte; if all had just begun, 30 s and what it takes to know that the processes are idle.
+    assert!(seen_after < Duration::from_secs(45), "seen after {seen_after:?}");
     let helped = |b: &Value| {
         let history = b["status"]["recovery"]["history"].as_array().cloned().unwrap_or_default();
         is_ready(b) && history.iter().any(|attempt| attempt["outcome"] == "Helped")
@@ -173,6 +174,20 @@ async fn real_ollama_that_hangs_with_calls_open_is_unloaded_after_stall_seconds(
     assert_eq!((&history[0]["step"], &history[0]["cause"]), (&json!("Unload"), &json!("Hung")), "{history:#?}");
     let evidence = history[0]["evidence"].as_str().unwrap();
     assert!(evidence.contains("was served by tiny"), "it quotes the call: {evidence}");
+}
+
+/// A runner that stands still before the calls come: Ollama asks it for 10 s for each of them, and at last loads another one.
+#[tokio::test]
+async fn real_ollama_that_hangs_before_the_first_byte_is_seen_by_its_idle_processes() {
+    let ollama = Ollama::idle();
+    let up = Up::start(&[("all.yaml", &manifests(&ollama, true))]).await;
+    up.until_ready("ollama").await;
+    ollama.freeze_runners();
+    add(&up, TASKS);
+    let hung = |b: &Value| matches!(state(b), "Hung" | "Recovering");
+    up.until("ollama", "hung", hung).await;
+    let done = until_all_done(&up, TASKS).await;
+    assert!(done.iter().all(|task| task["attemptsUsed"] == 1), "{done:#?}");
 }
 
 #[tokio::test]
@@ -269,5 +284,7 @@ async fn real_mlx_with_long_answers_is_left_alone_and_killed_in_the_middle_loses
     assert_ne!(mlx.processes(), before);
     let history = history(&up, "mlx").await;
     assert_eq!(history.len(), 1, "{history:#?}");
-    assert_eq!((&history[0]["cause"], &history[0]["outcome"]), (&json!("Exited"), &json!("Helped")), "{history:#?}");
+    // Its agent or a probe tells of it first.
+    assert!(["Exited", "Refused"].iter().any(|cause| history[0]["cause"] == *cause), "{history:#?}");
+    assert_eq!(history[0]["outcome"], "Helped", "{history:#?}");
 }

@@ -35,7 +35,7 @@ pub struct Plan {
     pub prove: bool,
     /// The inference to send now, or why none.
     pub canary: CanaryPlan,
-    /// Something is silent: sample the CPU time of the server's processes.
+    /// Something is silent, or may become so: sample the CPU time of the server's processes.
     pub sample_cpu: bool,
     /// Nobody renews the server's slots, and it computes nothing: their calls are over.
     pub free_lapsed: bool,
@@ -285,17 +285,16 @@ impl Pass<'_> {
         let running = self.plan.memory.episode.as_ref().and_then(|e| e.running.as_ref());
         let fresh_after = running.and_then(|run| proof::step_ended_at(seen, run));
         self.plan.canary = plan_canary(self.spec, seen, self.plan.prove, fresh_after, loaded, self.now);
-        let quiet = SignedDuration::from_secs(10);
-        let silent = |at: Timestamp| self.now >= at + quiet;
         let silent_probe =
             seen.probes.last.as_ref().is_some_and(|probed| {
                 matches!(probed.verdict, ProbeVerdict::Timeout | ProbeVerdict::ServerError { .. })
             });
-        let silent_calls = seen.load.open.iter().any(|call| silent(call.last_byte_at.unwrap_or(call.began_at)));
+        // From their first moment: when they have been silent for too long, it must be known what the server did meanwhile.
+        let calls = !seen.load.open.is_empty();
         let canary = seen.canary.running_since.is_some() || seen.canary.silent_after(None).0 > 0;
         let asks = matches!(self.plan.canary, CanaryPlan::Send(_));
         let lapsed = seen.load.lapsed_at.is_some();
-        self.plan.sample_cpu = silent_probe || silent_calls || canary || asks || lapsed;
+        self.plan.sample_cpu = silent_probe || calls || canary || asks || lapsed;
     }
 
     /// The calls of slots that nobody renews are over once the server has computed nothing for a while. Somebody else's work keeps it

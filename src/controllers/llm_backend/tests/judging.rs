@@ -1,10 +1,16 @@
 use crate::{
     api::{BackendState, ConditionStatus, LLMBackendSpec},
-    store::Admission,
+    controllers::shared::Occupied,
+    store::{Admission, SlotPurpose, SlotRow},
 };
 
 use super::{
-    super::{judge::Judgement, memory::Cause, plan::decide, seen::Pull},
+    super::{
+        judge::Judgement,
+        memory::Cause,
+        plan::decide,
+        seen::{Load, Pull},
+    },
     *,
 };
 
@@ -421,4 +427,26 @@ fn slots_that_nobody_renews_are_freed_once_the_server_computes_nothing() {
         at(0),
     );
     assert_eq!(frees(&seen, 0), (true, false), "of another process");
+}
+
+#[test]
+fn an_open_call_has_the_servers_own_name_of_its_model() {
+    let asked = |model: &str| SlotRow {
+        number: 1,
+        holder: "worker".into(),
+        epoch: 1,
+        purpose: SlotPurpose::Call,
+        model: Some(model.into()),
+        taken_at: at(0),
+        lease_expires_at: at(60),
+        call_ends_at: at(600),
+        call_began_at: Some(at(0)),
+        last_byte_at: None,
+        instance: None,
+        aborted: false,
+    };
+    let spec = spec("{engine: Ollama, url: 'http://h:1', models: [{name: qwen, alias: small}, {name: other}]}");
+    let occupied = Occupied { calls: ["small", "other", "strange"].map(asked).into(), ..Occupied::default() };
+    let names: Vec<_> = Load::of(&spec, &occupied, at(1)).open.into_iter().filter_map(|call| call.model).collect();
+    assert_eq!(names, ["qwen", "other", "strange"]);
 }
