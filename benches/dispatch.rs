@@ -17,6 +17,7 @@ use futures::{StreamExt, stream};
 use ostler::{
     cli::bench::Bench,
     engines::{Endpoint, EngineKind, InferRequest, engine, model_to_send},
+    net::HttpClient,
     store::{self, Admission, BackendRow, DatabaseUrl, DeclaredRow, Fence, Home, ServerRow, Store, sqlite::Hold},
     tasks::{Assignment, NewTask, Payload},
     telemetry::{Loops, Metrics},
@@ -120,8 +121,8 @@ async fn bare_calls(url: &str, calls: usize) {
     }
 }
 
-fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().expect("a client")
+fn client() -> HttpClient {
+    HttpClient::direct().expect("a client")
 }
 
 /// A database that goes when the benchmark ends.

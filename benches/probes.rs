@@ -5,6 +5,8 @@
 //!
 //! Prints CPU milliseconds per probe of each round and the ratio of the two.
 
+#![allow(clippy::disallowed_methods, reason = "a test asks as anybody may")]
+
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},

@@ -5,6 +5,8 @@
 //!
 //! Prints p50 and p95 of each step beside its goal.
 
+#![allow(clippy::disallowed_methods, reason = "a test asks as anybody may")]
+
 use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},

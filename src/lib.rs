@@ -1,5 +1,5 @@
 //! Ostler keeps a team's LLM servers as declared, and gets their queue of LLM tasks done: it compares what resources say with
-//! what it observes, and acts until both agree. The rooms below form four storeys; each uses only those below its own
+//! what it observes, and acts until both agree. The rooms below form five storeys; each uses only those below its own
 //! (docs/architecture.md).
 
 pub mod cli;
@@ -20,5 +20,7 @@ pub mod json;
 pub mod listener;
 pub mod tasks;
 pub mod telemetry;
+
+pub mod net;
 
 pub mod api;

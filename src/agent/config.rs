@@ -15,7 +15,7 @@ use crate::{
         API_VERSION, AgentCommand, AgentConfigSpec, AgentContainer, AgentService, RestartPolicy, ServiceManager,
         agent_config_schema, quantity,
     },
-    host::{ComposeService, ContainerTarget},
+    host::{ComposeService, ContainerTarget, mask::without_user},
     platform::local::{LocalKind, read_single},
 };
 
@@ -229,7 +229,7 @@ fn resolve_service(service: &AgentService, base_dir: &Path, state_dir: &Path) ->
     let check = match &service.check {
         None => None,
         Some(c) => Some(CheckSpec {
-            url: Url::parse(&c.url).map_err(|e| format!("service {name}: check.url {}: {e}", c.url))?,
+            url: Url::parse(&c.url).map_err(|e| format!("service {name}: check.url {}: {e}", without_user(&c.url)))?,
             timeout: seconds(c.timeout_seconds),
         }),
     };

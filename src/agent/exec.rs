@@ -63,10 +63,8 @@ pub enum ExecError {
     NotRoot { own: String, wanted: String },
     #[error("can't become user {user}: {cause}")]
     Become { user: String, cause: io::Error },
-    #[error(
-        "cannot run {program}: {cause} (in {dir}); check that the program exists and is executable (PATH is the agent's), and that the folder exists"
-    )]
-    Exec { program: String, dir: String, cause: io::Error },
+    #[error("can't run {program}: {why}")]
+    Exec { program: String, why: String },
     #[error("no program to run")]
     NoProgram,
     #[error(transparent)]
@@ -102,10 +100,31 @@ fn become_program(plan: &ExecPlan) -> ExecError {
     }
     // The lock is closed by exec, as every file of this process is.
     let cause = command.exec();
-    ExecError::Exec {
-        program: plan.argv.first().cloned().unwrap_or_default(),
-        dir: plan.dir.display().to_string(),
-        cause,
+    let program = plan.argv.first().cloned().unwrap_or_default();
+    let why = why_not(&program, &plan.dir, &cause);
+    ExecError::Exec { program, why }
+}
+
+/// The kernel says the same of a program and of a folder that is not there.
+fn why_not(program: &str, dir: &Path, cause: &io::Error) -> String {
+    let shown = dir.display();
+    match cause.kind() {
+        _ if !dir.exists() => format!("its folder {shown} is not there: correct workingDirectory, or make it"),
+        _ if !dir.is_dir() => format!("its folder {shown} is no folder: correct workingDirectory"),
+        io::ErrorKind::NotFound if program.contains('/') => {
+            format!("no such file (from {shown}), or its interpreter is missing: install it, or correct the command")
+        }
+        io::ErrorKind::NotFound => {
+            let path = std::env::var("PATH").unwrap_or_default();
+            format!(
+                "no such file in PATH: install it, write its whole path, or set PATH in the service's environment (it is {path})"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            let user = os::own_user();
+            format!("permission denied to user {user}: let that user enter {shown} and execute the file (chmod +x)")
+        }
+        _ => format!("{cause} (in {shown})"),
     }
 }
 
@@ -141,7 +160,7 @@ fn find_user(name: &str) -> Result<Option<User>, ExecError> {
 
 /// Writes this process down, under a lock that is held until it has become the program.
 fn write_record(path: &Path) -> Result<File, ExecError> {
-    let lock_path = path.with_extension("process-lock");
+    let lock_path = lock_path(path);
     let state = |what, e| ExecError::State(StateError::io(what, &lock_path, e));
     let lock = OpenOptions::new()
         .create(true)
@@ -165,6 +184,18 @@ fn write_record(path: &Path) -> Result<File, ExecError> {
     Ok(lock)
 }
 
+/// Whether a process that has written its record has become its program, or failed to: until then it holds a lock.
+pub fn has_become(record: &Path) -> bool {
+    match File::open(lock_path(record)) {
+        Ok(lock) => lock.try_lock_shared().is_ok(),
+        Err(_) => true,
+    }
+}
+
+fn lock_path(record: &Path) -> PathBuf {
+    record.with_extension("process-lock")
+}
+
 /// Where the agent reads why the program was not run.
 pub fn complaint_path(record: &Path) -> PathBuf {
     record.with_extension("process-error")
@@ -178,6 +209,17 @@ fn open_complaint(record: &Path) -> Option<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_can_not_be_run_is_told_from_a_folder_that_is_not_there() {
+        let (missing, denied) = (io::ErrorKind::NotFound.into(), io::ErrorKind::PermissionDenied.into());
+        let why = |program: &str, dir: &str, cause: &io::Error| why_not(program, Path::new(dir), cause);
+        assert!(why("mlx_lm.server", "/", &missing).starts_with("no such file in PATH: "));
+        assert!(why("bin/serve", "/", &missing).starts_with("no such file (from /)"));
+        assert!(why("mlx_lm.server", "/nowhere", &missing).starts_with("its folder /nowhere is not there"));
+        assert!(why("serve", "/dev/null", &missing).contains("no folder"));
+        assert!(why("serve", "/", &denied).starts_with("permission denied to user"));
+    }
 
     #[test]
     fn ostler_is_the_program_that_runs_the_agent() {

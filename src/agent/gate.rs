@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::host::{
     Action, Credentials, HoldOwner, OperationRequest, Refusal,
-    sign::{self, Signature, SignatureError},
+    sign::{self, Bound, Covers, Signature, SignatureError},
 };
 
 /// A request that is refused: the word for machines and metrics, the sentence for people.
@@ -32,12 +32,40 @@ impl Refused {
 /// What a request brings to prove who sends it.
 #[derive(Clone, Debug, Default)]
 pub struct Presented {
+    /// What its signature covers beside the body; absent for the webhooks of other programs, which sign the body alone.
+    pub request: Option<Request>,
     pub signature: Option<Signature>,
     /// From the Authorization header, or the last part of `/recover/TOKEN`.
     pub token: Option<String>,
     /// A browser sent it for some page.
     pub origin: Option<String>,
     pub host: Option<String>,
+}
+
+/// What is asked, as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// Headers; empty where they lack.
+    pub agent: String,
+    pub installation: String,
+    pub epoch: String,
+    pub idempotency_key: String,
+}
+
+impl Request {
+    fn covered<'a>(&'a self, own_name: &'a str) -> Covers<'a> {
+        Covers::Request(Bound {
+            agent: own_name,
+            method: &self.method,
+            path: &self.path,
+            installation: &self.installation,
+            epoch: &self.epoch,
+            idempotency_key: &self.idempotency_key,
+        })
+    }
 }
 
 /// How a request was let in.
@@ -52,18 +80,43 @@ pub enum Admission {
     Open,
 }
 
-/// Checks credentials. A request with a signature is judged by its signature alone.
-pub fn admit(keys: &Credentials, given: &Presented, body: &[u8], now: Timestamp) -> Result<Admission, Refused> {
-    match before_body(keys, given, now)? {
-        Admission::Signed { id } => match (&keys.signing_secret, &given.signature) {
-            (Some(secret), Some(signature)) => {
-                sign::verify(secret, signature, body, now).map_err(bad_signature)?;
-                Ok(Admission::Signed { id })
-            }
-            _ => Err(bad_signature(SignatureError::Mismatch)),
-        },
-        admitted => Ok(admitted),
+/// Checks credentials. A request with a signature is judged by its signature alone. `name` is the agent's own.
+pub fn admit(
+    name: &str,
+    keys: &Credentials,
+    given: &Presented,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<Admission, Refused> {
+    let admission = before_body(keys, given, now)?;
+    let meant = given.request.as_ref().map_or("", |request| request.agent.as_str());
+    let for_another = !meant.is_empty() && meant != name;
+    if let Admission::Signed { .. } = &admission {
+        let (Some(secret), Some(signature)) = (&keys.signing_secret, &given.signature) else {
+            return Err(bad_signature(SignatureError::Mismatch));
+        };
+        let holds_for = |name: &str| {
+            let covers = given.request.as_ref().map_or(Covers::Body, |request| request.covered(name));
+            sign::verify_covering(secret, signature, covers, body, now)
+        };
+        if let Err(error) = holds_for(name) {
+            // Signed by one who knows the secret, for another agent.
+            let misled = for_another && holds_for(meant).is_ok();
+            return Err(if misled { wrong_agent(meant, name) } else { bad_signature(error) });
+        }
     }
+    if for_another { Err(wrong_agent(meant, name)) } else { Ok(admission) }
+}
+
+/// Whoever holds the credentials is told what to mend.
+fn wrong_agent(meant: &str, name: &str) -> Refused {
+    let meant: String = meant.chars().take(253).collect();
+    Refused::new(
+        Refusal::WrongAgent,
+        format!(
+            "the request is for agent {meant:?}, and this is agent {name:?}: correct the HostAgent's url, or set its spec.agent to {name:?}"
+        ),
+    )
 }
 
 /// What can be said of the credentials before the body is read; a signature's code is still to be checked.
@@ -177,14 +230,40 @@ pub fn caller(installation: Option<&str>, epoch: Option<&str>) -> Result<Option<
     }
 }
 
-/// Refuses a leader that another has followed. Returns whether the epoch is a new high one, to be kept before acting.
-pub fn check_epoch(highest: &BTreeMap<Uuid, i64>, (installation, epoch): (Uuid, i64)) -> Result<bool, Refused> {
-    match highest.get(&installation) {
-        Some(&seen) if epoch < seen => Err(Refused::new(
+/// The highest epoch that was heard of an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub epoch: i64,
+    pub at: Timestamp,
+}
+
+/// No installation changes its leader so often.
+const MAX_EPOCH: i64 = 1_000_000_000;
+const MAX_JUMP: i64 = 1_000_000;
+/// A leader renews its care each ten seconds, and a request that it signed holds for five minutes: a leader that was not heard for
+/// longer is none, and whoever used a made-up epoch locks nobody out for ever.
+pub const EPOCH_MEMORY: SignedDuration = REPLAY_MEMORY;
+
+/// Refuses a leader that another has followed. Returns whether the epoch is another one than was kept.
+pub fn check_epoch(
+    highest: &BTreeMap<Uuid, Heard>,
+    (installation, epoch): (Uuid, i64),
+    now: Timestamp,
+) -> Result<bool, Refused> {
+    let seen = highest.get(&installation);
+    let most = seen.map_or(MAX_EPOCH, |seen| seen.epoch.saturating_add(MAX_JUMP).min(MAX_EPOCH));
+    if !(0..=most).contains(&epoch) {
+        let why = format!(
+            "epoch {epoch} of installation {installation} can't be: it is counted one by one, up to {most} by now"
+        );
+        return Err(Refused::new(Refusal::BadRequest, why));
+    }
+    match seen {
+        Some(seen) if epoch < seen.epoch && now.duration_since(seen.at) <= EPOCH_MEMORY => Err(Refused::new(
             Refusal::LowerEpoch,
-            format!("epoch {epoch} of installation {installation} is over: {seen} was seen"),
+            format!("epoch {epoch} of installation {installation} is over: {} was seen", seen.epoch),
         )),
-        Some(&seen) => Ok(epoch > seen),
+        Some(seen) => Ok(epoch != seen.epoch),
         None => Ok(true),
     }
 }
@@ -221,6 +300,13 @@ mod tests {
         let none = Credentials::default();
         let signed =
             |s: &SigningSecret, at| Presented { signature: Some(sign::sign(s, b"{}", at)), ..Presented::default() };
+        let request =
+            || Request { method: "POST".into(), path: "/v1/care".into(), epoch: "7".into(), ..Request::default() };
+        let bound_for = |agent: &str, request: Request| {
+            let bound = Bound { agent, method: "POST", path: "/v1/care", epoch: "7", ..Bound::default() };
+            let signature = Some(sign::sign_request(&secret, bound, b"{}", now()));
+            Presented { signature, request: Some(Request { agent: agent.into(), ..request }), ..Presented::default() }
+        };
         let token = |t: &str| Presented { token: Some(t.into()), ..Presented::default() };
         let nothing = Presented::default();
         let good = signed(&secret, now());
@@ -245,6 +331,35 @@ mod tests {
             ("wrong token", &both, token("a-token-of-twenty-2"), Err(Refusal::BadToken)),
             ("prefix of the token", &only_token, token("a-token"), Err(Refusal::BadToken)),
             ("a token where only signatures count", &only_secret, token("x"), Err(Refusal::BadToken)),
+            ("bound to this agent", &both, bound_for("mac", request()), Ok(())),
+            ("bound to another agent", &both, bound_for("other", request()), Err(Refusal::WrongAgent)),
+            (
+                "another path",
+                &both,
+                bound_for("mac", Request { path: "/v1/operations".into(), ..request() }),
+                Err(Refusal::BadSignature),
+            ),
+            (
+                "another leader",
+                &both,
+                bound_for("mac", Request { epoch: "8".into(), ..request() }),
+                Err(Refusal::BadSignature),
+            ),
+            (
+                "the body alone is signed",
+                &both,
+                Presented { request: Some(request()), ..good.clone() },
+                Err(Refusal::BadSignature),
+            ),
+            (
+                "a token for another agent",
+                &both,
+                Presented {
+                    request: Some(Request { agent: "other".into(), ..request() }),
+                    ..token("a-token-of-twenty-1")
+                },
+                Err(Refusal::WrongAgent),
+            ),
             ("a signature where only tokens count", &only_token, good, Err(Refusal::NoCredentials)),
             ("nothing", &both, nothing.clone(), Err(Refusal::NoCredentials)),
             ("no host, open agent", &none, nothing, Err(Refusal::NoCredentials)),
@@ -259,7 +374,7 @@ mod tests {
             ("a rebound name, open agent", &none, from("evil.example:9099", None), Err(Refusal::NoCredentials)),
         ];
         for (name, keys, given, expected) in cases {
-            assert_eq!(admit(keys, &given, b"{}", now()).map(drop).map_err(|r| r.reason), expected, "{name}");
+            assert_eq!(admit("mac", keys, &given, b"{}", now()).map(drop).map_err(|r| r.reason), expected, "{name}");
         }
     }
 
@@ -296,11 +411,18 @@ mod tests {
     #[test]
     fn an_epoch_only_rises_for_each_installation_by_itself() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let seen = BTreeMap::from([(a, 7)]);
-        assert_eq!(check_epoch(&seen, (a, 7)), Ok(false));
-        assert_eq!(check_epoch(&seen, (a, 8)), Ok(true));
-        assert_eq!(check_epoch(&seen, (b, 1)), Ok(true));
-        assert_eq!(check_epoch(&seen, (a, 6)).unwrap_err().reason, Refusal::LowerEpoch);
+        let seen = BTreeMap::from([(a, Heard { epoch: 7, at: now() })]);
+        let check = |caller, at| check_epoch(&seen, caller, at).map_err(|refused| refused.reason);
+        assert_eq!(check((a, 7), now()), Ok(false));
+        assert_eq!(check((a, 8), now()), Ok(true));
+        assert_eq!(check((b, 1), now()), Ok(true));
+        assert_eq!(check((a, 6), now()), Err(Refusal::LowerEpoch));
+        assert_eq!(check((a, 6), ago(-600)), Err(Refusal::LowerEpoch));
+        assert_eq!(check((a, 6), ago(-601)), Ok(true), "nobody was heard since");
+        for epoch in [i64::MIN, -1, 7 + MAX_JUMP + 1, i64::MAX] {
+            assert_eq!(check((a, epoch), now()), Err(Refusal::BadRequest), "{epoch}");
+            assert!(epoch == 7 + MAX_JUMP + 1 || check((b, epoch), now()) == Err(Refusal::BadRequest), "{epoch}");
+        }
         assert_eq!(caller(Some("x"), Some("1")).unwrap_err().reason, Refusal::BadRequest);
         assert_eq!(caller(None, Some("1")).unwrap_err().reason, Refusal::BadRequest);
         assert_eq!(caller(None, None), Ok(None));

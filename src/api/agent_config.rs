@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::quantity;
+use super::{common::WEBHOOK_URL, quantity};
 
 /// What an agent looks after, where it listens and whom it believes.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +82,12 @@ pub struct AgentDocker {
     /// Which containers: those that match any of these.
     #[serde(default)]
     pub allow: AgentDockerAllow,
+    /// Folders that compose's files lie in. Labels of containers tell how a project was made, and anybody's image has labels: compose
+    /// is run with files within these folders alone, and not at all where none is listed. A relative path starts at this file's
+    /// folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 4096)), extend("x-kubernetes-list-type" = "set"))]
+    pub compose_folders: Vec<String>,
     /// What runs compose, for services that are stopped or missing.
     #[serde(default = "default_compose")]
     #[schemars(
@@ -252,7 +258,8 @@ pub struct AgentCommand {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub working_directory: Option<String>,
-    /// Variables added to the agent's own environment (whose OSTLER_ variables are left out).
+    /// Variables added to the agent's own environment (whose OSTLER_ variables are left out). With `user`, only PATH and LANG are the
+    /// agent's, and HOME, USER and LOGNAME are the user's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 32768}))]
     pub environment: BTreeMap<String, String>,
@@ -267,7 +274,7 @@ pub struct AgentCommand {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentCheck {
     /// The URL; its port also tells which process serves.
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s@]+(/[^\s]*)?$"))]
+    #[schemars(length(min = 8, max = 2048), regex(pattern = WEBHOOK_URL))]
     pub url: String,
     /// Seconds to wait for an answer.
     #[serde(default = "default_check_timeout")]

@@ -25,6 +25,16 @@ pub(super) const ORIGIN: &str = concat!(origin!(), r"/?$");
 /// The same with a path and a query.
 pub(super) const WEBHOOK_URL: &str = concat!(origin!(), r"([/?][!-~]*)?$");
 
+/// What a URL's pattern wants, for people.
+pub fn url_wording(pattern: &str) -> Option<&'static str> {
+    match pattern {
+        URL => Some("http(s)://HOST[:PORT][/PATH], without user or query"),
+        ORIGIN => Some("http(s)://HOST[:PORT], without user, path or query"),
+        WEBHOOK_URL => Some("http(s)://HOST[:PORT][/PATH][?QUERY], without user or fragment"),
+        _ => None,
+    }
+}
+
 /// A resource of a known kind in the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalRef {

@@ -40,6 +40,11 @@ pub struct HostAgentSpec {
     /// Where the agent listens: https://mac.example:9099.
     #[schemars(length(min = 8, max = 2048), regex(pattern = ORIGIN))]
     pub url: String,
+    /// The agent's name in its own file (metadata.name of its AgentConfig): requests are for this agent alone. Absent: the name of
+    /// this HostAgent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub agent: Option<String>,
     /// Secret with the key `signingSecret` (requests are signed, as Standard Webhooks has it) or `token` (bearer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,

@@ -26,7 +26,7 @@ pub use agent_config::{
 };
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,
-    WorkloadKind, WorkloadRef, condition, set_condition,
+    WorkloadKind, WorkloadRef, condition, set_condition, url_wording,
 };
 pub use container_health_check::{
     CheckTarget, ComposeTarget, ContainerHealthCheck, ContainerHealthCheckSpec, ContainerProbe, DesiredState,

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
     telemetry,
 };
 
-use super::{CliError, DataDir, Global, output};
+use super::{CliError, DataDir, Global, output, process::signaled, reaper};
 
 /// Look after the services of this host: start, stop and heal what the file lists, and nothing else
 ///
@@ -33,6 +32,7 @@ pub struct Args {
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let logging = telemetry::Logging::start(global.log_format.into(), "info")?;
     raise_open_files();
+    reaper::start();
     let result = serve(args, global).await;
     logging.flush();
     result
@@ -61,17 +61,9 @@ async fn serve(args: Args, global: &Global) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
     let agent = agent::start(settings, shutdown.clone()).await.map_err(CliError::failed)?;
     output::announce(&format!("agent serves on {}; its state is in {}\n", agent.url(), state_dir.display()));
-    ended().await.map_err(|e| CliError::failed(format!("can't wait for signals: {e}")))?;
+    signaled().await?;
     shutdown.cancel();
     agent.join().await;
     output::announce("agent ended; its services stay up\n");
     Ok(())
-}
-
-async fn ended() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
 }

@@ -10,13 +10,18 @@ use reqwest::{Method, StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CliError, DataDir, http_client::http_client};
-use crate::{host::root_cause, http::ErrorReply};
+use crate::{
+    http::ErrorReply,
+    net::{Broken, HttpClient, json_fault, redirected, shown},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest answer that is read: lists come in pages.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// A way to one Ostler.
 pub struct ApiClient {
-    http: reqwest::Client,
+    http: HttpClient,
     door: Mutex<Door>,
     /// Where to read address and token again when they do not hold any more: an `ostler up` that was restarted has new ones.
     renewed_by: Option<DataDir>,
@@ -33,7 +38,7 @@ struct Door {
 
 impl std::fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiClient").field("base", &self.door().base.as_str()).finish_non_exhaustive()
+        f.debug_struct("ApiClient").field("base", &self.shown()).finish_non_exhaustive()
     }
 }
 
@@ -54,7 +59,8 @@ impl Door {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| {
-                CliError::misused(format!("{address:?} is no address: write http:// or https://, host and port"))
+                let shown = shown(address);
+                CliError::misused(format!("{shown:?} is no address: write http:// or https://, host and port"))
             })?;
         Ok(Self { base, token: token.trim().to_owned() })
     }
@@ -66,7 +72,7 @@ impl Door {
             return Err(CliError::misused(format!("{bad:?} is no name")));
         }
         url.path_segments_mut()
-            .map_err(|()| CliError::misused(format!("{} is no address", self.base)))?
+            .map_err(|()| CliError::misused(format!("{} is no address", shown(self.base.as_str()))))?
             .pop_if_empty()
             .extend(["api", "v1"])
             .extend(path);
@@ -156,8 +162,8 @@ impl ApiClient {
         let first = self.sent_to(&door, call).await;
         let may_repeat = match &first {
             Ok((status, _)) => *status == StatusCode::UNAUTHORIZED,
-            Err(Refusal::Sent(error)) => error.is_connect(),
-            Err(Refusal::Misused(_)) => false,
+            Err(Refusal::Sent(broken)) => matches!(broken, Broken::Refused | Broken::Unreachable(_) | Broken::Tls(_)),
+            Err(Refusal::Misused(_) | Refusal::Redirected(_)) => false,
         };
         let again = match self.renew(&door) {
             Some(renewed) if may_repeat => self.sent_to(&renewed, call).await,
@@ -165,20 +171,30 @@ impl ApiClient {
         };
         again.map_err(|refusal| match refusal {
             Refusal::Misused(error) => error,
-            Refusal::Sent(error) => self.unreachable(&error),
+            Refusal::Sent(broken) => self.unreachable(&broken),
+            Refusal::Redirected(where_to) => {
+                CliError::failed(format!("{}: {where_to}, as no Ostler does: {}", self.shown(), self.hint))
+            }
         })
     }
 
     async fn sent_to(&self, door: &Door, call: &Call<'_>) -> Result<(StatusCode, Vec<u8>), Refusal> {
         let url = door.url(call.path, call.query).map_err(Refusal::Misused)?;
-        let mut request = self.http.request(call.method.clone(), url).timeout(call.within).bearer_auth(&door.token);
+        let mut request = self.http.request(call.method.clone(), url).bearer_auth(&door.token);
         if let Some((content_type, bytes)) = &call.body {
             request = request.header("content-type", *content_type).body(bytes.clone());
         }
-        let response = request.send().await.map_err(Refusal::Sent)?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(Refusal::Sent)?;
-        Ok((status, bytes.to_vec()))
+        let reply = self.http.send_within(request, call.within).await.map_err(Refusal::Sent)?;
+        let status = reply.status();
+        if let Some(where_to) = redirected(status, reply.headers()) {
+            return Err(Refusal::Redirected(where_to));
+        }
+        Ok((status, reply.whole(MAX_ANSWER_BYTES).await.map_err(Refusal::Sent)?))
+    }
+
+    /// The address, without what may be a secret.
+    fn shown(&self) -> String {
+        shown(self.door().base.as_str())
     }
 
     fn door(&self) -> Door {
@@ -199,15 +215,15 @@ impl ApiClient {
         }
         serde_json::from_slice(bytes).map_err(|e| {
             CliError::failed(format!(
-                "{} answered what this release does not understand ({e}): use the same release on both sides",
-                self.door().base
+                "{} answered what this release does not understand ({}): use the same release on both sides",
+                self.shown(),
+                json_fault(&e)
             ))
         })
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> CliError {
-        let cause = root_cause(error);
-        CliError::failed(format!("{} does not answer ({cause}): {}", self.door().base, self.hint))
+    fn unreachable(&self, broken: &Broken) -> CliError {
+        CliError::failed(format!("{} does not answer ({broken}): {}", self.shown(), self.hint))
     }
 
     fn refused(&self, status: StatusCode, bytes: &[u8]) -> CliError {
@@ -215,7 +231,7 @@ impl ApiClient {
             Ok(reply) if reply.hint.is_empty() => CliError::failed(reply.error),
             Ok(reply) => CliError::failed(format!("{}; {}", reply.error, reply.hint)),
             Err(_) => {
-                let base = &self.door().base;
+                let base = self.shown();
                 CliError::failed(format!("{base} answered {status}, as no Ostler does: {}", self.hint))
             }
         }
@@ -225,7 +241,8 @@ impl ApiClient {
 /// Why there is no answer.
 enum Refusal {
     Misused(CliError),
-    Sent(reqwest::Error),
+    Sent(Broken),
+    Redirected(String),
 }
 
 #[cfg(test)]

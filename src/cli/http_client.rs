@@ -1,11 +1,7 @@
-//! The process's one HTTP client.
-
-use reqwest::Client;
-
 use super::CliError;
-use crate::engines;
+use crate::net::HttpClient;
 
-/// The client that engines are spoken to with, which is as good for agents, webhooks and the API.
-pub fn http_client() -> Result<Client, CliError> {
-    engines::http_client().map_err(|error| CliError::failed(error.to_string()))
+/// The client for everything that this process asks.
+pub fn http_client() -> Result<HttpClient, CliError> {
+    HttpClient::new().map_err(|error| CliError::failed(error.to_string()))
 }

@@ -29,6 +29,7 @@ mod output;
 mod pause;
 mod ports;
 mod process;
+mod reaper;
 mod service;
 mod simulate;
 mod status;

@@ -1,6 +1,10 @@
 //! What `up` and `controller` have in common: leadership, controllers and API, joined, and ended in good order.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -14,6 +18,7 @@ use super::CliError;
 use crate::{
     controllers,
     http::{self, Api, Authorizer, Home, Problems},
+    net::HttpClient,
     platform::Platform,
     runtimes::{WorkerPods, Workloads},
     store::{LeadWatch, LeaseTimings, Store, lead, seal, watch_deaths},
@@ -32,7 +37,7 @@ pub struct Parts {
     pub sealing: Option<seal::Key>,
     pub authorizer: Arc<dyn Authorizer>,
     pub home: Home,
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub metrics: Metrics,
     pub loops: Loops,
     pub observe: bool,
@@ -140,16 +145,30 @@ pub fn holder() -> String {
     format!("{}_{}_{}", host.unwrap_or_else(|| "localhost".to_owned()), std::process::id(), &random[..8])
 }
 
-/// Waits for SIGINT or SIGTERM. A second one ends the process at once.
+/// Waits for SIGINT, SIGTERM or SIGHUP. A second one of the first two ends the process at once: a closing terminal sends SIGHUP
+/// twice.
 pub async fn signaled() -> Result<(), CliError> {
     let failed = |e: io::Error| CliError::failed(format!("can't wait for signals: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hangup = match ignores_hangup() {
+        true => None,
+        false => Some(signal(SignalKind::hangup()).map_err(failed)?),
+    };
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hung_up => {}
     }
     tokio::spawn(async move {
+        // For as long as this process lives.
+        let _hangup = hangup;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
@@ -157,4 +176,19 @@ pub async fn signaled() -> Result<(), CliError> {
         std::process::exit(130);
     });
     Ok(())
+}
+
+/// Whether whoever started this process wants it to outlive its terminal (nohup).
+fn ignores_hangup() -> bool {
+    const SIGHUP: u64 = 1;
+    match std::fs::read_to_string("/proc/self/status") {
+        Ok(status) => status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok())
+            .is_some_and(|ignored| ignored & SIGHUP != 0),
+        // Elsewhere than on Linux: nohup leaves no terminal.
+        Err(_) => {
+            !std::io::stdin().is_terminal() && !std::io::stdout().is_terminal() && !std::io::stderr().is_terminal()
+        }
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     data_dir::{KEY_FILE, sealing_key_of_environment, state_folder},
     http_client::http_client,
     process::{holder, signaled},
+    reaper,
 };
 use crate::{
     http,
@@ -48,6 +49,7 @@ pub struct Args {
 pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let logging = Logging::start(global.log_format.into(), LOGS)?;
     raise_open_files();
+    reaper::start();
     let ended = work(args, global).await;
     // Spans are sent from a thread that the runtime must outlive.
     let _ = tokio::task::spawn_blocking(move || logging.flush()).await;

@@ -1,7 +1,7 @@
 //! The one loop that drives every controller: observe, plan, apply, status.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt::Debug,
     hash::Hash,
     panic::AssertUnwindSafe,
@@ -123,6 +123,15 @@ struct Passes<C: Controller> {
     waiting: Waiting<C::Object>,
     backoffs: Backoffs<ObjectRef<C::Object>>,
     said: readiness::Said,
+    /// Statuses that were refused last.
+    refused: Mutex<HashMap<ObjectRef<C::Object>, Refused>>,
+}
+
+/// Why the status of an object was refused.
+#[derive(Debug, PartialEq, Eq)]
+struct Refused {
+    generation: Option<i64>,
+    why: String,
 }
 
 /// Runs a controller for one term of leadership.
@@ -143,6 +152,7 @@ pub async fn drive<C: Controller>(
         waiting,
         backoffs: Backoffs::default(),
         said: readiness::Said::default(),
+        refused: Mutex::default(),
     });
     let config = Config::default().concurrency(CONCURRENCY);
     let passes = applier(
@@ -290,6 +300,28 @@ where
         }
     }
 
+    /// What is shown of the object is old from now on: a person must know. Told once for each reason.
+    async fn tell_refused(&self, object: &C::Object, id: &ObjectId, error: &PlatformError) {
+        let told = Refused { generation: object.meta().generation, why: error.to_string() };
+        {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if refused.get(&ObjectRef::from_obj(object)) == Some(&told) {
+                return;
+            }
+            refused.insert(ObjectRef::from_obj(object), told);
+        }
+        tracing::warn!(kind = C::KIND, namespace = id.namespace, name = id.name, %error,
+            "the status is refused: what is shown of this object is old");
+        let message = format!("the status can't be written, so what is shown is old: {error}");
+        let note = Note {
+            warning: true,
+            reason: "StatusRefused".to_owned(),
+            action: "WriteStatus".to_owned(),
+            message: message.chars().take(1000).collect(),
+        };
+        publish(&self.drive, id, &[note]).await;
+    }
+
     async fn steps(&self, object: &C::Object) -> Result<Action, StepError> {
         let (controller, drive) = (&*self.controller, &self.drive);
         let observed = bounded("observe", OBSERVE, controller.observe(object)).await?;
@@ -312,8 +344,12 @@ where
             self.said.tell(&id, &status);
             drive.metrics.process.platform_write(C::KIND, "status");
             match drive.platform.apply_status(&id, &status).await {
-                Ok(()) => publish(drive, &id, &report.changes).await,
+                Ok(()) => {
+                    self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(object));
+                    publish(drive, &id, &report.changes).await;
+                }
                 // Status is a copy: while it can't be written, healing goes on.
+                Err(error) if error.is_refusal() => self.tell_refused(object, &id, &error).await,
                 Err(error) => {
                     tracing::debug!(kind = C::KIND, namespace = id.namespace, name = id.name, %error, "status not written");
                     again = again.min(Duration::from_secs(3));

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::{
+    net::HttpClient,
     platform::Platform,
     runtimes::{WorkerPods, Workloads},
     store::{Store, seal},
@@ -44,7 +45,7 @@ pub struct Parts {
     /// Seals the Secrets that workers need; `None`: none is handed over.
     pub sealing: Option<seal::Key>,
     /// The process's one HTTP client, without a total timeout.
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub metrics: Metrics,
     pub loops: Loops,
     /// The installation of the database: agents tell callers apart by it.

@@ -23,6 +23,8 @@ pub struct Home {
     pub objects: Vec<DynamicObject>,
     pub problems: Mutex<BTreeMap<&'static str, Vec<Problem>>>,
     pub notes: Mutex<Vec<(String, Note)>>,
+    /// Why statuses are refused, if they are.
+    pub refuses: Option<PlatformError>,
 }
 
 /// An Expert of some version; `rest` replaces fields of it.
@@ -47,7 +49,7 @@ impl Platform for Home {
         stream::iter(events).chain(stream::pending()).boxed()
     }
     async fn apply_status(&self, _: &ObjectId, _: &Value) -> Result<(), PlatformError> {
-        Ok(())
+        self.refuses.clone().map_or(Ok(()), Err)
     }
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError> {
         self.notes.lock().unwrap().push((about.name.clone(), note.clone()));

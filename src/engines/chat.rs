@@ -36,7 +36,7 @@ pub(super) async fn infer(
     on_activity: &mut (dyn FnMut(Activity) + Send),
 ) -> Result<InferOutcome, CallError> {
     let built = at.request(Method::POST, PATH).json(&body(request, dialect));
-    run(engine, built, request, dialect.stream && dialect.ask_usage, on_activity).await
+    run(engine, (at, built), request, dialect.stream && dialect.ask_usage, on_activity).await
 }
 
 fn body(request: &InferRequest, dialect: &Dialect) -> Value {

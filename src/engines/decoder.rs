@@ -4,14 +4,15 @@ use serde_json::Value;
 
 use super::Failure;
 use super::lines::Splitter;
+use super::status::html_title;
 
 /// No engine sends a longer line; one that does is not an engine.
 const MAX_LINE_BYTES: usize = 4 << 20;
 /// What a whole body may have, comments and line breaks included.
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_LINES: u64 = 4_000_000;
-/// A download tells its progress many times a second, for days.
-const DOWNLOAD_FACTOR: u64 = 16;
+/// A download tells its progress sixteen times a second, for a day at most.
+const DOWNLOAD_FACTOR: u64 = 2;
 /// Text that is neither an event nor JSON; an HTML page tells its title before that.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
@@ -230,10 +231,15 @@ fn bad(detail: impl Into<String>) -> Failure {
     Failure::BadBody { detail: detail.into() }
 }
 
-/// What is no JSON, named by its beginning.
+/// What is no JSON, without a word of it: the URL may be one of somebody else's server, and errors are shown.
 pub(super) fn no_json(data: &[u8]) -> Failure {
-    let start: String = String::from_utf8_lossy(&data[..data.len().min(400)]).chars().take(80).collect();
-    bad(format!("expected JSON, got {:?}", start.trim()))
+    let what = match html_title(data) {
+        Some(title) => format!("an HTML page{title}"),
+        None if data.trim_ascii().is_empty() => "an empty text".to_owned(),
+        None if data.trim_ascii_start().starts_with(b"{") => format!("{} bytes that begin like it", data.len()),
+        None => format!("{} bytes of something else", data.len()),
+    };
+    bad(format!("expected JSON, got {what}"))
 }
 
 #[cfg(test)]

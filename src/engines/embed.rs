@@ -1,16 +1,16 @@
 //! Vectors of texts: `/api/embed` (Ollama) and `/v1/embeddings` (OpenAI).
 
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::body::of_refusal;
 use super::decoder::no_json;
 use super::estimate::{Tokenizer, cut};
 use super::status::{html_title, of_record, of_response};
-use super::transport::Broken;
+use super::transport::failure;
 use super::{EmbedOutcome, EmbedRequest, Endpoint, EngineError, EngineKind, Failure};
+use crate::net::{Broken, json_fault};
 
 /// A thousand vectors of four thousand numbers, written out.
 const MAX_BYTES: usize = 96 << 20;
@@ -89,12 +89,13 @@ async fn ask<T: for<'a> Deserialize<'a>>(
     let failed = |failure| {
         EngineError::new(format!("{} with model {}", at.describe(&Method::POST, path), request.model), failure)
     };
-    let broken = |broken: Broken| failed(broken.failure(0, started.elapsed()));
-    let body = match tokio::time::timeout(request.timeout, receive(engine, built, started + request.timeout)).await {
-        Ok(Ok(received)) => received.map_err(failed)?,
-        Ok(Err(error)) => return Err(broken(Broken::of(&error))),
-        Err(_elapsed) => return Err(broken(Broken::Timeout)),
-    };
+    let broken = |broken: Broken| failed(failure(broken, 0, started.elapsed()));
+    let reply = at.send(built, request.timeout).await.map_err(broken)?;
+    let (status, headers) = (reply.status(), reply.headers().clone());
+    if !status.is_success() {
+        return Err(failed(of_response(engine, status, &headers, &reply.refusal().await)));
+    }
+    let body = reply.whole(MAX_BYTES).await.map_err(broken)?;
     let bad = |detail: String| failed(Failure::BadBody { detail });
     let answer: T = serde_json::from_slice(&body).map_err(|error| failed(no_vectors(engine, &body, &error)))?;
     let (vectors, prompt_tokens) = read(answer).map_err(bad)?;
@@ -113,34 +114,9 @@ fn no_vectors(engine: EngineKind, body: &[u8], error: &serde_json::Error) -> Fai
     }
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => of_record(engine, &value)
-            .map_or_else(|| Failure::BadBody { detail: error.to_string() }, |refusal| refusal.failure),
+            .map_or_else(|| Failure::BadBody { detail: json_fault(error) }, |refusal| refusal.failure),
         Err(_) => no_json(body),
     }
-}
-
-async fn receive(
-    engine: EngineKind,
-    request: RequestBuilder,
-    deadline: Instant,
-) -> Result<Result<Vec<u8>, Failure>, reqwest::Error> {
-    let response = request.send().await?;
-    let (status, headers) = (response.status(), response.headers().clone());
-    if status.is_success() {
-        whole(response).await
-    } else {
-        Ok(Err(of_response(engine, status, &headers, &of_refusal(response, deadline).await)))
-    }
-}
-
-async fn whole(mut response: Response) -> Result<Result<Vec<u8>, Failure>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_BYTES {
-            return Ok(Err(Failure::BadBody { detail: format!("an answer longer than {MAX_BYTES} bytes") }));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Ok(body))
 }
 
 #[cfg(test)]

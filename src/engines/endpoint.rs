@@ -1,4 +1,9 @@
-use reqwest::{Client, Method, RequestBuilder, Url};
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Url};
+use tokio::time::Instant;
+
+use crate::net::{Broken, HttpClient, Reply};
 
 /// A credential. Its `Debug` shows nothing; read it with `expose` where it goes on the wire.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,11 +25,10 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Where a server is and how to speak to it. The client is the process's one; time limits are set per call, so a total
-/// timeout of the client itself would cut long generations short.
+/// Where a server is and how to speak to it. The client is the process's one; time limits are set per call.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    client: Client,
+    client: HttpClient,
     base: Url,
     bearer: Option<Secret>,
 }
@@ -37,7 +41,7 @@ impl PartialEq for Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(client: Client, base: Url, bearer: Option<Secret>) -> Self {
+    pub fn new(client: HttpClient, base: Url, bearer: Option<Secret>) -> Self {
         Self { client, base, bearer }
     }
 
@@ -73,6 +77,14 @@ impl Endpoint {
         }
     }
 
+    pub(super) async fn send(&self, request: RequestBuilder, within: Duration) -> Result<Reply, Broken> {
+        self.client.send_within(request, within).await
+    }
+
+    pub(super) async fn send_until(&self, request: RequestBuilder, until: Instant) -> Result<Reply, Broken> {
+        self.client.send(request, until).await
+    }
+
     pub(super) fn describe(&self, method: &Method, path: &str) -> String {
         format!("{method} {}{path}", self.base().as_str().trim_end_matches('/'))
     }
@@ -84,7 +96,7 @@ mod tests {
 
     fn at(base: &str) -> Endpoint {
         crate::telemetry::install_crypto();
-        Endpoint::new(Client::new(), Url::parse(base).unwrap(), Some(Secret::new("hunter2")))
+        Endpoint::new(HttpClient::direct().unwrap(), Url::parse(base).unwrap(), Some(Secret::new("hunter2")))
     }
 
     #[test]

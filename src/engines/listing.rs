@@ -7,6 +7,10 @@ use serde_json::Value;
 use super::status::{loads_model, misconfigured, retry_after};
 use super::{EngineKind, lists};
 
+/// What lists more models, or longer names, is no listing.
+const MAX_MODELS: usize = 10_000;
+const MAX_NAME: usize = 1024;
+
 /// The models of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -128,11 +132,11 @@ fn listing_in(engine: EngineKind, value: &Value) -> Option<Listing> {
     let mut listing = Listing::default();
     let items = match list {
         Value::Null => return Some(listing),
-        Value::Array(items) => items,
+        Value::Array(items) if items.len() <= MAX_MODELS => items,
         _ => return None,
     };
     for item in items {
-        let name = item.get(key).and_then(Value::as_str)?.to_owned();
+        let name = item.get(key).and_then(Value::as_str).filter(|name| name.len() <= MAX_NAME)?.to_owned();
         let place = if is_remote(engine, item, &name) { &mut listing.remote } else { &mut listing.models };
         place.push(name);
     }

@@ -4,9 +4,7 @@
 //! refusals; none of them does I/O. `names` decides which model name may be sent. `ollama`, `mlx` and `openai` speak to the
 //! servers through an `Endpoint`; `stream` holds a call to its time limits.
 
-mod body;
 mod chat;
-mod client;
 mod decoder;
 mod embed;
 mod endpoint;
@@ -33,7 +31,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use client::{ClientError, http_client};
 pub use endpoint::{Endpoint, Secret};
 pub use error::{EngineError, Failure, Fault};
 pub use infer::{
@@ -44,7 +41,6 @@ pub use listing::{Listing, PathReply, read_listing};
 pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, lists, model_to_send, normalize, same_model};
 pub use ollama::{LoadedModel, PULL_STALL, PullProgress};
 pub use status::{detail as words_of, retry_after};
-pub use transport::chain;
 pub use verdict::{ProbeVerdict, fold_paths};
 
 /// Which protocol a server speaks.

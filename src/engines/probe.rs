@@ -1,34 +1,22 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use tokio::time::Instant;
 
-use super::body::{MAX_LISTING_BYTES, beginning, of_refusal};
-use super::transport::Broken;
+use super::transport::path_reply;
 use super::{Endpoint, Engine, EngineKind, PathReply, ProbeVerdict, fold_paths, read_listing};
+use crate::net::Broken;
+
+/// A listing of thousands of models is below this; what is longer is no listing.
+pub(super) const MAX_LISTING_BYTES: usize = 8 << 20;
 
 pub(super) async fn probe_path(engine: EngineKind, at: &Endpoint, path: &str, timeout: Duration) -> PathReply {
-    let deadline = Instant::now() + timeout;
     let asked = async {
-        let response = at.request(Method::GET, path).send().await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = match status.is_success() {
-            true => beginning(response, MAX_LISTING_BYTES).await?,
-            false => of_refusal(response, deadline - deadline.duration_since(Instant::now()) / 4).await,
-        };
-        Ok::<_, reqwest::Error>(read_listing(engine, path, status, &headers, &body))
+        let reply = at.send(at.request(Method::GET, path), timeout).await?;
+        let (status, headers) = (reply.status(), reply.headers().clone());
+        let body = if status.is_success() { reply.whole(MAX_LISTING_BYTES).await? } else { reply.refusal().await };
+        Ok::<_, Broken>(read_listing(engine, path, status, &headers, &body))
     };
-    match tokio::time::timeout(timeout, asked).await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(error)) => match Broken::of(&error) {
-            Broken::Refused => PathReply::Refused,
-            Broken::Reset => PathReply::Reset,
-            Broken::Timeout => PathReply::Timeout,
-            Broken::Unreachable(why) => PathReply::Unreachable(why),
-            Broken::Misconfigured(why) => PathReply::Misconfigured(why),
-        },
-        Err(_elapsed) => PathReply::Timeout,
-    }
+    asked.await.unwrap_or_else(path_reply)
 }
 
 pub(super) async fn probe<E: Engine + ?Sized>(

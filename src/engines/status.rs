@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 use super::words::{LOADING, of_words};
 use super::{EngineKind, Failure};
+use crate::{host::mask::one_line, net::redirected};
 
 /// Longest text of a server that is kept.
 const MOST_CHARS: usize = 300;
@@ -24,8 +25,8 @@ pub(super) fn of_response(engine: EngineKind, status: StatusCode, headers: &Head
 /// A redirect, or a page or message that says that this is no API: what is there instead.
 pub(super) fn misconfigured(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<String> {
     let code = status.as_u16();
-    if status.is_redirection() {
-        return Some(format!("HTTP {code} sends the client elsewhere{}", target(headers)));
+    if let Some(redirect) = redirected(status, headers) {
+        return Some(redirect);
     }
     let text = beginning(body).to_lowercase();
     // Go's, nginx's and Apache's words for http to a port of TLS.
@@ -42,16 +43,6 @@ pub(super) fn misconfigured(status: StatusCode, headers: &HeaderMap, body: &[u8]
 pub(super) fn loads_model(body: &[u8]) -> bool {
     let words = words(body);
     LOADING.iter().any(|one| words.contains(one))
-}
-
-/// ` (host/path)` of `Location`: its query may carry credentials.
-fn target(headers: &HeaderMap) -> String {
-    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return String::new() };
-    let plain = match reqwest::Url::parse(location) {
-        Ok(url) => format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path()),
-        Err(_) => location.split(['?', '#']).next().unwrap_or_default().to_owned(),
-    };
-    format!(" ({})", bounded(&plain, 120))
 }
 
 /// Whether a body is an HTML page: its title in quotes, or nothing where it has none.
@@ -112,10 +103,10 @@ pub(super) struct Refusal {
 
 fn refusal(engine: EngineKind, error: &Value, message: Option<&str>) -> Refusal {
     let status = code_of(error);
-    let detail = message.map_or_else(|| bounded(&error.to_string(), MOST_CHARS), |text| bounded(text, MOST_CHARS));
+    let said = message.map_or_else(|| bounded(&error.to_string(), MOST_CHARS), |text| bounded(text, MOST_CHARS));
     let kinds = ["code", "type"].map(|key| error.get(key).and_then(Value::as_str).unwrap_or_default());
-    let words = plain_words(&detail, kinds);
-    let failure = of_words(engine, status.unwrap_or(200), None, &words, &detail);
+    let words = plain_words(&said, kinds);
+    let failure = of_words(engine, status.unwrap_or(200), None, &words, &one_line(&said, MOST_CHARS));
     // LM Studio's 200 for a path that it lacks stands for a 404.
     let unknown_path = matches!(failure, Failure::Misconfigured(_)).then_some(404);
     Refusal { failure, status: status.or(unknown_path) }
@@ -145,8 +136,14 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(Duration::from_secs(86_400)))
 }
 
-/// The engine's own words, from whatever form of error a body has, else the body's beginning.
+/// The engine's own words for people, on one line.
 pub fn detail(body: &[u8]) -> String {
+    let short = one_line(&own_words(body), MOST_CHARS);
+    if short.is_empty() { "no explanation".to_owned() } else { short }
+}
+
+/// From whatever form of error a body has, else the body's beginning.
+fn own_words(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<Value>(body).ok();
     let found = parsed.as_ref().and_then(|value| {
         let error = value.get("error");
@@ -178,7 +175,7 @@ fn words(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<Value>(body).ok();
     let error = parsed.as_ref().map(|value| value.get("error").filter(|e| e.is_object()).unwrap_or(value));
     let kinds = ["code", "type"].map(|key| error.and_then(|e| e.get(key)?.as_str()).unwrap_or_default());
-    plain_words(&detail(body), kinds)
+    plain_words(&own_words(body), kinds)
 }
 
 /// In lower case, one space apart.

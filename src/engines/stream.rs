@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response};
-use tokio::time::{Instant, timeout_at};
+use reqwest::{Method, RequestBuilder};
+use tokio::time::Instant;
 
-use super::body::of_refusal;
 use super::decoder::{Decoder, Item, no_json};
 use super::estimate::{Tokenizer, cut};
 use super::said::{self, Counts, Said, Tool};
 use super::status::{html_title, of_event, of_record, of_response};
 use super::thinking::Answer;
-use super::transport::Broken;
+use super::transport::failure;
 use super::{Activity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, SendableModel};
+use crate::net::{Broken, Reply};
 
 /// A model that says more in one answer has lost its way; `max_tokens` ends it long before.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -44,21 +44,20 @@ impl CallError {
 /// Sends the request and reads its answer. `counts_follow`: a record with counts was asked for, behind the answer.
 pub(super) async fn run(
     engine: EngineKind,
-    built: RequestBuilder,
+    (at, built): (&Endpoint, RequestBuilder),
     request: &InferRequest,
     counts_follow: bool,
     on_activity: &mut (dyn FnMut(Activity) + Send),
 ) -> Result<InferOutcome, CallError> {
     let mut call = Call::new(engine, request, counts_follow, on_activity);
-    let mut response = call.open(built).await?;
+    let mut reply = call.open(at, built).await?;
     let mut decoder = Decoder::default();
     loop {
-        let chunk = match timeout_at(call.deadline(), response.chunk()).await {
-            Ok(Ok(chunk)) => chunk,
+        let chunk = match reply.chunk(call.deadline()).await {
+            Ok(chunk) => chunk,
             // Whatever happens to the connection, the answer is whole.
-            _ if call.finished.is_some() => break,
-            Ok(Err(error)) => return Err(call.broken(Broken::of(&error)).into()),
-            Err(_elapsed) => return Err(call.broken(Broken::Timeout).into()),
+            Err(_) if call.finished.is_some() => break,
+            Err(broken) => return Err(call.broken(broken).into()),
         };
         let Some(chunk) = chunk else {
             let items = decoder.end();
@@ -68,7 +67,7 @@ pub(super) async fn run(
             return Err(call.ended_early(decoder.plain()).into());
         };
         call.received();
-        if call.take(decoder.push(&chunk))? {
+        if call.take(decoder.push(chunk.as_ref()))? {
             break;
         }
     }
@@ -120,19 +119,15 @@ impl<'a> Call<'a> {
     }
 
     /// An answer that isn't a success is a failure.
-    async fn open(&mut self, built: RequestBuilder) -> Result<Response, CallError> {
-        let deadline = self.deadline();
-        let response = match timeout_at(deadline, built.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.broken(Broken::of(&error)).into()),
-            Err(_elapsed) => return Err(self.broken(Broken::Timeout).into()),
-        };
+    async fn open(&mut self, at: &Endpoint, built: RequestBuilder) -> Result<Reply, CallError> {
+        let reply = at.send_until(built, self.deadline()).await.map_err(|broken| self.broken(broken))?;
         (self.on_activity)(Activity::Bytes);
-        let (status, headers) = (response.status(), response.headers().clone());
+        let (status, headers) = (reply.status(), reply.headers().clone());
         if status.is_success() {
-            return Ok(response);
+            // Beside its own limits, by what arrives.
+            return Ok(reply.prolonged(self.started + self.request.timeout));
         }
-        let body = of_refusal(response, deadline).await;
+        let body = reply.refusal().await;
         Err(CallError { failure: of_response(self.engine, status, &headers, &body), status: Some(status.as_u16()) })
     }
 
@@ -244,7 +239,7 @@ impl<'a> Call<'a> {
     }
 
     fn broken(&self, broken: Broken) -> Failure {
-        broken.failure(self.tokens, self.started.elapsed())
+        failure(broken, self.tokens, self.started.elapsed())
     }
 
     fn outcome(mut self) -> Result<InferOutcome, Failure> {

@@ -1,6 +1,6 @@
 //! The way to an agent: one trait, and its implementation over HTTP.
 
-use std::{error::Error, fmt, io, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -8,23 +8,28 @@ use reqwest::{Method, Url};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
+use crate::net::{Broken, HttpClient, TlsFault, json_fault, redirected, shown};
+
 use super::{
-    MAX_WAIT_SECONDS,
+    MAX_MESSAGE_CHARS, MAX_WAIT_SECONDS,
     container_work::{
         ContainerExecRequest, ContainerExecResult, ContainerLogs, ContainerLogsRequest, ContainerOperation,
         ContainerOperationRequest,
     },
     containers::{ContainerList, ContainerQuery},
-    error::{HostError, root_cause},
+    error::HostError,
     header,
     logs::{LogPart, LogRequest},
+    mask::one_line,
     messages::{CareRequest, OperationRequest, OperationStatus},
     refusal::{ErrorBody, Refusal},
     report::AgentReport,
-    sign::{self, SigningSecret},
+    sign::{self, Bound, SigningSecret},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A list of ten thousand containers is below this.
+const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// How much longer than the wait for a change the answer may take.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
@@ -112,23 +117,29 @@ pub trait HostApi: Send + Sync {
 /// A host agent over HTTP.
 #[derive(Clone, Debug)]
 pub struct HttpHost {
-    http: reqwest::Client,
+    http: HttpClient,
     base: Url,
+    /// The agent's name in its own file.
+    agent: String,
     credentials: Credentials,
 }
 
 impl HttpHost {
     /// `http` is the process's client, or one of its own that trusts this agent's CA.
-    pub fn new(http: reqwest::Client, url: &str, credentials: Credentials) -> Result<Self, HostError> {
-        let bad = |cause: String| HostError::BadUrl { url: url.to_owned(), cause };
+    /// `agent` is its name in its own file.
+    pub fn new(http: HttpClient, url: &str, agent: &str, credentials: Credentials) -> Result<Self, HostError> {
+        let bad = |cause: String| HostError::BadUrl { url: shown(url), cause };
         let mut base = Url::parse(url).map_err(|e| bad(e.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(bad(format!("scheme {}", base.scheme())));
         }
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err(bad("it has a user".to_owned()));
+        }
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        Ok(Self { http, base, credentials })
+        Ok(Self { http, base, agent: agent.to_owned(), credentials })
     }
 
     /// A part of what a service wrote.
@@ -142,15 +153,28 @@ impl HttpHost {
 
     async fn send<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, HostError> {
         let bytes = self.exchange(&ask).await?;
-        serde_json::from_slice(&bytes).map_err(|e| HostError::BadReply { url: self.url(), cause: e.to_string() })
+        serde_json::from_slice(&bytes).map_err(|e| HostError::BadReply { url: self.url(), cause: json_fault(&e) })
     }
 
     async fn exchange(&self, ask: &Ask<'_>) -> Result<Vec<u8>, HostError> {
         let url = self.base.join(ask.path).map_err(|e| HostError::BadUrl { url: self.url(), cause: e.to_string() })?;
-        let unreachable = |e: &reqwest::Error| of_transport(self.url(), e, ask.timeout);
-        let mut request = self.http.request(ask.method.clone(), url).timeout(ask.timeout);
+        let caller = ask.caller.map(|caller| (caller.installation.to_string(), caller.epoch.to_string()));
+        let (installation, epoch) = caller.as_ref().map_or(("", ""), |(i, e)| (i.as_str(), e.as_str()));
+        let path = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let mut request = self.http.request(ask.method.clone(), url).header(header::AGENT, &self.agent);
         if let Some(secret) = &self.credentials.signing_secret {
-            for (name, value) in sign::sign(secret, &ask.body, Timestamp::now()).headers() {
+            let bound = Bound {
+                agent: &self.agent,
+                method: ask.method.as_str(),
+                path: &path,
+                installation,
+                epoch,
+                idempotency_key: ask.idempotency_key.unwrap_or_default(),
+            };
+            for (name, value) in sign::sign_request(secret, bound, &ask.body, Timestamp::now()).headers() {
                 request = request.header(name, value);
             }
         } else if let Some(token) = &self.credentials.token {
@@ -159,18 +183,22 @@ impl HttpHost {
         if let Some(key) = ask.idempotency_key {
             request = request.header(header::IDEMPOTENCY_KEY, key);
         }
-        if let Some(caller) = ask.caller {
-            request = request
-                .header(header::INSTALLATION, caller.installation.to_string())
-                .header(header::EPOCH, caller.epoch.to_string());
+        if caller.is_some() {
+            request = request.header(header::INSTALLATION, installation).header(header::EPOCH, epoch);
         }
         if !ask.body.is_empty() {
             request = request.header("content-type", "application/json").body(ask.body.clone());
         }
-        let response = request.send().await.map_err(|e| unreachable(&e))?;
-        let status = response.status().as_u16();
-        let bytes = response.bytes().await.map_err(|e| unreachable(&e))?.to_vec();
-        if (200..300).contains(&status) { Ok(bytes) } else { Err(self.refused(ask, status, &bytes)) }
+        let broken = |broken: Broken| of_transport(self.url(), broken, ask.timeout);
+        let reply = self.http.send_within(request, ask.timeout).await.map_err(broken)?;
+        let status = reply.status();
+        if let Some(cause) = redirected(status, reply.headers()) {
+            return Err(HostError::Misconfigured { url: self.url(), cause });
+        }
+        if status.is_success() {
+            return reply.whole(MAX_ANSWER_BYTES).await.map_err(broken);
+        }
+        Err(self.refused(ask, status.as_u16(), &reply.refusal().await))
     }
 
     async fn follow<T: DeserializeOwned>(&self, path: &str, id: &str) -> Result<T, HostError> {
@@ -184,9 +212,10 @@ impl HttpHost {
     /// Turns the agent's word for a refusal into ours. A reply without such a word is not an agent's.
     fn refused(&self, ask: &Ask<'_>, status: u16, bytes: &[u8]) -> HostError {
         let url = self.url();
-        let Ok(ErrorBody { error: message, reason }) = serde_json::from_slice(bytes) else {
+        let Ok(ErrorBody { error, reason }) = serde_json::from_slice(bytes) else {
             return HostError::BadReply { url, cause: format!("status {status} without a reason") };
         };
+        let message = one_line(&error, MAX_MESSAGE_CHARS);
         match (reason, status) {
             (_, 401 | 403) => HostError::Unauthorized { url, reason, message },
             (Refusal::LowerEpoch, _) => HostError::StaleEpoch { url, message },
@@ -246,7 +275,7 @@ impl<'a> Ask<'a> {
 #[async_trait]
 impl HostApi for HttpHost {
     async fn report(&self) -> Result<AgentReport, HostError> {
-        self.send(Ask::get("v1/report", "")).await
+        self.send(Ask::get("v1/report", "")).await.map(AgentReport::bounded)
     }
 
     async fn report_after(&self, after: u64, wait: Duration) -> Result<AgentReport, HostError> {
@@ -254,7 +283,7 @@ impl HostApi for HttpHost {
         let path = format!("v1/report?after={after}&waitSeconds={seconds}");
         // An agent that is gone must not stay unnoticed for much longer than the wait.
         let timeout = TIMEOUT.max(Duration::from_secs(seconds) + WAIT_MARGIN);
-        self.send(Ask { timeout, ..Ask::get(&path, "") }).await
+        self.send(Ask { timeout, ..Ask::get(&path, "") }).await.map(AgentReport::bounded)
     }
 
     async fn operate(
@@ -265,11 +294,11 @@ impl HostApi for HttpHost {
     ) -> Result<OperationStatus, HostError> {
         let mut ask = Ask::post("v1/operations", request, caller, &request.service)?;
         ask.idempotency_key = Some(idempotency_key);
-        self.send(ask).await
+        self.send(ask).await.map(OperationStatus::bounded)
     }
 
     async fn operation(&self, id: &str) -> Result<OperationStatus, HostError> {
-        self.follow("v1/operations", id).await
+        self.follow("v1/operations", id).await.map(OperationStatus::bounded)
     }
 
     async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError> {
@@ -301,48 +330,36 @@ impl HostApi for HttpHost {
     ) -> Result<ContainerOperation, HostError> {
         let mut ask = Ask::post("v1/containers/operations", request, caller, request.target.name())?;
         ask.idempotency_key = Some(idempotency_key);
-        self.send(ask).await
+        self.send(ask).await.map(ContainerOperation::bounded)
     }
 
     async fn container_operation(&self, id: &str) -> Result<ContainerOperation, HostError> {
-        self.follow("v1/containers/operations", id).await
+        self.follow("v1/containers/operations", id).await.map(ContainerOperation::bounded)
     }
 }
 
-fn of_transport(url: String, error: &reqwest::Error, timeout: Duration) -> HostError {
-    if error.is_timeout() {
-        return HostError::Unreachable { url, cause: format!("no answer within {} s", timeout.as_secs()) };
-    }
-    let cause = root_cause(error);
-    if is_bad_certificate(error) { HostError::Untrusted { url, cause } } else { HostError::Unreachable { url, cause } }
-}
-
-/// Whether rustls refused the agent's certificate.
-fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        // An I/O error's source is the source of what it wraps: the wrapped error itself is behind get_ref.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = wrapped.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
+fn of_transport(url: String, broken: Broken, timeout: Duration) -> HostError {
+    match broken {
+        Broken::Timeout => HostError::Unreachable { url, cause: format!("no answer within {} s", timeout.as_secs()) },
+        Broken::Tls(fault @ TlsFault::Certificate(_)) => HostError::Untrusted { url, cause: fault.to_string() },
+        Broken::Tls(_) | Broken::NotHttp(_) | Broken::Invalid(_) => {
+            HostError::Misconfigured { url, cause: broken.to_string() }
         }
-        cause = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
+        Broken::TooLong(_) => HostError::BadReply { url, cause: broken.to_string() },
+        Broken::Refused | Broken::Reset | Broken::Unreachable(_) => {
+            HostError::Unreachable { url, cause: broken.to_string() }
+        }
     }
-    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::testing;
 
     fn host(url: &str) -> Result<HttpHost, HostError> {
-        // Another test may have done it already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        HttpHost::new(reqwest::Client::new(), url, Credentials::default())
+        crate::telemetry::install_crypto();
+        HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default())
     }
 
     #[test]
@@ -350,6 +367,8 @@ mod tests {
         assert!(host("http://127.0.0.1:9099").is_ok());
         assert!(matches!(host("ftp://host/"), Err(HostError::BadUrl { .. })));
         assert!(matches!(host("127.0.0.1:9099"), Err(HostError::BadUrl { .. })));
+        let error = host("http://ada:hunter2@host:9099").unwrap_err();
+        assert!(matches!(error, HostError::BadUrl { .. }) && !error.to_string().contains("hunter2"), "{error}");
     }
 
     #[test]
@@ -379,5 +398,29 @@ mod tests {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let error = host(&format!("http://127.0.0.1:{port}")).unwrap().report().await.unwrap_err();
         assert!(matches!(&error, HostError::Unreachable { cause, .. } if cause.contains("refused")), "{error}");
+    }
+
+    async fn answering(head: &str, piece: &'static [u8], endless: bool) -> HttpHost {
+        host(&format!("http://127.0.0.1:{}", testing::answering(head, piece, endless).await)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_fills_no_memory_and_no_status() {
+        let elsewhere = answering(
+            "HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/x?key=y\r\nContent-Length: 0\r\n\r\n",
+            b"",
+            false,
+        );
+        let error = elsewhere.await.report().await.unwrap_err();
+        assert!(
+            matches!(&error, HostError::Misconfigured { cause, .. } if cause.ends_with("(http://10.0.0.1/x)")),
+            "{error}"
+        );
+        let flood = answering("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", &[b' '; 65_536], true).await;
+        let error = flood.report().await.unwrap_err();
+        assert!(matches!(&error, HostError::BadReply { cause, .. } if cause.contains("longer than")), "{error}");
+        let secret = answering("HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n", br#""the crown jewels""#, false).await;
+        let error = secret.report().await.unwrap_err();
+        assert!(matches!(&error, HostError::BadReply { .. }) && !error.to_string().contains("jewels"), "{error}");
     }
 }

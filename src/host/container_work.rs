@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{containers::ContainerTarget, messages::Phase};
+use super::{MAX_MESSAGE_CHARS, containers::ContainerTarget, mask::one_line, messages::Phase};
 
 /// The largest piece of a log that one request returns, in bytes; head and tail each.
 pub const MAX_LOG_BYTES: u32 = 16 * 1024;
@@ -69,6 +69,14 @@ pub struct ContainerOperation {
     pub finished_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+}
+
+impl ContainerOperation {
+    /// Whatever answers, its words fit into a status.
+    pub(super) fn bounded(mut self) -> Self {
+        self.message = one_line(&self.message, MAX_MESSAGE_CHARS);
+        self
+    }
 }
 
 /// Why an operation on a container failed.

@@ -1,17 +1,6 @@
 //! What can go wrong between a caller and an agent, and what to do about each.
 
-use std::error::Error;
-
 use super::refusal::Refusal;
-
-/// The innermost cause says most ("connection refused"): the outer ones repeat what was attempted.
-pub fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -25,6 +14,9 @@ pub enum HostError {
         "host agent {url} is not trusted: {cause}; put the authority that signed its certificate into a Secret's ca.crt and name it as caSecretRef"
     )]
     Untrusted { url: String, cause: String },
+    /// What answers is no agent: a redirect, no TLS, no HTTP.
+    #[error("host agent {url} can't be asked there: {cause}; correct the HostAgent's url")]
+    Misconfigured { url: String, cause: String },
     #[error(
         "host agent {url} refused the credentials ({reason:?}): {message}; give both sides the same signing secret or token"
     )]
@@ -62,6 +54,7 @@ pub enum HostError {
 pub enum HostErrorKind {
     Unreachable,
     Untrusted,
+    Misconfigured,
     Unauthorized,
     StaleEpoch,
     UnknownService,
@@ -81,6 +74,7 @@ impl HostErrorKind {
         match self {
             Self::Unreachable => "HostAgentUnreachable",
             Self::Untrusted => "HostAgentUntrusted",
+            Self::Misconfigured => "HostAgentMisconfigured",
             Self::Unauthorized => "HostAgentUnauthorized",
             Self::StaleEpoch => "StaleEpoch",
             Self::UnknownService => "ServiceUnknown",
@@ -101,6 +95,7 @@ impl HostError {
         match self {
             Self::Unreachable { .. } => HostErrorKind::Unreachable,
             Self::Untrusted { .. } => HostErrorKind::Untrusted,
+            Self::Misconfigured { .. } => HostErrorKind::Misconfigured,
             Self::Unauthorized { .. } => HostErrorKind::Unauthorized,
             Self::StaleEpoch { .. } => HostErrorKind::StaleEpoch,
             Self::UnknownService { .. } => HostErrorKind::UnknownService,
@@ -125,6 +120,7 @@ impl HostError {
         match self {
             Self::Unreachable { .. }
             | Self::Untrusted { .. }
+            | Self::Misconfigured { .. }
             | Self::BadReply { .. }
             | Self::Held { .. }
             | Self::EngineUnavailable { .. } => true,

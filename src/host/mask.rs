@@ -198,6 +198,18 @@ fn password_in_url(text: &str) -> Option<&str> {
     (!password.is_empty() && password != MASK).then_some(password)
 }
 
+/// A text that may be a URL, without the user and password in it.
+pub fn without_user(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // A password may have those characters as well, where somebody forgot to encode them.
+    let end = rest.rfind('@').filter(|at| *at > end && !rest[..*at].contains(' ')).unwrap_or(end);
+    match rest[..(end + 1).min(rest.len())].rfind('@') {
+        Some(at) => format!("{scheme}://{MASK}{}", &rest[at..]),
+        None => text.to_owned(),
+    }
+}
+
 /// The first bytes of a text, cut at a line's end where there is one in its second half.
 pub fn head(text: &str, bytes: usize) -> &str {
     if text.len() <= bytes {
@@ -285,6 +297,22 @@ mod tests {
             ("first\nwhsec_MfKQ9r8GKYqrTwjUPD8I\nlast", "first\n***\nlast"),
         ] {
             assert_eq!(masked(text, &[]), expected);
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_user() {
+        for (text, expected) in [
+            ("http://ada:hunter2@h:1/x", "http://***@h:1/x"),
+            ("http://sk-abc@h", "http://***@h"),
+            ("http://ada:p@ss@h/x?y", "http://***@h/x?y"),
+            ("http://ada:p/ss#@h/x", "http://***@h/x"),
+            ("http://h:1/x?mail=a@b", "http://***@b"),
+            ("http://h:1/x", "http://h:1/x"),
+            ("no url", "no url"),
+            ("ada@example.com", "ada@example.com"),
+        ] {
+            assert_eq!(without_user(text), expected);
         }
     }
 

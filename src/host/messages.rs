@@ -5,6 +5,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::{MAX_MESSAGE_CHARS, MAX_REASON_CHARS, mask::one_line};
+
 /// What an operation does to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Action {
@@ -91,9 +93,10 @@ pub struct OperationRequest {
 }
 
 impl OperationRequest {
-    /// A request without an end and of a person, until said otherwise.
-    pub fn new(service: impl Into<String>, action: Action, reason: impl Into<String>) -> Self {
-        Self { service: service.into(), action, owner: None, reason: reason.into(), until: None }
+    /// A request without an end and of a person, until said otherwise. A reason that is too long is cut.
+    pub fn new(service: impl Into<String>, action: Action, reason: impl AsRef<str>) -> Self {
+        let reason = reason.as_ref().chars().take(MAX_REASON_CHARS).collect();
+        Self { service: service.into(), action, owner: None, reason, until: None }
     }
 
     pub fn owned_by(mut self, owner: HoldOwner) -> Self {
@@ -141,6 +144,14 @@ pub struct OperationStatus {
     /// The process that was started has exited again before it answered: no use in waiting for it.
     #[serde(default)]
     pub exited_early: bool,
+}
+
+impl OperationStatus {
+    /// Whatever answers, its words fit into a status.
+    pub(super) fn bounded(mut self) -> Self {
+        self.message = one_line(&self.message, MAX_MESSAGE_CHARS);
+        self
+    }
 }
 
 /// Body of `POST /v1/care`: the controller looks after these services until the care runs out.

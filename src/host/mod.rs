@@ -1,8 +1,8 @@
 //! The host agent's protocol: messages, signatures, client.
 //!
 //! An agent does what its own file lists and nothing else. Requests are signed as Standard Webhooks describe
-//! (<https://www.standardwebhooks.com>) or carry a bearer token; those that change something carry the installation and
-//! the leader's epoch too. The signatures are general: outgoing webhooks use the same.
+//! (<https://www.standardwebhooks.com>), over more than the body, or carry a bearer token; those that change something carry the
+//! installation and the leader's epoch too. Outgoing webhooks are signed by the same means.
 
 mod client;
 mod container_work;
@@ -24,7 +24,7 @@ pub use containers::{
     ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
     ContainerSelector, ContainerState, ContainerTarget, DependencyCondition, ServiceDependency, Stopped, StoppedBy,
 };
-pub use error::{HostError, HostErrorKind, root_cause};
+pub use error::{HostError, HostErrorKind};
 pub use logs::{LogPart, LogRequest, MOST_LOG_BYTES};
 pub use messages::{Action, CareRequest, HoldOwner, OperationRequest, OperationStatus, Phase};
 pub use refusal::{ErrorBody, Refusal};
@@ -40,6 +40,8 @@ pub mod header {
     pub const INSTALLATION: &str = "ostler-installation";
     /// That leader's epoch, a decimal integer that only rises.
     pub const EPOCH: &str = "ostler-epoch";
+    /// The agent that is meant, by the name in its own file.
+    pub const AGENT: &str = "ostler-agent";
     /// The same key is the same operation, however often it is sent.
     pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 }
@@ -49,3 +51,9 @@ pub const MAX_WAIT_SECONDS: u32 = 60;
 
 /// The largest request body that an agent reads, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The longest message of an agent that a caller keeps, in characters.
+const MAX_MESSAGE_CHARS: usize = 1000;
+
+/// The longest reason that is taken, in characters; a HostAgent's status shows it.
+pub const MAX_REASON_CHARS: usize = 1024;

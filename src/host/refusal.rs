@@ -8,6 +8,8 @@ pub enum Refusal {
     NoCredentials,
     BadToken,
     BadSignature,
+    /// It is for another agent.
+    WrongAgent,
     /// Signed more than five minutes ago, or by a clock that is more than five minutes ahead.
     StaleTimestamp,
     /// The same signed request came before.
@@ -45,10 +47,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoCredentials,
         Self::BadToken,
         Self::BadSignature,
+        Self::WrongAgent,
         Self::StaleTimestamp,
         Self::ReplayedId,
         Self::LowerEpoch,
@@ -72,6 +75,7 @@ impl Refusal {
             Self::NoCredentials => "NoCredentials",
             Self::BadToken => "BadToken",
             Self::BadSignature => "BadSignature",
+            Self::WrongAgent => "WrongAgent",
             Self::StaleTimestamp => "StaleTimestamp",
             Self::ReplayedId => "ReplayedId",
             Self::LowerEpoch => "LowerEpoch",
@@ -95,7 +99,12 @@ impl Refusal {
     /// The HTTP status that goes with it.
     pub fn status(self) -> u16 {
         match self {
-            Self::NoCredentials | Self::BadToken | Self::BadSignature | Self::StaleTimestamp | Self::ReplayedId => 401,
+            Self::NoCredentials
+            | Self::BadToken
+            | Self::BadSignature
+            | Self::WrongAgent
+            | Self::StaleTimestamp
+            | Self::ReplayedId => 401,
             Self::UnknownService
             | Self::ContainerNotAllowed
             | Self::UnknownContainer

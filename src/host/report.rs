@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::messages::HoldOwner;
+use super::{mask::one_line, messages::HoldOwner};
 
 /// Reply of `GET /v1/report`: everything that the agent knows of its host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,17 @@ pub struct AgentReport {
 impl AgentReport {
     pub fn service(&self, name: &str) -> Option<&ServiceReport> {
         self.services.iter().find(|s| s.name == name)
+    }
+
+    /// Whatever answers, its words fit into a status.
+    pub(super) fn bounded(mut self) -> Self {
+        for service in &mut self.services {
+            service.last_failure = service.last_failure.take().map(|text| one_line(&text, MAX_FAILURE_CHARS));
+            if let Some(check) = &mut service.last_check {
+                check.detail = one_line(&check.detail, MAX_FAILURE_CHARS);
+            }
+        }
+        self
     }
 
     /// What callers react to, of each service.

@@ -1,5 +1,5 @@
-//! Standard Webhooks signatures: HMAC-SHA256 over `id.timestamp.body`, with a secret that people see as
-//! `whsec_BASE64`. Pure: whoever signs or verifies brings the time.
+//! Standard Webhooks signatures: HMAC-SHA256 over `id.timestamp.body`, with a secret that people see as `whsec_BASE64`. Requests to
+//! host agents sign more than that: for whom, what and by which leader they are. Pure: whoever signs or verifies brings the time.
 
 use std::fmt;
 
@@ -68,9 +68,26 @@ impl SigningSecret {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
 
-    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
+    fn keyed(&self) -> Hmac<Sha256> {
         // HMAC takes keys of any length, so this can't fail; an empty key would only make signatures that nobody accepts.
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
+        Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()))
+    }
+
+    fn mac_of(&self, covers: Covers<'_>, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
+        match covers {
+            Covers::Body => self.mac(id, timestamp, body),
+            // It begins with a line break before any full stop, which no id has: neither form can be taken for the other.
+            Covers::Request(bound) => {
+                let mut mac = self.keyed();
+                mac.update(bound.lines(id, timestamp).as_bytes());
+                mac.update(body);
+                mac
+            }
+        }
+    }
+
+    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.keyed();
         mac.update(id.as_bytes());
         mac.update(b".");
         mac.update(timestamp.as_bytes());
@@ -115,11 +132,45 @@ pub enum SignatureError {
         "signed {0} s away from this host's clock, 300 s are allowed: set the clocks right, and sign anew on each retry"
     )]
     Stale(i64),
-    #[error("the signature does not match: the two sides have different signing secrets, or the body was changed")]
+    #[error(
+        "the signature does not match: the two sides have different signing secrets, or what was signed is not what was sent"
+    )]
     Mismatch,
 }
 
 const CLAIM: &str = "claim";
+
+/// What a request to a host agent says beside its body: a signature over all of it holds for no other agent, path or leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bound<'a> {
+    /// The agent's name in its own file.
+    pub agent: &'a str,
+    pub method: &'a str,
+    /// With the query, as it is sent.
+    pub path: &'a str,
+    /// The values of `Ostler-Installation`, `Ostler-Epoch` and `Idempotency-Key`; empty where they are not sent.
+    pub installation: &'a str,
+    pub epoch: &'a str,
+    pub idempotency_key: &'a str,
+}
+
+impl Bound<'_> {
+    /// Nothing here has a line break, so each text has its own line.
+    fn lines(&self, id: &str, timestamp: &str) -> String {
+        let Bound { agent, method, path, installation, epoch, idempotency_key } = self;
+        format!(
+            "ostler request\n{id}\n{timestamp}\n{agent}\n{method}\n{path}\n{installation}\n{epoch}\n{idempotency_key}\n"
+        )
+    }
+}
+
+/// What a request's signature covers.
+#[derive(Clone, Copy, Debug)]
+pub enum Covers<'a> {
+    /// As Standard Webhooks has it.
+    Body,
+    Request(Bound<'a>),
+}
 
 /// What an agent shows when it keeps or ends the task that was handed to it: `claim_TASK_EPOCH_CODE`. Whoever knows the secret that
 /// requests to that agent are signed with can make one and tell one; nobody else can.
@@ -146,16 +197,36 @@ pub fn sign(secret: &SigningSecret, body: &[u8], now: Timestamp) -> Signature {
 
 /// Signs under an id that the caller chose. An id must not contain a full stop.
 pub fn sign_as(secret: &SigningSecret, id: String, body: &[u8], now: Timestamp) -> Signature {
+    signed(secret, id, Covers::Body, body, now)
+}
+
+/// Signs a request to a host agent, under a new id.
+pub fn sign_request(secret: &SigningSecret, bound: Bound<'_>, body: &[u8], now: Timestamp) -> Signature {
+    signed(secret, format!("msg_{}", Uuid::new_v4().simple()), Covers::Request(bound), body, now)
+}
+
+fn signed(secret: &SigningSecret, id: String, covers: Covers<'_>, body: &[u8], now: Timestamp) -> Signature {
     let timestamp = now.as_second().to_string();
-    let code = secret.mac(&id, &timestamp, body).finalize().into_bytes();
+    let code = secret.mac_of(covers, &id, &timestamp, body).finalize().into_bytes();
     Signature { signature: format!("v1,{}", STANDARD.encode(code)), id, timestamp }
 }
 
 /// Whether one of the signatures is of this secret, over this body, and made within five minutes of `now`. The codes are
 /// compared in constant time. Replays are for the caller to refuse: it alone knows the ids it has seen.
 pub fn verify(secret: &SigningSecret, given: &Signature, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
+    verify_covering(secret, given, Covers::Body, body, now)
+}
+
+/// The same for a signature that may cover more than the body.
+pub fn verify_covering(
+    secret: &SigningSecret,
+    given: &Signature,
+    covers: Covers<'_>,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), SignatureError> {
     plausible(given, now)?;
-    let mac = secret.mac(&given.id, &given.timestamp, body);
+    let mac = secret.mac_of(covers, &given.id, &given.timestamp, body);
     let matches = given
         .signature
         .split_ascii_whitespace()
@@ -195,6 +266,44 @@ mod tests {
         let signed =
             sign_as(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek".into(), br#"{"test": 2432232314}"#, at(1614265330));
         assert_eq!(signed.signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn a_signed_request_is_for_one_agent_path_and_leader() {
+        let (secret, now) = (SigningSecret::generate(), at(1_000));
+        let bound = Bound {
+            agent: "mac",
+            method: "POST",
+            path: "/v1/operations?x=1",
+            installation: "i",
+            epoch: "7",
+            idempotency_key: "k",
+        };
+        let given = sign_request(&secret, bound, b"{}", now);
+        let verify = |covers, body: &[u8]| verify_covering(&secret, &given, covers, body, now);
+        assert_eq!(verify(Covers::Request(bound), b"{}"), Ok(()));
+        let others = [
+            Bound { agent: "other", ..bound },
+            Bound { method: "GET", ..bound },
+            Bound { path: "/v1/operations", ..bound },
+            Bound { path: "/v1/care", ..bound },
+            Bound { installation: "j", ..bound },
+            Bound { epoch: "8", ..bound },
+            Bound { epoch: "", ..bound },
+            Bound { idempotency_key: "l", ..bound },
+            // A text that moves to the next line.
+            Bound { installation: "", epoch: "i", idempotency_key: "7", ..bound },
+        ];
+        for other in others {
+            assert_eq!(verify(Covers::Request(other), b"{}"), Err(SignatureError::Mismatch), "{other:?}");
+        }
+        assert_eq!(verify(Covers::Request(bound), b"{ }"), Err(SignatureError::Mismatch));
+        assert_eq!(verify(Covers::Body, b"{}"), Err(SignatureError::Mismatch));
+        // As the body of a webhook it is not taken either: the id would need a line break.
+        let text = bound.lines(&given.id, &given.timestamp) + "{}";
+        let (id, rest) = text.split_once('.').unwrap_or((&text, ""));
+        let forged = Signature { id: id.to_owned(), ..given.clone() };
+        assert!(super::verify(&secret, &forged, rest.as_bytes(), now).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::HostAgent,
-    host::{Action, Caller, HoldOwner, HostApi, HttpHost, LogPart, LogRequest, OperationRequest},
+    host::{Action, Caller, HoldOwner, HostApi, HttpHost, LogPart, LogRequest, MAX_REASON_CHARS, OperationRequest},
     platform::{self, HostAgentError, Secrets},
     store::ResourceKey,
 };
@@ -129,6 +129,12 @@ async fn operate(
         "" => format!("by {by}"),
         reason => format!("by {by}: {reason}"),
     };
+    if reason.chars().count() > MAX_REASON_CHARS {
+        let count = reason.chars().count();
+        return Err(ApiError::BadRequest(format!(
+            "reason: with the name of who gives it, it has {count} characters, and {MAX_REASON_CHARS} at most are kept: shorten it"
+        )));
+    }
     let request = OperationRequest::new(&service, action, &reason).owned_by(HoldOwner::Person);
     let operation = host.operate(&request, &Uuid::now_v7().to_string(), caller).await?;
     let about = ResourceKey { kind: "HostAgent".to_owned(), namespace: namespace.to_owned(), name: agent.clone() };
@@ -152,7 +158,7 @@ async fn client(api: &Api, namespace: &str, name: &str) -> Result<HttpHost, ApiE
         .ok_or_else(missing)?;
     let agent: HostAgent = object.try_parse().map_err(|e| ApiError::Broken(format!("HostAgent {name}: {e}")))?;
     let secrets = Secrets::new(Arc::clone(&api.platform));
-    match platform::host_agent(&secrets, &api.http, namespace, &agent.spec).await {
+    match platform::host_agent(&secrets, &api.http, (namespace, name), &agent.spec).await {
         Ok(access) => Ok(access.host),
         Err(HostAgentError::Host(error)) => Err(ApiError::Agent(error)),
         Err(error) => Err(ApiError::NotHere {

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{auth::Authorizer, types::Problem};
 use crate::{
+    net::HttpClient,
     platform::Platform,
     store::{JournalEntry, ResourceKey, Store, seal},
     telemetry::{Loops, Metrics},
@@ -34,7 +35,7 @@ pub struct Api {
     /// Opens the Secrets that are sealed in the database; `None`: there are none.
     pub sealing: Option<seal::Key>,
     /// For calls to host agents.
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub metrics: Metrics,
     pub loops: Loops,
     pub problems: Problems,

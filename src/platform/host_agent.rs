@@ -1,11 +1,10 @@
 //! The client of a HostAgent: its URL, and what the Secrets that it names hold.
 
-use reqwest::Certificate;
-
 use super::{SecretError, Secrets};
 use crate::{
     api::HostAgentSpec,
     host::{Credentials, HostError, HttpHost, SigningSecret, Token},
+    net::HttpClient,
 };
 
 /// How to speak to an agent.
@@ -29,14 +28,16 @@ pub enum HostAgentError {
     Host(#[from] HostError),
 }
 
-/// Builds the client of an agent. `http` is the process's client; an agent with a CA of its own gets one of its own.
+/// Builds the client of the HostAgent of this name. `http` is the process's client; an agent with a CA of its own gets one of its
+/// own.
 pub async fn host_agent(
     secrets: &Secrets,
-    http: &reqwest::Client,
-    namespace: &str,
+    http: &HttpClient,
+    (namespace, name): (&str, &str),
     spec: &HostAgentSpec,
 ) -> Result<Access, HostAgentError> {
-    let mut fingerprint = spec.url.clone();
+    let agent = spec.agent.as_deref().unwrap_or(name);
+    let mut fingerprint = format!("{} {agent}", spec.url);
     let credentials = match &spec.secret_ref {
         Some(secret) => credentials(secrets, (namespace, &secret.name), &mut fingerprint).await?,
         None => Credentials::default(),
@@ -47,11 +48,11 @@ pub async fn host_agent(
             fingerprint.push_str(&pem);
             let bad =
                 |cause| HostAgentError::BadValue { secret: format!("{namespace}/{}", ca.name), key: "ca.crt", cause };
-            trusting(&pem).map_err(bad)?
+            HttpClient::trusting(&pem).map_err(|error| bad(error.to_string()))?
         }
         None => http.clone(),
     };
-    Ok(Access { host: HttpHost::new(http, &spec.url, credentials)?, fingerprint })
+    Ok(Access { host: HttpHost::new(http, &spec.url, agent, credentials)?, fingerprint })
 }
 
 async fn credentials(
@@ -73,13 +74,4 @@ async fn credentials(
     };
     let signing_secret = signing.map(|s| SigningSecret::parse(&s)).transpose().map_err(bad)?;
     Ok(Credentials { signing_secret, token: token.as_deref().map(Token::new) })
-}
-
-/// A client that trusts these certificates alone.
-fn trusting(pem: &str) -> Result<reqwest::Client, String> {
-    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|e| e.to_string())?;
-    if certificates.is_empty() {
-        return Err("it holds no certificate in PEM".to_owned());
-    }
-    reqwest::Client::builder().tls_certs_only(certificates).build().map_err(|e| e.to_string())
 }

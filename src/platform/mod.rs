@@ -90,6 +90,16 @@ pub enum PlatformError {
     Invalid(String),
 }
 
+impl PlatformError {
+    /// Whether the same write would be refused again: somebody has to mend something.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Forbidden(_) | Self::Invalid(_) => true,
+            Self::Unavailable(_) | Self::Conflict(_) | Self::NotFound(_) => false,
+        }
+    }
+}
+
 /// An error of a watch: it goes on by itself, after a backoff.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("watching {kind}: {message}")]

@@ -1,9 +1,9 @@
 //! Logs as text or JSON, and spans to an OpenTelemetry collector when one is configured.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
@@ -13,6 +13,11 @@ use tokio::runtime::Handle;
 use tracing_subscriber::{EnvFilter, Layer, fmt::format::JsonFields, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::lines::{JsonLines, Lossy, text_fields};
+
+use crate::net::{ClientError, exporting};
+
+/// How long a collector may take over one batch of spans.
+const EXPORT: Duration = Duration::from_secs(10);
 
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,13 +87,14 @@ fn filter(value: &str) -> Result<EnvFilter, LoggingError> {
 
 /// The provider of spans, when the environment names a collector.
 fn exporter() -> Result<Option<SdkTracerProvider>, LoggingError> {
-    let named = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-    if !named("OTEL_EXPORTER_OTLP_ENDPOINT") && !named("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
-        return Ok(None);
-    }
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let url = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let Some(url) = url else { return Ok(None) };
     super::install_crypto();
+    let failed = |error: ClientError| LoggingError::Export(error.to_string());
     let inner = SpanExporter::builder()
         .with_http()
+        .with_http_client(exporting(&url, EXPORT).map_err(failed)?)
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .build()
         .map_err(|e| LoggingError::Export(e.to_string()))?;
@@ -96,7 +102,8 @@ fn exporter() -> Result<Option<SdkTracerProvider>, LoggingError> {
     let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder().with_attribute(version);
     // The builder reads the variable itself, and a name that is given here would win over it.
-    let resource = if named("OTEL_SERVICE_NAME") { resource } else { resource.with_service_name("ostler") }.build();
+    let resource =
+        if set("OTEL_SERVICE_NAME").is_some() { resource } else { resource.with_service_name("ostler") }.build();
     Ok(Some(
         SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(OnRuntime { inner, runtime }).build(),
     ))

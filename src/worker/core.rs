@@ -25,6 +25,7 @@ use super::{
     world::World,
 };
 use crate::{
+    net::HttpClient,
     store::{BootInstant, Claimed, Store},
     tasks::{
         Attempt, ClaimedTask, Finished, QueueKey,
@@ -86,7 +87,7 @@ pub struct Core {
     pub namespace: String,
     pub pool: String,
     pub holder: String,
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub secrets: Cached,
     pub timings: Timings,
     pub metrics: WorkerMetrics,

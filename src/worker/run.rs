@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
+    net::HttpClient,
     store::{BootInstant, ProcessIdentity, Store, WorkerReport},
     telemetry::{Loops, WorkerMetrics},
 };
@@ -51,7 +52,7 @@ const RECORD: Duration = Duration::from_secs(60);
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub secrets: Arc<dyn Secrets>,
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub metrics: WorkerMetrics,
     pub loops: Loops,
     /// Unique for this process and pool.

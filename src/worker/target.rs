@@ -18,6 +18,7 @@ use crate::{
     engines::{
         Endpoint, EngineKind, KeepAlive, ProbeVerdict, Secret, SendableModel, engine, model_to_send, same_model,
     },
+    net::HttpClient,
 };
 
 /// For how long a listing proves what may be sent.
@@ -168,14 +169,14 @@ fn sendable(
 
 /// The targets of a worker, made anew when their backend or its credentials change.
 pub struct Targets {
-    http: reqwest::Client,
+    http: HttpClient,
     secrets: Cached,
     known: Mutex<HashMap<String, Arc<Target>>>,
     contacts: Mutex<HashMap<String, Arc<Contact>>>,
 }
 
 impl Targets {
-    pub fn new(http: reqwest::Client, secrets: Cached) -> Self {
+    pub fn new(http: HttpClient, secrets: Cached) -> Self {
         Self { http, secrets, known: Mutex::default(), contacts: Mutex::default() }
     }
 

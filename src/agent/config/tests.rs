@@ -82,6 +82,17 @@ fn what_can_not_work_is_refused_with_its_field() {
 }
 
 #[test]
+fn a_url_with_a_password_is_refused_in_words_and_without_it() {
+    for url in ["http://ada:hunter2@127.0.0.1:11434/", "http://ada:hun/ter2@127.0.0.1/", "ftp://ada:hunter2@h"] {
+        let error = resolved(&WHOLE.replace("http://127.0.0.1:11434/api/tags", url)).unwrap_err().to_string();
+        let words =
+            "spec.services[0].check.url: must be http(s)://HOST[:PORT][/PATH][?QUERY], without user or fragment";
+        assert!(error.contains(words) && error.contains("***@"), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("ter2"), "{error}");
+    }
+}
+
+#[test]
 fn two_services_of_one_name_are_refused() {
     let twice = format!("{WHOLE}  - {{name: ollama, start: {{command: [x]}}}}\n");
     assert!(resolved(&twice).unwrap_err().to_string().contains("already"));

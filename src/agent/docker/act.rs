@@ -90,7 +90,10 @@ impl Actor {
         let engine = Engine::connect(&self.socket).await?;
         let (facts, made) = match found {
             // What is known may be a moment old.
-            Found::Here(known) => (look(&engine, &known.report.id).await?, made_by(&known)),
+            Found::Here(known) => {
+                let made = made_by(&known).filter(|_| self.seen.contradiction(&known).is_none());
+                (look(&engine, &known.report.id).await?, made)
+            }
             Found::Missing(made) => (None, made),
         };
         let facts = match (facts, request.action) {
@@ -132,6 +135,8 @@ impl Actor {
         // Compose would start all containers of the service, one that a person stopped among them.
         let alone = |made: &Made| self.seen.count_of(&made.project, &made.service) <= 1;
         let drift = match made_by(facts).filter(alone) {
+            // Another project's files say nothing of it.
+            Some(_) if self.seen.contradiction(facts).is_some() => None,
             Some(made) => match self.compose_up(&made.project, &made.service).await {
                 Ok(()) => None,
                 Err(ComposeError::Drift(what, _)) => Some(what),
@@ -174,7 +179,7 @@ impl Actor {
 
     async fn not_created(&self, engine: &Engine, made: &Made, error: &ComposeError) -> Failed {
         let failure = match error {
-            ComposeError::Drift(..) => ContainerFailure::ComposeDrift,
+            ComposeError::Drift(..) | ComposeError::Outside(_) => ContainerFailure::ComposeDrift,
             ComposeError::NoCompose { .. } => ContainerFailure::Engine,
             // A registry that can't be reached is told in many words: whether the image is here, the engine knows.
             ComposeError::Failed { .. } if self.has_image_of(engine, made).await => ContainerFailure::Engine,
@@ -193,6 +198,9 @@ impl Actor {
 
     async fn compose_up(&self, project: &str, service: &str) -> Result<(), ComposeError> {
         let known = self.seen.project(project).unwrap_or_default();
+        if let Some(why) = self.seen.allow().outside(&known.origin()) {
+            return Err(ComposeError::Outside(why));
+        }
         let pull = !self.disk_is_full();
         if !pull {
             tracing::warn!(project, service, "under 5 % free disk: nothing is pulled");

@@ -1,9 +1,12 @@
 //! Which containers the agent's file permits: pure. Everything else does not exist for callers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
-use super::facts::label;
-use crate::{agent::gate::Refused, api::AgentDockerAllow, host::Refusal};
+use super::facts::{Origin, label};
+use crate::{agent::gate::Refused, api::AgentDocker, host::Refusal};
 
 /// The longest name that an engine takes.
 const LONGEST_NAME: usize = 255;
@@ -15,20 +18,31 @@ pub struct Allow {
     labels: BTreeMap<String, String>,
     /// Whether commands may be run in them.
     pub exec: bool,
+    /// Within which compose's files must lie.
+    folders: Vec<PathBuf>,
 }
 
-impl From<&AgentDockerAllow> for Allow {
-    fn from(allow: &AgentDockerAllow) -> Self {
+impl Allow {
+    /// Relative folders start at `base_dir`.
+    pub fn of(spec: &AgentDocker, base_dir: &Path) -> Self {
+        let allow = &spec.allow;
         Self {
+            folders: spec.compose_folders.iter().map(|folder| base_dir.join(folder)).collect(),
             projects: allow.compose_projects.iter().cloned().collect(),
             names: allow.names.iter().cloned().collect(),
             labels: allow.labels.clone(),
             exec: allow.exec,
         }
     }
-}
 
-impl Allow {
+    /// Why compose may not be run for a project.
+    pub fn outside(&self, origin: &Origin) -> Option<String> {
+        let out = origin.paths().find(|path| !self.folders.iter().any(|folder| Path::new(path).starts_with(folder)))?;
+        Some(format!(
+            "{out} lies in none of the folders that the agent's file lists: add its folder to spec.docker.composeFolders"
+        ))
+    }
+
     pub fn permits(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         self.permits_name(name)
             || labels.get(label::PROJECT).is_some_and(|project| self.permits_project(project))
@@ -86,6 +100,31 @@ pub mod tests {
             assert_eq!(allow.permits(name, &given), permitted, "{name} {given:?}");
         }
         assert!(!Allow::default().permits("x", &labels(&[])), "no labels are no permission");
+    }
+
+    #[test]
+    fn compose_is_run_within_the_listed_folders_alone() {
+        let origin = |directory: &str, file: &str, env: &[&str]| Origin {
+            directory: directory.into(),
+            files: vec![file.into()],
+            env_files: env.iter().map(|path| (*path).to_owned()).collect(),
+        };
+        let spec =
+            AgentDocker { compose_folders: vec!["/srv/knowledge".into(), "here".into()], ..AgentDocker::default() };
+        let allow = Allow::of(&spec, Path::new("/etc/ostler"));
+        let file = "/srv/knowledge/compose.yaml";
+        for (origin, inside) in [
+            (origin("/srv/knowledge", file, &[]), true),
+            (origin("/srv/knowledge/sub", file, &["/srv/knowledge/.env"]), true),
+            (origin("/etc/ostler/here", "/etc/ostler/here/c.yaml", &[]), true),
+            (origin("/srv/knowledge2", file, &[]), false),
+            (origin("/srv/knowledge", "/tmp/c.yaml", &[]), false),
+            (origin("/srv/knowledge", file, &["/etc/shadow"]), false),
+            (origin("/", file, &[]), false),
+        ] {
+            assert_eq!(allow.outside(&origin).is_none(), inside, "{origin:?}");
+        }
+        assert!(Allow::default().outside(&origin("/srv/knowledge", file, &[])).is_some(), "none is listed");
     }
 
     #[test]

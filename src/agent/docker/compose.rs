@@ -29,6 +29,9 @@ pub enum ComposeError {
     /// Nothing was done.
     #[error("{0}; nothing of it is deployed: see to the file, then `docker compose up -d {1}`")]
     Drift(String, String),
+    /// Nothing was done: its files are not where the agent's file permits.
+    #[error("compose is not run: {0}")]
+    Outside(String),
     #[error("its image can't be had: {0}")]
     Image(String),
     #[error("can't run {command}: {cause}; install Docker Compose 2.24 or newer, or set spec.docker.composeCommand")]

@@ -18,7 +18,7 @@ use bollard::{
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::host::root_cause;
+use crate::net::root_cause;
 
 /// How long the engine may take to answer; beyond it, it counts as away.
 const ANSWER: u64 = 10;

@@ -207,13 +207,48 @@ fn time(text: Option<&str>) -> Option<Timestamp> {
     text?.parse::<Timestamp>().ok().filter(|t| t.as_second() > 0)
 }
 
+/// Which service of which project a container is, if its labels are as compose writes them: all of them. An image can have labels,
+/// too.
 pub fn compose_identity(labels: &BTreeMap<String, String>) -> Option<ComposeIdentity> {
-    Some(ComposeIdentity {
-        project: labels.get(label::PROJECT)?.clone(),
-        service: labels.get(label::SERVICE)?.clone(),
-        number: labels.get(label::NUMBER).and_then(|n| n.parse().ok()).unwrap_or(1),
-        project_directory: folder(labels.get(label::DIRECTORY).map_or("", String::as_str)).to_owned(),
-    })
+    let text = |name: &str| labels.get(name).filter(|value| !value.is_empty());
+    let number = text(label::NUMBER)?.parse().ok().filter(|number| *number > 0)?;
+    let origin = Origin::of(labels)?;
+    let (project, service) = (text(label::PROJECT)?.clone(), text(label::SERVICE)?.clone());
+    Some(ComposeIdentity { project, service, number, project_directory: origin.directory })
+}
+
+/// From what compose made a project's containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub directory: String,
+    pub files: Vec<String>,
+    pub env_files: Vec<String>,
+}
+
+impl Origin {
+    /// `None`: labels lack, or they name what is no file of this machine.
+    pub fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
+        let list = |name: &str| -> Vec<String> {
+            let text = labels.get(name).map_or("", String::as_str);
+            text.split(',').filter(|path| !path.is_empty()).map(str::to_owned).collect()
+        };
+        let directory = folder(labels.get(label::DIRECTORY)?).to_owned();
+        let origin = Self { directory, files: list(label::FILES), env_files: list(label::ENV_FILES) };
+        (!origin.files.is_empty() && origin.paths().all(is_plain_path)).then_some(origin)
+    }
+
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        [&self.directory].into_iter().chain(&self.files).chain(&self.env_files).map(String::as_str)
+    }
+}
+
+/// An absolute path that means what it says: no URL, no option, no way back up.
+fn is_plain_path(path: &str) -> bool {
+    path.len() <= 4096
+        && path.starts_with('/')
+        && !path.contains("://")
+        && !path.chars().any(char::is_control)
+        && path.split('/').all(|part| part != "..")
 }
 
 /// A folder's path without the slash at its end.
@@ -290,6 +325,44 @@ pub mod tests {
         assert_eq!((report.name.as_str(), report.restart_policy.as_str()), ("knowledge-nightly-1", "no"));
         assert_eq!(report.compose.as_ref().unwrap().project_directory, "/srv/knowledge");
         assert_eq!(report.memory_limit, Some(20 << 20));
+    }
+
+    #[test]
+    fn a_container_is_of_a_service_only_by_all_of_composes_labels() {
+        let whole = inspection("a1", "db", json!({})).config.unwrap().labels.unwrap();
+        let with = |changes: &[(&str, Option<&str>)]| {
+            let mut labels: BTreeMap<String, String> = whole.clone().into_iter().collect();
+            for (name, value) in changes {
+                match value {
+                    Some(value) => labels.insert((*name).to_owned(), (*value).to_owned()),
+                    None => labels.remove(*name),
+                };
+            }
+            compose_identity(&labels).map(|found| (found.project, found.service, found.number))
+        };
+        let db = Some(("knowledge".to_owned(), "db".to_owned(), 1));
+        assert_eq!(with(&[]), db);
+        assert_eq!(with(&[(label::ENV_FILES, Some("/srv/knowledge/.env"))]), db);
+        for name in [label::PROJECT, label::SERVICE, label::NUMBER, label::DIRECTORY, label::FILES] {
+            assert_eq!(with(&[(name, None)]), None, "without {name}");
+            assert_eq!(with(&[(name, Some(""))]), None, "with an empty {name}");
+        }
+        for (name, value) in [
+            (label::NUMBER, "0"),
+            (label::NUMBER, "-1"),
+            (label::FILES, "oci://evil.example/x"),
+            (label::FILES, "https://evil.example/compose.yaml"),
+            (label::FILES, "/srv/knowledge/compose.yaml,-"),
+            (label::FILES, "-f"),
+            (label::FILES, "compose.yaml"),
+            (label::FILES, "/srv/knowledge/../../etc/x.yaml"),
+            (label::DIRECTORY, "knowledge"),
+            (label::DIRECTORY, "/srv/\nknowledge"),
+            (label::ENV_FILES, "--env-file=/etc/shadow"),
+            (label::ENV_FILES, "../secrets"),
+        ] {
+            assert_eq!(with(&[(name, Some(value))]), None, "{name}={value}");
+        }
     }
 
     #[test]

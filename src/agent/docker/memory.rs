@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Facts, folder, label};
+use super::facts::{Facts, Origin, folder, label};
 use crate::host::{ComposeIdentity, ContainerReport, Stopped};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,21 @@ pub struct Restart {
     pub never: bool,
 }
 
+impl Project {
+    pub fn origin(&self) -> Origin {
+        Origin { directory: self.directory.clone(), files: self.files.clone(), env_files: self.env_files.clone() }
+    }
+}
+
+fn identity(facts: &Facts) -> Option<(&ComposeIdentity, Origin)> {
+    let compose = facts.report.compose.as_ref().filter(|_| !facts.is_oneoff())?;
+    Some((compose, Origin::of(&facts.labels)?))
+}
+
+fn project_of(facts: &Facts) -> Option<&str> {
+    facts.report.compose.as_ref().map(|compose| compose.project.as_str())
+}
+
 /// How much later than a run's end its stop may be told.
 const LATE: SignedDuration = SignedDuration::from_secs(2);
 
@@ -93,21 +108,54 @@ impl Marks {
 }
 
 impl Memory {
-    /// Remembers how a container came to be, so that a missing one can be brought up as it was.
-    pub fn learn(&mut self, facts: &Facts) {
-        let Some(compose) = facts.report.compose.as_ref().filter(|_| !facts.is_oneoff()) else { return };
-        let list = |name: &str| -> Vec<String> {
-            facts.label(name).map(|v| v.split(',').map(str::to_owned).collect()).unwrap_or_default()
-        };
+    /// Remembers how a container came to be, so that a missing one can be brought up as it was. What is known of a project is not
+    /// changed by a container that says otherwise, as long as one of those is there that it was learned from. `others` are all
+    /// that are there now.
+    pub fn learn(&mut self, facts: &Facts, others: &BTreeMap<String, Facts>) {
+        let Some((compose, origin)) = identity(facts) else { return };
+        let same_project =
+            |other: &&Facts| other.report.id != facts.report.id && project_of(other) == project_of(facts);
+        let known = self.projects.get(&compose.project).map(Project::origin);
+        if known.as_ref().is_some_and(|known| {
+            *known != origin
+                && others.values().filter(same_project).any(|o| Origin::of(&o.labels).as_ref() == Some(known))
+        }) {
+            return;
+        }
         let project = self.projects.entry(compose.project.clone()).or_default();
-        project.directory = compose.project_directory.clone();
-        project.files = list(label::FILES);
-        project.env_files = list(label::ENV_FILES);
+        if known.is_some_and(|known| known != origin) {
+            tracing::warn!(
+                project = compose.project,
+                files = origin.files.join(","),
+                "compose project is made from other files by now"
+            );
+        }
+        (project.directory, project.files, project.env_files) = (origin.directory, origin.files, origin.env_files);
+        let Some(hash) = facts.label(label::HASH) else { return };
         let service = project.services.entry(compose.service.clone()).or_default();
-        service.hash = facts.label(label::HASH).unwrap_or_default().to_owned();
+        let (name, is_other) = (&facts.report.name, !service.hash.is_empty() && service.hash != hash);
+        let there = |known: &String| others.values().any(|other| other.report.name == *known);
+        if is_other && !service.names.contains(name) && service.names.iter().any(there) {
+            return;
+        }
+        service.hash = hash.to_owned();
         service.restart = service.restart.take().filter(|known| known.hash == service.hash);
         service.image = facts.report.image.clone();
-        service.names.insert(facts.report.name.clone());
+        service.names.insert(name.clone());
+    }
+
+    /// How the labels of a container contradict what is known of its project: then it is none of that project's.
+    pub fn contradiction(&self, facts: &Facts) -> Option<String> {
+        let (compose, origin) = identity(facts)?;
+        let known = self.projects.get(&compose.project)?;
+        (known.origin() != origin).then(|| {
+            format!(
+                "its labels name {} as the files of compose project {}, which was made from {}: it does not count as one of its",
+                origin.files.join(", "),
+                compose.project,
+                known.files.join(", ")
+            )
+        })
     }
 
     /// Takes in what a service's compose file says of restarts.
@@ -157,5 +205,63 @@ impl Memory {
     /// Forgets marks of containers that are gone.
     pub fn forget(&mut self, is_there: impl Fn(&str) -> bool) {
         self.marks.retain(|id, _| is_there(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::agent::docker::facts::tests::inspection;
+
+    fn facts(id: &str, service: &str, changes: &[(&str, &str)]) -> Facts {
+        let mut seen = inspection(id, service, json!({"Status": "running"}));
+        let labels = seen.config.as_mut().and_then(|config| config.labels.as_mut()).unwrap();
+        for (name, value) in changes {
+            labels.insert((*name).to_owned(), (*value).to_owned());
+        }
+        Facts::read(seen).unwrap()
+    }
+
+    fn there(all: &[&Facts]) -> BTreeMap<String, Facts> {
+        all.iter().map(|facts| (facts.report.id.clone(), (*facts).clone())).collect()
+    }
+
+    #[test]
+    fn a_container_does_not_change_the_files_of_a_project_that_is_there() {
+        let db = facts("a1", "db", &[]);
+        let evil = facts("e1", "db", &[(label::FILES, "/tmp/evil.yaml"), (label::DIRECTORY, "/tmp")]);
+        let secret = facts("e2", "db", &[(label::ENV_FILES, "/etc/shadow")]);
+        let mut memory = Memory::default();
+        memory.learn(&db, &there(&[]));
+        let known = memory.projects.clone();
+        for other in [&evil, &secret] {
+            memory.learn(other, &there(&[&db, other]));
+            assert_eq!(memory.projects, known);
+            assert!(memory.contradiction(other).is_some_and(|why| why.contains("/srv/knowledge/compose.yaml")));
+        }
+        assert_eq!(memory.contradiction(&db), None);
+        // All of it was made anew from other files.
+        memory.learn(&evil, &there(&[&evil]));
+        assert_eq!(memory.projects["knowledge"].files, ["/tmp/evil.yaml"]);
+        assert!(memory.contradiction(&db).is_some());
+    }
+
+    #[test]
+    fn a_container_of_another_name_does_not_change_a_service_that_is_there() {
+        let db = facts("a1", "db", &[]);
+        let mut other = facts("e1", "db", &[(label::HASH, "h2")]);
+        other.report.name = "other".into();
+        let mut memory = Memory::default();
+        memory.learn(&db, &there(&[]));
+        memory.learn(&other, &there(&[&db, &other]));
+        let service = |memory: &Memory| memory.projects["knowledge"].services["db"].clone();
+        assert_eq!((service(&memory).hash.as_str(), service(&memory).names.len()), ("h1", 1));
+        // Compose makes it anew under its own name, or under a new one once the old one is gone.
+        memory.learn(&facts("a2", "db", &[(label::HASH, "h3")]), &there(&[&db]));
+        assert_eq!(service(&memory).hash, "h3");
+        memory.learn(&other, &there(&[&other]));
+        assert_eq!(service(&memory).hash, "h2");
     }
 }

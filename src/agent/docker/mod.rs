@@ -17,7 +17,10 @@ mod select;
 mod socket;
 mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use tokio::time::Duration;
@@ -62,6 +65,7 @@ impl Containers {
     /// Takes up what an earlier agent left. Nothing is asked of the engine before [`Containers::begin`].
     pub fn open(
         spec: &AgentDocker,
+        base_dir: &Path,
         folder: &Folder,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
@@ -71,7 +75,7 @@ impl Containers {
             Ok(socket) => (socket, None),
             Err(why) => (PathBuf::new(), Some(why)),
         };
-        let allow = Allow::from(&spec.allow);
+        let allow = Allow::of(spec, base_dir);
         let seen = Arc::new(Seen::open(allow, folder.join("containers.json"), Timestamp::now())?);
         let compose = Compose { command: spec.compose_command.clone(), socket: socket.clone() };
         let actor = Actor { seen, socket, compose, state_dir: folder.path().to_owned() };

@@ -126,7 +126,8 @@ impl Seen {
             inner.drop_container(&id);
             return;
         }
-        inner.memory.learn(&facts);
+        let Inner { memory, containers, .. } = &mut *inner;
+        memory.learn(&facts, containers);
         inner.memory.had_all_its_memory(&facts.report);
         if inner.containers.get(&id) != Some(&facts) {
             inner.containers.insert(id, facts);
@@ -141,11 +142,15 @@ impl Seen {
         if !self.allow.permits(&facts.report.name, &facts.labels) {
             return None;
         }
-        inner.memory.learn(facts);
-        if inner.memory.never_restarts(of).is_some() {
+        let Inner { memory, containers, .. } = &mut *inner;
+        memory.learn(facts, containers);
+        if memory.never_restarts(of).is_some() || memory.contradiction(facts).is_some() {
             return None;
         }
-        let project = inner.memory.projects.get(&of.project)?.clone();
+        let project = memory.projects.get(&of.project)?.clone();
+        if self.allow.outside(&project.origin()).is_some() {
+            return None;
+        }
         Some((of.project.clone(), of.service.clone(), project))
     }
 
@@ -274,6 +279,11 @@ impl Seen {
         Ok(())
     }
 
+    /// How the labels of a container contradict what is known of its project.
+    pub fn contradiction(&self, facts: &Facts) -> Option<String> {
+        self.lock().memory.contradiction(facts)
+    }
+
     /// How compose made a project's containers.
     pub fn project(&self, name: &str) -> Option<Project> {
         self.lock().memory.projects.get(name).cloned()
@@ -348,6 +358,7 @@ impl Inner {
             report.memory_peak = marks.memory_peak;
             report.drift = marks.drift.clone();
         }
+        report.drift = self.memory.contradiction(facts).or(report.drift);
         report.operation = self.operations.get(&report.name).cloned();
         report.one_shot = report.compose.as_ref().is_some_and(|compose| {
             self.memory.never_restarts(compose) == Some(true) || self.is_waited_for(&compose.project, &compose.service)

@@ -127,9 +127,11 @@ impl<'a> World<'a> {
     }
 
     fn of_folder(&self, directory: &str) -> impl Iterator<Item = &'a Facts> {
-        let directory = folder(directory).to_owned();
+        let (directory, memory) = (folder(directory).to_owned(), self.memory);
         self.containers.values().filter(move |f| {
-            !f.is_oneoff() && f.report.compose.as_ref().is_some_and(|c| c.project_directory == directory)
+            !f.is_oneoff()
+                && f.report.compose.as_ref().is_some_and(|c| c.project_directory == directory)
+                && memory.contradiction(f).is_none()
         })
     }
 
@@ -191,8 +193,8 @@ mod tests {
         /// `db` and `nightly` were seen; `nightly` is gone.
         fn new() -> Self {
             let mut memory = Memory::default();
-            memory.learn(&facts("b2", "nightly"));
-            memory.learn(&facts("a1", "db"));
+            memory.learn(&facts("b2", "nightly"), &BTreeMap::new());
+            memory.learn(&facts("a1", "db"), &BTreeMap::new());
             Self {
                 allow: permitting("knowledge", "proxy"),
                 containers: BTreeMap::from([("a1".to_owned(), facts("a1", "db"))]),

@@ -14,12 +14,14 @@ use uuid::Uuid;
 
 use super::disk::{self, StateError};
 use crate::{
-    agent::gate::{self, Refused, Replays},
+    agent::gate::{self, Heard, Refused, Replays},
     host::Refusal,
 };
 
 /// Past so many lines the file of ids is written anew, without those that are too old to matter.
 const LINES: usize = 4096;
+/// Installations whose epochs are kept; the one that was not heard for longest is forgotten.
+const INSTALLATIONS: usize = 64;
 
 #[derive(Debug)]
 pub struct Doorbook {
@@ -30,7 +32,7 @@ pub struct Doorbook {
 
 #[derive(Debug)]
 struct Inner {
-    epochs: BTreeMap<Uuid, i64>,
+    epochs: BTreeMap<Uuid, Heard>,
     replays: Replays,
     file: File,
     lines: usize,
@@ -39,7 +41,9 @@ struct Inner {
 impl Doorbook {
     pub fn open(folder: &Path, now: Timestamp) -> Result<Self, StateError> {
         let (epochs_path, replays_path) = (folder.join("epochs.json"), folder.join("replays"));
-        let epochs = disk::read(&epochs_path)?.unwrap_or_default();
+        let kept: BTreeMap<Uuid, i64> = disk::read(&epochs_path)?.unwrap_or_default();
+        // When it was heard is not kept: as if it were now.
+        let epochs = kept.into_iter().map(|(installation, epoch)| (installation, Heard { epoch, at: now })).collect();
         let replays = Replays::restore(read_ids(&replays_path)?, now);
         let file = write_ids(&replays_path, &replays)?;
         let inner = Mutex::new(Inner { epochs, lines: replays.len(), replays, file });
@@ -61,15 +65,24 @@ impl Doorbook {
         Ok(())
     }
 
-    /// Refuses a leader that another has followed, and keeps a new high epoch before anything is done for it.
-    pub fn take_epoch(&self, caller: (Uuid, i64)) -> Result<(), Refused> {
+    /// Refuses a leader that another has followed, and keeps another epoch before anything is done for it.
+    pub fn take_epoch(&self, (installation, epoch): (Uuid, i64), now: Timestamp) -> Result<(), Refused> {
         let mut inner = self.lock();
-        if gate::check_epoch(&inner.epochs, caller)? {
-            let mut new = inner.epochs.clone();
-            new.insert(caller.0, caller.1);
-            disk::write(&self.epochs_path, &new).map_err(|e| not_recorded(&e))?;
-            inner.epochs = new;
+        let is_new = gate::check_epoch(&inner.epochs, (installation, epoch), now)?;
+        let mut new = inner.epochs.clone();
+        new.insert(installation, Heard { epoch, at: now });
+        while new.len() > INSTALLATIONS {
+            let Some(oldest) = new.iter().min_by_key(|(_, heard)| heard.at).map(|(id, _)| *id) else { break };
+            new.remove(&oldest);
         }
+        if is_new {
+            let kept: BTreeMap<_, _> = new.iter().map(|(id, heard)| (id, heard.epoch)).collect();
+            disk::write(&self.epochs_path, &kept).map_err(|e| not_recorded(&e))?;
+            if let Some(before) = inner.epochs.get(&installation).filter(|before| before.epoch > epoch) {
+                tracing::warn!(%installation, epoch, before = before.epoch, "a lower epoch is taken: the higher one was not heard for ten minutes");
+            }
+        }
+        inner.epochs = new;
         Ok(())
     }
 
@@ -125,14 +138,18 @@ mod tests {
         let now: Timestamp = "2026-03-01T02:00:00.5Z".parse().unwrap();
         let first = Doorbook::open(&folder, now).unwrap();
         first.take_id("a b", now).unwrap();
-        first.take_epoch((Uuid::nil(), 3)).unwrap();
+        first.take_epoch((Uuid::nil(), 3), now).unwrap();
         drop(first);
         let mut file = OpenOptions::new().append(true).open(folder.join("replays")).unwrap();
         file.write_all(b"12345 cut-sho").unwrap();
         let again = Doorbook::open(&folder, now).unwrap();
         assert_eq!(again.take_id("a b", now).unwrap_err().reason, Refusal::ReplayedId);
         again.take_id("cut-sho", now).unwrap();
-        assert_eq!(again.take_epoch((Uuid::nil(), 2)).unwrap_err().reason, Refusal::LowerEpoch);
+        assert_eq!(again.take_epoch((Uuid::nil(), 2), now).unwrap_err().reason, Refusal::LowerEpoch);
+        for other in 1..200 {
+            again.take_epoch((Uuid::from_u128(other), 1), now).unwrap();
+        }
+        assert_eq!(again.lock().epochs.len(), INSTALLATIONS);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+mod place;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
 
@@ -17,8 +18,9 @@ use nix::unistd::{Pid, Uid, User};
 
 pub use native::{become_user, boot_id};
 pub use nix::sys::signal::Signal;
+pub use place::{Owner, Place};
 
-use crate::host::Instance;
+use crate::host::{Instance, mask::one_line};
 
 /// A process that is no zombie.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,9 +135,9 @@ pub fn own_user() -> String {
     user_name(Uid::effective().as_raw())
 }
 
-/// A command line, shortened for people.
+/// A command line, for people: shortened, and without what looks like a secret.
 pub fn command_line(pid: u32) -> Option<String> {
-    native::command_line(pid).map(|c| c.chars().take(200).collect())
+    native::command_line(pid).map(|c| one_line(&c, 200))
 }
 
 /// A socket that listens.

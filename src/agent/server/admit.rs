@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{ConnectInfo, FromRequest, Request, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -18,7 +18,7 @@ use super::app::App;
 use crate::{
     agent::gate::{self, Admission, Presented, Refused},
     host::{
-        ErrorBody, MAX_BODY_BYTES, Refusal,
+        ErrorBody, MAX_BODY_BYTES, Refusal, header as names,
         sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Signature},
     },
 };
@@ -58,21 +58,60 @@ fn shown(path: &str) -> String {
     path.chars().take(120).collect()
 }
 
-/// Lets a request in and returns its body, or says why not.
-pub async fn admit(
-    app: &Arc<App>,
-    headers: &HeaderMap,
+/// A request of which nothing is believed yet.
+#[derive(Debug)]
+pub struct Asked {
+    pub headers: HeaderMap,
+    method: Method,
+    uri: Uri,
     body: Body,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Asked {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
+        let (parts, body) = request.into_parts();
+        Ok(Self { headers: parts.headers, method: parts.method, uri: parts.uri, body })
+    }
+}
+
+/// Lets a request in and returns its headers and body, or says why not. Its signature covers all that it asks.
+pub async fn admit(app: &Arc<App>, asked: Asked) -> Result<(HeaderMap, Bytes), Refused> {
+    let header = |name: &str| text(&asked.headers, name).unwrap_or_default().to_owned();
+    let request = gate::Request {
+        method: asked.method.as_str().to_owned(),
+        path: asked.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
+        agent: header(names::AGENT),
+        installation: header(names::INSTALLATION),
+        epoch: header(names::EPOCH),
+        idempotency_key: header(names::IDEMPOTENCY_KEY),
+    };
+    admit_as(app, asked, |headers| Presented { request: Some(request), ..presented(headers, None) }).await
+}
+
+/// The same for a webhook of another program: it signs the body alone, or has its token in the path.
+pub async fn admit_webhook(
+    app: &Arc<App>,
+    asked: Asked,
     path_token: Option<String>,
-) -> Result<Bytes, Refused> {
-    let given = presented(headers, path_token);
+) -> Result<(HeaderMap, Bytes), Refused> {
+    admit_as(app, asked, |headers| presented(headers, path_token)).await
+}
+
+async fn admit_as(
+    app: &Arc<App>,
+    asked: Asked,
+    presented: impl FnOnce(&HeaderMap) -> Presented,
+) -> Result<(HeaderMap, Bytes), Refused> {
+    let given = presented(&asked.headers);
     gate::before_body(&app.keys, &given, Timestamp::now())?;
-    let body = bounded(headers, body).await?;
+    let body = bounded(&asked.headers, asked.body).await?;
     let now = Timestamp::now();
-    if let Admission::Signed { id } = gate::admit(&app.keys, &given, &body, now)? {
+    if let Admission::Signed { id } = gate::admit(&app.name, &app.keys, &given, &body, now)? {
         on_disk(app, move |app| app.door.take_id(&id, now)).await?;
     }
-    Ok(body)
+    Ok((asked.headers, body))
 }
 
 async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
@@ -123,6 +162,7 @@ fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {
         _ => String::new(),
     });
     Presented {
+        request: None,
         signature,
         token: path_token.or(bearer),
         origin: own(header::ORIGIN.as_str()),

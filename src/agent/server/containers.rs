@@ -4,20 +4,19 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Body,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
 };
 
 use super::{
-    admit::{admit, on_disk},
+    admit::{Asked, admit, on_disk},
     app::App,
     operate,
     routes::{Shared, json, no_such_operation, unreadable},
 };
 use crate::{
     agent::{docker::Containers, gate::Refused},
-    host::{ContainerExecResult, ContainerList, ContainerLogs, ContainerOperation, Refusal},
+    host::{ContainerExecResult, ContainerList, ContainerLogs, ContainerOperation, ContainerOperationRequest, Refusal},
 };
 
 impl App {
@@ -32,32 +31,29 @@ impl App {
     }
 }
 
-pub async fn list(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<ContainerList>, Refused> {
-    let body = admit(&app, &headers, body, None).await?;
+pub async fn list(State(app): Shared, asked: Asked) -> Result<Json<ContainerList>, Refused> {
+    let (_, body) = admit(&app, asked).await?;
     app.containers()?.list(&json(&body)?).map(Json)
 }
 
-pub async fn logs(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<ContainerLogs>, Refused> {
-    let body = admit(&app, &headers, body, None).await?;
+pub async fn logs(State(app): Shared, asked: Asked) -> Result<Json<ContainerLogs>, Refused> {
+    let (_, body) = admit(&app, asked).await?;
     app.containers()?.logs(&json(&body)?).await.map(Json)
 }
 
-pub async fn exec(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<ContainerExecResult>, Refused> {
-    let body = admit(&app, &headers, body, None).await?;
+pub async fn exec(State(app): Shared, asked: Asked) -> Result<Json<ContainerExecResult>, Refused> {
+    let (headers, body) = admit(&app, asked).await?;
     let request = json(&body)?;
     let containers = app.containers()?;
     operate::check_caller(&app, &headers, false).await?;
     containers.exec(&request).await.map(Json)
 }
 
-pub async fn operate(
-    State(app): Shared,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<ContainerOperation>), Refused> {
-    let body = admit(&app, &headers, body, None).await?;
-    let request = json(&body)?;
+pub async fn operate(State(app): Shared, asked: Asked) -> Result<(StatusCode, Json<ContainerOperation>), Refused> {
+    let (headers, body) = admit(&app, asked).await?;
+    let request: ContainerOperationRequest = json(&body)?;
     app.containers()?;
+    operate::check_reason(&request.reason)?;
     operate::check_caller(&app, &headers, false).await?;
     let key = operate::key(&headers)?;
     let status = on_disk(&app, move |app| app.containers()?.accept(request, key)).await?;
@@ -67,10 +63,9 @@ pub async fn operate(
 pub async fn operation(
     State(app): Shared,
     id: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-    body: Body,
+    asked: Asked,
 ) -> Result<Json<ContainerOperation>, Refused> {
     let Path(id) = id.map_err(unreadable)?;
-    admit(&app, &headers, body, None).await?;
+    admit(&app, asked).await?;
     app.containers()?.operation(&id).map(Json).ok_or_else(no_such_operation)
 }

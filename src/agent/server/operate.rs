@@ -16,14 +16,14 @@ use crate::{
         plan,
         runner::{Command, hold_of},
     },
-    host::{Action, OperationRequest, OperationStatus, Refusal, header},
+    host::{Action, MAX_REASON_CHARS, OperationRequest, OperationStatus, Refusal, header},
     telemetry::crash_point,
 };
 
 /// An installation's late leader is refused; what it may leave out is only a person's wish.
 pub async fn check_caller(app: &Arc<App>, headers: &HeaderMap, may_omit: bool) -> Result<(), Refused> {
     match gate::caller(text(headers, header::INSTALLATION), text(headers, header::EPOCH))? {
-        Some(caller) => on_disk(app, move |app| app.door.take_epoch(caller)).await,
+        Some(caller) => on_disk(app, move |app| app.door.take_epoch(caller, Timestamp::now())).await,
         None if may_omit => Ok(()),
         None => Err(Refused::new(
             Refusal::LowerEpoch,
@@ -53,6 +53,7 @@ pub async fn accept(
 fn accept_now(app: &App, request: OperationRequest, key: Option<String>) -> Result<OperationStatus, Refused> {
     let not_recorded = |e: StateError| Refused::new(Refusal::NotRecorded, e.to_string());
     let runs = app.service(&request.service)?;
+    check_reason(&request.reason)?;
     let now = Timestamp::now();
     let known = key.as_deref().is_some_and(|k| app.book.of_key(k).is_some());
     if !known && request.action == Action::Restart {
@@ -76,6 +77,14 @@ fn accept_now(app: &App, request: OperationRequest, key: Option<String>) -> Resu
         tracing::warn!(id = %entry.status.id, "the agent ends; the operation is done at its next start");
     }
     Ok(entry.status)
+}
+
+/// It is kept, logged and shown: a longer one is refused where it enters.
+pub fn check_reason(reason: &str) -> Result<(), Refused> {
+    match reason.chars().count() {
+        0..=MAX_REASON_CHARS => Ok(()),
+        n => Err(Refused::new(Refusal::BadRequest, format!("reason has {n} characters: {MAX_REASON_CHARS} at most"))),
+    }
 }
 
 fn refuse_held(memory: &crate::agent::keep::Memory, service: &str, now: Timestamp) -> Result<(), Refused> {

@@ -2,15 +2,13 @@
 
 use axum::{
     Json,
-    body::Body,
     extract::{Query, State, rejection::QueryRejection},
-    http::HeaderMap,
 };
 use serde::Deserialize;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::{
-    admit::{admit, on_disk},
+    admit::{Asked, admit, on_disk},
     routes::Shared,
 };
 use crate::{
@@ -40,10 +38,9 @@ fn default_wait() -> u32 {
 pub async fn report(
     State(app): Shared,
     query: Result<Query<Wait>, QueryRejection>,
-    headers: HeaderMap,
-    body: Body,
+    asked: Asked,
 ) -> Result<Json<AgentReport>, Refused> {
-    admit(&app, &headers, body, None).await?;
+    admit(&app, asked).await?;
     let Query(wait) = query.map_err(|e| Refused::new(Refusal::BadRequest, e.body_text()))?;
     if wait.wait_seconds > MAX_WAIT_SECONDS {
         return Err(Refused::new(Refusal::BadRequest, format!("waitSeconds: 0 to {MAX_WAIT_SECONDS}")));

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    body::Body,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -16,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    admit::{admit, on_disk, watch},
+    admit::{Asked, admit, admit_webhook, on_disk, watch},
     app::App,
     containers, operate,
     recover::{Recovered, recover},
@@ -54,12 +53,8 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn operate(
-    State(app): Shared,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<OperationStatus>), Refused> {
-    let body = admit(&app, &headers, body, None).await?;
+async fn operate(State(app): Shared, asked: Asked) -> Result<(StatusCode, Json<OperationStatus>), Refused> {
+    let (headers, body) = admit(&app, asked).await?;
     let request: OperationRequest = json(&body)?;
     app.service(&request.service)?;
     operate::check_caller(&app, &headers, gate::may_omit_epoch(&request)).await?;
@@ -71,11 +66,10 @@ async fn operate(
 async fn operation(
     State(app): Shared,
     id: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-    body: Body,
+    asked: Asked,
 ) -> Result<Json<OperationStatus>, Refused> {
     let Path(id) = id.map_err(unreadable)?;
-    admit(&app, &headers, body, None).await?;
+    admit(&app, asked).await?;
     app.book.get(&id).map(|entry| Json(entry.status)).ok_or_else(no_such_operation)
 }
 
@@ -83,8 +77,8 @@ pub(super) fn no_such_operation() -> Refused {
     Refused::new(Refusal::UnknownOperation, "no such operation; they are kept for a day after their end")
 }
 
-async fn care(State(app): Shared, headers: HeaderMap, body: Body) -> Result<StatusCode, Refused> {
-    let body = admit(&app, &headers, body, None).await?;
+async fn care(State(app): Shared, asked: Asked) -> Result<StatusCode, Refused> {
+    let (headers, body) = admit(&app, asked).await?;
     let request: CareRequest = json(&body)?;
     if !(1..=LONGEST_CARE_SECONDS).contains(&request.seconds) {
         return Err(Refused::new(Refusal::BadRequest, format!("seconds: 1 to {LONGEST_CARE_SECONDS}")));
@@ -98,8 +92,8 @@ async fn care(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Stat
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn logs(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Json<LogPart>, Refused> {
-    let body = admit(&app, &headers, body, None).await?;
+async fn logs(State(app): Shared, asked: Asked) -> Result<Json<LogPart>, Refused> {
+    let (_, body) = admit(&app, asked).await?;
     let request: LogRequest = json(&body)?;
     let file = match &app.service(&request.service)?.service.spec.manager {
         ManagerSpec::Process(process) => process.log.file.clone(),
@@ -120,31 +114,25 @@ fn no_log(service: &str, why: &str) -> Refused {
     Refused::new(Refusal::BadRequest, format!("the agent has no log of {service}: {why}"))
 }
 
-async fn recover_signed(
-    State(app): Shared,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<Recovered>), Refused> {
-    recover_admitted(app, headers, body, None).await
+async fn recover_signed(State(app): Shared, asked: Asked) -> Result<(StatusCode, Json<Recovered>), Refused> {
+    recover_admitted(app, asked, None).await
 }
 
 async fn recover_by_token(
     State(app): Shared,
     token: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-    body: Body,
+    asked: Asked,
 ) -> Result<(StatusCode, Json<Recovered>), Refused> {
     let Path(token) = token.map_err(unreadable)?;
-    recover_admitted(app, headers, body, Some(token)).await
+    recover_admitted(app, asked, Some(token)).await
 }
 
 async fn recover_admitted(
     app: Arc<App>,
-    headers: HeaderMap,
-    body: Body,
+    asked: Asked,
     token: Option<String>,
 ) -> Result<(StatusCode, Json<Recovered>), Refused> {
-    let body = admit(&app, &headers, body, token).await?;
+    let (headers, body) = admit_webhook(&app, asked, token).await?;
     let key = operate::key(&headers)?;
     Ok((StatusCode::ACCEPTED, Json(recover(&app, &body, key).await?)))
 }

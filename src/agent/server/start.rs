@@ -32,6 +32,7 @@ use crate::{
     api::AgentConfigSpec,
     host::{AgentReport, Credentials, SigningSecret},
     listener::{self, Limits, Tls},
+    net::{ClientError, HttpClient},
     telemetry::{Loops, Metrics, StuckLoop},
 };
 
@@ -55,16 +56,16 @@ pub struct AgentSettings {
     /// The `ostler` binary, whose `agent-exec` starts processes.
     pub exe: PathBuf,
     /// For checks: [`check_client`] makes one that judges the first answer.
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     /// Where it counts; its own `/metrics` shows them.
     pub metrics: Metrics,
     /// Wins over the spec's `signingSecretFile`.
     pub signing_secret: Option<SigningSecret>,
 }
 
-/// A client for checks: any answer counts, so it follows no redirect, and the services are here, so it asks no proxy.
-pub fn check_client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()
+/// A client for checks: the services are here, so it asks no proxy.
+pub fn check_client() -> Result<HttpClient, ClientError> {
+    HttpClient::direct()
 }
 
 /// Why an agent can't start.
@@ -190,7 +191,14 @@ fn build(
     let book = Arc::new(Book::open(folder.join("operations.json"))?);
     let door = Doorbook::open(folder.path(), now)?;
     let docker = match &settings.spec.docker {
-        Some(spec) => Some(Arc::new(Containers::open(spec, &folder, tasks, shutdown)?)),
+        Some(spec) => {
+            let mut spec = spec.clone();
+            // A project of a service is listed, too.
+            let of_services =
+                settings.spec.services.iter().filter_map(|s| s.container.as_ref()?.project_directory.clone());
+            spec.compose_folders.extend(of_services);
+            Some(Arc::new(Containers::open(&spec, &settings.base_dir, &folder, tasks, shutdown)?))
+        }
         None => None,
     };
     let changes = Changes::default();

@@ -11,7 +11,8 @@ use tokio::{
 use super::{
     Service, command,
     error::ServiceError,
-    log, oom, process,
+    log, oom,
+    process::{self, Begun},
     wait::{Patience, Started},
 };
 use crate::{
@@ -46,15 +47,20 @@ impl Service {
         self.clear_leftovers().await?;
         let kills_before = oom::kills();
         self.live().log_begun = log::length(&spec.log.file);
-        let (instance, child) = process::spawn(&self.launcher, &spec.start, &self.record, &spec.log).await?;
+        let Begun { instance, child, failed } =
+            process::spawn(&self.launcher, &spec.start, &self.record, &spec.log).await?;
         let (tell, exit) = watch::channel(None);
         {
             let mut live = self.live();
             live.reaping = Some(instance.clone());
             live.kills_before = kills_before;
         }
-        tracing::info!(service = %self.spec.name, pid = instance.pid, "process started");
         self.reap(instance.clone(), child, tell);
+        if let Some(cause) = failed {
+            self.exit_told(&instance).await;
+            return Err(ServiceError::Spawn { cause });
+        }
+        tracing::info!(service = %self.spec.name, pid = instance.pid, "process started");
         self.began(Some(instance.clone()));
         self.wait_up(Some(Started { instance, exit: Some(exit) }), patience).await?;
         Ok("started")

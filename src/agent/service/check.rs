@@ -1,8 +1,11 @@
 //! Asks a service whether it is up: any answer below 500 means so.
 
-use reqwest::{Client, header};
+use reqwest::header;
 
-use crate::{agent::config::CheckSpec, host::root_cause};
+use crate::{
+    agent::config::CheckSpec,
+    net::{Broken, HttpClient},
+};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,24 +16,20 @@ pub struct CheckOutcome {
     pub detail: String,
 }
 
-pub async fn check(http: &Client, spec: &CheckSpec) -> CheckOutcome {
-    let asked = http
-        .get(spec.url.clone())
-        // A kept connection would be one to the process before.
-        .header(header::CONNECTION, "close")
-        .timeout(spec.timeout)
-        .send()
-        .await;
-    match asked {
-        Ok(answer) => {
-            let status = answer.status().as_u16();
+/// The status alone is read, and where it redirects to is not asked.
+pub async fn check(http: &HttpClient, spec: &CheckSpec) -> CheckOutcome {
+    // A kept connection would be one to the process before.
+    let request = http.get(&spec.url).header(header::CONNECTION, "close");
+    match http.send_within(request, spec.timeout).await {
+        Ok(reply) => {
+            let status = reply.status().as_u16();
             CheckOutcome { ok: status < 500, timed_out: false, detail: format!("HTTP {status}") }
         }
-        Err(e) if e.is_timeout() => CheckOutcome {
+        Err(Broken::Timeout) => CheckOutcome {
             ok: false,
             timed_out: true,
             detail: format!("no answer within {} s", spec.timeout.as_secs()),
         },
-        Err(e) => CheckOutcome { ok: false, timed_out: false, detail: root_cause(&e) },
+        Err(broken) => CheckOutcome { ok: false, timed_out: false, detail: broken.to_string() },
     }
 }

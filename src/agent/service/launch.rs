@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::{Uid, User};
+use nix::unistd::User;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -23,6 +23,9 @@ use crate::{
 
 /// How much of a command's output an error shows, in characters.
 const SHOWN: usize = 400;
+
+/// What another user's program gets of the agent's environment; the rest is that user's own, or declared.
+const OF_A_LOGIN: [&str; 2] = ["PATH", "LANG"];
 
 /// Starts programs as the agent's file says.
 #[derive(Clone, Debug)]
@@ -47,10 +50,15 @@ impl Launcher {
             command.arg("--open-files").arg(limit.to_string());
         }
         command.arg("--").args(&spec.argv);
-        // The agent's own settings and secrets are no business of what it starts.
+        // The agent's own settings and secrets are no business of what it starts; and where the file names the user, whatever else is
+        // in the agent's environment is none of that user's.
         for (name, _) in env::vars_os() {
-            let own = name.to_string_lossy().starts_with("OSTLER_");
-            if own && name != "OSTLER_CRASH_POINT" {
+            let passed = match name.to_str() {
+                Some("OSTLER_CRASH_POINT") => true,
+                Some(name) if spec.user.is_some() => OF_A_LOGIN.contains(&name),
+                name => !name.is_some_and(|name| name.starts_with("OSTLER_")),
+            };
+            if !passed {
                 command.env_remove(name);
             }
         }
@@ -88,7 +96,7 @@ impl Launcher {
     }
 
     pub fn not_spawned(&self, cause: &std::io::Error) -> ServiceError {
-        ServiceError::Spawn { cause: format!("cannot run {}: {cause}", self.exe.display()) }
+        ServiceError::Spawn { cause: format!("can't run {}: {cause}", self.exe.display()) }
     }
 }
 
@@ -118,14 +126,9 @@ impl Finished {
     }
 }
 
-/// What a login of another user would set, unless the file says otherwise.
+/// What a login of the user would set, unless the file says otherwise.
 fn home_of(spec: &CommandSpec) -> Vec<(&'static str, String)> {
-    let Some(user) = spec
-        .user
-        .as_deref()
-        .and_then(|name| User::from_name(name).ok().flatten())
-        .filter(|user| user.uid != Uid::effective())
-    else {
+    let Some(user) = spec.user.as_deref().and_then(|name| User::from_name(name).ok().flatten()) else {
         return Vec::new();
     };
     vec![("HOME", user.dir.display().to_string()), ("USER", user.name.clone()), ("LOGNAME", user.name)]

@@ -1,16 +1,20 @@
 //! A process's output file: opened for it, read for lack of memory, rotated by copy and truncate.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    ffi::OsStr,
+    fs::File,
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    os::unix::fs::MetadataExt,
+    path::Path,
 };
 
-use nix::fcntl::OFlag;
+use nix::unistd::{Gid, Uid, User};
 
 use crate::{
-    agent::config::LogSpec,
+    agent::{
+        config::LogSpec,
+        os::{Owner, Place},
+    },
     host::{
         LogPart,
         mask::{masked, one_line},
@@ -20,76 +24,61 @@ use crate::{
 /// At most so much is read at once, in bytes.
 const CHUNK: u64 = 1 << 20;
 
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    // The folder may be the service's user's, who must not lead an agent of root to another file.
-    options.custom_flags(OFlag::O_NOFOLLOW.bits());
-    options
-}
-
-/// Opens the file for a process's output.
-pub fn open(path: &Path) -> io::Result<File> {
-    options().append(true).create(true).mode(0o640).open(path)
+/// Opens the file for a process's output. A new one is the user's, as if the user had made it.
+pub fn open(path: &Path, user: Option<&str>) -> io::Result<File> {
+    let user = user.and_then(|name| User::from_name(name).ok().flatten()).filter(|_| Uid::effective().is_root());
+    Place::of(path)?.append(user.map(|user| (user.uid, user.gid)))
 }
 
 /// How long the file is, in bytes.
 pub fn length(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |m| m.len())
+    Place::of(path).and_then(|place| place.length()).ok().flatten().unwrap_or(0)
 }
 
 /// Moves what is in the file to `file.1` when there is too much of it. The process goes on writing to the same file; what
 /// it writes between copy and truncate is lost.
 pub fn rotate(spec: &LogSpec) -> io::Result<bool> {
-    match fs::symlink_metadata(&spec.file) {
-        Ok(meta) if meta.len() > spec.max_bytes => {}
-        Ok(_) => return Ok(false),
+    let place = match Place::of(&spec.file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e),
+        place => place?,
+    };
+    if place.length()?.is_none_or(|length| length <= spec.max_bytes) {
+        return Ok(false);
     }
-    let mut current = options().read(true).write(true).open(&spec.file)?;
+    let mut current = place.read_and_write()?;
     if spec.files > 0 {
         // Copied before anything is moved: a disk that is full must not cost the old files.
-        let copied = copy(&mut current, &numbered(&spec.file, 0))?;
+        let numbered = |n: u32| place.beside(&format!(".{n}"));
+        copy(&mut current, &place, &numbered(0))?;
         for n in (1..spec.files).rev() {
-            rename(&numbered(&spec.file, n), &numbered(&spec.file, n + 1))?;
+            place.rename(&numbered(n), &numbered(n + 1))?;
         }
-        rename(&copied, &numbered(&spec.file, 1))?;
+        place.rename(&numbered(0), &numbered(1))?;
     }
     current.set_len(0)?;
     Ok(true)
 }
 
-fn copy(current: &mut File, path: &Path) -> io::Result<PathBuf> {
+fn copy(current: &mut File, place: &Place, name: &OsStr) -> io::Result<()> {
+    let meta = current.metadata()?;
+    let owner: Option<Owner> =
+        Uid::effective().is_root().then(|| (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid())));
     let mut written = || {
-        let mut copy = options().write(true).create(true).truncate(true).mode(0o640).open(path)?;
+        let mut copy = place.replace(name, owner)?;
         io::copy(current, &mut copy)?;
         copy.sync_data()
     };
     written().inspect_err(|_| {
         // Half a copy helps nobody, and the disk may be full.
-        let _ = fs::remove_file(path);
-    })?;
-    Ok(path.to_owned())
-}
-
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn numbered(file: &Path, n: u32) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{n}"));
-    name.into()
+        let _ = place.remove(name);
+    })
 }
 
 /// A part of a log for people, in whole lines: what follows `after`, or the end. A log that is shorter than that was rotated, and
 /// begins anew. The part of a line that is still being written is left for the next call.
 pub fn part(path: &Path, after: Option<u64>, most: u64) -> io::Result<LogPart> {
     let of = |text: String, next| LogPart { file: path.display().to_string(), text, next };
-    let mut file = match options().read(true).open(path) {
+    let mut file = match Place::of(path).and_then(|place| place.read()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(of(String::new(), 0)),
         opened => opened?,
     };
@@ -132,7 +121,7 @@ pub struct LastWords {
 
 /// What a process wrote last, from `since` on: the line that says why, or else the last one that says something.
 pub fn last_words(path: &Path, since: u64) -> Option<LastWords> {
-    let mut file = options().read(true).open(path).ok()?;
+    let mut file = Place::of(path).and_then(|place| place.read()).ok()?;
     let length = file.metadata().ok()?.len();
     // A file that is shorter was rotated meanwhile.
     let since = if since <= length { since } else { 0 };
@@ -158,7 +147,7 @@ pub struct Watch {
 impl Watch {
     /// Begins at an offset remembered from before, or at the end of the file.
     pub fn begin(path: &Path, remembered: Option<u64>) -> Self {
-        let length = fs::metadata(path).map_or(0, |m| m.len());
+        let length = length(path);
         Self { offset: remembered.filter(|&o| o <= length).unwrap_or(length), carry: Vec::new() }
     }
 
@@ -173,7 +162,7 @@ impl Watch {
 
     /// Whether any of the texts was written since. A file shorter than before was rotated, and is read from its start.
     pub fn found(&mut self, path: &Path, patterns: &[String]) -> io::Result<bool> {
-        let mut file = match options().read(true).open(path) {
+        let mut file = match Place::of(path).and_then(|place| place.read()) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
@@ -211,7 +200,7 @@ fn contains(text: &[u8], pattern: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{fs, io::Write, path::PathBuf};
 
     use super::*;
 
@@ -246,7 +235,7 @@ mod tests {
     fn a_log_is_copied_and_truncated_while_its_writer_goes_on() {
         let dir = folder();
         let spec = LogSpec { file: dir.join("x.log"), max_bytes: 10, files: 2 };
-        let mut writer = open(&spec.file).unwrap();
+        let mut writer = open(&spec.file, None).unwrap();
         assert!(!rotate(&spec).unwrap(), "an empty file");
         for text in ["first first\n", "second second\n", "third third\n"] {
             writer.write_all(text.as_bytes()).unwrap();
@@ -272,7 +261,7 @@ mod tests {
         let before = fs::metadata(&path).unwrap().len();
         assert_eq!(last_words(&path, before), None, "of the process before");
         assert!(last_words(&path, 9999).is_some_and(|w| w.port_taken), "rotated meanwhile");
-        let mut writer = open(&path).unwrap();
+        let mut writer = open(&path, None).unwrap();
         writer.write_all(b"loading\nError: listen EADDRINUSE: :::8080\n  at Server.listen\n\n").unwrap();
         let words = last_words(&path, before).unwrap();
         assert_eq!((words.line.as_str(), words.port_taken), ("Error: listen EADDRINUSE: :::8080", true));
@@ -284,7 +273,7 @@ mod tests {
         let dir = folder();
         fs::write(dir.join("precious"), "x".repeat(100)).unwrap();
         std::os::unix::fs::symlink(dir.join("precious"), dir.join("x.log")).unwrap();
-        assert!(open(&dir.join("x.log")).is_err());
+        assert!(open(&dir.join("x.log"), None).is_err());
         let spec = LogSpec { file: dir.join("x.log"), max_bytes: 1, files: 1 };
         assert!(rotate(&spec).is_err());
         assert_eq!(fs::metadata(dir.join("precious")).unwrap().len(), 100);
@@ -292,10 +281,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_in_its_place_holds_nobody_up() {
+        let dir = folder();
+        let path = dir.join("x.log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open(&path, None).unwrap_err().to_string().contains("no regular file"));
+        assert_eq!((length(&path), last_words(&path, 0)), (0, None));
+        assert!(rotate(&LogSpec { file: path.clone(), max_bytes: 0, files: 1 }).is_err());
+        assert!(Watch::begin(&path, None).found(&path, &["x".to_owned()]).is_err());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn a_text_is_found_once_even_when_it_comes_in_two_pieces_or_after_a_rotation() {
         let dir = folder();
         let path = dir.join("x.log");
-        let mut writer = open(&path).unwrap();
+        let mut writer = open(&path, None).unwrap();
         writer.write_all(b"old: Insufficient Memory\n").unwrap();
         let patterns = ["Insufficient Memory".to_owned()];
         let mut watch = Watch::begin(&path, None);

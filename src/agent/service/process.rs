@@ -11,7 +11,7 @@ use super::{error::ServiceError, launch::Launcher, log};
 use crate::{
     agent::{
         config::{CheckSpec, CommandSpec, LogSpec},
-        exec::{Record, complaint_path},
+        exec::{Record, complaint_path, has_become},
         keep::{self, StateError},
         os::{self, Listener, Proc, Processes, Signal},
     },
@@ -139,14 +139,23 @@ pub fn port(
     }))
 }
 
-/// Starts a process; its record is on disk when this returns.
+/// A process that was begun.
+#[derive(Debug)]
+pub struct Begun {
+    pub instance: Instance,
+    pub child: Child,
+    /// Why it has not become its program: it is about to end.
+    pub failed: Option<String>,
+}
+
+/// Starts a process; its record is on disk when this returns, and it has become its program.
 pub async fn spawn(
     launcher: &Launcher,
     start: &CommandSpec,
     record: &Path,
     output: &LogSpec,
-) -> Result<(Instance, Child), ServiceError> {
-    let file = log::open(&output.file)
+) -> Result<Begun, ServiceError> {
+    let file = log::open(&output.file, start.user.as_deref())
         .and_then(|out| Ok((out.try_clone()?, out)))
         .map_err(|e| StateError::io("open the log", &output.file, e))?;
     // An old one would be taken for this start's.
@@ -166,14 +175,17 @@ pub async fn spawn(
             && written.boot == os::boot_id()
         {
             crash_point("agent.after-record");
-            return Ok((written.instance, child));
+            while !has_become(record) && Instant::now() < deadline {
+                sleep(Duration::from_millis(2)).await;
+            }
+            return Ok(Begun { instance: written.instance, child, failed: complaint(record) });
         }
         let ended = child.try_wait().map_err(|e| ServiceError::Look(e.to_string()))?;
         if ended.is_some() || Instant::now() > deadline {
             let _ = child.start_kill();
             return Err(ServiceError::Spawn {
                 cause: complaint(record)
-                    .unwrap_or_else(|| format!("cannot run {}: it wrote no record; see its log", start.argv.join(" "))),
+                    .unwrap_or_else(|| format!("can't run {}: it wrote no record; see its log", start.argv.join(" "))),
             });
         }
         sleep(Duration::from_millis(10)).await;

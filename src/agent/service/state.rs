@@ -6,7 +6,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use reqwest::Client;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +28,7 @@ use crate::{
         plan::Seen,
     },
     host::{CheckReport, ContainerState, Instance},
+    net::HttpClient,
 };
 
 /// What is known of a service only while the agent runs.
@@ -73,7 +73,7 @@ pub struct Live {
 pub struct Means {
     pub launcher: Launcher,
     /// For checks.
-    pub http: Client,
+    pub http: HttpClient,
     /// The containers of the agent's file, for a service that is one.
     pub containers: Option<Arc<Containers>>,
     pub changes: Changes,
@@ -92,7 +92,7 @@ pub struct Service {
     pub(super) shutdown: CancellationToken,
     pub(super) opened: Instant,
     pub(super) containers: Option<Arc<Containers>>,
-    http: Client,
+    http: HttpClient,
     live: Mutex<Live>,
 }
 

@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures::future::join_all;
-use reqwest::Client;
 use serde_json::Value;
 
 use super::super::ports::{self, Owner};
-use crate::api::Engine;
+use crate::{api::Engine, net::HttpClient};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_LISTING_BYTES: usize = 8 << 20;
 /// Ports on which such servers listen unless told otherwise: Ollama, MLX (mlx-lm's own, and the one that stands beside
 /// Ollama's), vLLM, LM Studio, SGLang.
 const PORTS: [u16; 6] = [11434, 11435, 8080, 8000, 1234, 30000];
@@ -31,7 +31,7 @@ impl Server {
 }
 
 /// Asks every usual port, and that of OLLAMA_HOST.
-pub async fn servers(http: &Client) -> Vec<Server> {
+pub async fn servers(http: &HttpClient) -> Vec<Server> {
     let given = std::env::var("OLLAMA_HOST").ok().and_then(|text| ollama_host(&text));
     let mut all: Vec<SocketAddr> = PORTS.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
     all.extend(given.filter(|address| !all.contains(address)));
@@ -51,14 +51,14 @@ fn ollama_host(text: &str) -> Option<SocketAddr> {
     }
 }
 
-async fn server(http: &Client, address: SocketAddr) -> Option<Server> {
+async fn server(http: &HttpClient, address: SocketAddr) -> Option<Server> {
     let owner = ports::owner(address);
     let get = async |path: &str| {
-        let answer = http.get(format!("http://{address}{path}")).timeout(TIMEOUT).send().await.ok()?;
-        if !answer.status().is_success() {
+        let reply = http.send_within(http.get(format!("http://{address}{path}")), TIMEOUT).await.ok()?;
+        if !reply.status().is_success() {
             return None;
         }
-        answer.bytes().await.ok()
+        reply.whole(MAX_LISTING_BYTES).await.ok()
     };
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
     if let Some(tags) = get("/api/tags").await.and_then(|b| json(&b)).filter(|tags| tags.get("models").is_some()) {

@@ -16,6 +16,7 @@ use crate::{
     api::{AgentConfigSpec, HostAgent},
     host::{Manager, SigningSecret},
     http::Problem,
+    net::HttpClient,
     platform::Platform,
     telemetry::{Beat, Metrics},
 };
@@ -34,7 +35,7 @@ pub struct Common {
     pub state_dir: PathBuf,
     pub observe: bool,
     pub exe: PathBuf,
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub metrics: Metrics,
 }
 

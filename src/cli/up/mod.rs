@@ -21,6 +21,7 @@ use super::{
     http_client::http_client,
     ports,
     process::{Parts, Process, holder, signaled},
+    reaper,
 };
 use crate::{
     agent,
@@ -63,6 +64,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let folder = checked(&folder, listen)?;
     let dir = DataDir::of(global)?;
     dir.create()?;
+    reaper::start();
     let logging = Logging::start(global.log_format.into(), LOGS)?;
     raise_open_files();
     let store = database.open(Some(&dir)).await?;

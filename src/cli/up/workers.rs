@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{process::holder, worker::host};
 use crate::{
+    net::HttpClient,
     platform::Platform,
     store::Store,
     telemetry::{Loops, WorkerMetrics},
@@ -24,7 +25,7 @@ type Key = (String, String);
 pub struct Common {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
-    pub http: reqwest::Client,
+    pub http: HttpClient,
     pub metrics: WorkerMetrics,
     pub loops: Loops,
     /// Where results wait while the database is away.

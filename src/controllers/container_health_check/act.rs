@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     api::{ContainerHealthCheckSpec, ContainerHealthCheckStatus, ContainerProbe},
-    host::{ContainerAction, ContainerOperationRequest},
+    host::{ContainerAction, ContainerOperationRequest, MAX_REASON_CHARS},
     platform::Note,
     telemetry::{ContainerMetrics, crash_point},
 };
@@ -116,7 +116,7 @@ impl Checks {
             target: target.clone(),
             id: (!act.instance.is_empty()).then(|| act.instance.clone()),
             action,
-            reason: format!("ContainerHealthCheck {key}: {}", act.reason),
+            reason: format!("ContainerHealthCheck {key}: {}", act.reason).chars().take(MAX_REASON_CHARS).collect(),
         };
         match api.operate_container(&request, operation_key, self.caller()).await {
             Ok(operation) => Acted::Begun(operation.id),

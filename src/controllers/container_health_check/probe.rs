@@ -7,7 +7,8 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     api::{ContainerHealthCheckSpec, ContainerProbe},
-    host::{Caller, ContainerExecRequest, HostApi, root_cause},
+    host::{Caller, ContainerExecRequest, HostApi},
+    net::{Broken, HttpClient, shown},
 };
 
 use super::{
@@ -22,7 +23,7 @@ pub const AT_ONCE: usize = 16;
 
 /// One question.
 enum Question {
-    Get { http: reqwest::Client, url: String },
+    Get { http: HttpClient, url: String },
     Exec { api: Arc<dyn HostApi>, request: ContainerExecRequest, caller: Caller },
     Impossible(String),
 }
@@ -123,11 +124,12 @@ async fn answer(question: Question, seconds: i32) -> Result<(), String> {
     let limit = Duration::from_secs(seconds.unsigned_abs().into());
     match question {
         Question::Impossible(why) => Err(why),
-        Question::Get { http, url } => match http.get(&url).timeout(limit).send().await {
-            Ok(answer) if answer.status().as_u16() < 400 => Ok(()),
-            Ok(answer) => Err(format!("{url} answered {}", answer.status())),
-            Err(error) if error.is_timeout() => Err(format!("{url} did not answer within {seconds} s")),
-            Err(error) => Err(format!("{url} was not reached: {}", root_cause(&error))),
+        // Nothing of the answer but its status: it may be anybody's. Where it redirects to is not asked.
+        Question::Get { http, url } => match http.send_within(http.get(&url), limit).await {
+            Ok(reply) if reply.status().as_u16() < 400 => Ok(()),
+            Ok(reply) => Err(format!("{} answered {}", shown(&url), reply.status())),
+            Err(Broken::Timeout) => Err(format!("{} did not answer within {seconds} s", shown(&url))),
+            Err(broken) => Err(format!("{} was not reached: {broken}", shown(&url))),
         },
         Question::Exec { api, request, caller } => {
             let result = api.container_exec(&request, caller).await.map_err(|error| error.to_string())?;

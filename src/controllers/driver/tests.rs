@@ -45,9 +45,10 @@ impl Controller for ByName {
         Ok(())
     }
 
-    fn status(&self, _: &Expert, (): &(), (): &(), _: Timestamp) -> Report<()> {
+    fn status(&self, object: &Expert, (): &(), (): &(), _: Timestamp) -> Report<()> {
         self.worked.fetch_add(1, Ordering::SeqCst);
-        Report { status: None, notes: Vec::new(), changes: Vec::new(), again: Some(Duration::from_millis(1)) }
+        let status = (object.name_any() == "shown").then_some(());
+        Report { status, notes: Vec::new(), changes: Vec::new(), again: Some(Duration::from_millis(1)) }
     }
 
     fn gone(&self, _: &str, _: &str) {}
@@ -77,6 +78,31 @@ async fn an_object_that_panics_backs_off_by_itself_and_the_others_go_on() {
     shutdown.cancel();
     let told = metrics.render(Timestamp::now());
     assert!(told.contains("reason=\"Panic\"") && loops.stuck().is_empty(), "{told}");
+}
+
+#[tokio::test]
+async fn a_status_that_is_refused_is_an_event_once() {
+    let refusal = PlatformError::Invalid("status.heldServices[0].reason: Too long".into());
+    for (refuses, told) in [(refusal, 1), (PlatformError::Unavailable("no route".into()), 0)] {
+        let objects = vec![expert("shown", 1, json!({}))];
+        let home = Arc::new(Home { objects, refuses: Some(refuses), ..Home::default() });
+        let (metrics, shutdown, loops) = (Metrics::new(), CancellationToken::new(), Loops::new());
+        let beat = || loops.register("expert", Duration::from_secs(60));
+        let feed = Feed::<Expert>::start(home.clone(), "Expert", &metrics, beat(), shutdown.clone());
+        let (_trigger, triggered) = triggers();
+        let term = Term::new(Fence { epoch: 1, holder: "h".into() }, BootInstant::now() + Duration::from_secs(3_600));
+        let controller = Arc::new(ByName::default());
+        let with = Drive { platform: home.clone(), metrics: metrics.clone(), term, beat: beat() };
+        let driving = tokio::spawn(drive(Arc::clone(&controller), feed, triggered, with));
+        while controller.worked.load(Ordering::SeqCst) < 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        driving.abort();
+        shutdown.cancel();
+        let notes = home.notes.lock().unwrap();
+        assert_eq!(notes.len(), told, "{notes:?}");
+        assert!(notes.iter().all(|(_, n)| n.warning && n.reason == "StatusRefused" && n.message.contains("Too long")));
+    }
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ impl Agents {
 
     /// How to speak to it, or what a person must mend first.
     async fn access(&self, object: &HostAgent, key: &Key) -> Result<Result<Access, String>, StepError> {
-        match host_agent(&self.shared.secrets, &self.parts.http, &key.namespace, &object.spec).await {
+        match host_agent(&self.shared.secrets, &self.parts.http, (&key.namespace, &key.name), &object.spec).await {
             Ok(access) => Ok(Ok(access)),
             Err(HostAgentError::Secret(SecretError::Unavailable(error))) => Err(error.into()),
             Err(error) => Ok(Err(error.to_string())),

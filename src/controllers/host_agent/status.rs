@@ -1,5 +1,7 @@
 //! Status of a HostAgent: what it last reported, without what changes by itself.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -7,7 +9,7 @@ use crate::{
     api::{
         Condition, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, number_of, set_condition,
     },
-    host::{AgentReport, HostErrorKind},
+    host::{AgentReport, HostErrorKind, MAX_REASON_CHARS},
     platform::Note,
 };
 
@@ -15,6 +17,10 @@ use super::{super::driver::stored_alike, Observed, was_ready};
 
 /// Clocks that differ by less are taken for the same.
 const SKEW: i64 = 5;
+/// The bounds of the resource's schema.
+const MAX_NAME: usize = 253;
+const MAX_SERVICES: usize = 256;
+const MAX_HOLDS: usize = 1024;
 
 struct Verdict {
     state: HostAgentState,
@@ -78,6 +84,7 @@ pub fn status(
     let reconciling = !verdict.ready && !verdict.stalled && !observed.suspended;
     set("Reconciling", reconciling, if reconciling { word } else { "Settled" }, "");
     set("Stalled", verdict.stalled, if verdict.stalled { word } else { "NotStalled" }, "");
+    // An agent may be of another release, or somebody else's: whatever it says, the status can be written.
     let report = observed.heard.as_ref().map(|h| &h.report);
     let kept = |f: fn(&HostAgentStatus) -> Option<String>| old.and_then(f);
     HostAgentStatus {
@@ -85,11 +92,11 @@ pub fn status(
         state: Some(verdict.state),
         conditions,
         last_handled_reconcile_at: observed.handled_reconcile.clone(),
-        version: report.map(|r| r.version.clone()).or_else(|| kept(|s| s.version.clone())),
-        user: report.map(|r| r.user.clone()).or_else(|| kept(|s| s.user.clone())),
+        version: report.map(|r| cut(&r.version, 64)).or_else(|| kept(|s| s.version.clone())),
+        user: report.map(|r| cut(&r.user, MAX_NAME)).or_else(|| kept(|s| s.user.clone())),
         container_runtime: report
             .and_then(|r| r.container_runtime.as_ref())
-            .map(|r| format!("{} {}", r.name, r.version))
+            .map(|r| cut(&format!("{} {}", r.name, r.version), MAX_NAME))
             .or_else(|| kept(|s| s.container_runtime.clone())),
         clock_skew_seconds: observed
             .heard
@@ -103,20 +110,29 @@ pub fn status(
 
 fn services(report: &AgentReport) -> Vec<ServiceSummary> {
     let summary = |s: &crate::host::ServiceReport| ServiceSummary {
-        name: s.name.clone(),
+        name: cut(&s.name, MAX_NAME),
         state: s.state.as_str().to_owned(),
-        user: s.user.clone(),
+        user: s.user.as_ref().map(|user| cut(user, MAX_NAME)),
     };
-    report.services.iter().map(summary).collect()
+    let mut services: Vec<ServiceSummary> = report.services.iter().take(MAX_SERVICES).map(summary).collect();
+    // A list that is a map by name takes each name once.
+    let mut names = HashSet::new();
+    services.retain(|service| names.insert(service.name.clone()));
+    services
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
 }
 
 fn held(report: &AgentReport) -> Vec<HeldService> {
     let holds = report.services.iter().flat_map(|s| s.holds.iter().map(move |h| (s, h)));
     holds
+        .take(MAX_HOLDS)
         .map(|(s, h)| HeldService {
-            name: s.name.clone(),
+            name: cut(&s.name, MAX_NAME),
             owner: h.owner.as_str().into(),
-            reason: h.reason.clone(),
+            reason: cut(&h.reason, MAX_REASON_CHARS),
             since: Time(h.since),
         })
         .collect()
@@ -180,6 +196,26 @@ mod tests {
         let stored: HostAgentStatus = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
         assert!(!differs(Some(&stored), &new));
         assert!(differs(Some(&stored), &status(HostAgentState::Reachable, 1, "2026-03-01T12:00:01Z")));
+    }
+
+    #[test]
+    fn whatever_an_agent_says_fits_the_schema() {
+        let long = "x".repeat(5_000);
+        let service = json!({
+            "name": long, "manager": "Process", "state": "Running", "user": long,
+            "holds": vec![json!({"owner": "Person", "reason": long, "since": "2026-03-01T12:00:00Z"}); 9],
+        });
+        let report: AgentReport = serde_json::from_value(json!({
+            "name": long, "version": long, "user": long, "time": "2026-03-01T12:00:00Z",
+            "startedAt": "2026-03-01T11:00:00Z", "services": vec![service; 400],
+        }))
+        .unwrap();
+        let (services, held) = (services(&report), held(&report));
+        assert_eq!((services.len(), held.len()), (1, MAX_HOLDS), "one name, many holds");
+        assert!(
+            services.iter().all(|s| s.name.len() == MAX_NAME && s.user.as_ref().is_some_and(|u| u.len() == MAX_NAME))
+        );
+        assert!(held.iter().all(|h| h.reason.len() == MAX_REASON_CHARS));
     }
 
     #[test]

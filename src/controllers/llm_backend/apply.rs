@@ -14,6 +14,7 @@ use crate::{
     api::{ConditionStatus, LLMBackend, LLMBackendSpec, Recovery, Webhook, condition},
     engines::{engine, same_model},
     host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
+    net::redirected,
     store::{BackendRow, ENGINE_LINGER, Fence, ServerRow, StoreError, Term},
     telemetry::crash_point,
 };
@@ -252,8 +253,8 @@ impl Backends {
             "evidence": evidence, "attempt": attempt, "idempotencyKey": key,
         })
         .to_string();
-        let mut request =
-            self.parts.http.post(&webhook.url).timeout(WEBHOOK).header("content-type", "application/json");
+        let http = &self.parts.http;
+        let mut request = http.post(&webhook.url).header("content-type", "application/json");
         request = request.header(crate::host::header::IDEMPOTENCY_KEY, key);
         if let Some(reference) = &webhook.secret_ref {
             let secret = Key::new(&observed.key.namespace, &reference.name);
@@ -270,10 +271,16 @@ impl Backends {
                 Err(error) => return Outcome::Failed { why: format!("Secret {secret}: {error}") },
             }
         }
-        match request.body(body).send().await {
-            Ok(answer) if answer.status().is_success() => Outcome::Done,
-            Ok(answer) => Outcome::Failed { why: format!("the webhook answered {}", answer.status()) },
-            Err(error) => Outcome::Failed { why: format!("the webhook was not reached: {}", error.without_url()) },
+        // Nothing of the answer but its status: it may be anybody's.
+        match http.send_within(request.body(body), WEBHOOK).await {
+            Ok(reply) if reply.status().is_success() => Outcome::Done,
+            Ok(reply) => Outcome::Failed {
+                why: match redirected(reply.status(), reply.headers()) {
+                    Some(redirect) => format!("the webhook: {redirect}"),
+                    None => format!("the webhook answered {}", reply.status()),
+                },
+            },
+            Err(broken) => Outcome::Failed { why: format!("the webhook was not reached: {broken}") },
         }
     }
 

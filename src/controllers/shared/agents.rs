@@ -210,7 +210,10 @@ fn is_older(report: &AgentReport, known: &AgentReport) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::host::{Credentials, HttpHost};
+    use crate::{
+        host::{Credentials, HttpHost},
+        net::HttpClient,
+    };
 
     use super::*;
 
@@ -218,7 +221,7 @@ mod tests {
     fn silence_is_told_when_it_begins_and_when_its_cause_is_another() {
         crate::telemetry::install_crypto();
         let (agents, key, url) = (Agents::default(), Key::new("default", "host"), "https://host:9099");
-        let host = HttpHost::new(reqwest::Client::new(), url, Credentials::default()).unwrap();
+        let host = HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default()).unwrap();
         agents.put(key.clone(), Arc::new(host));
         let refused = || HostError::Unreachable { url: url.into(), cause: "Connection refused".into() };
         let untrusted = || HostError::Untrusted { url: url.into(), cause: "UnknownIssuer".into() };
@@ -245,7 +248,8 @@ mod tests {
     fn starts_and_ends_are_told_in_this_clocks_time_and_an_overtaken_report_changes_nothing() {
         crate::telemetry::install_crypto();
         let (agents, key) = (Agents::default(), Key::new("default", "host"));
-        let host = HttpHost::new(reqwest::Client::new(), "http://host:9099", Credentials::default()).unwrap();
+        let host =
+            HttpHost::new(HttpClient::direct().unwrap(), "http://host:9099", "host", Credentials::default()).unwrap();
         agents.put(key.clone(), Arc::new(host));
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         let at = |seconds: i64| now + SignedDuration::from_secs(seconds);

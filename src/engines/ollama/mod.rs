@@ -11,15 +11,16 @@ use tokio::time::Instant;
 
 pub use pull::{PULL_STALL, PullProgress};
 
-use super::body::{MAX_LISTING_BYTES, beginning, of_refusal};
 use super::decoder::no_json;
+use super::probe::MAX_LISTING_BYTES;
 use super::status::{of_record, of_response};
 use super::stream::{CallError, run};
-use super::transport::Broken;
+use super::transport::failure;
 use super::{
     Activity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
     InferRequest, Sampling, embed,
 };
+use crate::net::{Broken, json_fault};
 
 pub(super) const PATH: &str = "/api/chat";
 
@@ -71,9 +72,9 @@ impl Engine for Ollama {
         struct Ps {
             models: Option<Vec<LoadedModel>>,
         }
-        let body = ask(at.request(Method::GET, "/api/ps"), timeout).await;
+        let body = ask(at, at.request(Method::GET, "/api/ps"), timeout).await;
         let parsed = body.and_then(|body| {
-            serde_json::from_slice::<Ps>(&body).map_err(|e| Failure::BadBody { detail: e.to_string() })
+            serde_json::from_slice::<Ps>(&body).map_err(|e| Failure::BadBody { detail: json_fault(&e) })
         });
         let ps = parsed.map_err(|failure| EngineError::new(at.describe(&Method::GET, "/api/ps"), failure))?;
         Ok(Some(ps.models.unwrap_or_default()))
@@ -112,7 +113,7 @@ pub(super) async fn infer(
 ) -> Result<InferOutcome, CallError> {
     let mut body = body(request);
     body["stream"] = stream.into();
-    run(EngineKind::Ollama, at.request(Method::POST, PATH).json(&body), request, false, on_activity).await
+    run(EngineKind::Ollama, (at, at.request(Method::POST, PATH).json(&body)), request, false, on_activity).await
 }
 
 fn body(request: &InferRequest) -> Value {
@@ -144,7 +145,7 @@ fn body(request: &InferRequest) -> Value {
 /// A generation without a prompt only loads the model, or with `keep_alive` 0 only unloads it.
 async fn keep(at: &Endpoint, model: &str, keep_alive: i32, timeout: Duration) -> Result<(), Failure> {
     let body = json!({"model": model, "keep_alive": keep_alive, "stream": false});
-    let answer = ask(at.request(Method::POST, "/api/generate").json(&body), timeout).await?;
+    let answer = ask(at, at.request(Method::POST, "/api/generate").json(&body), timeout).await?;
     let record = serde_json::from_slice::<Value>(&answer).map_err(|_| no_json(&answer))?;
     match record.get("done").and_then(Value::as_bool) {
         Some(true) => Ok(()),
@@ -153,22 +154,14 @@ async fn keep(at: &Endpoint, model: &str, keep_alive: i32, timeout: Duration) ->
     }
 }
 
-async fn ask(request: RequestBuilder, timeout: Duration) -> Result<Vec<u8>, Failure> {
+async fn ask(at: &Endpoint, request: RequestBuilder, timeout: Duration) -> Result<Vec<u8>, Failure> {
     let started = Instant::now();
-    let broken = |broken: Broken| broken.failure(0, started.elapsed());
-    let asked = async {
-        let response = request.send().await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        if status.is_success() {
-            return Ok(Ok(beginning(response, MAX_LISTING_BYTES).await?));
-        }
-        let body = of_refusal(response, started + timeout).await;
-        Ok::<_, reqwest::Error>(Err(of_response(EngineKind::Ollama, status, &headers, &body)))
-    };
-    match tokio::time::timeout(timeout, asked).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => Err(broken(Broken::of(&error))),
-        Err(_elapsed) => Err(broken(Broken::Timeout)),
+    let broken = |broken: Broken| failure(broken, 0, started.elapsed());
+    let reply = at.send(request, timeout).await.map_err(broken)?;
+    let (status, headers) = (reply.status(), reply.headers().clone());
+    match status.is_success() {
+        true => reply.whole(MAX_LISTING_BYTES).await.map_err(broken),
+        false => Err(of_response(EngineKind::Ollama, status, &headers, &reply.refusal().await)),
     }
 }
 

@@ -3,18 +3,20 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::engines::body::of_refusal;
 use crate::engines::decoder::{Decoder, Item};
 use crate::engines::status::{of_event, of_record, of_response};
-use crate::engines::transport::Broken;
+use crate::engines::transport::failure;
 use crate::engines::{Endpoint, EngineKind, Failure};
+use crate::net::Broken;
 
 /// A download that gets no byte for so long has failed.
 pub const PULL_STALL: Duration = Duration::from_secs(60);
 /// To verify and to write what was downloaded takes longer, and says nothing meanwhile.
 const FINISHING: u32 = 10;
+/// The largest models take hours on a slow line: what takes longer than a day only pretends to get on.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Layers of a model are few.
 const MAX_PARTS: usize = 4096;
 
@@ -37,21 +39,24 @@ pub(super) async fn pull(
     on_progress: &mut (dyn FnMut(PullProgress) + Send),
 ) -> Result<(), Failure> {
     let mut parts = Parts::default();
-    let mut patience = Patience { stall, stage: Stage::Manifest, bytes: 0, since: Instant::now() };
+    let begun = Instant::now();
+    let mut patience = Patience { stall, stage: Stage::Manifest, bytes: 0, since: begun };
     let request = at.request(Method::POST, "/api/pull").json(&json!({"model": model, "stream": true}));
-    let sent = timeout_at(patience.ends(), request.send()).await.map_err(|_| patience.stalled())?;
-    let mut response = sent.map_err(|e| Broken::of(&e).failure(0, stall))?;
-    let (status, headers) = (response.status(), response.headers().clone());
+    let broken = |broken: Broken, patience: &Patience| match broken {
+        Broken::Timeout => patience.stalled(),
+        broken => failure(broken, 0, patience.since.elapsed()),
+    };
+    let reply = at.send_until(request, patience.ends()).await.map_err(|e| broken(e, &patience))?;
+    let (status, headers) = (reply.status(), reply.headers().clone());
     if !status.is_success() {
-        let body = of_refusal(response, patience.ends()).await;
-        return Err(of_response(EngineKind::Ollama, status, &headers, &body));
+        return Err(of_response(EngineKind::Ollama, status, &headers, &reply.refusal().await));
     }
+    let mut reply = reply.prolonged(begun + LONGEST);
     let mut decoder = Decoder::for_download();
     loop {
-        let chunk = timeout_at(patience.ends(), response.chunk()).await.map_err(|_| patience.stalled())?;
-        let chunk = chunk.map_err(|e| Broken::of(&e).failure(0, patience.since.elapsed()))?;
+        let chunk = reply.chunk(patience.ends()).await.map_err(|e| broken(e, &patience))?;
         let items = match &chunk {
-            Some(chunk) => decoder.push(chunk)?,
+            Some(chunk) => decoder.push(chunk.as_ref())?,
             None => decoder.end()?,
         };
         for item in items {

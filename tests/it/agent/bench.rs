@@ -15,6 +15,7 @@ use ostler::{
     host::{
         Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, ServiceReport, SigningSecret,
     },
+    net::HttpClient,
     telemetry::{Metrics, install_crypto},
 };
 use serde_json::{Value, json};
@@ -76,7 +77,7 @@ impl Bench {
         let credentials = Credentials { signing_secret: settings.signing_secret.clone(), token: None };
         let shutdown = CancellationToken::new();
         let handle = agent::start(settings, shutdown.clone()).await.unwrap();
-        let client = HttpHost::new(reqwest::Client::new(), &handle.url(), credentials).unwrap();
+        let client = HttpHost::new(HttpClient::direct().unwrap(), &handle.url(), "bench", credentials).unwrap();
         let caller = Caller { installation: self.installation, epoch: 7 };
         Running { handle, client, caller, shutdown }
     }

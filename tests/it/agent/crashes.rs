@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::host::{Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, Phase};
+use ostler::{
+    host::{Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, Phase},
+    net::HttpClient,
+};
 
 use super::bench::{Bench, OSTLER, alive, write};
 
@@ -68,7 +71,7 @@ fn living(bench: &Bench) -> Vec<i32> {
 
 pub fn client(bench: &Bench, url: &str) -> HttpHost {
     let credentials = Credentials { signing_secret: Some(bench.secret.clone()), token: None };
-    HttpHost::new(reqwest::Client::new(), url, credentials).unwrap()
+    HttpHost::new(HttpClient::direct().unwrap(), url, "crash", credentials).unwrap()
 }
 
 fn configure(bench: &Bench) {

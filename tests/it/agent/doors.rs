@@ -9,8 +9,8 @@ use ostler::{
     agent::AgentError,
     api::AgentTls,
     host::{Credentials, HostApi, HostError, HttpHost},
+    net::HttpClient,
 };
-use reqwest::Certificate;
 use serde_json::json;
 
 use super::bench::{Bench, OSTLER, eventually, write};
@@ -27,9 +27,7 @@ async fn an_agent_with_a_certificate_is_believed_by_those_who_know_its_ca() {
     let agent = bench.start_with(settings).await;
     assert!(agent.handle.url().starts_with("https://"));
     let credentials = Credentials { signing_secret: Some(bench.secret.clone()), token: None };
-    let ca = Certificate::from_pem(CA.as_bytes()).unwrap();
-    let trusting = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
-    let host = HttpHost::new(trusting, &agent.handle.url(), credentials).unwrap();
+    let host = HttpHost::new(HttpClient::trusting(CA).unwrap(), &agent.handle.url(), "bench", credentials).unwrap();
     let report = host.report().await.unwrap();
     assert_eq!(report.name, "bench");
     let waited = host.report_after(report.revision.unwrap(), std::time::Duration::from_secs(1)).await.unwrap();

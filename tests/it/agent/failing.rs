@@ -24,9 +24,9 @@ async fn a_program_that_is_not_there_or_not_executable_is_named() {
         ]))
         .await;
     let missing = agent.until("missing", "told", |s| s.last_failure.is_some()).await.last_failure.unwrap();
-    assert!(missing.starts_with("cannot run mlx_lm.server.nowhere: No such file or directory"), "{missing}");
+    assert!(missing.starts_with("can't run mlx_lm.server.nowhere: no such file in PATH"), "{missing}");
     let locked = agent.until("locked", "told", |s| s.last_failure.is_some()).await.last_failure.unwrap();
-    assert!(locked.starts_with(&format!("cannot run {script}: Permission denied")), "{locked}");
+    assert!(locked.starts_with(&format!("can't run {script}: permission denied")), "{locked}");
     agent.end().await;
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ostler::host::{Action, AgentReport, HostApi, HostError, HttpHost, Phase, ServiceReport, ServiceState};
+use ostler::{
+    host::{Action, AgentReport, HostApi, HostError, HttpHost, Phase, ServiceReport, ServiceState},
+    net::HttpClient,
+};
 use serde_json::json;
 
 use crate::real::free_port;
@@ -125,12 +128,15 @@ async fn without_a_change_the_same_revision_comes_when_the_wait_is_over() {
 async fn a_wait_needs_the_same_credentials_and_has_bounds() {
     let bench = Bench::observing();
     let agent = bench.start(json!([sleeper("one")])).await;
-    let nobody = HttpHost::new(reqwest::Client::new(), &agent.handle.url(), Default::default()).unwrap();
+    let nobody =
+        HttpHost::new(HttpClient::direct().unwrap(), &agent.handle.url(), "bench", Default::default()).unwrap();
     let refused = nobody.report_after(0, WAIT).await.unwrap_err();
     assert!(matches!(refused, HostError::Unauthorized { .. }), "{refused}");
     for (query, expected) in [("after=1&waitSeconds=61", 400), ("after=x", 400), ("after=-1", 400)] {
         let url = format!("{}/v1/report?{query}", agent.handle.url());
-        let signature = ostler::host::sign::sign(&bench.secret, b"", jiff::Timestamp::now());
+        let path = format!("/v1/report?{query}");
+        let bound = ostler::host::sign::Bound { agent: "bench", method: "GET", path: &path, ..Default::default() };
+        let signature = ostler::host::sign::sign_request(&bench.secret, bound, b"", jiff::Timestamp::now());
         let request = signature.headers().into_iter().fold(reqwest::Client::new().get(url), |r, (k, v)| r.header(k, v));
         assert_eq!(request.send().await.unwrap().status(), expected, "{query}");
     }

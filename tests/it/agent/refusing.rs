@@ -7,7 +7,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use ostler::host::{Refusal, SigningSecret, sign};
+use ostler::host::{
+    Refusal, SigningSecret,
+    sign::{self, Bound, Signature},
+};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -26,10 +29,19 @@ fn request(agent: &Running, method: Method, path: &str) -> RequestBuilder {
     reqwest::Client::new().request(method, format!("{}{path}", agent.handle.url()))
 }
 
-fn signed(request: RequestBuilder, secret: &SigningSecret, body: &str, at: Timestamp) -> RequestBuilder {
-    let signature = sign::sign(secret, body.as_bytes(), at);
-    let headers = signature.headers();
-    headers.into_iter().fold(request.body(body.to_owned()), |r, (name, value)| r.header(name, value))
+/// A signature for this agent, over these words of the request.
+fn signature(secret: &SigningSecret, method: &str, path: &str, body: &str, at: Timestamp) -> Signature {
+    let bound = Bound { agent: "bench", method, path, ..Bound::default() };
+    sign::sign_request(secret, bound, body.as_bytes(), at)
+}
+
+fn carrying(request: RequestBuilder, signature: &Signature) -> RequestBuilder {
+    signature.headers().into_iter().fold(request, |r, (name, value)| r.header(name, value))
+}
+
+/// A signed `GET /v1/report`.
+fn signed(request: RequestBuilder, secret: &SigningSecret, at: Timestamp) -> RequestBuilder {
+    carrying(request, &signature(secret, "GET", "/v1/report", "", at))
 }
 
 #[tokio::test]
@@ -51,8 +63,8 @@ async fn whatever_is_wrong_with_a_request_is_named_and_counted() {
     let epoch = |r: RequestBuilder, epoch: &str| {
         r.header("ostler-installation", bench.installation.to_string()).header("ostler-epoch", epoch)
     };
-    let replayed = sign::sign(&bench.secret, b"", now);
-    let replay = || replayed.headers().into_iter().fold(get(), |r, (name, value)| r.header(name, value));
+    let replayed = signature(&bench.secret, "GET", "/v1/report", "", now);
+    let replay = || carrying(get(), &replayed);
     assert_eq!(replay().send().await.unwrap().status(), 200, "the first time it is no replay");
     assert_eq!(epoch(operation(json!({})), "5").send().await.unwrap().status(), 202);
 
@@ -60,16 +72,45 @@ async fn whatever_is_wrong_with_a_request_is_named_and_counted() {
         ("nothing", get(), 401, Refusal::NoCredentials),
         ("another scheme", get().header("authorization", "Basic eDp5"), 401, Refusal::BadToken),
         ("wrong token", get().bearer_auth("a-token-for-tests-onlx"), 401, Refusal::BadToken),
-        ("another's signature", signed(get(), &SigningSecret::generate(), "", now), 401, Refusal::BadSignature),
+        ("another's signature", signed(get(), &SigningSecret::generate(), now), 401, Refusal::BadSignature),
         ("half a signature", get().header("webhook-id", "msg_1"), 401, Refusal::BadSignature),
         (
             "a signature over another body",
-            signed(post("/v1/care"), &bench.secret, "{}", now).body("{ }"),
+            carrying(post("/v1/care"), &signature(&bench.secret, "POST", "/v1/care", "{}", now)).body("{ }"),
             401,
             Refusal::BadSignature,
         ),
-        ("signed six minutes ago", signed(get(), &bench.secret, "", minutes(-6)), 401, Refusal::StaleTimestamp),
-        ("signed in six minutes", signed(get(), &bench.secret, "", minutes(6)), 401, Refusal::StaleTimestamp),
+        (
+            "a signature over another path",
+            carrying(post("/v1/care"), &signature(&bench.secret, "POST", "/v1/operations", "{}", now)).body("{}"),
+            401,
+            Refusal::BadSignature,
+        ),
+        (
+            "a signature over the body alone",
+            carrying(get(), &sign::sign(&bench.secret, b"", now)),
+            401,
+            Refusal::BadSignature,
+        ),
+        (
+            "a request for another agent",
+            carrying(
+                get(),
+                &sign::sign_request(
+                    &bench.secret,
+                    Bound { agent: "other", method: "GET", path: "/v1/report", ..Bound::default() },
+                    b"",
+                    now,
+                ),
+            )
+            .header("ostler-agent", "other"),
+            401,
+            Refusal::WrongAgent,
+        ),
+        ("the epoch of a liar", epoch(operation(json!({})), "9223372036854775807"), 400, Refusal::BadRequest),
+        ("a reason without end", epoch(operation(json!({"reason": "x".repeat(1025)})), "5"), 400, Refusal::BadRequest),
+        ("signed six minutes ago", signed(get(), &bench.secret, minutes(-6)), 401, Refusal::StaleTimestamp),
+        ("signed in six minutes", signed(get(), &bench.secret, minutes(6)), 401, Refusal::StaleTimestamp),
         ("a replayed id", replay(), 401, Refusal::ReplayedId),
         ("a lower epoch", epoch(operation(json!({})), "4"), 409, Refusal::LowerEpoch),
         ("no epoch", operation(json!({})), 409, Refusal::LowerEpoch),
@@ -174,11 +215,8 @@ async fn no_spelling_of_a_path_leads_past_the_credentials() {
 async fn ids_and_epochs_are_remembered_by_the_next_agent() {
     let bench = Bench::new();
     let agent = agent_with_both(&bench).await;
-    let signature = sign::sign(&bench.secret, b"", Timestamp::now());
-    let ask = |agent: &Running| {
-        let get = request(agent, Method::GET, "/v1/report");
-        signature.headers().into_iter().fold(get, |r, (name, value)| r.header(name, value))
-    };
+    let signature = signature(&bench.secret, "GET", "/v1/report", "", Timestamp::now());
+    let ask = |agent: &Running| carrying(request(agent, Method::GET, "/v1/report"), &signature);
     let hold = |agent: &Running, epoch: i64| {
         request(agent, Method::POST, "/v1/operations")
             .bearer_auth(TOKEN)

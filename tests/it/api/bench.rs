@@ -11,6 +11,7 @@ use ostler::{
     agent,
     cli::Records,
     http::{self, Api, Authorizer, Home, Problem, TokenAuthorizer},
+    net::HttpClient,
     platform::{
         Platform,
         local::{LocalConfig, LocalPlatform},
@@ -88,7 +89,7 @@ impl Bench {
             authorizer,
             home,
             sealing,
-            http: reqwest::Client::new(),
+            http: HttpClient::direct().unwrap(),
             metrics: Metrics::new(),
             loops: loops.clone(),
             problems: Arc::new(move || problems.problems().into_iter().map(Problem::from).collect()),

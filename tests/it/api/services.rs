@@ -5,6 +5,7 @@ use std::time::Duration;
 use ostler::{
     agent::{self, AgentHandle, AgentSettings},
     host::{HoldOwner, ServiceState, SigningSecret},
+    net::HttpClient,
     telemetry::Metrics,
 };
 use reqwest::StatusCode;
@@ -35,7 +36,7 @@ async fn start(bench: &Bench, port: u16, secret: SigningSecret, stop: &Cancellat
         observe: false,
         version: "test".into(),
         exe: env!("CARGO_BIN_EXE_ostler").into(),
-        http: reqwest::Client::new(),
+        http: HttpClient::direct().unwrap(),
         signing_secret: Some(secret),
         metrics: Metrics::new(),
     };

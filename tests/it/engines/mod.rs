@@ -11,9 +11,9 @@ mod proofs;
 use std::time::Duration;
 
 use ostler::engines::{
-    Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest, Secret, SendableModel, engine, http_client,
-    model_to_send,
+    Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest, Secret, SendableModel, engine, model_to_send,
 };
+use ostler::net::HttpClient;
 
 /// Enough for a loaded machine.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ impl Subject {
 
     pub fn with_bearer(kind: EngineKind, url: &str, bearer: Option<Secret>) -> Self {
         ostler::telemetry::install_crypto();
-        let at = Endpoint::new(http_client().expect("a client"), url.parse().expect("a URL"), bearer);
+        let at = Endpoint::new(HttpClient::direct().expect("a client"), url.parse().expect("a URL"), bearer);
         Self { engine: engine(kind), at }
     }
 

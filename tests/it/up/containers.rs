@@ -27,7 +27,7 @@ pub fn manifests_of(docker: &Docker, allow: &Value, checks: &[(&str, Value)]) ->
         "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
         "spec": {"listen": format!("127.0.0.1:{}", free_port()), "docker": {
             "socket": docker.socket(), "composeCommand": Docker::compose_command(),
-            "allow": allow,
+            "allow": allow, "composeFolders": [std::env::temp_dir()],
         }},
     });
     let mut all = vec![agent];

@@ -14,6 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use ostler::{
+    net::HttpClient,
     simulate::{Server, SimulateOptions},
     store::{Admission, BackendRow, DeclaredRow, Fence, Home, ServerRow, Store, TaskCommand, TaskFilter, TaskPage},
     tasks::{Assignment, NewTask, Payload, Task, TaskId, TaskState},
@@ -225,7 +226,7 @@ impl Shop {
         let worker = Worker::new(Parts {
             store: self.bench.peer().await,
             secrets,
-            http: reqwest::Client::builder().no_proxy().build().expect("a client"),
+            http: HttpClient::direct().expect("a client"),
             metrics: metrics.worker.clone(),
             loops: Loops::new(),
             holder: format!("worker-{}", uuid::Uuid::new_v4()),

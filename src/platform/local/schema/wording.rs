@@ -7,7 +7,7 @@ use jsonschema::{
 use serde_json::Value;
 
 use super::{Fault, closest, path_of, schema_at};
-use crate::platform::local::path::FieldPath;
+use crate::{api::url_wording, host::mask::without_user, platform::local::path::FieldPath};
 
 /// The fault of an error.
 pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value) -> Fault {
@@ -48,9 +48,10 @@ pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value
         Kind::MaxItems { limit } => format!("must have {limit} items or fewer"),
         Kind::MaxProperties { limit } => format!("must have {limit} entries or fewer"),
         Kind::MinProperties { limit } => format!("must have {limit} entries or more"),
-        Kind::Pattern { pattern } => {
-            format!("must match {pattern}{}{}", is(value), meaning(structural, &field))
-        }
+        Kind::Pattern { pattern } => match url_wording(pattern) {
+            Some(words) => format!("must be {words}{}", is(value)),
+            None => format!("must match {pattern}{}{}", is(value), meaning(structural, &field)),
+        },
         Kind::Format { format } => format!("must be a {format}{}", is(value)),
         _ if shows_values => error.to_string(),
         other => format!("breaks the schema's {}", other.keyword()),
@@ -107,9 +108,11 @@ fn quotes_hint(value: &Value, kind: &TypeKind) -> &'static str {
     }
 }
 
+/// A value for people. A URL may have a password in it, also where it is refused for that.
 fn shortened(value: &Value) -> String {
     let text = match value {
         Value::Array(_) | Value::Object(_) => return type_name(value).to_owned(),
+        Value::String(text) => Value::from(without_user(text)).to_string(),
         other => other.to_string(),
     };
     match text.char_indices().nth(80) {

@@ -39,7 +39,8 @@ pub async fn agent(bench: &Bench, docker: &Docker, allow: Value) -> Running {
 
 pub async fn agent_with(bench: &Bench, docker: &Docker, allow: Value, services: Value) -> Running {
     let mut settings = bench.settings(services);
-    let spec = json!({"socket": docker.socket(), "allow": allow, "composeCommand": Docker::compose_command()});
+    let spec = json!({"socket": docker.socket(), "allow": allow, "composeFolders": [bench.dir],
+        "composeCommand": Docker::compose_command()});
     settings.spec.docker = Some(serde_json::from_value(spec).unwrap());
     bench.start_with(settings).await
 }

@@ -1,0 +1,16 @@
+//! The one HTTP client for everything that Ostler asks: servers, host agents, webhooks, its own API. It follows no redirect, sends
+//! no Referer, uses no proxy for local addresses, and reads nothing without a bound.
+
+mod broken;
+mod client;
+mod names;
+mod pace;
+mod place;
+mod reply;
+#[cfg(test)]
+pub mod testing;
+
+pub use broken::{Broken, TlsFault, json_fault, root_cause};
+pub use client::{ClientError, HttpClient, exporting};
+pub use place::{is_local, shown};
+pub use reply::{Reply, redirected};

@@ -1,0 +1,135 @@
+//! An answer, read within bounds: a peer that floods fills neither memory nor time.
+
+use std::time::Duration;
+
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{HeaderMap, LOCATION},
+};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{Broken, pace::Pace};
+
+/// Of a refusal only the first words matter.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
+const MAX_REFUSAL_TIME: Duration = Duration::from_secs(5);
+/// How much of a Location is shown, in characters.
+const MAX_LOCATION: usize = 120;
+
+/// An answer whose body is still to be read.
+#[derive(Debug)]
+pub struct Reply {
+    response: Response,
+    until: Instant,
+    pace: Pace,
+}
+
+impl Reply {
+    pub(super) fn new(response: Response, until: Instant) -> Self {
+        Self { response, until, pace: Pace::new(Instant::now()) }
+    }
+
+    /// Gives the body until then; it had the time that the head was waited for.
+    pub fn prolonged(self, until: Instant) -> Self {
+        Self { until, ..self }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// The next piece of the body; `None`: it has ended.
+    pub async fn chunk(&mut self, until: Instant) -> Result<Option<impl AsRef<[u8]> + use<>>, Broken> {
+        let until = until.min(self.until);
+        // A peer that always has more would never be waited for, and so never time out.
+        if Instant::now() >= until {
+            return Err(Broken::Timeout);
+        }
+        let chunk = match timeout_at(until, self.response.chunk()).await {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => return Err(Broken::of(&error)),
+            Err(_elapsed) => return Err(Broken::Timeout),
+        };
+        if let Some(chunk) = &chunk {
+            let now = Instant::now();
+            let wait = self.pace.take(chunk.len(), now);
+            if !wait.is_zero() {
+                sleep_until(until.min(now + wait)).await;
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// The whole body, if it has at most so many bytes.
+    pub async fn whole(mut self, most: usize) -> Result<Vec<u8>, Broken> {
+        let until = self.until;
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk(until).await? {
+            let chunk = chunk.as_ref();
+            if body.len() + chunk.len() > most {
+                return Err(Broken::TooLong(most));
+            }
+            body.extend_from_slice(chunk);
+        }
+        Ok(body)
+    }
+
+    /// The body of an answer that isn't a success, as far as it comes: its status counts without it.
+    pub async fn refusal(mut self) -> Vec<u8> {
+        let until = self.until.min(Instant::now() + MAX_REFUSAL_TIME);
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = self.chunk(until).await {
+            let chunk = chunk.as_ref();
+            body.extend_from_slice(&chunk[..chunk.len().min(MAX_REFUSAL_BYTES - body.len())]);
+            if body.len() == MAX_REFUSAL_BYTES {
+                break;
+            }
+        }
+        body
+    }
+}
+
+/// What an answer that redirects says: nothing is sent to where it points. `None`: it is none.
+pub fn redirected(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    let code = status.as_u16();
+    status.is_redirection().then(|| format!("HTTP {code} sends the client elsewhere{}", target(headers)))
+}
+
+/// ` (scheme://host/path)` of `Location`: its query may carry credentials.
+fn target(headers: &HeaderMap) -> String {
+    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return String::new() };
+    let plain = match Url::parse(location) {
+        Ok(url) => {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+        }
+        Err(_) => location.split(['?', '#']).next().unwrap_or_default().to_owned(),
+    };
+    format!(" ({})", plain.chars().take(MAX_LOCATION).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_names_where_it_points_without_secrets() {
+        let of = |location: &str| {
+            let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
+            redirected(StatusCode::FOUND, &headers).unwrap()
+        };
+        let elsewhere = "HTTP 302 sends the client elsewhere";
+        assert_eq!(of("http://ada:pw@10.0.0.1:8080/x?token=y#z"), format!("{elsewhere} (http://10.0.0.1:8080/x)"));
+        assert_eq!(of("/login?next=/"), format!("{elsewhere} (/login)"));
+        assert!(of(&format!("http://h/{}", "x".repeat(5000))).len() < 200);
+        assert_eq!(
+            redirected(StatusCode::TEMPORARY_REDIRECT, &HeaderMap::new()).unwrap(),
+            "HTTP 307 sends the client elsewhere"
+        );
+        assert_eq!(redirected(StatusCode::OK, &HeaderMap::new()), None);
+    }
+}
