@@ -64,11 +64,12 @@ impl Processes {
         self.0.values().filter(|p| (leads && p.session == Some(root)) || self.descends(p.pid, root)).collect()
     }
 
-    /// What is left of the session of a leader that is gone. No other process gets its pid while a session has it.
-    pub fn orphans(&self, leader: u32) -> Vec<&Proc> {
-        match self.get(leader) {
-            Some(_) => Vec::new(),
-            None => self.0.values().filter(|p| p.session == Some(leader)).collect(),
+    /// What is left of the session of a leader that is gone; it may have gone after this was read. No other process gets its pid while
+    /// a session has it.
+    pub fn orphans(&self, leader: &Instance) -> Vec<&Proc> {
+        match self.get(leader.pid) {
+            Some(other) if other.start_time != leader.start_time => Vec::new(),
+            _ => self.0.values().filter(|p| p.session == Some(leader.pid) && p.pid != leader.pid).collect(),
         }
     }
 
@@ -204,9 +205,12 @@ mod tests {
         assert_eq!(pids(10), [10, 11, 12, 13]);
         assert_eq!(pids(11), [11, 13], "it leads no session");
         assert_eq!(pids(99), Vec::<u32>::new());
-        assert!(all.orphans(10).is_empty(), "its leader lives");
+        let of = |start_time| Instance { pid: 10, start_time };
+        assert!(all.orphans(&of(2)).is_empty(), "another process has its pid");
         let left = Processes::of(vec![proc(11, 1, 10), proc(20, 1, 20)]);
-        assert_eq!(left.orphans(10).iter().map(|p| p.pid).collect::<Vec<_>>(), [11]);
+        assert_eq!(left.orphans(&of(1)).iter().map(|p| p.pid).collect::<Vec<_>>(), [11]);
+        let just_gone = Processes::of(vec![proc(10, 1, 10), proc(11, 1, 10), proc(20, 1, 20)]);
+        assert_eq!(just_gone.orphans(&of(1)).iter().map(|p| p.pid).collect::<Vec<_>>(), [11]);
     }
 
     #[test]

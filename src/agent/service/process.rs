@@ -114,7 +114,9 @@ pub fn adopt(record: &Path, pid: u32) -> Result<Option<Instance>, StateError> {
 /// What is left of a recorded process that is gone: children that outlived it. They are the service's, too.
 pub fn leftovers<'a>(record: Option<&Record>, processes: &'a Processes) -> Vec<&'a Proc> {
     match record {
-        Some(record) if record.boot == os::boot_id() => processes.orphans(record.instance.pid),
+        Some(record) if record.boot == os::boot_id() && record.alive().is_none() => {
+            processes.orphans(&record.instance)
+        }
         _ => Vec::new(),
     }
 }
@@ -225,7 +227,7 @@ fn signal_all(root: &Instance, known: &mut Vec<Instance>, signal: Signal) -> Res
     let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
     let tree = match processes.instance(root) {
         Some(_) => processes.tree(root.pid),
-        None => processes.orphans(root.pid),
+        None => processes.orphans(root),
     };
     for process in tree {
         let instance = Instance { pid: process.pid, start_time: process.start_time };
