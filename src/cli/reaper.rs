@@ -106,6 +106,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "that is what is reaped")]
     fn the_exit_status_of_an_own_child_is_left_to_who_waits_for_it() {
         let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         let (own, pid) = (std::process::id(), child.id());

@@ -317,7 +317,10 @@ mod tests {
         }
         let failure = decode(&[b"data: what?\n\n"]).unwrap_err();
         let said = failure.to_string();
-        assert!(said.contains("5 bytes of something else") && !said.contains("what?"), "nothing of a stranger's text: {said}");
+        assert!(
+            said.contains("5 bytes of something else") && !said.contains("what?"),
+            "nothing of a stranger's text: {said}"
+        );
     }
 
     #[test]

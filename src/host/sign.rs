@@ -239,7 +239,7 @@ pub fn verify_covering(
 
 /// What can be said against a signature before the body is there.
 pub fn plausible(given: &Signature, now: Timestamp) -> Result<(), SignatureError> {
-    let well_formed = (1..=256).contains(&given.id.len()) && !given.id.contains('.');
+    let well_formed = (1..=256).contains(&given.id.len()) && !given.id.contains(['.', '\n']);
     let signed_at: i64 = given.timestamp.parse().map_err(|_| SignatureError::Malformed)?;
     if !well_formed {
         return Err(SignatureError::Malformed);

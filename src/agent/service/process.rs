@@ -114,9 +114,7 @@ pub fn adopt(record: &Path, pid: u32) -> Result<Option<Instance>, StateError> {
 /// What is left of a recorded process that is gone: children that outlived it. They are the service's, too.
 pub fn leftovers<'a>(record: Option<&Record>, processes: &'a Processes) -> Vec<&'a Proc> {
     match record {
-        Some(record) if record.boot == os::boot_id() && record.alive().is_none() => {
-            processes.orphans(&record.instance)
-        }
+        Some(record) if record.boot == os::boot_id() && record.alive().is_none() => processes.orphans(&record.instance),
         _ => Vec::new(),
     }
 }

@@ -58,7 +58,7 @@ pub struct Observed {
 
 /// What to do: ask it, and care for these services; or leave it alone.
 pub enum Plan {
-    Ask { access: Access, care: Vec<String> },
+    Ask { access: Box<Access>, care: Vec<String> },
     LeaveAlone,
 }
 
@@ -136,7 +136,9 @@ impl Controller for Agents {
 
     fn plan(&self, _: &HostAgent, observed: &Observed, _: Timestamp) -> Plan {
         match &observed.access {
-            Ok(access) if !observed.suspended => Plan::Ask { access: access.clone(), care: observed.cared_for.clone() },
+            Ok(access) if !observed.suspended => {
+                Plan::Ask { access: Box::new(access.clone()), care: observed.cared_for.clone() }
+            }
             _ => Plan::LeaveAlone,
         }
     }
