@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::{AsyncRead, AsyncReadExt};
 use k8s_openapi::{
     Metadata, NamespaceResourceScope,
     api::{
@@ -179,10 +180,11 @@ impl Workloads for ClusterWorkloads {
         let head = answer(&about, api.logs(&of.pod, &head)).await?;
         // There is no option for the last bytes: lines are asked for, and cut.
         let tail = LogParams { tail_lines: Some(200), ..params };
-        let tail = answer(&about, api.logs(&of.pod, &tail)).await?;
-        let from = tail.len().saturating_sub(usize::try_from(bytes).unwrap_or_default());
-        let from = (from..=tail.len()).find(|at| tail.is_char_boundary(*at)).unwrap_or_default();
-        Ok((head, tail.get(from..).unwrap_or_default().to_owned()))
+        let tail = answer(&about, async {
+            let lines = api.log_stream(&of.pod, &tail).await?;
+            last(lines, usize::try_from(bytes).unwrap_or_default()).await.map_err(kube::Error::ReadEvents)
+        });
+        Ok((head, tail.await?))
     }
 
     async fn resize(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(), WorkloadError> {
@@ -278,6 +280,27 @@ fn terminated(container: &ContainerStatus) -> Option<Terminated> {
     })
 }
 
+/// The last bytes of a text of any length: a line may have megabytes.
+async fn last(mut text: impl AsyncRead + Unpin, bytes: usize) -> std::io::Result<String> {
+    let (mut kept, mut chunk) = (Vec::new(), vec![0; 16 * 1024]);
+    loop {
+        let count = text.read(&mut chunk).await?;
+        if count == 0 {
+            break;
+        }
+        kept.extend_from_slice(&chunk[..count]);
+        if kept.len() > 2 * bytes {
+            kept.drain(..kept.len() - bytes);
+        }
+    }
+    let mut from = kept.len().saturating_sub(bytes);
+    // Not within a character.
+    while kept.get(from).is_some_and(|byte| byte & 0xc0 == 0x80) {
+        from += 1;
+    }
+    Ok(String::from_utf8_lossy(&kept[from..]).into_owned())
+}
+
 pub(super) async fn answer<T>(
     about: &str,
     call: impl Future<Output = Result<T, kube::Error>>,
@@ -307,6 +330,15 @@ pub(super) async fn answer<T>(
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn the_end_of_a_log_is_kept_however_long_its_lines_are() {
+        let text = format!("{}é the end", "x".repeat(1_000_000));
+        for (bytes, expected) in [(8, " the end"), (9, " the end"), (10, "é the end"), (0, "")] {
+            assert_eq!(last(futures::io::Cursor::new(text.as_bytes()), bytes).await.unwrap(), expected, "{bytes}");
+        }
+        assert_eq!(last(futures::io::Cursor::new(b"short"), 100).await.unwrap(), "short");
+    }
 
     fn pod(value: serde_json::Value) -> PodSeen {
         seen(&serde_json::from_value(value).unwrap())
