@@ -37,8 +37,8 @@ use super::{
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 64;
 /// What a client still sends when it was answered already is read for so long and so far: it would not see the answer otherwise.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: u64 = 16 * 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 
 const FULL: &str = r#"{"error":"as many requests are open as this server takes","reason":"TooManyConnections","hint":"close connections that are not needed, and ask again"}"#;
 

@@ -54,10 +54,10 @@ impl Storm {
         request.send().await.ok().map(|answer| answer.status())
     }
 
-    /// The most memory that the process ever had, in bytes.
-    fn peak(&self) -> usize {
+    /// Memory of the process in bytes: `VmRSS` now, `VmHWM` the most that it ever had.
+    fn memory(&self, which: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.up.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(which)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
     }
 }
@@ -76,6 +76,7 @@ async fn hostile_callers_fill_neither_memory_nor_descriptors_and_healing_goes_on
     let (port, agent_port) = (free_port(), free_port());
     let storm = Storm::begin(port, agent_port).await;
     storm.up.until_ready("ollama").await;
+    let before = storm.memory("VmRSS");
     let mut idle = Vec::new();
     let api = storm.address.trim_start_matches("http://").to_owned();
     for address in [api, format!("127.0.0.1:{agent_port}")] {
@@ -133,7 +134,9 @@ async fn hostile_callers_fill_neither_memory_nor_descriptors_and_healing_goes_on
     };
     storm.up.until("ollama", "restarted and ready", |b| restarts(b) > 0 && super::harness::is_ready(b)).await;
     assert_eq!(engines_on(port).len(), 1);
-    assert!(storm.peak() < 200 * MIB, "{} MiB", storm.peak() / MIB);
+    // A release build is 40 MiB large before, a debug build 90.
+    let grown = storm.memory("VmHWM") - before;
+    assert!(grown < 150 * MIB, "{} MiB more than {} MiB", grown / MIB, before / MIB);
     // Generous for a busy machine: what is bounded is that it never waits for a body or a schema.
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     let log = storm.up.log();
