@@ -38,7 +38,8 @@ pub(super) async fn events(State(api): State<Api>, Query(which): Query<Which>) -
     if which.since.is_some_and(|since| !is_storable(since)) {
         return Err(ApiError::BadRequest("since: is out of range: write a time in the years 1970 to 9998".to_owned()));
     }
-    let kind = which.kind.as_deref().map(resources::known).transpose()?;
+    let kind = which.kind.as_deref().map(resources::known).transpose();
+    let kind = kind.map_err(|error| ApiError::BadRequest(format!("kind: {error}")))?;
     let filter = JournalFilter {
         kind: kind.map(|k| k.kind.to_owned()),
         namespace: which.namespace,

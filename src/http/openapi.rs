@@ -128,6 +128,7 @@ pub(super) fn description() -> Value {
             operation.insert("requestBody".to_owned(), tasks_body());
         }
         complete(operation, path, tag);
+        may_be_left_out(operation);
     }
     api
 }
@@ -163,6 +164,20 @@ fn complete(operation: &mut Map<String, Value>, path: &str, tag: &str) {
         if let Some(response) = response.as_object_mut() {
             response.entry("description").or_insert_with(|| words(status).into());
         }
+    }
+}
+
+/// A body that may be left out is described as one that may be `null`, which it may not.
+fn may_be_left_out(operation: &mut Map<String, Value>) {
+    let schema =
+        operation.get_mut("requestBody").and_then(|body| body.pointer_mut("/content/application~1json/schema"));
+    let Some(schema) = schema else { return };
+    let Some(one) = schema.get("oneOf").and_then(Value::as_array).filter(|all| all.contains(&json!({"type": "null"})))
+    else {
+        return;
+    };
+    if let Some(body) = one.iter().find(|one| one.get("$ref").is_some()).cloned() {
+        *schema = body;
     }
 }
 
@@ -231,6 +246,16 @@ mod tests {
             if tags[0] != "health" {
                 assert!(operation["responses"]["401"].is_object(), "{which}");
             }
+        }
+    }
+
+    #[test]
+    fn a_body_is_left_out_and_not_null() {
+        let api = description();
+        for path in ["/api/v1/pause", "/api/v1/services/{agent}/{service}/stop", "/api/v1/tasks/{id}/heartbeat"] {
+            let body = &api["paths"][path]["post"]["requestBody"];
+            assert!(body["content"]["application/json"]["schema"]["$ref"].is_string(), "{path}: {body}");
+            assert_ne!(body["required"], true, "{path}");
         }
     }
 

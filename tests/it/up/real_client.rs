@@ -23,7 +23,12 @@ spec: {domains: [any], model: small, maxConcurrentTasks: 8}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_generated_client_submits_a_thousand_tasks_and_reads_every_result() {
-    let engine = super::healing::manifests(free_port(), free_port(), "  concurrency: {max: 8}", "");
+    let engine = super::healing::manifests(
+        free_port(),
+        free_port(),
+        "  concurrency: {max: 8}",
+        ", --parallel, '8', --tokens-per-second, '100000'",
+    );
     let up = Up::start(&[("engine.yaml", &engine), ("work.yaml", WORK)]).await;
     up.until_ready("ollama").await;
     let endpoint = std::fs::read(up.data().join("endpoint.json")).unwrap();

@@ -38,7 +38,7 @@ def operation(tag, name):
 
 client = generated.AuthenticatedClient(base_url=address, token=token, timeout=60)
 tasks = [
-    models.TaskRequest(prompt=f"say {i}", key=f"generated-{i}", labels=models.TaskRequestLabels.from_dict({"n": str(i)}))
+    models.TaskRequest(prompt=f"say {i}", max_tokens=1, key=f"generated-{i}", labels=models.TaskRequestLabels.from_dict({"n": str(i)}))
     for i in range(count)
 ]
 reply = operation("tasks", "submit_tasks").sync(client=client, body=tasks)
