@@ -67,7 +67,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Path<T> {
 
 fn bad_path(error: &PathRejection) -> ApiError {
     let text = error.body_text();
-    ApiError::BadRequest(format!("path: {}", text.strip_prefix("Invalid URL: ").unwrap_or(&text)))
+    ApiError::BadRequest(format!("path: {}", json::plainly(text.strip_prefix("Invalid URL: ").unwrap_or(&text))))
 }
 
 /// The parameters of a query.

@@ -68,13 +68,56 @@ pub fn text(bytes: &[u8]) -> Result<&str, Flaw> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
+/// A message of serde's, with words in place of the names of types.
+pub fn plainly(text: &str) -> String {
+    let mut text = text.to_owned();
+    for kind in ["i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "usize"] {
+        for (before, after) in
+            [(format!("expected {kind}"), "expected a whole number"), (format!("to a `{kind}`"), "as a whole number")]
+        {
+            text = text.replace(&before, after);
+        }
+    }
+    let Some((before, rest)) = text.split_once("expected struct ") else { return text };
+    let name = rest.chars().take_while(|c| c.is_alphanumeric()).count();
+    format!("{before}expected an object{}", &rest[name..])
+}
+
 /// What serde says, with its column; the line stands in the flaw.
 pub fn broken(error: &serde_json::Error) -> Flaw {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
     let message = match error.classify() {
-        serde_json::error::Category::Data => what.to_owned(),
+        serde_json::error::Category::Data => plainly(what),
         _ => format!("is no JSON: {what} at column {}", error.column()),
     };
     Flaw { line: error.line().max(1), field: String::new(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Pause {
+        #[serde(rename = "forSeconds")]
+        _seconds: i64,
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_by_field_and_in_plain_words() {
+        for (text, expected) in [
+            (r#"{"forSeconds": "1h"}"#, "forSeconds: invalid type: string \"1h\", expected a whole number"),
+            (r#""x""#, "invalid type: string \"x\", expected an object"),
+            (
+                "{\n\"forSeconds\": 1, \"forSeconds\": 2}",
+                "line 2: forSeconds: stands twice in this object: leave one of them out",
+            ),
+            (r#"{"forSeconds": 1} x"#, "is no JSON: trailing characters at column 19"),
+        ] {
+            assert_eq!(read::<Pause>(text.as_bytes()).unwrap_err().to_string(), expected, "{text}");
+        }
+        assert_eq!(read::<Pause>(b"\n\xff").unwrap_err().to_string(), "line 2: is not UTF-8");
+        assert_eq!(plainly("Cannot parse `abc` to a `i64`"), "Cannot parse `abc` as a whole number");
+    }
 }

@@ -112,7 +112,7 @@ impl Bench {
     }
 
     /// A new task of a webhook expert, handed over; with its claim's epoch.
-    pub async fn hand_over(&self, expert: &str) -> (i64, i64) {
+    pub async fn hand_over(&self, expert: &str, fence: &Fence) -> (i64, i64) {
         let task = NewTask {
             namespace: "default".to_owned(),
             queue: "default".to_owned(),
@@ -121,6 +121,7 @@ impl Bench {
             ..NewTask::default()
         };
         let id = self.store.insert_tasks(&[task]).await.unwrap()[0].id;
+        rounds::assign_once(&*self.store, Some(fence), None).await.unwrap();
         let queue = QueueKey { namespace: "default".into(), name: "default".into() };
         let lease = self.store.open_lease("w", &queue, Duration::from_secs(60)).await.unwrap();
         let claim = FreeClaim { queues: vec![Served { queue, lease }], most: 1 };
