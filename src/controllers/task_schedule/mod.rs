@@ -18,6 +18,7 @@ use kube::ResourceExt;
 use crate::api::{
     RUN_CONTROL, RUN_REQUESTED_AT, TaskSchedule, TaskScheduleSpec, TaskScheduleState, TaskScheduleStatus,
 };
+use crate::tasks::schema;
 
 use super::{
     declared::{Declaration, Declares, Judged, Seen, World, projected},
@@ -128,6 +129,8 @@ fn judge(
     let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
     let mut judged = if let Err(why) = &calendar {
         of(TaskScheduleState::InvalidSchedule, false, true, why.clone())
+    } else if let Some(why) = unusable_schema(spec) {
+        of(TaskScheduleState::InvalidSchedule, false, true, why)
     } else if seen.suspended {
         of(TaskScheduleState::Suspended, false, false, "suspended: it does not fire, and makes up for nothing".into())
     } else if seen.facts.queue_missing {
@@ -148,6 +151,12 @@ fn judge(
     judged
 }
 
+/// Why no answer to its tasks could be checked.
+fn unusable_schema(spec: &TaskScheduleSpec) -> Option<String> {
+    let schema = serde_json::Value::Object(spec.task.schema.clone()?);
+    schema::check(&schema).err().map(|schema::Unusable { field, why }| format!("task.schema{field}: {why}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,7 +164,10 @@ mod tests {
     use serde_json::json;
 
     fn judged(schedule: &str, suspended: bool, facts: Facts) -> Judged<TaskScheduleStatus> {
-        let spec = json!({"queueRef": {"name": "q"}, "schedule": schedule, "task": {"prompt": "x"}});
+        judged_of(json!({"queueRef": {"name": "q"}, "schedule": schedule, "task": {"prompt": "x"}}), suspended, facts)
+    }
+
+    fn judged_of(spec: serde_json::Value, suspended: bool, facts: Facts) -> Judged<TaskScheduleStatus> {
         let spec: TaskScheduleSpec = serde_json::from_value(spec).unwrap();
         let seen = Seen {
             key: Key::new("team", "nightly"),
@@ -167,6 +179,16 @@ mod tests {
         };
         let old: TaskScheduleStatus = serde_json::from_value(json!({"lastRunTasks": 7})).unwrap();
         judge(&spec, Some(&old), &seen, "2026-01-01T12:00:00Z".parse().unwrap())
+    }
+
+    #[test]
+    fn a_schema_that_can_not_be_used_is_told_before_anything_fires() {
+        let schema = json!({"properties": {"a": {"pattern": "(?=b)"}}});
+        let spec =
+            json!({"queueRef": {"name": "q"}, "schedule": "0 3 * * *", "task": {"prompt": "x", "schema": schema}});
+        let judged = judged_of(spec, false, Facts::default());
+        assert_eq!((judged.state, judged.ready, judged.stalled), (TaskScheduleState::InvalidSchedule, false, true));
+        assert!(judged.message.starts_with("task.schema.properties.a.pattern: is \"(?=b)\""), "{}", judged.message);
     }
 
     #[test]
