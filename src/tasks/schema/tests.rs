@@ -32,6 +32,26 @@ fn what_doubles_at_each_level_is_not_taken() {
     assert_eq!(refused(&json!({"$defs": {"a": {}}, "allOf": [nots]})), "taken");
 }
 
+#[tokio::test]
+async fn what_doubles_with_each_level_of_the_answer_is_compiled_once() {
+    for (keyword, member) in [("properties", true), ("prefixItems", false)] {
+        let mut defs = Map::new();
+        for level in 0..50 {
+            let next = json!({"$ref": format!("#/$defs/d{}", level + 1)});
+            let both = if member { json!({"a": next, "b": next}) } else { json!([next, next]) };
+            defs.insert(format!("d{level}"), json!({keyword: both}));
+        }
+        defs.insert("d50".to_owned(), json!({}));
+        let schema = json!({"$ref": "#/$defs/d0", "$defs": defs});
+        let began = std::time::Instant::now();
+        assert_eq!(refused(&schema), "taken", "{keyword}");
+        let deep =
+            (0..40).fold(json!(1), |inner, _| if member { json!({"a": inner, "b": 2}) } else { json!([inner, 2]) });
+        assert!(matches(&schema, deep).await.is_ok(), "{keyword}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{keyword}: {:?}", began.elapsed());
+    }
+}
+
 #[test]
 fn what_can_not_be_used_is_named_by_its_field() {
     for (schema, expected) in [
