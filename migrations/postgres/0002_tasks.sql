@@ -142,6 +142,7 @@ CREATE TABLE finished_tasks (
 ) PARTITION BY LIST (state);
 CREATE INDEX finished_tasks_by_id ON finished_tasks (id);
 CREATE INDEX finished_tasks_by_end ON finished_tasks USING brin (state_since) WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX finished_tasks_by_birth ON finished_tasks USING brin (created_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE TABLE finished_completed PARTITION OF finished_tasks FOR VALUES IN ('completed') PARTITION BY RANGE (state_since);
 CREATE TABLE finished_failed PARTITION OF finished_tasks FOR VALUES IN ('failed', 'cancelled') PARTITION BY RANGE (state_since);
 CREATE TABLE finished_completed_rest PARTITION OF finished_completed DEFAULT;

@@ -6,7 +6,10 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{common::WEBHOOK_URL, quantity};
+use super::{
+    common::{CONTAINER, LISTEN, SERVICE, WEBHOOK_URL},
+    quantity,
+};
 
 /// What an agent looks after, where it listens and whom it believes.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,7 +26,7 @@ use super::{common::WEBHOOK_URL, quantity};
 pub struct AgentConfigSpec {
     /// Address and port that the agent listens on. Port 0 takes a free one.
     #[serde(default = "default_listen")]
-    #[schemars(length(min = 3, max = 64), regex(pattern = r"^([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$"))]
+    #[schemars(length(min = 3, max = 64), regex(pattern = LISTEN))]
     pub listen: String,
     /// Certificate and key; needed for a bearer token on any address but loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,13 +107,17 @@ pub struct AgentDocker {
 pub struct AgentDockerAllow {
     /// All containers of these compose projects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 128), regex(pattern = CONTAINER)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub compose_projects: Vec<String>,
     /// Containers of these names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 256),
-        inner(length(min = 1, max = 255), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")),
+        inner(length(min = 1, max = 255), regex(pattern = CONTAINER)),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub names: Vec<String>,
@@ -166,7 +173,7 @@ pub enum RestartPolicy {
 ]))]
 pub struct AgentService {
     /// Name of the service, as backends refer to it.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = SERVICE))]
     pub name: String,
     /// Process: the agent is its parent. Command: commands start and stop it. Container: the container engine does.
     #[serde(default)]
@@ -227,7 +234,7 @@ pub struct AgentService {
 pub struct AgentContainer {
     /// The container's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"))]
+    #[schemars(length(min = 1, max = 255), regex(pattern = CONTAINER))]
     pub name: Option<String>,
     /// The folder of the compose project; a relative path starts at this file's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -235,7 +242,7 @@ pub struct AgentContainer {
     pub project_directory: Option<String>,
     /// The service of that project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"))]
+    #[schemars(length(min = 1, max = 255), regex(pattern = CONTAINER))]
     pub service: Option<String>,
 }
 

@@ -7,13 +7,28 @@ use serde::{Deserialize, Serialize};
 /// Annotation that forces a pass; its value is echoed in `status.lastHandledReconcileAt` (Flux's convention).
 pub const RECONCILE_REQUESTED_AT: &str = "ostler.dev/reconcile-requested-at";
 
-/// Scheme, host and port of an http or https URL: no credentials, and a port from 1 to 65535.
-macro_rules! origin {
+/// An IPv4 address, or an IPv6 address in brackets.
+macro_rules! address {
     () => {
         concat!(
-            r"^https?://([!$-.0-9;->A-~]+|\[[0-9A-Fa-f:.]+\])",
-            r"(:0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?",
+            r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+            r"|\[([0-9A-Fa-f]{0,4}:){2,7}([0-9.]{7,15}|[0-9A-Fa-f]{0,4})\]",
         )
+    };
+}
+
+/// A port from 1 to 65535.
+macro_rules! port {
+    () => {
+        r"0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+    };
+}
+
+/// Scheme, host and port of an http or https URL, without credentials. The last label of a name is no number: that would be an
+/// IPv4 address.
+macro_rules! origin {
+    () => {
+        concat!(r"^https?://(([A-Za-z0-9_-]+\.)*[0-9]*[A-Za-z_-][A-Za-z0-9_-]*\.?|", address!(), ")(:", port!(), ")?")
     };
 }
 
@@ -24,6 +39,24 @@ pub(super) const URL: &str = concat!(origin!(), r"(/[!$->A-~]*)?$");
 pub(super) const ORIGIN: &str = concat!(origin!(), r"/?$");
 /// The same with a path and a query.
 pub(super) const WEBHOOK_URL: &str = concat!(origin!(), r"([/?][!-~]*)?$");
+/// An address and a port to listen on; 0 takes a free one.
+pub(super) const LISTEN: &str = concat!("^(", address!(), "):(0|", port!(), ")$");
+
+/// Name of a resource (RFC 1123 subdomain): no slash, no `..`.
+pub(super) const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// Name of a service of an agent's file.
+pub(super) const SERVICE: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// Key of a Secret or ConfigMap.
+pub(super) const KEY: &str = r"^\.?[-_A-Za-z0-9][-._A-Za-z0-9]*$";
+/// Name of a container, or of a service of a compose project.
+pub(super) const CONTAINER: &str = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$";
+/// Key and value of a label.
+pub(super) const LABEL: &str = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+pub(super) const LABEL_VALUE: &str = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+/// Text of one line. What begins or ends with a space, or contains a control character, was written by mistake.
+pub(super) const LINE: &str = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$";
+/// Type of a condition.
+const CONDITION: &str = r"^[A-Za-z][A-Za-z0-9]*$";
 
 /// What a URL's pattern wants, for people.
 pub fn url_wording(pattern: &str) -> Option<&'static str> {
@@ -39,7 +72,7 @@ pub fn url_wording(pattern: &str) -> Option<&'static str> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalRef {
     /// Name of the resource, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
 }
 
@@ -47,7 +80,7 @@ pub struct LocalRef {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRef {
     /// Name of the Secret, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
 }
 
@@ -65,7 +98,7 @@ pub struct WorkloadRef {
     /// Kind of the workload.
     pub kind: WorkloadKind,
     /// Name of the workload, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
 }
 
@@ -112,11 +145,11 @@ pub struct Requirement {
     /// Kind of the resource.
     pub kind: RequiredKind,
     /// Its name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
     /// The condition that must be True.
     #[serde(default = "ready")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = CONDITION))]
     pub condition: String,
     /// For how many seconds it must have been. Absent: now is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,5 +224,35 @@ pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition) {
             *old = new;
         }
         None => conditions.push(new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, string::string_regex};
+
+    use super::*;
+
+    fn of(pattern: &str) -> impl Strategy<Value = String> + use<> {
+        string_regex(pattern.trim_start_matches('^').trim_end_matches('$')).unwrap()
+    }
+
+    proptest! {
+        // What is admitted must not turn out to be no URL when it is used; the regular expression does not count the parts of an
+        // IPv6 address, nor does it know Punycode.
+        #[test]
+        fn what_the_patterns_admit_is_a_url(
+            url in prop_oneof![of(URL), of(ORIGIN), of(WEBHOOK_URL)].prop_filter("IPv6", |url| !url.contains('['))
+        ) {
+            let exotic = url.to_ascii_lowercase();
+            prop_assume!(!exotic.contains("xn--") && !exotic.contains("0x"));
+            let parsed = reqwest::Url::parse(&url);
+            prop_assert!(parsed.as_ref().is_ok_and(|u| u.host().is_some() && u.username().is_empty()), "{url}: {parsed:?}");
+        }
+
+        #[test]
+        fn an_address_to_listen_on_is_one(listen in of(LISTEN).prop_filter("IPv6", |listen| !listen.contains('['))) {
+            prop_assert!(listen.parse::<std::net::SocketAddr>().is_ok(), "{listen}");
+        }
     }
 }

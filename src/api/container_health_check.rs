@@ -11,7 +11,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerHealthCheckStatus, LabelSelector, LocalRef, Mode, Requirement, WorkloadRef, common::WEBHOOK_URL, quantity,
+    ContainerHealthCheckStatus, LabelSelector, LocalRef, Mode, Requirement, WorkloadRef,
+    common::{CONTAINER, WEBHOOK_URL},
+    quantity,
 };
 
 /// Which containers must be up or down, how that is seen, and what may be done about it.
@@ -133,7 +135,11 @@ pub struct DockerTarget {
     pub host_agent_ref: LocalRef,
     /// By name: one that does not exist is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(min = 1, max = 253), regex(pattern = CONTAINER)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub names: Option<Vec<String>>,
     /// Those that have all of these labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,20 +150,31 @@ pub struct DockerTarget {
     pub compose: Option<ComposeTarget>,
 }
 
+/// A path: neither an option of compose nor a remote file (`oci://…`).
+const COMPOSE_FILE: &str = r"^[^-\x00-\x20\x7f:]([^\x00-\x1f\x7f:]|:[^/\x00-\x1f\x7f])*$";
+
 /// Services of a compose project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComposeTarget {
     /// The project's folder on the agent's host, absolute.
-    #[schemars(length(min = 1, max = 4096), regex(pattern = r"^(/|[A-Za-z]:)"))]
+    #[schemars(length(min = 1, max = 4096), regex(pattern = r"^(/|[A-Za-z]:)[^\x00-\x1f\x7f]*$"))]
     pub project_directory: String,
     /// Its files, as they are given to compose. Absent: as the containers' labels tell, else what compose finds in the folder.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 4096)), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 4096), regex(pattern = COMPOSE_FILE)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub files: Vec<String>,
     /// Its services. Absent: every one that the project has containers of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 253), regex(pattern = CONTAINER)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub services: Vec<String>,
 }
 

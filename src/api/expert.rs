@@ -7,7 +7,11 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Webhook, llm_backend_status::unobserved};
+use super::{
+    Condition, Webhook,
+    common::{KEY, LINE, NAME},
+    llm_backend_status::unobserved,
+};
 
 /// How an expert does a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -62,7 +66,7 @@ pub struct ExpertSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
-        inner(length(min = 1, max = 63)),
+        inner(length(min = 1, max = 63), regex(pattern = LINE)),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub domains: Vec<String>,
@@ -70,7 +74,7 @@ pub struct ExpertSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
-        inner(length(min = 1, max = 63)),
+        inner(length(min = 1, max = 63), regex(pattern = LINE)),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub roles: Vec<String>,
@@ -79,7 +83,7 @@ pub struct ExpertSpec {
     pub handler: Handler,
     /// Alias of the model that it asks, unless the task names another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub model: Option<String>,
     /// What it is told before each task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,11 +123,11 @@ pub struct TextRef {
     #[serde(default)]
     pub kind: TextKind,
     /// Name of the ConfigMap or Secret, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
     /// The key of the text.
     #[serde(default = "default_key")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub key: String,
 }
 

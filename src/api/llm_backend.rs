@@ -7,7 +7,10 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LLMBackendStatus, LocalRef, Mode, SecretRef, Webhook, WorkloadRef, common::URL};
+use super::{
+    LLMBackendStatus, LocalRef, Mode, SecretRef, Webhook, WorkloadRef,
+    common::{LINE, SERVICE, URL},
+};
 
 /// The engine behind a URL; decides paths, rules and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +53,8 @@ pub enum Engine {
      "message": "concurrency.min is above concurrency.max: lower min or raise max", "fieldPath": ".concurrency"},
     {"rule": "self.engine == 'Ollama' || !has(self.models) || !self.models.exists(m, m.pull || m.preload)",
      "message": "only Ollama can pull or preload a model: remove pull and preload, or set engine: Ollama", "fieldPath": ".models"},
+    {"rule": "!has(self.models) || self.models.all(m, self.models.exists_one(n, (has(n.alias) ? n.alias : n.name) == (has(m.alias) ? m.alias : m.name)))",
+     "message": "two models of one server have the same alias: a task that asks for it must find one; set another alias", "fieldPath": ".models"},
     {"rule": "self.canary.when != 'Always' || has(self.canary.model) || (has(self.models) && self.models.size() > 0)",
      "message": "canary.when: Always needs a model to ask: list one under models, or set canary.model", "fieldPath": ".canary"}
 ]))]
@@ -104,11 +109,11 @@ pub struct LLMBackendSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Model {
     /// The server's own name for it.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub name: String,
     /// What tasks ask for, so that one logical model can live on several servers under different names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub alias: Option<String>,
     /// Pull it when the server lacks it (Ollama).
     #[serde(default)]
@@ -183,7 +188,7 @@ pub struct Canary {
     pub when: CanaryWhen,
     /// The model to ask. Default: an expected one that is loaded, else the first of them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub model: Option<String>,
     /// Seconds between two canaries.
     #[schemars(range(min = 1, max = 86400))]
@@ -264,7 +269,7 @@ pub struct Recovery {
     pub host_agent_ref: Option<LocalRef>,
     /// The service in that agent's file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = SERVICE))]
     pub service: Option<String>,
     /// The workload in the cluster that runs the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]

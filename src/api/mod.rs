@@ -47,6 +47,8 @@ pub use selector::{LabelSelector, SelectorOperator, SelectorRule};
 pub use task_queue::{
     AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
 };
+#[cfg(test)]
+pub use task_schedule::CRON;
 pub use task_schedule::{
     ConcurrencyPolicy, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, TaskSchedule, TaskScheduleSpec,
     TaskScheduleState, TaskScheduleStatus, TaskTemplate,

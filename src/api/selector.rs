@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::common::{LABEL, LABEL_VALUE};
+
 /// Resources of the same namespace, by their labels, as Kubernetes selects. All that is given must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LabelSelector {
     /// Labels with these values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE}))]
     pub match_labels: BTreeMap<String, String>,
     /// Rules for labels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -28,13 +30,17 @@ pub struct LabelSelector {
 ]))]
 pub struct SelectorRule {
     /// The label.
-    #[schemars(length(min = 1, max = 317))]
+    #[schemars(length(min = 1, max = 317), regex(pattern = LABEL))]
     pub key: String,
     /// What of it.
     pub operator: SelectorOperator,
     /// Its values, for In and NotIn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), inner(length(max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(max = 63), regex(pattern = LABEL_VALUE)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub values: Option<Vec<String>>,
 }
 

@@ -83,6 +83,10 @@ impl Default for AssignmentPolicy {
 /// How often a failed task is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.backoffSeconds <= self.maxBackoffSeconds",
+     "message": "backoffSeconds is above maxBackoffSeconds: lower it or raise maxBackoffSeconds", "fieldPath": ".backoffSeconds"}
+]))]
 pub struct Retry {
     /// Attempts before a human is asked. A backend that is down or full uses none.
     #[schemars(range(min = 1, max = 100))]

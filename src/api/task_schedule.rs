@@ -11,16 +11,85 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Condition, LabelSelector, LocalRef, Mode, Requirement, llm_backend_status::unobserved};
+use super::{
+    Condition, LabelSelector, LocalRef, Mode, Requirement,
+    common::{LINE, NAME},
+    llm_backend_status::unobserved,
+};
 
 /// Annotation that fires a schedule once, now; its value is echoed in `status.lastHandledRunAt`.
 pub const RUN_REQUESTED_AT: &str = "ostler.dev/run-requested-at";
 /// Under this kind a person's `run` of a schedule is kept in the store, where manifests are a folder.
 pub const RUN_CONTROL: &str = "TaskScheduleRun";
 
-/// Five fields, or a word for the usual ones. What they say is checked by the controller.
-const CRON: &str =
-    r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[0-9A-Za-z*/,?#-]+( +[0-9A-Za-z*/,?#-]+){4})$";
+/// One field of cron: a list of values, ranges and steps (`5`, `1-5`, `*/10`, `1-30/5`), or what is only this field's.
+macro_rules! field {
+    ($value:expr) => {
+        field!($value, $value)
+    };
+    ($value:expr, $single:expr) => {
+        concat!(
+            "([*]|",
+            field!(@one $value, $single),
+            "(,",
+            field!(@one $value, $single),
+            ")*)"
+        )
+    };
+    (@one $value:expr, $single:expr) => {
+        concat!("([*]/[1-9][0-9]?|(", $value, ")-(", $value, ")(/[1-9][0-9]?)?|", $single, ")")
+    };
+}
+
+macro_rules! minute {
+    () => {
+        "[0-5]?[0-9]"
+    };
+}
+macro_rules! hour {
+    () => {
+        "[01]?[0-9]|2[0-3]"
+    };
+}
+macro_rules! day {
+    () => {
+        "0?[1-9]|[12][0-9]|3[01]"
+    };
+}
+macro_rules! month {
+    () => {
+        "0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+    };
+}
+macro_rules! weekday {
+    () => {
+        "[0-7]|sun|mon|tue|wed|thu|fri|sat"
+    };
+}
+
+macro_rules! cron {
+    () => {
+        concat!(
+            "^(?i)(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|",
+            field!(minute!()),
+            " +",
+            field!(hour!()),
+            " +([?]|",
+            field!(day!(), concat!("(", day!(), ")w?|lw?")),
+            ") +",
+            field!(month!()),
+            " +([?]|",
+            field!(weekday!(), concat!("(", weekday!(), ")(l|#[1-5])?")),
+            "))$"
+        )
+    };
+}
+
+/// The grammar of schedules: five fields of cron, or a word for the usual ones. Whatever it admits can be read, but for a range
+/// that goes backwards.
+#[cfg(test)]
+pub const CRON: &str = cron!();
+const CRON_RULE: &str = concat!("self.schedule.matches('", cron!(), "')");
 /// As the IANA names them.
 const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
 
@@ -51,6 +120,9 @@ const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
+    {"rule": CRON_RULE,
+     "message": "schedule can't be read: set it to minute, hour, day of month, month and day of week, as cron has them (0 3 * * mon-fri), or to one of @yearly, @monthly, @weekly, @daily, @midnight and @hourly",
+     "fieldPath": ".schedule"},
     {"rule": "!has(self.forEachExpert) || !has(self.task.expert)",
      "message": "forEachExpert gives each expert its own task: remove task.expert, or remove forEachExpert", "fieldPath": ".task"}
 ]))]
@@ -58,7 +130,7 @@ pub struct TaskScheduleSpec {
     /// The queue that its tasks come into.
     pub queue_ref: LocalRef,
     /// When: minute, hour, day of month, month and day of week, as cron has them (`0 3 * * *`), or `@daily` and the like.
-    #[schemars(length(min = 1, max = 256), regex(pattern = CRON))]
+    #[schemars(length(min = 1, max = 256))]
     pub schedule: String,
     /// Where that time is told. A local time that is skipped runs at the next valid minute, a repeated one once.
     #[serde(default = "default_zone")]
@@ -110,11 +182,11 @@ pub enum ConcurrencyPolicy {
 pub struct TaskTemplate {
     /// Its field. Absent with forEachExpert: each expert's first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LINE))]
     pub domain: Option<String>,
     /// Who is to do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LINE))]
     pub role: Option<String>,
     /// One message of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +218,7 @@ pub struct TaskTemplate {
     pub max_tokens: Option<i32>,
     /// Alias of the model; absent: its expert's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub model: Option<String>,
     /// Higher goes first.
     #[serde(default)]
@@ -154,7 +226,7 @@ pub struct TaskTemplate {
     pub priority: i32,
     /// Name of the expert that does it; absent: assigned like any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub expert: Option<String>,
     /// Seconds after which it fails; absent: as its queue has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,12 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, LocalRef, Mode, llm_backend_status::unobserved, quantity};
+use super::{
+    Condition, LocalRef, Mode,
+    common::{KEY, NAME},
+    llm_backend_status::unobserved,
+    quantity,
+};
 
 /// Worker processes that do the tasks of some queues: how many, how much at once, and what their pods are made from.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -115,13 +120,16 @@ impl Default for PoolConcurrency {
     }
 }
 
+/// An image's reference, as far as its characters tell.
+const IMAGE: &str = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$";
+
 /// What a pool's pods are made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkerTemplate {
     /// The image. Absent: that of the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = IMAGE))]
     pub image: Option<String>,
     /// What a pod gets and is held to. Absent: 100m and 128Mi are asked for, at most 512Mi of memory given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,7 +161,7 @@ pub struct WorkerResources {
     {"rule": "has(self.value) != has(self.secretKeyRef)",
      "message": "a variable has one source: set value or secretKeyRef", "fieldPath": ".value"},
     {"rule": "!self.name.startsWith('OSTLER_')",
-     "message": "variables that begin with OSTLER_ are the controller's: name it otherwise, or remove it: name another", "fieldPath": ".name"}
+     "message": "variables that begin with OSTLER_ are the controller's: name it otherwise, or remove it", "fieldPath": ".name"}
 ]))]
 pub struct WorkerVariable {
     /// Its name.
@@ -173,10 +181,10 @@ pub struct WorkerVariable {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// Name of the Secret, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
     /// The key.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub key: String,
 }
 
@@ -193,6 +201,8 @@ pub enum WorkerPoolState {
     Scaling,
     /// No process of it has reported.
     Waiting,
+    /// Its pods don't run; the message has their own reason.
+    PodsFailing,
     /// One of its queues is not there.
     QueueMissing,
     /// Its pods can't be made.

@@ -24,7 +24,8 @@ use crate::{
     telemetry::{Logging, Loops, Metrics},
 };
 
-const LOGS: &str = "ostler=info,warn";
+/// What a watch meets is told once, by us.
+const LOGS: &str = "ostler=info,warn,kube_runtime::watcher=error";
 
 /// Run the controllers in a cluster; of several replicas one leads
 ///

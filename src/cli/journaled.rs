@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{api::DynamicObject, runtime::watcher};
 
 use crate::{
-    platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
+    platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
     store::{JournalEntry, ResourceKey, Store},
 };
 
@@ -74,6 +74,10 @@ impl Platform for Journaled {
         self.inner.secret(namespace, name).await
     }
 
+    async fn secret_labels(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, PlatformError> {
+        self.inner.secret_labels(namespace, name).await
+    }
+
     async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
         self.inner.config_map(namespace, name).await
     }
@@ -92,6 +96,14 @@ impl Platform for Journaled {
 
     fn problems(&self) -> Vec<Problem> {
         self.inner.problems()
+    }
+
+    async fn namespaces(&self) -> Result<Namespaces, PlatformError> {
+        self.inner.namespaces().await
+    }
+
+    fn unreadable(&self, kind: &str) -> BTreeMap<String, Unreadable> {
+        self.inner.unreadable(kind)
     }
 
     fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
@@ -119,6 +131,9 @@ mod tests {
             Err(PlatformError::Unavailable("away".into()))
         }
         async fn secret(&self, _: &str, _: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+            Err(PlatformError::Unavailable("away".into()))
+        }
+        async fn secret_labels(&self, _: &str, _: &str) -> Result<BTreeMap<String, String>, PlatformError> {
             Err(PlatformError::Unavailable("away".into()))
         }
         async fn config_map(&self, _: &str, _: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {

@@ -124,7 +124,8 @@ async fn serve(
             let listener = TcpListener::bind(listen).await.map_err(|error| {
                 CliError::failed(format!("can't listen on {listen}: {error}; choose another with --listen"))
             })?;
-            let health = http::Health { store: Arc::clone(store), metrics: metrics.clone(), loops: loops.clone() };
+            let (store, metrics, loops) = (Arc::clone(store), metrics.clone(), loops.clone());
+            let health = http::Health { store, metrics, loops, platform: None };
             Some(tokio::spawn(http::serve_health(listener, health, ended.clone())))
         }
     };

@@ -20,6 +20,9 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// For what may pass at any moment, such as a database that is away.
 const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
+/// For a status that is refused: a CRD that is updated must be noticed soon.
+const LONGEST_STATUS: Duration = Duration::from_secs(60);
+
 /// The failing objects of one kind.
 pub struct Backoffs<K>(Mutex<HashMap<K, Backoff>>);
 
@@ -57,7 +60,11 @@ impl<K: Eq + Hash> Backoffs<K> {
 
     /// A pass failed. Returns the wait before the next one, and whether the same was not said of this object before.
     pub fn failed(&self, object: K, generation: Option<i64>, error: &StepError, now: Instant) -> (Duration, bool) {
-        let most = if error.class() == Class::Tell { LONGEST } else { LONGEST_RETRY };
+        let most = match error {
+            StepError::Status(_) if error.class() == Class::Tell => LONGEST_STATUS,
+            error if error.class() == Class::Tell => LONGEST,
+            _ => LONGEST_RETRY,
+        };
         let new = || Backoff { failures: 0, until: now, generation, early: false, said: String::new() };
         let mut all = self.lock();
         let known = all.entry(object).or_insert_with(new);

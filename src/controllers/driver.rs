@@ -1,7 +1,7 @@
 //! The one loop that drives every controller: observe, plan, apply, status.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt::Debug,
     hash::Hash,
     panic::AssertUnwindSafe,
@@ -123,15 +123,8 @@ struct Passes<C: Controller> {
     waiting: Waiting<C::Object>,
     backoffs: Backoffs<ObjectRef<C::Object>>,
     said: readiness::Said,
-    /// Statuses that were refused last.
-    refused: Mutex<HashMap<ObjectRef<C::Object>, Refused>>,
-}
-
-/// Why the status of an object was refused.
-#[derive(Debug, PartialEq, Eq)]
-struct Refused {
-    generation: Option<i64>,
-    why: String,
+    /// Objects whose status is refused: they are healed all the same.
+    unwritten: Backoffs<ObjectRef<C::Object>>,
 }
 
 /// Runs a controller for one term of leadership.
@@ -152,7 +145,7 @@ pub async fn drive<C: Controller>(
         waiting,
         backoffs: Backoffs::default(),
         said: readiness::Said::default(),
-        refused: Mutex::default(),
+        unwritten: Backoffs::default(),
     });
     let config = Config::default().concurrency(CONCURRENCY);
     let passes = applier(
@@ -286,10 +279,23 @@ where
         }
         let (began, reconciles) = (Instant::now(), &self.drive.metrics.reconciles);
         match self.steps(object).await {
-            Ok(action) => {
+            Ok((again, Some(error))) => {
+                reconciles.failed(C::KIND, error.reason(), began.elapsed());
+                self.backoffs.forget(&of);
+                let (wait, is_new) = self.unwritten.failed(of, generation, &error, Instant::now());
+                tell(C::KIND, object, &error, wait, is_new);
+                if let StepError::Status(why) = &error
+                    && why.is_refusal()
+                    && is_new
+                {
+                    self.tell_refused(&object_id(C::KIND, object), why).await;
+                }
+                Ok(Action::requeue(again.min(wait)))
+            }
+            Ok((again, None)) => {
                 reconciles.finished(C::KIND, ReconcileResult::Success, began.elapsed());
                 self.backoffs.forget(&of);
-                Ok(action)
+                Ok(Action::requeue(again))
             }
             Err(error) => {
                 reconciles.failed(C::KIND, error.reason(), began.elapsed());
@@ -300,18 +306,8 @@ where
         }
     }
 
-    /// What is shown of the object is old from now on: a person must know. Told once for each reason.
-    async fn tell_refused(&self, object: &C::Object, id: &ObjectId, error: &PlatformError) {
-        let told = Refused { generation: object.meta().generation, why: error.to_string() };
-        {
-            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            if refused.get(&ObjectRef::from_obj(object)) == Some(&told) {
-                return;
-            }
-            refused.insert(ObjectRef::from_obj(object), told);
-        }
-        tracing::warn!(kind = C::KIND, namespace = id.namespace, name = id.name, %error,
-            "the status is refused: what is shown of this object is old");
+    /// What is shown of the object is old from now on: a person must know.
+    async fn tell_refused(&self, id: &ObjectId, error: &PlatformError) {
         let message = format!("the status can't be written, so what is shown is old: {error}");
         let note = Note {
             warning: true,
@@ -322,41 +318,48 @@ where
         publish(&self.drive, id, &[note]).await;
     }
 
-    async fn steps(&self, object: &C::Object) -> Result<Action, StepError> {
+    /// The wait before the next pass, and why the status could not be written, if so.
+    async fn steps(&self, object: &C::Object) -> Result<(Duration, Option<StepError>), StepError> {
         let (controller, drive) = (&*self.controller, &self.drive);
         let observed = bounded("observe", OBSERVE, controller.observe(object)).await?;
         let plan = guarded("plan", || controller.plan(object, &observed, Timestamp::now()))?;
         let done = bounded("apply", APPLY, controller.apply(object, &observed, plan, &drive.term)).await?;
         let report = guarded("status", || controller.status(object, &observed, &done, Timestamp::now()))?;
+        let again = report.again.unwrap_or(PERIOD);
         if !drive.term.still_leads() {
-            return Ok(Action::await_change());
+            return Ok((again, None));
         }
         let id = object_id(C::KIND, object);
-        let mut again = report.again.unwrap_or(PERIOD);
         publish(drive, &id, &report.notes).await;
-        if report.status.is_none() && !self.said.knows(&id.namespace, &id.name) {
-            let as_json = serde_json::to_value(object).unwrap_or_default();
-            self.said.tell(&id, &as_json["status"]);
-        }
-        if let Some(status) = &report.status {
-            let status = serde_json::to_value(status)
-                .map_err(|e| PlatformError::Invalid(format!("status of {}/{}: {e}", id.namespace, id.name)))?;
-            self.said.tell(&id, &status);
-            drive.metrics.process.platform_write(C::KIND, "status");
-            match drive.platform.apply_status(&id, &status).await {
-                Ok(()) => {
-                    self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(object));
-                    publish(drive, &id, &report.changes).await;
-                }
-                // Status is a copy: while it can't be written, healing goes on.
-                Err(error) if error.is_refusal() => self.tell_refused(object, &id, &error).await,
-                Err(error) => {
-                    tracing::debug!(kind = C::KIND, namespace = id.namespace, name = id.name, %error, "status not written");
-                    again = again.min(Duration::from_secs(3));
-                }
+        let Some(status) = &report.status else {
+            if !self.said.knows(&id.namespace, &id.name) {
+                let as_json = serde_json::to_value(object).unwrap_or_default();
+                self.said.tell(&id, &as_json["status"]);
             }
+            return Ok((again, None));
+        };
+        let status = serde_json::to_value(status)
+            .map_err(|e| PlatformError::Invalid(format!("status of {}/{}: {e}", id.namespace, id.name)))?;
+        self.said.tell(&id, &status);
+        let of = ObjectRef::from_obj(object);
+        if let Some(wait) = self.unwritten.wait(&of, object.meta().generation, Instant::now()) {
+            return Ok((again.min(wait), None));
         }
-        Ok(Action::requeue(again))
+        drive.metrics.process.platform_write(C::KIND, "status");
+        match drive.platform.apply_status(&id, &status).await {
+            Ok(()) => {
+                self.unwritten.forget(&of);
+                publish(drive, &id, &report.changes).await;
+                Ok((again, None))
+            }
+            // The watch brings the newer object, or its deletion.
+            Err(error @ (PlatformError::Conflict(_) | PlatformError::NotFound(_))) => {
+                tracing::debug!(kind = C::KIND, namespace = id.namespace, name = id.name, %error, "status not written");
+                Ok((again.min(Duration::from_secs(3)), None))
+            }
+            // Status is a copy: while it can't be written, healing goes on.
+            Err(error) => Ok((again, Some(StepError::Status(error)))),
+        }
     }
 }
 

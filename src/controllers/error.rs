@@ -24,6 +24,9 @@ pub enum StepError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Platform(#[from] PlatformError),
+    /// Everything else of the pass was done.
+    #[error("status not written: {0}")]
+    Status(PlatformError),
     #[error("what is remembered of {what} can't be read: {why}")]
     Memory { what: String, why: String },
     /// A person asked for something else since this pass began.
@@ -54,10 +57,14 @@ impl StepError {
                 StoreClass::Lost => Class::Wait,
                 StoreClass::Refusal | StoreClass::Person => Class::Tell,
             },
-            Self::Platform(PlatformError::Unavailable(_)) => Class::Retry,
-            // The watch brings the newer object, or its deletion.
-            Self::Platform(PlatformError::Conflict(_) | PlatformError::NotFound(_)) => Class::Wait,
-            Self::Platform(PlatformError::Forbidden(_) | PlatformError::Invalid(_)) => Class::Tell,
+            Self::Platform(error) | Self::Status(error) => match error {
+                PlatformError::Unavailable(_) => Class::Retry,
+                // The watch brings the newer object, or its deletion.
+                PlatformError::Conflict(_) | PlatformError::NotFound(_) => Class::Wait,
+                PlatformError::Forbidden(_) | PlatformError::Invalid(_) | PlatformError::OlderSchema { .. } => {
+                    Class::Tell
+                }
+            },
             Self::Timeout { .. } => Class::Retry,
             // The request triggers the next pass.
             Self::Overtaken => Class::Wait,
@@ -74,11 +81,13 @@ impl StepError {
                 StoreClass::Refusal => "StoreRefused",
                 StoreClass::Person => "StoreBroken",
             },
+            Self::Status(PlatformError::OlderSchema { .. }) => "CRDOlder",
+            Self::Status(_) => "StatusNotWritten",
             Self::Platform(PlatformError::Unavailable(_)) => "PlatformUnavailable",
             Self::Platform(PlatformError::Conflict(_)) => "Conflict",
             Self::Platform(PlatformError::NotFound(_)) => "NotFound",
             Self::Platform(PlatformError::Forbidden(_)) => "Forbidden",
-            Self::Platform(PlatformError::Invalid(_)) => "Invalid",
+            Self::Platform(PlatformError::Invalid(_) | PlatformError::OlderSchema { .. }) => "Invalid",
             Self::Memory { .. } => "MemoryUnreadable",
             Self::Timeout { .. } => "Timeout",
             Self::Overtaken => "Overtaken",

@@ -1,6 +1,9 @@
 //! The objects of one kind, kept warm in a reflector by leader and followers alike.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::StreamExt;
 use kube::{
@@ -16,7 +19,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    platform::{Note, ObjectId, Platform, Problem},
+    platform::{Note, ObjectId, Platform, Problem, WatchError},
     telemetry::{Beat, Metrics},
 };
 
@@ -41,6 +44,8 @@ pub struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
     /// Counts complete listings; 0 before the first.
     pub listings: watch::Receiver<u64>,
     undecodable: watch::Receiver<Undecoded>,
+    /// Namespaces of which nothing was ever read, because that is refused.
+    unread: watch::Receiver<BTreeSet<String>>,
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Feed<K> {
@@ -50,6 +55,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Feed<K> {
             touched: self.touched.clone(),
             listings: self.listings.clone(),
             undecodable: self.undecodable.clone(),
+            unread: self.unread.clone(),
         }
     }
 }
@@ -77,8 +83,11 @@ where
         let (touched, _) = broadcast::channel(BEHIND);
         let (listed, listings) = watch::channel(0);
         let (bad, undecodable) = watch::channel(Undecoded::new());
-        let pump = Pump { kind, platform, metrics, writer, touched: touched.clone(), listed, bad, listing: None };
-        (Self { objects, touched, listings, undecodable }, pump)
+        let (lacking, unread) = watch::channel(BTreeSet::new());
+        let touching = touched.clone();
+        let (listing, failing) = (None, BTreeMap::new());
+        let pump = Pump { kind, platform, metrics, writer, touched: touching, listed, bad, listing, lacking, failing };
+        (Self { objects, touched, listings, undecodable, unread }, pump)
     }
 
     /// Everything that is touched from now on. A reader that fell behind gets `None`: it looks at everything again.
@@ -86,9 +95,14 @@ where
         self.touched.subscribe()
     }
 
-    /// Whether a complete listing was seen.
+    /// Whether a complete listing was seen, of the namespaces that can be read.
     pub fn is_complete(&self) -> bool {
         *self.listings.borrow() > 0
+    }
+
+    /// Whether all that there is in a namespace is known: what is not there does not exist.
+    pub fn knows(&self, namespace: &str) -> bool {
+        self.is_complete() && !self.unread.borrow().contains(namespace)
     }
 
     /// Whether all that there is is known, too: nothing is left out because it can't be decoded.
@@ -103,10 +117,14 @@ where
             || self.decoded(namespace, name).is_some()
     }
 
-    /// The uids of all that is there, decodable or not: what is swept as deleted is what this lacks.
-    pub fn uids(&self) -> Vec<String> {
+    /// The uids of all that is there, decodable or not, and of what is recorded in namespaces that can't be read: what is swept
+    /// as deleted is what this lacks. `recorded`: uids with their namespaces.
+    pub fn uids<'a>(&self, recorded: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+        let unread = self.unread.borrow().clone();
+        let kept = recorded.into_iter().filter(|(_, namespace)| unread.contains(*namespace));
+        let kept: Vec<String> = kept.map(|(uid, _)| uid.to_owned()).collect();
         let undecodable = self.undecodable.borrow().values().map(|one| one.id.uid.clone()).collect::<Vec<_>>();
-        self.objects.state().iter().filter_map(|object| object.uid()).chain(undecodable).collect()
+        self.objects.state().iter().filter_map(|object| object.uid()).chain(undecodable).chain(kept).collect()
     }
 
     /// Tells of each object that can't be decoded by an event about it, for as long as this process leads.
@@ -158,6 +176,9 @@ struct Pump<K: Resource<DynamicType = ()> + Clone + 'static> {
     bad: watch::Sender<Undecoded>,
     /// What could not be decoded of a listing that has not ended.
     listing: Option<Undecoded>,
+    lacking: watch::Sender<BTreeSet<String>>,
+    /// Why a namespace can't be read now.
+    failing: BTreeMap<String, String>,
 }
 
 impl<K> Pump<K>
@@ -173,7 +194,7 @@ where
                 _ = alive.tick() => beat.beat(),
                 event = events.next() => match event {
                     Some(Ok(event)) => self.take(event),
-                    Some(Err(error)) => tracing::warn!(kind = self.kind, %error, "the watch was interrupted, and goes on"),
+                    Some(Err(error)) => self.interrupted(&error),
                     None => {
                         tracing::error!(kind = self.kind, "the watch ended, and is started again");
                         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -184,7 +205,44 @@ where
         }
     }
 
+    fn interrupted(&mut self, error: &WatchError) {
+        let before = self.failing.clone();
+        self.heed_failing();
+        if self.failing.is_empty() {
+            tracing::warn!(kind = self.kind, %error, "watch interrupted; retrying");
+        } else if before == self.failing {
+            tracing::debug!(kind = self.kind, %error, "watch interrupted; retrying");
+        }
+    }
+
+    /// Each failure is logged once, and its end as well.
+    fn heed_failing(&mut self) {
+        let unreadable = self.platform.unreadable(self.kind);
+        let unknown = unreadable.iter().filter(|(_, one)| one.unknown).map(|(namespace, _)| namespace.clone());
+        let unknown: BTreeSet<String> = unknown.collect();
+        self.lacking.send_if_modified(|lacking| std::mem::replace(lacking, unknown.clone()) != unknown);
+        let now: BTreeMap<String, String> =
+            unreadable.into_iter().map(|(namespace, one)| (namespace, one.why)).collect();
+        for (namespace, why) in now.iter().filter(|(namespace, why)| self.failing.get(*namespace) != Some(why)) {
+            tracing::warn!(
+                kind = self.kind,
+                namespace,
+                error = why,
+                "namespace can't be watched; the others go on; retrying"
+            );
+            self.metrics.reconciles.watch_failing(self.kind, namespace, true);
+        }
+        for namespace in self.failing.keys().filter(|namespace| !now.contains_key(*namespace)) {
+            tracing::info!(kind = self.kind, namespace, "namespace is watched again");
+            self.metrics.reconciles.watch_failing(self.kind, namespace, false);
+        }
+        self.failing = now;
+    }
+
     fn take(&mut self, event: Event<DynamicObject>) {
+        if !self.failing.is_empty() {
+            self.heed_failing();
+        }
         match event {
             Event::Init => {
                 self.listing = Some(Undecoded::new());

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{HostAgent, LLMBackend},
     platform::Secrets,
-    store::{LeadState, Term},
+    store::{BackendRow, LeadState, StoreError, Term},
 };
 
 use super::{
@@ -177,7 +177,7 @@ async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
     let mut periodic = tokio::time::interval(SWEEP);
     loop {
         if backends.is_complete() && term.still_leads() {
-            match parts.store.sweep_backends(term.fence(), &backends.uids()).await {
+            match sweep_once(&parts, &backends, &term).await {
                 Ok(gone) => {
                     for row in gone {
                         let key = Key::new(row.namespace, row.name);
@@ -195,6 +195,12 @@ async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
             changed = listings.changed() => if changed.is_err() { return },
         }
     }
+}
+
+async fn sweep_once(parts: &Parts, backends: &Feed<LLMBackend>, term: &Term) -> Result<Vec<BackendRow>, StoreError> {
+    let rows = parts.store.backends().await?;
+    let uids = backends.uids(rows.iter().map(|row| (row.uid.as_str(), row.namespace.as_str())));
+    parts.store.sweep_backends(term.fence(), &uids).await
 }
 
 async fn record_observations(parts: Parts, backends: Arc<llm_backend::Backends>, term: Term) {

@@ -16,7 +16,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError};
+use crate::platform::{Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError};
 
 #[derive(Default)]
 pub struct Home {
@@ -25,6 +25,9 @@ pub struct Home {
     pub notes: Mutex<Vec<(String, Note)>>,
     /// Why statuses are refused, if they are.
     pub refuses: Option<PlatformError>,
+    pub unreadable: Mutex<BTreeMap<String, Unreadable>>,
+    /// How many statuses were to be written.
+    pub statuses: Mutex<usize>,
 }
 
 /// An Expert of some version; `rest` replaces fields of it.
@@ -49,6 +52,7 @@ impl Platform for Home {
         stream::iter(events).chain(stream::pending()).boxed()
     }
     async fn apply_status(&self, _: &ObjectId, _: &Value) -> Result<(), PlatformError> {
+        *self.statuses.lock().unwrap() += 1;
         self.refuses.clone().map_or(Ok(()), Err)
     }
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError> {
@@ -56,6 +60,9 @@ impl Platform for Home {
         Ok(())
     }
     async fn secret(&self, _: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        Err(PlatformError::NotFound(name.to_owned()))
+    }
+    async fn secret_labels(&self, _: &str, name: &str) -> Result<BTreeMap<String, String>, PlatformError> {
         Err(PlatformError::NotFound(name.to_owned()))
     }
     async fn config_map(&self, _: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
@@ -69,6 +76,9 @@ impl Platform for Home {
     }
     fn workers_are_pods(&self) -> bool {
         false
+    }
+    fn unreadable(&self, _: &str) -> BTreeMap<String, Unreadable> {
+        self.unreadable.lock().unwrap().clone()
     }
     fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
         self.problems.lock().unwrap().insert(kind, problems);

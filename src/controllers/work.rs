@@ -167,8 +167,9 @@ where
     let mut whole = true;
     loop {
         if feed.is_complete() && world.book.is_loaded() && term.still_leads() {
-            let uids = feed.uids();
-            let lacks = world.book.rows(kind).iter().any(|row| !uids.contains(&row.uid));
+            let rows = world.book.rows(kind);
+            let uids = feed.uids(rows.iter().map(|row| (row.uid.as_str(), row.namespace.as_str())));
+            let lacks = rows.iter().any(|row| !uids.contains(&row.uid));
             if whole || lacks {
                 sweep(&world, &term, kind, &uids).await;
             }

@@ -109,7 +109,9 @@ impl ApiError {
                 HostError::Held { .. } | HostError::StaleEpoch { .. } => StatusCode::CONFLICT,
                 _ => StatusCode::BAD_GATEWAY,
             },
-            Self::Platform(PlatformError::Forbidden(_)) | Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Platform(PlatformError::Forbidden(_) | PlatformError::OlderSchema { .. }) | Self::Broken(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Health and metrics page: no token needed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
+use super::{Api, KINDS};
 use crate::{
     listener::{self, Limits},
+    platform::Platform,
     store::Store,
     telemetry::{Loops, Metrics},
 };
@@ -28,11 +29,35 @@ pub struct Health {
     pub store: Arc<dyn Store>,
     pub metrics: Metrics,
     pub loops: Loops,
+    /// `None`: this process reads no resources.
+    pub platform: Option<Arc<dyn Platform>>,
+}
+
+impl Health {
+    /// A line for each namespace of which something can't be read. The others are served, so this is no reason to be not ready.
+    fn unreadable(&self) -> String {
+        let mut kinds: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for kind in KINDS {
+            for namespace in self.platform.iter().flat_map(|platform| platform.unreadable(kind.kind).into_keys()) {
+                kinds.entry(namespace).or_default().push(kind.plural);
+            }
+        }
+        let line = |(namespace, kinds): (String, Vec<&str>)| match namespace.as_str() {
+            "" => format!("can't read {}\n", kinds.join(", ")),
+            namespace => format!("namespace {namespace}: can't read {}\n", kinds.join(", ")),
+        };
+        kinds.into_iter().map(line).collect()
+    }
 }
 
 impl FromRef<Api> for Health {
     fn from_ref(api: &Api) -> Self {
-        Self { store: Arc::clone(&api.store), metrics: api.metrics.clone(), loops: api.loops.clone() }
+        Self {
+            store: Arc::clone(&api.store),
+            metrics: api.metrics.clone(),
+            loops: api.loops.clone(),
+            platform: Some(Arc::clone(&api.platform)),
+        }
     }
 }
 
@@ -68,7 +93,8 @@ pub(super) async fn livez(State(health): State<Health>) -> (StatusCode, String) 
     (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
-/// 200 when the database answers, and takes what this process writes; followers are ready too. Else 503 with the reasons.
+/// 200 when the database answers, and takes what this process writes; followers are ready too. Else 503 with the reasons. Namespaces
+/// that can't be read are named, and make nothing unready.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = String)))]
 pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     match tokio::time::timeout(STORE_WITHIN, health.store.leader()).await {
@@ -76,7 +102,7 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
             let troubles: String =
                 health.metrics.troubles.all().iter().filter(|one| one.vital).map(|one| format!("{one}\n")).collect();
             if troubles.is_empty() {
-                (StatusCode::OK, "ok\n".to_owned())
+                (StatusCode::OK, format!("ok\n{}", health.unreadable()))
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, troubles)
             }

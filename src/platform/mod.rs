@@ -9,15 +9,19 @@ pub mod local;
 mod problem;
 mod secrets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher};
 
 pub use host_agent::{Access, HostAgentError, host_agent};
 pub use problem::{Place, Problem, Severity};
 pub use secrets::{SecretError, Secrets};
+
+/// Label of Secrets whose texts may be system prompts.
+pub const PROMPT_LABEL: &str = "ostler.dev/system-prompt";
 
 /// A resource by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,13 +92,45 @@ pub enum PlatformError {
     Forbidden(String),
     #[error("refused: {0}")]
     Invalid(String),
+    /// The CRD that is installed lacks what this release writes.
+    #[error(
+        "{attempt}: the installed CRD is older than this controller: apply the CRDs of this release (`ostler crds | kubectl apply \
+         --server-side --force-conflicts -f -`); the API server says: {said}"
+    )]
+    OlderSchema { attempt: String, said: String },
+}
+
+/// Why objects of a kind can't be read in some namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub why: String,
+    /// Nothing of it was ever read: what is there is unknown. Else what was known last holds.
+    pub unknown: bool,
+}
+
+/// The namespaces of a cluster, as far as they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// When each was made.
+    pub there: BTreeMap<String, Timestamp>,
+    /// Those that were asked for and do not exist.
+    pub gone: BTreeSet<String>,
+    /// Whether `there` names all that exist.
+    pub complete: bool,
+}
+
+impl Namespaces {
+    /// Whether it is known that a namespace does not exist.
+    pub fn is_gone(&self, name: &str) -> bool {
+        self.gone.contains(name) || (self.complete && !self.there.contains_key(name))
+    }
 }
 
 impl PlatformError {
     /// Whether the same write would be refused again: somebody has to mend something.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Forbidden(_) | Self::Invalid(_) => true,
+            Self::Forbidden(_) | Self::Invalid(_) | Self::OlderSchema { .. } => true,
             Self::Unavailable(_) | Self::Conflict(_) | Self::NotFound(_) => false,
         }
     }
@@ -112,7 +148,7 @@ pub struct WatchError {
 #[async_trait]
 pub trait Platform: Send + Sync {
     /// All objects of a kind (`LLMBackend`, …), and their changes. Never ends; an error is followed by more.
-    /// What comes between `Init` and `InitDone` is complete.
+    /// What comes between `Init` and `InitDone` is complete, but for the namespaces that [`Platform::unreadable`] names.
     fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
     /// Replaces the status by server-side apply; refused when the object is no longer of this resourceVersion, which no
     /// object that replaced it shares. `status` is the whole status: what it leaves out is gone.
@@ -121,6 +157,19 @@ pub trait Platform: Send + Sync {
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError>;
     /// The data of a Secret.
     async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
+    /// The labels of a Secret.
+    async fn secret_labels(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, PlatformError>;
+    /// The data of a Secret that may be sent to models. Whoever may declare an Expert could read any Secret otherwise, by a backend
+    /// of their own.
+    async fn prompt_secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
+        let labels = self.secret_labels(namespace, name).await?;
+        if labels.get(PROMPT_LABEL).is_none_or(|value| value != "true") {
+            return Err(PlatformError::Forbidden(format!(
+                "Secret {namespace}/{name} does not say that it may be sent to models: whoever owns it must label it {PROMPT_LABEL}=true"
+            )));
+        }
+        self.secret(namespace, name).await
+    }
     /// The data of a ConfigMap.
     async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError>;
     /// All objects of a kind now, as they are known here (for the API).
@@ -135,6 +184,14 @@ pub trait Platform: Send + Sync {
     /// API server refuses. Empty when all is well.
     fn problems(&self) -> Vec<Problem> {
         Vec::new()
+    }
+    /// Namespaces in which objects of a kind can't be read now; an empty name means all. It changes as a watch yields.
+    fn unreadable(&self, _kind: &str) -> BTreeMap<String, Unreadable> {
+        BTreeMap::new()
+    }
+    /// The namespaces that are served here. A folder's never begin or end.
+    async fn namespaces(&self) -> Result<Namespaces, PlatformError> {
+        Ok(Namespaces::default())
     }
     /// Takes up what of a kind can't be decoded now, for [`Platform::problems`].
     fn report_undecodable(&self, _kind: &'static str, _problems: Vec<Problem>) {}

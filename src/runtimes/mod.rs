@@ -2,6 +2,7 @@
 
 mod containers;
 mod kubernetes;
+mod pod_trouble;
 mod worker_pods;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use crate::api::{PodTarget, WorkloadRef};
 
 pub use containers::{ContainersSeen, MEMORY_MANAGER, PodContainer, PodLife};
 pub use kubernetes::ClusterWorkloads;
+pub use pod_trouble::PodTrouble;
 pub use worker_pods::{ClusterWorkerPods, WorkerPodSettings, WorkerPods, WorkersSeen, WorkersWanted};
 
 /// A workload as it was seen.

@@ -9,7 +9,11 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{WorkloadError, kubernetes::answer};
+use super::{
+    WorkloadError,
+    kubernetes::answer,
+    pod_trouble::{PodTrouble, trouble},
+};
 use crate::api::{API_VERSION, WorkerTemplate, WorkerVariable};
 
 /// Field manager of the Deployments: theirs alone, apart from that of statuses.
@@ -50,6 +54,8 @@ pub struct WorkersWanted {
 pub struct WorkersSeen {
     pub generation: i64,
     pub replicas: i32,
+    /// What keeps its pods from running.
+    pub trouble: Option<PodTrouble>,
 }
 
 /// Makes and scales the pods of worker pools.
@@ -78,6 +84,19 @@ impl ClusterWorkerPods {
     pub fn new(client: Client, settings: WorkerPodSettings) -> Self {
         Self { client, settings }
     }
+
+    async fn trouble(
+        &self,
+        namespace: &str,
+        pool: &str,
+        deployment: &Deployment,
+    ) -> Result<Option<PodTrouble>, WorkloadError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        // From the API server's memory: it is asked every few seconds.
+        let selected = ListParams::default().labels(&format!("{POOL}={}", label(pool))).match_any();
+        let pods = answer(&format!("list pods of {namespace}"), api.list(&selected)).await?.items;
+        Ok(trouble(deployment, &pods))
+    }
 }
 
 #[async_trait]
@@ -85,14 +104,16 @@ impl WorkerPods for ClusterWorkerPods {
     async fn seen(&self, namespace: &str, pool: &str) -> Result<Option<WorkersSeen>, WorkloadError> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
         let about = format!("Deployment {namespace}/{}", name_of(pool));
-        match answer(&about, api.get(&name_of(pool))).await {
-            Ok(found) => Ok(Some(WorkersSeen {
-                generation: found.metadata.generation.unwrap_or_default(),
-                replicas: found.spec.and_then(|spec| spec.replicas).unwrap_or(1),
-            })),
-            Err(WorkloadError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let found = match answer(&about, api.get(&name_of(pool))).await {
+            Ok(found) => found,
+            Err(WorkloadError::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let replicas = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let available = found.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
+        let trouble = if available < replicas { self.trouble(namespace, pool, &found).await? } else { None };
+        let generation = found.metadata.generation.unwrap_or_default();
+        Ok(Some(WorkersSeen { generation, replicas, trouble }))
     }
 
     fn manifest(&self, wanted: &WorkersWanted) -> Result<Value, WorkloadError> {
@@ -213,6 +234,8 @@ fn manifest(settings: &WorkerPodSettings, wanted: &WorkersWanted) -> Result<Valu
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 3, "failureThreshold": 3},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 3},
         "resources": resources(template),
+        // Why it ended, for the status of its pool.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
         },

@@ -139,6 +139,9 @@ pub struct TaskFilter {
     pub since: Option<Timestamp>,
     /// Ended, or since in their state, before this.
     pub until: Option<Timestamp>,
+    /// Nobody asks for it through the API.
+    #[serde(skip)]
+    pub created_before: Option<Timestamp>,
 }
 
 /// A page of tasks: newest first, from below `before`.

@@ -17,7 +17,7 @@ use super::{
     world::seconds,
 };
 use crate::{
-    api::{ExpertSpec, Handler},
+    api::{ExpertSpec, Handler, TextKind, TextRef},
     engines::{Activity, EngineError, Failure, SendableModel, engine},
     store::{BootInstant, FailedCall, ServedCall},
     tasks::{AttemptClass, retry::Ended},
@@ -96,10 +96,10 @@ impl Call<'_> {
             let why = "its expert is gone, or does no calls any more".to_owned();
             return ended(run, Ended::Unavailable { why, retry_after: None }, false);
         };
-        if expert.system_prompt.is_none() && expert.system_prompt_ref.is_some() {
-            let why = "its expert's system prompt is not there: see the Expert's status".to_owned();
-            return ended(run, Ended::Unavailable { why, retry_after: None }, false);
-        }
+        let expert = match self.with_prompt(expert).await {
+            Ok(expert) => expert,
+            Err(why) => return ended(run, Ended::Unavailable { why, retry_after: None }, false),
+        };
         let allowed = match self.allowed(&expert) {
             Ok(allowed) => allowed,
             Err(why) => return ended(run, Ended::Retryable { why, retry_after: None }, false),
@@ -129,6 +129,17 @@ impl Call<'_> {
         }
         self.note(&called, began_at, began.elapsed());
         called
+    }
+
+    /// The expert with its system prompt. That of a Secret is read here only: it is in the database sealed, or not at all.
+    async fn with_prompt(&self, expert: Arc<ExpertSpec>) -> Result<Arc<ExpertSpec>, String> {
+        let reference = expert.system_prompt_ref.as_ref().filter(|_| expert.system_prompt.is_none());
+        let Some(TextRef { kind, name, key }) = reference else { return Ok(expert) };
+        if *kind == TextKind::ConfigMap {
+            return Err("its expert's system prompt is not there: see the Expert's status".to_owned());
+        }
+        let text = self.core.secrets.text(&self.job.task.namespace, name, key).await?;
+        Ok(Arc::new(ExpertSpec { system_prompt: Some(text), ..(*expert).clone() }))
     }
 
     /// Bounded by the expert, the slot and the task's deadline.

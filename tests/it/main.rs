@@ -10,6 +10,7 @@ mod controllers;
 mod crds;
 mod engines;
 mod installed;
+mod namespaces;
 mod parts;
 mod platform;
 mod pools;

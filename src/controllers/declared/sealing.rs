@@ -1,10 +1,11 @@
 //! Secrets that workers need, sealed in the database: workers read that alone. Without a key nothing is handed over.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::ResourceExt;
 
 use crate::{
+    api::TextKind,
     platform::PlatformError,
     store::{StoreError, Term, seal},
     telemetry::Beat,
@@ -39,9 +40,14 @@ pub async fn seal_secrets(world: Arc<World>, term: Term, beat: Beat) {
 
 async fn seal_all(world: &World, key: &seal::Key, term: &Term) -> Result<(), StoreError> {
     let mut kept = Vec::new();
-    for (namespace, name) in wanted(world) {
+    let platform = &world.parts.platform;
+    for ((namespace, name), uses) in wanted(world) {
         let uid = seal::uid(&namespace, &name);
-        match world.parts.platform.secret(&namespace, &name).await {
+        let found = match uses {
+            Use::Credential => platform.secret(&namespace, &name).await,
+            Use::Prompt => platform.prompt_secret(&namespace, &name).await,
+        };
+        match found {
             Ok(data) => match seal::seal(key, &namespace, &name, &data, world.book.row(&uid).as_ref()) {
                 Ok(row) => {
                     world.book.project(term.fence(), row).await?;
@@ -58,19 +64,39 @@ async fn seal_all(world: &World, key: &seal::Key, term: &Term) -> Result<(), Sto
             }
         }
     }
-    let stale = world.book.rows(seal::KIND).iter().any(|row| !kept.contains(&row.uid));
+    let rows = world.book.rows(seal::KIND);
+    // Who refers to what in a namespace that can't be read is unknown.
+    let is_known = |namespace: &str| world.feeds.backends.knows(namespace) && world.feeds.experts.knows(namespace);
+    kept.extend(rows.iter().filter(|row| !is_known(&row.namespace)).map(|row| row.uid.clone()));
+    let stale = rows.iter().any(|row| !kept.contains(&row.uid));
     if stale {
         world.book.sweep(term.fence(), seal::KIND, &kept).await?;
     }
     Ok(())
 }
 
-/// Tokens of backends, and what signs the calls of webhooks.
-fn wanted(world: &World) -> BTreeSet<(String, String)> {
-    let mut wanted = BTreeSet::new();
-    let mut want = |namespace: Option<String>, name: Option<&String>| {
-        wanted.extend(name.map(|name| (namespace.unwrap_or_default(), name.clone())));
+/// What a Secret is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// What models are told: its owner must permit that.
+    Prompt,
+    /// It authenticates calls.
+    Credential,
+}
+
+/// Tokens of backends, what signs the calls of webhooks, and system prompts.
+fn wanted(world: &World) -> BTreeMap<(String, String), Use> {
+    let mut wanted: BTreeMap<(String, String), Use> = BTreeMap::new();
+    let mut want_for = |namespace: Option<String>, name: Option<&String>, uses: Use| {
+        let Some(name) = name else { return };
+        let known = wanted.entry((namespace.unwrap_or_default(), name.clone())).or_insert(uses);
+        *known = uses.max(*known);
     };
+    for expert in world.feeds.experts.objects.state() {
+        let prompt = expert.spec.system_prompt_ref.as_ref().filter(|reference| reference.kind == TextKind::Secret);
+        want_for(expert.namespace(), prompt.map(|reference| &reference.name), Use::Prompt);
+    }
+    let mut want = |namespace: Option<String>, name: Option<&String>| want_for(namespace, name, Use::Credential);
     for backend in world.feeds.backends.objects.state() {
         want(backend.namespace(), backend.spec.auth_secret_ref.as_ref().map(|s| &s.name));
     }

@@ -15,7 +15,10 @@ use crate::{
     platform::Note,
 };
 
-use super::{super::driver::stored_alike, Seen};
+use super::{
+    super::driver::{NOT_STALLED, SETTLED, stored_alike},
+    Seen,
+};
 
 /// The fields that every status has.
 pub struct Common<'a, S> {
@@ -115,8 +118,16 @@ pub fn status<S: CommonStatus, F>(
     let word = format!("{:?}", judged.state);
     set("Ready", judged.ready, &word, &judged.message);
     let reconciling = !judged.ready && !judged.stalled && !seen.suspended;
-    set("Reconciling", reconciling, if reconciling { &word } else { "Settled" }, "");
-    set("Stalled", judged.stalled, if judged.stalled { &word } else { "NotStalled" }, "");
+    if reconciling {
+        set("Reconciling", true, &word, &judged.message);
+    } else {
+        set("Reconciling", false, "Settled", SETTLED);
+    }
+    if judged.stalled {
+        set("Stalled", true, &word, &judged.message);
+    } else {
+        set("Stalled", false, "NotStalled", NOT_STALLED);
+    }
     match &seen.gate.held {
         Some(held) => set("Held", true, "RequirementNotMet", held),
         None => conditions.retain(|c| c.type_ != "Held"),

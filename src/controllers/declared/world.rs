@@ -214,7 +214,7 @@ where
 {
     let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else {
         // Before the first complete listing nobody knows what there is, nor how one is that can't be decoded.
-        return if feed.is_complete() && !feed.holds(namespace, name) { Found::Missing } else { Found::Unknown };
+        return if feed.knows(namespace) && !feed.holds(namespace, name) { Found::Missing } else { Found::Unknown };
     };
     let Some(found) = conditions(&object).and_then(|conditions| condition(conditions, type_)) else {
         return Found::Unknown;

@@ -5,6 +5,7 @@ mod assign;
 mod count;
 mod dead_pods;
 mod limits;
+mod namespaces;
 mod reap;
 mod retain;
 
@@ -82,6 +83,8 @@ pub fn start(
     supervisor.run("free what dead pods hold", move || dead_pods::run(of(), Arc::clone(&pods)));
     let of = desk("drop old tasks");
     supervisor.run("drop old tasks", move || retain::run(of()));
+    let (of, platform) = (desk("tasks of former namespaces"), Arc::clone(&parts.platform));
+    supervisor.run("tasks of former namespaces", move || namespaces::run(of(), Arc::clone(&platform)));
     let of = desk("adapt limits");
     supervisor.run("adapt limits", move || limits::run(of(), known.clone(), slots.clone(), trigger.clone()));
     let of = desk("count tasks");

@@ -26,7 +26,7 @@ impl Controller for ByName {
     type Observed = ();
     type Plan = ();
     type Done = ();
-    type Status = ();
+    type Status = u32;
 
     const KIND: &'static str = "Expert";
 
@@ -45,9 +45,9 @@ impl Controller for ByName {
         Ok(())
     }
 
-    fn status(&self, object: &Expert, (): &(), (): &(), _: Timestamp) -> Report<()> {
+    fn status(&self, object: &Expert, (): &(), (): &(), _: Timestamp) -> Report<u32> {
         self.worked.fetch_add(1, Ordering::SeqCst);
-        let status = (object.name_any() == "shown").then_some(());
+        let status = ["differs", "shown"].contains(&object.name_any().as_str()).then_some(1);
         Report { status, notes: Vec::new(), changes: Vec::new(), again: Some(Duration::from_millis(1)) }
     }
 
@@ -113,4 +113,29 @@ async fn a_step_that_hangs_is_an_error_that_names_it() {
     let panicked = bounded::<()>("apply", PERIOD, async { panic!("at row {}", 7) }).await.unwrap_err();
     assert!(panicked.to_string().starts_with("apply panicked: at row 7"), "{panicked}");
     assert!(guarded("plan", || -> u32 { panic!("no") }).is_err());
+}
+
+#[tokio::test]
+async fn a_status_that_is_refused_is_an_error_of_its_pass_and_healing_goes_on() {
+    let older = PlatformError::OlderSchema { attempt: "Expert team/differs".into(), said: "no such field".into() };
+    let objects = vec![expert("differs", 1, json!({}))];
+    let home = Arc::new(Home { objects, refuses: Some(older), ..Home::default() });
+    let (metrics, shutdown) = (Metrics::new(), CancellationToken::new());
+    let loops = Loops::new();
+    let beat = || loops.register("expert", Duration::from_secs(60));
+    let feed = Feed::<Expert>::start(home.clone(), "Expert", &metrics, beat(), shutdown.clone());
+    let (_trigger, triggered) = triggers();
+    let term = Term::new(Fence { epoch: 1, holder: "h".into() }, BootInstant::now() + Duration::from_secs(3_600));
+    let controller = Arc::new(ByName::default());
+    let with = Drive { platform: home.clone(), metrics: metrics.clone(), term, beat: beat() };
+    let driving = tokio::spawn(drive(Arc::clone(&controller), feed, triggered, with));
+    while controller.worked.load(Ordering::SeqCst) < 50 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let tried = *home.statuses.lock().unwrap();
+    driving.abort();
+    shutdown.cancel();
+    assert!((1..=3).contains(&tried), "tried {tried} times in 50 passes");
+    let told = metrics.render(Timestamp::now());
+    assert!(told.contains("ostler_reconcile_errors_total{controller=\"Expert\",reason=\"CRDOlder\"}"), "{told}");
 }

@@ -64,7 +64,9 @@ impl Declares for Experts {
                 None => None,
             },
             secret_problem: self.secret_problem(spec, key).await?,
-            last_prompt: known.and_then(|row| Some(row.spec.get("systemPrompt")?.as_str()?.to_owned())),
+            last_prompt: known
+                .filter(|_| !is_secret(spec))
+                .and_then(|row| Some(row.spec.get("systemPrompt")?.as_str()?.to_owned())),
         })
     }
 
@@ -80,7 +82,11 @@ impl Experts {
         let platform = &self.0.parts.platform;
         let found = match kind {
             TextKind::ConfigMap => platform.config_map(namespace, name).await,
-            TextKind::Secret => platform.secret(namespace, name).await,
+            TextKind::Secret if self.0.parts.sealing.is_none() => {
+                let why = "it is a Secret, which only workers with OSTLER_KEY may read: give OSTLER_KEY to the controller and to the workers";
+                return Ok(Err(why.to_owned()));
+            }
+            TextKind::Secret => platform.prompt_secret(namespace, name).await,
         };
         let what = format!("{kind:?} {namespace}/{name}");
         let data = match found {
@@ -116,6 +122,10 @@ fn serves(backend: &LLMBackend, alias: &str) -> bool {
     backend.spec.models.iter().any(|model| model.alias.as_ref().unwrap_or(&model.name) == alias)
 }
 
+fn is_secret(spec: &ExpertSpec) -> bool {
+    spec.system_prompt_ref.as_ref().is_some_and(|reference| reference.kind == TextKind::Secret)
+}
+
 fn judge(spec: &ExpertSpec, seen: &Seen<Facts>) -> Judged<ExpertStatus> {
     let facts = &seen.facts;
     let status =
@@ -145,6 +155,8 @@ fn judge(spec: &ExpertSpec, seen: &Seen<Facts>) -> Judged<ExpertStatus> {
     };
     let mut resolved = spec.clone();
     match &facts.prompt {
+        // Workers read it sealed, for each call.
+        Some(Ok(_)) if is_secret(spec) => {}
         Some(Ok(text)) => resolved.system_prompt = Some(text.clone()),
         Some(Err(why)) => {
             resolved.system_prompt.clone_from(&facts.last_prompt);
@@ -218,5 +230,18 @@ mod tests {
         let spec = none.spec.unwrap();
         assert_eq!((spec.get("systemPrompt"), &spec["maxConcurrentTasks"]), (None, &json!(0)));
         assert!(none.held.unwrap().contains("gone"));
+    }
+
+    #[test]
+    fn the_text_of_a_secret_is_never_projected() {
+        let spec = json!({"model": "small", "systemPromptRef": {"kind": "Secret", "name": "p"}});
+        let found = judged(spec, false, Facts { prompt: Some(Ok("hunter2".into())), ..served() });
+        assert!(found.held.is_none() && found.ready);
+        let projected = found.spec.unwrap();
+        assert!(!projected.to_string().contains("hunter2"), "{projected}");
+        assert_eq!(
+            (&projected["systemPromptRef"]["kind"], &projected["maxConcurrentTasks"]),
+            (&json!("Secret"), &json!(5))
+        );
     }
 }

@@ -4,7 +4,7 @@ use super::{
     super::testing::{Home, expert},
     *,
 };
-use crate::api::Expert;
+use crate::{api::Expert, platform::Unreadable};
 
 fn bad(name: &str, version: u32) -> DynamicObject {
     expert(name, version, json!({"spec": {"handler": "AHandlerOfAnotherRelease"}}))
@@ -17,7 +17,7 @@ fn names(feed: &Feed<Expert>) -> Vec<String> {
 }
 
 fn uids(feed: &Feed<Expert>) -> Vec<String> {
-    let mut all = feed.uids();
+    let mut all = feed.uids([]);
     all.sort();
     all.dedup();
     all
@@ -106,4 +106,31 @@ async fn an_event_tells_once_of_each_version_that_can_not_be_decoded() {
     let notes = home.notes.lock().unwrap();
     let told: Vec<_> = notes.iter().map(|(name, note)| (name.as_str(), note.reason.as_str(), note.warning)).collect();
     assert_eq!(told, [("a", "Undecodable", true), ("b", "Undecodable", true)]);
+}
+
+#[test]
+fn what_is_recorded_in_a_namespace_that_can_not_be_read_is_not_taken_for_deleted() {
+    let home = Home::with(Vec::new());
+    let metrics = Metrics::new();
+    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), "Expert", metrics.clone());
+    let unreadable = |unknown| Unreadable { why: "not allowed".into(), unknown };
+    home.unreadable.lock().unwrap().insert("shut".into(), unreadable(true));
+    pump.interrupted(&WatchError { kind: "Expert".into(), message: "not allowed".into() });
+    take(&mut pump, listing(vec![expert("a", 1, json!({}))]));
+    let recorded = [("uid-a", "team"), ("uid-old", "team"), ("uid-x", "shut")];
+    assert_eq!(feed.uids(recorded), ["uid-a", "uid-x"], "what is gone from the other is");
+    assert!(feed.knows("team") && !feed.knows("shut"));
+    let failing = "ostler_watch_failing{controller=\"Expert\",namespace=\"shut\"} 1";
+    assert!(metrics.render(jiff::Timestamp::now()).contains(failing), "{}", metrics.render(jiff::Timestamp::now()));
+
+    // It can be read again, and nothing of it is there.
+    home.unreadable.lock().unwrap().clear();
+    take(&mut pump, listing(vec![expert("a", 1, json!({}))]));
+    assert_eq!(feed.uids(recorded), ["uid-a"]);
+    assert!(feed.knows("shut") && !metrics.render(jiff::Timestamp::now()).contains("namespace=\"shut\""));
+
+    // One that was read before keeps what is known of it.
+    home.unreadable.lock().unwrap().insert("team".into(), unreadable(false));
+    pump.interrupted(&WatchError { kind: "Expert".into(), message: "not allowed".into() });
+    assert!(feed.knows("team") && feed.uids([]) == ["uid-a"]);
 }

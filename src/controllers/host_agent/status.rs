@@ -13,7 +13,10 @@ use crate::{
     platform::Note,
 };
 
-use super::{super::driver::stored_alike, Observed, was_ready};
+use super::{
+    super::driver::{NOT_STALLED, SETTLED, stored_alike},
+    Observed, was_ready,
+};
 
 /// Clocks that differ by less are taken for the same.
 const SKEW: i64 = 5;
@@ -82,8 +85,16 @@ pub fn status(
     let word = verdict.state.as_str();
     set("Ready", verdict.ready, word, &verdict.message);
     let reconciling = !verdict.ready && !verdict.stalled && !observed.suspended;
-    set("Reconciling", reconciling, if reconciling { word } else { "Settled" }, "");
-    set("Stalled", verdict.stalled, if verdict.stalled { word } else { "NotStalled" }, "");
+    if reconciling {
+        set("Reconciling", true, word, &verdict.message);
+    } else {
+        set("Reconciling", false, "Settled", SETTLED);
+    }
+    if verdict.stalled {
+        set("Stalled", true, word, &verdict.message);
+    } else {
+        set("Stalled", false, "NotStalled", NOT_STALLED);
+    }
     // An agent may be of another release, or somebody else's: whatever it says, the status can be written.
     let report = observed.heard.as_ref().map(|h| &h.report);
     let kept = |f: fn(&HostAgentStatus) -> Option<String>| old.and_then(f);

@@ -27,7 +27,7 @@ use super::{
     observe::Observed,
     plan::{Act, CanaryPlan, HoldChange, Outcome, Plan, PlanNote, record},
     prober::Wish,
-    seen::Seen,
+    seen::{Misdeclared, Seen},
     status::{Shown, shown},
 };
 
@@ -55,7 +55,11 @@ impl Backends {
         }
         self.commit(observed, &plan.memory, term.fence()).await?;
         let shown = shown(&judged, &plan, &observed.seen);
+        let was_ready = self.projected.last(&observed.uid).map(|(ready, _)| ready);
         self.project(object, observed, (&judged, &plan, &shown), term.fence()).await?;
+        if was_ready != Some(shown.ready) {
+            self.look_at_sharers(&observed.server_url, &observed.key);
+        }
         if let Some(act) = plan.act.clone().filter(|_| term.still_leads()) {
             crash_point("recovery.committed");
             let outcome = self.act(object, observed, &act, term).await?;
@@ -128,13 +132,23 @@ impl Backends {
             return Ok(());
         }
         // A duplicate must not speak for the server that the older one has.
-        if observed.seen.misdeclared.is_none() {
+        if observed.seen.misdeclared.as_ref().is_none_or(Misdeclared::leaves_the_server) {
             let running_for = observed.seen.agent.running_for(Timestamp::now());
             self.parts.store.put_server_running(fence, &server, running_for).await?;
         }
         self.parts.store.project_backend(fence, &backend).await?;
         self.projected.put(&observed.uid, backend, server);
         Ok(())
+    }
+
+    /// Backends of other namespaces that share a server are as this one finds it.
+    fn look_at_sharers(&self, server_url: &str, judge: &Key) {
+        for other in self.of_server(server_url) {
+            let other = Key::new(other.namespace.unwrap_or_default(), other.name);
+            if other.namespace != judge.namespace {
+                self.probers.look_at(&other);
+            }
+        }
     }
 
     /// As it was projected or told before; else since now.
@@ -408,7 +422,7 @@ impl Projected {
     }
 
     /// Whether it was ready, and since when so.
-    fn last(&self, uid: &str) -> Option<(bool, Option<Timestamp>)> {
+    pub(super) fn last(&self, uid: &str) -> Option<(bool, Option<Timestamp>)> {
         self.lock().get(uid).map(|(backend, _)| (backend.ready, backend.ready_since))
     }
 

@@ -194,7 +194,11 @@ impl Controller for Backends {
     }
 
     fn gone(&self, namespace: &str, name: &str) {
-        self.probers.stop(&Key::new(namespace, name));
+        let gone = Key::new(namespace, name);
+        self.probers.stop(&gone);
+        // Whoever shared its server has it alone now.
+        let known = Arc::clone(&self.duplicates.lock().unwrap_or_else(PoisonError::into_inner).1);
+        known.iter().filter(|(_, older)| **older == gone).for_each(|(other, _)| self.probers.look_at(other));
     }
 }
 

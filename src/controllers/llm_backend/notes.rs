@@ -76,7 +76,7 @@ pub fn of_change(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> Opti
     let warning = match after {
         // Said by the plan's own notes.
         BackendState::Recovering | BackendState::Deferred => return None,
-        BackendState::Serving | BackendState::Idle | BackendState::Busy => {
+        BackendState::Serving | BackendState::Idle | BackendState::Busy | BackendState::Shared => {
             if was_ready == Some(ready.status) {
                 return None;
             }
@@ -91,6 +91,7 @@ pub fn of_change(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> Opti
         | BackendState::DuplicateServer
         | BackendState::HostAgentMissing
         | BackendState::SecretMissing
+        | BackendState::WorkloadMissing
         | BackendState::InvalidSpec
         | BackendState::Down
         | BackendState::Unreachable

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use uuid::Uuid;
 
 use crate::{
     api::{BackendState, LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
     engines::{Endpoint, Secret},
     platform::SecretError,
+    runtimes::WorkloadError,
 };
 
 use super::{
@@ -63,10 +64,6 @@ impl Backends {
         let service = service_of(spec.recovery.as_ref(), &key.namespace);
         let (endpoint, secret_problem) = self.endpoint(object, &key).await?;
         let agent = self.agent_view(service.as_ref());
-        let misdeclared = self.misdeclared(object, &key).or(secret_problem).or_else(|| match &agent {
-            Err(misdeclared) => Some(misdeclared.clone()),
-            Ok(_) => None,
-        });
         let Findings { probes, canary, calls, cpu, loaded, used_by_others, pulls, .. } =
             self.probers.findings(&key, &uid);
         let occupied = self.shared.slots.of(&server_url);
@@ -74,6 +71,11 @@ impl Backends {
         let now = Timestamp::now();
         let adapted = self.shared.limits.of(&server_url);
         let failing = probes.failing_since.is_some();
+        let workload = self.workload_view(object, &key, failing || memory.episode.is_some()).await;
+        let misdeclared = self.misdeclared(object, &key).or(secret_problem);
+        let misdeclared = misdeclared.or_else(|| agent.as_ref().err().cloned());
+        let is_down = failing && probes.answering != Some(true);
+        let misdeclared = misdeclared.or_else(|| workload.as_ref().err().filter(|_| is_down).cloned());
         let seen = Seen {
             generation: object.metadata.generation.unwrap_or_default(),
             created_at: object.creation_timestamp().map(|t| t.0),
@@ -88,7 +90,7 @@ impl Backends {
             adapted: adapted.as_ref().map(|adapted| adapted.limit),
             limited_by: adapted.and_then(|adapted| adapted.limited_by),
             agent: agent.unwrap_or_default(),
-            workload: self.workload_view(object, &key, failing || memory.episode.is_some()).await,
+            workload: workload.unwrap_or_default(),
             peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },
             will: self.will(object, &key, &memory),
             pulls,
@@ -101,7 +103,16 @@ impl Backends {
         if !self.parts.platform.loopback_is_self() && server::is_loopback(&object.spec.url) {
             return Some(Misdeclared::LoopbackUrl);
         }
-        self.duplicates().get(key).map(|older| Misdeclared::DuplicateServer { older: older.to_string() })
+        if let Err(why) = reqwest::Url::parse(&object.spec.url) {
+            return Some(Misdeclared::InvalidUrl { why: why.to_string() });
+        }
+        let older = self.duplicates().get(key).cloned()?;
+        if older.namespace == key.namespace {
+            return Some(Misdeclared::DuplicateServer { older: older.to_string() });
+        }
+        let first = self.feed.objects.get(&ObjectRef::new(&older.name).within(&older.namespace));
+        let ready = first.and_then(|first| self.projected.last(&first.uid()?)).map(|(ready, _)| ready);
+        Some(Misdeclared::SharedServer { ready })
     }
 
     /// The endpoint, with its token. A missing Secret is a misdeclaration; one that can't be read now leaves the last one.
@@ -127,7 +138,7 @@ impl Backends {
         match self.shared.agents.service(agent, service) {
             ServiceView::NoAgent => {
                 let there = self.host_agents.holds(&agent.namespace, &agent.name);
-                if there || !self.host_agents.is_complete() {
+                if there || !self.host_agents.knows(&agent.namespace) {
                     Ok(AgentView::Unheard)
                 } else {
                     Err(Misdeclared::HostAgentMissing { name: agent.name.clone() })
@@ -163,15 +174,25 @@ impl Backends {
         Peers { total: of_agent.len(), failing: failing.len(), failing_since: failing.into_iter().min() }
     }
 
-    async fn workload_view(&self, object: &LLMBackend, key: &Key, needed: bool) -> Option<WorkloadView> {
-        let workload = object.spec.recovery.as_ref()?.workload_ref.as_ref()?;
-        if !needed {
-            return None;
-        }
+    async fn workload_view(
+        &self,
+        object: &LLMBackend,
+        key: &Key,
+        needed: bool,
+    ) -> Result<Option<WorkloadView>, Misdeclared> {
+        let workload = object.spec.recovery.as_ref().and_then(|recovery| recovery.workload_ref.as_ref());
+        let Some(workload) = workload.filter(|_| needed) else { return Ok(None) };
         let pods = self.parts.workloads.pods(&key.namespace, workload);
-        let seen = tokio::time::timeout(Duration::from_secs(4), pods).await.ok()?.ok()?;
+        let seen = match tokio::time::timeout(Duration::from_secs(4), pods).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(WorkloadError::NotFound(_))) => {
+                let workload = format!("{:?} {}", workload.kind, workload.name);
+                return Err(Misdeclared::WorkloadMissing { workload });
+            }
+            Ok(Err(_)) | Err(_) => return Ok(None),
+        };
         let ready = seen.pods.into_iter().filter(|pod| pod.ready && !pod.deleting).map(|pod| pod.uid).collect();
-        Some(WorkloadView { desired: usize::try_from(seen.desired).unwrap_or(0), ready })
+        Ok(Some(WorkloadView { desired: usize::try_from(seen.desired).unwrap_or(0), ready }))
     }
 
     fn will(&self, object: &LLMBackend, key: &Key, memory: &Memory) -> Will {

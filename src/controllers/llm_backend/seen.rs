@@ -67,14 +67,36 @@ impl Seen {
 pub enum Misdeclared {
     /// A loopback URL that means the pod itself.
     LoopbackUrl,
-    /// An older backend, `namespace/name`, has the same server.
+    /// `spec.url` is none.
+    InvalidUrl { why: String },
+    /// An older backend of the same namespace has the same server.
     DuplicateServer { older: String },
+    /// An older backend of another namespace has the same server, and judges and heals it; whether it finds it ready, if that is
+    /// known.
+    SharedServer { ready: Option<bool> },
     /// A Secret that is not there, or lacks the key.
     SecretMissing { what: String },
     /// `recovery.hostAgentRef` names none.
     HostAgentMissing { name: String },
     /// The agent's file lists no such service.
     ServiceUnknown { agent: String, service: String },
+    /// `recovery.workloadRef` names none.
+    WorkloadMissing { workload: String },
+}
+
+impl Misdeclared {
+    /// Whether its server is this backend's own all the same: to be asked, and to be closed.
+    pub fn leaves_the_server(&self) -> bool {
+        match self {
+            Self::LoopbackUrl | Self::InvalidUrl { .. } | Self::DuplicateServer { .. } | Self::SharedServer { .. } => {
+                false
+            }
+            Self::SecretMissing { .. }
+            | Self::HostAgentMissing { .. }
+            | Self::ServiceUnknown { .. }
+            | Self::WorkloadMissing { .. } => true,
+        }
+    }
 }
 
 /// The server's slots.

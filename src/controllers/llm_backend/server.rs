@@ -61,8 +61,8 @@ fn decoded(path: &str) -> String {
     plain + rest
 }
 
-/// For each backend that declares a server which an older one declares already: that older one. The older wins, then the
-/// name.
+/// For each backend that declares a server which an older one declares already: that older one, of its own namespace if there is
+/// one there. The older wins, then the name.
 pub fn duplicates(backends: &[Arc<LLMBackend>]) -> HashMap<Key, Key> {
     let mut by_server: HashMap<String, Vec<&LLMBackend>> = HashMap::new();
     for backend in backends {
@@ -73,8 +73,10 @@ pub fn duplicates(backends: &[Arc<LLMBackend>]) -> HashMap<Key, Key> {
     let mut found = HashMap::new();
     for mut same in by_server.into_values().filter(|same| same.len() > 1) {
         same.sort_by_key(|b| (b.creation_timestamp().map(|t| t.0), b.namespace(), b.name_any()));
-        let first = Key::of(same[0]);
-        found.extend(same[1..].iter().map(|b| (Key::of(*b), first.clone())));
+        for (at, backend) in same.iter().enumerate().skip(1) {
+            let older = same[..at].iter().find(|older| older.namespace() == backend.namespace()).unwrap_or(&same[0]);
+            found.insert(Key::of(*backend), Key::of(*older));
+        }
     }
     found
 }
@@ -82,6 +84,25 @@ pub fn duplicates(backends: &[Arc<LLMBackend>]) -> HashMap<Key, Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duplicate_is_of_its_own_namespace_first() {
+        let backend = |namespace: &str, name: &str, second: u32| {
+            let object = serde_json::json!({
+                "apiVersion": "ostler.dev/v1alpha1", "kind": "LLMBackend",
+                "metadata": {"namespace": namespace, "name": name, "creationTimestamp": format!("2026-03-01T12:00:{second:02}Z")},
+                "spec": {"engine": "Ollama", "url": "http://h:1"},
+            });
+            Arc::new(serde_json::from_value::<LLMBackend>(object).unwrap())
+        };
+        let all = [backend("b", "z", 3), backend("a", "x", 1), backend("b", "y", 2), backend("c", "w", 4)];
+        let found = duplicates(&all);
+        let of = |namespace: &str, name: &str| found.get(&Key::new(namespace, name)).map(ToString::to_string);
+        assert_eq!(of("a", "x"), None);
+        assert_eq!(of("b", "y").as_deref(), Some("a/x"));
+        assert_eq!(of("b", "z").as_deref(), Some("b/y"));
+        assert_eq!(of("c", "w").as_deref(), Some("a/x"));
+    }
 
     #[test]
     fn spellings_of_one_server_have_one_key() {

@@ -13,6 +13,7 @@ use crate::{
 };
 
 use super::{
+    super::driver::{NOT_STALLED, SETTLED},
     engine_kind,
     judge::{Aspect, Judgement},
     limit,
@@ -141,33 +142,23 @@ fn conditions(
         "Stalled",
         stalled.into(),
         if stalled { shown.reason } else { "NotStalled" },
-        if stalled { message } else { "" },
+        if stalled { message } else { NOT_STALLED },
     );
     let settled = shown.ready || stalled || shown.state == BackendState::Suspended;
     set(
         "Reconciling",
         (!settled).into(),
         if settled { "Settled" } else { shown.reason },
-        if settled { "" } else { message },
+        if settled { SETTLED } else { message },
     );
     let (status, reason) = aspect(&judged.reachable);
-    set("Reachable", status, reason, "");
+    set("Reachable", status, reason, if status == True { "the server answers" } else { &judged.message });
     let (status, reason) = aspect(&judged.models_ready);
-    set("ModelsReady", status, reason, if status == True { "" } else { &judged.message });
+    set("ModelsReady", status, reason, if status == True { "all expected models are there" } else { &judged.message });
     let (status, reason) = aspect(&judged.serving);
-    set(
-        "Serving",
-        if shown.ready {
-            status
-        } else if status == True {
-            False
-        } else {
-            status
-        },
-        reason,
-        "",
-    );
-    let deferred = if stalled { (True, shown.reason, message) } else { (False, "NotDeferred", "") };
+    let serving = if status == True && !shown.ready { False } else { status };
+    set("Serving", serving, reason, if serving == True { "inferences succeed" } else { message });
+    let deferred = if stalled { (True, shown.reason, message) } else { (False, "NotDeferred", NOT_STALLED) };
     set("DeferredToHuman", deferred.0, deferred.1, deferred.2);
     all
 }

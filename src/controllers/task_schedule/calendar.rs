@@ -25,7 +25,9 @@ impl Calendar {
     /// Reads a schedule and its zone; the error names what is wrong and what would be right.
     pub fn parse(schedule: &str, zone: &str) -> Result<Self, String> {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let cron = parser.parse(schedule).map_err(|error| {
+        // croner does not know this word.
+        let known = if schedule.eq_ignore_ascii_case("@midnight") { "@daily" } else { schedule };
+        let cron = parser.parse(known).map_err(|error| {
             format!("schedule {schedule:?}: {error}: write minute, hour, day of month, month and day of week, such as \"0 3 * * *\"")
         })?;
         let zone = TimeZone::get(zone).map_err(|_| match jiff::tz::db().is_definitively_empty() {
@@ -85,6 +87,7 @@ impl Calendar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::CRON;
     use proptest::prelude::*;
 
     fn runs(schedule: &str, zone: &str, from: &str, count: usize) -> Vec<String> {
@@ -111,6 +114,7 @@ mod tests {
             ),
             ("exclusive of its start", "0 3 * * *", "UTC", "2026-01-01T03:00:00Z", &["2026-01-02T03:00:00Z"]),
             ("a nickname", "@daily", "UTC", "2026-01-01T00:00:01Z", &["2026-01-02T00:00:00Z"]),
+            ("another one", "@midnight", "UTC", "2026-01-01T00:00:01Z", &["2026-01-02T00:00:00Z"]),
             (
                 "a skipped time runs at the next valid minute",
                 "30 2 * * *",
@@ -195,6 +199,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whatever_the_crd_admits_can_be_read(
+            schedule in prop::string::string_regex(CRON.trim_start_matches('^').trim_end_matches('$')).unwrap()
+        ) {
+            if let Err(why) = Calendar::parse(&schedule, "UTC") {
+                let told = ["Range out of bounds", "Range is out of bounds", "never comes"];
+                prop_assert!(told.iter().any(|known| why.contains(known)), "{schedule}: {why}");
+            }
+        }
+
         #[test]
         fn the_last_run_until_now_is_what_stepping_finds(
             minute in 0..60_u8, hour in 0..24_u8, every in prop::bool::ANY, start in 0_i64..366 * 86_400, span in 60_i64..4 * 86_400,

@@ -113,6 +113,10 @@ impl Clock {
         if !feed.is_complete() {
             return self.began.elapsed() >= PATIENCE;
         }
+        // Whether its manifest is still there is unknown, and that of its namespace too.
+        if !feed.knows(&row.namespace) {
+            return false;
+        }
         let object = feed.objects.get(&ObjectRef::new(&row.name).within(&row.namespace));
         object.is_some_and(|object| {
             object.uid().as_deref() == Some(&row.uid)

@@ -170,6 +170,8 @@ fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> 
         ..WorkerPoolStatus::default()
     };
     let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let current = facts.pods.as_ref().and_then(|pods| pods.current.as_ref().ok()).and_then(Option::as_ref);
+    let trouble = current.and_then(|seen| seen.trouble.as_ref()).filter(|_| spec.mode == Mode::Enforce);
     let planned = match (wanted, spec.mode) {
         (Some(n), Mode::Observe) => format!("would run {} (mode: Observe)", number_of(n, "pod")),
         (Some(n), Mode::Enforce) => format!("{} for the tasks of its queues", number_of(n, "pod")),
@@ -180,6 +182,9 @@ fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> 
     } else if !facts.missing_queues.is_empty() {
         let message = format!("queueRefs: there is no TaskQueue {} in this namespace", facts.missing_queues.join(", "));
         of(WorkerPoolState::QueueMissing, false, true, message)
+    } else if let Some(trouble) = trouble.filter(|_| wanted.is_some_and(|wanted| reporting < wanted)) {
+        let message = format!("{reporting} of {shown} pods have reported; the others: {trouble}");
+        of(WorkerPoolState::PodsFailing, reporting > 0, false, message)
     } else if reporting == 0 && (shown > 0 || wanted.is_none()) {
         let message = match wanted {
             Some(n) if spec.mode == Mode::Enforce => format!("none of {n} pods has reported yet"),
@@ -199,7 +204,7 @@ fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::declared::Gate;
+    use crate::{controllers::declared::Gate, runtimes::PodTrouble};
     use serde_json::json;
 
     fn report() -> WorkerReport {
@@ -225,15 +230,18 @@ mod tests {
                 .map(|replicas| PodFacts { current: Ok(None), wanted: Recommendation { replicas, capped: false } }),
             hands_off: false,
         };
-        let seen = Seen {
+        judge(&spec, &seen(suspended, facts))
+    }
+
+    fn seen(suspended: bool, facts: Facts) -> Seen<Facts> {
+        Seen {
             key: Key::new("team", "smart"),
             uid: "u".into(),
             suspended,
             gate: Gate::default(),
             handled_reconcile: None,
             facts,
-        };
-        judge(&spec, &seen)
+        }
     }
 
     #[test]
@@ -252,5 +260,28 @@ mod tests {
             assert_eq!((judged.state, judged.ready), (state, ready), "{what}: {}", judged.message);
         }
         assert!(judged("Observe", false, 1, Some(3), &[]).message.contains("would run 3"));
+    }
+
+    #[test]
+    fn pods_that_do_not_run_are_told_with_their_own_reason() {
+        let spec: WorkerPoolSpec = serde_json::from_value(json!({"queueRefs": [{"name": "q"}]})).unwrap();
+        let trouble =
+            PodTrouble { reason: "CreateContainerConfigError".into(), message: "secret \"s\" not found".into() };
+        let current = crate::runtimes::WorkersSeen { generation: 1, replicas: 2, trouble: Some(trouble) };
+        for (reports, ready, state) in [
+            (0, false, WorkerPoolState::PodsFailing),
+            (1, true, WorkerPoolState::PodsFailing),
+            (2, true, WorkerPoolState::Running),
+        ] {
+            let pods =
+                PodFacts { current: Ok(Some(current.clone())), wanted: Recommendation { replicas: 2, capped: false } };
+            let judged = judge(
+                &spec,
+                &seen(false, Facts { reports: vec![report(); reports], pods: Some(pods), ..Facts::default() }),
+            );
+            assert_eq!((judged.state, judged.ready), (state, ready), "{}", judged.message);
+            let told = judged.message.contains("CreateContainerConfigError: secret \"s\" not found");
+            assert_eq!(told, reports < 2, "{}", judged.message);
+        }
     }
 }

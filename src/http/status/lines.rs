@@ -184,7 +184,7 @@ fn level(state: Option<BackendState>, suspended: bool) -> Level {
     use BackendState as S;
     let Some(state) = state.filter(|_| !suspended) else { return Level::Warning };
     match state {
-        S::Serving | S::Idle | S::Busy => Level::Ok,
+        S::Serving | S::Idle | S::Busy | S::Shared => Level::Ok,
         S::Proving | S::RateLimited | S::Unknown | S::Suspended => Level::Warning,
         S::Unauthorized
         | S::ModelsMissing
@@ -193,6 +193,7 @@ fn level(state: Option<BackendState>, suspended: bool) -> Level {
         | S::DuplicateServer
         | S::HostAgentMissing
         | S::SecretMissing
+        | S::WorkloadMissing
         | S::InvalidSpec
         | S::Down
         | S::Unreachable

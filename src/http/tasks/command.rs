@@ -90,8 +90,21 @@ fn read(
         TaskVerb::Close => TaskCommand::Close,
         TaskVerb::Reassign => reassign(to, namespace.as_deref(), experts)?,
     };
-    let filter =
-        TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until };
+    let filter = TaskFilter {
+        ids,
+        namespace,
+        queue,
+        states,
+        domain,
+        role,
+        expert,
+        unassigned,
+        key,
+        labels,
+        since,
+        until,
+        created_before: None,
+    };
     Ok((filter, command))
 }
 

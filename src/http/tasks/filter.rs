@@ -61,6 +61,7 @@ macro_rules! filters {
                     labels: split(self.labels.as_deref()).map(label).collect::<Result<_, _>>()?,
                     since: self.since,
                     until: self.until,
+                    created_before: None,
                 })
             }
         }
@@ -171,8 +172,21 @@ pub fn narrowed(filter: TaskFilter, command: &TaskCommand) -> Option<TaskFilter>
 
 /// Whether it would match every task of a namespace or of the installation.
 pub fn is_open(filter: &TaskFilter) -> bool {
-    let TaskFilter { ids, namespace: _, queue, states, domain, role, expert, unassigned, key, labels, since, until } =
-        filter;
+    let TaskFilter {
+        ids,
+        namespace: _,
+        queue,
+        states,
+        domain,
+        role,
+        expert,
+        unassigned,
+        key,
+        labels,
+        since,
+        until,
+        created_before: _,
+    } = filter;
     ids.is_empty()
         && states.is_empty()
         && [queue, domain, role, expert, key].iter().all(|f| f.is_none())

@@ -9,6 +9,10 @@ use crate::platform::PlatformError;
 /// Longest wait for an answer that isn't a watch.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How the API server says that its schema lacks a field, or a value.
+const NOT_DECLARED: &str = "field not declared in schema";
+const NOT_SUPPORTED: &str = "Unsupported value";
+
 /// Waits for an answer, but not for ever: an API server that was stopped in the middle keeps its connections open.
 pub async fn answer<T>(
     attempt: impl Display,
@@ -44,12 +48,19 @@ fn of_status(attempt: &impl Display, status: &Status) -> PlatformError {
         409 => PlatformError::Conflict(attempt.to_string()),
         404 => PlatformError::NotFound(attempt.to_string()),
         401 | 403 => PlatformError::Forbidden(said),
+        // Server-side apply says 500 to a field that the schema of the CRD does not know; a new word of an enum is a 422.
+        500 if status.message.contains(NOT_DECLARED) => older(attempt, status),
+        422 if status.message.contains(NOT_SUPPORTED) => older(attempt, status),
         // An object of another uid: the API server calls the field immutable.
         422 if is_about_uid(status) => PlatformError::Conflict(attempt.to_string()),
         429 => PlatformError::Unavailable(said),
         code if code >= 500 => PlatformError::Unavailable(said),
         _ => PlatformError::Invalid(said),
     }
+}
+
+fn older(attempt: &impl Display, status: &Status) -> PlatformError {
+    PlatformError::OlderSchema { attempt: attempt.to_string(), said: status.message.clone() }
 }
 
 fn is_about_uid(status: &Status) -> bool {
@@ -94,6 +105,25 @@ mod tests {
         ] {
             assert_eq!(of_status(&"a", &status(code)), class, "{code}");
         }
+    }
+
+    #[test]
+    fn a_crd_that_lacks_what_this_release_writes_is_told_from_a_broken_server() {
+        let of = |code, message: &str| {
+            of_status(&"Expert a/b", &Status { code, message: message.to_owned(), ..Status::default() })
+        };
+        let said = "failed to create typed patch object (a/b; ostler.dev/v1alpha1, Kind=Expert): .status.x: field not declared in schema";
+        let told = of(500, said).to_string();
+        assert!(told.contains("older than this controller") && told.contains(said) && told.contains("apply"), "{told}");
+        assert!(matches!(
+            of(422, "status.state: Unsupported value: \"New\": supported values: \"Old\""),
+            PlatformError::OlderSchema { .. }
+        ));
+        assert!(matches!(of(500, "etcd is full"), PlatformError::Unavailable(_)));
+        assert!(matches!(
+            of(422, "status.models: Too many: 65: must have at most 64 items"),
+            PlatformError::Invalid(_)
+        ));
     }
 
     #[tokio::test]

@@ -7,24 +7,26 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, TypeMeta},
     runtime::watcher::Event,
 };
 use serde_json::{Value, json};
 
-use super::{
-    error::answer,
-    events::Events,
-    resources::Resources,
-    watch::{self, Failing},
-};
+use super::{error::answer, events::Events, failing::Failing, resources::Resources, watch};
 use crate::{
     api::{API_VERSION, FIELD_MANAGER},
-    platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
+    platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
 };
+
+/// Types of Secrets that no resource may name: whoever may declare one could send them anywhere.
+const CREDENTIALS: [&str; 2] = ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];
 
 /// Resources in a cluster.
 pub struct KubernetesPlatform {
@@ -82,7 +84,9 @@ impl Platform for KubernetesPlatform {
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(&body);
-        answer(id.key(), api.patch_status(&id.name, &params, &patch)).await.map(drop)
+        let written = answer(id.key(), api.patch_status(&id.name, &params, &patch)).await.map(drop);
+        self.failing.status_written(&id.kind, &written);
+        written
     }
 
     async fn publish(&self, about: &ObjectId, note: &Note) -> Result<(), PlatformError> {
@@ -92,7 +96,18 @@ impl Platform for KubernetesPlatform {
     async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let secret = answer(format!("Secret {namespace}/{name}"), api.get(name)).await?;
+        if let Some(of) = secret.type_.as_deref().filter(|of| CREDENTIALS.contains(of)) {
+            return Err(PlatformError::Forbidden(format!(
+                "Secret {namespace}/{name} is of type {of}, a credential of the cluster itself, and is sent to nobody: put what is needed into a Secret of type Opaque"
+            )));
+        }
         Ok(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
+    }
+
+    async fn secret_labels(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, PlatformError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let found = answer(format!("Secret {namespace}/{name}"), api.get_metadata(name)).await?;
+        Ok(found.metadata.labels.unwrap_or_default())
     }
 
     async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
@@ -108,9 +123,17 @@ impl Platform for KubernetesPlatform {
             [] => vec![Api::all_with(self.client.clone(), resource)],
             several => several.iter().map(|namespace| self.api(namespace, resource)).collect(),
         };
-        let mut all = Vec::new();
+        let (mut all, mut refused, several) = (Vec::new(), 0, apis.len());
         for api in apis {
-            let listed = answer(format!("list {kind}"), api.list(&ListParams::default())).await?;
+            let listed = match answer(format!("list {kind}"), api.list(&ListParams::default())).await {
+                Ok(listed) => listed,
+                // One namespace that may not be read, among others: `problems` names it.
+                Err(PlatformError::Forbidden(_)) if refused + 1 < several => {
+                    refused += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             // Items of a list leave out what the list says.
             all.extend(listed.items.into_iter().map(|mut object| {
                 object.types.get_or_insert_with(|| types(resource));
@@ -132,9 +155,38 @@ impl Platform for KubernetesPlatform {
         self.failing.problems()
     }
 
+    async fn namespaces(&self) -> Result<Namespaces, PlatformError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let mut known = Namespaces::default();
+        if self.namespaces.is_empty() {
+            // From the API server's memory: it is asked every few seconds.
+            let all = answer("list namespaces", api.list_metadata(&ListParams::default().match_any())).await?;
+            known.there = all.items.iter().map(|one| (one.name_any(), made_at(&one.metadata))).collect();
+            known.complete = true;
+            return Ok(known);
+        }
+        for name in &self.namespaces {
+            match answer(format!("namespace {name}"), api.get_metadata(name)).await {
+                Ok(found) => drop(known.there.insert(name.clone(), made_at(&found.metadata))),
+                Err(PlatformError::NotFound(_)) => drop(known.gone.insert(name.clone())),
+                Err(PlatformError::Forbidden(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(known)
+    }
+
+    fn unreadable(&self, kind: &str) -> BTreeMap<String, Unreadable> {
+        self.failing.unreadable(kind)
+    }
+
     fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
         self.failing.undecodable(kind, problems);
     }
+}
+
+fn made_at(metadata: &ObjectMeta) -> Timestamp {
+    metadata.creation_timestamp.as_ref().map(|at| at.0).unwrap_or(Timestamp::MIN)
 }
 
 fn types(resource: &ApiResource) -> TypeMeta {

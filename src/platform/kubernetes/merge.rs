@@ -1,12 +1,22 @@
 //! The watches of several namespaces as one.
 //!
-//! Who follows a watch takes what comes between `Init` and `InitDone` as everything that there is. So the first listing is
-//! given only when that of every namespace is there, and a later one of a single namespace becomes the changes that it
-//! tells.
+//! Who follows a watch takes what comes between `Init` and `InitDone` as everything that there is, in the namespaces that could be
+//! read. So the first listing is given once each namespace is listed or has failed; one that comes in later begins another
+//! complete listing, and a further listing of a known namespace becomes the changes that it tells.
 
 use std::collections::BTreeMap;
 
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
+
+/// What the watch of one namespace yields.
+#[derive(Debug)]
+pub enum Told {
+    Event(Box<Event<DynamicObject>>),
+    /// It can't be read now: what is known of it stays known.
+    Failed,
+    /// The namespace does not exist, so nothing in it does.
+    Gone,
+}
 
 /// Joins the events of a fixed number of namespaces.
 pub struct Merge {
@@ -20,7 +30,17 @@ struct Part {
     known: BTreeMap<String, DynamicObject>,
     /// A listing that has not ended.
     listing: BTreeMap<String, DynamicObject>,
-    listed: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// Neither listed nor failed yet.
+    #[default]
+    Awaited,
+    /// Never listed: what is there is unknown.
+    Unknown,
+    Listed,
 }
 
 impl Merge {
@@ -29,32 +49,30 @@ impl Merge {
         Self { parts, begun: false }
     }
 
-    /// What an event of one namespace is for all of them.
-    pub fn feed(&mut self, namespace: usize, event: Event<DynamicObject>) -> Vec<Event<DynamicObject>> {
+    /// What the watch of one namespace tells is this for all of them.
+    pub fn feed(&mut self, namespace: usize, told: Told) -> Vec<Event<DynamicObject>> {
         let Some(part) = self.parts.get_mut(namespace) else { return Vec::new() };
-        let changes = match event {
-            Event::Init => {
+        let was_listed = part.state == State::Listed;
+        let changes = match told {
+            Told::Event(event) => part.take(*event),
+            Told::Gone => {
                 part.listing.clear();
+                part.listing_ended()
+            }
+            Told::Failed => {
+                if part.state == State::Awaited {
+                    part.state = State::Unknown;
+                }
                 Vec::new()
-            }
-            Event::InitApply(object) => {
-                part.listing.insert(object.name_any(), object);
-                Vec::new()
-            }
-            Event::InitDone => part.listing_ended(),
-            Event::Apply(object) => {
-                part.known.insert(object.name_any(), object.clone());
-                vec![Event::Apply(object)]
-            }
-            Event::Delete(object) => {
-                part.known.remove(&object.name_any());
-                vec![Event::Delete(object)]
             }
         };
-        if self.begun {
+        let came_in = part.state == State::Listed && !was_listed;
+        if self.begun && !came_in {
             return changes;
         }
-        if !self.parts.iter().all(|part| part.listed) {
+        let is_awaited = self.parts.iter().any(|part| part.state == State::Awaited);
+        let is_known = self.parts.iter().any(|part| part.state == State::Listed);
+        if is_awaited || !is_known {
             return Vec::new();
         }
         self.begun = true;
@@ -64,8 +82,30 @@ impl Merge {
 }
 
 impl Part {
+    fn take(&mut self, event: Event<DynamicObject>) -> Vec<Event<DynamicObject>> {
+        match event {
+            Event::Init => {
+                self.listing.clear();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                self.listing.insert(object.name_any(), object);
+                Vec::new()
+            }
+            Event::InitDone => self.listing_ended(),
+            Event::Apply(object) => {
+                self.known.insert(object.name_any(), object.clone());
+                vec![Event::Apply(object)]
+            }
+            Event::Delete(object) => {
+                self.known.remove(&object.name_any());
+                vec![Event::Delete(object)]
+            }
+        }
+    }
+
     fn listing_ended(&mut self) -> Vec<Event<DynamicObject>> {
-        self.listed = true;
+        self.state = State::Listed;
         let before = std::mem::replace(&mut self.known, std::mem::take(&mut self.listing));
         let gone =
             before.iter().filter(|(name, object)| self.known.get(*name).is_none_or(|new| new.uid() != object.uid()));
@@ -105,7 +145,11 @@ mod tests {
     }
 
     fn fed(merge: &mut Merge, events: Vec<(usize, Event<DynamicObject>)>) -> Vec<String> {
-        events.into_iter().flat_map(|(part, event)| shown(&merge.feed(part, event))).collect()
+        events.into_iter().flat_map(|(part, event)| told(merge, part, Told::Event(Box::new(event)))).collect()
+    }
+
+    fn told(merge: &mut Merge, part: usize, told: Told) -> Vec<String> {
+        shown(&merge.feed(part, told))
     }
 
     fn both_listed() -> Merge {
@@ -123,6 +167,48 @@ mod tests {
         let second = vec![(1, Init), (1, InitApply(object("b", 1)))];
         assert_eq!(fed(&mut merge, second), Vec::<String>::new());
         assert_eq!(fed(&mut merge, vec![(1, InitDone)]), ["init", "has a@2", "has b@1", "done"]);
+    }
+
+    #[test]
+    fn a_namespace_that_can_not_be_read_holds_up_nobody_and_comes_in_when_it_can() {
+        for first in [0, 1] {
+            let mut merge = Merge::new(2);
+            let listed = vec![(0, Init), (0, InitApply(object("a", 1))), (0, InitDone)];
+            let all = ["init", "has a@1", "done"];
+            if first == 0 {
+                assert_eq!(fed(&mut merge, listed), Vec::<String>::new());
+                assert_eq!(told(&mut merge, 1, Told::Failed), all);
+            } else {
+                assert_eq!(told(&mut merge, 1, Told::Failed), Vec::<String>::new());
+                assert_eq!(fed(&mut merge, listed), all);
+            }
+            assert_eq!(told(&mut merge, 1, Told::Failed), Vec::<String>::new(), "once more");
+            assert_eq!(fed(&mut merge, vec![(0, Apply(object("a", 2)))]), ["apply a@2"], "the other goes on");
+            let back = vec![(1, Init), (1, InitApply(object("b", 1))), (1, InitDone)];
+            assert_eq!(fed(&mut merge, back), ["init", "has a@2", "has b@1", "done"]);
+        }
+    }
+
+    #[test]
+    fn while_no_namespace_can_be_read_nothing_is_known() {
+        let mut merge = Merge::new(2);
+        for part in [0, 1, 0, 1] {
+            assert_eq!(told(&mut merge, part, Told::Failed), Vec::<String>::new(), "that is no empty listing");
+        }
+        assert_eq!(fed(&mut merge, vec![(1, Init), (1, InitDone)]), ["init", "done"]);
+    }
+
+    #[test]
+    fn a_failing_namespace_keeps_what_is_known_and_one_that_is_gone_has_nothing() {
+        let mut merge = both_listed();
+        assert_eq!(told(&mut merge, 0, Told::Failed), Vec::<String>::new());
+        assert_eq!(told(&mut merge, 0, Told::Gone), ["delete a@1"]);
+        assert_eq!(told(&mut merge, 0, Told::Gone), Vec::<String>::new());
+        let anew = vec![(0, Init), (0, InitApply(object("a", 7))), (0, InitDone)];
+        assert_eq!(fed(&mut merge, anew), ["apply a@7"]);
+        let mut merge = Merge::new(2);
+        assert_eq!(told(&mut merge, 0, Told::Gone), Vec::<String>::new());
+        assert_eq!(told(&mut merge, 1, Told::Gone), ["init", "done"], "all are gone: that is known");
     }
 
     #[test]

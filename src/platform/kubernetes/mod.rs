@@ -6,6 +6,7 @@
 mod client;
 mod error;
 mod events;
+mod failing;
 mod home;
 mod merge;
 mod resources;

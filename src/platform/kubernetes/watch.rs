@@ -1,67 +1,39 @@
 //! Watches of one kind: with a backoff, with what nobody reads left out, and with errors that are told, not swallowed.
+//!
+//! A watch that failed begins anew with a listing: only an answer shows that it works again.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt::Display, time::Duration};
 
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject},
     runtime::{
         WatchStreamExt,
-        watcher::{self, Config, Event, watcher},
+        watcher::{self, Config, DefaultBackoff, Event, watcher},
     },
 };
 
-use super::{error::causes, merge::Merge};
-use crate::platform::{Problem, WatchError};
+use super::{
+    error::causes,
+    failing::{Failing, Failure},
+    merge::{Merge, Told},
+};
+use crate::platform::WatchError;
 
 /// Written by `kubectl apply`, and as large as the object itself.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// A page of a listing that takes longer has failed: one namespace must not hold up the others.
+const PAGE: Duration = Duration::from_secs(30);
+/// The longest wait before a failed watch begins anew: what is mended must be noticed soon.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 /// What a watch yields.
 pub type Watched = Result<Event<DynamicObject>, WatchError>;
-
-/// What goes wrong now.
-#[derive(Clone, Default)]
-pub struct Failing(Arc<Mutex<Wrong>>);
-
-#[derive(Default)]
-struct Wrong {
-    /// Why a watch fails, by what it watches.
-    watches: BTreeMap<String, String>,
-    /// Objects that can't be decoded, by kind.
-    undecodable: BTreeMap<&'static str, Vec<Problem>>,
-}
-
-impl Failing {
-    pub fn problems(&self) -> Vec<Problem> {
-        let wrong = self.lock();
-        let watches = wrong.watches.iter().map(|(what, why)| Problem::error(format!("can't watch {what}: {why}")));
-        watches.chain(wrong.undecodable.values().flatten().cloned()).collect()
-    }
-
-    pub fn undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
-        self.lock().undecodable.insert(kind, problems);
-    }
-
-    fn note(&self, what: &str, result: &Watched) {
-        let mut wrong = self.lock();
-        match result {
-            Ok(_) => wrong.watches.remove(what),
-            Err(error) => wrong.watches.insert(what.to_owned(), error.message.clone()),
-        };
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Wrong> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// All objects of a kind in some namespaces (none: in all), and their changes.
 pub fn watch(
@@ -70,45 +42,139 @@ pub fn watch(
     namespaces: &[String],
     failing: &Failing,
 ) -> BoxStream<'static, Watched> {
-    let one = |namespace: Option<&String>| {
-        let (api, place) = match namespace {
-            Some(namespace) => (Api::namespaced_with(client.clone(), namespace, resource), format!(" in {namespace}")),
-            None => (Api::all_with(client.clone(), resource), String::new()),
-        };
-        let what = format!("{}.{}{place}", resource.plural, resource.group);
-        of_api(api, resource.kind.clone(), what, failing.clone())
-    };
+    let one = |namespace: Option<&String>| One::new(client, resource, namespace.cloned(), failing.clone()).stream();
     match namespaces {
-        [] => one(None),
-        [namespace] => one(Some(namespace)),
+        [] => plain(one(None)),
         several => merged(several.iter().map(|namespace| one(Some(namespace))).collect()),
     }
 }
 
-fn of_api(api: Api<DynamicObject>, kind: String, what: String, failing: Failing) -> BoxStream<'static, Watched> {
-    watcher(api, Config::default())
-        .modify(prune)
-        .default_backoff()
-        .map(move |result| {
-            let result = result.map_err(|error| WatchError { kind: kind.clone(), message: explain(&error, &what) });
-            failing.note(&what, &result);
-            result
+/// What one place tells, and how it failed.
+type Tale = (Told, Option<WatchError>);
+
+fn plain(stream: BoxStream<'static, Tale>) -> BoxStream<'static, Watched> {
+    let results = stream.filter_map(async |tale| match tale {
+        (Told::Event(event), _) => Some(Ok(*event)),
+        (Told::Failed | Told::Gone, error) => error.map(Err),
+    });
+    results.boxed()
+}
+
+fn merged(streams: Vec<BoxStream<'static, Tale>>) -> BoxStream<'static, Watched> {
+    let mut merge = Merge::new(streams.len());
+    let numbered = streams.into_iter().enumerate().map(|(at, stream)| stream.map(move |tale| (at, tale)).boxed());
+    stream::select_all(numbered)
+        .flat_map(move |(at, (told, error))| {
+            let events = merge.feed(at, told).into_iter().map(Ok);
+            stream::iter(error.map(Err).into_iter().chain(events).collect::<Vec<_>>())
         })
         .boxed()
 }
 
-fn merged(streams: Vec<BoxStream<'static, Watched>>) -> BoxStream<'static, Watched> {
-    let mut merge = Merge::new(streams.len());
-    let numbered = streams.into_iter().enumerate().map(|(at, stream)| stream.map(move |event| (at, event)).boxed());
-    stream::select_all(numbered)
-        .flat_map(move |(at, result)| {
-            let events = match result {
-                Ok(event) => merge.feed(at, event).into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(error)],
-            };
-            stream::iter(events)
-        })
-        .boxed()
+/// The watch of one namespace, or of all.
+struct One {
+    api: Api<DynamicObject>,
+    /// To tell whether it exists.
+    namespaces: Api<Namespace>,
+    namespace: Option<String>,
+    kind: String,
+    /// `llmbackends.ostler.dev in team-a`.
+    what: String,
+    failing: Failing,
+    /// `None`: to be begun.
+    watcher: Option<BoxStream<'static, watcher::Result<Event<DynamicObject>>>>,
+    backoff: DefaultBackoff,
+    wait: Option<Duration>,
+    /// Since it was begun.
+    is_listed: bool,
+    was_listed: bool,
+}
+
+impl One {
+    fn new(client: &Client, resource: &ApiResource, namespace: Option<String>, failing: Failing) -> Self {
+        let (api, place) = match &namespace {
+            Some(namespace) => (Api::namespaced_with(client.clone(), namespace, resource), format!(" in {namespace}")),
+            None => (Api::all_with(client.clone(), resource), String::new()),
+        };
+        Self {
+            api,
+            namespaces: Api::all(client.clone()),
+            namespace,
+            kind: resource.kind.clone(),
+            what: format!("{}.{}{place}", resource.plural, resource.group),
+            failing,
+            watcher: None,
+            backoff: DefaultBackoff::default(),
+            wait: None,
+            is_listed: false,
+            was_listed: false,
+        }
+    }
+
+    fn stream(self) -> BoxStream<'static, Tale> {
+        stream::unfold(self, |mut one| async move { Some((one.next().await, one)) }).boxed()
+    }
+
+    async fn next(&mut self) -> Tale {
+        if let Some(wait) = self.wait.take() {
+            tokio::time::sleep(wait).await;
+        }
+        let begin = || watcher(self.api.clone(), Config::default()).modify(prune).boxed();
+        let watcher = self.watcher.get_or_insert_with(begin);
+        let next =
+            if self.is_listed { Ok(watcher.next().await) } else { tokio::time::timeout(PAGE, watcher.next()).await };
+        match next {
+            Ok(Some(Ok(event))) => {
+                if matches!(event, Event::InitDone) {
+                    self.listed();
+                }
+                (Told::Event(Box::new(event)), None)
+            }
+            Ok(Some(Err(error))) => self.failed(explain(&error, &self.what), is_refusal(&error)).await,
+            Ok(None) => self.failed("the watch ended".to_owned(), false).await,
+            Err(_) => self.failed(format!("the API server gave no answer within {} s", PAGE.as_secs()), false).await,
+        }
+    }
+
+    fn listed(&mut self) {
+        (self.is_listed, self.was_listed) = (true, true);
+        self.backoff = DefaultBackoff::default();
+        self.failing.mended(&self.what);
+    }
+
+    async fn failed(&mut self, mut why: String, refused: bool) -> Tale {
+        (self.watcher, self.is_listed) = (None, false);
+        self.wait = Some(self.backoff.next().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
+        let gone = match &self.namespace {
+            Some(namespace) if refused && is_gone(&self.namespaces, namespace).await => Some(namespace.clone()),
+            _ => None,
+        };
+        if let Some(namespace) = &gone {
+            self.was_listed = true;
+            why = format!(
+                "namespace {namespace} does not exist: create it, or take it out of the namespaces that the controller watches"
+            );
+        }
+        let error = WatchError { kind: self.kind.clone(), message: format!("{}: {why}", self.what) };
+        self.failing.failed(
+            &self.what,
+            Failure {
+                kind: self.kind.clone(),
+                namespace: self.namespace.clone().unwrap_or_default(),
+                why,
+                unknown: !self.was_listed,
+                gone: gone.is_some(),
+            },
+        );
+        (if gone.is_some() { Told::Gone } else { Told::Failed }, Some(error))
+    }
+}
+
+/// Whether the API server says so. It answers a listing in a namespace that does not exist like one in an empty namespace, but
+/// the rights to list went with it.
+async fn is_gone(namespaces: &Api<Namespace>, name: &str) -> bool {
+    let answer = tokio::time::timeout(PAGE, namespaces.get_metadata(name)).await;
+    matches!(answer, Ok(Err(kube::Error::Api(status))) if status.code == 404)
 }
 
 fn prune(object: &mut DynamicObject) {
@@ -116,16 +182,23 @@ fn prune(object: &mut DynamicObject) {
     object.annotations_mut().remove(LAST_APPLIED);
 }
 
-fn explain(error: &watcher::Error, what: &str) -> String {
+fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
-    let status = match error {
+    match error {
         InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
         | WatchFailed(kube::Error::Api(status))
         | WatchError(status) => Some(status),
         InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => None,
-    };
-    match status {
+    }
+}
+
+fn is_refusal(error: &watcher::Error) -> bool {
+    status_of(error).is_some_and(|status| matches!(status.code, 401 | 403 | 404))
+}
+
+fn explain(error: &watcher::Error, what: impl Display) -> String {
+    match status_of(error) {
         Some(status) if status.code == 403 || status.code == 401 => {
             format!("not allowed: {}; grant list and watch on {what}, as the chart does", status.message)
         }

@@ -223,7 +223,7 @@ impl LocalPlatform {
         let key = ObjectKey { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         let inner = self.inner.lock().await;
         match inner.state.secrets.get(&key) {
-            Some(data) => Ok(data.0.clone()),
+            Some(found) => Ok(found.data.clone()),
             None => Err(PlatformError::NotFound(key.to_string())),
         }
     }
@@ -293,6 +293,13 @@ impl Platform for LocalPlatform {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {
         self.texts("Secret", namespace, name).await
+    }
+
+    async fn secret_labels(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, PlatformError> {
+        let key = ObjectKey { kind: "Secret".to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
+        let inner = self.inner.lock().await;
+        let found = inner.state.secrets.get(&key).map(|found| found.labels.clone());
+        found.ok_or_else(|| PlatformError::NotFound(key.to_string()))
     }
 
     async fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, PlatformError> {

@@ -174,7 +174,9 @@ impl Document<'_> {
             return;
         }
         let Some(key) = key else { return };
-        let content = Declared::Secret(SecretData(values));
+        let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        let labels = metadata.labels.iter().filter_map(text).collect();
+        let content = Declared::Secret(SecretData { data: values, labels });
         reading.manifests.push(self.manifest(key, content));
     }
 

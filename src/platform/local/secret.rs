@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, fmt};
 
 /// Values by key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
+pub struct SecretData {
+    pub data: BTreeMap<String, Vec<u8>>,
+    pub labels: BTreeMap<String, String>,
+}
 
 impl fmt::Debug for SecretData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.data.keys()).finish()
     }
 }

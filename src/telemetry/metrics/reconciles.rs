@@ -45,6 +45,12 @@ struct Failed {
     reason: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watched {
+    controller: String,
+    namespace: String,
+}
+
 #[derive(Clone, Debug)]
 pub struct ReconcileMetrics {
     passes: Family<Ended, Counter>,
@@ -52,6 +58,7 @@ pub struct ReconcileMetrics {
     durations: Family<Controller, Histogram, NewHistogram>,
     queue_depth: Family<Controller, Gauge>,
     undecodable: Family<Controller, Gauge>,
+    watch_failing: Family<Watched, Gauge>,
 }
 
 impl ReconcileMetrics {
@@ -70,6 +77,12 @@ impl ReconcileMetrics {
                 r,
                 "undecodable_objects",
                 "Resources that this release can't decode and leaves alone",
+                Family::default(),
+            ),
+            watch_failing: registered(
+                r,
+                "watch_failing",
+                "1 while the resources of a namespace can't be watched; no namespace means all",
                 Family::default(),
             ),
         }
@@ -102,6 +115,16 @@ impl ReconcileMetrics {
         self.undecodable
             .get_or_create(&Controller { controller: controller.to_owned() })
             .set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the resources of `controller`'s kind in a namespace can't be watched now.
+    pub fn watch_failing(&self, controller: &str, namespace: &str, fails: bool) {
+        let watched = Watched { controller: controller.to_owned(), namespace: namespace.to_owned() };
+        if fails {
+            self.watch_failing.get_or_create(&watched).set(1);
+        } else {
+            self.watch_failing.remove(&watched);
+        }
     }
 
     fn ended(&self, controller: &str, result: ResultLabel, took: Duration) {

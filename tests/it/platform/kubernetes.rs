@@ -83,10 +83,16 @@ async fn real_status_is_applied_whole_and_refused_for_another_version() {
     let gone = ObjectId { name: "b".to_owned(), ..now.clone() };
     let missing = platform.apply_status(&gone, &full).await;
     assert!(matches!(missing, Err(PlatformError::NotFound(_) | PlatformError::Conflict(_))), "{missing:?}");
-    let wrong = platform.apply_status(&now, &json!({"observedGeneration": 1, "state": "Fine"})).await;
-    assert!(matches!(&wrong, Err(PlatformError::Invalid(why)) if why.contains("status.state")), "{wrong:?}");
+    for unknown in [json!({"observedGeneration": 1, "state": "Fine"}), json!({"observedGeneration": 1, "mood": "fine"})]
+    {
+        let wrong = platform.apply_status(&now, &unknown).await;
+        let named = |said: &str| said.contains("status.state") || said.contains(".status.mood");
+        assert!(matches!(&wrong, Err(PlatformError::OlderSchema { said, .. }) if named(said)), "{wrong:?}");
+        assert!(platform.problems().iter().any(|p| p.message.contains("older than this controller")));
+    }
 
     platform.apply_status(&now, &full).await.expect("the same again");
+    assert_eq!(platform.problems(), []);
     assert_eq!(ObjectId::of(&only(&platform).await), now, "writing the same changes nothing");
     let less = json!({"observedGeneration": 1, "state": "Down"});
     platform.apply_status(&now, &less).await.expect("less");
@@ -141,6 +147,72 @@ async fn real_watch_that_is_not_allowed_says_so_and_goes_on_once_it_is() {
         }
     }
     assert_eq!(platform.problems(), []);
+}
+
+#[tokio::test]
+async fn real_watch_of_several_namespaces_leaves_out_the_one_that_is_shut_until_it_is_opened() {
+    let (server, namespaces, platform) = platform(3).await;
+    let [good, shut, other] = namespaces.as_slice() else { unreachable!("three were made") };
+    for (namespace, name) in [(good, "a"), (shut, "b"), (other, "c")] {
+        server.apply(&backend_in(namespace, name, 1));
+    }
+    server.kubectl(&["--namespace", shut, "delete", "rolebinding", "ostler"]);
+    let mut watch: Watch = platform.watch("LLMBackend");
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|event| event != "done") {
+        let event =
+            tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("in time").expect("never ends");
+        match event {
+            Ok(Event::InitApply(object)) => seen.push(object.name_any()),
+            Ok(Event::InitDone) => seen.push("done".to_owned()),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    assert_eq!(seen, ["a", "c", "done"]);
+    let unreadable = platform.unreadable("LLMBackend");
+    assert_eq!(unreadable.keys().collect::<Vec<_>>(), [shut]);
+    assert!(unreadable[shut].unknown && unreadable[shut].why.contains("not allowed"), "{unreadable:?}");
+    let listed: Vec<String> =
+        platform.list("LLMBackend").await.expect("list").iter().map(ResourceExt::name_any).collect();
+    assert_eq!(listed, ["a", "c"]);
+
+    let watched = format!("watchNamespaces={}", json!(namespaces));
+    server.apply(&Chart::new(&namespaces[0], &[&watched]).render(&["role.yaml"]).expect("render"));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let event = tokio::time::timeout_at(deadline, watch.next()).await.expect("opened in time").expect("never ends");
+        if matches!(event, Ok(Event::InitApply(object)) if object.name_any() == "b") {
+            break;
+        }
+    }
+    assert!(platform.unreadable("LLMBackend").is_empty());
+}
+
+#[tokio::test]
+async fn real_secrets_that_are_the_clusters_own_or_do_not_consent_are_not_read() {
+    let (server, namespaces, platform) = platform(1).await;
+    let namespace = &namespaces[0];
+    server.kubectl(&[
+        "--namespace",
+        namespace,
+        "create",
+        "secret",
+        "generic",
+        "s",
+        "--from-literal=systemPrompt=hunter2",
+    ]);
+    let refused = platform.prompt_secret(namespace, "s").await;
+    assert!(
+        matches!(&refused, Err(PlatformError::Forbidden(why)) if why.contains("ostler.dev/system-prompt=true")),
+        "{refused:?}"
+    );
+    server.kubectl(&["--namespace", namespace, "label", "secret", "s", "ostler.dev/system-prompt=true"]);
+    assert_eq!(platform.prompt_secret(namespace, "s").await.expect("consents")["systemPrompt"], b"hunter2");
+    server.apply(&format!(
+        "apiVersion: v1\nkind: Secret\ntype: bootstrap.kubernetes.io/token\nmetadata: {{name: own, namespace: {namespace}}}\nstringData: {{token: x}}\n"
+    ));
+    let own = platform.secret(namespace, "own").await;
+    assert!(matches!(&own, Err(PlatformError::Forbidden(why)) if why.contains("Opaque")), "{own:?}");
 }
 
 #[tokio::test]

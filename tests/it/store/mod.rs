@@ -113,6 +113,7 @@ on_both! {
     tasks_ending::close_ends_deferred_tasks_as_failed,
     tasks_ending::purge_deletes_what_ended,
     tasks_ending::a_command_stops_at_its_bound_and_a_filter_without_conditions_is_all,
+    tasks_ending::a_command_can_be_for_tasks_older_than_some_moment,
     tasks_ending::what_becomes_pending_follows_its_expert,
     tasks_ending::a_result_of_any_shape_is_kept,
     tasks_following::changes_are_read_on_from_a_cursor_in_their_order,

@@ -331,6 +331,23 @@ pub async fn a_command_stops_at_its_bound_and_a_filter_without_conditions_is_all
     assert!(rest.iter().all(|id| ids.contains(id)));
 }
 
+pub async fn a_command_can_be_for_tasks_older_than_some_moment(bench: &Bench) {
+    let fence = shop(bench, 50).await;
+    let old = give_many(bench, &fence, "igor", 3).await;
+    let moment = task(bench, old[2]).await.created_at + SignedDuration::from_micros(1);
+    while bench.store.task(give_many(bench, &fence, "igor", 1).await[0]).await.expect("read").unwrap().created_at
+        < moment
+    {}
+    let older = TaskFilter { created_before: Some(moment), ..TaskFilter::default() };
+    for command in [TaskCommand::Cancel, TaskCommand::Purge] {
+        let mut done = bench.store.command_tasks(&older, &command, "", 99).await.expect("command");
+        done.sort_unstable();
+        assert_eq!(done[..3], old, "{command:?}");
+    }
+    let left = bench.store.tasks(&TaskFilter::default(), &all_on_a_page()).await.expect("read");
+    assert!(!left.is_empty() && left.iter().all(|task| task.created_at >= moment), "{left:?}");
+}
+
 pub async fn what_becomes_pending_follows_its_expert(bench: &Bench) {
     let fence = shop(bench, 50).await;
     let ids = give_many(bench, &fence, "igor", 3).await;

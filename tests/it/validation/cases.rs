@@ -98,6 +98,16 @@ fn shapes() -> Vec<Case> {
         llm(
             "an alias twice",
             "spec: {engine: MLX, url: 'http://h:1', models: [{name: a, alias: x}, {name: b, alias: x}]}",
+            Refused("same alias"),
+        ),
+        llm(
+            "an alias that is another model's name",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: a}, {name: b, alias: a}]}",
+            Refused("same alias"),
+        ),
+        llm(
+            "names that are swapped by aliases",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: a, alias: b}, {name: b, alias: a}]}",
             Accepted,
         ),
         llm("a model without a name", "spec: {engine: MLX, url: 'http://h:1', models: [{alias: x}]}", Refused("name")),
@@ -139,6 +149,13 @@ fn types() -> Vec<Case> {
         llm("a port of five digits that is none", "spec: {engine: MLX, url: 'http://h:99999/v1'}", Refused("spec.url")),
         llm("the port zero", "spec: {engine: MLX, url: 'http://h:0'}", Refused("spec.url")),
         llm("a colon without a port", "spec: {engine: MLX, url: 'http://h:'}", Refused("spec.url")),
+        llm("an IPv4 address past its end", "spec: {engine: MLX, url: 'http://10.0.0.256:1'}", Refused("spec.url")),
+        llm("an IPv4 address of five parts", "spec: {engine: MLX, url: 'http://10.0.0.1.1:1'}", Refused("spec.url")),
+        llm("a host of strange signs", "spec: {engine: MLX, url: 'http://a|b:1'}", Refused("spec.url")),
+        llm("a host with a percent sign", "spec: {engine: MLX, url: 'http://%zz:1'}", Refused("spec.url")),
+        llm("brackets around a word", "spec: {engine: MLX, url: 'http://[abc]:1'}", Refused("spec.url")),
+        llm("a host that begins with a digit", "spec: {engine: MLX, url: 'http://3com.example.:1'}", Accepted),
+        llm("a host with a number in it", "spec: {engine: MLX, url: 'http://mac-2.local:1'}", Accepted),
         llm("the last port", "spec: {engine: MLX, url: 'http://h:65535/v1'}", Accepted),
         llm("an IPv6 address with a port", "spec: {engine: MLX, url: 'http://[::ffff:127.0.0.1]:8080'}", Accepted),
         llm("an IPv6 address without brackets", "spec: {engine: MLX, url: 'http://::1:8080'}", Refused("spec.url")),
@@ -197,6 +214,47 @@ fn bounds() -> Vec<Case> {
             "too many paths",
             "spec: {engine: MLX, url: 'http://h:1', probe: {paths: [/1, /2, /3, /4, /5, /6, /7, /8, /9]}}",
             Refused("probe.paths"),
+        ),
+        llm(
+            "an agent above",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {hostAgentRef: {name: ../x}, service: a}}",
+            Refused("hostAgentRef.name"),
+        ),
+        llm(
+            "a service above",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {hostAgentRef: {name: x}, service: ../a}}",
+            Refused("recovery.service"),
+        ),
+        llm(
+            "a workload above",
+            "spec: {engine: MLX, url: 'http://h:1', recovery: {workloadRef: {kind: Deployment, name: a/b}}}",
+            Refused("workloadRef.name"),
+        ),
+        llm(
+            "a secret in capitals",
+            "spec: {engine: MLX, url: 'http://h:1', authSecretRef: {name: Token}}",
+            Refused("authSecretRef.name"),
+        ),
+        llm(
+            "a name of dots",
+            "spec: {engine: MLX, url: 'http://h:1', authSecretRef: {name: ..}}",
+            Refused("authSecretRef.name"),
+        ),
+        llm("a name with a dot", "spec: {engine: MLX, url: 'http://h:1', authSecretRef: {name: a.b-c}}", Accepted),
+        llm(
+            "a model of a space",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: ' '}]}",
+            Refused("models[0].name"),
+        ),
+        llm(
+            "an alias of two lines",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: a, alias: \"a\\nb\"}]}",
+            Refused("models[0].alias"),
+        ),
+        llm(
+            "a model that is a path with a space",
+            "spec: {engine: MLX, url: 'http://h:1', models: [{name: '/Users/ada/My Models/x:4bit'}]}",
+            Accepted,
         ),
         llm("letters count, not bytes", "spec: {engine: MLX, url: 'http://h:1', models: [{name: ä}]}", Accepted),
     ]

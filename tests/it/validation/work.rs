@@ -41,6 +41,28 @@ fn experts() -> Vec<Case> {
         ("an embedder with a prompt", "spec: {model: m, handler: Embed, systemPrompt: a}", Refused("only a chat")),
         ("the same domain twice", "spec: {model: m, domains: [a, a]}", Refused("domains")),
         ("an empty domain", "spec: {model: m, domains: ['']}", Refused("domains")),
+        (
+            "a prompt of a key above",
+            "spec: {model: m, systemPromptRef: {name: p, key: ../k}}",
+            Refused("systemPromptRef.key"),
+        ),
+        (
+            "a prompt of a name above",
+            "spec: {model: m, systemPromptRef: {name: ../p}}",
+            Refused("systemPromptRef.name"),
+        ),
+        ("a key that begins with a dot", "spec: {model: m, systemPromptRef: {name: p, key: .k_1}}", Accepted),
+        (
+            "a webhook at a port that is none",
+            "spec: {handler: Webhook, webhook: {url: 'http://h:99999/x'}}",
+            Refused("webhook.url"),
+        ),
+        (
+            "a webhook signed by a name that is none",
+            "spec: {handler: Webhook, webhook: {url: 'http://h:1', secretRef: {name: a/b}}}",
+            Refused("secretRef.name"),
+        ),
+        ("a domain of two lines", "spec: {model: m, domains: [\"a\\nb\"]}", Refused("domains[0]")),
         ("a float", "spec: {model: m, parameters: {temperaturePercent: 0.7}}", Refused("temperaturePercent")),
         ("too hot", "spec: {model: m, parameters: {temperaturePercent: 201}}", Refused("temperaturePercent")),
         ("five stops", "spec: {model: m, parameters: {stop: [a, b, c, d, e]}}", Refused("stop")),
@@ -62,6 +84,28 @@ fn queues() -> Vec<Case> {
             Accepted,
         ),
         ("no attempt at all", "spec: {retry: {maxAttempts: 0}}", Refused("maxAttempts")),
+        (
+            "a wait above its maximum",
+            "spec: {retry: {backoffSeconds: 60, maxBackoffSeconds: 59}}",
+            Refused("backoffSeconds is above"),
+        ),
+        (
+            "a wait above the default maximum",
+            "spec: {retry: {backoffSeconds: 601}}",
+            Refused("backoffSeconds is above"),
+        ),
+        ("a wait at its maximum", "spec: {retry: {backoffSeconds: 60, maxBackoffSeconds: 60}}", Accepted),
+        ("a default expert above", "spec: {defaultExpertRef: {name: ../e}}", Refused("defaultExpertRef.name")),
+        (
+            "a requirement of a name that is none",
+            "spec: {requires: [{kind: LLMBackend, name: A_b}]}",
+            Refused("requires[0].name"),
+        ),
+        (
+            "a requirement of a condition that is none",
+            "spec: {requires: [{kind: LLMBackend, name: a, condition: 'is ready'}]}",
+            Refused("requires[0].condition"),
+        ),
         ("a lease of nothing", "spec: {leaseSeconds: 0}", Refused("leaseSeconds")),
         ("a requirement of a pod", "spec: {requires: [{kind: Pod, name: a}]}", Refused("kind")),
         ("a requirement without a name", "spec: {requires: [{kind: LLMBackend}]}", Refused("name")),
@@ -82,6 +126,17 @@ fn pools() -> Vec<Case> {
             Accepted,
         ),
         ("a pool without queues", "spec: {queueRefs: []}", Refused("queueRefs")),
+        ("a queue above", "spec: {queueRefs: [{name: ../a}]}", Refused("queueRefs[0].name")),
+        (
+            "an image with a space",
+            "spec: {queueRefs: [{name: a}], template: {image: 'a b'}}",
+            Refused("template.image"),
+        ),
+        (
+            "a variable of a Secret's key that is none",
+            "spec: {queueRefs: [{name: a}], template: {env: [{name: A, secretKeyRef: {name: s, key: 'a b'}}]}}",
+            Refused("secretKeyRef.key"),
+        ),
         ("the same queue twice", "spec: {queueRefs: [{name: a}, {name: a}]}", Refused("queueRefs")),
         (
             "fewer at most than at least",
@@ -131,6 +186,63 @@ fn schedules() -> Vec<Case> {
         ),
         ("daily", "spec: {queueRef: {name: a}, schedule: '@daily', task: {data: {any: [thing, 1]}}}", Accepted),
         ("texts to embed", "spec: {queueRef: {name: a}, schedule: '@hourly', task: {input: [a]}}", Accepted),
+        ("midnight", "spec: {queueRef: {name: a}, schedule: '@midnight', task: {prompt: x}}", Accepted),
+        (
+            "what cron can say",
+            "spec: {queueRef: {name: a}, schedule: '*/10,5 0-12/3 1,15W,L jan-MAR ?', task: {prompt: x}}",
+            Accepted,
+        ),
+        ("the second friday", "spec: {queueRef: {name: a}, schedule: '0 0 * * fri#2', task: {prompt: x}}", Accepted),
+        (
+            "a word that is none",
+            "spec: {queueRef: {name: a}, schedule: '@fortnightly', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "a minute too many",
+            "spec: {queueRef: {name: a}, schedule: '60 * * * *', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "an hour too many",
+            "spec: {queueRef: {name: a}, schedule: '0 24 * * *', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "a step from one value",
+            "spec: {queueRef: {name: a}, schedule: '0/10 * * * *', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "a step of nothing",
+            "spec: {queueRef: {name: a}, schedule: '*/0 * * * *', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "a month of no name",
+            "spec: {queueRef: {name: a}, schedule: '0 0 1 mai *', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "an eighth day",
+            "spec: {queueRef: {name: a}, schedule: '0 0 * * 8', task: {prompt: x}}",
+            Refused("schedule can't be read"),
+        ),
+        (
+            "an expert above",
+            "spec: {queueRef: {name: a}, schedule: '@daily', task: {prompt: x, expert: ../e}}",
+            Refused("task.expert"),
+        ),
+        (
+            "a label that is none",
+            "spec: {queueRef: {name: a}, schedule: '@daily', forEachExpert: {matchLabels: {a: 'b c'}}, task: {prompt: x}}",
+            Refused("matchLabels"),
+        ),
+        (
+            "a label's key that is none",
+            "spec: {queueRef: {name: a}, schedule: '@daily', forEachExpert: {matchExpressions: [{key: 'a b', operator: Exists}]}, task: {prompt: x}}",
+            Refused("matchExpressions[0].key"),
+        ),
         ("four fields", "spec: {queueRef: {name: a}, schedule: '* * * *', task: {prompt: x}}", Refused("schedule")),
         ("six fields", "spec: {queueRef: {name: a}, schedule: '0 * * * * *', task: {prompt: x}}", Refused("schedule")),
         (
@@ -219,6 +331,51 @@ fn checks() -> Vec<Case> {
             Refused("above maxBackoffSeconds"),
         ),
         ("too many percent", format!("spec: {{{docker}, maxUnhealthy: 101%}}"), Refused("maxUnhealthy")),
+        (
+            "a container above",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, names: ['../../etc']}}}".into(),
+            Refused("names[0]"),
+        ),
+        (
+            "an agent above",
+            "spec: {target: {docker: {hostAgentRef: {name: ../x}, names: [c]}}}".into(),
+            Refused("hostAgentRef.name"),
+        ),
+        (
+            "a workload of a name that is none",
+            "spec: {target: {kubernetes: {workloadRef: {kind: Deployment, name: '../d'}}}}".into(),
+            Refused("workloadRef.name"),
+        ),
+        (
+            "a dependency of a name that is none",
+            format!("spec: {{{docker}, dependsOn: [{{kind: LLMBackend, name: a/b}}]}}"),
+            Refused("dependsOn[0].name"),
+        ),
+        (
+            "a probe at a port that is none",
+            format!("spec: {{{pods}, probe: {{http: {{url: 'http://HOST:80800/'}}}}}}"),
+            Refused("probe.http.url"),
+        ),
+        (
+            "a service that is an option",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: /srv/k, services: [--all]}}}}".into(),
+            Refused("services[0]"),
+        ),
+        (
+            "a file that is an option",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: /srv/k, files: [--help]}}}}".into(),
+            Refused("files[0]"),
+        ),
+        (
+            "a file of a registry",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: /srv/k, files: ['oci://r/p']}}}}".into(),
+            Refused("files[0]"),
+        ),
+        (
+            "a file elsewhere",
+            "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: /srv/k, files: ['/srv/a b.yaml', '../c.yaml']}}}}".into(),
+            Accepted,
+        ),
         ("a relative project", "spec: {target: {docker: {hostAgentRef: {name: a}, compose: {projectDirectory: srv}}}}".into(), Refused("projectDirectory")),
     ];
     let case = |(what, rest, verdict): (&'static str, String, Verdict)| Case {

@@ -1,11 +1,12 @@
 //! Declarations that no healing can help, and services that are down because a person wants it.
 
 use crate::{
-    api::BackendState,
+    api::{BackendState, ConditionStatus},
     host::{HoldOwner, ServiceState},
+    store::Admission,
 };
 
-use super::{super::seen::Misdeclared, Facts, Judgement};
+use super::{super::seen::Misdeclared, Aspect, Facts, Judgement};
 
 impl Facts<'_> {
     pub(super) fn misdeclared(&self) -> Option<Judgement> {
@@ -18,6 +19,10 @@ impl Facts<'_> {
                     self.spec.url
                 ),
             ),
+            Misdeclared::InvalidUrl { why } => {
+                (BackendState::InvalidSpec, "InvalidURL", format!("spec.url {} is no URL: {why}", self.spec.url))
+            }
+            Misdeclared::SharedServer { ready } => return Some(self.shared(*ready)),
             Misdeclared::DuplicateServer { older } => (
                 BackendState::DuplicateServer,
                 "DuplicateServer",
@@ -31,6 +36,14 @@ impl Facts<'_> {
                     "recovery.hostAgentRef names {name}, and there is no such HostAgent: create it, or correct the name"
                 ),
             ),
+            Misdeclared::WorkloadMissing { workload } => (
+                BackendState::WorkloadMissing,
+                "WorkloadMissing",
+                format!(
+                    "the server does not answer, and recovery.workloadRef names {workload}, which does not exist: create it, or \
+                     correct the name"
+                ),
+            ),
             Misdeclared::ServiceUnknown { agent, service } => (
                 BackendState::HostAgentMissing,
                 "ServiceUnknown",
@@ -40,6 +53,28 @@ impl Facts<'_> {
             ),
         };
         Some(self.judgement(state, reason, message).for_human())
+    }
+
+    /// One backend alone judges and heals a server, and sets its limit. Nothing is told of it but how the server is.
+    fn shared(&self, ready: Option<bool>) -> Judgement {
+        let of = |state, message: &str| self.judgement(state, "SharedServer", message.to_owned());
+        match ready {
+            Some(true) => {
+                let mut shared = of(
+                    BackendState::Shared,
+                    "serves; another namespace declared the server first, so its limit is in force and shared, and it is healed there",
+                );
+                shared.reachable = Aspect::new(ConditionStatus::True, "SharedServer");
+                shared.serving = Aspect::new(ConditionStatus::True, "SharedServer");
+                (shared.ready, shared.admission) = (true, Admission::Open);
+                shared
+            }
+            Some(false) => of(
+                BackendState::Down,
+                "another namespace declared the server first, and does not find it ready: it is healed there",
+            ),
+            None => of(BackendState::Proving, "another namespace declared the server first, and has not judged it yet"),
+        }
     }
 
     /// A service that a person stopped is as it should be: not failed, and not to be healed.

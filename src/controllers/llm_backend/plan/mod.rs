@@ -267,7 +267,7 @@ impl Pass<'_> {
         let will = &self.seen.will;
         let service = self.seen.agent.service();
         let disk_full = service.and_then(|s| s.disk_free_percent).is_some_and(|free| free < 5.0);
-        if will.suspended || will.paused || will.observe || disk_full {
+        if will.suspended || will.paused || will.observe || disk_full || self.seen.misdeclared.is_some() {
             return;
         }
         let due = |model: &String| self.seen.pulls.get(model).is_none_or(|pull| pull.is_due(self.now));

@@ -136,7 +136,7 @@ impl Task {
     async fn probe(&mut self) -> Duration {
         let wish = self.wishes.borrow().clone();
         let period = Duration::from_secs(wish.spec.probe.period_seconds.unsigned_abs().into());
-        let ours = !matches!(wish.misdeclared, Some(Misdeclared::LoopbackUrl | Misdeclared::DuplicateServer { .. }));
+        let ours = wish.misdeclared.as_ref().is_none_or(Misdeclared::leaves_the_server);
         let Some(endpoint) = wish.endpoint.as_ref().filter(|_| ours) else { return LOOK };
         let timeout = Duration::from_secs(wish.spec.probe.timeout_seconds.unsigned_abs().into());
         let engine = engine(engine_kind(wish.spec.engine));

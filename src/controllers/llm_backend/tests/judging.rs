@@ -9,7 +9,7 @@ use super::{
         judge::Judgement,
         memory::Cause,
         plan::decide,
-        seen::{Load, Pull},
+        seen::{Load, Misdeclared, Pull},
     },
     *,
 };
@@ -53,6 +53,26 @@ fn a_probe_says_what_a_server_is() {
         let judged = judged(&ollama(), &probed(&verdicts, at(0)), &proved(at(-100)));
         assert_eq!((judged.state, judged.reason, judged.cause), (state, reason, cause), "{case}");
     }
+}
+
+#[test]
+fn a_server_that_another_namespace_declared_first_is_shared_and_left_to_it() {
+    let with = |ready| Seen { misdeclared: Some(Misdeclared::SharedServer { ready }), ..Seen::default() };
+    for (ready, state) in
+        [(Some(true), BackendState::Shared), (Some(false), BackendState::Down), (None, BackendState::Proving)]
+    {
+        let (judged, plan) = decide(&ollama(), &with(ready), &Memory::default(), "e", at(0));
+        assert_eq!((judged.state, judged.ready, judged.cause), (state, ready == Some(true), None));
+        assert!(plan.act.is_none() && plan.pull.is_empty() && plan.preload.is_none() && !judged.for_human, "{plan:?}");
+    }
+}
+
+#[test]
+fn a_workload_that_does_not_exist_is_named() {
+    let missing = Misdeclared::WorkloadMissing { workload: "Deployment engine".into() };
+    let judged = judged(&ollama(), &Seen { misdeclared: Some(missing), ..Seen::default() }, &Memory::default());
+    assert_eq!((judged.state, judged.for_human), (BackendState::WorkloadMissing, true));
+    assert!(judged.message.contains("Deployment engine, which does not exist"), "{}", judged.message);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 use crate::{
-    api::{BackendState, Condition, ConditionStatus, LLMBackendStatus, condition},
+    api::{BackendState, Condition, ConditionStatus, LLMBackendStatus, RecoveryRecord, RecoveryStatus, condition},
     store::Admission,
 };
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     super::{
@@ -28,6 +30,35 @@ fn a_steady_backend_is_written_once() {
     let (second, _) = pass(&probed(&[listing()], at(600)), &memory, Some(&first), at(600));
     assert!(!differs(Some(&first), &second));
     assert_eq!(of(&second, "Ready").last_transition_time, of(&first, "Ready").last_transition_time);
+}
+
+#[test]
+fn a_history_with_nanoseconds_is_no_change_of_what_was_stored() {
+    let (mut new, _) = pass(&probed(&[listing()], at(0)), &proved(at(-1)), None, at(0));
+    let time: Timestamp = "2026-03-01T12:00:00.123456789Z".parse().unwrap();
+    let of = |text: &str| text.to_owned();
+    let record = RecoveryRecord {
+        time: Time(time),
+        cause: of("Refused"),
+        step: of("Restart"),
+        outcome: of("Helped"),
+        evidence: of("connection refused"),
+    };
+    new.recovery = Some(RecoveryStatus { history: vec![record], ..RecoveryStatus::default() });
+    let stored: LLMBackendStatus = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
+    assert_ne!(stored.recovery, new.recovery, "the API server keeps whole seconds");
+    assert!(!differs(Some(&stored), &new));
+}
+
+#[test]
+fn every_condition_says_something_in_every_state() {
+    for verdicts in [vec![], vec![listing()], vec![ProbeVerdict::Refused; 3], vec![models(&[])]] {
+        for memory in [Memory::default(), proved(at(-1))] {
+            let (status, _) = pass(&probed(&verdicts, at(0)), &memory, None, at(0));
+            let mute: Vec<_> = status.conditions.iter().filter(|c| c.message.is_empty()).map(|c| &c.type_).collect();
+            assert!(mute.is_empty(), "{verdicts:?}: {mute:?}");
+        }
+    }
 }
 
 #[test]

@@ -192,8 +192,8 @@ fn secrets_are_taken_decoded_and_never_recorded_or_shown() {
     let plan = home.sees(&[("s.yaml", SECRET)]);
     assert!(plan.puts.is_empty());
     let data = home.state.secrets.values().next().unwrap();
-    assert_eq!(data.0["a"], b"hello");
-    assert_eq!(data.0["b"], b"world");
+    assert_eq!(data.data["a"], b"hello");
+    assert_eq!(data.data["b"], b"world");
     let shown = format!("{:?}", home.state);
     assert!(!shown.contains("104, 101") && !shown.contains("world"), "{shown}");
 

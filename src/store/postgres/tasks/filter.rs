@@ -9,8 +9,21 @@ use crate::tasks::TaskState;
 
 /// Adds the conditions of a filter, after a `WHERE true`.
 pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilter) {
-    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until } =
-        filter;
+    let TaskFilter {
+        ids,
+        namespace,
+        queue,
+        states,
+        domain,
+        role,
+        expert,
+        unassigned,
+        key,
+        labels,
+        since,
+        until,
+        created_before,
+    } = filter;
     for (column, wanted) in [
         (" AND namespace = ", namespace),
         (" AND queue = ", queue),
@@ -43,5 +56,8 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &TaskFilte
     }
     if let Some(until) = until {
         query.push(" AND state_since < ").push_bind(Stamp::from(*until));
+    }
+    if let Some(before) = created_before {
+        query.push(" AND created_at < ").push_bind(Stamp::from(*before));
     }
 }

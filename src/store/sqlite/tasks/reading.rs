@@ -48,8 +48,21 @@ impl Part {
 
 /// Adds the conditions of a filter, after a `WHERE true`.
 pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter) {
-    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until } =
-        filter;
+    let TaskFilter {
+        ids,
+        namespace,
+        queue,
+        states,
+        domain,
+        role,
+        expert,
+        unassigned,
+        key,
+        labels,
+        since,
+        until,
+        created_before,
+    } = filter;
     for (column, wanted) in [
         (" AND namespace = ", namespace),
         (" AND queue = ", queue),
@@ -84,6 +97,9 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter)
     }
     if let Some(until) = until {
         query.push(" AND state_since < ").push_bind(Stamp::from(*until));
+    }
+    if let Some(before) = created_before {
+        query.push(" AND created_at < ").push_bind(Stamp::from(*before));
     }
 }
 

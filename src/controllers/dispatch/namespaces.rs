@@ -1,0 +1,146 @@
+//! Tasks go with their namespace: those of one that is deleted are cancelled, and none of them is left to another that is made under
+//! its name.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    platform::{Namespaces, Platform},
+    store::{QueueCounts, StoreError, TaskCommand, TaskFilter},
+    tasks::retry::doubled,
+};
+
+use super::Desk;
+
+const PERIOD: Duration = Duration::from_secs(5);
+/// The longest wait after failures: going through very many tasks may take longer than a statement is given.
+const LONGEST: Duration = Duration::from_secs(600);
+/// The clocks of database and API server may differ by so much.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
+/// Tasks that one statement changes, and statements in a row.
+const BATCH: i64 = 1_000;
+const BATCHES: usize = 20;
+
+/// What is to be done about the tasks of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// It does not exist: nobody waits for them.
+    Cancel { namespace: String },
+    /// It was made then: older ones are of another that had its name.
+    Drop { namespace: String, made_at: Timestamp },
+}
+
+pub async fn run(desk: Desk, platform: Arc<dyn Platform>) {
+    let (mut cleared, mut failures) = (BTreeMap::new(), 0);
+    loop {
+        desk.beat.beat();
+        match platform.namespaces().await {
+            Ok(known) if desk.term.still_leads() => {
+                let passed = desk.note("tasks of former namespaces", pass(&desk, &known, &mut cleared).await);
+                failures = if passed.is_some() { 1 } else { failures + 1 };
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "namespaces not read; will retry"),
+        }
+        // In parts, so that the loop is seen to be alive.
+        for _ in 0..(doubled(PERIOD, LONGEST, failures).as_secs() / PERIOD.as_secs()) {
+            tokio::time::sleep(PERIOD).await;
+            desk.beat.beat();
+        }
+    }
+}
+
+/// `cleared`: when the namespaces were made of whose predecessors nothing is left.
+async fn pass(desk: &Desk, known: &Namespaces, cleared: &mut BTreeMap<String, Timestamp>) -> Result<(), StoreError> {
+    if *known == Namespaces::default() {
+        return Ok(());
+    }
+    let counts = if known.gone.is_empty() && !known.complete { Vec::new() } else { desk.store.queue_counts().await? };
+    for step in steps(known, &counts, cleared) {
+        match step {
+            Step::Cancel { namespace } => {
+                let filter = TaskFilter { namespace: Some(namespace.clone()), ..TaskFilter::default() };
+                let ended = carry_out(desk, &filter, &TaskCommand::Cancel).await?.0;
+                tracing::info!(namespace, ended, "namespace is deleted: its tasks are cancelled");
+            }
+            Step::Drop { namespace, made_at } => {
+                let created_before = made_at.checked_sub(SKEW).ok();
+                let filter = TaskFilter { namespace: Some(namespace.clone()), created_before, ..TaskFilter::default() };
+                let (ended, all) = carry_out(desk, &filter, &TaskCommand::Cancel).await?;
+                let (dropped, rest) = carry_out(desk, &filter, &TaskCommand::Purge).await?;
+                if ended + dropped > 0 {
+                    tracing::info!(namespace, dropped, "namespace was made anew: tasks of its predecessor are dropped");
+                }
+                if all && rest {
+                    cleared.insert(namespace, made_at);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many tasks it was carried out on, and whether that is all.
+async fn carry_out(desk: &Desk, filter: &TaskFilter, command: &TaskCommand) -> Result<(usize, bool), StoreError> {
+    let mut count = 0;
+    for _ in 0..BATCHES {
+        desk.beat.beat();
+        let done = desk.store.command_tasks(filter, command, "its namespace was deleted", BATCH).await?.len();
+        count += done;
+        if done == 0 {
+            return Ok((count, true));
+        }
+    }
+    Ok((count, false))
+}
+
+fn steps(known: &Namespaces, counts: &[QueueCounts], cleared: &BTreeMap<String, Timestamp>) -> Vec<Step> {
+    let live = counts.iter().filter(|c| c.pending + c.in_progress + c.deferred_to_human > 0);
+    let mut gone: Vec<&String> = live.map(|c| &c.namespace).filter(|namespace| known.is_gone(namespace)).collect();
+    gone.dedup();
+    let cancel = gone.into_iter().map(|namespace| Step::Cancel { namespace: namespace.clone() });
+    let new = known.there.iter().filter(|(namespace, made_at)| cleared.get(*namespace) != Some(made_at));
+    let drop = new.map(|(namespace, made_at)| Step::Drop { namespace: namespace.clone(), made_at: *made_at });
+    cancel.chain(drop).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn counts(namespace: &str, pending: i64) -> QueueCounts {
+        QueueCounts {
+            namespace: namespace.into(),
+            queue: "q".into(),
+            pending,
+            unassigned: 0,
+            in_progress: 0,
+            deferred_to_human: 0,
+            completed: 1,
+            failed: 0,
+            oldest_pending: None,
+        }
+    }
+
+    #[test]
+    fn tasks_are_cancelled_with_their_namespace_and_dropped_before_another_of_its_name() {
+        let cancel = |namespace: &str| Step::Cancel { namespace: namespace.into() };
+        let drop = |namespace: &str, second| Step::Drop { namespace: namespace.into(), made_at: at(second) };
+        let there = [("a".to_owned(), at(10)), ("b".to_owned(), at(20))];
+        let mut known = Namespaces { there: there.into(), gone: ["c".to_owned()].into(), complete: false };
+        let all = [counts("a", 1), counts("c", 1), counts("c", 2), counts("d", 1), counts("e", 0)];
+        let mut cleared = BTreeMap::from([("a".to_owned(), at(10))]);
+        assert_eq!(steps(&known, &all, &cleared), [cancel("c"), drop("b", 20)], "nothing is known of d");
+        known.complete = true;
+        assert_eq!(steps(&known, &all, &cleared), [cancel("c"), cancel("d"), drop("b", 20)]);
+        cleared.insert("b".to_owned(), at(19));
+        assert_eq!(steps(&known, &[], &cleared), [drop("b", 20)], "made anew");
+        cleared.insert("b".to_owned(), at(20));
+        assert_eq!(steps(&known, &[], &cleared), []);
+    }
+}
