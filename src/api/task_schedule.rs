@@ -22,7 +22,8 @@ pub const RUN_REQUESTED_AT: &str = "ostler.dev/run-requested-at";
 /// Under this kind a person's `run` of a schedule is kept in the store, where manifests are a folder.
 pub const RUN_CONTROL: &str = "TaskScheduleRun";
 
-/// One field of cron: a list of values, ranges and steps (`5`, `1-5`, `*/10`, `1-30/5`), or what is only this field's.
+/// One field of cron: a list of values, ranges and steps (`5`, `1-5`, `*/10`, `1-30/5`), or what is only this field's. Names are
+/// spelled out: `(?i)` would admit signs such as the Kelvin for a k.
 macro_rules! field {
     ($value:expr) => {
         field!($value, $value)
@@ -58,28 +59,32 @@ macro_rules! day {
 }
 macro_rules! month {
     () => {
-        "0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+        concat!(
+            "0?[1-9]|1[0-2]|",
+            "[jJ][aA][nN]|[fF][eE][bB]|[mM][aA][rR]|[aA][pP][rR]|[mM][aA][yY]|[jJ][uU][nN]|",
+            "[jJ][uU][lL]|[aA][uU][gG]|[sS][eE][pP]|[oO][cC][tT]|[nN][oO][vV]|[dD][eE][cC]"
+        )
     };
 }
 macro_rules! weekday {
     () => {
-        "[0-7]|sun|mon|tue|wed|thu|fri|sat"
+        "[0-7]|[sS][uU][nN]|[mM][oO][nN]|[tT][uU][eE]|[wW][eE][dD]|[tT][hH][uU]|[fF][rR][iI]|[sS][aA][tT]"
     };
 }
 
 macro_rules! cron {
     () => {
         concat!(
-            "^(?i)(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|",
+            "^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|",
             field!(minute!()),
             " +",
             field!(hour!()),
             " +([?]|",
-            field!(day!(), concat!("(", day!(), ")w?|lw?")),
+            field!(day!(), concat!("(", day!(), ")[wW]?|[lL][wW]?")),
             ") +",
             field!(month!()),
             " +([?]|",
-            field!(weekday!(), concat!("(", weekday!(), ")(l|#[1-5])?")),
+            field!(weekday!(), concat!("(", weekday!(), ")([lL]|#[1-5])?")),
             "))$"
         )
     };

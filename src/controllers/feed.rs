@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Resource, ResourceExt,
     api::DynamicObject,
@@ -19,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{Condition, ConditionStatus},
     platform::{Note, ObjectId, Platform, Problem, WatchError},
     telemetry::{Beat, Metrics},
 };
@@ -26,11 +28,19 @@ use crate::{
 /// How many touches a slow reader may be behind; past that it takes up everything again.
 const BEHIND: usize = 4096;
 
+/// The word for it, in conditions and events.
+const UNDECODABLE: &str = "Undecodable";
+
 /// What is known of an object that can't be decoded: an older or newer release wrote it, or it holds a value that is unknown here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undecodable {
     pub id: ObjectId,
     pub why: String,
+    generation: i64,
+    /// Its controller has a version to go by, and writes its status.
+    has_last_good: bool,
+    /// Its status says so already.
+    is_told: bool,
 }
 
 /// By namespace and name.
@@ -127,15 +137,22 @@ where
         self.objects.state().iter().filter_map(|object| object.uid()).chain(undecodable).chain(kept).collect()
     }
 
-    /// Tells of each object that can't be decoded by an event about it, for as long as this process leads.
+    /// Tells of each object that can't be decoded by an event about it and in its status, for as long as this process leads.
     pub async fn tell_undecodable(mut self, platform: Arc<dyn Platform>) {
         let mut told: Vec<Undecodable> = Vec::new();
         loop {
             let now: Vec<Undecodable> = self.undecodable.borrow_and_update().values().cloned().collect();
-            for one in now.iter().filter(|one| !told.contains(one)) {
+            for one in now.iter().filter(|one| !one.is_told && !one.has_last_good) {
+                let status = undecodable_status(one, jiff::Timestamp::now());
+                if let Err(error) = platform.apply_status(&one.id, &status).await {
+                    tracing::debug!(%error, "status not written");
+                }
+            }
+            let is_told = |one: &Undecodable| told.iter().any(|t| t.id.uid == one.id.uid && t.why == one.why);
+            for one in now.iter().filter(|one| !is_told(one)) {
                 let note = Note {
                     warning: true,
-                    reason: "Undecodable".to_owned(),
+                    reason: UNDECODABLE.to_owned(),
                     action: "Decode".to_owned(),
                     message: cut(&undecodable(&one.why), 1_000),
                 };
@@ -160,6 +177,30 @@ fn undecodable(why: &str) -> String {
         "this object can't be decoded ({why}): it is left alone, and its last good version stays in force; apply the CRDs of \
          this release, or correct the object"
     )
+}
+
+/// `Ready` and `Stalled`, as kstatus reads them.
+fn undecodable_status(one: &Undecodable, now: jiff::Timestamp) -> serde_json::Value {
+    let condition = |type_: &str, status: ConditionStatus| Condition {
+        type_: type_.to_owned(),
+        status,
+        reason: UNDECODABLE.to_owned(),
+        message: undecodable(&one.why),
+        last_transition_time: Time(now),
+        observed_generation: one.generation,
+    };
+    let conditions = [condition("Ready", ConditionStatus::False), condition("Stalled", ConditionStatus::True)];
+    serde_json::json!({"observedGeneration": one.generation, "conditions": conditions})
+}
+
+/// Whether the status of an object says of this generation that it can't be decoded.
+fn says_undecodable(object: &DynamicObject) -> bool {
+    let conditions = object.data.pointer("/status/conditions").and_then(serde_json::Value::as_array);
+    conditions.into_iter().flatten().any(|one| {
+        one["type"] == "Ready"
+            && one["reason"] == UNDECODABLE
+            && one["observedGeneration"].as_i64() == object.metadata.generation
+    })
 }
 
 fn cut(text: &str, most: usize) -> String {
@@ -296,6 +337,7 @@ where
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let at = (namespace.clone(), name.clone());
         let id = ObjectId { kind: self.kind.to_owned(), ..ObjectId::of(&object) };
+        let (generation, is_told) = (object.metadata.generation.unwrap_or_default(), says_undecodable(&object));
         let why = match parsed(object) {
             Ok(object) => {
                 if let Some(listing) = &mut self.listing {
@@ -316,7 +358,7 @@ where
             tracing::warn!(kind = self.kind, namespace, name, has_last_good = last.is_some(), "{why}");
         }
         let version = id.resource_version.clone();
-        let one = Undecodable { id, why };
+        let one = Undecodable { id, why, generation, has_last_good: last.is_some(), is_told };
         if let Some(listing) = &mut self.listing {
             listing.insert(at, one);
         } else {

@@ -149,6 +149,22 @@ impl World {
         })
     }
 
+    /// Until status tells of so many restarts that helped.
+    fn await_helped(&self, times: usize) {
+        until("status to tell of the recovery", Duration::from_secs(60), || {
+            let history = self.backend()["status"]["recovery"]["history"].clone();
+            let helped = history.as_array().map_or(0, |h| h.iter().filter(|a| a["outcome"] == "Helped").count());
+            if helped >= times { Ok(()) } else { Err(history.to_string()) }
+        });
+    }
+
+    /// Since when backend and agent are as they are.
+    fn transitions(&self) -> Vec<String> {
+        let path =
+            "--output=jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.lastTransitionTime};{end}";
+        self.kubectl(&["get", "llm,ha", path]).split(';').map(str::to_owned).collect()
+    }
+
     fn engines(&self) -> Vec<i32> {
         let listen = format!(":{}", self.engine_port);
         let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
@@ -203,6 +219,8 @@ fn real_controllers_hand_over_and_a_stopped_leader_does_nothing_late() {
     assert!(loopback.contains("False") && loopback.contains("LoopbackURL"), "one line tells what is wrong: {line}");
 
     // Killed: the other leads once the lease is over.
+    std::thread::sleep(Duration::from_secs(3));
+    let transitions = world.transitions();
     let mut second = world.controller("second");
     until("the second to follow", Duration::from_secs(30), || {
         if second.log().contains("controller serves") { Ok(()) } else { Err(second.log()) }
@@ -224,6 +242,9 @@ fn real_controllers_hand_over_and_a_stopped_leader_does_nothing_late() {
     eprintln!("leader left: the other led after {took:?}");
     second.child.wait().unwrap();
     world.await_well();
+    // The last of them has heard the agent and the server by now.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(world.transitions(), transitions, "two changes of leader flip no condition");
 
     // Stopped in the middle of a recovery, and continued when a successor has long finished it.
     let fourth = world.controller("fourth");
@@ -255,6 +276,10 @@ fn real_controllers_write_nothing_when_steady_and_heal_while_the_api_server_is_a
     let world = World::new();
     let controller = world.controller("only");
     world.await_well();
+    // With a history of recovery, whose times are stored in whole seconds.
+    world.kill_engine();
+    world.await_helped(1);
+    world.await_well();
     // An idle server's last change of state comes five minutes after its last call; nobody called this one.
     std::thread::sleep(Duration::from_secs(3));
     let before = world.api.writes(&world.namespace);
@@ -274,11 +299,7 @@ fn real_controllers_write_nothing_when_steady_and_heal_while_the_api_server_is_a
     eprintln!("healed without an API server after {healed:?}");
     std::thread::sleep(Duration::from_secs(60).saturating_sub(healed));
     world.api.resume();
-    until("status to tell of it", Duration::from_secs(60), || {
-        let history = world.backend()["status"]["recovery"]["history"].clone();
-        let helped = history.as_array().is_some_and(|h| h.iter().any(|a| a["outcome"] == "Helped"));
-        if helped { Ok(()) } else { Err(history.to_string()) }
-    });
+    world.await_helped(2);
     world.await_well();
 }
 

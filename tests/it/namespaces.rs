@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::api;
+use ostler::{
+    api,
+    store::{self, Home, Store, TaskFilter, TaskPage},
+    tasks::{NewTask, Payload, Task, TaskState},
+};
 use serde_json::{Value, json};
 
 use crate::real::{ApiServer, Chart, Postgres, free_port};
@@ -175,6 +179,10 @@ fn real_controller_goes_on_where_namespaces_are_gone_shut_or_hold_what_it_can_no
         let event = world.api.kubectl(&["-n", &odd, "get", "events", "--output=wide"]);
         if event.contains("Undecodable") && event.contains("delphi") { Ok(()) } else { Err(event) }
     });
+    world.until("its status to say so", || match world.api.kubectl(&["-n", &odd, "get", "exp", "delphi"]) {
+        line if line.contains("False") && line.contains("Undecodable") => Ok(()),
+        line => Err(line),
+    });
     let log = world.log();
     assert!(log.contains(&format!("namespace {gone} does not exist")), "{log}");
     let told = |log: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(&shut)).count();
@@ -218,4 +226,88 @@ fn real_controller_tells_of_a_crd_that_is_older_and_writes_once_it_is_updated() 
     world.api.install_crds();
     let took = world.await_open(&namespace, "first");
     eprintln!("written {took:?} after the CRD was updated");
+}
+
+#[test]
+fn real_controller_shares_a_server_of_two_namespaces_and_tells_neither_of_the_other() {
+    let mut world = World::new(2);
+    let [first, second] = <[String; 2]>::try_from(world.namespaces.clone()).unwrap();
+    let backend = "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {name: mine, namespace: NAMESPACE}\nspec: {engine: Ollama, url: 'http://192.0.2.1:11434'}\n";
+    world.api.apply(&backend.replace("NAMESPACE", &first));
+    // Who is older is told in whole seconds.
+    std::thread::sleep(Duration::from_millis(1_100));
+    world.api.apply(&backend.replace("NAMESPACE", &second));
+    world.start();
+    let said =
+        |namespace: &str| world.api.kubectl(&["-n", namespace, "get", "llm", "mine", "--output=jsonpath={.status}"]);
+    world.until("the second one to be told", || match said(&second) {
+        said if said.contains("another namespace declared the server first") => Ok(()),
+        said => Err(said),
+    });
+    assert!(!said(&second).contains(&first), "{}", said(&second));
+    assert!(!said(&first).contains("another namespace"), "{}", said(&first));
+    world.api.kubectl(&["-n", &first, "delete", "llm", "mine"]);
+    world.until("the second one to have it alone", || match said(&second) {
+        said if said.contains("another namespace") => Err(said),
+        _ => Ok(()),
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_tasks_go_with_their_namespace_and_another_of_its_name_never_sees_them() {
+    let mut world = tokio::task::spawn_blocking(|| World::new(2)).await.expect("a world");
+    let [_, team] = <[String; 2]>::try_from(world.namespaces.clone()).unwrap();
+    world.start();
+    world.until("the database to be ready", || match world.get("/readyz") {
+        ready if ready.starts_with("HTTP/1.1 200") => Ok(()),
+        other => Err(other),
+    });
+    let store = store::open(&Home::Postgres(world.database.parse().expect("a URL")), None).await.expect("open");
+    let insert = async |queue: &str| store.insert_tasks(&[task(&team, queue)]).await.expect("insert");
+    insert("old").await;
+    await_tasks(&world, &*store, &team, "the old task", |tasks| tasks.len() == 1).await;
+
+    world.delete_namespace(&team);
+    let ended = |tasks: &[Task]| tasks.iter().all(|task| task.state == TaskState::Cancelled) && tasks.len() == 1;
+    await_tasks(&world, &*store, &team, "the old task to be cancelled, and kept", ended).await;
+
+    // The clocks of two machines may differ by some seconds.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.api.kubectl(&["create", "namespace", &team]);
+    world.give_rights();
+    await_tasks(&world, &*store, &team, "nothing to be left", <[Task]>::is_empty).await;
+    insert("new").await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let new = |tasks: &[Task]| tasks.len() == 1 && tasks[0].queue == "new" && tasks[0].state == TaskState::Pending;
+    await_tasks(&world, &*store, &team, "the new one's own task", new).await;
+}
+
+fn task(namespace: &str, queue: &str) -> NewTask {
+    NewTask {
+        namespace: namespace.to_owned(),
+        queue: queue.to_owned(),
+        domain: "d".to_owned(),
+        role: "r".to_owned(),
+        payload: Payload { prompt: Some("a secret".to_owned()), ..Payload::default() },
+        model: None,
+        priority: 0,
+        run_after: None,
+        deadline: None,
+        key: None,
+        labels: Default::default(),
+        expert: None,
+    }
+}
+
+async fn await_tasks(world: &World, store: &dyn Store, namespace: &str, what: &str, wanted: impl Fn(&[Task]) -> bool) {
+    let filter = TaskFilter { namespace: Some(namespace.to_owned()), ..TaskFilter::default() };
+    let begun = Instant::now();
+    loop {
+        let seen = store.tasks(&filter, &TaskPage { limit: 100, ..TaskPage::default() }).await.expect("read");
+        if wanted(&seen) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {seen:?}\n{}", world.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

@@ -32,12 +32,12 @@ enum Step {
 }
 
 pub async fn run(desk: Desk, platform: Arc<dyn Platform>) {
-    let (mut cleared, mut failures) = (BTreeMap::new(), 0);
+    let (mut done, mut failures) = (Done::default(), 0);
     loop {
         desk.beat.beat();
         match platform.namespaces().await {
             Ok(known) if desk.term.still_leads() => {
-                let passed = desk.note("tasks of former namespaces", pass(&desk, &known, &mut cleared).await);
+                let passed = desk.note("tasks of former namespaces", pass(&desk, &known, &mut done).await);
                 failures = if passed.is_some() { 1 } else { failures + 1 };
             }
             Ok(_) => {}
@@ -51,32 +51,48 @@ pub async fn run(desk: Desk, platform: Arc<dyn Platform>) {
     }
 }
 
-/// `cleared`: when the namespaces were made of whose predecessors nothing is left.
-async fn pass(desk: &Desk, known: &Namespaces, cleared: &mut BTreeMap<String, Timestamp>) -> Result<(), StoreError> {
-    if *known == Namespaces::default() {
+/// What this term has done.
+#[derive(Default)]
+struct Done {
+    /// When the namespaces were made of whose predecessors nothing is left.
+    cleared: BTreeMap<String, Timestamp>,
+    /// The namespaces when all was done.
+    seen: Namespaces,
+}
+
+/// While no namespace comes or goes, the database is not asked.
+async fn pass(desk: &Desk, known: &Namespaces, done: &mut Done) -> Result<(), StoreError> {
+    if *known == done.seen {
         return Ok(());
     }
-    let counts = if known.gone.is_empty() && !known.complete { Vec::new() } else { desk.store.queue_counts().await? };
-    for step in steps(known, &counts, cleared) {
+    let counts = desk.store.queue_counts().await?;
+    let mut rest = false;
+    for step in steps(known, &counts, &done.cleared) {
         match step {
             Step::Cancel { namespace } => {
                 let filter = TaskFilter { namespace: Some(namespace.clone()), ..TaskFilter::default() };
-                let ended = carry_out(desk, &filter, &TaskCommand::Cancel).await?.0;
+                let (ended, all) = carry_out(desk, &filter, &TaskCommand::Cancel).await?;
+                rest |= !all;
                 tracing::info!(namespace, ended, "namespace is deleted: its tasks are cancelled");
             }
             Step::Drop { namespace, made_at } => {
                 let created_before = made_at.checked_sub(SKEW).ok();
                 let filter = TaskFilter { namespace: Some(namespace.clone()), created_before, ..TaskFilter::default() };
-                let (ended, all) = carry_out(desk, &filter, &TaskCommand::Cancel).await?;
-                let (dropped, rest) = carry_out(desk, &filter, &TaskCommand::Purge).await?;
-                if ended + dropped > 0 {
+                let is_live = counts.iter().any(|counted| counted.namespace == namespace);
+                let (_, all) = if is_live { carry_out(desk, &filter, &TaskCommand::Cancel).await? } else { (0, true) };
+                let (dropped, all_dropped) = carry_out(desk, &filter, &TaskCommand::Purge).await?;
+                if dropped > 0 {
                     tracing::info!(namespace, dropped, "namespace was made anew: tasks of its predecessor are dropped");
                 }
-                if all && rest {
-                    cleared.insert(namespace, made_at);
+                rest |= !all || !all_dropped;
+                if all && all_dropped {
+                    done.cleared.insert(namespace, made_at);
                 }
             }
         }
+    }
+    if !rest {
+        done.seen = known.clone();
     }
     Ok(())
 }

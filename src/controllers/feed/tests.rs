@@ -103,6 +103,7 @@ async fn an_event_tells_once_of_each_version_that_can_not_be_decoded() {
         tokio::task::yield_now().await;
     }
     telling.abort();
+    assert!(*home.statuses.lock().unwrap() >= 2, "neither has a good version, and both say so");
     let notes = home.notes.lock().unwrap();
     let told: Vec<_> = notes.iter().map(|(name, note)| (name.as_str(), note.reason.as_str(), note.warning)).collect();
     assert_eq!(told, [("a", "Undecodable", true), ("b", "Undecodable", true)]);
@@ -133,4 +134,16 @@ fn what_is_recorded_in_a_namespace_that_can_not_be_read_is_not_taken_for_deleted
     home.unreadable.lock().unwrap().insert("team".into(), unreadable(false));
     pump.interrupted(&WatchError { kind: "Expert".into(), message: "not allowed".into() });
     assert!(feed.knows("team") && feed.uids([]) == ["uid-a"]);
+}
+
+#[test]
+fn a_status_that_says_it_already_is_not_written_again() {
+    let (feed, mut pump) = Feed::<Expert>::new(Home::with(Vec::new()), "Expert", Metrics::new());
+    take(&mut pump, listing(vec![bad("a", 1)]));
+    let one = feed.undecodable.borrow().values().next().cloned().unwrap();
+    assert!(!one.is_told && !one.has_last_good);
+    let status = undecodable_status(&one, jiff::Timestamp::now());
+    let told = expert("a", 1, json!({"spec": {"handler": "AHandlerOfAnotherRelease"}, "status": status}));
+    take(&mut pump, vec![Event::Apply(told)]);
+    assert!(feed.undecodable.borrow().values().all(|one| one.is_told));
 }

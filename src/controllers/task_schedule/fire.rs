@@ -14,7 +14,7 @@ use crate::{
     api::{ConcurrencyPolicy, Mode, TaskScheduleSpec, number_of},
     platform::Note,
     store::{DeclaredRow, StoreError, TaskCommand, TaskFilter, TaskPage, Term},
-    tasks::TaskState,
+    tasks::{TaskState, retry::doubled},
     telemetry::Beat,
 };
 
@@ -27,6 +27,8 @@ use super::{
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// The longest wait before a schedule that could not be recorded is tried again.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long a new leader waits to hear of the manifests before it goes by what earlier ones projected.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Tasks of an earlier run that are cancelled at once.
@@ -45,7 +47,8 @@ struct Hand {
 /// Runs for one term.
 pub async fn watch_clock(world: Arc<World>, runs: Runs, term: Term, beat: Beat) {
     let (hands, last) = (HashMap::new(), HashMap::new());
-    let mut clock = Clock { world, runs, term, began: Instant::now(), hands, last, read: false };
+    let (began, read, failing) = (Instant::now(), false, HashMap::new());
+    let mut clock = Clock { world, runs, term, began, hands, last, read, failing };
     loop {
         tokio::time::sleep(PERIOD).await;
         beat.beat();
@@ -68,6 +71,8 @@ struct Clock {
     /// What earlier leaders, and this one, recorded.
     last: HashMap<String, Timestamp>,
     read: bool,
+    /// Schedules that could not be recorded: how often in a row, and when they are tried again.
+    failing: HashMap<String, (i32, Instant)>,
 }
 
 impl Clock {
@@ -83,26 +88,46 @@ impl Clock {
         }
         self.hands.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         self.runs.retain(|uid| rows.iter().any(|row| row.uid == uid));
+        self.failing.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         for row in rows {
-            if !self.is_current(&row) {
+            let (uid, namespace, name) = (row.uid.clone(), row.namespace.clone(), row.name.clone());
+            let failures = self.failing.get(&uid).map_or(0, |(failures, _)| *failures);
+            if self.failing.get(&uid).is_some_and(|(_, until)| Instant::now() < *until) || !self.is_current(&row) {
                 continue;
             }
-            let uid = row.uid.clone();
-            self.set(row, now);
-            let Some(hand) = self.hands.get(&uid) else { continue };
-            let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
-            let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
-                Due::Wait { .. } => None,
-                Due::Missed(run) => {
-                    let message = format!("the run of {run} was missed for longer than missedRunDeadlineSeconds");
-                    self.leave_out(&uid, run, "RunMissed", message).await?;
-                    None
-                }
-                Due::Run(run) => self.run(&uid, run, now).await?,
+            let Err(error) = self.turn(row, now).await else {
+                self.failing.remove(&uid);
+                continue;
             };
-            let by_hand = self.heed_wish(&uid, now).await?;
-            self.tell_waits(&uid, waits.or(by_hand));
+            // What cannot be recorded is not done: it stays due. The others go first until then.
+            let wait = doubled(PERIOD, LONGEST_WAIT, failures + 1);
+            self.failing.insert(uid, (failures + 1, Instant::now() + wait));
+            tracing::warn!(namespace, name, %error, wait = wait.as_secs(), "schedule could not be recorded; will retry");
+            // Each would wait for the database as long as this one did.
+            if matches!(error, StoreError::Unavailable(_)) {
+                break;
+            }
         }
+        Ok(())
+    }
+
+    /// One schedule: what of it is due, and what a person asked for.
+    async fn turn(&mut self, row: DeclaredRow, now: Timestamp) -> Result<(), StoreError> {
+        let uid = row.uid.clone();
+        self.set(row, now);
+        let Some(hand) = self.hands.get(&uid) else { return Ok(()) };
+        let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
+        let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
+            Due::Wait { .. } => None,
+            Due::Missed(run) => {
+                let message = format!("the run of {run} was missed for longer than missedRunDeadlineSeconds");
+                self.leave_out(&uid, run, "RunMissed", message).await?;
+                None
+            }
+            Due::Run(run) => self.run(&uid, run, now).await?,
+        };
+        let by_hand = self.heed_wish(&uid, now).await?;
+        self.tell_waits(&uid, waits.or(by_hand));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 mod containers;
 mod healing;
+mod pools;
 mod working;
 
 use std::io::Write;

@@ -127,8 +127,31 @@ async fn what_is_due_each_minute_fires_once_a_minute_and_what_is_held_waits() {
     let waits = until_state(&up, "held", "Held").await;
     let said = waits["conditions"][0]["message"].as_str().unwrap();
     assert!(said.contains("LLMBackend nowhere") && said.contains("it is not there"), "{said}");
-    let wrong = schedule("held", "61 * * * *", "");
+    let wrong = schedule("held", "5-1 * * * *", "");
     up.write("h.yaml", &wrong);
     let said = until_state(&up, "held", "InvalidSchedule").await;
     assert!(said["conditions"][0]["message"].as_str().unwrap().contains("minute, hour"), "{said:#}");
+}
+
+#[tokio::test]
+async fn schedules_that_can_not_be_recorded_hold_up_no_other() {
+    let names: Vec<String> = (0..6).map(|n| format!("poisoned-{n}")).chain(["good".to_owned()]).collect();
+    let manifests: Vec<String> = names.iter().map(|name| schedule(name, "0 0 1 1 *", "")).collect();
+    let up = Up::start(&[("t.yaml", TASKS), ("s.yaml", &manifests.join("---\n"))]).await;
+    for name in &names {
+        until_state(&up, name, "Scheduled").await;
+    }
+    let options = SqliteConnectOptions::new().filename(up.data().join("ostler.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON tasks WHEN new.labels LIKE '%poisoned-%'
+        BEGIN SELECT RAISE(ABORT, 'not this one'); END";
+    sqlx::raw_sql(poison).execute(&pool).await.unwrap();
+    for name in &names {
+        up.ostler_ok(&["run", &format!("ts/{name}")]);
+    }
+    let seen = until(&up, "the good one's run", |seen| !seen.is_empty()).await;
+    assert!(seen.keys().all(|(name, _)| name == "good"), "{seen:?}");
+    assert!(up.log().contains("schedule could not be recorded; will retry"), "{}", up.log());
+    sqlx::raw_sql("DROP TRIGGER poison").execute(&pool).await.unwrap();
+    until(&up, "all runs", |seen| seen.len() == names.len()).await;
 }

@@ -78,6 +78,19 @@ fn an_engine_that_never_comes_back_is_deferred_and_tried_silently_once_an_hour()
 }
 
 #[test]
+fn a_second_death_soon_after_a_recovery_is_answered_at_once() {
+    let mut world = World::new();
+    (0..10).for_each(|_| world.second(true));
+    (0..3).for_each(|_| world.second(false));
+    assert_eq!(world.restarts.len(), 1);
+    (0..60).for_each(|_| world.second(true));
+    (0..3).for_each(|_| world.second(false));
+    assert_eq!(world.restarts.len(), 2, "it had served since: no wait for periodSeconds");
+    (0..5).for_each(|_| world.second(false));
+    assert_eq!(world.restarts.len(), 2, "the next one waits");
+}
+
+#[test]
 fn put_right_by_hand_a_deferral_clears_by_itself() {
     let mut world = World::new();
     (0..10).for_each(|_| world.second(true));
