@@ -50,6 +50,10 @@ const APPLY: Duration = Duration::from_secs(60);
 /// Without any trigger, an object is looked at again after this.
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// What conditions say that have nothing to tell.
+pub const SETTLED: &str = "nothing is being changed";
+pub const NOT_STALLED: &str = "nothing needs a person";
+
 /// What the last step hands to the loop.
 pub struct Report<S> {
     /// The whole status, when it differs from what the object has.
