@@ -13,7 +13,7 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use crate::{
     api::{ConcurrencyPolicy, Mode, TaskScheduleSpec, number_of},
     platform::Note,
-    store::{DeclaredRow, StoreError, TaskCommand, TaskFilter, TaskPage, Term},
+    store::{DeclaredRow, StoreClass, StoreError, TaskCommand, TaskFilter, TaskPage, Term},
     tasks::{TaskState, retry::doubled},
     telemetry::Beat,
 };
@@ -104,7 +104,7 @@ impl Clock {
             self.failing.insert(uid, (failures + 1, Instant::now() + wait));
             tracing::warn!(namespace, name, %error, wait = wait.as_secs(), "schedule could not be recorded; will retry");
             // Each would wait for the database as long as this one did.
-            if matches!(error, StoreError::Unavailable(_)) {
+            if error.class() == StoreClass::Passing {
                 break;
             }
         }
