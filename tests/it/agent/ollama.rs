@@ -53,7 +53,7 @@ async fn a_real_ollama_that_is_killed_is_healed_without_a_controller_and_leaves_
         .await;
     assert_eq!(models(&ollama.url()).await, before);
     generate(&ollama.url(), 4).await;
-    assert_eq!(Processes::read().unwrap().orphans(first.pid), Vec::<&_>::new());
+    assert_eq!(Processes::read().unwrap().orphans(&first), Vec::<&_>::new());
 
     let stopped = agent.operate("ollama", Action::Stop).await;
     assert_eq!(stopped.phase, Phase::Succeeded, "{}", stopped.message);
