@@ -11,6 +11,11 @@ const MAX_LINE_BYTES: usize = 4 << 20;
 /// What a whole body may have, comments and line breaks included.
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_LINES: u64 = 4_000_000;
+/// What an answer may have beside its tokens: signs of life while it waits. And what a token may have, with all that is around it.
+const LEAST_BYTES: u64 = 8 << 20;
+const LEAST_LINES: u64 = 250_000;
+const BYTES_OF_TOKEN: u64 = 8 << 10;
+const LINES_OF_TOKEN: u64 = 64;
 /// A download tells its progress sixteen times a second, for a day at most.
 const DOWNLOAD_FACTOR: u64 = 2;
 /// Text that is neither an event nor JSON; an HTML page tells its title before that.
@@ -59,6 +64,14 @@ impl Default for Decoder {
 }
 
 impl Decoder {
+    /// For an answer of so many tokens: a canary's flood is cut sooner than that of a long task.
+    pub(super) fn for_answer(max_tokens: u32) -> Self {
+        let tokens = u64::from(max_tokens);
+        let bytes = LEAST_BYTES + tokens.saturating_mul(BYTES_OF_TOKEN);
+        let lines = LEAST_LINES + tokens.saturating_mul(LINES_OF_TOKEN);
+        Self::within(bytes.min(MAX_BYTES), lines.min(MAX_LINES))
+    }
+
     pub(super) fn for_download() -> Self {
         Self::within(MAX_BYTES * DOWNLOAD_FACTOR, MAX_LINES * DOWNLOAD_FACTOR)
     }
@@ -321,6 +334,17 @@ mod tests {
             said.contains("5 bytes of something else") && !said.contains("what?"),
             "nothing of a stranger's text: {said}"
         );
+    }
+
+    #[test]
+    fn an_answer_has_room_by_its_tokens() {
+        let room = |tokens| {
+            let decoder = Decoder::for_answer(tokens);
+            (decoder.max_bytes >> 20, decoder.max_lines)
+        };
+        assert_eq!(room(1), (8, 250_064));
+        assert_eq!(room(16_384), (136, 1_298_576));
+        assert_eq!(room(u32::MAX), (256, MAX_LINES));
     }
 
     #[test]

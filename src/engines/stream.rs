@@ -51,7 +51,7 @@ pub(super) async fn run(
 ) -> Result<InferOutcome, CallError> {
     let mut call = Call::new(engine, request, counts_follow, on_activity);
     let mut reply = call.open(at, built).await?;
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder::for_answer(request.max_tokens);
     loop {
         let chunk = match reply.chunk(call.deadline()).await {
             Ok(chunk) => chunk,
