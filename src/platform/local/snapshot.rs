@@ -82,7 +82,7 @@ pub fn plan(
 ) -> Plan {
     let mut reading = read(folder, kinds);
     let mut declared = unique(&mut reading);
-    keep_those_of_broken_files(&mut declared, &mut reading, state);
+    keep_those_of_broken_files(&mut declared, &mut reading, folder, state);
     let mut files = state.files.clone();
     files.extend(declared.iter().map(|(key, manifest)| (key.clone(), manifest.place.file.clone())));
     add_derived(&mut declared, &mut reading, kinds, derive);
@@ -179,13 +179,25 @@ fn unique(reading: &mut Reading) -> BTreeMap<ObjectKey, Manifest> {
 
 /// A file that has errors keeps what it declared last, also when another file declares the same: else a slip in one file would
 /// bring another's values into force.
-fn keep_those_of_broken_files(declared: &mut BTreeMap<ObjectKey, Manifest>, reading: &mut Reading, state: &State) {
+fn keep_those_of_broken_files(
+    declared: &mut BTreeMap<ObjectKey, Manifest>,
+    reading: &mut Reading,
+    folder: &Folder,
+    state: &State,
+) {
     let is_error = |problem: &&Problem| problem.severity == Severity::Error;
     let places = reading.problems.iter().filter(is_error).filter_map(|problem| problem.place.as_ref());
     let broken: BTreeSet<String> = places.map(|place| place.file.clone()).collect();
+    if broken.is_empty() {
+        return;
+    }
     for (key, manifest) in declared {
-        let Some(file) = state.files.get(key).filter(|file| **file != manifest.place.file && broken.contains(*file))
-        else {
+        let declared_it = match state.files.get(key) {
+            Some(file) => Some(file.clone()),
+            // A process that just started knows of no file yet: the broken one that speaks of it was its home most likely.
+            None => broken.iter().find(|file| speaks_of(folder, file, key)).cloned(),
+        };
+        let Some(file) = declared_it.filter(|file| *file != manifest.place.file && broken.contains(file)) else {
             continue;
         };
         let last = match &manifest.content {
@@ -196,8 +208,17 @@ fn keep_those_of_broken_files(declared: &mut BTreeMap<ObjectKey, Manifest>, read
         let message = format!("is declared by {file} otherwise, which keeps it until its errors are mended");
         reading.problems.push(Problem::error(message).about(key).at(&manifest.place.file, manifest.place.line));
         manifest.content = last;
-        manifest.place.file.clone_from(file);
+        manifest.place.file = file;
     }
+}
+
+/// Whether a file that can't be read as manifests has the words of one of this object.
+fn speaks_of(folder: &Folder, file: &str, key: &ObjectKey) -> bool {
+    let files = folder.files.as_ref().map(Vec::as_slice).unwrap_or_default();
+    let text = files.iter().find(|f| f.name == file).and_then(|f| f.text.as_deref().ok()).unwrap_or_default();
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.');
+    let mut words = text.split(|c: char| !is_part(c));
+    text.contains(&key.kind) && words.any(|word| word == key.name)
 }
 
 fn add_derived(declared: &mut BTreeMap<ObjectKey, Manifest>, reading: &mut Reading, kinds: &Kinds, derive: &Derive) {

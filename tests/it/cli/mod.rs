@@ -3,6 +3,7 @@
 mod bench;
 mod declared;
 mod docs;
+mod following;
 mod initial;
 mod misuse;
 mod quickstart;

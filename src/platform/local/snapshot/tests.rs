@@ -363,6 +363,13 @@ fn a_broken_file_keeps_what_it_declared_also_when_another_declares_it_otherwise(
                 said(&plan)
             );
         }
+        // A restart forgets which file it was.
+        home.state.files.clear();
+        home.sees(&[
+            ("a.yaml", &broken.replace("[ostler.dev", "[ostler.dev\nkind: LLMBackend\nmetadata: {name: a}")),
+            ("other.yaml", A_CHANGED),
+        ]);
+        assert_eq!(url(&home), "http://127.0.0.1:1");
         assert!(said(&home.sees(&[("other.yaml", A_CHANGED)])).is_empty(), "it moved");
         assert_eq!(url(&home), "http://127.0.0.1:2");
     }
