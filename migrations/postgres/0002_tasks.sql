@@ -46,15 +46,20 @@ CREATE TABLE leases (
     expires_at timestamptz NOT NULL,
     UNIQUE (holder, namespace, queue)
 ) WITH (fillfactor = 50);
+CREATE INDEX leases_by_end ON leases (expires_at);
 
--- Where a task stands that became pending, or is due, at `since`: lowest goes first. Ten minutes count as one priority.
-CREATE FUNCTION task_rank(since timestamptz, priority integer) RETURNS bigint LANGUAGE sql STABLE
-    RETURN floor(extract(epoch FROM since) * 1000)::bigint - priority * 600000::bigint;
+-- Where a task stands that became pending, or is due, at `since`: lowest goes first. Ten minutes count as one priority. What is not due
+-- yet has 2^62 and its time: it stands apart, until it is moved among the others.
+CREATE FUNCTION task_rank(since timestamptz, run_after timestamptz, priority integer, now timestamptz) RETURNS bigint LANGUAGE sql STABLE
+    RETURN CASE WHEN run_after > now THEN 4611686018427387904 + floor(extract(epoch FROM run_after) * 1000)::bigint
+        ELSE floor(extract(epoch FROM greatest(since, run_after)) * 1000)::bigint - priority * 600000::bigint END;
 
 -- Lists of candidates. A set of equally good experts has one, and all its tasks the number: their rows stay small.
 CREATE TABLE candidate_lists (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    names text NOT NULL
+    names text NOT NULL,
+    -- To the day. What no task can refer to any more is purged.
+    used_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE UNIQUE INDEX candidate_lists_by_names ON candidate_lists (md5(names));
 
@@ -74,6 +79,8 @@ CREATE TABLE tasks (
     free_requeues integer NOT NULL DEFAULT 0,
     leases_lost integer NOT NULL DEFAULT 0,
     cycle integer NOT NULL DEFAULT 1,
+    -- Of the payload, and of the result of one that ended: so that batches and pages are bounded without reading them.
+    bytes integer NOT NULL,
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'in_progress', 'deferred_to_human')),
     namespace text NOT NULL,
     queue text NOT NULL,
@@ -102,11 +109,14 @@ CREATE TABLE tasks (
     CONSTRAINT tasks_remember_twenty_attempts CHECK (json_array_length(attempts) <= 20)
 ) WITH (fillfactor = 35, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.1);
 -- What takes no slot, and what does: two lanes, in each the entries are in the order of claims.
-CREATE INDEX tasks_free ON tasks (namespace, queue, rank, id) WHERE assignment_reason IS NOT NULL AND assigned_model IS NULL;
+CREATE INDEX tasks_free ON tasks (namespace, queue, rank, id)
+    WHERE assignment_reason IS NOT NULL AND assigned_model IS NULL AND rank < 4611686018427387904;
 CREATE INDEX tasks_slotted ON tasks (namespace, queue, assigned_model, rank, id)
-    WHERE assignment_reason IS NOT NULL AND assigned_model IS NOT NULL;
+    WHERE assignment_reason IS NOT NULL AND assigned_model IS NOT NULL AND rank < 4611686018427387904;
+-- What is not due yet. What waits for a human has the highest rank that there is.
+CREATE INDEX tasks_scheduled ON tasks (rank) WHERE rank >= 4611686018427387904 AND rank < 9223372036854775807;
 CREATE INDEX tasks_unassigned ON tasks (id) WHERE assignment_reason IS NULL;
-CREATE INDEX tasks_by_deadline ON tasks (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX tasks_by_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND rank < 9223372036854775807;
 
 -- Ended tasks, apart by how long they are kept, and by day of ending (UTC): whole days are dropped. What ended on a day without a
 -- partition is in the rest.
@@ -120,6 +130,7 @@ CREATE TABLE finished_tasks (
     free_requeues integer NOT NULL,
     leases_lost integer NOT NULL,
     cycle integer NOT NULL,
+    bytes integer NOT NULL,
     state text NOT NULL CHECK (state IN ('completed', 'failed', 'cancelled')),
     namespace text NOT NULL,
     queue text NOT NULL,
@@ -141,7 +152,7 @@ CREATE TABLE finished_tasks (
     CONSTRAINT finished_tasks_completed_have_a_result CHECK (state <> 'completed' OR (result IS NOT NULL AND epoch > 0))
 ) PARTITION BY LIST (state);
 CREATE INDEX finished_tasks_by_id ON finished_tasks (id);
-CREATE INDEX finished_tasks_by_end ON finished_tasks USING brin (state_since) WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX finished_tasks_by_end ON finished_tasks (state_since, id);
 CREATE INDEX finished_tasks_by_birth ON finished_tasks USING brin (created_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE TABLE finished_completed PARTITION OF finished_tasks FOR VALUES IN ('completed') PARTITION BY RANGE (state_since);
 CREATE TABLE finished_failed PARTITION OF finished_tasks FOR VALUES IN ('failed', 'cancelled') PARTITION BY RANGE (state_since);
@@ -179,10 +190,11 @@ CREATE TABLE task_keys (
     PRIMARY KEY (namespace, queue, key)
 );
 
--- A run of a schedule is fired once.
+-- A run of a schedule is fired once. It replaces live tasks of the schedule with ids below `replaces_below`, until that is NULL.
 CREATE TABLE schedule_runs (
     schedule text NOT NULL,
     run_at timestamptz NOT NULL,
+    replaces_below bigint,
     PRIMARY KEY (schedule, run_at)
 );
 

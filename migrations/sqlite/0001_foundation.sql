@@ -15,10 +15,9 @@ INSERT INTO schema_compatibility (version, oldest_reader) VALUES (1, 1);
 CREATE TABLE leadership (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     holder TEXT NOT NULL,
-    epoch INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL
+    epoch INTEGER NOT NULL
 ) STRICT;
-INSERT INTO leadership (one, holder, epoch, expires_at) VALUES (1, '', 0, 0);
+INSERT INTO leadership (one, holder, epoch) VALUES (1, '', 0);
 
 CREATE TABLE backends (
     uid TEXT PRIMARY KEY,
@@ -38,18 +37,6 @@ CREATE TABLE backends (
 ) STRICT;
 CREATE INDEX backends_by_server ON backends (server_url) WHERE gone_at IS NULL;
 CREATE INDEX backends_gone ON backends (gone_at) WHERE gone_at IS NOT NULL;
-
-CREATE TABLE observations (
-    uid TEXT PRIMARY KEY,
-    probe_at INTEGER,
-    probe_verdict TEXT,
-    probe_millis INTEGER,
-    canary_at INTEGER,
-    canary_verdict TEXT,
-    canary_millis INTEGER,
-    served_at INTEGER,
-    served_by TEXT
-) STRICT;
 
 CREATE TABLE recoveries (
     uid TEXT PRIMARY KEY,

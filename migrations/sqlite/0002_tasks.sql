@@ -70,8 +70,10 @@ CREATE TABLE tasks (
     CHECK ((state = 'in_progress') = (lease IS NOT NULL)),
     CHECK (state <> 'in_progress' OR (expert IS NOT NULL AND assignment_reason IS NOT NULL))
 ) STRICT;
+-- Ranks from 2^62 on are of tasks that are not due yet.
 CREATE INDEX tasks_to_claim ON tasks (namespace, queue, assigned_model, rank, id)
-    WHERE state = 'pending' AND assignment_reason IS NOT NULL;
+    WHERE state = 'pending' AND assignment_reason IS NOT NULL AND rank < 4611686018427387904;
+CREATE INDEX tasks_scheduled ON tasks (rank) WHERE state = 'pending' AND rank >= 4611686018427387904;
 CREATE INDEX tasks_unassigned ON tasks (id) WHERE state = 'pending' AND assignment_reason IS NULL;
 CREATE INDEX tasks_by_expert ON tasks (namespace, expert, state);
 CREATE INDEX tasks_by_lease ON tasks (lease) WHERE lease IS NOT NULL;
@@ -127,10 +129,11 @@ CREATE TABLE task_keys (
     PRIMARY KEY (namespace, queue, key)
 ) STRICT, WITHOUT ROWID;
 
--- A run of a schedule is fired once.
+-- A run of a schedule is fired once. It replaces live tasks of the schedule with ids below `replaces_below`, until that is NULL.
 CREATE TABLE schedule_runs (
     schedule TEXT NOT NULL,
     run_at INTEGER NOT NULL,
+    replaces_below INTEGER,
     PRIMARY KEY (schedule, run_at)
 ) STRICT, WITHOUT ROWID;
 
@@ -148,10 +151,3 @@ CREATE TABLE workers (
     report TEXT NOT NULL,
     reported_at INTEGER NOT NULL
 ) STRICT;
-
--- Rises with whatever changes tasks, so that waiters can tell that from heartbeats.
-CREATE TABLE task_changes (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    count INTEGER NOT NULL
-) STRICT;
-INSERT INTO task_changes (one, count) VALUES (1, 0);

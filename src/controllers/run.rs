@@ -1,16 +1,19 @@
 //! Starts all controllers: watches at once and for good, everything that acts for one term of leadership at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{HostAgent, LLMBackend},
     platform::Secrets,
-    store::{BackendRow, LeadState, StoreError, Term},
+    store::{BackendRow, LeadState, Observation, StoreError, Term},
 };
 
 use super::{
@@ -29,8 +32,10 @@ use super::{
 const SILENCE: Duration = Duration::from_secs(60);
 /// Besides every complete listing, what is gone is looked for this often.
 const SWEEP: Duration = Duration::from_secs(300);
-/// Last probes and canaries are rows too; each is written at most this often.
+/// Last probes and canaries are rows too; what they found is written at most this often.
 const OBSERVATIONS: Duration = Duration::from_secs(10);
+/// The same where only their times are others.
+const OBSERVATION_TIMES: Duration = Duration::from_secs(30);
 /// The journal is kept this long.
 const JOURNAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 
@@ -204,18 +209,27 @@ async fn sweep_once(parts: &Parts, backends: &Feed<LLMBackend>, term: &Term) -> 
 }
 
 async fn record_observations(parts: Parts, backends: Arc<llm_backend::Backends>, term: Term) {
-    let mut written = std::collections::HashMap::new();
+    let mut written: HashMap<String, (Observation, Instant)> = HashMap::new();
     loop {
         tokio::time::sleep(OBSERVATIONS).await;
-        let seen = backends.observations();
-        let new: Vec<_> = seen.into_iter().filter(|(uid, o)| written.get(uid) != Some(o)).collect();
+        let differs = |uid: &String, seen: &Observation| {
+            written.get(uid).is_none_or(|(before, at)| {
+                before != seen && (found(before) != found(seen) || at.elapsed() >= OBSERVATION_TIMES)
+            })
+        };
+        let new: Vec<_> = backends.observations().into_iter().filter(|(uid, seen)| differs(uid, seen)).collect();
         if new.is_empty() {
             continue;
         }
         // In one transaction: a thousand backends must not cost a thousand flushes to disk.
         match parts.store.record_observations(term.fence(), &new).await {
-            Ok(()) => written.extend(new),
+            Ok(()) => written.extend(new.into_iter().map(|(uid, seen)| (uid, (seen, Instant::now())))),
             Err(error) => tracing::debug!(%error, "last probes not written"),
         }
     }
+}
+
+/// What was found, whenever and however fast.
+fn found(seen: &Observation) -> (Option<&str>, Option<&str>) {
+    (seen.probe_verdict.as_deref(), seen.canary_verdict.as_deref())
 }

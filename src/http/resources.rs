@@ -101,19 +101,15 @@ impl Facts {
             return Ok(facts);
         }
         facts.observed = api.store.observations().await?.into_iter().collect();
-        facts.occupied = api.store.occupancy().await?.into_iter().collect();
-        for row in api.store.backends().await? {
-            if !facts.servers.contains_key(&row.server_url)
-                && let Some(server) = api.store.server(&row.server_url).await?
-            {
-                facts.servers.insert(row.server_url.clone(), server);
-            }
-            facts.server_of.insert(row.uid, row.server_url);
+        for server in api.store.servers().await? {
+            facts.occupied.insert(server.row.url.clone(), server.occupied);
+            facts.servers.insert(server.row.url.clone(), server.row);
         }
-        for url in facts.occupied.iter().filter(|(_, n)| **n > 0).map(|(url, _)| url) {
-            let bytes = api.store.slots(url).await?.into_iter().filter_map(|slot| slot.last_byte_at);
-            if let Some(last) = bytes.max() {
-                facts.last_byte.insert(url.clone(), last);
+        facts.server_of = api.store.backends().await?.into_iter().map(|row| (row.uid, row.server_url)).collect();
+        for (url, slot) in api.store.occupied_slots().await? {
+            if let Some(at) = slot.last_byte_at {
+                let last = facts.last_byte.entry(url).or_insert(at);
+                *last = at.max(*last);
             }
         }
         Ok(facts)

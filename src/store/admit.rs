@@ -1,6 +1,6 @@
 //! Who gets a slot: pure, the same for both databases, run under the lock of the server's row.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::FromRow;
@@ -9,7 +9,7 @@ use super::rows::ServerRecord;
 use super::stamp::Stamp;
 use crate::tasks::route::CallsOfDay;
 
-use super::{Admission, CallLife, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
+use super::{Admission, CallLife, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
 
 /// A row of `slots`.
 #[derive(Clone, Debug, FromRow)]
@@ -170,7 +170,6 @@ pub(super) fn decide(server: &ServerRow, slots: &[SlotRecord], purpose: SlotPurp
 /// A row of `server_days`.
 #[derive(Clone, Debug, FromRow)]
 pub(super) struct DayRecord {
-    pub server_url: String,
     day: i64,
     calls: i64,
 }
@@ -185,20 +184,6 @@ pub(super) const fn day_of(now: Stamp) -> i64 {
 pub(super) fn calls_of_day(most: Option<i32>, counted: Option<&DayRecord>, now: Stamp) -> Option<CallsOfDay> {
     let made = counted.filter(|counted| counted.day >= day_of(now)).map_or(0, |counted| counted.calls);
     most.map(|most| CallsOfDay { most, left: (i64::from(most) - made).max(0) })
-}
-
-/// The same of every server that has such a limit, by URL.
-pub(super) fn all_calls_of_day(
-    servers: Vec<ServerRecord>,
-    counted: &[DayRecord],
-    now: Stamp,
-) -> Vec<(String, CallsOfDay)> {
-    let counted_at = |url: &str| counted.iter().find(|counted| counted.server_url == url);
-    let of = |server: ServerRecord| {
-        let calls = calls_of_day(server.calls_per_day, counted_at(&server.url), now)?;
-        Some((server.url, calls))
-    };
-    servers.into_iter().filter_map(of).collect()
 }
 
 /// The rows that are occupied, with their times by the reader's clock: whoever judges calls compares them with its own time, which may
@@ -222,23 +207,37 @@ pub(super) fn occupied_rows(
     slots.into_iter().filter(|slot| slot.is_occupied(now)).map(seen).collect()
 }
 
-/// How many slots of each server are occupied.
-pub(super) fn occupancy(servers: Vec<ServerRecord>, slots: &[SlotRecord], now: Stamp) -> Vec<(String, i64)> {
-    let mut by_server: HashMap<&str, Vec<&SlotRecord>> = HashMap::new();
-    for slot in slots {
-        by_server.entry(&slot.server_url).or_default().push(slot);
+/// The same of many servers, each with its URL.
+pub(super) fn with_servers(
+    slots: Vec<SlotRecord>,
+    now: Stamp,
+    readers_now: Stamp,
+) -> Result<Vec<(String, SlotRow)>, StoreError> {
+    let urls: Vec<String> =
+        slots.iter().filter(|slot| slot.is_occupied(now)).map(|slot| slot.server_url.clone()).collect();
+    Ok(urls.into_iter().zip(occupied_rows(slots, now, readers_now)?).collect())
+}
+
+/// A server as both databases give it now, with how many of its slots are occupied and its row of `server_days`.
+#[derive(FromRow)]
+pub(super) struct ServerNowRecord {
+    #[sqlx(flatten)]
+    server: ServerRecord,
+    occupied: i64,
+    day: Option<i64>,
+    calls: Option<i64>,
+    now: Stamp,
+}
+
+impl TryFrom<ServerNowRecord> for ServerNow {
+    type Error = StoreError;
+
+    fn try_from(record: ServerNowRecord) -> Result<Self, StoreError> {
+        let ServerNowRecord { server, occupied, day, calls, now } = record;
+        let row = ServerRow::try_from(server)?;
+        let counted = day.zip(calls).map(|(day, calls)| DayRecord { day, calls });
+        Ok(Self { occupied, today: calls_of_day(row.calls_per_day, counted.as_ref(), now), row })
     }
-    let count = |server: &ServerRecord| {
-        let slots = by_server.get(server.url.as_str()).map_or(&[][..], Vec::as_slice);
-        slots.iter().filter(|slot| slot.is_occupied(now)).count()
-    };
-    servers
-        .into_iter()
-        .map(|server| {
-            let occupied = i64::try_from(count(&server)).unwrap_or(i64::MAX);
-            (server.url, occupied)
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -276,7 +275,7 @@ mod tests {
     #[test]
     fn calls_count_for_their_own_day_and_for_none_before() {
         let now = Stamp::from(jiff::Timestamp::from_second(10 * 86_400 + 5).expect("a time"));
-        let counted = |day, calls| Some(DayRecord { server_url: String::new(), day, calls });
+        let counted = |day, calls| Some(DayRecord { day, calls });
         for (most, counted, left) in [
             (Some(5), None, Some(5)),
             (Some(5), counted(10, 3), Some(2)),

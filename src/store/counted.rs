@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::tasks::route::CallsOfDay;
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 use crate::telemetry::Metrics;
 
@@ -57,18 +56,20 @@ fn attempted(operation: &str) -> (&str, bool) {
 macro_rules! pass_on {
     ($($of:ident {
         $(fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*
-        $(wait $wait:ident($most:ident: $time:ty);)?
     })*) => {
         $(#[async_trait]
         impl $of for Counted {
             $(async fn $name(&self, $($arg: $ty),*) -> Result<$out, StoreError> {
                 self.count(stringify!($name), self.inner.$name($($arg),*).await)
             })*
-            $(async fn $wait(&self, $most: $time) {
-                self.inner.$wait($most).await;
-            })?
         })*
     };
+}
+
+impl Changes for Counted {
+    fn follow(&self, topics: Topics) -> Follower {
+        self.inner.follow(topics)
+    }
 }
 
 pass_on! {
@@ -98,8 +99,8 @@ pass_on! {
         fn release_slot(slot: &Slot, linger: Duration) -> ();
         fn abort_slots(fence: &Fence, url: &str) -> u64;
         fn slots(url: &str) -> Vec<SlotRow>;
-        fn occupancy() -> Vec<(String, i64)>;
-        fn calls_of_day() -> Vec<(String, CallsOfDay)>;
+        fn occupied_slots() -> Vec<(String, SlotRow)>;
+        fn servers() -> Vec<ServerNow>;
     }
     Holders {
         fn register_holder(holder: &str, process: &ProcessIdentity) -> ();
@@ -133,12 +134,12 @@ pass_on! {
         fn count_tasks(filter: &TaskFilter) -> i64;
         fn command_tasks(filter: &TaskFilter, command: &TaskCommand, reason: &str, most: i64) -> Vec<TaskId>;
         fn queue_counts() -> Vec<QueueCounts>;
+        fn live_counts() -> Vec<QueueCounts>;
         fn waiting() -> Vec<WaitingGroup>;
         fn slots_wanted(queues: &[QueueKey]) -> bool;
         fn expert_loads() -> Vec<ExpertLoad>;
         fn workers() -> Vec<WorkerRow>;
         fn declared(kind: &str) -> Vec<DeclaredRow>;
-        wait tasks_changed(most: Duration);
     }
     Dispatch {
         fn project_declared(fence: &Fence, row: &DeclaredRow) -> ();
@@ -146,14 +147,17 @@ pass_on! {
         fn unassigned(after: TaskId, most: i64) -> Vec<Unassigned>;
         fn assign(fence: &Fence, assignments: &[Assignment]) -> u64;
         fn reap_of(fence: &Fence, reapable: &Reapable) -> Reaped;
+        fn next_lapse() -> Option<Duration>;
         fn retain(fence: &Fence, retention: &[Retention]) -> u64;
-        fn fire(fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> bool;
-        fn last_runs() -> Vec<(String, Timestamp)>;
+        fn fire(fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask], replaces: Option<&Replaced>) -> Fired;
+        fn replace_more(fence: &Fence, schedule: &str, run: Timestamp, replaces: &Replaced) -> bool;
+        fn last_runs() -> Vec<(String, Timestamp, bool)>;
     }
     Work {
         fn open_lease(holder: &str, queue: &QueueKey, lease: Duration) -> Lease;
         fn renew_leases(leases: &[(Lease, Duration)]) -> Vec<Lease>;
         fn close_lease(lease: &Lease) -> ();
+        fn due(queues: &[QueueKey]) -> Due;
         fn claim_free(claim: &FreeClaim) -> Vec<Claimed>;
         fn claim_slots(claim: &SlotClaim) -> SlotClaimAnswer;
         fn claim_next(slot: &Slot, claim: &SlotClaim, life: CallLife) -> Option<Claimed>;

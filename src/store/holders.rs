@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{BootInstant, Fence, ProcessIdentity, Reaped, Store, StoreError};
+use super::{BootInstant, Fence, ProcessIdentity, Reaped, Store, StoreError, Topics};
 
 /// How long an engine may take to notice that a client's connection is closed: Ollama a few milliseconds, MLX until its next token.
 pub const ENGINE_LINGER: Duration = Duration::from_secs(1);
@@ -15,8 +15,8 @@ pub const ENGINE_LINGER: Duration = Duration::from_secs(1);
 const SPOOLED: Duration = Duration::from_secs(3);
 /// Between two looks while other processes hold something.
 const LOOK: Duration = Duration::from_secs(2);
-/// The same while none does.
-const LOOK_SELDOM: Duration = Duration::from_secs(5);
+/// The same while none does and nobody claims.
+const LOOK_SELDOM: Duration = Duration::from_secs(30);
 /// Registrations are refreshed so often; those that are older and hold nothing are forgotten.
 const REFRESH: Duration = Duration::from_secs(24 * 3600);
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -137,6 +137,7 @@ impl DeathWatch {
 pub async fn watch_deaths(store: Arc<dyn Store>, holder: Option<String>, shutdown: CancellationToken) {
     let mut deaths = DeathWatch::default();
     let mut registered_at: Option<BootInstant> = None;
+    let mut claims = store.follow(Topics::STARTED);
     loop {
         let now = BootInstant::now();
         let passed = async {
@@ -152,8 +153,13 @@ pub async fn watch_deaths(store: Arc<dyn Store>, holder: Option<String>, shutdow
             tracing::debug!(%error, "could not check for dead processes; will retry");
             true
         });
-        let wait = if others { LOOK } else { LOOK_SELDOM };
-        if shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+        let wait = async {
+            tokio::time::sleep(LOOK).await;
+            if !others {
+                claims.changed(LOOK_SELDOM).await;
+            }
+        };
+        if shutdown.run_until_cancelled(wait).await.is_none() {
             return;
         }
     }

@@ -22,13 +22,20 @@ pub struct LeaseTimings {
     pub lease: Duration,
     /// How long a leader goes on without a renewal.
     pub renew_deadline: Duration,
-    /// Time between two attempts to lead, and between two renewals.
+    /// Time between two attempts to lead, and to renew after one that failed.
     pub retry: Duration,
+    /// Time between two renewals.
+    pub renew: Duration,
 }
 
 impl Default for LeaseTimings {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(15), renew_deadline: Duration::from_secs(10), retry: Duration::from_secs(2) }
+        Self {
+            lease: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+            renew: Duration::from_secs(4),
+        }
     }
 }
 
@@ -200,7 +207,8 @@ impl Runner {
         loop {
             self.beat.beat();
             let left = term.expires_at().since(BootInstant::now());
-            self.rest(self.timings.retry.min(left)).await;
+            let wait = if away { self.timings.retry } else { self.timings.renew };
+            self.rest(wait.min(left)).await;
             if self.shutdown.is_cancelled() {
                 return End::Shutdown;
             }

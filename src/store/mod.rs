@@ -4,6 +4,8 @@
 //! transaction, so a leader that was replaced changes nothing. Leases use the database's clock.
 
 mod admit;
+mod batch;
+mod changes;
 mod clock;
 mod counted;
 mod error;
@@ -35,8 +37,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
-use crate::tasks::route::CallsOfDay;
-
+pub use changes::{Changes, Follower, Topics};
 pub use clock::BootInstant;
 pub use counted::counted;
 pub use evidence::{CallEvidence, CallFault, FailedCall, MAX_FAILED_CALLS, ServedCall};
@@ -58,7 +59,18 @@ const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that a process needs of its database.
 pub trait Store:
-    Leadership + Projections + Recoveries + Slots + Holders + Journal + Controls + LocalState + Tasks + Dispatch + Work
+    Leadership
+    + Projections
+    + Recoveries
+    + Slots
+    + Holders
+    + Journal
+    + Controls
+    + LocalState
+    + Tasks
+    + Dispatch
+    + Work
+    + Changes
 {
 }
 impl<T> Store for T where
@@ -73,6 +85,7 @@ impl<T> Store for T where
         + Tasks
         + Dispatch
         + Work
+        + Changes
 {
 }
 
@@ -147,10 +160,10 @@ pub trait Slots: Send + Sync {
     async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError>;
     /// The occupied slots of a server.
     async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError>;
-    /// Occupied slots of every server, by URL.
-    async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError>;
-    /// What servers that may be called only so often a day may still be called today, by URL.
-    async fn calls_of_day(&self) -> Result<Vec<(String, CallsOfDay)>, StoreError>;
+    /// The occupied slots of all servers, with the server's URL.
+    async fn occupied_slots(&self) -> Result<Vec<(String, SlotRow)>, StoreError>;
+    /// Every server as it is now, by URL: one look, however many there are.
+    async fn servers(&self) -> Result<Vec<ServerNow>, StoreError>;
 }
 
 /// What happened: kept 30 days.

@@ -52,19 +52,25 @@ pub async fn assign_once(
     fence: Option<&Fence>,
     namespace: Option<&str>,
 ) -> Result<AssignReport, StoreError> {
-    let counts = store.queue_counts().await?;
+    let counts = store.live_counts().await?;
     let ours = counts.iter().filter(|queue| namespace.is_none_or(|wanted| queue.namespace == wanted));
     let pending = ours.map(|queue| queue.pending).sum();
-    let round = assign_above(store, fence, 0, namespace).await?;
+    let round = assign_above(store, fence, 0, namespace, &mut None).await?;
     Ok(round.tally.report(pending, fence.is_none()))
 }
 
-/// A round over the tasks with an id above `after`. Without any it reads nothing else.
+/// A round over the tasks with an id above `after`. Without any it reads nothing else. A `roster` that is known from rounds before is
+/// gone on with; else it is read and kept there.
 ///
 /// # Errors
 /// Those of the store; [`StoreError::Fenced`] when the lead was lost.
-pub async fn assign_after(store: &dyn Store, fence: &Fence, after: TaskId) -> Result<Round, StoreError> {
-    assign_above(store, Some(fence), after, None).await
+pub async fn assign_after(
+    store: &dyn Store,
+    fence: &Fence,
+    after: TaskId,
+    roster: &mut Option<Roster>,
+) -> Result<Round, StoreError> {
+    assign_above(store, Some(fence), after, None, roster).await
 }
 
 async fn assign_above(
@@ -72,8 +78,9 @@ async fn assign_above(
     fence: Option<&Fence>,
     after: TaskId,
     namespace: Option<&str>,
+    roster: &mut Option<Roster>,
 ) -> Result<Round, StoreError> {
-    let pages = Pages { store, namespace, after, exhausted: false, roster: None };
+    let pages = Pages { store, namespace, after, exhausted: false, roster };
     let mut written = pages.written(fence);
     let mut round = Round { tally: Tally::default(), last: after };
     while let Some(page) = written.try_next().await? {
@@ -97,7 +104,7 @@ struct Pages<'a> {
     namespace: Option<&'a str>,
     after: TaskId,
     exhausted: bool,
-    roster: Option<Roster>,
+    roster: &'a mut Option<Roster>,
 }
 
 impl<'a> Pages<'a> {
@@ -126,7 +133,7 @@ impl<'a> Pages<'a> {
         let Some(last) = tasks.last().map(|task| task.id) else { return Ok(None) };
         self.after = last;
         tasks.retain(|task| self.namespace.is_none_or(|wanted| task.queue.namespace == wanted));
-        let roster = match &mut self.roster {
+        let roster = match &mut *self.roster {
             Some(roster) => roster,
             none => none.insert(read_roster(self.store).await?),
         };
@@ -141,9 +148,16 @@ async fn read_roster(store: &dyn Store) -> Result<Roster, StoreError> {
     Ok(Roster::new(experts, queues))
 }
 
-/// What a request for a round is about, among people's wishes.
-pub fn round_key() -> ResourceKey {
-    ResourceKey { kind: "Assignment".into(), namespace: String::new(), name: "all".into() }
+/// Of what kind requests for rounds are, among people's wishes.
+pub const ROUND_KIND: &str = "Assignment";
+
+/// What a request for a round over all, or all of a namespace, is about: those of one namespace never overwrite another's.
+pub fn round_key(namespace: Option<&str>) -> ResourceKey {
+    ResourceKey { kind: ROUND_KIND.into(), namespace: namespace.unwrap_or_default().into(), name: "all".into() }
+}
+
+fn document(namespace: Option<&str>) -> String {
+    namespace.map_or_else(|| DOCUMENT.to_owned(), |namespace| format!("{DOCUMENT}/{namespace}"))
 }
 
 /// Asks the leader for a round over all, or all of `namespace`, and waits for its report. `None`: nobody leads, or it took
@@ -156,16 +170,14 @@ pub async fn ask_for_round(
     namespace: Option<&str>,
     within: Duration,
 ) -> Result<Option<AssignReport>, StoreError> {
-    let mut token = ask(store, namespace).await?;
+    // Rising, so that the answer to a later request answers this one.
+    let token = Uuid::now_v7().to_string();
+    store.request_reconcile(&round_key(namespace), &token).await?;
     let until = BootInstant::now() + within;
     loop {
-        let document = store.recovery(DOCUMENT).await?;
-        let answer = document.and_then(|document| serde_json::from_value::<Answer>(document).ok());
-        match answer.filter(|answer| answer.token >= token) {
-            Some(answer) if namespace_of(&answer.token) == namespace => return Ok(Some(answer.report)),
-            // Somebody asked about another namespace just after us.
-            Some(_) => token = ask(store, namespace).await?,
-            None => {}
+        let answer = last_answer(store, namespace).await?;
+        if let Some(answer) = answer.filter(|answer| answer.token >= token) {
+            return Ok(Some(answer.report));
         }
         if BootInstant::now() >= until {
             return Ok(None);
@@ -174,38 +186,33 @@ pub async fn ask_for_round(
     }
 }
 
-/// A request's token: rising, and after a slash the namespace it is about.
-async fn ask(store: &dyn Store, namespace: Option<&str>) -> Result<String, StoreError> {
-    let mut token = Uuid::now_v7().to_string();
-    if let Some(namespace) = namespace {
-        token = format!("{token}/{namespace}");
-    }
-    store.request_reconcile(&round_key(), &token).await?;
-    Ok(token)
+async fn last_answer(store: &dyn Store, namespace: Option<&str>) -> Result<Option<Answer>, StoreError> {
+    let document = store.recovery(&document(namespace)).await?;
+    Ok(document.and_then(|document| serde_json::from_value(document).ok()))
 }
 
-fn namespace_of(token: &str) -> Option<&str> {
-    token.split_once('/').map(|(_, namespace)| namespace)
-}
-
-/// The token of the last round that was answered.
+/// The token of the last round over all, or all of `namespace`, that was answered.
 ///
 /// # Errors
 /// Those of the store.
-pub async fn answered(store: &dyn Store) -> Result<Option<String>, StoreError> {
-    let document = store.recovery(DOCUMENT).await?;
-    Ok(document.and_then(|document| serde_json::from_value::<Answer>(document).ok()).map(|answer| answer.token))
+pub async fn answered(store: &dyn Store, namespace: Option<&str>) -> Result<Option<String>, StoreError> {
+    Ok(last_answer(store, namespace).await?.map(|answer| answer.token))
 }
 
 /// Does what was asked for, and answers.
 ///
 /// # Errors
 /// Those of the store; [`StoreError::Fenced`] when the lead was lost.
-pub async fn answer(store: &dyn Store, fence: &Fence, token: &str) -> Result<AssignReport, StoreError> {
-    let report = assign_once(store, Some(fence), namespace_of(token)).await?;
+pub async fn answer(
+    store: &dyn Store,
+    fence: &Fence,
+    namespace: Option<&str>,
+    token: &str,
+) -> Result<AssignReport, StoreError> {
+    let report = assign_once(store, Some(fence), namespace).await?;
     let answer = Answer { token: token.to_owned(), report };
-    let document = serde_json::to_value(&answer).map_err(|e| StoreError::Broken(e.to_string()))?;
-    store.save_recovery(fence, DOCUMENT, &document).await?;
+    let value = serde_json::to_value(&answer).map_err(|e| StoreError::Broken(e.to_string()))?;
+    store.save_recovery(fence, &document(namespace), &value).await?;
     Ok(answer.report)
 }
 
@@ -295,15 +302,21 @@ mod tests {
         let leader = async {
             loop {
                 let asked = store.controls().await.unwrap().reconcile_requested;
-                if let Some((_, token)) = asked.iter().find(|request| !before.contains(request)) {
-                    answer(&*store, &fence, token).await.unwrap();
+                let new: Vec<_> = asked.into_iter().filter(|request| !before.contains(request)).collect();
+                // Whoever asked about the other namespace did so meanwhile: neither is lost.
+                if let [(first, token), (second, other)] = &new[..] {
+                    assert_eq!((first.namespace.as_str(), second.namespace.as_str()), ("default", "other"));
+                    answer(&*store, &fence, Some("other"), other).await.unwrap();
+                    answer(&*store, &fence, Some("default"), token).await.unwrap();
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let (report, ()) = tokio::join!(ask_for_round(&*store, Some("default"), LONG), leader);
-        assert_eq!(report.unwrap().unwrap().assigned.iter().map(|g| g.count).sum::<i64>(), 4);
+        let ask = async |namespace| ask_for_round(&*store, Some(namespace), LONG).await.unwrap().unwrap();
+        let (report, other, ()) = tokio::join!(ask("default"), ask("other"), leader);
+        assert_eq!(report.assigned.iter().map(|g| g.count).sum::<i64>(), 4);
+        assert_eq!((other.pending, other.assigned.len()), (0, 0));
         drop(store);
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
+use crate::tasks::route::CallsOfDay;
+
 /// What can go wrong with a database.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StoreError {
@@ -162,6 +164,16 @@ pub struct ServerRow {
     pub instance: Option<String>,
     /// Calls that may begin on one UTC day; canaries are not counted. `None`: any number.
     pub calls_per_day: Option<i32>,
+}
+
+/// A server as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerNow {
+    pub row: ServerRow,
+    /// How many of its slots are occupied.
+    pub occupied: i64,
+    /// What it may still be called today; `None`: that is not limited.
+    pub today: Option<CallsOfDay>,
 }
 
 /// What a slot is for.

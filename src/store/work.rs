@@ -101,6 +101,15 @@ pub struct SlotClaimAnswer {
     pub spent: bool,
 }
 
+/// What there is to claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Tasks of the queues are due, assigned and not taken.
+    pub now: bool,
+    /// In how long the next task will be due that is not yet.
+    pub next: Option<Duration>,
+}
+
 /// What people and programs do to tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -144,7 +153,8 @@ pub struct TaskFilter {
     pub created_before: Option<Timestamp>,
 }
 
-/// A page of tasks: newest first, from below `before`.
+/// A page of tasks: newest first, from below `before`. Whole ones may be fewer than asked for, where they are large; none: there are no
+/// more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskPage {
     pub before: Option<TaskId>,
@@ -210,6 +220,8 @@ pub struct QueueCounts {
     pub failed: i64,
     /// The oldest that is pending and due.
     pub oldest_pending: Option<Timestamp>,
+    /// The one that has waited for a human for the longest.
+    pub oldest_deferred: Option<Timestamp>,
 }
 
 /// Pending tasks that wait for the same.
@@ -300,10 +312,41 @@ pub struct Reaped {
     pub expired: u64,
 }
 
+impl std::ops::AddAssign for Reaped {
+    fn add_assign(&mut self, other: Self) {
+        let Self { leases, requeued, deferred, expired } = other;
+        self.leases += leases;
+        self.requeued += requeued;
+        self.deferred += deferred;
+        self.expired += expired;
+    }
+}
+
+/// What a run of a schedule replaces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replaced {
+    /// The schedule's tasks. Those of the run itself are never among them.
+    pub filter: TaskFilter,
+    pub reason: String,
+}
+
+/// What came of a run of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// This run was fired before: nothing was done.
+    Before,
+    /// Its tasks are in.
+    Now {
+        /// What it replaces is cancelled; else [`Dispatch::replace_more`] goes on.
+        replaced: bool,
+    },
+}
+
 /// How long ended tasks of a queue are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
-    pub queue: QueueKey,
+    /// `None`: every queue that is not named.
+    pub queue: Option<QueueKey>,
     pub completed: Duration,
     pub failed: Duration,
 }
@@ -323,7 +366,7 @@ pub trait Tasks: Send + Sync {
     async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError>;
     /// Tasks that came into the state they are in after `after`, oldest change first, `limit` of them: 1 to 1,000. Only what changed
     /// at least [`SETTLED`] ago by the database's clock: a transaction that began earlier may commit later, and whoever reads
-    /// on from a cursor must not miss it. `brief`: without payload.
+    /// on from a cursor must not miss it. `brief`: without payload; else they may be fewer, where they are large.
     async fn task_changes(
         &self,
         filter: &TaskFilter,
@@ -343,15 +386,15 @@ pub trait Tasks: Send + Sync {
         reason: &str,
         most: i64,
     ) -> Result<Vec<TaskId>, StoreError>;
-    /// One row for each queue that has tasks.
+    /// One row for each queue that has tasks, with those that ended in the last 24 hours.
     async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError>;
+    /// The same of live tasks alone: history, which may be long, is not looked at.
+    async fn live_counts(&self) -> Result<Vec<QueueCounts>, StoreError>;
     /// Pending tasks by what they could be waiting for.
     async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError>;
     /// Whether tasks of these queues are due that take a slot.
     async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError>;
     async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError>;
-    /// Resolves when tasks may have changed (inserted, assigned, ended), or after `most`. May resolve for nothing.
-    async fn tasks_changed(&self, most: Duration);
     async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError>;
     /// Experts, queues, pools or schedules that are not gone.
     async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError>;
@@ -382,12 +425,30 @@ pub trait Dispatch: Send + Sync {
     async fn reap(&self, fence: &Fence) -> Result<Reaped, StoreError> {
         self.reap_of(fence, &Reapable::All).await
     }
+    /// In how long the next lease lapses or deadline passes; zero: something has. `None`: there is none.
+    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError>;
     /// Drops ended tasks that are past their time, in bounded batches; makes room for the next days. Returns how many went.
     async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError>;
-    /// Inserts the tasks of one run of a schedule, once: false when this run was fired before.
-    async fn fire(&self, fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> Result<bool, StoreError>;
-    /// The last run of each schedule, by uid.
-    async fn last_runs(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
+    /// Inserts the tasks of one run of a schedule, once. With `replaces` it begins to cancel, in the same transaction, the live tasks that
+    /// were there before, as far as one transaction may.
+    async fn fire(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        tasks: &[NewTask],
+        replaces: Option<&Replaced>,
+    ) -> Result<Fired, StoreError>;
+    /// Goes on with what a run replaces; true when all of it is cancelled.
+    async fn replace_more(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        replaces: &Replaced,
+    ) -> Result<bool, StoreError>;
+    /// The last run of each schedule, by uid, and whether it has yet to cancel tasks that it replaces.
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp, bool)>, StoreError>;
 }
 
 /// What workers do.
@@ -399,6 +460,8 @@ pub trait Work: Send + Sync {
     async fn renew_leases(&self, leases: &[(Lease, Duration)]) -> Result<Vec<Lease>, StoreError>;
     /// Ends a lease; what is still claimed under it is pending again at once, no attempt used.
     async fn close_lease(&self, lease: &Lease) -> Result<(), StoreError>;
+    /// Whether tasks of these queues may be claimed, and when the next one of any queue is due. What is due by now is made claimable.
+    async fn due(&self, queues: &[QueueKey]) -> Result<Due, StoreError>;
     async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError>;
     /// Slot and task in one transaction, or neither.
     async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError>;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::de::DeserializeOwned;
 
-use super::{Admission, BackendRow, DeclaredRow, Store, StoreError, WaitingGroup};
+use super::{Admission, BackendRow, DeclaredRow, ServerNow, Store, StoreError, WaitingGroup};
 use crate::{
     api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
     tasks::{
@@ -12,7 +12,7 @@ use crate::{
         assign::{ExpertView, QueueView},
         explain::{BackendState, ExpertState, Item, PoolState, QueueState, Waiting, WorkerState, World},
         retry::RetryPolicy,
-        route::{CallsOfDay, Server},
+        route::Server,
     },
 };
 
@@ -69,21 +69,19 @@ pub(super) async fn experts(store: &dyn Store) -> Result<Vec<ExpertState>, Store
 
 /// The backends that are declared, with the limits and free slots of their servers.
 async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
-    let occupied: HashMap<String, i64> = store.occupancy().await?.into_iter().collect();
-    let today: HashMap<String, CallsOfDay> = store.calls_of_day().await?.into_iter().collect();
-    let mut all = Vec::new();
-    for row in store.backends().await? {
-        let Some(spec) = backend_spec(&row) else { continue };
-        let server = store.server(&row.server_url).await?;
-        let limit = server.as_ref().map_or(0, |server| server.limit);
-        let open = server.is_some_and(|server| server.admission != Admission::Closed);
-        let occupied = occupied.get(&row.server_url).copied().unwrap_or_default();
+    let servers: HashMap<String, ServerNow> =
+        store.servers().await?.into_iter().map(|server| (server.row.url.clone(), server)).collect();
+    let state = |row: BackendRow| {
+        let spec = backend_spec(&row)?;
+        let server = servers.get(&row.server_url);
+        let limit = server.map_or(0, |server| server.row.limit);
+        let open = server.is_some_and(|server| server.row.admission != Admission::Closed);
         let server = Server::new(&row.namespace, &row.name, &row.server_url, &spec)
-            .now(row.ready && open, limit, occupied)
-            .today(today.get(&row.server_url).copied());
-        all.push(BackendState { server, state: row.state, reason: row.reason, since: row.ready_since, limit });
-    }
-    Ok(all)
+            .now(row.ready && open, limit, server.map_or(0, |server| server.occupied))
+            .today(server.and_then(|server| server.today));
+        Some(BackendState { server, state: row.state, reason: row.reason, since: row.ready_since, limit })
+    };
+    Ok(store.backends().await?.into_iter().filter_map(state).collect())
 }
 
 /// The spec of a backend as it was projected; `None` when this release can't read it.

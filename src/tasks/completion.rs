@@ -35,6 +35,16 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Whether the task has ended with it.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Completed { .. } | Self::Failed { .. } | Self::Cancelled { .. } => true,
+            Self::Retry { .. } | Self::Requeue { .. } | Self::DeferredToHuman { .. } => false,
+        }
+    }
+}
+
 /// The end of one execution. It changes nothing when the epoch is an old one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {

@@ -26,16 +26,29 @@ const MOST_FREE: i32 = 64;
 pub struct Found {
     pub claimed: usize,
     pub round: Round,
+    /// Tasks are due.
+    pub waits: bool,
+    /// In how long the next task is due that is not yet.
+    pub next_due: Option<Duration>,
 }
 
-/// One round. Nothing is claimed under a lease that may have lapsed.
-pub async fn round(core: &Arc<Core>) -> Result<Found, StoreError> {
+/// One round. Nothing is claimed under a lease that may have lapsed. Unless the last one found something (`busy`), it begins with a
+/// look whether there is anything.
+pub async fn round(core: &Arc<Core>, busy: bool) -> Result<Found, StoreError> {
     settle(core).await?;
     let world = core.world();
     let open = world.open_queues();
-    let mut found = Found::default();
     if open.is_empty() || core.places.free() == 0 {
-        return Ok(found);
+        return Ok(Found::default());
+    }
+    let mut found = Found { waits: true, ..Found::default() };
+    if !busy {
+        let queues: Vec<_> = open.iter().map(|(queue, _)| queue.clone()).collect();
+        let due = core.store.due(&queues).await?;
+        (found.waits, found.next_due) = (due.now, due.next);
+        if !due.now {
+            return Ok(found);
+        }
     }
     let queues = core.leases.served(&open).await?;
     if queues.is_empty() {

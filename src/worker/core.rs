@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use rand::Rng;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -43,14 +43,20 @@ pub struct Timings {
     /// Whether claims are still ours is asked so often.
     pub heartbeat: Duration,
     pub report: Duration,
-    /// What is declared is read so often.
+    /// The same while nothing is new.
+    pub report_idle: Duration,
+    /// What is declared is read again after so long, though nobody told of a change.
     pub world: Duration,
-    /// The shortest wait between two rounds of claiming of which the first found nothing.
+    /// The shortest time from one round of claiming that found nothing to the next.
     pub between: Duration,
     /// The longest wait between two rounds of claiming, while tasks may wait for a slot that somebody else frees.
     pub poll: Duration,
-    /// The longest wait while nothing waits.
+    /// The same while tasks wait for something else, such as their expert's places.
+    pub waiting: Duration,
+    /// The longest wait while nothing waits and nobody told of a change.
     pub idle: Duration,
+    /// Leases under which nothing was claimed for so long are closed: an idle worker holds nothing that is to be renewed.
+    pub rest: Duration,
     /// A slot is kept from call to call for so long.
     pub keep_slot: Duration,
     /// Where calls usually take longer, the next task is not claimed before the slot is free.
@@ -69,10 +75,13 @@ impl Default for Timings {
             linger: seconds(1),
             heartbeat: seconds(2),
             report: seconds(3),
-            world: seconds(1),
+            report_idle: seconds(10),
+            world: seconds(60),
             between: Duration::from_millis(50),
             poll: Duration::from_millis(500),
-            idle: seconds(2),
+            waiting: seconds(2),
+            idle: seconds(30),
+            rest: seconds(120),
             keep_slot: seconds(60),
             prefetch_below: seconds(3),
             prefetch_for: seconds(5),
@@ -102,8 +111,6 @@ pub struct Core {
     pub draining: CancellationToken,
     /// Somebody looks for tasks: there is room, or more may wait.
     pub wake: Notify,
-    /// Rises whenever tasks may have changed.
-    pub changed: watch::Sender<u64>,
     pub places: Places,
     pub world: RwLock<Arc<World>>,
     pub clock: DatabaseClock,

@@ -17,12 +17,14 @@ use super::{
     target::Target,
 };
 use crate::{
-    store::{BootInstant, SlotClaim, StoreError},
+    store::{BootInstant, SlotClaim, StoreError, Topics},
     tasks::route::Route,
 };
 
 /// Between two looks for the next task while nothing says that there is one.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The longest time between two looks: a task may be due by then.
+const LOOK_SELDOM: Duration = Duration::from_secs(2);
 /// How long the end of a task is awaited that may free its expert's place.
 const RECORD: Duration = Duration::from_secs(1);
 
@@ -159,7 +161,7 @@ impl Looking {
 }
 
 async fn look(lane: Arc<Lane>, enough: CancellationToken) -> Option<Arc<Job>> {
-    let mut changes = lane.core.changed.subscribe();
+    let mut changes = lane.core.store.follow(Topics::READY | Topics::ENDED);
     let busy_until = BootInstant::now() + lane.core.world().longest_call();
     let job = loop {
         if let Some(job) = lane.claim(busy_until).await {
@@ -167,9 +169,9 @@ async fn look(lane: Arc<Lane>, enough: CancellationToken) -> Option<Arc<Job>> {
         }
         let more = async {
             tokio::time::sleep(LOOK_AGAIN).await;
-            changes.changed().await
+            changes.changed(LOOK_SELDOM).await
         };
-        enough.run_until_cancelled(more).await?.ok()?;
+        enough.run_until_cancelled(more).await?;
         if !lane.may_go_on() {
             return None;
         }

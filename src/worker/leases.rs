@@ -1,4 +1,4 @@
-//! This process' leases, one for each queue: opened, renewed every third of their length, and known to be lost.
+//! This process' leases, one for each queue: opened, renewed at half of their length, and known to be lost.
 
 use std::{
     collections::HashMap,
@@ -26,6 +26,8 @@ pub struct HeldLease {
     wanted: AtomicU64,
     /// Nanoseconds since boot.
     asked_at: AtomicU64,
+    /// When somebody last wanted to claim under it.
+    used_at: AtomicU64,
     lost: CancellationToken,
     doubted: AtomicBool,
 }
@@ -39,6 +41,7 @@ impl HeldLease {
             length: AtomicU64::new(millis),
             wanted: AtomicU64::new(millis),
             asked_at: AtomicU64::new(nanos(asked_at)),
+            used_at: AtomicU64::new(nanos(asked_at)),
             lost: CancellationToken::new(),
             doubted: AtomicBool::new(false),
         }
@@ -72,7 +75,7 @@ impl HeldLease {
     }
 
     fn is_due(&self, now: BootInstant) -> bool {
-        self.wanted() != self.length() || now.since(self.asked_at()) >= self.length() / 3
+        self.wanted() != self.length() || now.since(self.asked_at()) >= self.length() / 2
     }
 
     fn length(&self) -> Duration {
@@ -81,6 +84,10 @@ impl HeldLease {
 
     fn wanted(&self) -> Duration {
         Duration::from_millis(self.wanted.load(Ordering::Acquire))
+    }
+
+    fn used_at(&self) -> BootInstant {
+        BootInstant::from_boot(Duration::from_nanos(self.used_at.load(Ordering::Acquire)))
     }
 
     fn asked_at(&self) -> BootInstant {
@@ -147,6 +154,7 @@ impl Leases {
             let known = self.usable(queue);
             let held = match known {
                 Some(held) => {
+                    held.used_at.store(nanos(BootInstant::now()), Ordering::Release);
                     held.wanted.store(millis(*length), Ordering::Release);
                     held
                 }
@@ -214,7 +222,16 @@ impl Leases {
         Ok(!settled.is_empty())
     }
 
-    /// Renews those of which a third is over.
+    /// Closes those under which nothing is claimed and nobody wanted to for so long. Not while this worker claims.
+    pub async fn rest(&self, idle: Duration) {
+        let now = BootInstant::now();
+        // The only one who knows of it is the list.
+        let goes = |held: &Arc<HeldLease>| Arc::strong_count(held) == 1 && now.since(held.used_at()) >= idle;
+        let gone: Vec<_> = self.lock().by_queue.extract_if(|_, held| goes(held)).map(|(_, held)| held).collect();
+        self.end(gone).await;
+    }
+
+    /// Renews those of which half is over.
     pub async fn renew(&self) -> Result<(), StoreError> {
         let asked_at = BootInstant::now();
         let due: Vec<Arc<HeldLease>> =
@@ -247,7 +264,11 @@ impl Leases {
             gone.extend(known.replaced.extract_if(.., |held| goes(held)));
             gone
         };
-        for held in gone {
+        self.end(gone).await;
+    }
+
+    async fn end(&self, leases: Vec<Arc<HeldLease>>) {
+        for held in leases {
             held.lost.cancel();
             if let Err(error) = self.store.close_lease(&held.lease).await {
                 tracing::debug!(%error, queue = held.queue.name, "a lease lapses by itself");
@@ -272,8 +293,8 @@ mod tests {
         let held = HeldLease::new(lease, queue, Duration::from_secs(90), at(1_000));
         let cases = [
             (1_000, true, false),
-            (1_029, true, false),
-            (1_030, true, true),
+            (1_044, true, false),
+            (1_045, true, true),
             (1_085, true, true),
             (1_086, false, true),
         ];

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     api::{LimitedBy, PoolConcurrency},
     net::HttpClient,
-    store::{BootInstant, ProcessIdentity, Store, WorkerReport},
+    store::{BootInstant, ProcessIdentity, Store, Topics, WorkerReport},
     telemetry::{Loops, WorkerMetrics},
 };
 
@@ -39,6 +39,8 @@ use crate::{
 const MAY_BE_SILENT: Duration = Duration::from_secs(120);
 /// CPU and memory are read so often.
 const SENSE: Duration = Duration::from_secs(1);
+/// The same while nothing runs.
+const SENSE_IDLE: Duration = Duration::from_secs(5);
 /// Where no pool says how long draining may take.
 const USUAL_DRAIN: Duration = Duration::from_secs(300);
 /// What changes the verdict over a server is reported at once, but not more often than this.
@@ -103,7 +105,6 @@ impl Worker {
             evidence: Evidence::default(),
             draining: CancellationToken::new(),
             wake: Notify::new(),
-            changed: watch::Sender::new(0),
             places: Places::default(),
             world: RwLock::default(),
             clock: DatabaseClock::default(),
@@ -132,7 +133,6 @@ impl Worker {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(keep(Arc::clone(&core), beat("leases"), ended.clone()));
         tasks.spawn(govern(Arc::clone(&core), Arc::clone(&state), sensor, beat("load"), ended.clone()));
-        tasks.spawn(listen(Arc::clone(&core), ended.clone()));
         tasks.spawn(report(Arc::clone(&core), Arc::clone(&state), host, beat("reports"), ended.clone()));
         claim(&core, &state, &beat("claims"), &shutdown).await;
         drain(&core, &state).await;
@@ -173,29 +173,31 @@ impl State {
     }
 }
 
-/// Reads what is declared, and claims as long as there is room.
+/// Reads what is declared, and claims as long as there is room. While nothing changes it sleeps.
 async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, shutdown: &CancellationToken) {
+    let mut world = core.store.follow(Topics::WORLD);
     let mut read_at: Option<tokio::time::Instant> = None;
     let mut is_registered = false;
-    let mut failing = false;
-    let mut changes = core.changed.subscribe();
+    let (mut failing, mut busy) = (false, false);
+    // What changes from here on is a reason for another round.
+    let mut changes = core.store.follow(Topics::READY | Topics::ENDED | Topics::WORLD);
     while !shutdown.is_cancelled() {
         beat.beat();
-        // What changes from here on is a reason for another round.
-        changes.mark_unchanged();
+        let began = tokio::time::Instant::now();
         let looked = async {
             if !is_registered {
                 core.store.register_holder(&core.holder, ProcessIdentity::own()).await?;
                 is_registered = true;
             }
-            if read_at.is_none_or(|at| at.elapsed() >= core.timings.world) {
+            if world.take() || read_at.is_none_or(|at| at.elapsed() >= core.timings.world) {
+                read_at = None;
                 let asked = BootInstant::now();
                 core.clock.read(core.store.now().await?, asked);
                 core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
-                read_at = Some(tokio::time::Instant::now());
+                read_at = Some(began);
             }
             core.metrics.in_flight(&core.namespace, &core.pool, core.places.taken());
-            claiming::round(core).await
+            claiming::round(core, busy).await
         };
         let found = match looked.await {
             Ok(found) => {
@@ -211,25 +213,28 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
             }
         };
         state.servers_short.store(found.round.servers_short, Ordering::Relaxed);
-        if found.claimed > 0 {
+        busy = found.claimed > 0;
+        if busy {
             continue;
         }
-        // Changes come in swarms: a round for each would be a burden on the database.
-        let _ = shutdown.run_until_cancelled(tokio::time::sleep(core.timings.between)).await;
-        let most = if found.round.servers_short || failing { core.timings.poll } else { core.timings.idle };
+        let most = match found.next_due {
+            _ if failing => core.timings.poll,
+            _ if found.waits && found.round.servers_short => core.timings.poll,
+            _ if found.waits => core.timings.waiting,
+            Some(due) => due.min(core.timings.idle),
+            None => core.timings.idle,
+        };
+        if !failing {
+            core.leases.rest(core.timings.rest).await;
+        }
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = core.wake.notified() => {}
-            _ = changes.changed() => {}
-            () = tokio::time::sleep(most.min(core.timings.world)) => {}
+            _ = changes.changed(most.min(core.timings.world)) => {}
         }
-    }
-}
-
-/// Tells everybody who waits when tasks may have changed.
-async fn listen(core: Arc<Core>, ended: CancellationToken) {
-    while ended.run_until_cancelled(core.store.tasks_changed(core.timings.idle)).await.is_some() {
-        core.changed.send_modify(|n| *n += 1);
+        // Changes come in swarms: a round for each would be a burden on the database.
+        let gap = core.timings.between.saturating_sub(began.elapsed());
+        let _ = shutdown.run_until_cancelled(tokio::time::sleep(gap)).await;
     }
 }
 
@@ -300,7 +305,8 @@ async fn govern(
         if more {
             core.wake.notify_one();
         }
-        if ended.run_until_cancelled(tokio::time::sleep(SENSE)).await.is_none() {
+        let wait = if core.places.taken() > 0 { SENSE } else { SENSE_IDLE };
+        if ended.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
             return;
         }
     }
@@ -322,6 +328,7 @@ async fn report(
             () = core.evidence.news() => {}
         }
     };
+    let mut last: Option<(tokio::time::Instant, WorkerReport)> = None;
     while ended.run_until_cancelled(due()).await.is_some() {
         beat.beat();
         let (allowance, in_flight) = (state.allowance(), core.places.taken());
@@ -342,11 +349,23 @@ async fn report(
             evidence: core.evidence.all(reported_at),
             reported_at,
         };
+        let said = last.as_ref().filter(|(at, _)| at.elapsed() < core.timings.report_idle).map(|(_, last)| last);
+        if in_flight == 0 && said.is_some_and(|said| is_repeated(said, &report)) {
+            continue;
+        }
         if let Err(error) = core.store.report_worker(&report).await {
             tracing::debug!(%error, "no report");
             core.stats.put_back(report.calls);
+            continue;
         }
+        last = Some((tokio::time::Instant::now(), report));
     }
+}
+
+/// Whether a report says what the last one said.
+fn is_repeated(last: &WorkerReport, report: &WorkerReport) -> bool {
+    report.calls.is_empty()
+        && *last == WorkerReport { calls: last.calls.clone(), reported_at: last.reported_at, ..report.clone() }
 }
 
 /// Whether tasks of this pool's queues are due that ask for a model.

@@ -6,12 +6,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
-    store::{Admission, BackendRow, DeclaredRow, Store, StoreError},
-    tasks::{
-        QueueKey,
-        retry::RetryPolicy,
-        route::{CallsOfDay, Server},
-    },
+    store::{Admission, BackendRow, DeclaredRow, ServerNow, Store, StoreError},
+    tasks::{QueueKey, retry::RetryPolicy, route::Server},
 };
 
 /// A call's bound where no expert says: the default of `parameters.timeoutSeconds`.
@@ -108,24 +104,20 @@ impl World {
         if self.backends.is_empty() {
             return Ok(Vec::new());
         }
-        let occupied: BTreeMap<String, i64> = store.occupancy().await?.into_iter().collect();
-        let limited = self.backends.iter().any(|backend| backend.spec.concurrency.max_calls_per_day.is_some());
-        let today = if limited { store.calls_of_day().await? } else { Vec::new() };
-        let today: BTreeMap<String, CallsOfDay> = today.into_iter().collect();
-        let mut servers = Vec::with_capacity(self.backends.len());
-        for Backend { row, spec } in &self.backends {
-            let Some(server) = store.server(&row.server_url).await? else { continue };
+        let now: BTreeMap<String, ServerNow> =
+            store.servers().await?.into_iter().map(|server| (server.row.url.clone(), server)).collect();
+        let server = |Backend { row, spec }: &Backend| {
+            let ServerNow { row: server, occupied, today } = now.get(&row.server_url)?;
             let limit = match server.admission {
                 Admission::Closed => 0,
                 Admission::One => server.limit.min(1),
                 Admission::Open => server.limit,
             };
             let ready = limit > 0 && !cooling(&row.server_url);
-            let occupied = occupied.get(&row.server_url).copied().unwrap_or(0);
             let declared = Server::new(&row.namespace, &row.name, &row.server_url, spec);
-            servers.push(declared.now(ready, limit, occupied).today(today.get(&row.server_url).copied()));
-        }
-        Ok(servers)
+            Some(declared.now(ready, limit, *occupied).today(*today))
+        };
+        Ok(self.backends.iter().filter_map(server).collect())
     }
 }
 

@@ -1,12 +1,13 @@
 //! Linux: `/proc`.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     ffi::CString,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     process::Command,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use nix::unistd::{User, initgroups, setgid, setuid};
@@ -21,7 +22,10 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Different after each boot, so that a pid and start time of an earlier boot can't be mistaken.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
+    static OWN: OnceLock<String> = OnceLock::new();
+    let read =
+        || fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default();
+    OWN.get_or_init(read).clone()
 }
 
 pub fn processes() -> io::Result<Vec<Proc>> {
@@ -156,25 +160,53 @@ fn parse_address(hex: &str) -> Option<IpAddr> {
     }
 }
 
-/// Which process has each socket open. The oldest of several: a server's workers inherit its socket.
+/// Which process has each socket open. The oldest of several: a server's workers inherit its socket. Who was found before is asked first:
+/// while it has the socket nobody older can get it, and nobody else need be looked at.
 fn socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
+    static KNOWN: Mutex<BTreeMap<u64, Instance>> = Mutex::new(BTreeMap::new());
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let still = |inode: &u64| {
+        let owner = known.get(inode)?;
+        let has = start_time(owner.pid) == Some(owner.start_time) && open_sockets(owner.pid).any(|open| open == *inode);
+        has.then_some((*inode, owner.pid))
+    };
+    if let Some(found) = wanted.iter().map(still).collect() {
+        return Ok(found);
+    }
+    let found = search_socket_owners(wanted)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Of sockets that are gone nothing need be known.
+    if known.len() > MOST_KNOWN {
+        known.clear();
+    }
+    for (inode, pid) in &found {
+        if let Some(start_time) = start_time(*pid) {
+            known.insert(*inode, Instance { pid: *pid, start_time });
+        }
+    }
+    Ok(found)
+}
+
+/// Owners of sockets that are remembered.
+const MOST_KNOWN: usize = 1_000;
+
+/// None where they can't be read: somebody else's.
+fn open_sockets(pid: u32) -> impl Iterator<Item = u64> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|file| {
+        let link = fs::read_link(file.path()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+fn search_socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
     let mut all: Vec<u32> = pids()?.collect();
     // Each asked once: a process that ends while they are sorted would otherwise change its place.
     all.sort_by_cached_key(|&pid| start_time(pid).unwrap_or(u64::MAX));
     let mut found: Vec<(u64, u32)> = Vec::new();
     for pid in all {
-        // Not readable: somebody else's.
-        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-            continue;
-        };
-        for file in open.flatten() {
-            let inode = fs::read_link(file.path())
-                .ok()
-                .and_then(|l| l.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            if let Some(inode) = inode
-                && wanted.contains(&inode)
-                && !found.iter().any(|(i, _)| *i == inode)
-            {
+        for inode in open_sockets(pid) {
+            if wanted.contains(&inode) && !found.iter().any(|(i, _)| *i == inode) {
                 found.push((inode, pid));
             }
         }

@@ -112,7 +112,7 @@ impl Bench {
     /// Assigns all that nobody has; returns how long it took.
     pub async fn assign(&self) -> Result<Duration, CliError> {
         let began = Instant::now();
-        rounds::assign_after(&*self.store, &self.fence, 0).await?;
+        rounds::assign_after(&*self.store, &self.fence, 0, &mut None).await?;
         Ok(began.elapsed())
     }
 

@@ -76,7 +76,8 @@ async fn until_now(
     loop {
         let list = page(target, which, after.as_deref(), false).await?;
         show(&list, output)?;
-        if i64::try_from(list.items.len()).unwrap_or(0) < PAGE {
+        // A short page may be one of large tasks.
+        if list.items.is_empty() {
             return Ok(list.next);
         }
         after = Some(list.next);

@@ -3,16 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use crate::{
     api::Requirement,
-    store::{DeclaredRow, Term},
+    store::{DeclaredRow, Term, Topics},
     telemetry::Beat,
 };
 
 use super::World;
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// Backends are read when they change, and so often in case that nobody told.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// A condition of another resource, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +96,8 @@ fn second(at: Timestamp) -> Timestamp {
 
 /// Opens and closes gates as backends change and time goes by; from the projections alone, so also without the API server.
 pub async fn watch_gates(world: Arc<World>, term: Term, beat: Beat) {
+    let mut changes = world.parts.store.follow(Topics::WORLD);
+    let mut read_at: Option<Instant> = None;
     loop {
         tokio::time::sleep(PERIOD).await;
         beat.beat();
@@ -107,7 +112,10 @@ pub async fn watch_gates(world: Arc<World>, term: Term, beat: Beat) {
         if rows.is_empty() || !term.still_leads() {
             continue;
         }
-        world.read_backends().await;
+        if changes.take() || read_at.is_none_or(|at| at.elapsed() >= FRESH) {
+            world.read_backends().await;
+            read_at = Some(Instant::now());
+        }
         for (row, requires) in rows {
             let gate = world.gate(&row.namespace, &requires, Timestamp::now());
             if gate.held == row.held {

@@ -4,23 +4,27 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     runtimes::{WorkerPods, WorkloadError},
-    store::{BootInstant, DeathWatch, HolderRow, ProcessIdentity, StoreError},
+    store::{BootInstant, DeathWatch, HolderRow, ProcessIdentity, StoreError, Topics},
 };
 
 use super::Desk;
 
 const PERIOD: Duration = Duration::from_secs(2);
 /// The same while no process of a pod holds anything.
-const SELDOM: Duration = Duration::from_secs(10);
+const SELDOM: Duration = Duration::from_secs(30);
 /// Workers report every three seconds. The API server is asked about those that are silent for longer than this.
 const SILENT: Duration = Duration::from_secs(7);
 
 pub async fn run(desk: Desk, pods: Arc<dyn WorkerPods>) {
     let mut deaths = DeathWatch::default();
+    let mut claims = desk.store.follow(Topics::STARTED);
     loop {
         desk.beat.beat();
         let passed = desk.note("free what dead pods hold", pass(&desk, &*pods, &mut deaths).await);
-        tokio::time::sleep(if passed == Some(false) { SELDOM } else { PERIOD }).await;
+        tokio::time::sleep(PERIOD).await;
+        if passed == Some(false) {
+            claims.changed(SELDOM).await;
+        }
     }
 }
 

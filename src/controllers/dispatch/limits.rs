@@ -7,7 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     api::LLMBackend,
@@ -15,7 +15,7 @@ use crate::{
         Parts,
         shared::{Limit, Limits, SlotWatch},
     },
-    store::{BackendRow, SlotRow, Store, StoreError, WorkerRow, world},
+    store::{BackendRow, SlotRow, Store, StoreError, Topics, WorkerRow, world},
     tasks::{
         limits::{Adaptive, Bounds, Heard, Sample},
         parallel::OpenCall,
@@ -24,7 +24,12 @@ use crate::{
 
 use super::Desk;
 
+/// While anything goes on at a server, and for a while after.
 const PERIOD: Duration = Duration::from_secs(2);
+/// Limits follow pauses of calls, too: so long after the last change they are looked at once more.
+const SELDOM: Duration = Duration::from_secs(60);
+/// How long something goes on after it was told last.
+const LASTING: Duration = Duration::from_secs(20);
 /// The document that a successor goes on from.
 const DOCUMENT: &str = "limits";
 /// It is written when a limit moved, and so often that paces are not far off.
@@ -45,7 +50,9 @@ pub async fn run(desk: Desk, limits: Limits, slots: SlotWatch, trigger: mpsc::Un
         tokio::time::sleep(PERIOD).await;
     };
     let mut reports = Reports::default();
-    let mut saved_at = Timestamp::now();
+    let mut saved = (Timestamp::now(), known.clone());
+    let mut changes = desk.store.follow(Topics::REPORTS | Topics::WORLD | Topics::STARTED | Topics::ENDED);
+    let mut changed_at = Instant::now();
     loop {
         desk.beat.beat();
         let now = Timestamp::now();
@@ -55,12 +62,23 @@ pub async fn run(desk: Desk, limits: Limits, slots: SlotWatch, trigger: mpsc::Un
                 // No receiver: the term is over.
                 let _ = trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
             }
-            if !moved.is_empty() || now.duration_since(saved_at) > SAVED {
-                desk.note("keep limits", save(&desk, &known).await);
-                saved_at = now;
+            let due = !moved.is_empty() || now.duration_since(saved.0) > SAVED;
+            if due && known != saved.1 && desk.note("keep limits", save(&desk, &known).await).is_some() {
+                saved = (now, known.clone());
             }
         }
         tokio::time::sleep(PERIOD).await;
+        if changes.take() || slots.is_busy() {
+            changed_at = Instant::now();
+        }
+        // In parts, so that the loop is seen to be alive.
+        let asleep = Instant::now();
+        while changed_at.elapsed() > LASTING && asleep.elapsed() < SELDOM {
+            desk.beat.beat();
+            if changes.changed(SELDOM / 3).await {
+                changed_at = Instant::now();
+            }
+        }
     }
 }
 

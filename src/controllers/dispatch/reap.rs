@@ -6,38 +6,68 @@ use jiff::Timestamp;
 
 use crate::{
     api::TaskQueueSpec,
-    store::{BootInstant, DeclaredRow, Patience, Reapable, Reaped, StoreError, spec_of},
+    store::{BootInstant, DeclaredRow, Patience, Reapable, Reaped, StoreError, Topics, spec_of},
     tasks::QueueKey,
 };
 
 use super::Desk;
 
-const PERIOD: Duration = Duration::from_secs(2);
+/// The shortest and the longest time between two passes.
+const SHORTEST: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(10);
 /// Of queues that nobody declares any more.
 const LEASE: Duration = Duration::from_secs(90);
 
 pub async fn run(desk: Desk) {
-    let mut patience = Patience::default();
+    let mut changes = desk.store.follow(Topics::NEW | Topics::WORLD);
+    let mut world = desk.store.follow(Topics::WORLD);
+    let (mut patience, mut queues) = (Patience::default(), None);
     loop {
         desk.beat.beat();
-        if let Some(reaped) = desk.note("reap", pass(&desk, &mut patience).await) {
-            let Reaped { leases, requeued, deferred, expired } = reaped;
-            desk.metrics.tasks.reaped(leases, requeued, deferred, expired);
-            if reaped != Reaped::default() {
-                tracing::warn!(leases, requeued, deferred, expired, "tasks were taken from lapsed leases");
-            }
+        if world.take() {
+            queues = None;
         }
-        tokio::time::sleep(PERIOD).await;
+        let mut wait = SHORTEST;
+        match desk.note("reap", pass(&desk, &mut patience, &mut queues).await) {
+            Some((reaped, again)) => {
+                let Reaped { leases, requeued, deferred, expired } = reaped;
+                desk.metrics.tasks.reaped(leases, requeued, deferred, expired);
+                if reaped != Reaped::default() {
+                    tracing::warn!(leases, requeued, deferred, expired, "tasks were taken from lapsed leases");
+                }
+                wait = again;
+            }
+            None => queues = None,
+        }
+        tokio::time::sleep(SHORTEST).await;
+        changes.changed(wait.saturating_sub(SHORTEST)).await;
     }
 }
 
-async fn pass(desk: &Desk, patience: &mut Patience) -> Result<Reaped, StoreError> {
+/// Returns when the next pass is due. Nothing is written while nothing has lapsed.
+async fn pass(
+    desk: &Desk,
+    patience: &mut Patience,
+    known: &mut Option<Vec<(QueueKey, Duration)>>,
+) -> Result<(Reaped, Duration), StoreError> {
+    let queues = match known.take() {
+        Some(queues) => queues,
+        None => leases(&desk.store.declared("TaskQueue").await?),
+    };
+    let shortest = queues.iter().map(|(_, lease)| *lease).min().unwrap_or(LEASE);
+    // A reaper that passes seldom takes itself for one that paused.
+    let longest = (shortest / 4).clamp(SHORTEST, LONGEST);
     // Reached the database: only such a pass counts.
-    let queues = desk.store.declared("TaskQueue").await?;
-    match patience.reapable(&leases(&queues), LEASE, BootInstant::now(), Timestamp::now()) {
-        Reapable::Of(none) if none.is_empty() => Ok(Reaped::default()),
-        reapable => desk.store.reap_of(desk.term.fence(), &reapable).await,
-    }
+    let next = desk.store.next_lapse().await?;
+    let reapable = patience.reapable(&queues, LEASE, BootInstant::now(), Timestamp::now());
+    *known = Some(queues);
+    let wait = next.map_or(longest, |next| next.clamp(SHORTEST, longest));
+    let reaped = match reapable {
+        _ if next.is_none_or(|next| !next.is_zero()) => Reaped::default(),
+        Reapable::Of(none) if none.is_empty() => Reaped::default(),
+        reapable => desk.store.reap_of(desk.term.fence(), &reapable).await?,
+    };
+    Ok((reaped, wait))
 }
 
 /// How long each queue's leases are.

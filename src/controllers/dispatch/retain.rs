@@ -32,25 +32,19 @@ pub async fn run(desk: Desk) {
 
 async fn pass(desk: &Desk) -> Result<u64, StoreError> {
     let queues = desk.store.declared("TaskQueue").await?;
-    let counted = desk.store.queue_counts().await?;
     let mut retention: Vec<Retention> = queues.iter().filter_map(of_queue).collect();
     // What a queue left behind that is gone is kept as long as a queue keeps its tasks that says nothing.
-    for gone in counted {
-        let queue = QueueKey { namespace: gone.namespace, name: gone.queue };
-        if !retention.iter().any(|r| r.queue == queue) {
-            retention.push(kept(queue, &RetentionPolicy::default()));
-        }
-    }
+    retention.push(kept(None, &RetentionPolicy::default()));
     desk.store.retain(desk.term.fence(), &retention).await
 }
 
 fn of_queue(row: &DeclaredRow) -> Option<Retention> {
     let spec: TaskQueueSpec = spec_of(row)?;
     let queue = QueueKey { namespace: row.namespace.clone(), name: row.name.clone() };
-    Some(kept(queue, &spec.retention))
+    Some(kept(Some(queue), &spec.retention))
 }
 
-fn kept(queue: QueueKey, policy: &RetentionPolicy) -> Retention {
+fn kept(queue: Option<QueueKey>, policy: &RetentionPolicy) -> Retention {
     let seconds = |n: i32| Duration::from_secs(n.unsigned_abs().into());
     Retention { queue, completed: seconds(policy.completed_seconds), failed: seconds(policy.failed_seconds) }
 }

@@ -160,7 +160,6 @@ impl Controller for Agents {
                     let directions = Directions {
                         key: key.clone(),
                         agents: self.shared.agents.clone(),
-                        store: Arc::clone(&self.parts.store),
                         term: term.clone(),
                         caller: Caller { installation: self.parts.installation, epoch: term.fence().epoch },
                         backends: Arc::clone(&self.backends),

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     api::{HostAgent, LLMBackend},
     host::{Caller, CareRequest},
-    store::{Store, Term},
+    store::Term,
 };
 
 use super::super::{
@@ -41,7 +41,6 @@ pub struct Poller {
 pub struct Directions {
     pub key: Key,
     pub agents: Agents,
-    pub store: Arc<dyn Store>,
     pub term: Term,
     pub caller: Caller,
     pub backends: Arc<Backends>,
@@ -121,10 +120,8 @@ impl Directions {
 
     /// Sent only while this leader can record and act: else the agent's own loop must take over.
     async fn care(&self, services: Vec<String>) {
-        let leads = match self.store.leader().await {
-            Ok(Some(leader)) => leader.holder == self.term.fence().holder && self.term.still_leads(),
-            Ok(None) | Err(_) => false,
-        };
+        // Its lead was renewed just now, in the database.
+        let leads = self.term.still_leads();
         let Some(api) = self.agents.api(&self.key).filter(|_| leads && !services.is_empty()) else { return };
         let request = CareRequest { services, seconds: CARE_LASTS };
         if let Err(error) = api.care(&request, self.caller).await {

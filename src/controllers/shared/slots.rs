@@ -11,17 +11,21 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    store::{CallEvidence, SlotPurpose, SlotRow, Store, StoreError, world},
+    store::{CallEvidence, SlotPurpose, SlotRow, Store, StoreError, Topics, world},
     tasks::route::Server,
     telemetry::Beat,
 };
 
 use super::evidence::Reported;
 
-/// Slots and reports are read this often.
+/// Slots and reports are read this often while tasks wait, and for a while after anything changed.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The same while calls are open somewhere: what they show must not wait.
 const PERIOD_OF_CALLS: Duration = Duration::from_secs(1);
+/// The same while nothing goes on and nobody tells of a change.
+const SELDOM_READ: Duration = Duration::from_secs(60);
+/// How long something goes on after it was told last.
+const LASTING: Duration = Duration::from_secs(10);
 /// Counting goes over all tasks that wait: it may take one part in so many of the time, down to one count in [`SELDOM`].
 const SHARE: u32 = 20;
 const SELDOM: Duration = Duration::from_secs(30);
@@ -68,34 +72,54 @@ struct Known {
 impl SlotWatch {
     pub async fn watch(self, store: Arc<dyn Store>, beat: Beat, shutdown: CancellationToken) {
         let (mut period, mut count_at) = (PERIOD, Instant::now());
+        let mut changes = store.follow(Topics::TASKS | Topics::REPORTS | Topics::WORLD);
+        let mut changed_at = Instant::now();
         while shutdown.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
             beat.beat();
-            match self.read(&*store).await {
-                Ok(calls) => period = if calls > 0 { PERIOD_OF_CALLS } else { PERIOD },
+            if changes.take() {
+                changed_at = Instant::now();
+            }
+            let read = self.read(&*store).await;
+            match &read {
+                Ok(calls) => period = if *calls > 0 { PERIOD_OF_CALLS } else { PERIOD },
                 Err(error) => tracing::debug!(%error, "cannot read slots and reports; will retry"),
             }
             let began = Instant::now();
-            if began < count_at {
-                continue;
+            if began >= count_at {
+                match demand(&*store).await {
+                    Ok(demand) => self.update(|known| known.count(&demand)),
+                    Err(error) => tracing::debug!(%error, "cannot count waiting tasks; will retry"),
+                }
+                // A little less than the period: a pass of the loop must not be missed by a hair.
+                count_at = began + (PERIOD * 3 / 4).max(began.elapsed() * SHARE).min(SELDOM);
             }
-            match demand(&*store).await {
-                Ok(demand) => self.update(|known| known.count(&demand)),
-                Err(error) => tracing::debug!(%error, "cannot count waiting tasks; will retry"),
+            // In parts, so that the loop is seen to be alive.
+            let asleep = Instant::now();
+            while read.is_ok() && !self.is_busy() && changed_at.elapsed() > LASTING && asleep.elapsed() < SELDOM_READ {
+                beat.beat();
+                match shutdown.run_until_cancelled(changes.changed(SELDOM_READ / 3)).await {
+                    Some(true) => changed_at = Instant::now(),
+                    Some(false) => {}
+                    None => return,
+                }
             }
-            // A little less than the period: a pass of the loop must not be missed by a hair.
-            count_at = began + (PERIOD * 3 / 4).max(began.elapsed() * SHARE).min(SELDOM);
         }
+    }
+
+    /// Whether calls are open or tasks wait anywhere.
+    pub fn is_busy(&self) -> bool {
+        self.lock().servers.values().any(|server| !server.calls.is_empty() || server.waiting > 0)
     }
 
     /// Returns how many calls are open.
     async fn read(&self, store: &dyn Store) -> Result<usize, StoreError> {
         let now = Timestamp::now();
         let reports = store.workers().await?;
-        let occupied = store.occupancy().await?;
-        let mut open = HashMap::new();
-        for (url, _) in occupied.into_iter().filter(|(_, n)| *n > 0) {
-            let calls = store.slots(&url).await?.into_iter().filter(|slot| slot.purpose == SlotPurpose::Call);
-            open.insert(url, calls.collect::<Vec<_>>());
+        let mut open: HashMap<String, Vec<SlotRow>> = HashMap::new();
+        for (url, slot) in store.occupied_slots().await? {
+            if slot.purpose == SlotPurpose::Call {
+                open.entry(url).or_default().push(slot);
+            }
         }
         let calls = open.values().map(Vec::len).sum();
         self.update(|known| {

@@ -8,13 +8,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    store::{ControlSet, ResourceKey, Store, StoreError},
+    store::{ControlSet, ResourceKey, Store, StoreError, Topics},
     telemetry::Beat,
 };
 
 use super::Key;
 
-const PERIOD: Duration = Duration::from_secs(1);
+/// Wishes are read as soon as one is told, and so often in case that it was not.
+const PERIOD: Duration = Duration::from_secs(30);
+/// After an error.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The controls as they were last read.
 #[derive(Clone)]
@@ -25,17 +28,22 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    /// Reads the controls now, and again each second. While the database is away the last ones hold.
+    /// Reads the controls now, and again when they change. While the database is away the last ones hold.
     pub async fn start(store: Arc<dyn Store>, beat: Beat, shutdown: CancellationToken) -> Self {
-        let first = store.controls().await.unwrap_or_default();
+        let mut told = store.follow(Topics::WISHES);
+        let first = store.controls().await;
+        let mut wait = if first.is_ok() { PERIOD } else { AGAIN };
+        let first = first.unwrap_or_default();
         let (sender, controls) = watch::channel(Arc::new(first));
         let wishes = Self { store, known: Arc::new(sender), controls };
         let periodic = wishes.clone();
         tokio::spawn(async move {
-            while shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
+            while shutdown.run_until_cancelled(told.changed(wait)).await.is_some() {
                 beat.beat();
+                wait = PERIOD;
                 if let Err(error) = periodic.read().await {
-                    tracing::debug!(%error, "people's wishes not read");
+                    tracing::debug!(%error, "people's wishes not read; will retry");
+                    wait = AGAIN;
                 }
             }
         });
@@ -81,6 +89,13 @@ impl Wishes {
         let time = |text: &String| text.parse::<Timestamp>().ok();
         let all = [object.annotations().get(annotation).cloned(), self.reconcile_token(kind, key)];
         all.into_iter().flatten().max_by_key(time)
+    }
+
+    /// Every request of a kind that was asked through the API: namespace and token.
+    pub fn requests_of(&self, kind: &str) -> Vec<(String, String)> {
+        let controls = self.controls.borrow();
+        let of_kind = controls.reconcile_requested.iter().filter(|(key, _)| key.kind == kind);
+        of_kind.map(|(key, token)| (key.namespace.clone(), token.clone())).collect()
     }
 
     /// The last `reconcile` of a resource that was asked through the API.

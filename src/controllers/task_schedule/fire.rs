@@ -13,8 +13,8 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use crate::{
     api::{ConcurrencyPolicy, Mode, TaskScheduleSpec, number_of},
     platform::Note,
-    store::{DeclaredRow, StoreClass, StoreError, TaskCommand, TaskFilter, TaskPage, Term},
-    tasks::{TaskState, retry::doubled},
+    store::{DeclaredRow, Fired, Replaced, StoreClass, StoreError, TaskFilter, TaskPage, Term},
+    tasks::{NewTask, TaskState, retry::doubled},
     telemetry::Beat,
 };
 
@@ -31,8 +31,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long a new leader waits to hear of the manifests before it goes by what earlier ones projected.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Tasks of an earlier run that are cancelled at once.
-const MOST: i64 = 100_000;
+/// Batches of replaced tasks that are cancelled in one pass, so that other schedules have their turn.
+const REPLACED_BATCHES: usize = 10;
 
 /// A schedule as the clock knows it.
 struct Hand {
@@ -47,8 +47,8 @@ struct Hand {
 /// Runs for one term.
 pub async fn watch_clock(world: Arc<World>, runs: Runs, term: Term, beat: Beat) {
     let (hands, last) = (HashMap::new(), HashMap::new());
-    let (began, read, failing) = (Instant::now(), false, HashMap::new());
-    let mut clock = Clock { world, runs, term, began, hands, last, read, failing };
+    let (began, read, failing, replacing) = (Instant::now(), false, HashMap::new(), HashMap::new());
+    let mut clock = Clock { world, runs, term, began, hands, last, replacing, read, failing };
     loop {
         tokio::time::sleep(PERIOD).await;
         beat.beat();
@@ -70,6 +70,8 @@ struct Clock {
     hands: HashMap<String, Hand>,
     /// What earlier leaders, and this one, recorded.
     last: HashMap<String, Timestamp>,
+    /// Runs that have yet to cancel what they replace, by the schedule's uid.
+    replacing: HashMap<String, Timestamp>,
     read: bool,
     /// Schedules that could not be recorded: how often in a row, and when they are tried again.
     failing: HashMap<String, (i32, Instant)>,
@@ -83,10 +85,16 @@ impl Clock {
             return Ok(());
         }
         if !self.read {
-            self.last = self.world.parts.store.last_runs().await?.into_iter().collect();
+            for (uid, run, replaces) in self.world.parts.store.last_runs().await? {
+                if replaces {
+                    self.replacing.insert(uid.clone(), run);
+                }
+                self.last.insert(uid, run);
+            }
             self.read = true;
         }
         self.hands.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
+        self.replacing.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         self.runs.retain(|uid| rows.iter().any(|row| row.uid == uid));
         self.failing.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         for row in rows {
@@ -115,6 +123,7 @@ impl Clock {
     async fn turn(&mut self, row: DeclaredRow, now: Timestamp) -> Result<(), StoreError> {
         let uid = row.uid.clone();
         self.set(row, now);
+        self.go_on_replacing(&uid).await?;
         let Some(hand) = self.hands.get(&uid) else { return Ok(()) };
         let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
         let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
@@ -128,6 +137,19 @@ impl Clock {
         };
         let by_hand = self.heed_wish(&uid, now).await?;
         self.tell_waits(&uid, waits.or(by_hand));
+        Ok(())
+    }
+
+    /// Cancels what the last run replaces, as far as one pass may. A run of an earlier leader is gone on with.
+    async fn go_on_replacing(&mut self, uid: &str) -> Result<(), StoreError> {
+        let (Some(run), Some(hand)) = (self.replacing.get(uid).copied(), self.hands.get(uid)) else { return Ok(()) };
+        let replaces = Self::replaced_by(&hand.row, &hand.spec, run);
+        for _ in 0..REPLACED_BATCHES {
+            if self.world.parts.store.replace_more(self.term.fence(), uid, run, &replaces).await? {
+                self.replacing.remove(uid);
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -183,16 +205,14 @@ impl Clock {
             queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
             held: row.held.clone(),
             tasks: tasks.len(),
-            still_running: policy != ConcurrencyPolicy::Allow && self.is_running(&row, &spec).await?,
+            still_running: policy == ConcurrencyPolicy::Forbid && self.is_running(&row, &spec).await?,
         };
         match plan::decide(policy, run, &seen) {
             Decision::Hold { reason, message } => return Ok(Some(Waits { reason, message })),
             Decision::LeaveOut { reason, message } => self.leave_out(uid, run, reason, message).await?,
             Decision::Fire { replace } => {
-                if replace {
-                    self.replace(&row, &spec, run).await?;
-                }
-                self.record(uid, run, &tasks).await?;
+                let replaces = replace.then(|| Self::replaced_by(&row, &spec, run));
+                self.record(uid, run, &tasks, replaces.as_ref()).await?;
                 self.fired(&row, run, tasks.len(), "by its schedule");
             }
         }
@@ -228,12 +248,12 @@ impl Clock {
         match plan::decide(ConcurrencyPolicy::Allow, at, &seen) {
             Decision::Hold { reason, message } => return Ok(Some(Waits { reason, message })),
             Decision::LeaveOut { reason, message } => {
-                self.record(&by_hand, at, &[]).await?;
+                self.record(&by_hand, at, &[], None).await?;
                 self.runs.handled(uid, wish);
                 self.say(&row, false, reason, message);
             }
             Decision::Fire { .. } => {
-                self.record(&by_hand, at, &tasks).await?;
+                self.record(&by_hand, at, &tasks, None).await?;
                 self.runs.handled(uid, wish);
                 self.fired(&row, at, tasks.len(), "by hand");
             }
@@ -248,17 +268,31 @@ impl Clock {
         reason: &'static str,
         message: String,
     ) -> Result<(), StoreError> {
-        self.record(uid, run, &[]).await?;
+        self.record(uid, run, &[], None).await?;
         if let Some(row) = self.hands.get(uid).map(|hand| hand.row.clone()) {
             self.say(&row, reason == "RunMissed", reason, message);
         }
         Ok(())
     }
 
-    /// In one transaction: that this run is dealt with, and its tasks.
-    async fn record(&mut self, key: &str, run: Timestamp, tasks: &[crate::tasks::NewTask]) -> Result<(), StoreError> {
-        if !self.world.parts.store.fire(self.term.fence(), key, run, tasks).await? {
-            tracing::info!(schedule = key, %run, "this run was fired before");
+    /// In one transaction: that this run is dealt with, its tasks, and the end of what it replaces.
+    async fn record(
+        &mut self,
+        key: &str,
+        run: Timestamp,
+        tasks: &[NewTask],
+        replaces: Option<&Replaced>,
+    ) -> Result<(), StoreError> {
+        match self.world.parts.store.fire(self.term.fence(), key, run, tasks, replaces).await? {
+            // Perhaps by this process, which lost the answer: then it may have to go on.
+            Fired::Before => {
+                tracing::info!(schedule = key, %run, "this run was fired before");
+                if replaces.is_some() {
+                    self.replacing.insert(key.to_owned(), run);
+                }
+            }
+            Fired::Now { replaced: true } => {}
+            Fired::Now { replaced: false } => _ = self.replacing.insert(key.to_owned(), run),
         }
         self.last.insert(key.to_owned(), run);
         if let Some(hand) = self.hands.get_mut(key) {
@@ -282,10 +316,9 @@ impl Clock {
         Ok(!self.world.parts.store.tasks(&Self::of_earlier_runs(row, spec), &one).await?.is_empty())
     }
 
-    async fn replace(&self, row: &DeclaredRow, spec: &TaskScheduleSpec, run: Timestamp) -> Result<(), StoreError> {
+    fn replaced_by(row: &DeclaredRow, spec: &TaskScheduleSpec, run: Timestamp) -> Replaced {
         let reason = format!("replaced by the run of {run} of TaskSchedule {}", row.name);
-        let filter = Self::of_earlier_runs(row, spec);
-        self.world.parts.store.command_tasks(&filter, &TaskCommand::Cancel, &reason, MOST).await.map(drop)
+        Replaced { filter: Self::of_earlier_runs(row, spec), reason }
     }
 
     fn fired(&self, row: &DeclaredRow, run: Timestamp, tasks: usize, how: &str) {

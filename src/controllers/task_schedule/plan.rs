@@ -80,14 +80,14 @@ pub struct Circumstances {
     pub held: Option<String>,
     /// How many tasks the run would insert.
     pub tasks: usize,
-    /// Whether tasks of an earlier run live. Not asked with `Allow`.
+    /// Whether tasks of an earlier run live. Asked only with `Forbid`.
     pub still_running: bool,
 }
 
 /// What becomes of a run that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Its tasks are inserted; those of earlier runs are cancelled before, with `replace`.
+    /// Its tasks are inserted; with `replace` those of earlier runs are cancelled.
     Fire { replace: bool },
     /// It is recorded as done without any task.
     LeaveOut { reason: &'static str, message: String },
@@ -121,7 +121,7 @@ pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &Circumstances) -
         let message = format!("would insert {} for the run of {run}", number_of(seen.tasks, "task"));
         return Decision::LeaveOut { reason: "WouldFire", message };
     }
-    Decision::Fire { replace: seen.still_running && policy == ConcurrencyPolicy::Replace }
+    Decision::Fire { replace: policy == ConcurrencyPolicy::Replace }
 }
 
 /// The tasks of a run: one, or one for each expert that is selected and not suspended.
@@ -271,6 +271,7 @@ mod tests {
             ("forbidden beside", Forbid, running(), "LeaveOut StillRunning"),
             ("forbidden, and alone", Forbid, well(), "Fire false"),
             ("replaced", Replace, running(), "Fire true"),
+            ("replaced, as far as is known then", Replace, well(), "Fire true"),
             ("suspended", Allow, Circumstances { suspended: true, ..well() }, "LeaveOut Suspended"),
             ("held", Allow, Circumstances { held: Some("waits for x".into()), ..well() }, "Hold Held"),
             ("no queue", Allow, Circumstances { queue_missing: true, ..well() }, "Hold QueueMissing"),

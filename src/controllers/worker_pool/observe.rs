@@ -1,12 +1,15 @@
 //! What a pool's processes report, and what they could use.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{LLMBackendSpec, WorkerPoolSpec},
-    store::Admission,
+    store::{Admission, ServerRow},
 };
 
 use super::{
@@ -67,10 +70,12 @@ impl Pools {
             .filter(|g| g.namespace == key.namespace && mine(&g.queue) && g.due && g.expert.is_some())
             .map(|g| (g.model.clone(), g.count))
             .collect();
+        let servers: BTreeMap<String, ServerRow> =
+            store.servers().await?.into_iter().map(|server| (server.row.url.clone(), server.row)).collect();
         let mut rooms = Vec::new();
         for backend in store.backends().await?.into_iter().filter(|b| b.namespace == key.namespace) {
             let Ok(declared) = serde_json::from_value::<LLMBackendSpec>(backend.spec) else { continue };
-            let Some(server) = store.server(&backend.server_url).await? else { continue };
+            let Some(server) = servers.get(&backend.server_url) else { continue };
             if server.admission == Admission::Closed {
                 continue;
             }

@@ -138,6 +138,7 @@ mod tests {
             deferred_to_human: deferred,
             completed: 118,
             failed: 0,
+            oldest_deferred: None,
             oldest_pending: None,
         }
     }

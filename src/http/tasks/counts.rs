@@ -41,6 +41,7 @@ pub fn no_tasks(namespace: &str, queue: &str) -> QueueCounts {
         completed: 0,
         failed: 0,
         oldest_pending: None,
+        oldest_deferred: None,
     }
 }
 

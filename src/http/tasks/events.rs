@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     http::{Api, ApiError, ErrorReply, extract::Query},
-    store::{SETTLED, StoreError, TaskCursor, TaskFilter},
+    store::{Follower, SETTLED, StoreError, TaskCursor, TaskFilter, Topics},
     tasks::Task,
 };
 
 const BATCH: i64 = 500;
+/// Somebody else's transaction may hold back for longer what others have shown already.
 const POLL: Duration = Duration::from_secs(5);
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
@@ -43,7 +44,8 @@ pub async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
     let after = cursor(&api, last.or(which.after.as_deref()).unwrap_or(FROM_NOW)).await?;
-    let follow = Follow { api, filter: which.filter()?, after, ready: VecDeque::new() };
+    let changes = api.store.follow(Topics::TASKS);
+    let follow = Follow { api, filter: which.filter()?, after, ready: VecDeque::new(), changes };
     let changes = stream::unfold(follow, |mut follow| async move {
         let event = follow.next().await;
         Some((Ok(event), follow))
@@ -58,6 +60,7 @@ struct Follow {
     filter: TaskFilter,
     after: TaskCursor,
     ready: VecDeque<Task>,
+    changes: Follower,
 }
 
 impl Follow {
@@ -69,7 +72,7 @@ impl Follow {
             }
             match self.read().await {
                 Ok(()) if self.ready.is_empty() => {
-                    self.api.store.tasks_changed(POLL).await;
+                    self.changes.changed(POLL).await;
                     tokio::time::sleep(SETTLED).await;
                 }
                 Ok(()) => {}

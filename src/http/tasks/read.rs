@@ -16,13 +16,15 @@ use crate::{
         extract::{Path, Query},
         resources::InNamespace,
     },
-    store::{SETTLED, TaskCursor, TaskPage},
+    store::{SETTLED, TaskCursor, TaskPage, Topics},
     tasks::{Task, TaskId, TaskState},
 };
 
 /// The cursor of whoever wants what comes next.
 pub const FROM_NOW: &str = "now";
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Somebody else's transaction may hold back for longer what others have shown already.
+const POLL: Duration = Duration::from_secs(5);
 pub(super) const TERMINAL: [TaskState; 3] = [TaskState::Completed, TaskState::Failed, TaskState::Cancelled];
 
 /// Tasks, newest first; without payload and result unless `full=true`. An answer may have fewer than `limit`, where they are large.
@@ -73,7 +75,8 @@ impl Room {
         let count = i64::try_from(tasks.len()).unwrap_or(i64::MAX);
         self.left -= count;
         self.count += count;
-        self.may_be_more = count == asked;
+        // A page of whole tasks may be short because they are large.
+        self.may_be_more = count == asked || (self.full && count > 0);
         if self.full {
             self.bytes += tasks.iter().map(json_bytes).sum::<usize>();
             let each = (self.bytes / usize::try_from(self.count.max(1)).unwrap_or(1)).max(1);
@@ -140,6 +143,7 @@ pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Resu
         Some(text) => Some(cursor(&api, text).await?),
         None => None,
     };
+    let mut changes = api.store.follow(Topics::ENDED);
     let until = Instant::now() + Duration::from_secs(which.wait.unwrap_or(0)).min(LONGEST_WAIT);
     loop {
         let (mut items, mut room, mut last) = (Vec::new(), Room::new(limit, true), after);
@@ -151,7 +155,7 @@ pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Resu
         }
         let left = until.saturating_duration_since(Instant::now());
         if items.is_empty() && !left.is_zero() {
-            api.store.tasks_changed(left).await;
+            changes.changed(left.min(POLL)).await;
             // What changed shows when it has settled.
             tokio::time::sleep(SETTLED.min(left)).await;
             continue;

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::PostgresStore;
+use crate::store::changes::Topics;
 use crate::store::rows::{PauseRecord, ReconcileRecord, SuspensionRecord};
 use crate::store::stamp::Stamp;
 use crate::store::{ControlSet, Controls, Pause, ResourceKey, StoreError, Suspension};
@@ -31,6 +32,7 @@ impl Controls for PostgresStore {
     async fn set_pause(&self, pause: Option<&Pause>) -> Result<(), StoreError> {
         let Some(pause) = pause else {
             self.execute(sqlx::query("DELETE FROM pause")).await?;
+            self.work.changed(Topics::WISHES);
             return Ok(());
         };
         let statement = sqlx::query(
@@ -41,6 +43,7 @@ impl Controls for PostgresStore {
         .bind(pause.until.map(Stamp::from))
         .bind(&pause.by);
         self.execute(statement).await?;
+        self.work.changed(Topics::WISHES);
         Ok(())
     }
 
@@ -57,6 +60,7 @@ impl Controls for PostgresStore {
             statement = statement.bind(suspended).bind(by).bind(Stamp::from(*at));
         }
         self.execute(statement).await?;
+        self.work.changed(Topics::WISHES);
         Ok(())
     }
 
@@ -70,6 +74,7 @@ impl Controls for PostgresStore {
         .bind(&key.name)
         .bind(token);
         self.execute(statement).await?;
+        self.work.changed(Topics::WISHES);
         Ok(())
     }
 }

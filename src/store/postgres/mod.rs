@@ -29,6 +29,7 @@ use super::{Fence, StoreError, schema};
 
 pub use migrate::drop_schema;
 pub(super) use migrate::migrate;
+pub use tasks::periodic_statements;
 pub use url::{BadDatabaseUrl, DatabaseUrl};
 
 /// How long one operation may take, with everything that it waits for.

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::PostgresStore;
+use crate::store::changes::Topics;
 use crate::store::rows::{BackendRecord, ObservationRecord, in_microseconds};
 use crate::store::stamp::Stamp;
 use crate::store::text::{json, text};
@@ -27,7 +28,9 @@ impl Projections for PostgresStore {
             upsert(session.connection(), row).await?;
             session.commit().await
         })
-        .await
+        .await?;
+        self.work.changed(Topics::WORLD);
+        Ok(())
     }
 
     async fn sweep_backends(&self, fence: &Fence, complete: &[String]) -> Result<Vec<BackendRow>, StoreError> {
@@ -56,6 +59,7 @@ impl Projections for PostgresStore {
             session.commit().await
         })
         .await?;
+        self.work.changed(Topics::WORLD);
         Ok(missing)
     }
 

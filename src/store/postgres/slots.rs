@@ -9,20 +9,29 @@ use sqlx::postgres::PgConnection;
 
 use super::{PostgresStore, Session};
 use crate::store::admit::{
-    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, life_at, occupancy, occupied_rows,
+    DayRecord, Decision, ServerNowRecord, SlotRecord, calls_of_day, day_of, decide, life_at, occupied_rows,
+    with_servers,
 };
+use crate::store::changes::Topics;
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
 };
-use crate::tasks::route::CallsOfDay;
 
 /// A server, with the database's time.
 #[derive(FromRow)]
 struct TimedServer {
     #[sqlx(flatten)]
     server: ServerRecord,
+    now: Stamp,
+}
+
+/// A slot, with the database's time.
+#[derive(FromRow)]
+struct TimedSlot {
+    #[sqlx(flatten)]
+    slot: SlotRecord,
     now: Stamp,
 }
 
@@ -64,7 +73,9 @@ impl Slots for PostgresStore {
             }
             session.commit().await
         })
-        .await
+        .await?;
+        self.work.changed(Topics::WORLD);
+        Ok(())
     }
 
     async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError> {
@@ -154,38 +165,28 @@ impl Slots for PostgresStore {
         .await
     }
 
-    async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        self.within(async {
-            let mut session = self.session().await?;
-            let timed: Vec<TimedServer> = sqlx::query_as(
-                "SELECT url, slot_limit, admission, instance, calls_per_day, clock_timestamp() AS now FROM servers ORDER BY url",
-            )
-            .fetch_all(session.connection())
-            .await?;
-            let slots: Vec<SlotRecord> = sqlx::query_as(
-                "SELECT * FROM slots WHERE coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock_timestamp()",
-            )
-            .fetch_all(session.connection())
-            .await?;
-            session.end();
-            let Some(now) = timed.first().map(|first| first.now) else { return Ok(Vec::new()) };
-            Ok(occupancy(timed.into_iter().map(|timed| timed.server).collect(), &slots, now))
-        })
-        .await
+    async fn occupied_slots(&self) -> Result<Vec<(String, SlotRow)>, StoreError> {
+        let occupied = sqlx::query_as(
+            "SELECT *, clock_timestamp() AS now FROM slots
+             WHERE coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock_timestamp()
+             ORDER BY server_url, number",
+        );
+        let slots: Vec<TimedSlot> = self.fetch(occupied).await?;
+        let Some(now) = slots.first().map(|first| first.now) else { return Ok(Vec::new()) };
+        with_servers(slots.into_iter().map(|timed| timed.slot).collect(), now, Stamp::now())
     }
 
-    async fn calls_of_day(&self) -> Result<Vec<(String, CallsOfDay)>, StoreError> {
-        let limited = sqlx::query_as(
-            "SELECT url, slot_limit, admission, instance, calls_per_day, clock_timestamp() AS now FROM servers
-             WHERE calls_per_day IS NOT NULL ORDER BY url",
-        );
-        let timed: Vec<TimedServer> = self.fetch(limited).await?;
-        let Some(now) = timed.first().map(|first| first.now) else { return Ok(Vec::new()) };
-        let counted: Vec<DayRecord> =
-            self.fetch(sqlx::query_as("SELECT server_url, day, calls FROM server_days")).await?;
-        Ok(all_calls_of_day(timed.into_iter().map(|timed| timed.server).collect(), &counted, now))
+    async fn servers(&self) -> Result<Vec<ServerNow>, StoreError> {
+        let servers: Vec<ServerNowRecord> = self.fetch(sqlx::query_as(SERVERS)).await?;
+        servers.into_iter().map(ServerNow::try_from).collect()
     }
 }
+
+const SERVERS: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+    SELECT s.url, s.slot_limit, s.admission, s.instance, s.calls_per_day, d.day, d.calls, clock.now,
+        (SELECT count(*) FROM slots WHERE server_url = s.url
+            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now) AS occupied
+    FROM clock, servers AS s LEFT JOIN server_days AS d ON d.server_url = s.url ORDER BY s.url";
 
 /// Locks the server's row. The time is read after the lock was given.
 pub(super) async fn lock_server(
@@ -218,7 +219,7 @@ pub(super) async fn calls_left(
     if server.calls_per_day.is_none() {
         return Ok(i64::MAX);
     }
-    let counted = sqlx::query_as("SELECT server_url, day, calls FROM server_days WHERE server_url = $1");
+    let counted = sqlx::query_as("SELECT day, calls FROM server_days WHERE server_url = $1");
     let counted: Option<DayRecord> = counted.bind(&server.url).fetch_optional(connection).await?;
     Ok(calls_of_day(server.calls_per_day, counted.as_ref(), now).map_or(i64::MAX, |calls| calls.left))
 }

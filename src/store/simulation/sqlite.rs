@@ -105,7 +105,7 @@ impl Home for Sqlite {
     }
 
     fn assign(&mut self, fence: &Fence) -> Answer<()> {
-        self.runtime.block_on(assign_after(&self.store, fence, 0)).map(|_| ())
+        self.runtime.block_on(assign_after(&self.store, fence, 0, &mut None)).map(|_| ())
     }
 
     fn put_server(&mut self, fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> Answer<()> {
@@ -167,7 +167,8 @@ impl Home for Sqlite {
     }
 
     fn occupancy(&mut self) -> Answer<Vec<(String, i64)>> {
-        self.runtime.block_on(self.store.occupancy())
+        let servers = self.runtime.block_on(self.store.servers())?;
+        Ok(servers.into_iter().map(|server| (server.row.url, server.occupied)).collect())
     }
 
     fn lives(&mut self) -> Vec<Seen> {

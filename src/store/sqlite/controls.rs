@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::SqliteStore;
+use crate::store::changes::Topics;
 use crate::store::rows::{PauseRecord, ReconcileRecord, SuspensionRecord};
 use crate::store::stamp::Stamp;
 use crate::store::{ControlSet, Controls, Pause, ResourceKey, StoreError, Suspension};
@@ -36,6 +37,7 @@ impl Controls for SqliteStore {
     async fn set_pause(&self, pause: Option<&Pause>) -> Result<(), StoreError> {
         let Some(pause) = pause else {
             sqlx::query("DELETE FROM pause").execute(&self.writer).await?;
+            self.waker.changed(Topics::WISHES);
             return Ok(());
         };
         sqlx::query(
@@ -47,6 +49,7 @@ impl Controls for SqliteStore {
         .bind(&pause.by)
         .execute(&self.writer)
         .await?;
+        self.waker.changed(Topics::WISHES);
         Ok(())
     }
 
@@ -63,6 +66,7 @@ impl Controls for SqliteStore {
             statement = statement.bind(suspended).bind(by).bind(Stamp::from(*at));
         }
         statement.execute(&self.writer).await?;
+        self.waker.changed(Topics::WISHES);
         Ok(())
     }
 
@@ -77,6 +81,7 @@ impl Controls for SqliteStore {
         .bind(token)
         .execute(&self.writer)
         .await?;
+        self.waker.changed(Topics::WISHES);
         Ok(())
     }
 }

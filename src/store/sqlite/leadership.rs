@@ -1,15 +1,31 @@
-//! The lead of a data folder: whoever holds its lock leads at once, the row keeps epoch and expiry.
+//! The lead of a data folder: whoever holds its lock leads at once. The row keeps holder and epoch; until when, that process keeps in
+//! memory, for nobody else could lead.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::lock::FolderLock;
 use super::{Hold, SqliteStore};
 use crate::store::rows::LeadershipRecord;
+use crate::store::stamp::Stamp;
 use crate::store::{Fence, Leader, Leadership, StoreError};
 
-pub(super) const READ: &str = "SELECT holder, epoch, expires_at, ?1 AS now FROM leadership";
+pub(super) const READ: &str = "SELECT holder, epoch, ?1 AS expires_at, ?2 AS now FROM leadership";
+/// How long a lead is said to last that its process holds by the folder's lock.
+const WHILE_LOCKED: Duration = Duration::from_secs(1);
+
+impl SqliteStore {
+    /// When the lead lapses, as far as this process can know.
+    pub(super) fn lead_until(&self, now: Stamp) -> Stamp {
+        match self.hold {
+            Hold::Lock => self.memory.lead_until().unwrap_or(now),
+            Hold::Share if FolderLock::is_taken(&self.folder) => now.after(WHILE_LOCKED),
+            Hold::Share => now,
+        }
+    }
+}
 
 #[async_trait]
 impl Leadership for SqliteStore {
@@ -21,41 +37,50 @@ impl Leadership for SqliteStore {
         if self.hold == Hold::Share {
             return Ok(None);
         }
-        // No look at the expiry: the kernel gave us the lock, so whoever is in the row is dead.
+        let until = self.now().after(lease);
+        // The kernel gave us the lock, so whoever is in the row is dead.
         let epoch = sqlx::query_scalar(
-            "UPDATE leadership SET epoch = CASE WHEN holder = ?1 THEN epoch ELSE epoch + 1 END, holder = ?1, expires_at = ?2
-             RETURNING epoch",
+            "UPDATE leadership SET epoch = CASE WHEN holder = ?1 THEN epoch ELSE epoch + 1 END, holder = ?1 RETURNING epoch",
         )
         .bind(holder)
-        .bind(self.now().after(lease))
         .fetch_one(&self.writer)
         .await?;
+        self.memory.set_lead(Some(until));
         Ok(Some(Fence { holder: holder.to_owned(), epoch }))
     }
 
+    /// Reads only: an idle leader writes nothing.
     async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), StoreError> {
-        let renewed = sqlx::query("UPDATE leadership SET expires_at = ?3 WHERE holder = ?1 AND epoch = ?2")
-            .bind(&fence.holder)
-            .bind(fence.epoch)
-            .bind(self.now().after(lease))
-            .execute(&self.writer)
-            .await?;
-        if renewed.rows_affected() == 1 { Ok(()) } else { Err(lost(fence)) }
+        let now = self.now();
+        let ours: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leadership WHERE holder = ?1 AND epoch = ?2)")
+                .bind(&fence.holder)
+                .bind(fence.epoch)
+                .fetch_one(&self.writer)
+                .await?;
+        if !ours {
+            return Err(lost(fence));
+        }
+        self.memory.set_lead(Some(now.after(lease)));
+        Ok(())
     }
 
     async fn resign(&self, fence: &Fence) -> Result<(), StoreError> {
-        sqlx::query("UPDATE leadership SET holder = '', expires_at = ?3 WHERE holder = ?1 AND epoch = ?2")
+        let resigned = sqlx::query("UPDATE leadership SET holder = '' WHERE holder = ?1 AND epoch = ?2")
             .bind(&fence.holder)
             .bind(fence.epoch)
-            .bind(self.now())
             .execute(&self.writer)
             .await?;
+        if resigned.rows_affected() > 0 {
+            self.memory.set_lead(None);
+        }
         Ok(())
     }
 
     async fn leader(&self) -> Result<Option<Leader>, StoreError> {
-        let record: LeadershipRecord = sqlx::query_as(READ).bind(self.now()).fetch_one(&self.reader).await?;
-        Ok(record.leader())
+        let now = self.now();
+        let read = sqlx::query_as::<_, LeadershipRecord>(READ).bind(self.lead_until(now)).bind(now);
+        Ok(read.fetch_one(&self.reader).await?.leader())
     }
 }
 

@@ -32,6 +32,12 @@ impl FolderLock {
         private(&super::database_file(folder)).map_err(|error| failed("make the database", error))?;
         Ok(Self { _file: file })
     }
+
+    /// Whether some process has it now.
+    pub fn is_taken(folder: &Path) -> bool {
+        let file = File::open(folder.join("lock"));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
 }
 
 fn private(path: &Path) -> std::io::Result<File> {

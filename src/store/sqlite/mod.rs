@@ -8,7 +8,9 @@ mod journal;
 mod leadership;
 mod local;
 mod lock;
+mod memory;
 mod migrate;
+mod peers;
 mod projections;
 mod slots;
 #[cfg(test)]
@@ -22,10 +24,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use uuid::Uuid;
 
+use super::changes::Reported;
 use super::rows::LeadershipRecord;
 use super::stamp::Stamp;
 use super::{Fence, StoreError, check_folder, schema};
 use lock::FolderLock;
+use memory::Memory;
+use peers::Peers;
 
 /// How long a statement waits for another process' transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -51,6 +56,9 @@ pub struct SqliteStore {
     installation: Uuid,
     clock: Clock,
     waker: tasks::Waker,
+    memory: Memory,
+    reported: Reported,
+    folder: PathBuf,
     /// Kept until the store is dropped.
     _lock: Option<FolderLock>,
 }
@@ -104,7 +112,10 @@ impl SqliteStore {
                 hold,
                 installation,
                 clock: Box::new(Stamp::now),
-                waker: tasks::Waker::default(),
+                waker: tasks::Waker::new(Peers::of(folder)),
+                memory: Memory::default(),
+                reported: Reported::default(),
+                folder: folder.to_owned(),
                 _lock: lock,
             },
             applied,
@@ -134,8 +145,10 @@ impl SqliteStore {
     /// A write transaction of the leader: refused when the lead is somebody else's, or lapsed.
     async fn write_fenced(&self, fence: &Fence) -> Result<Transaction<'static, Sqlite>, StoreError> {
         let mut tx = self.write().await?;
+        let now = self.now();
         sqlx::query_as::<_, LeadershipRecord>(leadership::READ)
-            .bind(self.now())
+            .bind(self.lead_until(now))
+            .bind(now)
             .fetch_one(&mut *tx)
             .await?
             .admits(fence)?;

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
-use crate::store::rows::{BackendRecord, ObservationRecord, in_microseconds};
+use crate::store::changes::Topics;
+use crate::store::rows::{BackendRecord, in_microseconds};
 use crate::store::stamp::Stamp;
 use crate::store::text::{json_text, text};
 use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, Recoveries, StoreError};
@@ -52,7 +53,9 @@ impl Projections for SqliteStore {
         .bind(row.ready_since.map(Stamp::from))
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.waker.changed(Topics::WORLD);
+        Ok(())
     }
 
     async fn sweep_backends(&self, fence: &Fence, complete: &[String]) -> Result<Vec<BackendRow>, StoreError> {
@@ -73,6 +76,8 @@ impl Projections for SqliteStore {
         }
         purge(&mut tx, purge_before, self.now()).await?;
         tx.commit().await?;
+        self.memory.forget_observations(&missing.iter().map(|row| row.uid.clone()).collect::<Vec<_>>());
+        self.waker.changed(Topics::WORLD);
         Ok(missing)
     }
 
@@ -82,38 +87,14 @@ impl Projections for SqliteStore {
     }
 
     async fn record_observations(&self, fence: &Fence, seen: &[(String, Observation)]) -> Result<(), StoreError> {
-        let mut tx = self.write_fenced(fence).await?;
-        for (uid, seen) in seen {
-            sqlx::query(
-                "INSERT INTO observations
-                    (uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis, served_at, served_by)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT (uid) DO UPDATE SET probe_at = ?2, probe_verdict = ?3, probe_millis = ?4, canary_at = ?5,
-                    canary_verdict = ?6, canary_millis = ?7, served_at = ?8, served_by = ?9",
-            )
-            .bind(uid)
-            .bind(seen.probe_at.map(Stamp::from))
-            .bind(seen.probe_verdict.as_deref().map(text))
-            .bind(seen.probe_millis)
-            .bind(seen.canary_at.map(Stamp::from))
-            .bind(seen.canary_verdict.as_deref().map(text))
-            .bind(seen.canary_millis)
-            .bind(seen.served_at.map(Stamp::from))
-            .bind(seen.served_by.as_deref().map(text))
-            .execute(&mut *tx)
-            .await?;
-        }
-        Ok(tx.commit().await?)
+        // Dropped without a change: only the fence is checked.
+        self.write_fenced(fence).await?;
+        self.memory.observe(seen);
+        Ok(())
     }
 
     async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError> {
-        let records: Vec<ObservationRecord> = sqlx::query_as(
-            "SELECT uid, probe_at, probe_verdict, probe_millis, canary_at, canary_verdict, canary_millis, served_at, served_by
-             FROM observations ORDER BY uid",
-        )
-        .fetch_all(&self.reader)
-        .await?;
-        Ok(records.into_iter().map(Into::into).collect())
+        Ok(self.memory.observations())
     }
 }
 
@@ -142,7 +123,6 @@ async fn purge(tx: &mut SqliteConnection, before: Stamp, now: Stamp) -> Result<(
          AND NOT EXISTS (SELECT 1 FROM backends WHERE server_url = servers.url AND (gone_at IS NULL OR gone_at >= ?1))
          AND NOT EXISTS (SELECT 1 FROM slots WHERE server_url = servers.url
             AND max(coalesce(frees_at, lease_expires_at), call_ends_at) > ?2)",
-        "DELETE FROM observations WHERE uid IN (SELECT uid FROM backends WHERE gone_at < ?1) AND ?2 > 0",
         "DELETE FROM recoveries WHERE uid IN (SELECT uid FROM backends WHERE gone_at < ?1) AND ?2 > 0",
         "DELETE FROM backends WHERE gone_at < ?1 AND ?2 > 0",
     ] {

@@ -7,15 +7,15 @@ use sqlx::SqliteConnection;
 
 use super::SqliteStore;
 use crate::store::admit::{
-    DayRecord, Decision, SlotRecord, all_calls_of_day, calls_of_day, day_of, decide, life_at, not_before, occupancy,
-    occupied_rows,
+    DayRecord, Decision, ServerNowRecord, SlotRecord, calls_of_day, day_of, decide, life_at, not_before, occupied_rows,
+    with_servers,
 };
+use crate::store::changes::Topics;
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Fence, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
 };
-use crate::tasks::route::CallsOfDay;
 
 #[async_trait]
 impl Slots for SqliteStore {
@@ -56,7 +56,9 @@ impl Slots for SqliteStore {
             .execute(&mut *tx)
             .await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.waker.changed(Topics::WORLD);
+        Ok(())
     }
 
     async fn server(&self, url: &str) -> Result<Option<ServerRow>, StoreError> {
@@ -160,25 +162,28 @@ impl Slots for SqliteStore {
         occupied_rows(rows(&mut tx, url).await?, now, now)
     }
 
-    async fn occupancy(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let mut tx = self.reader.begin().await?;
-        let servers: Vec<ServerRecord> =
-            sqlx::query_as("SELECT url, slot_limit, admission, instance, calls_per_day FROM servers ORDER BY url")
-                .fetch_all(&mut *tx)
-                .await?;
-        let slots: Vec<SlotRecord> = sqlx::query_as("SELECT * FROM slots").fetch_all(&mut *tx).await?;
-        Ok(occupancy(servers, &slots, self.now()))
+    async fn occupied_slots(&self) -> Result<Vec<(String, SlotRow)>, StoreError> {
+        let now = self.now();
+        let slots: Vec<SlotRecord> = sqlx::query_as(
+            "SELECT * FROM slots WHERE coalesce(frees_at, max(lease_expires_at, call_ends_at)) > ? ORDER BY server_url, number",
+        )
+        .bind(now)
+        .fetch_all(&self.reader)
+        .await?;
+        with_servers(slots, now, now)
     }
 
-    async fn calls_of_day(&self) -> Result<Vec<(String, CallsOfDay)>, StoreError> {
-        let mut tx = self.reader.begin().await?;
-        let limited = sqlx::query_as(
-            "SELECT url, slot_limit, admission, instance, calls_per_day FROM servers WHERE calls_per_day IS NOT NULL ORDER BY url",
-        );
-        let limited: Vec<ServerRecord> = limited.fetch_all(&mut *tx).await?;
-        let counted: Vec<DayRecord> =
-            sqlx::query_as("SELECT server_url, day, calls FROM server_days").fetch_all(&mut *tx).await?;
-        Ok(all_calls_of_day(limited, &counted, self.now()))
+    async fn servers(&self) -> Result<Vec<ServerNow>, StoreError> {
+        let servers: Vec<ServerNowRecord> = sqlx::query_as(
+            "SELECT url, slot_limit, admission, instance, calls_per_day, d.day, d.calls, ?1 AS now,
+                (SELECT count(*) FROM slots WHERE server_url = servers.url
+                    AND coalesce(frees_at, max(lease_expires_at, call_ends_at)) > ?1) AS occupied
+             FROM servers LEFT JOIN server_days AS d ON d.server_url = servers.url ORDER BY url",
+        )
+        .bind(self.now())
+        .fetch_all(&self.reader)
+        .await?;
+        servers.into_iter().map(ServerNow::try_from).collect()
     }
 }
 
@@ -187,7 +192,7 @@ pub(super) async fn calls_left(tx: &mut SqliteConnection, server: &ServerRow, no
     if server.calls_per_day.is_none() {
         return Ok(i64::MAX);
     }
-    let counted = sqlx::query_as("SELECT server_url, day, calls FROM server_days WHERE server_url = ?");
+    let counted = sqlx::query_as("SELECT day, calls FROM server_days WHERE server_url = ?");
     let counted: Option<DayRecord> = counted.bind(&server.url).fetch_optional(tx).await?;
     Ok(calls_of_day(server.calls_per_day, counted.as_ref(), now).map_or(i64::MAX, |calls| calls.left))
 }

@@ -191,9 +191,9 @@ impl Bench {
             let mut answered = None;
             loop {
                 let asked = store.controls().await.unwrap().reconcile_requested;
-                let token = asked.into_iter().find(|(key, _)| *key == rounds::round_key()).map(|(_, token)| token);
+                let token = asked.into_iter().find(|(key, _)| *key == rounds::round_key(None)).map(|(_, token)| token);
                 if let Some(token) = token.filter(|token| answered.as_ref() != Some(token)) {
-                    rounds::answer(&*store, &fence, &token).await.unwrap();
+                    rounds::answer(&*store, &fence, None, &token).await.unwrap();
                     answered = Some(token);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

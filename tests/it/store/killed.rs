@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ostler::store::sqlite::Hold;
-use ostler::store::{self, Claimed, FreeClaim, Home, Slot, SlotClaim, Store, TaskFilter};
+use ostler::store::{self, Claimed, FreeClaim, Home, Slot, SlotClaim, Store, TaskFilter, Topics};
 use ostler::tasks::{AttemptClass, TaskId, TaskState, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -45,13 +45,14 @@ async fn work(store: &Arc<dyn Store>, holder: &str, engine: &str) {
     let key = queue_key();
     let lease = patiently(|| store.open_lease(holder, &key, LEASE)).await;
     let renewal = [(lease.clone(), LEASE)];
+    let mut changes = store.follow(Topics::TASKS);
     while patiently(|| store.renew_leases(&renewal)).await.is_empty() {
         let claim = SlotClaim { slot_lease: MINUTE, call_within: MINUTE, ..slot_claim(&lease, 2) };
         let slotted = patiently(|| store.claim_slots(&claim)).await.given;
         let free = FreeClaim { queues: served(&lease), most: 2 };
         let free = patiently(|| store.claim_free(&free)).await;
         if slotted.is_empty() && free.is_empty() {
-            store.tasks_changed(Duration::from_millis(200)).await;
+            changes.changed(Duration::from_millis(200)).await;
         }
         let slotted = slotted.into_iter().map(|(slot, claimed)| (Some(slot), claimed));
         let calls = slotted.chain(free.into_iter().map(|claimed| (None, claimed)));

@@ -91,6 +91,7 @@ const QUICK: LeaseTimings = LeaseTimings {
     lease: Duration::from_secs(8),
     renew_deadline: Duration::from_secs(6),
     retry: Duration::from_millis(100),
+    renew: Duration::from_millis(100),
 };
 
 /// Takes the lead from a runner that goes on renewing it.

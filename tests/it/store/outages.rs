@@ -106,6 +106,7 @@ async fn real_a_database_that_hangs_is_unavailable_and_its_leader_steps_down() {
         lease: Duration::from_secs(30),
         renew_deadline: Duration::from_secs(2),
         retry: Duration::from_millis(100),
+        renew: Duration::from_millis(100),
     };
     let shutdown = CancellationToken::new();
     let watch = lead(bench.store.clone(), "a".to_owned(), timings, &Loops::new(), shutdown.clone());

@@ -18,6 +18,7 @@ const TIMINGS: LeaseTimings = LeaseTimings {
     lease: Duration::from_millis(1_500),
     renew_deadline: Duration::from_millis(1_000),
     retry: Duration::from_millis(100),
+    renew: Duration::from_millis(100),
 };
 
 /// Not a test of its own: the process that is stopped. It acts all the time, as long as it believes that it leads, and says

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ostler::store::{FreeClaim, Lease, Reapable, Reaped, StoreError, TaskCommand, TaskFilter};
-use ostler::tasks::{AttemptClass, Completion, NewTask, QueueKey, TaskId, TaskState, Verdict};
+use ostler::store::{FreeClaim, Lease, Reapable, Reaped, StoreError, TaskCommand, TaskFilter, TaskPage};
+use ostler::tasks::{AttemptClass, Completion, NewTask, Payload, QueueKey, TaskId, TaskState, Verdict};
 use serde_json::json;
 
-use super::bench::{Bench, backend};
+use super::bench::{Bench, backend, eventually};
 use super::tasks_bench::*;
 
 const TEN: Duration = Duration::from_secs(10);
@@ -385,4 +385,52 @@ pub async fn a_result_of_any_shape_is_kept(bench: &Bench) {
         complete(bench, &claimed, Verdict::Completed { result: result.clone() }).await;
         assert_eq!(task(bench, id).await.result.unwrap_or_default(), result);
     }
+}
+
+/// A payload of so many bytes that no compression makes small.
+fn large(bytes: usize) -> NewTask {
+    let prompt = (0..bytes / 36 + 1).map(|_| uuid::Uuid::new_v4().to_string()).collect::<String>();
+    NewTask { payload: Payload { prompt: Some(prompt), ..Payload::default() }, ..new_task() }
+}
+
+pub async fn large_tasks_are_read_and_cancelled_in_parts_whatever_their_number(bench: &Bench) {
+    const MEGABYTE: usize = 1 << 20;
+    shop(bench, 1).await;
+    let one = large(MEGABYTE);
+    let mut ids = Vec::new();
+    for _ in 0..24 {
+        ids.extend(insert(bench, &vec![one.clone(); 2]).await);
+    }
+    let mut page = TaskPage { limit: 1_000, ..TaskPage::default() };
+    let (mut seen, mut pages) = (Vec::new(), 0);
+    loop {
+        let tasks = bench.store.tasks(&TaskFilter::default(), &page).await.expect("a page");
+        assert!(tasks.len() <= 17, "{} of a megabyte each", tasks.len());
+        let Some(last) = tasks.last() else { break };
+        page.before = Some(last.id);
+        pages += 1;
+        seen.extend(tasks.iter().map(|task| task.id));
+    }
+    seen.reverse();
+    assert_eq!((seen, pages), (ids.clone(), 3));
+    let brief = TaskPage { limit: 1_000, brief: true, ..TaskPage::default() };
+    assert_eq!(bench.store.tasks(&TaskFilter::default(), &brief).await.expect("a page").len(), 48);
+    let half = command(bench, &TaskFilter::default(), &TaskCommand::Cancel, 20).await;
+    assert_eq!(half, ids[..20], "the oldest");
+    assert_eq!(command(bench, &TaskFilter::default(), &TaskCommand::Cancel, 1_000).await, ids[20..]);
+    let (mut after, mut ended) = (None, Vec::new());
+    eventually("all are shown", async || {
+        loop {
+            let changed = bench.store.task_changes(&TaskFilter::default(), after, 1_000, false).await.expect("changes");
+            assert!(changed.len() <= 17, "{}", changed.len());
+            let Some(last) = changed.last() else { return ended.len() == 48 };
+            after = Some(ostler::store::TaskCursor::of(last));
+            ended.extend(changed.iter().map(|task| task.id));
+        }
+    })
+    .await;
+}
+
+async fn command(bench: &Bench, filter: &TaskFilter, command: &TaskCommand, most: i64) -> Vec<TaskId> {
+    bench.store.command_tasks(filter, command, "by a person", most).await.expect("done")
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ostler::store::{ExpertLoad, Inserted, TaskCommand, TaskFilter, TaskPage};
+use ostler::store::{ExpertLoad, Follower, Inserted, TaskCommand, TaskFilter, TaskPage, Topics};
 use ostler::tasks::{Message, NewTask, Payload, TaskState};
 use serde_json::json;
 
@@ -254,30 +254,24 @@ pub async fn tasks_are_counted_by_what_they_wait_for(bench: &Bench) {
 pub async fn whoever_waits_is_told_of_changes_by_others(bench: &Bench) {
     let fence = shop(bench, 2).await;
     let peer = bench.peer().await;
-    let quiet = async |store: &std::sync::Arc<dyn ostler::store::Store>| {
-        // What was before may be told once more.
-        loop {
-            let began = std::time::Instant::now();
-            store.tasks_changed(Duration::from_secs(1)).await;
-            if began.elapsed() >= Duration::from_secs(1) {
-                return;
-            }
-        }
+    let (quiet, long) = (Duration::from_secs(1), Duration::from_secs(20));
+    let follow = |topics| [peer.follow(topics), bench.store.follow(topics)];
+    let (mut new, mut ready, mut wishes) = (follow(Topics::NEW), follow(Topics::READY), follow(Topics::WISHES));
+    let told = async |followers: &mut [Follower; 2], most| {
+        let [other, own] = followers;
+        tokio::join!(other.changed(most), own.changed(most))
     };
-    quiet(&peer).await;
-    quiet(&bench.store).await;
+    // What was before may be told once more.
+    while told(&mut ready, quiet).await != (false, false) {}
+    told(&mut new, quiet).await;
+    told(&mut wishes, quiet).await;
     let ids = insert(bench, &[new_task()]).await;
-    let told = async |store: &std::sync::Arc<dyn ostler::store::Store>| {
-        let began = std::time::Instant::now();
-        store.tasks_changed(Duration::from_secs(20)).await;
-        began.elapsed()
-    };
-    let (other, own) = tokio::join!(told(&peer), told(&bench.store));
-    assert!(other < Duration::from_secs(10), "{other:?}: in another process");
-    assert!(own < Duration::from_secs(10), "{own:?}: in the same");
-    quiet(&peer).await;
+    assert_eq!(told(&mut new, long).await, (true, true), "in another process and in the same");
+    assert_eq!(told(&mut ready, quiet).await, (false, false), "nobody has it yet");
     let assignments = [assignment(ids[0], "igor", Some("small".to_owned()))];
-    let (waited, assigned) = tokio::join!(told(&peer), bench.store.assign(&fence, &assignments));
-    assert_eq!(assigned, Ok(1));
-    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert_eq!(bench.store.assign(&fence, &assignments).await, Ok(1));
+    assert_eq!(told(&mut ready, long).await, (true, true));
+    peer.request_reconcile(&ostler::store::rounds::round_key(None), "token").await.expect("ask");
+    assert_eq!(told(&mut wishes, long).await, (true, true));
+    assert_eq!(told(&mut new, quiet).await, (false, false), "no other kind of change");
 }

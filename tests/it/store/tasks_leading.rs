@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ostler::store::{CallStats, DeclaredRow, Fence, Retention, StoreError, TaskCommand, WorkerReport};
+use ostler::store::{
+    CallStats, DeclaredRow, Fence, Fired, Replaced, Retention, StoreError, TaskCommand, TaskFilter, WorkerReport,
+};
 use ostler::tasks::{NewTask, QueueKey, TaskId, TaskState, Verdict};
 use serde_json::json;
 
@@ -11,7 +13,7 @@ use super::tasks_bench::*;
 
 async fn all_writes(bench: &Bench, fence: &Fence, pending: TaskId) -> Vec<(&'static str, Option<StoreError>)> {
     let store = &bench.store;
-    let retention = [Retention { queue: queue_key(), completed: Duration::ZERO, failed: Duration::ZERO }];
+    let retention = [Retention { queue: Some(queue_key()), completed: Duration::ZERO, failed: Duration::ZERO }];
     let model = Some("small".to_owned());
     vec![
         ("project_declared", store.project_declared(fence, &expert("new", "small", 1)).await.err()),
@@ -19,7 +21,7 @@ async fn all_writes(bench: &Bench, fence: &Fence, pending: TaskId) -> Vec<(&'sta
         ("assign", store.assign(fence, &[assignment(pending, "igor", model)]).await.err()),
         ("reap", store.reap(fence).await.err()),
         ("retain", store.retain(fence, &retention).await.err()),
-        ("fire", store.fire(fence, "s", at(7), &[new_task()]).await.err()),
+        ("fire", store.fire(fence, "s", at(7), &[new_task()], None).await.err()),
     ]
 }
 
@@ -163,7 +165,7 @@ pub async fn ended_tasks_are_kept_as_long_as_their_queue_says(bench: &Bench) {
     let hour = Duration::from_secs(3_600);
     let kept = |name: &str, completed, failed| {
         let queue = QueueKey { name: name.to_owned(), ..queue_key() };
-        [Retention { queue, completed, failed }]
+        [Retention { queue: Some(queue), completed, failed }]
     };
     let retain = async |retention: &[Retention]| bench.store.retain(&fence, retention).await.expect("retain");
     assert_eq!(retain(&kept("default", hour, hour)).await, 0);
@@ -181,7 +183,7 @@ pub async fn ended_tasks_are_kept_as_long_as_their_queue_says(bench: &Bench) {
 pub async fn a_run_of_a_schedule_is_fired_once(bench: &Bench) {
     let fence = shop(bench, 50).await;
     let fire = async |schedule: &str, second, tasks: &[NewTask]| {
-        bench.store.fire(&fence, schedule, at(second), tasks).await.expect("fire")
+        bench.store.fire(&fence, schedule, at(second), tasks, None).await.expect("fire") != Fired::Before
     };
     let keyed = NewTask { key: Some("k".to_owned()), ..new_task() };
     assert!(fire("a", 100, &[keyed.clone(), new_task()]).await);
@@ -192,13 +194,58 @@ pub async fn a_run_of_a_schedule_is_fired_once(bench: &Bench) {
     assert_eq!(bench.store.queue_counts().await.expect("count")[0].pending, 2);
     let mut last = bench.store.last_runs().await.expect("read");
     last.sort();
-    assert_eq!(last, [("a".to_owned(), at(200)), ("b".to_owned(), at(100))]);
+    assert_eq!(last, [("a".to_owned(), at(200), false), ("b".to_owned(), at(100), false)]);
     let peer = bench.peer().await;
     let five = vec![new_task(); 5];
     let (here, there) =
-        tokio::join!(bench.store.fire(&fence, "c", at(300), &five), peer.fire(&fence, "c", at(300), &five));
+        tokio::join!(bench.store.fire(&fence, "c", at(300), &five, None), peer.fire(&fence, "c", at(300), &five, None));
     assert_ne!(here.expect("fire"), there.expect("fire"), "one of two");
     assert_eq!(bench.store.queue_counts().await.expect("count")[0].pending, 7);
+}
+
+pub async fn a_run_replaces_what_was_there_before_and_nothing_of_its_own(bench: &Bench) {
+    let fence = shop(bench, 50).await;
+    let labeled = |schedule: &str| NewTask {
+        labels: [("ostler.dev/schedule".to_owned(), schedule.to_owned())].into(),
+        ..new_task()
+    };
+    let replaces = Replaced {
+        filter: TaskFilter {
+            states: vec![TaskState::Pending, TaskState::InProgress, TaskState::DeferredToHuman],
+            ..TaskFilter { labels: labeled("a").labels, ..TaskFilter::default() }
+        },
+        reason: "replaced".to_owned(),
+    };
+    let fire = async |second, tasks: usize, replaces: Option<&Replaced>| {
+        bench.store.fire(&fence, "a", at(second), &vec![labeled("a"); tasks], replaces).await.expect("fire")
+    };
+    let pending = async || bench.store.live_counts().await.expect("count").first().map_or(0, |queue| queue.pending);
+    insert(bench, &[labeled("b")]).await;
+    assert_eq!(fire(100, 3, Some(&replaces)).await, Fired::Now { replaced: true }, "there was nothing");
+    assert_eq!(pending().await, 4);
+    // More than one transaction cancels.
+    assert_ne!(fire(200, 2_500, None).await, Fired::Before);
+    assert_eq!(fire(300, 2, Some(&replaces)).await, Fired::Now { replaced: false });
+    let begun = pending().await;
+    assert!(begun < 2_506 && begun > 3, "{begun}: the first batch goes with the run");
+    assert_eq!(
+        fire(300, 2, Some(&replaces)).await,
+        Fired::Before,
+        "a lost answer fires nothing twice, and cancels nothing"
+    );
+    assert_eq!(pending().await, begun);
+    let last = bench.store.last_runs().await.expect("read");
+    assert_eq!(last, [("a".to_owned(), at(300), true)], "a successor goes on");
+    while !bench.store.replace_more(&fence, "a", at(300), &replaces).await.expect("go on") {}
+    assert_eq!(pending().await, 3, "its own two, and another schedule's");
+    assert_eq!(bench.store.last_runs().await.expect("read"), [("a".to_owned(), at(300), false)]);
+    assert_eq!(bench.store.replace_more(&fence, "a", at(300), &replaces).await, Ok(true), "it is done");
+    let old = Fence { epoch: fence.epoch + 1, ..fence.clone() };
+    let fired = bench.store.fire(&old, "a", at(400), &[labeled("a")], Some(&replaces)).await;
+    assert!(matches!(fired, Err(StoreError::Fenced(_))), "{fired:?}");
+    let more = bench.store.replace_more(&old, "a", at(300), &replaces).await;
+    assert!(matches!(more, Err(StoreError::Fenced(_))), "{more:?}");
+    assert_eq!(pending().await, 3, "who leads no more cancels nothing");
 }
 
 pub async fn workers_report_until_they_leave(bench: &Bench) {
@@ -222,10 +269,12 @@ pub async fn workers_report_until_they_leave(bench: &Bench) {
         evidence: Vec::new(),
         reported_at: jiff::Timestamp::UNIX_EPOCH,
     };
-    for (holder, in_flight) in [("a", 1), ("b", 2), ("a", 3)] {
-        bench.store.report_worker(&report(holder, in_flight)).await.expect("report");
+    let peer = bench.peer().await;
+    // Whoever may lead sees its own and those of other processes.
+    for (store, holder, in_flight) in [(&bench.store, "a", 1), (&peer, "b", 2), (&bench.store, "a", 3)] {
+        store.report_worker(&report(holder, in_flight)).await.expect("report");
     }
-    let mut rows = bench.peer().await.workers().await.expect("read");
+    let mut rows = bench.store.workers().await.expect("read");
     rows.sort_by(|a, b| a.report.holder.cmp(&b.report.holder));
     assert_eq!(rows.iter().map(|row| row.report.clone()).collect::<Vec<_>>(), [report("a", 3), report("b", 2)]);
     assert!(rows.iter().all(|row| row.age < MINUTE), "{rows:?}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostler::store::{FreeClaim, Retention, Store, TaskFilter};
+use ostler::store::{FreeClaim, Retention, Store, TaskFilter, Topics};
 use ostler::tasks::{NewTask, TaskState};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +145,7 @@ async fn real_a_waiter_that_lost_its_connection_listens_again() {
         let waiter = peer.clone();
         let waiting = tokio::spawn(async move {
             // May resolve for nothing: what counts is that it listens.
-            waiter.tasks_changed(Duration::from_millis(100)).await;
+            waiter.follow(Topics::NEW).changed(Duration::from_millis(100)).await;
         });
         waiting.await.expect("no panic");
         eventually("it listens", async || number(&mut database, listening).await > 0).await;
@@ -158,15 +158,11 @@ async fn real_a_waiter_that_lost_its_connection_listens_again() {
         eventually("the old one is gone", async || number(&mut database, listening).await == 0).await;
         eventually("it listens again", async || number(&mut database, listening).await > 0).await;
     }
-    // Nothing changes for longer than what is recent, then something does.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let waiter = peer.clone();
-    let began = std::time::Instant::now();
-    let waiting = tokio::spawn(async move { waiter.tasks_changed(Duration::from_secs(60)).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut waiter = peer.follow(Topics::NEW);
+    // What was missed meanwhile is told once.
+    while waiter.changed(Duration::from_secs(1)).await {}
     insert(&bench, &[new_task()]).await;
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("woken").expect("no panic");
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(waiter.changed(Duration::from_secs(60)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -194,7 +190,10 @@ async fn real_a_day_of_which_nothing_is_kept_is_dropped_as_a_whole() {
     let past = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'finished_completed'::regclass
         AND inhrelid::regclass::text ~ '[0-9]{8}' AND right(inhrelid::regclass::text, 8) < to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')";
     assert_eq!(number(&mut database, past).await, 2);
-    let retention = [Retention { queue: queue_key(), completed: 7 * DAY, failed: 30 * DAY }];
+    let retention = [
+        Retention { queue: Some(queue_key()), completed: 7 * DAY, failed: 30 * DAY },
+        Retention { queue: None, completed: 7 * DAY, failed: 30 * DAY },
+    ];
     assert_eq!(bench.store.retain(&fence, &retention).await, Ok(1));
     assert_eq!(number(&mut database, past).await, 1, "dropped, not emptied");
     let left = bench.store.tasks(&TaskFilter::default(), &all_on_a_page()).await.expect("tasks");
@@ -202,7 +201,7 @@ async fn real_a_day_of_which_nothing_is_kept_is_dropped_as_a_whole() {
     let again = bench.store.insert_tasks(&[keyed("a"), keyed("b")]).await.expect("insert");
     assert_eq!(again.iter().map(|one| one.existed).collect::<Vec<_>>(), [false, true], "keys go with their tasks");
     let other = [Retention {
-        queue: ostler::tasks::QueueKey { name: "other".to_owned(), ..queue_key() },
+        queue: Some(ostler::tasks::QueueKey { name: "other".to_owned(), ..queue_key() }),
         ..retention[0].clone()
     }];
     assert_eq!(bench.store.retain(&fence, &other).await, Ok(0), "nobody said how long this queue's are kept");
@@ -264,4 +263,86 @@ async fn real_a_task_that_another_process_puts_before_the_cursor_is_seen_soon() 
     assert_eq!(super::tasks_bench::ids(&claim_hooks(&peer, &lease, 1).await), urgent, "after a second at the latest");
     assert_eq!(super::tasks_bench::ids(&claim_hooks(&peer, &lease, 5).await), ids[1..]);
     assert_eq!(state(&bench, ids[2]).await, TaskState::InProgress);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_result_whose_commit_takes_long_is_not_missed_by_whoever_reads_on() {
+    let bench = Bench::postgres().await;
+    let fence = shop(&bench, 2).await;
+    let ids = give(&bench, &fence, "hook", &[new_task(), new_task()]).await;
+    let lease = lease(&bench.store, "worker").await;
+    let claimed = claim_hooks(&bench.store, &lease, 2).await;
+    assert_eq!(claimed.len(), 2);
+    // The first one ends before the second one, and is committed long after it.
+    let mut slow = connect(&bench).await;
+    run(&mut slow, "BEGIN").await.expect("begin");
+    let ends = format!(
+        "WITH gone AS (DELETE FROM tasks WHERE id = {} RETURNING *)
+         INSERT INTO finished_tasks SELECT id, created_at, clock_timestamp(), epoch, priority, attempts_used, free_requeues, leases_lost,
+            cycle, bytes, 'failed', namespace, queue, domain, role, labels, attempts, payload, run_after, deadline, expert,
+            assignment_reason, candidates, assigned_model, model, key, 'slow', NULL FROM gone",
+        ids[0]
+    );
+    assert_eq!(run(&mut slow, &ends).await.expect("end it"), 1);
+    let second = claimed.iter().find(|one| one.task.id == ids[1]).expect("claimed");
+    complete(&bench, second, done()).await;
+    let (mut after, mut seen) = (None, Vec::new());
+    let mut read = async || {
+        for task in bench.store.task_changes(&TaskFilter::default(), after, 10, true).await.expect("changes") {
+            after = Some(ostler::store::TaskCursor::of(&task));
+            seen.push(task.id);
+        }
+        seen.clone()
+    };
+    // Longer than what changed needs to settle.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(read().await, [], "what may be overtaken is not shown");
+    run(&mut slow, "COMMIT").await.expect("commit");
+    eventually("both are shown", async || read().await.len() == 2).await;
+    assert_eq!(read().await, ids, "in the order in which they ended");
+}
+
+/// Statements that run again and again must not look at all that there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_what_runs_periodically_reads_by_indexes() {
+    let bench = Bench::postgres().await;
+    shop(&bench, 2).await;
+    let mut database = connect(&bench).await;
+    for statement in [
+        "INSERT INTO tasks (rank, created_at, state_since, priority, bytes, namespace, queue, domain, role, labels, payload, run_after,
+            deadline, expert, assignment_reason)
+         SELECT CASE WHEN n % 2 = 0 THEN 4611686018427387904 + 4102444800000 ELSE n END, now(), now(), 0, 2, 'default', 'q' || n % 10,
+            'd', 'r', '{}', '{}', CASE WHEN n % 2 = 0 THEN timestamptz '2100-01-01' END, now() + interval '1 day', 'hook', 'x'
+         FROM generate_series(1, 20000) AS n",
+        "INSERT INTO leases (holder, namespace, queue, expires_at)
+         SELECT 'h' || n, 'default', 'q', now() + interval '1 hour' FROM generate_series(1, 5000) AS n",
+        "INSERT INTO finished_tasks (id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, bytes,
+            state, namespace, queue, domain, role, labels, attempts, payload)
+         SELECT 1000000 + n, now(), now() - n * interval '1 millisecond', 1, 0, 1, 0, 0, 1, 2, 'failed', 'default', 'q', 'd', 'r', '{}',
+            '[]', '{}' FROM generate_series(1, 50000) AS n",
+        "ANALYZE",
+    ] {
+        run(&mut database, statement).await.expect("fill");
+    }
+    let large = "SELECT relname::text FROM pg_class WHERE relnamespace = 'ostler'::regnamespace AND relkind = 'r' AND reltuples > 1000";
+    let large: Vec<String> = sqlx::query_scalar(large).fetch_all(&mut database).await.expect("tables");
+    assert!(large.len() >= 3, "{large:?}");
+    for (what, statement) in ostler::store::postgres::periodic_statements() {
+        // As it is prepared: the plan must be right without knowing the values.
+        run(&mut database, "SET plan_cache_mode = force_generic_plan").await.expect("set");
+        run(&mut database, &format!("PREPARE periodic AS {statement}")).await.expect(what);
+        let values = vec!["NULL"; statement_parameters(&statement)].join(", ");
+        let call = if values.is_empty() { "periodic".to_owned() } else { format!("periodic ({values})") };
+        let explain = AssertSqlSafe(format!("EXPLAIN (FORMAT TEXT) EXECUTE {call}"));
+        let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut database).await.expect(what);
+        let plan = plan.join("\n");
+        for table in &large {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{what}:\n{plan}");
+        }
+        run(&mut database, "DEALLOCATE periodic").await.expect("deallocate");
+    }
+}
+
+fn statement_parameters(statement: &str) -> usize {
+    (1..20).take_while(|number| statement.contains(&format!("${number}"))).count()
 }

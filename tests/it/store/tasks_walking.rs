@@ -340,7 +340,7 @@ impl<'a> Walk<'a> {
     async fn retain(&mut self) -> String {
         let kept = |zero: bool| if zero { Duration::ZERO } else { HOUR };
         let (completed, failed) = (self.chance(50), self.chance(50));
-        let retention = Retention { queue: queue_key(), completed: kept(completed), failed: kept(failed) };
+        let retention = Retention { queue: Some(queue_key()), completed: kept(completed), failed: kept(failed) };
         let dropped = self.bench.store.retain(&self.fence, &[retention]).await.expect("retain");
         let mut wanted = 0;
         for id in self.model.tasks.keys().copied().collect::<Vec<_>>() {

@@ -229,9 +229,9 @@ async fn holds(storm: &Storm, ids: &BTreeSet<TaskId>, server: &Server) {
         "every place is free"
     );
     eventually("the dead workers' slots and leases to be free", || async {
-        let occupied = storm.bench.store.occupancy().await.expect("read");
+        let occupied = storm.bench.store.servers().await.expect("read");
         let lapsed = "SELECT count(*) FROM leases WHERE expires_at < clock_timestamp() - interval '10 seconds'";
-        occupied.iter().all(|(_, slots)| *slots == 0) && storm.number(lapsed).await == 0
+        occupied.iter().all(|server| server.occupied == 0) && storm.number(lapsed).await == 0
     })
     .await;
     let at_the_engine = executions(&[server]);

@@ -4,27 +4,30 @@ use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
+use sqlx::{Postgres, QueryBuilder};
 
+use super::commanding::{choose, let_happen};
 use super::{inserting, places};
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
 use crate::store::text::json_text;
 use crate::store::text::text;
-use crate::store::{Fence, StoreError, Unassigned};
+use crate::store::{Fence, Fired, Replaced, StoreError, Unassigned};
+use crate::tasks::machine::Event;
 use crate::tasks::{Assignment, NewTask, TaskId};
 
 /// Assignments that one transaction writes.
 const BATCH: usize = 10_000;
 
 pub(super) async fn unassigned(store: &PostgresStore, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
-    let waiting = sqlx::query_as(
-        "SELECT id, namespace, queue, domain, role, model, expert FROM tasks
-         WHERE state = 'pending' AND assignment_reason IS NULL AND id > $1 ORDER BY id LIMIT $2",
-    );
+    let waiting = sqlx::query_as(UNASSIGNED);
     let records: Vec<UnassignedRecord> = store.fetch(waiting.bind(after).bind(most.max(0))).await?;
     Ok(records.into_iter().map(Into::into).collect())
 }
+
+pub(super) const UNASSIGNED: &str = "SELECT id, namespace, queue, domain, role, model, expert FROM tasks
+    WHERE state = 'pending' AND assignment_reason IS NULL AND id > $1 ORDER BY id LIMIT $2";
 
 pub(super) async fn assign(
     store: &PostgresStore,
@@ -107,27 +110,81 @@ async fn candidate_lists(
     .bind(&distinct)
     .execute(&mut *connection)
     .await?;
-    let known: Vec<(String, i32)> = sqlx::query_as(
-        "SELECT names, id FROM candidate_lists WHERE md5(names) = ANY (ARRAY(SELECT md5(unnest($1::text[]))))",
+    let known: Vec<(String, i32, bool)> = sqlx::query_as(
+        "SELECT names, id, used_at < clock_timestamp() - interval '1 day' FROM candidate_lists
+         WHERE md5(names) = ANY (ARRAY(SELECT md5(unnest($1::text[]))))",
     )
     .bind(&distinct)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    let known: HashMap<String, i32> = known.into_iter().collect();
+    // Those that are in use are not purged; to the day is enough.
+    let stale: Vec<i32> = known.iter().filter(|(_, _, stale)| *stale).map(|(_, id, _)| *id).collect();
+    if !stale.is_empty() {
+        sqlx::query(
+            "UPDATE candidate_lists SET used_at = clock_timestamp() WHERE id = ANY (ARRAY(
+                SELECT id FROM candidate_lists WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED))",
+        )
+        .bind(stale)
+        .execute(connection)
+        .await?;
+    }
+    let known: HashMap<String, i32> = known.into_iter().map(|(names, id, _)| (names, id)).collect();
     Ok(names.iter().map(|names| names.as_ref().and_then(|names| known.get(names)).copied()).collect())
 }
 
-/// The tasks of a run, unless it was fired before.
+/// The tasks of a run, unless it was fired before; and the first batch of what it replaces.
 pub(super) async fn fire(
     connection: &mut PgConnection,
     schedule: &str,
     run: Timestamp,
     tasks: &[NewTask],
-) -> Result<bool, StoreError> {
+    replaces: Option<&Replaced>,
+    most: i64,
+) -> Result<Fired, StoreError> {
     if !first_time(connection, schedule, run).await? {
+        return Ok(Fired::Before);
+    }
+    let inserted = inserting::insert(connection, tasks).await?;
+    let first = inserted.iter().filter(|one| !one.existed).map(|one| one.id).min();
+    let (Some(replaces), Some(first)) = (replaces, first) else { return Ok(Fired::Now { replaced: true }) };
+    sqlx::query("UPDATE schedule_runs SET replaces_below = $3 WHERE schedule = $1 AND run_at = $2")
+        .bind(schedule)
+        .bind(Stamp::from(run))
+        .bind(first)
+        .execute(&mut *connection)
+        .await?;
+    Ok(Fired::Now { replaced: replace(connection, schedule, run, replaces, most).await? })
+}
+
+/// Cancels a batch of what was there before the run's own tasks; true when there is no more.
+pub(super) async fn replace(
+    connection: &mut PgConnection,
+    schedule: &str,
+    run: Timestamp,
+    replaces: &Replaced,
+    most: i64,
+) -> Result<bool, StoreError> {
+    let below: Option<i64> = sqlx::query_scalar(
+        "SELECT replaces_below FROM schedule_runs WHERE schedule = $1 AND run_at = $2 AND replaces_below IS NOT NULL",
+    )
+    .bind(schedule)
+    .bind(Stamp::from(run))
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(below) = below else { return Ok(true) };
+    let older = |query: &mut QueryBuilder<Postgres>| {
+        query.push(" AND id < ").push_bind(below);
+    };
+    let ids = choose(connection, "tasks WHERE true", &replaces.filter, (0, most), older).await?;
+    if !ids.is_empty() {
+        let_happen(connection, ids, Event::Cancel, &replaces.reason).await?;
         return Ok(false);
     }
-    inserting::insert(connection, tasks).await?;
+    sqlx::query("UPDATE schedule_runs SET replaces_below = NULL WHERE schedule = $1 AND run_at = $2")
+        .bind(schedule)
+        .bind(Stamp::from(run))
+        .execute(connection)
+        .await?;
     Ok(true)
 }
 
@@ -141,9 +198,11 @@ async fn first_time(connection: &mut PgConnection, schedule: &str, run: Timestam
     Ok(noted.rows_affected() == 1)
 }
 
-pub(super) async fn last_runs(store: &PostgresStore) -> Result<Vec<(String, Timestamp)>, StoreError> {
-    let runs: Vec<(String, Stamp)> = store
-        .fetch(sqlx::query_as("SELECT schedule, max(run_at) FROM schedule_runs GROUP BY schedule ORDER BY schedule"))
-        .await?;
-    Ok(runs.into_iter().map(|(schedule, run)| (schedule, run.into())).collect())
+pub(super) async fn last_runs(store: &PostgresStore) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
+    let last = sqlx::query_as(
+        "SELECT DISTINCT ON (schedule) schedule, run_at, replaces_below IS NOT NULL FROM schedule_runs
+         ORDER BY schedule, run_at DESC",
+    );
+    let runs: Vec<(String, Stamp, bool)> = store.fetch(last).await?;
+    Ok(runs.into_iter().map(|(schedule, run, replaces)| (schedule, run.into(), replaces)).collect())
 }

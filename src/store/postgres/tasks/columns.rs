@@ -15,7 +15,7 @@ pub(super) use task_columns;
 /// read.
 macro_rules! moved_columns {
     () => {
-        "id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, namespace, queue,
+        "id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, bytes, namespace, queue,
          domain, role, labels, attempts, payload, run_after, deadline, expert, assignment_reason, candidates, assigned_model, model,
          key, reason"
     };

@@ -1,24 +1,26 @@
 //! Commands of people and programs.
 
-use sqlx::QueryBuilder;
 use sqlx::postgres::PgConnection;
+use sqlx::{Postgres, QueryBuilder};
 
 use super::filter::push_filter;
 use super::moving::{Happening, Words, happen};
 use super::places;
+use crate::store::batch::BATCH_BYTES;
 use crate::store::text::text;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
 
-/// The oldest that match and that the command applies to.
+/// The oldest that match and that the command applies to, from above `after`: at most `most`, and no more bytes than one transaction
+/// copies in its time.
 pub(super) async fn command(
     connection: &mut PgConnection,
     filter: &TaskFilter,
     command: &TaskCommand,
     reason: &str,
-    most: i64,
-) -> Result<Vec<TaskId>, StoreError> {
+    (after, most): (TaskId, i64),
+) -> Result<Batch, StoreError> {
     let (event, from) = match command {
         TaskCommand::Cancel => (Event::Cancel, "tasks WHERE true"),
         TaskCommand::Retry => (Event::Retry, "finished_tasks WHERE true"),
@@ -27,15 +29,50 @@ pub(super) async fn command(
         TaskCommand::Close => (Event::Close, "tasks WHERE state = 'deferred_to_human'"),
         TaskCommand::Purge => (Event::Purge, "finished_tasks WHERE true"),
     };
-    let mut query = QueryBuilder::new("SELECT id FROM ");
-    query.push(from);
-    push_filter(&mut query, filter);
-    query.push(" ORDER BY id LIMIT ").push_bind(most.max(0));
-    query.push(" FOR UPDATE");
-    let ids: Vec<TaskId> = query.build_query_scalar().fetch_all(&mut *connection).await?;
+    let ids = choose(connection, from, filter, (after, most), |_| {}).await?;
     if let TaskCommand::Reassign { expert, model } = command {
         reassign(connection, &ids, expert, model.as_deref(), reason).await?;
     }
+    let last = ids.last().copied();
+    Ok(Batch { done: let_happen(connection, ids, event, reason).await?, last })
+}
+
+/// What one transaction did.
+pub(super) struct Batch {
+    pub done: Vec<TaskId>,
+    /// The highest id that was looked at; `None`: there was nothing more.
+    pub last: Option<TaskId>,
+}
+
+/// Locks a batch of what matches, in the order of ids.
+pub(super) async fn choose(
+    connection: &mut PgConnection,
+    from: &str,
+    filter: &TaskFilter,
+    (after, most): (TaskId, i64),
+    more: impl Fn(&mut QueryBuilder<Postgres>),
+) -> Result<Vec<TaskId>, StoreError> {
+    let mut query = QueryBuilder::new("SELECT id FROM ");
+    query
+        .push(from)
+        .push(" AND id = ANY (ARRAY(SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM (");
+    query.push("SELECT id, bytes FROM ").push(from);
+    push_filter(&mut query, filter);
+    more(&mut query);
+    query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(most.max(0));
+    query.push(") AS found) AS sized WHERE before < ").push_bind(BATCH_BYTES).push("))");
+    push_filter(&mut query, filter);
+    query.push(" ORDER BY id FOR UPDATE");
+    Ok(query.build_query_scalar().fetch_all(connection).await?)
+}
+
+/// Lets an event happen to each; returns those that it happened to.
+pub(super) async fn let_happen(
+    connection: &mut PgConnection,
+    ids: Vec<TaskId>,
+    event: Event,
+    reason: &str,
+) -> Result<Vec<TaskId>, StoreError> {
     let happening = |id: &TaskId| Happening { id: *id, event, words: Words::reason(reason) };
     let happened = happen(connection, ids.iter().map(happening).collect()).await?;
     places::leave(connection, happened.over).await?;

@@ -4,6 +4,7 @@ use serde_json::Value;
 use sqlx::postgres::PgConnection;
 
 use super::places;
+use crate::store::changes::Topics;
 use crate::store::postgres::PostgresStore;
 use crate::store::task_rows::DeclaredRecord;
 use crate::store::text::{json, text};
@@ -76,7 +77,7 @@ pub(super) async fn project(store: &PostgresStore, fence: &Fence, row: &Declared
             session.commit().await
         })
         .await?;
-    store.work.pending();
+    store.work.changed(Topics::WORLD | Topics::NEW | Topics::READY);
     Ok(())
 }
 
@@ -221,7 +222,7 @@ pub(super) async fn sweep(
             session.commit().await
         })
         .await?;
-    store.work.pending();
+    store.work.changed(Topics::WORLD | Topics::NEW | Topics::READY);
     Ok(missing)
 }
 
@@ -234,6 +235,8 @@ async fn purge(connection: &mut PgConnection, kind: &str, kept_seconds: i64) -> 
             AND d.gone_at < clock_timestamp() - $2 * interval '1 second'
             AND p.namespace = d.namespace AND p.expert = d.name AND p.running = 0 AND p.places = 0
             AND NOT EXISTS (SELECT FROM tasks AS t WHERE t.namespace = p.namespace AND t.expert = p.expert)",
+        "DELETE FROM recoveries WHERE uid IN (SELECT uid FROM declared
+            WHERE kind = $1 AND gone_at < clock_timestamp() - $2 * interval '1 second')",
         "DELETE FROM declared WHERE kind = $1 AND gone_at < clock_timestamp() - $2 * interval '1 second'",
     ] {
         sqlx::query(statement).bind(kind).bind(kept_seconds).execute(&mut *connection).await?;

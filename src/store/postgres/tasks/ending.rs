@@ -24,7 +24,7 @@ pub(super) async fn complete(
     let counted: Vec<bool> = completions.iter().map(|one| seen.insert((one.task, one.epoch))).collect();
     let (mut last, mut others) = (Vec::new(), Vec::new());
     for (one, _) in completions.iter().zip(&counted).filter(|(_, counted)| **counted) {
-        if is_final(&one.verdict) { last.push(one) } else { others.push(one) }
+        if one.verdict.is_final() { last.push(one) } else { others.push(one) }
     }
     last.sort_by_key(|one| (one.task, one.epoch));
     let done = if others.is_empty() {
@@ -56,10 +56,6 @@ async fn several(
     }
     places::leave(connection, over).await?;
     Ok(done)
-}
-
-pub(super) const fn is_final(verdict: &Verdict) -> bool {
-    final_state(verdict).is_some()
 }
 
 const fn final_state(verdict: &Verdict) -> Option<TaskState> {
@@ -113,7 +109,7 @@ macro_rules! finish {
                 WHERE t.id = w.id AND t.epoch = w.epoch AND t.lease IS NOT NULL
                 RETURNING t.lease, t.id, t.created_at, clock_timestamp(), t.epoch, t.priority,
                     t.attempts_used + (w.ended <> 'cancelled')::integer, t.free_requeues + (w.ended = 'cancelled')::integer,
-                    t.leases_lost, t.cycle, t.namespace, t.queue, t.domain, t.role, t.labels,
+                    t.leases_lost, t.cycle, t.bytes + coalesce(octet_length(w.result), 0), t.namespace, t.queue, t.domain, t.role, t.labels,
                     CASE WHEN t.attempts::text = '[]' THEN ('[' || w.attempt || ']')::json ELSE
                         (CASE WHEN json_array_length(t.attempts) < 20 THEN t.attempts::jsonb ELSE t.attempts::jsonb - 0 END
                             || w.attempt::jsonb)::json END,

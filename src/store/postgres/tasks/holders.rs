@@ -69,9 +69,8 @@ impl Holders for PostgresStore {
     }
 
     async fn free_holder_tasks(&self, holder: &str) -> Result<Reaped, StoreError> {
-        let reaped = transaction!(self, reaping::reap_holder(holder))?;
-        self.work.pending();
-        Ok(reaped)
+        let whose = reaping::Whose::Holder(holder);
+        self.reap_in_batches(async |rows| transaction!(self, reaping::reap(whose, rows))).await
     }
 
     async fn free_lapsed_slots(&self, fence: &Fence, server_url: &str, linger: Duration) -> Result<u64, StoreError> {

@@ -88,11 +88,11 @@ async fn write(connection: &mut PgConnection, new: &[(TaskId, &NewTask)]) -> Res
     let tasks = || new.iter().map(|(_, task)| *task);
     sqlx::query(
         "INSERT INTO tasks (id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key, labels,
-            created_at, state_since, rank, expert)
+            created_at, state_since, rank, bytes, expert)
          SELECT w.id, w.namespace, w.queue, w.domain, w.role, w.payload::json, w.model, w.priority, w.run_after,
             coalesce(w.deadline, greatest(c.now, w.run_after) + make_interval(secs =>
                 nullif((q.spec ->> 'deadlineSeconds')::double precision, 0))),
-            w.key, w.labels::json, c.now, c.now, task_rank(greatest(c.now, w.run_after), w.priority), w.expert
+            w.key, w.labels::json, c.now, c.now, task_rank(c.now, w.run_after, w.priority, c.now), octet_length(w.payload), w.expert
          FROM (SELECT clock_timestamp() AS now) AS c, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[],
             $6::text[], $7::text[], $8::integer[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[],
             $13::text[]) AS w (id, namespace, queue, domain, role, payload, model, priority, run_after, deadline, key,

@@ -50,14 +50,15 @@ pub(super) async fn renew(
     Ok(leases.iter().map(|(lease, _)| lease).filter(|lease| !renewed.contains(&lease.id)).cloned().collect())
 }
 
-pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Result<(), StoreError> {
+/// Returns whether any task was claimed under it.
+pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Result<bool, StoreError> {
     let closed = sqlx::query("DELETE FROM leases WHERE id = $1 AND holder = $2")
         .bind(lease.id)
         .bind(&lease.holder)
         .execute(&mut *connection)
         .await?;
     if closed.rows_affected() == 0 {
-        return Ok(());
+        return Ok(false);
     }
     // A statement of its own: it sees what a claim did that the first one waited for.
     let claimed: Vec<TaskId> = sqlx::query_scalar("SELECT id FROM tasks WHERE lease = $1 ORDER BY id")
@@ -66,7 +67,8 @@ pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Resul
         .await?;
     let closed = |id| Happening { id, event: Event::LeaseClosed, words: Words::reason("its worker ended") };
     let happened = happen(connection, claimed.into_iter().map(closed).collect()).await?;
-    places::leave(connection, happened.over).await
+    places::leave(connection, happened.over).await?;
+    Ok(happened.next.iter().any(Option::is_some))
 }
 
 /// Once more is a heartbeat.

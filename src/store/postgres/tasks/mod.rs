@@ -39,9 +39,11 @@ mod places;
 mod reading;
 mod reaping;
 mod retaining;
+mod scheduling;
 mod slots;
 mod waking;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,14 +55,17 @@ use sqlx::postgres::PgConnection;
 
 use self::claim::{Search, Seen};
 use self::cursor::Cursors;
-use self::waking::{Change, Waker};
+use self::scheduling::DueClock;
+use self::waking::Waker;
 use super::{PostgresStore, Session};
+use crate::store::batch::BatchSize;
+use crate::store::changes::{Changes, Follower, Reported, Topics};
 use crate::store::stamp::Stamp;
 use crate::store::text::json_text;
 use crate::store::{
-    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts,
-    Reapable, Reaped, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter,
-    TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, Due, ExpertLoad, Fence, Fired, FreeClaim, Inserted, Lease,
+    QueueCounts, Reapable, Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand,
+    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -85,6 +90,15 @@ async fn over<T>(
 pub(super) struct WorkState {
     cursors: Arc<Mutex<Cursors>>,
     waker: Waker,
+    reported: Reported,
+    due: Arc<DueClock>,
+    /// Tasks that one transaction changes for a command.
+    commanded: BatchSize,
+    /// Tasks that one transaction takes back from lapsed leases.
+    reaped: BatchSize,
+    /// Ended tasks that one statement looks through for what is past its time, and where the next one goes on.
+    retained: BatchSize,
+    retained_until: Mutex<HashMap<&'static str, (Timestamp, TaskId)>>,
     /// The last claim got all that it asked for: there is more.
     busy: AtomicBool,
 }
@@ -92,10 +106,23 @@ pub(super) struct WorkState {
 impl WorkState {
     /// `pool`: of connections that listen and notify.
     pub fn new(pool: PgPool, schema: &str) -> Self {
-        let cursors = Arc::<Mutex<Cursors>>::default();
-        let forgotten = cursors.clone();
-        let forget = move || forgotten.lock().unwrap_or_else(PoisonError::into_inner).forget();
-        Self { cursors, waker: Waker::new(pool, schema.to_owned(), forget), busy: AtomicBool::new(false) }
+        let (cursors, due) = (Arc::<Mutex<Cursors>>::default(), Arc::<DueClock>::default());
+        let (forgotten, clock) = (cursors.clone(), due.clone());
+        let forget = move || {
+            forgotten.lock().unwrap_or_else(PoisonError::into_inner).forget();
+            clock.hurry();
+        };
+        Self {
+            cursors,
+            waker: Waker::new(pool, schema.to_owned(), forget),
+            reported: Reported::default(),
+            due,
+            commanded: BatchSize::new(1_000),
+            reaped: BatchSize::new(2_000),
+            retained: BatchSize::new(10_000),
+            retained_until: Mutex::default(),
+            busy: AtomicBool::new(false),
+        }
     }
 
     fn begin(&self, searches: &mut [Search<'_>], now: BootInstant) {
@@ -120,14 +147,54 @@ impl WorkState {
         self.busy.store(busy, Ordering::Relaxed);
     }
 
-    /// Tasks may be claimed that could not before.
-    fn pending(&self) {
-        self.waker.changed(Change::Pending);
+    /// Such changes were committed.
+    pub fn changed(&self, topics: Topics) {
+        self.waker.changed(topics);
     }
+}
 
-    /// Tasks ended, or are gone.
-    fn ended(&self) {
-        self.waker.changed(Change::Ended);
+impl PostgresStore {
+    /// Until there is no more, or for so many batches: the next pass goes on.
+    async fn reap_in_batches(
+        &self,
+        batch: impl AsyncFn(i64) -> Result<(Reaped, bool), StoreError>,
+    ) -> Result<Reaped, StoreError> {
+        let mut all = Reaped::default();
+        for _ in 0..REAPED_BATCHES {
+            let (reaped, more) = self.work.reaped.run(async |rows| batch(rows).await).await?;
+            if reaped != Reaped::default() {
+                self.work.changed(Topics::TASKS);
+            }
+            all += reaped;
+            if !more {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The statements that run again and again, by what they are for: tests look at their plans.
+pub fn periodic_statements() -> Vec<(&'static str, String)> {
+    vec![
+        ("claim what takes no slot", claim::FREE.to_owned()),
+        ("claim what takes one", claim::SLOTTED.to_owned()),
+        ("move what is due", scheduling::MOVE.to_owned()),
+        ("look for what is due", scheduling::DUE.to_owned()),
+        ("look for what lapses next", reaping::NEXT_LAPSE.to_owned()),
+        ("fail what is past its deadline", reaping::EXPIRED.to_owned()),
+        ("take lapsed leases", reaping::LAPSED.to_owned()),
+        ("find what nobody has", assigning::UNASSIGNED.to_owned()),
+        ("find what is past its time", retaining::page_of_past("finished_failed")),
+    ]
+}
+
+/// Batches of one pass of the reaper.
+const REAPED_BATCHES: usize = 50;
+
+impl Changes for PostgresStore {
+    fn follow(&self, topics: Topics) -> Follower {
+        self.work.waker.follow(topics)
     }
 }
 
@@ -142,7 +209,7 @@ impl Tasks for PostgresStore {
     async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
         let inserted = transaction!(self, inserting::insert(tasks))?;
         if inserted.iter().any(|one| !one.existed) {
-            self.work.pending();
+            self.work.changed(Topics::NEW);
         }
         Ok(inserted)
     }
@@ -178,15 +245,29 @@ impl Tasks for PostgresStore {
         reason: &str,
         most: i64,
     ) -> Result<Vec<TaskId>, StoreError> {
-        let done = transaction!(self, commanding::command(filter, command, reason, most))?;
-        if !done.is_empty() {
-            self.work.pending();
+        let (mut done, mut after) = (Vec::new(), 0);
+        loop {
+            let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX));
+            if left <= 0 {
+                return Ok(done);
+            }
+            let batch = self.work.commanded.run(async |rows| {
+                transaction!(self, commanding::command(filter, command, reason, (after, rows.min(left))))
+            });
+            let commanding::Batch { done: of_batch, last } = batch.await?;
+            let Some(last) = last else { return Ok(done) };
+            self.work.changed(Topics::TASKS.when(!of_batch.is_empty()));
+            done.extend(of_batch);
+            after = last;
         }
-        Ok(done)
     }
 
     async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
         reading::queue_counts(self).await
+    }
+
+    async fn live_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
+        reading::live_counts(self).await
     }
 
     async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError> {
@@ -199,10 +280,6 @@ impl Tasks for PostgresStore {
 
     async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
         reading::expert_loads(self).await
-    }
-
-    async fn tasks_changed(&self, most: Duration) {
-        self.work.waker.wait(most).await;
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
@@ -236,32 +313,57 @@ impl Dispatch for PostgresStore {
     async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
         let assigned = assigning::assign(self, fence, assignments).await?;
         if assigned > 0 {
-            self.work.pending();
+            self.work.changed(Topics::READY);
         }
         Ok(assigned)
     }
 
     async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
-        let reaped = fenced!(self, fence, reaping::reap(reapable))?;
-        if reaped != Reaped::default() {
-            self.work.pending();
-        }
-        Ok(reaped)
+        let whose = reaping::Whose::Lapsed(reapable);
+        self.reap_in_batches(async |rows| fenced!(self, fence, reaping::reap(whose, rows))).await
+    }
+
+    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
+        reaping::next_lapse(self).await
     }
 
     async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
         retaining::retain(self, fence, retention).await
     }
 
-    async fn fire(&self, fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> Result<bool, StoreError> {
-        let fired = fenced!(self, fence, assigning::fire(schedule, run, tasks))?;
-        if fired {
-            self.work.pending();
+    async fn fire(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        tasks: &[NewTask],
+        replaces: Option<&Replaced>,
+    ) -> Result<Fired, StoreError> {
+        let rows = self.work.commanded.rows();
+        let fired = fenced!(self, fence, assigning::fire(schedule, run, tasks, replaces, rows))?;
+        if fired != Fired::Before {
+            self.work.changed(Topics::NEW.when(!tasks.is_empty()) | Topics::ENDED.when(replaces.is_some()));
         }
         Ok(fired)
     }
 
-    async fn last_runs(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    async fn replace_more(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        replaces: &Replaced,
+    ) -> Result<bool, StoreError> {
+        let batch = self
+            .work
+            .commanded
+            .run(async |rows| fenced!(self, fence, assigning::replace(schedule, run, replaces, rows)));
+        let replaced = batch.await?;
+        self.work.changed(Topics::ENDED);
+        Ok(replaced)
+    }
+
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
         assigning::last_runs(self).await
     }
 }
@@ -277,21 +379,31 @@ impl Work for PostgresStore {
     }
 
     async fn close_lease(&self, lease: &Lease) -> Result<(), StoreError> {
-        transaction!(self, leasing::close(lease))?;
-        self.work.pending();
+        let freed = transaction!(self, leasing::close(lease))?;
+        self.work.changed(Topics::TASKS.when(freed));
         Ok(())
     }
 
+    async fn due(&self, queues: &[QueueKey]) -> Result<Due, StoreError> {
+        scheduling::due(self, queues).await
+    }
+
     async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError> {
-        claim::free(self, claim).await
+        let claimed = claim::free(self, claim).await?;
+        self.work.changed(Topics::STARTED.when(!claimed.is_empty()));
+        Ok(claimed)
     }
 
     async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
-        slots::claim(self, claim).await
+        let answer = slots::claim(self, claim).await?;
+        self.work.changed(Topics::STARTED.when(!answer.given.is_empty()));
+        Ok(answer)
     }
 
     async fn claim_next(&self, slot: &Slot, claim: &SlotClaim, life: CallLife) -> Result<Option<Claimed>, StoreError> {
-        slots::next(self, slot, claim, life).await
+        let claimed = slots::next(self, slot, claim, life).await?;
+        self.work.changed(Topics::STARTED.when(claimed.is_some()));
+        Ok(claimed)
     }
 
     async fn hand_over(&self, task: TaskId, epoch: i64, lease: Duration) -> Result<Lease, StoreError> {
@@ -299,7 +411,7 @@ impl Work for PostgresStore {
     }
 
     async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError> {
-        let changed = if completions.iter().all(|one| ending::is_final(&one.verdict)) {
+        let changed = if completions.iter().all(|one| one.verdict.is_final()) {
             self.within(async {
                 let mut session = self.session().await?;
                 let changed = ending::complete(session.connection(), completions).await?;
@@ -311,12 +423,8 @@ impl Work for PostgresStore {
             transaction!(self, ending::complete(completions))?
         };
         if changed.contains(&true) {
-            if completions.iter().any(|one| ending::is_final(&one.verdict)) {
-                self.work.ended();
-            }
-            if completions.iter().any(|one| !ending::is_final(&one.verdict)) {
-                self.work.pending();
-            }
+            let back = completions.iter().any(|one| !one.verdict.is_final());
+            self.work.changed(Topics::ENDED | (Topics::NEW | Topics::READY).when(back));
         }
         Ok(changed)
     }
@@ -326,17 +434,22 @@ impl Work for PostgresStore {
     }
 
     async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {
-        let report = sqlx::query(
+        let insert = sqlx::query(
             "INSERT INTO workers (holder, report, reported_at) VALUES ($1, $2::jsonb, clock_timestamp())
              ON CONFLICT (holder) DO UPDATE SET report = excluded.report, reported_at = excluded.reported_at",
         )
         .bind(&report.holder)
         .bind(json_text(report));
-        self.execute(report).await.map(drop)
+        self.execute(insert).await?;
+        self.work.changed(Topics::REPORTS.when(self.work.reported.is_news(report)));
+        Ok(())
     }
 
     async fn worker_left(&self, holder: &str) -> Result<(), StoreError> {
         self.execute(sqlx::query("DELETE FROM workers WHERE holder = $1").bind(holder)).await?;
-        self.execute(sqlx::query("DELETE FROM holders WHERE holder = $1").bind(holder)).await.map(drop)
+        self.execute(sqlx::query("DELETE FROM holders WHERE holder = $1").bind(holder)).await?;
+        self.work.reported.forget(holder);
+        self.work.changed(Topics::REPORTS);
+        Ok(())
     }
 }

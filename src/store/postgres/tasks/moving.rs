@@ -165,7 +165,7 @@ async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), St
     };
     sqlx::query(
         "UPDATE tasks AS t SET state = w.state, state_since = w.since, run_after = w.run_after, deadline = w.deadline,
-            rank = CASE w.state WHEN 'pending' THEN task_rank(greatest(w.since, w.run_after), t.priority)
+            rank = CASE w.state WHEN 'pending' THEN task_rank(w.since, w.run_after, t.priority, clock_timestamp())
                 ELSE 9223372036854775807 END, attempts_used = w.used,
             free_requeues = w.requeued, leases_lost = w.lost, cycle = w.cycle, epoch = w.epoch, reason = w.reason,
             attempts = w.attempts::json, lease = NULL
@@ -219,6 +219,13 @@ async fn bring_back(connection: &mut PgConnection, ids: &[TaskId]) -> Result<(),
     if ids.is_empty() {
         return Ok(());
     }
+    // The result stays behind.
+    sqlx::query(
+        "UPDATE finished_tasks SET bytes = bytes - octet_length(result::text) WHERE id = ANY ($1) AND result IS NOT NULL",
+    )
+    .bind(ids)
+    .execute(&mut *connection)
+    .await?;
     sqlx::query(concat!(
         "WITH back AS (DELETE FROM finished_tasks WHERE id = ANY ($1) RETURNING *)
          INSERT INTO tasks (state, rank, ",

@@ -7,6 +7,7 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 
 use super::columns::task_columns;
 use super::filter::push_filter;
+use crate::store::batch::PAGE_BYTES;
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, WaitingRecord};
@@ -38,7 +39,7 @@ impl Part {
                 )
             }
             (Self::Live, false) => {
-                concat!("SELECT ", task_columns!(), ", payload, NULL::json AS result FROM tasks WHERE true")
+                concat!("SELECT ", task_columns!(), ", payload, NULL::json AS result, bytes FROM tasks WHERE true")
             }
             (Self::Ended, true) => {
                 concat!(
@@ -48,7 +49,7 @@ impl Part {
                 )
             }
             (Self::Ended, false) => {
-                concat!("SELECT ", task_columns!(), ", payload, result FROM finished_tasks WHERE true")
+                concat!("SELECT ", task_columns!(), ", payload, result, bytes FROM finished_tasks WHERE true")
             }
         }
     }
@@ -58,7 +59,8 @@ impl Part {
     }
 }
 
-/// A statement over both parts, as far as the filter's states are in them: each is ordered and limited, and then both together.
+/// A statement over both parts, as far as the filter's states are in them: each is ordered and limited, and then both together. Whole
+/// tasks are no more than [`PAGE_BYTES`], but for the last one.
 fn over_parts(
     filter: &TaskFilter,
     brief: bool,
@@ -67,7 +69,14 @@ fn over_parts(
     more: impl Fn(&mut QueryBuilder<Postgres>),
 ) -> Option<QueryBuilder<Postgres>> {
     let parts: Vec<Part> = [Part::Live, Part::Ended].into_iter().filter(|part| part.may_have(&filter.states)).collect();
-    let mut query = QueryBuilder::new("SELECT * FROM (");
+    let mut query = QueryBuilder::new("");
+    if !brief {
+        query
+            .push("SELECT * FROM (SELECT page.*, sum(bytes) OVER (ORDER BY ")
+            .push(order)
+            .push(") - bytes AS before FROM (");
+    }
+    query.push("SELECT * FROM (");
     for (at, part) in parts.iter().enumerate() {
         query.push(if at > 0 { " UNION ALL (" } else { "(" }).push(part.select(brief));
         push_filter(&mut query, filter);
@@ -75,6 +84,9 @@ fn over_parts(
         query.push(" ORDER BY ").push(order).push(" LIMIT ").push_bind(limit).push(")");
     }
     query.push(") AS parts ORDER BY ").push(order).push(" LIMIT ").push_bind(limit);
+    if !brief {
+        query.push(") AS page) AS sized WHERE before < ").push_bind(PAGE_BYTES).push(" ORDER BY ").push(order);
+    }
     (!parts.is_empty()).then_some(query)
 }
 
@@ -94,7 +106,16 @@ pub(super) async fn page(store: &PostgresStore, filter: &TaskFilter, page: &Task
     fetch(store, query).await
 }
 
-/// Oldest change first. What changed less than [`SETTLED`] ago may still be overtaken.
+/// Until when everything that changed is committed. A transaction that changes tasks has a lock on their table and began before the
+/// time of its changes, however long its commit takes; one that had none yet when this was asked comes later than [`SETTLED`] ago. This
+/// is asked before the changes are read: what ends in between is seen.
+const SETTLED_UNTIL: &str = "SELECT least(clock_timestamp() - $1 * interval '1 microsecond', (
+        SELECT min(coalesce(a.xact_start, clock_timestamp() - interval '1 minute')) - interval '1 microsecond'
+        FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+        WHERE l.locktype = 'relation' AND l.relation = 'tasks'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))";
+
+/// Oldest change first, of what nobody can overtake any more.
 pub(super) async fn changes(
     store: &PostgresStore,
     filter: &TaskFilter,
@@ -102,9 +123,11 @@ pub(super) async fn changes(
     limit: i64,
     brief: bool,
 ) -> Result<Vec<Task>, StoreError> {
-    let settled = i64::try_from(SETTLED.as_micros()).unwrap_or(i64::MAX);
+    let settled = sqlx::query_as(SETTLED_UNTIL).bind(i64::try_from(SETTLED.as_micros()).unwrap_or(i64::MAX));
+    let settled: Vec<(Stamp,)> = store.fetch(settled).await?;
+    let Some((until,)) = settled.into_iter().next() else { return Ok(Vec::new()) };
     let query = over_parts(filter, brief, "state_since, id", limit.clamp(1, LONGEST_PAGE), |query| {
-        query.push(" AND state_since <= clock_timestamp() - interval '1 microsecond' * ").push_bind(settled);
+        query.push(" AND state_since <= ").push_bind(until);
         if let Some(TaskCursor { at, id }) = after {
             // The first condition is for the index.
             query.push(" AND state_since >= ").push_bind(Stamp::from(at));
@@ -134,15 +157,28 @@ struct Count {
     oldest: Option<Stamp>,
 }
 
-pub(super) async fn queue_counts(store: &PostgresStore) -> Result<Vec<QueueCounts>, StoreError> {
-    let counts = sqlx::query_as(
+macro_rules! live_counts {
+    () => {
         "SELECT namespace, queue, state, count(*) AS count, count(*) FILTER (WHERE assignment_reason IS NULL) AS unassigned,
-            min(state_since) FILTER (WHERE run_after IS NULL OR run_after <= statement_timestamp()) AS oldest
-         FROM tasks GROUP BY namespace, queue, state
-         UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks
-         WHERE state_since >= statement_timestamp() - $1 * interval '1 second' GROUP BY namespace, queue, state",
-    );
-    let counts: Vec<Count> = store.fetch(counts.bind(COUNTED)).await?;
+            min(state_since) FILTER (WHERE state <> 'pending' OR run_after IS NULL OR run_after <= statement_timestamp()) AS oldest
+         FROM tasks GROUP BY namespace, queue, state"
+    };
+}
+
+pub(super) async fn queue_counts(store: &PostgresStore) -> Result<Vec<QueueCounts>, StoreError> {
+    let counts = sqlx::query_as(concat!(
+        live_counts!(),
+        " UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks
+          WHERE state_since >= statement_timestamp() - $1 * interval '1 second' GROUP BY namespace, queue, state"
+    ));
+    Ok(by_queue(store.fetch(counts.bind(COUNTED)).await?))
+}
+
+pub(super) async fn live_counts(store: &PostgresStore) -> Result<Vec<QueueCounts>, StoreError> {
+    Ok(by_queue(store.fetch(sqlx::query_as(live_counts!())).await?))
+}
+
+fn by_queue(counts: Vec<Count>) -> Vec<QueueCounts> {
     let mut queues: BTreeMap<(String, String), QueueCounts> = BTreeMap::new();
     for Count { namespace, queue, state, count, unassigned, oldest } in counts {
         let row = queues.entry((namespace.clone(), queue.clone())).or_insert(QueueCounts {
@@ -155,6 +191,7 @@ pub(super) async fn queue_counts(store: &PostgresStore) -> Result<Vec<QueueCount
             completed: 0,
             failed: 0,
             oldest_pending: None,
+            oldest_deferred: None,
         });
         match TaskState::parse(&state) {
             Some(TaskState::Pending) => {
@@ -163,13 +200,16 @@ pub(super) async fn queue_counts(store: &PostgresStore) -> Result<Vec<QueueCount
                 row.oldest_pending = oldest.map(Into::into);
             }
             Some(TaskState::InProgress) => row.in_progress = count,
-            Some(TaskState::DeferredToHuman) => row.deferred_to_human = count,
+            Some(TaskState::DeferredToHuman) => {
+                row.deferred_to_human = count;
+                row.oldest_deferred = oldest.map(Into::into);
+            }
             Some(TaskState::Completed) => row.completed = count,
             Some(TaskState::Failed) => row.failed = count,
             Some(TaskState::Cancelled) | None => {}
         }
     }
-    Ok(queues.into_values().collect())
+    queues.into_values().collect()
 }
 
 pub(super) async fn waiting(store: &PostgresStore) -> Result<Vec<WaitingGroup>, StoreError> {
@@ -189,7 +229,7 @@ pub(super) async fn slots_wanted(store: &PostgresStore, queues: &[QueueKey]) -> 
         "SELECT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS q (namespace, queue) CROSS JOIN LATERAL (
             SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
                 AND t.assignment_reason IS NOT NULL AND t.assigned_model IS NOT NULL
-                AND (t.run_after IS NULL OR t.run_after <= statement_timestamp()) LIMIT 1) AS first)",
+                AND t.rank < 4611686018427387904 LIMIT 1) AS first)",
     )
     .bind(queues.iter().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
     .bind(queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>());

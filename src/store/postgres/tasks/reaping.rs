@@ -1,18 +1,21 @@
 //! What lapsed: leases, and deadlines of tasks that wait.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
 use super::moving::{Happening, Words, happen};
 use super::places;
+use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
 use crate::store::{Reapable, Reaped, StoreError};
 use crate::tasks::machine::{Event, Next};
 use crate::tasks::retry::leases_lost_reason;
 use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
 
-/// Tasks that one pass fails for their deadline: the next pass goes on.
-const AT_ONCE: i64 = 5_000;
+/// Leases that one transaction takes.
+const LEASES: i64 = 200;
 
 #[derive(FromRow)]
 struct Lost {
@@ -24,52 +27,53 @@ struct Lost {
     now: Stamp,
 }
 
-/// A lease that is being renewed, or claimed under, is not taken: it is not dead.
-pub(super) async fn reap(connection: &mut PgConnection, reapable: &Reapable) -> Result<Reaped, StoreError> {
-    let queues = match reapable {
-        Reapable::Of(queues) => Some(queues),
-        Reapable::All => None,
-    };
-    let lapsed: Vec<(i64, String)> = sqlx::query_as(
-        "DELETE FROM leases WHERE id = ANY (ARRAY(
-            SELECT id FROM leases WHERE expires_at <= clock_timestamp()
-                AND ($1 OR (namespace, queue) IN (SELECT * FROM unnest($2::text[], $3::text[])))
-            ORDER BY id FOR UPDATE SKIP LOCKED))
-         RETURNING id, holder",
-    )
-    .bind(queues.is_none())
-    .bind(queues.into_iter().flatten().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
-    .bind(queues.into_iter().flatten().map(|queue| queue.name.as_str()).collect::<Vec<_>>())
-    .fetch_all(&mut *connection)
-    .await?;
-    let expired: Vec<TaskId> = sqlx::query_scalar(
-        "SELECT id FROM tasks WHERE state = 'pending' AND deadline <= clock_timestamp() ORDER BY deadline LIMIT $1",
-    )
-    .bind(AT_ONCE)
-    .fetch_all(&mut *connection)
-    .await?;
-    take_back(connection, &lapsed, "lost the lease", expired).await
+/// In how long the next lease lapses or deadline passes.
+pub(super) async fn next_lapse(store: &PostgresStore) -> Result<Option<Duration>, StoreError> {
+    let next: Vec<(Option<i64>,)> = store.fetch(sqlx::query_as(NEXT_LAPSE)).await?;
+    let micros = next.into_iter().find_map(|(micros,)| micros);
+    Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
 }
 
-/// What a dead process held, lapsed or not.
-pub(super) async fn reap_holder(connection: &mut PgConnection, holder: &str) -> Result<Reaped, StoreError> {
-    let held: Vec<(i64, String)> =
-        sqlx::query_as("DELETE FROM leases WHERE split_part(holder, '+', 1) = $1 RETURNING id, holder")
-            .bind(holder)
-            .fetch_all(&mut *connection)
-            .await?;
-    take_back(connection, &held, "died", Vec::new()).await
+pub(super) const NEXT_LAPSE: &str = "SELECT (extract(epoch FROM least((SELECT min(expires_at) FROM leases), (
+        SELECT deadline FROM tasks WHERE state = 'pending' AND deadline IS NOT NULL AND rank < 9223372036854775807
+        ORDER BY deadline LIMIT 1)) - clock_timestamp()) * 1000000)::bigint";
+
+/// Whose leases are taken.
+#[derive(Clone, Copy)]
+pub(super) enum Whose<'a> {
+    Lapsed(&'a Reapable),
+    /// A dead process', lapsed or not.
+    Holder(&'a str),
 }
 
-/// Takes the tasks of leases that are gone back, and fails what is past its deadline.
-async fn take_back(
+/// One batch: at most `most` tasks of leases, and as many that are past their deadline. Returns whether there may be more.
+///
+/// A lease that is being renewed, or claimed under, is not taken: it is not dead. It goes with the last of its tasks; until then nothing
+/// is claimed under it, because it has lapsed, or its holder is dead.
+pub(super) async fn reap(
     connection: &mut PgConnection,
-    leases: &[(i64, String)],
-    what: &str,
-    expired: Vec<TaskId>,
-) -> Result<Reaped, StoreError> {
-    let mut reaped = Reaped { leases: u64::try_from(leases.len()).unwrap_or(u64::MAX), ..Reaped::default() };
-    let lost = if leases.is_empty() { Vec::new() } else { lost(connection, leases).await? };
+    whose: Whose<'_>,
+    most: i64,
+) -> Result<(Reaped, bool), StoreError> {
+    let (leases, what) = match whose {
+        Whose::Lapsed(reapable) => (lapsed(connection, reapable).await?, "lost the lease"),
+        Whose::Holder(holder) => (held(connection, holder).await?, "died"),
+    };
+    let lost = if leases.is_empty() { Vec::new() } else { lost(connection, &leases, most).await? };
+    let all = i64::try_from(lost.len()).is_ok_and(|lost| lost < most);
+    let mut reaped = Reaped::default();
+    if all && !leases.is_empty() {
+        let ids = leases.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let gone = sqlx::query("DELETE FROM leases WHERE id = ANY ($1)").bind(ids).execute(&mut *connection).await?;
+        reaped.leases = gone.rows_affected();
+    }
+    let expired: Vec<TaskId> = match whose {
+        Whose::Holder(_) => Vec::new(),
+        Whose::Lapsed(_) => sqlx::query_scalar(EXPIRED).bind(most).fetch_all(&mut *connection).await?,
+    };
+    let more = !all
+        || i64::try_from(leases.len()).is_ok_and(|taken| taken == LEASES)
+        || i64::try_from(expired.len()).is_ok_and(|expired| expired == most);
     let lost =
         lost.into_iter().map(|lost| Happening { id: lost.id, event: Event::LeaseLost, words: evidence(lost, what) });
     let past = || Words::reason("its deadline passed before it was done");
@@ -83,18 +87,50 @@ async fn take_back(
         }
     }
     places::leave(connection, happened.over).await?;
-    Ok(reaped)
+    Ok((reaped, more))
 }
 
-/// A statement after the leases are gone: it sees all that was claimed under them. No index leads to them: this is rare.
-async fn lost(connection: &mut PgConnection, lapsed: &[(i64, String)]) -> Result<Vec<Lost>, StoreError> {
+pub(super) const EXPIRED: &str = "SELECT id FROM tasks
+    WHERE state = 'pending' AND deadline <= statement_timestamp() AND rank < 9223372036854775807 ORDER BY deadline LIMIT $1";
+
+async fn lapsed(connection: &mut PgConnection, reapable: &Reapable) -> Result<Vec<(i64, String)>, StoreError> {
+    let queues = match reapable {
+        Reapable::Of(queues) => Some(queues),
+        Reapable::All => None,
+    };
+    let lapsed = sqlx::query_as(LAPSED)
+        .bind(queues.is_none())
+        .bind(queues.into_iter().flatten().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
+        .bind(queues.into_iter().flatten().map(|queue| queue.name.as_str()).collect::<Vec<_>>())
+        .bind(LEASES);
+    Ok(lapsed.fetch_all(connection).await?)
+}
+
+/// The oldest, in the order of ids, as everybody locks them. An index can't be searched by `clock_timestamp()`.
+pub(super) const LAPSED: &str = "SELECT id, holder FROM leases WHERE id = ANY (ARRAY(
+        SELECT id FROM leases WHERE expires_at <= statement_timestamp()
+            AND ($1 OR (namespace, queue) IN (SELECT * FROM unnest($2::text[], $3::text[])))
+        ORDER BY expires_at LIMIT $4)) AND expires_at <= clock_timestamp()
+    ORDER BY id FOR UPDATE SKIP LOCKED";
+
+async fn held(connection: &mut PgConnection, holder: &str) -> Result<Vec<(i64, String)>, StoreError> {
+    let held = sqlx::query_as(
+        "SELECT id, holder FROM leases WHERE split_part(holder, '+', 1) = $1 ORDER BY id LIMIT $2 FOR UPDATE",
+    );
+    Ok(held.bind(holder).bind(LEASES).fetch_all(connection).await?)
+}
+
+/// A statement after the leases are locked: it sees all that was claimed under them. No index leads to them, because every claim would
+/// have to write it: this is rare.
+async fn lost(connection: &mut PgConnection, leases: &[(i64, String)], most: i64) -> Result<Vec<Lost>, StoreError> {
     let lost = sqlx::query_as(
         "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost, clock_timestamp() AS now FROM tasks AS t
-         JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease ORDER BY t.id",
+         JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease ORDER BY t.id LIMIT $3",
     );
     Ok(lost
-        .bind(lapsed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        .bind(lapsed.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
+        .bind(leases.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(leases.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
+        .bind(most)
         .fetch_all(connection)
         .await?)
 }

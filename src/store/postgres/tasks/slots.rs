@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::claim::{Catch, Search, Seen, slotted, slotted_lanes};
+use super::scheduling::move_due_now_and_then;
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::slots::{calls_left, count_calls, lock_server, rows};
@@ -14,6 +15,7 @@ use crate::store::{
 };
 
 pub(super) async fn claim(store: &PostgresStore, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
+    move_due_now_and_then(store).await?;
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);
@@ -143,6 +145,7 @@ pub(super) async fn next(
     life: CallLife,
 ) -> Result<Option<Claimed>, StoreError> {
     let asked_at = Timestamp::now();
+    move_due_now_and_then(store).await?;
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);

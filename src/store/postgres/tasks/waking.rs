@@ -1,141 +1,132 @@
-//! Tells waiters that tasks changed, in whichever process: by NOTIFY on a channel with the schema's name.
+//! Tells other processes what changed: by NOTIFY on a channel with the schema's name.
 //!
-//! Notifications are sent after the commit, apart from it, and at most one in 20 ms: PostgreSQL takes one lock for all that notify. They
-//! get lost with a connection, so nobody relies on them alone.
+//! Notifications are sent after the commit, apart from it, and for each kind at most one in 20 ms: PostgreSQL takes one lock for all that
+//! notify. They get lost with a connection, so nobody relies on them alone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::store::changes::{ChangeHub, Follower, Topics};
 
 /// What changes in a row is told once.
 const COALESCED: Duration = Duration::from_millis(20);
-/// Whoever asks so soon after a change may not have seen it: it was busy with what it did before.
-const RECENT: Duration = Duration::from_millis(100);
-/// How long one waits at most while nobody listens.
-const POLL: Duration = Duration::from_secs(2);
 /// Between two attempts to listen.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What changed: some tasks may be claimed now, or some only ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    Pending,
-    Ended,
-}
-
-impl Change {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Ended => "ended",
-        }
-    }
-}
 
 /// One for each store.
 pub(super) struct Waker {
     shared: Arc<Shared>,
-    listener: Mutex<Option<AbortOnDropHandle<()>>>,
+    listener: Lasting,
+    teller: Lasting,
 }
 
 struct Shared {
     pool: PgPool,
     channel: String,
-    changed: Notify,
-    changed_at: Mutex<Option<Instant>>,
-    listening: AtomicBool,
-    /// To be told by the task that is under way, for each kind of change.
-    pending: AtomicBool,
-    ended: AtomicBool,
-    telling: AtomicBool,
-    on_pending: Box<dyn Fn() + Send + Sync>,
+    /// Says whose notifications are our own, which need no telling.
+    origin: String,
+    hub: ChangeHub,
+    /// Topics, as bits, that others are yet to be told.
+    untold: AtomicU8,
+    more: Notify,
+    on_ready: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Waker {
-    /// `on_pending` is called when tasks became pending, here or elsewhere as far as one hears of it.
-    pub fn new(pool: PgPool, channel: String, on_pending: impl Fn() + Send + Sync + 'static) -> Self {
+    /// `on_ready` is called when tasks became claimable, here or elsewhere as far as one hears of it.
+    pub fn new(pool: PgPool, channel: String, on_ready: impl Fn() + Send + Sync + 'static) -> Self {
         let shared = Shared {
             pool,
             channel,
-            changed: Notify::new(),
-            changed_at: Mutex::default(),
-            listening: AtomicBool::new(false),
-            pending: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            telling: AtomicBool::new(false),
-            on_pending: Box::new(on_pending),
+            origin: Uuid::new_v4().simple().to_string(),
+            hub: ChangeHub::new(),
+            untold: AtomicU8::new(0),
+            more: Notify::new(),
+            on_ready: Box::new(on_ready),
         };
-        Self { shared: Arc::new(shared), listener: Mutex::default() }
+        Self { shared: Arc::new(shared), listener: Mutex::default(), teller: Mutex::default() }
     }
 
     /// Something was committed through this store.
-    pub fn changed(&self, change: Change) {
-        self.shared.note(change);
-        match change {
-            Change::Pending => self.shared.pending.store(true, Ordering::Release),
-            Change::Ended => self.shared.ended.store(true, Ordering::Release),
+    pub fn changed(&self, topics: Topics) {
+        if topics.is_empty() {
+            return;
         }
-        if !self.shared.telling.swap(true, Ordering::AcqRel) {
-            tokio::spawn(tell(self.shared.clone()));
-        }
+        self.shared.note(topics);
+        self.shared.untold.fetch_or(topics.bits(), Ordering::AcqRel);
+        self.shared.more.notify_one();
+        start(&self.teller, || tell(self.shared.clone()));
     }
 
-    /// Until tasks changed, or `most` has passed.
-    pub async fn wait(&self, most: Duration) {
-        let began = Instant::now();
-        self.listen();
-        let told = self.shared.changed.notified();
-        let recent = |at: Instant| at >= began || began.duration_since(at) < RECENT;
-        if self.shared.last().is_some_and(recent) {
-            return tokio::time::sleep(COALESCED.min(most)).await;
-        }
-        let most = if self.shared.listening.load(Ordering::Acquire) { most } else { most.min(POLL) };
-        let _ = tokio::time::timeout(most, told).await;
+    pub fn follow(&self, topics: Topics) -> Follower {
+        start(&self.listener, || listen(self.shared.clone()));
+        self.shared.hub.follow(topics)
     }
+}
 
-    fn listen(&self) {
-        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
-        if listener.is_none() {
-            *listener = Some(AbortOnDropHandle::new(tokio::spawn(listen(self.shared.clone()))));
-        }
-    }
+/// A task that runs as long as the store is there, from its first use on.
+type Lasting = Mutex<Option<AbortOnDropHandle<()>>>;
+
+fn start<F>(task: &Lasting, run: impl FnOnce() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    task.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(run())));
 }
 
 impl Shared {
-    fn note(&self, change: Change) {
-        if change == Change::Pending {
-            (self.on_pending)();
+    fn note(&self, topics: Topics) {
+        if !(topics & Topics::READY).is_empty() {
+            (self.on_ready)();
         }
-        *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.changed.notify_waiters();
+        self.hub.note(topics);
     }
 
-    fn last(&self) -> Option<Instant> {
-        *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn notify(&self, topics: Topics) {
+        let payload = format!("{} {}", topics.bits(), self.origin);
+        let notice = sqlx::query("SELECT pg_notify($1, $2)").bind(&self.channel).bind(payload);
+        if let Err(error) = notice.execute(&self.pool).await {
+            tracing::debug!(%error, "can't tell others what changed: they look by themselves");
+        }
+    }
+
+    /// What a notification of somebody else says; `None`: it is our own.
+    fn told(&self, payload: &str) -> Option<Topics> {
+        let (bits, origin) = payload.split_once(' ').unwrap_or((payload, ""));
+        (origin != self.origin).then(|| bits.parse().map_or(Topics::ALL, Topics::from_bits))
     }
 }
 
-/// Tells others, again and again while there is something to tell.
+/// Tells others while the store is there. A kind that was not told just now is told at once: whoever waits for it must not wait
+/// because of another kind.
 async fn tell(shared: Arc<Shared>) {
+    let mut recent: Vec<(Instant, Topics)> = Vec::new();
     loop {
-        for (flag, change) in [(&shared.pending, Change::Pending), (&shared.ended, Change::Ended)] {
-            if flag.swap(false, Ordering::AcqRel) {
-                let notice = sqlx::query("SELECT pg_notify($1, $2)").bind(&shared.channel).bind(change.word());
-                if let Err(error) = notice.execute(&shared.pool).await {
-                    tracing::debug!(%error, "can't tell others that tasks changed: they look by themselves");
-                }
+        recent.retain(|(at, _)| at.elapsed() < COALESCED);
+        let just_told = recent.iter().fold(Topics::NONE, |all, (_, topics)| all | *topics);
+        let untold = Topics::from_bits(shared.untold.swap(0, Ordering::AcqRel));
+        let (now, later) = (untold.without(just_told), untold & just_told);
+        shared.untold.fetch_or(later.bits(), Ordering::AcqRel);
+        if !now.is_empty() {
+            recent.push((Instant::now(), now));
+            shared.notify(now).await;
+        } else if let Some((at, _)) = recent.first().filter(|_| !later.is_empty()) {
+            tokio::select! {
+                () = tokio::time::sleep_until(*at + COALESCED) => {}
+                () = shared.more.notified() => {}
             }
-        }
-        tokio::time::sleep(COALESCED).await;
-        shared.telling.store(false, Ordering::Release);
-        let more = shared.pending.load(Ordering::Acquire) || shared.ended.load(Ordering::Acquire);
-        if !more || shared.telling.swap(true, Ordering::AcqRel) {
-            return;
+        } else {
+            shared.more.notified().await;
         }
     }
 }
@@ -143,11 +134,11 @@ async fn tell(shared: Arc<Shared>) {
 async fn listen(shared: Arc<Shared>) {
     loop {
         if let Err(error) = hear(&shared).await {
-            tracing::debug!(%error, "can't listen for changes of tasks; trying again");
+            tracing::debug!(%error, "can't listen for changes; trying again");
         }
-        shared.listening.store(false, Ordering::Release);
+        shared.hub.set_hears(false);
         // What was missed meanwhile is unknown.
-        shared.note(Change::Pending);
+        shared.note(Topics::ALL);
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -156,10 +147,12 @@ async fn listen(shared: Arc<Shared>) {
 async fn hear(shared: &Shared) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(&shared.pool).await?;
     listener.listen(&shared.channel).await?;
-    shared.listening.store(true, Ordering::Release);
-    shared.note(Change::Pending);
+    shared.hub.set_hears(true);
+    shared.note(Topics::ALL);
     while let Some(notice) = listener.try_recv().await? {
-        shared.note(if notice.payload() == Change::Ended.word() { Change::Ended } else { Change::Pending });
+        if let Some(topics) = shared.told(notice.payload()) {
+            shared.note(topics);
+        }
     }
     Ok(())
 }

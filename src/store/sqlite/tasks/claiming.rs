@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
+use super::scheduling::move_due;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::ClaimedRecord;
 use crate::store::{Claimed, FreeClaim, Lease, Served, StoreError};
@@ -85,6 +86,7 @@ impl Line {
                 }
             }
         }
+        move_due(tx, now).await?;
         let places = if lanes.is_empty() { HashMap::new() } else { places(tx).await? };
         Ok(Self { lanes, places, now })
     }
@@ -161,7 +163,7 @@ impl Lane {
             "SELECT id, expert, rank, priority FROM tasks
              WHERE namespace = ?1 AND queue = ?2 AND assigned_model IS ?3 AND state = 'pending'
                 AND assignment_reason IS NOT NULL AND (rank, id) > (?4, ?5)
-                AND (run_after IS NULL OR run_after <= ?6) AND (deadline IS NULL OR deadline > ?6)
+                AND rank < 4611686018427387904 AND (deadline IS NULL OR deadline > ?6)
                 AND expert IN (SELECT value FROM json_each(?7))
              ORDER BY rank, id LIMIT ?8",
         )

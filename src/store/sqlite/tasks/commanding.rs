@@ -1,16 +1,18 @@
 //! Commands of people and programs.
 
-use sqlx::{QueryBuilder, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::moving::{Words, happen};
 use super::reading::push_filter;
+use crate::store::batch::BATCH_BYTES;
 use crate::store::stamp::Stamp;
 use crate::store::text::text;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
 
-/// The oldest that match and that the command applies to, from above `after`, at most `most`.
+/// The oldest that match and that the command applies to, from above `after`: at most `most`, and no more bytes than one transaction
+/// copies in its time.
 pub(super) async fn command(
     tx: &mut SqliteConnection,
     filter: &TaskFilter,
@@ -18,7 +20,7 @@ pub(super) async fn command(
     reason: &str,
     (after, most): (TaskId, i64),
     now: Stamp,
-) -> Result<Vec<TaskId>, StoreError> {
+) -> Result<Batch, StoreError> {
     let (event, from) = match command {
         TaskCommand::Cancel => (Event::Cancel, "tasks WHERE true"),
         TaskCommand::Retry => (Event::Retry, "finished_tasks WHERE true"),
@@ -27,11 +29,8 @@ pub(super) async fn command(
         TaskCommand::Close => (Event::Close, "tasks WHERE state = 'deferred_to_human'"),
         TaskCommand::Purge => (Event::Purge, "finished_tasks WHERE true"),
     };
-    let mut query = QueryBuilder::new("SELECT id FROM ");
-    query.push(from);
-    push_filter(&mut query, filter);
-    query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(most.max(0));
-    let ids: Vec<TaskId> = query.build_query_scalar().fetch_all(&mut *tx).await?;
+    let ids = choose(tx, from, filter, (after, most), |_| {}).await?;
+    let last = ids.last().copied();
     let mut done = Vec::with_capacity(ids.len());
     for id in ids {
         if let TaskCommand::Reassign { expert, model } = command {
@@ -41,7 +40,33 @@ pub(super) async fn command(
             done.push(id);
         }
     }
-    Ok(done)
+    Ok(Batch { done, last })
+}
+
+/// What one transaction did.
+pub(super) struct Batch {
+    pub done: Vec<TaskId>,
+    /// The highest id that was looked at; `None`: there was nothing more.
+    pub last: Option<TaskId>,
+}
+
+/// A batch of what matches, in the order of ids.
+pub(super) async fn choose(
+    tx: &mut SqliteConnection,
+    from: &str,
+    filter: &TaskFilter,
+    (after, most): (TaskId, i64),
+    more: impl Fn(&mut QueryBuilder<Sqlite>),
+) -> Result<Vec<TaskId>, StoreError> {
+    let mut query = QueryBuilder::new(
+        "SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM (SELECT id, octet_length(payload) AS bytes FROM ",
+    );
+    query.push(from);
+    push_filter(&mut query, filter);
+    more(&mut query);
+    query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(most.max(0));
+    query.push(")) WHERE before < ").push_bind(BATCH_BYTES).push(" ORDER BY id");
+    Ok(query.build_query_scalar().fetch_all(tx).await?)
 }
 
 /// Before the event, so that what becomes pending follows the model of an expert that is known.

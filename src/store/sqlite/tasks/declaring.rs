@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 use sqlx::types::Json;
 
 use super::SqliteStore;
+use crate::store::changes::Topics;
 use crate::store::task_rows::DeclaredRecord;
 use crate::store::text::json_text;
 use crate::store::{DeclaredRow, Fence, GONE_KEPT, StoreError};
@@ -86,7 +87,7 @@ impl SqliteStore {
         if row.kind == "Expert" {
             refresh_expert(&mut tx, &row.namespace, &row.name).await?;
         }
-        self.commit_tasks(tx).await
+        self.commit(tx, Topics::WORLD | Topics::NEW | Topics::READY).await
     }
 
     pub(super) async fn sweep(
@@ -120,11 +121,12 @@ impl SqliteStore {
         }
         for statement in [
             "DELETE FROM schedule_runs WHERE schedule IN (SELECT uid FROM declared WHERE kind = ?1 AND gone_at < ?2)",
+            "DELETE FROM recoveries WHERE uid IN (SELECT uid FROM declared WHERE kind = ?1 AND gone_at < ?2)",
             "DELETE FROM declared WHERE kind = ?1 AND gone_at < ?2",
         ] {
             sqlx::query(statement).bind(kind).bind(purge_before).execute(&mut *tx).await?;
         }
-        self.commit_tasks(tx).await?;
+        self.commit(tx, Topics::WORLD | Topics::NEW | Topics::READY).await?;
         Ok(missing)
     }
 }

@@ -1,13 +1,17 @@
 //! Assignments, and the runs of schedules.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 use sqlx::types::Json;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+use super::commanding::choose;
+use super::moving::{Words, happen};
+use super::{BATCH, inserting};
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
-use crate::store::{StoreError, Unassigned};
-use crate::tasks::{Assignment, TaskId};
+use crate::store::{Fired, Replaced, StoreError, Unassigned};
+use crate::tasks::machine::Event;
+use crate::tasks::{Assignment, NewTask, TaskId};
 
 pub(super) async fn unassigned(
     connection: &mut SqliteConnection,
@@ -46,7 +50,7 @@ pub(super) async fn assign(tx: &mut SqliteConnection, assignments: &[Assignment]
 }
 
 /// Notes a run; false when it is noted already.
-pub(super) async fn first_time(tx: &mut SqliteConnection, schedule: &str, run: Timestamp) -> Result<bool, StoreError> {
+async fn first_time(tx: &mut SqliteConnection, schedule: &str, run: Timestamp) -> Result<bool, StoreError> {
     let noted = sqlx::query("INSERT INTO schedule_runs (schedule, run_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
         .bind(schedule)
         .bind(Stamp::from(run))
@@ -55,10 +59,70 @@ pub(super) async fn first_time(tx: &mut SqliteConnection, schedule: &str, run: T
     Ok(noted.rows_affected() == 1)
 }
 
-pub(super) async fn last_runs(connection: &mut SqliteConnection) -> Result<Vec<(String, Timestamp)>, StoreError> {
-    let runs: Vec<(String, Stamp)> =
-        sqlx::query_as("SELECT schedule, max(run_at) FROM schedule_runs GROUP BY schedule ORDER BY schedule")
-            .fetch_all(connection)
+/// The tasks of a run, unless it was fired before; and the first batch of what it replaces.
+pub(super) async fn fire(
+    tx: &mut SqliteConnection,
+    schedule: &str,
+    run: Timestamp,
+    tasks: &[NewTask],
+    replaces: Option<&Replaced>,
+    now: Stamp,
+) -> Result<Fired, StoreError> {
+    if !first_time(tx, schedule, run).await? {
+        return Ok(Fired::Before);
+    }
+    let inserted = inserting::insert(tx, tasks, now).await?;
+    let first = inserted.iter().filter(|one| !one.existed).map(|one| one.id).min();
+    let (Some(replaces), Some(first)) = (replaces, first) else { return Ok(Fired::Now { replaced: true }) };
+    sqlx::query("UPDATE schedule_runs SET replaces_below = ?3 WHERE schedule = ?1 AND run_at = ?2")
+        .bind(schedule)
+        .bind(Stamp::from(run))
+        .bind(first)
+        .execute(&mut *tx)
+        .await?;
+    Ok(Fired::Now { replaced: replace(tx, schedule, run, replaces, now).await? })
+}
+
+/// Cancels a batch of what was there before the run's own tasks; true when there is no more.
+pub(super) async fn replace(
+    tx: &mut SqliteConnection,
+    schedule: &str,
+    run: Timestamp,
+    replaces: &Replaced,
+    now: Stamp,
+) -> Result<bool, StoreError> {
+    let below: Option<i64> = sqlx::query_scalar(
+        "SELECT replaces_below FROM schedule_runs WHERE schedule = ?1 AND run_at = ?2 AND replaces_below IS NOT NULL",
+    )
+    .bind(schedule)
+    .bind(Stamp::from(run))
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(below) = below else { return Ok(true) };
+    let older = |query: &mut QueryBuilder<Sqlite>| {
+        query.push(" AND id < ").push_bind(below);
+    };
+    let ids = choose(tx, "tasks WHERE true", &replaces.filter, (0, BATCH), older).await?;
+    let any = !ids.is_empty();
+    for id in ids {
+        happen(tx, id, Event::Cancel, Words::reason(&replaces.reason), now).await?;
+    }
+    if !any {
+        sqlx::query("UPDATE schedule_runs SET replaces_below = NULL WHERE schedule = ?1 AND run_at = ?2")
+            .bind(schedule)
+            .bind(Stamp::from(run))
+            .execute(tx)
             .await?;
-    Ok(runs.into_iter().map(|(schedule, run)| (schedule, run.into())).collect())
+    }
+    Ok(!any)
+}
+
+pub(super) async fn last_runs(connection: &mut SqliteConnection) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
+    // The bare column is that of the row with the maximum.
+    let runs: Vec<(String, Stamp, bool)> = sqlx::query_as(
+        "SELECT schedule, max(run_at), replaces_below IS NOT NULL FROM schedule_runs GROUP BY schedule ORDER BY schedule",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(runs.into_iter().map(|(schedule, run, replaces)| (schedule, run.into(), replaces)).collect())
 }

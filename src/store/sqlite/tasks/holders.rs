@@ -7,6 +7,7 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 
 use super::reaping;
+use crate::store::changes::Topics;
 use crate::store::holders::FORGOTTEN;
 use crate::store::sqlite::{Hold, SqliteStore};
 use crate::store::stamp::Stamp;
@@ -86,10 +87,16 @@ impl Holders for SqliteStore {
     }
 
     async fn free_holder_tasks(&self, holder: &str) -> Result<Reaped, StoreError> {
-        let mut tx = self.write().await?;
-        let reaped = reaping::reap_holder(&mut tx, holder, self.now()).await?;
-        self.commit_tasks(tx).await?;
-        Ok(reaped)
+        let mut all = Reaped::default();
+        loop {
+            let mut tx = self.write().await?;
+            let (reaped, more) = reaping::reap_holder(&mut tx, holder, self.now()).await?;
+            self.commit(tx, Topics::TASKS).await?;
+            all += reaped;
+            if !more {
+                return Ok(all);
+            }
+        }
     }
 
     async fn free_lapsed_slots(&self, fence: &Fence, server_url: &str, linger: Duration) -> Result<u64, StoreError> {
@@ -114,7 +121,7 @@ impl SqliteStore {
     fn holder_row(&self, record: Record, now: Stamp) -> HolderRow {
         let Record { holder, process: Json(process), locked_folder, slots, leases, renews, reported_at } = record;
         let is_predecessor = locked_folder && self.hold == Hold::Lock && !process.is(ProcessIdentity::own());
-        let reported_ago = reported_at.map(|at| at.until(now));
+        let reported_ago = self.memory.reported_ago(&holder, now).or_else(|| reported_at.map(|at| at.until(now)));
         HolderRow { holder, process, is_predecessor, slots, leases, renews, reported_ago }
     }
 }

@@ -56,7 +56,7 @@ async fn insert_one(tx: &mut SqliteConnection, task: &NewTask, now: Stamp) -> Re
     .bind(task.key.as_deref().map(text))
     .bind(json_text(&task.labels))
     .bind(now)
-    .bind(rank(task.run_after.map_or(now, |at| now.max(at.into())), task.priority))
+    .bind(rank(now, task.run_after.map(Stamp::from), task.priority, now))
     .bind(task.expert.as_deref().map(text))
     .bind(json_text(&task.payload))
     .fetch_one(&mut *tx)

@@ -51,13 +51,15 @@ pub(super) async fn renew(
     Ok(lost)
 }
 
-pub(super) async fn close(tx: &mut SqliteConnection, lease: &Lease, now: Stamp) -> Result<(), StoreError> {
+/// Returns whether any task was claimed under it.
+pub(super) async fn close(tx: &mut SqliteConnection, lease: &Lease, now: Stamp) -> Result<bool, StoreError> {
     let claimed: Vec<TaskId> =
         sqlx::query_scalar("SELECT t.id FROM tasks t JOIN leases l ON l.id = t.lease WHERE l.id = ? AND l.holder = ?")
             .bind(lease.id)
             .bind(&lease.holder)
             .fetch_all(&mut *tx)
             .await?;
+    let any = !claimed.is_empty();
     for id in claimed {
         happen(tx, id, Event::LeaseClosed, Words::reason("its worker ended"), now).await?;
     }
@@ -66,7 +68,7 @@ pub(super) async fn close(tx: &mut SqliteConnection, lease: &Lease, now: Stamp) 
         .bind(&lease.holder)
         .execute(tx)
         .await?;
-    Ok(())
+    Ok(any)
 }
 
 pub(super) async fn hand_over(

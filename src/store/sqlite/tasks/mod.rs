@@ -32,6 +32,7 @@ mod moving;
 mod reading;
 mod reaping;
 mod retaining;
+mod scheduling;
 mod slotting;
 mod waking;
 
@@ -43,12 +44,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::SqliteStore;
+use super::{Hold, SqliteStore};
+use crate::store::changes::{Changes, Follower, Topics};
 use crate::store::text::json_text;
 use crate::store::{
-    CallLife, Claimed, DeclaredRow, Dispatch, ExpertLoad, Fence, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
-    Reaped, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCursor, TaskFilter,
-    TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, DeclaredRow, Dispatch, Due, ExpertLoad, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts,
+    Reapable, Reaped, Replaced, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand,
+    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -56,12 +58,17 @@ use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 const BATCH: i64 = 1_000;
 
 impl SqliteStore {
-    /// Commits what changed tasks, and tells whoever waits for that, here and in other processes.
-    async fn commit_tasks(&self, mut tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
-        sqlx::query("UPDATE task_changes SET count = count + 1").execute(&mut *tx).await?;
+    /// Commits, and tells whoever waits for such changes, here and in other processes.
+    pub(super) async fn commit(&self, tx: Transaction<'static, Sqlite>, topics: Topics) -> Result<(), StoreError> {
         tx.commit().await?;
-        self.waker.changed();
+        self.waker.changed(topics);
         Ok(())
+    }
+}
+
+impl Changes for SqliteStore {
+    fn follow(&self, topics: Topics) -> Follower {
+        self.waker.follow(&self.reader, topics)
     }
 }
 
@@ -75,7 +82,7 @@ impl Tasks for SqliteStore {
         let mut tx = self.write().await?;
         let inserted = inserting::insert(&mut tx, tasks, self.now()).await?;
         if inserted.iter().any(|one| !one.existed) {
-            self.commit_tasks(tx).await?;
+            self.commit(tx, Topics::NEW).await?;
         }
         Ok(inserted)
     }
@@ -117,12 +124,18 @@ impl Tasks for SqliteStore {
         let mut after = 0;
         loop {
             let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX)).min(BATCH);
+            if left <= 0 {
+                return Ok(done);
+            }
             let mut tx = self.write().await?;
             let batch = commanding::command(&mut tx, filter, command, reason, (after, left), self.now()).await?;
-            let Some(last) = batch.last() else { return Ok(done) };
-            after = *last;
-            self.commit_tasks(tx).await?;
-            done.extend(batch);
+            let commanding::Batch { done: of_batch, last } = batch;
+            let Some(last) = last else { return Ok(done) };
+            after = last;
+            if !of_batch.is_empty() {
+                self.commit(tx, Topics::TASKS).await?;
+            }
+            done.extend(of_batch);
         }
     }
 
@@ -130,24 +143,28 @@ impl Tasks for SqliteStore {
         reading::queue_counts(&mut *self.reader.begin().await?, self.now()).await
     }
 
+    async fn live_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
+        reading::live_counts(&mut *self.reader.acquire().await?, self.now()).await
+    }
+
     async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError> {
         reading::waiting(&mut *self.reader.acquire().await?, self.now()).await
     }
 
     async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
-        reading::slots_wanted(&mut *self.reader.acquire().await?, queues, self.now()).await
+        reading::slots_wanted(&mut *self.reader.acquire().await?, queues).await
     }
 
     async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
         reading::expert_loads(&mut *self.reader.acquire().await?).await
     }
 
-    async fn tasks_changed(&self, most: Duration) {
-        self.waker.wait(&self.reader, most).await;
-    }
-
     async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        reading::workers(&mut *self.reader.acquire().await?, self.now()).await
+        let now = self.now();
+        let mut workers = reading::workers(&mut *self.reader.acquire().await?, now).await?;
+        workers.extend(self.memory.reports(now, retaining::WORKER_KEPT));
+        workers.sort_by(|a, b| a.report.holder.cmp(&b.report.holder));
+        Ok(workers)
     }
 
     async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError> {
@@ -180,7 +197,7 @@ impl Dispatch for SqliteStore {
             let mut tx = self.write_fenced(fence).await?;
             let of_batch = dispatching::assign(&mut tx, batch).await?;
             if of_batch > 0 {
-                self.commit_tasks(tx).await?;
+                self.commit(tx, Topics::READY).await?;
             }
             assigned += of_batch;
         }
@@ -188,29 +205,59 @@ impl Dispatch for SqliteStore {
     }
 
     async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
-        let mut tx = self.write_fenced(fence).await?;
-        let reaped = reaping::reap(&mut tx, reapable, self.now()).await?;
-        if reaped != Reaped::default() {
-            self.commit_tasks(tx).await?;
+        let mut all = Reaped::default();
+        loop {
+            let mut tx = self.write_fenced(fence).await?;
+            let (reaped, more) = reaping::reap(&mut tx, reapable, self.now()).await?;
+            if reaped != Reaped::default() {
+                self.commit(tx, Topics::TASKS).await?;
+            }
+            all += reaped;
+            if !more {
+                return Ok(all);
+            }
         }
-        Ok(reaped)
+    }
+
+    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
+        reaping::next_lapse(&mut *self.reader.acquire().await?, self.now()).await
     }
 
     async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
         self.drop_old(fence, retention).await
     }
 
-    async fn fire(&self, fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask]) -> Result<bool, StoreError> {
+    async fn fire(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        tasks: &[NewTask],
+        replaces: Option<&Replaced>,
+    ) -> Result<Fired, StoreError> {
         let mut tx = self.write_fenced(fence).await?;
-        if !dispatching::first_time(&mut tx, schedule, run).await? {
-            return Ok(false);
+        let fired = dispatching::fire(&mut tx, schedule, run, tasks, replaces, self.now()).await?;
+        if fired != Fired::Before {
+            let topics = Topics::NEW.when(!tasks.is_empty()) | Topics::ENDED.when(replaces.is_some());
+            self.commit(tx, topics).await?;
         }
-        inserting::insert(&mut tx, tasks, self.now()).await?;
-        self.commit_tasks(tx).await?;
-        Ok(true)
+        Ok(fired)
     }
 
-    async fn last_runs(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    async fn replace_more(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        replaces: &Replaced,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        let replaced = dispatching::replace(&mut tx, schedule, run, replaces, self.now()).await?;
+        self.commit(tx, Topics::ENDED).await?;
+        Ok(replaced)
+    }
+
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
         dispatching::last_runs(&mut *self.reader.acquire().await?).await
     }
 }
@@ -233,15 +280,19 @@ impl Work for SqliteStore {
 
     async fn close_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        leasing::close(&mut tx, lease, self.now()).await?;
-        self.commit_tasks(tx).await
+        let freed = leasing::close(&mut tx, lease, self.now()).await?;
+        self.commit(tx, Topics::TASKS.when(freed)).await
+    }
+
+    async fn due(&self, queues: &[QueueKey]) -> Result<Due, StoreError> {
+        self.look_for_due(queues).await
     }
 
     async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError> {
         let mut tx = self.write().await?;
         let claimed = claiming::claim_free(&mut tx, claim, self.now()).await?;
         if !claimed.is_empty() {
-            self.commit_tasks(tx).await?;
+            self.commit(tx, Topics::STARTED).await?;
         }
         Ok(claimed)
     }
@@ -250,7 +301,7 @@ impl Work for SqliteStore {
         let mut tx = self.write().await?;
         let answer = slotting::claim_slots(&mut tx, claim, self.now()).await?;
         if !answer.given.is_empty() {
-            self.commit_tasks(tx).await?;
+            self.commit(tx, Topics::STARTED).await?;
         }
         Ok(answer)
     }
@@ -259,7 +310,7 @@ impl Work for SqliteStore {
         let mut tx = self.write().await?;
         let claimed = slotting::claim_next(&mut tx, slot, claim, life, self.now()).await?;
         if claimed.is_some() {
-            self.commit_tasks(tx).await?;
+            self.commit(tx, Topics::STARTED).await?;
         }
         Ok(claimed)
     }
@@ -275,7 +326,8 @@ impl Work for SqliteStore {
         let mut tx = self.write().await?;
         let changed = ending::complete(&mut tx, completions, self.now()).await?;
         if changed.contains(&true) {
-            self.commit_tasks(tx).await?;
+            let back = completions.iter().any(|one| !one.verdict.is_final());
+            self.commit(tx, Topics::ENDED | (Topics::NEW | Topics::READY).when(back)).await?;
         }
         Ok(changed)
     }
@@ -285,6 +337,11 @@ impl Work for SqliteStore {
     }
 
     async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {
+        if self.hold == Hold::Lock {
+            self.memory.report(report, self.now());
+            self.waker.changed(Topics::REPORTS.when(self.reported.is_news(report)));
+            return Ok(());
+        }
         sqlx::query(
             "INSERT INTO workers (holder, report, reported_at) VALUES (?1, ?2, ?3)
              ON CONFLICT (holder) DO UPDATE SET report = ?2, reported_at = ?3",
@@ -294,14 +351,16 @@ impl Work for SqliteStore {
         .bind(self.now())
         .execute(&self.writer)
         .await?;
+        self.waker.changed(Topics::REPORTS.when(self.reported.is_news(report)));
         Ok(())
     }
 
     async fn worker_left(&self, holder: &str) -> Result<(), StoreError> {
+        self.memory.forget_report(holder);
         let mut tx = self.write().await?;
         sqlx::query("DELETE FROM workers WHERE holder = ?").bind(holder).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM holders WHERE holder = ?").bind(holder).execute(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(())
+        self.reported.forget(holder);
+        self.commit(tx, Topics::REPORTS).await
     }
 }

@@ -89,7 +89,7 @@ async fn write(
     .bind(task.id)
     .bind(state.as_str())
     .bind(since)
-    .bind(rank(life.run_after.map_or(since, |at| since.max(at.into())), task.priority))
+    .bind(rank(since, life.run_after.map(Stamp::from), task.priority, now))
     .bind(life.run_after.map(Stamp::from))
     .bind(life.deadline.map(Stamp::from))
     .bind(life.attempts_used)

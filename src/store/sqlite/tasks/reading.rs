@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::types::Json;
 use sqlx::{FromRow, QueryBuilder, Sqlite, SqliteConnection};
 
+use crate::store::batch::PAGE_BYTES;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, WaitingRecord};
 use crate::store::text::{json_text, text};
@@ -31,6 +32,14 @@ impl Part {
             (_, true) => columns!("NULL", "NULL"),
             (Self::Live, false) => columns!("payload", "NULL"),
             (Self::Ended, false) => columns!("payload", "result"),
+        }
+    }
+
+    /// Read without what may be large.
+    const fn bytes(self) -> &'static str {
+        match self {
+            Self::Live => "octet_length(payload)",
+            Self::Ended => "octet_length(payload) + coalesce(octet_length(result), 0)",
         }
     }
 
@@ -103,29 +112,78 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter)
     }
 }
 
+/// Which tasks are read, in which order.
+struct Query<'a, F: Fn(&mut QueryBuilder<Sqlite>)> {
+    filter: &'a TaskFilter,
+    brief: bool,
+    order: &'static str,
+    limit: i64,
+    conditions: F,
+}
+
+impl<F: Fn(&mut QueryBuilder<Sqlite>)> Query<'_, F> {
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        [Part::Live, Part::Ended].into_iter().filter(|part| part.may_have(&self.filter.states))
+    }
+
+    /// In one transaction: a task that moves is seen once. Unordered.
+    async fn read(&self, connection: &mut SqliteConnection) -> Result<Vec<Task>, StoreError> {
+        let whole = if self.brief { None } else { Some(Json(self.ids(connection).await?)) };
+        let mut tasks = Vec::new();
+        for part in self.parts() {
+            let mut query = QueryBuilder::new("SELECT ");
+            query.push(part.columns(self.brief)).push(" FROM ").push(part.table()).push(" WHERE true");
+            match &whole {
+                Some(ids) => {
+                    query.push(" AND id IN (SELECT value FROM json_each(").push_bind(ids).push("))");
+                }
+                None => self.push_end(&mut query),
+            }
+            let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
+            for record in records {
+                tasks.push(Task::try_from(record)?);
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Of whole tasks no more than [`PAGE_BYTES`], but for the last one. What may be large is not read for that.
+    async fn ids(&self, connection: &mut SqliteConnection) -> Result<Vec<i64>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY ");
+        query
+            .push(self.order)
+            .push(") - bytes AS before FROM (SELECT * FROM (SELECT 0 AS id, 0 AS state_since, 0 AS bytes WHERE false)");
+        for part in self.parts() {
+            query.push(" UNION ALL SELECT * FROM (SELECT id, state_since, ").push(part.bytes()).push(" AS bytes FROM ");
+            query.push(part.table()).push(" WHERE true");
+            self.push_end(&mut query);
+            query.push(")");
+        }
+        query.push(" ORDER BY ").push(self.order).push(" LIMIT ").push_bind(self.limit);
+        query.push(")) WHERE before < ").push_bind(PAGE_BYTES);
+        Ok(query.build_query_scalar().fetch_all(connection).await?)
+    }
+
+    fn push_end(&self, query: &mut QueryBuilder<Sqlite>) {
+        push_filter(query, self.filter);
+        (self.conditions)(query);
+        query.push(" ORDER BY ").push(self.order).push(" LIMIT ").push_bind(self.limit);
+    }
+}
+
 pub(super) async fn page(
     connection: &mut SqliteConnection,
     filter: &TaskFilter,
     page: &TaskPage,
 ) -> Result<Vec<Task>, StoreError> {
     let limit = page.limit.clamp(1, LONGEST_PAGE);
-    let mut tasks = Vec::new();
-    for part in [Part::Live, Part::Ended] {
-        if !part.may_have(&filter.states) {
-            continue;
-        }
-        let mut query = QueryBuilder::new("SELECT ");
-        query.push(part.columns(page.brief)).push(" FROM ").push(part.table()).push(" WHERE true");
-        push_filter(&mut query, filter);
+    let conditions = |query: &mut QueryBuilder<Sqlite>| {
         if let Some(before) = page.before {
             query.push(" AND id < ").push_bind(before);
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
-        let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
-        for record in records {
-            tasks.push(Task::try_from(record)?);
-        }
-    }
+    };
+    let query = Query { filter, brief: page.brief, order: "id DESC", limit, conditions };
+    let mut tasks = query.read(connection).await?;
     tasks.sort_by_key(|task| std::cmp::Reverse(task.id));
     tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(tasks)
@@ -141,28 +199,14 @@ pub(super) async fn changes(
     brief: bool,
 ) -> Result<Vec<Task>, StoreError> {
     let limit = limit.clamp(1, LONGEST_PAGE);
-    let mut tasks = Vec::new();
-    for part in [Part::Live, Part::Ended] {
-        if !part.may_have(&filter.states) {
-            continue;
-        }
-        let mut query = QueryBuilder::new("SELECT ");
-        query
-            .push(part.columns(brief))
-            .push(" FROM ")
-            .push(part.table())
-            .push(" WHERE state_since <= ")
-            .push_bind(until);
-        push_filter(&mut query, filter);
+    let conditions = |query: &mut QueryBuilder<Sqlite>| {
+        query.push(" AND state_since <= ").push_bind(until);
         if let Some(TaskCursor { at, id }) = after {
             query.push(" AND (state_since, id) > (").push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
         }
-        query.push(" ORDER BY state_since, id LIMIT ").push_bind(limit);
-        let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
-        for record in records {
-            tasks.push(Task::try_from(record)?);
-        }
-    }
+    };
+    let query = Query { filter, brief, order: "state_since, id", limit, conditions };
+    let mut tasks = query.read(connection).await?;
     tasks.sort_by_key(|task| (task.state_since, task.id));
     tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(tasks)
@@ -191,21 +235,31 @@ struct Count {
     oldest: Option<Stamp>,
 }
 
+macro_rules! live_counts {
+    () => {
+        "SELECT namespace, queue, state, count(*) AS count, sum(assignment_reason IS NULL) AS unassigned,
+            min(state_since) FILTER (WHERE state <> 'pending' OR coalesce(run_after, ?1) <= ?1) AS oldest
+         FROM tasks GROUP BY namespace, queue, state"
+    };
+}
+
 pub(super) async fn queue_counts(
     connection: &mut SqliteConnection,
     now: Stamp,
 ) -> Result<Vec<QueueCounts>, StoreError> {
-    let counts: Vec<Count> = sqlx::query_as(
-        "SELECT namespace, queue, state, count(*) AS count, sum(assignment_reason IS NULL) AS unassigned,
-            min(state_since) FILTER (WHERE coalesce(run_after, ?1) <= ?1) AS oldest
-         FROM tasks GROUP BY namespace, queue, state
-         UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks WHERE state_since >= ?2
-         GROUP BY namespace, queue, state",
-    )
-    .bind(now)
-    .bind(now.before(COUNTED))
-    .fetch_all(connection)
-    .await?;
+    let counts = sqlx::query_as(concat!(
+        live_counts!(),
+        " UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks WHERE state_since >= ?2
+          GROUP BY namespace, queue, state"
+    ));
+    Ok(by_queue(counts.bind(now).bind(now.before(COUNTED)).fetch_all(connection).await?))
+}
+
+pub(super) async fn live_counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<QueueCounts>, StoreError> {
+    Ok(by_queue(sqlx::query_as(live_counts!()).bind(now).fetch_all(connection).await?))
+}
+
+fn by_queue(counts: Vec<Count>) -> Vec<QueueCounts> {
     let mut queues: BTreeMap<(String, String), QueueCounts> = BTreeMap::new();
     for Count { namespace, queue, state, count, unassigned, oldest } in counts {
         let row = queues.entry((namespace.clone(), queue.clone())).or_insert(QueueCounts {
@@ -218,6 +272,7 @@ pub(super) async fn queue_counts(
             completed: 0,
             failed: 0,
             oldest_pending: None,
+            oldest_deferred: None,
         });
         match TaskState::parse(&state) {
             Some(TaskState::Pending) => {
@@ -226,13 +281,16 @@ pub(super) async fn queue_counts(
                 row.oldest_pending = oldest.map(Into::into);
             }
             Some(TaskState::InProgress) => row.in_progress = count,
-            Some(TaskState::DeferredToHuman) => row.deferred_to_human = count,
+            Some(TaskState::DeferredToHuman) => {
+                row.deferred_to_human = count;
+                row.oldest_deferred = oldest.map(Into::into);
+            }
             Some(TaskState::Completed) => row.completed = count,
             Some(TaskState::Failed) => row.failed = count,
             Some(TaskState::Cancelled) | None => {}
         }
     }
-    Ok(queues.into_values().collect())
+    queues.into_values().collect()
 }
 
 pub(super) async fn waiting(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<WaitingGroup>, StoreError> {
@@ -249,19 +307,14 @@ pub(super) async fn waiting(connection: &mut SqliteConnection, now: Stamp) -> Re
 }
 
 /// Stops at the first one: cheap however many wait.
-pub(super) async fn slots_wanted(
-    connection: &mut SqliteConnection,
-    queues: &[QueueKey],
-    now: Stamp,
-) -> Result<bool, StoreError> {
+pub(super) async fn slots_wanted(connection: &mut SqliteConnection, queues: &[QueueKey]) -> Result<bool, StoreError> {
     for queue in queues {
         let wanted: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM tasks WHERE namespace = ?1 AND queue = ?2 AND state = 'pending'
-                AND assignment_reason IS NOT NULL AND assigned_model IS NOT NULL AND (run_after IS NULL OR run_after <= ?3))",
+                AND assignment_reason IS NOT NULL AND assigned_model IS NOT NULL AND rank < 4611686018427387904)",
         )
         .bind(&queue.namespace)
         .bind(&queue.name)
-        .bind(now)
         .fetch_one(&mut *connection)
         .await?;
         if wanted {

@@ -1,5 +1,7 @@
 //! What lapsed: leases, and deadlines of tasks that wait.
 
+use std::time::Duration;
+
 use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
@@ -10,8 +12,8 @@ use crate::tasks::machine::{Event, Next};
 use crate::tasks::retry::leases_lost_reason;
 use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
 
-/// Tasks that one pass fails for their deadline: the database is locked meanwhile.
-const EXPIRED_AT_ONCE: i64 = 1_000;
+/// Tasks that one transaction takes back, and fails for their deadline: the database is locked meanwhile.
+const AT_ONCE: i64 = 1_000;
 
 #[derive(FromRow)]
 struct Lost {
@@ -22,7 +24,23 @@ struct Lost {
     leases_lost: i32,
 }
 
-pub(super) async fn reap(tx: &mut SqliteConnection, reapable: &Reapable, now: Stamp) -> Result<Reaped, StoreError> {
+/// In how long the next lease lapses or deadline passes.
+pub(super) async fn next_lapse(connection: &mut SqliteConnection, now: Stamp) -> Result<Option<Duration>, StoreError> {
+    let (lease, deadline): (Option<Stamp>, Option<Stamp>) = sqlx::query_as(
+        "SELECT (SELECT min(expires_at) FROM leases),
+            (SELECT min(deadline) FROM tasks WHERE state = 'pending' AND deadline IS NOT NULL)",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(lease.into_iter().chain(deadline).min().map(|next| now.until(next)))
+}
+
+/// One batch; returns whether there may be more.
+pub(super) async fn reap(
+    tx: &mut SqliteConnection,
+    reapable: &Reapable,
+    now: Stamp,
+) -> Result<(Reaped, bool), StoreError> {
     let lapsed: Vec<(i64, String, String)> =
         sqlx::query_as("SELECT id, namespace, queue FROM leases WHERE expires_at <= ?")
             .bind(now)
@@ -33,22 +51,27 @@ pub(super) async fn reap(tx: &mut SqliteConnection, reapable: &Reapable, now: St
         Reapable::All => true,
     };
     let lapsed: Vec<i64> = lapsed.into_iter().filter(|(_, ns, name)| goes(ns, name)).map(|(id, _, _)| id).collect();
-    let mut reaped = take_back(tx, &lapsed, "lost the lease", now).await?;
+    let (mut reaped, more) = take_back(tx, &lapsed, "lost the lease", now).await?;
     let expired: Vec<TaskId> =
         sqlx::query_scalar("SELECT id FROM tasks WHERE state = 'pending' AND deadline <= ? ORDER BY deadline LIMIT ?")
             .bind(now)
-            .bind(EXPIRED_AT_ONCE)
+            .bind(AT_ONCE)
             .fetch_all(&mut *tx)
             .await?;
+    let more = more || i64::try_from(expired.len()).is_ok_and(|expired| expired == AT_ONCE);
     for id in expired {
         let words = Words::reason("its deadline passed before it was done");
         reaped.expired += u64::from(happen(tx, id, Event::DeadlinePassed, words, now).await?.is_some());
     }
-    Ok(reaped)
+    Ok((reaped, more))
 }
 
-/// What a dead process held, lapsed or not.
-pub(super) async fn reap_holder(tx: &mut SqliteConnection, holder: &str, now: Stamp) -> Result<Reaped, StoreError> {
+/// One batch of what a dead process held, lapsed or not; returns whether there may be more.
+pub(super) async fn reap_holder(
+    tx: &mut SqliteConnection,
+    holder: &str,
+    now: Stamp,
+) -> Result<(Reaped, bool), StoreError> {
     let held: Vec<i64> =
         sqlx::query_scalar("SELECT id FROM leases WHERE holder = ?1 OR substr(holder, 1, length(?1) + 1) = ?1 || '+'")
             .bind(holder)
@@ -57,16 +80,24 @@ pub(super) async fn reap_holder(tx: &mut SqliteConnection, holder: &str, now: St
     take_back(tx, &held, "died", now).await
 }
 
-/// Ends leases, and takes their tasks back.
-async fn take_back(tx: &mut SqliteConnection, leases: &[i64], what: &str, now: Stamp) -> Result<Reaped, StoreError> {
-    let mut reaped = Reaped { leases: u64::try_from(leases.len()).unwrap_or(0), ..Reaped::default() };
+/// Takes tasks of leases back, and ends the leases with the last of them: until then nothing is claimed under them, because they lapsed, or
+/// their holder is dead.
+async fn take_back(
+    tx: &mut SqliteConnection,
+    leases: &[i64],
+    what: &str,
+    now: Stamp,
+) -> Result<(Reaped, bool), StoreError> {
+    let mut reaped = Reaped::default();
     let lost: Vec<Lost> = sqlx::query_as(
         "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost FROM leases l JOIN tasks t ON t.lease = l.id
-         WHERE l.id IN (SELECT value FROM json_each(?)) ORDER BY t.id",
+         WHERE l.id IN (SELECT value FROM json_each(?)) ORDER BY t.id LIMIT ?",
     )
     .bind(Json(leases))
+    .bind(AT_ONCE)
     .fetch_all(&mut *tx)
     .await?;
+    let more = i64::try_from(lost.len()).is_ok_and(|lost| lost == AT_ONCE);
     for task in lost {
         let id = task.id;
         match happen(tx, id, Event::LeaseLost, evidence(task, what, now), now).await? {
@@ -75,11 +106,11 @@ async fn take_back(tx: &mut SqliteConnection, leases: &[i64], what: &str, now: S
             None => {}
         }
     }
-    sqlx::query("DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))")
-        .bind(Json(leases))
-        .execute(&mut *tx)
-        .await?;
-    Ok(reaped)
+    if !more {
+        let gone = sqlx::query("DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))");
+        reaped.leases = gone.bind(Json(leases)).execute(&mut *tx).await?.rows_affected();
+    }
+    Ok((reaped, more))
 }
 
 fn evidence(lost: Lost, what: &str, now: Stamp) -> Words {

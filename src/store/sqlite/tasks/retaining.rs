@@ -5,20 +5,21 @@ use std::time::Duration;
 use super::SqliteStore;
 use crate::store::stamp::Stamp;
 use crate::store::{Fence, Retention, StoreError};
+use crate::tasks::QueueKey;
 
 /// Tasks that one transaction deletes: the database is locked meanwhile.
 const BATCH: u64 = 1_000;
 /// Batches that one call deletes of one queue and state.
 const BATCHES: u64 = 20;
 /// A worker that has not reported for so long is forgotten.
-const WORKER_KEPT: Duration = Duration::from_secs(3_600);
+pub(super) const WORKER_KEPT: Duration = Duration::from_secs(3_600);
 /// All but the last run of a schedule are forgotten after that.
 const RUN_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 impl SqliteStore {
     pub(super) async fn drop_old(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
         let mut dropped = 0;
-        for Retention { queue, completed, failed } in retention {
+        for (queue, Retention { queue: _, completed, failed }) in self.of_queues(retention).await? {
             for (state, kept) in [("completed", completed), ("failed", failed), ("cancelled", failed)] {
                 let before = self.now().before(*kept);
                 for _ in 0..BATCHES {
@@ -32,6 +33,29 @@ impl SqliteStore {
         }
         self.forget(fence).await?;
         Ok(dropped)
+    }
+
+    /// How long the tasks of each queue that has ended ones are kept, where anybody said so.
+    async fn of_queues<'a>(&self, retention: &'a [Retention]) -> Result<Vec<(QueueKey, &'a Retention)>, StoreError> {
+        let named = |queue: &QueueKey| retention.iter().find(|one| one.queue.as_ref() == Some(queue));
+        let others = retention.iter().find(|one| one.queue.is_none());
+        let mut found = Vec::new();
+        let mut last = (String::new(), String::new());
+        // From queue to queue in the index, however many tasks each has.
+        loop {
+            let next: Option<(String, String)> = sqlx::query_as(
+                "SELECT namespace, queue FROM finished_tasks WHERE (namespace, queue) > (?, ?) ORDER BY namespace, queue LIMIT 1",
+            )
+            .bind(&last.0)
+            .bind(&last.1)
+            .fetch_optional(&self.reader)
+            .await?;
+            let Some(next) = next else { return Ok(found) };
+            last.clone_from(&next);
+            let queue = QueueKey { namespace: next.0, name: next.1 };
+            let kept = named(&queue).or(others);
+            found.extend(kept.map(|kept| (queue, kept)));
+        }
     }
 
     async fn drop_batch(
@@ -72,7 +96,7 @@ impl SqliteStore {
                 .await?;
             dropped = deleted.rows_affected();
         }
-        self.commit_tasks(tx).await?;
+        tx.commit().await?;
         Ok(dropped)
     }
 

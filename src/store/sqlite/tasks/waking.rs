@@ -1,26 +1,91 @@
-//! Tells waiters that tasks changed, in whichever process.
+//! Tells waiters what changed, in whichever process.
 
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use sqlx::Sqlite;
-use sqlx::SqlitePool;
 use sqlx::pool::PoolConnection;
-use tokio::sync::{Mutex, Notify};
+use sqlx::{Sqlite, SqlitePool};
+use tokio::net::UnixDatagram;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::store::StoreError;
+use crate::store::changes::{ChangeHub, Follower, Topics};
+use crate::store::sqlite::peers::Peers;
 
-/// How often other processes' writes are looked for: a pragma that reads no page.
-const POLL: Duration = Duration::from_millis(50);
-/// Whoever asks so soon after a change may not have seen it: it was busy with what it did before.
-const RECENT: Duration = Duration::from_millis(100);
-/// What changes in a row is told once.
-const COALESCED: Duration = Duration::from_millis(20);
+/// Whether others wrote is looked for so often, in case that they could not tell: a pragma that reads no page.
+const LOOK: Duration = Duration::from_secs(10);
+/// The same where this process can't be told.
+const LOOK_OFTEN: Duration = Duration::from_millis(250);
 
 /// One for each store.
-#[derive(Default)]
 pub(in crate::store::sqlite) struct Waker {
-    here: Notify,
-    seen: Mutex<Seen>,
+    peers: Peers,
+    hub: ChangeHub,
+    listener: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl Waker {
+    pub fn new(peers: Peers) -> Self {
+        let hub = ChangeHub::new();
+        // It looks by itself at least.
+        hub.set_hears(true);
+        Self { peers, hub, listener: Mutex::default() }
+    }
+
+    /// Something was committed through this store.
+    pub fn changed(&self, topics: Topics) {
+        if topics.is_empty() {
+            return;
+        }
+        self.hub.note(topics);
+        self.peers.tell(topics);
+    }
+
+    pub fn follow(&self, pool: &SqlitePool, topics: Topics) -> Follower {
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        listener.get_or_insert_with(|| {
+            let socket = self.peers.listen();
+            let socket = socket.inspect_err(|error| {
+                tracing::warn!(%error, "other processes can't tell this one what changed: it looks four times a second");
+            });
+            AbortOnDropHandle::new(tokio::spawn(listen(socket.ok(), pool.clone(), self.hub.clone())))
+        });
+        self.hub.follow(topics)
+    }
+}
+
+async fn listen(socket: Option<UnixDatagram>, pool: SqlitePool, hub: ChangeHub) {
+    let every = if socket.is_some() { LOOK } else { LOOK_OFTEN };
+    let mut seen = Seen::default();
+    let mut look_at = Instant::now();
+    loop {
+        tokio::select! {
+            topics = heard(socket.as_ref()) => hub.note(topics),
+            () = tokio::time::sleep_until(look_at) => {
+                look_at = Instant::now() + every;
+                // With the database away, whoever waits finds out by itself.
+                if seen.look(&pool).await.unwrap_or_default() {
+                    hub.note(Topics::ALL);
+                }
+            }
+        }
+    }
+}
+
+/// What others tell: everything that has arrived is one change.
+async fn heard(socket: Option<&UnixDatagram>) -> Topics {
+    let Some(socket) = socket else { return std::future::pending().await };
+    let mut byte = [0];
+    if let Err(error) = socket.recv(&mut byte).await {
+        tracing::debug!(%error, "can't hear what other processes changed; trying again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        return Topics::ALL;
+    }
+    let mut topics = Topics::from_bits(byte[0]);
+    while socket.try_recv(&mut byte).is_ok() {
+        topics |= Topics::from_bits(byte[0]);
+    }
+    topics
 }
 
 /// What was last seen of the database, through one connection: `data_version` counts what others write.
@@ -28,73 +93,22 @@ pub(in crate::store::sqlite) struct Waker {
 struct Seen {
     connection: Option<PoolConnection<Sqlite>>,
     data_version: i64,
-    changes: i64,
-    changed_at: Option<Instant>,
-}
-
-impl Waker {
-    /// Something was committed through this store.
-    pub fn changed(&self) {
-        self.here.notify_waiters();
-    }
-
-    /// Until tasks changed, or `most` has passed. With the database away it waits for `most`.
-    pub async fn wait(&self, pool: &SqlitePool, most: Duration) {
-        let began = Instant::now();
-        let deadline = tokio::time::Instant::now() + most;
-        loop {
-            let told = self.here.notified();
-            let looked = self.seen.lock().await.look(pool).await;
-            let Ok(changed) = looked else { return tokio::time::sleep_until(deadline).await };
-            if changed.is_some_and(|at| at >= began || began - at < RECENT) {
-                return tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + COALESCED)).await;
-            }
-            tokio::select! {
-                () = told => {}
-                () = tokio::time::sleep(POLL) => {}
-                () = tokio::time::sleep_until(deadline) => return,
-            }
-        }
-    }
 }
 
 impl Seen {
-    /// When tasks last changed, as far as this process knows.
-    async fn look(&mut self, pool: &SqlitePool) -> Result<Option<Instant>, StoreError> {
+    /// Whether anybody wrote since the last look. The first one can't know what was missed.
+    async fn look(&mut self, pool: &SqlitePool) -> Result<bool, sqlx::Error> {
         let known = self.connection.is_some();
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(pool.acquire().await?),
         };
-        let result = read(connection, self.data_version, known).await;
-        match result {
-            Ok(Some((data_version, changes))) => {
-                // The first look can't know what was missed.
-                if !known || changes != self.changes {
-                    self.changed_at = Some(Instant::now());
-                }
-                (self.data_version, self.changes) = (data_version, changes);
-            }
-            Ok(None) => {}
+        match sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut **connection).await {
+            Ok(version) => Ok(std::mem::replace(&mut self.data_version, version) != version || !known),
             Err(error) => {
                 self.connection = None;
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(self.changed_at)
     }
-}
-
-/// `None`: nobody wrote anything.
-async fn read(
-    connection: &mut PoolConnection<Sqlite>,
-    before: i64,
-    known: bool,
-) -> Result<Option<(i64, i64)>, StoreError> {
-    let data_version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut **connection).await?;
-    if known && data_version == before {
-        return Ok(None);
-    }
-    let changes = sqlx::query_scalar("SELECT count FROM task_changes").fetch_one(&mut **connection).await?;
-    Ok(Some((data_version, changes)))
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{FromRow, Row};
 
-use self::statements::{EAGER, FREE, SLOTTED};
+use self::statements::EAGER;
+pub(super) use self::statements::{FREE, SLOTTED};
 use super::cursor::{Lane, Place};
+use super::scheduling::move_due_now_and_then;
 use crate::store::postgres::PostgresStore;
 use crate::store::task_rows::ClaimedRecord;
 use crate::store::{BootInstant, Claimed, FreeClaim, Lease, Served, SlotClaim, StoreError};
@@ -69,6 +71,7 @@ fn search<'a>(served: &'a Served, model: Option<&String>, loaded: bool) -> Searc
 }
 
 pub(super) async fn free(store: &PostgresStore, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError> {
+    move_due_now_and_then(store).await?;
     let mut searches = free_lanes(&claim.queues);
     let began = BootInstant::now();
     store.work.begin(&mut searches, began);

@@ -14,7 +14,7 @@ macro_rules! due {
                         AND namespace = l.namespace AND queue = l.queue AND ",
             $model,
             " AND (rank, id) > (l.after_rank, l.after_id)
-                        AND (run_after IS NULL OR run_after <= statement_timestamp())
+                        AND rank < 4611686018427387904
                         AND (deadline IS NULL OR deadline > statement_timestamp())
                         AND expert <> ALL (ARRAY(SELECT p.expert FROM expert_places AS p
                             WHERE p.namespace = l.namespace AND p.running >= p.places))
@@ -127,9 +127,9 @@ macro_rules! free {
     };
 }
 
-pub(super) const FREE: &str = free!(claim);
+pub(in crate::store::postgres::tasks) const FREE: &str = free!(claim);
 pub(super) const EAGER: &str = free!(eager_claim);
-pub(super) const SLOTTED: &str = claim!(
+pub(in crate::store::postgres::tasks) const SLOTTED: &str = claim!(
     "found AS MATERIALIZED (",
     due!("t.*, l.namespace, l.loaded", "assigned_model = l.model"),
     "), chosen AS MATERIALIZED (
