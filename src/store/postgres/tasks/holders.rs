@@ -69,8 +69,16 @@ impl Holders for PostgresStore {
     }
 
     async fn free_holder_tasks(&self, holder: &str) -> Result<Reaped, StoreError> {
-        let whose = reaping::Whose::Holder(holder);
-        self.reap_in_batches(async |rows| transaction!(self, reaping::reap(whose, rows))).await
+        let mut all = Reaped::default();
+        loop {
+            let whose = reaping::Whose::Holder(holder);
+            let batch = self.work.reaped.run(async |rows| transaction!(self, reaping::reap(whose, rows)));
+            let (reaped, more) = batch.await?;
+            self.note_reaped(&mut all, reaped);
+            if !more {
+                return Ok(all);
+            }
+        }
     }
 
     async fn free_lapsed_slots(&self, fence: &Fence, server_url: &str, linger: Duration) -> Result<u64, StoreError> {

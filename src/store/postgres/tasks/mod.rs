@@ -154,23 +154,10 @@ impl WorkState {
 }
 
 impl PostgresStore {
-    /// Until there is no more, or for so many batches: the next pass goes on.
-    async fn reap_in_batches(
-        &self,
-        batch: impl AsyncFn(i64) -> Result<(Reaped, bool), StoreError>,
-    ) -> Result<Reaped, StoreError> {
-        let mut all = Reaped::default();
-        for _ in 0..REAPED_BATCHES {
-            let (reaped, more) = self.work.reaped.run(async |rows| batch(rows).await).await?;
-            if reaped != Reaped::default() {
-                self.work.changed(Topics::TASKS);
-            }
-            all += reaped;
-            if !more {
-                break;
-            }
-        }
-        Ok(all)
+    /// Adds what a batch of the reaper did, and tells whoever waits for that.
+    fn note_reaped(&self, all: &mut Reaped, batch: Reaped) {
+        self.work.changed(Topics::TASKS.when(batch != Reaped::default()));
+        *all += batch;
     }
 }
 
@@ -319,8 +306,17 @@ impl Dispatch for PostgresStore {
     }
 
     async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
-        let whose = reaping::Whose::Lapsed(reapable);
-        self.reap_in_batches(async |rows| fenced!(self, fence, reaping::reap(whose, rows))).await
+        let mut all = Reaped::default();
+        for _ in 0..REAPED_BATCHES {
+            let whose = reaping::Whose::Lapsed(reapable);
+            let batch = self.work.reaped.run(async |rows| fenced!(self, fence, reaping::reap(whose, rows)));
+            let (reaped, more) = batch.await?;
+            self.note_reaped(&mut all, reaped);
+            if !more {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
