@@ -140,6 +140,7 @@ mod tests {
             completed: 1,
             failed: 0,
             oldest_pending: None,
+            oldest_deferred: None,
         }
     }
 
