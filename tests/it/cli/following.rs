@@ -24,12 +24,16 @@ impl Following {
     }
 
     fn until(&self, word: &str) -> String {
+        self.until_line(word, |line| line.contains(word))
+    }
+
+    fn until_line(&self, what: &str, good: impl Fn(&str) -> bool) -> String {
         let (deadline, mut seen) = (Instant::now() + PATIENCE, String::new());
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {word:?} in: {seen}"));
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {what:?} in: {seen}"));
             seen += &format!("{line}\n");
-            if line.contains(word) {
+            if good(&line) {
                 return line;
             }
         }
@@ -77,7 +81,7 @@ fn changes_are_told_as_they_come() {
     bench.up();
     bench.healthy();
     assert_eq!(bench.ostler(&["suspend", "mlx"]).code, 0);
-    assert!(backends.until("Suspended").starts_with("mlx"));
+    backends.until_line("mlx is suspended", |line| line.starts_with("mlx") && line.contains("Suspended"));
 }
 
 #[test]
