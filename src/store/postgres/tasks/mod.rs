@@ -164,8 +164,6 @@ impl PostgresStore {
 /// The statements that run again and again, by what they are for: tests look at their plans.
 pub fn periodic_statements() -> Vec<(&'static str, String)> {
     vec![
-        ("claim what takes no slot", claim::FREE.to_owned()),
-        ("claim what takes one", claim::SLOTTED.to_owned()),
         ("move what is due", scheduling::MOVE.to_owned()),
         ("look for what is due", scheduling::DUE.to_owned()),
         ("look for what lapses next", reaping::NEXT_LAPSE.to_owned()),

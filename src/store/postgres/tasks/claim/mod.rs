@@ -10,8 +10,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{FromRow, Row};
 
-use self::statements::EAGER;
-pub(super) use self::statements::{FREE, SLOTTED};
+use self::statements::{EAGER, FREE, SLOTTED};
 use super::cursor::{Lane, Place};
 use super::scheduling::move_due_now_and_then;
 use crate::store::postgres::PostgresStore;

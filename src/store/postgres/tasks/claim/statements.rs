@@ -127,9 +127,9 @@ macro_rules! free {
     };
 }
 
-pub(in crate::store::postgres::tasks) const FREE: &str = free!(claim);
+pub(super) const FREE: &str = free!(claim);
 pub(super) const EAGER: &str = free!(eager_claim);
-pub(in crate::store::postgres::tasks) const SLOTTED: &str = claim!(
+pub(super) const SLOTTED: &str = claim!(
     "found AS MATERIALIZED (",
     due!("t.*, l.namespace, l.loaded", "assigned_model = l.model"),
     "), chosen AS MATERIALIZED (
