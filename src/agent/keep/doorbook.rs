@@ -65,6 +65,11 @@ impl Doorbook {
         Ok(())
     }
 
+    /// Takes the id of a signed request once that changes nothing, whose signature says so: it is remembered until a restart.
+    pub fn take_id_of_read(&self, id: &str, now: Timestamp) -> Result<(), Refused> {
+        self.lock().replays.take(id, now)
+    }
+
     /// Refuses a leader that another has followed, and keeps another epoch before anything is done for it.
     pub fn take_epoch(&self, (installation, epoch): (Uuid, i64), now: Timestamp) -> Result<(), Refused> {
         let mut inner = self.lock();
@@ -139,6 +144,10 @@ mod tests {
         let first = Doorbook::open(&folder, now).unwrap();
         first.take_id("a b", now).unwrap();
         first.take_epoch((Uuid::nil(), 3), now).unwrap();
+        let written = fs::metadata(folder.join("replays")).unwrap().len();
+        first.take_id_of_read("read", now).unwrap();
+        assert_eq!(first.take_id_of_read("read", now).unwrap_err().reason, Refusal::ReplayedId);
+        assert_eq!(fs::metadata(folder.join("replays")).unwrap().len(), written, "reads write nothing");
         drop(first);
         let mut file = OpenOptions::new().append(true).open(folder.join("replays")).unwrap();
         file.write_all(b"12345 cut-sho").unwrap();

@@ -10,7 +10,7 @@
 //! | `containers.json` | what events told of containers, and how compose made them |
 //! | `container-operations.json` | operations on containers, for a day |
 //! | `epochs.json` | the highest epoch of each installation |
-//! | `replays` | ids of signed requests, for ten minutes |
+//! | `replays` | ids of signed requests that may change something, for ten minutes |
 
 mod book;
 mod disk;
