@@ -62,9 +62,16 @@ pub async fn run(desk: Desk, mut wishes: Wishes) {
             }
         };
         // In parts, so that the loop is seen to be alive.
-        tokio::select! {
-            _ = changes.changed(wait.min(PERIOD)) => {}
-            true = wishes.changed() => {}
+        let asleep = Instant::now();
+        while asleep.elapsed() < wait {
+            desk.beat.beat();
+            let changed = tokio::select! {
+                changed = changes.changed(wait.saturating_sub(asleep.elapsed()).min(PERIOD)) => changed,
+                true = wishes.changed() => true,
+            };
+            if changed {
+                break;
+            }
         }
         tokio::time::sleep(GAP.saturating_sub(began.elapsed())).await;
     }
