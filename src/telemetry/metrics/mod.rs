@@ -208,6 +208,7 @@ mod tests {
         metrics.reconciles.failed("a", "b", took);
         metrics.reconciles.queue_depth("a", 1);
         metrics.reconciles.undecodable("a", 1);
+        metrics.reconciles.watch_failing("a", "b", true);
         backends.state("a", "b", "c", true);
         backends.limit("a", "b", 1);
         backends.slots_in_use("a", "b", 1);

@@ -215,16 +215,19 @@ async fn no_spelling_of_a_path_leads_past_the_credentials() {
 async fn ids_and_epochs_are_remembered_by_the_next_agent() {
     let bench = Bench::new();
     let agent = agent_with_both(&bench).await;
-    let signature = signature(&bench.secret, "GET", "/v1/report", "", Timestamp::now());
-    let ask = |agent: &Running| carrying(request(agent, Method::GET, "/v1/report"), &signature);
-    let hold = |agent: &Running, epoch: i64| {
+    let (installation, body) = (bench.installation.to_string(), r#"{"service":"one","action":"Hold","owner":"Pause"}"#);
+    let with_epoch = |agent: &Running, epoch: i64| {
         request(agent, Method::POST, "/v1/operations")
-            .bearer_auth(TOKEN)
-            .header("ostler-installation", bench.installation.to_string())
+            .header("ostler-installation", &installation)
             .header("ostler-epoch", epoch.to_string())
-            .body(r#"{"service":"one","action":"Hold","owner":"Pause"}"#)
+            .body(body)
     };
-    assert_eq!(ask(&agent).send().await.unwrap().status(), 200);
+    let hold = |agent: &Running, epoch: i64| with_epoch(agent, epoch).bearer_auth(TOKEN);
+    let (method, path) = ("POST", "/v1/operations");
+    let bound = Bound { agent: "bench", method, path, installation: &installation, epoch: "9", ..Bound::default() };
+    let signature = sign::sign_request(&bench.secret, bound, body.as_bytes(), Timestamp::now());
+    let ask = |agent: &Running| carrying(with_epoch(agent, 9), &signature);
+    assert_eq!(ask(&agent).send().await.unwrap().status(), 202);
     assert_eq!(hold(&agent, 9).send().await.unwrap().status(), 202);
     agent.end().await;
     let agent = agent_with_both(&bench).await;

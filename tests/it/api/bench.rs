@@ -1,6 +1,7 @@
 //! An API with a database and a folder of its own.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -188,13 +189,15 @@ impl Bench {
     pub fn answer_rounds(&self, fence: Fence) {
         let (store, shutdown) = (Arc::clone(&self.store), self.shutdown.clone());
         tokio::spawn(shutdown.run_until_cancelled_owned(async move {
-            let mut answered = None;
+            let mut answered = HashMap::new();
             loop {
                 let asked = store.controls().await.unwrap().reconcile_requested;
-                let token = asked.into_iter().find(|(key, _)| *key == rounds::round_key(None)).map(|(_, token)| token);
-                if let Some(token) = token.filter(|token| answered.as_ref() != Some(token)) {
-                    rounds::answer(&*store, &fence, None, &token).await.unwrap();
-                    answered = Some(token);
+                for (key, token) in asked.into_iter().filter(|(key, _)| key.kind == rounds::ROUND_KIND) {
+                    if answered.get(&key.namespace) != Some(&token) {
+                        let namespace = Some(key.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+                        rounds::answer(&*store, &fence, namespace, &token).await.unwrap();
+                        answered.insert(key.namespace, token);
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -17,7 +17,7 @@ spec: {defaultExpertRef: {name: nobody}}
 apiVersion: ostler.dev/v1alpha1
 kind: TaskSchedule
 metadata: {name: never}
-spec: {schedule: "61 3 * * *", queueRef: {name: default}, task: {prompt: "x", expert: igor}}
+spec: {schedule: "5-1 3 * * *", queueRef: {name: default}, task: {prompt: "x", expert: igor}}
 ---
 apiVersion: ostler.dev/v1alpha1
 kind: WorkerPool
@@ -34,7 +34,7 @@ fn what_is_not_ready_is_a_line_fails_the_check_and_is_warned_of_once() {
     bench.write("more.yaml", NOT_READY);
     let names = ["lost", "orphan", "never", "idle"];
     let status = bench.until(&["status"], |said| names.iter().all(|name| said.out.contains(&format!("✗ {name}"))));
-    for why in ["nobody-serves-this", "no Expert nobody", "61", "no TaskQueue nowhere"] {
+    for why in ["nobody-serves-this", "no Expert nobody", "InvalidSchedule", "no TaskQueue nowhere"] {
         assert!(status.out.contains(why), "{why}: {}", status.out);
     }
     assert_eq!(bench.ostler(&["status", "--check"]).code, 3);

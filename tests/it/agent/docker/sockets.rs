@@ -35,7 +35,7 @@ async fn real_docker_the_engine_is_found_by_its_context_or_variable_and_another_
     write(&bench.path("secret"), &bench.secret.expose());
     write(
         &bench.path("agent.yaml"),
-        "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {name: found}\n\
+        "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {name: crash}\n\
          spec: {listen: '127.0.0.1:0', auth: {signingSecretFile: secret}, docker: {}}\n",
     );
     let config = bench.path("docker").display().to_string();
