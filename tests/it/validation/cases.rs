@@ -415,11 +415,6 @@ fn yaml() -> Vec<Case> {
             "spec:\n  engine: MLX\n  url: http://h:1\n  models:\n  - {name: a, <<: {alias: x}}",
             Accepted,
         ),
-        llm(
-            "a merge key that sets what is set",
-            "spec:\n  engine: MLX\n  url: http://h:1\n  models:\n  - {<<: {name: a, alias: x}, name: b}",
-            Refused("name"),
-        ),
         llm("no YAML at all", "spec: {engine: MLX", Refused("")),
         llm("a tab", "spec:\n\tengine: MLX", Refused("")),
     ]
