@@ -9,7 +9,11 @@ use crate::{
     engines::{KeepAlive, LoadedModel, MLX_DEFAULT_MODEL, SendableModel, model_to_send, same_model},
 };
 
-use super::super::{engine_kind, judge::DEMAND_WINDOW, seen::Seen};
+use super::super::{
+    engine_kind,
+    judge::DEMAND_WINDOW,
+    seen::{Canaried, Seen},
+};
 
 /// A model that leaves memory sooner than this is not touched.
 const TOO_SOON: SignedDuration = SignedDuration::from_secs(30);
@@ -66,7 +70,7 @@ pub enum Skip {
     NoModel,
 }
 
-/// Decides. `prove` overrules politeness; failures from before `fresh_after` were those of another process. Rules: docs/backends.md, "The canary is polite".
+/// Decides. `prove` overrules politeness; canaries from before `fresh_after` asked another process. Rules: docs/backends.md, "The canary is polite".
 pub fn plan_canary(
     spec: &LLMBackendSpec,
     seen: &Seen,
@@ -76,7 +80,8 @@ pub fn plan_canary(
     now: Timestamp,
 ) -> CanaryPlan {
     let failures = seen.canary.failures_after(fresh_after);
-    let planned = unwanted(spec, seen, prove, failures).or_else(|| not_due(spec, seen, prove, failures, now));
+    let planned =
+        unwanted(spec, seen, prove, failures).or_else(|| not_due(spec, seen, prove, (failures, fresh_after), now));
     planned.unwrap_or_else(|| choose(spec, seen, prove, is_loaded, now))
 }
 
@@ -100,7 +105,13 @@ fn unwanted(spec: &LLMBackendSpec, seen: &Seen, prove: bool, failures: usize) ->
     Some(CanaryPlan::Skip(skip))
 }
 
-fn not_due(spec: &LLMBackendSpec, seen: &Seen, prove: bool, failures: usize, now: Timestamp) -> Option<CanaryPlan> {
+fn not_due(
+    spec: &LLMBackendSpec,
+    seen: &Seen,
+    prove: bool,
+    (failures, fresh_after): (usize, Option<Timestamp>),
+    now: Timestamp,
+) -> Option<CanaryPlan> {
     let period = SignedDuration::from_secs(spec.canary.period_seconds.into());
     let last = seen.canary.last.as_ref();
     let after_failure = last.filter(|_| failures > 0).map(|last| last.ended_at + retry(spec, failures));
@@ -115,7 +126,8 @@ fn not_due(spec: &LLMBackendSpec, seen: &Seen, prove: bool, failures: usize, now
         let served = seen.evidence.last_served_by_anyone().map(|call| call.ended_at);
         due = due.max(served.max(last.map(|last| last.ended_at)).map(|at| at + period));
     } else if failures == 0 {
-        due = due.max(last.filter(|last| last.result.is_ok()).map(|last| last.ended_at + FIRST_RETRY));
+        let in_vain = |last: &&Canaried| last.result.is_ok() && Some(last.started_at) > fresh_after;
+        due = due.max(last.filter(in_vain).map(|last| last.ended_at + FIRST_RETRY));
     }
     due.filter(|due| now < *due).map(CanaryPlan::Later)
 }

@@ -167,3 +167,14 @@ fn an_unlisted_name_never_reaches_mlx() {
     let unproved = probed(&[ProbeVerdict::NeedsInference { bad_body: true }], at(0));
     assert_eq!(sent(planned(&unlisted, &unproved, true)).0, "default_model");
 }
+
+#[test]
+fn a_canary_of_the_process_before_delays_no_proof_of_the_next_one() {
+    let mut seen = probed(&[listing()], at(0));
+    seen.loaded = Some(vec![]);
+    // It took 15 seconds, and ended a second ago.
+    seen.canary.push(canaried(Ok(()), at(-1)));
+    let plan = |fresh_after| plan_canary(&ollama(), &seen, true, fresh_after, |_| true, at(0));
+    assert_eq!(plan(None), CanaryPlan::Later(at(4)), "it proved nothing, and is not asked again at once");
+    assert!(matches!(plan(Some(at(-2))), CanaryPlan::Send(_)), "a step ended since that began");
+}
