@@ -344,7 +344,13 @@ fn ended_well(tasks: &[Task]) {
         }
         let classes: Vec<_> = task.attempts.iter().map(|attempt| attempt.class).collect();
         // Claimed and given back before it was sent is no attempt either.
-        let free = [AttemptClass::Ok, AttemptClass::Unavailable, AttemptClass::ServerFailed, AttemptClass::Cancelled];
+        let free = [
+            AttemptClass::Ok,
+            AttemptClass::Unavailable,
+            AttemptClass::ServerFailed,
+            AttemptClass::Cancelled,
+            AttemptClass::LeaseLost,
+        ];
         let wasted = classes.iter().filter(|class| !free.contains(class)).count();
         assert_eq!((wasted, classes.last()), (0, Some(&AttemptClass::Ok)), "{task:?}");
         pods.extend(task.attempts.last().map(|attempt| attempt.holder.clone()));
