@@ -90,7 +90,7 @@ pub enum ContainerFailure {
     ComposeDrift,
     /// Its image is not on this host and can't be had.
     ImageMissing,
-    /// Under 5 % free disk: nothing is pulled.
+    /// Hardly any disk is left: nothing is pulled.
     DiskFull,
     /// The engine does not answer.
     EngineUnavailable,

@@ -7,6 +7,7 @@
 mod client;
 mod container_work;
 mod containers;
+mod disk;
 mod error;
 mod logs;
 pub mod mask;
@@ -24,6 +25,7 @@ pub use containers::{
     ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
     ContainerSelector, ContainerState, ContainerTarget, DependencyCondition, ServiceDependency, Stopped, StoppedBy,
 };
+pub use disk::DiskSpace;
 pub use error::{HostError, HostErrorKind};
 pub use logs::{LogPart, LogRequest, MOST_LOG_BYTES};
 pub use messages::{Action, CareRequest, HoldOwner, OperationRequest, OperationStatus, Phase};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{mask::one_line, messages::HoldOwner};
+use super::{DiskSpace, mask::one_line, messages::HoldOwner};
 
 /// Reply of `GET /v1/report`: everything that the agent knows of its host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,9 +24,9 @@ pub struct AgentReport {
     /// Another number means that something about the containers that the agent may see has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers_revision: Option<u64>,
-    /// Free space of the file system that holds the agent's state, in percent.
+    /// Of the file system that holds the agent's state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk_free_percent: Option<f64>,
+    pub disk: Option<DiskSpace>,
     /// Rises with each notable change ([`ServiceReport::notable`]) of a service; absent in agents that can't be waited for.
     /// Comparable only between reports with the same `started_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

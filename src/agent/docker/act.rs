@@ -13,15 +13,12 @@ use super::{
     watch::look,
 };
 use crate::{
-    agent::{gate::Refused, os},
+    agent::gate::Refused,
     host::{
         ContainerAction, ContainerFailure, ContainerOperationRequest, ContainerReport, ContainerState, ContainerTarget,
-        Refusal,
+        DiskSpace, Refusal,
     },
 };
-
-/// Below this much free disk, in percent, nothing is pulled.
-const LEAST_DISK: f64 = 5.0;
 
 /// Why an operation failed: the word for machines, the sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,13 +200,13 @@ impl Actor {
         }
         let pull = !self.disk_is_full();
         if !pull {
-            tracing::warn!(project, service, "under 5 % free disk: nothing is pulled");
+            tracing::warn!(project, service, "the disk is nearly full: nothing is pulled");
         }
         self.compose.up(&Wanted { name: project, project: &known, service, pull }).await
     }
 
     fn disk_is_full(&self) -> bool {
-        os::disk_free_percent(&self.state_dir).is_some_and(|free| free < LEAST_DISK)
+        DiskSpace::of(&self.state_dir).is_some_and(|disk| disk.is_short_of(DiskSpace::FOR_DOWNLOADS))
     }
 
     /// An agent that died after it had restarted the container must not do it again.

@@ -12,7 +12,7 @@ use linux as native;
 #[cfg(not(target_os = "linux"))]
 use portable as native;
 
-use std::{collections::HashMap, io, net::IpAddr, path::Path, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, time::Duration};
 
 use nix::unistd::{Pid, Uid, User};
 
@@ -168,13 +168,6 @@ fn pick(all: Vec<Listener>, wanted: IpAddr) -> Option<Listener> {
         _ => 9,
     };
     all.into_iter().filter(|l| rank(l) < 9).min_by_key(rank)
-}
-
-/// Free space for unprivileged users where `path` is, in percent.
-pub fn disk_free_percent(path: &Path) -> Option<f64> {
-    let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    let total = stat.blocks();
-    (total > 0).then(|| stat.blocks_available() as f64 * 100.0 / total as f64)
 }
 
 #[cfg(test)]

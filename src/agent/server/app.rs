@@ -19,7 +19,7 @@ use crate::{
         runner::Command,
         service::Service,
     },
-    host::{AgentReport, Credentials, Refusal, ServiceReport, ServiceState},
+    host::{AgentReport, Credentials, DiskSpace, Refusal, ServiceReport, ServiceState},
     telemetry::{Loops, Metrics},
 };
 
@@ -105,7 +105,7 @@ impl App {
             observe: self.observe,
             container_runtime: self.docker.as_ref().map(|d| d.runtime()),
             containers_revision: self.docker.as_ref().map(|d| d.revision()),
-            disk_free_percent: os::disk_free_percent(self.folder.path()),
+            disk: DiskSpace::of(self.folder.path()),
             revision: None,
             services: report::services(&services, now),
         };

@@ -149,16 +149,10 @@ impl Backends {
             ServiceView::NoService => {
                 Err(Misdeclared::ServiceUnknown { agent: agent.name.clone(), service: service.clone() })
             }
-            ServiceView::Service { at, report, instance_since, exited_at, disk_free_percent } => {
+            ServiceView::Service { at, report, instance_since, exited_at, disk } => {
                 let wanted_user = report.wanted_user.clone();
-                let heard = AgentService {
-                    heard_at: at,
-                    report: *report,
-                    instance_since,
-                    exited_at,
-                    disk_free_percent,
-                    wanted_user,
-                };
+                let heard =
+                    AgentService { heard_at: at, report: *report, instance_since, exited_at, disk, wanted_user };
                 Ok(AgentView::Heard(Box::new(heard)))
             }
         }

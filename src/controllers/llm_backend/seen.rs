@@ -9,7 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::shared::Occupied;
 use super::{evidence::Evidence, memory::PodId};
-use crate::{api::LLMBackendSpec, engines::LoadedModel, host::ServiceReport};
+use crate::{
+    api::LLMBackendSpec,
+    engines::LoadedModel,
+    host::{DiskSpace, ServiceReport},
+};
 
 pub use super::history::{Canaried, CanaryHistory, CpuHistory, ProbeHistory, Probed};
 
@@ -178,7 +182,7 @@ pub struct AgentService {
     pub instance_since: Option<Timestamp>,
     /// When the agent saw it end, of a service that does not run.
     pub exited_at: Option<Timestamp>,
-    pub disk_free_percent: Option<f64>,
+    pub disk: Option<DiskSpace>,
     /// The user that the agent's file wants the service to run as, if it names one.
     pub wanted_user: Option<String>,
 }

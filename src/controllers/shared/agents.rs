@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::host::{AgentReport, HostApi, HostError, HostErrorKind, Instance, LastExit, ServiceReport};
+use crate::host::{AgentReport, DiskSpace, HostApi, HostError, HostErrorKind, Instance, LastExit, ServiceReport};
 
 use super::Key;
 
@@ -74,7 +74,7 @@ pub enum ServiceView {
         /// When its last process ended, if the agent saw one end. Later than `instance_since`: that instance is dead. Whether
         /// the agent stopped it on request is in the report's `last_exit`.
         exited_at: Option<Timestamp>,
-        disk_free_percent: Option<f64>,
+        disk: Option<DiskSpace>,
     },
 }
 
@@ -129,7 +129,7 @@ impl Agents {
                 report: Box::new(report.clone()),
                 instance_since: tracked.and_then(|t| t.instance.as_ref()?.1),
                 exited_at: tracked.and_then(|t| t.exit.as_ref()).map(|(_, at)| *at),
-                disk_free_percent: heard.report.disk_free_percent,
+                disk: heard.report.disk,
             }
         })
     }

@@ -6,16 +6,17 @@ mod sensor;
 
 pub use sensor::Sensor;
 
-use crate::api::{LimitedBy, PoolConcurrency};
+use crate::{
+    api::{LimitedBy, PoolConcurrency},
+    host::DiskSpace,
+};
 
-/// Below this much free disk nothing is claimed.
-pub const MIN_FREE_DISK_PERCENT: f64 = 5.0;
 /// What the limit is multiplied by while the machine is short.
 const DOWN: f64 = 0.7;
 /// Calls to an engine cost a worker little: doing less helps only where this process itself has this share of the CPU in use.
 const OWN_SHARE: f64 = 0.2;
 
-/// What the sensor saw. All in percent of what there is; `None`: it can't tell.
+/// What the sensor saw. CPU and memory in percent of what there is; `None`: it can't tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
     /// Of the cgroup's quota, else of the machine.
@@ -23,7 +24,8 @@ pub struct Reading {
     /// The part of `cpu` that is this process'.
     pub own_cpu: Option<f64>,
     pub memory: Option<f64>,
-    pub free_disk: Option<f64>,
+    /// Of the spool.
+    pub disk: Option<DiskSpace>,
 }
 
 /// How much may be done at once, and what keeps it there.
@@ -65,7 +67,7 @@ impl Governor {
             // What lowered it goes on to be the reason until it is back at its maximum.
             None => self.limited_by,
         };
-        if seen.free_disk.is_some_and(|free| free < MIN_FREE_DISK_PERCENT) {
+        if seen.disk.is_some_and(|disk| disk.is_short_of(DiskSpace::FOR_RESULTS)) {
             return Allowance { most: 0, limited_by: LimitedBy::Disk };
         }
         Allowance { most: self.current, limited_by: self.limited_by }
@@ -95,8 +97,11 @@ mod tests {
 
     use super::*;
 
+    const ROOMY: DiskSpace = DiskSpace { free_bytes: 12 << 30, total_bytes: 252 << 30 };
+    const FULL: DiskSpace = DiskSpace { free_bytes: 1 << 20, total_bytes: 252 << 30 };
+
     fn busy(cpu: f64, own_cpu: f64) -> Reading {
-        Reading { cpu: Some(cpu), own_cpu: Some(own_cpu), memory: Some(40.0), free_disk: Some(50.0) }
+        Reading { cpu: Some(cpu), own_cpu: Some(own_cpu), memory: Some(40.0), disk: Some(ROOMY) }
     }
 
     #[test]
@@ -124,7 +129,7 @@ mod tests {
             (busy(80.0, 80.0), LimitedBy::Concurrency),
             (Reading { own_cpu: None, ..busy(99.0, 0.0) }, LimitedBy::Cpu),
             (Reading { memory: Some(85.0), ..busy(1.0, 0.0) }, LimitedBy::Memory),
-            (Reading { free_disk: Some(4.9), ..busy(1.0, 0.0) }, LimitedBy::Disk),
+            (Reading { disk: Some(FULL), ..busy(1.0, 0.0) }, LimitedBy::Disk),
             (Reading::default(), LimitedBy::Concurrency),
         ] {
             assert_eq!(Governor::default().step(&declared, &seen).limited_by, expected, "{seen:?}");
@@ -137,7 +142,7 @@ mod tests {
         let mut governor = Governor::default();
         let short = Reading { memory: Some(99.0), ..busy(99.0, 90.0) };
         assert_eq!(governor.step(&declared, &short).most, 15);
-        assert_eq!(governor.step(&declared, &Reading { free_disk: Some(1.0), ..short }).most, 0);
+        assert_eq!(governor.step(&declared, &Reading { disk: Some(FULL), ..short }).most, 0);
         assert_eq!(governor.step(&declared, &short).most, 15);
     }
 

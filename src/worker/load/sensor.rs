@@ -8,6 +8,7 @@ use std::{
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use super::{Reading, cgroup::Cgroup};
+use crate::host::DiskSpace;
 
 /// CPU, memory and disk as this process may use them. Reading takes a millisecond; what is read of CPU is since the last time.
 pub struct Sensor {
@@ -44,7 +45,7 @@ impl Sensor {
             cpu: quota.or_else(|| self.system.as_ref().map(|system| f64::from(system.global_cpu_usage()))),
             own_cpu,
             memory: limited.or_else(|| self.memory()),
-            free_disk: free_percent(&self.folder),
+            disk: DiskSpace::of(&self.folder),
         }
     }
 
@@ -65,13 +66,6 @@ impl Sensor {
     }
 }
 
-/// Of the disk that a folder is on.
-fn free_percent(folder: &Path) -> Option<f64> {
-    let disk = nix::sys::statvfs::statvfs(folder).ok()?;
-    #[allow(clippy::cast_precision_loss)]
-    (disk.blocks() > 0).then(|| disk.blocks_available() as f64 / disk.blocks() as f64 * 100.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,8 +74,9 @@ mod tests {
     fn it_reads_percentages_of_this_machine() {
         let mut sensor = Sensor::new(std::env::temp_dir());
         sensor.read();
-        let Reading { cpu, own_cpu: _, memory, free_disk } = sensor.read();
-        for (what, percent) in [("CPU", cpu), ("memory", memory), ("disk", free_disk)] {
+        let Reading { cpu, own_cpu: _, memory, disk } = sensor.read();
+        assert!(disk.is_some(), "the disk can be told");
+        for (what, percent) in [("CPU", cpu), ("memory", memory)] {
             let percent = percent.unwrap_or_else(|| panic!("{what} can be told"));
             // More than 100 % of a quota is used for moments.
             assert!((0.0..=1000.0).contains(&percent), "{what}: {percent}");

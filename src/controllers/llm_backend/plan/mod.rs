@@ -10,7 +10,11 @@ mod types;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{api::LLMBackendSpec, engines::ProbeVerdict, host::HoldOwner};
+use crate::{
+    api::LLMBackendSpec,
+    engines::ProbeVerdict,
+    host::{DiskSpace, HoldOwner},
+};
 
 use super::{
     judge::{Judgement, judge},
@@ -266,7 +270,7 @@ impl Pass<'_> {
     fn pull_and_preload(&mut self) {
         let will = &self.seen.will;
         let service = self.seen.agent.service();
-        let disk_full = service.and_then(|s| s.disk_free_percent).is_some_and(|free| free < 5.0);
+        let disk_full = service.and_then(|s| s.disk).is_some_and(|disk| disk.is_short_of(DiskSpace::FOR_DOWNLOADS));
         if will.suspended || will.paused || will.observe || disk_full || self.seen.misdeclared.is_some() {
             return;
         }

@@ -1,4 +1,4 @@
-use crate::api::LLMBackendSpec;
+use crate::{api::LLMBackendSpec, host::DiskSpace};
 
 use super::{
     super::{
@@ -325,7 +325,7 @@ fn preload_evicts_nothing_and_a_full_disk_pulls_nothing() {
     lacking.agent = heard(service(ServiceState::Running), at(0));
     assert_eq!(pass(&spec, &lacking, &proved(at(-1)), at(0)).pull, ["big"]);
     if let AgentView::Heard(service) = &mut lacking.agent {
-        service.disk_free_percent = Some(4.9);
+        service.disk = Some(DiskSpace { free_bytes: 4 << 30, total_bytes: 100 << 30 });
     }
     assert!(pass(&spec, &lacking, &proved(at(-1)), at(0)).pull.is_empty());
 }

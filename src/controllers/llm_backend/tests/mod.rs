@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::LLMBackendSpec,
     engines::{Failure, Listing, LoadedModel, ProbeVerdict},
-    host::{Hold, HoldOwner, Instance, Manager, SelfStarts, ServiceReport, ServiceState},
+    host::{DiskSpace, Hold, HoldOwner, Instance, Manager, SelfStarts, ServiceReport, ServiceState},
     store::{CallEvidence, CallFault, FailedCall, ServedCall},
 };
 
@@ -99,7 +99,7 @@ fn heard(report: ServiceReport, now: Timestamp) -> AgentView {
         report,
         instance_since: None,
         exited_at: None,
-        disk_free_percent: Some(50.0),
+        disk: Some(DiskSpace { free_bytes: 50 << 30, total_bytes: 100 << 30 }),
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, HostApi, Phase};
+use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, DiskSpace, HostApi, Phase};
 
 use super::bench::{Project, agent, named, shared};
 use crate::agent::bench::{Bench, Running};
@@ -108,7 +108,13 @@ async fn real_docker_a_missing_container_whose_image_is_gone_fails_as_such_and_o
     until_missing(&agent, &project, "db").await;
     let failed = agent.act(&named(&name), ContainerAction::Up).await;
     // On a machine with hardly any disk left nothing is pulled, and that is what is said.
-    let full = agent.client.report().await.unwrap().disk_free_percent.is_some_and(|free| free < 6.0);
+    let full = agent
+        .client
+        .report()
+        .await
+        .unwrap()
+        .disk
+        .is_some_and(|disk| disk.is_short_of(DiskSpace::FOR_DOWNLOADS + (1 << 30)));
     let expected = |why| why == ContainerFailure::ImageMissing || (full && why == ContainerFailure::DiskFull);
     assert!(failed.phase == Phase::Failed && failed.failure.is_some_and(expected), "{failed:?}");
     agent.end().await;
