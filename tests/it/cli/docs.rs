@@ -14,7 +14,7 @@ fn root() -> &'static Path {
 
 fn pages() -> Vec<(String, String)> {
     let mut files: Vec<PathBuf> = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
-    files.push(root().join("README.md"));
+    files.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
     files.sort();
     let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
     files.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
@@ -50,6 +50,24 @@ fn words(line: &str) -> Option<Vec<String>> {
         }
     }
     None
+}
+
+#[test]
+fn every_file_that_the_documentation_names_is_there() {
+    let mut checked = 0;
+    for (page, text) in pages() {
+        // Names in code spans; `KIND` and `NAME` stand for some.
+        let spans = text.split('`').skip(1).step_by(2);
+        let files =
+            spans.filter(|span| ["src/", "tests/it", "scripts/", "charts/"].iter().any(|room| span.starts_with(room)));
+        for file in
+            files.filter(|file| !file.contains(['*', '<', ' ']) && !file.contains("KIND") && !file.contains("NAME"))
+        {
+            checked += 1;
+            assert!(root().join(file).exists(), "{page} names {file}, which is not there");
+        }
+    }
+    assert!(checked > 40, "{checked} files were found");
 }
 
 #[test]

@@ -139,7 +139,7 @@ async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
         until("status is well again", &up, SOON * 2, async || up.ostler(&["status", "--check"]).status.success()).await;
         assert!(up.try_get("/readyz").await.is_some());
     }
-    until("all are done", &up, Duration::from_secs(90), async || completed(&up).await == TASKS as i64).await;
+    until("all are done", &up, SOON * 12, async || completed(&up).await == TASKS as i64).await;
 
     let list = up.get("/api/v1/tasks?limit=1000").await;
     let tasks = list["items"].as_array().cloned().unwrap_or_default();
