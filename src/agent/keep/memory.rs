@@ -65,6 +65,11 @@ impl Memory {
         self.holds.retain(|h| h.owner != owner);
     }
 
+    /// Whether the end of this process was noted.
+    pub fn has_ended(&self, instance: Option<&Instance>) -> bool {
+        instance.is_some() && self.last_exit_of.as_ref() == instance
+    }
+
     /// A new boot of the host: what failed before says nothing of now.
     pub fn enter_boot(&mut self, boot: &str) {
         if self.boot != boot {

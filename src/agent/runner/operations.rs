@@ -155,7 +155,10 @@ impl Runner {
         match &result {
             Ok(_) => keeper.change(|m| {
                 m.failed_starts_in_row = 0;
-                m.last_failure = None;
+                let ended = m.start.as_ref().is_some_and(|start| m.has_ended(start.instance.as_ref()));
+                if !ended {
+                    m.last_failure = None;
+                }
             })?,
             Err(e) if e.counts_as_failed_start() => {
                 keeper.change(|m| m.failed_starts_in_row = m.failed_starts_in_row.saturating_add(1))?;

@@ -70,16 +70,22 @@ impl Service {
         start.accepting_since.filter(|_| instance.is_some() && start.instance.as_ref() == instance)
     }
 
-    /// Its check passed.
+    /// The check of an instance passed. The answer of one that has ended meanwhile says nothing: a child that it left answered.
     pub(super) fn note_answer(&self, instance: Option<&Instance>) {
         let now = Timestamp::now();
         let command = matches!(self.spec.manager, ManagerSpec::Command(_));
         let memory = self.keeper.get();
+        if !command && (instance.is_none() || memory.has_ended(instance)) {
+            return;
+        }
         let known = memory.start.is_some_and(|s| s.answered && (command || s.is_of(instance)));
         if known && memory.last_failure.is_none() {
             return;
         }
         self.remember(|m| {
+            if !command && m.has_ended(instance) {
+                return;
+            }
             m.last_failure = None;
             match m.start.as_mut().filter(|s| command || s.is_of(instance)) {
                 Some(start) => {

@@ -129,8 +129,9 @@ impl Service {
     pub(super) async fn ask(&self) -> Option<CheckOutcome> {
         let spec = self.spec.check.as_ref()?;
         let begun = Instant::now();
+        // The one that is asked: it may end, and something else answer on its port.
+        let asked = self.instance().ok().flatten();
         let outcome = check::check(&self.http, spec).await;
-        let instance = self.instance().ok().flatten();
         if !outcome.ok && self.live().passed_at.is_some_and(|at| at > begun) {
             // Another check began later or was answered sooner: this one tells of the time before.
             return Some(CheckOutcome { ok: true, timed_out: false, detail: "passed meanwhile".to_owned() });
@@ -139,7 +140,7 @@ impl Service {
         let before = self.live().last_check.replace(check);
         if outcome.ok {
             self.live().passed_at = Some(Instant::now());
-            self.note_answer(instance.as_ref());
+            self.note_answer(asked.as_ref());
         }
         if before.is_none_or(|before| before.ok != outcome.ok) {
             self.changes.tell();

@@ -82,12 +82,10 @@ impl Service {
             if let Some(error) = patience.broken(&self.spec.name) {
                 return Err(error);
             }
-            if let Some(started) = &started
-                && let Some(how) = started.ended()
-            {
-                return Err(self.exited_early(started, how).await);
-            }
+            self.must_run(started.as_ref()).await?;
             let (up, detail) = self.answers(begun).await?;
+            // What it left running may have answered.
+            self.must_run(started.as_ref()).await?;
             if up {
                 return Ok(());
             }
@@ -132,6 +130,13 @@ impl Service {
             None => begun.elapsed() >= SETTLE,
         };
         Ok((up, "not yet up".into()))
+    }
+
+    async fn must_run(&self, started: Option<&Started>) -> Result<(), ServiceError> {
+        match started.and_then(|started| Some((started, started.ended()?))) {
+            Some((started, how)) => Err(self.exited_early(started, how).await),
+            None => Ok(()),
+        }
     }
 
     /// Gives the reaper a moment to say how the process ended, and adds what it wrote last.
