@@ -12,7 +12,7 @@ use axum::{
 };
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::app::App;
 use crate::{
@@ -41,11 +41,14 @@ impl IntoResponse for Refused {
 pub async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = shown(request.uri().path());
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0.to_string());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0);
     let response = next.run(request).await;
     if let Some(refused) = response.extensions().get::<Refused>() {
         app.metrics.agent.refused(&app.name, refused.reason.as_str());
-        tracing::warn!(%method, path, peer, reason = refused.reason.as_str(), error = refused.message, "request refused");
+        if app.refusals.is_first(refused.reason, peer.map(|peer| peer.ip()), Instant::now()) {
+            let peer = peer.map(|peer| peer.to_string());
+            tracing::warn!(%method, path, peer, reason = refused.reason.as_str(), error = refused.message, "request refused");
+        }
     }
     response
 }

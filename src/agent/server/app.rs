@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
+use super::refusal_log::RefusalLog;
 use crate::{
     agent::{
         changes::Changes,
@@ -49,6 +50,7 @@ pub struct App {
     pub docker: Option<Arc<Containers>>,
     pub metrics: Metrics,
     pub changes: Changes,
+    pub refusals: RefusalLog,
     /// Places of callers that wait for a change.
     pub waiters: Semaphore,
     pub published: Mutex<Published>,

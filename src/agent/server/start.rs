@@ -18,7 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     app::{App, Published, Runs},
-    keys, report, routes,
+    keys,
+    refusal_log::RefusalLog,
+    report, routes,
 };
 use crate::{
     agent::{
@@ -166,6 +168,8 @@ pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Resu
     if let (Some(tls), Some(files)) = (&tls, config.tls) {
         tasks.spawn(renew(tls.clone(), files, shutdown.clone()));
     }
+    let (watched, ends) = (Arc::clone(&app), shutdown.clone());
+    tasks.spawn(async move { watched.refusals.run(ends).await });
     tasks.spawn(serve(listener, tls, app, shutdown));
     tasks.close();
     tracing::info!(agent = %settings.name, url = %handle.url(), services = config.services.len(), "agent serves");
@@ -255,6 +259,7 @@ fn build(
         docker,
         metrics: settings.metrics.clone(),
         changes,
+        refusals: RefusalLog::default(),
         waiters: Semaphore::new(report::WAITERS),
         published: Mutex::new(Published::new(now)),
         measured: Mutex::new(None),
