@@ -137,6 +137,17 @@ pub enum StoppedBy {
     Unknown,
 }
 
+impl StoppedBy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "Person",
+            Self::Agent => "Agent",
+            Self::Engine => "Engine",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stopped {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
+use tokio::task::spawn_blocking;
 
 use super::{
     compose::{Compose, ComposeError, Wanted},
@@ -218,8 +219,7 @@ impl Actor {
         if facts.report.started_at.is_some_and(|at| at > asked) {
             return Ok(format!("{name} was restarted"));
         }
-        self.seen.expect_stop(id, facts.stop_grace);
-        engine.restart(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
+        self.stopping(facts, engine.restart(id, facts.stop_grace)).await?;
         Ok(format!("{name} restarted"))
     }
 
@@ -229,9 +229,27 @@ impl Actor {
         {
             return Ok(format!("{name} was not running"));
         }
-        self.seen.expect_stop(id, facts.stop_grace);
-        engine.stop(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
+        self.stopping(facts, engine.stop(id, facts.stop_grace)).await?;
         Ok(format!("{name} stopped"))
+    }
+
+    /// Asks the engine for a stop, once it is written down whose it is.
+    async fn stopping(
+        &self,
+        facts: &Facts,
+        asks: impl Future<Output = Result<(), EngineError>>,
+    ) -> Result<(), Failed> {
+        let (seen, id, grace) = (Arc::clone(&self.seen), facts.report.id.clone(), facts.stop_grace);
+        let written = spawn_blocking(move || seen.begin_stop(&id, grace, Timestamp::now())).await;
+        let failed = |error: String| Failed::new(ContainerFailure::Engine, error);
+        written.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let done = asks.await;
+        match &done {
+            // It may still do it.
+            Err(EngineError::Away(_)) => {}
+            answer => self.seen.end_stop(&facts.report.id, answer.is_err(), Timestamp::now()),
+        }
+        Ok(done?)
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Facts, Origin, folder, label};
+use super::{
+    facts::{Facts, Origin, folder, label},
+    stops::StopRequests,
+};
 use crate::host::{ComposeIdentity, ContainerReport, Stopped};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +18,7 @@ pub struct Memory {
     pub last_event: i64,
     /// By the container's id.
     pub marks: BTreeMap<String, Marks>,
+    pub stop_requests: StopRequests,
     /// By the compose project's name.
     pub projects: BTreeMap<String, Project>,
 }
@@ -205,6 +209,7 @@ impl Memory {
     /// Forgets marks of containers that are gone.
     pub fn forget(&mut self, is_there: impl Fn(&str) -> bool) {
         self.marks.retain(|id, _| is_there(id));
+        self.stop_requests.retain(is_there);
     }
 }
 

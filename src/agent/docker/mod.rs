@@ -15,6 +15,7 @@ mod peaks;
 mod seen;
 mod select;
 mod socket;
+mod stops;
 mod watch;
 
 use std::{

@@ -39,14 +39,6 @@ pub struct Entry {
     pub container: Option<String>,
 }
 
-impl Entry {
-    /// Whether it may have stopped its container before the agent died.
-    fn stops(&self) -> bool {
-        self.status.phase == Phase::Running
-            && matches!(self.request.action, ContainerAction::Stop | ContainerAction::Restart)
-    }
-}
-
 impl Recorded for Entry {
     type Request = ContainerOperationRequest;
 
@@ -95,11 +87,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// What an earlier agent may have stopped just before it died, no person has.
     pub fn new(actor: Actor, book: Book<Entry>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        for id in book.all_unfinished().iter().filter(|e| e.stops()).filter_map(|e| e.container.as_ref()) {
-            actor.seen.expect_stop(id, 0);
-        }
         Self { actor, book: Arc::new(book), tasks, shutdown, turns: Arc::default() }
     }
 

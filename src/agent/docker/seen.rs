@@ -7,7 +7,6 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Duration, Instant};
 
 use super::{
     allow::Allow,
@@ -28,8 +27,6 @@ use crate::{
 
 /// Nothing older than this is told: the engine may hang.
 const FRESH: SignedDuration = SignedDuration::from_secs(60);
-/// For how long the event of a stop that the agent asked for is waited for, beyond the container's own grace.
-const EXPECTED: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Seen {
@@ -44,8 +41,6 @@ struct Inner {
     memory: Memory,
     /// The memory as it is on disk.
     written: Memory,
-    /// Stops that the agent itself asked for, by container id, and until when their events are waited for.
-    expected: HashMap<String, Instant>,
     /// The operation that runs or waits, by the container's name.
     operations: HashMap<String, String>,
     revision: u64,
@@ -67,7 +62,6 @@ impl Seen {
             containers: BTreeMap::new(),
             written: memory.clone(),
             memory,
-            expected: HashMap::new(),
             operations: HashMap::new(),
             // So that no number of an earlier agent comes again.
             revision: u64::try_from(now.as_millisecond()).unwrap_or(0),
@@ -219,21 +213,20 @@ impl Seen {
         inner.memory.last_event = inner.memory.last_event.max(nanos);
     }
 
-    /// The agent is about to stop a container, which has so many seconds to end: the event of that is no person's.
-    pub fn expect_stop(&self, id: &str, grace: u64) {
-        let (mut inner, now) = (self.lock(), Instant::now());
-        inner.expected.retain(|_, until| now < *until);
-        inner.expected.insert(id.to_owned(), now + EXPECTED + Duration::from_secs(grace));
+    /// The agent is about to stop a container, which has so many seconds to end. On disk when this returns; blocks.
+    pub fn begin_stop(&self, id: &str, grace: u64, now: Timestamp) -> Result<(), StateError> {
+        self.lock().memory.stop_requests.begin(id, grace, now);
+        self.save()
     }
 
-    /// It did not come to that.
-    pub fn expect_no_stop(&self, id: &str) {
-        self.lock().expected.remove(id);
+    /// The engine has answered.
+    pub fn end_stop(&self, id: &str, was_refused: bool, now: Timestamp) {
+        self.lock().memory.stop_requests.end(id, was_refused, now);
     }
 
-    /// Whether the agent asked for this stop; said once.
-    pub fn was_expected(&self, id: &str) -> bool {
-        self.lock().expected.remove(id).is_some_and(|until| Instant::now() < until)
+    /// Whether the agent asked for the stop of this moment; told once.
+    pub fn take_stop(&self, id: &str, at: Timestamp) -> bool {
+        self.lock().memory.stop_requests.take(id, at)
     }
 
     /// Takes in how much memory a container uses, in bytes.

@@ -18,8 +18,9 @@ use super::{
     engine::{Engine, EngineError, KEPT_EVENTS},
     facts::Facts,
     seen::Seen,
+    stops::{StopHeard, stopped_by},
 };
-use crate::{host::StoppedBy, telemetry::Beat};
+use crate::telemetry::Beat;
 
 /// How often all containers are compared with what events told.
 const COMPARE: Duration = Duration::from_secs(20);
@@ -100,8 +101,13 @@ impl Watch {
         // The past first: who was stopped by somebody must be known before it is reported as down.
         let past = session.engine.past_events(begun).await?;
         session.lived = has_lived(&past, self.seen.last_event());
+        let mut started = BTreeSet::new();
         for event in &past {
-            session.remember(event, true).await;
+            if let Some((id, "start")) = of_container(event) {
+                started.insert(id);
+            }
+            let same_engine = session.lived;
+            session.remember(event, |id| Some(StopHeard::Later { same_engine, started_by_it: started.contains(id) })).await;
         }
         session.compare(true).await?;
         tracing::info!(socket = %self.socket.display(), version = session.engine.version, "the container engine answers");
@@ -146,7 +152,7 @@ impl Session<'_> {
             return Ok(());
         }
         tracing::debug!(id, action, "container event");
-        self.remember(event, false).await;
+        self.remember(event, |_| None).await;
         match action {
             "kill" => {
                 // SIGKILL is the end of a stop or of a `docker kill`, and the beginning of none.
@@ -173,8 +179,8 @@ impl Session<'_> {
         }
     }
 
-    /// Takes in what an event tells that no inspection does.
-    async fn remember(&mut self, event: &EventMessage, past: bool) {
+    /// Takes in what an event tells that no inspection does. `past` says how an event of the past is heard.
+    async fn remember(&mut self, event: &EventMessage, past: impl Fn(&str) -> Option<StopHeard>) {
         let Some((id, action)) = of_container(event) else { return };
         let time = event.time_nano.unwrap_or(0);
         // Told twice: the live events begin a moment before the comparison.
@@ -191,8 +197,13 @@ impl Session<'_> {
                 }
             }
             "stop" => {
-                let by = self.who_stopped(id, past).await;
-                tracing::info!(id, name = name_of(event), ?by, "container stopped");
+                let asked = self.seen.take_stop(id, at);
+                let heard = match past(id) {
+                    Some(heard) => heard,
+                    None => StopHeard::Live { engine_answers: asked || self.still_answers().await },
+                };
+                let by = stopped_by(asked, heard);
+                tracing::info!(id, name = name_of(event), by = by.as_str(), "container stopped");
                 self.seen.stopped(id, by, at);
             }
             _ => {}
@@ -200,19 +211,10 @@ impl Session<'_> {
         self.seen.event_done(time);
     }
 
-    /// An engine that shuts down stops its containers, too, and tells of it, but takes no more connections. One that starts
-    /// after a crash stops what the last one left running, before it takes any.
-    async fn who_stopped(&mut self, id: &str, past: bool) -> StoppedBy {
-        if self.seen.was_expected(id) {
-            StoppedBy::Agent
-        } else if past && !self.lived {
-            StoppedBy::Engine
-        } else if past || (!self.closing && self.engine.answers(PING).await) {
-            StoppedBy::Person
-        } else {
-            self.closing = true;
-            StoppedBy::Engine
-        }
+    /// Whether the engine takes connections; one that shuts down does not any more.
+    async fn still_answers(&mut self) -> bool {
+        self.closing = self.closing || !self.engine.answers(PING).await;
+        !self.closing
     }
 
     /// Looks at what died a moment ago and was not stopped by anybody.

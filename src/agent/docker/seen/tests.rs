@@ -79,10 +79,13 @@ fn a_steady_state_keeps_its_revision_and_marks_survive_the_agent() {
 }
 
 #[test]
-fn a_stop_that_the_agent_asked_for_is_its_own_once() {
-    let seen = seen();
-    seen.expect_stop("a1", 10);
-    assert!(seen.was_expected("a1") && !seen.was_expected("a1") && !seen.was_expected("b2"));
+fn a_stop_that_an_earlier_agent_asked_for_is_the_agents_own_once() {
+    let (seen, now) = (seen(), at("2026-03-01T05:00:00Z"));
+    seen.begin_stop("a1", 10, now).unwrap();
+    let again = Seen::open(seen.allow.clone(), seen.path.clone(), now + 1.hour()).unwrap();
+    assert!(again.take_stop("a1", now + 3.seconds()));
+    assert!(!again.take_stop("a1", now + 3.seconds()) && !again.take_stop("b2", now));
+    std::fs::remove_file(&seen.path).unwrap();
 }
 
 #[test]

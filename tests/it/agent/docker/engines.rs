@@ -52,6 +52,16 @@ async fn real_docker_with_the_engine_away_nothing_is_told_and_afterwards_what_di
     assert!(!person(&steady.stopped) && !steady.oom_killed, "nor is what the next engine cleans up: {steady:?}");
     agent.until_container("other", "down", |c| c.state == ContainerState::Exited).await;
     agent.end().await;
+
+    // Another crash while no agent listens; a person stops what the next engine had started.
+    docker.kill();
+    docker.resume();
+    docker.docker(&["start", "steady"]);
+    docker.docker(&["stop", "steady"]);
+    let agent = super::bench::agent(&bench, &docker, json!({"names": ["other", "steady", "stopped"]})).await;
+    let steady = agent.until_container("steady", "down", |c| c.stopped.is_some()).await;
+    assert!(person(&steady.stopped), "a person's wish, though the agent did not hear of it: {steady:?}");
+    agent.end().await;
 }
 
 #[tokio::test]
