@@ -22,6 +22,11 @@ impl Changes {
         self.count.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// Another number: something may have changed meanwhile.
+    pub fn count(&self) -> u64 {
+        *self.count.borrow()
+    }
+
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.count.subscribe()
     }

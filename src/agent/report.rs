@@ -69,10 +69,9 @@ fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> Ser
         manager,
         state,
         user: process
-            .and_then(|i| processes.get(i.pid))
-            .filter(|p| !is_becoming(p.pid, wanted))
-            .map(|p| os::user_name(p.uid))
-            .filter(|user| wanted.is_none_or(|wanted| wanted == user) || !is_fresh(instance.as_ref())),
+            .filter(|i| !is_becoming(i.pid, wanted))
+            .and_then(|i| os::uid_of(i.pid))
+            .map(os::user_name),
         wanted_user: wanted.cloned(),
         cpu_seconds: process.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
         running_seconds: match &container {
@@ -92,12 +91,6 @@ fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> Ser
         last_check,
         operation,
     }
-}
-
-/// The list of processes may be from before it became its user.
-fn is_fresh(instance: Option<&Instance>) -> bool {
-    const BECOMING: f64 = 2.0;
-    instance.and_then(os::running_seconds).is_some_and(|seconds| seconds < BECOMING)
 }
 
 /// For a moment a process is still `agent-exec`, on its way from the agent's user to its own: not a wrong one.

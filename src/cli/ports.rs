@@ -16,7 +16,7 @@ pub struct Owner {
 pub fn owner(address: SocketAddr) -> Option<Owner> {
     let listener = os::listener(address.ip(), address.port()).ok().flatten()?;
     let pid = listener.pid;
-    let user = pid.and_then(|pid| os::Processes::read().ok()?.get(pid).map(|p| os::user_name(p.uid)));
+    let user = pid.and_then(os::uid_of).map(os::user_name);
     Some(Owner { pid, user, command: pid.and_then(os::command_line) })
 }
 

@@ -53,7 +53,8 @@ pub async fn report(
     let mut changes = app.changes.subscribe();
     loop {
         changes.mark_unchanged();
-        let report = on_disk(&app, |app| Ok(app.report())).await?;
+        let waits = wait.after.is_some();
+        let report = on_disk(&app, move |app| Ok(if waits { app.report_of_changes() } else { app.report() })).await?;
         let now = Instant::now();
         if report.revision != wait.after || now >= deadline || app.shutdown.is_cancelled() {
             return Ok(Json(report));

@@ -12,6 +12,8 @@ use crate::{
 };
 
 const SIGKILL: i32 = 9;
+/// How often the size of the log is looked at.
+const ROTATION: Duration = Duration::from_secs(5);
 /// After what time a log that can't be read or rotated is tried again.
 const LOG_RETRY: Duration = Duration::from_secs(60);
 
@@ -33,6 +35,9 @@ impl Service {
 
     /// Notices that a process ended of which nobody will tell: one that an earlier agent started, or that was taken over.
     pub fn note_exit_unseen(self: &Arc<Self>) {
+        if self.watched().is_some() {
+            return;
+        }
         let record = match process::read_record(&self.record) {
             Ok(Some(record)) => match record.alive() {
                 Some(instance) => return self.watch_end(instance),
@@ -160,6 +165,9 @@ impl Service {
         let ManagerSpec::Process(process) = &self.spec.manager else {
             return;
         };
+        if process.out_of_memory_patterns.is_empty() {
+            return;
+        }
         let log = &process.log;
         let (found, offset) = {
             let mut live = self.live();
@@ -198,6 +206,17 @@ impl Service {
             return;
         }
         self.look_for_lack_of_memory();
+        let due = {
+            let mut live = self.live();
+            let due = live.rotation_due.is_none_or(|at| Instant::now() >= at);
+            if due {
+                live.rotation_due = Some(Instant::now() + ROTATION);
+            }
+            due
+        };
+        if !due {
+            return;
+        }
         match log::rotate(log) {
             Ok(false) => {}
             Ok(true) => {

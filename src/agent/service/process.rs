@@ -56,13 +56,12 @@ fn describe(owner: &PortOwner) -> String {
 
 /// Who has a port, for a failure's text; `None`: nobody, or it can't be told.
 pub fn holder(address: IpAddr, port: u16) -> Option<String> {
-    let processes = Processes::read().ok()?;
     let listener = os::listener(address, port).ok()??;
-    Some(describe(&owner(&listener, port, &processes)))
+    Some(describe(&owner(&listener, port)))
 }
 
-fn owner(listener: &Listener, port: u16, processes: &Processes) -> PortOwner {
-    let uid = listener.pid.and_then(|pid| processes.get(pid)).map(|p| p.uid).or(listener.uid);
+fn owner(listener: &Listener, port: u16) -> PortOwner {
+    let uid = listener.pid.and_then(os::uid_of).or(listener.uid);
     PortOwner {
         port,
         pid: listener.pid,
@@ -135,7 +134,7 @@ pub fn port(
         if let Some(instance) = record.and_then(Record::alive) {
             tree.extend(processes.tree(instance.pid));
         }
-        PortSight { own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)), owner: owner(&l, port, processes) }
+        PortSight { own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)), owner: owner(&l, port) }
     }))
 }
 

@@ -199,6 +199,10 @@ impl Service {
         if self.spec.check.is_none() || self.live().waiting {
             return;
         }
+        let start = self.keeper.get().start.filter(|start| start.answered);
+        if start.is_some_and(|start| start.instance.is_some() && start.instance == self.watched()) {
+            return;
+        }
         let instance = match &self.spec.manager {
             ManagerSpec::Command(_) => self.keeper.get().start.and_then(|s| s.instance),
             _ => match self.instance() {

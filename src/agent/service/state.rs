@@ -2,11 +2,15 @@
 
 use std::{
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,11 +29,14 @@ use crate::{
         docker::Containers,
         keep::{Folder, Keeper, StateError},
         os::{self, Processes},
-        plan::Seen,
+        plan::{self, Seen},
     },
     host::{CheckReport, ContainerState, Instance},
     net::HttpClient,
 };
+
+/// A healthy service answers its check sooner.
+const SLOW_ANSWER: Duration = Duration::from_millis(200);
 
 /// What is known of a service only while the agent runs.
 #[derive(Debug, Default)]
@@ -64,6 +71,8 @@ pub struct Live {
     /// How long the log was when this agent last started the process, in bytes.
     pub(super) log_begun: u64,
     pub(super) log: log::Watch,
+    /// When its size is looked at next.
+    pub(super) rotation_due: Option<Instant>,
     /// When the log could last not be read or rotated.
     pub(super) log_trouble: Option<Instant>,
 }
@@ -78,6 +87,16 @@ pub struct Means {
     pub containers: Option<Arc<Containers>>,
     pub changes: Changes,
     pub shutdown: CancellationToken,
+}
+
+/// What of a service changes without anybody telling, and what its report depends on beside that: cheap to look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceGlance {
+    instance: Option<Instance>,
+    /// Sockets that listen where its check asks.
+    sockets: Vec<u64>,
+    is_starting: bool,
+    holds: usize,
 }
 
 #[derive(Debug)]
@@ -186,8 +205,32 @@ impl Service {
     pub fn instance(&self) -> Result<Option<Instance>, ServiceError> {
         match &self.spec.manager {
             ManagerSpec::Container(_) => Ok(self.container()?.as_ref().and_then(instance_of_run)),
-            _ => Ok(process::own(&self.record)?),
+            ManagerSpec::Command(_) => Ok(None),
+            ManagerSpec::Process(_) => match self.watched() {
+                Some(instance) => Ok(Some(instance)),
+                None => Ok(process::own(&self.record)?),
+            },
         }
+    }
+
+    /// Its process, while this agent waits for the end of it: no other can have been recorded.
+    pub(super) fn watched(&self) -> Option<Instance> {
+        let live = self.live();
+        let watched = live.reaping.as_ref().or(live.end_watched.as_ref()).cloned();
+        drop(live);
+        watched.filter(os::is_alive)
+    }
+
+    /// `None`: the system does not tell who listens without a longer look.
+    pub fn glance(&self, now: Timestamp) -> Option<ServiceGlance> {
+        let instance = self.instance().ok()?;
+        let check = self.spec.check.as_ref().filter(|check| check.local_address().is_some());
+        Some(ServiceGlance {
+            sockets: check.map_or_else(|| Some(Vec::new()), |check| os::listening_sockets(check.port()))?,
+            is_starting: self.is_starting(instance.as_ref()),
+            holds: plan::active(&self.keeper.get().holds, now).count(),
+            instance,
+        })
     }
 
     /// The service's own process and who has its port, without asking the service.
@@ -234,12 +277,21 @@ impl Service {
             }
         }
         let cpu = || own.as_ref().and_then(|i| self.cpu_seconds(i));
-        let (before, begun) = (cpu(), Instant::now());
-        let check = self.ask().await;
+        let (check, before) = {
+            let mut asking = pin!(self.ask());
+            tokio::select! {
+                check = &mut asking => (check, None),
+                // Only of a service that is slow to answer it matters whether it is at work.
+                () = tokio::time::sleep(SLOW_ANSWER) => {
+                    let before = cpu().map(|cpu| (cpu, Instant::now()));
+                    (asking.await, before)
+                }
+            }
+        };
         let status = self.status().await?;
         let works = || match (before, cpu()) {
             // A tenth of a core, so that idle chatter does not count as work.
-            (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
+            (Some((before, begun)), Some(now)) => now - before > 0.1 * begun.elapsed().as_secs_f64(),
             _ => false,
         };
         let instance = match process {
