@@ -19,7 +19,7 @@ use crate::{
         Platform,
         kubernetes::{self, KubernetesPlatform},
     },
-    runtimes::{ClusterWorkerPods, ClusterWorkloads, WorkerPodSettings},
+    runtimes::{WorkerPodSettings, WorkerPods, Workloads},
     store::counted,
     telemetry::{Logging, Loops, Metrics},
 };
@@ -118,8 +118,8 @@ async fn serve(
     let parts = Parts {
         store,
         platform,
-        workloads: Arc::new(ClusterWorkloads::new(client.clone())),
-        worker_pods: Arc::new(ClusterWorkerPods::new(client.clone(), workers.settings())),
+        workloads: Arc::new(Workloads::new(Some(client.clone()))),
+        worker_pods: Arc::new(WorkerPods::new(Some(client.clone()), workers.settings())),
         sealing: sealing_key_of_environment()?,
         authorizer: Arc::new(KubeAuthorizer::new(client)),
         home: Home::Cluster,

@@ -32,8 +32,8 @@ const REST: Duration = Duration::from_secs(8);
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
-    pub workloads: Arc<dyn Workloads>,
-    pub worker_pods: Arc<dyn WorkerPods>,
+    pub workloads: Arc<Workloads>,
+    pub worker_pods: Arc<WorkerPods>,
     pub sealing: Option<seal::Key>,
     pub authorizer: Arc<dyn Authorizer>,
     pub home: Home,

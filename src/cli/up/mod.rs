@@ -31,7 +31,7 @@ use crate::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
-    runtimes::NoCluster,
+    runtimes::{WorkerPodSettings, WorkerPods, Workloads},
     store::{Store, counted},
     telemetry::{Logging, Loops, Metrics},
 };
@@ -149,8 +149,8 @@ impl Up {
         let parts = Parts {
             store,
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
-            workloads: Arc::new(NoCluster),
-            worker_pods: Arc::new(NoCluster),
+            workloads: Arc::new(Workloads::new(None)),
+            worker_pods: Arc::new(WorkerPods::new(None, WorkerPodSettings::default())),
             sealing: Some(dir.sealing_key()?),
             authorizer: Arc::new(TokenAuthorizer::new(&endpoint.token, agent::os::own_user())),
             home: Home::Folder,
