@@ -12,7 +12,7 @@ use super::status::{html_title, of_event, of_record, of_response};
 use super::thinking::Answer;
 use super::transport::failure;
 use super::{Activity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, SendableModel};
-use crate::net::{Broken, Reply};
+use crate::net::{Broken, HttpReply};
 
 /// A model that says more in one answer has lost its way; `max_tokens` ends it long before.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -119,7 +119,7 @@ impl<'a> Call<'a> {
     }
 
     /// An answer that isn't a success is a failure.
-    async fn open(&mut self, at: &Endpoint, built: RequestBuilder) -> Result<Reply, CallError> {
+    async fn open(&mut self, at: &Endpoint, built: RequestBuilder) -> Result<HttpReply, CallError> {
         let reply = at.send_until(built, self.deadline()).await.map_err(|broken| self.broken(broken))?;
         (self.on_activity)(Activity::Bytes);
         let (status, headers) = (reply.status(), reply.headers().clone());

@@ -150,7 +150,7 @@ impl StoppedBy {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stopped {
+pub struct ContainerStop {
     pub by: StoppedBy,
     pub at: Timestamp,
 }
@@ -218,7 +218,7 @@ pub struct ContainerReport {
     pub drift: Option<String>,
     /// Who stopped its last run, if somebody did. Absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopped: Option<Stopped>,
+    pub stopped: Option<ContainerStop>,
     /// The operation that runs or waits now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,

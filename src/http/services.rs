@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::HostAgent,
-    host::{Action, Caller, HoldOwner, HostApi, HttpHost, LogPart, LogRequest, MAX_REASON_CHARS, OperationRequest},
+    host::{Action, Caller, HoldOwner, HttpHost, LogPart, LogRequest, MAX_REASON_CHARS, OperationRequest},
     platform::{self, HostAgentError, Secrets},
     store::ResourceKey,
 };

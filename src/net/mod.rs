@@ -13,4 +13,4 @@ pub mod testing;
 pub use broken::{Broken, TlsFault, json_fault, root_cause};
 pub use client::{ClientError, HttpClient, exporting};
 pub use place::{is_local, shown};
-pub use reply::{Reply, redirected};
+pub use reply::{HttpReply, redirected};

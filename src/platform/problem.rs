@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct ManifestPlace {
     /// As seen from the folder: `ollama.yaml`.
     pub file: String,
     /// From 1; 0 when the whole file is meant.
@@ -29,7 +29,7 @@ pub struct Place {
 pub struct Problem {
     pub severity: Severity,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub place: Option<ManifestPlace>,
     /// `LLMBackend default/ollama`, where that much is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
@@ -50,7 +50,7 @@ impl Problem {
     }
 
     pub fn at(mut self, file: &str, line: usize) -> Self {
-        self.place = Some(Place { file: file.to_owned(), line });
+        self.place = Some(ManifestPlace { file: file.to_owned(), line });
         self
     }
 
@@ -69,8 +69,8 @@ impl fmt::Display for Problem {
     /// `ollama.yaml:12: LLMBackend default/ollama: spec.url: is required`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Some(Place { file, line: 0 }) => write!(f, "{file}: ")?,
-            Some(Place { file, line }) => write!(f, "{file}:{line}: ")?,
+            Some(ManifestPlace { file, line: 0 }) => write!(f, "{file}: ")?,
+            Some(ManifestPlace { file, line }) => write!(f, "{file}:{line}: ")?,
             None => {}
         }
         if let Some(about) = &self.about {

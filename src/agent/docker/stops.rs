@@ -39,8 +39,9 @@ pub fn stopped_by(asked: bool, heard: StopHeard) -> StoppedBy {
         StopHeard::Live { engine_answers: true }
         | StopHeard::Later { same_engine: true, .. }
         | StopHeard::Later { started_by_it: true, .. } => StoppedBy::Person,
-        StopHeard::Live { engine_answers: false }
-        | StopHeard::Later { same_engine: false, started_by_it: false } => StoppedBy::Engine,
+        StopHeard::Live { engine_answers: false } | StopHeard::Later { same_engine: false, started_by_it: false } => {
+            StoppedBy::Engine
+        }
     }
 }
 
@@ -106,7 +107,12 @@ mod tests {
             ("docker stop while away", false, Later { same_engine: true, started_by_it: false }, StoppedBy::Person),
             ("by an agent that died", true, Later { same_engine: true, started_by_it: false }, StoppedBy::Agent),
             ("left by a dead engine", false, Later { same_engine: false, started_by_it: false }, StoppedBy::Engine),
-            ("docker stop of another engine", false, Later { same_engine: false, started_by_it: true }, StoppedBy::Person),
+            (
+                "docker stop of another engine",
+                false,
+                Later { same_engine: false, started_by_it: true },
+                StoppedBy::Person,
+            ),
             ("asked of another engine", true, Later { same_engine: false, started_by_it: true }, StoppedBy::Agent),
         ] {
             assert_eq!(stopped_by(asked, heard), by, "{name}");

@@ -18,7 +18,7 @@ use nix::unistd::{Pid, Uid, User};
 
 pub use native::{become_user, boot_id};
 pub use nix::sys::signal::Signal;
-pub use place::{Owner, Place};
+pub use place::{FileOwner, SafePath};
 
 use crate::host::{Instance, mask::one_line};
 

@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use super::app::App;
 use crate::{
-    agent::gate::{self, Admission, Presented, Refused},
+    agent::gate::{self, Refused, RequestAdmission, RequestCredentials},
     host::{
-        ErrorBody, MAX_BODY_BYTES, Refusal, header as names,
+        AgentRefusal, ErrorBody, MAX_BODY_BYTES, header as names,
         sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Signature},
     },
 };
@@ -63,14 +63,14 @@ fn shown(path: &str) -> String {
 
 /// A request of which nothing is believed yet.
 #[derive(Debug)]
-pub struct Asked {
+pub struct UnverifiedRequest {
     pub headers: HeaderMap,
     method: Method,
     uri: Uri,
     body: Body,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Asked {
+impl<S: Send + Sync> FromRequest<S> for UnverifiedRequest {
     type Rejection = std::convert::Infallible;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
@@ -80,9 +80,9 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
 }
 
 /// Lets a request in and returns its headers and body, or says why not. Its signature covers all that it asks.
-pub async fn admit(app: &Arc<App>, asked: Asked) -> Result<(HeaderMap, Bytes), Refused> {
+pub async fn admit(app: &Arc<App>, asked: UnverifiedRequest) -> Result<(HeaderMap, Bytes), Refused> {
     let header = |name: &str| text(&asked.headers, name).unwrap_or_default().to_owned();
-    let request = gate::Request {
+    let request = gate::RequestHead {
         method: asked.method.as_str().to_owned(),
         path: asked.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
         agent: header(names::AGENT),
@@ -90,13 +90,13 @@ pub async fn admit(app: &Arc<App>, asked: Asked) -> Result<(HeaderMap, Bytes), R
         epoch: header(names::EPOCH),
         idempotency_key: header(names::IDEMPOTENCY_KEY),
     };
-    admit_as(app, asked, |headers| Presented { request: Some(request), ..presented(headers, None) }).await
+    admit_as(app, asked, |headers| RequestCredentials { request: Some(request), ..presented(headers, None) }).await
 }
 
 /// The same for a webhook of another program: it signs the body alone, or has its token in the path.
 pub async fn admit_webhook(
     app: &Arc<App>,
-    asked: Asked,
+    asked: UnverifiedRequest,
     path_token: Option<String>,
 ) -> Result<(HeaderMap, Bytes), Refused> {
     admit_as(app, asked, |headers| presented(headers, path_token)).await
@@ -104,20 +104,20 @@ pub async fn admit_webhook(
 
 async fn admit_as(
     app: &Arc<App>,
-    asked: Asked,
-    presented: impl FnOnce(&HeaderMap) -> Presented,
+    asked: UnverifiedRequest,
+    presented: impl FnOnce(&HeaderMap) -> RequestCredentials,
 ) -> Result<(HeaderMap, Bytes), Refused> {
     let given = presented(&asked.headers);
     let reads = asked.method == Method::GET && given.request.is_some();
     gate::before_body(&app.keys, &given, Timestamp::now())?;
     let body = bounded(&asked.headers, asked.body).await?;
     let now = Timestamp::now();
-    if let Admission::Signed { id } = gate::admit(&app.name, &app.keys, &given, &body, now)? {
+    if let RequestAdmission::Signed { id } = gate::admit(&app.name, &app.keys, &given, &body, now)? {
         // A read that comes again after a restart does nothing: so an idle agent, which is read all the time, writes nothing.
         if reads {
-            app.door.take_id_of_read(&id, now)?;
+            app.replay_guard.take_id_of_read(&id, now)?;
         } else {
-            on_disk(app, move |app| app.door.take_id(&id, now)).await?;
+            on_disk(app, move |app| app.replay_guard.take_id(&id, now)).await?;
         }
     }
     Ok((asked.headers, body))
@@ -126,7 +126,7 @@ async fn admit_as(
 async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     let too_large = || {
         Refused::new(
-            Refusal::BodyTooLarge,
+            AgentRefusal::BodyTooLarge,
             format!("the body has more than {MAX_BODY_BYTES} bytes: send a smaller one"),
         )
     };
@@ -137,8 +137,8 @@ async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     match timeout(BODY_TIME, read(body)).await {
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(error)) => Err(Refused::new(Refusal::BadRequest, format!("the body broke off: {error}"))),
-        Err(_) => Err(Refused::new(Refusal::BadRequest, "the body took more than 10 s to arrive")),
+        Ok(Err(error)) => Err(Refused::new(AgentRefusal::BadRequest, format!("the body broke off: {error}"))),
+        Err(_) => Err(Refused::new(AgentRefusal::BadRequest, "the body took more than 10 s to arrive")),
     }
 }
 
@@ -155,7 +155,7 @@ async fn read(body: Body) -> Result<Option<Bytes>, axum::Error> {
     Ok(Some(read.into()))
 }
 
-fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {
+fn presented(headers: &HeaderMap, path_token: Option<String>) -> RequestCredentials {
     let own = |name: &str| text(headers, name).map(str::to_owned);
     let signature = match (own(HEADER_ID), own(HEADER_TIMESTAMP), own(HEADER_SIGNATURE)) {
         (None, None, None) => None,
@@ -170,7 +170,7 @@ fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {
         // Some other scheme: credentials, but none that can be right.
         _ => String::new(),
     });
-    Presented {
+    RequestCredentials {
         request: None,
         signature,
         token: path_token.or(bearer),
@@ -191,5 +191,5 @@ pub async fn on_disk<T: Send + 'static>(
 ) -> Result<T, Refused> {
     let app = Arc::clone(app);
     let done = tokio::task::spawn_blocking(move || work(&app)).await;
-    done.unwrap_or_else(|e| Err(Refused::new(Refusal::NotRecorded, format!("the agent broke off: {e}"))))
+    done.unwrap_or_else(|e| Err(Refused::new(AgentRefusal::NotRecorded, format!("the agent broke off: {e}"))))
 }

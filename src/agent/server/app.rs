@@ -12,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::refusal_log::RefusalLog;
 use crate::{
     agent::{
-        changes::Changes,
         docker::Containers,
         gate::Refused,
-        keep::{Book, Doorbook, Folder},
+        keep::{OperationBook, ReplayGuard, StateFolder},
         os, report,
-        runner::Command,
+        report::ReportChanges,
+        runner::RunnerCommand,
         service::{Service, ServiceGlance},
     },
-    host::{AgentReport, Credentials, DiskSpace, Refusal, ServiceReport, ServiceState},
+    host::{AgentRefusal, AgentReport, Credentials, DiskSpace, ServiceReport, ServiceState},
     telemetry::{Loops, Metrics},
 };
 
@@ -32,9 +32,9 @@ const MEASURED_FOR: Duration = Duration::from_secs(1);
 
 /// A service with the way to its runner.
 #[derive(Debug)]
-pub struct Runs {
+pub struct ServiceHandle {
     pub service: Arc<Service>,
-    pub commands: UnboundedSender<Command>,
+    pub commands: UnboundedSender<RunnerCommand>,
 }
 
 #[derive(Debug)]
@@ -44,15 +44,15 @@ pub struct App {
     pub observe: bool,
     pub started_at: Timestamp,
     pub keys: Credentials,
-    pub folder: Folder,
-    pub services: Vec<Runs>,
+    pub folder: StateFolder,
+    pub services: Vec<ServiceHandle>,
     pub loops: Loops,
-    pub book: Arc<Book>,
-    pub door: Doorbook,
+    pub book: Arc<OperationBook>,
+    pub replay_guard: ReplayGuard,
     /// The containers of this host, if the file has them.
     pub docker: Option<Arc<Containers>>,
     pub metrics: Metrics,
-    pub changes: Changes,
+    pub changes: ReportChanges,
     pub refusals: RefusalLog,
     /// Places of callers that wait for a change.
     pub waiters: Semaphore,
@@ -96,11 +96,11 @@ impl Published {
 }
 
 impl App {
-    pub fn service(&self, name: &str) -> Result<&Runs, Refused> {
+    pub fn service(&self, name: &str) -> Result<&ServiceHandle, Refused> {
         self.services.iter().find(|r| r.service.spec.name == name).ok_or_else(|| {
             let known: Vec<_> = self.services.iter().map(|r| r.service.spec.name.as_str()).collect();
             Refused::new(
-                Refusal::UnknownService,
+                AgentRefusal::UnknownService,
                 format!("the agent's file lists no service {name:?}; it lists {}", known.join(", ")),
             )
         })

@@ -10,14 +10,14 @@ use std::{
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::host::Refusal;
+use crate::host::AgentRefusal;
 
 const WINDOW: Duration = Duration::from_secs(60);
 /// Callers that are kept apart at a time; all others count as one.
 const MAX_CALLERS: usize = 1000;
 
 /// What was refused, and to whom; absent: to one of many, or of an unknown address.
-type Key = (Refusal, Option<IpAddr>);
+type Key = (AgentRefusal, Option<IpAddr>);
 
 #[derive(Debug)]
 struct Line {
@@ -33,7 +33,7 @@ pub struct RefusalLog {
 
 impl RefusalLog {
     /// Counts a refusal; true: it gets a line of its own.
-    pub fn is_first(&self, reason: Refusal, caller: Option<IpAddr>, now: Instant) -> bool {
+    pub fn is_first(&self, reason: AgentRefusal, caller: Option<IpAddr>, now: Instant) -> bool {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lines.len() < MAX_CALLERS || lines.contains_key(&(reason, caller));
         match lines.entry((reason, caller.filter(|_| known))) {
@@ -81,21 +81,22 @@ mod tests {
         let (log, start) = (RefusalLog::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let (one, two) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
-        assert!(log.is_first(Refusal::BadToken, one, at(0)));
-        assert!(!(1..1000).any(|_| log.is_first(Refusal::BadToken, one, at(1))));
-        assert!(log.is_first(Refusal::BadPath, one, at(1)), "another kind");
-        assert!(log.is_first(Refusal::BadToken, two, at(1)), "another caller");
+        assert!(log.is_first(AgentRefusal::BadToken, one, at(0)));
+        assert!(!(1..1000).any(|_| log.is_first(AgentRefusal::BadToken, one, at(1))));
+        assert!(log.is_first(AgentRefusal::BadPath, one, at(1)), "another kind");
+        assert!(log.is_first(AgentRefusal::BadToken, two, at(1)), "another caller");
         assert_eq!(log.end_windows(at(59)), []);
-        assert_eq!(log.end_windows(at(61)), [((Refusal::BadToken, one), 999)]);
-        assert!(log.is_first(Refusal::BadToken, one, at(61)), "the next minute");
+        assert_eq!(log.end_windows(at(61)), [((AgentRefusal::BadToken, one), 999)]);
+        assert!(log.is_first(AgentRefusal::BadToken, one, at(61)), "the next minute");
     }
 
     #[test]
     fn callers_without_number_take_no_memory() {
         let (log, now) = (RefusalLog::default(), Instant::now());
-        let lines = (0..10_000u32).filter(|n| log.is_first(Refusal::BadToken, Some(IpAddr::from(n.to_be_bytes())), now));
+        let lines =
+            (0..10_000u32).filter(|n| log.is_first(AgentRefusal::BadToken, Some(IpAddr::from(n.to_be_bytes())), now));
         assert_eq!(lines.count(), MAX_CALLERS + 1);
         assert_eq!(log.lines.lock().unwrap().len(), MAX_CALLERS + 1);
-        assert_eq!(log.end_windows(now + WINDOW), [((Refusal::BadToken, None), 10_000 - MAX_CALLERS as u64 - 1)]);
+        assert_eq!(log.end_windows(now + WINDOW), [((AgentRefusal::BadToken, None), 10_000 - MAX_CALLERS as u64 - 1)]);
     }
 }

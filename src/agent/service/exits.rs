@@ -45,7 +45,7 @@ impl Service {
             },
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(service = %self.spec.name, %error, "the record of the process can't be read");
+                tracing::error!(service = %self.spec.name, %error, "cannot read the record of the process");
                 return;
             }
         };
@@ -107,7 +107,7 @@ impl Service {
             _ => tracing::info!(service = %self.spec.name, pid = instance.pid, code = exit.code, signal = exit.signal,
                 requested, "process ended"),
         }
-        let written = self.keeper.change(|m| {
+        self.remember(|m| {
             m.last_exit = Some(exit.clone());
             m.last_exit_of = Some(instance.clone());
             if failure.is_some() {
@@ -117,9 +117,6 @@ impl Service {
                 m.out_of_memory_at = Some(now);
             }
         });
-        if let Err(error) = written {
-            tracing::error!(service = %self.spec.name, %error, "how the process ended can't be written down");
-        }
         self.changes.tell();
         exit
     }
@@ -176,18 +173,15 @@ impl Service {
         match found {
             Ok(false) => {}
             Ok(true) => {
-                tracing::warn!(service = %self.spec.name, file = %log.file.display(), "its log tells of a lack of memory");
-                let written = self.keeper.change(|m| {
+                tracing::warn!(service = %self.spec.name, file = %log.file.display(), "the service's log reports an out-of-memory error");
+                self.remember(|m| {
                     m.out_of_memory_at = Some(Timestamp::now());
                     m.log_offset = Some(offset);
                 });
-                if let Err(error) = written {
-                    tracing::error!(service = %self.spec.name, %error, "a lack of memory can't be written down");
-                }
             }
             Err(error) => {
                 self.live().log_trouble = Some(Instant::now());
-                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "the log can't be read");
+                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "cannot read the log");
             }
         }
     }
@@ -225,7 +219,7 @@ impl Service {
             }
             Err(error) => {
                 self.live().log_trouble = Some(Instant::now());
-                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "the log can't be rotated");
+                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "cannot rotate the log");
             }
         }
     }

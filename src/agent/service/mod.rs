@@ -2,7 +2,6 @@
 
 mod acts;
 mod check;
-mod command;
 mod contained;
 mod error;
 mod exits;
@@ -19,4 +18,4 @@ pub use error::ServiceError;
 pub use launch::Launcher;
 pub use process::{PortSight, own_started, running_in};
 pub use state::{Means, Service, ServiceGlance};
-pub use wait::Patience;
+pub use wait::WaitContext;

@@ -140,7 +140,7 @@ pub fn port(
 
 /// A process that was begun.
 #[derive(Debug)]
-pub struct Begun {
+pub struct SpawnedProcess {
     pub instance: Instance,
     pub child: Child,
     /// Why it has not become its program: it is about to end.
@@ -153,7 +153,7 @@ pub async fn spawn(
     start: &CommandSpec,
     record: &Path,
     output: &LogSpec,
-) -> Result<Begun, ServiceError> {
+) -> Result<SpawnedProcess, ServiceError> {
     let file = log::open(&output.file, start.user.as_deref())
         .and_then(|out| Ok((out.try_clone()?, out)))
         .map_err(|e| StateError::io("open the log", &output.file, e))?;
@@ -177,7 +177,7 @@ pub async fn spawn(
             while !has_become(record) && Instant::now() < deadline {
                 sleep(Duration::from_millis(2)).await;
             }
-            return Ok(Begun { instance: written.instance, child, failed: complaint(record) });
+            return Ok(SpawnedProcess { instance: written.instance, child, failed: complaint(record) });
         }
         let ended = child.try_wait().map_err(|e| ServiceError::Look(e.to_string()))?;
         if ended.is_some() || Instant::now() > deadline {

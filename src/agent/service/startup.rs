@@ -12,7 +12,7 @@ use super::{Service, contained::age_of_run};
 use crate::{
     agent::{
         config::{CheckSpec, ManagerSpec},
-        keep::{Memory, Start},
+        keep::{ServiceRecord, Start},
         os,
     },
     host::Instance,
@@ -35,9 +35,9 @@ impl Service {
     }
 
     /// Changes what is remembered; that it can't be written down is logged.
-    pub(super) fn remember(&self, change: impl FnOnce(&mut Memory)) {
+    pub fn remember(&self, change: impl FnOnce(&mut ServiceRecord)) {
         if let Err(error) = self.keeper.change(change) {
-            tracing::error!(service = %self.spec.name, %error, "can't write down the state of the service");
+            tracing::error!(service = %self.spec.name, %error, "cannot record the state of the service");
         }
     }
 
@@ -187,7 +187,7 @@ impl Service {
                 }
             }),
         }
-        tracing::info!(service = %self.spec.name, "its port accepts connections");
+        tracing::info!(service = %self.spec.name, "service accepts connections");
         self.accepted.notify_one();
         self.changes.tell();
         true

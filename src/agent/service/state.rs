@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     check::{self, CheckOutcome},
-    command,
     contained::instance_of_run,
     error::ServiceError,
     launch::Launcher,
@@ -24,12 +23,12 @@ use super::{
 };
 use crate::{
     agent::{
-        changes::Changes,
         config::{ManagerSpec, ServiceSpec},
         docker::Containers,
-        keep::{Folder, Keeper, StateError},
+        keep::{Keeper, StateError, StateFolder},
         os::{self, Processes},
-        plan::{self, Seen},
+        plan::{self, ServiceObserved},
+        report::ReportChanges,
     },
     host::{CheckReport, ContainerState, Instance},
     net::HttpClient,
@@ -40,7 +39,7 @@ const SLOW_ANSWER: Duration = Duration::from_millis(200);
 
 /// What is known of a service only while the agent runs.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct ServiceRuntime {
     pub last_check: Option<CheckReport>,
     /// When a check last passed.
     pub(super) passed_at: Option<Instant>,
@@ -70,7 +69,7 @@ pub struct Live {
     pub(super) kills_before: Option<u64>,
     /// How long the log was when this agent last started the process, in bytes.
     pub(super) log_begun: u64,
-    pub(super) log: log::Watch,
+    pub(super) log: log::LogScanner,
     /// When its size is looked at next.
     pub(super) rotation_due: Option<Instant>,
     /// When the log could last not be read or rotated.
@@ -85,7 +84,7 @@ pub struct Means {
     pub http: HttpClient,
     /// The containers of the agent's file, for a service that is one.
     pub containers: Option<Arc<Containers>>,
-    pub changes: Changes,
+    pub changes: ReportChanges,
     pub shutdown: CancellationToken,
 }
 
@@ -104,7 +103,7 @@ pub struct Service {
     pub spec: ServiceSpec,
     pub keeper: Keeper,
     pub record: PathBuf,
-    pub changes: Changes,
+    pub changes: ReportChanges,
     /// Its port has begun to accept connections.
     pub(super) accepted: Notify,
     pub(super) launcher: Launcher,
@@ -112,18 +111,18 @@ pub struct Service {
     pub(super) opened: Instant,
     pub(super) containers: Option<Arc<Containers>>,
     http: HttpClient,
-    live: Mutex<Live>,
+    live: Mutex<ServiceRuntime>,
 }
 
 impl Service {
     /// Takes up a service where the last agent left it.
-    pub fn open(spec: ServiceSpec, folder: &Folder, means: Means) -> Result<Self, StateError> {
+    pub fn open(spec: ServiceSpec, folder: &StateFolder, means: Means) -> Result<Self, StateError> {
         let Means { launcher, http, containers, changes, shutdown } = means;
         let keeper = Keeper::open(folder.join(format!("{}.json", spec.name)))?;
         keeper.change(|m| m.enter_boot(&os::boot_id()))?;
-        let mut live = Live::default();
+        let mut live = ServiceRuntime::default();
         if let ManagerSpec::Process(process) = &spec.manager {
-            live.log = log::Watch::begin(&process.log.file, keeper.get().log_offset);
+            live.log = log::LogScanner::begin(&process.log.file, keeper.get().log_offset);
         }
         Ok(Self {
             record: folder.join(format!("{}.process", spec.name)),
@@ -140,7 +139,7 @@ impl Service {
         })
     }
 
-    pub fn live(&self) -> MutexGuard<'_, Live> {
+    pub fn live(&self) -> MutexGuard<'_, ServiceRuntime> {
         // Plain facts, each set by itself: a panic elsewhere can't have left half of one.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,7 +170,7 @@ impl Service {
         let ManagerSpec::Command(commands) = &self.spec.manager else {
             return Ok(None);
         };
-        let up = command::status(&self.launcher, commands.status.as_ref()).await?;
+        let up = check::status(&self.launcher, commands.status.as_ref()).await?;
         let before = std::mem::replace(&mut self.live().status_up, up);
         if before != up {
             self.changes.tell();
@@ -259,7 +258,7 @@ impl Service {
 
     /// Looks at everything and asks the service. With `may_adopt`, and if the file permits, a process that the agent did not
     /// start is taken over.
-    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<Seen, ServiceError> {
+    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<ServiceObserved, ServiceError> {
         if self.is_container() {
             return self.look_at_container().await;
         }
@@ -270,10 +269,10 @@ impl Service {
         }
         if process {
             if port.as_ref().is_some_and(|p| !p.own) {
-                return Ok(Seen::Foreign);
+                return Ok(ServiceObserved::Foreign);
             }
             if own.is_none() {
-                return Ok(Seen::Down);
+                return Ok(ServiceObserved::Down);
             }
         }
         let cpu = || own.as_ref().and_then(|i| self.cpu_seconds(i));
@@ -299,13 +298,13 @@ impl Service {
             false => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
         };
         Ok(match (&check, status) {
-            (_, Some(false)) => Seen::Down,
-            (None, _) => Seen::Up,
-            (Some(c), _) if c.ok => Seen::Up,
-            (Some(_), _) if self.is_starting(instance.as_ref()) => Seen::Starting,
-            (Some(c), _) if c.timed_out && works() => Seen::Busy,
-            (Some(_), None) if !process && port.is_none() => Seen::Down,
-            (Some(_), _) => Seen::Failing,
+            (_, Some(false)) => ServiceObserved::Down,
+            (None, _) => ServiceObserved::Up,
+            (Some(c), _) if c.ok => ServiceObserved::Up,
+            (Some(_), _) if self.is_starting(instance.as_ref()) => ServiceObserved::Starting,
+            (Some(c), _) if c.timed_out && works() => ServiceObserved::Busy,
+            (Some(_), None) if !process && port.is_none() => ServiceObserved::Down,
+            (Some(_), _) => ServiceObserved::Failing,
         })
     }
 
@@ -321,7 +320,7 @@ impl Service {
         };
         let adopted = process::adopt(&self.record, pid)?;
         if adopted.is_some() {
-            tracing::info!(service = %self.spec.name, pid, "took over a process that has the service's port");
+            tracing::info!(service = %self.spec.name, pid, "adopted the process that listens on the service's port");
         }
         Ok(adopted.is_some())
     }

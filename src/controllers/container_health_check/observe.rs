@@ -9,7 +9,7 @@ use crate::{
     api::{
         ContainerHealthCheck, ContainerHealthCheckSpec, DockerTarget, PodTarget, RECONCILE_REQUESTED_AT, RequiredKind,
     },
-    host::{Caller, ContainerLogsRequest, ContainerQuery, ContainerTarget, HostApi, HostError, Phase, mask},
+    host::{Caller, ContainerLogsRequest, ContainerQuery, ContainerTarget, HostError, HttpHost, Phase, mask},
     runtimes::{PodContainer, WorkloadError},
 };
 
@@ -204,7 +204,7 @@ impl Checks {
         };
         for did in memory.containers.values_mut().filter_map(|one| one.last_action.as_mut()).filter(|did| did.is_open())
         {
-            did.outcome = outcome(&*api, did).await;
+            did.outcome = outcome(&api, did).await;
             if !did.is_open() {
                 // What was listed before says nothing of what has been done.
                 self.lock().lists.remove(key);
@@ -261,7 +261,7 @@ fn is_worth_a_log(verdict: &Verdict) -> bool {
     matches!(verdict.word, CrashLooping | Exited | Failed | Killed | OutOfMemory | Unhealthy)
 }
 
-async fn outcome(api: &dyn HostApi, did: &Did) -> Option<Outcome> {
+async fn outcome(api: &HttpHost, did: &Did) -> Option<Outcome> {
     let Some(operation) = &did.operation else {
         return Some(Outcome::Lost("it is not known whether it was begun".into()));
     };

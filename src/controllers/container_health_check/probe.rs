@@ -7,7 +7,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     api::{ContainerHealthCheckSpec, ContainerProbe},
-    host::{Caller, ContainerExecRequest, HostApi},
+    host::{Caller, ContainerExecRequest, HttpHost},
     net::{Broken, HttpClient, shown},
 };
 
@@ -24,7 +24,7 @@ pub const AT_ONCE: usize = 16;
 /// One question.
 enum Question {
     Get { http: HttpClient, url: String },
-    Exec { api: Arc<dyn HostApi>, request: ContainerExecRequest, caller: Caller },
+    Exec { api: Arc<HttpHost>, request: ContainerExecRequest, caller: Caller },
     Impossible(String),
 }
 

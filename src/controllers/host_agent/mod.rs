@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::{
     api::{HostAgent, HostAgentStatus, LLMBackend, Mode, RECONCILE_REQUESTED_AT, condition},
     host::Caller,
-    platform::{Access, HostAgentError, SecretError, host_agent},
+    platform::{AgentAccess, HostAgentError, SecretError, host_agent},
     store::Term,
 };
 
@@ -48,7 +48,7 @@ pub struct Observed {
     pub uid: String,
     pub suspended: bool,
     /// How to speak to it, or why that can't be.
-    pub access: Result<Access, String>,
+    pub access: Result<AgentAccess, String>,
     pub heard: Option<Heard>,
     pub unreachable: Option<Silence>,
     /// Services of backends that this controller heals.
@@ -58,7 +58,7 @@ pub struct Observed {
 
 /// What to do: ask it, and care for these services; or leave it alone.
 pub enum Plan {
-    Ask { access: Box<Access>, care: Vec<String> },
+    Ask { access: Box<AgentAccess>, care: Vec<String> },
     LeaveAlone,
 }
 
@@ -75,7 +75,7 @@ impl Agents {
     }
 
     /// How to speak to it, or what a person must mend first.
-    async fn access(&self, object: &HostAgent, key: &Key) -> Result<Result<Access, String>, StepError> {
+    async fn access(&self, object: &HostAgent, key: &Key) -> Result<Result<AgentAccess, String>, StepError> {
         match host_agent(&self.shared.secrets, &self.parts.http, (&key.namespace, &key.name), &object.spec).await {
             Ok(access) => Ok(Ok(access)),
             Err(HostAgentError::Secret(SecretError::Unavailable(error))) => Err(error.into()),

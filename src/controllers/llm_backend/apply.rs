@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     api::{ConditionStatus, LLMBackend, LLMBackendSpec, Recovery, Webhook, condition},
     engines::{engine, same_model},
-    host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
+    host::{Action, Caller, HostError, HttpHost, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
     net::redirected,
     store::{BackendRow, ENGINE_LINGER, Fence, ServerRow, StoreError, Term},
     telemetry::crash_point,
@@ -192,7 +192,7 @@ impl Backends {
             }
             Act::Follow { operation } => {
                 match observed.service.as_ref().and_then(|(agent, _)| self.shared.agents.api(agent)) {
-                    Some(api) => follow(&*api, operation).await,
+                    Some(api) => follow(&api, operation).await,
                     None => Outcome::Unclear { why: "its host agent is not there".into() },
                 }
             }
@@ -385,7 +385,7 @@ fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Pla
     }
 }
 
-async fn follow(api: &dyn HostApi, operation: &str) -> Outcome {
+async fn follow(api: &HttpHost, operation: &str) -> Outcome {
     match api.operation(operation).await {
         Ok(operation) => of_operation(&operation),
         Err(error) => of_error(&error),

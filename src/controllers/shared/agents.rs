@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::host::{AgentReport, DiskSpace, HostApi, HostError, HostErrorKind, Instance, LastExit, ServiceReport};
+use crate::host::{AgentReport, DiskSpace, HostError, HostErrorKind, HttpHost, Instance, LastExit, ServiceReport};
 
 use super::Key;
 
@@ -22,7 +22,7 @@ pub struct Agents {
 }
 
 struct Entry {
-    api: Arc<dyn HostApi>,
+    api: Arc<HttpHost>,
     heard: Option<Heard>,
     failures: u32,
     failing_since: Option<Timestamp>,
@@ -80,7 +80,7 @@ pub enum ServiceView {
 
 impl Agents {
     /// Makes an agent known, or changes how it is spoken to.
-    pub fn put(&self, key: Key, api: Arc<dyn HostApi>) {
+    pub fn put(&self, key: Key, api: Arc<HttpHost>) {
         self.with(|agents| match agents.get_mut(&key) {
             Some(entry) => entry.api = api,
             None => {
@@ -95,7 +95,7 @@ impl Agents {
         self.with(|agents| agents.remove(key));
     }
 
-    pub fn api(&self, key: &Key) -> Option<Arc<dyn HostApi>> {
+    pub fn api(&self, key: &Key) -> Option<Arc<HttpHost>> {
         self.with(|agents| agents.get(key).map(|e| Arc::clone(&e.api)))
     }
 

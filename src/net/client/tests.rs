@@ -62,7 +62,7 @@ async fn endless(status: &'static str, piece: &'static [u8]) -> u16 {
     server(serve).await.0
 }
 
-async fn get(client: &HttpClient, url: String, within: Duration) -> Result<Reply, Broken> {
+async fn get(client: &HttpClient, url: String, within: Duration) -> Result<HttpReply, Broken> {
     client.send_within(client.get(url), within).await
 }
 

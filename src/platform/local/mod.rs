@@ -14,17 +14,13 @@ mod path;
 mod records;
 mod scan;
 mod schema;
-mod secret;
-mod single;
 mod snapshot;
-mod subscribers;
 mod watch;
 mod yaml;
 
-pub use check::{Checked, check};
+pub use check::{Checked, check, read_single};
 pub use home::{LocalConfig, LocalError, LocalPlatform};
 pub use kinds::LocalKind;
 pub use records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError};
 pub use schema::{SchemaError, closest};
-pub use single::read_single;
 pub use snapshot::Derive;

@@ -12,9 +12,7 @@ use nix::{
 };
 use ostler::{
     agent::{self, AgentHandle, AgentSettings, exec::Record},
-    host::{
-        Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, ServiceReport, SigningSecret,
-    },
+    host::{Action, Caller, Credentials, HttpHost, OperationRequest, OperationStatus, ServiceReport, SigningSecret},
     net::HttpClient,
     telemetry::{Metrics, install_crypto},
 };

@@ -8,7 +8,7 @@ use std::{
 use ostler::{
     agent::AgentError,
     api::AgentTls,
-    host::{Credentials, HostApi, HostError, HttpHost},
+    host::{Credentials, HostError, HttpHost},
     net::HttpClient,
 };
 use serde_json::json;

@@ -117,7 +117,7 @@ async fn a_restart_waits_for_the_port_that_its_own_old_process_left() {
     eventually("held", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
     let pid = bench.starts("llm.starts")[0];
     let request = ostler::host::OperationRequest::new("llm", Action::Restart, "test");
-    let asked = ostler::host::HostApi::operate(&agent.client, &request, "restart", agent.caller).await.unwrap();
+    let asked = agent.client.operate(&request, "restart", agent.caller).await.unwrap();
     eventually("started again", || bench.starts("llm.starts").len() == 2).await;
     assert!(!alive(pid));
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "the port is free by then");

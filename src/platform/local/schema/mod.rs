@@ -19,13 +19,13 @@ pub use similar::closest;
 
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct SchemaFault {
     pub field: FieldPath,
     /// What is wrong, and what to do about it.
     pub message: String,
 }
 
-impl Fault {
+impl SchemaFault {
     pub fn new(field: FieldPath, message: impl Into<String>) -> Self {
         Self { field, message: message.into() }
     }
@@ -71,7 +71,7 @@ impl Schema {
 
     /// Drops nulls, fills in defaults, and tells everything that the API server would refuse with
     /// `fieldValidation=Strict`. Metadata is not looked at.
-    pub fn admit(&self, object: &mut Value) -> Vec<Fault> {
+    pub fn admit(&self, object: &mut Value) -> Vec<SchemaFault> {
         let mut faults = structural::unknown_fields(object, &self.structural);
         structural::drop_nulls(object, &self.structural);
         structural::fill_defaults(object, &self.structural);
@@ -86,7 +86,7 @@ impl Schema {
     }
 
     /// Every field that the schema does not have, of a part whose values nobody looks at.
-    pub fn unknown_fields_of(&self, part: &str, object: &Value) -> Vec<Fault> {
+    pub fn unknown_fields_of(&self, part: &str, object: &Value) -> Vec<SchemaFault> {
         let mut faults = structural::unknown_fields(object, &self.structural);
         faults.retain(|fault| fault.field.0.first() == Some(&Segment::Key(part.to_owned())));
         faults

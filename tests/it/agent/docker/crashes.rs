@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ostler::host::{
     Action, Caller, ContainerAction, ContainerList, ContainerOperation, ContainerOperationRequest, ContainerQuery,
-    ContainerReport, ContainerSelector, ContainerState, HoldOwner, HostApi, HttpHost, OperationRequest, Phase, StoppedBy,
+    ContainerReport, ContainerSelector, ContainerState, HoldOwner, HttpHost, OperationRequest, Phase, StoppedBy,
 };
 
 use super::bench::{named, request, shared, unique};

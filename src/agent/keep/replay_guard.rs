@@ -14,8 +14,11 @@ use uuid::Uuid;
 
 use super::disk::{self, StateError};
 use crate::{
-    agent::gate::{self, Heard, Refused, Replays},
-    host::Refusal,
+    agent::{
+        callers::{self, EpochHeard, Replays},
+        gate::Refused,
+    },
+    host::AgentRefusal,
 };
 
 /// Past so many lines the file of ids is written anew, without those that are too old to matter.
@@ -24,7 +27,7 @@ const LINES: usize = 4096;
 const INSTALLATIONS: usize = 64;
 
 #[derive(Debug)]
-pub struct Doorbook {
+pub struct ReplayGuard {
     epochs_path: PathBuf,
     replays_path: PathBuf,
     inner: Mutex<Inner>,
@@ -32,18 +35,19 @@ pub struct Doorbook {
 
 #[derive(Debug)]
 struct Inner {
-    epochs: BTreeMap<Uuid, Heard>,
+    epochs: BTreeMap<Uuid, EpochHeard>,
     replays: Replays,
     file: File,
     lines: usize,
 }
 
-impl Doorbook {
+impl ReplayGuard {
     pub fn open(folder: &Path, now: Timestamp) -> Result<Self, StateError> {
         let (epochs_path, replays_path) = (folder.join("epochs.json"), folder.join("replays"));
         let kept: BTreeMap<Uuid, i64> = disk::read(&epochs_path)?.unwrap_or_default();
         // When it was heard is not kept: as if it were now.
-        let epochs = kept.into_iter().map(|(installation, epoch)| (installation, Heard { epoch, at: now })).collect();
+        let epochs =
+            kept.into_iter().map(|(installation, epoch)| (installation, EpochHeard { epoch, at: now })).collect();
         let replays = Replays::restore(read_ids(&replays_path)?, now);
         let file = write_ids(&replays_path, &replays)?;
         let inner = Mutex::new(Inner { epochs, lines: replays.len(), replays, file });
@@ -73,9 +77,9 @@ impl Doorbook {
     /// Refuses a leader that another has followed, and keeps another epoch before anything is done for it.
     pub fn take_epoch(&self, (installation, epoch): (Uuid, i64), now: Timestamp) -> Result<(), Refused> {
         let mut inner = self.lock();
-        let is_new = gate::check_epoch(&inner.epochs, (installation, epoch), now)?;
+        let is_new = callers::check_epoch(&inner.epochs, (installation, epoch), now)?;
         let mut new = inner.epochs.clone();
-        new.insert(installation, Heard { epoch, at: now });
+        new.insert(installation, EpochHeard { epoch, at: now });
         while new.len() > INSTALLATIONS {
             let Some(oldest) = new.iter().min_by_key(|(_, heard)| heard.at).map(|(id, _)| *id) else { break };
             new.remove(&oldest);
@@ -84,7 +88,7 @@ impl Doorbook {
             let kept: BTreeMap<_, _> = new.iter().map(|(id, heard)| (id, heard.epoch)).collect();
             disk::write(&self.epochs_path, &kept).map_err(|e| not_recorded(&e))?;
             if let Some(before) = inner.epochs.get(&installation).filter(|before| before.epoch > epoch) {
-                tracing::warn!(%installation, epoch, before = before.epoch, "a lower epoch is taken: the higher one was not heard for ten minutes");
+                tracing::warn!(%installation, epoch, before = before.epoch, "accepted a lower epoch: the higher one was not used for ten minutes");
             }
         }
         inner.epochs = new;
@@ -98,7 +102,7 @@ impl Doorbook {
 }
 
 fn not_recorded(e: &StateError) -> Refused {
-    Refused::new(Refusal::NotRecorded, e.to_string())
+    Refused::new(AgentRefusal::NotRecorded, e.to_string())
 }
 
 /// Lines `MILLISECONDS ID`. A last line that a crash cut short is dropped: its request was not answered.
@@ -138,23 +142,23 @@ mod tests {
 
     #[test]
     fn ids_and_epochs_survive_a_restart() {
-        let folder = std::env::temp_dir().join(format!("ostler-door-{}", Uuid::new_v4().simple()));
+        let folder = std::env::temp_dir().join(format!("ostler-replays-{}", Uuid::new_v4().simple()));
         fs::create_dir(&folder).unwrap();
         let now: Timestamp = "2026-03-01T02:00:00.5Z".parse().unwrap();
-        let first = Doorbook::open(&folder, now).unwrap();
+        let first = ReplayGuard::open(&folder, now).unwrap();
         first.take_id("a b", now).unwrap();
         first.take_epoch((Uuid::nil(), 3), now).unwrap();
         let written = fs::metadata(folder.join("replays")).unwrap().len();
         first.take_id_of_read("read", now).unwrap();
-        assert_eq!(first.take_id_of_read("read", now).unwrap_err().reason, Refusal::ReplayedId);
+        assert_eq!(first.take_id_of_read("read", now).unwrap_err().reason, AgentRefusal::ReplayedId);
         assert_eq!(fs::metadata(folder.join("replays")).unwrap().len(), written, "reads write nothing");
         drop(first);
         let mut file = OpenOptions::new().append(true).open(folder.join("replays")).unwrap();
         file.write_all(b"12345 cut-sho").unwrap();
-        let again = Doorbook::open(&folder, now).unwrap();
-        assert_eq!(again.take_id("a b", now).unwrap_err().reason, Refusal::ReplayedId);
+        let again = ReplayGuard::open(&folder, now).unwrap();
+        assert_eq!(again.take_id("a b", now).unwrap_err().reason, AgentRefusal::ReplayedId);
         again.take_id("cut-sho", now).unwrap();
-        assert_eq!(again.take_epoch((Uuid::nil(), 2), now).unwrap_err().reason, Refusal::LowerEpoch);
+        assert_eq!(again.take_epoch((Uuid::nil(), 2), now).unwrap_err().reason, AgentRefusal::LowerEpoch);
         for other in 1..200 {
             again.take_epoch((Uuid::from_u128(other), 1), now).unwrap();
         }
