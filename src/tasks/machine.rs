@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | assign, unassign | pending | pending |
 //! | claim | pending, assigned, due, before its deadline | in progress, epoch + 1 |
+//! | claim refused (by the database, for good) | pending, assigned | deferred, an attempt used; epoch + 1 |
 //! | end (completed, retry, requeue, failed, deferred, cancelled) | in progress, same epoch | as it says; epoch stays |
 //! | lease lost | in progress | pending, or deferred for the third time; epoch + 1 |
 //! | lease closed | in progress | pending, no attempt used; epoch + 1 |
@@ -59,6 +60,8 @@ pub enum Event {
     /// Its expert is suspended or gone.
     Unassign,
     Claim,
+    /// The database refuses, for good, to write that it is claimed.
+    ClaimRefused,
     End {
         epoch: i64,
         end: End,
@@ -197,6 +200,8 @@ pub fn step(life: &Life, event: Event, now: Timestamp) -> Result<Next, Refusal> 
         (Event::Unassign, Pending) if !life.assigned => return Err(Refusal::NotAssigned),
         (Event::Unassign, Pending) => Life { assigned: false, ..life },
         (Event::Claim, Pending) => claim(life, now)?,
+        (Event::ClaimRefused, Pending) if !life.assigned => return Err(Refusal::NotAssigned),
+        (Event::ClaimRefused, Pending) => life.used().taken_away().is(DeferredToHuman),
         (Event::End { epoch, .. }, InProgress) if epoch != life.epoch => {
             return Err(Refusal::OldEpoch { is: life.epoch, given: epoch });
         }
@@ -268,6 +273,7 @@ mod tests {
             Event::Assign,
             Event::Unassign,
             Event::Claim,
+            Event::ClaimRefused,
             end(End::Completed),
             end(End::Retry { after: AFTER }),
             end(End::Requeue { after: AFTER }),

@@ -147,7 +147,7 @@ impl World {
 
     /// Pending and running tasks of a queue, a few seconds old; `None` while the database does not tell.
     pub async fn counts_of(&self, queue: &Key) -> Option<(i64, i64)> {
-        let counts = self.figures.counts.fresh(|| self.parts.store.live_counts()).await.ok()?;
+        let counts = self.figures.counts.fresh(|| self.parts.store.queue_counts()).await.ok()?;
         let found = counts.iter().find(|c| c.namespace == queue.namespace && c.queue == queue.name);
         Some(found.map_or((0, 0), |c| (c.pending, c.in_progress)))
     }

@@ -130,18 +130,7 @@ mod tests {
     }
 
     fn counts(namespace: &str, pending: i64) -> QueueCounts {
-        QueueCounts {
-            namespace: namespace.into(),
-            queue: "q".into(),
-            pending,
-            unassigned: 0,
-            in_progress: 0,
-            deferred_to_human: 0,
-            completed: 1,
-            failed: 0,
-            oldest_pending: None,
-            oldest_deferred: None,
-        }
+        QueueCounts { pending, completed: 1, ..QueueCounts::none(namespace, "q") }
     }
 
     #[test]

@@ -22,7 +22,7 @@ struct Lost {
     id: TaskId,
     expert: String,
     holder: String,
-    state_since: Stamp,
+    claimed_at: Stamp,
     leases_lost: i32,
     now: Stamp,
 }
@@ -114,20 +114,15 @@ pub(super) const LAPSED: &str = "SELECT id, holder FROM leases WHERE id = ANY (A
     ORDER BY id FOR UPDATE SKIP LOCKED";
 
 async fn held(connection: &mut PgConnection, holder: &str) -> Result<Vec<(i64, String)>, StoreError> {
-    let held = sqlx::query_as(
-        "SELECT id, holder FROM leases WHERE split_part(holder, '+', 1) = $1 ORDER BY id LIMIT $2 FOR UPDATE",
-    );
-    Ok(held.bind(holder).bind(LEASES).fetch_all(connection).await?)
+    Ok(sqlx::query_as(HELD).bind(holder).bind(LEASES).fetch_all(connection).await?)
 }
 
-/// A statement after the leases are locked: it sees all that was claimed under them. No index leads to them, because every claim would
-/// have to write it: this is rare.
+pub(super) const HELD: &str =
+    "SELECT id, holder FROM leases WHERE split_part(holder, '+', 1) = $1 ORDER BY id LIMIT $2 FOR UPDATE";
+
+/// A statement after the leases are locked: it sees all that was claimed under them.
 async fn lost(connection: &mut PgConnection, leases: &[(i64, String)], most: i64) -> Result<Vec<Lost>, StoreError> {
-    let lost = sqlx::query_as(
-        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost, clock_timestamp() AS now FROM tasks AS t
-         JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease ORDER BY t.id LIMIT $3",
-    );
-    Ok(lost
+    Ok(sqlx::query_as(LOST)
         .bind(leases.iter().map(|(id, _)| *id).collect::<Vec<_>>())
         .bind(leases.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
         .bind(most)
@@ -135,8 +130,11 @@ async fn lost(connection: &mut PgConnection, leases: &[(i64, String)], most: i64
         .await?)
 }
 
+pub(super) const LOST: &str = "SELECT t.id, t.expert, l.holder, t.claimed_at, t.leases_lost, clock_timestamp() AS now
+    FROM unnest($1::bigint[], $2::text[]) AS l (id, holder) JOIN running_tasks AS t ON t.lease = l.id ORDER BY t.id LIMIT $3";
+
 fn evidence(lost: Lost, what: &str) -> Words {
-    let Lost { id: _, expert, holder, state_since, leases_lost, now } = lost;
+    let Lost { id: _, expert, holder, claimed_at, leases_lost, now } = lost;
     let times = leases_lost + 1;
     let reason =
         if times >= DEFERRING_LOST_LEASES { leases_lost_reason(times) } else { format!("its worker {holder} {what}") };
@@ -145,7 +143,7 @@ fn evidence(lost: Lost, what: &str) -> Words {
         backend: None,
         model: None,
         holder,
-        started_at: state_since.into(),
+        started_at: claimed_at.into(),
         ended_at: now.into(),
         first_token_at: None,
         prompt_tokens: None,

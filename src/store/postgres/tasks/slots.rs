@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::claim::{Catch, Search, Seen, slotted, slotted_lanes};
+use super::claim::{Ask, ClaimBatch, Search, Seen, slotted, slotted_lanes, unless_refused};
 use super::scheduling::move_due_now_and_then;
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::postgres::PostgresStore;
@@ -13,25 +13,29 @@ use crate::store::stamp::Stamp;
 use crate::store::{
     BootInstant, CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
 };
+use crate::tasks::TaskId;
 
 pub(super) async fn claim(store: &PostgresStore, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
     move_due_now_and_then(store).await?;
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);
-    store
-        .within(async {
+    let searches = &searches[..];
+    unless_refused(store, searches, i64::from(claim.most), move |most, without| {
+        let claim = SlotClaim { most: i32::try_from(most).unwrap_or(i32::MAX), ..claim.clone() };
+        store.within(async move {
             let mut session = store.write().await?;
-            let (answer, seen) = give(session.connection(), claim, &searches).await?;
+            let (answer, seen) = give(session.connection(), &claim, searches, without).await?;
             if answer.given.is_empty() {
                 session.roll_back().await?;
             } else {
                 session.commit().await?;
             }
-            store.work.claimed(&searches, &seen, began);
+            store.work.claimed(searches, &seen, began);
             Ok(answer)
         })
-        .await
+    })
+    .await
 }
 
 /// Slots as the decision gives them, one after the other, as many as there are tasks for.
@@ -39,6 +43,7 @@ async fn give(
     connection: &mut PgConnection,
     claim: &SlotClaim,
     searches: &[Search<'_>],
+    without: Vec<TaskId>,
 ) -> Result<(SlotClaimAnswer, Seen), StoreError> {
     let mut answer = SlotClaimAnswer::default();
     let Some((server, now)) = lock_server(connection, &claim.server_url).await? else {
@@ -50,7 +55,8 @@ async fn give(
     let room = claim.most.min(i32::try_from(left).unwrap_or(i32::MAX));
     let (slots, refusal) = free_slots(&server, occupied, claim, room, now);
     let most = i64::try_from(slots.len()).unwrap_or(i64::MAX);
-    let Catch { claimed, seen, .. } = slotted(connection, searches, claim.affinity, most).await?;
+    let asked = Ask { affinity: claim.affinity, most, without };
+    let ClaimBatch { claimed, seen, .. } = slotted(connection, searches, &asked).await?;
     // Where tasks ran out first, nobody knows what the server would have said.
     let refusal = refusal.filter(|_| claimed.len() == slots.len());
     answer.closed = refusal == Some(SlotAnswer::Closed);
@@ -149,8 +155,10 @@ pub(super) async fn next(
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);
-    store
-        .within(async {
+    let searches = &searches[..];
+    unless_refused(store, searches, 1, move |most, without| {
+        let asked = Ask { affinity: claim.affinity, most, without };
+        store.within(async move {
             let mut session = store.write().await?;
             let (server, now) = match hold(session.connection(), slot).await {
                 Ok(Some(held)) => held,
@@ -164,7 +172,7 @@ pub(super) async fn next(
                 }
                 Err(error) => return Err(error),
             };
-            let Catch { mut claimed, seen, .. } = slotted(session.connection(), &searches, claim.affinity, 1).await?;
+            let ClaimBatch { mut claimed, seen, .. } = slotted(session.connection(), searches, &asked).await?;
             let next = claimed.pop();
             match &next {
                 Some(claimed) => {
@@ -174,10 +182,11 @@ pub(super) async fn next(
                 }
                 None => session.roll_back().await?,
             }
-            store.work.claimed(&searches, &seen, began);
+            store.work.claimed(searches, &seen, began);
             Ok(next)
         })
-        .await
+    })
+    .await
 }
 
 /// Locks the server's row, and checks that the slot may go on. A next call is a new call: it starts only if the server would give

@@ -44,7 +44,7 @@ pub(super) async fn happen(
             }
             write(tx, &task, life, &words, now).await?;
             if life.state.is_terminal() {
-                put_away(tx, id, life.state, words.result).await?;
+                archive(tx, id, life.state, words.result).await?;
             } else if life.state == TaskState::Pending && life.assigned {
                 refresh_task(tx, id).await?;
             }
@@ -67,7 +67,7 @@ async fn find(tx: &mut SqliteConnection, id: TaskId, event: Event) -> Result<Opt
     record.map(Task::try_from).transpose()
 }
 
-/// A terminal state is written by [`put_away`]: the table of live tasks has none.
+/// A terminal state is written by [`archive`]: the table of live tasks has none.
 async fn write(
     tx: &mut SqliteConnection,
     task: &Task,
@@ -112,7 +112,7 @@ macro_rules! moved_columns {
     };
 }
 
-async fn put_away(
+async fn archive(
     tx: &mut SqliteConnection,
     id: TaskId,
     state: TaskState,
