@@ -107,7 +107,8 @@ CREATE TABLE tasks (
     model text,
     key text,
     reason text,
-    CONSTRAINT tasks_claimed_have_a_lease CHECK ((state = 'in_progress') = (lease IS NOT NULL AND claimed_at IS NOT NULL)),
+    CONSTRAINT tasks_claimed_have_a_lease
+        CHECK ((state = 'in_progress') = (lease IS NOT NULL) AND (lease IS NULL) = (claimed_at IS NULL)),
     CONSTRAINT tasks_claimed_are_assigned
         CHECK (state <> 'in_progress' OR (expert IS NOT NULL AND assignment_reason IS NOT NULL AND epoch > 0)),
     CONSTRAINT tasks_assigned_have_an_expert CHECK (assignment_reason IS NULL OR expert IS NOT NULL),

@@ -52,9 +52,8 @@ pub(super) struct OldestRecord {
 pub(super) fn by_queue(counts: &[TaskCount], oldest: Vec<OldestRecord>) -> Vec<QueueCounts> {
     let mut queues: BTreeMap<(&str, &str), QueueCounts> = BTreeMap::new();
     for one in counts {
-        let row = queues
-            .entry((&one.namespace, &one.queue))
-            .or_insert_with(|| QueueCounts::none(&one.namespace, &one.queue));
+        let row =
+            queues.entry((&one.namespace, &one.queue)).or_insert_with(|| QueueCounts::none(&one.namespace, &one.queue));
         match one.state {
             TaskState::Pending => {
                 row.pending += one.count;
@@ -101,7 +100,9 @@ pub(super) fn waiting(counts: Vec<TaskCount>) -> Vec<WaitingGroup> {
 pub(super) fn by_expert(counts: Vec<TaskCount>) -> Vec<ExpertLoad> {
     let mut loads: BTreeMap<(String, String), ExpertLoad> = BTreeMap::new();
     for TaskCount { namespace, expert, state, count, .. } in counts {
-        let (Some(expert), true) = (expert, matches!(state, TaskState::Pending | TaskState::InProgress)) else { continue };
+        let (Some(expert), true) = (expert, matches!(state, TaskState::Pending | TaskState::InProgress)) else {
+            continue;
+        };
         let none = || ExpertLoad { namespace: namespace.clone(), expert: expert.clone(), ..ExpertLoad::default() };
         let load = loads.entry((namespace.clone(), expert.clone())).or_insert_with(none);
         match state {

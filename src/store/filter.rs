@@ -25,9 +25,8 @@ impl TaskPart {
 
     /// The parts that may have tasks in these states.
     pub fn of(states: &[TaskState]) -> impl Iterator<Item = Self> {
-        let may_have = |part: &Self| {
-            states.is_empty() || states.iter().any(|state| state.is_terminal() == (*part == Self::Ended))
-        };
+        let may_have =
+            |part: &Self| states.is_empty() || states.iter().any(|state| state.is_terminal() == (*part == Self::Ended));
         [Self::Live, Self::Ended].into_iter().filter(may_have)
     }
 }
@@ -99,8 +98,21 @@ impl Dialect for Sqlite {
 
 /// Adds the conditions of a filter, after a `WHERE true` over the table of `part`.
 pub(super) fn push_filter<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &TaskFilter, part: TaskPart) {
-    let TaskFilter { ids, namespace, queue, states, domain, role, expert, unassigned, key, labels, since, until, created_before } =
-        filter;
+    let TaskFilter {
+        ids,
+        namespace,
+        queue,
+        states,
+        domain,
+        role,
+        expert,
+        unassigned,
+        key,
+        labels,
+        since,
+        until,
+        created_before,
+    } = filter;
     for (column, wanted) in [
         ("namespace", namespace),
         ("queue", queue),

@@ -182,7 +182,7 @@ impl std::str::FromStr for TaskCursor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is no cursor: write back one that an answer gave");
+        let bad = || format!("{text:?} is an invalid cursor; use one returned by a previous response");
         let (at, id) = text.rsplit_once('_').ok_or_else(bad)?;
         let at = at.parse().ok().filter(|at| is_storable(*at)).ok_or_else(bad)?;
         Ok(Self { at, id: id.parse().map_err(|_| bad())? })
@@ -369,4 +369,3 @@ pub struct Retention {
 
 /// See [`Tasks::task_changes`].
 pub const SETTLED: Duration = Duration::from_secs(1);
-

@@ -273,9 +273,11 @@ pub async fn a_claim_that_a_trigger_refuses_is_singled_out(bench: &Bench) {
         }
     }
     let ids = give(bench, &fence, "igor", &[secret, new_task()]).await;
-    let (slot, _) = bench.store.claim_slots(&slot_claim(&lease, 1)).await.expect("claim").given.pop().expect("the second");
+    let (slot, _) =
+        bench.store.claim_slots(&slot_claim(&lease, 1)).await.expect("claim").given.pop().expect("the second");
     assert_eq!(state(bench, ids[1]).await, TaskState::InProgress);
-    let next = bench.store.claim_next(&slot, &slot_claim(&lease, 1), Default::default()).await.expect("nothing is refused");
+    let next =
+        bench.store.claim_next(&slot, &slot_claim(&lease, 1), Default::default()).await.expect("nothing is refused");
     assert_eq!(next, None);
 }
 

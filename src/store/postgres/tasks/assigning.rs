@@ -71,14 +71,14 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
     }
     let lists = candidate_lists(connection, different.iter().map(|said| said.3)).await?;
     let written: Vec<(String, String, i64)> = sqlx::query_as(ASSIGN)
-    .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
-    .bind(which)
-    .bind(different.iter().map(|said| text(said.0)).collect::<Vec<_>>())
-    .bind(different.iter().map(|said| said.1.map(text)).collect::<Vec<_>>())
-    .bind(different.iter().map(|said| text(said.2)).collect::<Vec<_>>())
-    .bind(lists)
-    .fetch_all(&mut *connection)
-    .await?;
+        .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
+        .bind(which)
+        .bind(different.iter().map(|said| text(said.0)).collect::<Vec<_>>())
+        .bind(different.iter().map(|said| said.1.map(text)).collect::<Vec<_>>())
+        .bind(different.iter().map(|said| text(said.2)).collect::<Vec<_>>())
+        .bind(lists)
+        .fetch_all(&mut *connection)
+        .await?;
     let count = written.iter().map(|(_, _, count)| count.unsigned_abs()).sum();
     let experts = written.into_iter().map(|(namespace, expert, _)| (namespace, expert));
     places::none_for_unknown(connection, experts).await?;

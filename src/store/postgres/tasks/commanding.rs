@@ -3,12 +3,13 @@
 use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
 use crate::store::batch::BATCH_BYTES;
 use crate::store::commands::CommandBatch;
 use crate::store::filter::{TaskPart, push_filter};
 use crate::store::text::text;
+use crate::store::words::Words;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;

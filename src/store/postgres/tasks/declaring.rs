@@ -101,14 +101,14 @@ async fn follow(store: &PostgresStore, fence: &Fence, expert: &Expert<'_>) -> Re
 /// They go to its model; where it is not open any more, they lose their assignment.
 async fn follow_batch(connection: &mut PgConnection, expert: &Expert<'_>) -> Result<u64, StoreError> {
     let done = sqlx::query(FOLLOW)
-    .bind(expert.namespace)
-    .bind(expert.name)
-    .bind(expert.open)
-    .bind(expert.is_webhook())
-    .bind(expert.model())
-    .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
+        .bind(expert.namespace)
+        .bind(expert.name)
+        .bind(expert.open)
+        .bind(expert.is_webhook())
+        .bind(expert.model())
+        .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected())
 }
 

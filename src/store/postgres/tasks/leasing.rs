@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
+use crate::store::words::Words;
 use crate::store::{Lease, StoreError};
 use crate::tasks::machine::Event;
 use crate::tasks::{QueueKey, TaskId};
@@ -106,10 +107,7 @@ pub(super) async fn hand_over(
         "WITH given AS (UPDATE tasks SET lease = $2 WHERE id = $1 AND lease <> $2 RETURNING id, lease, epoch)
          INSERT INTO claims SELECT lease, ARRAY[id], ARRAY[epoch] FROM given",
     );
-    own.bind(task)
-        .bind(lease.id)
-        .execute(connection)
-        .await?;
+    own.bind(task).bind(lease.id).execute(connection).await?;
     Ok(lease)
 }
 

@@ -58,14 +58,14 @@ use self::scheduling::DueClock;
 use self::waking::Waker;
 use super::{PostgresStore, Session};
 use crate::store::batch::BatchSize;
-use crate::store::commands::CommandBatch;
 use crate::store::changes::{Changes, Follower, Reported, Topics};
+use crate::store::commands::CommandBatch;
 use crate::store::stamp::Stamp;
 use crate::store::text::json_text;
 use crate::store::{
-    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease,
-    QueueCounts, Reapable, Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand,
-    TaskCount, TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
+    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts,
+    Reapable, Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount,
+    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 

@@ -14,22 +14,9 @@ use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, with_attempt};
 use crate::store::text::json_text;
 use crate::store::text::text;
+use crate::store::words::Words;
 use crate::tasks::machine::{Event, Life, Next, step};
-use crate::tasks::{Attempt, Task, TaskId, TaskState};
-
-/// What is written along with an event.
-#[derive(Clone, Default)]
-pub(super) struct Words {
-    pub reason: Option<String>,
-    pub attempt: Option<Attempt>,
-    pub result: Option<serde_json::Value>,
-}
-
-impl Words {
-    pub fn reason(reason: impl Into<String>) -> Self {
-        Self { reason: Some(reason.into()), ..Self::default() }
-    }
-}
+use crate::tasks::{Task, TaskId, TaskState};
 
 /// An event of one task.
 pub(super) struct Happening {

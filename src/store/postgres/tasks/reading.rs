@@ -167,8 +167,9 @@ fn changes_statement(
 /// As it is for the first reader of all changes, and for who reads on.
 pub(super) fn statements_of_changes() -> [String; 2] {
     let now = Stamp::now();
-    [None, Some(TaskCursor { at: now.into(), id: 0 })]
-        .map(|after| changes_statement(&TaskFilter::default(), after, now, LONGEST_PAGE, true).sql().as_str().to_owned())
+    [None, Some(TaskCursor { at: now.into(), id: 0 })].map(|after| {
+        changes_statement(&TaskFilter::default(), after, now, LONGEST_PAGE, true).sql().as_str().to_owned()
+    })
 }
 
 pub(super) async fn count(store: &PostgresStore, filter: &TaskFilter) -> Result<i64, StoreError> {

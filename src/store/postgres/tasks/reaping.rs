@@ -5,14 +5,14 @@ use std::time::Duration;
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
+use crate::store::words::Words;
 use crate::store::{Reapable, Reaped, StoreError};
 use crate::tasks::machine::{Event, Next};
-use crate::tasks::retry::leases_lost_reason;
-use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
+use crate::tasks::{TaskId, TaskState};
 
 /// Leases that one transaction takes.
 const LEASES: i64 = 200;
@@ -135,21 +135,5 @@ pub(super) const LOST: &str = "SELECT t.id, t.expert, l.holder, t.claimed_at, t.
 
 fn evidence(lost: Lost, what: &str) -> Words {
     let Lost { id: _, expert, holder, claimed_at, leases_lost, now } = lost;
-    let times = leases_lost + 1;
-    let reason =
-        if times >= DEFERRING_LOST_LEASES { leases_lost_reason(times) } else { format!("its worker {holder} {what}") };
-    let attempt = Attempt {
-        expert,
-        backend: None,
-        model: None,
-        holder,
-        started_at: claimed_at.into(),
-        ended_at: now.into(),
-        first_token_at: None,
-        prompt_tokens: None,
-        completion_tokens: None,
-        class: AttemptClass::LeaseLost,
-        error: Some(format!("its worker {what}")),
-    };
-    Words { reason: Some(reason), attempt: Some(attempt), result: None }
+    Words::of_lost_lease(expert, holder, leases_lost + 1, what, claimed_at.into(), now.into())
 }

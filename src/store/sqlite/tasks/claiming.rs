@@ -5,11 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
-use super::moving::{Words, happen};
+use super::moving::happen;
 use super::scheduling::move_due;
-use crate::store::refused::told;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::ClaimedRecord;
+use crate::store::words::Words;
 use crate::store::{Claimed, FreeClaim, Lease, Served, StoreError};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
@@ -292,8 +292,7 @@ async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> Result<Opti
     match taken.map_err(StoreError::from) {
         Ok(_) => {}
         Err(refusal @ StoreError::Refused(_)) => {
-            let (reason, attempt) = told(next.id, &next.expert, &next.lease, &refusal, now.into());
-            let words = Words { reason: Some(reason), attempt: Some(attempt), result: None };
+            let words = Words::of_refused_claim(next.id, &next.expert, &next.lease, &refusal, now.into());
             match happen(tx, next.id, Event::ClaimRefused, words, now).await {
                 // Not even that may be written: it is stepped over.
                 Ok(_) | Err(StoreError::Refused(_)) => return Ok(None),

@@ -2,12 +2,13 @@
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::moving::{Words, happen};
+use super::moving::happen;
 use crate::store::batch::BATCH_BYTES;
 use crate::store::commands::CommandBatch;
 use crate::store::filter::{TaskPart, push_filter};
 use crate::store::stamp::Stamp;
 use crate::store::text::text;
+use crate::store::words::Words;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 

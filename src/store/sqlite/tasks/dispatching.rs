@@ -5,11 +5,12 @@ use sqlx::types::Json;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::commanding::choose;
-use super::moving::{Words, happen};
+use super::moving::happen;
 use super::{BATCH, inserting};
 use crate::store::filter::TaskPart;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
+use crate::store::words::Words;
 use crate::store::{Fired, Replaced, StoreError, Unassigned};
 use crate::tasks::machine::Event;
 use crate::tasks::{Assignment, NewTask, TaskId};

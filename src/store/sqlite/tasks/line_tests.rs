@@ -149,10 +149,16 @@ async fn what_runs_periodically_reads_by_indexes() {
     let shop = Shop::open("plans").await;
     for (statement, index) in [
         (super::claiming::HEADS, "tasks_to_claim (namespace=? AND queue=? AND assigned_model=? AND expert>?)"),
-        (super::claiming::READ_ON, "tasks_to_claim (namespace=? AND queue=? AND assigned_model=? AND expert=? AND rank>? AND rank<?)"),
+        (
+            super::claiming::READ_ON,
+            "tasks_to_claim (namespace=? AND queue=? AND assigned_model=? AND expert=? AND rank>? AND rank<?)",
+        ),
         (super::reading::OLDEST, "COVERING INDEX tasks_by_state (namespace=? AND queue=? AND state=?)"),
         (super::reading::COUNTS, "task_counts"),
-        ("SELECT * FROM tasks WHERE true AND (state_since, id) > (?, ?) ORDER BY state_since, id LIMIT ?", "tasks_by_change"),
+        (
+            "SELECT * FROM tasks WHERE true AND (state_since, id) > (?, ?) ORDER BY state_since, id LIMIT ?",
+            "tasks_by_change",
+        ),
         ("SELECT id FROM tasks WHERE lease = ?", "tasks_by_lease"),
     ] {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));

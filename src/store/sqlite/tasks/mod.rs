@@ -45,13 +45,13 @@ use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
 use super::{Hold, SqliteStore};
-use crate::store::commands::CommandBatch;
 use crate::store::changes::{Changes, Follower, Topics};
+use crate::store::commands::CommandBatch;
 use crate::store::text::json_text;
 use crate::store::{
-    CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts,
-    Reapable, Reaped, Replaced, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand,
-    TaskCount, TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
+    Reaped, Replaced, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount,
+    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 

@@ -8,22 +8,9 @@ use crate::store::StoreError;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, rank, with_attempt};
 use crate::store::text::{json_text, text};
+use crate::store::words::Words;
 use crate::tasks::machine::{Event, Life, Next, step};
-use crate::tasks::{Attempt, Task, TaskId, TaskState};
-
-/// What is written along with an event.
-#[derive(Default)]
-pub(super) struct Words {
-    pub reason: Option<String>,
-    pub attempt: Option<Attempt>,
-    pub result: Option<serde_json::Value>,
-}
-
-impl Words {
-    pub fn reason(reason: impl Into<String>) -> Self {
-        Self { reason: Some(reason.into()), ..Self::default() }
-    }
-}
+use crate::tasks::{Task, TaskId, TaskState};
 
 /// Lets `event` happen to a task; tells what it is then, or `None` where the machine refuses, which changes nothing.
 /// Claims are not made here: they need a lease.

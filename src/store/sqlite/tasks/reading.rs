@@ -138,7 +138,8 @@ pub(super) async fn count(connection: &mut SqliteConnection, filter: &TaskFilter
     Ok(count)
 }
 
-pub(super) const COUNTS: &str = "SELECT namespace, queue, state, domain, role, expert, model, is_assigned, is_due, sum(count) AS count
+pub(super) const COUNTS: &str =
+    "SELECT namespace, queue, state, domain, role, expert, model, is_assigned, is_due, sum(count) AS count
     FROM task_counts WHERE ended_at = 0 OR ended_at >= ? GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 HAVING sum(count) <> 0";
 
 pub(super) async fn task_counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<TaskCount>, StoreError> {
@@ -154,7 +155,10 @@ pub(super) const OLDEST: &str = "SELECT namespace, queue,
             AND t.state = 'deferred_to_human' ORDER BY state_since LIMIT 1) AS deferred
     FROM (SELECT DISTINCT namespace, queue FROM task_counts WHERE ended_at = 0) AS q";
 
-pub(super) async fn queue_counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<QueueCounts>, StoreError> {
+pub(super) async fn queue_counts(
+    connection: &mut SqliteConnection,
+    now: Stamp,
+) -> Result<Vec<QueueCounts>, StoreError> {
     let oldest = sqlx::query_as(OLDEST).fetch_all(&mut *connection).await?;
     Ok(by_queue(&task_counts(connection, now).await?, oldest))
 }

@@ -116,10 +116,11 @@ impl SqliteStore {
         .execute(&mut *tx)
         .await?;
         // Ended tasks are counted for a day.
-        let counts = sqlx::query("DELETE FROM task_counts WHERE count = 0 AND ended_at = 0 OR ended_at > 0 AND ended_at < ?")
-            .bind(now.before(2 * Duration::from_micros(COUNTED.unsigned_abs())))
-            .execute(&mut *tx)
-            .await?;
+        let counts =
+            sqlx::query("DELETE FROM task_counts WHERE count = 0 AND ended_at = 0 OR ended_at > 0 AND ended_at < ?")
+                .bind(now.before(2 * Duration::from_micros(COUNTED.unsigned_abs())))
+                .execute(&mut *tx)
+                .await?;
         if workers.rows_affected() + runs.rows_affected() + counts.rows_affected() > 0 {
             tx.commit().await?;
         }

@@ -93,7 +93,14 @@ fn preference(claim: &SlotClaim) -> Option<Preference<'_>> {
     claim.loaded.as_ref().map(|loaded| Preference { loaded, millis })
 }
 
-fn slot_record(claim: &SlotClaim, server: &ServerRow, given: &Claimed, number: i64, epoch: i64, now: Stamp) -> SlotRecord {
+fn slot_record(
+    claim: &SlotClaim,
+    server: &ServerRow,
+    given: &Claimed,
+    number: i64,
+    epoch: i64,
+    now: Stamp,
+) -> SlotRecord {
     SlotRecord {
         server_url: server.url.clone(),
         number,

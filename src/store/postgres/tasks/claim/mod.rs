@@ -141,7 +141,8 @@ pub(super) async fn slotted(
         }
         whole.cut = false;
         let claimed = whole.claimed.len();
-        let rows = ask(sqlx::query(CLAIM), searches, &Ask { most, ..asked.clone() }).fetch_all(&mut *connection).await?;
+        let rows =
+            ask(sqlx::query(CLAIM), searches, &Ask { most, ..asked.clone() }).fetch_all(&mut *connection).await?;
         whole.take_in(&rows, searches)?;
         if whole.claimed.len() == claimed {
             // It may have found only what belongs to experts that were filled up meanwhile: once more, without them.

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Row};
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::statements::choose;
 use super::{Ask, Search, ask};
 use crate::store::changes::Topics;
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::tasks::moving::{Happening, Words, happen};
-use crate::store::refused::{TRIED, told};
+use crate::store::postgres::tasks::moving::{Happening, happen};
 use crate::store::stamp::Stamp;
+use crate::store::words::{TRIED, Words};
 use crate::store::{Lease, StoreError};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
@@ -49,11 +49,7 @@ where
 }
 
 /// Tries what a claim would choose, one task after the other; returns those that are refused.
-async fn single_out(
-    store: &PostgresStore,
-    searches: &[Search<'_>],
-    asked: &Ask,
-) -> Result<Vec<TaskId>, StoreError> {
+async fn single_out(store: &PostgresStore, searches: &[Search<'_>], asked: &Ask) -> Result<Vec<TaskId>, StoreError> {
     let Some(lease) = searches.first().map(|search| search.lease) else { return Ok(Vec::new()) };
     let mut session = store.write().await?;
     let statement = choose();
@@ -92,8 +88,7 @@ async fn defer(
     refusal: &StoreError,
 ) -> Result<bool, StoreError> {
     let now: Stamp = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *connection).await?;
-    let (reason, attempt) = told(id, expert, lease, refusal, now.into());
-    let words = Words { reason: Some(reason), attempt: Some(attempt), result: None };
+    let words = Words::of_refused_claim(id, expert, lease, refusal, now.into());
     sqlx::raw_sql("SAVEPOINT deferred").execute(&mut *connection).await?;
     match happen(connection, vec![Happening { id, event: Event::ClaimRefused, words }]).await {
         Err(StoreError::Refused(_)) => {
