@@ -15,7 +15,7 @@ use crate::api;
 
 /// Print the CustomResourceDefinitions, or write one file for each
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct CrdsArgs {
     /// Folder to write them to, one file each; `-` prints them
     #[arg(short, long, value_name = "DIR", default_value = "-")]
     output: PathBuf,
@@ -24,7 +24,7 @@ pub struct Args {
     docs: bool,
 }
 
-pub fn run(args: &Args) -> Result<(), CliError> {
+pub fn run(args: &CrdsArgs) -> Result<(), CliError> {
     if args.docs {
         return match args.output.as_os_str() == "-" {
             true => print(&reference_text()),
@@ -66,4 +66,25 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), CliError> {
     fs::create_dir_all(folder)
         .and_then(|()| fs::write(&path, text))
         .map_err(|error| CliError::Failed(format!("can't write {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `OSTLER_TEST_UPDATE=1` writes them anew.
+    #[test]
+    fn what_the_repository_has_is_what_the_types_say() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut all = vec![("docs/resources.md".to_owned(), reference_text())];
+        for folder in ["crds", "charts/ostler/crds"] {
+            all.extend(files().unwrap().into_iter().map(|(name, text)| (format!("{folder}/{name}"), text)));
+        }
+        for (name, text) in all {
+            if std::env::var_os("OSTLER_TEST_UPDATE").is_some() {
+                fs::write(root.join(&name), &text).unwrap();
+            }
+            assert!(fs::read_to_string(root.join(&name)).unwrap_or_default() == text, "{name} is stale");
+        }
+    }
 }

@@ -2,10 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    path::FieldPath,
-    schema::{Fault, closest},
-};
+use super::{path::FieldPath, schema::Fault};
+use crate::base::closest;
 
 /// Where kubectl puts what names no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -153,7 +151,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// `prefix/name`, as keys of labels and annotations are.
-fn qualified_name(key: &str) -> Result<(), String> {
+pub fn qualified_name(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),

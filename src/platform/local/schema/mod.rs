@@ -7,15 +7,16 @@
 
 mod lists;
 mod rules;
-mod similar;
 mod structural;
 mod wording;
 
 use serde_json::{Map, Value, json};
 
-use super::path::{FieldPath, Segment};
+use super::{
+    metadata::qualified_name,
+    path::{FieldPath, Segment},
+};
 use rules::Rules;
-pub use similar::closest;
 
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,11 +79,25 @@ impl Schema {
         let errors = self.validator.iter_errors(object);
         faults.extend(errors.map(|error| wording::fault(&error, self.shows_values, &self.structural)));
         lists::check(object, &self.structural, &FieldPath::default(), &mut faults);
+        self.check_selectors(object, &mut faults);
         // As the API server: rules expect values of the right types.
         if faults.is_empty() {
             self.rules.check(object, &mut faults);
         }
         faults
+    }
+
+    /// Keys of `matchLabels` must be labels, or nothing is ever selected. A CRD can't say so: keys have no schema there, and no bound
+    /// for which the API server would take a rule.
+    fn check_selectors(&self, object: &Value, faults: &mut Vec<Fault>) {
+        walk(object, &self.structural, &FieldPath::default(), &mut |value, _, path| {
+            if path.0.last() != Some(&Segment::Key("matchLabels".to_owned())) {
+                return;
+            }
+            for key in value.as_object().into_iter().flatten().map(|(key, _)| key) {
+                faults.extend(qualified_name(key).err().map(|why| Fault::new(path.key(key), why)));
+            }
+        });
     }
 
     /// Every field that the schema does not have, of a part whose values nobody looks at.
