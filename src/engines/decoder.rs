@@ -258,9 +258,15 @@ pub(super) fn no_json(data: &[u8]) -> Failure {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use reqwest::{StatusCode, header::HeaderMap};
     use serde_json::json;
 
     use super::*;
+    use crate::engines::{
+        EngineKind, read_listing, said,
+        status::{of_event, of_record, of_response},
+        thinking::Answer,
+    };
 
     fn decode(chunks: &[&[u8]]) -> Result<Vec<Item>, Failure> {
         let mut decoder = Decoder::default();
@@ -385,6 +391,63 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(body: Vec<u8>) {
             let _ = decode(&[&body]);
+        }
+    }
+
+    /// The first byte says how the rest is cut.
+    #[test]
+    fn any_bytes_of_a_server_are_read_alike_however_they_are_cut() {
+        crate::testing::any_bytes("streams", |bytes| {
+            let (size, body) = match bytes.split_first() {
+                Some((first, _)) => (usize::from(*first % 32) + 1, bytes),
+                None => (1, bytes),
+            };
+            let whole = decode(&[body]);
+            assert_eq!(whole, decode(&body.chunks(size).collect::<Vec<_>>()), "in pieces of {size}");
+            let mut answer = Answer::default();
+            let mut word = String::new();
+            for item in whole.iter().flatten() {
+                word.push(match item {
+                    Item::Record { framed: true, .. } => 'e',
+                    Item::Record { .. } => 'l',
+                    Item::Error(_) => 'x',
+                    Item::Done => 'd',
+                });
+                match item {
+                    Item::Record { value, .. } => {
+                        let said = said::read(value);
+                        said.content.iter().for_each(|text| answer.push(text));
+                        said.reasoning.iter().for_each(|text| answer.reason(text));
+                        word.push_str(said.finish.as_deref().unwrap_or_default());
+                        word.push_str(
+                            &of_record(EngineKind::Ollama, value).map(|r| of(&r.failure)).unwrap_or_default(),
+                        );
+                    }
+                    Item::Error(data) => word.push_str(&of(&of_event(EngineKind::OpenAi, data).failure)),
+                    Item::Done => {}
+                }
+                word.truncate(word.floor_char_boundary(60));
+            }
+            let (text, reasoning) = answer.finish();
+            assert!(text.len() + reasoning.len() <= body.len() * 2);
+            let status = StatusCode::from_u16([200, 400, 404, 500, 503][size % 5]).unwrap();
+            for engine in EngineKind::ALL {
+                let failure = of_response(engine, status, &HeaderMap::new(), body);
+                assert!(failure.to_string().len() < 2_000, "{failure}");
+                word.push_str(&of(&failure));
+                let path = ["/api/tags", "/api/ps", "/v1/models", "/health"][size % 4];
+                let reply = read_listing(engine, path, status, &HeaderMap::new(), body);
+                word.push_str(&plain_words(&format!("{reply:?}")));
+            }
+            word + &whole.err().map(|failure| of(&failure)).unwrap_or_default()
+        });
+
+        fn of(failure: &Failure) -> String {
+            plain_words(&failure.to_string())
+        }
+
+        fn plain_words(text: &str) -> String {
+            text.chars().filter(|c| c.is_ascii_alphabetic()).take(24).collect()
         }
     }
 }

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn at(base: &str) -> Endpoint {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         Endpoint::new(HttpClient::direct().unwrap(), Url::parse(base).unwrap(), Some(Secret::new("hunter2")))
     }
 

@@ -228,6 +228,10 @@ fn is_missing_command(output: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        agent::docker::{allow::Allow, facts::Facts, memory::Memory},
+        api::AgentDocker,
+    };
 
     #[test]
     fn a_dry_run_may_create_and_start_and_nothing_else() {
@@ -264,5 +268,33 @@ level=warning msg="more""#;
         ] {
             assert_eq!(is_about_image(output), about, "{output}");
         }
+    }
+
+    /// What a container's labels say may name files within the listed folders alone, whatever they are.
+    #[test]
+    fn any_bytes_of_an_engine_and_of_compose_are_read() {
+        let spec = AgentDocker { compose_folders: vec!["/srv/knowledge".into()], ..AgentDocker::default() };
+        let allow = Allow::of(&spec, Path::new("/etc/ostler"));
+        crate::testing::any_bytes("containers", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let mut word = format!("{:?}{}", change_beyond(&text).is_some(), says_never(&text, "db"));
+            let Ok(seen) = serde_json::from_slice(bytes) else { return word };
+            let Some(facts) = Facts::read(seen) else { return word + "none" };
+            let (mut memory, others) = (Memory::default(), BTreeMap::new());
+            memory.learn(&facts, &others);
+            memory.learn(&facts, &others);
+            assert_eq!(memory.contradiction(&facts), None, "its own labels");
+            for project in memory.projects.values() {
+                let origin = project.origin();
+                assert!(origin.paths().all(|path| path.starts_with('/') && !path.split('/').any(|part| part == "..")));
+                let inside = allow.outside(&origin).is_none();
+                assert!(!inside || origin.paths().all(|path| path.starts_with("/srv/knowledge")), "{origin:?}");
+                word.push_str(&format!("{inside}{}", origin.files.len().min(3)));
+            }
+            let shown = format!("{facts:?}").len();
+            assert!(shown <= 4_096 + 8 * bytes.len(), "{shown} bytes of {}", bytes.len());
+            let report = facts.report;
+            word + &format!("{:?}{:?}{}", report.state, report.health, report.depends_on.len())
+        });
     }
 }

@@ -190,3 +190,84 @@ pub async fn on_disk<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(move || work(&app)).await;
     done.unwrap_or_else(|e| Err(Refused::new(Refusal::NotRecorded, format!("the agent broke off: {e}"))))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+    use crate::host::{
+        Credentials, Token,
+        sign::{Bound, SigningSecret, named_claim, sign, sign_request, verify_claim},
+    };
+
+    /// The lines of an example: method, path, agent, installation, epoch, key, how it is proven, the proof. `SIGN` stands for a good
+    /// signature of all of it.
+    #[test]
+    fn any_bytes_are_let_in_by_a_good_signature_alone() {
+        let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        crate::testing::any_bytes("requests", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
+            let mut lines = head.split('\n');
+            let mut line = || lines.next().unwrap_or_default().to_owned();
+            let request = gate::Request {
+                method: line(),
+                path: line(),
+                agent: line(),
+                installation: line(),
+                epoch: line(),
+                idempotency_key: line(),
+            };
+            let (way, proof) = (line(), line());
+            let good = (way == "secret" && proof == "SIGN").then(|| {
+                let gate::Request { method, path, agent, installation, epoch, idempotency_key } = &request;
+                let bound = Bound { agent: "mac", method, path, installation, epoch, idempotency_key };
+                match agent.as_str() {
+                    "" => sign(&secret, body.as_bytes(), now),
+                    _ => sign_request(&secret, bound, body.as_bytes(), now),
+                }
+            });
+            let mut headers = HeaderMap::new();
+            let mut set = |name: &'static str, value: &str| {
+                HeaderValue::from_bytes(value.as_bytes()).ok().map(|value| headers.insert(name, value));
+            };
+            let mut words = proof.splitn(3, ' ');
+            match (&good, way.as_str()) {
+                (Some(good), _) => good.headers().into_iter().for_each(|(name, value)| set(name, value)),
+                (None, "secret") => [HEADER_ID, HEADER_TIMESTAMP, HEADER_SIGNATURE]
+                    .into_iter()
+                    .for_each(|name| set(name, words.next().unwrap_or_default())),
+                (None, "token") => set(header::AUTHORIZATION.as_str(), &proof),
+                _ => set(header::HOST.as_str(), &proof),
+            }
+            let covered = (!request.agent.is_empty()).then(|| request.clone());
+            let given = Presented { request: covered, ..presented(&headers, None) };
+            let mut keys = Credentials { signing_secret: Some(secret.clone()), token: None };
+            if way == "token" {
+                keys.token = Some(Token::new("correct-horse-battery-staple"));
+            }
+            let admitted = gate::admit("mac", &keys, &given, body.as_bytes(), now);
+            assert!(admitted.is_err() || good.is_some() || proof.contains("correct-horse"), "{admitted:?}");
+            let open = gate::admit("mac", &Credentials::default(), &given, body.as_bytes(), now);
+            let caller = gate::caller(Some(&request.installation), Some(&request.epoch));
+            let claim = named_claim(body);
+            assert!(!verify_claim(&secret, body) || claim.is_some());
+            let secret = SigningSecret::parse(body).map(|secret| secret.expose());
+            assert!(secret.as_ref().is_ok_and(|told| told == body.trim()) || secret.is_err(), "{secret:?}");
+            let reason = |refused: &Refused| {
+                assert!(refused.message.len() < 2_048, "{}", refused.message.len());
+                refused.reason.as_str()
+            };
+            format!(
+                "{}{}{:?}{}{:?}",
+                admitted.as_ref().map_or_else(reason, |_| "in"),
+                open.as_ref().map_or_else(reason, |_| "in"),
+                caller.as_ref().map_err(reason).map(Option::is_some),
+                claim.is_some(),
+                secret.err(),
+            )
+        });
+    }
+}

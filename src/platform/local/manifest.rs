@@ -245,3 +245,79 @@ fn as_json(metadata: &Metadata) -> Value {
     }
     json
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::api::{ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool};
+
+    static KINDS: LazyLock<Kinds> = LazyLock::new(|| Kinds::new(&[]).unwrap());
+
+    fn decodes<K: DeserializeOwned>(object: &Value) -> Result<(), serde_json::Error> {
+        serde_json::from_value::<K>(object.clone()).map(drop)
+    }
+
+    #[test]
+    fn keys_of_match_labels_are_labels() {
+        let said = |key: &str| {
+            let text = format!(
+                "apiVersion: ostler.dev/v1alpha1\nkind: TaskSchedule\nmetadata: {{name: a}}\nspec:\n  queueRef: {{name: a}}\n  \
+                 schedule: '@daily'\n  task: {{prompt: x}}\n  forEachExpert:\n    matchLabels:\n      '{key}': b\n"
+            );
+            read("a.yaml", &text, &KINDS).problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for good in ["team", "ostler.dev/team", "a.b_c-d"] {
+            assert_eq!(said(good), Vec::<String>::new(), "{good}");
+        }
+        for bad in ["a b", "", "/a", "a/b/c", "-a", "Ä"] {
+            let said = said(bad);
+            assert!(
+                said.len() == 1
+                    && said[0].starts_with("a.yaml:10: TaskSchedule default/a: spec.forEachExpert.matchLabels"),
+                "{bad:?}: {said:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_bytes_of_a_file_are_manifests_that_controllers_can_decode_or_problems_with_a_place() {
+        let _ = &*KINDS;
+        crate::testing::any_bytes("manifests", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let reading = read("a.yaml", &text, &KINDS);
+            let lines = text.split(['\n', '\r']).count();
+            for problem in &reading.problems {
+                let line = problem.place.as_ref().map_or(0, |place| place.line);
+                assert!(line <= lines + 1, "{problem} of {lines} lines");
+                assert!(problem.to_string().len() < 4_096 + bytes.len(), "{} bytes", problem.to_string().len());
+            }
+            let mut word: String = reading.problems.iter().take(3).map(|p| short(&p.message)).collect();
+            for manifest in &reading.manifests {
+                let Declared::Resource(object) = &manifest.content else { continue };
+                let decoded = match manifest.key.kind.as_str() {
+                    "LLMBackend" => decodes::<LLMBackend>(object),
+                    "HostAgent" => decodes::<HostAgent>(object),
+                    "Expert" => decodes::<Expert>(object),
+                    "TaskQueue" => decodes::<TaskQueue>(object),
+                    "WorkerPool" => decodes::<WorkerPool>(object),
+                    "TaskSchedule" => decodes::<TaskSchedule>(object),
+                    _ => decodes::<ContainerHealthCheck>(object),
+                };
+                assert!(decoded.is_ok(), "{decoded:?}: {object}");
+                let again = read("b.json", &object.to_string(), &KINDS);
+                let same = again.manifests.first().is_some_and(|again| again.content == manifest.content);
+                assert!(same, "{object} is read back as {again:?}");
+                word.push_str(&manifest.key.kind);
+            }
+            word
+        });
+
+        fn short(message: &str) -> String {
+            message.chars().filter(|c| c.is_ascii_alphabetic()).take(24).collect()
+        }
+    }
+}
