@@ -32,7 +32,7 @@ const MODEL: &str = "tiny";
 const CALL: Duration = Duration::from_millis(5);
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let mut number = |default: usize| args.next().map_or(default, |arg| arg.parse().expect("a number"));
     let (rounds, calls) = (number(3), number(500));

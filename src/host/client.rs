@@ -358,7 +358,7 @@ mod tests {
     use crate::net::testing;
 
     fn host(url: &str) -> Result<HttpHost, HostError> {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default())
     }
 

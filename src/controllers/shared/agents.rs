@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn silence_is_told_when_it_begins_and_when_its_cause_is_another() {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         let (agents, key, url) = (Agents::default(), Key::new("default", "host"), "https://host:9099");
         let host = HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default()).unwrap();
         agents.put(key.clone(), Arc::new(host));
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn starts_and_ends_are_told_in_this_clocks_time_and_an_overtaken_report_changes_nothing() {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         let (agents, key) = (Agents::default(), Key::new("default", "host"));
         let host =
             HttpHost::new(HttpClient::direct().unwrap(), "http://host:9099", "host", Credentials::default()).unwrap();

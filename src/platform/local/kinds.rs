@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::schema::{Schema, SchemaError, closest};
-use crate::api;
+use super::schema::{Schema, SchemaError};
+use crate::{api, base::closest};
 
 /// A kind beside the custom resources: the agent's own file, for example.
 #[derive(Clone, Debug)]

@@ -25,6 +25,6 @@ pub use check::{Checked, check};
 pub use home::{LocalConfig, LocalError, LocalPlatform};
 pub use kinds::LocalKind;
 pub use records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError};
-pub use schema::{SchemaError, closest};
+pub use schema::SchemaError;
 pub use single::read_single;
 pub use snapshot::Derive;

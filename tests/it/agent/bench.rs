@@ -15,8 +15,8 @@ use ostler::{
     host::{
         Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, ServiceReport, SigningSecret,
     },
-    net::HttpClient,
-    telemetry::{Metrics, install_crypto},
+    net::{HttpClient, install_crypto},
+    telemetry::Metrics,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

@@ -43,7 +43,7 @@ impl Shop {
     }
 
     pub async fn on(bench: Bench) -> Self {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let fence = bench.lead("leader").await;
         let leading = tokio::spawn(lead(Arc::clone(&bench.store), fence.clone()));
         let shop = Self { bench, fence, leading };

@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 
-use super::{Fault, closest, schema_of_field};
+use super::{Fault, schema_of_field};
+use crate::base::closest;
 use crate::platform::local::path::FieldPath;
 
 /// Fields of the API machinery at the root, which a CRD's schema need not name.

@@ -6,7 +6,8 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-use super::{Fault, closest, path_of, schema_at};
+use super::{Fault, path_of, schema_at};
+use crate::base::closest;
 use crate::{api::url_wording, host::mask::without_user, platform::local::path::FieldPath};
 
 /// The fault of an error.
