@@ -40,9 +40,14 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The longest message and path of a field, in characters: both repeat what a file says, which may be anything.
+const MOST_MESSAGE_CHARS: usize = 2_000;
+const MOST_FIELD_CHARS: usize = 500;
+
 impl Problem {
     pub fn error(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, place: None, about: None, field: None, message: message.into() }
+        let message = bounded(message.into(), MOST_MESSAGE_CHARS);
+        Self { severity: Severity::Error, place: None, about: None, field: None, message }
     }
 
     pub fn warning(message: impl Into<String>) -> Self {
@@ -60,9 +65,17 @@ impl Problem {
     }
 
     pub fn field(mut self, field: impl fmt::Display) -> Self {
-        self.field = Some(field.to_string());
+        self.field = Some(bounded(field.to_string(), MOST_FIELD_CHARS));
         self
     }
+}
+
+fn bounded(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl fmt::Display for Problem {
