@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::{ExpertSpec, Handler, TextKind, TextRef},
-    engines::{Activity, EngineError, Failure, SendableModel, engine},
+    engines::{Activity, EngineError, EngineKind, Failure, SendableModel, engine},
     store::{BootInstant, FailedCall, ServedCall},
     tasks::{AttemptClass, retry::Ended},
 };
@@ -116,8 +116,13 @@ impl Call<'_> {
         if let Err(why) = may {
             return Called { lingers: false, ..stopped(run, why) };
         }
+        // MLX reads a prompt to its end whether or not somebody listens.
+        self.slot.begin_call(self.target.kind == EngineKind::Mlx);
+        if !self.core.slots.announce_call(self.slot).await {
+            self.slot.end_call();
+            return Called { lingers: false, ..stopped(run, Stopped::SlotUnsure) };
+        }
         let (began, began_at) = (Instant::now(), Timestamp::now());
-        self.slot.begin_call();
         let mut called = match expert.handler {
             Handler::Embed => self.embed(&expert, model, allowed, run).await,
             Handler::Chat | Handler::Webhook => self.chat(&expert, model, allowed, run).await,
@@ -171,8 +176,10 @@ impl Call<'_> {
             }
             if activity == Activity::Token {
                 self.target.contact.answers();
+                self.slot.token();
+            } else {
+                self.slot.byte();
             }
-            self.slot.byte();
             if let Err(why) = self.core.may_run(self.job, Some(self.slot)) {
                 self.job.stop(why);
             }

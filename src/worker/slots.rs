@@ -77,15 +77,27 @@ impl HeldSlot {
     }
 
     /// A call is sent in it now.
-    pub fn begin_call(&self) {
+    pub fn begin_call(&self, outlives_client: bool) {
         let mut call = self.call();
-        call.life = CallLife { began_at: Some(Timestamp::now()), last_byte_at: None };
+        call.life = CallLife { began_at: Some(Timestamp::now()), last_byte_at: None, outlives_client };
         call.began = Some(BootInstant::now());
+    }
+
+    /// Whether the store must be told of the call before it is sent: the slot must not be freed early when this process dies.
+    fn must_be_recorded(&self) -> bool {
+        let call = self.call();
+        call.life.outlives_client && !call.known.outlives_client
     }
 
     /// The call that runs in it received something.
     pub fn byte(&self) {
         self.call().life.last_byte_at = Some(Timestamp::now());
+    }
+
+    /// The server answers that call: it notices when its client goes.
+    pub fn token(&self) {
+        self.call().life.outlives_client = false;
+        self.byte();
     }
 
     /// No call runs in it any more.
@@ -123,6 +135,9 @@ impl Recorded {
     /// bytes seldom; a short call not at all.
     fn is_due(&self, now: BootInstant) -> bool {
         let since = |at: Option<BootInstant>| at.map_or(Duration::MAX, |at| now.since(at));
+        if self.began.is_some() && self.known.outlives_client && !self.life.outlives_client {
+            return true;
+        }
         if self.began.is_none() || since(self.began) < SETTLED {
             return false;
         }
@@ -177,6 +192,14 @@ impl HeldSlots {
         let stays = |held: &&Arc<HeldSlot>| !held.leaves.load(Ordering::Acquire) && which(held);
         let all: Vec<_> = self.lock().values().filter(stays).cloned().collect();
         stream::iter(all).for_each_concurrent(AT_ONCE, |held| async move { self.renew_one(&held).await }).await;
+    }
+
+    /// Tells the store of a call that outlives its client, before it is sent. Returns whether the call may be sent.
+    pub async fn announce_call(&self, held: &HeldSlot) -> bool {
+        if held.must_be_recorded() {
+            self.renew_one(held).await;
+        }
+        !held.must_be_recorded()
     }
 
     async fn renew_one(&self, held: &HeldSlot) {
@@ -278,7 +301,7 @@ mod tests {
 
     fn life(began: i64, last_byte: Option<i64>) -> CallLife {
         let time = |second| Timestamp::from_second(second).expect("a time");
-        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time) }
+        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time), outlives_client: false }
     }
 
     #[test]
@@ -300,6 +323,9 @@ mod tests {
             let call = Recorded { life: life(100, last_byte), began: Some(at(100)), known, known_at: known_at.map(at) };
             assert_eq!(call.is_due(at(now)), due, "at {now}: {why}");
         }
+        let announced = CallLife { outlives_client: true, ..life(100, None) };
+        let answers = Recorded { life: life(100, Some(101)), began: Some(at(100)), known: announced, known_at: Some(at(100)) };
+        assert!(answers.is_due(at(101)), "the server notices now when its client goes: its slot may be freed sooner");
         let ended = Recorded { known: life(100, Some(103)), known_at: Some(at(104)), ..Recorded::default() };
         assert!(!ended.is_due(at(200)), "its slot is claimed for the next call, or given back");
     }

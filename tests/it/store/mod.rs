@@ -68,6 +68,7 @@ on_both! {
     holders::what_a_dead_process_held_is_free_after_the_linger_and_its_tasks_pending,
     holders::what_nobody_registered_counts_until_its_call_must_have_ended,
     holders::a_servers_slots_are_freed_only_when_nobody_renews_any,
+    holders::a_call_that_outlives_its_dead_client_counts_until_it_must_have_ended,
     calls_of_day::a_days_calls_are_exact_whoever_makes_them,
     calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,

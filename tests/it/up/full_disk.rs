@@ -14,40 +14,18 @@ use ostler::{
 };
 use serde_json::Value;
 
-use super::harness::Up;
+use super::{
+    declared::{MLX_MODEL, Manifests, prompts},
+    harness::Up,
+};
 
 const TASKS: usize = 200;
 /// Once there is room again, all goes on within this.
 const SOON: Duration = Duration::from_secs(20);
 
-fn manifests(url: &str) -> String {
-    format!(
-        "apiVersion: ostler.dev/v1alpha1
-kind: LLMBackend
-metadata: {{name: mlx}}
-spec:
-  engine: MLX
-  url: {url}
-  models: [{{name: mlx-community/Llama-3.2-3B-Instruct-4bit, alias: small}}]
-  probe: {{periodSeconds: 1}}
-  concurrency: {{max: 6, adaptive: false, unsafeMax: true}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: Expert
-metadata: {{name: igor}}
-spec: {{domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{maxTokens: 8, timeoutSeconds: 30}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: TaskQueue
-metadata: {{name: default}}
-spec: {{defaultExpertRef: {{name: igor}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: WorkerPool
-metadata: {{name: smart}}
-spec: {{queueRefs: [{{name: default}}]}}
-"
-    )
+fn manifests(url: &str) -> Manifests {
+    let rest = "probe: {periodSeconds: 1}, concurrency: {max: 6, adaptive: false, unsafeMax: true}";
+    Manifests::default().backend("mlx", "MLX", url, MLX_MODEL, rest).work("maxTokens: 8, timeoutSeconds: 30", "")
 }
 
 /// A small file system of its own, until it is dropped.
@@ -98,15 +76,11 @@ async fn until(what: &str, up: &Up, patience: Duration, mut holds: impl AsyncFnM
 async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
     let options = SimulateOptions { tokens_per_second: 8.0, ..SimulateOptions::new(EngineKind::Mlx) };
     let server = Server::start(options).await.expect("start");
-    let mut up = Up::prepare(&[("all.yaml", &manifests(server.url()))]);
+    let mut up = Up::prepare(&[("all.yaml", manifests(server.url()).text())]);
     let disk = Disk::at(&up.data());
     up.run(&[]).await;
     up.until_ready("mlx").await;
-    let lines: Vec<String> =
-        (0..TASKS).map(|n| format!("{{\"prompt\": \"task {n}\", \"domain\": \"backend\"}}\n")).collect();
-    let file = up.root.join("tasks.jsonl");
-    std::fs::write(&file, lines.concat()).unwrap();
-    up.ostler_ok(&["tasks", "add", "-f", file.to_str().unwrap()]);
+    up.add_tasks(prompts(TASKS));
     until("some are done", &up, SOON * 2, async || completed(&up).await >= 20).await;
 
     for round in 1..=2 {

@@ -100,6 +100,7 @@ fn taken(server: &ServerRow, claim: &SlotClaim, number: i64, epoch: i64, now: St
         call_ends_at: now.after(claim.call_within),
         call_began_at: None,
         last_byte_at: None,
+        outlives_client: false,
         instance: server.instance.clone(),
         aborted: false,
         frees_at: None,
@@ -121,7 +122,7 @@ async fn occupy(
          ON CONFLICT (server_url, number) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch,
             purpose = excluded.purpose, model = excluded.model, taken_at = excluded.taken_at,
             lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, call_began_at = NULL,
-            last_byte_at = NULL, instance = excluded.instance, aborted = false, frees_at = NULL",
+            last_byte_at = NULL, outlives_client = false, instance = excluded.instance, aborted = false, frees_at = NULL",
     )
     .bind(&server.url)
     .bind(&claim.holder)
@@ -168,7 +169,7 @@ pub(super) async fn next(
             let next = claimed.pop();
             match &next {
                 Some(claimed) => {
-                    keep(session.connection(), slot, claim, claimed, (life_at(life, asked_at, now), now)).await?;
+                    keep(session.connection(), slot, claim, claimed, (life, asked_at, now)).await?;
                     count_calls(session.connection(), &server, 1, now).await?;
                     session.commit().await?;
                 }
@@ -202,12 +203,13 @@ async fn keep(
     slot: &Slot,
     claim: &SlotClaim,
     claimed: &Claimed,
-    ((call_began_at, last_byte_at), now): ((Option<Stamp>, Option<Stamp>), Stamp),
+    (life, asked_at, now): (CallLife, Timestamp, Stamp),
 ) -> Result<(), StoreError> {
+    let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
     // The call before may still run.
     sqlx::query(
         "UPDATE slots SET lease_expires_at = $3, call_ends_at = greatest(call_ends_at, $4), model = $5,
-            call_began_at = $6, last_byte_at = $7
+            call_began_at = $6, last_byte_at = $7, outlives_client = $8
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
@@ -217,6 +219,7 @@ async fn keep(
     .bind(&claimed.task.assigned_model)
     .bind(call_began_at)
     .bind(last_byte_at)
+    .bind(life.outlives_client)
     .execute(connection)
     .await?;
     Ok(())

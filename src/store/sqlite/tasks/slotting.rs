@@ -77,6 +77,7 @@ pub(super) async fn claim_next(
     record.call_ends_at = record.call_ends_at.max(own.call_ends_at);
     record.taken_at = own.taken_at;
     (record.call_began_at, record.last_byte_at) = life_at(life, now.into(), now);
+    record.outlives_client = life.outlives_client;
     put_slot(tx, &record).await?;
     count_calls(tx, &server, 1, now).await?;
     take(tx, &next, now).await.map(Some)
@@ -105,6 +106,7 @@ fn slot_record(claim: &SlotClaim, server: &ServerRow, next: &Next, number: i64, 
         call_ends_at: now.after(claim.call_within),
         call_began_at: None,
         last_byte_at: None,
+        outlives_client: false,
         instance: server.instance.clone(),
         aborted: false,
         frees_at: None,
