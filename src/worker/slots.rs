@@ -324,7 +324,8 @@ mod tests {
             assert_eq!(call.is_due(at(now)), due, "at {now}: {why}");
         }
         let announced = CallLife { outlives_client: true, ..life(100, None) };
-        let answers = Recorded { life: life(100, Some(101)), began: Some(at(100)), known: announced, known_at: Some(at(100)) };
+        let answers =
+            Recorded { life: life(100, Some(101)), began: Some(at(100)), known: announced, known_at: Some(at(100)) };
         assert!(answers.is_due(at(101)), "the server notices now when its client goes: its slot may be freed sooner");
         let ended = Recorded { known: life(100, Some(103)), known_at: Some(at(104)), ..Recorded::default() };
         assert!(!ended.is_due(at(200)), "its slot is claimed for the next call, or given back");

@@ -27,8 +27,7 @@ impl Manifests {
 
     /// An expert of the domain `backend` who asks for the model `small`, the default queue, which gives him its tasks, and a pool.
     pub fn work(self, parameters: &str, queue: &str) -> Self {
-        let expert =
-            format!("domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{{parameters}}}");
+        let expert = format!("domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{{parameters}}}");
         let queue = if queue.is_empty() { String::new() } else { format!(", {queue}") };
         self.with("Expert", "igor", expert)
             .with("TaskQueue", "default", format!("defaultExpertRef: {{name: igor}}{queue}"))

@@ -14,9 +14,13 @@ use super::{
 /// An Ollama that the agent runs, with its own models folder or an empty one.
 fn manifests(ollama: &Ollama, environment: &[(String, String)], canary: &str) -> Manifests {
     let rest = format!("probe: {{periodSeconds: 1}}, canary: {{{canary}}}, {}", recovery("ollama", "periodSeconds: 1"));
-    Manifests::default()
-        .ollama_service(ollama, environment)
-        .backend("ollama", "Ollama", &ollama.url(), "{name: tiny}", &rest)
+    Manifests::default().ollama_service(ollama, environment).backend(
+        "ollama",
+        "Ollama",
+        &ollama.url(),
+        "{name: tiny}",
+        &rest,
+    )
 }
 
 async fn ask(ollama: &Ollama, path: &str) -> Value {

@@ -133,7 +133,9 @@ fn a_saturated_server_is_left_alone_for_its_grace_and_no_longer() {
             let acted: Vec<i64> = world.restarts.iter().chain(&world.unloads).copied().collect();
             match grace_ends {
                 None => assert!(acted.is_empty(), "{phases:?} {work}: {acted:?}"),
-                Some(ends) => assert!(acted.iter().all(|second| *second >= ends - BEGUN), "{phases:?} {work}: {acted:?}"),
+                Some(ends) => {
+                    assert!(acted.iter().all(|second| *second >= ends - BEGUN), "{phases:?} {work}: {acted:?}")
+                }
             }
         }
     }
