@@ -294,6 +294,7 @@ async fn govern(
     ended: CancellationToken,
 ) {
     let mut governor = Governor::default();
+    let claiming = format!("claim tasks of {}/{}", core.namespace, core.pool);
     loop {
         beat.beat();
         let declared = core.world().pool.as_ref().map_or_else(PoolConcurrency::default, |p| p.spec.concurrency.clone());
@@ -301,6 +302,11 @@ async fn govern(
         let more = allowance.most > core.places.allowed();
         core.places.allow(allowance.most);
         core.metrics.allowed(&core.namespace, &core.pool, allowance.most);
+        // What claims nothing writes nothing: no statement would fail and tell.
+        match allowance.limited_by {
+            LimitedBy::Disk => core.metrics.troubles.failed(&claiming, sensor.full_disk(), true),
+            _ => core.metrics.troubles.over(&claiming),
+        }
         state.set(allowance);
         if more {
             core.wake.notify_one();

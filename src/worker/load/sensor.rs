@@ -49,6 +49,11 @@ impl Sensor {
         }
     }
 
+    /// Says which disk is full.
+    pub fn full_disk(&self) -> String {
+        format!("the disk of {} is full, or nearly so", self.folder.display())
+    }
+
     fn own_cpu(&mut self) -> Option<f64> {
         let (own, system) = (self.own?, self.system.as_mut()?);
         let kind = ProcessRefreshKind::nothing().with_cpu();

@@ -59,6 +59,21 @@ impl Drop for Disk {
     }
 }
 
+/// What status says once it fails over a full disk.
+async fn told(up: &Up, disk: &Disk) -> String {
+    let mut told = String::new();
+    until("status says it", up, SOON, async || {
+        // The log's room and that of dropped files is taken, too.
+        disk.fill();
+        let output = up.ostler(&["status", "--check"]);
+        told = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.code() == Some(3) && told.contains("full")
+    })
+    .await;
+    assert!(up.try_get("/readyz").await.is_none(), "ready although nothing can be recorded");
+    told
+}
+
 async fn completed(up: &Up) -> i64 {
     let queues = up.try_get("/api/v1/tasks/queues").await.unwrap_or_default();
     queues["items"].as_array().into_iter().flatten().filter_map(|queue| queue["completed"].as_i64()).sum()
@@ -86,16 +101,7 @@ async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
     for round in 1..=2 {
         disk.fill();
         let filled = Instant::now();
-        let mut told = String::new();
-        until("status says it", &up, SOON * 2, async || {
-            // The log's room and that of dropped files is taken, too.
-            disk.fill();
-            let output = up.ostler(&["status", "--check"]);
-            told = String::from_utf8_lossy(&output.stdout).into_owned();
-            output.status.code() == Some(3) && told.contains("full")
-        })
-        .await;
-        assert!(up.try_get("/readyz").await.is_none(), "ready although nothing can be recorded");
+        let told = told(&up, &disk).await;
         while filled.elapsed() < Duration::from_secs(6) {
             disk.fill();
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -130,6 +136,22 @@ async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
     let canaries =
         server.log().inferences().filter(|call| !call.prompt.as_deref().unwrap_or("").starts_with("task ")).count();
     assert!(((calls - canaries) as i64) <= allowed, "{calls} calls, {canaries} of them canaries, {allowed} allowed");
+    let root = up.root.clone();
+    drop(up);
+    drop(disk);
+    let _ = std::fs::remove_dir_all(root);
+}
+
+/// A worker that has nothing to do writes nothing: no statement fails that would tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_disk_that_fills_while_nothing_is_done_is_told_of() {
+    let mut up = Up::prepare(&[("all.yaml", Manifests::default().work("maxTokens: 8", "").text())]);
+    let disk = Disk::at(&up.data());
+    up.run(&[]).await;
+    until("a pool", &up, SOON, async || up.get("/api/v1/workers").await["items"][0].is_object()).await;
+    told(&up, &disk).await;
+    disk.free();
+    until("it is ready again", &up, SOON, async || up.try_get("/readyz").await.is_some()).await;
     let root = up.root.clone();
     drop(up);
     drop(disk);
