@@ -2,14 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
 
-use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,19 +16,20 @@ use super::{
     finish::Finisher,
     job::{Jobs, Stopped},
     leases::Leases,
-    load::{Allowance, Governor, Sensor},
+    load::{Governor, Sensor},
+    report::{State, report},
     secrets::{Cached, Secrets},
     slots::HeldSlots,
     spool::Spool,
-    stats::{self, Round, Stats},
+    stats::Stats,
     target::Targets,
     world::{World, seconds},
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
     net::HttpClient,
-    store::{BootInstant, ProcessIdentity, Store, Topics, WorkerReport},
-    telemetry::{Loops, WorkerMetrics},
+    store::{BootInstant, ProcessIdentity, Store, Topics},
+    telemetry::{Beat, Loops, WorkerMetrics},
 };
 
 /// A loop that is silent for longer is stuck: longer than any statement's timeout.
@@ -43,8 +40,6 @@ const SENSE: Duration = Duration::from_secs(1);
 const SENSE_IDLE: Duration = Duration::from_secs(5);
 /// Where no pool says how long draining may take.
 const USUAL_DRAIN: Duration = Duration::from_secs(300);
-/// What changes the verdict over a server is reported at once, but not more often than this.
-const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// For aborted calls to end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Longer than any statement's timeout: what can't be recorded must be on disk.
@@ -155,26 +150,8 @@ impl Worker {
     }
 }
 
-/// What the loops tell each other.
-#[derive(Default)]
-struct State {
-    allowance: std::sync::Mutex<Option<Allowance>>,
-    servers_short: AtomicBool,
-}
-
-impl State {
-    fn allowance(&self) -> Allowance {
-        let known = *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.unwrap_or(Allowance { most: 0, limited_by: LimitedBy::Concurrency })
-    }
-
-    fn set(&self, allowance: Allowance) {
-        *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(allowance);
-    }
-}
-
 /// Reads what is declared, and claims as long as there is room. While nothing changes it sleeps.
-async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, shutdown: &CancellationToken) {
+async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &CancellationToken) {
     let mut world = core.store.follow(Topics::WORLD);
     let mut read_at: Option<tokio::time::Instant> = None;
     let mut is_registered = false;
@@ -239,7 +216,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
 }
 
 /// Renews leases and slots, and asks which claims are lost.
-async fn keep(core: Arc<Core>, beat: crate::telemetry::Beat, ended: CancellationToken) {
+async fn keep(core: Arc<Core>, beat: Beat, ended: CancellationToken) {
     let every = core.timings.heartbeat.min(Duration::from_secs(1));
     let mut slots_at = tokio::time::Instant::now();
     let mut asked_at = slots_at;
@@ -286,13 +263,7 @@ async fn abort_lost(core: &Core) {
 }
 
 /// Moves what may be done at once.
-async fn govern(
-    core: Arc<Core>,
-    state: Arc<State>,
-    mut sensor: Sensor,
-    beat: crate::telemetry::Beat,
-    ended: CancellationToken,
-) {
+async fn govern(core: Arc<Core>, state: Arc<State>, mut sensor: Sensor, beat: Beat, ended: CancellationToken) {
     let mut governor = Governor::default();
     let claiming = format!("claim tasks of {}/{}", core.namespace, core.pool);
     loop {
@@ -316,68 +287,6 @@ async fn govern(
             return;
         }
     }
-}
-
-/// Reports how this worker is, every few seconds; at once what changes the verdict over a server.
-async fn report(
-    core: Arc<Core>,
-    state: Arc<State>,
-    host: String,
-    beat: crate::telemetry::Beat,
-    ended: CancellationToken,
-) {
-    let due = async || {
-        tokio::time::sleep(BETWEEN_REPORTS).await;
-        let rest = core.timings.report.saturating_sub(BETWEEN_REPORTS);
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = core.evidence.news() => {}
-        }
-    };
-    let mut last: Option<(tokio::time::Instant, WorkerReport)> = None;
-    while ended.run_until_cancelled(due()).await.is_some() {
-        beat.beat();
-        let (allowance, in_flight) = (state.allowance(), core.places.taken());
-        let draining = core.draining.is_cancelled();
-        let short = !draining && in_flight < allowance.most && state.servers_short.load(Ordering::Relaxed);
-        let round = Round { servers_short: short && waits_for_slots(&core).await };
-        let reported_at = Timestamp::now();
-        let report = WorkerReport {
-            holder: core.holder.clone(),
-            namespace: core.namespace.clone(),
-            pool: core.pool.clone(),
-            host: host.clone(),
-            in_flight,
-            effective_concurrency: allowance.most,
-            limited_by: stats::word(stats::limited_by(draining, allowance, in_flight, round)).to_owned(),
-            draining,
-            calls: core.stats.take(),
-            evidence: core.evidence.all(reported_at),
-            reported_at,
-        };
-        let said = last.as_ref().filter(|(at, _)| at.elapsed() < core.timings.report_idle).map(|(_, last)| last);
-        if in_flight == 0 && said.is_some_and(|said| is_repeated(said, &report)) {
-            continue;
-        }
-        if let Err(error) = core.store.report_worker(&report).await {
-            tracing::debug!(%error, "no report");
-            core.stats.put_back(report.calls);
-            continue;
-        }
-        last = Some((tokio::time::Instant::now(), report));
-    }
-}
-
-/// Whether a report says what the last one said.
-fn is_repeated(last: &WorkerReport, report: &WorkerReport) -> bool {
-    report.calls.is_empty()
-        && *last == WorkerReport { calls: last.calls.clone(), reported_at: last.reported_at, ..report.clone() }
-}
-
-/// Whether tasks of this pool's queues are due that ask for a model.
-async fn waits_for_slots(core: &Core) -> bool {
-    let queues: Vec<_> = core.world().queues.keys().cloned().collect();
-    core.store.slots_wanted(&queues).await.unwrap_or(false)
 }
 
 /// Waits for what runs, at most as long as the pool says; then aborts it.

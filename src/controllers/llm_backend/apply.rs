@@ -1,21 +1,17 @@
 //! Carries out what was planned, and nothing else: memory first, then the act, then what came of it.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
 use crate::{
-    api::{ConditionStatus, LLMBackend, LLMBackendSpec, Recovery, Webhook, condition},
-    engines::{engine, same_model},
+    api::{ConditionStatus, LLMBackend, Recovery, Webhook, condition},
+    engines::engine,
     host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
     net::redirected,
-    store::{BackendRow, ENGINE_LINGER, Fence, ServerRow, StoreError, Term},
+    store::{ENGINE_LINGER, Fence, StoreError, Term},
     telemetry::crash_point,
 };
 
@@ -27,7 +23,6 @@ use super::{
     observe::Observed,
     plan::{Act, CanaryPlan, HoldChange, Outcome, Plan, PlanNote, record},
     prober::Wish,
-    seen::{Misdeclared, Seen},
     status::{Shown, shown},
 };
 
@@ -93,77 +88,6 @@ impl Backends {
     async fn commit(&self, observed: &Observed, memory: &Memory, fence: &Fence) -> Result<(), StepError> {
         let store = &*self.parts.store;
         self.memories.commit(store, fence, &observed.uid, &observed.key, memory).await.map(drop)
-    }
-
-    /// Workers need the database alone: what they need to know of this backend goes there.
-    async fn project(
-        &self,
-        object: &LLMBackend,
-        observed: &Observed,
-        (judged, plan, shown): (&Judgement, &Plan, &Shown),
-        fence: &Fence,
-    ) -> Result<(), StoreError> {
-        let server = ServerRow {
-            url: observed.server_url.clone(),
-            limit: plan.limit,
-            admission: shown.admission,
-            instance: observed.seen.agent.instance(),
-            calls_per_day: object.spec.concurrency.max_calls_per_day,
-        };
-        let backend = BackendRow {
-            uid: observed.uid.clone(),
-            namespace: observed.key.namespace.clone(),
-            name: observed.key.name.clone(),
-            generation: observed.seen.generation,
-            engine: engine_kind(object.spec.engine).as_str().into(),
-            url: object.spec.url.clone(),
-            server_url: observed.server_url.clone(),
-            priority: object.spec.priority,
-            spec: serde_json::to_value(projected_spec(object, &observed.seen)).unwrap_or_default(),
-            state: shown.state.as_str().into(),
-            reason: shown.reason.into(),
-            ready: shown.ready,
-            ready_since: match shown.ready {
-                true => plan.memory.healthy_since,
-                false => Some(self.not_ready_since(object, &observed.uid)),
-            },
-        };
-        if observed.is_undecided(object, judged) || self.projected.is_known(&observed.uid, &backend, &server) {
-            return Ok(());
-        }
-        // A duplicate must not speak for the server that the older one has.
-        if observed.seen.misdeclared.as_ref().is_none_or(Misdeclared::leaves_the_server) {
-            let running_for = observed.seen.agent.running_for(Timestamp::now());
-            self.parts.store.put_server_running(fence, &server, running_for).await?;
-        }
-        self.parts.store.project_backend(fence, &backend).await?;
-        self.projected.put(&observed.uid, backend, server);
-        Ok(())
-    }
-
-    /// Backends of other namespaces that share a server are as this one finds it.
-    fn look_at_sharers(&self, server_url: &str, judge: &Key) {
-        for other in self.of_server(server_url) {
-            let other = Key::new(other.namespace.unwrap_or_default(), other.name);
-            if other.namespace != judge.namespace {
-                self.probers.look_at(&other);
-            }
-        }
-    }
-
-    /// As it was projected or told before; else since now.
-    fn not_ready_since(&self, object: &LLMBackend, uid: &str) -> Timestamp {
-        let projected = self.projected.last(uid);
-        let told = || {
-            let ready = condition(&object.status.as_ref()?.conditions, "Ready")?;
-            (ready.status == ConditionStatus::False).then_some(ready.last_transition_time.0)
-        };
-        match projected {
-            // Its status may tell of a time before it was ready.
-            Some((true, _)) => Timestamp::now(),
-            Some((false, Some(since))) => since,
-            Some((false, None)) | None => told().unwrap_or_else(Timestamp::now),
-        }
     }
 
     async fn act(
@@ -352,19 +276,6 @@ impl Backends {
     }
 }
 
-/// As workers read it. An outage must not send private prompts to somebody else's servers: a model that runs elsewhere takes no
-/// spill unless that is declared.
-fn projected_spec(object: &LLMBackend, seen: &Seen) -> LLMBackendSpec {
-    let mut spec = object.spec.clone();
-    let remote = seen.probes.listing().is_some_and(|listing| {
-        spec.models.iter().any(|m| listing.remote.iter().any(|r| same_model(engine_kind(spec.engine), r, &m.name)))
-    });
-    if remote && spec.concurrency.accept_spill.is_none() {
-        spec.concurrency.accept_spill = Some(false);
-    }
-    spec
-}
-
 fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Plan) -> Wish {
     let under_way = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
     Wish {
@@ -407,30 +318,5 @@ fn of_error(error: &HostError) -> Outcome {
         HostError::StaleEpoch { .. } => Outcome::Unclear { why: error.to_string() },
         error if error.is_retryable() => Outcome::Unclear { why: error.to_string() },
         error => Outcome::Failed { why: error.to_string() },
-    }
-}
-
-/// What was projected last in this term, so that a steady backend costs no statement.
-#[derive(Default)]
-pub struct Projected {
-    rows: Mutex<HashMap<String, (BackendRow, ServerRow)>>,
-}
-
-impl Projected {
-    fn is_known(&self, uid: &str, backend: &BackendRow, server: &ServerRow) -> bool {
-        self.lock().get(uid).is_some_and(|(b, s)| b == backend && s == server)
-    }
-
-    /// Whether it was ready, and since when so.
-    pub(super) fn last(&self, uid: &str) -> Option<(bool, Option<Timestamp>)> {
-        self.lock().get(uid).map(|(backend, _)| (backend.ready, backend.ready_since))
-    }
-
-    fn put(&self, uid: &str, backend: BackendRow, server: ServerRow) {
-        self.lock().insert(uid.to_owned(), (backend, server));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (BackendRow, ServerRow)>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,6 +12,7 @@ mod notes;
 mod observe;
 mod plan;
 mod prober;
+mod project;
 mod proof;
 mod seen;
 mod server;
@@ -69,7 +70,7 @@ pub struct Backends {
     host_agents: Feed<HostAgent>,
     probers: prober::Probers,
     memories: Memories<memory::Memory>,
-    projected: apply::Projected,
+    projected: project::Projected,
     duplicates: Mutex<Duplicates>,
     agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
 }
@@ -105,7 +106,7 @@ impl Backends {
             host_agents,
             probers: prober::Probers::new(tools),
             memories: Memories::new(Self::KIND),
-            projected: apply::Projected::default(),
+            projected: project::Projected::default(),
             duplicates: Mutex::default(),
             agent_trigger,
         }

@@ -27,7 +27,7 @@ use super::{
     super::shared::{Agents, Key, SlotWatch, Wake},
     evidence::{Evidence, quote},
     plan::CanaryOrder,
-    seen::{CanaryHistory, CpuHistory, Misdeclared, ProbeHistory, Pull},
+    seen::{Canaried, CanaryHistory, CpuHistory, Misdeclared, ProbeHistory, Pull},
 };
 
 /// What the controller wants of a prober: changed with every pass that decides otherwise.
@@ -176,4 +176,24 @@ impl Probers {
 
 fn lock(findings: &Mutex<Findings>) -> std::sync::MutexGuard<'_, Findings> {
     findings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note_canary(observation: &mut Observation, canaried: &Canaried, millis: i64) {
+    observation.canary_at = Some(canaried.ended_at);
+    observation.canary_millis = Some(millis);
+    let verdict = match &canaried.result {
+        Ok(()) => "Ok".to_owned(),
+        Err(failure) => failure.to_string(),
+    };
+    observation.canary_verdict = Some(verdict);
+}
+
+/// What a pass would see differently: all but times and latencies.
+fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
+    let (probes, cpu) = (&findings.probes, &findings.cpu);
+    (
+        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.answering_since),
+        (cpu.idle_since.is_some(), cpu.advanced_at.is_some(), findings.pulls.clone(), findings.used_by_others.clone()),
+        findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
+    )
 }

@@ -13,10 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    engines::{Endpoint, Failure, LoadedModel, ProbeVerdict, ProofShape, engine},
-    store::Observation,
-};
+use crate::engines::{Endpoint, Failure, LoadedModel, ProbeVerdict, ProofShape, engine};
 
 use super::{
     super::{
@@ -24,12 +21,12 @@ use super::{
         engine_kind,
         judge::word,
         plan::CanaryOrder,
-        seen::{Canaried, Misdeclared, Probed, Pull},
+        seen::{Misdeclared, Probed, Pull},
         session::Session,
     },
     Findings, Tools, Wish,
     calls::{self, CanaryDone},
-    lock,
+    fingerprint, lock, note_canary,
 };
 
 /// After a refusal the server is asked again this soon, until the threshold.
@@ -383,24 +380,4 @@ impl Task {
         // Proofs and time-outs count even when they look like the last one.
         self.tools.look_at(&self.key);
     }
-}
-
-fn note_canary(observation: &mut Observation, canaried: &Canaried, millis: i64) {
-    observation.canary_at = Some(canaried.ended_at);
-    observation.canary_millis = Some(millis);
-    let verdict = match &canaried.result {
-        Ok(()) => "Ok".to_owned(),
-        Err(failure) => failure.to_string(),
-    };
-    observation.canary_verdict = Some(verdict);
-}
-
-/// What a pass would see differently: all but times and latencies.
-fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
-    let (probes, cpu) = (&findings.probes, &findings.cpu);
-    (
-        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.answering_since),
-        (cpu.idle_since.is_some(), cpu.advanced_at.is_some(), findings.pulls.clone(), findings.used_by_others.clone()),
-        findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
-    )
 }
