@@ -18,7 +18,7 @@ use crate::{
     listener::raise_open_files,
     store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
     telemetry::{Logging, Loops, Metrics},
-    worker::{Parts, SealedSecrets, Timings, Worker},
+    worker::{SealedSecrets, Timings, Worker, WorkerParts},
 };
 
 const LOGS: &str = "ostler=info,warn";
@@ -71,7 +71,7 @@ async fn work(args: Args, global: &Global) -> Result<(), CliError> {
     tokio::spawn(loops.clone().keep_time(ended.clone()));
     tokio::spawn(watch_deaths(Arc::clone(&store), None, ended.clone()));
     let door = serve(listen, &store, &metrics, &loops, &ended).await?;
-    let worker = Worker::new(Parts {
+    let worker = Worker::new(WorkerParts {
         secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),
         store: Arc::clone(&store),
         http: http_client()?,

@@ -34,5 +34,5 @@ mod webhooks;
 mod world;
 
 pub use self::core::Timings;
-pub use run::{Parts, SpoolError, Worker};
-pub use secrets::{PlatformSecrets, SealedSecrets, Secrets};
+pub use run::{SpoolError, Worker, WorkerParts};
+pub use secrets::{PlatformSecrets, SealedSecrets, WorkerSecrets};

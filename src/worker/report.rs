@@ -9,12 +9,13 @@ use std::{
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     core::Core,
     load::Allowance,
-    stats::{self, Round},
+    stats::{self, ServerRoom},
 };
 use crate::{api::LimitedBy, store::WorkerReport, telemetry::Beat};
 
@@ -24,18 +25,18 @@ const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// What the loops tell each other.
 #[derive(Default)]
 pub struct State {
-    allowance: std::sync::Mutex<Option<Allowance>>,
+    allowance: Mutex<Option<Allowance>>,
     pub servers_short: AtomicBool,
 }
 
 impl State {
     pub fn allowance(&self) -> Allowance {
-        let known = *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = *self.allowance.lock();
         known.unwrap_or(Allowance { most: 0, limited_by: LimitedBy::Concurrency })
     }
 
     pub fn set(&self, allowance: Allowance) {
-        *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(allowance);
+        *self.allowance.lock() = Some(allowance);
     }
 }
 
@@ -55,7 +56,7 @@ pub async fn report(core: Arc<Core>, state: Arc<State>, host: String, beat: Beat
         let (allowance, in_flight) = (state.allowance(), core.places.taken());
         let draining = core.draining.is_cancelled();
         let short = !draining && in_flight < allowance.most && state.servers_short.load(Ordering::Relaxed);
-        let round = Round { servers_short: short && waits_for_slots(&core).await };
+        let round = ServerRoom { servers_short: short && waits_for_slots(&core).await };
         let reported_at = Timestamp::now();
         let report = WorkerReport {
             holder: core.holder.clone(),

@@ -2,28 +2,29 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, RwLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     claiming,
     core::{Core, DatabaseClock, Places, Timings},
-    evidence::Evidence,
+    evidence::EvidenceLog,
     finish::Finisher,
-    job::{Jobs, Stopped},
+    job::{CallStopped, Jobs},
     leases::Leases,
     load::{Governor, Sensor},
     report::{State, report},
-    secrets::{Cached, Secrets},
+    secrets::{Cached, WorkerSecrets},
     slots::HeldSlots,
     spool::Spool,
     stats::Stats,
     target::Targets,
-    world::{World, seconds},
+    world::{PoolView, seconds},
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
@@ -46,9 +47,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const RECORD: Duration = Duration::from_secs(60);
 
 /// What a worker is made of.
-pub struct Parts {
+pub struct WorkerParts {
     pub store: Arc<dyn Store>,
-    pub secrets: Arc<dyn Secrets>,
+    pub secrets: Arc<dyn WorkerSecrets>,
     pub http: HttpClient,
     pub metrics: WorkerMetrics,
     pub loops: Loops,
@@ -82,8 +83,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(parts: Parts) -> Result<Self, SpoolError> {
-        let Parts { store, secrets, http, metrics, loops, holder, host, namespace, pool, spool, timings } = parts;
+    pub fn new(parts: WorkerParts) -> Result<Self, SpoolError> {
+        let WorkerParts { store, secrets, http, metrics, loops, holder, host, namespace, pool, spool, timings } = parts;
         let folder = spool;
         let spool = Spool::open(&folder).map_err(|error| SpoolError { folder: folder.clone(), error })?;
         let recorded = CancellationToken::new();
@@ -97,7 +98,7 @@ impl Worker {
             targets: Targets::new(http.clone(), secrets.clone()),
             jobs: Jobs::default(),
             stats: Stats::default(),
-            evidence: Evidence::default(),
+            evidence: EvidenceLog::default(),
             draining: CancellationToken::new(),
             wake: Notify::new(),
             places: Places::default(),
@@ -170,7 +171,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
                 read_at = None;
                 let asked = BootInstant::now();
                 core.clock.read(core.store.now().await?, asked);
-                core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
+                core.set_world(PoolView::read(&*core.store, &core.namespace, &core.pool).await?);
                 read_at = Some(began);
             }
             core.metrics.in_flight(&core.namespace, &core.pool, core.places.taken());
@@ -186,7 +187,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
                     tracing::warn!(%error, "nothing is claimed while the database is away");
                 }
                 failing = true;
-                claiming::Found::default()
+                claiming::ClaimRound::default()
             }
         };
         state.servers_short.store(found.round.servers_short, Ordering::Relaxed);
@@ -255,7 +256,7 @@ async fn abort_lost(core: &Core) {
                     epoch = job.task.epoch,
                     "a task is not ours any more: its call is aborted"
                 );
-                job.stop(Stopped::NotOurs);
+                job.stop(CallStopped::NotOurs);
             }
         }
         Err(error) => tracing::debug!(%error, "nobody knows which claims are lost"),
@@ -305,7 +306,7 @@ async fn drain(core: &Core, state: &State) {
     }
     tracing::warn!(running = core.places.taken(), "what still runs is given back");
     for job in core.jobs.all() {
-        job.stop(Stopped::Draining);
+        job.stop(CallStopped::Draining);
     }
     let _ = tokio::time::timeout(LAST_WORDS, idle(core)).await;
 }

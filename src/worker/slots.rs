@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,9 +11,10 @@ use std::{
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::job::Stopped;
+use super::job::CallStopped;
 use crate::store::{BootInstant, CallLife, Slot, Store, StoreError};
 
 /// Renewals at once.
@@ -38,20 +39,20 @@ pub struct HeldSlot {
 }
 
 impl HeldSlot {
-    pub fn may_run(&self, now: BootInstant) -> Result<(), Stopped> {
+    pub fn may_run(&self, now: BootInstant) -> Result<(), CallStopped> {
         if self.lost.is_cancelled() {
-            Err(Stopped::SlotLost)
+            Err(CallStopped::SlotLost)
         } else if self.left(now).is_zero() {
-            Err(Stopped::SlotEnds)
+            Err(CallStopped::SlotEnds)
         } else {
             Ok(())
         }
     }
 
     /// Whether a call may be sent. Once its lease has lapsed the server may be taken for another process, and the slot for free.
-    pub fn may_begin(&self, now: BootInstant) -> Result<(), Stopped> {
+    pub fn may_begin(&self, now: BootInstant) -> Result<(), CallStopped> {
         self.may_run(now)?;
-        if now < from_boot(&self.lease_ends) { Ok(()) } else { Err(Stopped::SlotUnsure) }
+        if now < from_boot(&self.lease_ends) { Ok(()) } else { Err(CallStopped::SlotUnsure) }
     }
 
     /// Time until its call must have ended.
@@ -113,7 +114,7 @@ impl HeldSlot {
     }
 
     fn call(&self) -> MutexGuard<'_, Recorded> {
-        self.call.lock().unwrap_or_else(PoisonError::into_inner)
+        self.call.lock()
     }
 
     pub fn lost(&self) -> &CancellationToken {
@@ -173,7 +174,7 @@ impl HeldSlots {
             lost: CancellationToken::new(),
         });
         held.moved(asked_at, call_within, self.lease);
-        self.lock().insert(key, Arc::clone(&held));
+        self.held.lock().insert(key, Arc::clone(&held));
         held
     }
 
@@ -190,7 +191,7 @@ impl HeldSlots {
 
     async fn renew_those(&self, which: impl Fn(&HeldSlot) -> bool) {
         let stays = |held: &&Arc<HeldSlot>| !held.leaves.load(Ordering::Acquire) && which(held);
-        let all: Vec<_> = self.lock().values().filter(stays).cloned().collect();
+        let all: Vec<_> = self.held.lock().values().filter(stays).cloned().collect();
         stream::iter(all).for_each_concurrent(AT_ONCE, |held| async move { self.renew_one(&held).await }).await;
     }
 
@@ -227,7 +228,7 @@ impl HeldSlots {
             tracing::debug!(server = held.slot.server_url, %error, "a slot is given back later");
             self.doubt();
         }
-        let mut all = self.lock();
+        let mut all = self.held.lock();
         // Its number may have been given to this very worker again.
         if all.get(&key(&held.slot)).is_some_and(|known| Arc::ptr_eq(known, held)) {
             all.remove(&key(&held.slot));
@@ -255,7 +256,7 @@ impl HeldSlots {
                 for row in self.store.slots(url).await?.into_iter().filter(|row| row.holder == holder) {
                     let slot =
                         Slot { server_url: url.clone(), number: row.number, holder: row.holder, epoch: row.epoch };
-                    if self.lock().get(&key(&slot)).is_none_or(|known| known.slot.epoch != slot.epoch) {
+                    if self.held.lock().get(&key(&slot)).is_none_or(|known| known.slot.epoch != slot.epoch) {
                         self.store.release_slot(&slot, linger).await?;
                         tracing::info!(
                             server = slot.server_url,
@@ -272,10 +273,6 @@ impl HeldSlots {
             self.doubt();
         }
         done
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), Arc<HeldSlot>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

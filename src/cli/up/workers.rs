@@ -12,7 +12,7 @@ use crate::{
     platform::Platform,
     store::Store,
     telemetry::{Loops, WorkerMetrics},
-    worker::{Parts, PlatformSecrets, Timings, Worker},
+    worker::{PlatformSecrets, Timings, Worker, WorkerParts},
 };
 
 /// How often the folder's pools are compared with the workers that run.
@@ -82,7 +82,7 @@ async fn converge(common: &Common, running: &mut BTreeMap<Key, (CancellationToke
 
 fn worker(common: &Common, (namespace, pool): &Key) -> Result<Worker, crate::worker::SpoolError> {
     let Common { store, platform, http, metrics, loops, spool } = common;
-    Worker::new(Parts {
+    Worker::new(WorkerParts {
         store: Arc::clone(store),
         secrets: Arc::new(PlatformSecrets(Arc::clone(platform))),
         http: http.clone(),

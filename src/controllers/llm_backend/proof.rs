@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{CanaryWhen, Engine, LLMBackendSpec},
-    engines::{Fault, MLX_DEFAULT_MODEL, same_model},
+    engines::{Blame, MLX_DEFAULT_MODEL, same_model},
     store::CallFault,
 };
 
@@ -102,7 +102,7 @@ pub fn note(spec: &LLMBackendSpec, seen: &Seen, memory: &mut Memory, now: Timest
 /// When the first word of having too much to do came, of those since something was served.
 fn full_since(seen: &Seen, served_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     let by_calls = seen.evidence.failures(served_at, now, &[CallFault::Full]).first().map(|call| call.ended_at);
-    let canary = seen.canary.failure_since(served_at).filter(|(_, failure)| failure.fault() == Fault::Full);
+    let canary = seen.canary.failure_since(served_at).filter(|(_, failure)| failure.fault() == Blame::Full);
     let by_canary = canary.map(|(canary, _)| canary.ended_at);
     let by_probe = seen.probes.full_since.filter(|at| Some(*at) > served_at);
     [by_calls, by_canary, by_probe].into_iter().flatten().min()

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::engines::decoder::{Decoder, Item};
+use crate::engines::error::failure;
 use crate::engines::status::{of_event, of_record, of_response};
-use crate::engines::transport::failure;
 use crate::engines::{Endpoint, EngineKind, Failure};
 use crate::net::Broken;
 

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{BackendState, ConditionStatus, Engine},
-    engines::{Failure, Fault, ProbeVerdict, same_model},
+    engines::{Blame, Failure, ProbeVerdict, same_model},
     store::CallFault,
 };
 
@@ -39,7 +39,7 @@ impl Facts<'_> {
         }
         let message = describe_failures(&failures);
         let last_canary = self.seen.canary.failure_since(self.failing_after());
-        let against_server = |failure: &Failure| failure.fault() == Fault::Server;
+        let against_server = |failure: &Failure| failure.fault() == Blame::Server;
         let confirmed = match last_canary {
             Some((_, Failure::Timeout { .. })) => return self.silent_canary(),
             Some((canary, failure)) if against_server(failure) => {

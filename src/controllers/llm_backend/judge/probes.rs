@@ -142,7 +142,7 @@ impl Facts<'_> {
                         return judged;
                     }
                 }
-                failure if failure.fault() == crate::engines::Fault::Server => {
+                failure if failure.fault() == crate::engines::Blame::Server => {
                     let message = format!("{message}; an inference failed too: {failure}");
                     return self.down("ServerError", message, Cause::ServerError);
                 }

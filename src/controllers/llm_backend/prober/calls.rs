@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    engines::{Endpoint, EngineKind, Failure, Fault, PULL_STALL, ProofRequest, ProofShape, engine},
+    engines::{Blame, Endpoint, EngineKind, Failure, PULL_STALL, ProofRequest, ProofShape, engine},
     host::Instance,
     store::{CallFault, FailedCall, ServedCall, Slot, SlotAnswer, SlotPurpose, SlotRequest},
     telemetry::crash_point,
@@ -113,9 +113,9 @@ pub fn evidence(canaried: &Canaried, number: u64) -> Option<Result<ServedCall, F
         (Failure::Timeout { .. }, _) => return None,
         (Failure::OutOfMemory { .. }, _) => CallFault::OutOfMemory,
         (Failure::ModelTooLarge { .. }, _) => CallFault::ModelTooLarge,
-        (_, Fault::Server) => CallFault::Failed,
-        (_, Fault::Full) => CallFault::Full,
-        (_, Fault::Request | Fault::Configuration | Fault::Unreachable) => return None,
+        (_, Blame::Server) => CallFault::Failed,
+        (_, Blame::Full) => CallFault::Full,
+        (_, Blame::Request | Blame::Configuration | Blame::Unreachable) => return None,
     };
     let (message, request) = (failure.to_string(), format!("canary {number}"));
     Some(Err(FailedCall { model, began_at, ended_at, request, fault, message }))
