@@ -106,7 +106,7 @@ struct Passes<C: Controller> {
     drive: Drive,
     waiting: Waiting<C::Object>,
     backoffs: Backoffs<ObjectRef<C::Object>>,
-    said: readiness::Said,
+    said: readiness::ReadinessLog,
     /// Objects whose status is refused: they are healed all the same.
     unwritten: Backoffs<ObjectRef<C::Object>>,
 }
@@ -128,7 +128,7 @@ pub async fn drive<C: Controller>(
         drive,
         waiting,
         backoffs: Backoffs::default(),
-        said: readiness::Said::default(),
+        said: readiness::ReadinessLog::default(),
         unwritten: Backoffs::default(),
     });
     let config = Config::default().concurrency(CONCURRENCY);

@@ -23,7 +23,7 @@ use super::{
     driver::{Drive, drive, triggers},
     feed::Feed,
     host_agent, llm_backend,
-    shared::{Agents, Key, Shared, SlotWatch, Wake, Wishes},
+    shared::{AgentRegistry, NamespacedName, Shared, SlotWatch, Wake, Wishes},
     supervise::Supervisor,
     work,
 };
@@ -80,7 +80,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
     let (backend_trigger, backend_queue) = triggers();
     let (agent_trigger, agent_queue) = triggers();
     let shared = Shared {
-        agents: Agents::default(),
+        agents: AgentRegistry::default(),
         secrets: Secrets::new(Arc::clone(&parts.platform)),
         slots: SlotWatch::default(),
         limits: dispatch::limits_of_last_leader(parts).await,
@@ -96,7 +96,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         backend_trigger.clone(),
         agent_trigger.clone(),
     ));
-    let agent_controller = Arc::new(host_agent::Agents::new(
+    let agent_controller = Arc::new(host_agent::AgentRegistry::new(
         parts.clone(),
         shared.clone(),
         Arc::clone(&backend_controller),
@@ -185,7 +185,7 @@ async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
             match sweep_once(&parts, &backends, &term).await {
                 Ok(gone) => {
                     for row in gone {
-                        let key = Key::new(row.namespace, row.name);
+                        let key = NamespacedName::new(row.namespace, row.name);
                         tracing::info!(backend = %key, "backend is deleted: it gives no new slots");
                     }
                 }

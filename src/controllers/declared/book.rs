@@ -20,13 +20,13 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// The projections of this term.
 #[derive(Clone)]
-pub struct Book {
+pub struct ProjectionCache {
     store: Arc<dyn Store>,
     rows: Arc<Mutex<HashMap<String, DeclaredRow>>>,
     loaded: Arc<AtomicBool>,
 }
 
-impl Book {
+impl ProjectionCache {
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, rows: Arc::default(), loaded: Arc::default() }
     }

@@ -11,12 +11,12 @@ use crate::{
     telemetry::Beat,
 };
 
-use super::World;
+use super::ControlPlane;
 
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Keeps them as they are declared, for one term.
-pub async fn seal_secrets(world: Arc<World>, term: Term, beat: Beat) {
+pub async fn seal_secrets(world: Arc<ControlPlane>, term: Term, beat: Beat) {
     let Some(key) = world.parts.sealing.clone() else {
         loop {
             beat.beat();
@@ -38,7 +38,7 @@ pub async fn seal_secrets(world: Arc<World>, term: Term, beat: Beat) {
     }
 }
 
-async fn seal_all(world: &World, key: &seal::Key, term: &Term) -> Result<(), StoreError> {
+async fn seal_all(world: &ControlPlane, key: &seal::Key, term: &Term) -> Result<(), StoreError> {
     let mut kept = Vec::new();
     let platform = &world.parts.platform;
     for ((namespace, name), uses) in wanted(world) {
@@ -85,7 +85,7 @@ enum Use {
 }
 
 /// Tokens of backends, what signs the calls of webhooks, and system prompts.
-fn wanted(world: &World) -> BTreeMap<(String, String), Use> {
+fn wanted(world: &ControlPlane) -> BTreeMap<(String, String), Use> {
     let mut wanted: BTreeMap<(String, String), Use> = BTreeMap::new();
     let mut want_for = |namespace: Option<String>, name: Option<&String>, uses: Use| {
         let Some(name) = name else { return };

@@ -18,7 +18,7 @@ use crate::{
 
 use super::super::{
     llm_backend::Backends,
-    shared::{Agents, Key},
+    shared::{Agents, NamespacedName},
 };
 
 /// How long an answer waits for a change; an agent that can't wait is asked so often.
@@ -39,7 +39,7 @@ pub struct Poller {
 
 /// Whom a poller asks, and whom it tells.
 pub struct Directions {
-    pub key: Key,
+    pub key: NamespacedName,
     pub agents: Agents,
     pub term: Term,
     pub caller: Caller,

@@ -14,13 +14,13 @@ use crate::{
 };
 
 use super::{
-    super::shared::Key,
+    super::shared::NamespacedName,
     Backends, engine_kind,
-    judge::Judgement,
-    observe::Observed,
-    plan::Plan,
-    seen::{Misdeclared, Seen},
-    status::Shown,
+    facts::{BackendFacts, Misdeclared},
+    judge::BackendAssessment,
+    observe::BackendObserved,
+    plan::BackendPlan,
+    status::BackendShown,
 };
 
 impl Backends {
@@ -28,8 +28,8 @@ impl Backends {
     pub(super) async fn project(
         &self,
         object: &LLMBackend,
-        observed: &Observed,
-        (judged, plan, shown): (&Judgement, &Plan, &Shown),
+        observed: &BackendObserved,
+        (judged, plan, shown): (&BackendAssessment, &BackendPlan, &BackendShown),
         fence: &Fence,
     ) -> Result<(), StoreError> {
         let server = ServerRow {
@@ -71,9 +71,9 @@ impl Backends {
     }
 
     /// Backends of other namespaces that share a server are as this one finds it.
-    pub(super) fn look_at_sharers(&self, server_url: &str, judge: &Key) {
+    pub(super) fn look_at_sharers(&self, server_url: &str, judge: &NamespacedName) {
         for other in self.of_server(server_url) {
-            let other = Key::new(other.namespace.unwrap_or_default(), other.name);
+            let other = NamespacedName::new(other.namespace.unwrap_or_default(), other.name);
             if other.namespace != judge.namespace {
                 self.probers.look_at(&other);
             }
@@ -98,7 +98,7 @@ impl Backends {
 
 /// As workers read it. An outage must not send private prompts to somebody else's servers: a model that runs elsewhere takes no
 /// spill unless that is declared.
-fn projected_spec(object: &LLMBackend, seen: &Seen) -> LLMBackendSpec {
+fn projected_spec(object: &LLMBackend, seen: &BackendFacts) -> LLMBackendSpec {
     let mut spec = object.spec.clone();
     let remote = seen.probes.listing().is_some_and(|listing| {
         spec.models.iter().any(|m| listing.remote.iter().any(|r| same_model(engine_kind(spec.engine), r, &m.name)))

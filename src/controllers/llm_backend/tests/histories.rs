@@ -154,7 +154,7 @@ fn a_broken_rule_is_noticed() {
         // A canary counts as served whatever came of it.
         if seen.canary.last.as_ref().is_some_and(|last| last.result.is_err()) {
             let served = vec![served_call("small", now - SignedDuration::from_secs(1), "canary")];
-            seen.evidence = Evidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
+            seen.evidence = BackendEvidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
         }
     };
     let world = play(&hung, true, Some(credulous));

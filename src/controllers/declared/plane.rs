@@ -22,9 +22,9 @@ use super::{
     super::{
         Parts,
         feed::Feed,
-        shared::{Key, Shared},
+        shared::{NamespacedName, Shared},
     },
-    Book, Found, Gate, evaluate,
+    Gate, ProjectionCache, RequirementObserved, evaluate,
 };
 
 /// Figures of the whole store serve all passes of these seconds.
@@ -116,20 +116,20 @@ struct Figures {
 }
 
 /// Of one term.
-pub struct World {
+pub struct ControlPlane {
     pub parts: Parts,
     pub shared: Shared,
     pub feeds: Feeds,
     pub triggers: Triggers,
-    pub book: Book,
+    pub book: ProjectionCache,
     /// `None`: not read yet.
     backends: Mutex<Option<Arc<Vec<BackendRow>>>>,
     figures: Figures,
 }
 
-impl World {
+impl ControlPlane {
     pub fn new(parts: Parts, shared: Shared, feeds: Feeds, triggers: Triggers) -> Self {
-        let book = Book::new(Arc::clone(&parts.store));
+        let book = ProjectionCache::new(Arc::clone(&parts.store));
         Self { parts, shared, feeds, triggers, book, backends: Mutex::default(), figures: Figures::default() }
     }
 
@@ -146,7 +146,7 @@ impl World {
     }
 
     /// Pending and running tasks of a queue, a few seconds old; `None` while the database does not tell.
-    pub async fn counts_of(&self, queue: &Key) -> Option<(i64, i64)> {
+    pub async fn counts_of(&self, queue: &NamespacedName) -> Option<(i64, i64)> {
         let counts = self.figures.counts.fresh(|| self.parts.store.live_counts()).await.ok()?;
         let found = counts.iter().find(|c| c.namespace == queue.namespace && c.queue == queue.name);
         Some(found.map_or((0, 0), |c| (c.pending, c.in_progress)))
@@ -166,14 +166,19 @@ impl World {
         evaluate(requires, |requirement| self.find(backends.as_deref(), namespace, requirement), now)
     }
 
-    fn find(&self, backends: Option<&Vec<BackendRow>>, namespace: &str, requirement: &Requirement) -> Found {
+    fn find(
+        &self,
+        backends: Option<&Vec<BackendRow>>,
+        namespace: &str,
+        requirement: &Requirement,
+    ) -> RequirementObserved {
         let Requirement { kind, name, condition, .. } = requirement;
         match kind {
             RequiredKind::LLMBackend if condition == "Ready" => {
-                let Some(backends) = backends else { return Found::Unknown };
+                let Some(backends) = backends else { return RequirementObserved::Unknown };
                 // The projection is what the leader itself last judged, whether or not the API server took the status.
                 let row = backends.iter().find(|row| row.namespace == namespace && row.name == *name);
-                row.map_or(Found::Missing, |row| Found::Judged {
+                row.map_or(RequirementObserved::Missing, |row| RequirementObserved::Judged {
                     holds: row.ready,
                     since: row.ready_since,
                     reason: row.reason.clone(),
@@ -208,18 +213,22 @@ fn of<K>(
     name: &str,
     type_: &str,
     conditions: impl Fn(&K) -> Option<&[Condition]>,
-) -> Found
+) -> RequirementObserved
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
 {
     let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else {
         // Before the first complete listing nobody knows what there is, nor how one is that can't be decoded.
-        return if feed.knows(namespace) && !feed.holds(namespace, name) { Found::Missing } else { Found::Unknown };
+        return if feed.knows(namespace) && !feed.holds(namespace, name) {
+            RequirementObserved::Missing
+        } else {
+            RequirementObserved::Unknown
+        };
     };
     let Some(found) = conditions(&object).and_then(|conditions| condition(conditions, type_)) else {
-        return Found::Unknown;
+        return RequirementObserved::Unknown;
     };
-    Found::Judged {
+    RequirementObserved::Judged {
         holds: found.status == ConditionStatus::True,
         since: Some(found.last_transition_time.0),
         reason: found.reason.clone(),
@@ -227,7 +236,7 @@ where
 }
 
 /// What is touched may concern all four kinds: they refer to each other.
-pub async fn heed_touches(world: Arc<World>) {
+pub async fn heed_touches(world: Arc<ControlPlane>) {
     let Feeds { backends, agents, experts, queues, pools, schedules, checks } = &world.feeds;
     let (mut backends, mut agents, mut experts) = (backends.touches(), agents.touches(), experts.touches());
     let (mut queues, mut pools, mut schedules) = (queues.touches(), pools.touches(), schedules.touches());

@@ -8,14 +8,14 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::shared::Occupied;
-use super::{evidence::Evidence, memory::PodId};
+use super::{evidence::BackendEvidence, memory::PodId};
 use crate::{
     api::LLMBackendSpec,
     engines::LoadedModel,
     host::{DiskSpace, ServiceReport},
 };
 
-pub use super::history::{Canaried, CanaryHistory, CpuHistory, ProbeHistory, Probed};
+pub use super::history::{CanaryHistory, CanaryResult, CpuHistory, ProbeHistory, ProbeResult};
 
 /// How long before it was heard a report may have been made, and how long a write may take: the bounds of both.
 const UNCERTAIN: Duration = Duration::from_secs(40);
@@ -25,7 +25,7 @@ const CPU_HOLDS: SignedDuration = SignedDuration::from_secs(15);
 
 /// Everything that judging and planning read, beside the spec and what is remembered.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct BackendFacts {
     pub generation: i64,
     /// When the backend was declared.
     pub created_at: Option<Timestamp>,
@@ -34,28 +34,28 @@ pub struct Seen {
     pub probes: ProbeHistory,
     pub canary: CanaryHistory,
     /// What calls and canaries showed.
-    pub evidence: Evidence,
+    pub evidence: BackendEvidence,
     /// Whether the server's processes use CPU, where an agent tells.
     pub cpu: CpuHistory,
     /// What is in memory, where the engine tells; `None` where it can't, or was not asked yet.
     pub loaded: Option<Vec<LoadedModel>>,
     /// Models in memory that somebody else than us used since they were loaded.
     pub used_by_others: BTreeSet<String>,
-    pub load: Load,
+    pub load: BackendLoad,
     /// The limit as it was adapted to time per token; `None` while that is not known.
     pub adapted: Option<i32>,
     /// Why it is below the declared maximum.
     pub limited_by: Option<String>,
     pub agent: AgentView,
     pub workload: Option<WorkloadView>,
-    pub peers: Peers,
-    pub will: Will,
+    pub peers: AgentPeers,
+    pub will: Overrides,
     pub pulls: BTreeMap<String, Pull>,
     /// This machine slept or stood still until then.
     pub woke_at: Option<Timestamp>,
 }
 
-impl Seen {
+impl BackendFacts {
     /// Whether the server's processes used CPU when that was last sampled; `None` when nobody can tell.
     pub fn uses_cpu(&self, spec: &LLMBackendSpec, now: Timestamp) -> Option<bool> {
         if self.cpu.instance.is_none() || self.cpu.instance != self.agent.instance() {
@@ -105,11 +105,11 @@ impl Misdeclared {
 
 /// The server's slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct BackendLoad {
     /// Occupied slots of calls (canaries aside).
     pub in_flight: i64,
     /// The calls that are open in them, of holders that are alive.
-    pub open: Vec<OpenCall>,
+    pub open: Vec<OpenBackendCall>,
     /// When the last lease lapsed, if there are slots and the leases of all of them have.
     pub lapsed_at: Option<Timestamp>,
     /// When a call was last seen in a slot.
@@ -120,7 +120,7 @@ pub struct Load {
 
 /// A call that was sent and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenCall {
+pub struct OpenBackendCall {
     /// The server's own name for it, if it is declared.
     pub model: Option<String>,
     pub began_at: Timestamp,
@@ -128,7 +128,7 @@ pub struct OpenCall {
     pub last_byte_at: Option<Timestamp>,
 }
 
-impl Load {
+impl BackendLoad {
     /// The calls among a server's occupied slots. Those of a holder whose lease has lapsed say nothing of the server.
     pub fn of(spec: &LLMBackendSpec, occupied: &Occupied, now: Timestamp) -> Self {
         // A slot names what its task asked for.
@@ -142,7 +142,7 @@ impl Load {
             open: alive
                 .filter_map(|slot| {
                     let (model, last_byte_at) = (slot.model.as_ref().map(own_name), slot.last_byte_at);
-                    Some(OpenCall { model, began_at: slot.call_began_at?, last_byte_at })
+                    Some(OpenBackendCall { model, began_at: slot.call_began_at?, last_byte_at })
                 })
                 .collect(),
             lapsed_at: occupied.calls.iter().map(|slot| slot.lease_expires_at).max().filter(|at| *at <= now),
@@ -170,12 +170,12 @@ pub enum AgentView {
         since: Timestamp,
         why: String,
     },
-    Heard(Box<AgentService>),
+    Heard(Box<BackendService>),
 }
 
 /// The backend's service as its agent reports it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AgentService {
+pub struct BackendService {
     pub heard_at: Timestamp,
     pub report: ServiceReport,
     /// When its process began; `None` where nobody knows.
@@ -188,7 +188,7 @@ pub struct AgentService {
 }
 
 impl AgentView {
-    pub fn service(&self) -> Option<&AgentService> {
+    pub fn service(&self) -> Option<&BackendService> {
         match self {
             Self::Heard(service) => Some(service),
             Self::None | Self::Unheard | Self::Unreachable { .. } => None,
@@ -230,7 +230,7 @@ impl WorkloadView {
 
 /// The backends of the same agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peers {
+pub struct AgentPeers {
     pub total: usize,
     pub failing: usize,
     /// When the first of those that fail now began to.
@@ -239,7 +239,7 @@ pub struct Peers {
 
 /// What people want left alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Will {
+pub struct Overrides {
     pub suspended: bool,
     pub paused: bool,
     /// `mode: Observe`, or `up --observe`.
