@@ -148,7 +148,7 @@ async fn real_a_disk_that_fills_while_nothing_is_done_is_told_of() {
     let mut up = Up::prepare(&[("all.yaml", Manifests::default().work("maxTokens: 8", "").text())]);
     let disk = Disk::at(&up.data());
     up.run(&[]).await;
-    until("a pool", &up, SOON, async || up.get("/api/v1/workers").await["items"][0].is_object()).await;
+    until("a pool", &up, SOON, async || up.get("/api/v1/tasks/workers").await["items"][0].is_object()).await;
     told(&up, &disk).await;
     disk.free();
     until("it is ready again", &up, SOON, async || up.try_get("/readyz").await.is_some()).await;
