@@ -141,7 +141,7 @@ pub async fn drive<C: Controller>(
             let pass = tokio::spawn(async move { passes.pass(&object).await }.instrument(span));
             AbortOnDropHandle::new(pass).map(|ended| {
                 ended.unwrap_or_else(|error| {
-                    tracing::error!(kind = C::KIND, %error, "pass broke off");
+                    tracing::error!(kind = C::KIND, %error, "pass was aborted");
                     Ok(Action::requeue(PERIOD))
                 })
             })
@@ -313,7 +313,7 @@ async fn publish(drive: &Drive, about: &ObjectId, notes: &[Note]) {
     for note in notes {
         drive.metrics.process.platform_write(&about.kind, "event");
         if let Err(error) = drive.platform.publish(about, note).await {
-            tracing::warn!(kind = about.kind, namespace = about.namespace, name = about.name, %error, "event not published");
+            tracing::warn!(kind = about.kind, namespace = about.namespace, name = about.name, %error, "could not publish an event");
         }
     }
 }

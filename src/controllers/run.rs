@@ -192,7 +192,7 @@ async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
                 Err(error) => tracing::warn!(%error, "could not check for deleted resources; will retry"),
             }
             if let Err(error) = parts.store.prune_journal(Timestamp::now() - JOURNAL).await {
-                tracing::warn!(%error, "could not drop old events; will retry");
+                tracing::warn!(%error, "could not delete old events; will retry");
             }
         }
         tokio::select! {
@@ -224,7 +224,7 @@ async fn record_observations(parts: Parts, backends: Arc<llm_backend::Backends>,
         // In one transaction: a thousand backends must not cost a thousand flushes to disk.
         match parts.store.record_observations(term.fence(), &new).await {
             Ok(()) => written.extend(new.into_iter().map(|(uid, seen)| (uid, (seen, Instant::now())))),
-            Err(error) => tracing::debug!(%error, "last probes not written"),
+            Err(error) => tracing::debug!(%error, "could not write the last probes; will retry"),
         }
     }
 }

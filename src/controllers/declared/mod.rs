@@ -1,9 +1,9 @@
 //! What experts, queues, pools and schedules have in common: each is judged, projected into the database so that workers need
 //! that alone, and its status says what became of it. A kind brings what it looks at and how it judges ([`Declares`]).
 
-mod book;
 mod gates;
 mod plane;
+mod projections;
 mod sealing;
 mod status;
 
@@ -25,9 +25,9 @@ use super::{
     shared::NamespacedName,
 };
 
-pub use book::ProjectionCache;
 pub use gates::{Gate, RequirementObserved, evaluate, watch_gates};
 pub use plane::{ControlPlane, Feeds, Triggers, heed_touches};
+pub use projections::ProjectionCache;
 pub use sealing::seal_secrets;
 pub use status::{CommonStatus, DeclaredAssessment};
 

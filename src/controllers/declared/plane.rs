@@ -141,7 +141,7 @@ impl ControlPlane {
     pub async fn read_backends(&self) {
         match self.parts.store.backends().await {
             Ok(rows) => *self.backends.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rows)),
-            Err(error) => tracing::debug!(%error, "backends not read"),
+            Err(error) => tracing::debug!(%error, "could not read backends; will retry"),
         }
     }
 

@@ -32,7 +32,7 @@ pub async fn seal_secrets(world: Arc<ControlPlane>, term: Term, beat: Beat) {
             && term.still_leads()
             && let Err(error) = seal_all(&world, &key, &term).await
         {
-            tracing::warn!(%error, "secrets for workers were not handed over");
+            tracing::warn!(%error, "could not hand Secrets over to workers; will retry");
         }
         tokio::time::sleep(PERIOD).await;
     }
@@ -59,7 +59,7 @@ async fn seal_all(world: &ControlPlane, key: &seal::Key, term: &Term) -> Result<
             Err(PlatformError::NotFound(_) | PlatformError::Forbidden(_)) => {}
             // While the API server is away the last good value serves.
             Err(error) => {
-                tracing::debug!(namespace, name, %error, "a Secret was not read");
+                tracing::debug!(namespace, name, %error, "could not read a Secret; its last value stays");
                 kept.push(uid);
             }
         }

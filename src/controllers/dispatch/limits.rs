@@ -92,7 +92,7 @@ pub async fn limits_of_last_leader(parts: &Parts) -> ServerLimits {
     let limits = ServerLimits::default();
     match restored(&*parts.store).await {
         Ok(known) => limits.put(in_force(&known)),
-        Err(error) => tracing::warn!(%error, "limits start from their maximum"),
+        Err(error) => tracing::warn!(%error, "could not read the last limits; starting from the maximum"),
     }
     limits
 }
@@ -139,7 +139,7 @@ async fn pass(
         if let Some(why) = server.observe(bounds, &heard, now) {
             tracing::info!(
                 backend = %format_args!("{}/{}", backend.namespace, backend.name),
-                limit = server.limit, %why, "the server gets fewer calls at once"
+                limit = server.limit, %why, "lowered the limit of a server"
             );
         }
         if server.limit != before {

@@ -54,7 +54,7 @@ impl Desk {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                tracing::warn!(what, %error, "tasks are looked at again soon");
+                tracing::warn!(what, %error, "could not finish a round over tasks; will retry");
                 None
             }
         }

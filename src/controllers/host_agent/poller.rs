@@ -125,7 +125,7 @@ impl Directions {
         let Some(api) = self.agents.api(&self.key).filter(|_| leads && !services.is_empty()) else { return };
         let request = CareRequest { services, seconds: CARE_LASTS };
         if let Err(error) = api.care(&request, self.caller).await {
-            tracing::debug!(agent = %self.key, %error, "care not renewed");
+            tracing::debug!(agent = %self.key, %error, "could not renew the care for services");
         }
     }
 }

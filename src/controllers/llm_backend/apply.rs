@@ -61,7 +61,7 @@ impl Backends {
             crash_point("recovery.sent");
             plan.notes.extend(record(&mut plan.memory, &outcome, Timestamp::now()));
             if let RecoveryOutcome::Unclear { why } = &outcome {
-                tracing::warn!(backend = %observed.key, why, "not known whether it arrived; sent again with the same key");
+                tracing::warn!(backend = %observed.key, why, "could not tell whether an operation arrived; sending it again with the same key");
             }
             self.commit(observed, &plan.memory, term.fence()).await?;
             crash_point("recovery.recorded");
@@ -79,7 +79,7 @@ impl Backends {
         let slots = self.parts.store.free_lapsed_slots(fence, &observed.server_url, ENGINE_LINGER).await?;
         if slots > 0 {
             let backend = &observed.key;
-            tracing::info!(%backend, slots, "freed slots: nobody renews them, and the server computes nothing");
+            tracing::info!(%backend, slots, "freed slots that nobody renews: the server computes nothing");
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Backends {
                 OperationRequest::new(service, action, format!("LLMBackend {}", observed.key)).owned_by(change.owner);
             let key = uuid::Uuid::now_v7().to_string();
             if let Err(error) = api.operate(&request, &key, self.caller(term)).await {
-                tracing::warn!(backend = %observed.key, %error, "hold not changed at the host agent");
+                tracing::warn!(backend = %observed.key, %error, "could not change a hold at the host agent; will retry");
             }
         }
         // The next pass must see what this one did, and not do it again; and there must be one: the poller finds nothing new.

@@ -42,7 +42,7 @@ impl Wishes {
                 beat.beat();
                 wait = PERIOD;
                 if let Err(error) = periodic.read().await {
-                    tracing::debug!(%error, "people's wishes not read; will retry");
+                    tracing::debug!(%error, "could not read controls; will retry");
                     wait = AGAIN;
                 }
             }

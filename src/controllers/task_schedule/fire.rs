@@ -57,7 +57,7 @@ pub async fn watch_clock(world: Arc<ControlPlane>, runs: ScheduleRuns, term: Ter
         }
         if let Err(error) = clock.tick(Timestamp::now()).await {
             // What cannot be recorded is not done: it stays due.
-            tracing::warn!(%error, "schedules wait for the database");
+            tracing::warn!(%error, "could not read the last runs of schedules; will retry");
         }
     }
 }
@@ -110,7 +110,7 @@ impl ScheduleClock {
             // What cannot be recorded is not done: it stays due. The others go first until then.
             let wait = doubled(PERIOD, LONGEST_WAIT, failures + 1);
             self.failing.insert(uid, (failures + 1, Instant::now() + wait));
-            tracing::warn!(namespace, name, %error, wait = wait.as_secs(), "schedule could not be recorded; will retry");
+            tracing::warn!(namespace, name, %error, wait = wait.as_secs(), "could not record a run of a schedule; will retry");
             // Each would wait for the database as long as this one did.
             if error.class() == StoreClass::Passing {
                 break;
@@ -181,7 +181,7 @@ impl ScheduleClock {
             return;
         }
         let Ok(spec) = serde_json::from_value::<TaskScheduleSpec>(row.spec.clone()) else {
-            tracing::error!(schedule = row.name, "a projected schedule can't be read: another release wrote it");
+            tracing::error!(schedule = row.name, "could not read a projected schedule: another release wrote it");
             return;
         };
         let Ok(calendar) = Calendar::parse(&spec.schedule, &spec.time_zone) else {
@@ -286,7 +286,7 @@ impl ScheduleClock {
         match self.world.parts.store.fire(self.term.fence(), key, run, tasks, replaces).await? {
             // Perhaps by this process, which lost the answer: then it may have to go on.
             Fired::Before => {
-                tracing::info!(schedule = key, %run, "this run was fired before");
+                tracing::info!(schedule = key, %run, "run was fired before");
                 if replaces.is_some() {
                     self.replacing.insert(key.to_owned(), run);
                 }

@@ -154,7 +154,7 @@ impl WorkerPools {
             worker_pods.prefer_idle(&key.namespace, &key.name, &in_flight).await?;
         }
         let generation = worker_pods.apply(&key.namespace, &manifest).await?;
-        tracing::info!(pool = %key, replicas = pods.wanted.replicas, "pods of a pool");
+        tracing::info!(pool = %key, replicas = pods.wanted.replicas, "scaled a pool");
         lock(&self.applied).insert(key.clone(), (manifest, generation));
         Ok(())
     }

@@ -73,7 +73,7 @@ impl CanaryCall {
             Ok(SlotAnswer::Given(slot)) => slot,
             Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => return CanaryOutcome::NoSlot,
             Err(error) => {
-                tracing::debug!(backend = %self.key, %error, "no canary without a slot");
+                tracing::debug!(backend = %self.key, %error, "could not take a slot for a canary; will retry");
                 return CanaryOutcome::NoSlot;
             }
         };
@@ -93,7 +93,7 @@ impl CanaryCall {
         let timed_out = matches!(&result, Err(Failure::Timeout { .. }));
         let linger = if timed_out { LINGER } else { Duration::ZERO };
         if let Err(error) = tools.store.release_slot(&slot, linger).await {
-            tracing::debug!(backend = %self.key, %error, "a canary's slot lapses by itself");
+            tracing::debug!(backend = %self.key, %error, "could not release the slot of a canary; it lapses");
         }
         let shape = result.as_ref().ok().map(|proved| proved.shape);
         let model = model.as_str().to_owned();

@@ -213,7 +213,7 @@ impl ProberTask {
         let changed = fingerprint(&findings) != before;
         if findings.probes.down_since == Some(now) {
             let failures = findings.probes.failures_in_row;
-            tracing::info!(backend = %self.key, failures, verdict = findings.observation.probe_verdict, "down by its threshold");
+            tracing::info!(backend = %self.key, failures, verdict = findings.observation.probe_verdict, "backend is down: consecutive probes failed");
         }
         drop(findings);
         if changed {
@@ -238,7 +238,7 @@ impl ProberTask {
             let patience = Duration::from_secs(wish.spec.probe.startup_seconds.unsigned_abs().into());
             tokio::spawn(async move {
                 if let Err(error) = engine(kind).preload(&endpoint, &model, patience).await {
-                    tracing::warn!(model, %error, "model not preloaded");
+                    tracing::warn!(model, %error, "could not preload a model; will retry");
                 }
                 let _ = reports.send(ProberReport::Preloaded { model });
             });

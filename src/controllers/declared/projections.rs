@@ -34,7 +34,7 @@ impl ProjectionCache {
     /// Reads what earlier leaders projected, until the database gives it.
     pub async fn load(&self, ended: &CancellationToken) {
         while let Err(error) = self.read().await {
-            tracing::warn!(%error, "what is projected was not read");
+            tracing::warn!(%error, "could not read the projections; will retry");
             if ended.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
                 return;
             }
