@@ -96,7 +96,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         backend_trigger.clone(),
         agent_trigger.clone(),
     ));
-    let agent_controller = Arc::new(host_agent::AgentRegistry::new(
+    let agent_controller = Arc::new(host_agent::HostAgents::new(
         parts.clone(),
         shared.clone(),
         Arc::clone(&backend_controller),

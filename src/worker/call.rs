@@ -129,8 +129,8 @@ impl TaskCall<'_> {
         };
         self.slot.end_call();
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.
-        if matches!(called.end, End::Stopped(CallStopped::SlotEnds)) && began.elapsed() < allowed.timeout {
-            called.end = End::Stopped(CallStopped::SlotUnsure);
+        if matches!(called.end, CallEnd::Stopped(CallStopped::SlotEnds)) && began.elapsed() < allowed.timeout {
+            called.end = CallEnd::Stopped(CallStopped::SlotUnsure);
         }
         self.note(&called, began_at, began.elapsed());
         called
@@ -266,8 +266,8 @@ impl TaskCall<'_> {
                 }
                 word(ended.class())
             }
-            End::Stopped(CallStopped::LeaseLost) => word(AttemptClass::LeaseLost),
-            End::Stopped(_) => word(AttemptClass::Cancelled),
+            CallEnd::Stopped(CallStopped::LeaseLost) => word(AttemptClass::LeaseLost),
+            CallEnd::Stopped(_) => word(AttemptClass::Cancelled),
         };
         let tokens = called.run.completion_tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         self.core.metrics.ended(&self.target.namespace, &self.target.backend, self.model, class, tokens, took);
@@ -329,7 +329,7 @@ fn permanent(run: CallRun, why: String) -> Called {
 
 /// A call that we stopped shows nothing of its server, which may be at it for a moment.
 fn stopped(run: CallRun, why: CallStopped) -> Called {
-    Called { run, end: End::Stopped(why), lingers: true, servers_trouble: false, shown: CallShown::Nothing }
+    Called { run, end: CallEnd::Stopped(why), lingers: true, servers_trouble: false, shown: CallShown::Nothing }
 }
 
 /// As metrics have it.

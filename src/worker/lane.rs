@@ -53,7 +53,7 @@ impl SlotLane {
             }
             let recorded = match called.end {
                 CallEnd::Ended(ended) => Some(lane.core.end(&job, called.run, ended)),
-                End::Stopped(why) => {
+                CallEnd::Stopped(why) => {
                     lane.core.stopped(&job, called.run, why);
                     None
                 }

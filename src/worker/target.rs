@@ -184,7 +184,7 @@ impl Targets {
             Some(secret) => Some(Secret::new(self.secrets.text(&row.namespace, &secret.name, "token").await?)),
             None => None,
         };
-        let known = self.state.lock().get(&row.uid).cloned();
+        let known = self.known.lock().get(&row.uid).cloned();
         if let Some(target) = known.filter(|t| t.generation == row.generation && t.bearer == bearer && t.spec == *spec)
         {
             return Ok(target);
@@ -202,7 +202,7 @@ impl Targets {
             bearer,
             state: Mutex::default(),
         });
-        self.state.lock().insert(row.uid.clone(), Arc::clone(&target));
+        self.known.lock().insert(row.uid.clone(), Arc::clone(&target));
         Ok(target)
     }
 

@@ -32,7 +32,7 @@ use super::{
 use poller::{Directions, Poller};
 
 /// The controller of one term.
-pub struct Agents {
+pub struct HostAgents {
     parts: Parts,
     shared: Shared,
     backends: Arc<Backends>,
@@ -62,7 +62,7 @@ pub enum HostAgentPlan {
     LeaveAlone,
 }
 
-impl Agents {
+impl HostAgents {
     pub fn new(
         parts: Parts,
         shared: Shared,
@@ -110,7 +110,7 @@ impl Agents {
 }
 
 #[async_trait]
-impl Controller for Agents {
+impl Controller for HostAgents {
     type Object = HostAgent;
     type Observed = HostAgentObserved;
     type Plan = HostAgentPlan;

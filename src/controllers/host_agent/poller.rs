@@ -18,7 +18,7 @@ use crate::{
 
 use super::super::{
     llm_backend::Backends,
-    shared::{Agents, NamespacedName},
+    shared::{AgentRegistry, NamespacedName},
 };
 
 /// How long an answer waits for a change; an agent that can't wait is asked so often.
@@ -40,7 +40,7 @@ pub struct Poller {
 /// Whom a poller asks, and whom it tells.
 pub struct Directions {
     pub key: NamespacedName,
-    pub agents: Agents,
+    pub agents: AgentRegistry,
     pub term: Term,
     pub caller: Caller,
     pub backends: Arc<Backends>,
