@@ -7,7 +7,7 @@ use ostler::{
     engines::EngineKind,
     simulate::{Fault, Server, SimulateOptions},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     declared::{MLX_MODEL, Manifests, prompts},
