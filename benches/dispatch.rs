@@ -21,7 +21,7 @@ use ostler::{
     store::{self, Admission, BackendRow, DatabaseUrl, DeclaredRow, Fence, Home, ServerRow, Store, sqlite::Hold},
     tasks::{Assignment, NewTask, Payload},
     telemetry::{Loops, Metrics},
-    worker::{Parts, Secrets, Timings, Worker},
+    worker::{Timings, Worker, WorkerParts, WorkerSecrets},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ const MODEL: &str = "tiny";
 const CALL: Duration = Duration::from_millis(5);
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let mut number = |default: usize| args.next().map_or(default, |arg| arg.parse().expect("a number"));
     let (rounds, calls) = (number(3), number(500));
@@ -230,7 +230,7 @@ impl Shop {
         let assignments: Vec<_> = inserted.iter().map(assign).collect();
         self.store.assign(&self.fence, &assignments).await.expect("assign");
         let (stop, spool) = (CancellationToken::new(), std::env::temp_dir().join("ostler-dispatch-spool"));
-        let worker = Worker::new(Parts {
+        let worker = Worker::new(WorkerParts {
             store: Arc::clone(&self.store),
             secrets: Arc::new(NoSecrets),
             http: client(),
@@ -260,7 +260,7 @@ impl Shop {
 struct NoSecrets;
 
 #[async_trait]
-impl Secrets for NoSecrets {
+impl WorkerSecrets for NoSecrets {
     async fn data(&self, _: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
         Err(format!("there is no Secret {name}"))
     }

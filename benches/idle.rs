@@ -22,7 +22,7 @@ const WARM_UP: Duration = Duration::from_secs(200);
 const DAY: f64 = 24.0 * 3_600.0;
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(120);
     let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
     runtime.block_on(async {

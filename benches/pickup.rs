@@ -35,7 +35,7 @@ spec: {queueRefs: [{name: default}], concurrency: {max: 100}}
 ";
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let tasks = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(200);
     let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
     runtime.block_on(async {

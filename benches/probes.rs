@@ -23,7 +23,7 @@ const WARM_UP: Duration = Duration::from_secs(30);
 const MEASURED: Duration = Duration::from_secs(30);
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
     match args.first().map(String::as_str) {

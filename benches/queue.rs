@@ -22,7 +22,7 @@ const EXPERTS: usize = 8;
 const MANY_EXPERTS: usize = 100;
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let mut number = |default: u32| args.next().map_or(default, |arg| arg.parse().expect("a number"));
     let (rounds, tasks) = (number(3), number(50_000));

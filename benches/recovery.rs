@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const REST: Duration = Duration::from_secs(2);
 
 fn main() {
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let number = |n: usize, default| args.get(n).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (kills, servers) = (number(0, 30), number(1, 3));

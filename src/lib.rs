@@ -24,3 +24,7 @@ pub mod telemetry;
 pub mod net;
 
 pub mod api;
+pub mod base;
+
+#[cfg(test)]
+mod testing;

@@ -79,6 +79,8 @@ CREATE TABLE slots (
     -- Of the call that runs now: when it was sent, and its last byte. Both NULL between calls and before the first one.
     call_began_at timestamptz,
     last_byte_at timestamptz,
+    -- The server works on that call although its client is gone: MLX reads a prompt to its end.
+    outlives_client boolean NOT NULL DEFAULT false,
     instance text,
     aborted boolean NOT NULL DEFAULT false,
     frees_at timestamptz,

@@ -66,6 +66,8 @@ CREATE TABLE slots (
     -- Of the call that runs now: when it was sent, and its last byte. Both NULL between calls and before the first one.
     call_began_at INTEGER,
     last_byte_at INTEGER,
+    -- The server works on that call although its client is gone: MLX reads a prompt to its end.
+    outlives_client INTEGER NOT NULL DEFAULT 0,
     instance TEXT,
     aborted INTEGER NOT NULL DEFAULT 0,
     frees_at INTEGER,

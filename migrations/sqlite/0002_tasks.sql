@@ -71,12 +71,14 @@ CREATE TABLE tasks (
     CHECK (state <> 'in_progress' OR (expert IS NOT NULL AND assignment_reason IS NOT NULL))
 ) STRICT;
 -- Ranks from 2^62 on are of tasks that are not due yet.
-CREATE INDEX tasks_to_claim ON tasks (namespace, queue, assigned_model, rank, id)
+CREATE INDEX tasks_to_claim ON tasks (namespace, queue, assigned_model, expert, rank, id)
     WHERE state = 'pending' AND assignment_reason IS NOT NULL AND rank < 4611686018427387904;
 CREATE INDEX tasks_scheduled ON tasks (rank) WHERE state = 'pending' AND rank >= 4611686018427387904;
 CREATE INDEX tasks_unassigned ON tasks (id) WHERE state = 'pending' AND assignment_reason IS NULL;
 CREATE INDEX tasks_by_expert ON tasks (namespace, expert, state);
 CREATE INDEX tasks_by_lease ON tasks (lease) WHERE lease IS NOT NULL;
+CREATE INDEX tasks_by_change ON tasks (state_since, id);
+CREATE INDEX tasks_by_state ON tasks (namespace, queue, state, state_since, rank);
 CREATE INDEX tasks_by_deadline ON tasks (deadline) WHERE state = 'pending' AND deadline IS NOT NULL;
 
 -- A claim is a new epoch of what was pending; no epoch falls.
@@ -119,6 +121,59 @@ CREATE TABLE finished_tasks (
 ) STRICT;
 CREATE INDEX finished_tasks_by_queue ON finished_tasks (namespace, queue, state, state_since);
 CREATE INDEX finished_tasks_by_end ON finished_tasks (state_since);
+
+-- How many tasks there are of each kind. Ended ones count for the ten minutes in which they ended, and by queue alone.
+CREATE TABLE task_counts (
+    namespace TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    state TEXT NOT NULL,
+    domain TEXT NOT NULL DEFAULT '',
+    role TEXT NOT NULL DEFAULT '',
+    expert TEXT NOT NULL DEFAULT '',
+    model TEXT NOT NULL DEFAULT '',
+    is_assigned INTEGER NOT NULL DEFAULT 1,
+    is_due INTEGER NOT NULL DEFAULT 1,
+    -- In microseconds since 1970.
+    ended_at INTEGER NOT NULL DEFAULT 0,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (namespace, queue, state, domain, role, expert, model, is_assigned, is_due, ended_at)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER count_new AFTER INSERT ON tasks BEGIN
+    INSERT INTO task_counts
+    VALUES (new.namespace, new.queue, new.state, new.domain, new.role, coalesce(new.expert, ''), coalesce(new.assigned_model, ''),
+        new.assignment_reason IS NOT NULL, new.rank < 4611686018427387904, 0, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER count_gone AFTER DELETE ON tasks BEGIN
+    INSERT INTO task_counts
+    VALUES (old.namespace, old.queue, old.state, old.domain, old.role, coalesce(old.expert, ''), coalesce(old.assigned_model, ''),
+        old.assignment_reason IS NOT NULL, old.rank < 4611686018427387904, 0, -1)
+    ON CONFLICT DO UPDATE SET count = count - 1;
+END;
+CREATE TRIGGER count_changed AFTER UPDATE OF state, expert, assigned_model, assignment_reason, rank ON tasks
+WHEN new.state <> old.state OR new.expert IS NOT old.expert OR new.assigned_model IS NOT old.assigned_model
+    OR (new.assignment_reason IS NULL) <> (old.assignment_reason IS NULL)
+    OR (new.rank < 4611686018427387904) <> (old.rank < 4611686018427387904)
+BEGIN
+    INSERT INTO task_counts
+    VALUES (old.namespace, old.queue, old.state, old.domain, old.role, coalesce(old.expert, ''), coalesce(old.assigned_model, ''),
+        old.assignment_reason IS NOT NULL, old.rank < 4611686018427387904, 0, -1)
+    ON CONFLICT DO UPDATE SET count = count - 1;
+    INSERT INTO task_counts
+    VALUES (new.namespace, new.queue, new.state, new.domain, new.role, coalesce(new.expert, ''), coalesce(new.assigned_model, ''),
+        new.assignment_reason IS NOT NULL, new.rank < 4611686018427387904, 0, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER count_ended AFTER INSERT ON finished_tasks BEGIN
+    INSERT INTO task_counts (namespace, queue, state, ended_at, count)
+    VALUES (new.namespace, new.queue, new.state, new.state_since / 600000000 * 600000000, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER count_purged AFTER DELETE ON finished_tasks BEGIN
+    INSERT INTO task_counts (namespace, queue, state, ended_at, count)
+    VALUES (old.namespace, old.queue, old.state, old.state_since / 600000000 * 600000000, -1)
+    ON CONFLICT DO UPDATE SET count = count - 1;
+END;
 
 -- Unique in a queue until purged, whichever of the two tables the task is in.
 CREATE TABLE task_keys (

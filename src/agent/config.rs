@@ -252,7 +252,12 @@ fn resolve_manager(service: &AgentService, base_dir: &Path, state_dir: &Path) ->
         environment: c.environment.clone(),
         timeout: seconds(c.timeout_seconds),
     };
-    let needs = |what: &str| format!("service {name}: manager: {:?} needs {what}", service.manager);
+    let manager = match service.manager {
+        ServiceManager::Process => "Process",
+        ServiceManager::Command => "Command",
+        ServiceManager::Container => "Container",
+    };
+    let needs = |what: &str| format!("service {name}: manager: {manager} needs {what}");
     let start = || service.start.as_ref().map(command).ok_or_else(|| needs("start"));
     Ok(match service.manager {
         ServiceManager::Command => ManagerSpec::Command(Box::new(Commands {

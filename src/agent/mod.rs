@@ -1,6 +1,6 @@
 //! The host agent's server: services, operations and its own check loop.
 
-mod changes;
+mod callers;
 pub mod config;
 mod docker;
 pub mod exec;

@@ -23,7 +23,7 @@ pub enum Occasion {
 
 /// What runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum ServiceObserved {
     /// It runs, and its check passes or there is none.
     Up,
     /// It runs, has not passed a check since it was started, and its time to start is not over.
@@ -38,11 +38,25 @@ pub enum Seen {
     Foreign,
 }
 
+impl ServiceObserved {
+    /// The word in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Starting => "starting",
+            Self::Failing => "failing",
+            Self::Busy => "busy",
+            Self::Down => "down",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
 /// What one check saw, and what is known from before.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct ServiceAssessment<'a> {
     pub occasion: Occasion,
-    pub seen: Seen,
+    pub seen: ServiceObserved,
     pub holds: &'a [Hold],
     /// A controller has said that it looks after this service, and the time it named is not over.
     pub cared_for: bool,
@@ -56,13 +70,25 @@ pub struct View<'a> {
 
 /// What to do about it: data, so that tests, logs and `--observe` read the same thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum ServiceDecision {
     Nothing,
     Leave(Leave),
     /// Start what does not run.
     Start,
     /// Stop what fails its checks, and start it.
     Restart,
+}
+
+impl ServiceDecision {
+    /// The word in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Leave(why) => why.as_str(),
+            Self::Start => "start",
+            Self::Restart => "restart",
+        }
+    }
 }
 
 /// Why a service that is not up is left as it is.
@@ -88,11 +114,11 @@ impl Leave {
             Self::Held(HoldOwner::Suspend) => "held: suspended",
             Self::Held(HoldOwner::Pause) => "held: paused",
             Self::Held(HoldOwner::Deferral) => "held: deferred to a human",
-            Self::ToController => "a controller looks after it",
+            Self::ToController => "a controller manages it",
             Self::Foreign => "another process has its port",
             Self::Starting => "it is starting",
             Self::Busy => "its processes are at work",
-            Self::AskAgain => "one failing check is no failure yet",
+            Self::AskAgain => "only one check failed so far",
             Self::EndedCleanly => "it ended cleanly",
             Self::GaveUp => "five starts in a row failed",
         }
@@ -114,33 +140,33 @@ pub fn ended_cleanly(exit: &LastExit) -> bool {
 }
 
 /// A person's will comes first, then who else cares, then what is wrong.
-pub fn decide(view: &View<'_>, now: Timestamp) -> Decision {
+pub fn decide(view: &ServiceAssessment<'_>, now: Timestamp) -> ServiceDecision {
     let act = match view.seen {
-        Seen::Up => return Decision::Nothing,
-        Seen::Foreign => return Decision::Leave(Leave::Foreign),
-        Seen::Starting => return Decision::Leave(Leave::Starting),
-        Seen::Down => Decision::Start,
-        Seen::Failing | Seen::Busy => Decision::Restart,
+        ServiceObserved::Up => return ServiceDecision::Nothing,
+        ServiceObserved::Foreign => return ServiceDecision::Leave(Leave::Foreign),
+        ServiceObserved::Starting => return ServiceDecision::Leave(Leave::Starting),
+        ServiceObserved::Down => ServiceDecision::Start,
+        ServiceObserved::Failing | ServiceObserved::Busy => ServiceDecision::Restart,
     };
     if let Some(hold) = active(view.holds, now).min_by_key(|h| h.owner) {
-        return Decision::Leave(Leave::Held(hold.owner));
+        return ServiceDecision::Leave(Leave::Held(hold.owner));
     }
-    let at_once = view.occasion == Occasion::AgentStart && view.seen == Seen::Down;
+    let at_once = view.occasion == Occasion::AgentStart && view.seen == ServiceObserved::Down;
     if !at_once && view.cared_for {
-        return Decision::Leave(Leave::ToController);
+        return ServiceDecision::Leave(Leave::ToController);
     }
-    if view.seen == Seen::Busy {
-        return Decision::Leave(Leave::Busy);
+    if view.seen == ServiceObserved::Busy {
+        return ServiceDecision::Leave(Leave::Busy);
     }
     let clean = view.last_exit.is_some_and(ended_cleanly);
-    if view.seen == Seen::Down && view.restart == RestartPolicy::OnFailure && clean {
-        return Decision::Leave(Leave::EndedCleanly);
+    if view.seen == ServiceObserved::Down && view.restart == RestartPolicy::OnFailure && clean {
+        return ServiceDecision::Leave(Leave::EndedCleanly);
     }
     if view.failed_starts >= MAX_FAILED_STARTS {
-        return Decision::Leave(Leave::GaveUp);
+        return ServiceDecision::Leave(Leave::GaveUp);
     }
     if !at_once && view.failing < FAILING_CHECKS {
-        return Decision::Leave(Leave::AskAgain);
+        return ServiceDecision::Leave(Leave::AskAgain);
     }
     act
 }
@@ -164,10 +190,10 @@ mod tests {
         LastExit { code, signal, out_of_memory: false, at: now(), unknown: false, requested: false }
     }
 
-    fn down_twice() -> View<'static> {
-        View {
+    fn down_twice() -> ServiceAssessment<'static> {
+        ServiceAssessment {
             occasion: Occasion::Periodic,
-            seen: Seen::Down,
+            seen: ServiceObserved::Down,
             holds: &[],
             cared_for: false,
             failing: 2,
@@ -179,50 +205,78 @@ mod tests {
 
     #[test]
     fn the_loop_acts_only_when_nobody_else_does_and_nobody_forbids() {
-        use {Decision::*, Occasion::*};
+        use {Occasion::*, ServiceDecision::*};
         let base = down_twice();
         let (person, deferral) = ([hold(HoldOwner::Person)], [hold(HoldOwner::Deferral)]);
         let over = [Hold { until: Some(now()), ..hold(HoldOwner::Pause) }];
         let later = [Hold { until: Some(now() + 1.second()), ..hold(HoldOwner::Pause) }];
         let (clean, failed) = (exit(Some(0), None), exit(Some(1), None));
-        let on_failure = View { restart: RestartPolicy::OnFailure, ..base };
-        let at_start = View { occasion: AgentStart, failing: 1, ..base };
+        let on_failure = ServiceAssessment { restart: RestartPolicy::OnFailure, ..base };
+        let at_start = ServiceAssessment { occasion: AgentStart, failing: 1, ..base };
         let cases = [
             ("down twice", base, Start),
-            ("down once", View { failing: 1, ..base }, Leave(super::Leave::AskAgain)),
-            ("up", View { seen: Seen::Up, ..base }, Nothing),
-            ("failing twice", View { seen: Seen::Failing, ..base }, Restart),
-            ("failing once", View { seen: Seen::Failing, failing: 1, ..base }, Leave(super::Leave::AskAgain)),
-            ("busy", View { seen: Seen::Busy, ..base }, Leave(super::Leave::Busy)),
-            ("starting", View { seen: Seen::Starting, failing: 9, ..base }, Leave(super::Leave::Starting)),
-            ("foreign", View { seen: Seen::Foreign, ..base }, Leave(super::Leave::Foreign)),
-            ("cared for", View { cared_for: true, ..base }, Leave(super::Leave::ToController)),
+            ("down once", ServiceAssessment { failing: 1, ..base }, Leave(super::Leave::AskAgain)),
+            ("up", ServiceAssessment { seen: ServiceObserved::Up, ..base }, Nothing),
+            ("failing twice", ServiceAssessment { seen: ServiceObserved::Failing, ..base }, Restart),
+            (
+                "failing once",
+                ServiceAssessment { seen: ServiceObserved::Failing, failing: 1, ..base },
+                Leave(super::Leave::AskAgain),
+            ),
+            ("busy", ServiceAssessment { seen: ServiceObserved::Busy, ..base }, Leave(super::Leave::Busy)),
+            (
+                "starting",
+                ServiceAssessment { seen: ServiceObserved::Starting, failing: 9, ..base },
+                Leave(super::Leave::Starting),
+            ),
+            ("foreign", ServiceAssessment { seen: ServiceObserved::Foreign, ..base }, Leave(super::Leave::Foreign)),
+            ("cared for", ServiceAssessment { cared_for: true, ..base }, Leave(super::Leave::ToController)),
             ("at the agent's start", at_start, Start),
-            ("at the agent's start, cared for", View { cared_for: true, ..at_start }, Start),
-            ("at the agent's start, failing", View { seen: Seen::Failing, ..at_start }, Leave(super::Leave::AskAgain)),
+            ("at the agent's start, cared for", ServiceAssessment { cared_for: true, ..at_start }, Start),
+            (
+                "at the agent's start, failing",
+                ServiceAssessment { seen: ServiceObserved::Failing, ..at_start },
+                Leave(super::Leave::AskAgain),
+            ),
             (
                 "at the agent's start, held",
-                View { holds: &person, ..at_start },
+                ServiceAssessment { holds: &person, ..at_start },
                 Leave(super::Leave::Held(HoldOwner::Person)),
             ),
-            ("held by a person", View { holds: &person, ..base }, Leave(super::Leave::Held(HoldOwner::Person))),
-            ("deferred", View { holds: &deferral, ..base }, Leave(super::Leave::Held(HoldOwner::Deferral))),
-            ("a pause that is over", View { holds: &over, ..base }, Start),
-            ("a pause that lasts", View { holds: &later, ..base }, Leave(super::Leave::Held(HoldOwner::Pause))),
-            ("four failed starts", View { failed_starts: 4, ..base }, Start),
-            ("five failed starts", View { failed_starts: 5, ..base }, Leave(super::Leave::GaveUp)),
-            ("five, at the agent's start", View { failed_starts: 5, ..at_start }, Leave(super::Leave::GaveUp)),
+            (
+                "held by a person",
+                ServiceAssessment { holds: &person, ..base },
+                Leave(super::Leave::Held(HoldOwner::Person)),
+            ),
+            (
+                "deferred",
+                ServiceAssessment { holds: &deferral, ..base },
+                Leave(super::Leave::Held(HoldOwner::Deferral)),
+            ),
+            ("a pause that is over", ServiceAssessment { holds: &over, ..base }, Start),
+            (
+                "a pause that lasts",
+                ServiceAssessment { holds: &later, ..base },
+                Leave(super::Leave::Held(HoldOwner::Pause)),
+            ),
+            ("four failed starts", ServiceAssessment { failed_starts: 4, ..base }, Start),
+            ("five failed starts", ServiceAssessment { failed_starts: 5, ..base }, Leave(super::Leave::GaveUp)),
+            (
+                "five, at the agent's start",
+                ServiceAssessment { failed_starts: 5, ..at_start },
+                Leave(super::Leave::GaveUp),
+            ),
             (
                 "ended cleanly, OnFailure",
-                View { last_exit: Some(&clean), ..on_failure },
+                ServiceAssessment { last_exit: Some(&clean), ..on_failure },
                 Leave(super::Leave::EndedCleanly),
             ),
-            ("ended cleanly, Always", View { last_exit: Some(&clean), ..base }, Start),
-            ("failed, OnFailure", View { last_exit: Some(&failed), ..on_failure }, Start),
+            ("ended cleanly, Always", ServiceAssessment { last_exit: Some(&clean), ..base }, Start),
+            ("failed, OnFailure", ServiceAssessment { last_exit: Some(&failed), ..on_failure }, Start),
             ("never ran, OnFailure", on_failure, Start),
             (
                 "failing, OnFailure, after a clean exit before",
-                View { seen: Seen::Failing, last_exit: Some(&clean), ..on_failure },
+                ServiceAssessment { seen: ServiceObserved::Failing, last_exit: Some(&clean), ..on_failure },
                 Restart,
             ),
         ];
@@ -249,22 +303,22 @@ mod tests {
     proptest! {
         #[test]
         fn whoever_holds_nothing_is_started(
-            seen in prop::sample::select(vec![Seen::Up, Seen::Starting, Seen::Failing, Seen::Busy, Seen::Down, Seen::Foreign]),
+            seen in prop::sample::select(vec![ServiceObserved::Up, ServiceObserved::Starting, ServiceObserved::Failing, ServiceObserved::Busy, ServiceObserved::Down, ServiceObserved::Foreign]),
             owner in prop::sample::select(vec![HoldOwner::Person, HoldOwner::Suspend, HoldOwner::Pause, HoldOwner::Deferral]),
             at_start: bool, cared_for: bool, failing in 0u32..9, failed_starts in 0u32..9,
         ) {
             let holds = [hold(owner)];
             let occasion = if at_start { Occasion::AgentStart } else { Occasion::Periodic };
-            let view = View { occasion, seen, holds: &holds, cared_for, failing, failed_starts, ..down_twice() };
+            let view = ServiceAssessment { occasion, seen, holds: &holds, cared_for, failing, failed_starts, ..down_twice() };
             let decision = decide(&view, now());
-            prop_assert!(!matches!(decision, Decision::Start | Decision::Restart), "{decision:?}");
+            prop_assert!(!matches!(decision, ServiceDecision::Start | ServiceDecision::Restart), "{decision:?}");
         }
 
         #[test]
         fn a_foreign_process_is_never_touched(at_start: bool, failing in 0u32..99, cared_for: bool) {
             let occasion = if at_start { Occasion::AgentStart } else { Occasion::Periodic };
-            let view = View { occasion, seen: Seen::Foreign, cared_for, failing, ..down_twice() };
-            prop_assert_eq!(decide(&view, now()), Decision::Leave(Leave::Foreign));
+            let view = ServiceAssessment { occasion, seen: ServiceObserved::Foreign, cared_for, failing, ..down_twice() };
+            prop_assert_eq!(decide(&view, now()), ServiceDecision::Leave(Leave::Foreign));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::{
     config::{CheckSpec, ManagerSpec},
@@ -13,6 +14,34 @@ use super::{
 use crate::host::{
     ContainerReport, ContainerState, Instance, MAX_FAILURE_CHARS, Manager, ServiceReport, ServiceState, mask::one_line,
 };
+
+/// Tells those who wait for a report that something of a service may have changed; shared by all services of an agent.
+#[derive(Clone, Debug)]
+pub struct ReportChanges {
+    count: Arc<watch::Sender<u64>>,
+}
+
+impl Default for ReportChanges {
+    fn default() -> Self {
+        Self { count: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl ReportChanges {
+    /// Something may have changed: who waits looks again. Cheap, and harmless when nothing has.
+    pub fn tell(&self) {
+        self.count.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Another number: something may have changed meanwhile.
+    pub fn count(&self) -> u64 {
+        *self.count.borrow()
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.count.subscribe()
+    }
+}
 
 /// Reports all services as they are now. Blocks while the processes are read.
 pub fn services(all: &[Arc<Service>], now: Timestamp) -> Vec<ServiceReport> {
@@ -28,7 +57,7 @@ fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> Ser
     };
     let seen = service.sight(processes);
     if let Err(error) = &seen {
-        tracing::warn!(service = %service.spec.name, %error, "the service can't be looked at");
+        tracing::warn!(service = %service.spec.name, %error, "cannot inspect the service");
     }
     let container = (manager == Manager::Container).then(|| service.container());
     let known = seen.is_ok() && !matches!(container, Some(Err(_)));
@@ -68,11 +97,7 @@ fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> Ser
         name: service.spec.name.clone(),
         manager,
         state,
-        user: process
-            .and_then(|i| processes.get(i.pid))
-            .filter(|p| !is_becoming(p.pid, wanted))
-            .map(|p| os::user_name(p.uid))
-            .filter(|user| wanted.is_none_or(|wanted| wanted == user) || !is_fresh(instance.as_ref())),
+        user: process.filter(|i| !is_becoming(i.pid, wanted)).and_then(|i| os::uid_of(i.pid)).map(os::user_name),
         wanted_user: wanted.cloned(),
         cpu_seconds: process.is_some().then(|| tree.iter().map(|p| p.cpu_seconds).sum()),
         running_seconds: match &container {
@@ -92,12 +117,6 @@ fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> Ser
         last_check,
         operation,
     }
-}
-
-/// The list of processes may be from before it became its user.
-fn is_fresh(instance: Option<&Instance>) -> bool {
-    const BECOMING: f64 = 2.0;
-    instance.and_then(os::running_seconds).is_some_and(|seconds| seconds < BECOMING)
 }
 
 /// For a moment a process is still `agent-exec`, on its way from the agent's user to its own: not a wrong one.

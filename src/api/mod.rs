@@ -48,7 +48,7 @@ pub use task_queue::{
     AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
 };
 #[cfg(test)]
-pub use task_schedule::CRON;
+pub use task_schedule::{BACKWARDS, CRON};
 pub use task_schedule::{
     ConcurrencyPolicy, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, TaskSchedule, TaskScheduleSpec,
     TaskScheduleState, TaskScheduleStatus, TaskTemplate,

@@ -90,11 +90,61 @@ macro_rules! cron {
     };
 }
 
-/// The grammar of schedules: five fields of cron, or a word for the usual ones. Whatever it admits can be read, but for a range
-/// that goes backwards.
+/// Ranges of cron that go backwards (`5-1`, `fri-mon`): CEL has no numbers of texts, so all of them are listed. Sunday is 0 where a
+/// range begins and 7 where it ends.
+macro_rules! backwards {
+    () => {
+        concat!(
+            "(^|[ ,])(",
+            // 5-1, 05-1
+            "0?(1-0?0|2-0?[01]|3-0?[0-2]|4-0?[0-3]|5-0?[0-4]|6-0?[0-5]|7-0?[0-6]|8-0?[0-7]|9-0?[0-8])|",
+            // 30-5
+            "[1-5][0-9]-0?[0-9]|",
+            // 30-20
+            "(2[0-9]-1|3[0-9]-[12]|4[0-9]-[1-3]|5[0-9]-[1-4])[0-9]|",
+            // 31-30
+            same_tens!("1"),
+            "|",
+            same_tens!("2"),
+            "|",
+            same_tens!("3"),
+            "|",
+            same_tens!("4"),
+            "|",
+            same_tens!("5"),
+            "|",
+            "(?i:",
+            "(mon|0?1)-0?0|(tue|0?2)-(mon|0?[01])|(wed|0?3)-(mon|tue|0?[0-2])|(thu|0?4)-(mon|tue|wed|0?[0-3])|",
+            "(fri|0?5)-(mon|tue|wed|thu|0?[0-4])|(sat|0?6)-(mon|tue|wed|thu|fri|0?[0-5])|7-(mon|tue|wed|thu|fri|sat)|",
+            "(feb|0?2)-(jan|0?1)|(mar|0?3)-(jan|feb|0?[12])|(apr|0?4)-(jan|feb|mar|0?[1-3])|",
+            "(may|0?5)-(jan|feb|mar|apr|0?[1-4])|(jun|0?6)-(jan|feb|mar|apr|may|0?[1-5])|",
+            "(jul|0?7)-(jan|feb|mar|apr|may|jun|0?[1-6])|(aug|0?8)-(jan|feb|mar|apr|may|jun|jul|0?[1-7])|",
+            "(sep|0?9)-(jan|feb|mar|apr|may|jun|jul|aug|0?[1-8])|",
+            "(oct|10)-(jan|feb|mar|apr|may|jun|jul|aug|sep|0?[1-9])|",
+            "(nov|11)-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|0?[1-9]|10)|",
+            "(dec|12)-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|0?[1-9]|1[01])",
+            ")",
+            ")($|[ ,/])"
+        )
+    };
+}
+macro_rules! same_tens {
+    ($t:literal) => {
+        concat!(
+            $t, "(1-", $t, "0|2-", $t, "[01]|3-", $t, "[0-2]|4-", $t, "[0-3]|5-", $t, "[0-4]|6-", $t, "[0-5]|7-", $t,
+            "[0-6]|8-", $t, "[0-7]|9-", $t, "[0-8])"
+        )
+    };
+}
+
+/// The grammar of schedules: five fields of cron, or a word for the usual ones. Whatever it admits can be read, unless a range goes
+/// [`BACKWARDS`] or the day never comes.
 #[cfg(test)]
 pub const CRON: &str = cron!();
+#[cfg(test)]
+pub const BACKWARDS: &str = backwards!();
 const CRON_RULE: &str = concat!("self.schedule.matches('", cron!(), "')");
+const BACKWARDS_RULE: &str = concat!("!self.schedule.matches('", backwards!(), "')");
 /// As the IANA names them.
 const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
 
@@ -128,6 +178,8 @@ const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
     {"rule": CRON_RULE,
      "message": "schedule can't be read: set it to minute, hour, day of month, month and day of week, as cron has them (0 3 * * mon-fri), or to one of @yearly, @monthly, @weekly, @daily, @midnight and @hourly",
      "fieldPath": ".schedule"},
+    {"rule": BACKWARDS_RULE,
+     "message": "a range of schedule goes backwards: set two, such as 22-23,0-5 instead of 22-5", "fieldPath": ".schedule"},
     {"rule": "!has(self.forEachExpert) || !has(self.task.expert)",
      "message": "forEachExpert gives each expert its own task: remove task.expert, or remove forEachExpert", "fieldPath": ".task"}
 ]))]

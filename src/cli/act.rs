@@ -1,13 +1,18 @@
-//! `ostler reconcile`, `suspend`, `resume` and `run`.
+//! `ostler reconcile`, `suspend`, `resume`, `run`, `pause` and `unpause`.
+
+use std::time::Duration;
 
 use clap_complete::ArgValueCompleter;
 
-use super::{CliError, Global, Target, complete, names, output::print};
-use crate::http::{Changed, Kind};
+use super::{CliError, Global, TargetSystem, complete, names, output::print};
+use crate::{
+    base::duration,
+    http::{Changed, Kind, PauseRequest},
+};
 
 /// What is done to a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum ResourceVerb {
     Reconcile,
     Suspend,
     Resume,
@@ -15,8 +20,8 @@ pub enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// KIND/NAME, such as llm/ollama; or NAME alone where one resource only is called so
+pub struct ResourceArgs {
+    /// KIND/NAME, such as llm/ollama, or NAME if it is unique
     #[arg(value_name = "[KIND/]NAME", add = ArgValueCompleter::new(complete::resources))]
     resource: String,
 }
@@ -30,19 +35,19 @@ pub struct RunArgs {
 }
 
 pub async fn run_schedule(args: RunArgs, global: &Global) -> Result<(), CliError> {
-    run(Verb::Run, Args { resource: args.schedule }, global).await
+    run(ResourceVerb::Run, ResourceArgs { resource: args.schedule }, global).await
 }
 
-pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
+pub async fn run(verb: ResourceVerb, args: ResourceArgs, global: &Global) -> Result<(), CliError> {
     // What is misspelled is told before anybody is asked.
     names::whole(&args.resource)?;
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     let schedules: Vec<Kind> = Kind::find("ts").into_iter().collect();
     let (kind, name) = match verb {
-        Verb::Run => names::resolve_among(&args.resource, &schedules, &target).await?,
+        ResourceVerb::Run => names::resolve_among(&args.resource, &schedules, &target).await?,
         _ => names::resolve(&args.resource, &target).await?,
     };
-    if verb == Verb::Run && kind.kind != "TaskSchedule" {
+    if verb == ResourceVerb::Run && kind.kind != "TaskSchedule" {
         return Err(CliError::misused(format!("a {} is not run: name a TaskSchedule, such as ts/{name}", kind.kind)));
     }
     let namespace = target.namespace_of_one();
@@ -50,10 +55,10 @@ pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError
         Some(cluster) => in_cluster(verb, cluster, kind, namespace, &name).await?,
         None => {
             let word = match verb {
-                Verb::Reconcile => "reconcile",
-                Verb::Suspend => "suspend",
-                Verb::Resume => "resume",
-                Verb::Run => "run",
+                ResourceVerb::Reconcile => "reconcile",
+                ResourceVerb::Suspend => "suspend",
+                ResourceVerb::Resume => "resume",
+                ResourceVerb::Run => "run",
             };
             let path = [kind.plural, namespace, &name, word];
             let changed: Changed = target.api.post(&path, &[], None::<&()>).await?;
@@ -65,7 +70,7 @@ pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError
 
 /// By the caller's own kubeconfig, so that the API server decides and records who it was.
 async fn in_cluster(
-    verb: Verb,
+    verb: ResourceVerb,
     cluster: &super::kube::Cluster,
     kind: Kind,
     namespace: &str,
@@ -73,19 +78,19 @@ async fn in_cluster(
 ) -> Result<String, CliError> {
     let about = format!("{} {namespace}/{name}", kind.kind);
     Ok(match verb {
-        Verb::Reconcile => {
+        ResourceVerb::Reconcile => {
             cluster.request_reconcile(kind, namespace, name).await?;
             format!("{about} is looked at now")
         }
-        Verb::Run => {
+        ResourceVerb::Run => {
             cluster.request_run(kind, namespace, name).await?;
             format!("{about} fires now")
         }
-        Verb::Suspend => {
+        ResourceVerb::Suspend => {
             cluster.suspend(kind, namespace, name, true).await?;
             format!("{about} is suspended (spec.suspend: true)")
         }
-        Verb::Resume => {
+        ResourceVerb::Resume => {
             cluster.suspend(kind, namespace, name, false).await?;
             if kind.kind == "ContainerHealthCheck" {
                 // What a person stopped at its engine is held without any word here: this is that person's word.
@@ -94,4 +99,25 @@ async fn in_cluster(
             format!("{about} is resumed (spec.suspend: false)")
         }
     })
+}
+
+/// Pause recovery everywhere until `unpause`: probes and tasks continue, nothing is restarted, unloaded or pulled
+#[derive(Debug, clap::Args)]
+pub struct PauseArgs {
+    /// End the pause after 30m, 2h, 1d, ...
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    for_: Option<Duration>,
+}
+
+pub async fn pause(args: PauseArgs, global: &Global) -> Result<(), CliError> {
+    let target = TargetSystem::of(global).await?;
+    let for_seconds = args.for_.map(|d| i64::try_from(d.as_secs())).transpose().map_err(CliError::misused)?;
+    let changed: Changed = target.api.post(&["pause"], &[], Some(&PauseRequest { for_seconds })).await?;
+    print(&format!("{} · {}\n", changed.message, target.place))
+}
+
+pub async fn unpause(global: &Global) -> Result<(), CliError> {
+    let target = TargetSystem::of(global).await?;
+    let changed: Changed = target.api.delete(&["pause"]).await?;
+    print(&format!("{} · {}\n", changed.message, target.place))
 }

@@ -1,44 +1,46 @@
-//! `ostler agent`.
+//! `ostler agent`, and `ostler agent-exec`, through which an agent starts services.
 
 use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{self, AgentSettings},
-    listener::raise_open_files,
+    agent::{
+        self, AgentSettings,
+        exec::{ExecPlan, exec},
+    },
     telemetry,
 };
 
-use super::{CliError, DataDir, Global, output, process::signaled, reaper};
+use super::{
+    CliError, DataDir, Global, output,
+    process::{logged, signaled},
+    reaper,
+};
 
-/// Look after the services of this host: start, stop and heal what the file lists, and nothing else
+/// Run the host agent: start, stop and heal the services that its file lists, and nothing else
 ///
-/// Services live on when the agent ends, and are found again when it starts.
+/// Services keep running when the agent ends, and are found again when it starts.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct AgentArgs {
     /// The agent's file (kind: AgentConfig)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Folder for holds, operations and logs; no two agents share one [default: agents/NAME in the data folder]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// The agent's own loop only says what it would do; what it is asked to do, it does
+    /// Only report what the agent's own loop would do; requests are carried out
     #[arg(long)]
     observe: bool,
 }
 
 /// Runs until a signal ends it.
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let logging = telemetry::Logging::start(global.log_format.into(), "info")?;
-    raise_open_files();
+pub async fn run(args: AgentArgs, global: &Global) -> Result<(), CliError> {
     reaper::start();
-    let result = serve(args, global).await;
-    logging.flush();
-    result
+    logged(global, "info", serve(args, global)).await
 }
 
-async fn serve(args: Args, global: &Global) -> Result<(), CliError> {
+async fn serve(args: AgentArgs, global: &Global) -> Result<(), CliError> {
     let file = agent::load(&args.config).map_err(CliError::failed)?;
     let state_dir = match args.state_dir {
         Some(dir) => dir,
@@ -66,4 +68,30 @@ async fn serve(args: Args, global: &Global) -> Result<(), CliError> {
     agent.join().await;
     output::announce("agent ended; its services stay up\n");
     Ok(())
+}
+
+/// Become a service's program, after writing down pid and start time (agents call this)
+#[derive(Debug, clap::Args)]
+pub struct AgentExecArgs {
+    /// File for pid and start time
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// User to become
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Folder to run in
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Limit of open files
+    #[arg(long, value_name = "NUMBER")]
+    open_files: Option<u64>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "ARGUMENT")]
+    argv: Vec<String>,
+}
+
+/// Returns only when the program can't be run.
+pub fn exec_service(args: AgentExecArgs) -> Result<(), CliError> {
+    let AgentExecArgs { record, user, dir, open_files, argv } = args;
+    Err(CliError::NotRun(exec(&ExecPlan { record, user, dir, open_files, argv }).to_string()))
 }

@@ -6,10 +6,14 @@ use std::{
 };
 
 use axum::body::Bytes;
-use reqwest::{Method, StatusCode, Url};
+use jiff::{Timestamp, fmt::rfc2822};
+use reqwest::{
+    Method, StatusCode, Url,
+    header::{DATE, HeaderMap},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{CliError, DataDir, http_client::http_client};
+use super::{CliError, DataDir};
 use crate::{
     http::ErrorReply,
     net::{Broken, HttpClient, json_fault, redirected, shown},
@@ -27,6 +31,8 @@ pub struct ApiClient {
     renewed_by: Option<DataDir>,
     /// What to do when nobody answers.
     hint: String,
+    /// When the last answer was made, by the server's clock.
+    answered_at: Mutex<Option<Timestamp>>,
 }
 
 /// Its `Debug` does not show the token.
@@ -86,13 +92,24 @@ impl Door {
 impl ApiClient {
     pub fn new(address: &str, token: &str, hint: &str) -> Result<Self, CliError> {
         let door = Mutex::new(Door::new(address, token)?);
-        Ok(Self { http: http_client()?, door, renewed_by: None, hint: hint.to_owned() })
+        Ok(Self {
+            http: HttpClient::new()?,
+            door,
+            renewed_by: None,
+            hint: hint.to_owned(),
+            answered_at: Mutex::default(),
+        })
     }
 
     /// Reads address and token from there again when the server went away or refuses the token.
     #[must_use]
     pub fn renewed_by(self, dir: DataDir) -> Self {
         Self { renewed_by: Some(dir), ..self }
+    }
+
+    /// The server's time at its last answer, for ages: this machine's clock may be another one.
+    pub fn now(&self) -> Timestamp {
+        self.answered_at.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Timestamp::now)
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, CliError> {
@@ -189,6 +206,7 @@ impl ApiClient {
         if let Some(where_to) = redirected(status, reply.headers()) {
             return Err(Refusal::Redirected(where_to));
         }
+        *self.answered_at.lock().unwrap_or_else(PoisonError::into_inner) = date(reply.headers());
         Ok((status, reply.whole(MAX_ANSWER_BYTES).await.map_err(Refusal::Sent)?))
     }
 
@@ -238,6 +256,11 @@ impl ApiClient {
     }
 }
 
+/// `Date: Sun, 01 Mar 2026 12:00:00 GMT`
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new().parse_timestamp(headers.get(DATE)?.as_bytes()).ok()
+}
+
 /// Why there is no answer.
 enum Refusal {
     Misused(CliError),
@@ -250,7 +273,7 @@ mod tests {
     use super::*;
 
     fn client(address: &str) -> Result<ApiClient, CliError> {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         ApiClient::new(address, " t\n", "start one")
     }
 
@@ -272,6 +295,13 @@ mod tests {
         for (address, good) in [("http://h:1", true), ("https://h/prefix/", true), ("h:1", false), ("ftp://h", false)] {
             assert_eq!(client(address).is_ok(), good, "{address}");
         }
+    }
+
+    #[test]
+    fn the_servers_clock_is_read_from_its_answers() {
+        let headers = HeaderMap::from_iter([(DATE, "Sun, 01 Mar 2026 12:00:00 GMT".parse().unwrap())]);
+        assert_eq!(date(&headers).unwrap().to_string(), "2026-03-01T12:00:00Z");
+        assert_eq!(date(&HeaderMap::new()), None);
     }
 
     #[test]

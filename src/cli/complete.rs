@@ -1,14 +1,35 @@
-//! Names for completion, as the running system has them.
+//! `ostler completions SHELL`, and the names for it, as the running system has them.
 
 use std::{ffi::OsStr, time::Duration};
 
-use clap_complete::CompletionCandidate;
+use clap_complete::{CompletionCandidate, env::Shells};
 
-use super::{CliError, Global, Target};
+use super::{CliError, Global, TargetSystem, output::print_ready};
 use crate::http::{ItemList, KINDS, Kind};
 
 /// Whoever presses Tab does not wait for longer.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Asked for by the shell that wants completion.
+pub const VARIABLE: &str = "OSTLER_COMPLETE";
+
+/// Print completions: `source <(ostler completions bash)`; names of resources are those of the running system
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    #[arg(value_parser = ["bash", "elvish", "fish", "powershell", "zsh"])]
+    shell: String,
+}
+
+pub fn run(args: &CompletionsArgs) -> Result<(), CliError> {
+    let shells = Shells::builtins();
+    let shell =
+        shells.completer(&args.shell).ok_or_else(|| CliError::misused(format!("{}: no such shell", args.shell)))?;
+    let program = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned));
+    let program = program.as_deref().unwrap_or("ostler");
+    let mut script = Vec::new();
+    shell.write_registration(VARIABLE, "ostler", "ostler", program, &mut script).map_err(CliError::failed)?;
+    print_ready(&String::from_utf8_lossy(&script))
+}
 
 /// `KIND/NAME` of every resource.
 pub fn resources(current: &OsStr) -> Vec<CompletionCandidate> {
@@ -48,7 +69,7 @@ pub fn experts(current: &OsStr) -> Vec<CompletionCandidate> {
 pub fn services(current: &OsStr) -> Vec<CompletionCandidate> {
     let agents: Vec<Kind> = Kind::find("ha").into_iter().collect();
     let items = ask(&agents).unwrap_or_default();
-    let names = items.iter().flat_map(|(_, list)| list.items.iter().flat_map(super::service::names));
+    let names = items.iter().flat_map(|(_, list)| list.items.iter().flat_map(super::service::services));
     beginning(current, names.map(str::to_owned))
 }
 
@@ -73,11 +94,11 @@ fn beginning(current: &OsStr, words: impl Iterator<Item = String>) -> Vec<Comple
 
 /// From the system that commands would go to without options. A shell asks in a process of its own, so a runtime for it does no harm.
 fn ask(kinds: &[Kind]) -> Option<Vec<(Kind, ItemList)>> {
-    crate::telemetry::install_crypto();
+    crate::net::install_crypto();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         let asking = async {
-            let target = Target::of(&Global::default()).await?;
+            let target = TargetSystem::of(&Global::default()).await?;
             let mut all = Vec::new();
             for kind in kinds {
                 all.push((*kind, target.api.get(&[kind.plural], &[]).await?));

@@ -2,26 +2,23 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::net::TcpListener;
-
 use super::{
     CliError, Global,
     data_dir::sealing_key_of_environment,
     database::Database,
-    http_client::http_client,
     journaled::Journaled,
-    process::{Parts, Process, holder, signaled},
+    process::{self, ControlPlane, ControlPlaneParts, holder, logged, signaled},
 };
 use crate::{
     http::{Home, KubeAuthorizer, Problem},
-    listener::raise_open_files,
+    net::HttpClient,
     platform::{
         Platform,
         kubernetes::{self, KubernetesPlatform},
     },
-    runtimes::{ClusterWorkerPods, ClusterWorkloads, WorkerPodSettings},
+    runtimes::{WorkerPodSettings, WorkerPods, Workloads},
     store::counted,
-    telemetry::{Logging, Loops, Metrics},
+    telemetry::{Loops, Metrics},
 };
 
 /// What a watch meets is told once, by us.
@@ -31,7 +28,7 @@ const LOGS: &str = "ostler=info,warn,kube_runtime::watcher=error";
 ///
 /// Watches the namespaces of -n, or all. Needs a PostgreSQL database and the Kubernetes API.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ControllerArgs {
     /// Where API, health and metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
     listen: SocketAddr,
@@ -39,7 +36,7 @@ pub struct Args {
     database: Database,
     #[command(flatten)]
     workers: Workers,
-    /// Say what would be done, and do nothing
+    /// Only report what would be done
     #[arg(long)]
     observe: bool,
 }
@@ -88,42 +85,29 @@ fn secret_and_key(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { listen, database, workers, observe } = args;
-    let logging = Logging::start(global.log_format.into(), LOGS)?;
-    raise_open_files();
-    let ended = serve(listen, database, workers, observe, global).await;
-    // Spans are sent from a thread that the runtime must outlive.
-    let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
-    ended
+pub async fn run(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
+    logged(global, LOGS, serve(args, global)).await
 }
 
-async fn serve(
-    listen: SocketAddr,
-    database: Database,
-    workers: Workers,
-    observe: bool,
-    global: &Global,
-) -> Result<(), CliError> {
+async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
+    let ControllerArgs { listen, database, workers, observe } = args;
     let metrics = Metrics::new();
     let store = counted(database.open(None).await?, metrics.clone());
     let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|e| CliError::failed(format!("can't listen on {listen}: {e}; choose another with --listen")))?;
+    let listener = process::listen(listen).await?;
     let holder = holder();
     let cluster = KubernetesPlatform::new(client.clone(), global.namespaces.clone(), &holder);
     let platform = Arc::new(Journaled::new(Arc::new(cluster), Arc::clone(&store)));
     let watched = Arc::clone(&platform);
-    let parts = Parts {
+    let parts = ControlPlaneParts {
         store,
         platform,
-        workloads: Arc::new(ClusterWorkloads::new(client.clone())),
-        worker_pods: Arc::new(ClusterWorkerPods::new(client.clone(), workers.settings())),
+        workloads: Arc::new(Workloads::new(Some(client.clone()))),
+        worker_pods: Arc::new(WorkerPods::new(Some(client.clone()), workers.settings())),
         sealing: sealing_key_of_environment()?,
         authorizer: Arc::new(KubeAuthorizer::new(client)),
         home: Home::Cluster,
-        http: http_client()?,
+        http: HttpClient::new()?,
         metrics,
         loops: Loops::new(),
         observe,
@@ -131,7 +115,7 @@ async fn serve(
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,
     };
-    let mut process = Process::start(parts, listener).await?;
+    let mut process = ControlPlane::start(parts, listener).await?;
     tracing::info!(%listen, observe, "controller serves");
     let ended = tokio::select! {
         signal = signaled() => signal,

@@ -23,14 +23,14 @@ pub struct DataDir(PathBuf);
 
 /// How to reach an `ostler up` on this machine. Its `Debug` does not show the token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
+pub struct UpEndpoint {
     /// `http://127.0.0.1:9180`
     pub address: String,
     pub token: String,
     pub pid: u32,
 }
 
-impl std::fmt::Debug for Endpoint {
+impl std::fmt::Debug for UpEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Endpoint").field("address", &self.address).field("pid", &self.pid).finish_non_exhaustive()
     }
@@ -122,7 +122,7 @@ impl DataDir {
     }
 
     /// Replaces `endpoint.json`, readable by its owner only, in one step.
-    pub fn write_endpoint(&self, endpoint: &Endpoint) -> Result<(), CliError> {
+    pub fn write_endpoint(&self, endpoint: &UpEndpoint) -> Result<(), CliError> {
         let file = self.endpoint_file();
         let failed = |e: io::Error| CliError::failed(format!("can't write {}: {e}", file.display()));
         let text = serde_json::to_string_pretty(endpoint).map_err(|e| failed(e.into()))?;
@@ -135,7 +135,7 @@ impl DataDir {
     }
 
     /// `None`: no `up` has written one, or the last one ended well.
-    pub fn read_endpoint(&self) -> Result<Option<Endpoint>, CliError> {
+    pub fn read_endpoint(&self) -> Result<Option<UpEndpoint>, CliError> {
         let file = self.endpoint_file();
         match fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -169,22 +169,17 @@ pub fn state_folder() -> Option<PathBuf> {
 }
 
 fn default_state(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> Option<PathBuf> {
-    match (xdg, home) {
-        (Some(xdg), _) if xdg.is_absolute() => Some(xdg.join("ostler")),
-        (_, Some(home)) if macos => Some(home.join("Library/Application Support/ostler/state")),
-        (_, Some(home)) => Some(home.join(".local/state/ostler")),
-        (_, None) => None,
-    }
+    within_home(xdg, home, if macos { "Library/Application Support/ostler/state" } else { ".local/state/ostler" })
 }
 
 fn default_folder(xdg: Option<PathBuf>, home: Option<PathBuf>, macos: bool) -> Option<PathBuf> {
-    match (xdg, home) {
-        // The XDG specification: a relative path is invalid, and ignored.
-        (Some(xdg), _) if xdg.is_absolute() => Some(xdg.join("ostler")),
-        (_, Some(home)) if macos => Some(home.join("Library/Application Support/ostler")),
-        (_, Some(home)) => Some(home.join(".local/share/ostler")),
-        (_, None) => None,
-    }
+    within_home(xdg, home, if macos { "Library/Application Support/ostler" } else { ".local/share/ostler" })
+}
+
+fn within_home(xdg: Option<PathBuf>, home: Option<PathBuf>, path: &str) -> Option<PathBuf> {
+    // The XDG specification: a relative path is invalid, and ignored.
+    let xdg = xdg.filter(|xdg| xdg.is_absolute()).map(|xdg| xdg.join("ostler"));
+    xdg.or_else(|| home.map(|home| home.join(path)))
 }
 
 #[cfg(test)]
@@ -242,7 +237,8 @@ mod tests {
         let dir = DataDir(folder.clone());
         dir.create().unwrap();
         assert_eq!(dir.read_endpoint().unwrap(), None);
-        let endpoint = Endpoint { address: "http://127.0.0.1:1".into(), token: "hush".into(), pid: std::process::id() };
+        let endpoint =
+            UpEndpoint { address: "http://127.0.0.1:1".into(), token: "hush".into(), pid: std::process::id() };
         dir.write_endpoint(&endpoint).unwrap();
         assert_eq!(dir.read_endpoint().unwrap(), Some(endpoint.clone()));
         assert_eq!(fs::metadata(dir.endpoint_file()).unwrap().permissions().mode() & 0o777, 0o600);

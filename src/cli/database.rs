@@ -1,7 +1,12 @@
 //! The database of `up` and `controller`.
 
-use std::sync::Arc;
+use std::{ffi::OsStr, sync::Arc};
 
+use clap::{
+    Arg, Command, Error,
+    builder::{TypedValueParser, ValueParserFactory},
+    error::ErrorKind,
+};
 use uuid::Uuid;
 
 use super::{CliError, DataDir};
@@ -35,5 +40,53 @@ impl Database {
             store::migrate(&home, installation, false).await?;
         }
         Ok(store::open(&home, installation).await?)
+    }
+}
+
+/// Reads a [`DatabaseUrl`]; in force wherever an argument has that type.
+#[derive(Clone, Debug)]
+pub struct DatabaseUrlParser;
+
+impl ValueParserFactory for DatabaseUrl {
+    type Parser = DatabaseUrlParser;
+
+    fn value_parser() -> Self::Parser {
+        DatabaseUrlParser
+    }
+}
+
+impl TypedValueParser for DatabaseUrlParser {
+    type Value = DatabaseUrl;
+
+    fn parse_ref(&self, command: &Command, _: Option<&Arg>, value: &OsStr) -> Result<DatabaseUrl, Error> {
+        let refused = |why: &str| {
+            let message = format!("--database-url (or OSTLER_DATABASE_URL): {why}\n");
+            Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        };
+        let text = value.to_str().ok_or_else(|| refused("the database's URL is no UTF-8"))?;
+        text.parse::<DatabaseUrl>().map_err(|error| refused(&error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Sample {
+        #[arg(long)]
+        database_url: Option<DatabaseUrl>,
+    }
+
+    #[test]
+    fn a_url_that_cant_be_read_is_refused_without_being_repeated() {
+        let sample = Sample::try_parse_from(["x", "--database-url", "postgres://u:hunter2@db/x"]).expect("a URL");
+        assert!(sample.database_url.is_some() && !format!("{sample:?}").contains("hunter2"));
+        let error = Sample::try_parse_from(["x", "--database-url", "postgres://u:hunter2@[bad/x"]).expect_err("no URL");
+        let said = error.to_string();
+        assert!(!said.contains("hunter2") && said.contains("postgres://USER:PASSWORD@HOST:PORT/DATABASE"), "{said}");
+        assert_eq!(error.exit_code(), 2);
     }
 }

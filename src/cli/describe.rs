@@ -5,20 +5,20 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
-    CliError, Global, Target, complete, events, names,
+    CliError, Global, TargetSystem, complete, events, names,
     output::{self, Style, Table, print_ready},
 };
 use crate::{
-    http::{EventList, Item, Kind, age},
-    telemetry::escape,
+    base::{age, escape},
+    http::{EventList, Item, Kind},
 };
 
 const EVENTS: &str = "20";
 
 /// Show all about one resource: conditions, recovery, spec, and what happened to it
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// KIND/NAME, such as llm/ollama; or NAME alone where one resource only is called so
+pub struct DescribeArgs {
+    /// KIND/NAME, such as llm/ollama, or NAME if it is unique
     #[arg(value_name = "[KIND/]NAME", add = ArgValueCompleter::new(complete::resources))]
     resource: String,
     /// The name, where the kind stands by itself
@@ -26,13 +26,13 @@ pub struct Args {
     name: Option<String>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
+pub async fn run(args: DescribeArgs, global: &Global) -> Result<(), CliError> {
     let resource = match args.name {
         Some(name) => format!("{}/{name}", args.resource),
         None => args.resource,
     };
     names::whole(&resource)?;
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     let (kind, name) = names::resolve(&resource, &target).await?;
     let namespace = target.namespace_of_one();
     let item: Item = target.api.get(&[kind.plural, namespace, &name], &[]).await?;
@@ -80,7 +80,7 @@ fn described(kind: Kind, item: &Item, happened: &EventList, style: Style) -> Res
         parts.push(section("LIVE", &live)?);
     }
     parts.push(match happened.items.as_slice() {
-        [] => "EVENTS\nnothing happened\n".to_owned(),
+        [] => "EVENTS\nno events\n".to_owned(),
         items => format!("EVENTS\n{}", events::table(items, now).render(style)),
     });
     Ok(parts.join("\n"))

@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CliError, DataDir, Global, Target, output::print};
+use super::{CliError, DataDir, Global, TargetSystem, output::print};
 use crate::{agent::os, http::Changed};
 
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// End the `ostler up` of this data folder and the services that it started; nothing stays held
+/// Stop the `ostler up` of this data folder and the services that it started; holds are released
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// How long to wait until it is gone
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = super::names::duration)]
+pub struct DownArgs {
+    /// How long to wait for its end
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::base::duration)]
     wait: Duration,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
+pub async fn run(args: DownArgs, global: &Global) -> Result<(), CliError> {
     if global.kube || global.server.is_some() {
         return Err(CliError::misused("`down` ends an `up` on this machine: name it by --data-dir"));
     }
@@ -23,7 +23,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let Some(endpoint) = dir.read_endpoint()? else {
         return print(&format!("no `ostler up` runs with data folder {}\n", dir.path().display()));
     };
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     let changed: Changed = match target.api.post(&["down"], &[], None::<&()>).await {
         Err(_) if !alive(endpoint.pid) => {
             return print(&format!("the `ostler up` of {} (pid {}) has ended already\n", target.place, endpoint.pid));

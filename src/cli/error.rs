@@ -62,4 +62,9 @@ macro_rules! failed_from {
     };
 }
 
-failed_from!(crate::store::StoreError, crate::platform::PlatformError, crate::telemetry::LoggingError);
+failed_from!(
+    crate::net::ClientError,
+    crate::store::StoreError,
+    crate::platform::PlatformError,
+    crate::telemetry::LoggingError
+);

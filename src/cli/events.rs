@@ -6,31 +6,34 @@ use clap_complete::ArgValueCompleter;
 use jiff::Timestamp;
 
 use super::{
-    CliError, Global, Target, complete, names,
-    output::{self, Format, Style, Table, nobody_reads, print, print_ready},
+    CliError, Global, TargetSystem, complete, names,
+    output::{self, Format, Outage, Style, Table, print, print_ready, until_unread},
 };
-use crate::http::{Event, EventList, age};
+use crate::{
+    base::{age, duration},
+    http::{Event, EventList, TimeOrDuration},
+};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Show what happened, newest last; 30 days are kept
+/// Show events, newest last; they are kept for 30 days
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Only what happened to these: KIND, KIND/NAME, or a NAME alone where one resource only is called so
+pub struct EventsArgs {
+    /// Only events about KIND, KIND/NAME, or NAME if it is unique
     #[arg(value_name = "KIND[/NAME]|NAME", add = ArgValueCompleter::new(complete::kinds_and_resources))]
     about: Option<String>,
-    /// Go on with what happens from now on (and since --since), until Ctrl-C
+    /// Follow events from now on (or since --since), until Ctrl-C
     #[arg(long, short)]
     follow: bool,
     /// Only the last 30m, 12h, 2d, ...
-    #[arg(long, value_name = "DURATION", value_parser = names::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     since: Option<Duration>,
     #[arg(long, short, value_enum)]
     output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { about, since, follow, output } = args;
+pub async fn run(args: EventsArgs, global: &Global) -> Result<(), CliError> {
+    let EventsArgs { about, since, follow, output } = args;
     // A name alone is looked for; whatever says its kind needs nobody's word.
     let typed = about.as_deref().map(|about| names::kind_and_name(about, None));
     let named = match (typed, about) {
@@ -38,7 +41,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
         (Some(Err(_)), Some(about)) => Err(about),
         (typed, _) => Ok(typed.transpose()?),
     };
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     let about = match named {
         Ok(about) => about,
         Err(name) => names::resolve(&name, &target).await.map(|(kind, name)| Some((kind, Some(name))))?,
@@ -48,21 +51,16 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
         query.push(("kind", kind.plural.to_owned()));
         query.extend(name.map(|name| ("name", name)));
     }
-    let from = since.map(|since| Timestamp::now().checked_sub(since)).transpose();
-    let from = from.map_err(|e| CliError::misused(format!("--since: {e}")))?;
     if follow {
-        return tokio::select! {
-            ended = following(&target, &query, from, output) => ended,
-            () = nobody_reads() => Ok(()),
-        };
+        return until_unread(following(&target, &query, since.map(TimeOrDuration::Away), output)).await;
     }
-    query.extend(from.map(|from| ("since", from.to_string())));
+    query.extend(since.map(|since| ("since", TimeOrDuration::Away(since).to_string())));
     let list: EventList = target.api.get(&["events"], &query).await?;
     if output::print_value(output, &list.items)? {
         return Ok(());
     }
     if list.items.is_empty() {
-        return print("nothing happened\n");
+        return print("no events\n");
     }
     print_ready(&table(&list.items, list.now).render(Style::of_stdout()))
 }
@@ -83,33 +81,32 @@ pub fn table(newest_first: &[Event], now: Timestamp) -> Table {
 
 /// Each event as it happens, with its time; through restarts of the server.
 async fn following(
-    target: &Target,
+    target: &TargetSystem,
     query: &[(&'static str, String)],
-    from: Option<Timestamp>,
+    from: Option<TimeOrDuration>,
     output: Option<Format>,
 ) -> Result<(), CliError> {
-    let mut since = from.unwrap_or_else(Timestamp::now);
+    // From now on: by the server's clock, as the times of events are.
+    let mut since = match from {
+        Some(from) => from,
+        None => TimeOrDuration::At(target.api.get::<EventList>(&["events"], &[("limit", "1".to_owned())]).await?.now),
+    };
     // Those at `since` itself, which the next answer holds again.
-    let (mut told, mut failing): (Vec<Event>, bool) = (Vec::new(), false);
+    let (mut told, mut outage): (Vec<Event>, _) = (Vec::new(), Outage::default());
     loop {
         let query: Vec<_> = query.iter().cloned().chain([("since", since.to_string())]).collect();
         match target.api.get::<EventList>(&["events"], &query).await {
             Ok(list) => {
-                failing = false;
+                outage.is_over();
                 for event in list.items.iter().rev().filter(|event| !told.contains(event)) {
                     tell(event, output)?;
                 }
                 if let Some(newest) = list.items.iter().map(|event| event.at).max() {
-                    since = since.max(newest);
-                    told = list.items.into_iter().filter(|event| event.at >= since).collect();
+                    since = TimeOrDuration::At(newest);
+                    told = list.items.into_iter().filter(|event| event.at >= newest).collect();
                 }
             }
-            Err(error) => {
-                if !failing {
-                    output::tell(&format!("ostler: {error}; still trying\n"));
-                }
-                failing = true;
-            }
+            Err(error) => outage.report(&error),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -6,8 +6,8 @@ use clap_complete::ArgValueCompleter;
 use jiff::Timestamp;
 
 use super::{
-    CliError, Global, Target, complete, names,
-    output::{self, Format, Style, nobody_reads, print, print_ready},
+    CliError, Global, TargetSystem, complete, names,
+    output::{self, Format, Outage, Style, print, print_ready, until_unread},
     tasks,
 };
 use crate::http::{Item, ItemList, Kind};
@@ -16,14 +16,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// List resources with their status, or one of them
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct GetArgs {
     /// KIND, KIND/NAME, or a NAME alone where one resource only is called so. Kinds: llmbackends (llm), hostagents (ha), experts
     /// (exp), queues (tq), pools (wp), schedules (ts), containerhealthchecks (chc), tasks
     #[arg(value_name = "KIND[/NAME]|NAME", add = ArgValueCompleter::new(complete::kinds_and_resources))]
     kind: String,
     /// One resource
     name: Option<String>,
-    /// Go on with each change, until Ctrl-C
+    /// Follow changes, until Ctrl-C
     #[arg(long, short)]
     watch: bool,
     #[arg(long, short, value_enum)]
@@ -37,8 +37,8 @@ struct Shown {
     output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { kind, name, watch, output } = args;
+pub async fn run(args: GetArgs, global: &Global) -> Result<(), CliError> {
+    let GetArgs { kind, name, watch, output } = args;
     if let Some(id) = task(&kind, name.as_deref())? {
         if watch {
             return Err(CliError::misused("tasks are followed by `ostler tasks results --follow`"));
@@ -49,21 +49,18 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
         };
     }
     let (target, kind, name) = match names::kind_and_name(&kind, name.clone()) {
-        Ok((kind, name)) => (Target::of(global).await?, kind, name),
+        Ok((kind, name)) => (TargetSystem::of(global).await?, kind, name),
         // A name alone, unless it can't be one.
         Err(error) if kind.contains('/') || name.is_some() => return Err(error),
         Err(error) => {
-            let target = Target::of(global).await.map_err(|_| error)?;
+            let target = TargetSystem::of(global).await.map_err(|_| error)?;
             let (kind, name) = names::resolve(&kind, &target).await?;
             (target, kind, Some(name))
         }
     };
     let shown = Shown { kind, name, output };
     if watch {
-        return tokio::select! {
-            ended = shown.watch(&target) => ended,
-            () = nobody_reads() => Ok(()),
-        };
+        return until_unread(shown.watch(&target)).await;
     }
     shown.once(&target).await
 }
@@ -79,11 +76,12 @@ fn task(kind: &str, name: Option<&str>) -> Result<Option<Option<i64>>, CliError>
 }
 
 impl Shown {
-    async fn read(&self, target: &Target) -> Result<(Vec<Item>, Timestamp), CliError> {
+    async fn read(&self, target: &TargetSystem) -> Result<(Vec<Item>, Timestamp), CliError> {
         match &self.name {
             Some(name) => {
                 let namespace = target.namespace_of_one();
-                Ok((vec![target.api.get(&[self.kind.plural, namespace, name], &[]).await?], Timestamp::now()))
+                let item = target.api.get(&[self.kind.plural, namespace, name], &[]).await?;
+                Ok((vec![item], target.api.now()))
             }
             None => {
                 let list: ItemList = target.api.get(&[self.kind.plural], &target.namespace_query()).await?;
@@ -92,7 +90,7 @@ impl Shown {
         }
     }
 
-    async fn once(&self, target: &Target) -> Result<(), CliError> {
+    async fn once(&self, target: &TargetSystem) -> Result<(), CliError> {
         let (items, now) = self.read(target).await?;
         let is_written = match (&self.name, items.as_slice()) {
             (Some(_), [one]) => output::print_value(self.output, one)?,
@@ -117,13 +115,13 @@ impl Shown {
     }
 
     /// All of them, then each that changed: a line of the table, or a document. Through restarts of the server.
-    async fn watch(&self, target: &Target) -> Result<(), CliError> {
+    async fn watch(&self, target: &TargetSystem) -> Result<(), CliError> {
         let mut known: HashMap<(String, String), Item> = HashMap::new();
-        let (mut first, mut failing) = (true, false);
+        let (mut first, mut outage) = (true, Outage::default());
         loop {
             match self.read(target).await {
                 Ok((items, now)) => {
-                    failing = false;
+                    outage.is_over();
                     let key = |item: &Item| (item.namespace().to_owned(), item.name().to_owned());
                     let changed: Vec<Item> =
                         items.iter().filter(|i| known.get(&key(i)).is_none_or(|k| !alike(k, i))).cloned().collect();
@@ -135,12 +133,7 @@ impl Shown {
                     (known, first) = (now_known, false);
                 }
                 Err(error) if first => return Err(error),
-                Err(error) => {
-                    if !failing {
-                        output::tell(&format!("ostler: {error}; still trying\n"));
-                    }
-                    failing = true;
-                }
+                Err(error) => outage.report(&error),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -5,36 +5,35 @@ use std::time::Duration;
 use clap_complete::ArgValueCompleter;
 
 use super::{
-    CliError, Global, Target, complete,
-    output::{self, nobody_reads, print},
+    CliError, Global, TargetSystem, complete,
+    output::{self, Outage, print, until_unread},
     service,
 };
-use crate::{host::LogPart, http::ItemList};
+use crate::host::LogPart;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Show what a service of a host agent wrote
+/// Show the log of a service of a host agent
 ///
 /// A service that the agent starts itself has a log there; one that systemd, brew or a container engine starts has it where these
 /// keep it. What looks like a secret is masked.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// A service of a host agent; the agent may be left out where only one has it
+pub struct LogsArgs {
+    /// A service of a host agent; AGENT is optional if the service name is unique
     #[arg(value_name = "[AGENT/]SERVICE", add = ArgValueCompleter::new(complete::services))]
     service: String,
-    /// Go on with what it writes, until Ctrl-C
+    /// Follow the log, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
-    /// The last so many lines
+    /// Number of lines from the end
     #[arg(long, value_name = "LINES", default_value_t = 100)]
     tail: usize,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { service, follow, tail } = args;
-    let target = Target::of(global).await?;
-    let list: ItemList = target.api.get(&["hostagents"], &target.namespace_query()).await?;
-    let found = service::find(&service, &list.items)?;
+pub async fn run(args: LogsArgs, global: &Global) -> Result<(), CliError> {
+    let LogsArgs { service, follow, tail } = args;
+    let target = TargetSystem::of(global).await?;
+    let found = service::locate(&service, &target).await?;
     let path = ["services", &found.agent, &found.service, "log"];
     let query = [("namespace", found.namespace.clone())];
     let first: LogPart = target.api.get(&path, &query).await?;
@@ -44,32 +43,29 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     if !follow {
         return Ok(());
     }
-    tokio::select! {
-        ended = following(&target, &path, &query, first.next) => ended,
-        () = nobody_reads() => Ok(()),
-    }
+    until_unread(following(&target, &path, &query, first.next)).await
 }
 
 /// Through restarts of the server.
-async fn following(target: &Target, path: &[&str], query: &[(&str, String)], mut after: u64) -> Result<(), CliError> {
-    let mut failing = false;
+async fn following(
+    target: &TargetSystem,
+    path: &[&str],
+    query: &[(&str, String)],
+    mut after: u64,
+) -> Result<(), CliError> {
+    let mut outage = Outage::default();
     loop {
         let query: Vec<_> = query.iter().cloned().chain([("after", after.to_string())]).collect();
         match target.api.get::<LogPart>(path, &query).await {
             Ok(part) => {
-                failing = false;
+                outage.is_over();
                 print(&part.text)?;
                 // There is more than one answer holds.
                 if std::mem::replace(&mut after, part.next) != after && !part.text.is_empty() {
                     continue;
                 }
             }
-            Err(error) => {
-                if !failing {
-                    output::tell(&format!("ostler: {error}; still trying\n"));
-                }
-                failing = true;
-            }
+            Err(error) => outage.report(&error),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

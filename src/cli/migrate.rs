@@ -10,7 +10,7 @@ use crate::store::{self, DatabaseUrl, Home, sqlite::Hold};
 /// `up` and `controller` do this when they start; a deployment that gives them fewer rights runs it beforehand. A data folder's
 /// database is copied first, to ostler.db.before-N. A schema of a newer ostler is refused.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct MigrateArgs {
     /// PostgreSQL: postgres://USER:PASSWORD@HOST:PORT/DATABASE; ?ostler_schema=NAME for another schema than `ostler`. Without
     /// it, the data folder's database
     #[arg(long, value_name = "URL", env = "OSTLER_DATABASE_URL", hide_env_values = true)]
@@ -23,8 +23,8 @@ pub struct Args {
     adopt: bool,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { database_url, installation, adopt } = args;
+pub async fn run(args: MigrateArgs, global: &Global) -> Result<(), CliError> {
+    let MigrateArgs { database_url, installation, adopt } = args;
     if global.kube || global.server.is_some() {
         return Err(CliError::misused("`migrate` works on a database: name it by --database-url or --data-dir"));
     }

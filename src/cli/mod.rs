@@ -3,22 +3,18 @@
 
 mod act;
 mod agent;
-mod agent_exec;
 pub mod bench;
 mod client;
 mod complete;
-mod completions;
 mod controller;
 pub mod crds;
 mod data_dir;
 mod database;
-mod database_url;
 mod describe;
 mod down;
 mod error;
 mod events;
 mod get;
-mod http_client;
 mod init;
 mod journaled;
 mod kube;
@@ -26,8 +22,6 @@ mod logs;
 mod migrate;
 mod names;
 mod output;
-mod pause;
-mod ports;
 mod process;
 mod reaper;
 mod service;
@@ -37,7 +31,6 @@ mod target;
 mod tasks;
 mod up;
 mod validate;
-mod version;
 mod worker;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -45,12 +38,12 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::CompleteEnv;
 
-use crate::telemetry;
+use crate::{net, telemetry};
 
 pub use client::ApiClient;
-pub use data_dir::{DataDir, Endpoint};
+pub use data_dir::{DataDir, UpEndpoint};
 pub use error::CliError;
-pub use target::Target;
+pub use target::TargetSystem;
 pub use up::Records;
 
 /// Keeps LLM servers as declared, and heals them.
@@ -60,7 +53,7 @@ pub struct Cli {
     #[command(flatten)]
     pub global: Global,
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// What every subcommand takes. Which system: `--data-dir` or OSTLER_DATA_DIR, else `--server` or OSTLER_SERVER (with
@@ -81,7 +74,7 @@ pub struct Global {
     pub namespaces: Vec<String>,
     /// How logs are written; OSTLER_LOG filters them (`debug`, `ostler=debug,kube=info`)
     #[arg(long, global = true, value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    pub log_format: LogFormatArg,
 }
 
 impl Global {
@@ -96,69 +89,69 @@ impl Global {
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum LogFormat {
+pub enum LogFormatArg {
     #[default]
     Text,
     Json,
 }
 
-impl From<LogFormat> for telemetry::LogFormat {
-    fn from(format: LogFormat) -> Self {
+impl From<LogFormatArg> for telemetry::LogFormat {
+    fn from(format: LogFormatArg) -> Self {
         match format {
-            LogFormat::Text => Self::Text,
-            LogFormat::Json => Self::Json,
+            LogFormatArg::Text => Self::Text,
+            LogFormatArg::Json => Self::Json,
         }
     }
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    Status(status::Args),
-    Get(get::Args),
-    Describe(describe::Args),
-    Events(events::Args),
-    Logs(logs::Args),
-    Tasks(tasks::Args),
-    /// Look at a resource now; where a human was asked, begin anew
-    Reconcile(act::Args),
-    /// Leave a resource alone: it is probed, and nothing else
-    Suspend(act::Args),
+pub enum CliCommand {
+    Status(status::StatusArgs),
+    Get(get::GetArgs),
+    Describe(describe::DescribeArgs),
+    Events(events::EventsArgs),
+    Logs(logs::LogsArgs),
+    Tasks(tasks::TasksArgs),
+    /// Reconcile a resource now; if it is deferred to a human, start a new episode
+    Reconcile(act::ResourceArgs),
+    /// Suspend a resource: it is probed, and nothing else
+    Suspend(act::ResourceArgs),
     /// End a suspension
-    Resume(act::Args),
-    /// Fire a TaskSchedule once, now
+    Resume(act::ResourceArgs),
+    /// Run a TaskSchedule once, now
     Run(act::RunArgs),
-    /// Stop a service and keep it stopped, until `start`
-    Stop(service::Args),
-    /// Start a service, and end the hold of `stop`
-    Start(service::Args),
-    Pause(pause::Args),
+    /// Stop a service and hold it until `start`
+    Stop(service::ServiceArgs),
+    /// Start a service, and release the hold of `stop`
+    Start(service::ServiceArgs),
+    Pause(act::PauseArgs),
     /// End the pause
     Unpause,
-    Init(init::Args),
-    Validate(validate::Args),
-    Up(up::Args),
-    Down(down::Args),
-    Migrate(migrate::Args),
-    Controller(controller::Args),
-    Worker(worker::Args),
-    Simulate(simulate::Args),
-    Bench(bench::Args),
-    Crds(crds::Args),
-    Agent(agent::Args),
+    Init(init::InitArgs),
+    Validate(validate::ValidateArgs),
+    Up(up::UpArgs),
+    Down(down::DownArgs),
+    Migrate(migrate::MigrateArgs),
+    Controller(controller::ControllerArgs),
+    Worker(worker::WorkerArgs),
+    Simulate(simulate::SimulateArgs),
+    Bench(bench::BenchArgs),
+    Crds(crds::CrdsArgs),
+    Agent(agent::AgentArgs),
     #[command(hide = true)]
-    AgentExec(agent_exec::Args),
-    Completions(completions::Args),
-    Version(version::Args),
+    AgentExec(agent::AgentExecArgs),
+    Completions(complete::CompletionsArgs),
+    Version(status::VersionArgs),
 }
 
 /// Parses, builds the runtime, runs. Exit codes: 0 done, 1 failed, 2 misused, 3 not healthy (`status --check`).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    CompleteEnv::with_factory(command).var(completions::VARIABLE).complete();
+    CompleteEnv::with_factory(command).var(complete::VARIABLE).complete();
     let matches = command().get_matches_from(&args);
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.global.kube |= called_as_kubectl_plugin(&args);
-    telemetry::install_crypto();
+    net::install_crypto();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -201,34 +194,34 @@ fn options_of(name: &str) -> &'static [&'static str] {
 fn dispatch(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     match command {
-        Command::Status(args) => block_on(status::run(args, &global)),
-        Command::Get(args) => block_on(get::run(args, &global)),
-        Command::Describe(args) => block_on(describe::run(args, &global)),
-        Command::Events(args) => block_on(events::run(args, &global)),
-        Command::Logs(args) => block_on(logs::run(args, &global)),
-        Command::Tasks(args) => block_on(tasks::run(args, &global)),
-        Command::Reconcile(args) => block_on(act::run(act::Verb::Reconcile, args, &global)),
-        Command::Suspend(args) => block_on(act::run(act::Verb::Suspend, args, &global)),
-        Command::Resume(args) => block_on(act::run(act::Verb::Resume, args, &global)),
-        Command::Run(args) => block_on(act::run_schedule(args, &global)),
-        Command::Stop(args) => block_on(service::run(service::Verb::Stop, args, &global)),
-        Command::Start(args) => block_on(service::run(service::Verb::Start, args, &global)),
-        Command::Pause(args) => block_on(pause::run(args, &global)),
-        Command::Unpause => block_on(pause::unpause(&global)),
-        Command::Init(args) => block_on(init::run(args)),
-        Command::Validate(args) => validate::run(&args),
-        Command::Up(args) => block_on(up::run(args, &global)),
-        Command::Controller(args) => block_on(controller::run(args, &global)),
-        Command::Worker(args) => block_on(worker::run(args, &global)),
-        Command::Down(args) => block_on(down::run(args, &global)),
-        Command::Migrate(args) => block_on(migrate::run(args, &global)),
-        Command::Agent(args) => block_on(agent::run(args, &global)),
-        Command::AgentExec(args) => agent_exec::run(args),
-        Command::Simulate(args) => block_on(simulate::run(args)),
-        Command::Bench(args) => block_on(bench::run(args)),
-        Command::Completions(args) => completions::run(&args),
-        Command::Crds(args) => crds::run(&args),
-        Command::Version(args) => block_on(version::run(args, &global)),
+        CliCommand::Status(args) => block_on(status::run(args, &global)),
+        CliCommand::Get(args) => block_on(get::run(args, &global)),
+        CliCommand::Describe(args) => block_on(describe::run(args, &global)),
+        CliCommand::Events(args) => block_on(events::run(args, &global)),
+        CliCommand::Logs(args) => block_on(logs::run(args, &global)),
+        CliCommand::Tasks(args) => block_on(tasks::run(args, &global)),
+        CliCommand::Reconcile(args) => block_on(act::run(act::ResourceVerb::Reconcile, args, &global)),
+        CliCommand::Suspend(args) => block_on(act::run(act::ResourceVerb::Suspend, args, &global)),
+        CliCommand::Resume(args) => block_on(act::run(act::ResourceVerb::Resume, args, &global)),
+        CliCommand::Run(args) => block_on(act::run_schedule(args, &global)),
+        CliCommand::Stop(args) => block_on(service::run(service::ServiceVerb::Stop, args, &global)),
+        CliCommand::Start(args) => block_on(service::run(service::ServiceVerb::Start, args, &global)),
+        CliCommand::Pause(args) => block_on(act::pause(args, &global)),
+        CliCommand::Unpause => block_on(act::unpause(&global)),
+        CliCommand::Init(args) => block_on(init::run(args)),
+        CliCommand::Validate(args) => validate::run(&args),
+        CliCommand::Up(args) => block_on(up::run(args, &global)),
+        CliCommand::Controller(args) => block_on(controller::run(args, &global)),
+        CliCommand::Worker(args) => block_on(worker::run(args, &global)),
+        CliCommand::Down(args) => block_on(down::run(args, &global)),
+        CliCommand::Migrate(args) => block_on(migrate::run(args, &global)),
+        CliCommand::Agent(args) => block_on(agent::run(args, &global)),
+        CliCommand::AgentExec(args) => agent::exec_service(args),
+        CliCommand::Simulate(args) => block_on(simulate::run(args)),
+        CliCommand::Bench(args) => block_on(bench::run(args)),
+        CliCommand::Completions(args) => complete::run(&args),
+        CliCommand::Crds(args) => crds::run(&args),
+        CliCommand::Version(args) => block_on(status::version(args, &global)),
     }
 }
 
@@ -273,7 +266,7 @@ mod tests {
             assert_eq!(Cli::from_arg_matches(&matches).unwrap().global.namespaces, ["team"]);
         }
         let matches = command().try_get_matches_from(["ostler", "--log-format", "json", "simulate"]).unwrap();
-        assert!(matches!(Cli::from_arg_matches(&matches).unwrap().global.log_format, LogFormat::Json));
+        assert!(matches!(Cli::from_arg_matches(&matches).unwrap().global.log_format, LogFormatArg::Json));
     }
 
     #[test]

@@ -1,11 +1,9 @@
-//! What people type: `KIND/NAME`, `2h30m`.
+//! Names of resources as people type them: `KIND/NAME`.
 
-use std::time::Duration;
-
-use super::{CliError, Target};
+use super::{CliError, TargetSystem};
 use crate::{
+    base::closest,
     http::{ItemList, KINDS, Kind},
-    platform::local::closest,
 };
 
 /// `KIND NAME`, `KIND/NAME` or `KIND`.
@@ -37,12 +35,12 @@ fn nickname(word: &str) -> &str {
 }
 
 /// `KIND/NAME`, or a NAME alone where one resource only is called so.
-pub async fn resolve(text: &str, target: &Target) -> Result<(Kind, String), CliError> {
+pub async fn resolve(text: &str, target: &TargetSystem) -> Result<(Kind, String), CliError> {
     resolve_among(text, &KINDS, target).await
 }
 
 /// The same, of these kinds only.
-pub async fn resolve_among(text: &str, kinds: &[Kind], target: &Target) -> Result<(Kind, String), CliError> {
+pub async fn resolve_among(text: &str, kinds: &[Kind], target: &TargetSystem) -> Result<(Kind, String), CliError> {
     if let Some(found) = whole(text)? {
         return Ok(found);
     }
@@ -83,29 +81,6 @@ pub fn whole(text: &str) -> Result<Option<(Kind, String)>, CliError> {
     }
 }
 
-/// `90s`, `15m`, `2h`, `1d12h`: whole numbers with units.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration: write 90s, 15m, 2h or 1d12h");
-    let (mut total, mut number) = (0_u64, String::new());
-    for c in text.trim().chars() {
-        if c.is_ascii_digit() {
-            number.push(c);
-            continue;
-        }
-        let unit = match c {
-            's' => 1,
-            'm' => 60,
-            'h' => 3_600,
-            'd' => 86_400,
-            _ => return Err(bad()),
-        };
-        let count: u64 = number.parse().map_err(|_| bad())?;
-        total = count.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
-        number.clear();
-    }
-    if number.is_empty() && total > 0 { Ok(Duration::from_secs(total)) } else { Err(bad()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,15 +99,5 @@ mod tests {
         assert!(whole("queue").unwrap_err().to_string().contains("tq/NAME"));
         assert_eq!(whole("ollama").unwrap(), None);
         assert_eq!(whole("llm/ollama").unwrap().unwrap().1, "ollama");
-    }
-
-    #[test]
-    fn a_duration_has_units() {
-        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7_200), ("1d12h", 129_600)] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for bad in ["", "2", "h", "2 h", "-2h", "2w", "0s", "99999999999999999999s"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -1,7 +1,9 @@
 //! What `up` and `controller` have in common: leadership, controllers and API, joined, and ended in good order.
 
 use std::{
+    fmt,
     io::{self, IsTerminal},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -14,26 +16,29 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::CliError;
+use super::{CliError, Global};
 use crate::{
+    agent::os,
     controllers,
-    http::{self, Api, Authorizer, Home, Problems},
+    host::mask,
+    http::{self, Api, Authorizer, Home, ProblemSource},
+    listener::raise_open_files,
     net::HttpClient,
     platform::Platform,
     runtimes::{WorkerPods, Workloads},
     store::{LeadWatch, LeaseTimings, Store, lead, seal, watch_deaths},
-    telemetry::{Loops, Metrics},
+    telemetry::{Logging, Loops, Metrics},
 };
 
 /// Whatever acts gets this long to come to rest; what is still running then goes on under the next leader.
 const REST: Duration = Duration::from_secs(8);
 
 /// What a process is made of.
-pub struct Parts {
+pub struct ControlPlaneParts {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
-    pub workloads: Arc<dyn Workloads>,
-    pub worker_pods: Arc<dyn WorkerPods>,
+    pub workloads: Arc<Workloads>,
+    pub worker_pods: Arc<WorkerPods>,
     pub sealing: Option<seal::Key>,
     pub authorizer: Arc<dyn Authorizer>,
     pub home: Home,
@@ -43,12 +48,12 @@ pub struct Parts {
     pub observe: bool,
     /// Unique for this process.
     pub holder: String,
-    pub problems: Problems,
+    pub problems: ProblemSource,
     pub down: Option<CancellationToken>,
 }
 
 /// Leadership, controllers and API at work.
-pub struct Process {
+pub struct ControlPlane {
     acting: CancellationToken,
     controllers: JoinHandle<()>,
     leading: CancellationToken,
@@ -57,10 +62,10 @@ pub struct Process {
     server: JoinHandle<io::Result<()>>,
 }
 
-impl Process {
+impl ControlPlane {
     /// Starts everything. Whether this process leads is known some moments later.
-    pub async fn start(parts: Parts, listener: TcpListener) -> Result<Self, CliError> {
-        let Parts {
+    pub async fn start(parts: ControlPlaneParts, listener: TcpListener) -> Result<Self, CliError> {
+        let ControlPlaneParts {
             store,
             platform,
             workloads,
@@ -127,7 +132,7 @@ impl Process {
         self.leading.cancel();
     }
 
-    /// Ends the rest, after [`Process::rest`].
+    /// Ends the rest, after [`ControlPlane::rest`].
     pub async fn end(self) {
         self.lead.stopped().await;
         self.serving.cancel();
@@ -138,11 +143,39 @@ impl Process {
     }
 }
 
-/// Unique for this process, and readable: POD_NAME in a cluster, else the host's name.
+/// Runs a command that goes on for long: with its log, and with as many open files as the system allows.
+pub async fn logged(
+    global: &Global,
+    filter: &str,
+    work: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
+    let logging = Logging::start(global.log_format.into(), filter)?;
+    raise_open_files();
+    let ended = work.await;
+    // Spans are sent from a thread that the runtime must outlive.
+    let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
+    ended
+}
+
+/// Listens on an address of `--listen`.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let owner = port_owner(address).map(|o| format!(" by {o}")).unwrap_or_default();
+        let why = if e.kind() == io::ErrorKind::AddrInUse { format!("it is taken{owner}") } else { e.to_string() };
+        CliError::failed(format!("can't listen on {address}: {why}; choose another with --listen"))
+    })
+}
+
+/// POD_NAME in a cluster, else the machine's name.
+pub fn host() -> String {
+    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
+    pod.or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// Unique for this process, and readable.
 pub fn holder() -> String {
-    let host = std::env::var("POD_NAME").ok().filter(|n| !n.is_empty()).or_else(|| sysinfo::System::host_name().ok());
     let random = Uuid::new_v4().simple().to_string();
-    format!("{}_{}_{}", host.unwrap_or_else(|| "localhost".to_owned()), std::process::id(), &random[..8])
+    format!("{}_{}_{}", host(), std::process::id(), &random[..8])
 }
 
 /// Waits for SIGINT, SIGTERM or SIGHUP. A second one of the first two ends the process at once: a closing terminal sends SIGHUP
@@ -190,5 +223,33 @@ fn ignores_hangup() -> bool {
         Err(_) => {
             !std::io::stdin().is_terminal() && !std::io::stdout().is_terminal() && !std::io::stderr().is_terminal()
         }
+    }
+}
+
+/// The process behind a port, as far as this user may see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortOwner {
+    pub pid: Option<u32>,
+    pub user: Option<String>,
+    pub command: Option<String>,
+}
+
+/// `None`: nobody listens there, or the system does not tell.
+pub fn port_owner(address: SocketAddr) -> Option<PortOwner> {
+    let listener = os::listener(address.ip(), address.port()).ok().flatten()?;
+    let pid = listener.pid;
+    let user = pid.and_then(os::uid_of).map(os::user_name);
+    Some(PortOwner { pid, user, command: pid.and_then(os::command_line) })
+}
+
+impl fmt::Display for PortOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, user, command } = self;
+        match (pid, command) {
+            (Some(pid), Some(command)) => write!(f, "process {pid} ({})", mask::command_line(command))?,
+            (Some(pid), None) => write!(f, "process {pid}")?,
+            (None, _) => write!(f, "a process that you may not see")?,
+        }
+        user.as_ref().map_or(Ok(()), |user| write!(f, " of user {user}"))
     }
 }

@@ -6,7 +6,7 @@ use clap_complete::ArgValueCompleter;
 use serde_json::Value;
 
 use super::{
-    CliError, Global, Target, complete,
+    CliError, Global, TargetSystem, complete,
     output::{self, print},
 };
 use crate::http::{Item, ItemList, OperationView, ReasonRequest};
@@ -17,32 +17,31 @@ const DEFAULT_WAIT: &str = "10m";
 
 /// What is done to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum ServiceVerb {
     Stop,
     Start,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// A service of a host agent; the agent may be left out where only one has it
+pub struct ServiceArgs {
+    /// A service of a host agent; AGENT is optional if the service name is unique
     #[arg(value_name = "[AGENT/]SERVICE", add = ArgValueCompleter::new(complete::services))]
     service: String,
-    /// Shown with the hold
+    /// Reason, shown with the hold
     #[arg(long, default_value = "")]
     reason: String,
-    /// How long to wait until it is done
-    #[arg(long, value_name = "DURATION", default_value = DEFAULT_WAIT, value_parser = super::names::duration)]
+    /// How long to wait for the operation
+    #[arg(long, value_name = "DURATION", default_value = DEFAULT_WAIT, value_parser = crate::base::duration)]
     wait: Duration,
 }
 
-pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { service, reason, wait } = args;
-    let target = Target::of(global).await?;
-    let list: ItemList = target.api.get(&["hostagents"], &target.namespace_query()).await?;
-    let found = find(&service, &list.items)?;
+pub async fn run(verb: ServiceVerb, args: ServiceArgs, global: &Global) -> Result<(), CliError> {
+    let ServiceArgs { service, reason, wait } = args;
+    let target = TargetSystem::of(global).await?;
+    let found = locate(&service, &target).await?;
     let word = match verb {
-        Verb::Stop => "stop",
-        Verb::Start => "start",
+        ServiceVerb::Stop => "stop",
+        ServiceVerb::Start => "start",
     };
     let query = [("namespace", found.namespace.clone())];
     let path = ["services", &found.agent, &found.service, word];
@@ -59,15 +58,19 @@ pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError
         return Err(CliError::failed(format!("{word} of {} on {} failed: {}", done.service, done.agent, done.message)));
     }
     let after = match verb {
-        Verb::Stop => format!("; it stays stopped until `ostler start {service}`"),
-        Verb::Start => String::new(),
+        ServiceVerb::Stop => format!("; it stays stopped until `ostler start {service}`"),
+        ServiceVerb::Start => String::new(),
     };
     let what = if done.message.is_empty() { format!("{word} of {} is done", done.service) } else { done.message };
     print(&format!("{what}{after} · agent {} · {}\n", done.agent, target.place))
 }
 
 /// Asks until the operation is over, with a sign of life on a terminal.
-async fn follow(target: &Target, mut at: OperationView, query: &[(&str, String)]) -> Result<OperationView, CliError> {
+async fn follow(
+    target: &TargetSystem,
+    mut at: OperationView,
+    query: &[(&str, String)],
+) -> Result<OperationView, CliError> {
     let shows = std::io::stderr().is_terminal();
     while !at.finished {
         if shows {
@@ -82,15 +85,21 @@ async fn follow(target: &Target, mut at: OperationView, query: &[(&str, String)]
     Ok(at)
 }
 
+/// A service of a host agent.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct ServicePlace {
     pub namespace: String,
     pub agent: String,
     pub service: String,
 }
 
-/// The agent that has the service.
-pub fn find(text: &str, agents: &[Item]) -> Result<Found, CliError> {
+/// The service that `[AGENT/]SERVICE` names.
+pub async fn locate(text: &str, target: &TargetSystem) -> Result<ServicePlace, CliError> {
+    let list: ItemList = target.api.get(&["hostagents"], &target.namespace_query()).await?;
+    find(text, &list.items)
+}
+
+fn find(text: &str, agents: &[Item]) -> Result<ServicePlace, CliError> {
     let (wanted, service) = match text.split_once('/') {
         Some((agent, service)) => (Some(agent), service),
         None => (None, text),
@@ -100,7 +109,7 @@ pub fn find(text: &str, agents: &[Item]) -> Result<Found, CliError> {
     // An agent that is named is asked even when its status does not list the service: the agent knows best.
     let mut found: Vec<&Item> = agents.iter().filter(named).filter(|i| wanted.is_some() || has(i)).collect();
     match (found.pop(), found.is_empty()) {
-        (Some(item), true) => Ok(Found {
+        (Some(item), true) => Ok(ServicePlace {
             namespace: item.namespace().to_owned(),
             agent: item.name().to_owned(),
             service: service.to_owned(),
@@ -125,11 +134,7 @@ pub fn find(text: &str, agents: &[Item]) -> Result<Found, CliError> {
 }
 
 /// The services that an agent lists.
-pub fn names(item: &Item) -> impl Iterator<Item = &str> {
-    services(item)
-}
-
-fn services(item: &Item) -> impl Iterator<Item = &str> {
+pub fn services(item: &Item) -> impl Iterator<Item = &str> {
     let listed = item.status.as_ref().and_then(|s| s.get("services")).and_then(Value::as_array);
     listed.into_iter().flatten().filter_map(|s| s.get("name").and_then(Value::as_str))
 }

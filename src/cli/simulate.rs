@@ -12,7 +12,7 @@ use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions, TlsMode, co
 
 use super::{CliError, output};
 
-/// Pose as an inference server, with faults on demand, to rehearse a failure before it happens
+/// Run a simulated inference server with faults on demand
 ///
 /// Faults are set by --fault, and changed while it runs:
 ///   curl -X PUT http://127.0.0.1:11434/simulate/faults -d '["hang-inference"]'
@@ -21,8 +21,8 @@ use super::{CliError, output};
 ///   curl http://127.0.0.1:11434/simulate/totals
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_long_help = fault_help())]
-pub struct Args {
-    /// Which server to pose as
+pub struct SimulateArgs {
+    /// Which engine to simulate
     #[arg(long, value_enum, default_value_t = EngineArg::Ollama)]
     engine: EngineArg,
     /// Address to listen on [default: 127.0.0.1 and the engine's own port: 11434, 11435 for mlx, 8000 for openai]
@@ -88,7 +88,7 @@ impl EngineArg {
 }
 
 /// Runs until a signal, or a fault, ends it.
-pub async fn run(args: Args) -> Result<(), CliError> {
+pub async fn run(args: SimulateArgs) -> Result<(), CliError> {
     raise_open_files();
     // Before it says that it serves: from then on a signal ends it in good order.
     let ended = ended().map_err(|error| CliError::Failed(format!("can't wait for signals: {error}")))?;
@@ -107,8 +107,8 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn options(args: Args, start: u64) -> SimulateOptions {
-    let Args {
+fn options(args: SimulateArgs, start: u64) -> SimulateOptions {
+    let SimulateArgs {
         engine,
         listen,
         control_listen,

@@ -1,10 +1,12 @@
-//! `ostler status`.
+//! `ostler status` and `version`.
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{
-    CliError, Global, Target,
-    output::{self, Format, Style, nobody_reads, print, print_ready},
+    CliError, Global, TargetSystem,
+    output::{self, Format, Style, print, print_ready, until_unread},
 };
 use crate::http::Overview;
 
@@ -12,13 +14,13 @@ use crate::http::Overview;
 const REDRAW: Duration = Duration::from_millis(500);
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Show everything on one screen, worst first
+/// Show the state of everything, worst first
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Exit with 3 unless everything that is declared, and not suspended, is as declared
+pub struct StatusArgs {
+    /// Exit with 3 unless every declared resource that is not suspended is Ready
     #[arg(long, conflicts_with = "watch")]
     check: bool,
-    /// Show it anew twice a second, until Ctrl-C
+    /// Refresh twice a second, until Ctrl-C
     #[arg(long, short)]
     watch: bool,
     /// For programs
@@ -26,14 +28,11 @@ pub struct Args {
     output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { check, watch, output } = args;
-    let target = Target::of(global).await?;
+pub async fn run(args: StatusArgs, global: &Global) -> Result<(), CliError> {
+    let StatusArgs { check, watch, output } = args;
+    let target = TargetSystem::of(global).await?;
     if watch {
-        return tokio::select! {
-            ended = watching(&target, output) => ended,
-            () = nobody_reads() => Ok(()),
-        };
+        return until_unread(watching(&target, output)).await;
     }
     let overview = overview(&target).await?;
     match show(&overview, output, "") {
@@ -44,7 +43,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
     if check && !overview.healthy { Err(CliError::NotHealthy) } else { Ok(()) }
 }
 
-async fn overview(target: &Target) -> Result<Overview, CliError> {
+async fn overview(target: &TargetSystem) -> Result<Overview, CliError> {
     target.api.get(&["status"], &target.namespace_query()).await
 }
 
@@ -56,7 +55,7 @@ fn show(overview: &Overview, format: Option<Format>, before: &str) -> Result<(),
 }
 
 /// A server that goes away for a while, for a restart say, is no reason to stop watching.
-async fn watching(target: &Target, format: Option<Format>) -> Result<(), CliError> {
+async fn watching(target: &TargetSystem, format: Option<Format>) -> Result<(), CliError> {
     let before = if Style::of_stdout().width.is_some() { CLEAR } else { "" };
     loop {
         match overview(target).await {
@@ -68,4 +67,21 @@ async fn watching(target: &Target, format: Option<Format>) -> Result<(), CliErro
         }
         tokio::time::sleep(REDRAW).await;
     }
+}
+
+/// Show the version of this program and of the server
+#[derive(Debug, clap::Args)]
+pub struct VersionArgs {
+    /// Only this program's version
+    #[arg(long)]
+    client: bool,
+}
+
+pub async fn version(args: VersionArgs, global: &Global) -> Result<(), CliError> {
+    print(&format!("ostler {}\n", env!("CARGO_PKG_VERSION")))?;
+    // Without a system there is none to ask; that is no failure of this command.
+    let Some(target) = (if args.client { None } else { TargetSystem::of(global).await.ok() }) else { return Ok(()) };
+    let description: Value = target.api.get(&["openapi.json"], &[]).await?;
+    let version = description.pointer("/info/version").and_then(Value::as_str).unwrap_or("of an unknown release");
+    print(&format!("server {version} · {}\n", target.place))
 }

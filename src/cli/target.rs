@@ -3,7 +3,7 @@
 use super::{ApiClient, CliError, DataDir, Global, kube::Cluster};
 
 /// The system, and the way to it.
-pub struct Target {
+pub struct TargetSystem {
     pub api: ApiClient,
     /// The cluster, when the way leads through a kubeconfig: changes of resources go to its API server.
     pub cluster: Option<Cluster>,
@@ -13,7 +13,7 @@ pub struct Target {
     pub namespace: Option<String>,
 }
 
-impl Target {
+impl TargetSystem {
     /// `--kube`, else `--data-dir` or OSTLER_DATA_DIR, else `--server` or OSTLER_SERVER, else the user's data folder. What is
     /// typed goes before what is in the environment.
     pub async fn of(global: &Global) -> Result<Self, CliError> {

@@ -22,7 +22,7 @@ use crate::{
 /// Exits with 1 when something would not be in force, or a schedule can't be read. A reference that leads nowhere within the folder
 /// is only noted: what it names may be declared elsewhere.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ValidateArgs {
     /// Folder of manifests, or one file
     #[arg(short, value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -31,8 +31,8 @@ pub struct Args {
     output: Option<Format>,
 }
 
-pub fn run(args: &Args) -> Result<(), CliError> {
-    let Args { folder, output } = args;
+pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
+    let ValidateArgs { folder, output } = args;
     if !folder.exists() {
         return Err(CliError::misused(format!("-f {}: there is no such folder or file", folder.display())));
     }

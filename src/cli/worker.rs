@@ -2,23 +2,21 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     CliError, DataDir, Global,
     data_dir::{KEY_FILE, sealing_key_of_environment, state_folder},
-    http_client::http_client,
-    process::{holder, signaled},
+    process::{self, holder, host, logged, signaled},
     reaper,
 };
 use crate::{
     http,
-    listener::raise_open_files,
+    net::HttpClient,
     store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
-    telemetry::{Logging, Loops, Metrics},
-    worker::{Parts, SealedSecrets, Timings, Worker},
+    telemetry::{Loops, Metrics},
+    worker::{SealedSecrets, Timings, Worker, WorkerParts},
 };
 
 const LOGS: &str = "ostler=info,warn";
@@ -28,7 +26,7 @@ const LOGS: &str = "ostler=info,warn";
 /// Needs the database and the servers, nothing else. Any number may run, on any machine. SIGTERM drains: nothing new is begun, what
 /// runs is finished within the pool's drainSeconds; a second signal ends it at once.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct WorkerArgs {
     /// The WorkerPool
     #[arg(long, value_name = "NAME")]
     pool: String,
@@ -46,18 +44,13 @@ pub struct Args {
     spool: Option<PathBuf>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let logging = Logging::start(global.log_format.into(), LOGS)?;
-    raise_open_files();
+pub async fn run(args: WorkerArgs, global: &Global) -> Result<(), CliError> {
     reaper::start();
-    let ended = work(args, global).await;
-    // Spans are sent from a thread that the runtime must outlive.
-    let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
-    ended
+    logged(global, LOGS, work(args, global)).await
 }
 
-async fn work(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { pool, database_url, installation, listen, spool } = args;
+async fn work(args: WorkerArgs, global: &Global) -> Result<(), CliError> {
+    let WorkerArgs { pool, database_url, installation, listen, spool } = args;
     let namespace = global.namespace()?.unwrap_or_else(|| "default".to_owned());
     let home = match database_url {
         Some(url) => Home::Postgres(url),
@@ -71,10 +64,10 @@ async fn work(args: Args, global: &Global) -> Result<(), CliError> {
     tokio::spawn(loops.clone().keep_time(ended.clone()));
     tokio::spawn(watch_deaths(Arc::clone(&store), None, ended.clone()));
     let door = serve(listen, &store, &metrics, &loops, &ended).await?;
-    let worker = Worker::new(Parts {
+    let worker = Worker::new(WorkerParts {
         secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),
         store: Arc::clone(&store),
-        http: http_client()?,
+        http: HttpClient::new()?,
         metrics: metrics.worker.clone(),
         loops,
         holder: holder(),
@@ -121,9 +114,7 @@ async fn serve(
     let server = match listen {
         None => None,
         Some(listen) => {
-            let listener = TcpListener::bind(listen).await.map_err(|error| {
-                CliError::failed(format!("can't listen on {listen}: {error}; choose another with --listen"))
-            })?;
+            let listener = process::listen(listen).await?;
             let (store, metrics, loops) = (Arc::clone(store), metrics.clone(), loops.clone());
             let health = http::Health { store, metrics, loops, platform: None };
             Some(tokio::spawn(http::serve_health(listener, health, ended.clone())))
@@ -160,10 +151,4 @@ fn usual_spool(home: &Home) -> Result<PathBuf, CliError> {
             )
         }),
     }
-}
-
-/// POD_NAME in a cluster, else the machine's name.
-pub fn host() -> String {
-    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
-    pod.or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "localhost".to_owned())
 }

@@ -1,30 +1,20 @@
 //! The one loop that drives every controller: observe, plan, apply, status.
 
-use std::{
-    collections::HashSet,
-    fmt::Debug,
-    hash::Hash,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Debug, hash::Hash, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
     runtime::{
         applier,
-        controller::{Action, Config, Error as applier_error, ReconcileRequest},
+        controller::{Action, Config, Error as applier_error},
         reflector::ObjectRef,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    sync::{broadcast, mpsc},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -40,7 +30,12 @@ use super::{
     feed::Feed,
 };
 
+mod queue;
 mod readiness;
+
+use queue::{Waiting, queue};
+
+pub use queue::{Triggered, triggers};
 
 /// Passes at once, so that a thousand objects don't stampede.
 const CONCURRENCY: u16 = 32;
@@ -105,28 +100,13 @@ pub struct Drive {
     pub beat: Beat,
 }
 
-/// Objects that others ask to be looked at. A loop that is started again goes on with what is left.
-pub struct Triggered<K: Resource<DynamicType = ()>>(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<ObjectRef<K>>>>);
-
-impl<K: Resource<DynamicType = ()>> Clone for Triggered<K> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-/// Where to ask for passes, and what takes them up.
-pub fn triggers<K: Resource<DynamicType = ()>>() -> (mpsc::UnboundedSender<ObjectRef<K>>, Triggered<K>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (sender, Triggered(Arc::new(tokio::sync::Mutex::new(receiver))))
-}
-
 /// What passes of one kind share.
 struct Passes<C: Controller> {
     controller: Arc<C>,
     drive: Drive,
     waiting: Waiting<C::Object>,
     backoffs: Backoffs<ObjectRef<C::Object>>,
-    said: readiness::Said,
+    said: readiness::ReadinessLog,
     /// Objects whose status is refused: they are healed all the same.
     unwritten: Backoffs<ObjectRef<C::Object>>,
 }
@@ -148,7 +128,7 @@ pub async fn drive<C: Controller>(
         drive,
         waiting,
         backoffs: Backoffs::default(),
-        said: readiness::Said::default(),
+        said: readiness::ReadinessLog::default(),
         unwritten: Backoffs::default(),
     });
     let config = Config::default().concurrency(CONCURRENCY);
@@ -161,7 +141,7 @@ pub async fn drive<C: Controller>(
             let pass = tokio::spawn(async move { passes.pass(&object).await }.instrument(span));
             AbortOnDropHandle::new(pass).map(|ended| {
                 ended.unwrap_or_else(|error| {
-                    tracing::error!(kind = C::KIND, %error, "pass broke off");
+                    tracing::error!(kind = C::KIND, %error, "pass was aborted");
                     Ok(Action::requeue(PERIOD))
                 })
             })
@@ -192,75 +172,6 @@ pub async fn drive<C: Controller>(
                 None => return,
             },
         }
-    }
-}
-
-/// Everything there is, everything that is touched, and what others ask to be looked at.
-fn queue<K>(
-    feed: &Feed<K>,
-    triggered: Triggered<K>,
-    waiting: Waiting<K>,
-) -> impl Stream<Item = Result<ReconcileRequest<K>, std::convert::Infallible>> + Send + 'static + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-    ObjectRef<K>: Eq + Hash,
-{
-    let feed = feed.clone();
-    let touched = stream::unfold(feed.touches(), |mut touches| async move {
-        match touches.recv().await {
-            Ok(object) => Some((Some(object), touches)),
-            Err(broadcast::error::RecvError::Lagged(_)) => Some((None, touches)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    });
-    let all = {
-        let objects = feed.objects.clone();
-        move || objects.state().iter().map(|o| ObjectRef::from_obj(&**o)).collect::<Vec<_>>()
-    };
-    let initial = stream::iter(all());
-    let touched = touched.flat_map(move |one| stream::iter(one.map_or_else(&all, |object| vec![object])));
-    let triggers = stream::unfold(triggered, |triggered| async move {
-        let object = triggered.0.lock().await.recv().await;
-        object.map(|object| (object, triggered))
-    });
-    stream::select(initial.chain(touched), Box::pin(triggers)).map(move |object| {
-        waiting.joined(&object);
-        Ok(ReconcileRequest::from(object))
-    })
-}
-
-/// Who was asked to be looked at and was not yet: the depth of the queue, for metrics. Passes that are due later don't count.
-struct Waiting<K: Resource<DynamicType = ()>> {
-    kind: &'static str,
-    metrics: Metrics,
-    objects: Arc<Mutex<HashSet<ObjectRef<K>>>>,
-}
-
-impl<K: Resource<DynamicType = ()>> Clone for Waiting<K> {
-    fn clone(&self) -> Self {
-        Self { kind: self.kind, metrics: self.metrics.clone(), objects: Arc::clone(&self.objects) }
-    }
-}
-
-impl<K: Resource<DynamicType = ()>> Waiting<K>
-where
-    ObjectRef<K>: Eq + Hash + Clone,
-{
-    fn new(kind: &'static str, metrics: &Metrics) -> Self {
-        metrics.reconciles.queue_depth(kind, 0);
-        Self { kind, metrics: metrics.clone(), objects: Arc::default() }
-    }
-
-    fn joined(&self, object: &ObjectRef<K>) {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.insert(object.clone());
-        self.metrics.reconciles.queue_depth(self.kind, objects.len());
-    }
-
-    fn begun(&self, object: &ObjectRef<K>) {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.remove(object);
-        self.metrics.reconciles.queue_depth(self.kind, objects.len());
     }
 }
 
@@ -402,7 +313,7 @@ async fn publish(drive: &Drive, about: &ObjectId, notes: &[Note]) {
     for note in notes {
         drive.metrics.process.platform_write(&about.kind, "event");
         if let Err(error) = drive.platform.publish(about, note).await {
-            tracing::warn!(kind = about.kind, namespace = about.namespace, name = about.name, %error, "event not published");
+            tracing::warn!(kind = about.kind, namespace = about.namespace, name = about.name, %error, "could not publish an event");
         }
     }
 }

@@ -157,7 +157,7 @@ where
                     message: cut(&undecodable(&one.why), 1_000),
                 };
                 if let Err(error) = platform.publish(&one.id, &note).await {
-                    tracing::debug!(%error, "event not published");
+                    tracing::debug!(%error, "could not publish an event");
                 }
             }
             told = now;
@@ -237,7 +237,7 @@ where
                     Some(Ok(event)) => self.take(event),
                     Some(Err(error)) => self.interrupted(&error),
                     None => {
-                        tracing::error!(kind = self.kind, "the watch ended, and is started again");
+                        tracing::error!(kind = self.kind, "watch ended; starting it again");
                         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                         events = self.platform.watch(self.kind);
                     }
@@ -250,9 +250,9 @@ where
         let before = self.failing.clone();
         self.heed_failing();
         if self.failing.is_empty() {
-            tracing::warn!(kind = self.kind, %error, "watch interrupted; retrying");
+            tracing::warn!(kind = self.kind, %error, "watch interrupted; will retry");
         } else if before == self.failing {
-            tracing::debug!(kind = self.kind, %error, "watch interrupted; retrying");
+            tracing::debug!(kind = self.kind, %error, "watch interrupted; will retry");
         }
     }
 
@@ -265,16 +265,11 @@ where
         let now: BTreeMap<String, String> =
             unreadable.into_iter().map(|(namespace, one)| (namespace, one.why)).collect();
         for (namespace, why) in now.iter().filter(|(namespace, why)| self.failing.get(*namespace) != Some(why)) {
-            tracing::warn!(
-                kind = self.kind,
-                namespace,
-                error = why,
-                "namespace can't be watched; the others go on; retrying"
-            );
+            tracing::warn!(kind = self.kind, namespace, error = why, "could not watch a namespace; will retry");
             self.metrics.reconciles.watch_failing(self.kind, namespace, true);
         }
         for namespace in self.failing.keys().filter(|namespace| !now.contains_key(*namespace)) {
-            tracing::info!(kind = self.kind, namespace, "namespace is watched again");
+            tracing::info!(kind = self.kind, namespace, "watching the namespace again");
             self.metrics.reconciles.watch_failing(self.kind, namespace, false);
         }
         self.failing = now;

@@ -40,8 +40,8 @@ pub use task_schedule::check_schedule;
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
-    pub workloads: Arc<dyn Workloads>,
-    pub worker_pods: Arc<dyn WorkerPods>,
+    pub workloads: Arc<Workloads>,
+    pub worker_pods: Arc<WorkerPods>,
     /// Seals the Secrets that workers need; `None`: none is handed over.
     pub sealing: Option<seal::Key>,
     /// The process's one HTTP client, without a total timeout.

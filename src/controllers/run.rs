@@ -23,7 +23,7 @@ use super::{
     driver::{Drive, drive, triggers},
     feed::Feed,
     host_agent, llm_backend,
-    shared::{Agents, Key, Shared, SlotWatch, Wake, Wishes},
+    shared::{AgentRegistry, NamespacedName, Shared, SlotWatch, Wake, Wishes},
     supervise::Supervisor,
     work,
 };
@@ -80,7 +80,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
     let (backend_trigger, backend_queue) = triggers();
     let (agent_trigger, agent_queue) = triggers();
     let shared = Shared {
-        agents: Agents::default(),
+        agents: AgentRegistry::default(),
         secrets: Secrets::new(Arc::clone(&parts.platform)),
         slots: SlotWatch::default(),
         limits: dispatch::limits_of_last_leader(parts).await,
@@ -96,7 +96,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         backend_trigger.clone(),
         agent_trigger.clone(),
     ));
-    let agent_controller = Arc::new(host_agent::Agents::new(
+    let agent_controller = Arc::new(host_agent::HostAgents::new(
         parts.clone(),
         shared.clone(),
         Arc::clone(&backend_controller),
@@ -185,14 +185,14 @@ async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
             match sweep_once(&parts, &backends, &term).await {
                 Ok(gone) => {
                     for row in gone {
-                        let key = Key::new(row.namespace, row.name);
+                        let key = NamespacedName::new(row.namespace, row.name);
                         tracing::info!(backend = %key, "backend is deleted: it gives no new slots");
                     }
                 }
                 Err(error) => tracing::warn!(%error, "could not check for deleted resources; will retry"),
             }
             if let Err(error) = parts.store.prune_journal(Timestamp::now() - JOURNAL).await {
-                tracing::warn!(%error, "could not drop old events; will retry");
+                tracing::warn!(%error, "could not delete old events; will retry");
             }
         }
         tokio::select! {
@@ -224,7 +224,7 @@ async fn record_observations(parts: Parts, backends: Arc<llm_backend::Backends>,
         // In one transaction: a thousand backends must not cost a thousand flushes to disk.
         match parts.store.record_observations(term.fence(), &new).await {
             Ok(()) => written.extend(new.into_iter().map(|(uid, seen)| (uid, (seen, Instant::now())))),
-            Err(error) => tracing::debug!(%error, "last probes not written"),
+            Err(error) => tracing::debug!(%error, "could not write the last probes; will retry"),
         }
     }
 }

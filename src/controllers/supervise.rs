@@ -41,7 +41,7 @@ impl Supervisor {
                 failures = if began.elapsed() > STEADY { 1 } else { failures + 1 };
                 let wait = doubled(first, LONGEST, failures);
                 let message = panic_message(&*panic);
-                tracing::error!(name, message, seconds = wait.as_secs(), "a loop panicked and will be started again");
+                tracing::error!(name, message, seconds = wait.as_secs(), "a loop panicked; starting it again");
                 tokio::time::sleep(wait).await;
             }
         });

@@ -10,16 +10,18 @@ use crate::{store::Term, telemetry::Beat};
 
 use super::{
     Parts,
-    container_health_check::Checks,
-    declared::{Book, Declared, Declares, Feeds, Triggers, World, heed_touches, seal_secrets, watch_gates},
+    container_health_check::ContainerChecks,
+    declared::{
+        ControlPlane, Declared, Declares, Feeds, ProjectionCache, Triggers, heed_touches, seal_secrets, watch_gates,
+    },
     driver::{Drive, Triggered, drive, triggers},
     expert::Experts,
     feed::Feed,
     shared::{Shared, Wishes},
     supervise::Supervisor,
-    task_queue::Queues,
-    task_schedule::{Runs, Schedules, watch_clock},
-    worker_pool::Pools,
+    task_queue::TaskQueues,
+    task_schedule::{ScheduleRuns, TaskSchedules, watch_clock},
+    worker_pool::WorkerPools,
 };
 
 /// Loops that have nothing to do for longer than this are stuck.
@@ -58,17 +60,17 @@ pub async fn start(supervisor: &mut Supervisor, parts: &Parts, shared: &Shared, 
     let (schedules, schedule_queue) = triggers();
     let (checks, check_queue) = triggers();
     let asks = Triggers { experts, queues, pools, schedules, checks };
-    let world = Arc::new(World::new(parts.clone(), shared.clone(), feeds.clone(), asks));
+    let world = Arc::new(ControlPlane::new(parts.clone(), shared.clone(), feeds.clone(), asks));
     // A new leader must not close gates for not having looked yet.
     world.read_backends().await;
-    let runs = Runs::default();
+    let runs = ScheduleRuns::default();
     let mut run = Run { supervisor, world: Arc::clone(&world), term: term.clone() };
     run.kind(Experts(Arc::clone(&world)), &feeds.experts, expert_queue, "reconcile Expert");
-    run.kind(Queues(Arc::clone(&world)), &feeds.queues, queue_queue, "reconcile TaskQueue");
-    run.kind(Pools::new(Arc::clone(&world)), &feeds.pools, pool_queue, "reconcile WorkerPool");
-    let of_schedules = Schedules { world: Arc::clone(&world), runs: runs.clone() };
+    run.kind(TaskQueues(Arc::clone(&world)), &feeds.queues, queue_queue, "reconcile TaskQueue");
+    run.kind(WorkerPools::new(Arc::clone(&world)), &feeds.pools, pool_queue, "reconcile WorkerPool");
+    let of_schedules = TaskSchedules { world: Arc::clone(&world), runs: runs.clone() };
     run.kind(of_schedules, &feeds.schedules, schedule_queue, "reconcile TaskSchedule");
-    let of_checks = Checks::new(Arc::clone(&world), term.clone());
+    let of_checks = ContainerChecks::new(Arc::clone(&world), term.clone());
     run.kind(of_checks, &feeds.checks, check_queue, "reconcile ContainerHealthCheck");
     run.sweep(&feeds.experts, "Expert");
     run.sweep(&feeds.queues, "TaskQueue");
@@ -98,16 +100,16 @@ pub async fn start(supervisor: &mut Supervisor, parts: &Parts, shared: &Shared, 
     });
 }
 
-fn beat(world: &World, name: &str) -> Beat {
+fn beat(world: &ControlPlane, name: &str) -> Beat {
     world.parts.loops.register(name, SILENCE)
 }
 
-async fn load(book: Book, term: Term) {
+async fn load(book: ProjectionCache, term: Term) {
     book.load(term.ended()).await;
 }
 
 /// A wish of a person concerns everything at once: each object is looked at.
-async fn heed_wishes(mut wishes: Wishes, world: Arc<World>) {
+async fn heed_wishes(mut wishes: Wishes, world: Arc<ControlPlane>) {
     while wishes.changed().await {
         world.triggers.all(&world.feeds);
     }
@@ -115,7 +117,7 @@ async fn heed_wishes(mut wishes: Wishes, world: Arc<World>) {
 
 struct Run<'a> {
     supervisor: &'a mut Supervisor,
-    world: Arc<World>,
+    world: Arc<ControlPlane>,
     term: Term,
 }
 
@@ -156,7 +158,7 @@ impl Run<'_> {
 }
 
 /// Deletion is by sweep: what a complete listing lacks is gone. Deleting a resource never deletes tasks.
-async fn sweeps<K>(world: Arc<World>, term: Term, feed: Feed<K>, kind: &'static str)
+async fn sweeps<K>(world: Arc<ControlPlane>, term: Term, feed: Feed<K>, kind: &'static str)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
     ObjectRef<K>: Eq + std::hash::Hash,
@@ -187,7 +189,7 @@ where
     }
 }
 
-async fn sweep(world: &World, term: &Term, kind: &str, uids: &[String]) {
+async fn sweep(world: &ControlPlane, term: &Term, kind: &str, uids: &[String]) {
     match world.book.sweep(term.fence(), kind, uids).await {
         Ok(gone) => {
             for row in gone {

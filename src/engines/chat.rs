@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::stream::{CallError, run};
-use super::{Activity, Endpoint, EngineKind, InferOutcome, InferRequest, Sampling};
+use super::{CallActivity, Endpoint, EngineKind, InferOutcome, InferRequest, Sampling};
 use crate::tasks::Message;
 
 pub(super) const PATH: &str = "/v1/chat/completions";
@@ -33,7 +33,7 @@ pub(super) async fn infer(
     at: &Endpoint,
     request: &InferRequest,
     dialect: &Dialect,
-    on_activity: &mut (dyn FnMut(Activity) + Send),
+    on_activity: &mut (dyn FnMut(CallActivity) + Send),
 ) -> Result<InferOutcome, CallError> {
     let built = at.request(Method::POST, PATH).json(&body(request, dialect));
     run(engine, (at, built), request, dialect.stream && dialect.ask_usage, on_activity).await

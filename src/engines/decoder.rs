@@ -22,7 +22,7 @@ const DOWNLOAD_FACTOR: u64 = 2;
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Item {
+pub(super) enum StreamItem {
     /// `framed`: it came as an event, else as a line or a body of its own.
     Record { value: Value, framed: bool },
     /// The data of an error event.
@@ -92,7 +92,7 @@ impl Decoder {
     }
 
     /// Takes what arrived and hands out what it completes. The cost is linear in the bytes, however they are cut.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<Vec<Item>, Failure> {
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<Vec<StreamItem>, Failure> {
         self.bytes += chunk.len() as u64;
         if self.bytes > self.max_bytes {
             return Err(bad(format!("an answer longer than {} bytes", self.max_bytes)));
@@ -113,7 +113,7 @@ impl Decoder {
     }
 
     /// The body has ended.
-    pub(super) fn end(&mut self) -> Result<Vec<Item>, Failure> {
+    pub(super) fn end(&mut self) -> Result<Vec<StreamItem>, Failure> {
         let mut items = Vec::new();
         let rest = self.lines.rest();
         self.line(&rest, &mut items)?;
@@ -127,7 +127,7 @@ impl Decoder {
         &self.plain
     }
 
-    fn line(&mut self, line: &[u8], items: &mut Vec<Item>) -> Result<(), Failure> {
+    fn line(&mut self, line: &[u8], items: &mut Vec<StreamItem>) -> Result<(), Failure> {
         let trimmed = line.trim_ascii();
         if let Some(data) = line.strip_prefix(b"data:") {
             self.parse_plain(items);
@@ -152,9 +152,9 @@ impl Decoder {
                     _ => Some(Announced::Other),
                 };
             }
-            b"error" => items.push(Item::Error(value.to_vec())),
+            b"error" => items.push(StreamItem::Error(value.to_vec())),
             _ => match serde_json::from_slice(trimmed) {
-                Ok(value @ Value::Object(_)) => items.push(Item::Record { value, framed: false }),
+                Ok(value @ Value::Object(_)) => items.push(StreamItem::Record { value, framed: false }),
                 _ => self.plain_line(line, items)?,
             },
         }
@@ -162,10 +162,10 @@ impl Decoder {
     }
 
     /// Servers that leave out the blank line between events are understood as well: what is JSON by itself is an event.
-    fn data_line(&mut self, data: &[u8], items: &mut Vec<Item>) -> Result<(), Failure> {
+    fn data_line(&mut self, data: &[u8], items: &mut Vec<StreamItem>) -> Result<(), Failure> {
         if data == b"[DONE]" {
             self.end_of_block(items)?;
-            items.push(Item::Done);
+            items.push(StreamItem::Done);
             return Ok(());
         }
         if self.data.is_empty() {
@@ -183,35 +183,35 @@ impl Decoder {
         Ok(())
     }
 
-    fn hand_out(&mut self, value: Value, data: &[u8], items: &mut Vec<Item>) {
+    fn hand_out(&mut self, value: Value, data: &[u8], items: &mut Vec<StreamItem>) {
         if self.announced.take() == Some(Announced::Error) {
-            items.push(Item::Error(data.to_vec()));
+            items.push(StreamItem::Error(data.to_vec()));
         } else {
             self.handed_out = data[..data.len().min(4096)].to_vec();
-            items.push(Item::Record { value, framed: true });
+            items.push(StreamItem::Record { value, framed: true });
         }
     }
 
-    fn end_of_block(&mut self, items: &mut Vec<Item>) -> Result<(), Failure> {
+    fn end_of_block(&mut self, items: &mut Vec<StreamItem>) -> Result<(), Failure> {
         let data = std::mem::take(&mut self.data);
         let handed_out = std::mem::take(&mut self.handed_out);
         let announced = self.announced.take();
         if data.is_empty() {
             if announced == Some(Announced::Error) {
-                items.push(Item::Error(handed_out));
+                items.push(StreamItem::Error(handed_out));
             }
             return Ok(());
         }
         match (serde_json::from_slice(&data), announced) {
-            (_, Some(Announced::Error)) => items.push(Item::Error(data)),
-            (Ok(value), _) => items.push(Item::Record { value, framed: true }),
+            (_, Some(Announced::Error)) => items.push(StreamItem::Error(data)),
+            (Ok(value), _) => items.push(StreamItem::Record { value, framed: true }),
             (Err(_), Some(Announced::Other)) => {}
             (Err(_), None) => return Err(no_json(&data)),
         }
         Ok(())
     }
 
-    fn plain_line(&mut self, line: &[u8], items: &mut Vec<Item>) -> Result<(), Failure> {
+    fn plain_line(&mut self, line: &[u8], items: &mut Vec<StreamItem>) -> Result<(), Failure> {
         self.plain.extend_from_slice(line);
         self.plain.push(b'\n');
         let most = if self.plain.trim_ascii_start().starts_with(b"{") { MAX_LINE_BYTES } else { MAX_TEXT_BYTES };
@@ -225,13 +225,13 @@ impl Decoder {
         Ok(())
     }
 
-    fn parse_plain(&mut self, items: &mut Vec<Item>) {
+    fn parse_plain(&mut self, items: &mut Vec<StreamItem>) {
         if self.plain.is_empty() {
             return;
         }
         match serde_json::from_slice(&self.plain) {
             Ok(value) => {
-                items.push(Item::Record { value, framed: false });
+                items.push(StreamItem::Record { value, framed: false });
                 self.plain.clear();
                 self.tried = 0;
             }
@@ -258,11 +258,17 @@ pub(super) fn no_json(data: &[u8]) -> Failure {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use reqwest::{StatusCode, header::HeaderMap};
     use serde_json::json;
 
     use super::*;
+    use crate::engines::{
+        EngineKind, read_listing, said,
+        status::{of_event, of_record, of_response},
+        thinking::SplitAnswer,
+    };
 
-    fn decode(chunks: &[&[u8]]) -> Result<Vec<Item>, Failure> {
+    fn decode(chunks: &[&[u8]]) -> Result<Vec<StreamItem>, Failure> {
         let mut decoder = Decoder::default();
         let mut items = Vec::new();
         for chunk in chunks {
@@ -272,31 +278,31 @@ mod tests {
         Ok(items)
     }
 
-    fn event(value: Value) -> Item {
-        Item::Record { value, framed: true }
+    fn event(value: Value) -> StreamItem {
+        StreamItem::Record { value, framed: true }
     }
 
-    fn line(value: Value) -> Item {
-        Item::Record { value, framed: false }
+    fn line(value: Value) -> StreamItem {
+        StreamItem::Record { value, framed: false }
     }
 
-    fn error(data: &str) -> Item {
-        Item::Error(data.as_bytes().to_vec())
+    fn error(data: &str) -> StreamItem {
+        StreamItem::Error(data.as_bytes().to_vec())
     }
 
     #[test]
     fn every_form_of_a_stream_is_read() {
         let (one, two) = (json!({"a": 1}), json!({"a": 2}));
-        let cases: [(&str, Vec<Item>); 20] = [
+        let cases: [(&str, Vec<StreamItem>); 20] = [
             ("", vec![]),
             ("\n\n\r\n", vec![]),
             (
                 "data: {\"a\":1}\n\ndata: {\"a\":2}\n\ndata: [DONE]\n\n",
-                vec![event(one.clone()), event(two.clone()), Item::Done],
+                vec![event(one.clone()), event(two.clone()), StreamItem::Done],
             ),
             (
                 "data:{\"a\":1}\r\n\r\ndata:{\"a\":2}\r\rdata:[DONE]",
-                vec![event(one.clone()), event(two.clone()), Item::Done],
+                vec![event(one.clone()), event(two.clone()), StreamItem::Done],
             ),
             ("data: {\"a\":1}\ndata: {\"a\":2}\n", vec![event(one.clone()), event(two.clone())]),
             ("\u{feff}data: {\"a\":1}\n\n", vec![event(one.clone())]),
@@ -306,12 +312,12 @@ mod tests {
             ("data: {\"a\":\ndata: 1}", vec![event(one.clone())]),
             ("{\"a\":1}\n{\"a\":2}\n", vec![line(one.clone()), line(two.clone())]),
             ("{\n  \"a\": 1\n}\n", vec![line(one.clone())]),
-            ("{\n  \"a\": 1\n}\n\ndata: [DONE]\n\n", vec![line(one.clone()), Item::Done]),
-            ("{\"a\":1}\n\ndata: [DONE]\n\n", vec![line(one.clone()), Item::Done]),
+            ("{\n  \"a\": 1\n}\n\ndata: [DONE]\n\n", vec![line(one.clone()), StreamItem::Done]),
+            ("{\"a\":1}\n\ndata: [DONE]\n\n", vec![line(one.clone()), StreamItem::Done]),
             ("event: error\ndata: {\"a\":1}\n\ndata: {\"a\":2}\n\n", vec![error("{\"a\":1}"), event(two.clone())]),
             ("event: error\ndata: boom\n\n", vec![error("boom")]),
             ("data: {\"a\":1}\nevent: error\n\n", vec![event(one.clone()), error("{\"a\":1}")]),
-            ("error: {\"code\":500}\n\ndata: [DONE]\n\n", vec![error("{\"code\":500}"), Item::Done]),
+            ("error: {\"code\":500}\n\ndata: [DONE]\n\n", vec![error("{\"code\":500}"), StreamItem::Done]),
             ("event: ping\ndata: pong\n\ndata: {\"a\":1}\n\n", vec![event(one.clone())]),
             ("event: completion\ndata: {\"a\":1}\n\n", vec![event(one)]),
         ];
@@ -385,6 +391,63 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(body: Vec<u8>) {
             let _ = decode(&[&body]);
+        }
+    }
+
+    /// The first byte says how the rest is cut.
+    #[test]
+    fn any_bytes_of_a_server_are_read_alike_however_they_are_cut() {
+        crate::testing::any_bytes("streams", |bytes| {
+            let (size, body) = match bytes.split_first() {
+                Some((first, _)) => (usize::from(*first % 32) + 1, bytes),
+                None => (1, bytes),
+            };
+            let whole = decode(&[body]);
+            assert_eq!(whole, decode(&body.chunks(size).collect::<Vec<_>>()), "in pieces of {size}");
+            let mut answer = SplitAnswer::default();
+            let mut word = String::new();
+            for item in whole.iter().flatten() {
+                word.push(match item {
+                    StreamItem::Record { framed: true, .. } => 'e',
+                    StreamItem::Record { .. } => 'l',
+                    StreamItem::Error(_) => 'x',
+                    StreamItem::Done => 'd',
+                });
+                match item {
+                    StreamItem::Record { value, .. } => {
+                        let said = said::read(value);
+                        said.content.iter().for_each(|text| answer.push(text));
+                        said.reasoning.iter().for_each(|text| answer.reason(text));
+                        word.push_str(said.finish.as_deref().unwrap_or_default());
+                        word.push_str(
+                            &of_record(EngineKind::Ollama, value).map(|r| of(&r.failure)).unwrap_or_default(),
+                        );
+                    }
+                    StreamItem::Error(data) => word.push_str(&of(&of_event(EngineKind::OpenAi, data).failure)),
+                    StreamItem::Done => {}
+                }
+                word.truncate(word.floor_char_boundary(60));
+            }
+            let (text, reasoning) = answer.finish();
+            assert!(text.len() + reasoning.len() <= body.len() * 2);
+            let status = StatusCode::from_u16([200, 400, 404, 500, 503][size % 5]).unwrap();
+            for engine in EngineKind::ALL {
+                let failure = of_response(engine, status, &HeaderMap::new(), body);
+                assert!(failure.to_string().len() < 2_000, "{failure}");
+                word.push_str(&of(&failure));
+                let path = ["/api/tags", "/api/ps", "/v1/models", "/health"][size % 4];
+                let reply = read_listing(engine, path, status, &HeaderMap::new(), body);
+                word.push_str(&plain_words(&format!("{reply:?}")));
+            }
+            word + &whole.err().map(|failure| of(&failure)).unwrap_or_default()
+        });
+
+        fn of(failure: &Failure) -> String {
+            plain_words(&failure.to_string())
+        }
+
+        fn plain_words(text: &str) -> String {
+            text.chars().filter(|c| c.is_ascii_alphabetic()).take(24).collect()
         }
     }
 }

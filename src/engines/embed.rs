@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::decoder::no_json;
+use super::error::failure;
 use super::estimate::{Tokenizer, cut};
 use super::status::{html_title, of_record, of_response};
-use super::transport::failure;
 use super::{EmbedOutcome, EmbedRequest, Endpoint, EngineError, EngineKind, Failure};
 use crate::net::{Broken, json_fault};
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Url};
 use tokio::time::Instant;
 
-use crate::net::{Broken, HttpClient, Reply};
+use crate::net::{Broken, HttpClient, HttpReply};
 
 /// A credential. Its `Debug` shows nothing; read it with `expose` where it goes on the wire.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,11 +77,11 @@ impl Endpoint {
         }
     }
 
-    pub(super) async fn send(&self, request: RequestBuilder, within: Duration) -> Result<Reply, Broken> {
+    pub(super) async fn send(&self, request: RequestBuilder, within: Duration) -> Result<HttpReply, Broken> {
         self.client.send_within(request, within).await
     }
 
-    pub(super) async fn send_until(&self, request: RequestBuilder, until: Instant) -> Result<Reply, Broken> {
+    pub(super) async fn send_until(&self, request: RequestBuilder, until: Instant) -> Result<HttpReply, Broken> {
         self.client.send(request, until).await
     }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn at(base: &str) -> Endpoint {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         Endpoint::new(HttpClient::direct().unwrap(), Url::parse(base).unwrap(), Some(Secret::new("hunter2")))
     }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::EngineKind;
+use crate::net::Broken;
 
 /// A call to an engine that failed: what was attempted, and how it went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +72,7 @@ pub enum Failure {
 
 /// Whom a failure speaks against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fault {
+pub enum Blame {
     /// Evidence against the server.
     Server,
     /// The server is alive and takes no more now.
@@ -85,7 +86,7 @@ pub enum Fault {
 }
 
 impl Failure {
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> Blame {
         match self {
             Failure::Refused
             | Failure::Reset { .. }
@@ -95,14 +96,26 @@ impl Failure {
             | Failure::NoContent { .. }
             | Failure::OutOfMemory { .. }
             | Failure::CannotLoad { .. }
-            | Failure::ModelTooLarge { .. } => Fault::Server,
-            Failure::Busy { .. } | Failure::RateLimited { .. } | Failure::Loading { .. } => Fault::Full,
-            Failure::Rejected { .. } | Failure::Unsupported { .. } | Failure::PromptTooLong { .. } => Fault::Request,
+            | Failure::ModelTooLarge { .. } => Blame::Server,
+            Failure::Busy { .. } | Failure::RateLimited { .. } | Failure::Loading { .. } => Blame::Full,
+            Failure::Rejected { .. } | Failure::Unsupported { .. } | Failure::PromptTooLong { .. } => Blame::Request,
             Failure::Unauthorized { .. } | Failure::ModelMissing { .. } | Failure::Misconfigured(_) => {
-                Fault::Configuration
+                Blame::Configuration
             }
-            Failure::Unreachable(_) => Fault::Unreachable,
+            Failure::Unreachable(_) => Blame::Unreachable,
         }
+    }
+}
+
+/// What a call that got no HTTP answer, or half of one, says of a server.
+pub(super) fn failure(broken: Broken, tokens_seen: u32, after: Duration) -> Failure {
+    match broken {
+        Broken::Refused => Failure::Refused,
+        Broken::Reset => Failure::Reset { tokens_seen },
+        Broken::Timeout => Failure::Timeout { after, tokens_seen },
+        Broken::Unreachable(why) => Failure::Unreachable(why),
+        Broken::TooLong(_) => Failure::BadBody { detail: broken.to_string() },
+        Broken::Tls(_) | Broken::NotHttp(_) | Broken::Invalid(_) => Failure::Misconfigured(broken.to_string()),
     }
 }
 
@@ -115,25 +128,25 @@ mod tests {
         let detail = || "why".to_owned();
         let after = Duration::from_secs(1);
         let cases = [
-            (Failure::Refused, Fault::Server),
-            (Failure::Reset { tokens_seen: 1 }, Fault::Server),
-            (Failure::Timeout { after, tokens_seen: 0 }, Fault::Server),
-            (Failure::ServerError { status: 500, detail: detail() }, Fault::Server),
-            (Failure::BadBody { detail: detail() }, Fault::Server),
-            (Failure::NoContent { detail: detail() }, Fault::Server),
-            (Failure::OutOfMemory { detail: detail() }, Fault::Server),
-            (Failure::CannotLoad { detail: detail() }, Fault::Server),
-            (Failure::ModelTooLarge { detail: detail() }, Fault::Server),
-            (Failure::Busy { detail: detail() }, Fault::Full),
-            (Failure::RateLimited { retry_after: None }, Fault::Full),
-            (Failure::Loading { detail: detail() }, Fault::Full),
-            (Failure::Rejected { status: 400, detail: detail() }, Fault::Request),
-            (Failure::Unsupported { engine: EngineKind::Mlx }, Fault::Request),
-            (Failure::PromptTooLong { detail: detail() }, Fault::Request),
-            (Failure::Unauthorized { status: 402 }, Fault::Configuration),
-            (Failure::ModelMissing { detail: detail() }, Fault::Configuration),
-            (Failure::Misconfigured(detail()), Fault::Configuration),
-            (Failure::Unreachable(detail()), Fault::Unreachable),
+            (Failure::Refused, Blame::Server),
+            (Failure::Reset { tokens_seen: 1 }, Blame::Server),
+            (Failure::Timeout { after, tokens_seen: 0 }, Blame::Server),
+            (Failure::ServerError { status: 500, detail: detail() }, Blame::Server),
+            (Failure::BadBody { detail: detail() }, Blame::Server),
+            (Failure::NoContent { detail: detail() }, Blame::Server),
+            (Failure::OutOfMemory { detail: detail() }, Blame::Server),
+            (Failure::CannotLoad { detail: detail() }, Blame::Server),
+            (Failure::ModelTooLarge { detail: detail() }, Blame::Server),
+            (Failure::Busy { detail: detail() }, Blame::Full),
+            (Failure::RateLimited { retry_after: None }, Blame::Full),
+            (Failure::Loading { detail: detail() }, Blame::Full),
+            (Failure::Rejected { status: 400, detail: detail() }, Blame::Request),
+            (Failure::Unsupported { engine: EngineKind::Mlx }, Blame::Request),
+            (Failure::PromptTooLong { detail: detail() }, Blame::Request),
+            (Failure::Unauthorized { status: 402 }, Blame::Configuration),
+            (Failure::ModelMissing { detail: detail() }, Blame::Configuration),
+            (Failure::Misconfigured(detail()), Blame::Configuration),
+            (Failure::Unreachable(detail()), Blame::Unreachable),
         ];
         for (failure, fault) in cases {
             assert_eq!(failure.fault(), fault, "{failure}");

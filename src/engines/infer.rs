@@ -7,7 +7,7 @@ use crate::tasks::Message;
 
 /// A sign of life of an open call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
+pub enum CallActivity {
     /// Any bytes: response headers, a comment of an event stream, a record of whatever kind.
     Bytes,
     /// A piece of the answer, of reasoning, or a tool call.

@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 
 use super::chat::{self, Dialect};
-use super::{Activity, Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest};
+use super::{CallActivity, Endpoint, Engine, EngineError, EngineKind, InferOutcome, InferRequest};
 
 /// mlx_lm.server. One model at a time, loaded by name; nothing to list what is loaded, to unload or to pull.
 pub(super) struct Mlx;
@@ -16,7 +16,7 @@ impl Engine for Mlx {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_activity: &mut (dyn FnMut(Activity) + Send),
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
     ) -> Result<InferOutcome, EngineError> {
         let dialect = Dialect::of(self.kind(), request);
         chat::infer(self.kind(), at, request, &dialect, on_activity)

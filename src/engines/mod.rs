@@ -23,7 +23,6 @@ mod said;
 mod status;
 mod stream;
 mod thinking;
-mod transport;
 mod verdict;
 mod words;
 
@@ -32,9 +31,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
-pub use error::{EngineError, Failure, Fault};
+pub use error::{Blame, EngineError, Failure};
 pub use infer::{
-    Activity, EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, ProofRequest, ProofShape, Proved,
+    CallActivity, EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, ProofRequest, ProofShape, Proved,
     Sampling,
 };
 pub use listing::{Listing, PathReply, read_listing};
@@ -111,7 +110,7 @@ pub trait Engine: Send + Sync {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_activity: &mut (dyn FnMut(Activity) + Send),
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
     ) -> Result<InferOutcome, EngineError>;
 
     /// Asks for one token (or a vector) as a proof that the server serves the model. The result says how it was proved, to be
@@ -120,7 +119,7 @@ pub trait Engine: Send + Sync {
         &self,
         at: &Endpoint,
         request: &ProofRequest,
-        on_activity: &mut (dyn FnMut(Activity) + Send),
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
     ) -> Result<Proved, EngineError> {
         prove::prove(self, at, request, on_activity).await
     }

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 
 use super::chat::{self, Dialect};
 use super::{
-    Activity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
+    CallActivity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
     InferRequest, embed,
 };
 
@@ -19,7 +19,7 @@ impl Engine for OpenAi {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_activity: &mut (dyn FnMut(Activity) + Send),
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
     ) -> Result<InferOutcome, EngineError> {
         let mut dialect = Dialect::of(self.kind(), request);
         loop {

@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use super::transport::path_reply;
 use super::{Endpoint, Engine, EngineKind, PathReply, ProbeVerdict, fold_paths, read_listing};
 use crate::net::Broken;
 
@@ -37,4 +36,16 @@ pub(super) async fn probe<E: Engine + ?Sized>(
         }
     }
     fold_paths(&replies)
+}
+
+/// What a path that got no HTTP answer says of a server.
+fn path_reply(broken: Broken) -> PathReply {
+    match broken {
+        Broken::Refused => PathReply::Refused,
+        Broken::Reset => PathReply::Reset,
+        Broken::Timeout => PathReply::Timeout,
+        Broken::Unreachable(why) => PathReply::Unreachable(why),
+        Broken::TooLong(_) => PathReply::BadBody,
+        Broken::Tls(_) | Broken::NotHttp(_) | Broken::Invalid(_) => PathReply::Misconfigured(broken.to_string()),
+    }
 }

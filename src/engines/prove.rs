@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::chat::{self, Dialect};
 use super::stream::CallError;
 use super::{
-    Activity, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, Fault, InferRequest, ProofRequest,
+    Blame, CallActivity, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferRequest, ProofRequest,
     ProofShape, Proved, embed, ollama,
 };
 
@@ -17,7 +17,7 @@ pub(super) async fn prove<E: Engine + ?Sized>(
     engine: &E,
     at: &Endpoint,
     request: &ProofRequest,
-    on_activity: &mut (dyn FnMut(Activity) + Send),
+    on_activity: &mut (dyn FnMut(CallActivity) + Send),
 ) -> Result<Proved, EngineError> {
     let started = Instant::now();
     let mut tried = Vec::new();
@@ -39,7 +39,7 @@ pub(super) async fn prove<E: Engine + ?Sized>(
             continue;
         }
         // That it can't embed either is not what is wrong with a server that was to chat.
-        let is_refusal = matches!(error.failure.fault(), Fault::Request | Fault::Configuration);
+        let is_refusal = matches!(error.failure.fault(), Blame::Request | Blame::Configuration);
         return Err(match refused_chat {
             Some(first) if is_refusal && shape == ProofShape::Embedding => {
                 first.of_call(at, path(engine.kind(), ProofShape::USUAL), &request.model)
@@ -65,7 +65,7 @@ async fn ask<E: Engine + ?Sized>(
     request: &ProofRequest,
     shape: ProofShape,
     started: Instant,
-    on_activity: &mut (dyn FnMut(Activity) + Send),
+    on_activity: &mut (dyn FnMut(CallActivity) + Send),
 ) -> Result<std::time::Duration, CallError> {
     let left = request.timeout.saturating_sub(started.elapsed());
     let mut asked = InferRequest::canary(request.model.clone(), left);
@@ -78,7 +78,7 @@ async fn ask<E: Engine + ?Sized>(
                 timeout: left.min(request.first_byte_timeout),
             };
             let outcome = engine.embed(at, &asked).await.map_err(|error| error.failure)?;
-            on_activity(Activity::Token);
+            on_activity(CallActivity::Token);
             Ok(outcome.total)
         }
         ProofShape::Chat { max_tokens, newer_limit, stream } => {

@@ -18,7 +18,7 @@ pub(super) struct Counts {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said<'a> {
+pub(super) struct ServerWords<'a> {
     pub(super) content: Option<Cow<'a, str>>,
     pub(super) reasoning: Option<&'a str>,
     pub(super) tool_calls: Vec<Tool>,
@@ -37,13 +37,13 @@ pub(super) enum Tool {
     Piece(u32),
 }
 
-impl Said<'_> {
+impl ServerWords<'_> {
     pub(super) fn has_token(&self) -> bool {
         self.content.is_some() || self.reasoning.is_some() || !self.tool_calls.is_empty()
     }
 }
 
-pub(super) fn read(record: &Value) -> Said<'_> {
+pub(super) fn read(record: &Value) -> ServerWords<'_> {
     let choice = record.pointer("/choices/0").filter(|choice| choice.is_object());
     let present = |part: &&Value| !part.is_null();
     let delta = choice.and_then(|choice| choice.get("delta")).filter(present);
@@ -53,7 +53,7 @@ pub(super) fn read(record: &Value) -> Said<'_> {
     let text = |key: &str| part.and_then(|part| part.get(key)?.as_str()).filter(|text| !text.is_empty());
     let plain = choice.map_or_else(|| record.get("response"), |choice| choice.get("text"));
     let done = choice.is_none() && record.get("done").and_then(Value::as_bool) == Some(true);
-    Said {
+    ServerWords {
         content: part
             .and_then(|part| content(part.get("content")?))
             .or_else(|| plain.and_then(content))
@@ -125,23 +125,26 @@ mod tests {
 
     #[test]
     fn every_form_of_an_answer_is_read() {
-        let text = |text| Said { content: Some(Cow::Borrowed(text)), ..Said::default() };
-        let reasoning = || Said { reasoning: Some("a"), ..Said::default() };
-        let tools = |calls: &[Tool]| Said { tool_calls: calls.to_vec(), ..Said::default() };
-        let ended = |reason: &str| Said { finish: Some(reason.into()), ..Said::default() };
+        let text = |text| ServerWords { content: Some(Cow::Borrowed(text)), ..ServerWords::default() };
+        let reasoning = || ServerWords { reasoning: Some("a"), ..ServerWords::default() };
+        let tools = |calls: &[Tool]| ServerWords { tool_calls: calls.to_vec(), ..ServerWords::default() };
+        let ended = |reason: &str| ServerWords { finish: Some(reason.into()), ..ServerWords::default() };
         let cases = [
-            (json!({}), Said::default()),
-            (json!({"choices": [{"delta": {"role": "assistant"}}]}), Said::default()),
-            (json!({"choices": [{"delta": {"content": ""}}]}), Said::default()),
+            (json!({}), ServerWords::default()),
+            (json!({"choices": [{"delta": {"role": "assistant"}}]}), ServerWords::default()),
+            (json!({"choices": [{"delta": {"content": ""}}]}), ServerWords::default()),
             (json!({"choices": [{"delta": {"content": "a"}}]}), text("a")),
             (
                 json!({"choices": [{"delta": {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}}]}),
                 text("ab"),
             ),
             (json!({"choices": [{"text": "a", "finish_reason": null}]}), text("a")),
-            (json!({"choices": [{"message": {"content": "a"}}]}), Said { whole: true, ..text("a") }),
+            (json!({"choices": [{"message": {"content": "a"}}]}), ServerWords { whole: true, ..text("a") }),
             (json!({"choices": [{"delta": {}, "message": {"content": "a"}}]}), text("a")),
-            (json!({"choices": [{"delta": null, "message": {"content": "a"}}]}), Said { whole: true, ..text("a") }),
+            (
+                json!({"choices": [{"delta": null, "message": {"content": "a"}}]}),
+                ServerWords { whole: true, ..text("a") },
+            ),
             (json!({"message": {"content": "a"}, "done": false}), text("a")),
             (json!({"response": "a", "done": false}), text("a")),
             (json!({"choices": [{"delta": {"reasoning": "a"}}]}), reasoning()),
@@ -151,9 +154,9 @@ mod tests {
             (json!({"choices": [{"delta": {"function_call": {"name": "f"}}}]}), tools(&[Tool::Piece(0)])),
             (json!({"message": {"tool_calls": [{}, {}]}}), tools(&[Tool::Whole, Tool::Whole])),
             (json!({"choices": [{"delta": {"content": null}, "finish_reason": "stop"}]}), ended("stop")),
-            (json!({"choices": [{"delta": {}, "finish_reason": ""}]}), Said::default()),
-            (json!({"done": true, "done_reason": "length"}), Said { done: true, ..ended("length") }),
-            (json!({"done": true}), Said { done: true, ..ended("stop") }),
+            (json!({"choices": [{"delta": {}, "finish_reason": ""}]}), ServerWords::default()),
+            (json!({"done": true, "done_reason": "length"}), ServerWords { done: true, ..ended("length") }),
+            (json!({"done": true}), ServerWords { done: true, ..ended("stop") }),
         ];
         for (record, said) in cases {
             assert_eq!(read(&record), said, "{record}");

@@ -64,7 +64,7 @@ pub(super) fn html_title(body: &[u8]) -> Option<String> {
 }
 
 /// An error inside a stream or a body that began with 200, whatever its form.
-pub(super) fn of_record(engine: EngineKind, record: &Value) -> Option<Refusal> {
+pub(super) fn of_record(engine: EngineKind, record: &Value) -> Option<StatusRefusal> {
     let object = record.as_object()?;
     let text = |key: &str| object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let plain = !object.contains_key("choices") && !object.contains_key("data");
@@ -85,7 +85,7 @@ pub(super) fn of_record(engine: EngineKind, record: &Value) -> Option<Refusal> {
 }
 
 /// An error of an event stream that is no JSON object, or one whose form says nothing: `event: error`, `error: …`.
-pub(super) fn of_event(engine: EngineKind, data: &[u8]) -> Refusal {
+pub(super) fn of_event(engine: EngineKind, data: &[u8]) -> StatusRefusal {
     let record = serde_json::from_slice::<Value>(data).ok();
     match &record {
         Some(record @ Value::Object(_)) => of_record(engine, record)
@@ -96,12 +96,12 @@ pub(super) fn of_event(engine: EngineKind, data: &[u8]) -> Refusal {
 
 /// An error inside a 200, and the status that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct StatusRefusal {
     pub(super) failure: Failure,
     pub(super) status: Option<u16>,
 }
 
-fn refusal(engine: EngineKind, error: &Value, message: Option<&str>) -> Refusal {
+fn refusal(engine: EngineKind, error: &Value, message: Option<&str>) -> StatusRefusal {
     let status = code_of(error);
     let said = message.map_or_else(|| bounded(&error.to_string(), MOST_CHARS), |text| bounded(text, MOST_CHARS));
     let kinds = ["code", "type"].map(|key| error.get(key).and_then(Value::as_str).unwrap_or_default());
@@ -109,7 +109,7 @@ fn refusal(engine: EngineKind, error: &Value, message: Option<&str>) -> Refusal 
     let failure = of_words(engine, status.unwrap_or(200), None, &words, &one_line(&said, MOST_CHARS));
     // LM Studio's 200 for a path that it lacks stands for a 404.
     let unknown_path = matches!(failure, Failure::Misconfigured(_)).then_some(404);
-    Refusal { failure, status: status.or(unknown_path) }
+    StatusRefusal { failure, status: status.or(unknown_path) }
 }
 
 /// The status that an error names, under the names that servers use.

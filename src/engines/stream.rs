@@ -5,14 +5,14 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder};
 use tokio::time::Instant;
 
-use super::decoder::{Decoder, Item, no_json};
+use super::decoder::{Decoder, StreamItem, no_json};
+use super::error::failure;
 use super::estimate::{Tokenizer, cut};
-use super::said::{self, Counts, Said, Tool};
+use super::said::{self, Counts, ServerWords, Tool};
 use super::status::{html_title, of_event, of_record, of_response};
-use super::thinking::Answer;
-use super::transport::failure;
-use super::{Activity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, SendableModel};
-use crate::net::{Broken, Reply};
+use super::thinking::SplitAnswer;
+use super::{CallActivity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, SendableModel};
+use crate::net::{Broken, HttpReply};
 
 /// A model that says more in one answer has lost its way; `max_tokens` ends it long before.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -47,7 +47,7 @@ pub(super) async fn run(
     (at, built): (&Endpoint, RequestBuilder),
     request: &InferRequest,
     counts_follow: bool,
-    on_activity: &mut (dyn FnMut(Activity) + Send),
+    on_activity: &mut (dyn FnMut(CallActivity) + Send),
 ) -> Result<InferOutcome, CallError> {
     let mut call = Call::new(engine, request, counts_follow, on_activity);
     let mut reply = call.open(at, built).await?;
@@ -78,14 +78,14 @@ struct Call<'a> {
     engine: EngineKind,
     request: &'a InferRequest,
     counts_follow: bool,
-    on_activity: &'a mut (dyn FnMut(Activity) + Send),
+    on_activity: &'a mut (dyn FnMut(CallActivity) + Send),
     started: Instant,
     /// When the last byte of the body came.
     last_byte: Option<Instant>,
     first_token: Option<Duration>,
     tokens: u32,
     records: u32,
-    answer: Answer,
+    answer: SplitAnswer,
     tool_calls: u32,
     finish: Option<String>,
     /// When the answer was known to be whole.
@@ -98,7 +98,7 @@ impl<'a> Call<'a> {
         engine: EngineKind,
         request: &'a InferRequest,
         counts_follow: bool,
-        on_activity: &'a mut (dyn FnMut(Activity) + Send),
+        on_activity: &'a mut (dyn FnMut(CallActivity) + Send),
     ) -> Self {
         Self {
             engine,
@@ -110,7 +110,7 @@ impl<'a> Call<'a> {
             first_token: None,
             tokens: 0,
             records: 0,
-            answer: Answer::default(),
+            answer: SplitAnswer::default(),
             tool_calls: 0,
             finish: None,
             finished: None,
@@ -119,9 +119,9 @@ impl<'a> Call<'a> {
     }
 
     /// An answer that isn't a success is a failure.
-    async fn open(&mut self, at: &Endpoint, built: RequestBuilder) -> Result<Reply, CallError> {
+    async fn open(&mut self, at: &Endpoint, built: RequestBuilder) -> Result<HttpReply, CallError> {
         let reply = at.send_until(built, self.deadline()).await.map_err(|broken| self.broken(broken))?;
-        (self.on_activity)(Activity::Bytes);
+        (self.on_activity)(CallActivity::Bytes);
         let (status, headers) = (reply.status(), reply.headers().clone());
         if status.is_success() {
             // Beside its own limits, by what arrives.
@@ -133,20 +133,20 @@ impl<'a> Call<'a> {
 
     fn received(&mut self) {
         self.last_byte = Some(Instant::now());
-        (self.on_activity)(Activity::Bytes);
+        (self.on_activity)(CallActivity::Bytes);
     }
 
     /// Whether nothing more is to come. What follows a whole answer changes nothing.
-    fn take(&mut self, items: Result<Vec<Item>, Failure>) -> Result<bool, CallError> {
+    fn take(&mut self, items: Result<Vec<StreamItem>, Failure>) -> Result<bool, CallError> {
         let items = match items {
             Err(_) if self.finished.is_some() => return Ok(true),
             items => items?,
         };
         for item in items {
             let refusal = match item {
-                Item::Done => return self.done().map_err(CallError::from),
-                Item::Error(data) => Some(of_event(self.engine, &data)),
-                Item::Record { value, framed } => match of_record(self.engine, &value) {
+                StreamItem::Done => return self.done().map_err(CallError::from),
+                StreamItem::Error(data) => Some(of_event(self.engine, &data)),
+                StreamItem::Record { value, framed } => match of_record(self.engine, &value) {
                     None if self.note(&said::read(&value), framed)? => return Ok(true),
                     refusal => refusal,
                 },
@@ -165,7 +165,7 @@ impl<'a> Call<'a> {
         Ok(true)
     }
 
-    fn note(&mut self, said: &Said<'_>, framed: bool) -> Result<bool, Failure> {
+    fn note(&mut self, said: &ServerWords<'_>, framed: bool) -> Result<bool, Failure> {
         self.records += 1;
         if let Some(text) = &said.content {
             if self.answer.len() + text.len() > MAX_ANSWER_BYTES {
@@ -212,7 +212,7 @@ impl<'a> Call<'a> {
     fn token(&mut self) {
         self.first_token.get_or_insert_with(|| self.started.elapsed());
         self.tokens = self.tokens.saturating_add(1);
-        (self.on_activity)(Activity::Token);
+        (self.on_activity)(CallActivity::Token);
     }
 
     fn deadline(&self) -> Instant {

@@ -7,7 +7,7 @@ const MOST_BYTES: usize = 1 << 20;
 
 /// An answer that grows by pieces. `<think>…</think>` at its beginning is reasoning, though its tags come in pieces.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct SplitAnswer {
     text: String,
     reasoning: String,
     place: Place,
@@ -25,7 +25,7 @@ enum Place {
     Answer,
 }
 
-impl Answer {
+impl SplitAnswer {
     pub(super) fn len(&self) -> usize {
         self.text.len() + self.held.len()
     }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn read(pieces: &[&str]) -> (String, String) {
-        let mut answer = Answer::default();
+        let mut answer = SplitAnswer::default();
         pieces.iter().for_each(|piece| answer.push(piece));
         answer.finish()
     }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn reasoning_is_bounded() {
-        let mut answer = Answer::default();
+        let mut answer = SplitAnswer::default();
         (0..3).for_each(|_| answer.reason(&"é".repeat(300_000)));
         assert!(answer.finish().1.len() <= MOST_BYTES);
     }

@@ -1,12 +1,10 @@
-//! The way to an agent: one trait, and its implementation over HTTP.
+//! The client of a host agent over HTTP.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use reqwest::{Method, Url};
 use serde::{Serialize, de::DeserializeOwned};
-use uuid::Uuid;
 
 use crate::net::{Broken, HttpClient, TlsFault, json_fault, redirected, shown};
 
@@ -17,14 +15,14 @@ use super::{
         ContainerOperationRequest,
     },
     containers::{ContainerList, ContainerQuery},
+    credentials::{Caller, Credentials},
     error::HostError,
     header,
-    logs::{LogPart, LogRequest},
     mask::one_line,
-    messages::{CareRequest, OperationRequest, OperationStatus},
-    refusal::{ErrorBody, Refusal},
+    messages::{CareRequest, LogPart, LogRequest, OperationRequest, OperationStatus},
+    refusal::{AgentRefusal, ErrorBody},
     report::AgentReport,
-    sign::{self, Bound, SigningSecret},
+    sign::{self, Bound},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,87 +30,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// How much longer than the wait for a change the answer may take.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
-
-/// Whose leader asks, and in which epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    pub installation: Uuid,
-    pub epoch: i64,
-}
-
-/// A bearer token; its `Debug` tells nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// White space around it (a file's last newline) is dropped.
-    pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
-    }
-
-    /// For the header that carries it, never for a log.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
-/// How a caller proves who it is. With a signing secret every request is signed and the token is not sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
-    pub signing_secret: Option<SigningSecret>,
-    pub token: Option<Token>,
-}
-
-/// What can be asked of a host agent.
-#[async_trait]
-pub trait HostApi: Send + Sync {
-    async fn report(&self) -> Result<AgentReport, HostError>;
-
-    /// The report as soon as its revision is another one than `after`, or when `wait` (at most [`MAX_WAIT_SECONDS`]) is over. An
-    /// agent without revisions answers at once.
-    async fn report_after(&self, after: u64, wait: Duration) -> Result<AgentReport, HostError>;
-
-    /// Returns at the agent's 202: follow the id with [`HostApi::operation`]. The same key is the same operation.
-    async fn operate(
-        &self,
-        request: &OperationRequest,
-        idempotency_key: &str,
-        caller: Caller,
-    ) -> Result<OperationStatus, HostError>;
-
-    async fn operation(&self, id: &str) -> Result<OperationStatus, HostError>;
-
-    /// Says that the controller looks after these services, so that the agent's own loop leaves them to it.
-    async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError>;
-
-    /// The containers that are meant, as they are now. With the engine away that is an error, never an empty list.
-    async fn containers(&self, query: &ContainerQuery) -> Result<ContainerList, HostError>;
-
-    async fn container_logs(&self, request: &ContainerLogsRequest) -> Result<ContainerLogs, HostError>;
-
-    /// Runs a command in a container and waits for its end.
-    async fn container_exec(
-        &self,
-        request: &ContainerExecRequest,
-        caller: Caller,
-    ) -> Result<ContainerExecResult, HostError>;
-
-    /// Returns at the agent's 202: follow the id with [`HostApi::container_operation`]. The same key is the same operation.
-    async fn operate_container(
-        &self,
-        request: &ContainerOperationRequest,
-        idempotency_key: &str,
-        caller: Caller,
-    ) -> Result<ContainerOperation, HostError>;
-
-    async fn container_operation(&self, id: &str) -> Result<ContainerOperation, HostError>;
-}
 
 /// A host agent over HTTP.
 #[derive(Clone, Debug)]
@@ -218,17 +135,17 @@ impl HttpHost {
         let message = one_line(&error, MAX_MESSAGE_CHARS);
         match (reason, status) {
             (_, 401 | 403) => HostError::Unauthorized { url, reason, message },
-            (Refusal::LowerEpoch, _) => HostError::StaleEpoch { url, message },
-            (Refusal::ContainerNotAllowed, _) => {
+            (AgentRefusal::LowerEpoch, _) => HostError::StaleEpoch { url, message },
+            (AgentRefusal::ContainerNotAllowed, _) => {
                 HostError::ContainerNotAllowed { url, container: ask.subject.to_owned(), message }
             }
-            (Refusal::UnknownContainer, _) => {
+            (AgentRefusal::UnknownContainer, _) => {
                 HostError::UnknownContainer { url, container: ask.subject.to_owned(), message }
             }
-            (Refusal::EngineUnavailable, _) => HostError::EngineUnavailable { url, message },
-            (Refusal::UnknownService, _) => HostError::UnknownService { url, service: ask.subject.to_owned() },
-            (Refusal::UnknownOperation, _) => HostError::UnknownOperation { url, id: ask.subject.to_owned() },
-            (Refusal::Held, _) => HostError::Held { service: ask.subject.to_owned(), message },
+            (AgentRefusal::EngineUnavailable, _) => HostError::EngineUnavailable { url, message },
+            (AgentRefusal::UnknownService, _) => HostError::UnknownService { url, service: ask.subject.to_owned() },
+            (AgentRefusal::UnknownOperation, _) => HostError::UnknownOperation { url, id: ask.subject.to_owned() },
+            (AgentRefusal::Held, _) => HostError::Held { service: ask.subject.to_owned(), message },
             _ => HostError::Refused { url, status, reason, message },
         }
     }
@@ -272,13 +189,14 @@ impl<'a> Ask<'a> {
     }
 }
 
-#[async_trait]
-impl HostApi for HttpHost {
-    async fn report(&self) -> Result<AgentReport, HostError> {
+impl HttpHost {
+    pub async fn report(&self) -> Result<AgentReport, HostError> {
         self.send(Ask::get("v1/report", "")).await.map(AgentReport::bounded)
     }
 
-    async fn report_after(&self, after: u64, wait: Duration) -> Result<AgentReport, HostError> {
+    /// The report as soon as its revision is another one than `after`, or when `wait` (at most [`MAX_WAIT_SECONDS`]) is over. An
+    /// agent without revisions answers at once.
+    pub async fn report_after(&self, after: u64, wait: Duration) -> Result<AgentReport, HostError> {
         let seconds = wait.as_secs().clamp(1, MAX_WAIT_SECONDS.into());
         let path = format!("v1/report?after={after}&waitSeconds={seconds}");
         // An agent that is gone must not stay unnoticed for much longer than the wait.
@@ -286,7 +204,8 @@ impl HostApi for HttpHost {
         self.send(Ask { timeout, ..Ask::get(&path, "") }).await.map(AgentReport::bounded)
     }
 
-    async fn operate(
+    /// Returns at the agent's 202: follow the id with [`HttpHost::operation`]. The same key is the same operation.
+    pub async fn operate(
         &self,
         request: &OperationRequest,
         idempotency_key: &str,
@@ -297,24 +216,27 @@ impl HostApi for HttpHost {
         self.send(ask).await.map(OperationStatus::bounded)
     }
 
-    async fn operation(&self, id: &str) -> Result<OperationStatus, HostError> {
+    pub async fn operation(&self, id: &str) -> Result<OperationStatus, HostError> {
         self.follow("v1/operations", id).await.map(OperationStatus::bounded)
     }
 
-    async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError> {
+    /// Says that the controller looks after these services, so that the agent's own loop leaves them to it.
+    pub async fn care(&self, request: &CareRequest, caller: Caller) -> Result<(), HostError> {
         let subject = request.services.join(", ");
         self.exchange(&Ask::post("v1/care", request, caller, &subject)?).await.map(drop)
     }
 
-    async fn containers(&self, query: &ContainerQuery) -> Result<ContainerList, HostError> {
+    /// The containers that are meant, as they are now. With the engine away that is an error, never an empty list.
+    pub async fn containers(&self, query: &ContainerQuery) -> Result<ContainerList, HostError> {
         self.send(Ask::question("v1/containers", query, &query.selector.shown())?).await
     }
 
-    async fn container_logs(&self, request: &ContainerLogsRequest) -> Result<ContainerLogs, HostError> {
+    pub async fn container_logs(&self, request: &ContainerLogsRequest) -> Result<ContainerLogs, HostError> {
         self.send(Ask::question("v1/containers/logs", request, request.target.name())?).await
     }
 
-    async fn container_exec(
+    /// Runs a command in a container and waits for its end.
+    pub async fn container_exec(
         &self,
         request: &ContainerExecRequest,
         caller: Caller,
@@ -322,7 +244,8 @@ impl HostApi for HttpHost {
         self.send(Ask::post("v1/containers/exec", request, caller, request.target.name())?).await
     }
 
-    async fn operate_container(
+    /// Returns at the agent's 202: follow the id with [`HttpHost::container_operation`]. The same key is the same operation.
+    pub async fn operate_container(
         &self,
         request: &ContainerOperationRequest,
         idempotency_key: &str,
@@ -333,7 +256,7 @@ impl HostApi for HttpHost {
         self.send(ask).await.map(ContainerOperation::bounded)
     }
 
-    async fn container_operation(&self, id: &str) -> Result<ContainerOperation, HostError> {
+    pub async fn container_operation(&self, id: &str) -> Result<ContainerOperation, HostError> {
         self.follow("v1/containers/operations", id).await.map(ContainerOperation::bounded)
     }
 }
@@ -358,7 +281,7 @@ mod tests {
     use crate::net::testing;
 
     fn host(url: &str) -> Result<HttpHost, HostError> {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default())
     }
 
@@ -375,18 +298,18 @@ mod tests {
     fn a_refusal_becomes_the_error_that_its_word_names() {
         let host = host("http://agent:9099").unwrap();
         let ask = Ask::get("v1/report", "ollama");
-        let body = |reason: Refusal| serde_json::to_vec(&ErrorBody { error: "no".into(), reason }).unwrap();
+        let body = |reason: AgentRefusal| serde_json::to_vec(&ErrorBody { error: "no".into(), reason }).unwrap();
         for (reason, status, expected) in [
-            (Refusal::BadToken, 401, "HostAgentUnauthorized"),
-            (Refusal::ReplayedId, 401, "HostAgentUnauthorized"),
-            (Refusal::LowerEpoch, 409, "StaleEpoch"),
-            (Refusal::UnknownService, 404, "ServiceUnknown"),
-            (Refusal::UnknownOperation, 404, "OperationUnknown"),
-            (Refusal::Held, 409, "Held"),
-            (Refusal::ContainerNotAllowed, 404, "ContainerNotAllowed"),
-            (Refusal::UnknownContainer, 404, "ContainerUnknown"),
-            (Refusal::EngineUnavailable, 503, "ContainerEngineUnavailable"),
-            (Refusal::BodyTooLarge, 413, "HostAgentRefused"),
+            (AgentRefusal::BadToken, 401, "HostAgentUnauthorized"),
+            (AgentRefusal::ReplayedId, 401, "HostAgentUnauthorized"),
+            (AgentRefusal::LowerEpoch, 409, "StaleEpoch"),
+            (AgentRefusal::UnknownService, 404, "ServiceUnknown"),
+            (AgentRefusal::UnknownOperation, 404, "OperationUnknown"),
+            (AgentRefusal::Held, 409, "Held"),
+            (AgentRefusal::ContainerNotAllowed, 404, "ContainerNotAllowed"),
+            (AgentRefusal::UnknownContainer, 404, "ContainerUnknown"),
+            (AgentRefusal::EngineUnavailable, 503, "ContainerEngineUnavailable"),
+            (AgentRefusal::BodyTooLarge, 413, "HostAgentRefused"),
         ] {
             assert_eq!(host.refused(&ask, status, &body(reason)).reason(), expected, "{reason:?}");
         }

@@ -137,9 +137,20 @@ pub enum StoppedBy {
     Unknown,
 }
 
+impl StoppedBy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "Person",
+            Self::Agent => "Agent",
+            Self::Engine => "Engine",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stopped {
+pub struct ContainerStop {
     pub by: StoppedBy,
     pub at: Timestamp,
 }
@@ -207,7 +218,7 @@ pub struct ContainerReport {
     pub drift: Option<String>,
     /// Who stopped its last run, if somebody did. Absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopped: Option<Stopped>,
+    pub stopped: Option<ContainerStop>,
     /// The operation that runs or waits now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,

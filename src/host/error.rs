@@ -1,6 +1,6 @@
 //! What can go wrong between a caller and an agent, and what to do about each.
 
-use super::refusal::Refusal;
+use super::refusal::AgentRefusal;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -18,9 +18,10 @@ pub enum HostError {
     #[error("host agent {url} can't be asked there: {cause}; correct the HostAgent's url")]
     Misconfigured { url: String, cause: String },
     #[error(
-        "host agent {url} refused the credentials ({reason:?}): {message}; give both sides the same signing secret or token"
+        "host agent {url} refused the credentials ({}): {message}; give both sides the same signing secret or token",
+        .reason.as_str()
     )]
-    Unauthorized { url: String, reason: Refusal, message: String },
+    Unauthorized { url: String, reason: AgentRefusal, message: String },
     /// Another leader took over: the caller must stop acting.
     #[error("host agent {url} has heard a newer leader: {message}")]
     StaleEpoch { url: String, message: String },
@@ -39,8 +40,8 @@ pub enum HostError {
     UnknownOperation { url: String, id: String },
     #[error("service {service} is held: {message}; `ostler start {service}` clears a person's hold")]
     Held { service: String, message: String },
-    #[error("host agent {url} answered {status} ({reason:?}): {message}")]
-    Refused { url: String, status: u16, reason: Refusal, message: String },
+    #[error("host agent {url} answered {status} ({}): {message}", .reason.as_str())]
+    Refused { url: String, status: u16, reason: AgentRefusal, message: String },
     #[error(
         "host agent {url} answered what no agent answers ({cause}): see that the URL is an `ostler agent` of this release"
     )]

@@ -7,34 +7,37 @@
 mod client;
 mod container_work;
 mod containers;
+mod credentials;
 mod disk;
 mod error;
-mod logs;
 pub mod mask;
 mod messages;
 mod refusal;
 mod report;
 pub mod sign;
 
-pub use client::{Caller, Credentials, HostApi, HttpHost, Token};
+pub use client::HttpHost;
 pub use container_work::{
     ContainerAction, ContainerExecRequest, ContainerExecResult, ContainerFailure, ContainerLogs, ContainerLogsRequest,
     ContainerOperation, ContainerOperationRequest, MAX_LOG_BYTES,
 };
 pub use containers::{
     ComposeIdentity, ComposeService, ComposeServices, ContainerHealth, ContainerList, ContainerQuery, ContainerReport,
-    ContainerSelector, ContainerState, ContainerTarget, DependencyCondition, ServiceDependency, Stopped, StoppedBy,
+    ContainerSelector, ContainerState, ContainerStop, ContainerTarget, DependencyCondition, ServiceDependency,
+    StoppedBy,
 };
+pub use credentials::{Caller, Credentials, Token};
 pub use disk::DiskSpace;
 pub use error::{HostError, HostErrorKind};
-pub use logs::{LogPart, LogRequest, MOST_LOG_BYTES};
-pub use messages::{Action, CareRequest, HoldOwner, OperationRequest, OperationStatus, Phase};
-pub use refusal::{ErrorBody, Refusal};
+pub use messages::{
+    Action, CareRequest, HoldOwner, LogPart, LogRequest, MOST_LOG_BYTES, OperationRequest, OperationStatus, Phase,
+};
+pub use refusal::{AgentRefusal, ErrorBody};
 pub use report::{
     AgentReport, CheckReport, ContainerRuntime, Hold, Instance, LastExit, MAX_FAILURE_CHARS, Manager, PortOwner,
     SelfStarts, ServiceReport, ServiceState,
 };
-pub use sign::{SecretError, SigningSecret};
+pub use sign::{SigningSecret, SigningSecretError};
 
 /// Names of the request headers beside those of a signature.
 pub mod header {

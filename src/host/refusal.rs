@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Refusal {
+pub enum AgentRefusal {
     /// Neither a signature nor a token.
     NoCredentials,
     BadToken,
@@ -46,7 +46,7 @@ pub enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl AgentRefusal {
     pub const ALL: [Self; 20] = [
         Self::NoCredentials,
         Self::BadToken,
@@ -125,7 +125,7 @@ impl Refusal {
 pub struct ErrorBody {
     /// For people: what was refused and what to do.
     pub error: String,
-    pub reason: Refusal,
+    pub reason: AgentRefusal,
 }
 
 #[cfg(test)]
@@ -134,11 +134,11 @@ mod tests {
 
     #[test]
     fn each_word_travels_as_it_is_written() {
-        for refusal in Refusal::ALL {
+        for refusal in AgentRefusal::ALL {
             let json = serde_json::to_string(&refusal).unwrap();
             assert_eq!(json, format!("\"{}\"", refusal.as_str()));
-            assert_eq!(serde_json::from_str::<Refusal>(&json).unwrap(), refusal);
+            assert_eq!(serde_json::from_str::<AgentRefusal>(&json).unwrap(), refusal);
         }
-        assert_eq!(serde_json::from_str::<Refusal>("\"Moonphase\"").unwrap(), Refusal::Other);
+        assert_eq!(serde_json::from_str::<AgentRefusal>("\"Moonphase\"").unwrap(), AgentRefusal::Other);
     }
 }

@@ -36,7 +36,7 @@ impl fmt::Debug for SigningSecret {
 
 /// Why a text is no signing secret. Never repeats the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SecretError {
+pub enum SigningSecretError {
     #[error("a signing secret starts with `whsec_`: write `whsec_` and the base64 of 24 to 64 random bytes")]
     NoPrefix,
     #[error("what follows `whsec_` in a signing secret is base64 of 24 to 64 random bytes, and this is not base64")]
@@ -47,11 +47,11 @@ pub enum SecretError {
 
 impl SigningSecret {
     /// Reads `whsec_BASE64`; white space around it (a file's last newline) is allowed.
-    pub fn parse(text: &str) -> Result<Self, SecretError> {
-        let encoded = text.trim().strip_prefix(PREFIX).ok_or(SecretError::NoPrefix)?;
-        let key = STANDARD.decode(encoded).map_err(|_| SecretError::NotBase64)?;
+    pub fn parse(text: &str) -> Result<Self, SigningSecretError> {
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or(SigningSecretError::NoPrefix)?;
+        let key = STANDARD.decode(encoded).map_err(|_| SigningSecretError::NotBase64)?;
         if !KEY_BYTES.contains(&key.len()) {
-            return Err(SecretError::Length(key.len()));
+            return Err(SigningSecretError::Length(key.len()));
         }
         Ok(Self(key))
     }
@@ -402,8 +402,8 @@ mod tests {
         let secret = SigningSecret::generate();
         assert_eq!(SigningSecret::parse(&format!("{}\n", secret.expose())).unwrap(), secret);
         assert_eq!(format!("{secret:?}"), "SigningSecret(..)");
-        assert_eq!(SigningSecret::parse("hunter2"), Err(SecretError::NoPrefix));
-        assert_eq!(SigningSecret::parse("whsec_###"), Err(SecretError::NotBase64));
-        assert_eq!(SigningSecret::parse("whsec_aGVsbG8="), Err(SecretError::Length(5)));
+        assert_eq!(SigningSecret::parse("hunter2"), Err(SigningSecretError::NoPrefix));
+        assert_eq!(SigningSecret::parse("whsec_###"), Err(SigningSecretError::NotBase64));
+        assert_eq!(SigningSecret::parse("whsec_aGVsbG8="), Err(SigningSecretError::Length(5)));
     }
 }

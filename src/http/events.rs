@@ -6,49 +6,51 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    Api, ApiError,
+    Api, ApiError, TimeOrDuration,
     extract::Query,
     resources,
     types::{EventList, ProblemList},
 };
-use crate::store::{JournalFilter, is_storable};
+use crate::store::JournalFilter;
 
 /// Which events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct EventQuery {
     pub namespace: Option<String>,
     /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules` or `containerhealthchecks`; short names do as well.
+    #[param(min_length = 1)]
     pub kind: Option<String>,
     pub name: Option<String>,
-    /// Only events since then.
-    pub since: Option<Timestamp>,
+    /// Only events since then; a duration is one before now.
+    pub since: Option<TimeOrDuration>,
     /// At most this many, the newest; 1,000 when absent.
     #[param(minimum = 1, maximum = 10000)]
     pub limit: Option<u32>,
 }
 
 /// Events of the last 30 days, newest first.
-#[utoipa::path(get, path = "/api/v1/events", params(Which), responses((status = 200, body = EventList)))]
-pub(super) async fn events(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<EventList>, ApiError> {
+#[utoipa::path(get, path = "/api/v1/events", params(EventQuery), responses((status = 200, body = EventList)))]
+pub(super) async fn events(
+    State(api): State<Api>,
+    Query(which): Query<EventQuery>,
+) -> Result<Json<EventList>, ApiError> {
     if let Some(limit) = which.limit.filter(|limit| !(1..=10_000).contains(limit)) {
         return Err(ApiError::BadRequest(format!("limit is {limit}: write 1 to 10000")));
     }
-    if which.since.is_some_and(|since| !is_storable(since)) {
-        return Err(ApiError::BadRequest("since: is out of range: write a time in the years 1970 to 9998".to_owned()));
-    }
     let kind = which.kind.as_deref().map(resources::known).transpose();
     let kind = kind.map_err(|error| ApiError::BadRequest(format!("kind: {error}")))?;
+    let now = Timestamp::now();
     let filter = JournalFilter {
         kind: kind.map(|k| k.kind.to_owned()),
         namespace: which.namespace,
         name: which.name,
-        since: which.since,
+        since: which.since.map(|since| since.ago(now)),
         limit: which.limit.unwrap_or(0),
     };
     let items = api.store.journal(&filter).await?.into_iter().map(Into::into).collect();
-    Ok(Json(EventList { now: Timestamp::now(), items }))
+    Ok(Json(EventList { now, items }))
 }
 
 /// Manifests of the folder that are not in force: file, line, field. Always empty in a cluster, whose API server refuses them

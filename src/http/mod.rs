@@ -2,7 +2,6 @@
 //! answers the same. docs/api.md and `/api/v1/openapi.json` say what can be asked.
 
 mod access;
-mod age;
 mod auth;
 mod controls;
 mod error;
@@ -10,10 +9,10 @@ mod events;
 mod extract;
 mod health;
 mod kinds;
+mod moment;
 mod openapi;
 mod resources;
 mod routes;
-mod server;
 mod services;
 mod state;
 mod status;
@@ -34,13 +33,13 @@ fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
 }
 
 pub use access::Access;
-pub use age::age;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};
 pub use kinds::{KINDS, Kind};
-pub use server::serve;
-pub use state::{Api, Home, Problems};
+pub use moment::TimeOrDuration;
+pub use routes::serve;
+pub use state::{Api, Home, ProblemSource};
 pub use status::{BackendLine, Level, Overview, QueueLine, ResourceLine};
 pub use tasks::{
     CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, FROM_NOW, HeartbeatReply,

@@ -64,7 +64,7 @@ pub(super) async fn find(api: &Api, named: &Named) -> Result<Item, ApiError> {
         .await?
         .into_iter()
         .find(|item| item.name() == named.name)
-        .ok_or_else(|| ApiError::NotFound(format!("{} {}/{} is not there", kind.kind, named.namespace, named.name)))
+        .ok_or_else(|| ApiError::NotFound(format!("{} {}/{} does not exist", kind.kind, named.namespace, named.name)))
 }
 
 /// The resources of a kind in a namespace, or in all, by namespace and name.

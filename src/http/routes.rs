@@ -1,6 +1,6 @@
 //! Every route with what it needs: one table, so that none is forgotten by the authorization or by the description.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io};
 
 use axum::{
     Extension, Router,
@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 
@@ -20,7 +21,10 @@ use super::{
     extract::{BODIES_BYTES, Bodies, BodyLimit, USUAL_BODY},
     health, openapi, resources, services, status, tasks,
 };
-use crate::host::sign::named_claim;
+use crate::{
+    host::sign::named_claim,
+    listener::{self, Limits},
+};
 
 /// Ten thousand tasks of some kilobytes.
 pub(super) const MAX_TASKS_BYTES: usize = BODIES_BYTES;
@@ -76,6 +80,12 @@ fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
     ]
 }
 
+/// Serves the API until `shutdown`, then finishes what is open.
+pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> io::Result<()> {
+    let router = router(api, shutdown.clone());
+    listener::serve(listener, None, router, Limits::of_process(), shutdown).await
+}
+
 /// The whole API.
 pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
     let mut router = Router::new();
@@ -91,6 +101,7 @@ pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
             ApiError::MethodNotAllowed(format!("there is no {} {}", request.method(), request.uri().path()))
         })
         .layer(Extension(tasks::Closing(closing)))
+        .layer(Extension(health::StoreCheck::default()))
         .layer(Extension(USUAL_BODY))
         .layer(Extension(Bodies::default()))
         .layer(TraceLayer::new_for_http().make_span_with(span))

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::HostAgent,
-    host::{Action, Caller, HoldOwner, HostApi, HttpHost, LogPart, LogRequest, MAX_REASON_CHARS, OperationRequest},
+    host::{Action, Caller, HoldOwner, HttpHost, LogPart, LogRequest, MAX_REASON_CHARS, OperationRequest},
     platform::{self, HostAgentError, Secrets},
     store::ResourceKey,
 };
@@ -24,7 +24,7 @@ pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(super) struct Service {
+pub(super) struct ServicePath {
     /// Name of a HostAgent.
     agent: String,
     /// A service in that agent's file.
@@ -32,13 +32,13 @@ pub(super) struct Service {
 }
 
 /// Stops a service and keeps it stopped, until somebody starts it.
-#[utoipa::path(post, path = "/api/v1/services/{agent}/{service}/stop", params(Service, InNamespace),
+#[utoipa::path(post, path = "/api/v1/services/{agent}/{service}/stop", params(ServicePath, InNamespace),
     request_body = Option<ReasonRequest>,
     responses((status = 202, body = OperationView), (status = 404, body = super::ErrorReply), (status = 502, body = super::ErrorReply)))]
 pub(super) async fn stop(
     State(api): State<Api>,
     Extension(person): Extension<Person>,
-    Path(service): Path<Service>,
+    Path(service): Path<ServicePath>,
     Query(query): Query<InNamespace>,
     OptionalBody(body): OptionalBody<ReasonRequest>,
 ) -> Result<(StatusCode, Json<OperationView>), ApiError> {
@@ -46,13 +46,13 @@ pub(super) async fn stop(
 }
 
 /// Ends a person's hold on a service and starts it.
-#[utoipa::path(post, path = "/api/v1/services/{agent}/{service}/start", params(Service, InNamespace),
+#[utoipa::path(post, path = "/api/v1/services/{agent}/{service}/start", params(ServicePath, InNamespace),
     request_body = Option<ReasonRequest>,
     responses((status = 202, body = OperationView), (status = 404, body = super::ErrorReply), (status = 502, body = super::ErrorReply)))]
 pub(super) async fn start(
     State(api): State<Api>,
     Extension(person): Extension<Person>,
-    Path(service): Path<Service>,
+    Path(service): Path<ServicePath>,
     Query(query): Query<InNamespace>,
     OptionalBody(body): OptionalBody<ReasonRequest>,
 ) -> Result<(StatusCode, Json<OperationView>), ApiError> {
@@ -95,14 +95,14 @@ pub(super) struct LogQuery {
 const USUAL_LOG_BYTES: u32 = 65_536;
 
 /// A part of what a service wrote, in whole lines.
-#[utoipa::path(get, path = "/api/v1/services/{agent}/{service}/log", params(Service, LogQuery),
+#[utoipa::path(get, path = "/api/v1/services/{agent}/{service}/log", params(ServicePath, LogQuery),
     responses(
         (status = 200, description = "Lines of the log", body = LogPart),
         (status = 404, description = "No such agent or service", body = super::ErrorReply),
         (status = 502, description = "The agent refused or did not answer", body = super::ErrorReply)))]
 pub(super) async fn log(
     State(api): State<Api>,
-    Path(Service { agent, service }): Path<Service>,
+    Path(ServicePath { agent, service }): Path<ServicePath>,
     Query(LogQuery { namespace, after, bytes }): Query<LogQuery>,
 ) -> Result<Json<LogPart>, ApiError> {
     let host = client(&api, namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), &agent).await?;
@@ -113,7 +113,7 @@ pub(super) async fn log(
 async fn operate(
     api: &Api,
     Person(by): &Person,
-    Service { agent, service }: Service,
+    ServicePath { agent, service }: ServicePath,
     query: InNamespace,
     body: Option<ReasonRequest>,
     action: Action,
@@ -148,7 +148,7 @@ fn namespace(query: &InNamespace) -> &str {
 }
 
 async fn client(api: &Api, namespace: &str, name: &str) -> Result<HttpHost, ApiError> {
-    let missing = || ApiError::NotFound(format!("HostAgent {namespace}/{name} is not there"));
+    let missing = || ApiError::NotFound(format!("HostAgent {namespace}/{name} does not exist"));
     let object = api
         .platform
         .list("HostAgent")

@@ -23,7 +23,7 @@ pub enum Home {
 }
 
 /// Lists what is wrong with the manifests of the folder.
-pub type Problems = Arc<dyn Fn() -> Vec<Problem> + Send + Sync>;
+pub type ProblemSource = Arc<dyn Fn() -> Vec<Problem> + Send + Sync>;
 
 /// Everything that the API works with.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub struct Api {
     pub http: HttpClient,
     pub metrics: Metrics,
     pub loops: Loops,
-    pub problems: Problems,
+    pub problems: ProblemSource,
     /// Cancelled by `POST /api/v1/down`; `None` where nobody may end the process that way.
     pub down: Option<CancellationToken>,
 }

@@ -13,14 +13,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Limits,
-    slots::{Activity, InFlight},
+    slots::{ConnectionActivity, InFlight},
 };
 
 /// A request's body. Reading fails when its time is over.
 pub struct TimedBody {
     inner: Incoming,
     limits: Limits,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     /// Made with the first wait: most bodies are there at once.
     timer: Option<Timer>,
 }
@@ -31,7 +31,7 @@ struct Timer {
 }
 
 impl TimedBody {
-    pub fn new(inner: Incoming, limits: Limits, activity: Arc<Activity>) -> Self {
+    pub fn new(inner: Incoming, limits: Limits, activity: Arc<ConnectionActivity>) -> Self {
         Self { inner, limits, activity, timer: None }
     }
 }

@@ -30,7 +30,7 @@ use tower::ServiceExt;
 use super::{
     Limits, Tls,
     body::{AnswerBody, TimedBody},
-    slots::{Activity, Slot},
+    slots::{ConnectionActivity, ConnectionSlot},
 };
 
 /// The largest head of a request; hyper answers 431 to more.
@@ -46,7 +46,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 pub struct Connection {
-    pub slot: Slot,
+    pub slot: ConnectionSlot,
     pub peer: SocketAddr,
     pub limits: Limits,
     pub router: Router,
@@ -153,7 +153,7 @@ pub async fn refuse(stream: TcpStream, tls: bool) {
 /// A stream that tells when bytes come and go.
 struct Watched {
     stream: Box<dyn Stream>,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
 }
 
 impl Watched {

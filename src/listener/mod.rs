@@ -25,7 +25,7 @@ pub use limits::Limits;
 pub use tls::Tls;
 
 use connection::Connection;
-use slots::Slots;
+use slots::ConnectionSlots;
 
 /// How long open requests may take when the server ends.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let slots = Slots::new(limits);
+    let slots = ConnectionSlots::new(limits);
     let tasks = TaskTracker::new();
     let mut retry = FIRST_RETRY;
     let mut trouble = Told::default();

@@ -17,7 +17,7 @@ use super::{Limits, Told};
 
 /// What a connection is at.
 #[derive(Debug)]
-pub struct Activity {
+pub struct ConnectionActivity {
     now: Mutex<Now>,
     /// Told when a deadline may have come nearer.
     pub changed: Notify,
@@ -39,7 +39,7 @@ struct Now {
     is_used: bool,
 }
 
-impl Activity {
+impl ConnectionActivity {
     fn new() -> Self {
         let now = Now { in_flight: 0, since: Instant::now(), head: None, unread: None, is_used: false };
         Self { now: Mutex::new(now), changed: Notify::new(), left_unread: AtomicBool::new(false) }
@@ -111,7 +111,7 @@ impl Activity {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct InFlight(Arc<Activity>);
+pub struct InFlight(Arc<ConnectionActivity>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -125,7 +125,7 @@ impl Drop for InFlight {
 
 /// The open connections of a listener.
 #[derive(Clone, Debug)]
-pub struct Slots {
+pub struct ConnectionSlots {
     limits: Limits,
     open: Arc<Mutex<Open>>,
     closing: CancellationToken,
@@ -141,17 +141,17 @@ struct Open {
 #[derive(Debug)]
 struct Entry {
     peer: IpAddr,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     evicted: CancellationToken,
 }
 
-impl Slots {
+impl ConnectionSlots {
     pub fn new(limits: Limits) -> Self {
         Self { limits, open: Arc::default(), closing: CancellationToken::new() }
     }
 
     /// A slot for a new connection. `None`: as many have requests in flight as may be open.
-    pub fn take(&self, peer: IpAddr) -> Option<Slot> {
+    pub fn take(&self, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = network(peer);
         let mut open = self.lock();
         let of_peer = open.connections.values().filter(|entry| entry.peer == peer).count();
@@ -160,11 +160,11 @@ impl Slots {
         } else if open.connections.len() >= self.limits.connections {
             open.evict(None)?;
         }
-        let (id, activity, evicted) = (open.next, Arc::new(Activity::new()), self.closing.child_token());
+        let (id, activity, evicted) = (open.next, Arc::new(ConnectionActivity::new()), self.closing.child_token());
         open.next += 1;
         open.connections.insert(id, Entry { peer, activity: Arc::clone(&activity), evicted: evicted.clone() });
         drop(open);
-        Some(Slot { id, slots: self.clone(), activity, evicted })
+        Some(ConnectionSlot { id, slots: self.clone(), activity, evicted })
     }
 
     /// Closes the connection that has been idle for longest, if there is one.
@@ -211,15 +211,15 @@ impl Open {
 
 /// A connection's place among the open ones, until dropped.
 #[derive(Debug)]
-pub struct Slot {
+pub struct ConnectionSlot {
     id: u64,
-    slots: Slots,
-    pub activity: Arc<Activity>,
+    slots: ConnectionSlots,
+    pub activity: Arc<ConnectionActivity>,
     /// Another connection got its place, or the server ends.
     pub evicted: CancellationToken,
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.slots.lock().connections.remove(&self.id);
     }
@@ -239,8 +239,8 @@ mod tests {
 
     use super::*;
 
-    fn slots() -> Slots {
-        Slots::new(Limits { connections: 4, per_peer: 3, ..Limits::of_process() })
+    fn slots() -> ConnectionSlots {
+        ConnectionSlots::new(Limits { connections: 4, per_peer: 3, ..Limits::of_process() })
     }
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -278,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_at_work_is_never_closed_for_another() {
         let slots = slots();
-        let taken: Vec<Slot> = (0..3).map(|_| slots.take(HERE).unwrap()).collect();
+        let taken: Vec<ConnectionSlot> = (0..3).map(|_| slots.take(HERE).unwrap()).collect();
         let _at_work: Vec<InFlight> = taken.iter().map(|slot| slot.activity.begin()).collect();
         assert!(slots.take(HERE).is_none());
         assert!(slots.take(there(1)).is_some());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, ClientBuilder, Method, NoProxy, Proxy, RequestBuilder, Url, redirect};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broken, Reply, is_local, names::Names};
+use super::{Broken, HttpReply, is_local, names::Names};
 
 /// For a name, a connection and a TLS handshake together.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -93,19 +93,19 @@ impl HttpClient {
     }
 
     /// Sends a request. The answer's body, too, is read until then at most.
-    pub async fn send(&self, request: RequestBuilder, until: Instant) -> Result<Reply, Broken> {
+    pub async fn send(&self, request: RequestBuilder, until: Instant) -> Result<HttpReply, Broken> {
         let (client, request) = request.build_split();
         let request = request.map_err(|error| Broken::of(&error))?;
         let host = request.url().host_str().unwrap_or_default().to_owned();
         match timeout_at(until, client.execute(request)).await {
-            Ok(Ok(response)) => Ok(Reply::new(response, until)),
+            Ok(Ok(response)) => Ok(HttpReply::new(response, until)),
             Ok(Err(error)) => Err(Broken::of(&error)),
             Err(_elapsed) => Err(self.names.unresolved(&host).map_or(Broken::Timeout, Broken::Unreachable)),
         }
     }
 
     /// The same, within a time from now.
-    pub async fn send_within(&self, request: RequestBuilder, within: Duration) -> Result<Reply, Broken> {
+    pub async fn send_within(&self, request: RequestBuilder, within: Duration) -> Result<HttpReply, Broken> {
         self.send(request, Instant::now() + within).await
     }
 }

@@ -14,12 +14,12 @@ const BATCH: f64 = 64.0;
 
 /// The allowance of one body.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct ReplyPace {
     left: f64,
     at: Instant,
 }
 
-impl Pace {
+impl ReplyPace {
     pub(super) fn new(now: Instant) -> Self {
         Self { left: BURST, at: now }
     }
@@ -40,7 +40,7 @@ mod tests {
     /// How many pieces of a size are taken within a time by a peer that always has one.
     fn taken(bytes: usize, within: Duration) -> u64 {
         let begun = Instant::now();
-        let (mut pace, mut now, mut count) = (Pace::new(begun), begun, 0);
+        let (mut pace, mut now, mut count) = (ReplyPace::new(begun), begun, 0);
         while now < begun + within && count < 1_000_000 {
             count += 1;
             now += pace.take(bytes, now);
@@ -53,7 +53,7 @@ mod tests {
         let flood = taken(1, Duration::from_secs(60));
         assert!((100_000..160_000).contains(&flood), "{flood}");
         assert_eq!(taken(8192, Duration::from_secs(1)), 1_000_000);
-        let (begun, mut pace) = (Instant::now(), Pace::new(Instant::now()));
+        let (begun, mut pace) = (Instant::now(), ReplyPace::new(Instant::now()));
         for token in 0..100_000_u32 {
             let now = begun + Duration::from_micros(500) * token;
             assert_eq!(pace.take(200, now), Duration::ZERO, "2,000 tokens a second");

@@ -8,7 +8,7 @@ use reqwest::{
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Broken, pace::Pace};
+use super::{Broken, pace::ReplyPace};
 
 /// Of a refusal only the first words matter.
 const MAX_REFUSAL_BYTES: usize = 64 << 10;
@@ -18,15 +18,15 @@ const MAX_LOCATION: usize = 120;
 
 /// An answer whose body is still to be read.
 #[derive(Debug)]
-pub struct Reply {
+pub struct HttpReply {
     response: Response,
     until: Instant,
-    pace: Pace,
+    pace: ReplyPace,
 }
 
-impl Reply {
+impl HttpReply {
     pub(super) fn new(response: Response, until: Instant) -> Self {
-        Self { response, until, pace: Pace::new(Instant::now()) }
+        Self { response, until, pace: ReplyPace::new(Instant::now()) }
     }
 
     /// Gives the body until then; it had the time that the head was waited for.

@@ -9,7 +9,7 @@ use crate::{
 
 /// How to speak to an agent.
 #[derive(Clone)]
-pub struct Access {
+pub struct AgentAccess {
     pub host: HttpHost,
     /// Changes with URL, certificate and credentials. It holds them: never shown.
     pub fingerprint: String,
@@ -35,7 +35,7 @@ pub async fn host_agent(
     http: &HttpClient,
     (namespace, name): (&str, &str),
     spec: &HostAgentSpec,
-) -> Result<Access, HostAgentError> {
+) -> Result<AgentAccess, HostAgentError> {
     let agent = spec.agent.as_deref().unwrap_or(name);
     let mut fingerprint = format!("{} {agent}", spec.url);
     let credentials = match &spec.secret_ref {
@@ -52,7 +52,7 @@ pub async fn host_agent(
         }
         None => http.clone(),
     };
-    Ok(Access { host: HttpHost::new(http, &spec.url, agent, credentials)?, fingerprint })
+    Ok(AgentAccess { host: HttpHost::new(http, &spec.url, agent, credentials)?, fingerprint })
 }
 
 async fn credentials(
@@ -67,7 +67,7 @@ async fn credentials(
         return Err(HostAgentError::NoCredentials { secret: secret() });
     }
     fingerprint.push_str(&format!("|{signing:?}|{token:?}"));
-    let bad = |cause: crate::host::SecretError| HostAgentError::BadValue {
+    let bad = |cause: crate::host::SigningSecretError| HostAgentError::BadValue {
         secret: secret(),
         key: "signingSecret",
         cause: cause.to_string(),

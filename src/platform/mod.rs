@@ -16,8 +16,8 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher};
 
-pub use host_agent::{Access, HostAgentError, host_agent};
-pub use problem::{Place, Problem, Severity};
+pub use host_agent::{AgentAccess, HostAgentError, host_agent};
+pub use problem::{ManifestPlace, Problem, Severity};
 pub use secrets::{SecretError, Secrets};
 
 /// Label of Secrets whose texts may be system prompts.

@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct ManifestPlace {
     /// As seen from the folder: `ollama.yaml`.
     pub file: String,
     /// From 1; 0 when the whole file is meant.
@@ -29,7 +29,7 @@ pub struct Place {
 pub struct Problem {
     pub severity: Severity,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub place: Option<ManifestPlace>,
     /// `LLMBackend default/ollama`, where that much is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
@@ -40,9 +40,14 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The longest message and path of a field, in characters: both repeat what a file says, which may be anything.
+const MOST_MESSAGE_CHARS: usize = 2_000;
+const MOST_FIELD_CHARS: usize = 500;
+
 impl Problem {
     pub fn error(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, place: None, about: None, field: None, message: message.into() }
+        let message = bounded(message.into(), MOST_MESSAGE_CHARS);
+        Self { severity: Severity::Error, place: None, about: None, field: None, message }
     }
 
     pub fn warning(message: impl Into<String>) -> Self {
@@ -50,7 +55,7 @@ impl Problem {
     }
 
     pub fn at(mut self, file: &str, line: usize) -> Self {
-        self.place = Some(Place { file: file.to_owned(), line });
+        self.place = Some(ManifestPlace { file: file.to_owned(), line });
         self
     }
 
@@ -60,17 +65,25 @@ impl Problem {
     }
 
     pub fn field(mut self, field: impl fmt::Display) -> Self {
-        self.field = Some(field.to_string());
+        self.field = Some(bounded(field.to_string(), MOST_FIELD_CHARS));
         self
     }
+}
+
+fn bounded(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl fmt::Display for Problem {
     /// `ollama.yaml:12: LLMBackend default/ollama: spec.url: is required`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Some(Place { file, line: 0 }) => write!(f, "{file}: ")?,
-            Some(Place { file, line }) => write!(f, "{file}:{line}: ")?,
+            Some(ManifestPlace { file, line: 0 }) => write!(f, "{file}: ")?,
+            Some(ManifestPlace { file, line }) => write!(f, "{file}:{line}: ")?,
             None => {}
         }
         if let Some(about) = &self.about {

@@ -163,7 +163,7 @@ pub(super) fn resize_patch(container: &PodContainer, bytes: i64) -> Value {
 pub(super) fn template_patch(kind: WorkloadKind, name: &str, container: &str, bytes: i64) -> Value {
     let limits = json!({"limits": {"memory": bytes.to_string()}});
     json!({
-        "apiVersion": "apps/v1", "kind": format!("{kind:?}"), "metadata": {"name": name},
+        "apiVersion": "apps/v1", "kind": kind.as_str(), "metadata": {"name": name},
         "spec": {"template": {"spec": {"containers": [{"name": container, "resources": limits}]}}},
     })
 }

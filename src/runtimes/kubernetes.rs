@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use futures::{AsyncRead, AsyncReadExt};
 use k8s_openapi::{
     Metadata, NamespaceResourceScope,
@@ -17,14 +16,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Client, ResourceExt,
     api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, Preconditions},
     core::Selector,
 };
 use serde::de::DeserializeOwned;
 
 use super::{
-    ContainersSeen, MEMORY_MANAGER, PodContainer, PodSeen, Terminated, WorkloadError, WorkloadSeen, Workloads,
+    Cluster, ContainersSeen, MEMORY_MANAGER, PodContainer, PodSeen, Terminated, WorkloadError, WorkloadSeen,
     containers::{containers, resize_patch, template_limits, template_patch},
 };
 use crate::api::{PodTarget, WorkloadKind, WorkloadRef};
@@ -34,8 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Workloads of the cluster that a client speaks to. It needs `get` on deployments, statefulsets and daemonsets, `list` on
 /// replicasets and pods, and `delete` on pods.
-pub struct ClusterWorkloads {
-    client: Client,
+pub struct Workloads {
+    cluster: Cluster,
 }
 
 /// What is needed of a workload to find its pods.
@@ -54,17 +53,10 @@ enum Read {
     Recent,
 }
 
-impl ClusterWorkloads {
-    pub fn new(client: Client) -> Self {
-        Self { client }
-    }
-
-    fn api<K>(&self, namespace: &str) -> Api<K>
-    where
-        K: kube::Resource<Scope = NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
-        Api::namespaced(self.client.clone(), namespace)
+impl Workloads {
+    /// `None`: there is no cluster here.
+    pub fn new(client: Option<Client>) -> Self {
+        Self { cluster: Cluster(client) }
     }
 
     async fn owner(&self, namespace: &str, workload: &WorkloadRef) -> Result<Owner, WorkloadError> {
@@ -94,7 +86,7 @@ impl ClusterWorkloads {
         K: kube::Resource<Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
         K::DynamicType: Default,
     {
-        answer(&format!("{kind} {namespace}/{name}"), self.api::<K>(namespace).get(name)).await
+        answer(&format!("{kind} {namespace}/{name}"), self.cluster.api::<K>(namespace)?.get(name)).await
     }
 
     /// The uids of what owns a workload's pods: itself, or a Deployment's ReplicaSets.
@@ -108,8 +100,11 @@ impl ClusterWorkloads {
             return Ok(HashSet::from([owner.uid.clone()]));
         }
         let params = ListParams::default().labels_from(&owner.selector);
-        let sets = answer(&format!("list ReplicaSets of {namespace}"), self.api::<ReplicaSet>(namespace).list(&params))
-            .await?;
+        let sets = answer(
+            &format!("list ReplicaSets of {namespace}"),
+            self.cluster.api::<ReplicaSet>(namespace)?.list(&params),
+        )
+        .await?;
         let owned = sets.items.iter().filter(|set| is_owned(set.metadata(), &owner.uid));
         Ok(owned.filter_map(ResourceExt::uid).collect())
     }
@@ -133,19 +128,19 @@ impl ClusterWorkloads {
         if read == Read::Recent {
             params = params.match_any();
         }
-        let pods = answer(&format!("list pods of {namespace}"), self.api::<Pod>(namespace).list(&params)).await?;
+        let pods =
+            answer(&format!("list pods of {namespace}"), self.cluster.api::<Pod>(namespace)?.list(&params)).await?;
         Ok(pods.items)
     }
-}
 
-#[async_trait]
-impl Workloads for ClusterWorkloads {
-    async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError> {
+    /// The pods that a workload owns, and how many there should be.
+    pub async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError> {
         let (owner, pods) = self.owned(namespace, workload, Read::Latest).await?;
         Ok(WorkloadSeen { desired: owner.desired, pods: pods.iter().map(seen).collect() })
     }
 
-    async fn containers(&self, namespace: &str, target: &PodTarget) -> Result<ContainersSeen, WorkloadError> {
+    /// The containers of these pods.
+    pub async fn containers(&self, namespace: &str, target: &PodTarget) -> Result<ContainersSeen, WorkloadError> {
         let (owner, pods) = match (&target.workload_ref, &target.selector) {
             (Some(workload), _) => {
                 let (owner, pods) = self.owned(namespace, workload, Read::Recent).await?;
@@ -167,7 +162,8 @@ impl Workloads for ClusterWorkloads {
         })
     }
 
-    async fn log(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(String, String), WorkloadError> {
+    /// The beginning and the end of a container's log, of its run before this one if it had one, at most `bytes` each.
+    pub async fn log(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(String, String), WorkloadError> {
         let about = format!("log of pod {namespace}/{}", of.pod);
         let params = LogParams {
             container: Some(of.container.clone()),
@@ -175,7 +171,7 @@ impl Workloads for ClusterWorkloads {
                 && matches!(of.life, super::PodLife::Running { .. } | super::PodLife::Waiting { .. }),
             ..LogParams::default()
         };
-        let api = self.api::<Pod>(namespace);
+        let api = self.cluster.api::<Pod>(namespace)?;
         let head = LogParams { limit_bytes: Some(bytes), ..params.clone() };
         let head = answer(&about, api.logs(&of.pod, &head)).await?;
         // There is no option for the last bytes: lines are asked for, and cut.
@@ -187,14 +183,16 @@ impl Workloads for ClusterWorkloads {
         Ok((head, tail.await?))
     }
 
-    async fn resize(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(), WorkloadError> {
+    /// Changes the limit of memory of a running pod's container, in place.
+    pub async fn resize(&self, namespace: &str, of: &PodContainer, bytes: i64) -> Result<(), WorkloadError> {
         let about = format!("resize pod {namespace}/{}", of.pod);
         let patch = Patch::Strategic(resize_patch(of, bytes));
-        let api = self.api::<Pod>(namespace);
+        let api = self.cluster.api::<Pod>(namespace)?;
         answer(&about, api.patch_subresource("resize", &of.pod, &PatchParams::default(), &patch)).await.map(drop)
     }
 
-    async fn patch_limit(
+    /// Changes the limit of memory in a workload's template: its pods are replaced as it does that.
+    pub async fn patch_limit(
         &self,
         namespace: &str,
         workload: &WorkloadRef,
@@ -202,27 +200,31 @@ impl Workloads for ClusterWorkloads {
         bytes: i64,
     ) -> Result<(), WorkloadError> {
         let (kind, name) = (workload.kind, workload.name.as_str());
-        let about = format!("{kind:?} {namespace}/{name}");
+        let about = format!("{} {namespace}/{name}", kind.as_str());
         let params = PatchParams::apply(MEMORY_MANAGER).force();
         let patch = Patch::Apply(template_patch(kind, name, container, bytes));
         match kind {
             WorkloadKind::Deployment => {
-                answer(&about, self.api::<Deployment>(namespace).patch(name, &params, &patch)).await.map(drop)
+                let api = self.cluster.api::<Deployment>(namespace)?;
+                answer(&about, api.patch(name, &params, &patch)).await.map(drop)
             }
             WorkloadKind::StatefulSet => {
-                answer(&about, self.api::<StatefulSet>(namespace).patch(name, &params, &patch)).await.map(drop)
+                let api = self.cluster.api::<StatefulSet>(namespace)?;
+                answer(&about, api.patch(name, &params, &patch)).await.map(drop)
             }
             WorkloadKind::DaemonSet => {
-                answer(&about, self.api::<DaemonSet>(namespace).patch(name, &params, &patch)).await.map(drop)
+                let api = self.cluster.api::<DaemonSet>(namespace)?;
+                answer(&about, api.patch(name, &params, &patch)).await.map(drop)
             }
         }
     }
 
-    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError> {
+    /// Deletes this pod and no other of its name: the uid is a precondition.
+    pub async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let about = format!("pod {namespace}/{name}");
-        answer(&about, self.api::<Pod>(namespace).delete(name, &params)).await.map(drop)
+        answer(&about, self.cluster.api::<Pod>(namespace)?.delete(name, &params)).await.map(drop)
     }
 }
 

@@ -5,15 +5,14 @@ mod kubernetes;
 mod pod_trouble;
 mod worker_pods;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
-
-use crate::api::{PodTarget, WorkloadRef};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
 
 pub use containers::{ContainersSeen, MEMORY_MANAGER, PodContainer, PodLife};
-pub use kubernetes::ClusterWorkloads;
+pub use kubernetes::Workloads;
 pub use pod_trouble::PodTrouble;
-pub use worker_pods::{ClusterWorkerPods, WorkerPodSettings, WorkerPods, WorkersSeen, WorkersWanted};
+pub use worker_pods::{WorkerPodSettings, WorkerPods, WorkersSeen, WorkersWanted};
 
 /// A workload as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,60 +71,17 @@ impl WorkloadError {
     }
 }
 
-/// Workloads of a cluster.
-#[async_trait]
-pub trait Workloads: Send + Sync {
-    /// The pods that a workload owns, and how many there should be.
-    async fn pods(&self, namespace: &str, workload: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError>;
-    /// Deletes this pod and no other of its name: the uid is a precondition.
-    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WorkloadError>;
-    /// The containers of these pods.
-    async fn containers(&self, namespace: &str, target: &PodTarget) -> Result<ContainersSeen, WorkloadError>;
-    /// The beginning and the end of a container's log, of its run before this one if it had one, at most `bytes` each.
-    async fn log(
-        &self,
-        namespace: &str,
-        container: &PodContainer,
-        bytes: i64,
-    ) -> Result<(String, String), WorkloadError>;
-    /// Changes the limit of memory of a running pod's container, in place.
-    async fn resize(&self, namespace: &str, container: &PodContainer, bytes: i64) -> Result<(), WorkloadError>;
-    /// Changes the limit of memory in a workload's template: its pods are replaced as it does that.
-    async fn patch_limit(
-        &self,
-        namespace: &str,
-        workload: &WorkloadRef,
-        container: &str,
-        bytes: i64,
-    ) -> Result<(), WorkloadError>;
-}
+/// The cluster that a client speaks to; without one every call is [`WorkloadError::NoCluster`].
+#[derive(Clone)]
+struct Cluster(Option<Client>);
 
-/// A machine without a cluster.
-pub struct NoCluster;
-
-#[async_trait]
-impl Workloads for NoCluster {
-    async fn pods(&self, _: &str, _: &WorkloadRef) -> Result<WorkloadSeen, WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn delete_pod(&self, _: &str, _: &str, _: &str) -> Result<(), WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn containers(&self, _: &str, _: &PodTarget) -> Result<ContainersSeen, WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn log(&self, _: &str, _: &PodContainer, _: i64) -> Result<(String, String), WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn resize(&self, _: &str, _: &PodContainer, _: i64) -> Result<(), WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn patch_limit(&self, _: &str, _: &WorkloadRef, _: &str, _: i64) -> Result<(), WorkloadError> {
-        Err(WorkloadError::NoCluster)
+impl Cluster {
+    fn api<K>(&self, namespace: &str) -> Result<Api<K>, WorkloadError>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        let client = self.0.clone().ok_or(WorkloadError::NoCluster)?;
+        Ok(Api::namespaced(client, namespace))
     }
 }

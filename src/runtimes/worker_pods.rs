@@ -1,16 +1,15 @@
 //! The pods of worker pools: one Deployment each, by server-side apply.
 
-use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
-    Api, Client, ResourceExt,
+    Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
 use super::{
-    WorkloadError,
+    Cluster, WorkloadError,
     kubernetes::answer,
     pod_trouble::{PodTrouble, trouble},
 };
@@ -58,31 +57,16 @@ pub struct WorkersSeen {
     pub trouble: Option<PodTrouble>,
 }
 
-/// Makes and scales the pods of worker pools.
-#[async_trait]
-pub trait WorkerPods: Send + Sync {
-    /// `None`: there is no Deployment yet.
-    async fn seen(&self, namespace: &str, pool: &str) -> Result<Option<WorkersSeen>, WorkloadError>;
-    /// The manifest of a Deployment; the error tells which setting is missing.
-    fn manifest(&self, wanted: &WorkersWanted) -> Result<Value, WorkloadError>;
-    /// Applies a manifest; returns its generation from now on.
-    async fn apply(&self, namespace: &str, manifest: &Value) -> Result<i64, WorkloadError>;
-    /// Whether no process of a pod that was there at `since` runs any more: the pod with that uid is gone, or its containers have ended, or
-    /// began later. A pod that is only being deleted may still run.
-    async fn has_ended(&self, namespace: &str, name: &str, uid: &str, since: Timestamp) -> Result<bool, WorkloadError>;
-    /// Lets the idle pods of a pool go first: what each has in flight, by name. Writes only what differs.
-    async fn prefer_idle(&self, namespace: &str, pool: &str, in_flight: &[(String, i32)]) -> Result<(), WorkloadError>;
-}
-
-/// In the cluster that a client speaks to. It needs `get`, `create` and `patch` on deployments, `list` and `patch` on pods.
-pub struct ClusterWorkerPods {
-    client: Client,
+/// Makes and scales the pods of worker pools. It needs `get`, `create` and `patch` on deployments, `list` and `patch` on pods.
+pub struct WorkerPods {
+    cluster: Cluster,
     settings: WorkerPodSettings,
 }
 
-impl ClusterWorkerPods {
-    pub fn new(client: Client, settings: WorkerPodSettings) -> Self {
-        Self { client, settings }
+impl WorkerPods {
+    /// `None`: there is no cluster here, and nobody makes pods.
+    pub fn new(client: Option<Client>, settings: WorkerPodSettings) -> Self {
+        Self { cluster: Cluster(client), settings }
     }
 
     async fn trouble(
@@ -91,18 +75,16 @@ impl ClusterWorkerPods {
         pool: &str,
         deployment: &Deployment,
     ) -> Result<Option<PodTrouble>, WorkloadError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let api = self.cluster.api::<Pod>(namespace)?;
         // From the API server's memory: it is asked every few seconds.
         let selected = ListParams::default().labels(&format!("{POOL}={}", label(pool))).match_any();
         let pods = answer(&format!("list pods of {namespace}"), api.list(&selected)).await?.items;
         Ok(trouble(deployment, &pods))
     }
-}
 
-#[async_trait]
-impl WorkerPods for ClusterWorkerPods {
-    async fn seen(&self, namespace: &str, pool: &str) -> Result<Option<WorkersSeen>, WorkloadError> {
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+    /// `None`: there is no Deployment yet.
+    pub async fn seen(&self, namespace: &str, pool: &str) -> Result<Option<WorkersSeen>, WorkloadError> {
+        let api = self.cluster.api::<Deployment>(namespace)?;
         let about = format!("Deployment {namespace}/{}", name_of(pool));
         let found = match answer(&about, api.get(&name_of(pool))).await {
             Ok(found) => found,
@@ -116,12 +98,17 @@ impl WorkerPods for ClusterWorkerPods {
         Ok(Some(WorkersSeen { generation, replicas, trouble }))
     }
 
-    fn manifest(&self, wanted: &WorkersWanted) -> Result<Value, WorkloadError> {
+    /// The manifest of a Deployment; the error tells which setting is missing.
+    pub fn manifest(&self, wanted: &WorkersWanted) -> Result<Value, WorkloadError> {
+        if self.cluster.0.is_none() {
+            return Err(WorkloadError::NoCluster);
+        }
         manifest(&self.settings, wanted)
     }
 
-    async fn apply(&self, namespace: &str, manifest: &Value) -> Result<i64, WorkloadError> {
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+    /// Applies a manifest; returns its generation from now on.
+    pub async fn apply(&self, namespace: &str, manifest: &Value) -> Result<i64, WorkloadError> {
+        let api = self.cluster.api::<Deployment>(namespace)?;
         let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
         let params = PatchParams::apply(MANAGER).force();
         let about = format!("Deployment {namespace}/{name}");
@@ -129,8 +116,16 @@ impl WorkerPods for ClusterWorkerPods {
         Ok(applied.metadata.generation.unwrap_or_default())
     }
 
-    async fn has_ended(&self, namespace: &str, name: &str, uid: &str, since: Timestamp) -> Result<bool, WorkloadError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+    /// Whether no process of a pod that was there at `since` runs any more: the pod with that uid is gone, or its containers have ended,
+    /// or began later. A pod that is only being deleted may still run.
+    pub async fn has_ended(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        since: Timestamp,
+    ) -> Result<bool, WorkloadError> {
+        let api = self.cluster.api::<Pod>(namespace)?;
         let one = ListParams::default().fields(&format!("metadata.name={name}"));
         let found = answer(&format!("pod {namespace}/{name}"), api.list(&one)).await?.items;
         Ok(found
@@ -139,8 +134,14 @@ impl WorkerPods for ClusterWorkerPods {
             .is_none_or(|pod| no_container_since(pod, since)))
     }
 
-    async fn prefer_idle(&self, namespace: &str, pool: &str, in_flight: &[(String, i32)]) -> Result<(), WorkloadError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+    /// Lets the idle pods of a pool go first: what each has in flight, by name. Writes only what differs.
+    pub async fn prefer_idle(
+        &self,
+        namespace: &str,
+        pool: &str,
+        in_flight: &[(String, i32)],
+    ) -> Result<(), WorkloadError> {
+        let api = self.cluster.api::<Pod>(namespace)?;
         let selected = ListParams::default().labels(&format!("{POOL}={}", label(pool)));
         for pod in answer(&format!("list pods of {namespace}"), api.list(&selected)).await?.items {
             let name = pod.name_any();
@@ -157,30 +158,6 @@ impl WorkerPods for ClusterWorkerPods {
             }
         }
         Ok(())
-    }
-}
-
-/// Where there is no cluster, nobody makes pods.
-#[async_trait]
-impl WorkerPods for super::NoCluster {
-    async fn seen(&self, _: &str, _: &str) -> Result<Option<WorkersSeen>, WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    fn manifest(&self, _: &WorkersWanted) -> Result<Value, WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn apply(&self, _: &str, _: &Value) -> Result<i64, WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn has_ended(&self, _: &str, _: &str, _: &str, _: Timestamp) -> Result<bool, WorkloadError> {
-        Err(WorkloadError::NoCluster)
-    }
-
-    async fn prefer_idle(&self, _: &str, _: &str, _: &[(String, i32)]) -> Result<(), WorkloadError> {
-        Err(WorkloadError::NoCluster)
     }
 }
 

@@ -1,9 +1,10 @@
 //! What a request asks for, as far as faults and the log care, whatever engine it speaks to.
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::Request;
+use axum::extract::{FromRequest, Request};
 use axum::http::Method;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::reply;
@@ -23,7 +24,7 @@ const INFERENCES: [&str; 7] = [
 
 /// A request as it came.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct SimulatedRequest {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) inference: bool,
@@ -33,7 +34,7 @@ pub(super) struct Asked {
     body: Bytes,
 }
 
-impl Asked {
+impl SimulatedRequest {
     /// Reads the body and gives the request back with it.
     pub(super) async fn read(request: Request) -> Result<(Self, Request), Response> {
         let (parts, body) = request.into_parts();
@@ -86,4 +87,17 @@ fn only_loads(path: &str, fields: &Value) -> bool {
 fn max_tokens(fields: &Value) -> Option<u32> {
     let given = ["/max_tokens", "/max_completion_tokens", "/options/num_predict"];
     given.iter().find_map(|key| u32::try_from(fields.pointer(key)?.as_u64()?).ok())
+}
+
+/// A JSON body whatever its content type says: `curl -d` names none, and the real engines don't mind.
+pub(super) struct Lenient<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Lenient<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let body = Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)?;
+        let parsed = serde_json::from_slice(&body);
+        parsed.map(Lenient).map_err(|error| reply::json(400, &json!({"error": error.to_string()})))
+    }
 }

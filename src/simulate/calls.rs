@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -7,6 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Fault;
+use super::state::SimulatedState;
 use super::totals::Totals;
 
 /// Older records are forgotten; the counts go on.
@@ -255,6 +258,38 @@ impl Drop for Call {
             drop(inner);
             self.ledger.closed.notify_one();
         }
+    }
+}
+
+/// Tokens of each call.
+const FOREIGN_TOKENS: u32 = 40;
+
+/// Calls of other clients, which no request of ours shows: they take the engine's places and move `expires_at`. Keeps `count` open
+/// while the fault is set.
+pub(super) fn foreign_calls(shared: &Arc<SimulatedState>, fault: u64, count: usize) {
+    for _ in 0..count {
+        let (weak, over) = (Arc::downgrade(shared), shared.over.clone());
+        tokio::spawn(async move {
+            over.run_until_cancelled(async { while foreign_call(&weak, fault).await.is_some() {} }).await;
+        });
+    }
+}
+
+async fn foreign_call(shared: &Weak<SimulatedState>, fault: u64) -> Option<()> {
+    let shared = shared.upgrade()?;
+    let work = async {
+        let pause = Duration::try_from_secs_f64(1.0 / shared.options.tokens_per_second).unwrap_or(Duration::MAX);
+        let Some(model) = shared.listed().into_iter().next() else { return tokio::time::sleep(pause).await };
+        let Ok(_lease) = shared.acquire(&model, None).await else { return tokio::time::sleep(pause).await };
+        for _ in 0..FOREIGN_TOKENS {
+            shared.faults.until_none(|fault| matches!(fault, Fault::HangInference { .. })).await;
+            tokio::time::sleep(pause).await;
+        }
+        shared.ledger.note_foreign();
+    };
+    tokio::select! {
+        () = shared.faults.until_ended(fault) => None,
+        () = work => Some(()),
     }
 }
 

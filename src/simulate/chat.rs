@@ -11,12 +11,12 @@ use serde_json::{Map, Value, json};
 
 use crate::engines::{EngineKind, MLX_DEFAULT_MODEL};
 
-use super::body::Lenient;
-use super::generate::{Context, Generation, Wanted, count_tokens, embedding, joined};
+use super::asked::Lenient;
+use super::generate::{Context, Generation, WantedAnswer, count_tokens, embedding, joined};
 use super::refusals;
 use super::reply::{self, EVENT_STREAM, Piece};
 use super::shapes::{DONE, Shape};
-use super::state::Shared;
+use super::state::SimulatedState;
 
 #[derive(Deserialize)]
 pub(super) struct ChatRequest {
@@ -62,21 +62,21 @@ struct StreamOptions {
 }
 
 pub(super) async fn chat(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     Extension(context): Extension<Context>,
     Lenient(request): Lenient<ChatRequest>,
 ) -> Response {
     let engine = shared.options.engine;
     let schema = request.schema(engine);
     let last = request.messages.last().and_then(|m| m.get("content")?.as_str()).unwrap_or_default();
-    let wanted = Wanted {
+    let wanted = WantedAnswer {
         prompt: last.to_owned(),
         options: Some(request.options(schema.as_ref())),
         model: request.model.clone().unwrap_or_else(|| MLX_DEFAULT_MODEL.to_owned()),
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
         inputs: vec![count_tokens(&joined(&request.messages))],
         schema,
-        ..Wanted::default()
+        ..WantedAnswer::default()
     };
     let asked = wanted.model.clone();
     let mut generation = match Generation::begin(&shared, context, wanted).await {
@@ -136,7 +136,7 @@ pub(super) struct EmbeddingsRequest {
 }
 
 pub(super) async fn embeddings(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     Extension(context): Extension<Context>,
     Lenient(request): Lenient<EmbeddingsRequest>,
 ) -> Response {
@@ -147,7 +147,7 @@ pub(super) async fn embeddings(
     let inputs = texts.iter().map(|text| count_tokens(text)).collect();
     let prompt = texts.last().cloned().unwrap_or_default();
     let model = request.model.clone();
-    let wanted = Wanted { model, max_tokens: Some(0), inputs, prompt, ..Wanted::default() };
+    let wanted = WantedAnswer { model, max_tokens: Some(0), inputs, prompt, ..WantedAnswer::default() };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
         Err(why) => return refusals::openai(&shared, why, &request.model),

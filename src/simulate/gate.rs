@@ -14,17 +14,17 @@ use serde_json::json;
 use crate::engines::{EngineKind, same_model};
 
 use super::Fault;
-use super::asked::Asked;
+use super::asked::SimulatedRequest;
 use super::calls::{Call, CallEnd};
 use super::control::PREFIX;
 use super::generate::Context;
 use super::replies::{Like, no_chat};
 use super::reply;
-use super::state::Shared;
+use super::state::SimulatedState;
 use super::wire::Switch;
 
 pub(super) async fn gate(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     ConnectInfo(switch): ConnectInfo<Switch>,
     request: Request,
     next: Next,
@@ -32,7 +32,7 @@ pub(super) async fn gate(
     if request.uri().path().starts_with(PREFIX) {
         return next.run(request).await;
     }
-    let (asked, mut request) = match Asked::read(request).await {
+    let (asked, mut request) = match SimulatedRequest::read(request).await {
         Ok(read) => read,
         Err(answer) => return answer,
     };
@@ -76,13 +76,13 @@ fn answered(call: &Call, answer: &Response) {
 }
 
 /// mlx_lm notices that a client went away only when it writes to it.
-fn ignores_disconnects(shared: &Shared, asked: &Asked) -> bool {
+fn ignores_disconnects(shared: &SimulatedState, asked: &SimulatedRequest) -> bool {
     (shared.options.engine == EngineKind::Mlx && !asked.streams)
         || shared.has(|fault| matches!(fault, Fault::UnnoticedDisconnect {}))
 }
 
 /// Runs a call to its end whether or not somebody waits for it.
-async fn detached(shared: &Arc<Shared>, call: Arc<Call>, request: Request, next: Next) -> Response {
+async fn detached(shared: &Arc<SimulatedState>, call: Arc<Call>, request: Request, next: Next) -> Response {
     let mut left = Left(Some(Arc::clone(&call)));
     let (send, receive) = tokio::sync::oneshot::channel();
     let over = shared.over.clone();
@@ -122,7 +122,7 @@ impl Drop for Left {
     }
 }
 
-async fn delay(shared: &Shared, asked: &Asked) {
+async fn delay(shared: &SimulatedState, asked: &SimulatedRequest) {
     let late = |fault: &Fault| match fault {
         Fault::Latency { millis, path } if asked.is_at(path.as_deref()) => Some(*millis),
         _ => None,
@@ -135,7 +135,7 @@ async fn delay(shared: &Shared, asked: &Asked) {
 const LOGIN: &str = "/login";
 
 /// The answer that a fault puts in place of the real one.
-fn replaced(shared: &Shared, asked: &Asked) -> Option<Response> {
+fn replaced(shared: &SimulatedState, asked: &SimulatedRequest) -> Option<Response> {
     shared.fault(|fault| match fault {
         Fault::Status { code, path, retry_after_seconds } if asked.is_at(path.as_deref()) => {
             let mut answer = reply::json(*code, &json!({"error": format!("simulated {code}")}));
@@ -184,12 +184,12 @@ fn location(to: &str, path: &str) -> String {
 }
 
 /// mlx_lm reads no chunked bodies.
-fn without_length(shared: &Shared, asked: &Asked, request: &Request) -> Option<Response> {
+fn without_length(shared: &SimulatedState, asked: &SimulatedRequest, request: &Request) -> Option<Response> {
     let lacks_length = asked.method == Method::POST && !request.headers().contains_key(header::CONTENT_LENGTH);
     (shared.options.engine == EngineKind::Mlx && lacks_length).then(|| Like::LengthRequired.response())
 }
 
-fn unauthorized(shared: &Shared, request: &Request) -> Option<Response> {
+fn unauthorized(shared: &SimulatedState, request: &Request) -> Option<Response> {
     let key = shared.options.api_key.as_ref()?;
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(key.expose()) {

@@ -12,10 +12,10 @@ use super::Fault;
 use super::calls::{Call, CallEnd};
 use super::in_force::checked;
 use super::models::Keep;
-use super::refusals::Refusal;
+use super::refusals::SimulatedRefusal;
 use super::sample;
 use super::shapes::Shape;
-use super::state::{Lease, Shared};
+use super::state::{RunnerLease, SimulatedState};
 use super::wire::Switch;
 
 const WORDS: [&str; 16] = [
@@ -43,7 +43,7 @@ pub(super) struct Context {
 
 /// What an inference asks for.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct WantedAnswer {
     pub(super) model: String,
     pub(super) keep: Option<Keep>,
     pub(super) max_tokens: Option<u32>,
@@ -62,9 +62,9 @@ pub(super) struct Wanted {
 /// An inference that runs: tokens at their pace, or what the faults make of them.
 #[derive(Debug)]
 pub(super) struct Generation {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SimulatedState>,
     context: Context,
-    lease: Option<Lease>,
+    lease: Option<RunnerLease>,
     rng: StdRng,
     scripted: Option<Vec<String>>,
     length: u32,
@@ -95,7 +95,11 @@ const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
 const COMMENTS: Duration = Duration::from_secs(1);
 
 impl Generation {
-    pub(super) async fn begin(shared: &Arc<Shared>, context: Context, wanted: Wanted) -> Result<Self, Refusal> {
+    pub(super) async fn begin(
+        shared: &Arc<SimulatedState>,
+        context: Context,
+        wanted: WantedAnswer,
+    ) -> Result<Self, SimulatedRefusal> {
         let started = Instant::now();
         context.call.note(|record| {
             record.model = Some(wanted.model.clone());
@@ -103,11 +107,11 @@ impl Generation {
             record.prompt = Some(wanted.prompt.chars().take(LOGGED).collect());
             record.options = wanted.options.clone();
         });
-        let model = shared.find(&wanted.model).ok_or(Refusal::UnknownModel)?;
+        let model = shared.find(&wanted.model).ok_or(SimulatedRefusal::UnknownModel)?;
         let prompt_tokens = prompt_tokens(shared, &wanted)?;
         if shared.has(|fault| matches!(fault, Fault::RunnerStopped {})) {
             shared.evict_all();
-            return Err(Refusal::RunnerStopped);
+            return Err(SimulatedRefusal::RunnerStopped);
         }
         let lease = match shared.cloud_model() {
             Some(cloud) if cloud == model => None,
@@ -248,17 +252,17 @@ impl Generation {
 }
 
 /// The prompt's tokens as far as the model takes them in.
-fn prompt_tokens(shared: &Shared, wanted: &Wanted) -> Result<u32, Refusal> {
+fn prompt_tokens(shared: &SimulatedState, wanted: &WantedAnswer) -> Result<u32, SimulatedRefusal> {
     let engine = shared.options.engine;
     let Some(limit) = shared.context_limit(wanted.context) else { return Ok(wanted.inputs.iter().sum()) };
     let refuses = wanted.refuse_long || engine == EngineKind::OpenAi;
     if let Some(&asked) = wanted.inputs.iter().find(|input| refuses && **input > limit) {
-        return Err(Refusal::TooLong { limit, asked });
+        return Err(SimulatedRefusal::TooLong { limit, asked });
     }
     Ok(wanted.inputs.iter().map(|input| (*input).min(limit)).sum())
 }
 
-impl Shared {
+impl SimulatedState {
     /// Tokens of a prompt that a model takes; `asked` is Ollama's `num_ctx`.
     pub(super) fn context_limit(&self, asked: Option<u32>) -> Option<u32> {
         let set = self.fault(|fault| if let Fault::Context { tokens } = fault { Some(*tokens) } else { None });

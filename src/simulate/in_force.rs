@@ -27,7 +27,7 @@ struct Set {
 
 /// Inference calls as they are now.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Load {
+pub(super) struct CallLoad {
     pub(super) calls: u64,
     pub(super) in_flight: usize,
     /// The last of the calls just opened.
@@ -36,24 +36,24 @@ pub(super) struct Load {
 
 /// A fault that began with a review, for what it does by the clock.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct BegunFault {
     pub(super) id: u64,
     pub(super) active: ActiveFault,
 }
 
 impl Set {
-    fn is_due(&self, load: Load) -> bool {
+    fn is_due(&self, load: CallLoad) -> bool {
         let when = &self.active.when;
         when.after_requests.is_some_and(|n| load.calls - self.calls_before > n)
             || when.above_in_flight.is_some_and(|n| load.in_flight > n)
     }
 
-    fn is_over(&self, load: Load) -> bool {
+    fn is_over(&self, load: CallLoad) -> bool {
         let calls = self.begun.map(|before| load.calls.saturating_sub(before));
         self.active.when.for_requests.zip(calls).is_some_and(|(most, calls)| calls > most)
     }
 
-    fn holds(&self, load: Load) -> bool {
+    fn holds(&self, load: CallLoad) -> bool {
         self.begun.is_some() && self.active.when.while_in_flight.is_none_or(|n| load.in_flight >= n)
     }
 }
@@ -68,7 +68,7 @@ impl Faults {
     }
 
     /// Sets one; a fault of earlier starts alone is left out. `id` must be new.
-    pub(super) fn add(&self, id: u64, active: ActiveFault, load: Load) -> Option<Begun> {
+    pub(super) fn add(&self, id: u64, active: ActiveFault, load: CallLoad) -> Option<BegunFault> {
         if active.when.starts.is_some_and(|starts| self.start > starts) {
             return None;
         }
@@ -77,24 +77,24 @@ impl Faults {
         let mut set = Set { id, active: active.clone(), calls_before: load.calls, begun, in_force: false };
         set.in_force = set.holds(load);
         self.sets.send_modify(|sets| sets.push(set));
-        begins.then_some(Begun { id, active })
+        begins.then_some(BegunFault { id, active })
     }
 
     /// Begins one by the clock.
-    pub(super) fn begin(&self, id: u64, load: Load) -> Option<Begun> {
+    pub(super) fn begin(&self, id: u64, load: CallLoad) -> Option<BegunFault> {
         let mut begun = None;
         self.sets.send_modify(|sets| {
             if let Some(set) = sets.iter_mut().find(|set| set.id == id && set.begun.is_none()) {
                 set.begun = Some(load.calls);
                 set.in_force = set.holds(load);
-                begun = Some(Begun { id, active: set.active.clone() });
+                begun = Some(BegunFault { id, active: set.active.clone() });
             }
         });
         begun
     }
 
     /// Begins and ends what the count of calls begins and ends.
-    pub(super) fn review(&self, load: Load) -> Vec<Begun> {
+    pub(super) fn review(&self, load: CallLoad) -> Vec<BegunFault> {
         let mut begun = Vec::new();
         self.sets.send_if_modified(|sets| {
             let count = sets.len();
@@ -102,7 +102,7 @@ impl Faults {
             sets.retain_mut(|set| {
                 if set.begun.is_none() && set.is_due(load) {
                     set.begun = Some(load.calls - u64::from(load.opening));
-                    begun.push(Begun { id: set.id, active: set.active.clone() });
+                    begun.push(BegunFault { id: set.id, active: set.active.clone() });
                 }
                 let holds = set.holds(load);
                 changed |= holds != set.in_force;
@@ -179,8 +179,8 @@ pub(super) fn checked(seconds: f64) -> Duration {
 mod tests {
     use super::*;
 
-    fn load(calls: u64, in_flight: usize, opening: bool) -> Load {
-        Load { calls, in_flight, opening }
+    fn load(calls: u64, in_flight: usize, opening: bool) -> CallLoad {
+        CallLoad { calls, in_flight, opening }
     }
 
     fn faults(text: &str, start: u64) -> Faults {

@@ -2,23 +2,20 @@
 //!
 //! `faults` names what can go wrong, `replies` and `shapes` what real servers were seen to send; `active` says how a fault is
 //! written and when it is in force, `in_force` holds those that are set; `catalog` documents them. `state` holds one server's
-//! memory: its models, its calls, its faults; `gate` applies faults to each request; `ollama`, `mlx` and `openai` answer in the
+//! memory: its models, its calls, its faults; `gate` applies faults to each request; `ollama` and `openai` answer in the
 //! manner of each engine; `control` is the HTTP interface under `/simulate`; `server` and `wire` listen, and refuse or break
 //! connections.
 
 mod active;
 mod asked;
-mod body;
 mod calls;
 mod catalog;
 mod chat;
 mod control;
 mod faults;
-mod foreign;
 mod gate;
 mod generate;
 mod in_force;
-mod mlx;
 mod models;
 mod ollama;
 mod ollama_calls;
@@ -31,9 +28,7 @@ mod reply;
 mod sample;
 mod server;
 mod shapes;
-mod starts;
 mod state;
-mod tls;
 mod totals;
 mod wire;
 
@@ -45,6 +40,5 @@ pub use options::{OnCrash, SimulateOptions};
 pub use replies::Like;
 pub use server::{Server, StartError};
 pub use shapes::Shape;
-pub use starts::{StartsError, count_start};
-pub use tls::TlsMode;
-pub use totals::Totals;
+pub use totals::{StartsError, Totals, count_start};
+pub use wire::TlsMode;

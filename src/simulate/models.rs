@@ -19,7 +19,7 @@ pub(super) enum Keep {
 
 /// A model in memory.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Runner {
+pub(super) struct ModelRunner {
     pub(super) model: String,
     /// Tells this runner from a later one of the same model.
     pub(super) generation: u64,
@@ -31,7 +31,7 @@ pub(super) struct Runner {
     pub(super) ready_at: Timestamp,
 }
 
-impl Runner {
+impl ModelRunner {
     /// As `/api/ps` says it: a runner that has not ended a call yet counts from now.
     pub(super) fn shown_expiry(&self, now: Timestamp) -> Timestamp {
         self.expires_at.unwrap_or_else(|| expiry(self.keep, now))
@@ -48,7 +48,7 @@ fn expiry(keep: Keep, now: Timestamp) -> Timestamp {
 
 /// What became of asking for a runner.
 #[derive(Debug, PartialEq)]
-pub(super) enum Asked {
+pub(super) enum RunnerOffer {
     Got {
         generation: u64,
         ready_at: Timestamp,
@@ -63,7 +63,7 @@ pub(super) enum Asked {
 pub(super) struct Models {
     engine: EngineKind,
     installed: Vec<String>,
-    runners: Vec<Runner>,
+    runners: Vec<ModelRunner>,
     max_loaded: usize,
     next_generation: u64,
 }
@@ -97,13 +97,13 @@ impl Models {
         }
     }
 
-    pub(super) fn runners(&self) -> &[Runner] {
+    pub(super) fn runners(&self) -> &[ModelRunner] {
         &self.runners
     }
 
     /// Drops runners whose time is over; returns their models.
     pub(super) fn expire(&mut self, now: Timestamp) -> Vec<String> {
-        let over = |runner: &Runner| runner.calls == 0 && runner.expires_at.is_some_and(|at| at <= now);
+        let over = |runner: &ModelRunner| runner.calls == 0 && runner.expires_at.is_some_and(|at| at <= now);
         let gone = self.runners.iter().filter(|r| over(r)).map(|r| r.model.clone()).collect();
         self.runners.retain(|runner| !over(runner));
         gone
@@ -111,11 +111,11 @@ impl Models {
 
     /// Takes a call's place at the runner of `model`, which is loaded if need be. `keep` sticks to the runner where it is
     /// said, also for later calls that say nothing.
-    pub(super) fn ask(&mut self, model: &str, keep: Option<Keep>, load: Duration, now: Timestamp) -> Asked {
+    pub(super) fn ask(&mut self, model: &str, keep: Option<Keep>, load: Duration, now: Timestamp) -> RunnerOffer {
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.model == model) {
             runner.calls += 1;
             runner.keep = keep.unwrap_or(runner.keep);
-            return Asked::Got {
+            return RunnerOffer::Got {
                 generation: runner.generation,
                 ready_at: runner.ready_at,
                 loaded: false,
@@ -125,15 +125,24 @@ impl Models {
         let mut evicted = None;
         if self.runners.len() >= self.max_loaded {
             let idle = self.runners.iter().enumerate().filter(|(_, runner)| runner.calls == 0);
-            let Some((place, _)) = idle.min_by_key(|(_, runner)| runner.shown_expiry(now)) else { return Asked::Wait };
+            let Some((place, _)) = idle.min_by_key(|(_, runner)| runner.shown_expiry(now)) else {
+                return RunnerOffer::Wait;
+            };
             evicted = Some(self.runners.remove(place).model);
         }
         let generation = self.next_generation;
         self.next_generation += 1;
         let ready_at = now.checked_add(load).unwrap_or(Timestamp::MAX);
         let keep = keep.unwrap_or(Keep::For(USUAL_KEEP));
-        self.runners.push(Runner { model: model.to_owned(), generation, calls: 1, keep, expires_at: None, ready_at });
-        Asked::Got { generation, ready_at, loaded: true, evicted }
+        self.runners.push(ModelRunner {
+            model: model.to_owned(),
+            generation,
+            calls: 1,
+            keep,
+            expires_at: None,
+            ready_at,
+        });
+        RunnerOffer::Got { generation, ready_at, loaded: true, evicted }
     }
 
     /// Ends a call. The runner's time begins to run with its last call's end.
@@ -179,10 +188,10 @@ mod tests {
         Models::new(EngineKind::Ollama, &["a".into(), "b:1".into(), "c".into()], max_loaded)
     }
 
-    fn got(asked: Asked) -> u64 {
+    fn got(asked: RunnerOffer) -> u64 {
         match asked {
-            Asked::Got { generation, .. } => generation,
-            Asked::Wait => panic!("had to wait"),
+            RunnerOffer::Got { generation, .. } => generation,
+            RunnerOffer::Wait => panic!("had to wait"),
         }
     }
 
@@ -235,10 +244,12 @@ mod tests {
         let mut models = ollama(2);
         let a = ask(&mut models, "a:latest", Some(Keep::Forever), 0);
         let b = ask(&mut models, "b:1", None, 0);
-        assert_eq!(models.ask("c:latest", None, Duration::ZERO, at(0)), Asked::Wait);
+        assert_eq!(models.ask("c:latest", None, Duration::ZERO, at(0)), RunnerOffer::Wait);
         models.release(a, at(0));
         models.release(b, at(1));
-        let Asked::Got { evicted, loaded, .. } = models.ask("c:latest", None, Duration::ZERO, at(2)) else { panic!() };
+        let RunnerOffer::Got { evicted, loaded, .. } = models.ask("c:latest", None, Duration::ZERO, at(2)) else {
+            panic!()
+        };
         assert_eq!((evicted.as_deref(), loaded), (Some("b:1"), true));
     }
 

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::in_force::checked;
-use super::state::Shared;
+use super::state::SimulatedState;
 use super::{Fault, chat, ollama_calls, pulls, reply};
 
 const VERSION: &str = "0.17.4";
 /// Of a model, in bytes: a small one's.
 const SIZE: u64 = 2_019_393_189;
 
-pub(super) fn router() -> Router<Arc<Shared>> {
+pub(super) fn router() -> Router<Arc<SimulatedState>> {
     Router::new()
         .route("/", get(root))
         .route("/api/version", get(version))
@@ -41,7 +41,7 @@ async fn version() -> Response {
     reply::json(200, &json!({"version": VERSION}))
 }
 
-async fn tags(State(shared): State<Arc<Shared>>) -> Response {
+async fn tags(State(shared): State<Arc<SimulatedState>>) -> Response {
     let cloud = shared.cloud_model();
     let describe = |name: &String| {
         let mut model = describe(name);
@@ -55,7 +55,7 @@ async fn tags(State(shared): State<Arc<Shared>>) -> Response {
     reply::json(200, &json!({"models": models}))
 }
 
-async fn ps(State(shared): State<Arc<Shared>>) -> Response {
+async fn ps(State(shared): State<Arc<SimulatedState>>) -> Response {
     let now = Timestamp::now();
     let past = |fault: &Fault| if let Fault::ExpiryInPast { seconds } = fault { Some(checked(*seconds)) } else { None };
     let past = shared.fault(past);
@@ -84,7 +84,7 @@ async fn ps(State(shared): State<Arc<Shared>>) -> Response {
     reply::json(200, &json!({"models": models}))
 }
 
-async fn models(State(shared): State<Arc<Shared>>) -> Response {
+async fn models(State(shared): State<Arc<SimulatedState>>) -> Response {
     let listed = shared.listed();
     let data: Vec<Value> = listed
         .iter()

@@ -10,16 +10,16 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::body::Lenient;
-use super::generate::{Context, Generation, Wanted, count_tokens, embedding, joined};
+use super::asked::Lenient;
+use super::generate::{Context, Generation, WantedAnswer, count_tokens, embedding, joined};
 use super::models::Keep;
-use super::refusals::{self, Refusal};
+use super::refusals::{self, SimulatedRefusal};
 use super::reply::{self, NDJSON, Piece};
 use super::shapes::Shape as Wrong;
-use super::state::Shared;
+use super::state::SimulatedState;
 
 #[derive(Deserialize)]
-pub(super) struct Request {
+pub(super) struct OllamaRequest {
     #[serde(default)]
     model: String,
     #[serde(default)]
@@ -36,7 +36,7 @@ pub(super) struct Request {
     truncate: Option<bool>,
 }
 
-impl Request {
+impl OllamaRequest {
     fn context(&self) -> Option<u32> {
         self.options.get("num_ctx").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok())
     }
@@ -45,9 +45,9 @@ impl Request {
 type Shape = fn(&str) -> Value;
 
 pub(super) async fn chat(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     Extension(context): Extension<Context>,
-    Lenient(request): Lenient<Request>,
+    Lenient(request): Lenient<OllamaRequest>,
 ) -> Response {
     let shape: Shape = |text| json!({"message": {"role": "assistant", "content": text}});
     let prompt = joined(&request.messages);
@@ -56,9 +56,9 @@ pub(super) async fn chat(
 }
 
 pub(super) async fn generate(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     Extension(context): Extension<Context>,
-    Lenient(request): Lenient<Request>,
+    Lenient(request): Lenient<OllamaRequest>,
 ) -> Response {
     let prompt = request.prompt.clone();
     let empty = prompt.is_empty();
@@ -66,9 +66,9 @@ pub(super) async fn generate(
 }
 
 async fn run(
-    shared: &Arc<Shared>,
+    shared: &Arc<SimulatedState>,
     context: Context,
-    request: Request,
+    request: OllamaRequest,
     prompt: &str,
     empty: bool,
     shape: Shape,
@@ -89,7 +89,7 @@ async fn run(
         options.insert("schema".to_owned(), schema.clone());
     }
     let asked = request.messages.last().and_then(|m| m.get("content")?.as_str()).unwrap_or(prompt);
-    let wanted = Wanted {
+    let wanted = WantedAnswer {
         model: request.model.clone(),
         keep,
         max_tokens,
@@ -123,9 +123,15 @@ async fn run(
 }
 
 /// Without a prompt a call only loads the model, or with `keep_alive: 0` only unloads it: at once, also when the runner hangs.
-async fn only_load(shared: &Arc<Shared>, context: &Context, model: &str, keep: Option<Keep>, shape: Shape) -> Response {
+async fn only_load(
+    shared: &Arc<SimulatedState>,
+    context: &Context,
+    model: &str,
+    keep: Option<Keep>,
+    shape: Shape,
+) -> Response {
     context.call.note(|record| record.model = Some(model.to_owned()));
-    let Some(name) = shared.find(model) else { return refusals::ollama(Refusal::UnknownModel, model) };
+    let Some(name) = shared.find(model) else { return refusals::ollama(SimulatedRefusal::UnknownModel, model) };
     let reason = if keep == Some(Keep::For(Duration::ZERO)) {
         shared.unload(&name);
         "unload"
@@ -142,9 +148,9 @@ async fn only_load(shared: &Arc<Shared>, context: &Context, model: &str, keep: O
 }
 
 pub(super) async fn embed(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     Extension(context): Extension<Context>,
-    Lenient(request): Lenient<Request>,
+    Lenient(request): Lenient<OllamaRequest>,
 ) -> Response {
     let keep = match keep_of(request.keep_alive.as_ref()) {
         Ok(keep) => keep,
@@ -152,7 +158,7 @@ pub(super) async fn embed(
     };
     context.call.note(|record| record.keep_alive = request.keep_alive.clone());
     let texts = texts(&request.input);
-    let wanted = Wanted {
+    let wanted = WantedAnswer {
         model: request.model.clone(),
         keep,
         max_tokens: Some(0),
@@ -160,7 +166,7 @@ pub(super) async fn embed(
         context: request.context(),
         refuse_long: request.truncate == Some(false),
         prompt: texts.last().cloned().unwrap_or_default(),
-        ..Wanted::default()
+        ..WantedAnswer::default()
     };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,

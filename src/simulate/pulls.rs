@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Fault;
-use super::body::Lenient;
+use super::asked::Lenient;
 use super::generate::Context;
 use super::in_force::checked;
 use super::ollama::digest;
 use super::reply::{self, NDJSON};
-use super::state::Shared;
+use super::state::SimulatedState;
 
 #[derive(Deserialize)]
 pub(super) struct PullRequest {
@@ -33,7 +33,7 @@ const TOTAL: u64 = 1_000_000_000;
 const REPEATS: Duration = Duration::from_millis(200);
 
 pub(super) async fn pull(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SimulatedState>>,
     Extension(context): Extension<Context>,
     Lenient(request): Lenient<PullRequest>,
 ) -> Response {

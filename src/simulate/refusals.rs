@@ -7,11 +7,11 @@ use crate::engines::EngineKind;
 
 use super::replies::{LOAD_FAILED, NEEDS_MORE_MEMORY, RUNNER_STOPPED};
 use super::reply;
-use super::state::{NoPlace, Shared};
+use super::state::{NoPlace, SimulatedState};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum SimulatedRefusal {
     UnknownModel,
     QueueFull,
     LoadFailed,
@@ -19,7 +19,7 @@ pub(super) enum Refusal {
     TooLong { limit: u32, asked: u32 },
 }
 
-impl From<NoPlace> for Refusal {
+impl From<NoPlace> for SimulatedRefusal {
     fn from(why: NoPlace) -> Self {
         match why {
             NoPlace::QueueFull => Self::QueueFull,
@@ -31,23 +31,23 @@ impl From<NoPlace> for Refusal {
 const QUEUE_FULL: &str = "server busy, please try again.  maximum pending requests exceeded";
 
 /// On Ollama's own paths.
-pub(super) fn ollama(why: Refusal, model: &str) -> Response {
+pub(super) fn ollama(why: SimulatedRefusal, model: &str) -> Response {
     let (status, message) = ollama_words(why, model);
     reply::json(status, &json!({"error": message}))
 }
 
-fn ollama_words(why: Refusal, model: &str) -> (u16, String) {
+fn ollama_words(why: SimulatedRefusal, model: &str) -> (u16, String) {
     match why {
-        Refusal::UnknownModel => (404, format!("model '{model}' not found")),
-        Refusal::QueueFull => (503, QUEUE_FULL.to_owned()),
-        Refusal::LoadFailed => (500, NEEDS_MORE_MEMORY.to_owned()),
-        Refusal::RunnerStopped => (500, RUNNER_STOPPED.to_owned()),
-        Refusal::TooLong { .. } => (400, "the input length exceeds the context length".to_owned()),
+        SimulatedRefusal::UnknownModel => (404, format!("model '{model}' not found")),
+        SimulatedRefusal::QueueFull => (503, QUEUE_FULL.to_owned()),
+        SimulatedRefusal::LoadFailed => (500, NEEDS_MORE_MEMORY.to_owned()),
+        SimulatedRefusal::RunnerStopped => (500, RUNNER_STOPPED.to_owned()),
+        SimulatedRefusal::TooLong { .. } => (400, "the input length exceeds the context length".to_owned()),
     }
 }
 
 /// On the paths of OpenAI's protocol.
-pub(super) fn openai(shared: &Shared, why: Refusal, model: &str) -> Response {
+pub(super) fn openai(shared: &SimulatedState, why: SimulatedRefusal, model: &str) -> Response {
     match shared.options.engine {
         EngineKind::Ollama => {
             let (status, message) = ollama_words(why, model);
@@ -55,14 +55,14 @@ pub(super) fn openai(shared: &Shared, why: Refusal, model: &str) -> Response {
         }
         EngineKind::Mlx => mlx(shared, why, model),
         EngineKind::OpenAi => match why {
-            Refusal::UnknownModel => {
+            SimulatedRefusal::UnknownModel => {
                 let message = format!("The model `{model}` does not exist or you do not have access to it.");
                 typed(404, &message, "invalid_request_error", "model_not_found".into())
             }
-            Refusal::QueueFull => typed(503, QUEUE_FULL, "api_error", Value::Null),
-            Refusal::LoadFailed => reply::json(400, &json!({"error": LOAD_FAILED})),
-            Refusal::RunnerStopped => typed(500, "Internal server error", "InternalServerError", 500.into()),
-            Refusal::TooLong { limit, asked } => {
+            SimulatedRefusal::QueueFull => typed(503, QUEUE_FULL, "api_error", Value::Null),
+            SimulatedRefusal::LoadFailed => reply::json(400, &json!({"error": LOAD_FAILED})),
+            SimulatedRefusal::RunnerStopped => typed(500, "Internal server error", "InternalServerError", 500.into()),
+            SimulatedRefusal::TooLong { limit, asked } => {
                 let message = format!(
                     "This model's maximum context length is {limit} tokens. However, you requested {asked} tokens in the \
                      messages. Please reduce the length of the messages."
@@ -74,9 +74,9 @@ pub(super) fn openai(shared: &Shared, why: Refusal, model: &str) -> Response {
 }
 
 /// A 404 to any exception.
-fn mlx(shared: &Shared, why: Refusal, model: &str) -> Response {
+fn mlx(shared: &SimulatedState, why: SimulatedRefusal, model: &str) -> Response {
     let message = match why {
-        Refusal::UnknownModel => {
+        SimulatedRefusal::UnknownModel => {
             // It drops what it has before it looks for what it has not.
             shared.evict_all();
             format!(
@@ -84,8 +84,10 @@ fn mlx(shared: &Shared, why: Refusal, model: &str) -> Response {
                  outgoing traffic has been disabled: {model}"
             )
         }
-        Refusal::LoadFailed => "[metal::malloc] Resource limit (499000) exceeded.".to_owned(),
-        Refusal::QueueFull | Refusal::RunnerStopped | Refusal::TooLong { .. } => "simulated failure".to_owned(),
+        SimulatedRefusal::LoadFailed => "[metal::malloc] Resource limit (499000) exceeded.".to_owned(),
+        SimulatedRefusal::QueueFull | SimulatedRefusal::RunnerStopped | SimulatedRefusal::TooLong { .. } => {
+            "simulated failure".to_owned()
+        }
     };
     reply::json(404, &json!({"error": message}))
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Fault;
 use super::calls::CallEnd;
 use super::generate::Generation;
-use super::refusals::Refusal;
+use super::refusals::SimulatedRefusal;
 use super::replies::RUNNER_STOPPED;
 use super::shapes::{DONE, Shape};
 
@@ -159,7 +159,7 @@ fn misshapen(shape: Shape, text: String, first: bool) -> String {
 }
 
 /// Runs a generation to its end and returns its text.
-pub(super) async fn whole(generation: &mut Generation) -> Result<String, Refusal> {
+pub(super) async fn whole(generation: &mut Generation) -> Result<String, SimulatedRefusal> {
     let mut text = String::new();
     loop {
         match unless_stopped(generation).await {
@@ -167,7 +167,7 @@ pub(super) async fn whole(generation: &mut Generation) -> Result<String, Refusal
             Some(None) => break,
             None => {
                 generation.end(CallEnd::Failed);
-                return Err(Refusal::RunnerStopped);
+                return Err(SimulatedRefusal::RunnerStopped);
             }
         }
     }

@@ -13,15 +13,15 @@ use crate::engines::EngineKind;
 
 use super::calls::Log;
 use super::in_force::checked;
-use super::state::{LAST_WORDS, Shared};
+use super::state::{LAST_WORDS, SimulatedState};
 use super::totals::Totals;
-use super::wire::{Switch, Wires};
-use super::{ActiveFault, Fault, SimulateOptions, control, gate, mlx, ollama, openai, tls};
+use super::wire::{Switch, Wires, tls_acceptor};
+use super::{ActiveFault, Fault, SimulateOptions, control, gate, ollama, openai};
 
 /// A simulated server that runs in this process until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<SimulatedState>,
     address: SocketAddr,
     control: Option<SocketAddr>,
     url: String,
@@ -49,12 +49,12 @@ impl Server {
         let control = control_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let tls = match options.tls {
             Some(mode) => {
-                Some(tls::acceptor(mode, address.ip()).map_err(|reason| StartError::Certificate { address, reason })?)
+                Some(tls_acceptor(mode, address.ip()).map_err(|reason| StartError::Certificate { address, reason })?)
             }
             None => None,
         };
         let faults = options.faults.clone();
-        let shared = Shared::new(options);
+        let shared = SimulatedState::new(options);
         shared.add_faults(faults);
         let end = shared.over.clone();
         tokio::spawn(end.clone().run_until_cancelled_owned(review(Arc::downgrade(&shared))));
@@ -152,7 +152,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// Looks at the faults again when a call is over, as some hold while calls are open.
-async fn review(shared: Weak<Shared>) {
+async fn review(shared: Weak<SimulatedState>) {
     let Some(closed) = shared.upgrade().map(|shared| Arc::clone(&shared.ledger.closed)) else { return };
     loop {
         closed.notified().await;
@@ -161,10 +161,10 @@ async fn review(shared: Weak<Shared>) {
     }
 }
 
-fn app(shared: &Arc<Shared>) -> Router {
+fn app(shared: &Arc<SimulatedState>) -> Router {
     let engine = match shared.options.engine {
         EngineKind::Ollama => ollama::router(),
-        EngineKind::Mlx => mlx::router(),
+        EngineKind::Mlx => openai::mlx_router(),
         EngineKind::OpenAi => openai::router(),
     };
     engine
@@ -175,7 +175,7 @@ fn app(shared: &Arc<Shared>) -> Router {
 
 /// Listens while nothing refuses; ends when stopped or crashed.
 async fn serve(
-    shared: Arc<Shared>,
+    shared: Arc<SimulatedState>,
     address: SocketAddr,
     first: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -228,7 +228,7 @@ async fn rebind(address: SocketAddr) -> TcpListener {
 
 /// Serves until `until`, then closes the port at once and the connections after `last_words`.
 async fn listen_until(
-    shared: &Arc<Shared>,
+    shared: &Arc<SimulatedState>,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     until: impl Future<Output = ()>,

@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engines::{EngineKind, same_model};
 
-use super::calls::Ledger;
-use super::in_force::{Begun, Faults, Load, checked};
-use super::models::{Asked, Keep, Models, Runner};
-use super::{ActiveFault, Fault, OnCrash, SimulateOptions, foreign};
+use super::calls::{Ledger, foreign_calls};
+use super::in_force::{BegunFault, CallLoad, Faults, checked};
+use super::models::{Keep, ModelRunner, Models, RunnerOffer};
+use super::{ActiveFault, Fault, OnCrash, SimulateOptions};
 
 /// A control call that makes the server die is still answered.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// One server's memory.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SimulatedState {
     pub(super) options: SimulateOptions,
     pub(super) ledger: Ledger,
     pub(super) faults: Faults,
@@ -42,7 +42,7 @@ pub(super) enum NoPlace {
     LoadFailed,
 }
 
-impl Shared {
+impl SimulatedState {
     pub(super) fn new(options: SimulateOptions) -> Arc<Self> {
         let max_loaded = if options.engine == EngineKind::Mlx { 1 } else { options.max_loaded.max(1) };
         let models = Models::new(options.engine, &options.models, max_loaded);
@@ -60,9 +60,9 @@ impl Shared {
         })
     }
 
-    fn load(&self, opening: bool) -> Load {
+    fn load(&self, opening: bool) -> CallLoad {
         let (calls, in_flight) = self.ledger.inferences();
-        Load { calls, in_flight, opening }
+        CallLoad { calls, in_flight, opening }
     }
 
     pub(super) fn add_faults(self: &Arc<Self>, faults: Vec<ActiveFault>) {
@@ -71,7 +71,7 @@ impl Shared {
             let after = active.when.after_seconds;
             let ends_at_once = active.fault.ends_the_process() && active.when.begins_at_once();
             match self.faults.add(id, active, self.load(false)) {
-                Some(Begun { active, .. }) if ends_at_once => {
+                Some(BegunFault { active, .. }) if ends_at_once => {
                     self.later(LAST_WORDS, move |shared| {
                         if shared.faults.is_set(id) {
                             shared.crash(&active.fault);
@@ -100,7 +100,7 @@ impl Shared {
     }
 
     /// What a fault does by itself from its beginning.
-    fn begin(self: &Arc<Self>, Begun { id, active }: Begun) {
+    fn begin(self: &Arc<Self>, BegunFault { id, active }: BegunFault) {
         if active.fault.ends_the_process() {
             return self.crash(&active.fault);
         }
@@ -108,7 +108,7 @@ impl Shared {
             self.later(checked(seconds), move |shared| shared.faults.end(id));
         }
         if let Fault::ForeignCalls { count } = active.fault {
-            foreign::start(self, id, count);
+            foreign_calls(self, id, count);
         }
     }
 
@@ -201,7 +201,7 @@ impl Shared {
         self.ledger.note_pull(name);
     }
 
-    pub(super) fn runners(&self) -> Vec<Runner> {
+    pub(super) fn runners(&self) -> Vec<ModelRunner> {
         self.sweep();
         self.models().runners().to_vec()
     }
@@ -231,7 +231,7 @@ impl Shared {
     }
 
     /// A place at the runner of a listed model, loaded if need be; waits its turn.
-    pub(super) async fn acquire(self: &Arc<Self>, model: &str, keep: Option<Keep>) -> Result<Lease, NoPlace> {
+    pub(super) async fn acquire(self: &Arc<Self>, model: &str, keep: Option<Keep>) -> Result<RunnerLease, NoPlace> {
         let _waiting = Waiting::enter(&self.waiting, self.options.queue)?;
         let slow = |fault: &Fault| match fault {
             Fault::SlowLoad { seconds, cancelled } => Some((checked(*seconds), *cancelled)),
@@ -249,16 +249,16 @@ impl Shared {
             self.sweep();
             let asked = self.models().ask(model, keep, load, Timestamp::now());
             match asked {
-                Asked::Got { generation, ready_at, loaded, evicted } => {
+                RunnerOffer::Got { generation, ready_at, loaded, evicted } => {
                     if let Some(model) = evicted {
                         self.ledger.note_unload(&model);
                     }
                     break (generation, ready_at, loaded);
                 }
-                Asked::Wait => changed.await,
+                RunnerOffer::Wait => changed.await,
             }
         };
-        let mut lease = Lease {
+        let mut lease = RunnerLease {
             shared: Arc::clone(self),
             generation,
             load: Duration::ZERO,
@@ -302,8 +302,8 @@ impl Shared {
 
 /// A call's place at a runner; dropping it ends the call.
 #[derive(Debug)]
-pub(super) struct Lease {
-    shared: Arc<Shared>,
+pub(super) struct RunnerLease {
+    shared: Arc<SimulatedState>,
     generation: u64,
     /// How long the model took to load for this call.
     pub(super) load: Duration,
@@ -313,7 +313,7 @@ pub(super) struct Lease {
     running: bool,
 }
 
-impl Drop for Lease {
+impl Drop for RunnerLease {
     fn drop(&mut self) {
         self.lane = None;
         if self.running {

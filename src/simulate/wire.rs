@@ -1,12 +1,16 @@
-//! Connections that can be cut off at any moment.
+//! Connections that can be cut off at any moment, in the clear or by TLS.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
@@ -146,4 +150,23 @@ impl AsyncWrite for Wire {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.stream.poll_io(cx))?.poll_shutdown(cx)
     }
+}
+
+/// How a simulated server speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TlsMode {
+    SelfSigned,
+}
+
+/// With a certificate that nobody trusts, made anew at each start.
+pub(super) fn tls_acceptor(mode: TlsMode, address: IpAddr) -> Result<TlsAcceptor, String> {
+    let TlsMode::SelfSigned = mode;
+    let names = vec![address.to_string(), "localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key))
+        .map_err(|error| error.to_string())?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }

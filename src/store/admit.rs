@@ -25,6 +25,7 @@ pub(super) struct SlotRecord {
     pub call_ends_at: Stamp,
     pub call_began_at: Option<Stamp>,
     pub last_byte_at: Option<Stamp>,
+    pub outlives_client: bool,
     /// The server's instance when the slot was taken.
     pub instance: Option<String>,
     pub aborted: bool,
@@ -82,6 +83,7 @@ impl TryFrom<SlotRecord> for SlotRow {
             call_ends_at,
             call_began_at,
             last_byte_at,
+            outlives_client: _,
             instance,
             aborted,
             frees_at: _,
@@ -259,6 +261,7 @@ mod tests {
             call_ends_at: second(1_100),
             call_began_at: Some(second(950)),
             last_byte_at: Some(second(997)),
+            outlives_client: false,
             instance: None,
             aborted: false,
             frees_at: None,

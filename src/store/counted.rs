@@ -134,10 +134,8 @@ pass_on! {
         fn count_tasks(filter: &TaskFilter) -> i64;
         fn command_tasks(filter: &TaskFilter, command: &TaskCommand, reason: &str, most: i64) -> Vec<TaskId>;
         fn queue_counts() -> Vec<QueueCounts>;
-        fn live_counts() -> Vec<QueueCounts>;
-        fn waiting() -> Vec<WaitingGroup>;
+        fn task_counts() -> Vec<TaskCount>;
         fn slots_wanted(queues: &[QueueKey]) -> bool;
-        fn expert_loads() -> Vec<ExpertLoad>;
         fn workers() -> Vec<WorkerRow>;
         fn declared(kind: &str) -> Vec<DeclaredRow>;
     }

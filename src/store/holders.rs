@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BootInstant, Fence, ProcessIdentity, Reaped, Store, StoreError, Topics};
 
 /// How long an engine may take to notice that a client's connection is closed: Ollama a few milliseconds, MLX until its next token.
+/// While MLX reads a prompt it does not notice at all: see `outlives_client` of [`CallLife`](super::CallLife).
 pub const ENGINE_LINGER: Duration = Duration::from_secs(1);
 /// A dead worker's tasks stay its own for so long after its death was seen first: the next process on its machine records the finished
 /// results that wait on disk.
@@ -45,8 +46,9 @@ pub trait Holders: Send + Sync {
     async fn register_holder(&self, holder: &str, process: &ProcessIdentity) -> Result<(), StoreError>;
     /// The registered holders that hold a slot or a lease.
     async fn busy_holders(&self) -> Result<Vec<HolderRow>, StoreError>;
-    /// Frees the slots of a dead process after `linger`; returns how many. A death is never taken back, so this needs no fence. One that
-    /// lives after all loses its slots, and learns it at its next renewal.
+    /// Frees the slots of a dead process after `linger`; returns how many. The lease of a slot whose call outlives its client ends, and
+    /// the slot counts until that call must have ended, or [`free_lapsed_slots`](Self::free_lapsed_slots) frees it. A death is never taken
+    /// back, so this needs no fence. A process that lives after all loses its slots, and learns it at its next renewal.
     async fn free_holder_slots(&self, holder: &str, linger: Duration) -> Result<u64, StoreError>;
     /// Takes the tasks of a dead process back: as with a lapsed lease, no attempt is used.
     async fn free_holder_tasks(&self, holder: &str) -> Result<Reaped, StoreError>;
@@ -123,11 +125,13 @@ impl DeathWatch {
         let since = *self.dead_since.entry(holder.clone()).or_insert(now);
         if row.slots > 0 {
             let slots = store.free_holder_slots(holder, ENGINE_LINGER).await?;
-            tracing::warn!(holder, evidence, slots, "slots of a dead process freed");
+            if slots > 0 {
+                tracing::warn!(holder, evidence, slots, "freed slots of a dead process");
+            }
         }
         if row.leases > 0 && now.since(since) >= SPOOLED {
             let Reaped { leases: _, requeued, deferred, expired: _ } = store.free_holder_tasks(holder).await?;
-            tracing::warn!(holder, evidence, requeued, deferred, "tasks of a dead process taken back");
+            tracing::warn!(holder, evidence, requeued, deferred, "took back the tasks of a dead process");
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ pub async fn assign_once(
     fence: Option<&Fence>,
     namespace: Option<&str>,
 ) -> Result<AssignReport, StoreError> {
-    let counts = store.live_counts().await?;
+    let counts = store.queue_counts().await?;
     let ours = counts.iter().filter(|queue| namespace.is_none_or(|wanted| queue.namespace == wanted));
     let pending = ours.map(|queue| queue.pending).sum();
     let round = assign_above(store, fence, 0, namespace, &mut None).await?;

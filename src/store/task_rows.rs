@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 
 use super::stamp::Stamp;
-use super::{DeclaredRow, StoreError, Unassigned, WaitingGroup};
+use super::{DeclaredRow, StoreError, Unassigned};
 use crate::tasks::{Attempt, ClaimedTask, Payload, QueueKey, Task, TaskState};
 
 /// How much longer one must have waited to count as one priority higher, in milliseconds.
@@ -236,27 +236,6 @@ impl From<UnassignedRecord> for Unassigned {
     fn from(record: UnassignedRecord) -> Self {
         let UnassignedRecord { id, namespace, queue, domain, role, model, expert } = record;
         Self { id, queue: QueueKey { namespace, name: queue }, domain, role, model, expert }
-    }
-}
-
-#[derive(FromRow)]
-pub(super) struct WaitingRecord {
-    namespace: String,
-    queue: String,
-    domain: String,
-    role: String,
-    expert: Option<String>,
-    assigned_model: Option<String>,
-    due: bool,
-    count: i64,
-    oldest: Stamp,
-}
-
-impl From<WaitingRecord> for WaitingGroup {
-    fn from(record: WaitingRecord) -> Self {
-        let WaitingRecord { namespace, queue, domain, role, expert, assigned_model: model, due, count, oldest } =
-            record;
-        Self { namespace, queue, domain, role, expert, model, due, count, oldest: oldest.into() }
     }
 }
 

@@ -216,6 +216,8 @@ pub struct CallLife {
     pub began_at: Option<Timestamp>,
     /// Its last byte, keepalive comments included; `None` until its first one.
     pub last_byte_at: Option<Timestamp>,
+    /// The server goes on with it when its client is gone: MLX reads a prompt to its end.
+    pub outlives_client: bool,
 }
 
 /// Answer to a [`SlotRequest`].

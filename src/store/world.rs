@@ -142,5 +142,5 @@ pub fn waiting(group: &WaitingGroup) -> Waiting {
         model: group.model.clone(),
         not_before: (!group.due).then_some(Err(())),
     };
-    Waiting { item, count: group.count, oldest: group.oldest }
+    Waiting { item, count: group.count }
 }

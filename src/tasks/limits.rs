@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::parallel::{OpenCall, Parallelism, Queues};
+use super::parallel::{LaneQueues, OpenCall, Parallelism};
 
 /// Tokens that take this much longer than usual mean congestion. Filling a batch costs something too, and is none.
 const SLOWER: f64 = 2.0;
@@ -109,14 +109,14 @@ pub struct Adaptive {
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoweredBy {
     Congested(Congested),
-    Queues(Queues),
+    LaneQueues(LaneQueues),
 }
 
 impl std::fmt::Display for LoweredBy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Congested(why) => why.fmt(f),
-            Self::Queues(why) => why.fmt(f),
+            Self::LaneQueues(why) => why.fmt(f),
         }
     }
 }
@@ -190,7 +190,7 @@ impl Adaptive {
         if self.limit >= before {
             return None;
         }
-        queues.map(LoweredBy::Queues).or(congested.map(LoweredBy::Congested))
+        queues.map(LoweredBy::LaneQueues).or(congested.map(LoweredBy::Congested))
     }
 
     /// Moves the limit by pace and failures alone. Returns why it went down.

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | assign, unassign | pending | pending |
 //! | claim | pending, assigned, due, before its deadline | in progress, epoch + 1 |
+//! | claim refused (by the database, for good) | pending, assigned | deferred, an attempt used; epoch + 1 |
 //! | end (completed, retry, requeue, failed, deferred, cancelled) | in progress, same epoch | as it says; epoch stays |
 //! | lease lost | in progress | pending, or deferred for the third time; epoch + 1 |
 //! | lease closed | in progress | pending, no attempt used; epoch + 1 |
@@ -59,6 +60,8 @@ pub enum Event {
     /// Its expert is suspended or gone.
     Unassign,
     Claim,
+    /// The database refuses, for good, to write that it is claimed.
+    ClaimRefused,
     End {
         epoch: i64,
         end: End,
@@ -197,6 +200,8 @@ pub fn step(life: &Life, event: Event, now: Timestamp) -> Result<Next, Refusal> 
         (Event::Unassign, Pending) if !life.assigned => return Err(Refusal::NotAssigned),
         (Event::Unassign, Pending) => Life { assigned: false, ..life },
         (Event::Claim, Pending) => claim(life, now)?,
+        (Event::ClaimRefused, Pending) if !life.assigned => return Err(Refusal::NotAssigned),
+        (Event::ClaimRefused, Pending) => life.used().taken_away().is(DeferredToHuman),
         (Event::End { epoch, .. }, InProgress) if epoch != life.epoch => {
             return Err(Refusal::OldEpoch { is: life.epoch, given: epoch });
         }
@@ -268,6 +273,7 @@ mod tests {
             Event::Assign,
             Event::Unassign,
             Event::Claim,
+            Event::ClaimRefused,
             end(End::Completed),
             end(End::Retry { after: AFTER }),
             end(End::Requeue { after: AFTER }),
@@ -291,13 +297,13 @@ mod tests {
     fn each_state_allows_what_the_table_says_and_nothing_else() {
         use TaskState::*;
         let table = [
-            // asg una clm  end: ok retry requeue fail defer cancel | lost closed deadline | cancel retry resume reassign close purge
-            (Pending, "- P I - - - - - - - - - X - - P - -"),
-            (InProgress, "- - - C P P F D X P P - X - - - - -"),
-            (Completed, "- - - - - - - - - - - - - P - - - gone"),
-            (Failed, "- - - - - - - - - - - - - P - - - gone"),
-            (Cancelled, "- - - - - - - - - - - - - P - - - gone"),
-            (DeferredToHuman, "- - - - - - - - - - - - X - P P F -"),
+            // asg una clm refused  end: ok retry requeue fail defer cancel | lost closed deadline | cancel retry resume reassign close purge
+            (Pending, "- P I D - - - - - - - - - X - - P - -"),
+            (InProgress, "- - - - C P P F D X P P - X - - - - -"),
+            (Completed, "- - - - - - - - - - - - - - P - - - gone"),
+            (Failed, "- - - - - - - - - - - - - - P - - - gone"),
+            (Cancelled, "- - - - - - - - - - - - - - P - - - gone"),
+            (DeferredToHuman, "- - - - - - - - - - - - - X - P P F -"),
         ];
         for (state, row) in table {
             for (event, word) in every_event().into_iter().zip(row.split(' ')) {
@@ -424,6 +430,8 @@ mod tests {
                     executions += 1;
                     prop_assert!(task.epoch > before.epoch);
                 }
+                // It uses an attempt without an execution.
+                executions += i32::from(event == Event::ClaimRefused);
                 if task.state.is_terminal() && !before.state.is_terminal() {
                     ended_in_cycle += 1;
                     prop_assert_eq!(ended_in_cycle, 1);

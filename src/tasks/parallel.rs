@@ -40,14 +40,14 @@ impl OpenCall {
 /// What a server was seen to do with more calls than it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Queues {
+pub struct LaneQueues {
     /// The most calls that got bytes at once.
     pub runs: i32,
     /// The most that waited for their first byte meanwhile.
     pub waited: i32,
 }
 
-impl std::fmt::Display for Queues {
+impl std::fmt::Display for LaneQueues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { runs, waited } = self;
         let calls = if *runs == 1 { "call" } else { "calls" };
@@ -69,7 +69,7 @@ pub struct Parallelism {
 #[serde(rename_all = "camelCase")]
 struct Bound {
     most: i32,
-    seen: Queues,
+    seen: LaneQueues,
     moved_at: Timestamp,
 }
 
@@ -79,7 +79,7 @@ struct Window {
     since: Timestamp,
     observations: u32,
     newest_byte: Timestamp,
-    seen: Queues,
+    seen: LaneQueues,
     waiting: BTreeSet<CallId>,
     /// A call that had waited got bytes while no more than before did: so it waited for its turn.
     took_turns: bool,
@@ -91,12 +91,12 @@ impl Parallelism {
         self.bound.as_ref().map(|bound| bound.most)
     }
 
-    pub fn seen(&self) -> Option<Queues> {
+    pub fn seen(&self) -> Option<LaneQueues> {
         self.bound.as_ref().map(|bound| bound.seen)
     }
 
     /// Takes in the open calls as they are now. `more_waits`: tasks are due that this server could do. Returns what lowered the bound.
-    pub fn observe(&mut self, calls: &[OpenCall], more_waits: bool, max: i32, now: Timestamp) -> Option<Queues> {
+    pub fn observe(&mut self, calls: &[OpenCall], more_waits: bool, max: i32, now: Timestamp) -> Option<LaneQueues> {
         self.probe(calls.len(), more_waits, max, now);
         let newest_byte = calls.iter().filter_map(|call| call.last_byte_at).max()?;
         let running: Vec<_> =
@@ -154,7 +154,7 @@ impl Window {
             since: now,
             observations: 0,
             newest_byte,
-            seen: Queues { runs: 0, waited: 0 },
+            seen: LaneQueues { runs: 0, waited: 0 },
             waiting: BTreeSet::new(),
             took_turns: false,
         }
@@ -190,7 +190,7 @@ mod tests {
 
     impl Engine {
         /// Runs `seconds` with as many calls open as the bound allows; returns what lowered it, and when.
-        fn run(&self, learned: &mut Parallelism, max: i32, span: std::ops::Range<i64>) -> Vec<(i64, Queues)> {
+        fn run(&self, learned: &mut Parallelism, max: i32, span: std::ops::Range<i64>) -> Vec<(i64, LaneQueues)> {
             let (mut calls, mut number, mut lowered): (Vec<Call>, i64, _) = (Vec::new(), 0, Vec::new());
             for second in span {
                 let ends = self.prefill + self.generate;

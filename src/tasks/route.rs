@@ -46,12 +46,12 @@ pub struct Route {
     pub url: String,
     /// Slots that are free now: at least one.
     pub free: i64,
-    pub models: Vec<Asked>,
+    pub models: Vec<RouteRequest>,
 }
 
 /// What a server may be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Asked {
+pub struct RouteRequest {
     /// What tasks of the backend's namespace ask for.
     pub alias: String,
     /// The server's own name for it.
@@ -142,7 +142,7 @@ fn until<'a>(serving: &[&'a Server], keeps: impl Fn(&[&Server]) -> bool) -> Vec<
 
 /// For each server that may be asked for anything now: what, and under which name there.
 pub fn routes(servers: &[Server]) -> Vec<Route> {
-    let mut by_server: BTreeMap<(i32, &str, &str), (&Server, Vec<Asked>)> = BTreeMap::new();
+    let mut by_server: BTreeMap<(i32, &str, &str), (&Server, Vec<RouteRequest>)> = BTreeMap::new();
     let mut aliases: Vec<(&str, &str)> =
         servers.iter().flat_map(|s| s.models.iter().map(|(alias, _)| (s.namespace.as_str(), alias.as_str()))).collect();
     aliases.sort_unstable();
@@ -150,7 +150,7 @@ pub fn routes(servers: &[Server]) -> Vec<Route> {
     for (namespace, alias) in aliases {
         for (server, spill) in open(&serving(servers, namespace, alias)) {
             let Some(model) = server.model(alias) else { continue };
-            let asked = Asked { alias: alias.to_owned(), model: model.to_owned(), spill };
+            let asked = RouteRequest { alias: alias.to_owned(), model: model.to_owned(), spill };
             let key = (server.priority, server.namespace.as_str(), server.name.as_str());
             by_server.entry(key).or_insert_with(|| (server, Vec::new())).1.push(asked);
         }

@@ -141,6 +141,21 @@ pub enum AttemptClass {
     Cancelled,
 }
 
+impl AttemptClass {
+    /// As JSON has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "Ok",
+            Self::Retryable => "Retryable",
+            Self::Unavailable => "Unavailable",
+            Self::ServerFailed => "ServerFailed",
+            Self::Permanent => "Permanent",
+            Self::LeaseLost => "LeaseLost",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
 /// One execution. Times are the worker's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -21,7 +21,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::escape;
+use crate::base::escape;
 
 /// Fields as text, escaped.
 pub fn text_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {

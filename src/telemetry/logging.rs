@@ -90,7 +90,7 @@ fn exporter() -> Result<Option<SdkTracerProvider>, LoggingError> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let url = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
     let Some(url) = url else { return Ok(None) };
-    super::install_crypto();
+    crate::net::install_crypto();
     let failed = |error: ClientError| LoggingError::Export(error.to_string());
     let inner = SpanExporter::builder()
         .with_http()

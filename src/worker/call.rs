@@ -8,17 +8,17 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    core::{Core, Run},
+    core::{CallRun, Core},
     handlers::{chat, embed},
-    job::{Job, Stopped},
-    outcome::{self, Meaning, Shown, Waited},
+    job::{CallStopped, ClaimedJob},
+    outcome::{self, CallShown, Meaning, Waited},
     slots::HeldSlot,
-    target::Target,
+    target::CallTarget,
     world::seconds,
 };
 use crate::{
     api::{ExpertSpec, Handler, TextKind, TextRef},
-    engines::{Activity, EngineError, Failure, SendableModel, engine},
+    engines::{CallActivity, EngineError, EngineKind, Failure, SendableModel, engine},
     store::{BootInstant, FailedCall, ServedCall},
     tasks::{AttemptClass, retry::Ended},
 };
@@ -32,18 +32,18 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What a call left behind.
 pub struct Called {
-    pub run: Run,
-    pub end: End,
+    pub run: CallRun,
+    pub end: CallEnd,
     /// The server may still be at it: the slot lingers.
     pub lingers: bool,
     /// The next call for the same would fail too.
     pub servers_trouble: bool,
-    pub shown: Shown,
+    pub shown: CallShown,
 }
 
-pub enum End {
+pub enum CallEnd {
     Ended(Ended),
-    Stopped(Stopped),
+    Stopped(CallStopped),
 }
 
 /// The time that a call has.
@@ -64,30 +64,30 @@ struct Received {
 }
 
 /// One call in a slot.
-pub struct Call<'a> {
+pub struct TaskCall<'a> {
     pub core: &'a Core,
-    pub job: &'a Arc<Job>,
+    pub job: &'a Arc<ClaimedJob>,
     pub slot: &'a HeldSlot,
-    pub target: &'a Target,
+    pub target: &'a CallTarget,
     /// The server's own name.
     pub model: &'a str,
 }
 
-impl Call<'_> {
+impl TaskCall<'_> {
     pub async fn run(&self) -> Called {
         let task = &self.job.task;
-        let mut run = Run {
+        let mut run = CallRun {
             backend: Some(self.target.backend.clone()),
             model: Some(self.model.to_owned()),
             started_at: Some(self.core.clock.now()),
-            ..Run::default()
+            ..CallRun::default()
         };
         let ended = |run, ended: Ended, servers_trouble| Called {
             run,
-            end: End::Ended(ended),
+            end: CallEnd::Ended(ended),
             lingers: false,
             servers_trouble,
-            shown: Shown::Nothing,
+            shown: CallShown::Nothing,
         };
         let world = self.core.world();
         let expert = world.expert(&task.namespace, &task.expert);
@@ -116,16 +116,21 @@ impl Call<'_> {
         if let Err(why) = may {
             return Called { lingers: false, ..stopped(run, why) };
         }
+        // MLX reads a prompt to its end whether or not somebody listens.
+        self.slot.begin_call(self.target.kind == EngineKind::Mlx);
+        if !self.core.slots.announce_call(self.slot).await {
+            self.slot.end_call();
+            return Called { lingers: false, ..stopped(run, CallStopped::SlotUnsure) };
+        }
         let (began, began_at) = (Instant::now(), Timestamp::now());
-        self.slot.begin_call();
         let mut called = match expert.handler {
             Handler::Embed => self.embed(&expert, model, allowed, run).await,
             Handler::Chat | Handler::Webhook => self.chat(&expert, model, allowed, run).await,
         };
         self.slot.end_call();
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.
-        if matches!(called.end, End::Stopped(Stopped::SlotEnds)) && began.elapsed() < allowed.timeout {
-            called.end = End::Stopped(Stopped::SlotUnsure);
+        if matches!(called.end, CallEnd::Stopped(CallStopped::SlotEnds)) && began.elapsed() < allowed.timeout {
+            called.end = CallEnd::Stopped(CallStopped::SlotUnsure);
         }
         self.note(&called, began_at, began.elapsed());
         called
@@ -156,7 +161,7 @@ impl Call<'_> {
         }
     }
 
-    async fn chat(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: Run) -> Called {
+    async fn chat(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: CallRun) -> Called {
         let task = &self.job.task;
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
         let request =
@@ -169,10 +174,12 @@ impl Call<'_> {
             if !received.takes(activity) {
                 return;
             }
-            if activity == Activity::Token {
+            if activity == CallActivity::Token {
                 self.target.contact.answers();
+                self.slot.token();
+            } else {
+                self.slot.byte();
             }
-            self.slot.byte();
             if let Err(why) = self.core.may_run(self.job, Some(self.slot)) {
                 self.job.stop(why);
             }
@@ -193,7 +200,7 @@ impl Call<'_> {
         }
     }
 
-    async fn embed(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: Run) -> Called {
+    async fn embed(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: CallRun) -> Called {
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
         let request = match embed::request(&self.job.task, model, keep, allowed.timeout) {
             Ok(request) => request,
@@ -212,7 +219,7 @@ impl Call<'_> {
     }
 
     /// Dropping the call closes its connection, which ends the work on the server.
-    async fn unless_stopped<T>(&self, call: impl Future<Output = T>) -> Result<T, Stopped> {
+    async fn unless_stopped<T>(&self, call: impl Future<Output = T>) -> Result<T, CallStopped> {
         let looks = async {
             loop {
                 tokio::time::sleep(LOOK).await;
@@ -224,13 +231,13 @@ impl Call<'_> {
         tokio::select! {
             biased;
             why = self.job.stopped() => Err(why),
-            () = self.slot.lost().cancelled() => Err(Stopped::SlotLost),
+            () = self.slot.lost().cancelled() => Err(CallStopped::SlotLost),
             why = looks => Err(why),
             done = call => Ok(done),
         }
     }
 
-    fn failed(&self, run: Run, error: &EngineError, received: &Received, allowed: Allowed) -> Called {
+    fn failed(&self, run: CallRun, error: &EngineError, received: &Received, allowed: Allowed) -> Called {
         let waited = Waited {
             silent: received.last_byte.unwrap_or(received.sent).elapsed(),
             bytes: received.last_byte.is_some(),
@@ -247,37 +254,37 @@ impl Call<'_> {
             self.target.failed(retry_after);
         }
         let lingers = outcome::may_still_run(&error.failure);
-        Called { run, end: End::Ended(ended), lingers, servers_trouble, shown }
+        Called { run, end: CallEnd::Ended(ended), lingers, servers_trouble, shown }
     }
 
     fn note(&self, called: &Called, began_at: Timestamp, took: Duration) {
         self.report(&called.shown, began_at);
         let class = match &called.end {
-            End::Ended(ended) => {
+            CallEnd::Ended(ended) => {
                 if let Ended::Ok { .. } = ended {
                     self.target.took(took);
                 }
                 word(ended.class())
             }
-            End::Stopped(Stopped::LeaseLost) => word(AttemptClass::LeaseLost),
-            End::Stopped(_) => word(AttemptClass::Cancelled),
+            CallEnd::Stopped(CallStopped::LeaseLost) => word(AttemptClass::LeaseLost),
+            CallEnd::Stopped(_) => word(AttemptClass::Cancelled),
         };
         let tokens = called.run.completion_tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         self.core.metrics.ended(&self.target.namespace, &self.target.backend, self.model, class, tokens, took);
     }
 
     /// The leader judges the server by it, and moves its limit.
-    fn report(&self, shown: &Shown, began_at: Timestamp) {
+    fn report(&self, shown: &CallShown, began_at: Timestamp) {
         let ended_at = Timestamp::now().max(began_at);
         let (model, request) = (self.model.to_owned(), format!("task {}", self.job.task.id));
         match shown {
-            Shown::Nothing => {}
-            Shown::Served => {
+            CallShown::Nothing => {}
+            CallShown::Served => {
                 self.target.contact.served();
                 let call = ServedCall { model, began_at, ended_at, request };
                 self.core.evidence.served(&self.target.server_url, call);
             }
-            Shown::Failed { fault, message } => {
+            CallShown::Failed { fault, message } => {
                 self.core.stats.failed(&self.target.server_url, self.model);
                 let (fault, message) = (*fault, message.clone());
                 let call = FailedCall { model, began_at, ended_at, request, fault, message };
@@ -293,14 +300,14 @@ impl Received {
     }
 
     /// Whether it belongs to the answer. Headers don't: some servers send them at once, also while the call waits inside them.
-    fn takes(&mut self, activity: Activity) -> bool {
+    fn takes(&mut self, activity: CallActivity) -> bool {
         match activity {
-            Activity::Bytes if !self.headers => {
+            CallActivity::Bytes if !self.headers => {
                 self.headers = true;
                 return false;
             }
-            Activity::Bytes => {}
-            Activity::Token => {
+            CallActivity::Bytes => {}
+            CallActivity::Token => {
                 self.tokens += 1;
                 self.first_token.get_or_insert_with(Instant::now);
             }
@@ -311,18 +318,18 @@ impl Received {
 }
 
 /// The server did its part, whatever the answer is worth.
-fn served(run: Run, ended: Ended) -> Called {
-    Called { run, end: End::Ended(ended), lingers: false, servers_trouble: false, shown: Shown::Served }
+fn served(run: CallRun, ended: Ended) -> Called {
+    Called { run, end: CallEnd::Ended(ended), lingers: false, servers_trouble: false, shown: CallShown::Served }
 }
 
-fn permanent(run: Run, why: String) -> Called {
-    let end = End::Ended(Ended::Permanent { why });
-    Called { run, end, lingers: false, servers_trouble: false, shown: Shown::Nothing }
+fn permanent(run: CallRun, why: String) -> Called {
+    let end = CallEnd::Ended(Ended::Permanent { why });
+    Called { run, end, lingers: false, servers_trouble: false, shown: CallShown::Nothing }
 }
 
 /// A call that we stopped shows nothing of its server, which may be at it for a moment.
-fn stopped(run: Run, why: Stopped) -> Called {
-    Called { run, end: End::Stopped(why), lingers: true, servers_trouble: false, shown: Shown::Nothing }
+fn stopped(run: CallRun, why: CallStopped) -> Called {
+    Called { run, end: CallEnd::Stopped(why), lingers: true, servers_trouble: false, shown: CallShown::Nothing }
 }
 
 /// As metrics have it.

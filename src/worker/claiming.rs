@@ -7,11 +7,11 @@ use std::{
 
 use super::{
     call::SPARE,
-    core::{Core, Place},
-    lane::Lane,
-    stats::Round,
+    core::{Core, WorkerPlace},
+    lane::SlotLane,
+    stats::ServerRoom,
     webhooks,
-    world::World,
+    world::PoolView,
 };
 use crate::{
     store::{BootInstant, FreeClaim, Served, SlotClaim, StoreError},
@@ -23,9 +23,9 @@ const MOST_FREE: i32 = 64;
 
 /// What a round found.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Found {
+pub struct ClaimRound {
     pub claimed: usize,
-    pub round: Round,
+    pub round: ServerRoom,
     /// Tasks are due.
     pub waits: bool,
     /// In how long the next task is due that is not yet.
@@ -34,14 +34,14 @@ pub struct Found {
 
 /// One round. Nothing is claimed under a lease that may have lapsed. Unless the last one found something (`busy`), it begins with a
 /// look whether there is anything.
-pub async fn round(core: &Arc<Core>, busy: bool) -> Result<Found, StoreError> {
+pub async fn round(core: &Arc<Core>, busy: bool) -> Result<ClaimRound, StoreError> {
     settle(core).await?;
     let world = core.world();
     let open = world.open_queues();
     if open.is_empty() || core.places.free() == 0 {
-        return Ok(Found::default());
+        return Ok(ClaimRound::default());
     }
-    let mut found = Found { waits: true, ..Found::default() };
+    let mut found = ClaimRound { waits: true, ..ClaimRound::default() };
     if !busy {
         let queues: Vec<_> = open.iter().map(|(queue, _)| queue.clone()).collect();
         let due = core.store.due(&queues).await?;
@@ -91,7 +91,7 @@ async fn free(core: &Arc<Core>, queues: &[Served]) -> Result<usize, StoreError> 
     let claimed = claimed.inspect_err(|_| core.leases.doubt(queues))?;
     let many = claimed.len();
     for one in claimed {
-        let place = Place::take(core);
+        let place = WorkerPlace::take(core);
         if let Some(job) = core.take_on(one) {
             tokio::spawn(webhooks::run(Arc::clone(core), job, place));
         }
@@ -100,7 +100,7 @@ async fn free(core: &Arc<Core>, queues: &[Served]) -> Result<usize, StoreError> 
 }
 
 /// Slots of one server, each with a task.
-async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) -> Result<usize, StoreError> {
+async fn at(core: &Arc<Core>, world: &PoolView, queues: &[Served], route: Route) -> Result<usize, StoreError> {
     let backend = world.backends.iter().find(|b| b.row.namespace == route.namespace && b.row.name == route.backend);
     let Some(backend) = backend else { return Ok(0) };
     let target = match core.targets.of(backend).await {
@@ -138,9 +138,9 @@ async fn at(core: &Arc<Core>, world: &World, queues: &[Served], route: Route) ->
         target.contact.tried();
     }
     for (slot, claimed) in given {
-        let place = Place::take(core);
+        let place = WorkerPlace::take(core);
         let slot = core.slots.add(slot, asked_at, claim.call_within);
-        let lane = Lane {
+        let lane = SlotLane {
             core: Arc::clone(core),
             slot,
             target: Arc::clone(&target),

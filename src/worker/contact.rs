@@ -1,10 +1,8 @@
 //! What the calls of a worker know together of one server: whether it was just failing, and when it last answered.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rand::Rng;
 
 /// After a server failed it is left alone for so long, doubled with each further failure.
@@ -32,40 +30,36 @@ struct State {
 impl Contact {
     /// A call failed by the server's fault. `retry_after`: the server says when to ask again.
     pub fn failed(&self, retry_after: Option<Duration>) {
-        self.lock().failed(retry_after, Instant::now(), rand::rng().random_range(0.5..1.0));
+        self.state.lock().failed(retry_after, Instant::now(), rand::rng().random_range(0.5..1.0));
     }
 
     /// A call was served: nothing is wrong any more.
     pub fn served(&self) {
-        self.lock().served(Instant::now());
+        self.state.lock().served(Instant::now());
     }
 
     /// A call got a part of its answer: others need not wait for the end of a trial.
     pub fn answers(&self) {
-        self.lock().answers(Instant::now());
+        self.state.lock().answers(Instant::now());
     }
 
     pub fn answered_since(&self, since: Instant) -> bool {
-        self.lock().answered_at.is_some_and(|at| at > since)
+        self.state.lock().answered_at.is_some_and(|at| at > since)
     }
 
     /// Nothing is sent now.
     pub fn is_waiting(&self) -> bool {
-        self.lock().is_waiting(Instant::now())
+        self.state.lock().is_waiting(Instant::now())
     }
 
     /// It failed, and was not proved to work again: one call may try it.
     pub fn is_doubtful(&self) -> bool {
-        self.lock().failures > 0
+        self.state.lock().failures > 0
     }
 
     /// A call tries it.
     pub fn tried(&self) {
-        self.lock().tried(Instant::now());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().tried(Instant::now());
     }
 }
 

@@ -2,27 +2,28 @@
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicI32, Ordering},
     },
     time::Duration,
 };
 
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use rand::Rng;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    evidence::Evidence,
+    evidence::EvidenceLog,
     finish::Finisher,
-    job::{Job, Jobs, Stopped},
+    job::{CallStopped, ClaimedJob, Jobs},
     leases::Leases,
     secrets::Cached,
     slots::{HeldSlot, HeldSlots},
     stats::Stats,
     target::Targets,
-    world::World,
+    world::PoolView,
 };
 use crate::{
     net::HttpClient,
@@ -106,13 +107,13 @@ pub struct Core {
     pub finisher: Finisher,
     pub targets: Targets,
     pub stats: Stats,
-    pub evidence: Evidence,
+    pub evidence: EvidenceLog,
     /// No more claims.
     pub draining: CancellationToken,
     /// Somebody looks for tasks: there is room, or more may wait.
     pub wake: Notify,
     pub places: Places,
-    pub world: RwLock<Arc<World>>,
+    pub world: RwLock<Arc<PoolView>>,
     pub clock: DatabaseClock,
 }
 
@@ -123,7 +124,7 @@ pub struct DatabaseClock(RwLock<Option<(Timestamp, BootInstant)>>);
 impl DatabaseClock {
     /// The database said `now` in an answer to what was asked at `asked`.
     pub fn read(&self, now: Timestamp, asked: BootInstant) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, asked));
+        *self.0.write() = Some((now, asked));
     }
 
     /// By this machine's clock until the database was asked.
@@ -132,29 +133,29 @@ impl DatabaseClock {
     }
 
     fn at(&self, instant: BootInstant) -> Option<Timestamp> {
-        let (then, asked) = (*self.0.read().unwrap_or_else(PoisonError::into_inner))?;
+        let (then, asked) = (*self.0.read())?;
         then.checked_add(instant.since(asked)).ok()
     }
 }
 
 impl Core {
-    pub fn world(&self) -> Arc<World> {
-        Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn world(&self) -> Arc<PoolView> {
+        Arc::clone(&self.world.read())
     }
 
-    pub fn set_world(&self, world: World) {
-        *self.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(world);
+    pub fn set_world(&self, world: PoolView) {
+        *self.world.write() = Arc::new(world);
     }
 
     /// Registers a claim. `None`: its lease is not known any more, so it is left to lapse.
-    pub fn take_on(&self, claimed: Claimed) -> Option<Arc<Job>> {
+    pub fn take_on(&self, claimed: Claimed) -> Option<Arc<ClaimedJob>> {
         let lease = self.leases.of(&claimed.lease)?;
         self.metrics.claimed(&self.namespace, &self.pool);
         Some(self.jobs.add(claimed, lease))
     }
 
     /// Ends an execution: what comes next is decided by the queue's rules.
-    pub fn end(&self, job: &Arc<Job>, run: Run, ended: Ended) -> oneshot::Receiver<bool> {
+    pub fn end(&self, job: &Arc<ClaimedJob>, run: CallRun, ended: Ended) -> oneshot::Receiver<bool> {
         self.jobs.remove(job);
         let task = &job.task;
         let now = self.clock.now();
@@ -180,25 +181,25 @@ impl Core {
     }
 
     /// Gives a claim back that was not begun. Nobody need know when that is recorded.
-    pub fn give_back(&self, job: &Arc<Job>) {
-        drop(self.end(job, Run::default(), Ended::GivenBack { why: "its worker gave it back before it began" }));
+    pub fn give_back(&self, job: &Arc<ClaimedJob>) {
+        drop(self.end(job, CallRun::default(), Ended::GivenBack { why: "its worker gave it back before it began" }));
     }
 
     /// What a stopped call means for its task. Nothing is recorded of one that is not ours.
-    pub fn stopped(&self, job: &Arc<Job>, run: Run, why: Stopped) {
+    pub fn stopped(&self, job: &Arc<ClaimedJob>, run: CallRun, why: CallStopped) {
         let ended = match why {
-            Stopped::NotOurs => return self.jobs.remove(job),
-            Stopped::LeaseLost => Ended::LeaseLost,
-            Stopped::Draining => Ended::GivenBack { why: "its worker was told to stop" },
-            Stopped::SlotLost => Ended::Unavailable {
+            CallStopped::NotOurs => return self.jobs.remove(job),
+            CallStopped::LeaseLost => Ended::LeaseLost,
+            CallStopped::Draining => Ended::GivenBack { why: "its worker was told to stop" },
+            CallStopped::SlotLost => Ended::Unavailable {
                 why: "its slot was taken away, because the backend hangs or is being mended".into(),
                 retry_after: None,
             },
-            Stopped::SlotUnsure => Ended::Unavailable {
+            CallStopped::SlotUnsure => Ended::Unavailable {
                 why: "its slot lapsed while the machine or its worker stood still".into(),
                 retry_after: None,
             },
-            Stopped::SlotEnds => {
+            CallStopped::SlotEnds => {
                 Ended::Retryable { why: "the time that a call may take was over".into(), retry_after: None }
             }
         };
@@ -212,14 +213,14 @@ impl Core {
     }
 
     /// Whether a call may begin or go on.
-    pub fn may_run(&self, job: &Job, slot: Option<&HeldSlot>) -> Result<(), Stopped> {
+    pub fn may_run(&self, job: &ClaimedJob, slot: Option<&HeldSlot>) -> Result<(), CallStopped> {
         job.may_run(slot, BootInstant::now())
     }
 }
 
 /// What an execution was like, as far as it came.
 #[derive(Clone, Debug, Default)]
-pub struct Run {
+pub struct CallRun {
     pub backend: Option<String>,
     pub model: Option<String>,
     /// `None`: it was not begun.
@@ -260,16 +261,16 @@ impl Places {
 }
 
 /// One of a worker's places, until it is dropped.
-pub struct Place(Arc<Core>);
+pub struct WorkerPlace(Arc<Core>);
 
-impl Place {
+impl WorkerPlace {
     pub fn take(core: &Arc<Core>) -> Self {
         core.places.taken.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(core))
     }
 }
 
-impl Drop for Place {
+impl Drop for WorkerPlace {
     fn drop(&mut self) {
         self.0.places.taken.fetch_sub(1, Ordering::Relaxed);
         self.0.wake.notify_one();

@@ -1,11 +1,9 @@
 //! What this worker's calls showed of servers, and when the leader must hear of it at once.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::store::{CallEvidence, FailedCall, ServedCall};
@@ -15,12 +13,12 @@ const PROMPT_FAILURES: usize = 2;
 
 /// By server.
 #[derive(Debug, Default)]
-pub struct Evidence {
+pub struct EvidenceLog {
     known: Mutex<BTreeMap<String, CallEvidence>>,
     news: Notify,
 }
 
-impl Evidence {
+impl EvidenceLog {
     pub fn served(&self, server_url: &str, call: ServedCall) {
         let is_news = self.change(server_url, |known| {
             let first = !known.served.iter().any(|one| one.model == call.model);
@@ -50,19 +48,15 @@ impl Evidence {
 
     /// For a report: all that is not too old.
     pub fn all(&self, now: Timestamp) -> Vec<CallEvidence> {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         known.values_mut().for_each(|evidence| evidence.forget(now));
         known.retain(|_, evidence| !evidence.is_empty());
         known.values().cloned().collect()
     }
 
     fn change<T>(&self, server_url: &str, change: impl FnOnce(&mut CallEvidence) -> T) -> T {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         change(known.entry(server_url.to_owned()).or_insert_with(|| CallEvidence::of(server_url)))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, CallEvidence>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,15 +72,15 @@ mod tests {
     }
 
     #[derive(Clone, Copy)]
-    enum End {
+    enum CallEnd {
         Served(&'static str),
         Failed(&'static str),
     }
 
     #[test]
     fn what_changes_a_verdict_is_news_and_what_repeats_it_is_not() {
-        use End::{Failed, Served};
-        let evidence = Evidence::default();
+        use CallEnd::{Failed, Served};
+        let evidence = EvidenceLog::default();
         let steps = [
             (Served("a"), true, "the first of a model"),
             (Served("a"), false, "another one"),

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{leases::HeldLease, slots::HeldSlot};
@@ -15,7 +16,7 @@ use crate::{
 
 /// Why a call is aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
+pub enum CallStopped {
     /// The lease is lost or can't be known to hold.
     LeaseLost,
     /// The task was cancelled, or given to somebody else: nothing is recorded.
@@ -32,36 +33,36 @@ pub enum Stopped {
 
 /// A claim in hand.
 #[derive(Debug)]
-pub struct Job {
+pub struct ClaimedJob {
     pub task: ClaimedTask,
     pub lease: Arc<HeldLease>,
     token: CancellationToken,
-    why: OnceLock<Stopped>,
+    why: OnceLock<CallStopped>,
 }
 
-impl Job {
-    pub fn stop(&self, why: Stopped) {
+impl ClaimedJob {
+    pub fn stop(&self, why: CallStopped) {
         // The first reason counts.
         let _ = self.why.set(why);
         self.token.cancel();
     }
 
     /// Resolves once it is to be stopped.
-    pub async fn stopped(&self) -> Stopped {
+    pub async fn stopped(&self) -> CallStopped {
         tokio::select! {
             () = self.token.cancelled() => {}
-            () = self.lease.lost().cancelled() => self.stop(Stopped::LeaseLost),
+            () = self.lease.lost().cancelled() => self.stop(CallStopped::LeaseLost),
         }
-        self.why.get().copied().unwrap_or(Stopped::LeaseLost)
+        self.why.get().copied().unwrap_or(CallStopped::LeaseLost)
     }
 
     /// Whether a call may begin, or go on: asked before it is sent and at each token.
-    pub fn may_run(&self, slot: Option<&HeldSlot>, now: BootInstant) -> Result<(), Stopped> {
+    pub fn may_run(&self, slot: Option<&HeldSlot>, now: BootInstant) -> Result<(), CallStopped> {
         if let Some(why) = self.why.get() {
             return Err(*why);
         }
         if !self.lease.holds(now) {
-            return Err(Stopped::LeaseLost);
+            return Err(CallStopped::LeaseLost);
         }
         slot.map_or(Ok(()), |slot| slot.may_run(now))
     }
@@ -69,28 +70,25 @@ impl Job {
 
 /// All claims in hand, by task.
 #[derive(Clone, Debug, Default)]
-pub struct Jobs(Arc<Mutex<HashMap<TaskId, Arc<Job>>>>);
+pub struct Jobs(Arc<Mutex<HashMap<TaskId, Arc<ClaimedJob>>>>);
 
 impl Jobs {
-    pub fn add(&self, claimed: Claimed, lease: Arc<HeldLease>) -> Arc<Job> {
-        let job = Arc::new(Job { task: claimed.task, lease, token: CancellationToken::new(), why: OnceLock::new() });
-        self.lock().insert(job.task.id, Arc::clone(&job));
+    pub fn add(&self, claimed: Claimed, lease: Arc<HeldLease>) -> Arc<ClaimedJob> {
+        let job =
+            Arc::new(ClaimedJob { task: claimed.task, lease, token: CancellationToken::new(), why: OnceLock::new() });
+        self.0.lock().insert(job.task.id, Arc::clone(&job));
         job
     }
 
     /// Only this very claim: the task may have been claimed anew.
-    pub fn remove(&self, job: &Arc<Job>) {
-        let mut jobs = self.lock();
+    pub fn remove(&self, job: &Arc<ClaimedJob>) {
+        let mut jobs = self.0.lock();
         if jobs.get(&job.task.id).is_some_and(|known| Arc::ptr_eq(known, job)) {
             jobs.remove(&job.task.id);
         }
     }
 
-    pub fn all(&self) -> Vec<Arc<Job>> {
-        self.lock().values().cloned().collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Arc<Job>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn all(&self) -> Vec<Arc<ClaimedJob>> {
+        self.0.lock().values().cloned().collect()
     }
 }

@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    call::{Call, Called, End, SPARE},
-    core::{Core, Place},
-    job::Job,
+    call::{CallEnd, Called, SPARE, TaskCall},
+    core::{Core, WorkerPlace},
+    job::ClaimedJob,
     slots::HeldSlot,
-    target::Target,
+    target::CallTarget,
 };
 use crate::{
     store::{BootInstant, SlotClaim, StoreError, Topics},
@@ -29,19 +29,19 @@ const LOOK_SELDOM: Duration = Duration::from_secs(2);
 const RECORD: Duration = Duration::from_secs(1);
 
 /// A slot with what it is for.
-pub struct Lane {
+pub struct SlotLane {
     pub core: Arc<Core>,
     pub slot: Arc<HeldSlot>,
-    pub target: Arc<Target>,
+    pub target: Arc<CallTarget>,
     pub route: Route,
     /// As it was when the slot was taken: asked for again with one task.
     pub claim: SlotClaim,
     pub began: Instant,
 }
 
-impl Lane {
+impl SlotLane {
     /// Makes calls until there are no more tasks for this slot, then gives it back.
-    pub async fn run(self, place: Place, first: Arc<Job>) {
+    pub async fn run(self, place: WorkerPlace, first: Arc<ClaimedJob>) {
         let lane = Arc::new(self);
         let mut next = Some(first);
         let mut linger = Duration::ZERO;
@@ -52,8 +52,8 @@ impl Lane {
                 linger = lane.core.timings.linger;
             }
             let recorded = match called.end {
-                End::Ended(ended) => Some(lane.core.end(&job, called.run, ended)),
-                End::Stopped(why) => {
+                CallEnd::Ended(ended) => Some(lane.core.end(&job, called.run, ended)),
+                CallEnd::Stopped(why) => {
                     lane.core.stopped(&job, called.run, why);
                     None
                 }
@@ -87,19 +87,19 @@ impl Lane {
         self.is_ours() && !self.core.places.is_over() && self.began.elapsed() < self.core.timings.keep_slot
     }
 
-    async fn call(self: &Arc<Self>, job: &Arc<Job>) -> (Called, Option<Looking>) {
+    async fn call(self: &Arc<Self>, job: &Arc<ClaimedJob>) -> (Called, Option<Looking>) {
         let alias = job.task.assigned_model.as_deref().unwrap_or_default();
         let asked = self.route.models.iter().find(|asked| asked.alias == alias);
         let model = asked.map_or(alias, |asked| asked.model.as_str());
         self.target.called(alias);
         let quick = self.target.usual_call().is_some_and(|usual| usual < self.core.timings.prefetch_below);
         let looking = (quick && self.may_go_on()).then(|| Looking::begin(self));
-        let call = Call { core: &self.core, job, slot: &self.slot, target: &self.target, model };
+        let call = TaskCall { core: &self.core, job, slot: &self.slot, target: &self.target, model };
         (call.run().await, looking)
     }
 
     /// The next task once this one has ended. Its expert's place is free when its end is recorded.
-    async fn following(&self, recorded: Option<oneshot::Receiver<bool>>) -> Option<Arc<Job>> {
+    async fn following(&self, recorded: Option<oneshot::Receiver<bool>>) -> Option<Arc<ClaimedJob>> {
         let now = BootInstant::now();
         if let Some(job) = self.claim(now).await {
             return Some(job);
@@ -111,7 +111,7 @@ impl Lane {
 
     /// One task for this slot, in which a call runs until `busy_until` at most: it must end in its time, then the next one
     /// in its own.
-    async fn claim(&self, busy_until: BootInstant) -> Option<Arc<Job>> {
+    async fn claim(&self, busy_until: BootInstant) -> Option<Arc<ClaimedJob>> {
         let asked_at = BootInstant::now();
         let loaded = self.target.loaded_alias().await.map(|alias| (self.target.namespace.clone(), alias));
         let call_within = busy_until.since(asked_at) + self.core.world().longest_call() + SPARE;
@@ -144,23 +144,23 @@ impl Lane {
 /// Looks for the next task beside a call. What the database gives is never dropped on the way.
 struct Looking {
     enough: CancellationToken,
-    found: tokio::task::JoinHandle<Option<Arc<Job>>>,
+    found: tokio::task::JoinHandle<Option<Arc<ClaimedJob>>>,
 }
 
 impl Looking {
-    fn begin(lane: &Arc<Lane>) -> Self {
+    fn begin(lane: &Arc<SlotLane>) -> Self {
         let enough = CancellationToken::new();
         let found = tokio::spawn(look(Arc::clone(lane), enough.clone()));
         Self { enough, found }
     }
 
-    async fn end(self) -> Option<Arc<Job>> {
+    async fn end(self) -> Option<Arc<ClaimedJob>> {
         self.enough.cancel();
         self.found.await.ok().flatten()
     }
 }
 
-async fn look(lane: Arc<Lane>, enough: CancellationToken) -> Option<Arc<Job>> {
+async fn look(lane: Arc<SlotLane>, enough: CancellationToken) -> Option<Arc<ClaimedJob>> {
     let mut changes = lane.core.store.follow(Topics::READY | Topics::ENDED);
     let busy_until = BootInstant::now() + lane.core.world().longest_call();
     let job = loop {

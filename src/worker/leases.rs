@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -169,18 +170,18 @@ impl Leases {
 
     async fn open(&self, queue: &QueueKey, length: Duration) -> Result<Arc<HeldLease>, StoreError> {
         let asked_at = BootInstant::now();
-        let holder = match self.lock().names {
+        let holder = match self.known.lock().names {
             0 => self.holder.clone(),
             others => format!("{}+{others}", self.holder),
         };
         let lease = self.store.open_lease(&holder, queue, length).await?;
         let held = Arc::new(HeldLease::new(lease, queue.clone(), length, asked_at));
-        self.lock().by_queue.insert(queue.clone(), Arc::clone(&held));
+        self.known.lock().by_queue.insert(queue.clone(), Arc::clone(&held));
         Ok(held)
     }
 
     fn usable(&self, queue: &QueueKey) -> Option<Arc<HeldLease>> {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         known.set_aside();
         known.by_queue.get(queue).filter(|held| !held.lost.is_cancelled()).cloned()
     }
@@ -197,7 +198,7 @@ impl Leases {
 
     /// The one that a claim names.
     pub fn of(&self, lease: &Lease) -> Option<Arc<HeldLease>> {
-        self.lock().all().find(|held| held.lease.id == lease.id).cloned()
+        self.known.lock().all().find(|held| held.lease.id == lease.id).cloned()
     }
 
     /// A claim under these was not answered: see [`HeldLease::doubt`].
@@ -210,14 +211,14 @@ impl Leases {
     /// Closes doubted ones of which nobody has a task any more. Returns whether there were any.
     pub async fn settle(&self) -> Result<bool, StoreError> {
         let settled: Vec<Arc<HeldLease>> = {
-            let mut known = self.lock();
+            let mut known = self.known.lock();
             known.set_aside();
             known.replaced.iter().filter(|held| Arc::strong_count(held) == 1).cloned().collect()
         };
         for held in &settled {
             self.store.close_lease(&held.lease).await?;
             held.lost.cancel();
-            self.lock().replaced.retain(|other| !Arc::ptr_eq(other, held));
+            self.known.lock().replaced.retain(|other| !Arc::ptr_eq(other, held));
         }
         Ok(!settled.is_empty())
     }
@@ -227,15 +228,20 @@ impl Leases {
         let now = BootInstant::now();
         // The only one who knows of it is the list.
         let goes = |held: &Arc<HeldLease>| Arc::strong_count(held) == 1 && now.since(held.used_at()) >= idle;
-        let gone: Vec<_> = self.lock().by_queue.extract_if(|_, held| goes(held)).map(|(_, held)| held).collect();
+        let gone: Vec<_> = self.known.lock().by_queue.extract_if(|_, held| goes(held)).map(|(_, held)| held).collect();
         self.end(gone).await;
     }
 
     /// Renews those of which half is over.
     pub async fn renew(&self) -> Result<(), StoreError> {
         let asked_at = BootInstant::now();
-        let due: Vec<Arc<HeldLease>> =
-            self.lock().all().filter(|held| !held.lost.is_cancelled() && held.is_due(asked_at)).cloned().collect();
+        let due: Vec<Arc<HeldLease>> = self
+            .known
+            .lock()
+            .all()
+            .filter(|held| !held.lost.is_cancelled() && held.is_due(asked_at))
+            .cloned()
+            .collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -259,7 +265,7 @@ impl Leases {
     /// Ends those of queues that are served no longer and have no calls, or all.
     pub async fn close(&self, goes: impl Fn(&HeldLease) -> bool) {
         let gone: Vec<Arc<HeldLease>> = {
-            let mut known = self.lock();
+            let mut known = self.known.lock();
             let mut gone: Vec<_> = known.by_queue.extract_if(|_, held| goes(held)).map(|(_, held)| held).collect();
             gone.extend(known.replaced.extract_if(.., |held| goes(held)));
             gone
@@ -274,10 +280,6 @@ impl Leases {
                 tracing::debug!(%error, queue = held.queue.name, "a lease lapses by itself");
             }
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

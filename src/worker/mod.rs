@@ -1,7 +1,7 @@
 //! Does the tasks of a pool's queues: claims them with a slot of the server that they need, calls it, and records how that
 //! ended. It needs the database and the servers, nothing else.
 //!
-//! `run` has the loops and `claiming` the rounds that fill the room that `load` leaves. A slot in hand is a `lane`, in which
+//! `run` has the loops, `report` what they tell the leader, and `claiming` the rounds that fill the room that `load` leaves. A slot in hand is a `lane`, in which
 //! one `call` follows the other; `webhooks` sends tasks to others' agents; `handlers` build each request.
 //! `contact` and `evidence` keep what calls showed of a server: for the next call, and for the leader. `leases`, `slots`
 //! and `job` know until when something is ours, on a clock that counts sleep; `finish` records results, and `spool` keeps
@@ -21,6 +21,7 @@ pub mod load;
 #[cfg(test)]
 mod lost_answers;
 mod outcome;
+mod report;
 mod run;
 mod secrets;
 mod slots;
@@ -33,5 +34,5 @@ mod webhooks;
 mod world;
 
 pub use self::core::Timings;
-pub use run::{Parts, SpoolError, Worker};
-pub use secrets::{PlatformSecrets, SealedSecrets, Secrets};
+pub use run::{SpoolError, Worker, WorkerParts};
+pub use secrets::{PlatformSecrets, SealedSecrets, WorkerSecrets};

@@ -17,7 +17,7 @@ use crate::{
 
 /// What a call showed of its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum CallShown {
     /// Nothing: it was the request's failure, or the call was stopped.
     Nothing,
     Served,
@@ -96,7 +96,7 @@ impl Waited {
 #[derive(Debug, PartialEq)]
 pub struct Meaning {
     pub ended: Ended,
-    pub shown: Shown,
+    pub shown: CallShown,
     /// The next call for the same would fail too.
     pub servers_trouble: bool,
 }
@@ -106,8 +106,8 @@ pub fn failed(task: &ClaimedTask, error: &EngineError, waited: Waited) -> Meanin
     let why = error.to_string();
     let cause = cause(&error.failure, waited);
     let shown = match cause {
-        Cause::Broke(fault) | Cause::Away(Some(fault)) => Shown::Failed { fault, message: why.clone() },
-        Cause::Away(None) | Cause::Waited | Cause::TooLong | Cause::Refused => Shown::Nothing,
+        Cause::Broke(fault) | Cause::Away(Some(fault)) => CallShown::Failed { fault, message: why.clone() },
+        Cause::Away(None) | Cause::Waited | Cause::TooLong | Cause::Refused => CallShown::Nothing,
     };
     let ended = match cause {
         Cause::Broke(_) | Cause::Waited => retry::server_failed(task, why),
@@ -192,7 +192,7 @@ fn beginning(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        engines::{EngineKind, Fault},
+        engines::{Blame, EngineKind},
         tasks::{AttemptClass, Payload},
         worker::testing::task,
     };
@@ -243,9 +243,9 @@ mod tests {
             let Meaning { ended, shown, servers_trouble } = meaning(failure, WAITED);
             assert_eq!((ended.class(), servers_trouble), (class, cools), "{name}");
             let error = EngineError { call: "POST x".into(), failure: named };
-            let blamed = matches!(error.failure.fault(), Fault::Server | Fault::Full);
-            assert_eq!(matches!(shown, Shown::Failed { .. }), blamed, "{name}");
-            let shown = if let Shown::Failed { fault, .. } = shown { Some(fault) } else { None };
+            let blamed = matches!(error.failure.fault(), Blame::Server | Blame::Full);
+            assert_eq!(matches!(shown, CallShown::Failed { .. }), blamed, "{name}");
+            let shown = if let CallShown::Failed { fault, .. } = shown { Some(fault) } else { None };
             assert_eq!(shown, fault, "{name}");
         }
     }

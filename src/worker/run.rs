@@ -2,37 +2,35 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use jiff::Timestamp;
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     claiming,
     core::{Core, DatabaseClock, Places, Timings},
-    evidence::Evidence,
+    evidence::EvidenceLog,
     finish::Finisher,
-    job::{Jobs, Stopped},
+    job::{CallStopped, Jobs},
     leases::Leases,
-    load::{Allowance, Governor, Sensor},
-    secrets::{Cached, Secrets},
+    load::{Governor, Sensor},
+    report::{State, report},
+    secrets::{Cached, WorkerSecrets},
     slots::HeldSlots,
     spool::Spool,
-    stats::{self, Round, Stats},
+    stats::Stats,
     target::Targets,
-    world::{World, seconds},
+    world::{PoolView, seconds},
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
     net::HttpClient,
-    store::{BootInstant, ProcessIdentity, Store, Topics, WorkerReport},
-    telemetry::{Loops, WorkerMetrics},
+    store::{BootInstant, ProcessIdentity, Store, Topics},
+    telemetry::{Beat, Loops, WorkerMetrics},
 };
 
 /// A loop that is silent for longer is stuck: longer than any statement's timeout.
@@ -43,17 +41,15 @@ const SENSE: Duration = Duration::from_secs(1);
 const SENSE_IDLE: Duration = Duration::from_secs(5);
 /// Where no pool says how long draining may take.
 const USUAL_DRAIN: Duration = Duration::from_secs(300);
-/// What changes the verdict over a server is reported at once, but not more often than this.
-const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// For aborted calls to end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Longer than any statement's timeout: what can't be recorded must be on disk.
 const RECORD: Duration = Duration::from_secs(60);
 
 /// What a worker is made of.
-pub struct Parts {
+pub struct WorkerParts {
     pub store: Arc<dyn Store>,
-    pub secrets: Arc<dyn Secrets>,
+    pub secrets: Arc<dyn WorkerSecrets>,
     pub http: HttpClient,
     pub metrics: WorkerMetrics,
     pub loops: Loops,
@@ -87,8 +83,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(parts: Parts) -> Result<Self, SpoolError> {
-        let Parts { store, secrets, http, metrics, loops, holder, host, namespace, pool, spool, timings } = parts;
+    pub fn new(parts: WorkerParts) -> Result<Self, SpoolError> {
+        let WorkerParts { store, secrets, http, metrics, loops, holder, host, namespace, pool, spool, timings } = parts;
         let folder = spool;
         let spool = Spool::open(&folder).map_err(|error| SpoolError { folder: folder.clone(), error })?;
         let recorded = CancellationToken::new();
@@ -102,7 +98,7 @@ impl Worker {
             targets: Targets::new(http.clone(), secrets.clone()),
             jobs: Jobs::default(),
             stats: Stats::default(),
-            evidence: Evidence::default(),
+            evidence: EvidenceLog::default(),
             draining: CancellationToken::new(),
             wake: Notify::new(),
             places: Places::default(),
@@ -155,26 +151,8 @@ impl Worker {
     }
 }
 
-/// What the loops tell each other.
-#[derive(Default)]
-struct State {
-    allowance: std::sync::Mutex<Option<Allowance>>,
-    servers_short: AtomicBool,
-}
-
-impl State {
-    fn allowance(&self) -> Allowance {
-        let known = *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.unwrap_or(Allowance { most: 0, limited_by: LimitedBy::Concurrency })
-    }
-
-    fn set(&self, allowance: Allowance) {
-        *self.allowance.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(allowance);
-    }
-}
-
 /// Reads what is declared, and claims as long as there is room. While nothing changes it sleeps.
-async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, shutdown: &CancellationToken) {
+async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &CancellationToken) {
     let mut world = core.store.follow(Topics::WORLD);
     let mut read_at: Option<tokio::time::Instant> = None;
     let mut is_registered = false;
@@ -193,7 +171,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
                 read_at = None;
                 let asked = BootInstant::now();
                 core.clock.read(core.store.now().await?, asked);
-                core.set_world(World::read(&*core.store, &core.namespace, &core.pool).await?);
+                core.set_world(PoolView::read(&*core.store, &core.namespace, &core.pool).await?);
                 read_at = Some(began);
             }
             core.metrics.in_flight(&core.namespace, &core.pool, core.places.taken());
@@ -209,7 +187,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
                     tracing::warn!(%error, "nothing is claimed while the database is away");
                 }
                 failing = true;
-                claiming::Found::default()
+                claiming::ClaimRound::default()
             }
         };
         state.servers_short.store(found.round.servers_short, Ordering::Relaxed);
@@ -239,7 +217,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &crate::telemetry::Beat, s
 }
 
 /// Renews leases and slots, and asks which claims are lost.
-async fn keep(core: Arc<Core>, beat: crate::telemetry::Beat, ended: CancellationToken) {
+async fn keep(core: Arc<Core>, beat: Beat, ended: CancellationToken) {
     let every = core.timings.heartbeat.min(Duration::from_secs(1));
     let mut slots_at = tokio::time::Instant::now();
     let mut asked_at = slots_at;
@@ -278,7 +256,7 @@ async fn abort_lost(core: &Core) {
                     epoch = job.task.epoch,
                     "a task is not ours any more: its call is aborted"
                 );
-                job.stop(Stopped::NotOurs);
+                job.stop(CallStopped::NotOurs);
             }
         }
         Err(error) => tracing::debug!(%error, "nobody knows which claims are lost"),
@@ -286,14 +264,9 @@ async fn abort_lost(core: &Core) {
 }
 
 /// Moves what may be done at once.
-async fn govern(
-    core: Arc<Core>,
-    state: Arc<State>,
-    mut sensor: Sensor,
-    beat: crate::telemetry::Beat,
-    ended: CancellationToken,
-) {
+async fn govern(core: Arc<Core>, state: Arc<State>, mut sensor: Sensor, beat: Beat, ended: CancellationToken) {
     let mut governor = Governor::default();
+    let claiming = format!("claim tasks of {}/{}", core.namespace, core.pool);
     loop {
         beat.beat();
         let declared = core.world().pool.as_ref().map_or_else(PoolConcurrency::default, |p| p.spec.concurrency.clone());
@@ -301,6 +274,11 @@ async fn govern(
         let more = allowance.most > core.places.allowed();
         core.places.allow(allowance.most);
         core.metrics.allowed(&core.namespace, &core.pool, allowance.most);
+        // What claims nothing writes nothing: no statement would fail and tell.
+        match allowance.limited_by {
+            LimitedBy::Disk => core.metrics.troubles.failed(&claiming, sensor.full_disk(), true),
+            _ => core.metrics.troubles.over(&claiming),
+        }
         state.set(allowance);
         if more {
             core.wake.notify_one();
@@ -310,68 +288,6 @@ async fn govern(
             return;
         }
     }
-}
-
-/// Reports how this worker is, every few seconds; at once what changes the verdict over a server.
-async fn report(
-    core: Arc<Core>,
-    state: Arc<State>,
-    host: String,
-    beat: crate::telemetry::Beat,
-    ended: CancellationToken,
-) {
-    let due = async || {
-        tokio::time::sleep(BETWEEN_REPORTS).await;
-        let rest = core.timings.report.saturating_sub(BETWEEN_REPORTS);
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = core.evidence.news() => {}
-        }
-    };
-    let mut last: Option<(tokio::time::Instant, WorkerReport)> = None;
-    while ended.run_until_cancelled(due()).await.is_some() {
-        beat.beat();
-        let (allowance, in_flight) = (state.allowance(), core.places.taken());
-        let draining = core.draining.is_cancelled();
-        let short = !draining && in_flight < allowance.most && state.servers_short.load(Ordering::Relaxed);
-        let round = Round { servers_short: short && waits_for_slots(&core).await };
-        let reported_at = Timestamp::now();
-        let report = WorkerReport {
-            holder: core.holder.clone(),
-            namespace: core.namespace.clone(),
-            pool: core.pool.clone(),
-            host: host.clone(),
-            in_flight,
-            effective_concurrency: allowance.most,
-            limited_by: stats::word(stats::limited_by(draining, allowance, in_flight, round)).to_owned(),
-            draining,
-            calls: core.stats.take(),
-            evidence: core.evidence.all(reported_at),
-            reported_at,
-        };
-        let said = last.as_ref().filter(|(at, _)| at.elapsed() < core.timings.report_idle).map(|(_, last)| last);
-        if in_flight == 0 && said.is_some_and(|said| is_repeated(said, &report)) {
-            continue;
-        }
-        if let Err(error) = core.store.report_worker(&report).await {
-            tracing::debug!(%error, "no report");
-            core.stats.put_back(report.calls);
-            continue;
-        }
-        last = Some((tokio::time::Instant::now(), report));
-    }
-}
-
-/// Whether a report says what the last one said.
-fn is_repeated(last: &WorkerReport, report: &WorkerReport) -> bool {
-    report.calls.is_empty()
-        && *last == WorkerReport { calls: last.calls.clone(), reported_at: last.reported_at, ..report.clone() }
-}
-
-/// Whether tasks of this pool's queues are due that ask for a model.
-async fn waits_for_slots(core: &Core) -> bool {
-    let queues: Vec<_> = core.world().queues.keys().cloned().collect();
-    core.store.slots_wanted(&queues).await.unwrap_or(false)
 }
 
 /// Waits for what runs, at most as long as the pool says; then aborts it.
@@ -390,7 +306,7 @@ async fn drain(core: &Core, state: &State) {
     }
     tracing::warn!(running = core.places.taken(), "what still runs is given back");
     for job in core.jobs.all() {
-        job.stop(Stopped::Draining);
+        job.stop(CallStopped::Draining);
     }
     let _ = tokio::time::timeout(LAST_WORDS, idle(core)).await;
 }

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::{
     platform::Platform,
@@ -22,7 +23,7 @@ type Known = HashMap<(String, String), (Instant, Arc<Data>)>;
 
 /// The data of Secrets. The error says what is missing and what to do, never a value.
 #[async_trait]
-pub trait Secrets: Send + Sync {
+pub trait WorkerSecrets: Send + Sync {
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, String>;
 }
 
@@ -30,7 +31,7 @@ pub trait Secrets: Send + Sync {
 pub struct PlatformSecrets(pub Arc<dyn Platform>);
 
 #[async_trait]
-impl Secrets for PlatformSecrets {
+impl WorkerSecrets for PlatformSecrets {
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, String> {
         self.0.secret(namespace, name).await.map_err(|error| format!("Secret {namespace}/{name}: {error}"))
     }
@@ -44,7 +45,7 @@ pub struct SealedSecrets {
 }
 
 #[async_trait]
-impl Secrets for SealedSecrets {
+impl WorkerSecrets for SealedSecrets {
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, String> {
         let rows = self.store.declared(seal::KIND).await.map_err(|error| error.to_string())?;
         let row = rows.iter().find(|row| row.namespace == namespace && row.name == name).ok_or_else(|| {
@@ -60,12 +61,12 @@ impl Secrets for SealedSecrets {
 /// A small cache in front of either. While the source is away the last good value serves.
 #[derive(Clone)]
 pub struct Cached {
-    source: Arc<dyn Secrets>,
+    source: Arc<dyn WorkerSecrets>,
     known: Arc<Mutex<Known>>,
 }
 
 impl Cached {
-    pub fn new(source: Arc<dyn Secrets>) -> Self {
+    pub fn new(source: Arc<dyn WorkerSecrets>) -> Self {
         Self { source, known: Arc::default() }
     }
 
@@ -80,21 +81,17 @@ impl Cached {
 
     async fn data(&self, namespace: &str, name: &str) -> Result<Arc<Data>, String> {
         let key = (namespace.to_owned(), name.to_owned());
-        let known = self.lock().get(&key).cloned();
+        let known = self.known.lock().get(&key).cloned();
         if let Some((_, data)) = known.as_ref().filter(|(read, _)| read.elapsed() < FRESH) {
             return Ok(Arc::clone(data));
         }
         match self.source.data(namespace, name).await {
             Ok(data) => {
                 let data = Arc::new(data);
-                self.lock().insert(key, (Instant::now(), Arc::clone(&data)));
+                self.known.lock().insert(key, (Instant::now(), Arc::clone(&data)));
                 Ok(data)
             }
             Err(error) => known.map(|(_, data)| data).ok_or(error),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,9 +11,10 @@ use std::{
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::job::Stopped;
+use super::job::CallStopped;
 use crate::store::{BootInstant, CallLife, Slot, Store, StoreError};
 
 /// Renewals at once.
@@ -38,20 +39,20 @@ pub struct HeldSlot {
 }
 
 impl HeldSlot {
-    pub fn may_run(&self, now: BootInstant) -> Result<(), Stopped> {
+    pub fn may_run(&self, now: BootInstant) -> Result<(), CallStopped> {
         if self.lost.is_cancelled() {
-            Err(Stopped::SlotLost)
+            Err(CallStopped::SlotLost)
         } else if self.left(now).is_zero() {
-            Err(Stopped::SlotEnds)
+            Err(CallStopped::SlotEnds)
         } else {
             Ok(())
         }
     }
 
     /// Whether a call may be sent. Once its lease has lapsed the server may be taken for another process, and the slot for free.
-    pub fn may_begin(&self, now: BootInstant) -> Result<(), Stopped> {
+    pub fn may_begin(&self, now: BootInstant) -> Result<(), CallStopped> {
         self.may_run(now)?;
-        if now < from_boot(&self.lease_ends) { Ok(()) } else { Err(Stopped::SlotUnsure) }
+        if now < from_boot(&self.lease_ends) { Ok(()) } else { Err(CallStopped::SlotUnsure) }
     }
 
     /// Time until its call must have ended.
@@ -77,15 +78,27 @@ impl HeldSlot {
     }
 
     /// A call is sent in it now.
-    pub fn begin_call(&self) {
+    pub fn begin_call(&self, outlives_client: bool) {
         let mut call = self.call();
-        call.life = CallLife { began_at: Some(Timestamp::now()), last_byte_at: None };
+        call.life = CallLife { began_at: Some(Timestamp::now()), last_byte_at: None, outlives_client };
         call.began = Some(BootInstant::now());
+    }
+
+    /// Whether the store must be told of the call before it is sent: the slot must not be freed early when this process dies.
+    fn must_be_recorded(&self) -> bool {
+        let call = self.call();
+        call.life.outlives_client && !call.known.outlives_client
     }
 
     /// The call that runs in it received something.
     pub fn byte(&self) {
         self.call().life.last_byte_at = Some(Timestamp::now());
+    }
+
+    /// The server answers that call: it notices when its client goes.
+    pub fn token(&self) {
+        self.call().life.outlives_client = false;
+        self.byte();
     }
 
     /// No call runs in it any more.
@@ -101,7 +114,7 @@ impl HeldSlot {
     }
 
     fn call(&self) -> MutexGuard<'_, Recorded> {
-        self.call.lock().unwrap_or_else(PoisonError::into_inner)
+        self.call.lock()
     }
 
     pub fn lost(&self) -> &CancellationToken {
@@ -123,6 +136,9 @@ impl Recorded {
     /// bytes seldom; a short call not at all.
     fn is_due(&self, now: BootInstant) -> bool {
         let since = |at: Option<BootInstant>| at.map_or(Duration::MAX, |at| now.since(at));
+        if self.began.is_some() && self.known.outlives_client && !self.life.outlives_client {
+            return true;
+        }
         if self.began.is_none() || since(self.began) < SETTLED {
             return false;
         }
@@ -158,7 +174,7 @@ impl HeldSlots {
             lost: CancellationToken::new(),
         });
         held.moved(asked_at, call_within, self.lease);
-        self.lock().insert(key, Arc::clone(&held));
+        self.held.lock().insert(key, Arc::clone(&held));
         held
     }
 
@@ -175,8 +191,16 @@ impl HeldSlots {
 
     async fn renew_those(&self, which: impl Fn(&HeldSlot) -> bool) {
         let stays = |held: &&Arc<HeldSlot>| !held.leaves.load(Ordering::Acquire) && which(held);
-        let all: Vec<_> = self.lock().values().filter(stays).cloned().collect();
+        let all: Vec<_> = self.held.lock().values().filter(stays).cloned().collect();
         stream::iter(all).for_each_concurrent(AT_ONCE, |held| async move { self.renew_one(&held).await }).await;
+    }
+
+    /// Tells the store of a call that outlives its client, before it is sent. Returns whether the call may be sent.
+    pub async fn announce_call(&self, held: &HeldSlot) -> bool {
+        if held.must_be_recorded() {
+            self.renew_one(held).await;
+        }
+        !held.must_be_recorded()
     }
 
     async fn renew_one(&self, held: &HeldSlot) {
@@ -204,7 +228,7 @@ impl HeldSlots {
             tracing::debug!(server = held.slot.server_url, %error, "a slot is given back later");
             self.doubt();
         }
-        let mut all = self.lock();
+        let mut all = self.held.lock();
         // Its number may have been given to this very worker again.
         if all.get(&key(&held.slot)).is_some_and(|known| Arc::ptr_eq(known, held)) {
             all.remove(&key(&held.slot));
@@ -232,7 +256,7 @@ impl HeldSlots {
                 for row in self.store.slots(url).await?.into_iter().filter(|row| row.holder == holder) {
                     let slot =
                         Slot { server_url: url.clone(), number: row.number, holder: row.holder, epoch: row.epoch };
-                    if self.lock().get(&key(&slot)).is_none_or(|known| known.slot.epoch != slot.epoch) {
+                    if self.held.lock().get(&key(&slot)).is_none_or(|known| known.slot.epoch != slot.epoch) {
                         self.store.release_slot(&slot, linger).await?;
                         tracing::info!(
                             server = slot.server_url,
@@ -249,10 +273,6 @@ impl HeldSlots {
             self.doubt();
         }
         done
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), Arc<HeldSlot>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -278,7 +298,7 @@ mod tests {
 
     fn life(began: i64, last_byte: Option<i64>) -> CallLife {
         let time = |second| Timestamp::from_second(second).expect("a time");
-        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time) }
+        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time), outlives_client: false }
     }
 
     #[test]
@@ -300,6 +320,10 @@ mod tests {
             let call = Recorded { life: life(100, last_byte), began: Some(at(100)), known, known_at: known_at.map(at) };
             assert_eq!(call.is_due(at(now)), due, "at {now}: {why}");
         }
+        let announced = CallLife { outlives_client: true, ..life(100, None) };
+        let answers =
+            Recorded { life: life(100, Some(101)), began: Some(at(100)), known: announced, known_at: Some(at(100)) };
+        assert!(answers.is_due(at(101)), "the server notices now when its client goes: its slot may be freed sooner");
         let ended = Recorded { known: life(100, Some(103)), known_at: Some(at(104)), ..Recorded::default() };
         assert!(!ended.is_due(at(200)), "its slot is claimed for the next call, or given back");
     }

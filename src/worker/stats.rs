@@ -1,10 +1,8 @@
 //! What a worker tells the leader of its calls, and what keeps it from doing more. Pure.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use crate::{api::LimitedBy, engines::InferOutcome, store::CallStats};
 
@@ -37,7 +35,7 @@ impl Stats {
 
     /// Everything since the last time.
     pub fn take(&self) -> Vec<CallStats> {
-        std::mem::take(&mut *self.lock()).into_values().collect()
+        std::mem::take(&mut *self.0.lock()).into_values().collect()
     }
 
     /// Puts back what could not be reported.
@@ -53,7 +51,7 @@ impl Stats {
     }
 
     fn note(&self, server_url: &str, model: &str, change: impl FnOnce(&mut CallStats)) {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let key = (server_url.to_owned(), model.to_owned());
         change(all.entry(key).or_insert_with(|| CallStats {
             server_url: server_url.to_owned(),
@@ -63,10 +61,6 @@ impl Stats {
             tokens: 0,
             token_millis: 0,
         }));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), CallStats>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,13 +78,13 @@ fn pace(outcome: &InferOutcome) -> Option<(i64, Duration)> {
 
 /// What the last round of claiming met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Round {
+pub struct ServerRoom {
     /// Some server had no free slot, gave none, or can't be called.
     pub servers_short: bool,
 }
 
 /// What keeps a worker from doing more.
-pub fn limited_by(draining: bool, allowance: Allowance, in_flight: i32, round: Round) -> LimitedBy {
+pub fn limited_by(draining: bool, allowance: Allowance, in_flight: i32, round: ServerRoom) -> LimitedBy {
     if draining {
         LimitedBy::Draining
     } else if in_flight >= allowance.most {
@@ -163,12 +157,12 @@ mod tests {
     #[test]
     fn what_limits_is_named_nearest_first() {
         let allowance = Allowance { most: 4, limited_by: LimitedBy::Cpu };
-        let short = Round { servers_short: true };
+        let short = ServerRoom { servers_short: true };
         for (draining, in_flight, round, expected) in [
             (true, 4, short, LimitedBy::Draining),
             (false, 4, short, LimitedBy::Cpu),
             (false, 3, short, LimitedBy::Backends),
-            (false, 3, Round::default(), LimitedBy::Tasks),
+            (false, 3, ServerRoom::default(), LimitedBy::Tasks),
         ] {
             assert_eq!(limited_by(draining, allowance, in_flight, round), expected);
         }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use reqwest::Url;
 
 use super::{
@@ -32,7 +33,7 @@ const LACKED: Duration = Duration::from_secs(15);
 const LATEST: f64 = 0.3;
 
 /// A backend to be called.
-pub struct Target {
+pub struct CallTarget {
     pub backend: String,
     pub namespace: String,
     pub server_url: String,
@@ -54,7 +55,7 @@ struct State {
     lacked: HashMap<String, Instant>,
 }
 
-impl Target {
+impl CallTarget {
     /// The name to send for a model. MLX is asked what it lists first: another name would make it drop what it has loaded.
     pub async fn sendable(&self, model: &str) -> Result<SendableModel, String> {
         let listed = if self.kind == EngineKind::Mlx { self.listing().await } else { None };
@@ -62,14 +63,14 @@ impl Target {
     }
 
     async fn listing(&self) -> Option<Vec<String>> {
-        if let Some((at, listed)) = &self.lock().listing
+        if let Some((at, listed)) = &self.state.lock().listing
             && at.elapsed() < LISTING_FRESH
         {
             return listed.clone();
         }
         let verdict = engine(self.kind).probe(&self.endpoint, &self.spec.probe.paths, ASK_TIMEOUT).await;
         let listed = if let ProbeVerdict::Models(listing) = verdict { Some(listing.models) } else { None };
-        self.lock().listing = Some((Instant::now(), listed.clone()));
+        self.state.lock().listing = Some((Instant::now(), listed.clone()));
         listed
     }
 
@@ -88,57 +89,53 @@ impl Target {
         if self.spec.models.len() < 2 {
             return None;
         }
-        if let Some((at, loaded)) = &self.lock().loaded
+        if let Some((at, loaded)) = &self.state.lock().loaded
             && (at.elapsed() < Duration::from_secs(2) || self.kind != EngineKind::Ollama)
         {
             return loaded.clone();
         }
         let answer = engine(self.kind).loaded(&self.endpoint, LOADED_TIMEOUT).await.ok().flatten().unwrap_or_default();
-        let last = self.lock().loaded.take().and_then(|(_, alias)| alias);
+        let last = self.state.lock().loaded.take().and_then(|(_, alias)| alias);
         let in_memory = |model: &str| answer.iter().any(|one| same_model(self.kind, &one.name, model));
         let mut aliases = self.spec.models.iter().filter(|m| in_memory(&m.name)).map(|m| m.asked_as().to_owned());
         // Of several the one that was asked last: it goes last.
         let loaded = last.filter(|last| aliases.clone().any(|a| a == *last)).or_else(|| aliases.next());
-        self.lock().loaded = Some((Instant::now(), loaded.clone()));
+        self.state.lock().loaded = Some((Instant::now(), loaded.clone()));
         loaded
     }
 
     pub fn called(&self, alias: &str) {
-        self.lock().loaded = Some((Instant::now(), Some(alias.to_owned())));
+        self.state.lock().loaded = Some((Instant::now(), Some(alias.to_owned())));
     }
 
     /// Leaves the server alone for a moment, and forgets what it listed.
     pub fn failed(&self, retry_after: Option<Duration>) {
         self.contact.failed(retry_after);
-        self.lock().listing = None;
+        self.state.lock().listing = None;
     }
 
     /// The server does not have this model, which says nothing about its other ones.
     pub fn lacked(&self, model: &str) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.listing = None;
         state.lacked.insert(model.to_owned(), Instant::now() + LACKED);
     }
 
     pub fn lacks(&self, model: &str) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.lacked.retain(|_, until| *until > Instant::now());
         state.lacked.contains_key(model)
     }
 
     /// How long a call usually takes here; `None` before the first.
     pub fn usual_call(&self) -> Option<Duration> {
-        self.lock().usual_call
+        self.state.lock().usual_call
     }
 
     pub fn took(&self, time: Duration) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let before = state.usual_call.unwrap_or(time);
         state.usual_call = Some(before.mul_f64(1.0 - LATEST) + time.mul_f64(LATEST));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -171,7 +168,7 @@ fn sendable(
 pub struct Targets {
     http: HttpClient,
     secrets: Cached,
-    known: Mutex<HashMap<String, Arc<Target>>>,
+    known: Mutex<HashMap<String, Arc<CallTarget>>>,
     contacts: Mutex<HashMap<String, Arc<Contact>>>,
 }
 
@@ -181,19 +178,19 @@ impl Targets {
     }
 
     /// The error says what is missing.
-    pub async fn of(&self, backend: &Backend) -> Result<Arc<Target>, String> {
+    pub async fn of(&self, backend: &Backend) -> Result<Arc<CallTarget>, String> {
         let Backend { row, spec } = backend;
         let bearer = match &spec.auth_secret_ref {
             Some(secret) => Some(Secret::new(self.secrets.text(&row.namespace, &secret.name, "token").await?)),
             None => None,
         };
-        let known = self.lock().get(&row.uid).cloned();
+        let known = self.known.lock().get(&row.uid).cloned();
         if let Some(target) = known.filter(|t| t.generation == row.generation && t.bearer == bearer && t.spec == *spec)
         {
             return Ok(target);
         }
         let base = Url::parse(&row.url).map_err(|error| format!("{} is no URL: {error}", row.url))?;
-        let target = Arc::new(Target {
+        let target = Arc::new(CallTarget {
             backend: row.name.clone(),
             namespace: row.namespace.clone(),
             server_url: row.server_url.clone(),
@@ -205,18 +202,14 @@ impl Targets {
             bearer,
             state: Mutex::default(),
         });
-        self.lock().insert(row.uid.clone(), Arc::clone(&target));
+        self.known.lock().insert(row.uid.clone(), Arc::clone(&target));
         Ok(target)
     }
 
     /// What is known of a server, whichever backends it has.
     pub fn contact(&self, server_url: &str) -> Arc<Contact> {
-        let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contacts = self.contacts.lock();
         Arc::clone(contacts.entry(server_url.to_owned()).or_default())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Target>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::{
-    core::{Core, Place, Run},
+    core::{CallRun, Core, WorkerPlace},
     handlers::webhook::{self, Sent},
-    job::{Job, Stopped},
+    job::{CallStopped, ClaimedJob},
     world::seconds,
 };
 use crate::{
@@ -18,11 +18,11 @@ use crate::{
 };
 
 /// Does one task, and frees the place.
-pub async fn run(core: Arc<Core>, job: Arc<Job>, place: Place) {
+pub async fn run(core: Arc<Core>, job: Arc<ClaimedJob>, place: WorkerPlace) {
     if let Err(why) = core.may_run(&job, None) {
-        return core.stopped(&job, Run::default(), why);
+        return core.stopped(&job, CallRun::default(), why);
     }
-    let run = Run { started_at: Some(core.clock.now()), ..Run::default() };
+    let run = CallRun { started_at: Some(core.clock.now()), ..CallRun::default() };
     let sent = tokio::select! {
         biased;
         why = job.stopped() => return core.stopped(&job, run, why),
@@ -36,7 +36,7 @@ pub async fn run(core: Arc<Core>, job: Arc<Job>, place: Place) {
     drop(place);
 }
 
-async fn lapsed(core: &Core, job: &Job) -> Stopped {
+async fn lapsed(core: &Core, job: &ClaimedJob) -> CallStopped {
     loop {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         if let Err(why) = core.may_run(job, None) {
@@ -45,7 +45,7 @@ async fn lapsed(core: &Core, job: &Job) -> Stopped {
     }
 }
 
-async fn send(core: &Core, job: &Job) -> Sent {
+async fn send(core: &Core, job: &ClaimedJob) -> Sent {
     let task = &job.task;
     let world = core.world();
     let expert = world.expert(&task.namespace, &task.expert);
@@ -75,7 +75,7 @@ async fn send(core: &Core, job: &Job) -> Sent {
 }
 
 /// The agent keeps it by heartbeats from now on; this worker has nothing more to do with it.
-async fn hand_over(core: &Core, job: &Arc<Job>) {
+async fn hand_over(core: &Core, job: &Arc<ClaimedJob>) {
     let (task, epoch) = (job.task.id, job.task.epoch);
     match core.store.hand_over(task, epoch, lease_of(core, job)).await {
         Ok(_) => tracing::debug!(task, epoch, "an agent took a task over"),
@@ -89,7 +89,7 @@ async fn hand_over(core: &Core, job: &Arc<Job>) {
     core.jobs.remove(job);
 }
 
-fn lease_of(core: &Core, job: &Job) -> std::time::Duration {
+fn lease_of(core: &Core, job: &ClaimedJob) -> std::time::Duration {
     let key = QueueKey { namespace: job.task.namespace.clone(), name: job.task.queue.clone() };
     core.world().queues.get(&key).map_or(std::time::Duration::from_secs(90), |queue| queue.lease)
 }

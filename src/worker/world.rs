@@ -17,9 +17,9 @@ type Key = (String, String);
 
 /// Pools, queues, experts and backends as they were last read.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub struct PoolView {
     /// `None`: nobody declares this worker's pool.
-    pub pool: Option<Declared<WorkerPoolSpec>>,
+    pub pool: Option<DeclaredPool<WorkerPoolSpec>>,
     /// Those of the pool that are declared.
     pub queues: BTreeMap<QueueKey, Queue>,
     pub experts: BTreeMap<Key, Arc<ExpertSpec>>,
@@ -27,7 +27,7 @@ pub struct World {
 }
 
 #[derive(Clone, Debug)]
-pub struct Declared<T> {
+pub struct DeclaredPool<T> {
     pub spec: T,
     pub suspended: bool,
 }
@@ -48,7 +48,7 @@ pub struct Backend {
     pub spec: Arc<LLMBackendSpec>,
 }
 
-impl World {
+impl PoolView {
     /// Reads what is declared. What can't be read as a spec is left out, and said in the log.
     pub async fn read(store: &dyn Store, namespace: &str, pool: &str) -> Result<Self, StoreError> {
         let pools: Vec<(DeclaredRow, WorkerPoolSpec)> = specs(store.declared("WorkerPool").await?);
@@ -57,7 +57,7 @@ impl World {
         let pool = pools
             .into_iter()
             .find(|(row, _)| row.namespace == namespace && row.name == pool)
-            .map(|(row, spec)| Declared { suspended: row.suspended || spec.suspend, spec });
+            .map(|(row, spec)| DeclaredPool { suspended: row.suspended || spec.suspend, spec });
         let of_pool = |row: &DeclaredRow| {
             let refs = pool.as_ref().map(|pool| pool.spec.queue_refs.as_slice()).unwrap_or_default();
             row.namespace == namespace && refs.iter().any(|queue| queue.name == row.name)

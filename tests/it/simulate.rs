@@ -29,7 +29,7 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let line = lines.next_line().await.expect("read").expect("it says where it serves");
         let url = line.strip_prefix("serving on ").expect("it says where it serves").to_owned();
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         Self { child, url }
     }
 

@@ -3,25 +3,27 @@
 use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
+use tokio::task::spawn_blocking;
 
 use super::{
-    compose::{Compose, ComposeError, Wanted},
-    engine::{Engine, EngineError},
-    facts::{Facts, label},
-    seen::Seen,
-    select::{Found, Made},
+    compose::{Compose, ComposeError, ComposeRequest},
+    engine::{DockerEngine, DockerError},
+    facts::{ContainerFacts, label},
+    seen::ContainerCache,
+    select::{ComposeOrigin, ContainerMatch},
     watch::look,
 };
 use crate::{
     agent::gate::Refused,
     host::{
-        ContainerAction, ContainerFailure, ContainerOperationRequest, ContainerReport, ContainerState, ContainerTarget,
-        DiskSpace, Refusal,
+        AgentRefusal, ContainerAction, ContainerFailure, ContainerOperationRequest, ContainerReport, ContainerState,
+        ContainerTarget, DiskSpace,
     },
 };
 
 /// Why an operation failed: the word for machines, the sentence for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct Failed {
     pub failure: ContainerFailure,
     pub message: String,
@@ -33,14 +35,14 @@ impl Failed {
     }
 }
 
-impl From<EngineError> for Failed {
-    fn from(error: EngineError) -> Self {
+impl From<DockerError> for Failed {
+    fn from(error: DockerError) -> Self {
         let failure = match &error {
-            EngineError::Away(_) => ContainerFailure::EngineUnavailable,
+            DockerError::Away(_) => ContainerFailure::EngineUnavailable,
             // `No such image`, as the engine says when it starts a container.
-            EngineError::NotFound(message) if message.contains("image") => ContainerFailure::ImageMissing,
-            EngineError::NotFound(_) => ContainerFailure::Missing,
-            EngineError::Refused { .. } => ContainerFailure::Engine,
+            DockerError::NotFound(message) if message.contains("image") => ContainerFailure::ImageMissing,
+            DockerError::NotFound(_) => ContainerFailure::Missing,
+            DockerError::Refused { .. } => ContainerFailure::Engine,
         };
         Self::new(failure, error.to_string())
     }
@@ -49,7 +51,7 @@ impl From<EngineError> for Failed {
 impl From<Refused> for Failed {
     fn from(refused: Refused) -> Self {
         let failure = match refused.reason {
-            Refusal::EngineUnavailable => ContainerFailure::EngineUnavailable,
+            AgentRefusal::EngineUnavailable => ContainerFailure::EngineUnavailable,
             _ => ContainerFailure::Missing,
         };
         Self::new(failure, refused.message)
@@ -59,7 +61,7 @@ impl From<Refused> for Failed {
 /// Acts on containers through the engine and compose.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    pub seen: Arc<Seen>,
+    pub seen: Arc<ContainerCache>,
     pub socket: PathBuf,
     pub compose: Compose,
     /// Its file system is the one whose free space counts.
@@ -70,7 +72,7 @@ impl Actor {
     /// The name under which operations on a target take turns, and the id of its container, if there is one.
     pub fn named(&self, target: &ContainerTarget) -> (String, Option<String>) {
         match self.seen.find(target, Timestamp::now()) {
-            Ok(Found::Here(facts)) => (facts.report.name, Some(facts.report.id)),
+            Ok(ContainerMatch::Here(facts)) => (facts.report.name, Some(facts.report.id)),
             _ => (target.name().to_owned(), None),
         }
     }
@@ -78,20 +80,20 @@ impl Actor {
     /// Does what is asked; the sentence says what was done. `asked` tells a Restart that an earlier agent already did.
     pub async fn act(&self, request: &ContainerOperationRequest, asked: Timestamp) -> Result<String, Failed> {
         let found = self.seen.find(&request.target, Timestamp::now())?;
-        if let (Found::Here(facts), Some(judged)) = (&found, &request.id)
+        if let (ContainerMatch::Here(facts), Some(judged)) = (&found, &request.id)
             && facts.report.id != *judged
         {
             let message = format!("{} is another container than the one that was judged", facts.report.name);
             return Err(Failed::new(ContainerFailure::ContainerChanged, message));
         }
-        let engine = Engine::connect(&self.socket).await?;
+        let engine = DockerEngine::connect(&self.socket).await?;
         let (facts, made) = match found {
             // What is known may be a moment old.
-            Found::Here(known) => {
+            ContainerMatch::Here(known) => {
                 let made = made_by(&known).filter(|_| self.seen.contradiction(&known).is_none());
                 (look(&engine, &known.report.id).await?, made)
             }
-            Found::Missing(made) => (None, made),
+            ContainerMatch::Missing(made) => (None, made),
         };
         let facts = match (facts, request.action) {
             (Some(facts), _) => facts,
@@ -119,7 +121,7 @@ impl Actor {
 
     /// Starts what is stopped: by compose, which also brings back the network that it was in; by the engine, as it was made,
     /// where its files have changed since.
-    pub async fn up(&self, engine: &Engine, facts: &Facts) -> Result<String, Failed> {
+    pub async fn up(&self, engine: &DockerEngine, facts: &ContainerFacts) -> Result<String, Failed> {
         let (id, name) = (&facts.report.id, &facts.report.name);
         match facts.report.state {
             ContainerState::Running | ContainerState::Restarting => return Ok(format!("{name} runs already")),
@@ -130,7 +132,7 @@ impl Actor {
             _ => {}
         }
         // Compose would start all containers of the service, one that a person stopped among them.
-        let alone = |made: &Made| self.seen.count_of(&made.project, &made.service) <= 1;
+        let alone = |made: &ComposeOrigin| self.seen.count_of(&made.project, &made.service) <= 1;
         let drift = match made_by(facts).filter(alone) {
             // Another project's files say nothing of it.
             Some(_) if self.seen.contradiction(facts).is_some() => None,
@@ -138,7 +140,7 @@ impl Actor {
                 Ok(()) => None,
                 Err(ComposeError::Drift(what, _)) => Some(what),
                 Err(error) => {
-                    tracing::info!(container = %name, %error, "compose can't start it: the engine does");
+                    tracing::info!(container = %name, %error, "compose cannot start the container; starting it through the engine");
                     None
                 }
             },
@@ -157,7 +159,7 @@ impl Actor {
     }
 
     /// Brings up a compose service that has no container.
-    async fn create(&self, engine: &Engine, name: &str, made: Option<Made>) -> Result<String, Failed> {
+    async fn create(&self, engine: &DockerEngine, name: &str, made: Option<ComposeOrigin>) -> Result<String, Failed> {
         let Some(made) = made else {
             let message = format!("there is no {name}, and nothing tells how it was made: make it again");
             return Err(Failed::new(ContainerFailure::Missing, message));
@@ -174,7 +176,7 @@ impl Actor {
         Ok(format!("{name} was missing; compose made and started it"))
     }
 
-    async fn not_created(&self, engine: &Engine, made: &Made, error: &ComposeError) -> Failed {
+    async fn not_created(&self, engine: &DockerEngine, made: &ComposeOrigin, error: &ComposeError) -> Failed {
         let failure = match error {
             ComposeError::Drift(..) | ComposeError::Outside(_) => ContainerFailure::ComposeDrift,
             ComposeError::NoCompose { .. } => ContainerFailure::Engine,
@@ -187,7 +189,7 @@ impl Actor {
     }
 
     /// Whether the image that a service's container was made from is here; what is not known counts as here.
-    async fn has_image_of(&self, engine: &Engine, made: &Made) -> bool {
+    async fn has_image_of(&self, engine: &DockerEngine, made: &ComposeOrigin) -> bool {
         let project = self.seen.project(&made.project).unwrap_or_default();
         let image = project.services.get(&made.service).map_or("", |service| service.image.as_str());
         image.is_empty() || engine.has_image(image).await.unwrap_or(true)
@@ -200,9 +202,9 @@ impl Actor {
         }
         let pull = !self.disk_is_full();
         if !pull {
-            tracing::warn!(project, service, "the disk is nearly full: nothing is pulled");
+            tracing::warn!(project, service, "the disk is nearly full; not pulling images");
         }
-        self.compose.up(&Wanted { name: project, project: &known, service, pull }).await
+        self.compose.up(&ComposeRequest { name: project, project: &known, service, pull }).await
     }
 
     fn disk_is_full(&self) -> bool {
@@ -210,7 +212,12 @@ impl Actor {
     }
 
     /// An agent that died after it had restarted the container must not do it again.
-    pub async fn restart(&self, engine: &Engine, facts: &Facts, asked: Timestamp) -> Result<String, Failed> {
+    pub async fn restart(
+        &self,
+        engine: &DockerEngine,
+        facts: &ContainerFacts,
+        asked: Timestamp,
+    ) -> Result<String, Failed> {
         let (id, name) = (&facts.report.id, &facts.report.name);
         if facts.report.state != ContainerState::Running {
             return self.up(engine, facts).await;
@@ -218,20 +225,37 @@ impl Actor {
         if facts.report.started_at.is_some_and(|at| at > asked) {
             return Ok(format!("{name} was restarted"));
         }
-        self.seen.expect_stop(id, facts.stop_grace);
-        engine.restart(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
+        self.stopping(facts, engine.restart(id, facts.stop_grace)).await?;
         Ok(format!("{name} restarted"))
     }
 
-    pub async fn stop(&self, engine: &Engine, facts: &Facts) -> Result<String, Failed> {
+    pub async fn stop(&self, engine: &DockerEngine, facts: &ContainerFacts) -> Result<String, Failed> {
         let (id, name) = (&facts.report.id, &facts.report.name);
         if !matches!(facts.report.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
         {
             return Ok(format!("{name} was not running"));
         }
-        self.seen.expect_stop(id, facts.stop_grace);
-        engine.stop(id, facts.stop_grace).await.inspect_err(|_| self.seen.expect_no_stop(id))?;
+        self.stopping(facts, engine.stop(id, facts.stop_grace)).await?;
         Ok(format!("{name} stopped"))
+    }
+
+    /// Asks the engine for a stop, once it is written down whose it is.
+    async fn stopping(
+        &self,
+        facts: &ContainerFacts,
+        asks: impl Future<Output = Result<(), DockerError>>,
+    ) -> Result<(), Failed> {
+        let (seen, id, grace) = (Arc::clone(&self.seen), facts.report.id.clone(), facts.stop_grace);
+        let written = spawn_blocking(move || seen.begin_stop(&id, grace, Timestamp::now())).await;
+        let failed = |error: String| Failed::new(ContainerFailure::Engine, error);
+        written.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let done = asks.await;
+        match &done {
+            // It may still do it.
+            Err(DockerError::Away(_)) => {}
+            answer => self.seen.end_stop(&facts.report.id, answer.is_err(), Timestamp::now()),
+        }
+        Ok(done?)
     }
 }
 
@@ -241,13 +265,13 @@ fn has_started_since(before: &ContainerReport, now: &ContainerReport) -> bool {
 }
 
 /// The compose service that a container belongs to.
-fn made_by(facts: &Facts) -> Option<Made> {
+fn made_by(facts: &ContainerFacts) -> Option<ComposeOrigin> {
     let of = facts.report.compose.as_ref().filter(|_| !facts.is_oneoff())?;
-    Some(Made { project: of.project.clone(), service: of.service.clone() })
+    Some(ComposeOrigin { project: of.project.clone(), service: of.service.clone() })
 }
 
 /// Changes the limit, and that of memory and swap together by as much.
-async fn resize(engine: &Engine, facts: &Facts, bytes: i64) -> Result<String, Failed> {
+async fn resize(engine: &DockerEngine, facts: &ContainerFacts, bytes: i64) -> Result<String, Failed> {
     let (id, name) = (&facts.report.id, &facts.report.name);
     let before = facts.report.memory_limit.unwrap_or(0);
     if before == bytes {

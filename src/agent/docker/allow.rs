@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::facts::{Origin, label};
-use crate::{agent::gate::Refused, api::AgentDocker, host::Refusal};
+use super::facts::{ComposeFiles, label};
+use crate::{agent::gate::Refused, api::AgentDocker, host::AgentRefusal};
 
 /// The longest name that an engine takes.
 const LONGEST_NAME: usize = 255;
@@ -36,7 +36,7 @@ impl Allow {
     }
 
     /// Why compose may not be run for a project.
-    pub fn outside(&self, origin: &Origin) -> Option<String> {
+    pub fn outside(&self, origin: &ComposeFiles) -> Option<String> {
         let out = origin.paths().find(|path| !self.folders.iter().any(|folder| Path::new(path).starts_with(folder)))?;
         Some(format!(
             "{out} lies in none of the folders that the agent's file lists: add its folder to spec.docker.composeFolders"
@@ -61,7 +61,7 @@ impl Allow {
     pub fn refuse(&self, what: &str) -> Refused {
         let what: String = what.chars().take(LONGEST_NAME).collect();
         Refused::new(
-            Refusal::ContainerNotAllowed,
+            AgentRefusal::ContainerNotAllowed,
             format!("the agent's file permits no container {what:?} (spec.docker.allow)"),
         )
     }
@@ -104,7 +104,7 @@ pub mod tests {
 
     #[test]
     fn compose_is_run_within_the_listed_folders_alone() {
-        let origin = |directory: &str, file: &str, env: &[&str]| Origin {
+        let origin = |directory: &str, file: &str, env: &[&str]| ComposeFiles {
             directory: directory.into(),
             files: vec![file.into()],
             env_files: env.iter().map(|path| (*path).to_owned()).collect(),

@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use tokio::{process::Command, time::timeout};
 
-use super::memory::Project;
+use super::memory::ComposeProject;
 use crate::host::mask;
 
 /// How long compose may take to read its files.
@@ -49,9 +49,9 @@ pub struct Compose {
 
 /// One service of a project, as the labels of its containers tell.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct ComposeRequest<'a> {
     pub name: &'a str,
-    pub project: &'a Project,
+    pub project: &'a ComposeProject,
     pub service: &'a str,
     /// Whether images may be pulled.
     pub pull: bool,
@@ -71,7 +71,7 @@ struct Step {
 impl Compose {
     /// Brings the service up as it was made: what is there is started, what is missing is created. Refused when the files
     /// would make another container than the last one, or change anything else.
-    pub async fn up(&self, wanted: &Wanted<'_>) -> Result<(), ComposeError> {
+    pub async fn up(&self, wanted: &ComposeRequest<'_>) -> Result<(), ComposeError> {
         self.check(wanted).await?;
         let mut dry = vec!["--dry-run", "--progress", "json"];
         dry.extend(up_words(wanted));
@@ -85,13 +85,13 @@ impl Compose {
     }
 
     /// Whether the files say in so many words that nothing is to start this service again.
-    pub async fn never_restarts(&self, wanted: &Wanted<'_>) -> Result<bool, ComposeError> {
+    pub async fn never_restarts(&self, wanted: &ComposeRequest<'_>) -> Result<bool, ComposeError> {
         let said = self.run(wanted, &["--profile", "*", "config", "--format", "json"], READ_SOON).await?;
         Ok(says_never(&said, wanted.service))
     }
 
     /// Whether the files say of this service what they said when its container was made.
-    async fn check(&self, wanted: &Wanted<'_>) -> Result<(), ComposeError> {
+    async fn check(&self, wanted: &ComposeRequest<'_>) -> Result<(), ComposeError> {
         let words = ["--profile", "*", "config", "--hash", wanted.service];
         let said = match self.run(wanted, &words, READ).await {
             Ok(said) => said,
@@ -110,7 +110,7 @@ impl Compose {
         }
     }
 
-    async fn run(&self, wanted: &Wanted<'_>, words: &[&str], within: Duration) -> Result<String, ComposeError> {
+    async fn run(&self, wanted: &ComposeRequest<'_>, words: &[&str], within: Duration) -> Result<String, ComposeError> {
         let project = wanted.project;
         let shown = format!("{} {}", self.command.join(" "), words.join(" "));
         let Some((program, first)) = self.command.split_first() else {
@@ -146,7 +146,7 @@ impl Compose {
     }
 }
 
-fn up_words<'a>(wanted: &Wanted<'a>) -> Vec<&'a str> {
+fn up_words<'a>(wanted: &ComposeRequest<'a>) -> Vec<&'a str> {
     let mut words = vec!["up", "--detach", "--no-deps", "--no-build", "--no-recreate"];
     if !wanted.pull {
         words.extend(["--pull", "never"]);
@@ -155,7 +155,7 @@ fn up_words<'a>(wanted: &Wanted<'a>) -> Vec<&'a str> {
     words
 }
 
-fn drift(wanted: &Wanted<'_>, what: String) -> ComposeError {
+fn drift(wanted: &ComposeRequest<'_>, what: String) -> ComposeError {
     ComposeError::Drift(what, wanted.service.to_owned())
 }
 
@@ -228,6 +228,10 @@ fn is_missing_command(output: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        agent::docker::{allow::Allow, facts::ContainerFacts, memory::ContainerRecords},
+        api::AgentDocker,
+    };
 
     #[test]
     fn a_dry_run_may_create_and_start_and_nothing_else() {
@@ -264,5 +268,33 @@ level=warning msg="more""#;
         ] {
             assert_eq!(is_about_image(output), about, "{output}");
         }
+    }
+
+    /// What a container's labels say may name files within the listed folders alone, whatever they are.
+    #[test]
+    fn any_bytes_of_an_engine_and_of_compose_are_read() {
+        let spec = AgentDocker { compose_folders: vec!["/srv/knowledge".into()], ..AgentDocker::default() };
+        let allow = Allow::of(&spec, Path::new("/etc/ostler"));
+        crate::testing::any_bytes("containers", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let mut word = format!("{:?}{}", change_beyond(&text).is_some(), says_never(&text, "db"));
+            let Ok(seen) = serde_json::from_slice(bytes) else { return word };
+            let Some(facts) = ContainerFacts::read(seen) else { return word + "none" };
+            let (mut memory, others) = (ContainerRecords::default(), BTreeMap::new());
+            memory.learn(&facts, &others);
+            memory.learn(&facts, &others);
+            assert_eq!(memory.contradiction(&facts), None, "its own labels");
+            for project in memory.projects.values() {
+                let origin = project.origin();
+                assert!(origin.paths().all(|path| path.starts_with('/') && !path.split('/').any(|part| part == "..")));
+                let inside = allow.outside(&origin).is_none();
+                assert!(!inside || origin.paths().all(|path| path.starts_with("/srv/knowledge")), "{origin:?}");
+                word.push_str(&format!("{inside}{}", origin.files.len().min(3)));
+            }
+            let shown = format!("{facts:?}").len();
+            assert!(shown <= 4_096 + 8 * bytes.len(), "{shown} bytes of {}", bytes.len());
+            let report = facts.report;
+            word + &format!("{:?}{:?}{}", report.state, report.health, report.depends_on.len())
+        });
     }
 }

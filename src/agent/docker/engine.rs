@@ -45,7 +45,7 @@ const EVENTS: [&str; 12] = [
 pub const KEPT_EVENTS: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EngineError {
+pub enum DockerError {
     /// Nothing is known: it may be down, or too busy to answer.
     #[error("the container engine does not answer: {0}")]
     Away(String),
@@ -55,7 +55,7 @@ pub enum EngineError {
     Refused { status: u16, message: String },
 }
 
-impl From<Error> for EngineError {
+impl From<Error> for DockerError {
     fn from(error: Error) -> Self {
         match error {
             Error::DockerResponseServerError { status_code: 404, message } => Self::NotFound(message),
@@ -69,15 +69,15 @@ impl From<Error> for EngineError {
 
 /// An engine that has answered. Each call is a connection of its own.
 #[derive(Clone, Debug)]
-pub struct Engine {
+pub struct DockerEngine {
     docker: Docker,
     /// As it says itself: `28.5.1`.
     pub version: String,
 }
 
-impl Engine {
+impl DockerEngine {
     /// Connects, and agrees on a version of the API.
-    pub async fn connect(socket: &Path) -> Result<Self, EngineError> {
+    pub async fn connect(socket: &Path) -> Result<Self, DockerError> {
         let docker = Docker::connect_with_unix(&socket.to_string_lossy(), ANSWER, API_DEFAULT_VERSION)?;
         let docker = docker.negotiate_version().await?;
         let version = docker.version().await?.version.unwrap_or_default();
@@ -90,66 +90,66 @@ impl Engine {
     }
 
     /// All containers, whatever their state, each in a few words.
-    pub async fn list(&self) -> Result<Vec<ContainerSummary>, EngineError> {
+    pub async fn list(&self) -> Result<Vec<ContainerSummary>, DockerError> {
         let options = ListContainersOptions { all: true, ..Default::default() };
         Ok(self.docker.list_containers(Some(options)).await?)
     }
 
     /// Ids of the containers that have a label with this value, whatever their state.
-    pub async fn ids_with(&self, label: &str, value: &str) -> Result<Vec<String>, EngineError> {
+    pub async fn ids_with(&self, label: &str, value: &str) -> Result<Vec<String>, DockerError> {
         let filters = HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
         let lines = self.docker.list_containers(Some(options)).await?;
         Ok(lines.into_iter().filter_map(|line| line.id).collect())
     }
 
-    pub async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, EngineError> {
+    pub async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, DockerError> {
         Ok(self.docker.inspect_container(id, None::<InspectContainerOptions>).await?)
     }
 
-    pub async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+    pub async fn has_image(&self, image: &str) -> Result<bool, DockerError> {
         match self.docker.inspect_image(image).await {
             Ok(_) => Ok(true),
-            Err(error) => match EngineError::from(error) {
-                EngineError::NotFound(_) => Ok(false),
+            Err(error) => match DockerError::from(error) {
+                DockerError::NotFound(_) => Ok(false),
                 other => Err(other),
             },
         }
     }
 
     /// Events of containers since then (nanoseconds of the epoch), and on.
-    pub fn events(&self, since: i64) -> BoxStream<'static, Result<EventMessage, EngineError>> {
+    pub fn events(&self, since: i64) -> BoxStream<'static, Result<EventMessage, DockerError>> {
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         let filters = HashMap::from([("type".to_owned(), words(&["container"])), ("event".to_owned(), words(&EVENTS))]);
         let options = EventsOptions { since: Some(time(since)), until: None, filters: Some(filters) };
-        Box::pin(self.docker.events(Some(options)).map(|event| event.map_err(EngineError::from)))
+        Box::pin(self.docker.events(Some(options)).map(|event| event.map_err(DockerError::from)))
     }
 
     /// What this engine still knows of the past: its last [`KEPT_EVENTS`] events of any kind, and none of an engine before it.
-    pub async fn past_events(&self, until: i64) -> Result<Vec<EventMessage>, EngineError> {
+    pub async fn past_events(&self, until: i64) -> Result<Vec<EventMessage>, DockerError> {
         let options = EventsOptions { since: Some(time(1)), until: Some(time(until)), filters: None };
         Ok(self.docker.events(Some(options)).try_collect().await?)
     }
 
     /// What runs already is fine.
-    pub async fn start(&self, id: &str) -> Result<(), EngineError> {
+    pub async fn start(&self, id: &str) -> Result<(), DockerError> {
         let slow = self.docker.clone().with_timeout(Duration::from_secs(ANSWER + STOP_SLACK));
         already(slow.start_container(id, None::<StartContainerOptions>).await)
     }
 
     /// With the container's own signal and grace. What does not run is fine.
-    pub async fn stop(&self, id: &str, grace: u64) -> Result<(), EngineError> {
+    pub async fn stop(&self, id: &str, grace: u64) -> Result<(), DockerError> {
         let slow = self.docker.clone().with_timeout(Duration::from_secs(grace + STOP_SLACK));
         already(slow.stop_container(id, None::<StopContainerOptions>).await)
     }
 
-    pub async fn restart(&self, id: &str, grace: u64) -> Result<(), EngineError> {
+    pub async fn restart(&self, id: &str, grace: u64) -> Result<(), DockerError> {
         let slow = self.docker.clone().with_timeout(Duration::from_secs(grace + ANSWER + STOP_SLACK));
         Ok(slow.restart_container(id, None::<RestartContainerOptions>).await?)
     }
 
     /// Limits in bytes; `swap` is memory and swap together, -1 for no limit, `None` where the engine counts no swap.
-    pub async fn set_memory(&self, id: &str, memory: i64, swap: Option<i64>) -> Result<(), EngineError> {
+    pub async fn set_memory(&self, id: &str, memory: i64, swap: Option<i64>) -> Result<(), DockerError> {
         let body = ContainerUpdateBody { memory: Some(memory), memory_swap: swap, ..Default::default() };
         Ok(self.docker.update_container(id, body).await?)
     }
@@ -163,11 +163,11 @@ impl Engine {
         Box::pin(pieces.take_while(|p| std::future::ready(p.is_ok())).filter_map(|p| async { p.ok().map(bytes) }))
     }
 
-    pub async fn stats(&self, id: &str) -> Result<Option<ContainerStatsResponse>, EngineError> {
+    pub async fn stats(&self, id: &str) -> Result<Option<ContainerStatsResponse>, DockerError> {
         let options = StatsOptions { stream: false, one_shot: true };
         let mut once = Box::pin(self.docker.stats(id, Some(options)));
         let first = timeout(Duration::from_secs(ANSWER), once.next()).await;
-        first.map_err(|_| EngineError::Away(format!("no answer within {ANSWER} s")))?.transpose().map_err(Into::into)
+        first.map_err(|_| DockerError::Away(format!("no answer within {ANSWER} s")))?.transpose().map_err(Into::into)
     }
 
     /// Runs a command in a container until it ends or its time is over. The last `keep` bytes of what it prints, and its exit
@@ -178,7 +178,7 @@ impl Engine {
         command: Vec<String>,
         within: Duration,
         keep: usize,
-    ) -> Result<(Option<i64>, Vec<u8>), EngineError> {
+    ) -> Result<(Option<i64>, Vec<u8>), DockerError> {
         let until = Instant::now() + within;
         let options = CreateExecOptions {
             cmd: Some(command),
@@ -206,7 +206,7 @@ fn time(nanos: i64) -> String {
 }
 
 /// 304: it is as it was to become.
-fn already(result: Result<(), Error>) -> Result<(), EngineError> {
+fn already(result: Result<(), Error>) -> Result<(), DockerError> {
     match result {
         Err(Error::DockerResponseServerError { status_code: 304, .. }) => Ok(()),
         other => other.map_err(Into::into),

@@ -6,15 +6,15 @@ use jiff::Timestamp;
 
 use super::{
     act::Actor,
-    engine::{Engine, EngineError, first_bytes, last_bytes},
-    facts::Facts,
-    select::Found,
+    engine::{DockerEngine, DockerError, first_bytes, last_bytes},
+    facts::ContainerFacts,
+    select::ContainerMatch,
 };
 use crate::{
     agent::gate::Refused,
     host::{
-        ContainerExecRequest, ContainerExecResult, ContainerLogs, ContainerLogsRequest, ContainerTarget, MAX_LOG_BYTES,
-        Refusal, mask,
+        AgentRefusal, ContainerExecRequest, ContainerExecResult, ContainerLogs, ContainerLogsRequest, ContainerTarget,
+        MAX_LOG_BYTES, mask,
     },
 };
 
@@ -25,13 +25,13 @@ const EXEC_SECONDS: u32 = 8;
 /// Lines of a log's end that are read at most.
 const TAIL_LINES: &str = "500";
 
-impl From<EngineError> for Refused {
-    fn from(error: EngineError) -> Self {
+impl From<DockerError> for Refused {
+    fn from(error: DockerError) -> Self {
         let reason = match &error {
-            EngineError::Away(_) => Refusal::EngineUnavailable,
-            EngineError::NotFound(_) => Refusal::UnknownContainer,
-            EngineError::Refused { status: 409, .. } => Refusal::ContainerNotRunning,
-            EngineError::Refused { .. } => Refusal::BadRequest,
+            DockerError::Away(_) => AgentRefusal::EngineUnavailable,
+            DockerError::NotFound(_) => AgentRefusal::UnknownContainer,
+            DockerError::Refused { status: 409, .. } => AgentRefusal::ContainerNotRunning,
+            DockerError::Refused { .. } => AgentRefusal::BadRequest,
         };
         Self::new(reason, error.to_string())
     }
@@ -63,21 +63,21 @@ impl Actor {
     pub async fn exec(&self, request: &ContainerExecRequest) -> Result<ContainerExecResult, Refused> {
         if !self.seen.allow().exec {
             return Err(Refused::new(
-                Refusal::ContainerNotAllowed,
+                AgentRefusal::ContainerNotAllowed,
                 "the agent's file permits no commands in containers: set spec.docker.allow.exec: true",
             ));
         }
         let fits = |word: &String| word.len() <= 4096 && !word.contains('\0');
         if !(1..=64).contains(&request.command.len()) || !request.command.iter().all(fits) {
-            return Err(Refused::new(Refusal::BadRequest, "command: 1 to 64 words of at most 4096 bytes"));
+            return Err(Refused::new(AgentRefusal::BadRequest, "command: 1 to 64 words of at most 4096 bytes"));
         }
         if !(1..=EXEC_SECONDS).contains(&request.timeout_seconds) {
-            return Err(Refused::new(Refusal::BadRequest, format!("timeoutSeconds: 1 to {EXEC_SECONDS}")));
+            return Err(Refused::new(AgentRefusal::BadRequest, format!("timeoutSeconds: 1 to {EXEC_SECONDS}")));
         }
         let (engine, facts) = self.reach(&request.target).await?;
         if !facts.runs() {
             return Err(Refused::new(
-                Refusal::ContainerNotRunning,
+                AgentRefusal::ContainerNotRunning,
                 format!("{} does not run: no command can be run in it", facts.report.name),
             ));
         }
@@ -87,11 +87,11 @@ impl Actor {
         Ok(ContainerExecResult { exit_code, output: mask::tail(&output, EXEC_OUTPUT).to_owned() })
     }
 
-    async fn reach(&self, target: &ContainerTarget) -> Result<(Engine, Facts), Refused> {
+    async fn reach(&self, target: &ContainerTarget) -> Result<(DockerEngine, ContainerFacts), Refused> {
         match self.seen.find(target, Timestamp::now())? {
-            Found::Here(facts) => Ok((Engine::connect(&self.socket).await?, *facts)),
-            Found::Missing(_) => {
-                Err(Refused::new(Refusal::UnknownContainer, format!("there is no {} now", target.name())))
+            ContainerMatch::Here(facts) => Ok((DockerEngine::connect(&self.socket).await?, *facts)),
+            ContainerMatch::Missing(_) => {
+                Err(Refused::new(AgentRefusal::UnknownContainer, format!("there is no {} now", target.name())))
             }
         }
     }

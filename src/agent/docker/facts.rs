@@ -35,7 +35,7 @@ const MOST_DEPENDENCIES: usize = 64;
 
 /// One container as the engine has it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Facts {
+pub struct ContainerFacts {
     /// What events tell (who stopped it, how often it ran out of memory) is not in here yet.
     pub report: ContainerReport,
     pub labels: BTreeMap<String, String>,
@@ -43,35 +43,35 @@ pub struct Facts {
     pub memory_swap: i64,
     /// Seconds between the signal to stop and the kill.
     pub stop_grace: u64,
-    pub secrets: Secrets,
+    pub secrets: ContainerSecrets,
     /// The id of its image.
     pub image: String,
 }
 
 /// Values of a container's variables that are secrets; its `Debug` tells nothing.
 #[derive(Clone, Default, PartialEq)]
-pub struct Secrets(Vec<String>);
+pub struct ContainerSecrets(Vec<String>);
 
-impl Secrets {
+impl ContainerSecrets {
     pub fn mask(&self, text: &str) -> String {
         mask::masked(text, &self.0)
     }
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for ContainerSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secrets({})", self.0.len())
+        write!(f, "ContainerSecrets({})", self.0.len())
     }
 }
 
-impl Facts {
+impl ContainerFacts {
     /// Reads an inspection; `None` if it lacks what every engine says.
     pub fn read(seen: ContainerInspectResponse) -> Option<Self> {
         let config = seen.config.unwrap_or_default();
         let host = seen.host_config.unwrap_or_default();
         let state = seen.state.unwrap_or_default();
         let labels: BTreeMap<_, _> = config.labels.unwrap_or_default().into_iter().collect();
-        let secrets = Secrets(mask::secrets_of(config.env.iter().flatten().map(String::as_str)));
+        let secrets = ContainerSecrets(mask::secrets_of(config.env.iter().flatten().map(String::as_str)));
         let mut report = ContainerReport {
             id: seen.id?,
             name: seen.name?.trim_start_matches('/').to_owned(),
@@ -154,7 +154,7 @@ fn end_of_run(report: &mut ContainerReport, state: &EngineState) {
     }
 }
 
-fn health(report: &mut ContainerReport, health: Option<&Health>, secrets: &Secrets) {
+fn health(report: &mut ContainerReport, health: Option<&Health>, secrets: &ContainerSecrets) {
     if report.state != ContainerState::Running {
         return;
     }
@@ -212,20 +212,20 @@ fn time(text: Option<&str>) -> Option<Timestamp> {
 pub fn compose_identity(labels: &BTreeMap<String, String>) -> Option<ComposeIdentity> {
     let text = |name: &str| labels.get(name).filter(|value| !value.is_empty());
     let number = text(label::NUMBER)?.parse().ok().filter(|number| *number > 0)?;
-    let origin = Origin::of(labels)?;
+    let origin = ComposeFiles::of(labels)?;
     let (project, service) = (text(label::PROJECT)?.clone(), text(label::SERVICE)?.clone());
     Some(ComposeIdentity { project, service, number, project_directory: origin.directory })
 }
 
 /// From what compose made a project's containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct ComposeFiles {
     pub directory: String,
     pub files: Vec<String>,
     pub env_files: Vec<String>,
 }
 
-impl Origin {
+impl ComposeFiles {
     /// `None`: labels lack, or they name what is no file of this machine.
     pub fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
         let list = |name: &str| -> Vec<String> {
@@ -305,7 +305,7 @@ pub mod tests {
             ("runs again, with the flag of before", state("running", 0, true), None, false),
             ("about to be started by the engine", state("restarting", 137, true), Some(137), true),
         ] {
-            let facts = Facts::read(inspection("a1", "nightly", state)).unwrap();
+            let facts = ContainerFacts::read(inspection("a1", "nightly", state)).unwrap();
             assert_eq!(
                 (facts.report.exit_code, facts.report.ended_out_of_memory()),
                 (exit_code, out_of_memory),
@@ -319,7 +319,7 @@ pub mod tests {
     fn never_is_no_time_and_a_name_has_no_slash() {
         let never = "0001-01-01T00:00:00Z";
         let state = json!({"Status": "created", "ExitCode": 0, "StartedAt": never, "FinishedAt": never});
-        let facts = Facts::read(inspection("a1", "nightly", state)).unwrap();
+        let facts = ContainerFacts::read(inspection("a1", "nightly", state)).unwrap();
         let report = &facts.report;
         assert_eq!((report.started_at, report.finished_at, report.exit_code), (None, None, None));
         assert_eq!((report.name.as_str(), report.restart_policy.as_str()), ("knowledge-nightly-1", "no"));
@@ -380,7 +380,7 @@ pub mod tests {
     fn what_a_failing_health_check_says_is_masked() {
         let state = json!({"Status": "running", "StartedAt": "2026-03-01T03:00:00Z", "Health": {"Status": "unhealthy",
             "Log": [{"Output": "old"}, {"Output": "login with correct-horse failed\n"}]}});
-        let facts = Facts::read(inspection("a1", "nightly", state)).unwrap();
+        let facts = ContainerFacts::read(inspection("a1", "nightly", state)).unwrap();
         assert_eq!(facts.report.health, Some(ContainerHealth::Unhealthy));
         assert_eq!(facts.report.health_output.as_deref(), Some("login with *** failed"));
         assert!(!format!("{facts:?}").contains("correct-horse"));

@@ -5,25 +5,29 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Facts, Origin, folder, label};
-use crate::host::{ComposeIdentity, ContainerReport, Stopped};
+use super::{
+    facts::{ComposeFiles, ContainerFacts, folder, label},
+    stops::StopRequests,
+};
+use crate::host::{ComposeIdentity, ContainerReport, ContainerStop};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Memory {
+pub struct ContainerRecords {
     /// The last event that was taken in, in nanoseconds of the epoch.
     pub last_event: i64,
     /// By the container's id.
-    pub marks: BTreeMap<String, Marks>,
+    pub marks: BTreeMap<String, ContainerMarks>,
+    pub stop_requests: StopRequests,
     /// By the compose project's name.
-    pub projects: BTreeMap<String, Project>,
+    pub projects: BTreeMap<String, ComposeProject>,
 }
 
 /// What events told of a container, and its peak of memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Marks {
-    pub stopped: Option<Stopped>,
+pub struct ContainerMarks {
+    pub stopped: Option<ContainerStop>,
     pub oom_count: u64,
     pub last_oom_at: Option<Timestamp>,
     /// In bytes.
@@ -35,16 +39,16 @@ pub struct Marks {
 /// How compose was called when it made a project's containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Project {
+pub struct ComposeProject {
     pub directory: String,
     pub files: Vec<String>,
     pub env_files: Vec<String>,
-    pub services: BTreeMap<String, Service>,
+    pub services: BTreeMap<String, ComposeServiceRecord>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Service {
+pub struct ComposeServiceRecord {
     /// Compose's digest of the service's configuration when its container was made.
     pub hash: String,
     pub image: String,
@@ -52,31 +56,31 @@ pub struct Service {
     pub names: BTreeSet<String>,
     /// What its compose file says of restarts; absent: it was not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub restart: Option<Restart>,
+    pub restart: Option<ComposeRestart>,
 }
 
 /// What a compose file says of a service's restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Restart {
+pub struct ComposeRestart {
     /// Of the container's configuration when the file was asked.
     pub hash: String,
     /// `no` in so many words: nothing is to start it again.
     pub never: bool,
 }
 
-impl Project {
-    pub fn origin(&self) -> Origin {
-        Origin { directory: self.directory.clone(), files: self.files.clone(), env_files: self.env_files.clone() }
+impl ComposeProject {
+    pub fn origin(&self) -> ComposeFiles {
+        ComposeFiles { directory: self.directory.clone(), files: self.files.clone(), env_files: self.env_files.clone() }
     }
 }
 
-fn identity(facts: &Facts) -> Option<(&ComposeIdentity, Origin)> {
+fn identity(facts: &ContainerFacts) -> Option<(&ComposeIdentity, ComposeFiles)> {
     let compose = facts.report.compose.as_ref().filter(|_| !facts.is_oneoff())?;
-    Some((compose, Origin::of(&facts.labels)?))
+    Some((compose, ComposeFiles::of(&facts.labels)?))
 }
 
-fn project_of(facts: &Facts) -> Option<&str> {
+fn project_of(facts: &ContainerFacts) -> Option<&str> {
     facts.report.compose.as_ref().map(|compose| compose.project.as_str())
 }
 
@@ -86,10 +90,10 @@ const LATE: SignedDuration = SignedDuration::from_secs(2);
 /// Within what time stops are told of the same end.
 const SAME_END: SignedDuration = SignedDuration::from_secs(5);
 
-impl Marks {
+impl ContainerMarks {
     /// Takes in a stop. Where two ask for it at once, such as an agent that died and the next one, the engine tells of two
     /// stops when the run ends: the first one counts. Where nobody knows when it was started, the later one does.
-    pub fn stop(&mut self, new: Stopped, started: Option<Timestamp>) {
+    pub fn stop(&mut self, new: ContainerStop, started: Option<Timestamp>) {
         let same_end = self.stopped.as_ref().is_some_and(|old| {
             new.at.duration_since(old.at).abs() <= SAME_END && started.is_some_and(|started| started <= old.at)
         });
@@ -99,7 +103,7 @@ impl Marks {
     }
 
     /// The stop that ended the last run, if it was one: a mark of an earlier run says nothing of this.
-    pub fn stop_of(&self, report: &ContainerReport) -> Option<Stopped> {
+    pub fn stop_of(&self, report: &ContainerReport) -> Option<ContainerStop> {
         let stopped = self.stopped.as_ref()?;
         let ended = report.finished_at?;
         let of_this_run = report.started_at.is_none_or(|started| started < stopped.at) && ended <= stopped.at + LATE;
@@ -107,18 +111,18 @@ impl Marks {
     }
 }
 
-impl Memory {
+impl ContainerRecords {
     /// Remembers how a container came to be, so that a missing one can be brought up as it was. What is known of a project is not
     /// changed by a container that says otherwise, as long as one of those is there that it was learned from. `others` are all
     /// that are there now.
-    pub fn learn(&mut self, facts: &Facts, others: &BTreeMap<String, Facts>) {
+    pub fn learn(&mut self, facts: &ContainerFacts, others: &BTreeMap<String, ContainerFacts>) {
         let Some((compose, origin)) = identity(facts) else { return };
         let same_project =
-            |other: &&Facts| other.report.id != facts.report.id && project_of(other) == project_of(facts);
-        let known = self.projects.get(&compose.project).map(Project::origin);
+            |other: &&ContainerFacts| other.report.id != facts.report.id && project_of(other) == project_of(facts);
+        let known = self.projects.get(&compose.project).map(ComposeProject::origin);
         if known.as_ref().is_some_and(|known| {
             *known != origin
-                && others.values().filter(same_project).any(|o| Origin::of(&o.labels).as_ref() == Some(known))
+                && others.values().filter(same_project).any(|o| ComposeFiles::of(&o.labels).as_ref() == Some(known))
         }) {
             return;
         }
@@ -145,7 +149,7 @@ impl Memory {
     }
 
     /// How the labels of a container contradict what is known of its project: then it is none of that project's.
-    pub fn contradiction(&self, facts: &Facts) -> Option<String> {
+    pub fn contradiction(&self, facts: &ContainerFacts) -> Option<String> {
         let (compose, origin) = identity(facts)?;
         let known = self.projects.get(&compose.project)?;
         (known.origin() != origin).then(|| {
@@ -162,7 +166,7 @@ impl Memory {
     pub fn learn_restart(&mut self, project: &str, service: &str, never: bool) {
         let known = self.projects.get_mut(project).and_then(|project| project.services.get_mut(service));
         if let Some(known) = known {
-            known.restart = Some(Restart { hash: known.hash.clone(), never });
+            known.restart = Some(ComposeRestart { hash: known.hash.clone(), never });
         }
     }
 
@@ -197,7 +201,7 @@ impl Memory {
     }
 
     /// Projects of a folder, which is written as the labels have it.
-    pub fn projects_in<'a>(&'a self, directory: &str) -> impl Iterator<Item = (&'a str, &'a Project)> + use<'a> {
+    pub fn projects_in<'a>(&'a self, directory: &str) -> impl Iterator<Item = (&'a str, &'a ComposeProject)> + use<'a> {
         let directory = folder(directory).to_owned();
         self.projects.iter().filter(move |(_, p)| p.directory == directory).map(|(name, p)| (name.as_str(), p))
     }
@@ -205,6 +209,7 @@ impl Memory {
     /// Forgets marks of containers that are gone.
     pub fn forget(&mut self, is_there: impl Fn(&str) -> bool) {
         self.marks.retain(|id, _| is_there(id));
+        self.stop_requests.retain(is_there);
     }
 }
 
@@ -215,16 +220,16 @@ mod tests {
     use super::*;
     use crate::agent::docker::facts::tests::inspection;
 
-    fn facts(id: &str, service: &str, changes: &[(&str, &str)]) -> Facts {
+    fn facts(id: &str, service: &str, changes: &[(&str, &str)]) -> ContainerFacts {
         let mut seen = inspection(id, service, json!({"Status": "running"}));
         let labels = seen.config.as_mut().and_then(|config| config.labels.as_mut()).unwrap();
         for (name, value) in changes {
             labels.insert((*name).to_owned(), (*value).to_owned());
         }
-        Facts::read(seen).unwrap()
+        ContainerFacts::read(seen).unwrap()
     }
 
-    fn there(all: &[&Facts]) -> BTreeMap<String, Facts> {
+    fn there(all: &[&ContainerFacts]) -> BTreeMap<String, ContainerFacts> {
         all.iter().map(|facts| (facts.report.id.clone(), (*facts).clone())).collect()
     }
 
@@ -233,7 +238,7 @@ mod tests {
         let db = facts("a1", "db", &[]);
         let evil = facts("e1", "db", &[(label::FILES, "/tmp/evil.yaml"), (label::DIRECTORY, "/tmp")]);
         let secret = facts("e2", "db", &[(label::ENV_FILES, "/etc/shadow")]);
-        let mut memory = Memory::default();
+        let mut memory = ContainerRecords::default();
         memory.learn(&db, &there(&[]));
         let known = memory.projects.clone();
         for other in [&evil, &secret] {
@@ -253,10 +258,10 @@ mod tests {
         let db = facts("a1", "db", &[]);
         let mut other = facts("e1", "db", &[(label::HASH, "h2")]);
         other.report.name = "other".into();
-        let mut memory = Memory::default();
+        let mut memory = ContainerRecords::default();
         memory.learn(&db, &there(&[]));
         memory.learn(&other, &there(&[&db, &other]));
-        let service = |memory: &Memory| memory.projects["knowledge"].services["db"].clone();
+        let service = |memory: &ContainerRecords| memory.projects["knowledge"].services["db"].clone();
         assert_eq!((service(&memory).hash.as_str(), service(&memory).names.len()), ("h1", 1));
         // Compose makes it anew under its own name, or under a new one once the old one is gone.
         memory.learn(&facts("a2", "db", &[(label::HASH, "h3")]), &there(&[&db]));

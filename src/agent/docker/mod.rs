@@ -15,6 +15,7 @@ mod peaks;
 mod seen;
 mod select;
 mod socket;
+mod stops;
 mod watch;
 
 use std::{
@@ -30,14 +31,14 @@ use self::{
     act::{Actor, Failed},
     allow::Allow,
     compose::Compose,
-    engine::Engine,
+    engine::DockerEngine,
     operations::Operations,
-    seen::Seen,
-    watch::Watch,
+    seen::ContainerCache,
+    watch::EngineWatch,
 };
 use super::{
     gate::Refused,
-    keep::{Book, Folder, StateError},
+    keep::{OperationBook, StateError, StateFolder},
 };
 use crate::{
     api::AgentDocker,
@@ -66,7 +67,7 @@ impl Containers {
     pub fn open(
         spec: &AgentDocker,
         base_dir: &Path,
-        folder: &Folder,
+        folder: &StateFolder,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Result<Self, StateError> {
@@ -76,10 +77,10 @@ impl Containers {
             Err(why) => (PathBuf::new(), Some(why)),
         };
         let allow = Allow::of(spec, base_dir);
-        let seen = Arc::new(Seen::open(allow, folder.join("containers.json"), Timestamp::now())?);
+        let seen = Arc::new(ContainerCache::open(allow, folder.join("containers.json"), Timestamp::now())?);
         let compose = Compose { command: spec.compose_command.clone(), socket: socket.clone() };
         let actor = Actor { seen, socket, compose, state_dir: folder.path().to_owned() };
-        let book = Book::open(folder.join("container-operations.json"))?;
+        let book = OperationBook::open(folder.join("container-operations.json"))?;
         let operations = Operations::new(actor.clone(), book, tasks.clone(), shutdown.clone());
         Ok(Self { actor, operations, unusable })
     }
@@ -88,7 +89,7 @@ impl Containers {
     pub fn begin(&self, loops: &Loops, tasks: &TaskTracker, shutdown: &CancellationToken) {
         self.operations.catch_up();
         if let Some(why) = &self.unusable {
-            tracing::error!(error = %why, "no container engine");
+            tracing::error!(error = %why, "cannot find a container engine");
             self.actor.seen.away(why, Timestamp::now());
             return;
         }
@@ -96,7 +97,7 @@ impl Containers {
         tasks.spawn(peaks::run(socket.clone(), Arc::clone(&seen), shutdown.clone()));
         let beat = loops.register("containers", SILENCE);
         let compose = self.actor.compose.clone();
-        tasks.spawn(Watch { socket, seen, compose, shutdown: shutdown.clone(), beat }.run());
+        tasks.spawn(EngineWatch { socket, seen, compose, shutdown: shutdown.clone(), beat }.run());
     }
 
     /// What the agent's report says of the engine.
@@ -125,7 +126,7 @@ impl Containers {
 
     /// CPU time of a container's run in seconds; `None` where the engine does not tell.
     pub async fn cpu_seconds(&self, id: &str) -> Option<f64> {
-        let engine = Engine::connect(&self.actor.socket).await.ok()?;
+        let engine = DockerEngine::connect(&self.actor.socket).await.ok()?;
         let stats = engine.stats(id).await.ok()??;
         let nanos = stats.cpu_stats?.cpu_usage?.total_usage?;
         Some(Duration::from_nanos(nanos).as_secs_f64())

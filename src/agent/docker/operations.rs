@@ -14,11 +14,11 @@ use super::act::{Actor, Failed};
 use crate::{
     agent::{
         gate::Refused,
-        keep::{Accepted, Book, Recorded, StateError},
+        keep::{OperationBook, OperationRecord, ended},
     },
     host::{
-        ContainerAction, ContainerFailure, ContainerOperation, ContainerOperationRequest, ContainerTarget, Phase,
-        Refusal,
+        AgentRefusal, ContainerAction, ContainerFailure, ContainerOperation, ContainerOperationRequest,
+        ContainerTarget, Phase,
     },
     telemetry::crash_point,
 };
@@ -31,7 +31,7 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 /// An operation as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub struct ContainerOperationRecord {
     pub request: ContainerOperationRequest,
     pub status: ContainerOperation,
     /// The container that it acts on, once it has begun.
@@ -39,16 +39,9 @@ pub struct Entry {
     pub container: Option<String>,
 }
 
-impl Entry {
-    /// Whether it may have stopped its container before the agent died.
-    fn stops(&self) -> bool {
-        self.status.phase == Phase::Running
-            && matches!(self.request.action, ContainerAction::Stop | ContainerAction::Restart)
-    }
-}
-
-impl Recorded for Entry {
+impl OperationRecord for ContainerOperationRecord {
     type Request = ContainerOperationRequest;
+    type Failure = Failed;
 
     fn accepted(request: ContainerOperationRequest, id: String, key: Option<String>, now: Timestamp) -> Self {
         let status = ContainerOperation {
@@ -77,8 +70,23 @@ impl Recorded for Entry {
         self.status.idempotency_key.as_deref()
     }
 
+    fn subject(&self) -> &str {
+        self.request.target.name()
+    }
+
+    fn action(&self) -> &'static str {
+        self.status.action.as_str()
+    }
+
     fn finished_at(&self) -> Option<Timestamp> {
         self.status.finished_at
+    }
+
+    fn end(&mut self, outcome: &Result<String, Failed>, now: Timestamp) {
+        let status = &mut self.status;
+        status.finished_at = Some(now);
+        (status.phase, status.message) = ended(outcome);
+        status.failure = outcome.as_ref().err().map(|failed| failed.failure);
     }
 }
 
@@ -88,18 +96,19 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 #[derive(Clone, Debug)]
 pub struct Operations {
     pub actor: Actor,
-    pub book: Arc<Book<Entry>>,
+    pub book: Arc<OperationBook<ContainerOperationRecord>>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
     turns: Arc<Mutex<HashMap<String, Turn>>>,
 }
 
 impl Operations {
-    /// What an earlier agent may have stopped just before it died, no person has.
-    pub fn new(actor: Actor, book: Book<Entry>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        for id in book.all_unfinished().iter().filter(|e| e.stops()).filter_map(|e| e.container.as_ref()) {
-            actor.seen.expect_stop(id, 0);
-        }
+    pub fn new(
+        actor: Actor,
+        book: OperationBook<ContainerOperationRecord>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self { actor, book: Arc::new(book), tasks, shutdown, turns: Arc::default() }
     }
 
@@ -121,23 +130,16 @@ impl Operations {
         });
     }
 
-    /// Accepts an operation: when this returns, it will be done or have failed, whatever happens to the agent. Blocks on the
-    /// disk.
+    /// Accepts an operation. Blocks on the disk.
     pub fn accept(
         &self,
         request: ContainerOperationRequest,
         key: Option<String>,
     ) -> Result<ContainerOperation, Refused> {
-        let known = key.as_deref().is_some_and(|k| self.book.of_key(k).is_some());
-        if !known {
-            self.judge(&request)?;
+        let (entry, is_new) = self.book.accept(request, key, Timestamp::now(), |request| self.judge(request))?;
+        if !is_new {
+            return Ok(entry.status);
         }
-        let not_recorded = |e: StateError| Refused::new(Refusal::NotRecorded, e.to_string());
-        let entry = match self.book.accept(request, key, Timestamp::now()).map_err(not_recorded)? {
-            Accepted::New(entry) => entry,
-            Accepted::Known(entry) => return Ok(entry.status),
-            Accepted::KeyReused(entry) => return Err(Refused::key_reused(&entry.status.id)),
-        };
         crash_point("agent.container-operation-recorded");
         let request = &entry.request;
         tracing::info!(container = request.target.name(), action = request.action.as_str(), id = %entry.status.id,
@@ -152,12 +154,12 @@ impl Operations {
             && memory_bytes < LEAST_MEMORY
         {
             let why = format!("memoryBytes {memory_bytes}: engines let no container have less than {LEAST_MEMORY}");
-            return Err(Refused::new(Refusal::BadRequest, why));
+            return Err(Refused::new(AgentRefusal::BadRequest, why));
         }
         self.actor.seen.find(&request.target, Timestamp::now()).map(drop)
     }
 
-    fn begin(&self, entry: &Entry) {
+    fn begin(&self, entry: &ContainerOperationRecord) {
         let (all, id) = (self.clone(), entry.status.id.clone());
         self.tasks.spawn(async move { all.operate(&id).await });
     }
@@ -174,8 +176,11 @@ impl Operations {
             done
         };
         match self.shutdown.run_until_cancelled(work).await {
-            Some(done) => self.end(&entry, done),
-            None => tracing::info!(id, "the agent ends; the operation goes on at its next start"),
+            Some(done) => {
+                crash_point("agent.container-operation-done-before-record");
+                self.book.end(&entry, &done);
+            }
+            None => tracing::info!(id, "the agent is stopping; the operation continues at its next start"),
         }
         drop(turn);
         self.forget_turns();
@@ -196,7 +201,7 @@ impl Operations {
         done
     }
 
-    async fn perform(&self, entry: &Entry) -> Result<String, Failed> {
+    async fn perform(&self, entry: &ContainerOperationRecord) -> Result<String, Failed> {
         let (_, container) = self.actor.named(&entry.request.target);
         let begun = self.book.change(&entry.status.id, |e| {
             e.status.phase = Phase::Running;
@@ -205,31 +210,6 @@ impl Operations {
         begun.map_err(|e| Failed::new(ContainerFailure::Engine, e.to_string()))?;
         crash_point("agent.container-operation-begun");
         self.actor.act(&entry.request, entry.status.accepted_at).await
-    }
-
-    fn end(&self, entry: &Entry, done: Result<String, Failed>) {
-        let (id, container) = (entry.status.id.as_str(), entry.request.target.name());
-        let action = entry.status.action.as_str();
-        match &done {
-            Ok(message) => tracing::info!(id, container, action, done = message, "operation on a container done"),
-            Err(failed) => {
-                let (failure, error) = (failed.failure, &failed.message);
-                tracing::warn!(id, container, action, ?failure, error, "operation on a container failed");
-            }
-        }
-        crash_point("agent.container-operation-done-before-record");
-        let ended = self.book.change(id, |e| {
-            let s = &mut e.status;
-            s.phase = if done.is_ok() { Phase::Succeeded } else { Phase::Failed };
-            s.finished_at = Some(Timestamp::now());
-            match done {
-                Ok(message) => s.message = message,
-                Err(failed) => (s.failure, s.message) = (Some(failed.failure), failed.message),
-            }
-        });
-        if let Err(error) = ended {
-            tracing::error!(id, container, %error, "the end of the operation can't be written down");
-        }
     }
 
     fn turn(&self, name: &str) -> Turn {

@@ -7,15 +7,15 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    engine::{Engine, EngineError},
-    seen::Seen,
+    engine::{DockerEngine, DockerError},
+    seen::ContainerCache,
 };
 
 const PERIOD: Duration = Duration::from_secs(15);
 /// How many containers are asked each time, the others next time: asking thousands would cost more than it tells.
 const AT_ONCE: usize = 50;
 
-pub async fn run(socket: PathBuf, seen: Arc<Seen>, shutdown: CancellationToken) {
+pub async fn run(socket: PathBuf, seen: Arc<ContainerCache>, shutdown: CancellationToken) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = String::new();
@@ -30,18 +30,18 @@ pub async fn run(socket: PathBuf, seen: Arc<Seen>, shutdown: CancellationToken) 
 }
 
 /// Those that come after the last one, and then from the beginning.
-fn next(seen: &Seen, last: &str) -> Vec<String> {
+fn next(seen: &ContainerCache, last: &str) -> Vec<String> {
     let limited = |id: &String| seen.get(id).is_some_and(|f| f.runs() && f.report.memory_limit.is_some());
     let ids: Vec<_> = seen.ids().into_iter().filter(limited).collect();
     let after = ids.partition_point(|id| id.as_str() <= last);
     ids[after..].iter().chain(&ids[..after]).take(AT_ONCE).cloned().collect()
 }
 
-async fn sample(socket: &std::path::Path, seen: &Seen, ids: &[String]) -> Result<(), EngineError> {
+async fn sample(socket: &std::path::Path, seen: &ContainerCache, ids: &[String]) -> Result<(), DockerError> {
     if ids.is_empty() {
         return Ok(());
     }
-    let engine = Engine::connect(socket).await?;
+    let engine = DockerEngine::connect(socket).await?;
     for id in ids {
         match engine.stats(id).await {
             Ok(stats) => {
@@ -50,7 +50,7 @@ async fn sample(socket: &std::path::Path, seen: &Seen, ids: &[String]) -> Result
                 }
             }
             // It went meanwhile.
-            Err(EngineError::NotFound(_)) => {}
+            Err(DockerError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
     }

@@ -7,13 +7,12 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Duration, Instant};
 
 use super::{
     allow::Allow,
-    facts::Facts,
-    memory::{Memory, Project},
-    select::{Found, World},
+    facts::ContainerFacts,
+    memory::{ComposeProject, ContainerRecords},
+    select::{ContainerInventory, ContainerMatch},
 };
 use crate::{
     agent::{
@@ -21,18 +20,16 @@ use crate::{
         keep::{self, StateError},
     },
     host::{
-        ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerState, ContainerTarget,
-        DependencyCondition, Refusal, ServiceDependency, Stopped, StoppedBy,
+        AgentRefusal, ContainerList, ContainerReport, ContainerRuntime, ContainerSelector, ContainerState,
+        ContainerStop, ContainerTarget, DependencyCondition, ServiceDependency, StoppedBy,
     },
 };
 
 /// Nothing older than this is told: the engine may hang.
 const FRESH: SignedDuration = SignedDuration::from_secs(60);
-/// For how long the event of a stop that the agent asked for is waited for, beyond the container's own grace.
-const EXPECTED: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub struct Seen {
+pub struct ContainerCache {
     allow: Allow,
     path: PathBuf,
     inner: Mutex<Inner>,
@@ -40,12 +37,10 @@ pub struct Seen {
 
 #[derive(Debug)]
 struct Inner {
-    containers: BTreeMap<String, Facts>,
-    memory: Memory,
+    containers: BTreeMap<String, ContainerFacts>,
+    memory: ContainerRecords,
     /// The memory as it is on disk.
-    written: Memory,
-    /// Stops that the agent itself asked for, by container id, and until when their events are waited for.
-    expected: HashMap<String, Instant>,
+    written: ContainerRecords,
     /// The operation that runs or waits, by the container's name.
     operations: HashMap<String, String>,
     revision: u64,
@@ -59,15 +54,14 @@ enum Sight {
     Here { version: String, confirmed: Timestamp },
 }
 
-impl Seen {
+impl ContainerCache {
     /// Takes up what an earlier agent remembered.
     pub fn open(allow: Allow, path: PathBuf, now: Timestamp) -> Result<Self, StateError> {
-        let memory: Memory = keep::read(&path)?.unwrap_or_default();
+        let memory: ContainerRecords = keep::read(&path)?.unwrap_or_default();
         let inner = Inner {
             containers: BTreeMap::new(),
             written: memory.clone(),
             memory,
-            expected: HashMap::new(),
             operations: HashMap::new(),
             // So that no number of an earlier agent comes again.
             revision: u64::try_from(now.as_millisecond()).unwrap_or(0),
@@ -119,7 +113,7 @@ impl Seen {
     }
 
     /// Takes in what an inspection said. Those that the file does not permit are forgotten at once.
-    pub fn put(&self, facts: Facts) {
+    pub fn put(&self, facts: ContainerFacts) {
         let mut inner = self.lock();
         let id = facts.report.id.clone();
         if !self.allow.permits(&facts.report.name, &facts.labels) {
@@ -136,7 +130,7 @@ impl Seen {
     }
 
     /// The compose service of a container that failed for good, if its file was not asked yet what it says of restarts.
-    pub fn unasked(&self, facts: &Facts) -> Option<(String, String, Project)> {
+    pub fn unasked(&self, facts: &ContainerFacts) -> Option<(String, String, ComposeProject)> {
         let of = facts.report.compose.as_ref().filter(|_| facts.failed_for_good() && !facts.is_oneoff())?;
         let mut inner = self.lock();
         if !self.allow.permits(&facts.report.name, &facts.labels) {
@@ -174,7 +168,7 @@ impl Seen {
         inner.memory.forget(|id| ids.contains(id));
     }
 
-    pub fn get(&self, id: &str) -> Option<Facts> {
+    pub fn get(&self, id: &str) -> Option<ContainerFacts> {
         self.lock().containers.get(id).cloned()
     }
 
@@ -184,7 +178,9 @@ impl Seen {
 
     /// How many containers a compose service has.
     pub fn count_of(&self, project: &str, service: &str) -> usize {
-        let is = |f: &&Facts| f.report.compose.as_ref().is_some_and(|c| c.project == project && c.service == service);
+        let is = |f: &&ContainerFacts| {
+            f.report.compose.as_ref().is_some_and(|c| c.project == project && c.service == service)
+        };
         self.lock().containers.values().filter(|f| !f.is_oneoff()).filter(is).count()
     }
 
@@ -198,9 +194,9 @@ impl Seen {
     }
 
     /// Whether a container that was seen to run has ended, and nobody has told yet that it was stopped.
-    pub fn ended_unheard(&self, facts: &Facts) -> bool {
+    pub fn ended_unheard(&self, facts: &ContainerFacts) -> bool {
         let inner = self.lock();
-        let ran = inner.containers.get(&facts.report.id).is_some_and(Facts::runs);
+        let ran = inner.containers.get(&facts.report.id).is_some_and(ContainerFacts::runs);
         let stop = inner.memory.marks.get(&facts.report.id).and_then(|marks| marks.stop_of(&facts.report));
         ran && facts.report.state == ContainerState::Exited && stop.is_none()
     }
@@ -209,7 +205,7 @@ impl Seen {
     pub fn stopped(&self, id: &str, by: StoppedBy, at: Timestamp) {
         let mut inner = self.lock();
         let started = inner.containers.get(id).and_then(|facts| facts.report.started_at);
-        inner.memory.marks.entry(id.to_owned()).or_default().stop(Stopped { by, at }, started);
+        inner.memory.marks.entry(id.to_owned()).or_default().stop(ContainerStop { by, at }, started);
         inner.revision += 1;
     }
 
@@ -219,21 +215,20 @@ impl Seen {
         inner.memory.last_event = inner.memory.last_event.max(nanos);
     }
 
-    /// The agent is about to stop a container, which has so many seconds to end: the event of that is no person's.
-    pub fn expect_stop(&self, id: &str, grace: u64) {
-        let (mut inner, now) = (self.lock(), Instant::now());
-        inner.expected.retain(|_, until| now < *until);
-        inner.expected.insert(id.to_owned(), now + EXPECTED + Duration::from_secs(grace));
+    /// The agent is about to stop a container, which has so many seconds to end. On disk when this returns; blocks.
+    pub fn begin_stop(&self, id: &str, grace: u64, now: Timestamp) -> Result<(), StateError> {
+        self.lock().memory.stop_requests.begin(id, grace, now);
+        self.save()
     }
 
-    /// It did not come to that.
-    pub fn expect_no_stop(&self, id: &str) {
-        self.lock().expected.remove(id);
+    /// The engine has answered.
+    pub fn end_stop(&self, id: &str, was_refused: bool, now: Timestamp) {
+        self.lock().memory.stop_requests.end(id, was_refused, now);
     }
 
-    /// Whether the agent asked for this stop; said once.
-    pub fn was_expected(&self, id: &str) -> bool {
-        self.lock().expected.remove(id).is_some_and(|until| Instant::now() < until)
+    /// Whether the agent asked for the stop of this moment; told once.
+    pub fn take_stop(&self, id: &str, at: Timestamp) -> bool {
+        self.lock().memory.stop_requests.take(id, at)
     }
 
     /// Takes in how much memory a container uses, in bytes.
@@ -280,12 +275,12 @@ impl Seen {
     }
 
     /// How the labels of a container contradict what is known of its project.
-    pub fn contradiction(&self, facts: &Facts) -> Option<String> {
+    pub fn contradiction(&self, facts: &ContainerFacts) -> Option<String> {
         self.lock().memory.contradiction(facts)
     }
 
     /// How compose made a project's containers.
-    pub fn project(&self, name: &str) -> Option<Project> {
+    pub fn project(&self, name: &str) -> Option<ComposeProject> {
         self.lock().memory.projects.get(name).cloned()
     }
 
@@ -307,13 +302,13 @@ impl Seen {
         // Before the engine has been heard, nobody can say what is permitted by a label.
         inner.fresh(now)?;
         Ok(match found? {
-            Found::Here(facts) => Some(inner.report(&facts)),
-            Found::Missing(_) => None,
+            ContainerMatch::Here(facts) => Some(inner.report(&facts)),
+            ContainerMatch::Missing(_) => None,
         })
     }
 
     /// What a target means now. Refused while the engine is away.
-    pub fn find(&self, target: &ContainerTarget, now: Timestamp) -> Result<Found, Refused> {
+    pub fn find(&self, target: &ContainerTarget, now: Timestamp) -> Result<ContainerMatch, Refused> {
         let inner = self.lock();
         // What is not permitted is refused whether the engine is there or not.
         let found = inner.world(&self.allow).find(target)?;
@@ -328,12 +323,12 @@ impl Seen {
 }
 
 impl Inner {
-    fn world<'a>(&'a self, allow: &'a Allow) -> World<'a> {
-        World { allow, containers: &self.containers, memory: &self.memory }
+    fn world<'a>(&'a self, allow: &'a Allow) -> ContainerInventory<'a> {
+        ContainerInventory { allow, containers: &self.containers, memory: &self.memory }
     }
 
     fn fresh(&self, now: Timestamp) -> Result<Timestamp, Refused> {
-        let away = |why: String| Refused::new(Refusal::EngineUnavailable, why);
+        let away = |why: String| Refused::new(AgentRefusal::EngineUnavailable, why);
         match &self.sight {
             Sight::Away { since, why, .. } => Err(away(format!("no answer since {since}: {why}"))),
             Sight::Here { confirmed, .. } if now.duration_since(*confirmed) > FRESH => {
@@ -349,7 +344,7 @@ impl Inner {
         }
     }
 
-    fn report(&self, facts: &Facts) -> ContainerReport {
+    fn report(&self, facts: &ContainerFacts) -> ContainerReport {
         let mut report = facts.report.clone();
         if let Some(marks) = self.memory.marks.get(&report.id) {
             report.stopped = marks.stop_of(&report);
@@ -371,7 +366,8 @@ impl Inner {
         let waits = |dependency: &ServiceDependency| {
             dependency.service == service && dependency.condition == DependencyCondition::Completed
         };
-        let in_project = |facts: &&Facts| facts.report.compose.as_ref().is_some_and(|of| of.project == project);
+        let in_project =
+            |facts: &&ContainerFacts| facts.report.compose.as_ref().is_some_and(|of| of.project == project);
         self.containers.values().filter(in_project).any(|facts| facts.report.depends_on.iter().any(waits))
     }
 }

@@ -4,88 +4,92 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     allow::{Allow, is_name},
-    facts::{Facts, folder},
-    memory::Memory,
+    facts::{ContainerFacts, folder},
+    memory::ContainerRecords,
 };
 use crate::{
     agent::gate::Refused,
-    host::{ComposeService, ComposeServices, ContainerSelector, ContainerTarget, Refusal},
+    host::{AgentRefusal, ComposeService, ComposeServices, ContainerSelector, ContainerTarget},
 };
 
 /// Containers that the agent may see, by id, and what it remembers.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct ContainerInventory<'a> {
     pub allow: &'a Allow,
-    pub containers: &'a BTreeMap<String, Facts>,
-    pub memory: &'a Memory,
+    pub containers: &'a BTreeMap<String, ContainerFacts>,
+    pub memory: &'a ContainerRecords,
 }
 
 /// What a selector means now.
 #[derive(Debug, Default, PartialEq)]
-pub struct Selected<'a> {
-    pub here: Vec<&'a Facts>,
+pub struct ContainerSelection<'a> {
+    pub here: Vec<&'a ContainerFacts>,
     pub missing: Vec<ContainerTarget>,
 }
 
 /// What a target means now.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Found {
-    Here(Box<Facts>),
+pub enum ContainerMatch {
+    Here(Box<ContainerFacts>),
     /// It does not exist; compose made it once, or nobody knows how it was made.
-    Missing(Option<Made>),
+    Missing(Option<ComposeOrigin>),
 }
 
 /// A service of a compose project, as it was seen here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct ComposeOrigin {
     pub project: String,
     pub service: String,
 }
 
-impl<'a> World<'a> {
+impl<'a> ContainerInventory<'a> {
     /// Those that are meant. Names and projects that the file does not permit are refused, not skipped.
-    pub fn select(&self, selector: &ContainerSelector) -> Result<Selected<'a>, Refused> {
+    pub fn select(&self, selector: &ContainerSelector) -> Result<ContainerSelection<'a>, Refused> {
         match selector {
             ContainerSelector::Names(names) => self.named(names),
-            ContainerSelector::Labels(labels) if labels.is_empty() => {
-                Err(Refused::new(Refusal::BadRequest, "labels: name at least one; none would mean every container"))
-            }
+            ContainerSelector::Labels(labels) if labels.is_empty() => Err(Refused::new(
+                AgentRefusal::BadRequest,
+                "labels: name at least one; none would mean every container",
+            )),
             ContainerSelector::Labels(labels) => {
-                let has = |f: &&Facts| labels.iter().all(|(k, v)| f.labels.get(k) == Some(v));
+                let has = |f: &&ContainerFacts| labels.iter().all(|(k, v)| f.labels.get(k) == Some(v));
                 let here = self.containers.values().filter(|f| !f.is_oneoff()).filter(has).collect();
-                Ok(Selected { here, missing: Vec::new() })
+                Ok(ContainerSelection { here, missing: Vec::new() })
             }
             ContainerSelector::Compose(services) => self.composed(services),
         }
     }
 
     /// The container that a target means.
-    pub fn find(&self, target: &ContainerTarget) -> Result<Found, Refused> {
+    pub fn find(&self, target: &ContainerTarget) -> Result<ContainerMatch, Refused> {
         match target {
             ContainerTarget::Name(name) => {
                 let mut selected = self.named(std::slice::from_ref(name))?;
-                let made = |(project, service): (&str, &str)| Made { project: project.into(), service: service.into() };
+                let made = |(project, service): (&str, &str)| ComposeOrigin {
+                    project: project.into(),
+                    service: service.into(),
+                };
                 Ok(match selected.here.pop() {
-                    Some(facts) => Found::Here(Box::new(facts.clone())),
-                    None => Found::Missing(self.memory.service_of(name).map(made)),
+                    Some(facts) => ContainerMatch::Here(Box::new(facts.clone())),
+                    None => ContainerMatch::Missing(self.memory.service_of(name).map(made)),
                 })
             }
             ContainerTarget::Service(of) => {
                 let service = self.known_service(of)?;
                 let first = self.of_service(&of.project_directory, &of.service).min_by_key(|f| number(f));
                 Ok(match first {
-                    Some(facts) => Found::Here(Box::new(facts.clone())),
-                    None => Found::Missing(Some(service)),
+                    Some(facts) => ContainerMatch::Here(Box::new(facts.clone())),
+                    None => ContainerMatch::Missing(Some(service)),
                 })
             }
         }
     }
 
-    fn named(&self, names: &[String]) -> Result<Selected<'a>, Refused> {
+    fn named(&self, names: &[String]) -> Result<ContainerSelection<'a>, Refused> {
         let here: HashMap<_, _> = self.containers.values().map(|facts| (facts.report.name.as_str(), facts)).collect();
         // Names that containers of permitted projects had.
         let mut known = None;
-        let mut selected = Selected::default();
+        let mut selected = ContainerSelection::default();
         for name in names {
             let mut was_permitted = || {
                 known.get_or_insert_with(|| self.memory.names_of(|p| self.allow.permits_project(p))).contains(&**name)
@@ -101,18 +105,18 @@ impl<'a> World<'a> {
         Ok(selected)
     }
 
-    fn composed(&self, of: &ComposeServices) -> Result<Selected<'a>, Refused> {
+    fn composed(&self, of: &ComposeServices) -> Result<ContainerSelection<'a>, Refused> {
         self.known_project(&of.project_directory)?;
         let all: Vec<_> = self.of_folder(&of.project_directory).collect();
         if of.services.is_empty() {
-            return Ok(Selected { here: all, missing: Vec::new() });
+            return Ok(ContainerSelection { here: all, missing: Vec::new() });
         }
-        let mut by_service: HashMap<&str, Vec<&Facts>> = HashMap::new();
+        let mut by_service: HashMap<&str, Vec<&ContainerFacts>> = HashMap::new();
         for facts in all {
             let service = facts.report.compose.as_ref().map_or("", |c| c.service.as_str());
             by_service.entry(service).or_default().push(facts);
         }
-        let mut selected = Selected::default();
+        let mut selected = ContainerSelection::default();
         for service in &of.services {
             match by_service.get(service.as_str()) {
                 Some(here) => selected.here.extend(here),
@@ -126,7 +130,7 @@ impl<'a> World<'a> {
         Ok(selected)
     }
 
-    fn of_folder(&self, directory: &str) -> impl Iterator<Item = &'a Facts> {
+    fn of_folder(&self, directory: &str) -> impl Iterator<Item = &'a ContainerFacts> {
         let (directory, memory) = (folder(directory).to_owned(), self.memory);
         self.containers.values().filter(move |f| {
             !f.is_oneoff()
@@ -135,7 +139,7 @@ impl<'a> World<'a> {
         })
     }
 
-    fn of_service(&self, directory: &str, service: &str) -> impl Iterator<Item = &'a Facts> {
+    fn of_service(&self, directory: &str, service: &str) -> impl Iterator<Item = &'a ContainerFacts> {
         let service = service.to_owned();
         self.of_folder(directory).filter(move |f| f.report.compose.as_ref().is_some_and(|c| c.service == service))
     }
@@ -150,7 +154,7 @@ impl<'a> World<'a> {
         compose.map(|c| c.project.as_str()).ok_or_else(|| {
             let shown: String = directory.chars().take(255).collect();
             Refused::new(
-                Refusal::ContainerNotAllowed,
+                AgentRefusal::ContainerNotAllowed,
                 format!(
                     "no permitted compose project of folder {shown:?} was ever seen here: list it in \
                      spec.docker.allow.composeProjects, and bring it up once by `docker compose up -d`"
@@ -159,16 +163,16 @@ impl<'a> World<'a> {
         })
     }
 
-    fn known_service(&self, of: &ComposeService) -> Result<Made, Refused> {
+    fn known_service(&self, of: &ComposeService) -> Result<ComposeOrigin, Refused> {
         let project = self.known_project(&of.project_directory)?;
         if !is_name(&of.service) {
             return Err(self.allow.refuse(&of.service));
         }
-        Ok(Made { project: project.to_owned(), service: of.service.clone() })
+        Ok(ComposeOrigin { project: project.to_owned(), service: of.service.clone() })
     }
 }
 
-fn number(facts: &Facts) -> u32 {
+fn number(facts: &ContainerFacts) -> u32 {
     facts.report.compose.as_ref().map_or(0, |c| c.number)
 }
 
@@ -179,20 +183,20 @@ mod tests {
     use super::*;
     use crate::agent::docker::{allow::tests::permitting, facts::tests::inspection};
 
-    fn facts(id: &str, service: &str) -> Facts {
-        Facts::read(inspection(id, service, json!({"Status": "running"}))).unwrap()
+    fn facts(id: &str, service: &str) -> ContainerFacts {
+        ContainerFacts::read(inspection(id, service, json!({"Status": "running"}))).unwrap()
     }
 
     struct Known {
         allow: Allow,
-        containers: BTreeMap<String, Facts>,
-        memory: Memory,
+        containers: BTreeMap<String, ContainerFacts>,
+        memory: ContainerRecords,
     }
 
     impl Known {
         /// `db` and `nightly` were seen; `nightly` is gone.
         fn new() -> Self {
-            let mut memory = Memory::default();
+            let mut memory = ContainerRecords::default();
             memory.learn(&facts("b2", "nightly"), &BTreeMap::new());
             memory.learn(&facts("a1", "db"), &BTreeMap::new());
             Self {
@@ -202,11 +206,11 @@ mod tests {
             }
         }
 
-        fn world(&self) -> World<'_> {
-            World { allow: &self.allow, containers: &self.containers, memory: &self.memory }
+        fn world(&self) -> ContainerInventory<'_> {
+            ContainerInventory { allow: &self.allow, containers: &self.containers, memory: &self.memory }
         }
 
-        fn select(&self, selector: serde_json::Value) -> Result<(Vec<String>, Vec<String>), Refusal> {
+        fn select(&self, selector: serde_json::Value) -> Result<(Vec<String>, Vec<String>), AgentRefusal> {
             let selector = serde_json::from_value(selector).unwrap();
             let world = self.world();
             let selected = world.select(&selector).map_err(|r| r.reason)?;
@@ -226,17 +230,17 @@ mod tests {
             (json!({"names": ["knowledge-db-1"]}), Ok((db(), none()))),
             (json!({"names": ["proxy"]}), Ok((none(), vec!["proxy".to_owned()]))),
             (json!({"names": ["knowledge-nightly-1"]}), Ok((none(), vec!["knowledge-nightly-1".to_owned()]))),
-            (json!({"names": ["knowledge-other-1"]}), Err(Refusal::ContainerNotAllowed)),
-            (json!({"names": ["a1"]}), Err(Refusal::ContainerNotAllowed)),
-            (json!({"names": ["/knowledge-db-1"]}), Err(Refusal::ContainerNotAllowed)),
-            (json!({"names": ["proxy/../x"]}), Err(Refusal::ContainerNotAllowed)),
-            (json!({"labels": {}}), Err(Refusal::BadRequest)),
+            (json!({"names": ["knowledge-other-1"]}), Err(AgentRefusal::ContainerNotAllowed)),
+            (json!({"names": ["a1"]}), Err(AgentRefusal::ContainerNotAllowed)),
+            (json!({"names": ["/knowledge-db-1"]}), Err(AgentRefusal::ContainerNotAllowed)),
+            (json!({"names": ["proxy/../x"]}), Err(AgentRefusal::ContainerNotAllowed)),
+            (json!({"labels": {}}), Err(AgentRefusal::BadRequest)),
             (json!({"labels": {"com.docker.compose.service": "db"}}), Ok((db(), none()))),
             (json!({"labels": {"a": "b"}}), Ok((none(), none()))),
             (compose("/srv/knowledge", &["db", "nightly"]), Ok((db(), vec!["nightly".to_owned()]))),
             (compose("/srv/knowledge/", &[]), Ok((db(), none()))),
-            (compose("/srv/other", &["db"]), Err(Refusal::ContainerNotAllowed)),
-            (compose("/srv/knowledge/../other", &["db"]), Err(Refusal::ContainerNotAllowed)),
+            (compose("/srv/other", &["db"]), Err(AgentRefusal::ContainerNotAllowed)),
+            (compose("/srv/knowledge/../other", &["db"]), Err(AgentRefusal::ContainerNotAllowed)),
         ] {
             assert_eq!(known.select(selector.clone()), expected, "{selector}");
         }
@@ -245,15 +249,15 @@ mod tests {
     #[test]
     fn a_missing_container_is_traced_to_the_service_that_it_was() {
         let known = Known::new();
-        let made = Made { project: "knowledge".into(), service: "nightly".into() };
+        let made = ComposeOrigin { project: "knowledge".into(), service: "nightly".into() };
         let by_service = ContainerTarget::Service(ComposeService {
             project_directory: "/srv/knowledge".into(),
             files: Vec::new(),
             service: "nightly".into(),
         });
         for target in [ContainerTarget::Name("knowledge-nightly-1".into()), by_service] {
-            assert_eq!(known.world().find(&target).unwrap(), Found::Missing(Some(made.clone())), "{target:?}");
+            assert_eq!(known.world().find(&target).unwrap(), ContainerMatch::Missing(Some(made.clone())), "{target:?}");
         }
-        assert_eq!(known.world().find(&ContainerTarget::Name("proxy".into())).unwrap(), Found::Missing(None));
+        assert_eq!(known.world().find(&ContainerTarget::Name("proxy".into())).unwrap(), ContainerMatch::Missing(None));
     }
 }

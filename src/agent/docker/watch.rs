@@ -14,12 +14,13 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep, sleep_
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    compose::{Compose, Wanted},
-    engine::{Engine, EngineError, KEPT_EVENTS},
-    facts::Facts,
-    seen::Seen,
+    compose::{Compose, ComposeRequest},
+    engine::{DockerEngine, DockerError, KEPT_EVENTS},
+    facts::ContainerFacts,
+    seen::ContainerCache,
+    stops::{StopHeard, stopped_by},
 };
-use crate::{host::StoppedBy, telemetry::Beat};
+use crate::telemetry::Beat;
 
 /// How often all containers are compared with what events told.
 const COMPARE: Duration = Duration::from_secs(20);
@@ -35,9 +36,9 @@ const PING: Duration = Duration::from_secs(3);
 const INSPECTIONS: usize = 8;
 
 #[derive(Debug)]
-pub struct Watch {
+pub struct EngineWatch {
     pub socket: PathBuf,
-    pub seen: Arc<Seen>,
+    pub seen: Arc<ContainerCache>,
     pub compose: Compose,
     pub shutdown: CancellationToken,
     pub beat: Beat,
@@ -45,8 +46,8 @@ pub struct Watch {
 
 /// A connection to an engine, for as long as it lasts.
 struct Session<'a> {
-    engine: Engine,
-    seen: &'a Seen,
+    engine: DockerEngine,
+    seen: &'a ContainerCache,
     compose: &'a Compose,
     /// Containers that died a moment ago: they are looked at when it is known whether somebody stopped them.
     dying: BTreeMap<String, Instant>,
@@ -58,7 +59,7 @@ struct Session<'a> {
     lived: bool,
 }
 
-impl Watch {
+impl EngineWatch {
     pub async fn run(self) {
         let shutdown = self.shutdown.clone();
         shutdown.run_until_cancelled(self.forever()).await;
@@ -70,12 +71,12 @@ impl Watch {
         loop {
             let error = match self.session(&mut told).await {
                 Ok(()) => "it closed the stream of events".to_owned(),
-                Err(EngineError::Away(why)) => why,
+                Err(DockerError::Away(why)) => why,
                 Err(other) => other.to_string(),
             };
             self.seen.away(&error, Timestamp::now());
             if !told {
-                tracing::warn!(socket = %self.socket.display(), error, "the container engine is away");
+                tracing::warn!(socket = %self.socket.display(), error, "container engine is unreachable");
                 told = true;
             }
             self.save().await;
@@ -85,9 +86,9 @@ impl Watch {
     }
 
     /// Follows one engine until it ends.
-    async fn session(&self, told: &mut bool) -> Result<(), EngineError> {
+    async fn session(&self, told: &mut bool) -> Result<(), DockerError> {
         let begun = nanos(Timestamp::now());
-        let engine = Engine::connect(&self.socket).await?;
+        let engine = DockerEngine::connect(&self.socket).await?;
         let mut session = Session {
             engine,
             seen: &self.seen,
@@ -100,11 +101,18 @@ impl Watch {
         // The past first: who was stopped by somebody must be known before it is reported as down.
         let past = session.engine.past_events(begun).await?;
         session.lived = has_lived(&past, self.seen.last_event());
+        let mut started = BTreeSet::new();
         for event in &past {
-            session.remember(event, true).await;
+            if let Some((id, "start")) = of_container(event) {
+                started.insert(id);
+            }
+            let same_engine = session.lived;
+            session
+                .remember(event, |id| Some(StopHeard::Later { same_engine, started_by_it: started.contains(id) }))
+                .await;
         }
         session.compare(true).await?;
-        tracing::info!(socket = %self.socket.display(), version = session.engine.version, "the container engine answers");
+        tracing::info!(socket = %self.socket.display(), version = session.engine.version, "connected to the container engine");
         *told = false;
         let mut events = session.engine.events(begun);
         let mut compare = interval(COMPARE);
@@ -132,21 +140,21 @@ impl Watch {
         let saved = tokio::task::spawn_blocking(move || seen.save()).await;
         match saved {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "what is known of containers can't be written down"),
-            Err(error) => tracing::error!(%error, "writing down what is known of containers broke off"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot record what is known of the containers"),
+            Err(error) => tracing::error!(%error, "recording what is known of the containers failed"),
         }
     }
 }
 
 impl Session<'_> {
     /// Takes in an event, and looks at its container again.
-    async fn take(&mut self, event: &EventMessage) -> Result<(), EngineError> {
+    async fn take(&mut self, event: &EventMessage) -> Result<(), DockerError> {
         let Some((id, action)) = of_container(event) else { return Ok(()) };
         if !self.is_ours(event) && self.seen.get(id).is_none() {
             return Ok(());
         }
         tracing::debug!(id, action, "container event");
-        self.remember(event, false).await;
+        self.remember(event, |_| None).await;
         match action {
             "kill" => {
                 // SIGKILL is the end of a stop or of a `docker kill`, and the beginning of none.
@@ -173,8 +181,8 @@ impl Session<'_> {
         }
     }
 
-    /// Takes in what an event tells that no inspection does.
-    async fn remember(&mut self, event: &EventMessage, past: bool) {
+    /// Takes in what an event tells that no inspection does. `past` says how an event of the past is heard.
+    async fn remember(&mut self, event: &EventMessage, past: impl Fn(&str) -> Option<StopHeard>) {
         let Some((id, action)) = of_container(event) else { return };
         let time = event.time_nano.unwrap_or(0);
         // Told twice: the live events begin a moment before the comparison.
@@ -191,8 +199,13 @@ impl Session<'_> {
                 }
             }
             "stop" => {
-                let by = self.who_stopped(id, past).await;
-                tracing::info!(id, name = name_of(event), ?by, "container stopped");
+                let asked = self.seen.take_stop(id, at);
+                let heard = match past(id) {
+                    Some(heard) => heard,
+                    None => StopHeard::Live { engine_answers: asked || self.still_answers().await },
+                };
+                let by = stopped_by(asked, heard);
+                tracing::info!(id, name = name_of(event), by = by.as_str(), "container stopped");
                 self.seen.stopped(id, by, at);
             }
             _ => {}
@@ -200,23 +213,14 @@ impl Session<'_> {
         self.seen.event_done(time);
     }
 
-    /// An engine that shuts down stops its containers, too, and tells of it, but takes no more connections. One that starts
-    /// after a crash stops what the last one left running, before it takes any.
-    async fn who_stopped(&mut self, id: &str, past: bool) -> StoppedBy {
-        if self.seen.was_expected(id) {
-            StoppedBy::Agent
-        } else if past && !self.lived {
-            StoppedBy::Engine
-        } else if past || (!self.closing && self.engine.answers(PING).await) {
-            StoppedBy::Person
-        } else {
-            self.closing = true;
-            StoppedBy::Engine
-        }
+    /// Whether the engine takes connections; one that shuts down does not any more.
+    async fn still_answers(&mut self) -> bool {
+        self.closing = self.closing || !self.engine.answers(PING).await;
+        !self.closing
     }
 
     /// Looks at what died a moment ago and was not stopped by anybody.
-    async fn inspect_ended(&mut self) -> Result<(), EngineError> {
+    async fn inspect_ended(&mut self) -> Result<(), DockerError> {
         let now = Instant::now();
         let due: Vec<_> = self.dying.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
@@ -227,7 +231,7 @@ impl Session<'_> {
     }
 
     /// Compares all containers with what is known; `all`: inspects each, for events may have been missed.
-    async fn compare(&mut self, all: bool) -> Result<(), EngineError> {
+    async fn compare(&mut self, all: bool) -> Result<(), DockerError> {
         let lines = self.engine.list().await?;
         let mut ours = BTreeSet::new();
         let mut look = Vec::new();
@@ -239,7 +243,7 @@ impl Session<'_> {
             };
             let known = self.seen.get(&id);
             let ended = matches!(line.state, Some(ContainerSummaryStateEnum::EXITED));
-            if !all && ended && known.as_ref().is_some_and(Facts::runs) {
+            if !all && ended && known.as_ref().is_some_and(ContainerFacts::runs) {
                 // The event of its end is on its way.
                 self.dying.entry(id.clone()).or_insert_with(|| Instant::now() + STOP_AFTER_DEATH);
             } else if !self.dying.contains_key(&id) && (all || known.is_none_or(|facts| !facts.agrees_with(line))) {
@@ -259,7 +263,7 @@ impl Session<'_> {
 
     /// An inspection for one event may tell of what later ones will: an end that no event has told of yet waits for them,
     /// for they say whether somebody stopped it.
-    async fn inspect(&mut self, id: &str) -> Result<(), EngineError> {
+    async fn inspect(&mut self, id: &str) -> Result<(), DockerError> {
         match look(&self.engine, id).await? {
             Some(facts) if self.seen.ended_unheard(&facts) => {
                 self.dying.entry(id.to_owned()).or_insert_with(|| Instant::now() + STOP_AFTER_DEATH);
@@ -278,11 +282,11 @@ impl Session<'_> {
 }
 
 /// Before an end with an error is told, its compose file is asked whether anything is to start it again.
-async fn put(seen: &Seen, compose: &Compose, facts: Facts) {
+async fn put(seen: &ContainerCache, compose: &Compose, facts: ContainerFacts) {
     if let Some((name, service, project)) = seen.unasked(&facts) {
-        let wanted = Wanted { name: &name, project: &project, service: &service, pull: false };
+        let wanted = ComposeRequest { name: &name, project: &project, service: &service, pull: false };
         let never = compose.never_restarts(&wanted).await.unwrap_or_else(|error| {
-            tracing::info!(project = name, service, %error, "could not read what the compose file says of restarts");
+            tracing::info!(project = name, service, %error, "cannot read the restart policy from the compose file");
             false
         });
         seen.learn_restart(&name, &service, never);
@@ -290,7 +294,7 @@ async fn put(seen: &Seen, compose: &Compose, facts: Facts) {
     seen.put(facts);
 }
 
-async fn inspect(engine: &Engine, seen: &Seen, compose: &Compose, id: &str) -> Result<(), EngineError> {
+async fn inspect(engine: &DockerEngine, seen: &ContainerCache, compose: &Compose, id: &str) -> Result<(), DockerError> {
     match look(engine, id).await? {
         Some(facts) => put(seen, compose, facts).await,
         None => seen.remove(id),
@@ -299,14 +303,14 @@ async fn inspect(engine: &Engine, seen: &Seen, compose: &Compose, id: &str) -> R
 }
 
 /// Inspects a container; `None` when it is gone, or is no container as engines describe them.
-pub async fn look(engine: &Engine, id: &str) -> Result<Option<Facts>, EngineError> {
+pub async fn look(engine: &DockerEngine, id: &str) -> Result<Option<ContainerFacts>, DockerError> {
     let seen = match engine.inspect(id).await {
         Ok(seen) => seen,
-        Err(EngineError::NotFound(_)) => return Ok(None),
+        Err(DockerError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let Some(mut facts) = Facts::read(seen) else {
-        tracing::warn!(id, "the engine's description of a container can't be read");
+    let Some(mut facts) = ContainerFacts::read(seen) else {
+        tracing::warn!(id, "cannot read the engine's description of the container");
         return Ok(None);
     };
     if !facts.runs() && !facts.image.is_empty() {

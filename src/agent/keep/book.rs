@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Display,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -11,28 +12,36 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::disk::{self, StateError};
-use crate::host::{Instance, OperationRequest, OperationStatus, Phase};
+use crate::{
+    agent::{gate::Refused, service::ServiceError},
+    host::{AgentRefusal, Instance, OperationRequest, OperationStatus, Phase},
+};
 
 const KEEP: SignedDuration = SignedDuration::from_hours(24);
 const KEEP_AT_MOST: usize = 500;
 
 /// An operation as a book keeps it.
-pub trait Recorded: Clone + PartialEq + Serialize + DeserializeOwned {
+pub trait OperationRecord: Clone + PartialEq + Serialize + DeserializeOwned {
     type Request: PartialEq;
+    type Failure: Display;
 
     /// A request that was just accepted.
     fn accepted(request: Self::Request, id: String, key: Option<String>, now: Timestamp) -> Self;
     fn request(&self) -> &Self::Request;
     fn id(&self) -> &str;
     fn key(&self) -> Option<&str>;
+    /// The service or container, for the log.
+    fn subject(&self) -> &str;
+    fn action(&self) -> &'static str;
     /// `None` while it waits or runs.
     fn finished_at(&self) -> Option<Timestamp>;
+    fn end(&mut self, outcome: &Result<String, Self::Failure>, now: Timestamp);
 }
 
 /// An operation on a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub struct ServiceOperationRecord {
     pub request: OperationRequest,
     pub status: OperationStatus,
     /// The process that ran when a Restart began: another one means that the Restart was already done when the agent died.
@@ -40,8 +49,9 @@ pub struct Entry {
     pub before: Option<Instance>,
 }
 
-impl Recorded for Entry {
+impl OperationRecord for ServiceOperationRecord {
     type Request = OperationRequest;
+    type Failure = ServiceError;
 
     fn accepted(request: OperationRequest, id: String, key: Option<String>, now: Timestamp) -> Self {
         let status = OperationStatus {
@@ -71,48 +81,81 @@ impl Recorded for Entry {
         self.status.idempotency_key.as_deref()
     }
 
+    fn subject(&self) -> &str {
+        &self.status.service
+    }
+
+    fn action(&self) -> &'static str {
+        self.status.action.as_str()
+    }
+
     fn finished_at(&self) -> Option<Timestamp> {
         self.status.finished_at
     }
+
+    fn end(&mut self, outcome: &Result<String, ServiceError>, now: Timestamp) {
+        let status = &mut self.status;
+        status.finished_at = Some(now);
+        (status.phase, status.message) = ended(outcome);
+        status.exited_early = outcome.as_ref().is_err_and(ServiceError::exited_early);
+    }
 }
 
-/// What became of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Accepted<E = Entry> {
-    New(E),
-    /// Its key came before, with the same request.
-    Known(E),
-    /// Its key came before, with another request.
-    KeyReused(E),
+/// Phase and message of an operation that ended so.
+pub fn ended<F: Display>(outcome: &Result<String, F>) -> (Phase, String) {
+    match outcome {
+        Ok(done) => (Phase::Succeeded, done.clone()),
+        Err(failure) => (Phase::Failed, failure.to_string()),
+    }
 }
 
 #[derive(Debug)]
-pub struct Book<E = Entry> {
+pub struct OperationBook<E = ServiceOperationRecord> {
     path: PathBuf,
     entries: Mutex<VecDeque<E>>,
 }
 
-impl<E: Recorded> Book<E> {
+impl<E: OperationRecord> OperationBook<E> {
     pub fn open(path: PathBuf) -> Result<Self, StateError> {
         let entries = disk::read(&path)?.unwrap_or_default();
         Ok(Self { path, entries: Mutex::new(entries) })
     }
 
-    /// Writes a request down and gives it an id, unless its key came before.
-    pub fn accept(&self, request: E::Request, key: Option<String>, now: Timestamp) -> Result<Accepted<E>, StateError> {
+    /// Writes a request down and gives it an id, unless its key came before: then it is that operation. `judge` may refuse a new one.
+    /// `true`: it is new. When this returns it will be done or have failed, whatever happens to the agent. Blocks on the disk.
+    pub fn accept(
+        &self,
+        request: E::Request,
+        key: Option<String>,
+        now: Timestamp,
+        judge: impl FnOnce(&E::Request) -> Result<(), Refused>,
+    ) -> Result<(E, bool), Refused> {
         let mut entries = self.lock();
-        if let Some(key) = &key
-            && let Some(known) = entries.iter().find(|e| e.key() == Some(key))
-        {
-            let entry = known.clone();
-            return Ok(if *known.request() == request { Accepted::Known(entry) } else { Accepted::KeyReused(entry) });
+        if let Some(known) = key.as_ref().and_then(|key| entries.iter().find(|e| e.key() == Some(key))) {
+            return match *known.request() == request {
+                true => Ok((known.clone(), false)),
+                false => Err(Refused::key_reused(known.id())),
+            };
         }
+        judge(&request)?;
         let entry = E::accepted(request, Uuid::now_v7().to_string(), key, now);
         let mut new = entries.clone();
         forget(&mut new, now);
         new.push_back(entry.clone());
-        self.keep(&mut entries, new)?;
-        Ok(Accepted::New(entry))
+        self.keep(&mut entries, new).map_err(|error| Refused::new(AgentRefusal::NotRecorded, error.to_string()))?;
+        Ok((entry, true))
+    }
+
+    /// Writes down how an operation ended.
+    pub fn end(&self, entry: &E, outcome: &Result<String, E::Failure>) {
+        let (id, subject, action) = (entry.id(), entry.subject(), entry.action());
+        match outcome {
+            Ok(done) => tracing::info!(id, subject, action, done, "operation done"),
+            Err(error) => tracing::warn!(id, subject, action, %error, "operation failed"),
+        }
+        if let Err(error) = self.change(id, |entry| entry.end(outcome, Timestamp::now())) {
+            tracing::error!(id, subject, action, %error, "cannot record the end of the operation");
+        }
     }
 
     /// Changes an entry, on disk first.
@@ -123,11 +166,6 @@ impl<E: Recorded> Book<E> {
             change(entry);
         }
         self.keep(&mut entries, new)
-    }
-
-    /// The operation of a key that came before.
-    pub fn of_key(&self, key: &str) -> Option<E> {
-        self.lock().iter().find(|e| e.key() == Some(key)).cloned()
     }
 
     pub fn get(&self, id: &str) -> Option<E> {
@@ -153,15 +191,15 @@ impl<E: Recorded> Book<E> {
     }
 }
 
-impl Book {
+impl OperationBook {
     /// What is still to be done for a service, in the order in which it was asked.
-    pub fn unfinished(&self, service: &str) -> Vec<Entry> {
+    pub fn unfinished(&self, service: &str) -> Vec<ServiceOperationRecord> {
         self.all_unfinished().into_iter().filter(|e| e.status.service == service).collect()
     }
 }
 
 /// Forgets what ended a day ago, and the oldest that ended when there are too many.
-fn forget<E: Recorded>(entries: &mut VecDeque<E>, now: Timestamp) {
+fn forget<E: OperationRecord>(entries: &mut VecDeque<E>, now: Timestamp) {
     entries.retain(|e| e.finished_at().is_none_or(|at| now.duration_since(at) < KEEP));
     while entries.len() >= KEEP_AT_MOST {
         let Some(oldest) = entries.iter().position(|e| e.finished_at().is_some()) else {
@@ -186,27 +224,38 @@ mod tests {
         std::env::temp_dir().join(format!("ostler-book-{}.json", Uuid::new_v4().simple()))
     }
 
-    fn id(accepted: Accepted) -> String {
-        match accepted {
-            Accepted::New(entry) => entry.status.id,
-            other => panic!("not new: {other:?}"),
-        }
+    type Book = OperationBook<ServiceOperationRecord>;
+
+    fn accept(
+        book: &Book,
+        request: OperationRequest,
+        key: Option<&str>,
+        at: Timestamp,
+    ) -> Result<(String, bool), Refused> {
+        book.accept(request, key.map(str::to_owned), at, |_| Ok(())).map(|(entry, is_new)| (entry.status.id, is_new))
+    }
+
+    fn new(book: &Book, request: OperationRequest, at: Timestamp) -> String {
+        let (id, is_new) = accept(book, request, None, at).unwrap();
+        assert!(is_new);
+        id
     }
 
     #[test]
     fn the_same_key_is_the_same_operation_also_after_a_restart() {
         let path = path();
-        let book = Book::<Entry>::open(path.clone()).unwrap();
+        let book = Book::open(path.clone()).unwrap();
         let ask = |action| OperationRequest::new("ollama", action, "why");
-        let first = id(book.accept(ask(Action::Restart), Some("k".into()), now()).unwrap());
-        let again = Book::<Entry>::open(path.clone()).unwrap();
+        let (first, _) = accept(&book, ask(Action::Restart), Some("k"), now()).unwrap();
+        let again = Book::open(path.clone()).unwrap();
         for book in [&book, &again] {
-            let known = book.accept(ask(Action::Restart), Some("k".into()), now()).unwrap();
-            assert!(matches!(known, Accepted::Known(e) if e.status.id == first));
-            let other = book.accept(ask(Action::Stop), Some("k".into()), now()).unwrap();
-            assert!(matches!(other, Accepted::KeyReused(e) if e.status.id == first));
+            assert_eq!(accept(book, ask(Action::Restart), Some("k"), now()).unwrap(), (first.clone(), false));
+            let other = accept(book, ask(Action::Stop), Some("k"), now()).unwrap_err();
+            assert!(other.reason == AgentRefusal::KeyReused && other.message.contains(&first), "{other:?}");
         }
-        assert_ne!(id(book.accept(ask(Action::Stop), None, now()).unwrap()), first);
+        assert_ne!(new(&book, ask(Action::Stop), now()), first);
+        let held = book.accept(ask(Action::Stop), None, now(), |_| Err(Refused::new(AgentRefusal::Held, "")));
+        assert_eq!(held.unwrap_err().reason, AgentRefusal::Held);
         assert_eq!(again.unfinished("ollama").len(), 1);
         std::fs::remove_file(path).unwrap();
     }
@@ -214,18 +263,18 @@ mod tests {
     #[test]
     fn only_what_ended_is_forgotten() {
         let path = path();
-        let book = Book::<Entry>::open(path.clone()).unwrap();
+        let book = Book::open(path.clone()).unwrap();
         let ask = || OperationRequest::new("ollama", Action::Start, "");
-        let open = id(book.accept(ask(), None, now()).unwrap());
-        let done = id(book.accept(ask(), None, now()).unwrap());
+        let open = new(&book, ask(), now());
+        let done = new(&book, ask(), now());
         book.change(&done, |e| {
             e.status.phase = Phase::Succeeded;
             e.status.finished_at = Some(now());
         })
         .unwrap();
-        book.accept(ask(), None, now() + 23.hours()).unwrap();
+        new(&book, ask(), now() + 23.hours());
         assert!(book.get(&done).is_some());
-        book.accept(ask(), None, now() + 24.hours()).unwrap();
+        new(&book, ask(), now() + 24.hours());
         assert!(book.get(&done).is_none());
         assert!(book.get(&open).is_some());
         std::fs::remove_file(path).unwrap();

@@ -32,12 +32,12 @@ impl StateError {
 
 /// The state folder, held by this agent alone until it is dropped or the process ends.
 #[derive(Debug)]
-pub struct Folder {
+pub struct StateFolder {
     path: PathBuf,
     _lock: File,
 }
 
-impl Folder {
+impl StateFolder {
     /// Makes the folder (for its user only) and takes its lock.
     pub fn take(path: &Path) -> Result<Self, StateError> {
         DirBuilder::new()
@@ -128,10 +128,10 @@ mod tests {
     #[test]
     fn a_folder_has_one_agent_at_a_time() {
         let path = temporary();
-        let first = Folder::take(&path).unwrap();
-        assert!(matches!(Folder::take(&path), Err(StateError::InUse { .. })));
+        let first = StateFolder::take(&path).unwrap();
+        assert!(matches!(StateFolder::take(&path), Err(StateError::InUse { .. })));
         drop(first);
-        Folder::take(&path).unwrap();
+        StateFolder::take(&path).unwrap();
         fs::remove_dir_all(path).unwrap();
     }
 }

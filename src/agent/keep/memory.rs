@@ -33,7 +33,7 @@ impl Start {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Memory {
+pub struct ServiceRecord {
     pub holds: Vec<Hold>,
     pub self_starts: SelfStarts,
     pub failed_starts_in_row: u32,
@@ -52,7 +52,7 @@ pub struct Memory {
     pub log_offset: Option<u64>,
 }
 
-impl Memory {
+impl ServiceRecord {
     /// Sets a hold; the same owner's earlier one is replaced, but keeps its beginning.
     pub fn hold(&mut self, new: Hold) {
         match self.holds.iter_mut().find(|h| h.owner == new.owner) {
@@ -63,6 +63,11 @@ impl Memory {
 
     pub fn release(&mut self, owner: HoldOwner) {
         self.holds.retain(|h| h.owner != owner);
+    }
+
+    /// Whether the end of this process was noted.
+    pub fn has_ended(&self, instance: Option<&Instance>) -> bool {
+        instance.is_some() && self.last_exit_of.as_ref() == instance
     }
 
     /// A new boot of the host: what failed before says nothing of now.
@@ -80,7 +85,7 @@ impl Memory {
 #[derive(Debug)]
 pub struct Keeper {
     path: PathBuf,
-    memory: Mutex<Memory>,
+    memory: Mutex<ServiceRecord>,
 }
 
 impl Keeper {
@@ -89,12 +94,12 @@ impl Keeper {
         Ok(Self { path, memory: Mutex::new(memory) })
     }
 
-    pub fn get(&self) -> Memory {
+    pub fn get(&self) -> ServiceRecord {
         self.lock().clone()
     }
 
     /// Changes the memory if the change can be written down.
-    pub fn change(&self, change: impl FnOnce(&mut Memory)) -> Result<(), StateError> {
+    pub fn change(&self, change: impl FnOnce(&mut ServiceRecord)) -> Result<(), StateError> {
         let mut memory = self.lock();
         let mut new = memory.clone();
         change(&mut new);
@@ -105,7 +110,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Memory> {
+    fn lock(&self) -> MutexGuard<'_, ServiceRecord> {
         // The value is replaced whole, so a panic elsewhere can't have left half of one.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,7 +126,7 @@ mod tests {
 
     #[test]
     fn each_owner_clears_its_own_hold() {
-        let mut memory = Memory::default();
+        let mut memory = ServiceRecord::default();
         memory.hold(hold(HoldOwner::Person, "a"));
         memory.hold(hold(HoldOwner::Suspend, "b"));
         memory.hold(Hold { since: Timestamp::MAX, ..hold(HoldOwner::Person, "c") });
@@ -136,12 +141,12 @@ mod tests {
         let keeper = Keeper::open("/nonexistent/folder/x.json".into()).unwrap();
         let error = keeper.change(|m| m.failed_starts_in_row = 3).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/folder/x.json"));
-        assert_eq!(keeper.get(), Memory::default());
+        assert_eq!(keeper.get(), ServiceRecord::default());
     }
 
     #[test]
     fn a_new_boot_forgets_failed_starts_and_keeps_holds() {
-        let mut memory = Memory { failed_starts_in_row: 5, boot: "a".into(), ..Memory::default() };
+        let mut memory = ServiceRecord { failed_starts_in_row: 5, boot: "a".into(), ..ServiceRecord::default() };
         memory.hold(hold(HoldOwner::Person, "x"));
         memory.enter_boot("a");
         assert_eq!(memory.failed_starts_in_row, 5);

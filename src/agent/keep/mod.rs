@@ -14,10 +14,10 @@
 
 mod book;
 mod disk;
-mod doorbook;
 mod memory;
+mod replay_guard;
 
-pub use book::{Accepted, Book, Entry, Recorded};
-pub use disk::{Folder, StateError, read, write};
-pub use doorbook::Doorbook;
-pub use memory::{Keeper, Memory, Start};
+pub use book::{OperationBook, OperationRecord, ServiceOperationRecord, ended};
+pub use disk::{StateError, StateFolder, read, write};
+pub use memory::{Keeper, ServiceRecord, Start};
+pub use replay_guard::ReplayGuard;

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, HashSet},
     ffi::CString,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     process::Command,
@@ -68,14 +69,19 @@ fn pids() -> io::Result<impl Iterator<Item = u32>> {
     Ok(fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()))
 }
 
+/// One read: the kernel gives all of it at once, and this is done for each process of the host.
 fn read(pid: u32) -> Option<Proc> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    parse_stat(pid, uid, &stat)
+    let mut stat = [0; 2048];
+    let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
+    parse_stat(pid, &String::from_utf8_lossy(stat.get(..length)?))
+}
+
+pub fn uid_of(pid: u32) -> Option<u32> {
+    Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
 /// `proc(5)`: fields after the command name, which may itself contain blanks and brackets. A zombie is no process.
-fn parse_stat(pid: u32, uid: u32, stat: &str) -> Option<Proc> {
+fn parse_stat(pid: u32, stat: &str) -> Option<Proc> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     // fields[0] is field 3 of the manual page.
     let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
@@ -96,11 +102,14 @@ fn parse_stat(pid: u32, uid: u32, stat: &str) -> Option<Proc> {
         session: u32::try_from(number(6)?).ok(),
         start_time: number(22)?,
         cpu_seconds: ticks as f64 / TICKS_PER_SECOND,
-        uid,
     })
 }
 
-pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
+pub fn listening_sockets(port: u16) -> Option<Vec<u64>> {
+    Some(sockets(port).ok()?.iter().map(|socket| socket.inode).collect())
+}
+
+fn sockets(port: u16) -> io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(table) {
@@ -110,6 +119,11 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
             Err(e) => return Err(e),
         }
     }
+    Ok(sockets)
+}
+
+pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
+    let sockets = sockets(port)?;
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
@@ -234,13 +248,13 @@ mod tests {
     #[test]
     fn a_command_name_with_brackets_does_not_shift_the_fields() {
         let stat = "42 (a) b (c)) S 7 42 40 0 -1 4194304 1 2 3 4 100 50 25 25 20 0 1 0 98765 1 2 3";
-        let read = parse_stat(42, 1000, stat).unwrap();
-        let expected = Proc { pid: 42, parent: 7, session: Some(40), start_time: 98765, cpu_seconds: 2.0, uid: 1000 };
+        let read = parse_stat(42, stat).unwrap();
+        let expected = Proc { pid: 42, parent: 7, session: Some(40), start_time: 98765, cpu_seconds: 2.0 };
         assert_eq!(read, expected);
-        assert_eq!(parse_stat(42, 0, &stat.replace(" S ", " Z ")), None, "a zombie runs no more");
+        assert_eq!(parse_stat(42, &stat.replace(" S ", " Z ")), None, "a zombie runs no more");
         let threads = stat.replace(" S ", " Z ").replace(" 20 0 1 0 ", " 20 0 3 0 ");
-        assert!(parse_stat(42, 0, &threads).is_some(), "its other threads go on");
-        assert_eq!(parse_stat(42, 0, "42 (x"), None);
+        assert!(parse_stat(42, &threads).is_some(), "its other threads go on");
+        assert_eq!(parse_stat(42, "42 (x"), None);
     }
 
     #[test]

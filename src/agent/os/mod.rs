@@ -18,7 +18,7 @@ use nix::unistd::{Pid, Uid, User};
 
 pub use native::{become_user, boot_id};
 pub use nix::sys::signal::Signal;
-pub use place::{Owner, Place};
+pub use place::{FileOwner, SafePath};
 
 use crate::host::{Instance, mask::one_line};
 
@@ -32,7 +32,6 @@ pub struct Proc {
     /// See [`Instance::start_time`].
     pub start_time: u64,
     pub cpu_seconds: f64,
-    pub uid: u32,
 }
 
 /// All processes at one moment.
@@ -90,6 +89,11 @@ impl Processes {
         }
         false
     }
+}
+
+/// Whose a running process is.
+pub fn uid_of(pid: u32) -> Option<u32> {
+    native::uid_of(pid)
 }
 
 /// The instance of a running process.
@@ -151,6 +155,11 @@ pub struct Listener {
     pub uid: Option<u32>,
 }
 
+/// The sockets that listen on a port, told from others; `None` where the system can't tell them cheaply.
+pub fn listening_sockets(port: u16) -> Option<Vec<u64>> {
+    native::listening_sockets(port)
+}
+
 /// Who would answer a connection to this address: the listener on just this address, or else on all.
 pub fn listener(address: IpAddr, port: u16) -> io::Result<Option<Listener>> {
     Ok(pick(native::listeners(port)?, address))
@@ -177,7 +186,7 @@ mod tests {
     use super::*;
 
     fn proc(pid: u32, parent: u32, session: u32) -> Proc {
-        Proc { pid, parent, session: Some(session), start_time: 1, cpu_seconds: 0.0, uid: 0 }
+        Proc { pid, parent, session: Some(session), start_time: 1, cpu_seconds: 0.0 }
     }
 
     #[test]
@@ -216,7 +225,8 @@ mod tests {
         assert_eq!(instance_of(me), instance_of(me));
         assert!(instance_of(me).is_some());
         let own = Processes::read().unwrap();
-        assert_eq!(own.get(me).unwrap().uid, Uid::effective().as_raw());
+        assert_eq!(uid_of(me), Some(Uid::effective().as_raw()));
+        assert_eq!(portable::uid_of(me), uid_of(me));
         let portable = Processes::of(portable::processes().unwrap());
         assert_eq!(portable.get(me).unwrap().parent, own.get(me).unwrap().parent);
         assert!(portable::start_time(me).is_some());

@@ -21,15 +21,15 @@ const MAX_LINKS: usize = 40;
 
 /// A folder that stays the same one, whatever becomes of its path, and the name of a file in it.
 #[derive(Debug)]
-pub struct Place {
+pub struct SafePath {
     folder: OwnedFd,
     name: OsString,
 }
 
 /// Whose a file is.
-pub type Owner = (nix::unistd::Uid, nix::unistd::Gid);
+pub type FileOwner = (nix::unistd::Uid, nix::unistd::Gid);
 
-impl Place {
+impl SafePath {
     /// Walks to the file's folder. A symbolic link on the way is followed only where nobody but root and this user could have put it.
     pub fn of(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or_else(|| invalid("it names no file"))?.to_owned();
@@ -73,7 +73,7 @@ impl Place {
     }
 
     /// Opens it, or makes it for its owner.
-    pub fn append(&self, owner: Option<Owner>) -> io::Result<File> {
+    pub fn append(&self, owner: Option<FileOwner>) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_APPEND;
         match self.create(&self.name, flags, owner) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.open(&self.name, flags),
@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// Makes a file anew; what has the name is removed first.
-    pub fn replace(&self, name: &OsStr, owner: Option<Owner>) -> io::Result<File> {
+    pub fn replace(&self, name: &OsStr, owner: Option<FileOwner>) -> io::Result<File> {
         self.remove(name)?;
         self.create(name, OFlag::O_WRONLY, owner)
     }
@@ -119,7 +119,7 @@ impl Place {
         }
     }
 
-    fn create(&self, name: &OsStr, flags: OFlag, owner: Option<Owner>) -> io::Result<File> {
+    fn create(&self, name: &OsStr, flags: OFlag, owner: Option<FileOwner>) -> io::Result<File> {
         let file = self.open_raw(name, flags | OFlag::O_CREAT | OFlag::O_EXCL)?;
         if let Some((uid, gid)) = owner {
             fchown(&file, Some(uid), Some(gid))?;
@@ -226,16 +226,16 @@ mod tests {
             symlink("loop", folder.join("loop")).unwrap();
         }
         for link in ["absolute", "relative", "up"] {
-            let mut file = Place::of(&ours.join(link).join("x.log")).unwrap().append(None).unwrap();
+            let mut file = SafePath::of(&ours.join(link).join("x.log")).unwrap().append(None).unwrap();
             file.write_all(b"x").unwrap();
-            let refused = Place::of(&theirs.join(link).join("x.log")).unwrap_err();
+            let refused = SafePath::of(&theirs.join(link).join("x.log")).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{link}: {refused}");
         }
         assert_eq!(fs::read(ours.join("real/x.log")).unwrap(), b"xxx");
         assert!(!theirs.join("real/x.log").exists());
-        assert!(Place::of(&ours.join("loop/x.log")).is_err());
-        assert!(Place::of(&ours.join("real/x.log/y.log")).unwrap_err().to_string().contains("no folder"));
-        Place::of(&theirs.join("real/../real/y.log")).unwrap().append(None).unwrap();
+        assert!(SafePath::of(&ours.join("loop/x.log")).is_err());
+        assert!(SafePath::of(&ours.join("real/x.log/y.log")).unwrap_err().to_string().contains("no folder"));
+        SafePath::of(&theirs.join("real/../real/y.log")).unwrap().append(None).unwrap();
         fs::remove_dir_all(root).unwrap();
     }
 
@@ -248,14 +248,14 @@ mod tests {
         nix::unistd::mkfifo(&root.join("fifo"), Mode::S_IRWXU).unwrap();
         fs::create_dir(root.join("folder")).unwrap();
         for name in ["link", "hard", "fifo", "folder"] {
-            let place = Place::of(&root.join(name)).unwrap();
+            let place = SafePath::of(&root.join(name)).unwrap();
             for opened in [place.append(None), place.read(), place.read_and_write()] {
                 assert!(opened.is_err(), "{name}");
             }
             assert_eq!(place.length().is_err(), name != "hard", "{name}");
         }
         assert_eq!(fs::read(root.join("precious")).unwrap(), b"precious");
-        let place = Place::of(&root.join("new")).unwrap();
+        let place = SafePath::of(&root.join("new")).unwrap();
         assert_eq!(place.length().unwrap(), None);
         place.append(None).unwrap().write_all(b"a").unwrap();
         place.append(None).unwrap().write_all(b"b").unwrap();

@@ -39,7 +39,6 @@ fn read(process: &Process) -> Option<Proc> {
         session: process.session_id().map(Pid::as_u32),
         start_time: process.start_time(),
         cpu_seconds: process.accumulated_cpu_time() as f64 / 1000.0,
-        uid: process.user_id().map_or(u32::MAX, |uid| **uid),
     })
 }
 
@@ -47,6 +46,18 @@ pub fn start_time(pid: u32) -> Option<u64> {
     let pid = Pid::from_u32(pid);
     let system = refreshed(ProcessesToUpdate::Some(&[pid])).ok()?;
     system.process(pid).and_then(read).map(|p| p.start_time)
+}
+
+pub fn uid_of(pid: u32) -> Option<u32> {
+    let pid = Pid::from_u32(pid);
+    let system = refreshed(ProcessesToUpdate::Some(&[pid])).ok()?;
+    system.process(pid)?.user_id().map(|uid| **uid)
+}
+
+/// Each look runs a program.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux reads /proc"))]
+pub fn listening_sockets(_: u16) -> Option<Vec<u64>> {
+    None
 }
 
 /// Nothing tells of the end of a process that is no child: it is looked at again and again.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Runner;
+use super::ServiceRunner;
 use crate::agent::{
-    plan::{Decision, MAX_FAILED_STARTS, Seen},
+    plan::{MAX_FAILED_STARTS, ServiceDecision, ServiceObserved},
     service::ServiceError,
 };
 
@@ -35,7 +35,7 @@ impl HalfDone {
     }
 }
 
-impl Runner {
+impl ServiceRunner {
     /// After a restart has failed: whether the agent owes a start.
     pub(super) fn after_restart<T>(&mut self, result: &Result<T, ServiceError>) {
         self.half_done = match result {
@@ -61,14 +61,14 @@ impl Runner {
             return;
         }
         let down = match self.service.look(false).await {
-            Ok(Seen::Down | Seen::Foreign) | Err(_) => true,
+            Ok(ServiceObserved::Down | ServiceObserved::Foreign) | Err(_) => true,
             Ok(_) => false,
         };
         if !down {
             return;
         }
-        tracing::warn!(service = %self.service.spec.name, "the service was stopped for a restart and is down; starting it");
-        match self.act(Decision::Start, Seen::Down).await {
+        tracing::warn!(service = %self.service.spec.name, "service is down after an unfinished restart; starting it");
+        match self.act(ServiceDecision::Start, ServiceObserved::Down).await {
             Err(error) if error.is_failure() && !self.leaves_to_controller(&error) => {
                 self.half_done = half_done.again(Instant::now());
             }

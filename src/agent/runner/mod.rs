@@ -19,15 +19,15 @@ pub use upkeep::Upkeep;
 use finish::HalfDone;
 
 use super::{
-    keep::Book,
+    keep::OperationBook,
     plan::Occasion,
-    service::{Patience, Service, ServiceError},
+    service::{Service, ServiceError, WaitContext},
 };
 use crate::telemetry::{Beat, Metrics};
 
 /// What is asked of a runner.
 #[derive(Debug)]
-pub enum Command {
+pub enum RunnerCommand {
     /// An operation was written down: its id.
     Operate(String),
     /// The agent ends for good: stop what it started, without a hold, and start nothing more.
@@ -36,7 +36,7 @@ pub enum Command {
 
 /// How the agent's own loop goes.
 #[derive(Clone, Debug)]
-pub struct Pace {
+pub struct RunnerSettings {
     /// The agent's name, for metrics.
     pub agent: String,
     pub self_check: Duration,
@@ -46,11 +46,11 @@ pub struct Pace {
 
 /// Runs one service.
 #[derive(Debug)]
-pub struct Runner {
+pub struct ServiceRunner {
     service: Arc<Service>,
-    book: Arc<Book>,
+    book: Arc<OperationBook>,
     metrics: Metrics,
-    pace: Pace,
+    pace: RunnerSettings,
     shutdown: CancellationToken,
     beat: Beat,
     /// Nothing is started any more.
@@ -58,12 +58,12 @@ pub struct Runner {
     half_done: Option<HalfDone>,
 }
 
-impl Runner {
+impl ServiceRunner {
     pub fn new(
         service: Arc<Service>,
-        book: Arc<Book>,
+        book: Arc<OperationBook>,
         metrics: Metrics,
-        pace: Pace,
+        pace: RunnerSettings,
         shutdown: CancellationToken,
         beat: Beat,
     ) -> Self {
@@ -71,7 +71,7 @@ impl Runner {
     }
 
     /// Finishes what an earlier agent began, starts what is down, and then serves until the agent ends.
-    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<RunnerCommand>) {
         self.catch_up().await;
         if !self.shutdown.is_cancelled() {
             self.check(Occasion::AgentStart).await;
@@ -84,8 +84,8 @@ impl Runner {
                 biased;
                 () = self.shutdown.cancelled() => return,
                 command = commands.recv() => match command {
-                    Some(Command::Operate(id)) => self.operate(&id).await,
-                    Some(Command::StopForGood(done)) => {
+                    Some(RunnerCommand::Operate(id)) => self.operate(&id).await,
+                    Some(RunnerCommand::StopForGood(done)) => {
                         self.leaving = true;
                         // Whoever asked may be gone; the service is stopped all the same.
                         let _ = done.send(self.stop_for_good().await);
@@ -111,7 +111,7 @@ impl Runner {
         }
     }
 
-    fn patience(&self) -> Patience {
-        Patience { book: Arc::clone(&self.book), shutdown: self.shutdown.clone() }
+    fn patience(&self) -> WaitContext {
+        WaitContext { book: Arc::clone(&self.book), shutdown: self.shutdown.clone() }
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Runner;
+use super::ServiceRunner;
 use crate::{
     agent::{
-        keep::{Entry, StateError},
+        keep::{ServiceOperationRecord, StateError},
         plan,
         service::ServiceError,
     },
@@ -24,7 +24,7 @@ fn owner_of(request: &OperationRequest) -> HoldOwner {
     request.owner.unwrap_or(HoldOwner::Person)
 }
 
-impl Runner {
+impl ServiceRunner {
     /// Does an operation of the book, unless it is done already.
     pub(super) async fn operate(&mut self, id: &str) {
         let Some(entry) = self.book.get(id).filter(|e| !e.status.phase.is_finished()) else {
@@ -35,7 +35,7 @@ impl Runner {
         let entry = match self.begin(entry) {
             Ok(entry) => entry,
             Err(error) => {
-                tracing::error!(service = %name, id, %error, "the operation can't be written down as begun, so it waits");
+                tracing::error!(service = %name, id, %error, "cannot record the start of the operation; will retry");
                 return;
             }
         };
@@ -46,32 +46,17 @@ impl Runner {
         self.service.live().operation = None;
         self.service.changes.tell();
         if matches!(result, Err(ServiceError::Interrupted)) {
-            tracing::info!(service = %name, id, "the agent ends; the operation goes on at its next start");
+            tracing::info!(service = %name, id, "the agent is stopping; the operation continues at its next start");
             return;
         }
-        let action = entry.status.action;
-        let outcome = if result.is_ok() { "Succeeded" } else { "Failed" };
-        self.metrics.agent.operation(&self.pace.agent, &name, action.as_str(), outcome);
-        match &result {
-            Ok(message) => {
-                tracing::info!(service = %name, id, action = action.as_str(), done = message, "operation done")
-            }
-            Err(error) => tracing::warn!(service = %name, id, action = action.as_str(), %error, "operation failed"),
-        }
+        let (action, outcome) = (entry.status.action.as_str(), if result.is_ok() { "Succeeded" } else { "Failed" });
+        self.metrics.agent.operation(&self.pace.agent, &name, action, outcome);
         crash_point("agent.operation-done-before-record");
-        let ended = self.book.change(id, |e| {
-            e.status.phase = if result.is_ok() { Phase::Succeeded } else { Phase::Failed };
-            e.status.exited_early = result.as_ref().is_err_and(ServiceError::exited_early);
-            e.status.message = result.map_or_else(|e| e.to_string(), str::to_owned);
-            e.status.finished_at = Some(Timestamp::now());
-        });
-        if let Err(error) = ended {
-            tracing::error!(service = %name, id, %error, "the end of the operation can't be written down");
-        }
+        self.book.end(&entry, &result.map(str::to_owned));
     }
 
     /// Writes down that the operation runs, and which process it found.
-    fn begin(&self, mut entry: Entry) -> Result<Entry, StateError> {
+    fn begin(&self, mut entry: ServiceOperationRecord) -> Result<ServiceOperationRecord, StateError> {
         if entry.status.phase == Phase::Accepted {
             entry.status.phase = Phase::Running;
             entry.status.started_at = Some(Timestamp::now());
@@ -87,7 +72,7 @@ impl Runner {
         Ok(entry)
     }
 
-    async fn perform(&mut self, entry: &Entry) -> Result<&'static str, ServiceError> {
+    async fn perform(&mut self, entry: &ServiceOperationRecord) -> Result<&'static str, ServiceError> {
         let request = &entry.request;
         let service = Arc::clone(&self.service);
         let keeper = &service.keeper;
@@ -133,7 +118,7 @@ impl Runner {
     }
 
     /// An agent that died after it had started the new process must not stop that one, too.
-    async fn restart(&self, entry: &Entry) -> Result<&'static str, ServiceError> {
+    async fn restart(&self, entry: &ServiceOperationRecord) -> Result<&'static str, ServiceError> {
         let now = self.service.instance()?;
         if now.is_some() && now != entry.before {
             self.service.start(&self.patience()).await?;
@@ -155,7 +140,10 @@ impl Runner {
         match &result {
             Ok(_) => keeper.change(|m| {
                 m.failed_starts_in_row = 0;
-                m.last_failure = None;
+                let ended = m.start.as_ref().is_some_and(|start| m.has_ended(start.instance.as_ref()));
+                if !ended {
+                    m.last_failure = None;
+                }
             })?,
             Err(e) if e.counts_as_failed_start() => {
                 keeper.change(|m| m.failed_starts_in_row = m.failed_starts_in_row.saturating_add(1))?;

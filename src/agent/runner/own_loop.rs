@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Runner;
+use super::ServiceRunner;
 use crate::{
     agent::{
-        plan::{self, Decision, Leave, MAX_FAILED_STARTS, Occasion, Seen, View},
+        plan::{self, Leave, MAX_FAILED_STARTS, Occasion, ServiceAssessment, ServiceDecision, ServiceObserved},
         service::{self, ServiceError},
     },
     telemetry::crash_point,
@@ -17,7 +17,7 @@ use crate::{
 /// For how long a service that uses the CPU may let its checks time out.
 const BUSY_GRACE: Duration = Duration::from_secs(1800);
 
-impl Runner {
+impl ServiceRunner {
     /// Looks at the service, decides, acts.
     pub(super) async fn check(&mut self, occasion: Occasion) {
         if self.leaving {
@@ -27,45 +27,45 @@ impl Runner {
         let seen = match self.service.look(!self.pace.observe).await {
             Ok(seen) => seen,
             Err(error) => {
-                tracing::error!(service = %name, %error, "the service can't be checked");
+                tracing::error!(service = %name, %error, "cannot check the service");
                 return;
             }
         };
         let seen = self.bound_busy(seen);
         let decision = self.decide(occasion, seen);
         match decision {
-            Decision::Nothing => self.passed(),
-            Decision::Leave(why) => {
-                tracing::info!(service = %name, ?seen, why = why.as_str(), "service is not up; leaving it alone");
+            ServiceDecision::Nothing => self.passed(),
+            ServiceDecision::Leave(why) => {
+                tracing::info!(service = %name, state = seen.as_str(), why = why.as_str(), "service is not up; leaving it alone");
                 if why == Leave::GaveUp {
                     tracing::error!(service = %name, failed_starts = MAX_FAILED_STARTS,
                         "gave up on the service: see its log, correct the cause, then run `ostler start`");
                 }
             }
-            Decision::Start | Decision::Restart if self.pace.observe => {
-                tracing::info!(service = %name, ?seen, ?decision, "would act, but only observes (--observe)");
+            ServiceDecision::Start | ServiceDecision::Restart if self.pace.observe => {
+                tracing::info!(service = %name, state = seen.as_str(), action = decision.as_str(), "service is down; not acting (--observe)");
             }
-            Decision::Start => {
+            ServiceDecision::Start => {
                 // What went wrong is logged, and tried again at the next check.
                 let _ = self.act(decision, seen).await;
             }
-            Decision::Restart => {
+            ServiceDecision::Restart => {
                 let restarted = self.act(decision, seen).await;
                 self.after_restart(&restarted);
             }
         }
     }
 
-    fn decide(&self, occasion: Occasion, seen: Seen) -> Decision {
+    fn decide(&self, occasion: Occasion, seen: ServiceObserved) -> ServiceDecision {
         let memory = self.service.keeper.get();
         let mut live = self.service.live();
         let cared_for = live.care_until.is_some_and(|until| Instant::now() < until);
         live.failing = match seen {
-            Seen::Up | Seen::Starting => 0,
+            ServiceObserved::Up | ServiceObserved::Starting => 0,
             _ if cared_for => 0,
             _ => live.failing.saturating_add(1),
         };
-        let view = View {
+        let view = ServiceAssessment {
             occasion,
             seen,
             holds: &memory.holds,
@@ -79,27 +79,23 @@ impl Runner {
     }
 
     /// A hung server may burn CPU for ever: past the grace it is failing.
-    fn bound_busy(&self, seen: Seen) -> Seen {
+    fn bound_busy(&self, seen: ServiceObserved) -> ServiceObserved {
         let mut live = self.service.live();
-        if seen != Seen::Busy {
+        if seen != ServiceObserved::Busy {
             live.busy_since = None;
             return seen;
         }
         let since = *live.busy_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > BUSY_GRACE { Seen::Failing } else { Seen::Busy }
+        if since.elapsed() > BUSY_GRACE { ServiceObserved::Failing } else { ServiceObserved::Busy }
     }
 
     fn passed(&self) {
-        if self.service.keeper.get().failed_starts_in_row > 0
-            && let Err(error) = self.service.keeper.change(|m| m.failed_starts_in_row = 0)
-        {
-            tracing::error!(service = %self.service.spec.name, %error, "a passing check can't be written down");
-        }
+        self.service.remember(|m| m.failed_starts_in_row = 0);
     }
 
-    pub(super) async fn act(&self, decision: Decision, seen: Seen) -> Result<(), ServiceError> {
+    pub(super) async fn act(&self, decision: ServiceDecision, seen: ServiceObserved) -> Result<(), ServiceError> {
         let name = &self.service.spec.name;
-        tracing::warn!(service = %name, ?seen, ?decision, "service is down and no controller manages it; acting");
+        tracing::warn!(service = %name, state = seen.as_str(), action = decision.as_str(), "service is down and no controller manages it; acting");
         // Written down first: a controller counts these as attempts.
         let counted = self.service.keeper.change(|m| {
             m.self_starts.count += 1;
@@ -112,7 +108,7 @@ impl Runner {
         crash_point("agent.before-self-start");
         let patience = self.patience();
         let result = match decision {
-            Decision::Restart => self.service.restart(&patience).await,
+            ServiceDecision::Restart => self.service.restart(&patience).await,
             _ => self.service.start(&patience).await,
         };
         self.metrics.agent.self_started(&self.pace.agent, name);

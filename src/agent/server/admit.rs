@@ -12,13 +12,13 @@ use axum::{
 };
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::app::App;
 use crate::{
-    agent::gate::{self, Admission, Presented, Refused},
+    agent::gate::{self, Refused, RequestAdmission, RequestCredentials},
     host::{
-        ErrorBody, MAX_BODY_BYTES, Refusal, header as names,
+        AgentRefusal, ErrorBody, MAX_BODY_BYTES, header as names,
         sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Signature},
     },
 };
@@ -41,11 +41,14 @@ impl IntoResponse for Refused {
 pub async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = shown(request.uri().path());
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0.to_string());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0);
     let response = next.run(request).await;
     if let Some(refused) = response.extensions().get::<Refused>() {
         app.metrics.agent.refused(&app.name, refused.reason.as_str());
-        tracing::warn!(%method, path, peer, reason = refused.reason.as_str(), error = refused.message, "request refused");
+        if app.refusals.is_first(refused.reason, peer.map(|peer| peer.ip()), Instant::now()) {
+            let peer = peer.map(|peer| peer.to_string());
+            tracing::warn!(%method, path, peer, reason = refused.reason.as_str(), error = refused.message, "request refused");
+        }
     }
     response
 }
@@ -60,14 +63,14 @@ fn shown(path: &str) -> String {
 
 /// A request of which nothing is believed yet.
 #[derive(Debug)]
-pub struct Asked {
+pub struct UnverifiedRequest {
     pub headers: HeaderMap,
     method: Method,
     uri: Uri,
     body: Body,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Asked {
+impl<S: Send + Sync> FromRequest<S> for UnverifiedRequest {
     type Rejection = std::convert::Infallible;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
@@ -77,9 +80,9 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
 }
 
 /// Lets a request in and returns its headers and body, or says why not. Its signature covers all that it asks.
-pub async fn admit(app: &Arc<App>, asked: Asked) -> Result<(HeaderMap, Bytes), Refused> {
+pub async fn admit(app: &Arc<App>, asked: UnverifiedRequest) -> Result<(HeaderMap, Bytes), Refused> {
     let header = |name: &str| text(&asked.headers, name).unwrap_or_default().to_owned();
-    let request = gate::Request {
+    let request = gate::RequestHead {
         method: asked.method.as_str().to_owned(),
         path: asked.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
         agent: header(names::AGENT),
@@ -87,13 +90,13 @@ pub async fn admit(app: &Arc<App>, asked: Asked) -> Result<(HeaderMap, Bytes), R
         epoch: header(names::EPOCH),
         idempotency_key: header(names::IDEMPOTENCY_KEY),
     };
-    admit_as(app, asked, |headers| Presented { request: Some(request), ..presented(headers, None) }).await
+    admit_as(app, asked, |headers| RequestCredentials { request: Some(request), ..presented(headers, None) }).await
 }
 
 /// The same for a webhook of another program: it signs the body alone, or has its token in the path.
 pub async fn admit_webhook(
     app: &Arc<App>,
-    asked: Asked,
+    asked: UnverifiedRequest,
     path_token: Option<String>,
 ) -> Result<(HeaderMap, Bytes), Refused> {
     admit_as(app, asked, |headers| presented(headers, path_token)).await
@@ -101,20 +104,20 @@ pub async fn admit_webhook(
 
 async fn admit_as(
     app: &Arc<App>,
-    asked: Asked,
-    presented: impl FnOnce(&HeaderMap) -> Presented,
+    asked: UnverifiedRequest,
+    presented: impl FnOnce(&HeaderMap) -> RequestCredentials,
 ) -> Result<(HeaderMap, Bytes), Refused> {
     let given = presented(&asked.headers);
     let reads = asked.method == Method::GET && given.request.is_some();
     gate::before_body(&app.keys, &given, Timestamp::now())?;
     let body = bounded(&asked.headers, asked.body).await?;
     let now = Timestamp::now();
-    if let Admission::Signed { id } = gate::admit(&app.name, &app.keys, &given, &body, now)? {
+    if let RequestAdmission::Signed { id } = gate::admit(&app.name, &app.keys, &given, &body, now)? {
         // A read that comes again after a restart does nothing: so an idle agent, which is read all the time, writes nothing.
         if reads {
-            app.door.take_id_of_read(&id, now)?;
+            app.replay_guard.take_id_of_read(&id, now)?;
         } else {
-            on_disk(app, move |app| app.door.take_id(&id, now)).await?;
+            on_disk(app, move |app| app.replay_guard.take_id(&id, now)).await?;
         }
     }
     Ok((asked.headers, body))
@@ -123,7 +126,7 @@ async fn admit_as(
 async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     let too_large = || {
         Refused::new(
-            Refusal::BodyTooLarge,
+            AgentRefusal::BodyTooLarge,
             format!("the body has more than {MAX_BODY_BYTES} bytes: send a smaller one"),
         )
     };
@@ -134,8 +137,8 @@ async fn bounded(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     match timeout(BODY_TIME, read(body)).await {
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(error)) => Err(Refused::new(Refusal::BadRequest, format!("the body broke off: {error}"))),
-        Err(_) => Err(Refused::new(Refusal::BadRequest, "the body took more than 10 s to arrive")),
+        Ok(Err(error)) => Err(Refused::new(AgentRefusal::BadRequest, format!("the body broke off: {error}"))),
+        Err(_) => Err(Refused::new(AgentRefusal::BadRequest, "the body took more than 10 s to arrive")),
     }
 }
 
@@ -152,7 +155,7 @@ async fn read(body: Body) -> Result<Option<Bytes>, axum::Error> {
     Ok(Some(read.into()))
 }
 
-fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {
+fn presented(headers: &HeaderMap, path_token: Option<String>) -> RequestCredentials {
     let own = |name: &str| text(headers, name).map(str::to_owned);
     let signature = match (own(HEADER_ID), own(HEADER_TIMESTAMP), own(HEADER_SIGNATURE)) {
         (None, None, None) => None,
@@ -167,7 +170,7 @@ fn presented(headers: &HeaderMap, path_token: Option<String>) -> Presented {
         // Some other scheme: credentials, but none that can be right.
         _ => String::new(),
     });
-    Presented {
+    RequestCredentials {
         request: None,
         signature,
         token: path_token.or(bearer),
@@ -188,5 +191,87 @@ pub async fn on_disk<T: Send + 'static>(
 ) -> Result<T, Refused> {
     let app = Arc::clone(app);
     let done = tokio::task::spawn_blocking(move || work(&app)).await;
-    done.unwrap_or_else(|e| Err(Refused::new(Refusal::NotRecorded, format!("the agent broke off: {e}"))))
+    done.unwrap_or_else(|e| Err(Refused::new(AgentRefusal::NotRecorded, format!("the agent broke off: {e}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+    use crate::agent::callers;
+    use crate::host::{
+        Credentials, Token,
+        sign::{Bound, SigningSecret, named_claim, sign, sign_request, verify_claim},
+    };
+
+    /// The lines of an example: method, path, agent, installation, epoch, key, how it is proven, the proof. `SIGN` stands for a good
+    /// signature of all of it.
+    #[test]
+    fn any_bytes_are_let_in_by_a_good_signature_alone() {
+        let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        crate::testing::any_bytes("requests", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
+            let mut lines = head.split('\n');
+            let mut line = || lines.next().unwrap_or_default().to_owned();
+            let request = gate::RequestHead {
+                method: line(),
+                path: line(),
+                agent: line(),
+                installation: line(),
+                epoch: line(),
+                idempotency_key: line(),
+            };
+            let (way, proof) = (line(), line());
+            let good = (way == "secret" && proof == "SIGN").then(|| {
+                let gate::RequestHead { method, path, agent, installation, epoch, idempotency_key } = &request;
+                let bound = Bound { agent: "mac", method, path, installation, epoch, idempotency_key };
+                match agent.as_str() {
+                    "" => sign(&secret, body.as_bytes(), now),
+                    _ => sign_request(&secret, bound, body.as_bytes(), now),
+                }
+            });
+            let mut headers = HeaderMap::new();
+            let mut set = |name: &'static str, value: &str| {
+                HeaderValue::from_bytes(value.as_bytes()).ok().map(|value| headers.insert(name, value));
+            };
+            let mut words = proof.splitn(3, ' ');
+            match (&good, way.as_str()) {
+                (Some(good), _) => good.headers().into_iter().for_each(|(name, value)| set(name, value)),
+                (None, "secret") => [HEADER_ID, HEADER_TIMESTAMP, HEADER_SIGNATURE]
+                    .into_iter()
+                    .for_each(|name| set(name, words.next().unwrap_or_default())),
+                (None, "token") => set(header::AUTHORIZATION.as_str(), &proof),
+                _ => set(header::HOST.as_str(), &proof),
+            }
+            let covered = (!request.agent.is_empty()).then(|| request.clone());
+            let given = RequestCredentials { request: covered, ..presented(&headers, None) };
+            let mut keys = Credentials { signing_secret: Some(secret.clone()), token: None };
+            if way == "token" {
+                keys.token = Some(Token::new("correct-horse-battery-staple"));
+            }
+            let admitted = gate::admit("mac", &keys, &given, body.as_bytes(), now);
+            assert!(admitted.is_err() || good.is_some() || proof.contains("correct-horse"), "{admitted:?}");
+            let open = gate::admit("mac", &Credentials::default(), &given, body.as_bytes(), now);
+            let caller = callers::caller(Some(&request.installation), Some(&request.epoch));
+            let claim = named_claim(body);
+            assert!(!verify_claim(&secret, body) || claim.is_some());
+            let secret = SigningSecret::parse(body).map(|secret| secret.expose());
+            assert!(secret.as_ref().is_ok_and(|told| told == body.trim()) || secret.is_err(), "{secret:?}");
+            let reason = |refused: &Refused| {
+                assert!(refused.message.len() < 2_048, "{}", refused.message.len());
+                refused.reason.as_str()
+            };
+            format!(
+                "{}{}{:?}{}{:?}",
+                admitted.as_ref().map_or_else(reason, |_| "in"),
+                open.as_ref().map_or_else(reason, |_| "in"),
+                caller.as_ref().map_err(reason).map(Option::is_some),
+                claim.is_some(),
+                secret.err(),
+            )
+        });
+    }
 }

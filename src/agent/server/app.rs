@@ -9,28 +9,32 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
+use super::refusal_log::RefusalLog;
 use crate::{
     agent::{
-        changes::Changes,
         docker::Containers,
         gate::Refused,
-        keep::{Book, Doorbook, Folder},
+        keep::{OperationBook, ReplayGuard, StateFolder},
         os, report,
-        runner::Command,
-        service::Service,
+        report::ReportChanges,
+        runner::RunnerCommand,
+        service::{Service, ServiceGlance},
     },
-    host::{AgentReport, Credentials, DiskSpace, Refusal, ServiceReport, ServiceState},
+    host::{AgentRefusal, AgentReport, Credentials, DiskSpace, ServiceReport, ServiceState},
     telemetry::{Loops, Metrics},
 };
 
-/// Reading all processes costs milliseconds; metrics are read every some seconds.
+/// Reading all processes costs milliseconds: what is looked at again and again reads them only when something has changed, or after
+/// this time.
+const TAKEN_FOR: Duration = Duration::from_secs(10);
+/// The page of metrics needs no credentials: who asks for it again and again costs no more than this.
 const MEASURED_FOR: Duration = Duration::from_secs(1);
 
 /// A service with the way to its runner.
 #[derive(Debug)]
-pub struct Runs {
+pub struct ServiceHandle {
     pub service: Arc<Service>,
-    pub commands: UnboundedSender<Command>,
+    pub commands: UnboundedSender<RunnerCommand>,
 }
 
 #[derive(Debug)]
@@ -40,15 +44,16 @@ pub struct App {
     pub observe: bool,
     pub started_at: Timestamp,
     pub keys: Credentials,
-    pub folder: Folder,
-    pub services: Vec<Runs>,
+    pub folder: StateFolder,
+    pub services: Vec<ServiceHandle>,
     pub loops: Loops,
-    pub book: Arc<Book>,
-    pub door: Doorbook,
+    pub book: Arc<OperationBook>,
+    pub replay_guard: ReplayGuard,
     /// The containers of this host, if the file has them.
     pub docker: Option<Arc<Containers>>,
     pub metrics: Metrics,
-    pub changes: Changes,
+    pub changes: ReportChanges,
+    pub refusals: RefusalLog,
     /// Places of callers that wait for a change.
     pub waiters: Semaphore,
     pub published: Mutex<Published>,
@@ -62,12 +67,23 @@ pub struct App {
 pub struct Published {
     revision: u64,
     notable: Vec<ServiceReport>,
+    /// The last report that was taken whole.
+    taken: Option<Taken>,
+}
+
+/// A report, and what it was made from.
+#[derive(Debug)]
+struct Taken {
+    report: AgentReport,
+    at: Instant,
+    changes: u64,
+    glances: Vec<ServiceGlance>,
 }
 
 impl Published {
     /// Begins at the time, so that the next run of the agent does not begin where this one did.
     pub fn new(now: Timestamp) -> Self {
-        Self { revision: u64::try_from(now.as_microsecond()).unwrap_or(0), notable: Vec::new() }
+        Self { revision: u64::try_from(now.as_microsecond()).unwrap_or(0), notable: Vec::new(), taken: None }
     }
 
     fn publish(&mut self, notable: Vec<ServiceReport>) -> u64 {
@@ -80,22 +96,44 @@ impl Published {
 }
 
 impl App {
-    pub fn service(&self, name: &str) -> Result<&Runs, Refused> {
+    pub fn service(&self, name: &str) -> Result<&ServiceHandle, Refused> {
         self.services.iter().find(|r| r.service.spec.name == name).ok_or_else(|| {
             let known: Vec<_> = self.services.iter().map(|r| r.service.spec.name.as_str()).collect();
             Refused::new(
-                Refusal::UnknownService,
+                AgentRefusal::UnknownService,
                 format!("the agent's file lists no service {name:?}; it lists {}", known.join(", ")),
             )
         })
     }
 
-    /// Everything that the agent knows. Blocks while processes are read.
+    /// Everything that the agent knows, CPU times of this moment too. Blocks while processes are read.
     pub fn report(&self) -> AgentReport {
+        self.take(|_| true)
+    }
+
+    /// The same; while nothing has changed, CPU times and the like may be ten seconds old.
+    pub fn report_of_changes(&self) -> AgentReport {
+        self.take(|taken| taken.at.elapsed() >= TAKEN_FOR)
+    }
+
+    fn take(&self, is_old: impl FnOnce(&Taken) -> bool) -> AgentReport {
         let services: Vec<_> = self.services.iter().map(|r| Arc::clone(&r.service)).collect();
         // Held while it looks: what was seen earlier must not be published as the later revision.
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Timestamp::now();
+        let changes = self.changes.count();
+        let glances = services.iter().map(|service| service.glance(now)).collect::<Option<Vec<_>>>();
+        if let (Some(taken), Some(glances)) = (&published.taken, &glances)
+            && (taken.changes, &taken.glances) == (changes, glances)
+            && !is_old(taken)
+        {
+            return AgentReport {
+                time: now,
+                container_runtime: self.docker.as_ref().map(|d| d.runtime()),
+                containers_revision: self.docker.as_ref().map(|d| d.revision()),
+                ..taken.report.clone()
+            };
+        }
         let mut report = AgentReport {
             name: self.name.clone(),
             version: self.version.clone(),
@@ -110,6 +148,8 @@ impl App {
             services: report::services(&services, now),
         };
         report.revision = Some(published.publish(report.notable()));
+        let at = Instant::now();
+        published.taken = glances.map(|glances| Taken { report: report.clone(), at, changes, glances });
         report
     }
 
@@ -125,7 +165,7 @@ impl App {
     }
 
     fn measure(&self) {
-        let report = self.report();
+        let report = self.report_of_changes();
         for service in &report.services {
             let up = service.state == ServiceState::Running && service.last_check.as_ref().is_none_or(|c| c.ok);
             self.metrics.agent.service_up(&self.name, &service.name, up);

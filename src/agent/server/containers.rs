@@ -9,14 +9,16 @@ use axum::{
 };
 
 use super::{
-    admit::{Asked, admit, on_disk},
+    admit::{UnverifiedRequest, admit, on_disk},
     app::App,
     operate,
-    routes::{Shared, json, no_such_operation, unreadable},
+    routes::{AppState, json, no_such_operation, unreadable},
 };
 use crate::{
     agent::{docker::Containers, gate::Refused},
-    host::{ContainerExecResult, ContainerList, ContainerLogs, ContainerOperation, ContainerOperationRequest, Refusal},
+    host::{
+        AgentRefusal, ContainerExecResult, ContainerList, ContainerLogs, ContainerOperation, ContainerOperationRequest,
+    },
 };
 
 impl App {
@@ -24,24 +26,24 @@ impl App {
     pub fn containers(&self) -> Result<&Arc<Containers>, Refused> {
         self.docker.as_ref().ok_or_else(|| {
             Refused::new(
-                Refusal::ContainerNotAllowed,
+                AgentRefusal::ContainerNotAllowed,
                 "the agent's file permits no containers: give it spec.docker with what it allows",
             )
         })
     }
 }
 
-pub async fn list(State(app): Shared, asked: Asked) -> Result<Json<ContainerList>, Refused> {
+pub async fn list(State(app): AppState, asked: UnverifiedRequest) -> Result<Json<ContainerList>, Refused> {
     let (_, body) = admit(&app, asked).await?;
     app.containers()?.list(&json(&body)?).map(Json)
 }
 
-pub async fn logs(State(app): Shared, asked: Asked) -> Result<Json<ContainerLogs>, Refused> {
+pub async fn logs(State(app): AppState, asked: UnverifiedRequest) -> Result<Json<ContainerLogs>, Refused> {
     let (_, body) = admit(&app, asked).await?;
     app.containers()?.logs(&json(&body)?).await.map(Json)
 }
 
-pub async fn exec(State(app): Shared, asked: Asked) -> Result<Json<ContainerExecResult>, Refused> {
+pub async fn exec(State(app): AppState, asked: UnverifiedRequest) -> Result<Json<ContainerExecResult>, Refused> {
     let (headers, body) = admit(&app, asked).await?;
     let request = json(&body)?;
     let containers = app.containers()?;
@@ -49,7 +51,10 @@ pub async fn exec(State(app): Shared, asked: Asked) -> Result<Json<ContainerExec
     containers.exec(&request).await.map(Json)
 }
 
-pub async fn operate(State(app): Shared, asked: Asked) -> Result<(StatusCode, Json<ContainerOperation>), Refused> {
+pub async fn operate(
+    State(app): AppState,
+    asked: UnverifiedRequest,
+) -> Result<(StatusCode, Json<ContainerOperation>), Refused> {
     let (headers, body) = admit(&app, asked).await?;
     let request: ContainerOperationRequest = json(&body)?;
     app.containers()?;
@@ -61,9 +66,9 @@ pub async fn operate(State(app): Shared, asked: Asked) -> Result<(StatusCode, Js
 }
 
 pub async fn operation(
-    State(app): Shared,
+    State(app): AppState,
     id: Result<Path<String>, PathRejection>,
-    asked: Asked,
+    asked: UnverifiedRequest,
 ) -> Result<Json<ContainerOperation>, Refused> {
     let Path(id) = id.map_err(unreadable)?;
     admit(&app, asked).await?;

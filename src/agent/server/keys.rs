@@ -37,7 +37,7 @@ pub fn read(config: &Resolved, given: Option<SigningSecret>) -> Result<Credentia
 fn text(path: &Path) -> Result<String, AgentError> {
     let text = fs::read_to_string(path).map_err(|e| AgentError::secret(path, e))?;
     if fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o077 != 0) {
-        tracing::warn!(file = %path.display(), "others on this machine may read the agent's secret: chmod 600");
+        tracing::warn!(file = %path.display(), "other users can read the agent's secret; run chmod 600 on it");
     }
     Ok(text)
 }

@@ -6,6 +6,7 @@ mod containers;
 mod keys;
 mod operate;
 mod recover;
+mod refusal_log;
 mod report;
 mod routes;
 mod start;

@@ -6,56 +6,56 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    app::{App, Runs},
+    app::{App, ServiceHandle},
     operate,
 };
 use crate::{
-    agent::{gate::Refused, plan::Seen},
-    host::{Action, HoldOwner, OperationRequest, Refusal},
+    agent::{gate::Refused, plan::ServiceObserved},
+    host::{Action, AgentRefusal, HoldOwner, OperationRequest},
 };
 
 /// What was begun, and what was left alone and why.
 #[derive(Debug, Default, Serialize)]
-pub struct Recovered {
-    pub operations: Vec<Begun>,
-    pub left: Vec<Left>,
+pub struct RecoverReply {
+    pub operations: Vec<RecoverStarted>,
+    pub left: Vec<RecoverSkipped>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Begun {
+pub struct RecoverStarted {
     pub service: String,
     pub id: String,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Left {
+pub struct RecoverSkipped {
     pub service: String,
     pub why: String,
 }
 
 /// Any body will do; a JSON object's `service` narrows it to that one, its `idempotencyKey` names the request.
-pub async fn recover(app: &Arc<App>, body: &[u8], key: Option<String>) -> Result<Recovered, Refused> {
+pub async fn recover(app: &Arc<App>, body: &[u8], key: Option<String>) -> Result<RecoverReply, Refused> {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let field = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
     let key = key.or_else(|| field("idempotencyKey").filter(|k| (1..=256).contains(&k.len())));
-    let wanted: Vec<&Runs> = match field("service") {
+    let wanted: Vec<&ServiceHandle> = match field("service") {
         Some(name) => vec![app.service(&name)?],
         None => app.services.iter().collect(),
     };
-    let mut done = Recovered::default();
+    let mut done = RecoverReply::default();
     for runs in wanted {
         let service = runs.service.spec.name.clone();
         let key = key.as_ref().map(|k| format!("{k}/{service}"));
         match heal(app, runs, key).await? {
-            Ok(id) => done.operations.push(Begun { service, id }),
-            Err(why) => done.left.push(Left { service, why }),
+            Ok(id) => done.operations.push(RecoverStarted { service, id }),
+            Err(why) => done.left.push(RecoverSkipped { service, why }),
         }
     }
     Ok(done)
 }
 
 /// The id of the operation that heals it, or why it is left alone.
-async fn heal(app: &Arc<App>, runs: &Runs, key: Option<String>) -> Result<Result<String, String>, Refused> {
+async fn heal(app: &Arc<App>, runs: &ServiceHandle, key: Option<String>) -> Result<Result<String, String>, Refused> {
     let name = &runs.service.spec.name;
     // A webhook is often sent again before the first one's work is done.
     if let Some(running) = app.book.unfinished(name).first() {
@@ -64,18 +64,18 @@ async fn heal(app: &Arc<App>, runs: &Runs, key: Option<String>) -> Result<Result
     let left = |why: &str| Ok(Err(why.to_owned()));
     match runs.service.look(false).await {
         Err(error) => return Ok(Err(error.to_string())),
-        Ok(Seen::Up) => return left("it is up"),
-        Ok(Seen::Starting) => return left("it is starting"),
-        Ok(Seen::Busy) => return left("its processes are at work"),
-        Ok(Seen::Foreign) if !runs.service.spec.adopt => {
+        Ok(ServiceObserved::Up) => return left("it is up"),
+        Ok(ServiceObserved::Starting) => return left("it is starting"),
+        Ok(ServiceObserved::Busy) => return left("its processes are at work"),
+        Ok(ServiceObserved::Foreign) if !runs.service.spec.adopt => {
             return left("another process has its port, which this agent did not start");
         }
-        Ok(Seen::Foreign | Seen::Down | Seen::Failing) => {}
+        Ok(ServiceObserved::Foreign | ServiceObserved::Down | ServiceObserved::Failing) => {}
     }
     let request = OperationRequest::new(name, Action::Restart, "asked by webhook").owned_by(HoldOwner::Person);
     match operate::accept(app, request, key).await {
         Ok(status) => Ok(Ok(status.id)),
-        Err(refused) if refused.reason == Refusal::Held => Ok(Err(refused.message)),
+        Err(refused) if refused.reason == AgentRefusal::Held => Ok(Err(refused.message)),
         Err(refused) => Err(refused),
     }
 }

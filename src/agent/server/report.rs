@@ -8,12 +8,12 @@ use serde::Deserialize;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::{
-    admit::{Asked, admit, on_disk},
-    routes::Shared,
+    admit::{UnverifiedRequest, admit, on_disk},
+    routes::AppState,
 };
 use crate::{
     agent::gate::Refused,
-    host::{AgentReport, MAX_WAIT_SECONDS, Refusal},
+    host::{AgentRefusal, AgentReport, MAX_WAIT_SECONDS},
 };
 
 /// How many callers may wait at once. One more is answered at once, and knows by the revision that nothing has changed.
@@ -36,14 +36,14 @@ fn default_wait() -> u32 {
 }
 
 pub async fn report(
-    State(app): Shared,
+    State(app): AppState,
     query: Result<Query<Wait>, QueryRejection>,
-    asked: Asked,
+    asked: UnverifiedRequest,
 ) -> Result<Json<AgentReport>, Refused> {
     admit(&app, asked).await?;
-    let Query(wait) = query.map_err(|e| Refused::new(Refusal::BadRequest, e.body_text()))?;
+    let Query(wait) = query.map_err(|e| Refused::new(AgentRefusal::BadRequest, e.body_text()))?;
     if wait.wait_seconds > MAX_WAIT_SECONDS {
-        return Err(Refused::new(Refusal::BadRequest, format!("waitSeconds: 0 to {MAX_WAIT_SECONDS}")));
+        return Err(Refused::new(AgentRefusal::BadRequest, format!("waitSeconds: 0 to {MAX_WAIT_SECONDS}")));
     }
     let place = app.waiters.try_acquire();
     let deadline = match (wait.after, &place) {
@@ -53,7 +53,8 @@ pub async fn report(
     let mut changes = app.changes.subscribe();
     loop {
         changes.mark_unchanged();
-        let report = on_disk(&app, |app| Ok(app.report())).await?;
+        let waits = wait.after.is_some();
+        let report = on_disk(&app, move |app| Ok(if waits { app.report_of_changes() } else { app.report() })).await?;
         let now = Instant::now();
         if report.revision != wait.after || now >= deadline || app.shutdown.is_cancelled() {
             return Ok(Json(report));

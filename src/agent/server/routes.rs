@@ -15,18 +15,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    admit::{Asked, admit, admit_webhook, on_disk, watch},
+    admit::{UnverifiedRequest, admit, admit_webhook, on_disk, watch},
     app::App,
     containers, operate,
-    recover::{Recovered, recover},
+    recover::{RecoverReply, recover},
     report,
 };
 use crate::{
-    agent::{config::ManagerSpec, gate, gate::Refused, service::log},
-    host::{CareRequest, LogPart, LogRequest, MOST_LOG_BYTES, OperationRequest, OperationStatus, Refusal},
+    agent::{callers, config::ManagerSpec, gate::Refused, service::log},
+    host::{AgentRefusal, CareRequest, LogPart, LogRequest, MOST_LOG_BYTES, OperationRequest, OperationStatus},
 };
 
-pub(super) type Shared = State<Arc<App>>;
+pub(super) type AppState = State<Arc<App>>;
 
 /// The longest care that a controller may ask for: one that is gone must not keep the agent from healing.
 const LONGEST_CARE_SECONDS: u32 = 3600;
@@ -53,20 +53,23 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn operate(State(app): Shared, asked: Asked) -> Result<(StatusCode, Json<OperationStatus>), Refused> {
+async fn operate(
+    State(app): AppState,
+    asked: UnverifiedRequest,
+) -> Result<(StatusCode, Json<OperationStatus>), Refused> {
     let (headers, body) = admit(&app, asked).await?;
     let request: OperationRequest = json(&body)?;
     app.service(&request.service)?;
-    operate::check_caller(&app, &headers, gate::may_omit_epoch(&request)).await?;
+    operate::check_caller(&app, &headers, callers::may_omit_epoch(&request)).await?;
     let key = operate::key(&headers)?;
     let status = operate::accept(&app, request, key).await?;
     Ok((StatusCode::ACCEPTED, Json(status)))
 }
 
 async fn operation(
-    State(app): Shared,
+    State(app): AppState,
     id: Result<Path<String>, PathRejection>,
-    asked: Asked,
+    asked: UnverifiedRequest,
 ) -> Result<Json<OperationStatus>, Refused> {
     let Path(id) = id.map_err(unreadable)?;
     admit(&app, asked).await?;
@@ -74,14 +77,14 @@ async fn operation(
 }
 
 pub(super) fn no_such_operation() -> Refused {
-    Refused::new(Refusal::UnknownOperation, "no such operation; they are kept for a day after their end")
+    Refused::new(AgentRefusal::UnknownOperation, "no such operation; they are kept for a day after their end")
 }
 
-async fn care(State(app): Shared, asked: Asked) -> Result<StatusCode, Refused> {
+async fn care(State(app): AppState, asked: UnverifiedRequest) -> Result<StatusCode, Refused> {
     let (headers, body) = admit(&app, asked).await?;
     let request: CareRequest = json(&body)?;
     if !(1..=LONGEST_CARE_SECONDS).contains(&request.seconds) {
-        return Err(Refused::new(Refusal::BadRequest, format!("seconds: 1 to {LONGEST_CARE_SECONDS}")));
+        return Err(Refused::new(AgentRefusal::BadRequest, format!("seconds: 1 to {LONGEST_CARE_SECONDS}")));
     }
     let services: Vec<_> = request.services.iter().map(|name| app.service(name)).collect::<Result<_, _>>()?;
     operate::check_caller(&app, &headers, false).await?;
@@ -92,7 +95,7 @@ async fn care(State(app): Shared, asked: Asked) -> Result<StatusCode, Refused> {
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn logs(State(app): Shared, asked: Asked) -> Result<Json<LogPart>, Refused> {
+async fn logs(State(app): AppState, asked: UnverifiedRequest) -> Result<Json<LogPart>, Refused> {
     let (_, body) = admit(&app, asked).await?;
     let request: LogRequest = json(&body)?;
     let file = match &app.service(&request.service)?.service.spec.manager {
@@ -103,41 +106,44 @@ async fn logs(State(app): Shared, asked: Asked) -> Result<Json<LogPart>, Refused
         ManagerSpec::Container(_) => return Err(no_log(&request.service, "it runs in a container: see `docker logs`")),
     };
     on_disk(&app, move |_| {
-        log::part(&file, request.after, u64::from(request.bytes.min(MOST_LOG_BYTES)))
-            .map(Json)
-            .map_err(|error| Refused::new(Refusal::BadRequest, format!("{} can't be read: {error}", file.display())))
+        log::part(&file, request.after, u64::from(request.bytes.min(MOST_LOG_BYTES))).map(Json).map_err(|error| {
+            Refused::new(AgentRefusal::BadRequest, format!("{} can't be read: {error}", file.display()))
+        })
     })
     .await
 }
 
 fn no_log(service: &str, why: &str) -> Refused {
-    Refused::new(Refusal::BadRequest, format!("the agent has no log of {service}: {why}"))
+    Refused::new(AgentRefusal::BadRequest, format!("the agent has no log of {service}: {why}"))
 }
 
-async fn recover_signed(State(app): Shared, asked: Asked) -> Result<(StatusCode, Json<Recovered>), Refused> {
+async fn recover_signed(
+    State(app): AppState,
+    asked: UnverifiedRequest,
+) -> Result<(StatusCode, Json<RecoverReply>), Refused> {
     recover_admitted(app, asked, None).await
 }
 
 async fn recover_by_token(
-    State(app): Shared,
+    State(app): AppState,
     token: Result<Path<String>, PathRejection>,
-    asked: Asked,
-) -> Result<(StatusCode, Json<Recovered>), Refused> {
+    asked: UnverifiedRequest,
+) -> Result<(StatusCode, Json<RecoverReply>), Refused> {
     let Path(token) = token.map_err(unreadable)?;
     recover_admitted(app, asked, Some(token)).await
 }
 
 async fn recover_admitted(
     app: Arc<App>,
-    asked: Asked,
+    asked: UnverifiedRequest,
     token: Option<String>,
-) -> Result<(StatusCode, Json<Recovered>), Refused> {
+) -> Result<(StatusCode, Json<RecoverReply>), Refused> {
     let (headers, body) = admit_webhook(&app, asked, token).await?;
     let key = operate::key(&headers)?;
     Ok((StatusCode::ACCEPTED, Json(recover(&app, &body, key).await?)))
 }
 
-async fn livez(State(app): Shared) -> Response {
+async fn livez(State(app): AppState) -> Response {
     match app.loops.stuck().as_slice() {
         [] => "ok\n".into_response(),
         stuck => {
@@ -148,25 +154,26 @@ async fn livez(State(app): Shared) -> Response {
     }
 }
 
-async fn metrics(State(app): Shared) -> Result<Response, Refused> {
+async fn metrics(State(app): AppState) -> Result<Response, Refused> {
     let page = on_disk(&app, |app| Ok(app.metrics_page()));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], page.await?).into_response())
 }
 
 pub(super) fn unreadable(rejection: PathRejection) -> Refused {
-    Refused::new(Refusal::BadPath, rejection.body_text())
+    Refused::new(AgentRefusal::BadPath, rejection.body_text())
 }
 
 async fn no_such_path(uri: Uri) -> Refused {
     let path: String = uri.path().chars().take(120).collect();
-    Refused::new(Refusal::BadPath, format!("there is no path {path:?}"))
+    Refused::new(AgentRefusal::BadPath, format!("there is no path {path:?}"))
 }
 
 async fn no_such_method() -> Refused {
-    Refused::new(Refusal::BadMethod, "this path is there, with another method")
+    Refused::new(AgentRefusal::BadMethod, "this path is there, with another method")
 }
 
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(body).map_err(|e| Refused::new(Refusal::BadRequest, format!("the body can't be read: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| Refused::new(AgentRefusal::BadRequest, format!("the body can't be read: {e}")))
 }

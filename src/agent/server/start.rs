@@ -17,16 +17,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    app::{App, Published, Runs},
-    keys, report, routes,
+    app::{App, Published, ServiceHandle},
+    keys,
+    refusal_log::RefusalLog,
+    report, routes,
 };
 use crate::{
     agent::{
-        changes::Changes,
         config::{self, ConfigError, Resolved, TlsFiles},
         docker::Containers,
-        keep::{Book, Doorbook, Folder, StateError},
-        runner::{Command, Pace, Runner, Upkeep},
+        keep::{OperationBook, ReplayGuard, StateError, StateFolder},
+        report::ReportChanges,
+        runner::{RunnerCommand, RunnerSettings, ServiceRunner, Upkeep},
         service::{Launcher, Means, Service, ServiceError},
     },
     api::AgentConfigSpec,
@@ -124,7 +126,7 @@ impl AgentHandle {
             .iter()
             .map(|runs| {
                 let (done, answer) = oneshot::channel();
-                let sent = runs.commands.send(Command::StopForGood(done)).is_ok();
+                let sent = runs.commands.send(RunnerCommand::StopForGood(done)).is_ok();
                 (runs.service.spec.name.clone(), sent.then_some(answer))
             })
             .collect();
@@ -151,9 +153,9 @@ pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Resu
     let keys = keys::read(&config, settings.signing_secret.clone())?;
     keys::may_listen(&config, &keys)?;
     if keys.signing_secret.is_none() && keys.token.is_none() {
-        tracing::warn!(listen = %config.listen, "no secret and no token: every program on this machine may start and stop services");
+        tracing::warn!(listen = %config.listen, "neither secret nor token is configured: every program on this machine can start and stop services");
     }
-    let folder = Folder::take(&settings.state_dir)?;
+    let folder = StateFolder::take(&settings.state_dir)?;
     let tls = match &config.tls {
         Some(files) => Some(load_tls(files)?),
         None => None,
@@ -166,9 +168,11 @@ pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Resu
     if let (Some(tls), Some(files)) = (&tls, config.tls) {
         tasks.spawn(renew(tls.clone(), files, shutdown.clone()));
     }
+    let (watched, ends) = (Arc::clone(&app), shutdown.clone());
+    tasks.spawn(async move { watched.refusals.run(ends).await });
     tasks.spawn(serve(listener, tls, app, shutdown));
     tasks.close();
-    tracing::info!(agent = %settings.name, url = %handle.url(), services = config.services.len(), "agent serves");
+    tracing::info!(agent = %settings.name, url = %handle.url(), services = config.services.len(), "agent started");
     Ok(handle)
 }
 
@@ -183,13 +187,13 @@ fn build(
     settings: &AgentSettings,
     config: &Resolved,
     keys: Credentials,
-    folder: Folder,
+    folder: StateFolder,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Result<App, AgentError> {
     let now = Timestamp::now();
-    let book = Arc::new(Book::open(folder.join("operations.json"))?);
-    let door = Doorbook::open(folder.path(), now)?;
+    let book = Arc::new(OperationBook::open(folder.join("operations.json"))?);
+    let replay_guard = ReplayGuard::open(folder.path(), now)?;
     let docker = match &settings.spec.docker {
         Some(spec) => {
             let mut spec = spec.clone();
@@ -201,7 +205,7 @@ fn build(
         }
         None => None,
     };
-    let changes = Changes::default();
+    let changes = ReportChanges::default();
     let mut services = Vec::new();
     for spec in &config.services {
         let launcher = Launcher { exe: settings.exe.clone() };
@@ -222,11 +226,11 @@ fn build(
     }
     let services = services.into_iter().map(|service| {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let runner = Runner::new(
+        let runner = ServiceRunner::new(
             Arc::clone(&service),
             Arc::clone(&book),
             settings.metrics.clone(),
-            Pace { agent: settings.name.clone(), self_check: config.self_check, observe: settings.observe },
+            RunnerSettings { agent: settings.name.clone(), self_check: config.self_check, observe: settings.observe },
             shutdown.clone(),
             loops.register(format!("service {}", service.spec.name), service.spec.longest_act() + SILENCE),
         );
@@ -239,7 +243,7 @@ fn build(
             beat: loops.register(format!("upkeep of service {}", service.spec.name), SILENCE),
         };
         tasks.spawn(upkeep.run());
-        Runs { service, commands }
+        ServiceHandle { service, commands }
     });
     Ok(App {
         name: settings.name.clone(),
@@ -251,10 +255,11 @@ fn build(
         loops,
         folder,
         book,
-        door,
+        replay_guard,
         docker,
         metrics: settings.metrics.clone(),
         changes,
+        refusals: RefusalLog::default(),
         waiters: Semaphore::new(report::WAITERS),
         published: Mutex::new(Published::new(now)),
         measured: Mutex::new(None),
@@ -281,7 +286,7 @@ async fn renew(tls: Tls, files: TlsFiles, shutdown: CancellationToken) {
             match tls.renew(&files.cert, &files.key) {
                 Ok(()) => tracing::info!(cert = %files.cert.display(), "certificate renewed"),
                 Err(error) => {
-                    tracing::error!(cert = %files.cert.display(), %error, "the new certificate can't be used")
+                    tracing::error!(cert = %files.cert.display(), %error, "cannot use the new certificate; keeping the old one")
                 }
             }
             seen = now;
@@ -292,6 +297,6 @@ async fn renew(tls: Tls, files: TlsFiles, shutdown: CancellationToken) {
 async fn serve(listener: TcpListener, tls: Option<Tls>, app: Arc<App>, shutdown: CancellationToken) {
     let router = routes::router(app);
     if let Err(error) = listener::serve(listener, tls, router, Limits::of_process(), shutdown).await {
-        tracing::error!(%error, "the agent serves no more");
+        tracing::error!(%error, "the agent's server failed");
     }
 }

@@ -9,17 +9,17 @@ use tokio::{
 };
 
 use super::{
-    Service, command,
+    Service,
     error::ServiceError,
     log, oom,
-    process::{self, Begun},
-    wait::{Patience, Started},
+    process::{self, SpawnedProcess},
+    wait::{Started, WaitContext},
 };
 use crate::{
     agent::{
         config::{Commands, ManagerSpec},
         os::Processes,
-        plan::Seen,
+        plan::ServiceObserved,
     },
     host::Instance,
     telemetry::crash_point,
@@ -34,7 +34,7 @@ const EXIT_TIME: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Starts what does not run, and waits until it answers.
-    pub async fn start(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
+    pub async fn start(self: &Arc<Self>, patience: &WaitContext) -> Result<&'static str, ServiceError> {
         let spec = match &self.spec.manager {
             ManagerSpec::Process(spec) => spec,
             ManagerSpec::Command(commands) => return self.start_by_command(commands, patience).await,
@@ -47,7 +47,7 @@ impl Service {
         self.clear_leftovers().await?;
         let kills_before = oom::kills();
         self.live().log_begun = log::length(&spec.log.file);
-        let Begun { instance, child, failed } =
+        let SpawnedProcess { instance, child, failed } =
             process::spawn(&self.launcher, &spec.start, &self.record, &spec.log).await?;
         let (tell, exit) = watch::channel(None);
         {
@@ -69,12 +69,12 @@ impl Service {
     async fn start_by_command(
         self: &Arc<Self>,
         commands: &Commands,
-        patience: &Patience,
+        patience: &WaitContext,
     ) -> Result<&'static str, ServiceError> {
-        if self.look(false).await? == Seen::Up {
+        if self.look(false).await? == ServiceObserved::Up {
             return Ok("it runs already");
         }
-        command::run(&self.launcher, &commands.start).await?;
+        self.launcher.run(&commands.start).await?.or_failed()?;
         self.began(None);
         self.wait_up(None, patience).await?;
         Ok("started")
@@ -110,7 +110,7 @@ impl Service {
     pub async fn stop(self: &Arc<Self>) -> Result<&'static str, ServiceError> {
         match &self.spec.manager {
             ManagerSpec::Command(commands) => {
-                command::run(&self.launcher, &commands.stop).await?;
+                self.launcher.run(&commands.stop).await?.or_failed()?;
                 self.remember(|m| m.start = None);
                 Ok("stopped")
             }
@@ -149,14 +149,14 @@ impl Service {
         let processes = Processes::read().map_err(|e| ServiceError::Look(e.to_string()))?;
         let left: Vec<u32> = process::leftovers(record.as_ref(), &processes).iter().map(|p| p.pid).collect();
         if let (Some(record), false) = (record, left.is_empty()) {
-            tracing::warn!(service = %self.spec.name, pids = ?left, "ending what the last process left running");
+            tracing::warn!(service = %self.spec.name, pids = ?left, "stopping processes that the previous process left running");
             process::stop(&record.instance, spec.stop_grace).await?;
         }
         Ok(())
     }
 
     /// Stops, starts, and waits until it answers.
-    pub async fn restart(self: &Arc<Self>, patience: &Patience) -> Result<&'static str, ServiceError> {
+    pub async fn restart(self: &Arc<Self>, patience: &WaitContext) -> Result<&'static str, ServiceError> {
         match &self.spec.manager {
             ManagerSpec::Container(_) => return self.restart_container(patience).await,
             ManagerSpec::Process(_) => {
@@ -165,7 +165,13 @@ impl Service {
                 self.start(patience).await?;
             }
             ManagerSpec::Command(commands) => {
-                command::restart(&self.launcher, commands).await?;
+                match &commands.restart {
+                    Some(restart) => self.launcher.run(restart).await?.or_failed()?,
+                    None => {
+                        self.launcher.run(&commands.stop).await?.or_failed()?;
+                        self.launcher.run(&commands.start).await?.or_failed()?;
+                    }
+                }
                 self.began(None);
                 self.wait_up(None, patience).await?;
             }

@@ -2,8 +2,9 @@
 
 use reqwest::header;
 
+use super::{error::ServiceError, launch::Launcher};
 use crate::{
-    agent::config::CheckSpec,
+    agent::config::{CheckSpec, CommandSpec},
     net::{Broken, HttpClient},
 };
 
@@ -31,5 +32,13 @@ pub async fn check(http: &HttpClient, spec: &CheckSpec) -> CheckOutcome {
             detail: format!("no answer within {} s", spec.timeout.as_secs()),
         },
         Err(broken) => CheckOutcome { ok: false, timed_out: false, detail: broken.to_string() },
+    }
+}
+
+/// Whether the status command says that the service is up; `None` without such a command.
+pub async fn status(launcher: &Launcher, status: Option<&CommandSpec>) -> Result<Option<bool>, ServiceError> {
+    match status {
+        None => Ok(None),
+        Some(spec) => Ok(Some(launcher.run(spec).await?.succeeded())),
     }
 }

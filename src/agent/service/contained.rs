@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Duration, Instant};
 
-use super::{Service, error::ServiceError, wait::Patience};
+use super::{Service, error::ServiceError, wait::WaitContext};
 use crate::{
-    agent::{config::ManagerSpec, docker::Containers, gate::Refused, keep::Memory, plan::Seen},
+    agent::{config::ManagerSpec, docker::Containers, gate::Refused, keep::ServiceRecord, plan::ServiceObserved},
     host::{
         ContainerAction, ContainerHealth, ContainerReport, ContainerState, ContainerTarget, Hold, HoldOwner, Instance,
         LastExit, StoppedBy,
@@ -51,35 +51,39 @@ impl Service {
         }
     }
 
-    pub(super) async fn look_at_container(&self) -> Result<Seen, ServiceError> {
+    pub(super) async fn look_at_container(&self) -> Result<ServiceObserved, ServiceError> {
         self.settle().await;
         // A person's stop is a hold before anything is decided.
         self.note_container();
-        let Some(report) = self.container()? else { return Ok(Seen::Down) };
+        let Some(report) = self.container()? else { return Ok(ServiceObserved::Down) };
         match report.state {
             ContainerState::Running => {}
-            ContainerState::Restarting | ContainerState::Paused => return Ok(Seen::Failing),
-            _ => return Ok(Seen::Down),
+            ContainerState::Restarting | ContainerState::Paused => return Ok(ServiceObserved::Failing),
+            _ => return Ok(ServiceObserved::Down),
         }
         if self.spec.check.is_none() {
-            return Ok(if report.health == Some(ContainerHealth::Unhealthy) { Seen::Failing } else { Seen::Up });
+            return Ok(if report.health == Some(ContainerHealth::Unhealthy) {
+                ServiceObserved::Failing
+            } else {
+                ServiceObserved::Up
+            });
         }
         let (containers, _) = self.engine()?;
         let (before, begun) = (containers.cpu_seconds(&report.id).await, Instant::now());
-        let Some(check) = self.ask().await.filter(|check| !check.ok) else { return Ok(Seen::Up) };
+        let Some(check) = self.ask().await.filter(|check| !check.ok) else { return Ok(ServiceObserved::Up) };
         // A tenth of a core, so that idle chatter does not count as work.
         let works = match (before, containers.cpu_seconds(&report.id).await) {
             (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
             _ => false,
         };
         Ok(match instance_of_run(&report) {
-            run if self.is_starting(run.as_ref()) => Seen::Starting,
-            _ if check.timed_out && works => Seen::Busy,
-            _ => Seen::Failing,
+            run if self.is_starting(run.as_ref()) => ServiceObserved::Starting,
+            _ if check.timed_out && works => ServiceObserved::Busy,
+            _ => ServiceObserved::Failing,
         })
     }
 
-    pub(super) async fn start_container(&self, patience: &Patience) -> Result<&'static str, ServiceError> {
+    pub(super) async fn start_container(&self, patience: &WaitContext) -> Result<&'static str, ServiceError> {
         let runs = self.container()?.is_some_and(|c| c.state == ContainerState::Running);
         if !runs {
             self.act_on_container(ContainerAction::Up).await?;
@@ -96,7 +100,7 @@ impl Service {
         Ok("stopped")
     }
 
-    pub(super) async fn restart_container(&self, patience: &Patience) -> Result<&'static str, ServiceError> {
+    pub(super) async fn restart_container(&self, patience: &WaitContext) -> Result<&'static str, ServiceError> {
         let action = match self.container()? {
             Some(_) => ContainerAction::Restart,
             None => ContainerAction::Up,
@@ -109,7 +113,7 @@ impl Service {
     async fn act_on_container(&self, action: ContainerAction) -> Result<(), ServiceError> {
         let (containers, target) = self.engine()?;
         let done = containers.act(target, action).await.map_err(|failed| ServiceError::Container(failed.message))?;
-        tracing::info!(service = %self.spec.name, action = action.as_str(), done, "its container");
+        tracing::info!(service = %self.spec.name, action = action.as_str(), done, "container operation done");
         Ok(())
     }
 
@@ -135,9 +139,7 @@ impl Service {
     pub(super) fn note_container(&self) {
         // While the engine is away nothing is known, and nothing is noted.
         let Ok(Some(report)) = self.container() else { return };
-        if let Err(error) = self.keeper.change(|memory| note(memory, &report)) {
-            tracing::error!(service = %self.spec.name, %error, "what the engine tells of its container can't be written down");
-        }
+        self.remember(|record| note(record, &report));
         let now = Some((report.state, run_of(&report)));
         let before = std::mem::replace(&mut self.live().container_seen, now.clone());
         if before != now {
@@ -155,7 +157,7 @@ fn exited_early(report: &ContainerReport) -> ServiceError {
     ServiceError::ExitedEarly { how, log: format!(": docker logs {}", report.name) }
 }
 
-fn note(memory: &mut Memory, report: &ContainerReport) {
+fn note(memory: &mut ServiceRecord, report: &ContainerReport) {
     let run = run_of(report);
     if let (Some(at), Some(run)) = (report.finished_at, run)
         && memory.last_exit_of.as_ref() != Some(&run)
@@ -164,7 +166,7 @@ fn note(memory: &mut Memory, report: &ContainerReport) {
         memory.last_exit_of = Some(run);
     }
     memory.out_of_memory_at = memory.out_of_memory_at.max(report.last_oom_at);
-    let held = |memory: &Memory| memory.holds.iter().find(|h| h.owner == HoldOwner::Person).cloned();
+    let held = |memory: &ServiceRecord| memory.holds.iter().find(|h| h.owner == HoldOwner::Person).cloned();
     let stop = report.stopped.as_ref().filter(|s| s.by == StoppedBy::Person).map(|s| (STOPPED, s.at));
     let pause = (report.state == ContainerState::Paused).then_some((PAUSED, Timestamp::now()));
     match (stop.or(pause), held(memory)) {
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_persons_stop_is_a_hold_once_and_a_start_by_the_same_means_ends_it() {
-        let mut memory = Memory::default();
+        let mut memory = ServiceRecord::default();
         let (first, second) = (stopped("Person", "2026-03-01T03:00:00Z"), stopped("Person", "2026-03-01T04:00:00Z"));
         note(&mut memory, &stopped("Agent", "2026-03-01T02:30:00Z"));
         note(&mut memory, &stopped("Engine", "2026-03-01T02:40:00Z"));
@@ -293,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_hold_of_another_origin_stays_while_it_runs() {
-        let mut memory = Memory::default();
+        let mut memory = ServiceRecord::default();
         let hold = |reason: &str| Hold {
             owner: HoldOwner::Person,
             reason: reason.to_owned(),

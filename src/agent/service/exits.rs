@@ -12,6 +12,8 @@ use crate::{
 };
 
 const SIGKILL: i32 = 9;
+/// How often the size of the log is looked at.
+const ROTATION: Duration = Duration::from_secs(5);
 /// After what time a log that can't be read or rotated is tried again.
 const LOG_RETRY: Duration = Duration::from_secs(60);
 
@@ -33,6 +35,9 @@ impl Service {
 
     /// Notices that a process ended of which nobody will tell: one that an earlier agent started, or that was taken over.
     pub fn note_exit_unseen(self: &Arc<Self>) {
+        if self.watched().is_some() {
+            return;
+        }
         let record = match process::read_record(&self.record) {
             Ok(Some(record)) => match record.alive() {
                 Some(instance) => return self.watch_end(instance),
@@ -40,7 +45,7 @@ impl Service {
             },
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(service = %self.spec.name, %error, "the record of the process can't be read");
+                tracing::error!(service = %self.spec.name, %error, "cannot read the record of the process");
                 return;
             }
         };
@@ -102,7 +107,7 @@ impl Service {
             _ => tracing::info!(service = %self.spec.name, pid = instance.pid, code = exit.code, signal = exit.signal,
                 requested, "process ended"),
         }
-        let written = self.keeper.change(|m| {
+        self.remember(|m| {
             m.last_exit = Some(exit.clone());
             m.last_exit_of = Some(instance.clone());
             if failure.is_some() {
@@ -112,9 +117,6 @@ impl Service {
                 m.out_of_memory_at = Some(now);
             }
         });
-        if let Err(error) = written {
-            tracing::error!(service = %self.spec.name, %error, "how the process ended can't be written down");
-        }
         self.changes.tell();
         exit
     }
@@ -160,6 +162,9 @@ impl Service {
         let ManagerSpec::Process(process) = &self.spec.manager else {
             return;
         };
+        if process.out_of_memory_patterns.is_empty() {
+            return;
+        }
         let log = &process.log;
         let (found, offset) = {
             let mut live = self.live();
@@ -168,18 +173,15 @@ impl Service {
         match found {
             Ok(false) => {}
             Ok(true) => {
-                tracing::warn!(service = %self.spec.name, file = %log.file.display(), "its log tells of a lack of memory");
-                let written = self.keeper.change(|m| {
+                tracing::warn!(service = %self.spec.name, file = %log.file.display(), "the service's log reports an out-of-memory error");
+                self.remember(|m| {
                     m.out_of_memory_at = Some(Timestamp::now());
                     m.log_offset = Some(offset);
                 });
-                if let Err(error) = written {
-                    tracing::error!(service = %self.spec.name, %error, "a lack of memory can't be written down");
-                }
             }
             Err(error) => {
                 self.live().log_trouble = Some(Instant::now());
-                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "the log can't be read");
+                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "cannot read the log");
             }
         }
     }
@@ -198,6 +200,17 @@ impl Service {
             return;
         }
         self.look_for_lack_of_memory();
+        let due = {
+            let mut live = self.live();
+            let due = live.rotation_due.is_none_or(|at| Instant::now() >= at);
+            if due {
+                live.rotation_due = Some(Instant::now() + ROTATION);
+            }
+            due
+        };
+        if !due {
+            return;
+        }
         match log::rotate(log) {
             Ok(false) => {}
             Ok(true) => {
@@ -206,7 +219,7 @@ impl Service {
             }
             Err(error) => {
                 self.live().log_trouble = Some(Instant::now());
-                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "the log can't be rotated");
+                tracing::warn!(service = %self.spec.name, file = %log.file.display(), %error, "cannot rotate the log");
             }
         }
     }

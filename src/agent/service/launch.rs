@@ -68,7 +68,7 @@ impl Launcher {
     }
 
     /// Runs a command to its end, or kills it when its time is over.
-    pub async fn run(&self, spec: &CommandSpec) -> Result<Finished, ServiceError> {
+    pub async fn run(&self, spec: &CommandSpec) -> Result<CommandOutcome, ServiceError> {
         let shown = spec.argv.join(" ");
         let mut child = self
             .command(spec, None)
@@ -92,7 +92,7 @@ impl Launcher {
             });
         };
         let status = status.map_err(|e| ServiceError::Look(e.to_string()))?;
-        Ok(Finished { command: shown, status, output: said.shown() })
+        Ok(CommandOutcome { command: shown, status, output: said.shown() })
     }
 
     pub fn not_spawned(&self, cause: &std::io::Error) -> ServiceError {
@@ -102,14 +102,14 @@ impl Launcher {
 
 /// A command that ended.
 #[derive(Debug)]
-pub struct Finished {
+pub struct CommandOutcome {
     command: String,
     status: ExitStatus,
     /// Empty, or what it said after a colon.
     output: String,
 }
 
-impl Finished {
+impl CommandOutcome {
     pub fn succeeded(&self) -> bool {
         self.status.success()
     }

@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, User};
 use crate::{
     agent::{
         config::LogSpec,
-        os::{Owner, Place},
+        os::{FileOwner, SafePath},
     },
     host::{
         LogPart,
@@ -27,18 +27,18 @@ const CHUNK: u64 = 1 << 20;
 /// Opens the file for a process's output. A new one is the user's, as if the user had made it.
 pub fn open(path: &Path, user: Option<&str>) -> io::Result<File> {
     let user = user.and_then(|name| User::from_name(name).ok().flatten()).filter(|_| Uid::effective().is_root());
-    Place::of(path)?.append(user.map(|user| (user.uid, user.gid)))
+    SafePath::of(path)?.append(user.map(|user| (user.uid, user.gid)))
 }
 
 /// How long the file is, in bytes.
 pub fn length(path: &Path) -> u64 {
-    Place::of(path).and_then(|place| place.length()).ok().flatten().unwrap_or(0)
+    SafePath::of(path).and_then(|place| place.length()).ok().flatten().unwrap_or(0)
 }
 
 /// Moves what is in the file to `file.1` when there is too much of it. The process goes on writing to the same file; what
 /// it writes between copy and truncate is lost.
 pub fn rotate(spec: &LogSpec) -> io::Result<bool> {
-    let place = match Place::of(&spec.file) {
+    let place = match SafePath::of(&spec.file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         place => place?,
     };
@@ -59,9 +59,9 @@ pub fn rotate(spec: &LogSpec) -> io::Result<bool> {
     Ok(true)
 }
 
-fn copy(current: &mut File, place: &Place, name: &OsStr) -> io::Result<()> {
+fn copy(current: &mut File, place: &SafePath, name: &OsStr) -> io::Result<()> {
     let meta = current.metadata()?;
-    let owner: Option<Owner> =
+    let owner: Option<FileOwner> =
         Uid::effective().is_root().then(|| (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid())));
     let mut written = || {
         let mut copy = place.replace(name, owner)?;
@@ -78,7 +78,7 @@ fn copy(current: &mut File, place: &Place, name: &OsStr) -> io::Result<()> {
 /// begins anew. The part of a line that is still being written is left for the next call.
 pub fn part(path: &Path, after: Option<u64>, most: u64) -> io::Result<LogPart> {
     let of = |text: String, next| LogPart { file: path.display().to_string(), text, next };
-    let mut file = match Place::of(path).and_then(|place| place.read()) {
+    let mut file = match SafePath::of(path).and_then(|place| place.read()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(of(String::new(), 0)),
         opened => opened?,
     };
@@ -121,7 +121,7 @@ pub struct LastWords {
 
 /// What a process wrote last, from `since` on: the line that says why, or else the last one that says something.
 pub fn last_words(path: &Path, since: u64) -> Option<LastWords> {
-    let mut file = Place::of(path).and_then(|place| place.read()).ok()?;
+    let mut file = SafePath::of(path).and_then(|place| place.read()).ok()?;
     let length = file.metadata().ok()?.len();
     // A file that is shorter was rotated meanwhile.
     let since = if since <= length { since } else { 0 };
@@ -138,13 +138,13 @@ pub fn last_words(path: &Path, since: u64) -> Option<LastWords> {
 
 /// Looks for texts in what was written since it last looked.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct LogScanner {
     offset: u64,
     /// The end of what was read: a text may be cut in two by two readings.
     carry: Vec<u8>,
 }
 
-impl Watch {
+impl LogScanner {
     /// Begins at an offset remembered from before, or at the end of the file.
     pub fn begin(path: &Path, remembered: Option<u64>) -> Self {
         let length = length(path);
@@ -162,7 +162,7 @@ impl Watch {
 
     /// Whether any of the texts was written since. A file shorter than before was rotated, and is read from its start.
     pub fn found(&mut self, path: &Path, patterns: &[String]) -> io::Result<bool> {
-        let mut file = match Place::of(path).and_then(|place| place.read()) {
+        let mut file = match SafePath::of(path).and_then(|place| place.read()) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
@@ -288,7 +288,7 @@ mod tests {
         assert!(open(&path, None).unwrap_err().to_string().contains("no regular file"));
         assert_eq!((length(&path), last_words(&path, 0)), (0, None));
         assert!(rotate(&LogSpec { file: path.clone(), max_bytes: 0, files: 1 }).is_err());
-        assert!(Watch::begin(&path, None).found(&path, &["x".to_owned()]).is_err());
+        assert!(LogScanner::begin(&path, None).found(&path, &["x".to_owned()]).is_err());
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let mut writer = open(&path, None).unwrap();
         writer.write_all(b"old: Insufficient Memory\n").unwrap();
         let patterns = ["Insufficient Memory".to_owned()];
-        let mut watch = Watch::begin(&path, None);
+        let mut watch = LogScanner::begin(&path, None);
         assert!(!watch.found(&path, &patterns).unwrap(), "written before it looked");
         writer.write_all(b"metal: Insufficient M").unwrap();
         assert!(!watch.found(&path, &patterns).unwrap());
@@ -309,7 +309,7 @@ mod tests {
         writer.set_len(0).unwrap();
         writer.write_all(b"Insufficient Memory").unwrap();
         assert!(watch.found(&path, &patterns).unwrap());
-        assert!(Watch::begin(&path, Some(0)).found(&path, &patterns).unwrap(), "remembered offset");
+        assert!(LogScanner::begin(&path, Some(0)).found(&path, &patterns).unwrap(), "remembered offset");
         fs::remove_dir_all(dir).unwrap();
     }
 }

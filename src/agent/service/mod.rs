@@ -2,7 +2,6 @@
 
 mod acts;
 mod check;
-mod command;
 mod contained;
 mod error;
 mod exits;
@@ -18,5 +17,5 @@ pub use contained::{instance_of_run, running_seconds};
 pub use error::ServiceError;
 pub use launch::Launcher;
 pub use process::{PortSight, own_started, running_in};
-pub use state::{Means, Service};
-pub use wait::Patience;
+pub use state::{Means, Service, ServiceGlance};
+pub use wait::WaitContext;

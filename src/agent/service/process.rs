@@ -56,13 +56,12 @@ fn describe(owner: &PortOwner) -> String {
 
 /// Who has a port, for a failure's text; `None`: nobody, or it can't be told.
 pub fn holder(address: IpAddr, port: u16) -> Option<String> {
-    let processes = Processes::read().ok()?;
     let listener = os::listener(address, port).ok()??;
-    Some(describe(&owner(&listener, port, &processes)))
+    Some(describe(&owner(&listener, port)))
 }
 
-fn owner(listener: &Listener, port: u16, processes: &Processes) -> PortOwner {
-    let uid = listener.pid.and_then(|pid| processes.get(pid)).map(|p| p.uid).or(listener.uid);
+fn owner(listener: &Listener, port: u16) -> PortOwner {
+    let uid = listener.pid.and_then(os::uid_of).or(listener.uid);
     PortOwner {
         port,
         pid: listener.pid,
@@ -135,13 +134,13 @@ pub fn port(
         if let Some(instance) = record.and_then(Record::alive) {
             tree.extend(processes.tree(instance.pid));
         }
-        PortSight { own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)), owner: owner(&l, port, processes) }
+        PortSight { own: l.pid.is_some_and(|pid| tree.iter().any(|p| p.pid == pid)), owner: owner(&l, port) }
     }))
 }
 
 /// A process that was begun.
 #[derive(Debug)]
-pub struct Begun {
+pub struct SpawnedProcess {
     pub instance: Instance,
     pub child: Child,
     /// Why it has not become its program: it is about to end.
@@ -154,7 +153,7 @@ pub async fn spawn(
     start: &CommandSpec,
     record: &Path,
     output: &LogSpec,
-) -> Result<Begun, ServiceError> {
+) -> Result<SpawnedProcess, ServiceError> {
     let file = log::open(&output.file, start.user.as_deref())
         .and_then(|out| Ok((out.try_clone()?, out)))
         .map_err(|e| StateError::io("open the log", &output.file, e))?;
@@ -178,7 +177,7 @@ pub async fn spawn(
             while !has_become(record) && Instant::now() < deadline {
                 sleep(Duration::from_millis(2)).await;
             }
-            return Ok(Begun { instance: written.instance, child, failed: complaint(record) });
+            return Ok(SpawnedProcess { instance: written.instance, child, failed: complaint(record) });
         }
         let ended = child.try_wait().map_err(|e| ServiceError::Look(e.to_string()))?;
         if ended.is_some() || Instant::now() > deadline {

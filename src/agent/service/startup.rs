@@ -12,7 +12,7 @@ use super::{Service, contained::age_of_run};
 use crate::{
     agent::{
         config::{CheckSpec, ManagerSpec},
-        keep::{Memory, Start},
+        keep::{ServiceRecord, Start},
         os,
     },
     host::Instance,
@@ -35,9 +35,9 @@ impl Service {
     }
 
     /// Changes what is remembered; that it can't be written down is logged.
-    pub(super) fn remember(&self, change: impl FnOnce(&mut Memory)) {
+    pub fn remember(&self, change: impl FnOnce(&mut ServiceRecord)) {
         if let Err(error) = self.keeper.change(change) {
-            tracing::error!(service = %self.spec.name, %error, "can't write down the state of the service");
+            tracing::error!(service = %self.spec.name, %error, "cannot record the state of the service");
         }
     }
 
@@ -70,16 +70,22 @@ impl Service {
         start.accepting_since.filter(|_| instance.is_some() && start.instance.as_ref() == instance)
     }
 
-    /// Its check passed.
+    /// The check of an instance passed. The answer of one that has ended meanwhile says nothing: a child that it left answered.
     pub(super) fn note_answer(&self, instance: Option<&Instance>) {
         let now = Timestamp::now();
         let command = matches!(self.spec.manager, ManagerSpec::Command(_));
         let memory = self.keeper.get();
+        if !command && (instance.is_none() || memory.has_ended(instance)) {
+            return;
+        }
         let known = memory.start.is_some_and(|s| s.answered && (command || s.is_of(instance)));
         if known && memory.last_failure.is_none() {
             return;
         }
         self.remember(|m| {
+            if !command && m.has_ended(instance) {
+                return;
+            }
             m.last_failure = None;
             match m.start.as_mut().filter(|s| command || s.is_of(instance)) {
                 Some(start) => {
@@ -181,7 +187,7 @@ impl Service {
                 }
             }),
         }
-        tracing::info!(service = %self.spec.name, "its port accepts connections");
+        tracing::info!(service = %self.spec.name, "service accepts connections");
         self.accepted.notify_one();
         self.changes.tell();
         true
@@ -191,6 +197,10 @@ impl Service {
     /// was started by the engine.
     pub(super) fn resume_startup(self: &Arc<Self>) {
         if self.spec.check.is_none() || self.live().waiting {
+            return;
+        }
+        let start = self.keeper.get().start.filter(|start| start.answered);
+        if start.is_some_and(|start| start.instance.is_some() && start.instance == self.watched()) {
             return;
         }
         let instance = match &self.spec.manager {

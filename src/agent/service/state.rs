@@ -2,16 +2,19 @@
 
 use std::{
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     check::{self, CheckOutcome},
-    command,
     contained::instance_of_run,
     error::ServiceError,
     launch::Launcher,
@@ -20,20 +23,23 @@ use super::{
 };
 use crate::{
     agent::{
-        changes::Changes,
         config::{ManagerSpec, ServiceSpec},
         docker::Containers,
-        keep::{Folder, Keeper, StateError},
+        keep::{Keeper, StateError, StateFolder},
         os::{self, Processes},
-        plan::Seen,
+        plan::{self, ServiceObserved},
+        report::ReportChanges,
     },
     host::{CheckReport, ContainerState, Instance},
     net::HttpClient,
 };
 
+/// A healthy service answers its check sooner.
+const SLOW_ANSWER: Duration = Duration::from_millis(200);
+
 /// What is known of a service only while the agent runs.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct ServiceRuntime {
     pub last_check: Option<CheckReport>,
     /// When a check last passed.
     pub(super) passed_at: Option<Instant>,
@@ -63,7 +69,9 @@ pub struct Live {
     pub(super) kills_before: Option<u64>,
     /// How long the log was when this agent last started the process, in bytes.
     pub(super) log_begun: u64,
-    pub(super) log: log::Watch,
+    pub(super) log: log::LogScanner,
+    /// When its size is looked at next.
+    pub(super) rotation_due: Option<Instant>,
     /// When the log could last not be read or rotated.
     pub(super) log_trouble: Option<Instant>,
 }
@@ -76,8 +84,18 @@ pub struct Means {
     pub http: HttpClient,
     /// The containers of the agent's file, for a service that is one.
     pub containers: Option<Arc<Containers>>,
-    pub changes: Changes,
+    pub changes: ReportChanges,
     pub shutdown: CancellationToken,
+}
+
+/// What of a service changes without anybody telling, and what its report depends on beside that: cheap to look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceGlance {
+    instance: Option<Instance>,
+    /// Sockets that listen where its check asks.
+    sockets: Vec<u64>,
+    is_starting: bool,
+    holds: usize,
 }
 
 #[derive(Debug)]
@@ -85,7 +103,7 @@ pub struct Service {
     pub spec: ServiceSpec,
     pub keeper: Keeper,
     pub record: PathBuf,
-    pub changes: Changes,
+    pub changes: ReportChanges,
     /// Its port has begun to accept connections.
     pub(super) accepted: Notify,
     pub(super) launcher: Launcher,
@@ -93,18 +111,18 @@ pub struct Service {
     pub(super) opened: Instant,
     pub(super) containers: Option<Arc<Containers>>,
     http: HttpClient,
-    live: Mutex<Live>,
+    live: Mutex<ServiceRuntime>,
 }
 
 impl Service {
     /// Takes up a service where the last agent left it.
-    pub fn open(spec: ServiceSpec, folder: &Folder, means: Means) -> Result<Self, StateError> {
+    pub fn open(spec: ServiceSpec, folder: &StateFolder, means: Means) -> Result<Self, StateError> {
         let Means { launcher, http, containers, changes, shutdown } = means;
         let keeper = Keeper::open(folder.join(format!("{}.json", spec.name)))?;
         keeper.change(|m| m.enter_boot(&os::boot_id()))?;
-        let mut live = Live::default();
+        let mut live = ServiceRuntime::default();
         if let ManagerSpec::Process(process) = &spec.manager {
-            live.log = log::Watch::begin(&process.log.file, keeper.get().log_offset);
+            live.log = log::LogScanner::begin(&process.log.file, keeper.get().log_offset);
         }
         Ok(Self {
             record: folder.join(format!("{}.process", spec.name)),
@@ -121,7 +139,7 @@ impl Service {
         })
     }
 
-    pub fn live(&self) -> MutexGuard<'_, Live> {
+    pub fn live(&self) -> MutexGuard<'_, ServiceRuntime> {
         // Plain facts, each set by itself: a panic elsewhere can't have left half of one.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,8 +147,9 @@ impl Service {
     pub(super) async fn ask(&self) -> Option<CheckOutcome> {
         let spec = self.spec.check.as_ref()?;
         let begun = Instant::now();
+        // The one that is asked: it may end, and something else answer on its port.
+        let asked = self.instance().ok().flatten();
         let outcome = check::check(&self.http, spec).await;
-        let instance = self.instance().ok().flatten();
         if !outcome.ok && self.live().passed_at.is_some_and(|at| at > begun) {
             // Another check began later or was answered sooner: this one tells of the time before.
             return Some(CheckOutcome { ok: true, timed_out: false, detail: "passed meanwhile".to_owned() });
@@ -139,7 +158,7 @@ impl Service {
         let before = self.live().last_check.replace(check);
         if outcome.ok {
             self.live().passed_at = Some(Instant::now());
-            self.note_answer(instance.as_ref());
+            self.note_answer(asked.as_ref());
         }
         if before.is_none_or(|before| before.ok != outcome.ok) {
             self.changes.tell();
@@ -151,7 +170,7 @@ impl Service {
         let ManagerSpec::Command(commands) = &self.spec.manager else {
             return Ok(None);
         };
-        let up = command::status(&self.launcher, commands.status.as_ref()).await?;
+        let up = check::status(&self.launcher, commands.status.as_ref()).await?;
         let before = std::mem::replace(&mut self.live().status_up, up);
         if before != up {
             self.changes.tell();
@@ -185,8 +204,32 @@ impl Service {
     pub fn instance(&self) -> Result<Option<Instance>, ServiceError> {
         match &self.spec.manager {
             ManagerSpec::Container(_) => Ok(self.container()?.as_ref().and_then(instance_of_run)),
-            _ => Ok(process::own(&self.record)?),
+            ManagerSpec::Command(_) => Ok(None),
+            ManagerSpec::Process(_) => match self.watched() {
+                Some(instance) => Ok(Some(instance)),
+                None => Ok(process::own(&self.record)?),
+            },
         }
+    }
+
+    /// Its process, while this agent waits for the end of it: no other can have been recorded.
+    pub(super) fn watched(&self) -> Option<Instance> {
+        let live = self.live();
+        let watched = live.reaping.as_ref().or(live.end_watched.as_ref()).cloned();
+        drop(live);
+        watched.filter(os::is_alive)
+    }
+
+    /// `None`: the system does not tell who listens without a longer look.
+    pub fn glance(&self, now: Timestamp) -> Option<ServiceGlance> {
+        let instance = self.instance().ok()?;
+        let check = self.spec.check.as_ref().filter(|check| check.local_address().is_some());
+        Some(ServiceGlance {
+            sockets: check.map_or_else(|| Some(Vec::new()), |check| os::listening_sockets(check.port()))?,
+            is_starting: self.is_starting(instance.as_ref()),
+            holds: plan::active(&self.keeper.get().holds, now).count(),
+            instance,
+        })
     }
 
     /// The service's own process and who has its port, without asking the service.
@@ -215,7 +258,7 @@ impl Service {
 
     /// Looks at everything and asks the service. With `may_adopt`, and if the file permits, a process that the agent did not
     /// start is taken over.
-    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<Seen, ServiceError> {
+    pub async fn look(self: &Arc<Self>, may_adopt: bool) -> Result<ServiceObserved, ServiceError> {
         if self.is_container() {
             return self.look_at_container().await;
         }
@@ -226,19 +269,28 @@ impl Service {
         }
         if process {
             if port.as_ref().is_some_and(|p| !p.own) {
-                return Ok(Seen::Foreign);
+                return Ok(ServiceObserved::Foreign);
             }
             if own.is_none() {
-                return Ok(Seen::Down);
+                return Ok(ServiceObserved::Down);
             }
         }
         let cpu = || own.as_ref().and_then(|i| self.cpu_seconds(i));
-        let (before, begun) = (cpu(), Instant::now());
-        let check = self.ask().await;
+        let (check, before) = {
+            let mut asking = pin!(self.ask());
+            tokio::select! {
+                check = &mut asking => (check, None),
+                // Only of a service that is slow to answer it matters whether it is at work.
+                () = tokio::time::sleep(SLOW_ANSWER) => {
+                    let before = cpu().map(|cpu| (cpu, Instant::now()));
+                    (asking.await, before)
+                }
+            }
+        };
         let status = self.status().await?;
         let works = || match (before, cpu()) {
             // A tenth of a core, so that idle chatter does not count as work.
-            (Some(a), Some(b)) => b - a > 0.1 * begun.elapsed().as_secs_f64(),
+            (Some((before, begun)), Some(now)) => now - before > 0.1 * begun.elapsed().as_secs_f64(),
             _ => false,
         };
         let instance = match process {
@@ -246,13 +298,13 @@ impl Service {
             false => port.as_ref().and_then(|p| p.owner.pid).and_then(os::instance_of),
         };
         Ok(match (&check, status) {
-            (_, Some(false)) => Seen::Down,
-            (None, _) => Seen::Up,
-            (Some(c), _) if c.ok => Seen::Up,
-            (Some(_), _) if self.is_starting(instance.as_ref()) => Seen::Starting,
-            (Some(c), _) if c.timed_out && works() => Seen::Busy,
-            (Some(_), None) if !process && port.is_none() => Seen::Down,
-            (Some(_), _) => Seen::Failing,
+            (_, Some(false)) => ServiceObserved::Down,
+            (None, _) => ServiceObserved::Up,
+            (Some(c), _) if c.ok => ServiceObserved::Up,
+            (Some(_), _) if self.is_starting(instance.as_ref()) => ServiceObserved::Starting,
+            (Some(c), _) if c.timed_out && works() => ServiceObserved::Busy,
+            (Some(_), None) if !process && port.is_none() => ServiceObserved::Down,
+            (Some(_), _) => ServiceObserved::Failing,
         })
     }
 
@@ -268,7 +320,7 @@ impl Service {
         };
         let adopted = process::adopt(&self.record, pid)?;
         if adopted.is_some() {
-            tracing::info!(service = %self.spec.name, pid, "took over a process that has the service's port");
+            tracing::info!(service = %self.spec.name, pid, "adopted the process that listens on the service's port");
         }
         Ok(adopted.is_some())
     }

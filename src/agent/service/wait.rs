@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Service, error::ServiceError, log, process};
 use crate::{
-    agent::{config::ManagerSpec, keep::Book, os},
+    agent::{config::ManagerSpec, keep::OperationBook, os},
     host::{Action, Instance, LastExit, Phase},
 };
 
@@ -22,12 +22,12 @@ const LEAST_TIME: Duration = Duration::from_secs(10);
 
 /// What ends a wait early.
 #[derive(Clone, Debug)]
-pub struct Patience {
-    pub book: Arc<Book>,
+pub struct WaitContext {
+    pub book: Arc<OperationBook>,
     pub shutdown: CancellationToken,
 }
 
-impl Patience {
+impl WaitContext {
     fn broken(&self, service: &str) -> Option<ServiceError> {
         if self.shutdown.is_cancelled() {
             return Some(ServiceError::Interrupted);
@@ -66,14 +66,14 @@ impl Started {
 
 impl Service {
     /// Returns when the service answers, or says why it does not. Without `started`, only the check and the status tell.
-    pub async fn wait_up(&self, started: Option<Started>, patience: &Patience) -> Result<(), ServiceError> {
+    pub async fn wait_up(&self, started: Option<Started>, patience: &WaitContext) -> Result<(), ServiceError> {
         self.live().waiting = true;
         let result = self.wait_for_answer(started, patience).await;
         self.live().waiting = false;
         result
     }
 
-    async fn wait_for_answer(&self, started: Option<Started>, patience: &Patience) -> Result<(), ServiceError> {
+    async fn wait_for_answer(&self, started: Option<Started>, patience: &WaitContext) -> Result<(), ServiceError> {
         let begun = Instant::now();
         let time = self.time_to_answer(started.as_ref());
         let mut exit = started.as_ref().and_then(|s| s.exit.clone());
@@ -82,12 +82,10 @@ impl Service {
             if let Some(error) = patience.broken(&self.spec.name) {
                 return Err(error);
             }
-            if let Some(started) = &started
-                && let Some(how) = started.ended()
-            {
-                return Err(self.exited_early(started, how).await);
-            }
+            self.must_run(started.as_ref()).await?;
             let (up, detail) = self.answers(begun).await?;
+            // What it left running may have answered.
+            self.must_run(started.as_ref()).await?;
             if up {
                 return Ok(());
             }
@@ -132,6 +130,13 @@ impl Service {
             None => begun.elapsed() >= SETTLE,
         };
         Ok((up, "not yet up".into()))
+    }
+
+    async fn must_run(&self, started: Option<&Started>) -> Result<(), ServiceError> {
+        match started.and_then(|started| Some((started, started.ended()?))) {
+            Some((started, how)) => Err(self.exited_early(started, how).await),
+            None => Ok(()),
+        }
     }
 
     /// Gives the reaper a moment to say how the process ended, and adds what it wrote last.

@@ -13,7 +13,7 @@ pub use queue::{Bench, Drained};
 ///
 /// It works in a schema of its own, which it drops again.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct BenchArgs {
     #[command(subcommand)]
     what: What,
 }
@@ -39,7 +39,7 @@ struct QueueArgs {
     batch: i32,
 }
 
-pub async fn run(args: Args) -> Result<(), CliError> {
+pub async fn run(args: BenchArgs) -> Result<(), CliError> {
     let What::Queue(QueueArgs { database_url, tasks, connections, batch }) = args.what;
     let bench = Bench::new(&database_url).await?;
     // Also after a Ctrl-C: the schema must not stay.

@@ -15,7 +15,7 @@ use crate::api;
 
 /// Print the CustomResourceDefinitions, or write one file for each
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct CrdsArgs {
     /// Folder to write them to, one file each; `-` prints them
     #[arg(short, long, value_name = "DIR", default_value = "-")]
     output: PathBuf,
@@ -24,7 +24,7 @@ pub struct Args {
     docs: bool,
 }
 
-pub fn run(args: &Args) -> Result<(), CliError> {
+pub fn run(args: &CrdsArgs) -> Result<(), CliError> {
     if args.docs {
         return match args.output.as_os_str() == "-" {
             true => print(&reference_text()),

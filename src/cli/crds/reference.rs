@@ -7,6 +7,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::Value;
 
+/// The longest CEL expression that the page shows, in bytes.
+const LONGEST_RULE: usize = 400;
+
 const INTRODUCTION: &str = "\
 # Resources
 
@@ -136,7 +139,9 @@ fn collect_rules(schema: &Value, path: &str, rules: &mut Vec<String>) {
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let message = rule["message"].as_str().unwrap_or_default();
         let expression = rule["rule"].as_str().unwrap_or_default();
-        rules.push(format!("- `{path}`: {message} (`{expression}`)\n"));
+        // A long pattern tells a reader nothing that the message does not.
+        let expression = if expression.len() > LONGEST_RULE { String::new() } else { format!(" (`{expression}`)") };
+        rules.push(format!("- `{path}`: {message}{expression}\n"));
     }
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         collect_rules(field, &format!("{path}.{name}"), rules);

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 /// What stands behind a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Manager {
+pub enum ServerManager {
     /// A unit; `user` when the user's own systemd has it. `restarts` as its `Restart=` says.
     Systemd { unit: String, user: bool, restarts: Option<String> },
     /// `brew services`.
@@ -20,13 +20,13 @@ pub enum Manager {
 }
 
 /// Finds out about a process of this machine.
-pub fn of(pid: u32) -> Manager {
+pub fn of(pid: u32) -> ServerManager {
     let command = arguments(pid);
     if let Some(cgroup) = read(&format!("/proc/{pid}/cgroup")).as_deref().and_then(from_cgroup) {
         return match cgroup {
-            Manager::Systemd { unit, user, .. } => {
+            ServerManager::Systemd { unit, user, .. } => {
                 let restarts = restart_policy(&unit, user);
-                Manager::Systemd { unit, user, restarts }
+                ServerManager::Systemd { unit, user, restarts }
             }
             other => other,
         };
@@ -37,41 +37,41 @@ pub fn of(pid: u32) -> Manager {
         return found;
     }
     if let Some(app) = command.first().and_then(|c| c.split_once(".app/")).map(|(app, _)| format!("{app}.app")) {
-        return Manager::App { path: app };
+        return ServerManager::App { path: app };
     }
     let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).ok().map(|p| p.display().to_string());
-    Manager::Nobody { command, folder }
+    ServerManager::Nobody { command, folder }
 }
 
 /// Lines such as `0::/system.slice/ollama.service` or `0::/user.slice/…/user@1000.service/app.slice/mlx.service`.
-fn from_cgroup(text: &str) -> Option<Manager> {
+fn from_cgroup(text: &str) -> Option<ServerManager> {
     let paths: Vec<&str> = text.lines().filter_map(|line| line.rsplit_once(':').map(|(_, path)| path)).collect();
     let in_container =
         |p: &&str| ["/docker", "/kubepods", "containerd", "/libpod", "/lxc"].iter().any(|w| p.contains(w));
     if paths.iter().any(in_container) && !paths.iter().any(|p| p.ends_with("docker.service")) {
-        return Some(Manager::Container);
+        return Some(ServerManager::Container);
     }
     paths.iter().find_map(|path| {
         let unit = path.rsplit('/').find(|part| part.ends_with(".service"))?;
         // A session of a person, or the manager of one, is not what runs a server.
         let of_a_session = unit.starts_with("user@") || path.contains(".scope");
         let user = path.contains("/user@");
-        (!of_a_session).then(|| Manager::Systemd { unit: unit.to_owned(), user, restarts: None })
+        (!of_a_session).then(|| ServerManager::Systemd { unit: unit.to_owned(), user, restarts: None })
     })
 }
 
 /// Lines of `PID Status Label`.
-fn from_launchctl(list: &str, pid: u32) -> Option<Manager> {
+fn from_launchctl(list: &str, pid: u32) -> Option<ServerManager> {
     let wanted = pid.to_string();
     let label = list.lines().find_map(|line| {
         let mut columns = line.split_whitespace();
         (columns.next() == Some(wanted.as_str())).then(|| columns.nth(1).map(str::to_owned)).flatten()
     })?;
     Some(match label.strip_prefix("homebrew.mxcl.") {
-        Some(formula) => Manager::Brew { formula: formula.to_owned() },
+        Some(formula) => ServerManager::Brew { formula: formula.to_owned() },
         // The labels of apps that were opened by hand name the app.
         None if label.starts_with("application.") => return None,
-        None => Manager::Launchd { label },
+        None => ServerManager::Launchd { label },
     })
 }
 
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_cgroup_tells_unit_or_container() {
-        let unit = |unit: &str, user| Some(Manager::Systemd { unit: unit.into(), user, restarts: None });
+        let unit = |unit: &str, user| Some(ServerManager::Systemd { unit: unit.into(), user, restarts: None });
         for (text, expected) in [
             ("0::/system.slice/ollama.service\n", unit("ollama.service", false)),
             ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/mlx.service\n", unit("mlx.service", true)),
@@ -118,8 +118,8 @@ mod tests {
                 "12:cpu:/system.slice/ollama.service\n1:name=systemd:/system.slice/ollama.service\n",
                 unit("ollama.service", false),
             ),
-            ("0::/system.slice/docker-0a1b.scope\n", Some(Manager::Container)),
-            ("0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-2.scope\n", Some(Manager::Container)),
+            ("0::/system.slice/docker-0a1b.scope\n", Some(ServerManager::Container)),
+            ("0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-2.scope\n", Some(ServerManager::Container)),
             ("0::/user.slice/user-1000.slice/session-3.scope\n", None),
             ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome-terminal.scope\n", None),
             ("0::/\n", None),
@@ -131,8 +131,8 @@ mod tests {
     #[test]
     fn launchctl_tells_brew_from_others() {
         let list = "PID\tStatus\tLabel\n-\t0\tcom.apple.x\n77\t0\thomebrew.mxcl.ollama\n78\t0\tcom.me.mlx\n79\t0\tapplication.com.electron.ollama.1\n";
-        assert_eq!(from_launchctl(list, 77), Some(Manager::Brew { formula: "ollama".into() }));
-        assert_eq!(from_launchctl(list, 78), Some(Manager::Launchd { label: "com.me.mlx".into() }));
+        assert_eq!(from_launchctl(list, 77), Some(ServerManager::Brew { formula: "ollama".into() }));
+        assert_eq!(from_launchctl(list, 78), Some(ServerManager::Launchd { label: "com.me.mlx".into() }));
         assert_eq!(from_launchctl(list, 79), None);
         assert_eq!(from_launchctl(list, 80), None);
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::{Found, manager::Manager};
+use super::{FoundServer, manager::ServerManager};
 use crate::{
     api::{API_VERSION, Engine},
     host::mask,
@@ -25,7 +25,7 @@ pub struct Manifests {
 const ALIAS: &str = "chat";
 
 /// `host` is the name of the agent.
-pub fn manifests(found: &[Found], host: &str) -> Manifests {
+pub fn manifests(found: &[FoundServer], host: &str) -> Manifests {
     let mut backends = String::from(
         "# Inference servers as `ostler init` found them. What is not said here has defaults: docs/resources.md.\n",
     );
@@ -59,14 +59,14 @@ fn work() -> String {
 
 /// The model of a server that talks: the one that it was started with, else the first; none that only embeds or ranks, and none
 /// that is somewhere else.
-pub fn talking(Found { server, manager, .. }: &Found) -> Option<&str> {
+pub fn talking(FoundServer { server, manager, .. }: &FoundServer) -> Option<&str> {
     const OTHERS: [&str; 8] = ["embed", "bge-", "minilm", "rerank", "whisper", "clip", "e5-", "gte-"];
     let talks = |model: &&str| {
         let name = model.to_ascii_lowercase();
         !OTHERS.iter().any(|word| name.contains(word)) && !name.ends_with("cloud")
     };
     let started_with = |model: &&str| match manager {
-        Manager::Nobody { command, .. } => command.iter().any(|argument| argument == model),
+        ServerManager::Nobody { command, .. } => command.iter().any(|argument| argument == model),
         _ => false,
     };
     let mut models = server.models.iter().map(String::as_str).filter(talks);
@@ -74,11 +74,11 @@ pub fn talking(Found { server, manager, .. }: &Found) -> Option<&str> {
 }
 
 /// A container is its engine's to restart, and an app somebody's to open.
-fn can_restart(manager: &Manager) -> bool {
+fn can_restart(manager: &ServerManager) -> bool {
     match manager {
-        Manager::Systemd { .. } | Manager::Brew { .. } | Manager::Launchd { .. } => true,
-        Manager::Nobody { command, .. } => !command.is_empty() && !mask::holds_secret(command),
-        Manager::Container | Manager::App { .. } => false,
+        ServerManager::Systemd { .. } | ServerManager::Brew { .. } | ServerManager::Launchd { .. } => true,
+        ServerManager::Nobody { command, .. } => !command.is_empty() && !mask::holds_secret(command),
+        ServerManager::Container | ServerManager::App { .. } => false,
     }
 }
 
@@ -90,8 +90,8 @@ fn engine_word(engine: Engine) -> &'static str {
     }
 }
 
-fn backend(found: &Found, host: &str) -> String {
-    let (Found { name, server, manager }, talking) = (found, talking(found));
+fn backend(found: &FoundServer, host: &str) -> String {
+    let (FoundServer { name, server, manager }, talking) = (found, talking(found));
     let mut text = format!(
         "---\napiVersion: {API_VERSION}\nkind: LLMBackend\nmetadata: {{name: {}}}\nspec:\n  engine: {}\n  url: {}\n",
         json!(name),
@@ -107,7 +107,7 @@ fn backend(found: &Found, host: &str) -> String {
     }
     if can_restart(manager) {
         let _ = writeln!(text, "  recovery: {{hostAgentRef: {{name: {}}}, service: {}}}", json!(host), json!(name));
-    } else if matches!(manager, Manager::Nobody { command, .. } if mask::holds_secret(command)) {
+    } else if matches!(manager, ServerManager::Nobody { command, .. } if mask::holds_secret(command)) {
         text += "  # The command that started it holds a key, which is not copied: write it into agent.yaml as a service by yourself\n  \
                  # (docs/agent.md), with the key in a file or a variable. Without `recovery` a human is told.\n";
     } else {
@@ -116,13 +116,13 @@ fn backend(found: &Found, host: &str) -> String {
     text
 }
 
-fn service(Found { name, server, manager }: &Found) -> String {
+fn service(FoundServer { name, server, manager }: &FoundServer) -> String {
     let mut text = format!("  - name: {}\n", json!(name));
     let mut command = |field: &str, argv: &[&str]| {
         let _ = writeln!(text, "    {field}: {{command: {}}}", json!(argv));
     };
     match manager {
-        Manager::Systemd { unit, user, .. } => {
+        ServerManager::Systemd { unit, user, .. } => {
             let with = |rest: &[&str]| {
                 let own: &[&str] = if *user { &["systemctl", "--user"] } else { &["systemctl"] };
                 [own, rest, &[unit.as_str()]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -137,26 +137,28 @@ fn service(Found { name, server, manager }: &Found) -> String {
             }
             text += "    manager: Command\n";
         }
-        Manager::Brew { formula } => {
+        ServerManager::Brew { formula } => {
             command("start", &["brew", "services", "start", formula]);
             command("stop", &["brew", "services", "stop", formula]);
             command("restartCommand", &["brew", "services", "restart", formula]);
             text += "    manager: Command\n";
         }
-        Manager::Launchd { label } => {
+        ServerManager::Launchd { label } => {
             command("start", &["launchctl", "start", label]);
             command("stop", &["launchctl", "stop", label]);
             text += "    manager: Command\n";
         }
-        Manager::Nobody { command: argv, folder } => text += &process(argv, folder.as_deref(), server.owner.as_ref()),
-        Manager::Container | Manager::App { .. } => {}
+        ServerManager::Nobody { command: argv, folder } => {
+            text += &process(argv, folder.as_deref(), server.owner.as_ref())
+        }
+        ServerManager::Container | ServerManager::App { .. } => {}
     }
     let path = if server.engine == Engine::Ollama { "/api/tags" } else { "/v1/models" };
     let _ = writeln!(text, "    check: {{url: {}}}", json!(format!("{}{path}", server.url())));
     text
 }
 
-fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::Owner>) -> String {
+fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::PortOwner>) -> String {
     let mut start = json!({"command": argv});
     if let Some(folder) = folder {
         start["workingDirectory"] = json!(folder);
@@ -173,17 +175,17 @@ fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::Owner>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::LLMBackendSpec, cli::init::probe::Server, cli::ports::Owner};
+    use crate::{api::LLMBackendSpec, cli::init::probe::ProbedServer, cli::process::PortOwner};
 
-    fn found(name: &str, engine: Engine, manager: Manager) -> Found {
-        let owner = Owner { pid: Some(7), user: Some("ada".into()), command: None };
-        let server = Server {
+    fn found(name: &str, engine: Engine, manager: ServerManager) -> FoundServer {
+        let owner = PortOwner { pid: Some(7), user: Some("ada".into()), command: None };
+        let server = ProbedServer {
             engine,
             address: "127.0.0.1:11434".parse().unwrap(),
             models: vec!["a: \"b\"\n".into()],
             owner: Some(owner),
         };
-        Found { name: name.into(), server, manager }
+        FoundServer { name: name.into(), server, manager }
     }
 
     fn documents(text: &str) -> Vec<serde_json::Value> {
@@ -192,9 +194,11 @@ mod tests {
 
     #[test]
     fn each_server_becomes_a_backend_whatever_its_models_are_called() {
-        let unit = Manager::Systemd { unit: "ollama.service".into(), user: false, restarts: None };
-        let written =
-            manifests(&[found("ollama", Engine::Ollama, unit), found("mlx", Engine::MLX, Manager::Container)], "mac");
+        let unit = ServerManager::Systemd { unit: "ollama.service".into(), user: false, restarts: None };
+        let written = manifests(
+            &[found("ollama", Engine::Ollama, unit), found("mlx", Engine::MLX, ServerManager::Container)],
+            "mac",
+        );
         let [ollama, mlx] = documents(&written.backends).try_into().unwrap();
         let spec: LLMBackendSpec = serde_json::from_value(ollama["spec"].clone()).unwrap();
         assert_eq!((spec.models[0].name.as_str(), spec.engine), ("a: \"b\"\n", Engine::Ollama));
@@ -211,13 +215,15 @@ mod tests {
             serde_json::from_value::<crate::api::AgentService>(service.clone()).unwrap();
             service
         };
-        let user_unit = service(Manager::Systemd { unit: "x.service".into(), user: true, restarts: None });
+        let user_unit = service(ServerManager::Systemd { unit: "x.service".into(), user: true, restarts: None });
         assert_eq!(user_unit["start"]["command"], json!(["systemctl", "--user", "start", "x.service"]));
         assert_eq!(user_unit["manager"], "Command");
-        let brew = service(Manager::Brew { formula: "ollama".into() });
+        let brew = service(ServerManager::Brew { formula: "ollama".into() });
         assert_eq!(brew["stop"]["command"], json!(["brew", "services", "stop", "ollama"]));
-        let process =
-            service(Manager::Nobody { command: vec!["ollama".into(), "serve".into()], folder: Some("/srv".into()) });
+        let process = service(ServerManager::Nobody {
+            command: vec!["ollama".into(), "serve".into()],
+            folder: Some("/srv".into()),
+        });
         assert_eq!(
             process["start"],
             json!({"command": ["ollama", "serve"], "user": "ada", "workingDirectory": "/srv"})
@@ -229,7 +235,7 @@ mod tests {
     fn the_model_that_talks_is_called_as_the_expert_calls_it() {
         let server = |models: &[&str], command: &[&str]| {
             let command = command.iter().map(ToString::to_string).collect();
-            let mut found = found("x", Engine::MLX, Manager::Nobody { command, folder: None });
+            let mut found = found("x", Engine::MLX, ServerManager::Nobody { command, folder: None });
             found.server.models = models.iter().map(ToString::to_string).collect();
             found
         };
@@ -254,13 +260,13 @@ mod tests {
     #[test]
     fn a_key_of_another_process_gets_into_no_file() {
         let command = ["vllm", "serve", "m", "--api-key", "hush-hush"].map(str::to_owned).to_vec();
-        let written = manifests(&[found("x", Engine::OpenAI, Manager::Nobody { command, folder: None })], "mac");
+        let written = manifests(&[found("x", Engine::OpenAI, ServerManager::Nobody { command, folder: None })], "mac");
         assert_eq!(written.agent, None);
         assert!(!written.backends.contains("hush") && written.backends.contains("holds a key"), "{}", written.backends);
     }
 
     #[test]
     fn without_anything_to_restart_there_is_no_agent() {
-        assert_eq!(manifests(&[found("x", Engine::MLX, Manager::Container)], "mac").agent, None);
+        assert_eq!(manifests(&[found("x", Engine::MLX, ServerManager::Container)], "mac").agent, None);
     }
 }

@@ -12,10 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CliError, http_client::http_client, output::print, ports::Owner};
-use crate::api::{Engine, number_of};
-use manager::Manager;
-use probe::Server;
+use super::{CliError, output::print, process::PortOwner};
+use crate::{
+    api::{Engine, number_of},
+    net::HttpClient,
+};
+use manager::ServerManager;
+use probe::ProbedServer;
 
 /// Find inference servers on this machine, and write manifests of them
 ///
@@ -23,7 +26,7 @@ use probe::Server;
 /// writes backends.yaml, work.yaml (an expert, a queue and a pool, so that `tasks add` works), and agent.yaml apart: that one stays on
 /// this host. Nothing is overwritten, nothing is started.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct InitArgs {
     /// Where the manifests are written
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -31,19 +34,19 @@ pub struct Args {
 
 /// A server with a name for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundServer {
     name: String,
-    server: Server,
-    manager: Manager,
+    server: ProbedServer,
+    manager: ServerManager,
 }
 
-pub async fn run(args: Args) -> Result<(), CliError> {
-    let Args { folder } = args;
+pub async fn run(args: InitArgs) -> Result<(), CliError> {
+    let InitArgs { folder } = args;
     let [backends, agent, work] = ["backends.yaml", "agent.yaml", "work.yaml"].map(|file| folder.join(file));
     for file in [&backends, &agent, &work] {
         refuse_to_overwrite(file)?;
     }
-    let servers = probe::servers(&http_client()?).await;
+    let servers = probe::servers(&HttpClient::new()?).await;
     if servers.is_empty() {
         return Err(CliError::failed(
             "no Ollama, MLX or OpenAI-compatible server answers on the usual ports of this machine, nor where OLLAMA_HOST \
@@ -68,7 +71,7 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     print(&format!("next: read them, then `ostler validate -f {folder}` and `ostler up -f {folder}`\n"))
 }
 
-fn named(servers: Vec<Server>) -> Vec<Found> {
+fn named(servers: Vec<ProbedServer>) -> Vec<FoundServer> {
     let mut count: HashMap<&str, usize> = HashMap::new();
     let mut found = Vec::new();
     for server in servers {
@@ -81,26 +84,26 @@ fn named(servers: Vec<Server>) -> Vec<Found> {
         *nth += 1;
         let name = if *nth == 1 { base.to_owned() } else { format!("{base}-{}", server.address.port()) };
         let pid = server.owner.as_ref().and_then(|o| o.pid);
-        let manager = pid.map_or(Manager::Nobody { command: Vec::new(), folder: None }, manager::of);
-        found.push(Found { name, server, manager });
+        let manager = pid.map_or(ServerManager::Nobody { command: Vec::new(), folder: None }, manager::of);
+        found.push(FoundServer { name, server, manager });
     }
     found
 }
 
 /// `ollama at http://127.0.0.1:11434: 3 models; process 7 (ollama serve) of user ada, by systemd unit ollama.service (Restart=always)`
-fn line(Found { name, server, manager }: &Found) -> String {
+fn line(FoundServer { name, server, manager }: &FoundServer) -> String {
     let owner = server.owner.as_ref().map_or_else(|| "owner unknown".to_owned(), ToString::to_string);
     let by = match manager {
-        Manager::Systemd { unit, user, restarts } => {
+        ServerManager::Systemd { unit, user, restarts } => {
             let whose = if *user { "the user's systemd" } else { "systemd" };
             let restarts = restarts.as_ref().map(|r| format!(" (Restart={r})")).unwrap_or_default();
             format!(", by {whose} unit {unit}{restarts}")
         }
-        Manager::Brew { formula } => format!(", by brew services ({formula})"),
-        Manager::Launchd { label } => format!(", by launchd ({label})"),
-        Manager::Container => ", in a container".to_owned(),
-        Manager::App { path } => format!(", by {path}"),
-        Manager::Nobody { .. } => String::new(),
+        ServerManager::Brew { formula } => format!(", by brew services ({formula})"),
+        ServerManager::Launchd { label } => format!(", by launchd ({label})"),
+        ServerManager::Container => ", in a container".to_owned(),
+        ServerManager::App { path } => format!(", by {path}"),
+        ServerManager::Nobody { .. } => String::new(),
     };
     format!("{name} at {}: {}; {owner}{by}\n", server.url(), number_of(server.models.len(), "model"))
 }
@@ -139,7 +142,7 @@ mod tests {
 
     #[test]
     fn servers_of_one_engine_have_different_names() {
-        let server = |port: u16| Server {
+        let server = |port: u16| ProbedServer {
             engine: Engine::OpenAI,
             address: ([127, 0, 0, 1], port).into(),
             models: Vec::new(),
@@ -151,15 +154,19 @@ mod tests {
 
     #[test]
     fn a_server_is_told_with_its_owner_and_who_started_it() {
-        let found = Found {
+        let found = FoundServer {
             name: "ollama".into(),
-            server: Server {
+            server: ProbedServer {
                 engine: Engine::Ollama,
                 address: ([127, 0, 0, 1], 11434).into(),
                 models: vec!["a".into()],
-                owner: Some(Owner { pid: Some(7), user: Some("ada".into()), command: Some("ollama serve".into()) }),
+                owner: Some(PortOwner { pid: Some(7), user: Some("ada".into()), command: Some("ollama serve".into()) }),
             },
-            manager: Manager::Systemd { unit: "ollama.service".into(), user: false, restarts: Some("always".into()) },
+            manager: ServerManager::Systemd {
+                unit: "ollama.service".into(),
+                user: false,
+                restarts: Some("always".into()),
+            },
         };
         assert_eq!(
             line(&found),

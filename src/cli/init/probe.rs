@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use futures::future::join_all;
 use serde_json::Value;
 
-use super::super::ports::{self, Owner};
+use super::super::process::{PortOwner, port_owner};
 use crate::{api::Engine, net::HttpClient};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -16,22 +16,22 @@ const PORTS: [u16; 6] = [11434, 11435, 8080, 8000, 1234, 30000];
 
 /// A server that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct ProbedServer {
     pub engine: Engine,
     pub address: SocketAddr,
     /// As the server lists them.
     pub models: Vec<String>,
-    pub owner: Option<Owner>,
+    pub owner: Option<PortOwner>,
 }
 
-impl Server {
+impl ProbedServer {
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
 /// Asks every usual port, and that of OLLAMA_HOST.
-pub async fn servers(http: &HttpClient) -> Vec<Server> {
+pub async fn servers(http: &HttpClient) -> Vec<ProbedServer> {
     let given = std::env::var("OLLAMA_HOST").ok().and_then(|text| ollama_host(&text));
     let mut all: Vec<SocketAddr> = PORTS.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
     all.extend(given.filter(|address| !all.contains(address)));
@@ -51,8 +51,8 @@ fn ollama_host(text: &str) -> Option<SocketAddr> {
     }
 }
 
-async fn server(http: &HttpClient, address: SocketAddr) -> Option<Server> {
-    let owner = ports::owner(address);
+async fn server(http: &HttpClient, address: SocketAddr) -> Option<ProbedServer> {
+    let owner = port_owner(address);
     let get = async |path: &str| {
         let reply = http.send_within(http.get(format!("http://{address}{path}")), TIMEOUT).await.ok()?;
         if !reply.status().is_success() {
@@ -62,15 +62,17 @@ async fn server(http: &HttpClient, address: SocketAddr) -> Option<Server> {
     };
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
     if let Some(tags) = get("/api/tags").await.and_then(|b| json(&b)).filter(|tags| tags.get("models").is_some()) {
-        return Some(Server { engine: Engine::Ollama, address, models: names(&tags, "models", "name"), owner });
+        return Some(ProbedServer { engine: Engine::Ollama, address, models: names(&tags, "models", "name"), owner });
     }
     let listing = get("/v1/models").await?;
     let models = json(&listing).map(|v| names(&v, "data", "id"));
     let is_mlx = owner.as_ref().and_then(|o| o.command.as_deref()).is_some_and(|c| c.contains("mlx"));
     match (is_mlx, models) {
         // MLX answers 200 with an empty body when the folder of its model hub is missing.
-        (true, models) => Some(Server { engine: Engine::MLX, address, models: models.unwrap_or_default(), owner }),
-        (false, Some(models)) => Some(Server { engine: Engine::OpenAI, address, models, owner }),
+        (true, models) => {
+            Some(ProbedServer { engine: Engine::MLX, address, models: models.unwrap_or_default(), owner })
+        }
+        (false, Some(models)) => Some(ProbedServer { engine: Engine::OpenAI, address, models, owner }),
         (false, None) => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{super::ports, manager::output};
+use super::{super::process::port_owner, manager::output};
 use crate::host::mask;
 
 /// Port of a host agent, this one's or another's.
@@ -13,7 +13,7 @@ const WORDS: [&str; 6] = ["ollama", "mlx", "vllm", "llama", "11434", "11435"];
 /// One sentence for each.
 pub fn watchers() -> Vec<String> {
     let mut all = Vec::new();
-    if let Some(owner) = ports::owner(SocketAddr::from(([127, 0, 0, 1], AGENT_PORT))) {
+    if let Some(owner) = port_owner(SocketAddr::from(([127, 0, 0, 1], AGENT_PORT))) {
         all.push(format!("port {AGENT_PORT}, which host agents use, is held by {owner}"));
     }
     all.extend(output("crontab", &["-l"]).iter().flat_map(|table| cron(table)));

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::CliError;
-use crate::telemetry::escape;
+use crate::base::escape;
 
 pub use resources::resource_table;
 pub use screen::{problem_line, screen};
@@ -107,8 +107,33 @@ pub fn progress(text: &str) {
     let _ = write!(std::io::stderr(), "\r{}\x1b[K", escape::for_line(text));
 }
 
-/// Comes back when nobody reads standard output any longer (`| head`): whoever follows something ends then.
-pub async fn nobody_reads() {
+/// Runs what follows something until it ends, or nobody reads standard output any longer (`| head`).
+pub async fn until_unread(following: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::select! {
+        ended = following => ended,
+        () = nobody_reads() => Ok(()),
+    }
+}
+
+/// A server that does not answer whoever follows something: reported once, until it answers again.
+#[derive(Debug, Default)]
+pub struct Outage {
+    reported: bool,
+}
+
+impl Outage {
+    pub fn is_over(&mut self) {
+        self.reported = false;
+    }
+
+    pub fn report(&mut self, error: &CliError) {
+        if !std::mem::replace(&mut self.reported, true) {
+            tell(&format!("ostler: {error}; still trying\n"));
+        }
+    }
+}
+
+async fn nobody_reads() {
     while !is_closed(&std::io::stdout()) {
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Table;
-use crate::http::{Item, Kind, age};
+use crate::{
+    base::age,
+    http::{Item, Kind},
+};
 
 /// A table of resources of one kind; `wide` has more columns.
 pub fn resource_table(kind: Kind, items: &[Item], now: Timestamp, wide: bool) -> Table {

@@ -3,8 +3,8 @@
 use super::{Style, Table};
 use crate::{
     api::number_of,
-    http::{Level, Overview, Problem, ResourceLine, age},
-    telemetry::escape,
+    base::{age, escape},
+    http::{Level, Overview, Problem, ResourceLine},
 };
 
 /// Renders the screen.

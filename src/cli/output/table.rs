@@ -1,7 +1,7 @@
 //! Columns as wide as they must be; the last one is broken at the terminal's width.
 
 use super::Style;
-use crate::telemetry::escape;
+use crate::base::escape;
 
 const GAP: usize = 3;
 /// Before each line of a note.

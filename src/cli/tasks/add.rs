@@ -7,33 +7,33 @@ use std::{
 };
 
 use clap_complete::ArgValueCompleter;
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{
-    input::{Entry, body, chunks, entries, located},
+    input::{InputTask, body, chunks, entries, located},
     wait,
     which::label,
 };
 use crate::{
+    base::duration,
     cli::{
-        CliError, Global, Target, complete, names,
+        CliError, Global, TargetSystem, complete,
         output::{self, Format, print},
     },
-    http::InsertReply,
+    http::{InsertReply, TimeOrDuration},
     json,
     store::Inserted,
 };
 
 const SEND_WITHIN: Duration = Duration::from_secs(120);
 
-/// Give tasks in: a prompt, or JSON lines of a file or of standard input
+/// Submit tasks: a prompt, or JSON lines of a file or of standard input
 ///
-/// With -f the other options are for what a line leaves out. A line is an object: {"prompt": "…", "queue": "default", "domain": "…",
+/// With -f the other options are defaults for each line. A line is an object: {"prompt": "…", "queue": "default", "domain": "…",
 /// "role": "…", "priority": 0, "key": "…"}; messages, input or data may stand for prompt. All of a file are taken, or none.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// What is to be done
+pub struct TasksAddArgs {
+    /// The prompt
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     prompt: Option<String>,
     /// JSON lines, a JSON array or one object; `-` is standard input
@@ -46,7 +46,7 @@ pub struct Args {
     domain: Option<String>,
     #[arg(long)]
     role: Option<String>,
-    /// Who shall do it, instead of whom assignment finds
+    /// Assign it to this expert, instead of by domain and role
     #[arg(long, add = ArgValueCompleter::new(complete::experts))]
     expert: Option<String>,
     /// Alias of the model, instead of the expert's
@@ -55,44 +55,34 @@ pub struct Args {
     /// -100 to 100; higher goes first
     #[arg(long, allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
     priority: Option<i32>,
-    /// Unique in its queue: what is there already is not added again
+    /// Unique in its queue: a task with the same key is not added again
     #[arg(long, conflicts_with = "file")]
     key: Option<String>,
     #[arg(long = "label", short = 'l', value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Not before: a time (2026-03-01T12:00:00Z), or 2h from now
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    run_after: Option<Timestamp>,
-    /// Fail it instead of trying it after this: a time, or 2h from now
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    deadline: Option<Timestamp>,
+    /// Start it not before then: a time (2026-03-01T12:00:00Z), or 2h from now by the server's clock
+    #[arg(long, value_name = "TIME")]
+    run_after: Option<TimeOrDuration>,
+    /// Fail it if it has not started by then: a time, or 2h from now by the server's clock
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<TimeOrDuration>,
     /// File with the JSON Schema that the answer must match
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
-    /// Tokens of the answer at most
+    /// Most tokens of the answer
     #[arg(long)]
     max_tokens: Option<i32>,
     /// Wait for the answers and print them; exits with 1 unless all are completed
     #[arg(long)]
     wait: bool,
     /// With --wait: give up after 90s, 10m, ...
-    #[arg(long, value_name = "DURATION", value_parser = names::duration, requires = "wait")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "wait")]
     timeout: Option<Duration>,
     #[arg(long, short, value_enum)]
     output: Option<Format>,
 }
 
-/// A time, or a duration from now.
-fn moment(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse() {
-        return Ok(at);
-    }
-    let bad = || format!("{text:?} is neither a time, such as 2026-03-01T12:00:00Z, nor a duration, such as 2h");
-    let from_now = names::duration(text).map_err(|_| bad())?;
-    Timestamp::now().checked_add(from_now).map_err(|_| bad())
-}
-
-pub async fn run(mut args: Args, global: &Global) -> Result<(), CliError> {
+pub async fn run(mut args: TasksAddArgs, global: &Global) -> Result<(), CliError> {
     let (wait, timeout, output) = (args.wait, args.timeout, args.output);
     let (file, prompt) = (args.file.take(), args.prompt.take());
     let mut fields = fields(args)?;
@@ -107,10 +97,10 @@ pub async fn run(mut args: Args, global: &Global) -> Result<(), CliError> {
         }
         None => {
             fields.insert("prompt".to_owned(), prompt.into());
-            (String::new(), vec![Entry { place: String::new(), json: Value::Object(fields).to_string() }])
+            (String::new(), vec![InputTask { place: String::new(), json: Value::Object(fields).to_string() }])
         }
     };
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     let added = send(&target, &entries, &name).await?;
     let existed = added.iter().filter(|i| i.existed).count();
     let reply = InsertReply { inserted: added.len() - existed, existed, items: added };
@@ -127,9 +117,21 @@ pub async fn run(mut args: Args, global: &Global) -> Result<(), CliError> {
 }
 
 /// What the options say, as a line would.
-fn fields(args: Args) -> Result<Map<String, Value>, CliError> {
-    let Args {
-        queue, domain, role, expert, model, priority, key, labels, run_after, deadline, schema, max_tokens, ..
+fn fields(args: TasksAddArgs) -> Result<Map<String, Value>, CliError> {
+    let TasksAddArgs {
+        queue,
+        domain,
+        role,
+        expert,
+        model,
+        priority,
+        key,
+        labels,
+        run_after,
+        deadline,
+        schema,
+        max_tokens,
+        ..
     } = args;
     let schema = schema.map(|file| -> Result<Value, CliError> {
         let text = std::fs::read_to_string(&file).map_err(|e| CliError::failed(format!("{}: {e}", file.display())))?;
@@ -160,7 +162,7 @@ fn read(file: &Path) -> Result<(String, String), CliError> {
 }
 
 /// All of them; what needs several requests is checked as a whole first, so that no bad line leaves the rest half in.
-async fn send(target: &Target, entries: &[Entry], file: &str) -> Result<Vec<Inserted>, CliError> {
+async fn send(target: &TargetSystem, entries: &[InputTask], file: &str) -> Result<Vec<Inserted>, CliError> {
     let chunks = chunks(entries);
     if chunks.len() > 1 {
         for chunk in &chunks {
@@ -184,7 +186,12 @@ async fn send(target: &Target, entries: &[Entry], file: &str) -> Result<Vec<Inse
     Ok(added)
 }
 
-async fn request(target: &Target, chunk: &[Entry], file: &str, dry_run: bool) -> Result<InsertReply, CliError> {
+async fn request(
+    target: &TargetSystem,
+    chunk: &[InputTask],
+    file: &str,
+    dry_run: bool,
+) -> Result<InsertReply, CliError> {
     let mut query: Vec<(&str, String)> = vec![("namespace", target.namespace_of_one().to_owned())];
     if dry_run {
         query.push(("dryRun", "true".to_owned()));
@@ -223,11 +230,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_one_or_from_now() {
-        assert_eq!(moment("2026-03-01T12:00:00Z").unwrap().to_string(), "2026-03-01T12:00:00Z");
-        let from_now = moment("2h").unwrap().duration_since(Timestamp::now()).as_secs();
-        assert!((7_190..=7_200).contains(&from_now), "{from_now}");
-        assert!(moment("soon").unwrap_err().contains("2h"));
+    fn a_duration_is_sent_as_one_for_the_servers_clock_counts() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: TasksAddArgs,
+        }
+        let line = <Line as clap::Parser>::try_parse_from(["x", "p", "--deadline", "2h"]).unwrap();
+        assert_eq!(fields(line.args).unwrap()["deadline"], "7200s");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     cli::{
-        CliError, Global, Target,
+        CliError, Global, TargetSystem,
         output::{self, Format, Style, Table, print, print_ready},
     },
     tasks::assign::AssignReport,
@@ -12,21 +12,21 @@ use crate::{
 
 const WITHIN: Duration = Duration::from_secs(300);
 
-/// Give every task that nobody has to an expert now, and say to whom
+/// Assign all unassigned tasks to experts now, and print the result
 ///
-/// The leader does so all the time; this says what it would do or could not do.
+/// The leader does this continuously; the command shows what it would assign, and what it cannot.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Only say what would be assigned
+pub struct TasksAssignArgs {
+    /// Only print what would be assigned
     #[arg(long)]
     dry_run: bool,
     #[arg(long, short, value_enum)]
     output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { dry_run, output } = args;
-    let target = Target::of(global).await?;
+pub async fn run(args: TasksAssignArgs, global: &Global) -> Result<(), CliError> {
+    let TasksAssignArgs { dry_run, output } = args;
+    let target = TargetSystem::of(global).await?;
     let mut query = target.namespace_query();
     query.push(("dryRun", dry_run.to_string()));
     let report: AssignReport = target.api.post_within(&["tasks", "assign"], &query, None::<&()>, WITHIN).await?;
@@ -71,11 +71,11 @@ fn told(report: &AssignReport, style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::assign::{Given, Nobody};
+    use crate::tasks::assign::{AssignedCount, Nobody};
 
     #[test]
     fn a_round_is_reported_with_whom_and_why_not() {
-        let given = |expert: &str, count| Given { namespace: "default".into(), expert: expert.into(), count };
+        let given = |expert: &str, count| AssignedCount { namespace: "default".into(), expert: expert.into(), count };
         let report = AssignReport {
             dry_run: false,
             pending: 405,

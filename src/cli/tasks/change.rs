@@ -7,10 +7,10 @@ use std::{
 
 use clap_complete::ArgValueCompleter;
 
-use super::which::Which;
+use super::which::TaskFilterArgs;
 use crate::{
     cli::{
-        CliError, Global, Target, complete,
+        CliError, Global, TargetSystem, complete,
         output::{self, Format, print},
     },
     http::{CommandReply, CommandRequest, TaskList, TaskVerb},
@@ -21,7 +21,7 @@ const WITHIN: Duration = Duration::from_secs(600);
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum ChangeVerb {
     Cancel,
     Retry,
     Resume,
@@ -30,7 +30,7 @@ pub enum Verb {
     Purge,
 }
 
-impl Verb {
+impl ChangeVerb {
     /// `3 tasks cancelled`
     const fn past(self) -> &'static str {
         match self {
@@ -69,22 +69,22 @@ impl Verb {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Numbers of tasks; without them, filters say which
+pub struct TasksChangeArgs {
+    /// Task IDs; without them, tasks are selected by filters
     #[arg(value_name = "ID")]
     ids: Vec<TaskId>,
     #[command(flatten)]
-    which: Which,
-    /// Every task of the namespace (without -n: of all) that it applies to
+    which: TaskFilterArgs,
+    /// All tasks of the namespace (without -n: of all namespaces) to which the command applies
     #[arg(long, conflicts_with = "ids")]
     all: bool,
-    /// Only say how many
+    /// Only print how many
     #[arg(long)]
     dry_run: bool,
-    /// Change many without asking
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Kept with the tasks
+    /// Reason, stored with the tasks
     #[arg(long, default_value = "")]
     reason: String,
     #[arg(long, short, value_enum)]
@@ -93,26 +93,31 @@ pub struct Args {
 
 #[derive(Debug, clap::Args)]
 pub struct ReassignArgs {
-    /// The expert that gets them
+    /// The new expert
     #[arg(long, value_name = "EXPERT", add = ArgValueCompleter::new(complete::experts))]
     to: String,
     #[command(flatten)]
-    args: Args,
+    args: TasksChangeArgs,
 }
 
-pub async fn run(verb: Verb, args: Args, global: &Global) -> Result<(), CliError> {
+pub async fn run(verb: ChangeVerb, args: TasksChangeArgs, global: &Global) -> Result<(), CliError> {
     carry_out(verb, args, None, global).await
 }
 
 pub async fn reassign(ReassignArgs { to, args }: ReassignArgs, global: &Global) -> Result<(), CliError> {
-    carry_out(Verb::Reassign, args, Some(to), global).await
+    carry_out(ChangeVerb::Reassign, args, Some(to), global).await
 }
 
-async fn carry_out(verb: Verb, mut args: Args, to: Option<String>, global: &Global) -> Result<(), CliError> {
+async fn carry_out(
+    verb: ChangeVerb,
+    mut args: TasksChangeArgs,
+    to: Option<String>,
+    global: &Global,
+) -> Result<(), CliError> {
     check(verb, &args)?;
     args.ids.sort_unstable();
     args.ids.dedup();
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     let by_id = !args.ids.is_empty();
     if args.dry_run || !(by_id || args.yes) {
         let count = send(&target, verb, &args, to.as_deref(), true).await?.count;
@@ -140,23 +145,25 @@ fn tasks(count: i64) -> &'static str {
     if count == 1 { "task" } else { "tasks" }
 }
 
-fn check(verb: Verb, args: &Args) -> Result<(), CliError> {
-    if verb == Verb::Purge && args.which.since.is_some() {
+fn check(verb: ChangeVerb, args: &TasksChangeArgs) -> Result<(), CliError> {
+    if verb == ChangeVerb::Purge && args.which.since.is_some() {
         return Err(CliError::misused(
             "--since names the newest, which would be deleted: write --older-than 24h to keep those of the last day",
         ));
     }
     let open = args.which.is_open();
     match (args.ids.is_empty(), open, args.all) {
-        (true, true, false) => Err(CliError::misused("say which: numbers of tasks, filters (see --help), or --all")),
-        (false, false, _) => Err(CliError::misused("numbers of tasks go not with filters: leave one of them out")),
-        (_, false, true) => Err(CliError::misused("--all goes not with filters: leave one of them out")),
+        (true, true, false) => {
+            Err(CliError::misused("no task is selected: write task IDs, filters (see --help), or --all"))
+        }
+        (false, false, _) => Err(CliError::misused("task IDs cannot be combined with filters: remove one of them")),
+        (_, false, true) => Err(CliError::misused("--all cannot be combined with filters: remove one of them")),
         _ => Ok(()),
     }
 }
 
 /// Asks on a terminal; elsewhere `--yes` is needed.
-fn confirm(verb: Verb, count: i64) -> Result<(), CliError> {
+fn confirm(verb: ChangeVerb, count: i64) -> Result<(), CliError> {
     let what = format!("{count} {} will be {}", tasks(count), verb.past());
     let no = || CliError::misused(format!("{what}: nothing was changed; add --yes to do it"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
@@ -172,16 +179,16 @@ fn confirm(verb: Verb, count: i64) -> Result<(), CliError> {
 }
 
 async fn send(
-    target: &Target,
-    verb: Verb,
-    args: &Args,
+    target: &TargetSystem,
+    verb: ChangeVerb,
+    args: &TasksChangeArgs,
     to: Option<&str>,
     dry_run: bool,
 ) -> Result<CommandReply, CliError> {
-    let Args { ids, which, all, reason, .. } = args;
+    let TasksChangeArgs { ids, which, all, reason, .. } = args;
     let mut query = target.namespace_query();
     let Some(command) = verb.word() else {
-        query.extend(which.query()?);
+        query.extend(which.query());
         if !ids.is_empty() {
             query.push(("ids", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")));
         }
@@ -200,8 +207,8 @@ async fn send(
         unassigned: which.unassigned.then_some(true),
         key: which.key.clone(),
         labels: which.label_map(),
-        since: which.from()?,
-        until: which.until()?,
+        since: which.from(),
+        until: which.until(),
         all: *all,
         to: to.map(str::to_owned),
         reason: reason.clone(),
@@ -211,7 +218,12 @@ async fn send(
 }
 
 /// Says why those that were named were left as they are.
-async fn unchanged(target: &Target, verb: Verb, asked: &[TaskId], changed: &[TaskId]) -> Result<(), CliError> {
+async fn unchanged(
+    target: &TargetSystem,
+    verb: ChangeVerb,
+    asked: &[TaskId],
+    changed: &[TaskId],
+) -> Result<(), CliError> {
     let left: Vec<TaskId> = asked.iter().copied().filter(|id| !changed.contains(id)).take(1_000).collect();
     if left.is_empty() {
         return Ok(());
@@ -226,8 +238,8 @@ async fn unchanged(target: &Target, verb: Verb, asked: &[TaskId], changed: &[Tas
 
 fn left_as_it_is(id: TaskId, task: Option<&Task>) -> String {
     match task {
-        Some(task) => format!("task {id} is {}: left as it is", task.state.as_str()),
-        None => format!("task {id} is not there"),
+        Some(task) => format!("task {id} is {}: not changed", task.state.as_str()),
+        None => format!("task {id} does not exist"),
     }
 }
 
@@ -240,7 +252,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: TasksChangeArgs,
     }
 
     #[test]
@@ -254,9 +266,10 @@ mod tests {
             (&["--all", "-q", "default"], false),
         ] {
             let line = Line::try_parse_from([&["x"], args].concat()).unwrap();
-            assert_eq!(check(Verb::Cancel, &line.args).is_ok(), good, "{args:?}");
+            assert_eq!(check(ChangeVerb::Cancel, &line.args).is_ok(), good, "{args:?}");
         }
-        let purge = |args: &[&str]| check(Verb::Purge, &Line::try_parse_from([&["x"], args].concat()).unwrap().args);
+        let purge =
+            |args: &[&str]| check(ChangeVerb::Purge, &Line::try_parse_from([&["x"], args].concat()).unwrap().args);
         assert!(purge(&["--older-than", "24h"]).is_ok());
         assert!(
             purge(&["--since", "24h"]).unwrap_err().to_string().contains("--older-than"),

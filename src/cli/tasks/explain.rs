@@ -3,25 +3,26 @@
 use jiff::Timestamp;
 
 use crate::{
+    base::age,
     cli::{
-        CliError, Global, Target,
+        CliError, Global, TargetSystem,
         output::{self, Format, print},
     },
-    http::{Explanation, age},
+    http::Explanation,
     tasks::TaskId,
 };
 
-/// Say why a task waits, for what, and since when
+/// Explain why a task waits, for what, and since when
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct TasksExplainArgs {
     #[arg(required = true, value_name = "ID")]
     ids: Vec<TaskId>,
     #[arg(long, short, value_enum)]
     output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let target = Target::of(global).await?;
+pub async fn run(args: TasksExplainArgs, global: &Global) -> Result<(), CliError> {
+    let target = TargetSystem::of(global).await?;
     let mut all: Vec<Explanation> = Vec::with_capacity(args.ids.len());
     for id in &args.ids {
         all.push(target.api.get(&["tasks", &id.to_string(), "explain"], &target.namespace_query()).await?);
@@ -32,7 +33,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
         _ if output::print_value(args.output, &all)? => return Ok(()),
         _ => {}
     }
-    let now = Timestamp::now();
+    let now = target.api.now();
     print(&all.iter().map(|one| told(one, now)).collect::<String>())
 }
 

@@ -12,19 +12,19 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// One task and where it stood.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct InputTask {
     /// `line 7`, or `task 7` of an array; empty for the only one.
     pub place: String,
     pub json: String,
 }
 
 /// Takes a text apart: an array, one object, or one object a line. What is broken is left for the server to name.
-pub fn entries(text: &str, defaults: &Map<String, Value>) -> Vec<Entry> {
+pub fn entries(text: &str, defaults: &Map<String, Value>) -> Vec<InputTask> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('[')
         && let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(text)
     {
-        let entry = |(i, item): (usize, &&RawValue)| Entry {
+        let entry = |(i, item): (usize, &&RawValue)| InputTask {
             place: format!("task {}", i + 1),
             json: with(&one_line(item), defaults),
         };
@@ -33,12 +33,12 @@ pub fn entries(text: &str, defaults: &Map<String, Value>) -> Vec<Entry> {
     if text.trim_start().starts_with('{')
         && let Ok(only) = serde_json::from_str::<&RawValue>(text)
     {
-        return vec![Entry { place: String::new(), json: with(&one_line(only), defaults) }];
+        return vec![InputTask { place: String::new(), json: with(&one_line(only), defaults) }];
     }
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(i, line)| Entry { place: format!("line {}", i + 1), json: with(line.trim(), defaults) })
+        .map(|(i, line)| InputTask { place: format!("line {}", i + 1), json: with(line.trim(), defaults) })
         .collect()
 }
 
@@ -64,7 +64,7 @@ fn with(line: &str, defaults: &Map<String, Value>) -> String {
 }
 
 /// In requests: as many as one may bring, and not too large.
-pub fn chunks(entries: &[Entry]) -> Vec<&[Entry]> {
+pub fn chunks(entries: &[InputTask]) -> Vec<&[InputTask]> {
     let (mut chunks, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (i, entry) in entries.iter().enumerate() {
         if i > start && (i - start == MOST_TASKS || bytes + entry.json.len() > MOST_BYTES) {
@@ -80,7 +80,7 @@ pub fn chunks(entries: &[Entry]) -> Vec<&[Entry]> {
 }
 
 /// The body of a request.
-pub fn body(chunk: &[Entry]) -> String {
+pub fn body(chunk: &[InputTask]) -> String {
     let mut body = String::with_capacity(chunk.iter().map(|e| e.json.len() + 1).sum());
     for entry in chunk {
         body.push_str(&entry.json);
@@ -90,7 +90,7 @@ pub fn body(chunk: &[Entry]) -> String {
 }
 
 /// `tasks.jsonl: line 7: prompt: is empty`, with the place in the file instead of that in the request.
-pub fn located(problem: &TaskProblem, chunk: &[Entry], file: &str) -> String {
+pub fn located(problem: &TaskProblem, chunk: &[InputTask], file: &str) -> String {
     // One object alone is told without a line.
     let at = problem.line.or(problem.item).or((chunk.len() == 1).then_some(1));
     let place = at.and_then(|line| chunk.get(line - 1)).map(|entry| entry.place.as_str()).unwrap_or_default();
@@ -138,14 +138,14 @@ mod tests {
 
     #[test]
     fn chunks_are_as_many_as_a_request_may_bring_and_lose_nothing() {
-        let entry = |bytes: usize| Entry { place: String::new(), json: "x".repeat(bytes) };
+        let entry = |bytes: usize| InputTask { place: String::new(), json: "x".repeat(bytes) };
         for (sizes, expected) in [
             (vec![1; MOST_TASKS * 2 + 1], vec![MOST_TASKS, MOST_TASKS, 1]),
             (vec![MOST_BYTES / 2; 3], vec![1, 1, 1]),
             (vec![MOST_BYTES * 2, 1], vec![1, 1]),
             (vec![], vec![]),
         ] {
-            let all: Vec<Entry> = sizes.into_iter().map(entry).collect();
+            let all: Vec<InputTask> = sizes.into_iter().map(entry).collect();
             assert_eq!(chunks(&all).iter().map(|c| c.len()).collect::<Vec<_>>(), expected);
         }
     }

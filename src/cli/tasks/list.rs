@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::which::Which;
+use super::which::TaskFilterArgs;
 use crate::{
+    base::age,
     cli::{
-        CliError, Global, Target,
+        CliError, Global, TargetSystem,
         output::{self, Format, Style, Table, print, print_ready},
     },
-    http::{TaskList, age},
+    http::TaskList,
     tasks::{Task, TaskId, TaskState},
 };
 
@@ -17,29 +18,29 @@ const PAGE: i64 = 1_000;
 
 /// List tasks, newest first
 #[derive(Debug, Default, clap::Args)]
-pub struct Args {
+pub struct TasksListArgs {
     #[command(flatten)]
-    which: Which,
-    /// As many as this
+    which: TaskFilterArgs,
+    /// Number of tasks
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
-    /// Only those with a number below this one
+    /// Only tasks with an ID below this one
     #[arg(long, value_name = "ID")]
     before: Option<TaskId>,
     #[arg(long, short, value_enum)]
     output: Option<Format>,
 }
 
-impl Args {
+impl TasksListArgs {
     /// What `ostler get tasks` lists.
     pub fn plain(output: Option<Format>) -> Self {
         Self { limit: 100, output, ..Self::default() }
     }
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { which, limit, before, output } = args;
-    let target = Target::of(global).await?;
+pub async fn run(args: TasksListArgs, global: &Global) -> Result<(), CliError> {
+    let TasksListArgs { which, limit, before, output } = args;
+    let target = TargetSystem::of(global).await?;
     let full = matches!(output, Some(Format::Json | Format::Yaml));
     let (tasks, now, more) = read(&target, &which, before, limit, full).await?;
     if output::print_value(output, &tasks)? {
@@ -58,8 +59,8 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
 
 /// As many as asked for, page by page.
 async fn read(
-    target: &Target,
-    which: &Which,
+    target: &TargetSystem,
+    which: &TaskFilterArgs,
     mut before: Option<TaskId>,
     limit: i64,
     full: bool,
@@ -68,7 +69,7 @@ async fn read(
     loop {
         let left = limit - i64::try_from(tasks.len()).unwrap_or(limit);
         let mut query = target.namespace_query();
-        query.extend(which.query()?);
+        query.extend(which.query());
         query.push(("limit", left.min(PAGE).to_string()));
         query.extend(before.map(|id| ("before", id.to_string())));
         if full {

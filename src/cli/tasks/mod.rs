@@ -16,48 +16,48 @@ use clap::Subcommand;
 use super::{CliError, Global, output::Format};
 use crate::tasks::TaskId;
 
-/// Give tasks in, see why they wait, read their answers, change them
+/// Submit tasks, see why they wait, read their answers, change them
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct TasksArgs {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Add(add::Args),
+    Add(add::TasksAddArgs),
     #[command(visible_alias = "ls")]
-    List(list::Args),
-    Show(show::Args),
-    Explain(explain::Args),
-    Results(results::Args),
-    Assign(assign::Args),
-    /// End tasks that wait, run or need a human; a running one is aborted
-    Cancel(change::Args),
-    /// Open ended tasks anew
-    Retry(change::Args),
-    /// Give tasks that need a human all their attempts again
-    Resume(change::Args),
-    /// Give tasks that wait, or need a human, to another expert
+    List(list::TasksListArgs),
+    Show(show::TasksShowArgs),
+    Explain(explain::TasksExplainArgs),
+    Results(results::TasksResultsArgs),
+    Assign(assign::TasksAssignArgs),
+    /// Cancel tasks that are pending, running or deferred to a human; a running one is aborted
+    Cancel(change::TasksChangeArgs),
+    /// Make ended tasks pending again
+    Retry(change::TasksChangeArgs),
+    /// Make tasks that need a human pending again, with all their attempts
+    Resume(change::TasksChangeArgs),
+    /// Assign tasks that wait or need a human to another expert
     Reassign(change::ReassignArgs),
-    /// End tasks that need a human as failed
-    Close(change::Args),
+    /// Fail tasks that need a human
+    Close(change::TasksChangeArgs),
     /// Delete ended tasks, with their keys
-    Purge(change::Args),
+    Purge(change::TasksChangeArgs),
 }
 
 /// What `ostler get tasks` shows.
 pub async fn list(output: Option<Format>, global: &Global) -> Result<(), CliError> {
-    list::run(list::Args::plain(output), global).await
+    list::run(list::TasksListArgs::plain(output), global).await
 }
 
 /// What `ostler get tasks ID` shows.
 pub async fn show(id: TaskId, output: Option<Format>, global: &Global) -> Result<(), CliError> {
-    show::run(show::Args { id, output }, global).await
+    show::run(show::TasksShowArgs { id, output }, global).await
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    use change::Verb::{Cancel, Close, Purge, Resume, Retry};
+pub async fn run(args: TasksArgs, global: &Global) -> Result<(), CliError> {
+    use change::ChangeVerb::{Cancel, Close, Purge, Resume, Retry};
     match args.command {
         Command::Add(args) => add::run(args, global).await,
         Command::List(args) => list::run(args, global).await,

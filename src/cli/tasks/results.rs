@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    wait::{Answer, told},
-    which::{State, Which},
+    wait::{TaskAnswer, told},
+    which::{StateArg, TaskFilterArgs},
 };
 use crate::{
     cli::{
-        CliError, Global, Target,
-        output::{self, Format, nobody_reads, print, print_ready},
+        CliError, Global, TargetSystem,
+        output::{self, Format, Outage, print, print_ready, until_unread},
     },
     http::{FROM_NOW, ResultList},
 };
@@ -19,17 +19,17 @@ const PAGE: i64 = 500;
 const WAIT_SECONDS: u64 = 20;
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
-/// Print what came of tasks, in the order in which they ended
+/// Print results of tasks in the order in which they ended
 ///
-/// With -o json one object a line. A result shows a second after its task ended, and once.
+/// With -o json one object per line. A result appears once, one second after its task has ended.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct TasksResultsArgs {
     #[command(flatten)]
-    which: Which,
-    /// Go on with those that end from now on (and since --since or --after), until Ctrl-C
+    which: TaskFilterArgs,
+    /// Follow tasks that end from now on (or since --since or --after), until Ctrl-C
     #[arg(long)]
     follow: bool,
-    /// Only what ended after this cursor, which an earlier run printed with --cursor
+    /// Only results after this cursor, as printed by --cursor
     #[arg(long, value_name = "CURSOR", conflicts_with = "since")]
     after: Option<String>,
     /// Print the cursor at the end, on standard error, for --after
@@ -39,25 +39,22 @@ pub struct Args {
     output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { which, follow, after, cursor, output } = args;
-    if let Some(State(live)) = which.state.iter().find(|s| !s.0.is_terminal()) {
+pub async fn run(args: TasksResultsArgs, global: &Global) -> Result<(), CliError> {
+    let TasksResultsArgs { which, follow, after, cursor, output } = args;
+    if let Some(StateArg(live)) = which.state.iter().find(|s| !s.0.is_terminal()) {
         return Err(CliError::misused(format!(
             "--state {}: a result is completed, failed or cancelled",
             live.as_str()
         )));
     }
-    let target = Target::of(global).await?;
+    let target = TargetSystem::of(global).await?;
     which.check_queue(&target).await?;
     let after = match (after, which.since.is_some()) {
         (None, false) if follow => Some(FROM_NOW.to_owned()),
         (after, _) => after,
     };
     if follow {
-        return tokio::select! {
-            ended = following(&target, &which, after, output) => ended,
-            () = nobody_reads() => Ok(()),
-        };
+        return until_unread(following(&target, &which, after, output)).await;
     }
     let after = until_now(&target, &which, after, output).await?;
     if cursor {
@@ -68,8 +65,8 @@ pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
 
 /// All that there is; returns the cursor behind it.
 async fn until_now(
-    target: &Target,
-    which: &Which,
+    target: &TargetSystem,
+    which: &TaskFilterArgs,
     mut after: Option<String>,
     output: Option<Format>,
 ) -> Result<String, CliError> {
@@ -86,24 +83,21 @@ async fn until_now(
 
 /// Until Ctrl-C; also through restarts of the server.
 async fn following(
-    target: &Target,
-    which: &Which,
+    target: &TargetSystem,
+    which: &TaskFilterArgs,
     mut after: Option<String>,
     output: Option<Format>,
 ) -> Result<(), CliError> {
-    let mut failing = false;
+    let mut outage = Outage::default();
     loop {
         match page(target, which, after.as_deref(), true).await {
             Ok(list) => {
-                failing = false;
+                outage.is_over();
                 show(&list, output)?;
                 after = Some(list.next);
             }
             Err(error) if after.is_some() => {
-                if !failing {
-                    output::tell(&format!("ostler: {error}; still trying\n"));
-                }
-                failing = true;
+                outage.report(&error);
                 tokio::time::sleep(AFTER_FAILURE).await;
             }
             Err(error) => return Err(error),
@@ -114,18 +108,23 @@ async fn following(
 fn show(list: &ResultList, output: Option<Format>) -> Result<(), CliError> {
     for task in &list.items {
         match output {
-            Some(format @ (Format::Json | Format::Yaml)) => print_ready(&Answer::of(task).written(format)?)?,
+            Some(format @ (Format::Json | Format::Yaml)) => print_ready(&TaskAnswer::of(task).written(format)?)?,
             _ => print(&format!("{}\n", told(task)))?,
         }
     }
     Ok(())
 }
 
-async fn page(target: &Target, which: &Which, after: Option<&str>, follow: bool) -> Result<ResultList, CliError> {
+async fn page(
+    target: &TargetSystem,
+    which: &TaskFilterArgs,
+    after: Option<&str>,
+    follow: bool,
+) -> Result<ResultList, CliError> {
     let mut query = target.namespace_query();
     // What `--since` begins, the cursor goes on with: the time itself would move on.
-    let which = if after.is_some() { Which { since: None, ..which.clone() } } else { which.clone() };
-    query.extend(which.query()?);
+    let which = if after.is_some() { TaskFilterArgs { since: None, ..which.clone() } } else { which.clone() };
+    query.extend(which.query());
     query.push(("limit", PAGE.to_string()));
     query.extend(after.map(|cursor| ("after", cursor.to_owned())));
     if follow {

@@ -5,30 +5,29 @@ use jiff::Timestamp;
 use super::wait::text;
 use crate::{
     api::number_of,
+    base::{age, escape},
     cli::{
-        CliError, Global, Target,
+        CliError, Global, TargetSystem,
         output::{self, Format, Style, Table, print_ready},
     },
-    http::age,
     tasks::{Task, TaskId},
-    telemetry::escape,
 };
 
-/// Show one task with its attempts, its payload and what came of it
+/// Show a task with its attempts, payload and result
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct TasksShowArgs {
     pub id: TaskId,
     #[arg(long, short, value_enum)]
     pub output: Option<Format>,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let target = Target::of(global).await?;
+pub async fn run(args: TasksShowArgs, global: &Global) -> Result<(), CliError> {
+    let target = TargetSystem::of(global).await?;
     let task: Task = target.api.get(&["tasks", &args.id.to_string()], &target.namespace_query()).await?;
     if output::print_value(args.output, &task)? {
         return Ok(());
     }
-    print_ready(&shown(&task, Timestamp::now(), Style::of_stdout()))
+    print_ready(&shown(&task, target.api.now(), Style::of_stdout()))
 }
 
 fn shown(task: &Task, now: Timestamp, style: Style) -> String {
@@ -96,7 +95,7 @@ fn attempts(task: &Task, now: Timestamp) -> Table {
             (prompt, answer) => format!("{}+{}", prompt.unwrap_or(0), answer.unwrap_or(0)),
         };
         table.push([
-            format!("{:?}", attempt.class),
+            attempt.class.as_str().to_owned(),
             age(now.duration_since(attempt.ended_at).as_secs()),
             format!("{}.{}s", took.as_secs(), took.subsec_millis() / 100),
             attempt.backend.clone().unwrap_or_else(|| "-".to_owned()),

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use crate::{
     api::number_of,
+    base::age,
     cli::{
-        CliError, Target,
-        output::{self, Format, nobody_reads, print, print_ready},
+        CliError, TargetSystem,
+        output::{self, Format, print, print_ready, until_unread},
     },
-    http::{TaskList, age},
+    http::TaskList,
     store::Inserted,
     tasks::{Task, TaskId, TaskState},
 };
@@ -27,7 +28,7 @@ const AWAY: Duration = Duration::from_secs(60);
 /// What came of a task, for programs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer<'a> {
+pub struct TaskAnswer<'a> {
     id: TaskId,
     queue: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +42,7 @@ pub struct Answer<'a> {
     reason: Option<&'a str>,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> TaskAnswer<'a> {
     pub fn of(task: &'a Task) -> Self {
         Self {
             id: task.id,
@@ -97,14 +98,13 @@ pub fn told(task: &Task) -> String {
 
 /// Waits until each has ended or needs a human, and prints the answers as they come. Unless all are completed it is a failure.
 pub async fn answers(
-    target: &Target,
+    target: &TargetSystem,
     added: &[Inserted],
     timeout: Option<Duration>,
     format: Option<Format>,
 ) -> Result<(), CliError> {
     tokio::select! {
-        ended = waiting(target, added, timeout, format) => ended,
-        () = nobody_reads() => Ok(()),
+        ended = until_unread(waiting(target, added, timeout, format)) => ended,
         Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted(interrupted(added))),
     }
 }
@@ -121,7 +121,7 @@ fn interrupted(added: &[Inserted]) -> String {
 }
 
 async fn waiting(
-    target: &Target,
+    target: &TargetSystem,
     added: &[Inserted],
     timeout: Option<Duration>,
     format: Option<Format>,
@@ -181,7 +181,7 @@ async fn waiting(
 }
 
 /// Those that nothing happens to any more by itself.
-async fn done(target: &Target, open: &[TaskId]) -> Result<Vec<Task>, CliError> {
+async fn done(target: &TargetSystem, open: &[TaskId]) -> Result<Vec<Task>, CliError> {
     let mut all = Vec::new();
     for ids in open.chunks(BATCH) {
         let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
@@ -199,7 +199,7 @@ async fn done(target: &Target, open: &[TaskId]) -> Result<Vec<Task>, CliError> {
 
 fn show(task: &Task, total: usize, format: Option<Format>) -> Result<(), CliError> {
     if let Some(format @ (Format::Json | Format::Yaml)) = format {
-        return print_ready(&Answer::of(task).written(format)?);
+        return print_ready(&TaskAnswer::of(task).written(format)?);
     }
     match (&task.result, task.state) {
         // The answer and nothing else, so that it can be used.
@@ -249,7 +249,7 @@ pub mod tests {
     #[test]
     fn for_programs_an_answer_is_one_line() {
         let task = task(json!({"key": "k"}));
-        let line = Answer::of(&task).written(Format::Json).unwrap();
+        let line = TaskAnswer::of(&task).written(Format::Json).unwrap();
         assert_eq!(
             line,
             "{\"id\":17,\"queue\":\"default\",\"key\":\"k\",\"expert\":\"igor\",\"state\":\"completed\",\"result\":{\"text\":\"Hello.\\n\"}}\n"

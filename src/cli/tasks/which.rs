@@ -4,27 +4,27 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::{ValueEnum, builder::PossibleValue};
 use clap_complete::ArgValueCompleter;
-use jiff::Timestamp;
 
 use crate::{
-    cli::{CliError, Target, complete, names},
-    http::QueueList,
+    base::duration,
+    cli::{CliError, TargetSystem, complete},
+    http::{QueueList, TimeOrDuration},
     tasks::TaskState,
 };
 
 /// A state as it is typed: with `-` or `_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State(pub TaskState);
+pub struct StateArg(pub TaskState);
 
-impl ValueEnum for State {
+impl ValueEnum for StateArg {
     fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [State; 6] = [
-            State(TaskState::Pending),
-            State(TaskState::InProgress),
-            State(TaskState::DeferredToHuman),
-            State(TaskState::Completed),
-            State(TaskState::Failed),
-            State(TaskState::Cancelled),
+        const ALL: [StateArg; 6] = [
+            StateArg(TaskState::Pending),
+            StateArg(TaskState::InProgress),
+            StateArg(TaskState::DeferredToHuman),
+            StateArg(TaskState::Completed),
+            StateArg(TaskState::Failed),
+            StateArg(TaskState::Cancelled),
         ];
         &ALL
     }
@@ -41,13 +41,13 @@ impl ValueEnum for State {
 
 /// Filters. All that is given must match.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct Which {
+pub struct TaskFilterArgs {
     /// Only tasks of this queue
     #[arg(long, short, add = ArgValueCompleter::new(complete::queues))]
     pub queue: Option<String>,
     /// Only tasks in these states, apart by commas
     #[arg(long, short, value_enum, value_delimiter = ',')]
-    pub state: Vec<State>,
+    pub state: Vec<StateArg>,
     #[arg(long)]
     pub domain: Option<String>,
     #[arg(long)]
@@ -55,7 +55,7 @@ pub struct Which {
     /// Only tasks of this expert
     #[arg(long, add = ArgValueCompleter::new(complete::experts))]
     pub expert: Option<String>,
-    /// Only tasks that nobody has
+    /// Only tasks without an expert
     #[arg(long, conflicts_with = "expert")]
     pub unassigned: bool,
     #[arg(long)]
@@ -63,11 +63,11 @@ pub struct Which {
     /// Only tasks with this label; several must all match
     #[arg(long = "label", short = 'l', value_name = "NAME=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// Only what ended, or is in its state, since 30m, 12h, 2d, ...
-    #[arg(long, value_name = "DURATION", value_parser = names::duration)]
+    /// Only tasks that ended, or came into their state, in the last 30m, 12h, 2d, ...
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub since: Option<Duration>,
-    /// Only what ended, or is in its state, for longer than 30m, 12h, 2d, ...
-    #[arg(long, value_name = "DURATION", value_parser = names::duration)]
+    /// Only tasks that ended, or came into their state, more than 30m, 12h, 2d, ... ago
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub older_than: Option<Duration>,
 }
 
@@ -79,9 +79,9 @@ pub fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-impl Which {
+impl TaskFilterArgs {
     /// The query of a list.
-    pub fn query(&self) -> Result<Vec<(&'static str, String)>, CliError> {
+    pub fn query(&self) -> Vec<(&'static str, String)> {
         let Self { queue, state, domain, role, expert, unassigned, key, labels, since: _, older_than: _ } = self;
         let mut query: Vec<(&'static str, String)> = Vec::new();
         for (name, value) in [("queue", queue), ("domain", domain), ("role", role), ("expert", expert), ("key", key)] {
@@ -97,13 +97,13 @@ impl Which {
             let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
             query.push(("labels", labels.join(",")));
         }
-        query.extend(self.from()?.map(|at| ("since", at.to_string())));
-        query.extend(self.until()?.map(|at| ("until", at.to_string())));
-        Ok(query)
+        query.extend(self.from().map(|since| ("since", since.to_string())));
+        query.extend(self.until().map(|until| ("until", until.to_string())));
+        query
     }
 
     /// Refuses a queue that is neither declared nor has tasks: it is mistyped.
-    pub async fn check_queue(&self, target: &Target) -> Result<(), CliError> {
+    pub async fn check_queue(&self, target: &TargetSystem) -> Result<(), CliError> {
         let Some(queue) = &self.queue else { return Ok(()) };
         let list: QueueList = target.api.get(&["tasks", "queues"], &target.namespace_query()).await?;
         if list.items.iter().any(|counts| counts.queue == *queue) {
@@ -116,14 +116,14 @@ impl Which {
         Err(CliError::failed(format!("there is no queue {queue:?}: {known}")))
     }
 
-    /// The time of `--since`.
-    pub fn from(&self) -> Result<Option<Timestamp>, CliError> {
-        self.since.map(|since| before("--since", since)).transpose()
+    /// `--since`; the server's clock counts.
+    pub fn from(&self) -> Option<TimeOrDuration> {
+        self.since.map(TimeOrDuration::Away)
     }
 
-    /// The time of `--older-than`.
-    pub fn until(&self) -> Result<Option<Timestamp>, CliError> {
-        self.older_than.map(|age| before("--older-than", age)).transpose()
+    /// `--older-than`.
+    pub fn until(&self) -> Option<TimeOrDuration> {
+        self.older_than.map(TimeOrDuration::Away)
     }
 
     /// Nothing is given: every task is meant.
@@ -142,10 +142,6 @@ impl Which {
     }
 }
 
-fn before(option: &str, age: Duration) -> Result<Timestamp, CliError> {
-    Timestamp::now().checked_sub(age).map_err(|e| CliError::misused(format!("{option}: {e}")))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -155,32 +151,32 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        which: Which,
+        which: TaskFilterArgs,
     }
 
-    fn which(args: &[&str]) -> Which {
+    fn which(args: &[&str]) -> TaskFilterArgs {
         Line::try_parse_from([&["x"], args].concat()).map(|l| l.which).unwrap()
     }
 
     #[test]
     fn filters_become_a_query() {
-        assert!(which(&[]).is_open() && which(&[]).query().unwrap().is_empty());
+        assert!(which(&[]).is_open() && which(&[]).query().is_empty());
         let some = which(&["-q", "nightly", "-s", "pending,running", "-l", "a=b", "-l", "c=", "--unassigned"]);
         assert!(!some.is_open());
-        let query: Vec<String> = some.query().unwrap().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let query: Vec<String> = some.query().iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(query, ["queue=nightly", "state=pending,in_progress", "unassigned=true", "labels=a=b,c="]);
-        assert_eq!(which(&["--since", "2h"]).query().unwrap()[0].0, "since");
-        assert_eq!(which(&["--older-than", "2h"]).query().unwrap()[0].0, "until");
+        assert_eq!(which(&["--since", "2h"]).query()[0].0, "since");
+        assert_eq!(which(&["--older-than", "2h"]).query()[0].0, "until");
         assert!(!which(&["--older-than", "2h"]).is_open());
     }
 
     #[test]
     fn every_state_can_be_typed() {
-        assert_eq!(State::value_variants().len(), TaskState::ALL.len());
+        assert_eq!(StateArg::value_variants().len(), TaskState::ALL.len());
         for state in TaskState::ALL {
-            assert_eq!(which(&["-s", state.as_str()]).state, [State(state)]);
+            assert_eq!(which(&["-s", state.as_str()]).state, [StateArg(state)]);
         }
-        assert_eq!(which(&["-s", "deferred"]).state, [State(TaskState::DeferredToHuman)]);
+        assert_eq!(which(&["-s", "deferred"]).state, [StateArg(TaskState::DeferredToHuman)]);
     }
 
     #[test]

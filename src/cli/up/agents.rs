@@ -28,7 +28,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 type Key = (String, String);
 
 /// What all agents of this process have in common.
-pub struct Common {
+pub struct AgentParts {
     pub platform: Arc<dyn Platform>,
     pub derived: Arc<Derived>,
     /// Each agent has a folder of its own in it.
@@ -40,15 +40,15 @@ pub struct Common {
 }
 
 /// The running agents, and what keeps others from running.
-pub struct Agents {
-    common: Common,
+pub struct UpAgents {
+    common: AgentParts,
     running: BTreeMap<Key, Running>,
-    problems: Problems,
+    problems: AgentProblems,
 }
 
 /// What a person should mend, by agent. Clones share it.
 #[derive(Clone, Default)]
-pub struct Problems(Arc<Mutex<BTreeMap<Key, String>>>);
+pub struct AgentProblems(Arc<Mutex<BTreeMap<Key, String>>>);
 
 struct Running {
     spec: AgentConfigSpec,
@@ -57,12 +57,12 @@ struct Running {
     shutdown: CancellationToken,
 }
 
-impl Agents {
-    pub fn new(common: Common) -> Self {
-        Self { common, running: BTreeMap::new(), problems: Problems::default() }
+impl UpAgents {
+    pub fn new(common: AgentParts) -> Self {
+        Self { common, running: BTreeMap::new(), problems: AgentProblems::default() }
     }
 
-    pub fn problems(&self) -> Problems {
+    pub fn problems(&self) -> AgentProblems {
         self.problems.clone()
     }
 
@@ -113,7 +113,7 @@ impl Agents {
     }
 
     async fn start(&mut self, key: Key, spec: AgentConfigSpec, secret: Option<SigningSecret>) {
-        let Common { platform: _, derived, state_dir, observe, exe, http, metrics } = &self.common;
+        let AgentParts { platform: _, derived, state_dir, observe, exe, http, metrics } = &self.common;
         let (namespace, name) = &key;
         let settings = AgentSettings {
             name: name.clone(),
@@ -215,7 +215,7 @@ fn folder((namespace, name): &Key) -> String {
     if namespace == "default" { name.clone() } else { format!("{namespace}_{name}") }
 }
 
-impl Problems {
+impl AgentProblems {
     /// As the API shows them.
     pub fn list(&self) -> Vec<Problem> {
         let problem = |((namespace, name), message): (&Key, &String)| Problem {

@@ -16,26 +16,24 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CliError, DataDir, Endpoint, Global,
+    CliError, DataDir, Global, UpEndpoint,
     database::Database,
-    http_client::http_client,
-    ports,
-    process::{Parts, Process, holder, signaled},
+    process::{self, ControlPlane, ControlPlaneParts, holder, logged, signaled},
     reaper,
 };
 use crate::{
     agent,
     http::{Home, Problem, TokenAuthorizer},
-    listener::raise_open_files,
+    net::HttpClient,
     platform::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
-    runtimes::NoCluster,
+    runtimes::{WorkerPodSettings, WorkerPods, Workloads},
     store::{Store, counted},
-    telemetry::{Logging, Loops, Metrics},
+    telemetry::{Loops, Metrics},
 };
-use agents::{Agents, Common};
+use agents::{AgentParts, UpAgents};
 pub use derived::Derived;
 pub use records::Records;
 
@@ -45,7 +43,7 @@ const LOGS: &str = "ostler=info,warn";
 ///
 /// Ctrl-C ends it and leaves the services up; `ostler down` ends both.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct UpArgs {
     /// Folder of manifests, or one file
     #[arg(short, value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -54,26 +52,23 @@ pub struct Args {
     listen: SocketAddr,
     #[command(flatten)]
     database: Database,
-    /// Say what would be done, and do nothing
+    /// Only report what would be done
     #[arg(long)]
     observe: bool,
 }
 
-pub async fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Args { folder, listen, database, observe } = args;
+pub async fn run(args: UpArgs, global: &Global) -> Result<(), CliError> {
+    let UpArgs { folder, listen, database, observe } = args;
     let folder = checked(&folder, listen)?;
     let dir = DataDir::of(global)?;
     dir.create()?;
     reaper::start();
-    let logging = Logging::start(global.log_format.into(), LOGS)?;
-    raise_open_files();
-    let store = database.open(Some(&dir)).await?;
-    let listener = bind(listen).await?;
-    let up = Up::start(&dir, &folder, store, listener, observe).await?;
-    let ended = up.until_ended(&dir).await;
-    // Spans are sent from a thread that the runtime must outlive.
-    let _ = tokio::task::spawn_blocking(move || logging.flush()).await;
-    ended
+    let work = async {
+        let store = database.open(Some(&dir)).await?;
+        let listener = process::listen(listen).await?;
+        Up::start(&dir, &folder, store, listener, observe).await?.until_ended(&dir).await
+    };
+    logged(global, LOGS, work).await
 }
 
 fn checked(folder: &Path, listen: SocketAddr) -> Result<PathBuf, CliError> {
@@ -89,18 +84,10 @@ fn checked(folder: &Path, listen: SocketAddr) -> Result<PathBuf, CliError> {
         .ok_or_else(|| CliError::misused(format!("-f {}: there is no such folder or file", folder.display())))
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(listen).await.map_err(|e| {
-        let owner = ports::owner(listen).map(|o| format!(" by {o}")).unwrap_or_default();
-        let why = if e.kind() == std::io::ErrorKind::AddrInUse { format!("it is taken{owner}") } else { e.to_string() };
-        CliError::failed(format!("can't listen on {listen}: {why}; choose another with --listen 127.0.0.1:PORT"))
-    })
-}
-
 /// Everything at work.
 struct Up {
-    process: Process,
-    agents: Agents,
+    process: ControlPlane,
+    agents: UpAgents,
     loops: Loops,
     down: CancellationToken,
     folder_stop: CancellationToken,
@@ -124,8 +111,8 @@ impl Up {
         let platform = Arc::new(open_folder(folder, dir, &store, &derived).await?);
         let (down, folder_stop, working) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let http = http_client()?;
-        let agents = Agents::new(Common {
+        let http = HttpClient::new()?;
+        let agents = UpAgents::new(AgentParts {
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
             derived,
             state_dir: dir.path().join("agents"),
@@ -136,7 +123,7 @@ impl Up {
             http: agent::check_client().map_err(CliError::failed)?,
             metrics: metrics.clone(),
         });
-        let common = workers::Common {
+        let common = workers::PoolWorkers {
             store: Arc::clone(&store),
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
             http: http.clone(),
@@ -145,12 +132,12 @@ impl Up {
             spool: dir.path().join("spool"),
         };
         let token = uuid::Uuid::new_v4().simple().to_string();
-        let endpoint = Endpoint { address: format!("http://{address}"), token, pid: std::process::id() };
-        let parts = Parts {
+        let endpoint = UpEndpoint { address: format!("http://{address}"), token, pid: std::process::id() };
+        let parts = ControlPlaneParts {
             store,
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
-            workloads: Arc::new(NoCluster),
-            worker_pods: Arc::new(NoCluster),
+            workloads: Arc::new(Workloads::new(None)),
+            worker_pods: Arc::new(WorkerPods::new(None, WorkerPodSettings::default())),
             sealing: Some(dir.sealing_key()?),
             authorizer: Arc::new(TokenAuthorizer::new(&endpoint.token, agent::os::own_user())),
             home: Home::Folder,
@@ -162,7 +149,7 @@ impl Up {
             problems: problems(&platform, &agents),
             down: Some(down.clone()),
         };
-        let process = Process::start(parts, listener).await?;
+        let process = ControlPlane::start(parts, listener).await?;
         let stop = folder_stop.clone();
         tokio::spawn({
             let (platform, loops) = (Arc::clone(&platform), loops.clone());
@@ -229,7 +216,7 @@ async fn open_folder(
 }
 
 /// What a person should mend: in the manifests, and about the agents of this process.
-fn problems(platform: &Arc<LocalPlatform>, agents: &Agents) -> crate::http::Problems {
+fn problems(platform: &Arc<LocalPlatform>, agents: &UpAgents) -> crate::http::ProblemSource {
     let (platform, agents) = (Arc::clone(platform), agents.problems());
     Arc::new(move || platform.problems().into_iter().map(Problem::from).chain(agents.list()).collect())
 }

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::Path};
 
 use tokio::sync::watch;
 
-use super::{Agents, CliError, DataDir, Endpoint};
+use super::{CliError, DataDir, UpAgents, UpEndpoint};
 use crate::{
     cli::output::{announce, problem_line},
     http::KINDS,
@@ -15,9 +15,9 @@ use crate::{
 pub async fn welcome(
     folder: &Path,
     dir: &DataDir,
-    endpoint: &Endpoint,
+    endpoint: &UpEndpoint,
     platform: &dyn Platform,
-    agents: &Agents,
+    agents: &UpAgents,
     observe: bool,
 ) -> Result<(), CliError> {
     let mut counts = Vec::new();

@@ -6,13 +6,13 @@ use kube::ResourceExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{process::holder, worker::host};
+use super::super::process::{holder, host};
 use crate::{
     net::HttpClient,
     platform::Platform,
     store::Store,
     telemetry::{Loops, WorkerMetrics},
-    worker::{Parts, PlatformSecrets, Timings, Worker},
+    worker::{PlatformSecrets, Timings, Worker, WorkerParts},
 };
 
 /// How often the folder's pools are compared with the workers that run.
@@ -22,7 +22,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 type Key = (String, String);
 
 /// What all workers of this process have in common.
-pub struct Common {
+pub struct PoolWorkers {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
     pub http: HttpClient,
@@ -33,7 +33,7 @@ pub struct Common {
 }
 
 /// Follows the folder until `shutdown`, then drains all.
-pub async fn follow(common: Common, shutdown: CancellationToken) {
+pub async fn follow(common: PoolWorkers, shutdown: CancellationToken) {
     let beat = common.loops.register("workers", Duration::from_secs(120));
     let mut running: BTreeMap<Key, (CancellationToken, JoinHandle<()>)> = BTreeMap::new();
     loop {
@@ -55,7 +55,7 @@ pub async fn follow(common: Common, shutdown: CancellationToken) {
     }
 }
 
-async fn converge(common: &Common, running: &mut BTreeMap<Key, (CancellationToken, JoinHandle<()>)>) {
+async fn converge(common: &PoolWorkers, running: &mut BTreeMap<Key, (CancellationToken, JoinHandle<()>)>) {
     let Ok(pools) = common.platform.list("WorkerPool").await else { return };
     let declared: Vec<Key> = pools.iter().map(|p| (p.namespace().unwrap_or_default(), p.name_any())).collect();
     running.retain(|key, (stop, worker)| {
@@ -80,9 +80,9 @@ async fn converge(common: &Common, running: &mut BTreeMap<Key, (CancellationToke
     }
 }
 
-fn worker(common: &Common, (namespace, pool): &Key) -> Result<Worker, crate::worker::SpoolError> {
-    let Common { store, platform, http, metrics, loops, spool } = common;
-    Worker::new(Parts {
+fn worker(common: &PoolWorkers, (namespace, pool): &Key) -> Result<Worker, crate::worker::SpoolError> {
+    let PoolWorkers { store, platform, http, metrics, loops, spool } = common;
+    Worker::new(WorkerParts {
         store: Arc::clone(store),
         secrets: Arc::new(PlatformSecrets(Arc::clone(platform))),
         http: http.clone(),

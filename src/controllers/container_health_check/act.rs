@@ -10,33 +10,33 @@ use crate::{
 };
 
 use super::{
-    super::{declared::Judged, error::StepError, shared::Key},
-    Checks, Facts,
-    memory::{Did, Memory, Outcome, Todo},
-    observe::Found,
-    plan::Act,
+    super::{declared::DeclaredAssessment, error::StepError, shared::NamespacedName},
+    CheckObserved, ContainerChecks,
+    memory::{ActionOutcome, CheckMemory, ContainerStep, LastAction},
+    observe::ContainersFound,
+    plan::ContainerAct,
 };
 
 /// What became of an act.
 enum Acted {
     /// It goes on at the host under this id.
     Begun(String),
-    Ended(Outcome),
+    Ended(ActionOutcome),
 }
 
 impl Acted {
     fn failed(why: impl Into<String>) -> Self {
-        Self::Ended(Outcome::Failed(why.into()))
+        Self::Ended(ActionOutcome::Failed(why.into()))
     }
 }
 
-impl Checks {
+impl ContainerChecks {
     pub(super) async fn carry_out(
         &self,
         spec: &ContainerHealthCheckSpec,
-        key: &Key,
-        facts: &Facts,
-        judged: &mut Judged<ContainerHealthCheckStatus>,
+        key: &NamespacedName,
+        facts: &CheckObserved,
+        judged: &mut DeclaredAssessment<ContainerHealthCheckStatus>,
     ) -> Result<(), StepError> {
         let metrics = &self.world.parts.metrics.containers;
         let Some(looked) = &facts.looked else {
@@ -64,7 +64,7 @@ impl Checks {
     }
 
     /// What cannot be recorded is not done.
-    async fn commit(&self, uid: &str, key: &Key, memory: &Memory) -> Result<(), StepError> {
+    async fn commit(&self, uid: &str, key: &NamespacedName, memory: &CheckMemory) -> Result<(), StepError> {
         let parts = &self.world.parts;
         if let Some(old) = self.memories.commit(&*parts.store, self.term.fence(), uid, key, memory).await? {
             count(&parts.metrics.containers, key, &old, memory);
@@ -75,42 +75,53 @@ impl Checks {
     async fn act(
         &self,
         spec: &ContainerHealthCheckSpec,
-        key: &Key,
-        found: &Found,
-        act: &Act,
+        key: &NamespacedName,
+        found: &ContainersFound,
+        act: &ContainerAct,
         operation_key: &str,
     ) -> Acted {
         if let Some(docker) = &spec.target.docker {
-            let agent = Key::new(&key.namespace, &docker.host_agent_ref.name);
+            let agent = NamespacedName::new(&key.namespace, &docker.host_agent_ref.name);
             return self.act_at_host(&agent, key, found, act, operation_key).await;
         }
         let Some(pod) = found.pods.get(&act.container) else { return Acted::failed("its pod is gone") };
         let (workloads, namespace) = (&self.world.parts.workloads, key.namespace.as_str());
         let workload = spec.target.kubernetes.as_ref().and_then(|target| target.workload_ref.as_ref());
         let result = match (act.todo, workload) {
-            (Todo::Resize(bytes), _) => workloads.resize(namespace, pod, bytes).await,
-            (Todo::Patch(bytes), Some(workload)) => {
+            (ContainerStep::Resize(bytes), _) => workloads.resize(namespace, pod, bytes).await,
+            (ContainerStep::Patch(bytes), Some(workload)) => {
                 workloads.patch_limit(namespace, workload, &pod.container, bytes).await
             }
-            (Todo::Patch(_), None) => return Acted::failed("there is no workload to patch"),
-            (Todo::Up | Todo::Restart | Todo::Stop, _) => workloads.delete_pod(namespace, &pod.pod, &pod.uid).await,
+            (ContainerStep::Patch(_), None) => return Acted::failed("there is no workload to patch"),
+            (ContainerStep::Up | ContainerStep::Restart | ContainerStep::Stop, _) => {
+                workloads.delete_pod(namespace, &pod.pod, &pod.uid).await
+            }
         };
         match result {
-            Ok(()) => Acted::Ended(Outcome::Done),
-            Err(error) if error.is_gone() => Acted::Ended(Outcome::Done),
+            Ok(()) => Acted::Ended(ActionOutcome::Done),
+            Err(error) if error.is_gone() => Acted::Ended(ActionOutcome::Done),
             Err(error) => Acted::failed(error.to_string()),
         }
     }
 
-    async fn act_at_host(&self, agent: &Key, key: &Key, found: &Found, act: &Act, operation_key: &str) -> Acted {
+    async fn act_at_host(
+        &self,
+        agent: &NamespacedName,
+        key: &NamespacedName,
+        found: &ContainersFound,
+        act: &ContainerAct,
+        operation_key: &str,
+    ) -> Acted {
         let (Some(api), Some(target)) = (self.world.shared.agents.api(agent), found.docker.get(&act.container)) else {
             return Acted::failed(format!("host agent {} can't be asked", agent.name));
         };
         let action = match act.todo {
-            Todo::Up => ContainerAction::Up,
-            Todo::Restart => ContainerAction::Restart,
-            Todo::Stop => ContainerAction::Stop,
-            Todo::Resize(bytes) | Todo::Patch(bytes) => ContainerAction::Resize { memory_bytes: bytes },
+            ContainerStep::Up => ContainerAction::Up,
+            ContainerStep::Restart => ContainerAction::Restart,
+            ContainerStep::Stop => ContainerAction::Stop,
+            ContainerStep::Resize(bytes) | ContainerStep::Patch(bytes) => {
+                ContainerAction::Resize { memory_bytes: bytes }
+            }
         };
         let request = ContainerOperationRequest {
             target: target.clone(),
@@ -126,7 +137,7 @@ impl Checks {
 }
 
 /// Counts what is over since the last commit.
-fn count(metrics: &ContainerMetrics, key: &Key, old: &Memory, new: &Memory) {
+fn count(metrics: &ContainerMetrics, key: &NamespacedName, old: &CheckMemory, new: &CheckMemory) {
     for (name, one) in &new.containers {
         let before = old.containers.get(name);
         let oom = one.oom_total.saturating_sub(before.map_or(0, |before| before.oom_total));
@@ -136,29 +147,29 @@ fn count(metrics: &ContainerMetrics, key: &Key, old: &Memory, new: &Memory) {
         let Some((did, outcome)) = one.last_action.as_ref().and_then(|did| Some((did, did.outcome.as_ref()?))) else {
             continue;
         };
-        let was_over = |known: &Did| known.key == did.key && !known.is_open();
+        let was_over = |known: &LastAction| known.key == did.key && !known.is_open();
         if !before.and_then(|before| before.last_action.as_ref()).is_some_and(was_over) {
-            let outcome = if *outcome == Outcome::Done { "Done" } else { "Failed" };
+            let outcome = if *outcome == ActionOutcome::Done { "Done" } else { "Failed" };
             metrics.acted(&key.namespace, &key.name, did.todo.word(), outcome);
         }
     }
 }
 
-fn record(memory: &mut Memory, found: &Found, act: &Act, acted: Acted) {
+fn record(memory: &mut CheckMemory, found: &ContainersFound, act: &ContainerAct, acted: Acted) {
     let Some(did) = memory.containers.get_mut(&act.container).and_then(|one| one.last_action.as_mut()) else { return };
     match acted {
         Acted::Begun(id) => did.operation = Some(id),
         Acted::Ended(outcome) => did.outcome = Some(outcome),
     }
-    if let (Todo::Patch(bytes), true, Some(pod)) = (act.todo, did.is_done(), found.pods.get(&act.container)) {
+    if let (ContainerStep::Patch(bytes), true, Some(pod)) = (act.todo, did.is_done(), found.pods.get(&act.container)) {
         memory.written.insert(pod.container.clone(), bytes);
     }
 }
 
-fn note(act: &Act, acted: &Acted) -> Note {
+fn note(act: &ContainerAct, acted: &Acted) -> Note {
     let what = act.todo.told();
     let (warning, rest) = match acted {
-        Acted::Begun(_) | Acted::Ended(Outcome::Done) => (false, String::new()),
+        Acted::Begun(_) | Acted::Ended(ActionOutcome::Done) => (false, String::new()),
         Acted::Ended(outcome) => (true, format!("; {outcome}")),
     };
     let mut message = format!("{}: {what}, because {}{rest}", act.container, act.reason);
@@ -166,16 +177,16 @@ fn note(act: &Act, acted: &Acted) -> Note {
         message.truncate(end);
     }
     let reason = match act.todo {
-        Todo::Up => "ContainerStarted",
-        Todo::Restart => "ContainerRestarted",
-        Todo::Stop => "ContainerStopped",
-        Todo::Resize(_) | Todo::Patch(_) => "MemoryLimitRaised",
+        ContainerStep::Up => "ContainerStarted",
+        ContainerStep::Restart => "ContainerRestarted",
+        ContainerStep::Stop => "ContainerStopped",
+        ContainerStep::Resize(_) | ContainerStep::Patch(_) => "MemoryLimitRaised",
     };
     Note { warning, reason: reason.into(), action: act.todo.word().into(), message }
 }
 
 /// How soon the next pass looks, while something goes on and while nothing does.
-pub fn again(spec: &ContainerHealthCheckSpec, facts: &Facts) -> Duration {
+pub fn again(spec: &ContainerHealthCheckSpec, facts: &CheckObserved) -> Duration {
     let Some(looked) = &facts.looked else { return Duration::from_secs(5) };
     let decision = &looked.decision;
     let open = decision.memory.containers.values().filter_map(|one| one.last_action.as_ref()).any(|did| did.is_open());

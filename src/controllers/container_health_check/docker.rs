@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-use super::seen::{Container, End, Health, Life, RestartsOn};
+use super::seen::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn};
 
 /// What the agent is asked for.
 pub fn selector(target: &DockerTarget) -> ContainerSelector {
@@ -59,7 +59,7 @@ fn identity(target: &DockerTarget, report: &ContainerReport) -> (String, Contain
 }
 
 fn container(name: String, report: &ContainerReport) -> Container {
-    let end = || End {
+    let end = || ContainerEnd {
         exit_code: report.exit_code,
         out_of_memory: report.ended_out_of_memory(),
         at: report.finished_at,
@@ -67,21 +67,23 @@ fn container(name: String, report: &ContainerReport) -> Container {
         error: report.error.clone().filter(|error| !error.is_empty()),
     };
     let life = match report.state {
-        ContainerState::Running => Life::Running,
-        ContainerState::Paused => Life::Paused,
-        ContainerState::Restarting => Life::Restarting(end()),
-        _ if report.image_missing => Life::ImageMissing(format!("its image {} is not on the host", report.image)),
-        ContainerState::Created | ContainerState::Exited | ContainerState::Dead => Life::Ended(end()),
-        ContainerState::Removing => Life::Pending("it is being removed".into()),
-        ContainerState::Unknown => Life::Pending("its engine says something that is not known here".into()),
+        ContainerState::Running => ContainerLife::Running,
+        ContainerState::Paused => ContainerLife::Paused,
+        ContainerState::Restarting => ContainerLife::Restarting(end()),
+        _ if report.image_missing => {
+            ContainerLife::ImageMissing(format!("its image {} is not on the host", report.image))
+        }
+        ContainerState::Created | ContainerState::Exited | ContainerState::Dead => ContainerLife::Ended(end()),
+        ContainerState::Removing => ContainerLife::Pending("it is being removed".into()),
+        ContainerState::Unknown => ContainerLife::Pending("its engine says something that is not known here".into()),
     };
     let health = match report.health {
-        None | Some(ContainerHealth::Unknown) => Health::Unasked,
-        Some(ContainerHealth::Starting) => Health::Starting,
-        Some(ContainerHealth::Healthy) => Health::Well,
+        None | Some(ContainerHealth::Unknown) => ProbeHealth::Unasked,
+        Some(ContainerHealth::Starting) => ProbeHealth::Starting,
+        Some(ContainerHealth::Healthy) => ProbeHealth::Well,
         Some(ContainerHealth::Unhealthy) => {
             let said = report.health_output.as_deref().unwrap_or_default().trim();
-            Health::Failing(format!("its engine's health check fails: {said}"))
+            ProbeHealth::Failing(format!("its engine's health check fails: {said}"))
         }
     };
     Container {

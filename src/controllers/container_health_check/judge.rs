@@ -8,8 +8,8 @@ use crate::{
 };
 
 use super::{
-    memory::Remembered,
-    seen::{Container, End, Health, Life, RestartsOn},
+    memory::ContainerMemory,
+    seen::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn},
 };
 
 /// Attempts of ours, or starts of the runtime's own, after which it counts as looping.
@@ -32,13 +32,13 @@ pub enum Need {
 
 /// One container, judged.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct ContainerVerdict {
     pub word: ContainerWord,
     pub message: String,
     pub need: Need,
 }
 
-impl Verdict {
+impl ContainerVerdict {
     fn new(word: ContainerWord, message: impl Into<String>, need: Need) -> Self {
         Self { word, message: message.into(), need }
     }
@@ -54,124 +54,126 @@ impl Verdict {
 pub fn judge(
     spec: &ContainerHealthCheckSpec,
     container: &Container,
-    known: Option<&Remembered>,
+    known: Option<&ContainerMemory>,
     now: Timestamp,
-) -> Verdict {
+) -> ContainerVerdict {
     match spec.desired_state {
         DesiredState::Stopped => should_be_stopped(container),
         DesiredState::Running => should_run(spec, container, known, now),
     }
 }
 
-fn should_be_stopped(container: &Container) -> Verdict {
+fn should_be_stopped(container: &Container) -> ContainerVerdict {
     match container.life {
-        Life::Running | Life::Restarting(_) | Life::Paused => {
-            Verdict::new(ContainerWord::ShouldBeStopped, "it runs, and is declared Stopped", Need::Stop)
+        ContainerLife::Running | ContainerLife::Restarting(_) | ContainerLife::Paused => {
+            ContainerVerdict::new(ContainerWord::ShouldBeStopped, "it runs, and is declared Stopped", Need::Stop)
         }
-        _ => Verdict::new(ContainerWord::Healthy, "", Need::Nothing),
+        _ => ContainerVerdict::new(ContainerWord::Healthy, "", Need::Nothing),
     }
 }
 
 fn should_run(
     spec: &ContainerHealthCheckSpec,
     container: &Container,
-    known: Option<&Remembered>,
+    known: Option<&ContainerMemory>,
     now: Timestamp,
-) -> Verdict {
+) -> ContainerVerdict {
     match &container.life {
-        Life::Missing => Verdict::new(ContainerWord::Missing, "there is no such container", Need::Up),
-        Life::ImageMissing(why) => Verdict::new(ContainerWord::ImageMissing, why, Need::Up),
-        Life::Pending(why) => Verdict::new(ContainerWord::Pending, why, Need::Nothing),
-        Life::Paused => held("a person paused it: `docker unpause` ends that"),
-        Life::Restarting(end) => restarting(container, end),
-        Life::Ended(end) => match end.by {
+        ContainerLife::Missing => ContainerVerdict::new(ContainerWord::Missing, "there is no such container", Need::Up),
+        ContainerLife::ImageMissing(why) => ContainerVerdict::new(ContainerWord::ImageMissing, why, Need::Up),
+        ContainerLife::Pending(why) => ContainerVerdict::new(ContainerWord::Pending, why, Need::Nothing),
+        ContainerLife::Paused => held("a person paused it: `docker unpause` ends that"),
+        ContainerLife::Restarting(end) => restarting(container, end),
+        ContainerLife::Ended(end) => match end.by {
             Some(StoppedBy::Person) if spec.manual_stop == ManualStop::Hold && !is_over(end, known) => held(
                 "a person stopped it: `docker start`, or `ostler resume` or `ostler reconcile` of this check, ends that",
             ),
             // Not even when a person resumes the check: what has succeeded may not bear a second run.
             _ if is_complete(container, end) => {
-                Verdict::new(ContainerWord::Completed, "it ran to its end", Need::Nothing)
+                ContainerVerdict::new(ContainerWord::Completed, "it ran to its end", Need::Nothing)
             }
             _ if is_failed(container, end) => failed(end, known),
             _ => ended(container, end, known),
         },
-        Life::Running => running(container, known, now),
+        ContainerLife::Running => running(container, known, now),
     }
 }
 
 /// It ran to its end, and neither its runtime nor anybody's stop has to do with it.
-fn is_complete(container: &Container, end: &End) -> bool {
+fn is_complete(container: &Container, end: &ContainerEnd) -> bool {
     let stays_down = container.restarts_on != RestartsOn::AnyEnd;
     stays_down && end.exit_code == Some(0) && end.by.is_none() && end.error.is_none() && container.started_at.is_some()
 }
 
 /// It was to run once, and its own work failed. What lacked memory failed for that.
-fn is_failed(container: &Container, end: &End) -> bool {
+fn is_failed(container: &Container, end: &ContainerEnd) -> bool {
     let by_itself = end.by.is_none() && !end.out_of_memory && end.error.is_none();
     container.one_shot && container.restarts_on == RestartsOn::Nothing && by_itself && end.exit_code.is_some()
 }
 
-fn failed(end: &End, known: Option<&Remembered>) -> Verdict {
+fn failed(end: &ContainerEnd, known: Option<&ContainerMemory>) -> ContainerVerdict {
     let need = if is_over(end, known) { Need::Up } else { Need::Nothing };
     let told = how_it_ended(end);
     let message = format!(
         "it {told}, and is to run only once: correct what failed, then `docker start`, or `ostler reconcile` of this check, \
          runs it again"
     );
-    Verdict::new(ContainerWord::Failed, message, need)
+    ContainerVerdict::new(ContainerWord::Failed, message, need)
 }
 
-fn held(message: &str) -> Verdict {
-    Verdict::new(ContainerWord::HeldByPerson, message, Need::Nothing)
+fn held(message: &str) -> ContainerVerdict {
+    ContainerVerdict::new(ContainerWord::HeldByPerson, message, Need::Nothing)
 }
 
 /// Whether somebody resumed the check after that end.
-fn is_over(end: &End, known: Option<&Remembered>) -> bool {
+fn is_over(end: &ContainerEnd, known: Option<&ContainerMemory>) -> bool {
     known.and_then(|known| known.resumed_at).is_some_and(|at| end.at.is_none_or(|stopped| stopped < at))
 }
 
 /// Its own runtime starts it again: nothing to do, beside saying what goes on.
-fn restarting(container: &Container, end: &End) -> Verdict {
+fn restarting(container: &Container, end: &ContainerEnd) -> ContainerVerdict {
     let told = how_it_ended(end);
     if container.restarts >= LOOPS && !end.out_of_memory {
         let message = format!("it {told}, {} times; its runtime starts it again", container.restarts);
-        return Verdict::new(ContainerWord::CrashLooping, message, Need::Nothing);
+        return ContainerVerdict::new(ContainerWord::CrashLooping, message, Need::Nothing);
     }
-    Verdict::new(word_of(end), format!("it {told}; its runtime starts it again"), Need::Nothing)
+    ContainerVerdict::new(word_of(end), format!("it {told}; its runtime starts it again"), Need::Nothing)
 }
 
-fn ended(container: &Container, end: &End, known: Option<&Remembered>) -> Verdict {
+fn ended(container: &Container, end: &ContainerEnd, known: Option<&ContainerMemory>) -> ContainerVerdict {
     let told = how_it_ended(end);
     // Between two starts a kubelet may say of what loops no more than how it ended.
     let attempts = known.map_or(0, |known| i64::from(known.attempts)).max(container.restarts);
     let short = container.started_at.zip(end.at).is_none_or(|(from, to)| to.duration_since(from) < LONG_RUN);
     if attempts >= LOOPS && short && !end.out_of_memory {
         let message = format!("it {told}, again after {attempts} starts");
-        return Verdict::new(ContainerWord::CrashLooping, message, Need::Up);
+        return ContainerVerdict::new(ContainerWord::CrashLooping, message, Need::Up);
     }
     let hint = match word_of(end) {
         ContainerWord::Killed => "; not for want of its own memory: look at its host's",
         _ => "",
     };
-    Verdict::new(word_of(end), format!("it {told}{hint}"), Need::Up)
+    ContainerVerdict::new(word_of(end), format!("it {told}{hint}"), Need::Up)
 }
 
-fn running(container: &Container, known: Option<&Remembered>, now: Timestamp) -> Verdict {
+fn running(container: &Container, known: Option<&ContainerMemory>, now: Timestamp) -> ContainerVerdict {
     if container.under_operation {
-        return Verdict::new(ContainerWord::Starting, "something is being done about it", Need::Nothing);
+        return ContainerVerdict::new(ContainerWord::Starting, "something is being done about it", Need::Nothing);
     }
     match &container.health {
-        Health::Failing(why) => Verdict::new(ContainerWord::Unhealthy, why, Need::Restart),
-        Health::Starting => Verdict::new(ContainerWord::Starting, "its checks have not passed yet", Need::Nothing),
-        Health::Unasked | Health::Well if is_settling(container, known, now) => {
-            Verdict::new(ContainerWord::Starting, "it was just started", Need::Nothing)
+        ProbeHealth::Failing(why) => ContainerVerdict::new(ContainerWord::Unhealthy, why, Need::Restart),
+        ProbeHealth::Starting => {
+            ContainerVerdict::new(ContainerWord::Starting, "its checks have not passed yet", Need::Nothing)
         }
-        Health::Unasked | Health::Well => Verdict::new(ContainerWord::Healthy, "", Need::Nothing),
+        ProbeHealth::Unasked | ProbeHealth::Well if is_settling(container, known, now) => {
+            ContainerVerdict::new(ContainerWord::Starting, "it was just started", Need::Nothing)
+        }
+        ProbeHealth::Unasked | ProbeHealth::Well => ContainerVerdict::new(ContainerWord::Healthy, "", Need::Nothing),
     }
 }
 
 /// Something started it again, and it may end again as soon as it did before.
-fn is_settling(container: &Container, known: Option<&Remembered>, now: Timestamp) -> bool {
+fn is_settling(container: &Container, known: Option<&ContainerMemory>, now: Timestamp) -> bool {
     let long =
         match (container.restarts >= LOOPS, known.is_some_and(|known| known.attempts > 0) || container.restarts > 0) {
             (true, _) => SETTLING_LOOP,
@@ -181,7 +183,7 @@ fn is_settling(container: &Container, known: Option<&Remembered>, now: Timestamp
     container.started_at.is_some_and(|at| now < at + long)
 }
 
-fn word_of(end: &End) -> ContainerWord {
+fn word_of(end: &ContainerEnd) -> ContainerWord {
     match end.exit_code {
         // Without the runtime's flag, 137 is a kill from outside.
         _ if end.out_of_memory => ContainerWord::OutOfMemory,
@@ -190,7 +192,7 @@ fn word_of(end: &End) -> ContainerWord {
     }
 }
 
-fn how_it_ended(end: &End) -> String {
+fn how_it_ended(end: &ContainerEnd) -> String {
     match (&end.error, end.exit_code) {
         (Some(error), _) => format!("could not be started: {error}"),
         _ if end.out_of_memory => "ran out of memory".to_owned(),
@@ -218,8 +220,14 @@ mod tests {
         "2026-03-01T12:00:00Z".parse().unwrap()
     }
 
-    fn ended(exit_code: i64, out_of_memory: bool, by: Option<StoppedBy>) -> Life {
-        Life::Ended(End { exit_code: Some(exit_code), out_of_memory, at: Some(now()), by, error: None })
+    fn ended(exit_code: i64, out_of_memory: bool, by: Option<StoppedBy>) -> ContainerLife {
+        ContainerLife::Ended(ContainerEnd {
+            exit_code: Some(exit_code),
+            out_of_memory,
+            at: Some(now()),
+            by,
+            error: None,
+        })
     }
 
     #[test]
@@ -228,23 +236,23 @@ mod tests {
         let (run, hold, restart, stop) =
             (json!({}), json!({}), json!({"manualStop": "Restart"}), json!({"desiredState": "Stopped"}));
         for (extra, life, health, word, need) in [
-            (&run, Life::Running, Health::Unasked, Healthy, Need::Nothing),
-            (&run, Life::Running, Health::Well, Healthy, Need::Nothing),
-            (&run, Life::Running, Health::Starting, Starting, Need::Nothing),
-            (&run, Life::Running, Health::Failing("500".into()), Unhealthy, Need::Restart),
-            (&run, ended(0, false, None), Health::Unasked, Exited, Need::Up),
-            (&run, ended(137, false, None), Health::Unasked, Killed, Need::Up),
-            (&run, ended(137, true, None), Health::Unasked, OutOfMemory, Need::Up),
-            (&run, ended(0, false, Some(StoppedBy::Engine)), Health::Unasked, Exited, Need::Up),
-            (&hold, ended(143, false, Some(StoppedBy::Person)), Health::Unasked, HeldByPerson, Need::Nothing),
-            (&restart, ended(143, false, Some(StoppedBy::Person)), Health::Unasked, Exited, Need::Up),
-            (&run, Life::Paused, Health::Unasked, HeldByPerson, Need::Nothing),
-            (&run, Life::Missing, Health::Unasked, Missing, Need::Up),
-            (&run, Life::ImageMissing("no".into()), Health::Unasked, ImageMissing, Need::Up),
-            (&run, Life::Pending("no node".into()), Health::Unasked, Pending, Need::Nothing),
-            (&stop, Life::Running, Health::Well, ShouldBeStopped, Need::Stop),
-            (&stop, Life::Missing, Health::Unasked, Healthy, Need::Nothing),
-            (&stop, ended(0, false, Some(StoppedBy::Person)), Health::Unasked, Healthy, Need::Nothing),
+            (&run, ContainerLife::Running, ProbeHealth::Unasked, Healthy, Need::Nothing),
+            (&run, ContainerLife::Running, ProbeHealth::Well, Healthy, Need::Nothing),
+            (&run, ContainerLife::Running, ProbeHealth::Starting, Starting, Need::Nothing),
+            (&run, ContainerLife::Running, ProbeHealth::Failing("500".into()), Unhealthy, Need::Restart),
+            (&run, ended(0, false, None), ProbeHealth::Unasked, Exited, Need::Up),
+            (&run, ended(137, false, None), ProbeHealth::Unasked, Killed, Need::Up),
+            (&run, ended(137, true, None), ProbeHealth::Unasked, OutOfMemory, Need::Up),
+            (&run, ended(0, false, Some(StoppedBy::Engine)), ProbeHealth::Unasked, Exited, Need::Up),
+            (&hold, ended(143, false, Some(StoppedBy::Person)), ProbeHealth::Unasked, HeldByPerson, Need::Nothing),
+            (&restart, ended(143, false, Some(StoppedBy::Person)), ProbeHealth::Unasked, Exited, Need::Up),
+            (&run, ContainerLife::Paused, ProbeHealth::Unasked, HeldByPerson, Need::Nothing),
+            (&run, ContainerLife::Missing, ProbeHealth::Unasked, Missing, Need::Up),
+            (&run, ContainerLife::ImageMissing("no".into()), ProbeHealth::Unasked, ImageMissing, Need::Up),
+            (&run, ContainerLife::Pending("no node".into()), ProbeHealth::Unasked, Pending, Need::Nothing),
+            (&stop, ContainerLife::Running, ProbeHealth::Well, ShouldBeStopped, Need::Stop),
+            (&stop, ContainerLife::Missing, ProbeHealth::Unasked, Healthy, Need::Nothing),
+            (&stop, ended(0, false, Some(StoppedBy::Person)), ProbeHealth::Unasked, Healthy, Need::Nothing),
         ] {
             let container = Container { life: life.clone(), health, ..Container::missing("c") };
             let verdict = judge(&spec(extra.clone()), &container, None, now());
@@ -284,18 +292,22 @@ mod tests {
             let verdict = judge(&spec(json!({})), &container, None, now());
             assert_eq!((verdict.word, verdict.need), (word, need), "{restarts_on:?} {one_shot} {life:?}");
             let resumed_at = Some(now() + SignedDuration::from_secs(1));
-            let resumed = Remembered { resumed_at, ..Remembered::default() };
+            let resumed = ContainerMemory { resumed_at, ..ContainerMemory::default() };
             let again = judge(&spec(json!({})), &container, Some(&resumed), now());
             let need = if word == Completed { Need::Nothing } else { Need::Up };
             assert_eq!(again.need, need, "a person asked for it: {restarts_on:?} {one_shot} {life:?}");
         }
-        let never_ran = Container { life: Life::Ended(End::default()), restarts_on: Never, ..Container::missing("c") };
+        let never_ran = Container {
+            life: ContainerLife::Ended(ContainerEnd::default()),
+            restarts_on: Never,
+            ..Container::missing("c")
+        };
         assert_eq!(judge(&spec(json!({})), &never_ran, None, now()).need, Need::Up, "made, and never started");
     }
 
     #[test]
     fn what_ends_again_after_each_start_loops_unless_memory_is_why_or_it_ran_long() {
-        let known = Remembered { attempts: 3, ..Remembered::default() };
+        let known = ContainerMemory { attempts: 3, ..ContainerMemory::default() };
         let at = |seconds: i64| Some(now() - SignedDuration::from_secs(seconds));
         for (oom, started_at, word) in [
             (false, at(5), ContainerWord::CrashLooping),
@@ -311,7 +323,7 @@ mod tests {
             ContainerWord::CrashLooping,
             "between two starts"
         );
-        let looping = Life::Restarting(End { exit_code: Some(1), ..End::default() });
+        let looping = ContainerLife::Restarting(ContainerEnd { exit_code: Some(1), ..ContainerEnd::default() });
         let container = Container { life: looping, restarts: 5, ..Container::missing("c") };
         let verdict = judge(&spec(json!({})), &container, None, now());
         assert_eq!((verdict.word, verdict.need), (ContainerWord::CrashLooping, Need::Nothing));

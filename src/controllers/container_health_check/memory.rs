@@ -10,9 +10,9 @@ use super::limit::shown;
 /// The document of one check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Memory {
+pub struct CheckMemory {
     /// By name: only containers that something was done or is to be said about.
-    pub containers: BTreeMap<String, Remembered>,
+    pub containers: BTreeMap<String, ContainerMemory>,
     /// Limits that containers should have, in bytes: raised by us, or proposed.
     pub limits: BTreeMap<String, i64>,
     /// Limits that were written into the workload, in bytes, by container.
@@ -26,12 +26,12 @@ pub struct Memory {
 /// One container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Remembered {
+pub struct ContainerMemory {
     /// Since it was last well for long enough.
     pub attempts: i32,
     pub last_attempt_at: Option<Timestamp>,
     pub healthy_since: Option<Timestamp>,
-    pub last_action: Option<Did>,
+    pub last_action: Option<LastAction>,
     /// The instance that the counts of `oom_seen` are about.
     pub instance: String,
     /// Of that instance: how many times out of memory were answered.
@@ -54,7 +54,7 @@ pub struct Remembered {
 /// Something to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Todo {
+pub enum ContainerStep {
     Up,
     Restart,
     Stop,
@@ -64,7 +64,7 @@ pub enum Todo {
     Patch(i64),
 }
 
-impl Todo {
+impl ContainerStep {
     /// The word for events and metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -87,8 +87,8 @@ impl Todo {
 /// Something that was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Did {
-    pub todo: Todo,
+pub struct LastAction {
+    pub todo: ContainerStep,
     pub at: Timestamp,
     /// The same key is the same operation at the host.
     pub key: String,
@@ -97,7 +97,7 @@ pub struct Did {
     pub operation: Option<String>,
     /// What came of it; absent while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<ActionOutcome>,
     /// Which try of the same in a row it is, from 1: those before failed, or nobody told what came of them.
     #[serde(default)]
     pub tries: i32,
@@ -106,7 +106,7 @@ pub struct Did {
 /// What came of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Outcome {
+pub enum ActionOutcome {
     Done,
     /// Why.
     Failed(String),
@@ -114,7 +114,7 @@ pub enum Outcome {
     Lost(String),
 }
 
-impl std::fmt::Display for Outcome {
+impl std::fmt::Display for ActionOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Done => f.write_str("done"),
@@ -124,20 +124,20 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-impl Did {
+impl LastAction {
     pub fn is_open(&self) -> bool {
         self.outcome.is_none()
     }
 
     pub fn is_done(&self) -> bool {
-        self.outcome == Some(Outcome::Done)
+        self.outcome == Some(ActionOutcome::Done)
     }
 
     /// Why it was not done.
     pub fn failure(&self) -> Option<&str> {
         match &self.outcome {
-            Some(Outcome::Failed(why)) => Some(why),
-            Some(Outcome::Done | Outcome::Lost(_)) | None => None,
+            Some(ActionOutcome::Failed(why)) => Some(why),
+            Some(ActionOutcome::Done | ActionOutcome::Lost(_)) | None => None,
         }
     }
 
@@ -150,7 +150,7 @@ impl Did {
     }
 }
 
-impl Memory {
+impl CheckMemory {
     /// Containers whose limit somebody took back after it was written into the workload: it is not written again.
     pub fn contested(&self, template: &BTreeMap<String, i64>) -> Option<String> {
         let taken_back = |(name, limit): (&String, &i64)| {
@@ -161,7 +161,7 @@ impl Memory {
     }
 }
 
-impl Remembered {
+impl ContainerMemory {
     /// Whether nothing about it is worth a line any more.
     pub fn is_blank(&self) -> bool {
         self.attempts == 0

@@ -32,23 +32,23 @@ use crate::{
 };
 
 use super::{
-    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
     error::StepError,
-    shared::{Key, Memories},
+    shared::{Memories, NamespacedName},
 };
 
-use memory::Memory;
-use observe::{Blind, Found, Log, Probed};
-use plan::Decision;
+use memory::CheckMemory;
+use observe::{Blind, ContainersFound, LogExcerpt, ProbeState};
+use plan::CheckPlan;
 
 /// Containers that status tells of by name.
 const SHOWN: usize = 32;
 
 /// The kind's own part.
-pub struct Checks {
-    pub world: Arc<World>,
+pub struct ContainerChecks {
+    pub world: Arc<ControlPlane>,
     term: Term,
-    memories: Memories<Memory>,
+    memories: Memories<CheckMemory>,
     state: Arc<Mutex<State>>,
     /// Places for probes.
     asking: Arc<Semaphore>,
@@ -57,20 +57,20 @@ pub struct Checks {
 /// What passes know of earlier ones.
 #[derive(Default)]
 struct State {
-    lists: HashMap<Key, Known>,
-    probes: HashMap<(Key, String), Probed>,
-    logs: HashMap<(Key, String), (String, Log)>,
+    lists: HashMap<NamespacedName, Known>,
+    probes: HashMap<(NamespacedName, String), ProbeState>,
+    logs: HashMap<(NamespacedName, String), (String, LogExcerpt)>,
 }
 
 /// A list of an agent's.
 struct Known {
     revision: u64,
     at: Instant,
-    found: Found,
+    found: ContainersFound,
 }
 
 impl Known {
-    fn new(revision: u64, found: Found) -> Self {
+    fn new(revision: u64, found: ContainersFound) -> Self {
         Self { revision, at: Instant::now(), found }
     }
 
@@ -80,7 +80,7 @@ impl Known {
 }
 
 /// What is looked at beside the object.
-pub struct Facts {
+pub struct CheckObserved {
     uid: String,
     suspended: bool,
     /// The way on which it depends on itself.
@@ -91,7 +91,7 @@ pub struct Facts {
     looked: Option<Looked>,
 }
 
-impl Facts {
+impl CheckObserved {
     fn new(uid: String) -> Self {
         Self { uid, suspended: false, cycle: None, blind: None, waits_for: None, contested: None, looked: None }
     }
@@ -99,16 +99,16 @@ impl Facts {
 
 /// The containers, and what was decided about them.
 struct Looked {
-    decision: Decision,
-    found: Found,
-    logs: BTreeMap<String, Log>,
+    decision: CheckPlan,
+    found: ContainersFound,
+    logs: BTreeMap<String, LogExcerpt>,
 }
 
 #[async_trait]
-impl Declares for Checks {
+impl Declares for ContainerChecks {
     type Object = ContainerHealthCheck;
     type Status = ContainerHealthCheckStatus;
-    type Facts = Facts;
+    type Facts = CheckObserved;
 
     const KIND: &'static str = "ContainerHealthCheck";
 
@@ -121,25 +121,29 @@ impl Declares for Checks {
         }
     }
 
-    async fn facts(&self, object: &ContainerHealthCheck, key: &Key) -> Result<Facts, StepError> {
+    async fn facts(&self, object: &ContainerHealthCheck, key: &NamespacedName) -> Result<CheckObserved, StepError> {
         self.look(object, key).await
     }
 
-    fn judge(object: &ContainerHealthCheck, seen: &Seen<Facts>, _: Timestamp) -> Judged<ContainerHealthCheckStatus> {
+    fn judge(
+        object: &ContainerHealthCheck,
+        seen: &DeclaredObserved<CheckObserved>,
+        _: Timestamp,
+    ) -> DeclaredAssessment<ContainerHealthCheckStatus> {
         status::judged(&object.spec, &seen.facts)
     }
 
     async fn act(
         &self,
         object: &ContainerHealthCheck,
-        seen: &Seen<Facts>,
-        judged: &mut Judged<ContainerHealthCheckStatus>,
+        seen: &DeclaredObserved<CheckObserved>,
+        judged: &mut DeclaredAssessment<ContainerHealthCheckStatus>,
         _: &Term,
     ) -> Result<(), StepError> {
         self.carry_out(&object.spec, &seen.key, &seen.facts, judged).await
     }
 
-    fn gone(&self, key: &Key) {
+    fn gone(&self, key: &NamespacedName) {
         self.world.parts.metrics.containers.unknown(&key.namespace, &key.name);
         let mut state = self.lock();
         state.lists.remove(key);
@@ -148,8 +152,8 @@ impl Declares for Checks {
     }
 }
 
-impl Checks {
-    pub fn new(world: Arc<World>, term: Term) -> Self {
+impl ContainerChecks {
+    pub fn new(world: Arc<ControlPlane>, term: Term) -> Self {
         let asking = Arc::new(Semaphore::new(probe::AT_ONCE));
         Self { world, term, memories: Memories::new(Self::KIND), state: Arc::default(), asking }
     }

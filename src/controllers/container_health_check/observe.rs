@@ -9,7 +9,7 @@ use crate::{
     api::{
         ContainerHealthCheck, ContainerHealthCheckSpec, DockerTarget, PodTarget, RECONCILE_REQUESTED_AT, RequiredKind,
     },
-    host::{Caller, ContainerLogsRequest, ContainerQuery, ContainerTarget, HostApi, HostError, Phase, mask},
+    host::{Caller, ContainerLogsRequest, ContainerQuery, ContainerTarget, HostError, HttpHost, Phase, mask},
     runtimes::{PodContainer, WorkloadError},
 };
 
@@ -17,13 +17,13 @@ use super::{
     super::{
         declared::Declares,
         error::StepError,
-        shared::{Key, is_new},
+        shared::{NamespacedName, is_new},
     },
-    Checks, Facts, Looked, cycle, docker,
-    judge::Verdict,
-    memory::{Did, Memory, Outcome, Remembered},
+    CheckObserved, ContainerChecks, Looked, cycle, docker,
+    judge::ContainerVerdict,
+    memory::{ActionOutcome, CheckMemory, ContainerMemory, LastAction},
     plan, pods,
-    seen::{Container, Health},
+    seen::{Container, ProbeHealth},
 };
 
 /// A list of the agent's is good for so long where the agent does not say that something changed.
@@ -52,7 +52,7 @@ pub enum Blind {
 
 /// The containers, and how each is spoken of at its home.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct ContainersFound {
     pub containers: Vec<Container>,
     pub docker: BTreeMap<String, ContainerTarget>,
     pub pods: BTreeMap<String, PodContainer>,
@@ -61,26 +61,30 @@ pub struct Found {
 }
 
 /// The evidence of an end: the beginning and the end of its log.
-pub type Log = (String, String);
+pub type LogExcerpt = (String, String);
 
-impl Checks {
-    pub(super) async fn look(&self, object: &ContainerHealthCheck, key: &Key) -> Result<Facts, StepError> {
+impl ContainerChecks {
+    pub(super) async fn look(
+        &self,
+        object: &ContainerHealthCheck,
+        key: &NamespacedName,
+    ) -> Result<CheckObserved, StepError> {
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let (spec, now) = (&object.spec, Timestamp::now());
         let mut memory = self.memories.get(&*self.world.parts.store, &uid, key).await?;
         let wishes = &self.world.shared.wishes;
         let suspended = wishes.suspended(Self::KIND, key).unwrap_or(spec.suspend);
         if suspended {
-            return Ok(Facts { suspended, ..Facts::new(uid) });
+            return Ok(CheckObserved { suspended, ..CheckObserved::new(uid) });
         }
         if let Some(way) = self.cycle(key) {
-            return Ok(Facts { cycle: Some(way), ..Facts::new(uid) });
+            return Ok(CheckObserved { cycle: Some(way), ..CheckObserved::new(uid) });
         }
         let found = timeout(FIND, self.find(spec, key)).await;
         let late = || Err(Blind::Unknown(format!("what tells of them did not answer within {} s", FIND.as_secs())));
         let mut found = match found.unwrap_or_else(|_| late()) {
             Ok(found) => found,
-            Err(blind) => return Ok(Facts { blind: Some(blind), ..Facts::new(uid) }),
+            Err(blind) => return Ok(CheckObserved { blind: Some(blind), ..CheckObserved::new(uid) }),
         };
         // What it did not learn in time, the next pass asks again.
         let _ = timeout(FOLLOW, self.follow(spec, key, &mut memory)).await;
@@ -88,7 +92,7 @@ impl Checks {
         let gate = self.world.gate(&key.namespace, &spec.depends_on, now);
         let contested = memory.contested(&found.template).filter(|_| !found.template.is_empty());
         let decision = plan::decide(
-            &plan::Facts {
+            &plan::CheckInput {
                 spec,
                 containers: &found.containers,
                 hands_off: self.world.parts.observe || wishes.is_paused(now),
@@ -100,11 +104,11 @@ impl Checks {
             },
             now,
         );
-        let mut facts = Facts {
+        let mut facts = CheckObserved {
             waits_for: gate.held,
             contested,
             looked: Some(Looked { decision, found, logs: BTreeMap::new() }),
-            ..Facts::new(uid)
+            ..CheckObserved::new(uid)
         };
         let _ = timeout(EVIDENCE, self.evidence(spec, key, &mut facts)).await;
         Ok(facts)
@@ -114,8 +118,8 @@ impl Checks {
     fn resumed_at(
         &self,
         object: &ContainerHealthCheck,
-        key: &Key,
-        memory: &mut Memory,
+        key: &NamespacedName,
+        memory: &mut CheckMemory,
         now: Timestamp,
     ) -> Option<Timestamp> {
         let wishes = &self.world.shared.wishes;
@@ -129,18 +133,18 @@ impl Checks {
         fresh.then_some(now)
     }
 
-    fn cycle(&self, key: &Key) -> Option<String> {
+    fn cycle(&self, key: &NamespacedName) -> Option<String> {
         let all = self.world.feeds.checks.objects.state();
         let of = |check: &ContainerHealthCheck| {
             let on = check.spec.depends_on.iter().filter(|d| d.kind == RequiredKind::ContainerHealthCheck);
             on.map(|d| d.name.clone()).collect::<Vec<_>>()
         };
-        let same = all.iter().filter(|check| Key::of(&***check).namespace == key.namespace);
-        let edges: BTreeMap<_, _> = same.map(|check| (Key::of(&**check).name, of(check))).collect();
+        let same = all.iter().filter(|check| NamespacedName::of(&***check).namespace == key.namespace);
+        let edges: BTreeMap<_, _> = same.map(|check| (NamespacedName::of(&**check).name, of(check))).collect();
         cycle::cycle(&key.name, &edges).map(|way| way.join(" → "))
     }
 
-    async fn find(&self, spec: &ContainerHealthCheckSpec, key: &Key) -> Result<Found, Blind> {
+    async fn find(&self, spec: &ContainerHealthCheckSpec, key: &NamespacedName) -> Result<ContainersFound, Blind> {
         match (&spec.target.docker, &spec.target.kubernetes) {
             (Some(target), _) => self.find_docker(target, key).await,
             (None, Some(target)) => self.find_pods(target, key).await,
@@ -148,18 +152,18 @@ impl Checks {
         }
     }
 
-    async fn find_pods(&self, target: &PodTarget, key: &Key) -> Result<Found, Blind> {
+    async fn find_pods(&self, target: &PodTarget, key: &NamespacedName) -> Result<ContainersFound, Blind> {
         let seen =
             self.world.parts.workloads.containers(&key.namespace, target).await.map_err(|error| match error {
                 WorkloadError::Unavailable(_) => Blind::Unknown(error.to_string()),
                 _ => Blind::Refused(error.to_string()),
             })?;
         let (containers, pods) = pods::containers(&seen);
-        Ok(Found { containers, pods, template: seen.template_limits, ..Found::default() })
+        Ok(ContainersFound { containers, pods, template: seen.template_limits, ..ContainersFound::default() })
     }
 
-    async fn find_docker(&self, target: &DockerTarget, key: &Key) -> Result<Found, Blind> {
-        let agent = Key::new(&key.namespace, &target.host_agent_ref.name);
+    async fn find_docker(&self, target: &DockerTarget, key: &NamespacedName) -> Result<ContainersFound, Blind> {
+        let agent = NamespacedName::new(&key.namespace, &target.host_agent_ref.name);
         let agents = &self.world.shared.agents;
         let Some(api) = agents.api(&agent) else {
             let name = &agent.name;
@@ -191,20 +195,21 @@ impl Checks {
             _ => Blind::Refused(error.to_string()),
         })?;
         let (containers, docker) = docker::containers(target, &list);
-        let found = Found { containers, docker, ..Found::default() };
+        let found = ContainersFound { containers, docker, ..ContainersFound::default() };
         self.lock().lists.insert(key.clone(), super::Known::new(list.revision, found.clone()));
         Ok(found)
     }
 
     /// What came of the operations that were begun.
-    async fn follow(&self, spec: &ContainerHealthCheckSpec, key: &Key, memory: &mut Memory) {
+    async fn follow(&self, spec: &ContainerHealthCheckSpec, key: &NamespacedName, memory: &mut CheckMemory) {
         let Some(target) = &spec.target.docker else { return };
-        let Some(api) = self.world.shared.agents.api(&Key::new(&key.namespace, &target.host_agent_ref.name)) else {
+        let Some(api) = self.world.shared.agents.api(&NamespacedName::new(&key.namespace, &target.host_agent_ref.name))
+        else {
             return;
         };
         for did in memory.containers.values_mut().filter_map(|one| one.last_action.as_mut()).filter(|did| did.is_open())
         {
-            did.outcome = outcome(&*api, did).await;
+            did.outcome = outcome(&api, did).await;
             if !did.is_open() {
                 // What was listed before says nothing of what has been done.
                 self.lock().lists.remove(key);
@@ -213,7 +218,7 @@ impl Checks {
     }
 
     /// Logs of what is not well, once for each end.
-    async fn evidence(&self, spec: &ContainerHealthCheckSpec, key: &Key, facts: &mut Facts) {
+    async fn evidence(&self, spec: &ContainerHealthCheckSpec, key: &NamespacedName, facts: &mut CheckObserved) {
         let Some(looked) = &mut facts.looked else { return };
         let mut fetched = 0;
         for entry in looked.decision.entries.iter().filter(|entry| is_worth_a_log(&entry.verdict)).take(super::SHOWN) {
@@ -237,14 +242,20 @@ impl Checks {
         }
     }
 
-    async fn fetch_log(&self, spec: &ContainerHealthCheckSpec, key: &Key, found: &Found, name: &str) -> Option<Log> {
+    async fn fetch_log(
+        &self,
+        spec: &ContainerHealthCheckSpec,
+        key: &NamespacedName,
+        found: &ContainersFound,
+        name: &str,
+    ) -> Option<LogExcerpt> {
         if let Some(pod) = found.pods.get(name) {
             let log = self.world.parts.workloads.log(&key.namespace, pod, LOG_TAIL.into()).await.ok()?;
             let masked = |text: &str| mask::masked(text, &[]);
             return Some((masked(&log.0).chars().take(LOG_HEAD as usize).collect(), masked(&log.1)));
         }
         let agent = &spec.target.docker.as_ref()?.host_agent_ref.name;
-        let api = self.world.shared.agents.api(&Key::new(&key.namespace, agent))?;
+        let api = self.world.shared.agents.api(&NamespacedName::new(&key.namespace, agent))?;
         let target = found.docker.get(name)?.clone();
         let request = ContainerLogsRequest { target, head_bytes: LOG_HEAD, tail_bytes: LOG_TAIL };
         let log = api.container_logs(&request).await.ok()?;
@@ -256,27 +267,27 @@ impl Checks {
     }
 }
 
-fn is_worth_a_log(verdict: &Verdict) -> bool {
+fn is_worth_a_log(verdict: &ContainerVerdict) -> bool {
     use crate::api::ContainerWord::{CrashLooping, Exited, Failed, Killed, OutOfMemory, Unhealthy};
     matches!(verdict.word, CrashLooping | Exited | Failed | Killed | OutOfMemory | Unhealthy)
 }
 
-async fn outcome(api: &dyn HostApi, did: &Did) -> Option<Outcome> {
+async fn outcome(api: &HttpHost, did: &LastAction) -> Option<ActionOutcome> {
     let Some(operation) = &did.operation else {
-        return Some(Outcome::Lost("it is not known whether it was begun".into()));
+        return Some(ActionOutcome::Lost("it is not known whether it was begun".into()));
     };
     match api.container_operation(operation).await {
-        Ok(seen) if seen.phase == Phase::Succeeded => Some(Outcome::Done),
-        Ok(seen) if seen.phase == Phase::Failed => Some(Outcome::Failed(seen.message)),
+        Ok(seen) if seen.phase == Phase::Succeeded => Some(ActionOutcome::Done),
+        Ok(seen) if seen.phase == Phase::Failed => Some(ActionOutcome::Failed(seen.message)),
         Ok(_) => None,
-        Err(error @ HostError::UnknownOperation { .. }) => Some(Outcome::Lost(error.to_string())),
+        Err(error @ HostError::UnknownOperation { .. }) => Some(ActionOutcome::Lost(error.to_string())),
         Err(_) => None,
     }
 }
 
 /// Whether its own probe passed lately.
 #[derive(Clone, Debug, Default)]
-pub struct Probed {
+pub struct ProbeState {
     pub instance: String,
     /// When it was asked last.
     pub at: Option<Timestamp>,
@@ -287,20 +298,20 @@ pub struct Probed {
     pub said: String,
 }
 
-impl Probed {
+impl ProbeState {
     /// What it means for a running container.
-    pub fn health(&self, threshold: i32) -> Health {
+    pub fn health(&self, threshold: i32) -> ProbeHealth {
         match (self.failures >= threshold, self.passed) {
-            (true, _) => Health::Failing(format!("its probe fails: {}", self.said)),
-            (false, true) => Health::Well,
-            (false, false) => Health::Starting,
+            (true, _) => ProbeHealth::Failing(format!("its probe fails: {}", self.said)),
+            (false, true) => ProbeHealth::Well,
+            (false, false) => ProbeHealth::Starting,
         }
     }
 }
 
-impl Remembered {
+impl ContainerMemory {
     /// Of what was done last, for the status.
     pub fn told(&self) -> Option<String> {
-        self.last_action.as_ref().map(Did::told)
+        self.last_action.as_ref().map(LastAction::told)
     }
 }

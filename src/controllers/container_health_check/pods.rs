@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::runtimes::{ContainersSeen, PodContainer, PodLife, Terminated};
 
-use super::seen::{Container, End, Health, Life, RestartsOn};
+use super::seen::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn};
 
 /// The containers, and the pods' own words for each.
 pub fn containers(seen: &ContainersSeen) -> (Vec<Container>, BTreeMap<String, PodContainer>) {
@@ -13,7 +13,7 @@ pub fn containers(seen: &ContainersSeen) -> (Vec<Container>, BTreeMap<String, Po
     let lacking = seen.desired.map_or(0, |desired| usize::try_from(desired).unwrap_or(0).saturating_sub(seen.pods));
     for number in 1..=lacking {
         let mut missing = Container::missing(format!("pod that is not there {number}"));
-        missing.life = Life::Pending("its workload has not made it".into());
+        missing.life = ContainerLife::Pending("its workload has not made it".into());
         all.push(missing);
     }
     (all, known)
@@ -25,23 +25,23 @@ fn name(one: &PodContainer) -> String {
 
 fn container(one: &PodContainer) -> Container {
     let out_of_memory = |end: &Terminated| end.reason == "OOMKilled";
-    let end = |end: &Terminated| End {
+    let end = |end: &Terminated| ContainerEnd {
         exit_code: Some(end.exit_code.into()),
         out_of_memory: out_of_memory(end),
         at: end.at,
-        ..End::default()
+        ..ContainerEnd::default()
     };
     let last = one.last.as_ref();
     let life = match &one.life {
-        PodLife::Running { .. } => Life::Running,
-        PodLife::Terminated(ended) => Life::Ended(end(ended)),
+        PodLife::Running { .. } => ContainerLife::Running,
+        PodLife::Terminated(ended) => ContainerLife::Ended(end(ended)),
         PodLife::Waiting { reason, message } => match reason.as_str() {
-            "CrashLoopBackOff" => Life::Restarting(last.map(end).unwrap_or_default()),
+            "CrashLoopBackOff" => ContainerLife::Restarting(last.map(end).unwrap_or_default()),
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
-                Life::ImageMissing(said(reason, message))
+                ContainerLife::ImageMissing(said(reason, message))
             }
-            _ if last.is_some() => Life::Restarting(last.map(end).unwrap_or_default()),
-            _ => Life::Pending(said(reason, message)),
+            _ if last.is_some() => ContainerLife::Restarting(last.map(end).unwrap_or_default()),
+            _ => ContainerLife::Pending(said(reason, message)),
         },
     };
     let oom = match &one.life {
@@ -56,9 +56,9 @@ fn container(one: &PodContainer) -> Container {
         alike: one.container.clone(),
         instance: one.uid.clone(),
         health: match (&one.life, one.ready) {
-            (PodLife::Running { .. }, true) => Health::Well,
-            (PodLife::Running { .. }, false) => Health::Starting,
-            _ => Health::Unasked,
+            (PodLife::Running { .. }, true) => ProbeHealth::Well,
+            (PodLife::Running { .. }, false) => ProbeHealth::Starting,
+            _ => ProbeHealth::Unasked,
         },
         life,
         started_at: match &one.life {

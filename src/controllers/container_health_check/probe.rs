@@ -7,15 +7,15 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     api::{ContainerHealthCheckSpec, ContainerProbe},
-    host::{Caller, ContainerExecRequest, HostApi},
+    host::{Caller, ContainerExecRequest, HttpHost},
     net::{Broken, HttpClient, shown},
 };
 
 use super::{
-    super::{declared::Declares, shared::Key},
-    Checks, lock,
-    observe::{Found, Probed},
-    seen::{Container, Health, Life},
+    super::{declared::Declares, shared::NamespacedName},
+    ContainerChecks, lock,
+    observe::{ContainersFound, ProbeState},
+    seen::{Container, ContainerLife, ProbeHealth},
 };
 
 /// Probes of all checks at once.
@@ -24,16 +24,23 @@ pub const AT_ONCE: usize = 16;
 /// One question.
 enum Question {
     Get { http: HttpClient, url: String },
-    Exec { api: Arc<dyn HostApi>, request: ContainerExecRequest, caller: Caller },
+    Exec { api: Arc<HttpHost>, request: ContainerExecRequest, caller: Caller },
     Impossible(String),
 }
 
-impl Checks {
+impl ContainerChecks {
     /// Asks the running ones whose time has come, and tells of each what its last answers mean. Answers are not waited for: the
     /// one that comes asks for the next pass.
-    pub(super) fn probe(&self, spec: &ContainerHealthCheckSpec, key: &Key, found: &mut Found, now: Timestamp) {
+    pub(super) fn probe(
+        &self,
+        spec: &ContainerHealthCheckSpec,
+        key: &NamespacedName,
+        found: &mut ContainersFound,
+        now: Timestamp,
+    ) {
         let Some(probe) = &spec.probe else { return };
-        let due: Vec<Container> = found.containers.iter().filter(|one| one.life == Life::Running).cloned().collect();
+        let due: Vec<Container> =
+            found.containers.iter().filter(|one| one.life == ContainerLife::Running).cloned().collect();
         for one in due.into_iter().filter(|one| self.begin(probe, key, one, now)) {
             let question = self.question(spec, probe, key, found, &one);
             self.ask(probe.clone(), key.clone(), one, question);
@@ -42,19 +49,19 @@ impl Checks {
         for one in &mut found.containers {
             let known = state.probes.get(&(key.clone(), one.name.clone())).filter(|known| known.instance == of(one));
             // What its runtime finds wrong stays wrong.
-            if one.life == Life::Running && !matches!(one.health, Health::Failing(_)) {
-                one.health = known.map_or(Health::Starting, |known| known.health(probe.failure_threshold));
+            if one.life == ContainerLife::Running && !matches!(one.health, ProbeHealth::Failing(_)) {
+                one.health = known.map_or(ProbeHealth::Starting, |known| known.health(probe.failure_threshold));
             }
         }
     }
 
     /// Whether one is to be asked now; then it counts as asked.
-    fn begin(&self, probe: &ContainerProbe, key: &Key, one: &Container, now: Timestamp) -> bool {
+    fn begin(&self, probe: &ContainerProbe, key: &NamespacedName, one: &Container, now: Timestamp) -> bool {
         let mut state = self.lock();
         let period = SignedDuration::from_secs(probe.period_seconds.into());
         let known = state.probes.entry((key.clone(), one.name.clone())).or_default();
         if known.instance != of(one) {
-            *known = Probed { instance: of(one), ..Probed::default() };
+            *known = ProbeState { instance: of(one), ..ProbeState::default() };
         }
         let due = !known.asking && known.at.is_none_or(|at| now >= at + period);
         if due {
@@ -67,8 +74,8 @@ impl Checks {
         &self,
         spec: &ContainerHealthCheckSpec,
         probe: &ContainerProbe,
-        key: &Key,
-        found: &Found,
+        key: &NamespacedName,
+        found: &ContainersFound,
         one: &Container,
     ) -> Option<Question> {
         if let Some(http) = &probe.http {
@@ -76,7 +83,7 @@ impl Checks {
             return Some(Question::Get { http: self.world.parts.http.clone(), url: http.url.replace("HOST", &host) });
         }
         let (exec, docker) = (probe.exec.as_ref()?, spec.target.docker.as_ref()?);
-        let agent = Key::new(&key.namespace, &docker.host_agent_ref.name);
+        let agent = NamespacedName::new(&key.namespace, &docker.host_agent_ref.name);
         let (Some(api), Some(target)) = (self.world.shared.agents.api(&agent), found.docker.get(&one.name)) else {
             return Some(Question::Impossible(format!("host agent {} can't be asked", agent.name)));
         };
@@ -88,7 +95,7 @@ impl Checks {
         Some(Question::Exec { api, request, caller: self.caller() })
     }
 
-    fn ask(&self, probe: ContainerProbe, key: Key, one: Container, question: Option<Question>) {
+    fn ask(&self, probe: ContainerProbe, key: NamespacedName, one: Container, question: Option<Question>) {
         let (state, asking, world) = (Arc::clone(&self.state), Arc::clone(&self.asking), Arc::clone(&self.world));
         let ended = self.term.ended().clone();
         tokio::spawn(ended.run_until_cancelled_owned(async move {
@@ -100,16 +107,22 @@ impl Checks {
             if let Some(known) = lock(&state).probes.get_mut(&(key.clone(), one.name.clone())) {
                 take(&probe, known, &one, answer, Timestamp::now());
             }
-            world.triggers.one(Checks::KIND, &key.namespace, &key.name);
+            world.triggers.one(ContainerChecks::KIND, &key.namespace, &key.name);
         }));
     }
 
     /// The pod's IP, or the host that the agent's url names.
-    fn host_of(&self, spec: &ContainerHealthCheckSpec, key: &Key, found: &Found, one: &Container) -> Option<String> {
+    fn host_of(
+        &self,
+        spec: &ContainerHealthCheckSpec,
+        key: &NamespacedName,
+        found: &ContainersFound,
+        one: &Container,
+    ) -> Option<String> {
         if let Some(pod) = found.pods.get(&one.name) {
             return pod.pod_ip.clone();
         }
-        let agent = Key::new(&key.namespace, &spec.target.docker.as_ref()?.host_agent_ref.name);
+        let agent = NamespacedName::new(&key.namespace, &spec.target.docker.as_ref()?.host_agent_ref.name);
         let declared = self.world.feeds.agents.objects.get(&ObjectRef::new(&agent.name).within(&agent.namespace))?;
         reqwest::Url::parse(&declared.spec.url).ok()?.host_str().map(str::to_owned)
     }
@@ -145,7 +158,7 @@ async fn answer(question: Question, seconds: i32) -> Result<(), String> {
 }
 
 /// An answer about a container that was started again meanwhile is about nothing.
-fn take(probe: &ContainerProbe, known: &mut Probed, one: &Container, answer: Result<(), String>, now: Timestamp) {
+fn take(probe: &ContainerProbe, known: &mut ProbeState, one: &Container, answer: Result<(), String>, now: Timestamp) {
     if known.instance != of(one) {
         return;
     }
@@ -173,16 +186,16 @@ mod tests {
         .unwrap();
         let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         let at = |seconds: i64| start + SignedDuration::from_secs(seconds);
-        let one = Container { life: Life::Running, started_at: Some(start), ..Container::missing("c") };
-        let mut known = Probed { instance: of(&one), ..Probed::default() };
+        let one = Container { life: ContainerLife::Running, started_at: Some(start), ..Container::missing("c") };
+        let mut known = ProbeState { instance: of(&one), ..ProbeState::default() };
         for (second, answer, expected) in [
-            (10, Err("no"), Health::Starting),
-            (59, Err("no"), Health::Starting),
-            (60, Err("no"), Health::Starting),
-            (70, Err("no"), Health::Failing("its probe fails: no".into())),
-            (80, Ok(()), Health::Well),
-            (90, Err("no"), Health::Well),
-            (100, Err("no"), Health::Failing("its probe fails: no".into())),
+            (10, Err("no"), ProbeHealth::Starting),
+            (59, Err("no"), ProbeHealth::Starting),
+            (60, Err("no"), ProbeHealth::Starting),
+            (70, Err("no"), ProbeHealth::Failing("its probe fails: no".into())),
+            (80, Ok(()), ProbeHealth::Well),
+            (90, Err("no"), ProbeHealth::Well),
+            (100, Err("no"), ProbeHealth::Failing("its probe fails: no".into())),
         ] {
             take(&probe, &mut known, &one, answer.map_err(str::to_owned), at(second));
             assert_eq!(known.health(2), expected, "at {second} s");

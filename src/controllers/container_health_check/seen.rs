@@ -13,8 +13,8 @@ pub struct Container {
     pub instance: String,
     /// What its limit of memory is remembered by: its name; of a pod's container that alone, for its replicas are alike.
     pub alike: String,
-    pub life: Life,
-    pub health: Health,
+    pub life: ContainerLife,
+    pub health: ProbeHealth,
     pub started_at: Option<Timestamp>,
     /// How often its runtime started it again by itself.
     pub restarts: i64,
@@ -59,11 +59,11 @@ impl RestartsOn {
 
 /// Where it is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Life {
+pub enum ContainerLife {
     Running,
     /// Its own runtime is about to start it again.
-    Restarting(End),
-    Ended(End),
+    Restarting(ContainerEnd),
+    Ended(ContainerEnd),
     /// It exists and does nothing, because a person said so.
     Paused,
     Missing,
@@ -75,7 +75,7 @@ pub enum Life {
 
 /// How a run ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct End {
+pub struct ContainerEnd {
     pub exit_code: Option<i64>,
     /// By the runtime's own flag.
     pub out_of_memory: bool,
@@ -87,7 +87,7 @@ pub struct End {
 
 /// Whether a running one is well, by its runtime's checks and by the check's own probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Health {
+pub enum ProbeHealth {
     /// Nobody asks it.
     #[default]
     Unasked,
@@ -100,7 +100,7 @@ pub enum Health {
 impl Container {
     /// Whether it lived on when it last ran out of memory: a process in it was killed, not its first one.
     pub fn outlived_out_of_memory(&self, at: Timestamp) -> bool {
-        self.life == Life::Running && self.started_at.is_some_and(|started| started < at)
+        self.life == ContainerLife::Running && self.started_at.is_some_and(|started| started < at)
     }
 
     /// Nothing but a name.
@@ -110,8 +110,8 @@ impl Container {
             alike: name.clone(),
             name,
             instance: String::new(),
-            life: Life::Missing,
-            health: Health::Unasked,
+            life: ContainerLife::Missing,
+            health: ProbeHealth::Unasked,
             started_at: None,
             restarts: 0,
             oom_count: 0,

@@ -8,15 +8,18 @@ use crate::api::{
 };
 
 use super::{
-    super::declared::Judged, Facts, Looked, SHOWN, act::again, limit::shown, memory::Todo, observe::Blind, plan::Entry,
-    seen::Life,
+    super::declared::DeclaredAssessment, CheckObserved, Looked, SHOWN, act::again, limit::shown, memory::ContainerStep,
+    observe::Blind, plan::ContainerAssessment, seen::ContainerLife,
 };
 
 /// Of the longest texts, in characters.
 const LONGEST: usize = 2_000;
 
 /// The state of a check, its message, and its containers one by one.
-pub fn judged(spec: &ContainerHealthCheckSpec, facts: &Facts) -> Judged<ContainerHealthCheckStatus> {
+pub fn judged(
+    spec: &ContainerHealthCheckSpec,
+    facts: &CheckObserved,
+) -> DeclaredAssessment<ContainerHealthCheckStatus> {
     let (state, message) = state(spec, facts);
     let ready = match state {
         State::Healthy => true,
@@ -35,13 +38,13 @@ pub fn judged(spec: &ContainerHealthCheckSpec, facts: &Facts) -> Judged<Containe
             | State::Failed
     );
     let status = facts.looked.as_ref().map(|looked| listed(spec, looked)).unwrap_or_default();
-    let mut judged = Judged::new(state, ready, stalled && !ready, message, status);
+    let mut judged = DeclaredAssessment::new(state, ready, stalled && !ready, message, status);
     judged.again = Some(again(spec, facts));
     judged.undecided = matches!(facts.blind, Some(Blind::Unheard(_)));
     judged
 }
 
-fn state(spec: &ContainerHealthCheckSpec, facts: &Facts) -> (State, String) {
+fn state(spec: &ContainerHealthCheckSpec, facts: &CheckObserved) -> (State, String) {
     if facts.suspended {
         return (State::Suspended, "suspended: its containers are not looked at".into());
     }
@@ -59,7 +62,7 @@ fn state(spec: &ContainerHealthCheckSpec, facts: &Facts) -> (State, String) {
     of_containers(spec, facts, looked)
 }
 
-fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked) -> (State, String) {
+fn of_containers(spec: &ContainerHealthCheckSpec, facts: &CheckObserved, looked: &Looked) -> (State, String) {
     let decision = &looked.decision;
     if decision.entries.is_empty() {
         return (State::NothingSelected, "nothing matches target: correct it, or start what it should match".into());
@@ -92,7 +95,8 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
         }
         // What waits for one that failed waits for the same person.
         let failed = worst.iter().find(|entry| entry.verdict.word == ContainerWord::Failed);
-        let settled = |entry: &&Entry| entry.verdict.word == ContainerWord::Failed || entry.awaits.is_some();
+        let settled =
+            |entry: &&ContainerAssessment| entry.verdict.word == ContainerWord::Failed || entry.awaits.is_some();
         if let Some(failed) = failed
             && worst.iter().filter(|entry| entry.verdict.is_unhealthy()).all(settled)
         {
@@ -106,7 +110,7 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
     if worst.iter().any(|entry| entry.verdict.word == ContainerWord::Starting) {
         return (State::Proving, told);
     }
-    let raising = |entry: &&Entry| {
+    let raising = |entry: &&ContainerAssessment| {
         entry.at_max || (entry.proposed.is_some() && (is_proposed(spec) || refused(entry, looked).is_some()))
     };
     if let Some(entry) = decision.entries.iter().find(raising) {
@@ -120,12 +124,12 @@ fn of_containers(spec: &ContainerHealthCheckSpec, facts: &Facts, looked: &Looked
     (State::Healthy, how.into())
 }
 
-fn completed(entries: &[Entry]) -> bool {
+fn completed(entries: &[ContainerAssessment]) -> bool {
     entries.iter().any(|entry| entry.verdict.word == ContainerWord::Completed)
 }
 
 /// A person must raise the limit: it is only proposed, or all that may be given is given.
-fn is_out_of_memory(spec: &ContainerHealthCheckSpec, entry: &Entry) -> bool {
+fn is_out_of_memory(spec: &ContainerHealthCheckSpec, entry: &ContainerAssessment) -> bool {
     let hurt = entry.verdict.word == ContainerWord::OutOfMemory;
     hurt && (entry.at_max || is_proposed(spec))
 }
@@ -135,13 +139,13 @@ fn is_proposed(spec: &ContainerHealthCheckSpec) -> bool {
 }
 
 /// Why its limit was not raised, if that was tried and not done.
-fn refused<'a>(entry: &Entry, looked: &'a Looked) -> Option<&'a str> {
+fn refused<'a>(entry: &ContainerAssessment, looked: &'a Looked) -> Option<&'a str> {
     let did = looked.decision.memory.containers.get(&entry.container.name)?.last_action.as_ref()?;
-    did.failure().filter(|_| matches!(did.todo, Todo::Resize(_) | Todo::Patch(_)))
+    did.failure().filter(|_| matches!(did.todo, ContainerStep::Resize(_) | ContainerStep::Patch(_)))
 }
 
 /// How one that runs ran out of memory: whether it ended for that.
-fn survived(entry: &Entry, looked: &Looked) -> String {
+fn survived(entry: &ContainerAssessment, looked: &Looked) -> String {
     let name = &entry.container.name;
     let at = looked.decision.memory.containers.get(name).and_then(|known| known.last_oom_at);
     if at.is_some_and(|at| entry.container.outlived_out_of_memory(at)) {
@@ -150,7 +154,7 @@ fn survived(entry: &Entry, looked: &Looked) -> String {
     format!("{name} ran out of memory, and runs again")
 }
 
-fn mend(spec: &ContainerHealthCheckSpec, entry: &Entry, looked: &Looked) -> String {
+fn mend(spec: &ContainerHealthCheckSpec, entry: &ContainerAssessment, looked: &Looked) -> String {
     match refused(entry, looked) {
         _ if is_proposed(spec) => "raise its limit: status.proposal is a patch to paste".into(),
         Some(why) if !entry.at_max => format!("its limit was not raised: {why}"),
@@ -159,13 +163,13 @@ fn mend(spec: &ContainerHealthCheckSpec, entry: &Entry, looked: &Looked) -> Stri
 }
 
 /// Those that are not well, the worst first.
-fn worst(entries: &[Entry]) -> Vec<&Entry> {
-    let mut all: Vec<&Entry> = entries.iter().collect();
+fn worst(entries: &[ContainerAssessment]) -> Vec<&ContainerAssessment> {
+    let mut all: Vec<&ContainerAssessment> = entries.iter().collect();
     all.sort_by(|a, b| b.verdict.word.cmp(&a.verdict.word).then_with(|| a.container.name.cmp(&b.container.name)));
     all
 }
 
-fn told(worst: &[&Entry], unhealthy: usize) -> String {
+fn told(worst: &[&ContainerAssessment], unhealthy: usize) -> String {
     let Some(first) = worst.first() else { return String::new() };
     let more = match unhealthy.saturating_sub(1) {
         0 => String::new(),
@@ -177,7 +181,7 @@ fn told(worst: &[&Entry], unhealthy: usize) -> String {
 /// The containers that are not as declared, or something was done about.
 fn listed(spec: &ContainerHealthCheckSpec, looked: &Looked) -> ContainerHealthCheckStatus {
     let decision = &looked.decision;
-    let notable = |entry: &&Entry| {
+    let notable = |entry: &&ContainerAssessment| {
         !matches!(entry.verdict.word, ContainerWord::Healthy | ContainerWord::Completed)
             || entry.proposed.is_some()
             || entry.container.drift.is_some()
@@ -194,7 +198,7 @@ fn listed(spec: &ContainerHealthCheckSpec, looked: &Looked) -> ContainerHealthCh
     }
 }
 
-fn line(entry: &Entry, looked: &Looked) -> ContainerStatusEntry {
+fn line(entry: &ContainerAssessment, looked: &Looked) -> ContainerStatusEntry {
     let container = &entry.container;
     let known = looked.decision.memory.containers.get(&container.name);
     let log = looked.logs.get(&container.name);
@@ -214,7 +218,7 @@ fn line(entry: &Entry, looked: &Looked) -> ContainerStatusEntry {
         state: entry.verdict.word,
         message: cut(&message, LONGEST),
         exit_code: match &container.life {
-            Life::Ended(end) | Life::Restarting(end) => end.exit_code,
+            ContainerLife::Ended(end) | ContainerLife::Restarting(end) => end.exit_code,
             _ => None,
         },
         out_of_memory_count: known.map(|known| known.oom_total).filter(|n| *n > 0).and_then(|n| i32::try_from(n).ok()),
@@ -230,7 +234,7 @@ fn line(entry: &Entry, looked: &Looked) -> ContainerStatusEntry {
 }
 
 /// A patch to paste: whoever owns the manifest owns its limits.
-fn proposal(spec: &ContainerHealthCheckSpec, entries: &[Entry]) -> Option<String> {
+fn proposal(spec: &ContainerHealthCheckSpec, entries: &[ContainerAssessment]) -> Option<String> {
     if spec.out_of_memory.policy != MemoryPolicy::Propose {
         return None;
     }

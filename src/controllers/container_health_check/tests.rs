@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     super::declared::CommonStatus,
-    memory::{Memory, Outcome},
+    memory::{ActionOutcome, CheckMemory},
     plan::{self, decide},
-    seen::{Container, Life},
+    seen::{Container, ContainerLife},
     *,
 };
 use crate::{
@@ -43,10 +43,10 @@ fn listed(count: usize, dead: usize) -> String {
     json!({"revision": 1, "observedAt": "2026-03-01T12:00:00Z", "containers": all}).to_string()
 }
 
-fn pass(spec: &ContainerHealthCheckSpec, text: &str, memory: &Memory, observes: bool) -> (Memory, Value) {
+fn pass(spec: &ContainerHealthCheckSpec, text: &str, memory: &CheckMemory, observes: bool) -> (CheckMemory, Value) {
     let list: ContainerList = serde_json::from_str(text).unwrap();
     let (containers, docker) = docker::containers(spec.target.docker.as_ref().unwrap(), &list);
-    let facts = plan::Facts {
+    let facts = plan::CheckInput {
         spec,
         containers: &containers,
         hands_off: observes,
@@ -58,9 +58,9 @@ fn pass(spec: &ContainerHealthCheckSpec, text: &str, memory: &Memory, observes: 
     };
     let decision = decide(&facts, "2026-03-01T12:00:00Z".parse().unwrap());
     let memory = decision.memory.clone();
-    let found = Found { containers, docker, ..Found::default() };
+    let found = ContainersFound { containers, docker, ..ContainersFound::default() };
     let looked = Some(Looked { decision, found, logs: BTreeMap::new() });
-    let mut judged = status::judged(spec, &Facts { looked, ..Facts::new("u".into()) });
+    let mut judged = status::judged(spec, &CheckObserved { looked, ..CheckObserved::new("u".into()) });
     *judged.status.common().state = Some(judged.state);
     (memory, json!({"status": judged.status, "message": judged.message}))
 }
@@ -71,7 +71,7 @@ fn a_pass_over_two_thousand_containers_takes_a_small_part_of_a_second_and_says_t
     for (dead, observes, state) in [(0, false, "Healthy"), (900, true, "Degraded"), (1_001, false, "TooManyUnhealthy")]
     {
         let text = listed(2_000, dead);
-        let (memory, first) = pass(&spec, &text, &Memory::default(), observes);
+        let (memory, first) = pass(&spec, &text, &CheckMemory::default(), observes);
         let mut fastest = Duration::MAX;
         for _ in 0..3 {
             let began = Instant::now();
@@ -86,9 +86,9 @@ fn a_pass_over_two_thousand_containers_takes_a_small_part_of_a_second_and_says_t
     }
 }
 
-fn looked(spec: &ContainerHealthCheckSpec, container: Container, memory: &Memory) -> Facts {
+fn looked(spec: &ContainerHealthCheckSpec, container: Container, memory: &CheckMemory) -> CheckObserved {
     let containers = [container];
-    let facts = plan::Facts {
+    let facts = plan::CheckInput {
         spec,
         containers: &containers,
         hands_off: false,
@@ -99,8 +99,8 @@ fn looked(spec: &ContainerHealthCheckSpec, container: Container, memory: &Memory
         memory,
     };
     let decision = decide(&facts, "2026-03-01T12:00:00Z".parse().unwrap());
-    let found = Found { containers: containers.to_vec(), ..Found::default() };
-    Facts { looked: Some(Looked { decision, found, logs: BTreeMap::new() }), ..Facts::new("u".into()) }
+    let found = ContainersFound { containers: containers.to_vec(), ..ContainersFound::default() };
+    CheckObserved { looked: Some(Looked { decision, found, logs: BTreeMap::new() }), ..CheckObserved::new("u".into()) }
 }
 
 fn hurt(alike: &str) -> Container {
@@ -108,7 +108,7 @@ fn hurt(alike: &str) -> Container {
         name: format!("a-1/{alike}"),
         alike: alike.into(),
         instance: "i".into(),
-        life: Life::Running,
+        life: ContainerLife::Running,
         oom_count: 1,
         memory_limit: Some(20 << 20),
         ..Container::missing(alike)
@@ -131,7 +131,7 @@ fn a_proposal_is_a_patch_to_paste_where_the_limit_is_declared() {
         (docker(json!({"names": ["main"]})), "docker update --memory 125829120 --memory-swap 125829120 main\n"),
     ] {
         let spec: ContainerHealthCheckSpec = serde_json::from_value(json!({"target": target})).unwrap();
-        let judged = status::judged(&spec, &looked(&spec, hurt("main"), &Memory::default()));
+        let judged = status::judged(&spec, &looked(&spec, hurt("main"), &CheckMemory::default()));
         assert_eq!(judged.status.proposal.as_deref(), Some(proposal));
         assert!(judged.ready && format!("{:?}", judged.state) == "OutOfMemory", "{}", judged.message);
     }
@@ -147,14 +147,14 @@ fn a_limit_that_is_being_raised_is_nobodys_business_until_it_is_refused_or_at_it
         .unwrap()
     };
     let generous = spec("1Gi");
-    let facts = looked(&generous, hurt("main"), &Memory::default());
+    let facts = looked(&generous, hurt("main"), &CheckMemory::default());
     assert!(matches!(status::judged(&generous, &facts).state, ContainerHealthCheckState::Healthy));
     let mut memory = facts.looked.unwrap().decision.memory;
     memory.containers.get_mut("a-1/main").unwrap().last_action.as_mut().unwrap().outcome =
-        Some(Outcome::Failed("no room".into()));
+        Some(ActionOutcome::Failed("no room".into()));
     let refused = status::judged(&generous, &looked(&generous, hurt("main"), &memory));
     assert!(refused.message.contains("its limit was not raised: no room"), "{}", refused.message);
     let tight = spec("20Mi");
-    let at_max = status::judged(&tight, &looked(&tight, hurt("main"), &Memory::default()));
+    let at_max = status::judged(&tight, &looked(&tight, hurt("main"), &CheckMemory::default()));
     assert!(at_max.message.contains("all that outOfMemory.max allows"), "{}", at_max.message);
 }

@@ -11,7 +11,7 @@ use crate::{
     telemetry::Beat,
 };
 
-use super::World;
+use super::ControlPlane;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Backends are read when they change, and so often in case that nobody told.
@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(30);
 
 /// A condition of another resource, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum RequirementObserved {
     /// No such resource.
     Missing,
     /// It is there, and its condition was not judged yet.
@@ -42,7 +42,7 @@ pub struct Gate {
 }
 
 /// Judges requirements. `find` tells how each condition is. An unknown `since` counts as now: nothing is started too early.
-pub fn evaluate(requires: &[Requirement], find: impl Fn(&Requirement) -> Found, now: Timestamp) -> Gate {
+pub fn evaluate(requires: &[Requirement], find: impl Fn(&Requirement) -> RequirementObserved, now: Timestamp) -> Gate {
     let mut waits = Vec::new();
     let mut opens_at = Some(now);
     for requirement in requires {
@@ -58,18 +58,22 @@ pub fn evaluate(requires: &[Requirement], find: impl Fn(&Requirement) -> Found, 
 }
 
 /// What of one requirement does not hold yet, and until when, if that can be told.
-fn lacking(requirement: &Requirement, found: &Found, now: Timestamp) -> Option<(String, Option<Timestamp>)> {
+fn lacking(
+    requirement: &Requirement,
+    found: &RequirementObserved,
+    now: Timestamp,
+) -> Option<(String, Option<Timestamp>)> {
     let Requirement { kind, name, condition, for_seconds } = requirement;
     let what = format!("{} {name}", kind.as_str());
     let long = for_seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
     match found {
-        Found::Missing => Some((format!("{what} to be {condition}{long}: it is not there"), None)),
-        Found::Unknown => Some((format!("{what} to be {condition}{long}: that is not known yet"), None)),
-        Found::Judged { holds: false, since, reason } => {
+        RequirementObserved::Missing => Some((format!("{what} to be {condition}{long}: it is not there"), None)),
+        RequirementObserved::Unknown => Some((format!("{what} to be {condition}{long}: that is not known yet"), None)),
+        RequirementObserved::Judged { holds: false, since, reason } => {
             let since = since.map_or_else(String::new, |at| format!(" since {}", second(at)));
             Some((format!("{what} to be {condition}{long}: it is not ({reason}){since}"), None))
         }
-        Found::Judged { holds: true, since, .. } => {
+        RequirementObserved::Judged { holds: true, since, .. } => {
             let needed = SignedDuration::from_secs(for_seconds.unwrap_or(0).into());
             if needed.is_zero() {
                 return None;
@@ -95,7 +99,7 @@ fn second(at: Timestamp) -> Timestamp {
 }
 
 /// Opens and closes gates as backends change and time goes by; from the projections alone, so also without the API server.
-pub async fn watch_gates(world: Arc<World>, term: Term, beat: Beat) {
+pub async fn watch_gates(world: Arc<ControlPlane>, term: Term, beat: Beat) {
     let mut changes = world.parts.store.follow(Topics::WORLD);
     let mut read_at: Option<Instant> = None;
     loop {
@@ -148,8 +152,8 @@ mod tests {
         Requirement { kind: RequiredKind::LLMBackend, name: name.into(), condition: "Ready".into(), for_seconds }
     }
 
-    fn is(holds: bool, since: i64) -> Found {
-        Found::Judged { holds, since: Some(at(since)), reason: "Down".into() }
+    fn is(holds: bool, since: i64) -> RequirementObserved {
+        RequirementObserved::Judged { holds, since: Some(at(since)), reason: "Down".into() }
     }
 
     #[test]
@@ -161,11 +165,11 @@ mod tests {
             ("ready for a second less", is(true, 41), Some(60), false, Some(at(101))),
             ("not ready", is(false, 0), None, false, None),
             ("not ready for long", is(false, -9999), Some(60), false, None),
-            ("not there", Found::Missing, None, false, None),
-            ("not judged", Found::Unknown, Some(1), false, None),
+            ("not there", RequirementObserved::Missing, None, false, None),
+            ("not judged", RequirementObserved::Unknown, Some(1), false, None),
             (
                 "ready, nobody knows since when",
-                Found::Judged { holds: true, since: None, reason: String::new() },
+                RequirementObserved::Judged { holds: true, since: None, reason: String::new() },
                 Some(5),
                 false,
                 None,
@@ -176,7 +180,7 @@ mod tests {
             assert_eq!(gate.held.is_none(), open, "{what}: {gate:?}");
             assert_eq!(gate.opens_at, opens_at, "{what}");
         }
-        assert_eq!(evaluate(&[], |_| Found::Missing, at(0)), Gate::default(), "nothing is required");
+        assert_eq!(evaluate(&[], |_| RequirementObserved::Missing, at(0)), Gate::default(), "nothing is required");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What experts, queues, pools and schedules have in common: each is judged, projected into the database so that workers need
 //! that alone, and its status says what became of it. A kind brings what it looks at and how it judges ([`Declares`]).
 
-mod book;
 mod gates;
+mod plane;
+mod projections;
 mod sealing;
 mod status;
-mod world;
 
 use std::sync::Arc;
 
@@ -22,14 +22,14 @@ use crate::{
 use super::{
     driver::{Controller, Report},
     error::StepError,
-    shared::Key,
+    shared::NamespacedName,
 };
 
-pub use book::Book;
-pub use gates::{Found, Gate, evaluate, watch_gates};
+pub use gates::{Gate, RequirementObserved, evaluate, watch_gates};
+pub use plane::{ControlPlane, Feeds, Triggers, heed_touches};
+pub use projections::ProjectionCache;
 pub use sealing::seal_secrets;
-pub use status::{CommonStatus, Judged};
-pub use world::{Feeds, Triggers, World, heed_touches};
+pub use status::{CommonStatus, DeclaredAssessment};
 
 /// A kind that is judged and projected.
 #[async_trait]
@@ -50,20 +50,24 @@ pub trait Declares: Send + Sync + 'static {
 
     /// Whether the manifest suspends it, what it requires, its status, and its spec.
     fn parts(object: &Self::Object) -> Declaration<'_, Self::Status>;
-    async fn facts(&self, object: &Self::Object, key: &Key) -> Result<Self::Facts, StepError>;
+    async fn facts(&self, object: &Self::Object, key: &NamespacedName) -> Result<Self::Facts, StepError>;
     /// Purely: what to say, and what to project.
-    fn judge(object: &Self::Object, seen: &Seen<Self::Facts>, now: Timestamp) -> Judged<Self::Status>;
+    fn judge(
+        object: &Self::Object,
+        seen: &DeclaredObserved<Self::Facts>,
+        now: Timestamp,
+    ) -> DeclaredAssessment<Self::Status>;
     /// What it does beside being projected.
     async fn act(
         &self,
         _object: &Self::Object,
-        _seen: &Seen<Self::Facts>,
-        _judged: &mut Judged<Self::Status>,
+        _seen: &DeclaredObserved<Self::Facts>,
+        _judged: &mut DeclaredAssessment<Self::Status>,
         _term: &Term,
     ) -> Result<(), StepError> {
         Ok(())
     }
-    fn gone(&self, _key: &Key) {}
+    fn gone(&self, _key: &NamespacedName) {}
 }
 
 /// What a manifest says to every kind.
@@ -76,8 +80,8 @@ pub struct Declaration<'a, S> {
 }
 
 /// What a pass starts from.
-pub struct Seen<F> {
-    pub key: Key,
+pub struct DeclaredObserved<F> {
+    pub key: NamespacedName,
     pub uid: String,
     /// By its manifest or by a person.
     pub suspended: bool,
@@ -89,24 +93,24 @@ pub struct Seen<F> {
 /// Runs a kind as a controller.
 pub struct Declared<D> {
     pub kind: D,
-    pub world: Arc<World>,
+    pub world: Arc<ControlPlane>,
 }
 
 #[async_trait]
 impl<D: Declares> Controller for Declared<D> {
     type Object = D::Object;
-    type Observed = Seen<D::Facts>;
-    type Plan = Judged<D::Status>;
-    type Done = Judged<D::Status>;
+    type Observed = DeclaredObserved<D::Facts>;
+    type Plan = DeclaredAssessment<D::Status>;
+    type Done = DeclaredAssessment<D::Status>;
     type Status = D::Status;
 
     const KIND: &'static str = D::KIND;
 
-    async fn observe(&self, object: &D::Object) -> Result<Seen<D::Facts>, StepError> {
-        let key = Key::of(object);
+    async fn observe(&self, object: &D::Object) -> Result<DeclaredObserved<D::Facts>, StepError> {
+        let key = NamespacedName::of(object);
         let declared = D::parts(object);
         let wishes = &self.world.shared.wishes;
-        Ok(Seen {
+        Ok(DeclaredObserved {
             uid: object.uid().unwrap_or_default(),
             suspended: wishes.suspended(D::KIND, &key).unwrap_or(declared.suspend),
             gate: self.world.gate(&key.namespace, declared.requires, Timestamp::now()),
@@ -116,17 +120,22 @@ impl<D: Declares> Controller for Declared<D> {
         })
     }
 
-    fn plan(&self, object: &D::Object, seen: &Seen<D::Facts>, now: Timestamp) -> Judged<D::Status> {
+    fn plan(
+        &self,
+        object: &D::Object,
+        seen: &DeclaredObserved<D::Facts>,
+        now: Timestamp,
+    ) -> DeclaredAssessment<D::Status> {
         D::judge(object, seen, now)
     }
 
     async fn apply(
         &self,
         object: &D::Object,
-        seen: &Seen<D::Facts>,
-        mut judged: Judged<D::Status>,
+        seen: &DeclaredObserved<D::Facts>,
+        mut judged: DeclaredAssessment<D::Status>,
         term: &Term,
-    ) -> Result<Judged<D::Status>, StepError> {
+    ) -> Result<DeclaredAssessment<D::Status>, StepError> {
         let row = DeclaredRow {
             uid: seen.uid.clone(),
             kind: D::KIND.to_owned(),
@@ -146,8 +155,8 @@ impl<D: Declares> Controller for Declared<D> {
     fn status(
         &self,
         object: &D::Object,
-        seen: &Seen<D::Facts>,
-        judged: &Judged<D::Status>,
+        seen: &DeclaredObserved<D::Facts>,
+        judged: &DeclaredAssessment<D::Status>,
         now: Timestamp,
     ) -> Report<D::Status> {
         let old = D::parts(object).status;
@@ -164,7 +173,7 @@ impl<D: Declares> Controller for Declared<D> {
     }
 
     fn gone(&self, namespace: &str, name: &str) {
-        self.kind.gone(&Key::new(namespace, name));
+        self.kind.gone(&NamespacedName::new(namespace, name));
     }
 }
 

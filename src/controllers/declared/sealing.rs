@@ -11,12 +11,12 @@ use crate::{
     telemetry::Beat,
 };
 
-use super::World;
+use super::ControlPlane;
 
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Keeps them as they are declared, for one term.
-pub async fn seal_secrets(world: Arc<World>, term: Term, beat: Beat) {
+pub async fn seal_secrets(world: Arc<ControlPlane>, term: Term, beat: Beat) {
     let Some(key) = world.parts.sealing.clone() else {
         loop {
             beat.beat();
@@ -32,13 +32,13 @@ pub async fn seal_secrets(world: Arc<World>, term: Term, beat: Beat) {
             && term.still_leads()
             && let Err(error) = seal_all(&world, &key, &term).await
         {
-            tracing::warn!(%error, "secrets for workers were not handed over");
+            tracing::warn!(%error, "could not hand Secrets over to workers; will retry");
         }
         tokio::time::sleep(PERIOD).await;
     }
 }
 
-async fn seal_all(world: &World, key: &seal::Key, term: &Term) -> Result<(), StoreError> {
+async fn seal_all(world: &ControlPlane, key: &seal::Key, term: &Term) -> Result<(), StoreError> {
     let mut kept = Vec::new();
     let platform = &world.parts.platform;
     for ((namespace, name), uses) in wanted(world) {
@@ -59,7 +59,7 @@ async fn seal_all(world: &World, key: &seal::Key, term: &Term) -> Result<(), Sto
             Err(PlatformError::NotFound(_) | PlatformError::Forbidden(_)) => {}
             // While the API server is away the last good value serves.
             Err(error) => {
-                tracing::debug!(namespace, name, %error, "a Secret was not read");
+                tracing::debug!(namespace, name, %error, "could not read a Secret; its last value stays");
                 kept.push(uid);
             }
         }
@@ -85,7 +85,7 @@ enum Use {
 }
 
 /// Tokens of backends, what signs the calls of webhooks, and system prompts.
-fn wanted(world: &World) -> BTreeMap<(String, String), Use> {
+fn wanted(world: &ControlPlane) -> BTreeMap<(String, String), Use> {
     let mut wanted: BTreeMap<(String, String), Use> = BTreeMap::new();
     let mut want_for = |namespace: Option<String>, name: Option<&String>, uses: Use| {
         let Some(name) = name else { return };

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     super::driver::{NOT_STALLED, SETTLED, stored_alike},
-    Seen,
+    DeclaredObserved,
 };
 
 /// The fields that every status has.
@@ -67,7 +67,7 @@ common_status!(WorkerPoolStatus, WorkerPoolState, |it| {
 common_status!(TaskScheduleStatus, TaskScheduleState, |_it| {});
 
 /// What a pass makes of an object.
-pub struct Judged<S: CommonStatus> {
+pub struct DeclaredAssessment<S: CommonStatus> {
     pub state: S::State,
     pub ready: bool,
     /// Only a person can mend it (kstatus: failed). Neither ready nor stalled nor suspended: it will be by itself.
@@ -86,7 +86,7 @@ pub struct Judged<S: CommonStatus> {
     pub undecided: bool,
 }
 
-impl<S: CommonStatus> Judged<S> {
+impl<S: CommonStatus> DeclaredAssessment<S> {
     pub fn new(state: S::State, ready: bool, stalled: bool, message: impl Into<String>, status: S) -> Self {
         let message = message.into();
         let (notes, again, undecided) = (Vec::new(), None, false);
@@ -97,8 +97,8 @@ impl<S: CommonStatus> Judged<S> {
 /// The whole status of a pass.
 pub fn status<S: CommonStatus, F>(
     old: Option<&S>,
-    seen: &Seen<F>,
-    judged: &Judged<S>,
+    seen: &DeclaredObserved<F>,
+    judged: &DeclaredAssessment<S>,
     generation: i64,
     now: Timestamp,
 ) -> S {

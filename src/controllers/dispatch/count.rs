@@ -23,7 +23,7 @@ pub async fn run(desk: Desk) {
         desk.beat.beat();
         let began = Instant::now();
         let counted = async {
-            let counts = desk.store.live_counts().await?;
+            let counts = desk.store.queue_counts().await?;
             for queue in &counts {
                 desk.metrics.tasks.queue(&queue.namespace, &queue.queue, &by_state(queue));
                 desk.metrics.tasks.oldest(&queue.namespace, &queue.queue, queue.oldest_pending, queue.oldest_deferred);

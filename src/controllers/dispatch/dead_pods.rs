@@ -15,12 +15,12 @@ const SELDOM: Duration = Duration::from_secs(30);
 /// Workers report every three seconds. The API server is asked about those that are silent for longer than this.
 const SILENT: Duration = Duration::from_secs(7);
 
-pub async fn run(desk: Desk, pods: Arc<dyn WorkerPods>) {
+pub async fn run(desk: Desk, pods: Arc<WorkerPods>) {
     let mut deaths = DeathWatch::default();
     let mut claims = desk.store.follow(Topics::STARTED);
     loop {
         desk.beat.beat();
-        let passed = desk.note("free what dead pods hold", pass(&desk, &*pods, &mut deaths).await);
+        let passed = desk.note("free what dead pods hold", pass(&desk, &pods, &mut deaths).await);
         tokio::time::sleep(PERIOD).await;
         if passed == Some(false) {
             claims.changed(SELDOM).await;
@@ -29,7 +29,7 @@ pub async fn run(desk: Desk, pods: Arc<dyn WorkerPods>) {
 }
 
 /// Returns whether processes of pods hold anything.
-async fn pass(desk: &Desk, pods: &dyn WorkerPods, deaths: &mut DeathWatch) -> Result<bool, StoreError> {
+async fn pass(desk: &Desk, pods: &WorkerPods, deaths: &mut DeathWatch) -> Result<bool, StoreError> {
     let mut rows = desk.store.busy_holders().await?;
     rows.retain(|row| row.process.pod.is_some());
     deaths.keep(&rows);

@@ -13,7 +13,7 @@ use crate::{
     api::LLMBackend,
     controllers::{
         Parts,
-        shared::{Limit, Limits, SlotWatch},
+        shared::{ServerLimit, ServerLimits, SlotWatch},
     },
     store::{BackendRow, SlotRow, Store, StoreError, Topics, WorkerRow, world},
     tasks::{
@@ -41,7 +41,12 @@ const FAILED: SignedDuration = SignedDuration::from_secs(60);
 
 type Known = BTreeMap<String, Adaptive>;
 
-pub async fn run(desk: Desk, limits: Limits, slots: SlotWatch, trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>) {
+pub async fn run(
+    desk: Desk,
+    limits: ServerLimits,
+    slots: SlotWatch,
+    trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+) {
     let mut known: Known = loop {
         desk.beat.beat();
         if let Some(known) = desk.note("limits of the last leader", restored(&*desk.store).await) {
@@ -83,17 +88,17 @@ pub async fn run(desk: Desk, limits: Limits, slots: SlotWatch, trigger: mpsc::Un
 }
 
 /// What holds until this term's first look: a change of leader moves no limit.
-pub async fn limits_of_last_leader(parts: &Parts) -> Limits {
-    let limits = Limits::default();
+pub async fn limits_of_last_leader(parts: &Parts) -> ServerLimits {
+    let limits = ServerLimits::default();
     match restored(&*parts.store).await {
         Ok(known) => limits.put(in_force(&known)),
-        Err(error) => tracing::warn!(%error, "limits start from their maximum"),
+        Err(error) => tracing::warn!(%error, "could not read the last limits; starting from the maximum"),
     }
     limits
 }
 
-fn in_force(known: &Known) -> HashMap<String, Limit> {
-    let limit = |server: &Adaptive| Limit { limit: server.limit, limited_by: server.limited_by() };
+fn in_force(known: &Known) -> HashMap<String, ServerLimit> {
+    let limit = |server: &Adaptive| ServerLimit { limit: server.limit, limited_by: server.limited_by() };
     known.iter().map(|(url, server)| (url.clone(), limit(server))).collect()
 }
 
@@ -134,7 +139,7 @@ async fn pass(
         if let Some(why) = server.observe(bounds, &heard, now) {
             tracing::info!(
                 backend = %format_args!("{}/{}", backend.namespace, backend.name),
-                limit = server.limit, %why, "the server gets fewer calls at once"
+                limit = server.limit, %why, "lowered the limit of a server"
             );
         }
         if server.limit != before {

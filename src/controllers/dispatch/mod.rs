@@ -24,7 +24,7 @@ use crate::{
 
 use super::{
     Parts,
-    shared::{Limits, Shared, Wishes},
+    shared::{ServerLimits, Shared, Wishes},
     supervise::Supervisor,
 };
 
@@ -54,7 +54,7 @@ impl Desk {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                tracing::warn!(what, %error, "tasks are looked at again soon");
+                tracing::warn!(what, %error, "could not finish a round over tasks; will retry");
                 None
             }
         }
@@ -73,7 +73,7 @@ pub fn start(
         let (parts, term) = (parts.clone(), term.clone());
         move || Desk::new(&parts, &term, name)
     };
-    let (wishes, known): (Wishes, Limits) = (shared.wishes.clone(), shared.limits.clone());
+    let (wishes, known): (Wishes, ServerLimits) = (shared.wishes.clone(), shared.limits.clone());
     let slots = shared.slots.clone();
     let of = desk("assign tasks");
     supervisor.run("assign tasks", move || assign::run(of(), wishes.clone()));

@@ -41,7 +41,7 @@ pub async fn run(desk: Desk, platform: Arc<dyn Platform>) {
                 failures = if passed.is_some() { 1 } else { failures + 1 };
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "namespaces not read; will retry"),
+            Err(error) => tracing::debug!(%error, "could not read namespaces; will retry"),
         }
         // In parts, so that the loop is seen to be alive.
         for _ in 0..(doubled(PERIOD, LONGEST, failures).as_secs() / PERIOD.as_secs()) {
@@ -73,7 +73,7 @@ async fn pass(desk: &Desk, known: &Namespaces, done: &mut Done) -> Result<(), St
                 let filter = TaskFilter { namespace: Some(namespace.clone()), ..TaskFilter::default() };
                 let (ended, all) = carry_out(desk, &filter, &TaskCommand::Cancel).await?;
                 rest |= !all;
-                tracing::info!(namespace, ended, "namespace is deleted: its tasks are cancelled");
+                tracing::info!(namespace, ended, "namespace is deleted; cancelled its tasks");
             }
             Step::Drop { namespace, made_at } => {
                 let created_before = made_at.checked_sub(SKEW).ok();
@@ -82,7 +82,11 @@ async fn pass(desk: &Desk, known: &Namespaces, done: &mut Done) -> Result<(), St
                 let (_, all) = if is_live { carry_out(desk, &filter, &TaskCommand::Cancel).await? } else { (0, true) };
                 let (dropped, all_dropped) = carry_out(desk, &filter, &TaskCommand::Purge).await?;
                 if dropped > 0 {
-                    tracing::info!(namespace, dropped, "namespace was made anew: tasks of its predecessor are dropped");
+                    tracing::info!(
+                        namespace,
+                        dropped,
+                        "namespace was created again; dropped the tasks of its predecessor"
+                    );
                 }
                 rest |= !all || !all_dropped;
                 if all && all_dropped {
@@ -130,18 +134,7 @@ mod tests {
     }
 
     fn counts(namespace: &str, pending: i64) -> QueueCounts {
-        QueueCounts {
-            namespace: namespace.into(),
-            queue: "q".into(),
-            pending,
-            unassigned: 0,
-            in_progress: 0,
-            deferred_to_human: 0,
-            completed: 1,
-            failed: 0,
-            oldest_pending: None,
-            oldest_deferred: None,
-        }
+        QueueCounts { pending, completed: 1, ..QueueCounts::none(namespace, "q") }
     }
 
     #[test]

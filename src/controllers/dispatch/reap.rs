@@ -33,7 +33,7 @@ pub async fn run(desk: Desk) {
                 let Reaped { leases, requeued, deferred, expired } = reaped;
                 desk.metrics.tasks.reaped(leases, requeued, deferred, expired);
                 if reaped != Reaped::default() {
-                    tracing::warn!(leases, requeued, deferred, expired, "tasks were taken from lapsed leases");
+                    tracing::warn!(leases, requeued, deferred, expired, "took tasks back from lapsed leases");
                 }
                 wait = again;
             }

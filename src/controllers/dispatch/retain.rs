@@ -19,7 +19,7 @@ pub async fn run(desk: Desk) {
         desk.beat.beat();
         let dropped = desk.note("drop old tasks", pass(&desk).await).unwrap_or_default();
         if dropped > 0 {
-            tracing::info!(dropped, "ended tasks dropped after their retention");
+            tracing::info!(dropped, "dropped ended tasks after their retention");
         }
         let wait = if dropped > 0 { SOON } else { PERIOD };
         // In parts, so that the loop is seen to be alive.

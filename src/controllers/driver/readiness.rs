@@ -22,9 +22,9 @@ const HOPELESS: [&str; 2] = ["NothingSelected", "CrashLooping"];
 
 /// What was said last about each object of a kind, by namespace and name: its reason, or `None` when it was ready.
 #[derive(Default)]
-pub struct Said(Mutex<HashMap<(String, String), Option<String>>>);
+pub struct ReadinessLog(Mutex<HashMap<(String, String), Option<String>>>);
 
-impl Said {
+impl ReadinessLog {
     pub fn knows(&self, namespace: &str, name: &str) -> bool {
         self.lock().contains_key(&(namespace.to_owned(), name.to_owned()))
     }

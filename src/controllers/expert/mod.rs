@@ -11,17 +11,17 @@ use crate::{
 };
 
 use super::{
-    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
     error::StepError,
-    shared::Key,
+    shared::NamespacedName,
 };
 
 /// The kind's own part.
-pub struct Experts(pub Arc<World>);
+pub struct Experts(pub Arc<ControlPlane>);
 
 /// What is looked at beside the object.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct ExpertObserved {
     /// Backends of its namespace that serve its model, first asked first.
     pub backends: Vec<String>,
     /// The text that systemPromptRef leads to, or why it leads to none.
@@ -36,7 +36,7 @@ pub struct Facts {
 impl Declares for Experts {
     type Object = Expert;
     type Status = ExpertStatus;
-    type Facts = Facts;
+    type Facts = ExpertObserved;
 
     const KIND: &'static str = "Expert";
 
@@ -45,7 +45,7 @@ impl Declares for Experts {
         Declaration { suspend: *suspend, requires: &[], status: object.status.as_ref(), spec: projected(&object.spec) }
     }
 
-    async fn facts(&self, object: &Expert, key: &Key) -> Result<Facts, StepError> {
+    async fn facts(&self, object: &Expert, key: &NamespacedName) -> Result<ExpertObserved, StepError> {
         let spec = &object.spec;
         let declared = self.0.feeds.backends.objects.state();
         let mut backends: Vec<&LLMBackend> = declared
@@ -57,7 +57,7 @@ impl Declares for Experts {
         backends.sort_by_key(|backend| (backend.spec.priority, backend.metadata.name.clone()));
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let known = self.0.book.row(&uid);
-        Ok(Facts {
+        Ok(ExpertObserved {
             backends: backends.iter().filter_map(|backend| backend.metadata.name.clone()).collect(),
             prompt: match &spec.system_prompt_ref {
                 Some(reference) => Some(self.prompt(reference, key).await?),
@@ -70,13 +70,17 @@ impl Declares for Experts {
         })
     }
 
-    fn judge(object: &Expert, seen: &Seen<Facts>, _: Timestamp) -> Judged<ExpertStatus> {
+    fn judge(
+        object: &Expert,
+        seen: &DeclaredObserved<ExpertObserved>,
+        _: Timestamp,
+    ) -> DeclaredAssessment<ExpertStatus> {
         judge(&object.spec, seen)
     }
 }
 
 impl Experts {
-    async fn prompt(&self, reference: &TextRef, key: &Key) -> Result<Result<String, String>, StepError> {
+    async fn prompt(&self, reference: &TextRef, key: &NamespacedName) -> Result<Result<String, String>, StepError> {
         let TextRef { kind, name, key: field } = reference;
         let namespace = &key.namespace;
         let platform = &self.0.parts.platform;
@@ -99,14 +103,18 @@ impl Experts {
         Ok(String::from_utf8(bytes.clone()).map_err(|_| format!("key {field} of {what} is not text")))
     }
 
-    async fn secret_problem(&self, spec: &ExpertSpec, key: &Key) -> Result<Option<String>, StepError> {
+    async fn secret_problem(&self, spec: &ExpertSpec, key: &NamespacedName) -> Result<Option<String>, StepError> {
         let reference = spec.webhook.as_ref().and_then(|webhook| webhook.secret_ref.as_ref());
         signing_problem(&self.0, reference.map(|r| r.name.as_str()), &key.namespace).await
     }
 }
 
 /// Why a webhook's Secret can't sign, if so.
-async fn signing_problem(world: &World, secret: Option<&str>, namespace: &str) -> Result<Option<String>, StepError> {
+async fn signing_problem(
+    world: &ControlPlane,
+    secret: Option<&str>,
+    namespace: &str,
+) -> Result<Option<String>, StepError> {
     let Some(name) = secret else { return Ok(None) };
     match world.shared.secrets.text(namespace, name, "signingSecret").await {
         Ok(text) => Ok(crate::host::SigningSecret::parse(&text)
@@ -126,11 +134,13 @@ fn is_secret(spec: &ExpertSpec) -> bool {
     spec.system_prompt_ref.as_ref().is_some_and(|reference| reference.kind == TextKind::Secret)
 }
 
-fn judge(spec: &ExpertSpec, seen: &Seen<Facts>) -> Judged<ExpertStatus> {
+fn judge(spec: &ExpertSpec, seen: &DeclaredObserved<ExpertObserved>) -> DeclaredAssessment<ExpertStatus> {
     let facts = &seen.facts;
     let status =
         ExpertStatus { backends: facts.backends.iter().take(64).cloned().collect(), ..ExpertStatus::default() };
-    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let of = |state, ready, stalled, message: String| {
+        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
+    };
     let mut judged = if seen.suspended {
         of(ExpertState::Suspended, false, false, "suspended: it gets no tasks".into())
     } else if let Some(Err(why)) = &facts.prompt {
@@ -179,29 +189,50 @@ mod tests {
     use crate::controllers::declared::Gate;
     use serde_json::json;
 
-    fn judged(spec: serde_json::Value, suspended: bool, facts: Facts) -> Judged<ExpertStatus> {
+    fn judged(spec: serde_json::Value, suspended: bool, facts: ExpertObserved) -> DeclaredAssessment<ExpertStatus> {
         let spec: ExpertSpec = serde_json::from_value(spec).unwrap();
-        let key = Key::new("team", "igor");
-        judge(&spec, &Seen { key, uid: "u".into(), suspended, gate: Gate::default(), handled_reconcile: None, facts })
+        let key = NamespacedName::new("team", "igor");
+        judge(
+            &spec,
+            &DeclaredObserved {
+                key,
+                uid: "u".into(),
+                suspended,
+                gate: Gate::default(),
+                handled_reconcile: None,
+                facts,
+            },
+        )
     }
 
-    fn served() -> Facts {
-        Facts { backends: vec!["mlx".into(), "ollama".into()], ..Facts::default() }
+    fn served() -> ExpertObserved {
+        ExpertObserved { backends: vec!["mlx".into(), "ollama".into()], ..ExpertObserved::default() }
     }
 
     #[test]
     fn an_expert_is_available_when_its_model_is_served_and_its_references_lead_somewhere() {
         let chat = || json!({"model": "small"});
         let by_ref = || json!({"model": "small", "systemPromptRef": {"name": "p"}});
-        let missing = || Facts { prompt: Some(Err("ConfigMap team/p is not there".into())), ..served() };
-        let unsigned = || Facts { secret_problem: Some("Secret team/s is not there".into()), ..Facts::default() };
+        let missing = || ExpertObserved { prompt: Some(Err("ConfigMap team/p is not there".into())), ..served() };
+        let unsigned = || ExpertObserved {
+            secret_problem: Some("Secret team/s is not there".into()),
+            ..ExpertObserved::default()
+        };
         let hook = || json!({"handler": "Webhook", "webhook": {"url": "http://h:1"}});
         for (what, spec, suspended, facts, state, ready, stalled) in [
             ("served", chat(), false, served(), ExpertState::Available, true, false),
-            ("not served", chat(), false, Facts::default(), ExpertState::ModelMissing, false, false),
-            ("suspended", chat(), true, Facts::default(), ExpertState::Suspended, false, false),
+            ("not served", chat(), false, ExpertObserved::default(), ExpertState::ModelMissing, false, false),
+            ("suspended", chat(), true, ExpertObserved::default(), ExpertState::Suspended, false, false),
             ("no prompt", by_ref(), false, missing(), ExpertState::PromptMissing, false, true),
-            ("a webhook needs no backend", hook(), false, Facts::default(), ExpertState::Available, true, false),
+            (
+                "a webhook needs no backend",
+                hook(),
+                false,
+                ExpertObserved::default(),
+                ExpertState::Available,
+                true,
+                false,
+            ),
             ("no secret", hook(), false, unsigned(), ExpertState::SecretMissing, false, true),
         ] {
             let judged = judged(spec, suspended, facts);
@@ -217,7 +248,7 @@ mod tests {
     #[test]
     fn the_prompt_is_projected_and_the_last_one_serves_while_it_is_away() {
         let spec = || json!({"model": "small", "systemPromptRef": {"name": "p"}});
-        let with = |prompt: Result<&str, &str>, last: Option<&str>| Facts {
+        let with = |prompt: Result<&str, &str>, last: Option<&str>| ExpertObserved {
             prompt: Some(prompt.map(str::to_owned).map_err(str::to_owned)),
             last_prompt: last.map(str::to_owned),
             ..served()
@@ -235,7 +266,7 @@ mod tests {
     #[test]
     fn the_text_of_a_secret_is_never_projected() {
         let spec = json!({"model": "small", "systemPromptRef": {"kind": "Secret", "name": "p"}});
-        let found = judged(spec, false, Facts { prompt: Some(Ok("hunter2".into())), ..served() });
+        let found = judged(spec, false, ExpertObserved { prompt: Some(Ok("hunter2".into())), ..served() });
         assert!(found.held.is_none() && found.ready);
         let projected = found.spec.unwrap();
         assert!(!projected.to_string().contains("hunter2"), "{projected}");

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::{
     api::{HostAgent, HostAgentStatus, LLMBackend, Mode, RECONCILE_REQUESTED_AT, condition},
     host::Caller,
-    platform::{Access, HostAgentError, SecretError, host_agent},
+    platform::{AgentAccess, HostAgentError, SecretError, host_agent},
     store::Term,
 };
 
@@ -26,43 +26,43 @@ use super::{
     error::StepError,
     feed::Feed,
     llm_backend::{Backends, service_of},
-    shared::{Heard, Key, Shared, Silence},
+    shared::{AgentHeard, AgentSilence, NamespacedName, Shared},
 };
 
 use poller::{Directions, Poller};
 
 /// The controller of one term.
-pub struct Agents {
+pub struct HostAgents {
     parts: Parts,
     shared: Shared,
     backends: Arc<Backends>,
     backend_feed: Feed<LLMBackend>,
     trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
     backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
-    pollers: Mutex<HashMap<Key, Poller>>,
+    pollers: Mutex<HashMap<NamespacedName, Poller>>,
 }
 
 /// What a pass starts from.
-pub struct Observed {
-    pub key: Key,
+pub struct HostAgentObserved {
+    pub key: NamespacedName,
     pub uid: String,
     pub suspended: bool,
     /// How to speak to it, or why that can't be.
-    pub access: Result<Access, String>,
-    pub heard: Option<Heard>,
-    pub unreachable: Option<Silence>,
+    pub access: Result<AgentAccess, String>,
+    pub heard: Option<AgentHeard>,
+    pub unreachable: Option<AgentSilence>,
     /// Services of backends that this controller heals.
     pub cared_for: Vec<String>,
     pub handled_reconcile: Option<String>,
 }
 
 /// What to do: ask it, and care for these services; or leave it alone.
-pub enum Plan {
-    Ask { access: Box<Access>, care: Vec<String> },
+pub enum HostAgentPlan {
+    Ask { access: Box<AgentAccess>, care: Vec<String> },
     LeaveAlone,
 }
 
-impl Agents {
+impl HostAgents {
     pub fn new(
         parts: Parts,
         shared: Shared,
@@ -75,7 +75,7 @@ impl Agents {
     }
 
     /// How to speak to it, or what a person must mend first.
-    async fn access(&self, object: &HostAgent, key: &Key) -> Result<Result<Access, String>, StepError> {
+    async fn access(&self, object: &HostAgent, key: &NamespacedName) -> Result<Result<AgentAccess, String>, StepError> {
         match host_agent(&self.shared.secrets, &self.parts.http, (&key.namespace, &key.name), &object.spec).await {
             Ok(access) => Ok(Ok(access)),
             Err(HostAgentError::Secret(SecretError::Unavailable(error))) => Err(error.into()),
@@ -84,13 +84,13 @@ impl Agents {
     }
 
     /// Services of backends that are healed by us now: the agent's own loop leaves them to us.
-    fn cared_for(&self, agent: &Key) -> Vec<String> {
+    fn cared_for(&self, agent: &NamespacedName) -> Vec<String> {
         let now = Timestamp::now();
         if self.parts.observe || self.shared.wishes.is_paused(now) {
             return Vec::new();
         }
         let healed = self.backend_feed.objects.state_filter(|b| {
-            let key = Key::of(b);
+            let key = NamespacedName::of(b);
             let suspended = self.shared.wishes.suspended("LLMBackend", &key).unwrap_or(b.spec.suspend);
             b.spec.mode == Mode::Enforce && !suspended
         });
@@ -104,25 +104,25 @@ impl Agents {
         services
     }
 
-    fn pollers(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Poller>> {
+    fn pollers(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, Poller>> {
         self.pollers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Controller for Agents {
+impl Controller for HostAgents {
     type Object = HostAgent;
-    type Observed = Observed;
-    type Plan = Plan;
+    type Observed = HostAgentObserved;
+    type Plan = HostAgentPlan;
     type Done = ();
     type Status = HostAgentStatus;
 
     const KIND: &'static str = "HostAgent";
 
-    async fn observe(&self, object: &HostAgent) -> Result<Observed, StepError> {
-        let key = Key::of(object);
+    async fn observe(&self, object: &HostAgent) -> Result<HostAgentObserved, StepError> {
+        let key = NamespacedName::of(object);
         let (heard, unreachable) = self.shared.agents.state(&key).unwrap_or_default();
-        Ok(Observed {
+        Ok(HostAgentObserved {
             uid: object.uid().unwrap_or_default(),
             suspended: self.shared.wishes.suspended(Self::KIND, &key).unwrap_or(object.spec.suspend),
             access: self.access(object, &key).await?,
@@ -134,23 +134,29 @@ impl Controller for Agents {
         })
     }
 
-    fn plan(&self, _: &HostAgent, observed: &Observed, _: Timestamp) -> Plan {
+    fn plan(&self, _: &HostAgent, observed: &HostAgentObserved, _: Timestamp) -> HostAgentPlan {
         match &observed.access {
             Ok(access) if !observed.suspended => {
-                Plan::Ask { access: Box::new(access.clone()), care: observed.cared_for.clone() }
+                HostAgentPlan::Ask { access: Box::new(access.clone()), care: observed.cared_for.clone() }
             }
-            _ => Plan::LeaveAlone,
+            _ => HostAgentPlan::LeaveAlone,
         }
     }
 
-    async fn apply(&self, _: &HostAgent, observed: &Observed, plan: Plan, term: &Term) -> Result<(), StepError> {
+    async fn apply(
+        &self,
+        _: &HostAgent,
+        observed: &HostAgentObserved,
+        plan: HostAgentPlan,
+        term: &Term,
+    ) -> Result<(), StepError> {
         let key = &observed.key;
         match plan {
-            Plan::LeaveAlone => {
+            HostAgentPlan::LeaveAlone => {
                 self.pollers().remove(key);
                 self.shared.agents.remove(key);
             }
-            Plan::Ask { access, care } => {
+            HostAgentPlan::Ask { access, care } => {
                 let mut pollers = self.pollers();
                 let known = pollers.get(key).filter(|p| p.fingerprint == access.fingerprint && p.uid == observed.uid);
                 if let Some(poller) = known {
@@ -174,7 +180,13 @@ impl Controller for Agents {
         Ok(())
     }
 
-    fn status(&self, object: &HostAgent, observed: &Observed, (): &(), now: Timestamp) -> Report<HostAgentStatus> {
+    fn status(
+        &self,
+        object: &HostAgent,
+        observed: &HostAgentObserved,
+        (): &(),
+        now: Timestamp,
+    ) -> Report<HostAgentStatus> {
         let old = object.status.as_ref();
         let new = status::status(object, observed, old, now);
         let written = !status::is_undecided(old, &new) && status::differs(old, &new);
@@ -187,7 +199,7 @@ impl Controller for Agents {
     }
 
     fn gone(&self, namespace: &str, name: &str) {
-        let key = Key::new(namespace, name);
+        let key = NamespacedName::new(namespace, name);
         self.pollers().remove(&key);
         self.shared.agents.remove(&key);
         for backend in self.backends.of_agent(&key) {

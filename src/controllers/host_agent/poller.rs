@@ -18,7 +18,7 @@ use crate::{
 
 use super::super::{
     llm_backend::Backends,
-    shared::{Agents, Key},
+    shared::{AgentRegistry, NamespacedName},
 };
 
 /// How long an answer waits for a change; an agent that can't wait is asked so often.
@@ -39,8 +39,8 @@ pub struct Poller {
 
 /// Whom a poller asks, and whom it tells.
 pub struct Directions {
-    pub key: Key,
-    pub agents: Agents,
+    pub key: NamespacedName,
+    pub agents: AgentRegistry,
     pub term: Term,
     pub caller: Caller,
     pub backends: Arc<Backends>,
@@ -125,7 +125,7 @@ impl Directions {
         let Some(api) = self.agents.api(&self.key).filter(|_| leads && !services.is_empty()) else { return };
         let request = CareRequest { services, seconds: CARE_LASTS };
         if let Err(error) = api.care(&request, self.caller).await {
-            tracing::debug!(agent = %self.key, %error, "care not renewed");
+            tracing::debug!(agent = %self.key, %error, "could not renew the care for services");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     super::driver::{NOT_STALLED, SETTLED, stored_alike},
-    Observed, was_ready,
+    HostAgentObserved, was_ready,
 };
 
 /// Clocks that differ by less are taken for the same.
@@ -32,7 +32,7 @@ struct Verdict {
     message: String,
 }
 
-fn verdict(observed: &Observed) -> Verdict {
+fn verdict(observed: &HostAgentObserved) -> Verdict {
     let of = |state, ready, stalled, message: String| Verdict { state, ready, stalled, message };
     if observed.suspended {
         return of(
@@ -64,7 +64,7 @@ fn verdict(observed: &Observed) -> Verdict {
 /// The whole status of this pass.
 pub fn status(
     object: &HostAgent,
-    observed: &Observed,
+    observed: &HostAgentObserved,
     old: Option<&HostAgentStatus>,
     now: Timestamp,
 ) -> HostAgentStatus {

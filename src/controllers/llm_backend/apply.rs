@@ -1,34 +1,29 @@
 //! Carries out what was planned, and nothing else: memory first, then the act, then what came of it.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
 use crate::{
-    api::{ConditionStatus, LLMBackend, LLMBackendSpec, Recovery, Webhook, condition},
-    engines::{engine, same_model},
-    host::{Action, Caller, HostApi, HostError, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
+    api::{ConditionStatus, LLMBackend, Recovery, Webhook, condition},
+    engines::engine,
+    host::{Action, Caller, HostError, HttpHost, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
     net::redirected,
-    store::{BackendRow, ENGINE_LINGER, Fence, ServerRow, StoreError, Term},
+    store::{ENGINE_LINGER, Fence, StoreError, Term},
     telemetry::crash_point,
 };
 
 use super::{
-    super::{error::StepError, shared::Key},
+    super::{error::StepError, shared::NamespacedName},
     Backends, engine_kind,
-    judge::Judgement,
-    memory::{Cause, Memory, PodId},
-    observe::Observed,
-    plan::{Act, CanaryPlan, HoldChange, Outcome, Plan, PlanNote, record},
-    prober::Wish,
-    seen::{Misdeclared, Seen},
-    status::{Shown, shown},
+    judge::BackendAssessment,
+    memory::{BackendMemory, PodId, RecoveryCause},
+    observe::BackendObserved,
+    plan::{BackendPlan, CanaryPlan, HoldChange, PlanNote, RecoveryAct, RecoveryOutcome, record},
+    prober::ProberOrder,
+    status::{BackendShown, shown},
 };
 
 /// Unloading answers at once, unless a call just came for a runner that hangs: Ollama first asks that one for 10 s whether it lives.
@@ -37,20 +32,20 @@ const UNLOAD: Duration = Duration::from_secs(15);
 const WEBHOOK: Duration = Duration::from_secs(10);
 
 /// What a pass did.
-pub struct Done {
-    pub judged: Judgement,
-    pub plan: Plan,
+pub struct BackendOutcome {
+    pub judged: BackendAssessment,
+    pub plan: BackendPlan,
 }
 
 impl Backends {
     pub(super) async fn carry_out(
         &self,
         object: &LLMBackend,
-        observed: &Observed,
-        (judged, mut plan): (Judgement, Plan),
+        observed: &BackendObserved,
+        (judged, mut plan): (BackendAssessment, BackendPlan),
         term: &Term,
-    ) -> Result<Done, StepError> {
-        if plan.act.as_ref().is_some_and(Act::changes_something) && self.shared.wishes.read().await? {
+    ) -> Result<BackendOutcome, StepError> {
+        if plan.act.as_ref().is_some_and(RecoveryAct::changes_something) && self.shared.wishes.read().await? {
             return Err(StepError::Overtaken);
         }
         self.commit(observed, &plan.memory, term.fence()).await?;
@@ -65,8 +60,8 @@ impl Backends {
             let outcome = self.act(object, observed, &act, term).await?;
             crash_point("recovery.sent");
             plan.notes.extend(record(&mut plan.memory, &outcome, Timestamp::now()));
-            if let Outcome::Unclear { why } = &outcome {
-                tracing::warn!(backend = %observed.key, why, "not known whether it arrived; sent again with the same key");
+            if let RecoveryOutcome::Unclear { why } = &outcome {
+                tracing::warn!(backend = %observed.key, why, "could not tell whether an operation arrived; sending it again with the same key");
             }
             self.commit(observed, &plan.memory, term.fence()).await?;
             crash_point("recovery.recorded");
@@ -77,105 +72,34 @@ impl Backends {
         self.change_holds(observed, &plan.holds, term).await;
         self.probers.direct(&observed.key, &observed.uid, wish(object, observed, &judged, &plan));
         self.count(object, observed, &plan, &shown);
-        Ok(Done { judged, plan })
+        Ok(BackendOutcome { judged, plan })
     }
 
-    async fn free_lapsed(&self, observed: &Observed, fence: &Fence) -> Result<(), StoreError> {
+    async fn free_lapsed(&self, observed: &BackendObserved, fence: &Fence) -> Result<(), StoreError> {
         let slots = self.parts.store.free_lapsed_slots(fence, &observed.server_url, ENGINE_LINGER).await?;
         if slots > 0 {
             let backend = &observed.key;
-            tracing::info!(%backend, slots, "freed slots: nobody renews them, and the server computes nothing");
+            tracing::info!(%backend, slots, "freed slots that nobody renews: the server computes nothing");
         }
         Ok(())
     }
 
     /// What cannot be recorded is not done.
-    async fn commit(&self, observed: &Observed, memory: &Memory, fence: &Fence) -> Result<(), StepError> {
+    async fn commit(&self, observed: &BackendObserved, memory: &BackendMemory, fence: &Fence) -> Result<(), StepError> {
         let store = &*self.parts.store;
         self.memories.commit(store, fence, &observed.uid, &observed.key, memory).await.map(drop)
-    }
-
-    /// Workers need the database alone: what they need to know of this backend goes there.
-    async fn project(
-        &self,
-        object: &LLMBackend,
-        observed: &Observed,
-        (judged, plan, shown): (&Judgement, &Plan, &Shown),
-        fence: &Fence,
-    ) -> Result<(), StoreError> {
-        let server = ServerRow {
-            url: observed.server_url.clone(),
-            limit: plan.limit,
-            admission: shown.admission,
-            instance: observed.seen.agent.instance(),
-            calls_per_day: object.spec.concurrency.max_calls_per_day,
-        };
-        let backend = BackendRow {
-            uid: observed.uid.clone(),
-            namespace: observed.key.namespace.clone(),
-            name: observed.key.name.clone(),
-            generation: observed.seen.generation,
-            engine: engine_kind(object.spec.engine).as_str().into(),
-            url: object.spec.url.clone(),
-            server_url: observed.server_url.clone(),
-            priority: object.spec.priority,
-            spec: serde_json::to_value(projected_spec(object, &observed.seen)).unwrap_or_default(),
-            state: shown.state.as_str().into(),
-            reason: shown.reason.into(),
-            ready: shown.ready,
-            ready_since: match shown.ready {
-                true => plan.memory.healthy_since,
-                false => Some(self.not_ready_since(object, &observed.uid)),
-            },
-        };
-        if observed.is_undecided(object, judged) || self.projected.is_known(&observed.uid, &backend, &server) {
-            return Ok(());
-        }
-        // A duplicate must not speak for the server that the older one has.
-        if observed.seen.misdeclared.as_ref().is_none_or(Misdeclared::leaves_the_server) {
-            let running_for = observed.seen.agent.running_for(Timestamp::now());
-            self.parts.store.put_server_running(fence, &server, running_for).await?;
-        }
-        self.parts.store.project_backend(fence, &backend).await?;
-        self.projected.put(&observed.uid, backend, server);
-        Ok(())
-    }
-
-    /// Backends of other namespaces that share a server are as this one finds it.
-    fn look_at_sharers(&self, server_url: &str, judge: &Key) {
-        for other in self.of_server(server_url) {
-            let other = Key::new(other.namespace.unwrap_or_default(), other.name);
-            if other.namespace != judge.namespace {
-                self.probers.look_at(&other);
-            }
-        }
-    }
-
-    /// As it was projected or told before; else since now.
-    fn not_ready_since(&self, object: &LLMBackend, uid: &str) -> Timestamp {
-        let projected = self.projected.last(uid);
-        let told = || {
-            let ready = condition(&object.status.as_ref()?.conditions, "Ready")?;
-            (ready.status == ConditionStatus::False).then_some(ready.last_transition_time.0)
-        };
-        match projected {
-            // Its status may tell of a time before it was ready.
-            Some((true, _)) => Timestamp::now(),
-            Some((false, Some(since))) => since,
-            Some((false, None)) | None => told().unwrap_or_else(Timestamp::now),
-        }
     }
 
     async fn act(
         &self,
         object: &LLMBackend,
-        observed: &Observed,
-        act: &Act,
+        observed: &BackendObserved,
+        act: &RecoveryAct,
         term: &Term,
-    ) -> Result<Outcome, StepError> {
+    ) -> Result<RecoveryOutcome, StepError> {
         Ok(match act {
-            Act::Unload { .. } => self.unload(object, observed, term.fence()).await?,
-            Act::Restart { key, attempt, cause, evidence } => {
+            RecoveryAct::Unload { .. } => self.unload(object, observed, term.fence()).await?,
+            RecoveryAct::Restart { key, attempt, cause, evidence } => {
                 let recovery = object.spec.recovery.as_ref();
                 match (&observed.service, recovery) {
                     (Some((agent, service)), _) => self.restart_service(agent, service, key, evidence, term).await,
@@ -185,44 +109,58 @@ impl Backends {
                     (None, Some(Recovery { webhook: Some(webhook), .. })) => {
                         self.call_webhook(observed, webhook, (key, *attempt, *cause, evidence)).await
                     }
-                    (None, _) => {
-                        Outcome::Failed { why: "nothing that could restart it is declared under recovery".into() }
-                    }
+                    (None, _) => RecoveryOutcome::Failed {
+                        why: "nothing that could restart it is declared under recovery".into(),
+                    },
                 }
             }
-            Act::Follow { operation } => {
+            RecoveryAct::Follow { operation } => {
                 match observed.service.as_ref().and_then(|(agent, _)| self.shared.agents.api(agent)) {
-                    Some(api) => follow(&*api, operation).await,
-                    None => Outcome::Unclear { why: "its host agent is not there".into() },
+                    Some(api) => follow(&api, operation).await,
+                    None => RecoveryOutcome::Unclear { why: "its host agent is not there".into() },
                 }
             }
-            Act::DeletePod { pod } => self.delete_pod(&observed.key.namespace, pod).await,
+            RecoveryAct::DeletePod { pod } => self.delete_pod(&observed.key.namespace, pod).await,
         })
     }
 
     /// An unload waits for open calls, so their slots are marked aborted first and workers close their connections.
-    async fn unload(&self, object: &LLMBackend, observed: &Observed, fence: &Fence) -> Result<Outcome, StepError> {
-        let Some(endpoint) = &observed.endpoint else { return Ok(Outcome::Failed { why: "no endpoint".into() }) };
+    async fn unload(
+        &self,
+        object: &LLMBackend,
+        observed: &BackendObserved,
+        fence: &Fence,
+    ) -> Result<RecoveryOutcome, StepError> {
+        let Some(endpoint) = &observed.endpoint else {
+            return Ok(RecoveryOutcome::Failed { why: "no endpoint".into() });
+        };
         self.parts.store.abort_slots(fence, &observed.server_url).await?;
         let engine = engine(engine_kind(object.spec.engine));
         let loaded = match engine.loaded(endpoint, UNLOAD).await {
             Ok(loaded) => loaded.unwrap_or_default(),
-            Err(error) => return Ok(Outcome::Failed { why: error.to_string() }),
+            Err(error) => return Ok(RecoveryOutcome::Failed { why: error.to_string() }),
         };
         if loaded.is_empty() {
-            return Ok(Outcome::Failed { why: "no model is loaded".into() });
+            return Ok(RecoveryOutcome::Failed { why: "no model is loaded".into() });
         }
         for model in loaded {
             if let Err(error) = engine.unload(endpoint, &model.name, UNLOAD).await {
-                return Ok(Outcome::Failed { why: error.to_string() });
+                return Ok(RecoveryOutcome::Failed { why: error.to_string() });
             }
         }
-        Ok(Outcome::Done)
+        Ok(RecoveryOutcome::Done)
     }
 
-    async fn restart_service(&self, agent: &Key, service: &str, key: &str, evidence: &str, term: &Term) -> Outcome {
+    async fn restart_service(
+        &self,
+        agent: &NamespacedName,
+        service: &str,
+        key: &str,
+        evidence: &str,
+        term: &Term,
+    ) -> RecoveryOutcome {
         let Some(api) = self.shared.agents.api(agent) else {
-            return Outcome::Unclear { why: format!("host agent {agent} is not there") };
+            return RecoveryOutcome::Unclear { why: format!("host agent {agent} is not there") };
         };
         let request = OperationRequest::new(service, Action::Restart, evidence);
         match api.operate(&request, key, self.caller(term)).await {
@@ -231,7 +169,7 @@ impl Backends {
         }
     }
 
-    async fn pods_to_replace(&self, namespace: &str, workload: &crate::api::WorkloadRef) -> Outcome {
+    async fn pods_to_replace(&self, namespace: &str, workload: &crate::api::WorkloadRef) -> RecoveryOutcome {
         match self.parts.workloads.pods(namespace, workload).await {
             Ok(seen) => {
                 let mut pods: Vec<_> = seen.pods.into_iter().filter(|p| !p.deleting).collect();
@@ -239,29 +177,29 @@ impl Backends {
                 pods.sort_by(|a, b| (a.ready, &a.name).cmp(&(b.ready, &b.name)));
                 if pods.is_empty() {
                     let why = format!("{:?} {} has no pods: is it scaled to zero?", workload.kind, workload.name);
-                    return Outcome::Failed { why };
+                    return RecoveryOutcome::Failed { why };
                 }
-                Outcome::Pods(pods.into_iter().map(|p| PodId { name: p.name, uid: p.uid }).collect())
+                RecoveryOutcome::Pods(pods.into_iter().map(|p| PodId { name: p.name, uid: p.uid }).collect())
             }
-            Err(error) => Outcome::Failed { why: error.to_string() },
+            Err(error) => RecoveryOutcome::Failed { why: error.to_string() },
         }
     }
 
-    async fn delete_pod(&self, namespace: &str, pod: &PodId) -> Outcome {
+    async fn delete_pod(&self, namespace: &str, pod: &PodId) -> RecoveryOutcome {
         match self.parts.workloads.delete_pod(namespace, &pod.name, &pod.uid).await {
-            Ok(()) => Outcome::PodDeleted,
-            Err(error) if error.is_gone() => Outcome::PodDeleted,
-            Err(error) => Outcome::Failed { why: error.to_string() },
+            Ok(()) => RecoveryOutcome::PodDeleted,
+            Err(error) if error.is_gone() => RecoveryOutcome::PodDeleted,
+            Err(error) => RecoveryOutcome::Failed { why: error.to_string() },
         }
     }
 
     /// A 2xx is only a beginning: an inference proves it.
     async fn call_webhook(
         &self,
-        observed: &Observed,
+        observed: &BackendObserved,
         webhook: &Webhook,
-        (key, attempt, cause, evidence): (&str, i32, Cause, &str),
-    ) -> Outcome {
+        (key, attempt, cause, evidence): (&str, i32, RecoveryCause, &str),
+    ) -> RecoveryOutcome {
         let body = json!({
             "backend": observed.key.name, "namespace": observed.key.namespace, "cause": cause.as_str(),
             "evidence": evidence, "attempt": attempt, "idempotencyKey": key,
@@ -271,10 +209,10 @@ impl Backends {
         let mut request = http.post(&webhook.url).header("content-type", "application/json");
         request = request.header(crate::host::header::IDEMPOTENCY_KEY, key);
         if let Some(reference) = &webhook.secret_ref {
-            let secret = Key::new(&observed.key.namespace, &reference.name);
+            let secret = NamespacedName::new(&observed.key.namespace, &reference.name);
             let text = match self.shared.secrets.text(&secret.namespace, &secret.name, "signingSecret").await {
                 Ok(text) => text,
-                Err(error) => return Outcome::Failed { why: error.to_string() },
+                Err(error) => return RecoveryOutcome::Failed { why: error.to_string() },
             };
             match SigningSecret::parse(&text) {
                 Ok(secret) => {
@@ -282,23 +220,23 @@ impl Backends {
                         request = request.header(name, value);
                     }
                 }
-                Err(error) => return Outcome::Failed { why: format!("Secret {secret}: {error}") },
+                Err(error) => return RecoveryOutcome::Failed { why: format!("Secret {secret}: {error}") },
             }
         }
         // Nothing of the answer but its status: it may be anybody's.
         match http.send_within(request.body(body), WEBHOOK).await {
-            Ok(reply) if reply.status().is_success() => Outcome::Done,
-            Ok(reply) => Outcome::Failed {
+            Ok(reply) if reply.status().is_success() => RecoveryOutcome::Done,
+            Ok(reply) => RecoveryOutcome::Failed {
                 why: match redirected(reply.status(), reply.headers()) {
                     Some(redirect) => format!("the webhook: {redirect}"),
                     None => format!("the webhook answered {}", reply.status()),
                 },
             },
-            Err(broken) => Outcome::Failed { why: format!("the webhook was not reached: {broken}") },
+            Err(broken) => RecoveryOutcome::Failed { why: format!("the webhook was not reached: {broken}") },
         }
     }
 
-    async fn change_holds(&self, observed: &Observed, changes: &[HoldChange], term: &Term) {
+    async fn change_holds(&self, observed: &BackendObserved, changes: &[HoldChange], term: &Term) {
         let Some((agent, service)) = observed.service.as_ref().filter(|_| !changes.is_empty()) else { return };
         let Some(api) = self.shared.agents.api(agent) else { return };
         for change in changes {
@@ -307,7 +245,7 @@ impl Backends {
                 OperationRequest::new(service, action, format!("LLMBackend {}", observed.key)).owned_by(change.owner);
             let key = uuid::Uuid::now_v7().to_string();
             if let Err(error) = api.operate(&request, &key, self.caller(term)).await {
-                tracing::warn!(backend = %observed.key, %error, "hold not changed at the host agent");
+                tracing::warn!(backend = %observed.key, %error, "could not change a hold at the host agent; will retry");
             }
         }
         // The next pass must see what this one did, and not do it again; and there must be one: the poller finds nothing new.
@@ -324,7 +262,7 @@ impl Backends {
         Caller { installation: self.parts.installation, epoch: term.fence().epoch }
     }
 
-    fn count(&self, object: &LLMBackend, observed: &Observed, plan: &Plan, shown: &Shown) {
+    fn count(&self, object: &LLMBackend, observed: &BackendObserved, plan: &BackendPlan, shown: &BackendShown) {
         let (namespace, name) = (&observed.key.namespace, &observed.key.name);
         let metrics = &self.parts.metrics.backends;
         metrics.state(namespace, name, shown.state.as_str(), shown.ready);
@@ -352,22 +290,14 @@ impl Backends {
     }
 }
 
-/// As workers read it. An outage must not send private prompts to somebody else's servers: a model that runs elsewhere takes no
-/// spill unless that is declared.
-fn projected_spec(object: &LLMBackend, seen: &Seen) -> LLMBackendSpec {
-    let mut spec = object.spec.clone();
-    let remote = seen.probes.listing().is_some_and(|listing| {
-        spec.models.iter().any(|m| listing.remote.iter().any(|r| same_model(engine_kind(spec.engine), r, &m.name)))
-    });
-    if remote && spec.concurrency.accept_spill.is_none() {
-        spec.concurrency.accept_spill = Some(false);
-    }
-    spec
-}
-
-fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Plan) -> Wish {
+fn wish(
+    object: &LLMBackend,
+    observed: &BackendObserved,
+    judged: &BackendAssessment,
+    plan: &BackendPlan,
+) -> ProberOrder {
     let under_way = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
-    Wish {
+    ProberOrder {
         spec: object.spec.clone(),
         generation: observed.seen.generation,
         endpoint: observed.endpoint.clone(),
@@ -385,52 +315,27 @@ fn wish(object: &LLMBackend, observed: &Observed, judged: &Judgement, plan: &Pla
     }
 }
 
-async fn follow(api: &dyn HostApi, operation: &str) -> Outcome {
+async fn follow(api: &HttpHost, operation: &str) -> RecoveryOutcome {
     match api.operation(operation).await {
         Ok(operation) => of_operation(&operation),
         Err(error) => of_error(&error),
     }
 }
 
-fn of_operation(operation: &OperationStatus) -> Outcome {
+fn of_operation(operation: &OperationStatus) -> RecoveryOutcome {
     match operation.phase {
-        Phase::Succeeded => Outcome::Done,
-        Phase::Failed => Outcome::Failed { why: operation.message.clone() },
-        Phase::Accepted | Phase::Running => Outcome::Sent { operation: operation.id.clone() },
+        Phase::Succeeded => RecoveryOutcome::Done,
+        Phase::Failed => RecoveryOutcome::Failed { why: operation.message.clone() },
+        Phase::Accepted | Phase::Running => RecoveryOutcome::Sent { operation: operation.id.clone() },
     }
 }
 
-fn of_error(error: &HostError) -> Outcome {
+fn of_error(error: &HostError) -> RecoveryOutcome {
     match error {
-        HostError::Held { .. } => Outcome::Failed { why: error.to_string() },
+        HostError::Held { .. } => RecoveryOutcome::Failed { why: error.to_string() },
         // A newer leader follows the operation; this one's term is about to end.
-        HostError::StaleEpoch { .. } => Outcome::Unclear { why: error.to_string() },
-        error if error.is_retryable() => Outcome::Unclear { why: error.to_string() },
-        error => Outcome::Failed { why: error.to_string() },
-    }
-}
-
-/// What was projected last in this term, so that a steady backend costs no statement.
-#[derive(Default)]
-pub struct Projected {
-    rows: Mutex<HashMap<String, (BackendRow, ServerRow)>>,
-}
-
-impl Projected {
-    fn is_known(&self, uid: &str, backend: &BackendRow, server: &ServerRow) -> bool {
-        self.lock().get(uid).is_some_and(|(b, s)| b == backend && s == server)
-    }
-
-    /// Whether it was ready, and since when so.
-    pub(super) fn last(&self, uid: &str) -> Option<(bool, Option<Timestamp>)> {
-        self.lock().get(uid).map(|(backend, _)| (backend.ready, backend.ready_since))
-    }
-
-    fn put(&self, uid: &str, backend: BackendRow, server: ServerRow) {
-        self.lock().insert(uid.to_owned(), (backend, server));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (BackendRow, ServerRow)>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        HostError::StaleEpoch { .. } => RecoveryOutcome::Unclear { why: error.to_string() },
+        error if error.is_retryable() => RecoveryOutcome::Unclear { why: error.to_string() },
+        error => RecoveryOutcome::Failed { why: error.to_string() },
     }
 }

@@ -12,14 +12,14 @@ const RECENT: SignedDuration = SignedDuration::from_mins(10);
 
 /// Served and failed calls, by whoever made them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Evidence {
+pub struct BackendEvidence {
     /// Newest last; one for each model and reporter.
     served: Vec<ServedCall>,
     /// Oldest first.
     failed: Vec<FailedCall>,
 }
 
-impl Evidence {
+impl BackendEvidence {
     /// Adds what a reporter told.
     #[must_use]
     pub fn with(mut self, reported: &CallEvidence) -> Self {
@@ -108,7 +108,7 @@ mod tests {
                 failed("task 4", 23, CallFault::Failed),
             ],
         };
-        let evidence = Evidence::default().with(&reported);
+        let evidence = BackendEvidence::default().with(&reported);
         let requests = |since, now, faults: &[CallFault]| -> Vec<String> {
             evidence.failures(since, at(now), faults).iter().map(|call| call.request.clone()).collect()
         };
@@ -122,7 +122,7 @@ mod tests {
     fn a_call_of_a_model_that_nobody_declared_is_no_proof() {
         let reported =
             CallEvidence { served: vec![served("a:latest", 10), served("b", 20)], ..CallEvidence::default() };
-        let evidence = Evidence::default().with(&reported);
+        let evidence = BackendEvidence::default().with(&reported);
         let model = |models: &[&str]| {
             let models: Vec<String> = models.iter().map(|m| (*m).to_owned()).collect();
             evidence.last_served(EngineKind::Ollama, &models).map(|call| call.model.clone())

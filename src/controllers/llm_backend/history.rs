@@ -17,9 +17,9 @@ pub fn just_before(at: Timestamp) -> Timestamp {
 /// The last probes, folded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProbeHistory {
-    pub last: Option<Probed>,
+    pub last: Option<ProbeResult>,
     /// The last verdict that was no failure.
-    pub last_good: Option<Probed>,
+    pub last_good: Option<ProbeResult>,
     /// Answers (`Some(true)`) or is down by the thresholds; `None` before either was reached.
     pub answering: Option<bool>,
     pub failures_in_row: i32,
@@ -38,7 +38,7 @@ pub struct ProbeHistory {
 
 /// One probe.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Probed {
+pub struct ProbeResult {
     pub at: Timestamp,
     pub verdict: ProbeVerdict,
     pub millis: i64,
@@ -48,7 +48,7 @@ pub struct Probed {
 
 impl ProbeHistory {
     /// Folds one more probe in; thresholds are counts in a row, at least 1.
-    pub fn push(&mut self, probed: Probed, failure_threshold: i32, success_threshold: i32) {
+    pub fn push(&mut self, probed: ProbeResult, failure_threshold: i32, success_threshold: i32) {
         match probed.verdict {
             ProbeVerdict::Busy | ProbeVerdict::Loading => self.full_since = self.full_since.or(Some(probed.at)),
             _ => self.full_since = None,
@@ -98,7 +98,7 @@ impl ProbeHistory {
 /// The inferences that were sent to prove that the server serves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CanaryHistory {
-    pub last: Option<Canaried>,
+    pub last: Option<CanaryResult>,
     /// Since when one is under way.
     pub running_since: Option<Timestamp>,
     /// How many have ended, or got no slot.
@@ -113,7 +113,7 @@ pub struct CanaryHistory {
 
 /// One canary.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Canaried {
+pub struct CanaryResult {
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
     pub model: String,
@@ -124,7 +124,7 @@ pub struct Canaried {
 
 impl CanaryHistory {
     /// Folds one more canary in.
-    pub fn push(&mut self, canaried: Canaried) {
+    pub fn push(&mut self, canaried: CanaryResult) {
         match &canaried.result {
             Ok(()) => self.row.clear(),
             Err(failure) => {
@@ -150,12 +150,12 @@ impl CanaryHistory {
     }
 
     /// The failure of the last canary, if that began at `since` or later.
-    pub fn failure_from(&self, since: Timestamp) -> Option<(&Canaried, &Failure)> {
+    pub fn failure_from(&self, since: Timestamp) -> Option<(&CanaryResult, &Failure)> {
         self.failure_since(Some(just_before(since)))
     }
 
     /// The failure of the last canary, unless something was served since it began.
-    pub fn failure_since(&self, served_at: Option<Timestamp>) -> Option<(&Canaried, &Failure)> {
+    pub fn failure_since(&self, served_at: Option<Timestamp>) -> Option<(&CanaryResult, &Failure)> {
         let last = self.last.as_ref().filter(|last| Some(last.started_at) > served_at)?;
         Some((last, last.result.as_ref().err()?))
     }

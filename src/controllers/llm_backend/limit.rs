@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{api::LLMBackendSpec, store::CallFault};
 
-use super::{memory::Lowered, plan::PlanNote, seen::Seen};
+use super::{facts::BackendFacts, memory::Lowered, plan::PlanNote};
 
 /// Words of lack of memory that come within this time are of one death.
 const SAME_DEATH: SignedDuration = SignedDuration::from_secs(60);
@@ -14,7 +14,7 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// The limit in force now, from what is declared, what was adapted, and the out-of-memory deaths that the agent reports.
 pub fn effective(
     spec: &LLMBackendSpec,
-    seen: &Seen,
+    seen: &BackendFacts,
     lowered: &mut Option<Lowered>,
     now: Timestamp,
 ) -> (i32, Option<PlanNote>) {
@@ -40,7 +40,7 @@ pub fn effective(
 }
 
 /// Why the limit in force is below the declared maximum, if it is.
-pub fn why(spec: &LLMBackendSpec, seen: &Seen, lowered: Option<&Lowered>, limit: i32) -> Option<String> {
+pub fn why(spec: &LLMBackendSpec, seen: &BackendFacts, lowered: Option<&Lowered>, limit: i32) -> Option<String> {
     let max = spec.max_concurrency();
     if limit >= max {
         return None;
@@ -74,7 +74,7 @@ mod tests {
         ] {
             let yaml = format!("{{engine: Ollama, url: 'http://127.0.0.1:11434', concurrency: {{{concurrency}}}}}");
             let spec: LLMBackendSpec = serde_saphyr::from_str(&yaml).unwrap();
-            let seen = Seen { adapted, ..Seen::default() };
+            let seen = BackendFacts { adapted, ..BackendFacts::default() };
             let (limit, _) = effective(&spec, &seen, &mut lowered.clone(), now);
             assert_eq!(limit, wanted, "{concurrency}, adapted to {adapted:?}, lowered {lowered:?}");
             let why = why(&spec, &seen, lowered.as_ref(), limit);

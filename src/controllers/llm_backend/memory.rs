@@ -11,7 +11,7 @@ const HISTORY: usize = 20;
 /// The document of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Memory {
+pub struct BackendMemory {
     /// The generation that was seen last, and since when.
     pub generation: i64,
     pub generation_since: Option<Timestamp>,
@@ -28,9 +28,9 @@ pub struct Memory {
     pub episode: Option<Episode>,
     /// Starts of attempts in the last 24 hours, for `maxPerDay`.
     pub attempts_today: Vec<Timestamp>,
-    pub history: VecDeque<Attempt>,
+    pub history: VecDeque<RecoveryAttempt>,
     /// Success of each step per cause.
-    pub tallies: BTreeMap<Cause, BTreeMap<Step, Tally>>,
+    pub tallies: BTreeMap<RecoveryCause, BTreeMap<RecoveryStep, RecoveryTally>>,
     /// How far the limit is lowered after lack of memory.
     pub lowered: Option<Lowered>,
     /// The last `reconcile` token that was acted on.
@@ -54,7 +54,7 @@ pub struct Proof {
 
 /// Why a backend does not serve, where a step might mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Cause {
+pub enum RecoveryCause {
     /// Its host agent saw the process end.
     Exited,
     Refused,
@@ -65,7 +65,7 @@ pub enum Cause {
     Hung,
 }
 
-impl Cause {
+impl RecoveryCause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exited => "Exited",
@@ -80,14 +80,14 @@ impl Cause {
 
 /// A rung of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Step {
+pub enum RecoveryStep {
     /// Ollama's `keep_alive: 0`.
     Unload,
     /// Through host agent, workload or webhook.
     Restart,
 }
 
-impl Step {
+impl RecoveryStep {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unload => "Unload",
@@ -102,7 +102,7 @@ impl Step {
 pub struct Episode {
     /// Part of every idempotency key of this episode.
     pub id: String,
-    pub cause: Cause,
+    pub cause: RecoveryCause,
     pub since: Timestamp,
     /// What was seen when it began, or when it last got worse.
     pub evidence: String,
@@ -111,9 +111,9 @@ pub struct Episode {
     /// Every step begun, for the idempotency keys.
     pub steps_begun: i32,
     /// Steps that were tried in this episode.
-    pub tried: Vec<Step>,
+    pub tried: Vec<RecoveryStep>,
     /// The step that runs now.
-    pub running: Option<Run>,
+    pub running: Option<RecoveryRun>,
     /// When the last restart began.
     pub last_restart_at: Option<Timestamp>,
     /// Since when it serves again; attempts count on until that has lasted.
@@ -121,7 +121,7 @@ pub struct Episode {
     /// Since when it is a human's turn.
     pub deferred_at: Option<Timestamp>,
     /// What `mode: Observe` last said it would do.
-    pub would: Option<Step>,
+    pub would: Option<RecoveryStep>,
     /// A human was told that nothing can be done: the agent does not answer, or a storm lasts.
     #[serde(default)]
     pub told_blocked: bool,
@@ -133,14 +133,14 @@ pub struct Episode {
 /// A step that was begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Run {
-    pub step: Step,
+pub struct RecoveryRun {
+    pub step: RecoveryStep,
     /// The same key is the same operation, whoever sends it.
     pub key: String,
     pub started_at: Timestamp,
     /// By when an inference must have succeeded.
     pub deadline: Timestamp,
-    pub phase: RunPhase,
+    pub phase: RecoveryPhase,
     /// A silent attempt after a human was asked.
     pub silent: bool,
 }
@@ -148,7 +148,7 @@ pub struct Run {
 /// How far a step is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "phase")]
-pub enum RunPhase {
+pub enum RecoveryPhase {
     /// Committed; it may or may not have been sent.
     Committed,
     /// The agent took it; followed by its id.
@@ -169,10 +169,10 @@ pub struct PodId {
 /// One attempt and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Attempt {
+pub struct RecoveryAttempt {
     pub at: Timestamp,
-    pub cause: Cause,
-    pub step: Step,
+    pub cause: RecoveryCause,
+    pub step: RecoveryStep,
     pub result: AttemptResult,
     pub evidence: String,
 }
@@ -202,7 +202,7 @@ impl AttemptResult {
 
 /// How often a step helped for a cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct RecoveryTally {
     pub tried: i32,
     pub helped: i32,
 }
@@ -218,9 +218,9 @@ pub struct Lowered {
     pub seen_at: Timestamp,
 }
 
-impl Memory {
+impl BackendMemory {
     /// Notes an attempt as running, in the history and for `maxPerDay`.
-    pub fn begin_attempt(&mut self, attempt: Attempt, counts: bool) {
+    pub fn begin_attempt(&mut self, attempt: RecoveryAttempt, counts: bool) {
         let day_ago = attempt.at - SignedDuration::from_hours(24);
         self.attempts_today.retain(|at| *at > day_ago);
         if counts {
@@ -233,7 +233,13 @@ impl Memory {
     }
 
     /// Writes the result of the running attempt into history and tallies.
-    pub fn conclude_attempt(&mut self, cause: Cause, step: Step, result: AttemptResult, evidence: &str) {
+    pub fn conclude_attempt(
+        &mut self,
+        cause: RecoveryCause,
+        step: RecoveryStep,
+        result: AttemptResult,
+        evidence: &str,
+    ) {
         if matches!(result, AttemptResult::Helped | AttemptResult::DidNotHelp) {
             let tally = self.tallies.entry(cause).or_default().entry(step).or_default();
             tally.tried += 1;
@@ -253,7 +259,7 @@ impl Memory {
     }
 
     /// A step that never helped for a cause in ten tries is skipped for it.
-    pub fn is_hopeless(&self, cause: Cause, step: Step) -> bool {
+    pub fn is_hopeless(&self, cause: RecoveryCause, step: RecoveryStep) -> bool {
         let tally = self.tallies.get(&cause).and_then(|steps| steps.get(&step)).copied().unwrap_or_default();
         tally.tried >= 10 && tally.helped == 0
     }

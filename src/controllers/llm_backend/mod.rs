@@ -1,9 +1,10 @@
 //! LLMBackend: judged by evidence (probes, calls, canaries, the host agent), healed by the steps that its cause allows.
 //!
-//! `judge` and `plan` are pure and read what `seen` and `memory` hold; `prober` asks the servers what the plan orders; `apply` acts.
+//! `judge` and `plan` are pure and read what `facts` and `memory` hold; `prober` asks the servers what the plan orders; `apply` acts.
 
 mod apply;
 mod evidence;
+mod facts;
 mod history;
 mod judge;
 mod limit;
@@ -12,8 +13,8 @@ mod notes;
 mod observe;
 mod plan;
 mod prober;
+mod project;
 mod proof;
-mod seen;
 mod server;
 mod session;
 mod status;
@@ -43,12 +44,12 @@ use super::{
     driver::{Controller, Report},
     error::StepError,
     feed::Feed,
-    shared::{Key, Memories, Shared},
+    shared::{Memories, NamespacedName, Shared},
 };
 
-use judge::Judgement;
-use observe::Observed;
-use plan::{CanaryPlan, Plan};
+use judge::BackendAssessment;
+use observe::BackendObserved;
+use plan::{BackendPlan, CanaryPlan};
 
 pub use observe::service_of;
 
@@ -68,14 +69,14 @@ pub struct Backends {
     feed: Feed<LLMBackend>,
     host_agents: Feed<HostAgent>,
     probers: prober::Probers,
-    memories: Memories<memory::Memory>,
-    projected: apply::Projected,
+    memories: Memories<memory::BackendMemory>,
+    projected: project::Projected,
     duplicates: Mutex<Duplicates>,
     agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
 }
 
 /// Backends whose server an older one has, and the set of specs that this was found in.
-type Duplicates = (Vec<Version>, Arc<HashMap<Key, Key>>);
+type Duplicates = (Vec<Version>, Arc<HashMap<NamespacedName, NamespacedName>>);
 
 /// Enough of an object to see whether the set of declared servers has changed.
 type Version = (Option<String>, Option<i64>);
@@ -89,7 +90,7 @@ impl Backends {
         trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
         agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
     ) -> Self {
-        let tools = prober::Tools {
+        let tools = prober::ProberTools {
             store: Arc::clone(&parts.store),
             agents: shared.agents.clone(),
             slots: shared.slots.clone(),
@@ -105,18 +106,18 @@ impl Backends {
             host_agents,
             probers: prober::Probers::new(tools),
             memories: Memories::new(Self::KIND),
-            projected: apply::Projected::default(),
+            projected: project::Projected::default(),
             duplicates: Mutex::default(),
             agent_trigger,
         }
     }
 
     /// The backends whose service an agent runs.
-    pub fn of_agent(&self, agent: &Key) -> Vec<Key> {
+    pub fn of_agent(&self, agent: &NamespacedName) -> Vec<NamespacedName> {
         let of_agent = self.feed.objects.state_filter(|b| {
             service_of(b.spec.recovery.as_ref(), &b.namespace().unwrap_or_default()).is_some_and(|(a, _)| a == *agent)
         });
-        of_agent.iter().map(|b| Key::of(&**b)).collect()
+        of_agent.iter().map(|b| NamespacedName::of(&**b)).collect()
     }
 
     /// The backends of a server, by its normalized URL.
@@ -126,7 +127,7 @@ impl Backends {
     }
 
     /// Ask a server again now.
-    pub fn poke(&self, backend: &Key) {
+    pub fn poke(&self, backend: &NamespacedName) {
         self.probers.poke(backend);
     }
 
@@ -136,7 +137,7 @@ impl Backends {
     }
 
     /// Which backends declare a server that an older one has; computed anew only when a spec has changed.
-    fn duplicates(&self) -> Arc<HashMap<Key, Key>> {
+    fn duplicates(&self) -> Arc<HashMap<NamespacedName, NamespacedName>> {
         let objects = self.feed.objects.state();
         let versions: Vec<Version> = objects.iter().map(|o| (o.uid(), o.metadata.generation)).collect();
         let mut known = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,36 +151,41 @@ impl Backends {
 #[async_trait]
 impl Controller for Backends {
     type Object = LLMBackend;
-    type Observed = Observed;
-    type Plan = (Judgement, Plan);
-    type Done = apply::Done;
+    type Observed = BackendObserved;
+    type Plan = (BackendAssessment, BackendPlan);
+    type Done = apply::BackendOutcome;
     type Status = LLMBackendStatus;
 
     const KIND: &'static str = "LLMBackend";
 
-    async fn observe(&self, object: &LLMBackend) -> Result<Observed, StepError> {
+    async fn observe(&self, object: &LLMBackend) -> Result<BackendObserved, StepError> {
         self.look(object).await
     }
 
-    fn plan(&self, object: &LLMBackend, observed: &Observed, now: Timestamp) -> (Judgement, Plan) {
+    fn plan(
+        &self,
+        object: &LLMBackend,
+        observed: &BackendObserved,
+        now: Timestamp,
+    ) -> (BackendAssessment, BackendPlan) {
         plan::decide(&object.spec, &observed.seen, &observed.memory, &observed.fresh_id, now)
     }
 
     async fn apply(
         &self,
         object: &LLMBackend,
-        observed: &Observed,
-        plan: (Judgement, Plan),
+        observed: &BackendObserved,
+        plan: (BackendAssessment, BackendPlan),
         term: &Term,
-    ) -> Result<apply::Done, StepError> {
+    ) -> Result<apply::BackendOutcome, StepError> {
         self.carry_out(object, observed, plan, term).await
     }
 
     fn status(
         &self,
         object: &LLMBackend,
-        observed: &Observed,
-        done: &apply::Done,
+        observed: &BackendObserved,
+        done: &apply::BackendOutcome,
         now: Timestamp,
     ) -> Report<LLMBackendStatus> {
         let old = object.status.as_ref();
@@ -194,7 +200,7 @@ impl Controller for Backends {
     }
 
     fn gone(&self, namespace: &str, name: &str) {
-        let gone = Key::new(namespace, name);
+        let gone = NamespacedName::new(namespace, name);
         self.probers.stop(&gone);
         // Whoever shared its server has it alone now.
         let known = Arc::clone(&self.duplicates.lock().unwrap_or_else(PoisonError::into_inner).1);
@@ -203,7 +209,7 @@ impl Controller for Backends {
 }
 
 /// When to look again although nobody triggers it.
-fn again(observed: &Observed, done: &apply::Done, now: Timestamp) -> Option<Duration> {
+fn again(observed: &BackendObserved, done: &apply::BackendOutcome, now: Timestamp) -> Option<Duration> {
     let plan = &done.plan;
     let running = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
     let soon = if running {

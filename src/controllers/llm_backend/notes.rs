@@ -16,7 +16,7 @@ fn from_plan(note: &PlanNote) -> Note {
     let (warning, reason, action, message) = match note {
         PlanNote::Attempt { step, attempt, most, cause, silent } => {
             let count = match (step, silent) {
-                (super::memory::Step::Restart, false) => format!(", attempt {attempt} of {most}"),
+                (super::memory::RecoveryStep::Restart, false) => format!(", attempt {attempt} of {most}"),
                 (_, true) => ", a silent attempt".into(),
                 _ => String::new(),
             };

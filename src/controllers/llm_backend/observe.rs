@@ -16,36 +16,36 @@ use crate::{
 use super::{
     super::{
         error::StepError,
-        shared::{Key, ServiceView, is_new},
+        shared::{NamespacedName, ServiceView, is_new},
     },
     Backends,
-    evidence::Evidence,
-    judge::Judgement,
-    memory::Memory,
+    evidence::BackendEvidence,
+    facts::{AgentPeers, AgentView, BackendFacts, BackendLoad, BackendService, Misdeclared, Overrides, WorkloadView},
+    judge::BackendAssessment,
+    memory::BackendMemory,
     prober::Findings,
-    seen::{AgentService, AgentView, Load, Misdeclared, Peers, Seen, Will, WorkloadView},
     server,
 };
 
 /// What a pass starts from.
-pub struct Observed {
-    pub key: Key,
+pub struct BackendObserved {
+    pub key: NamespacedName,
     pub uid: String,
-    pub seen: Seen,
+    pub seen: BackendFacts,
     /// As it was committed last.
-    pub memory: Memory,
+    pub memory: BackendMemory,
     pub endpoint: Option<Endpoint>,
     pub server_url: String,
     /// Agent and service of `recovery`.
-    pub service: Option<(Key, String)>,
+    pub service: Option<(NamespacedName, String)>,
     /// For an episode that begins in this pass.
     pub fresh_id: String,
 }
 
-impl Observed {
+impl BackendObserved {
     /// Whether this term knows nothing yet that a predecessor did not: until a probe succeeded or the threshold was reached,
     /// what was said of a proved backend holds, so that a change of leader changes no verdict.
-    pub fn is_undecided(&self, object: &LLMBackend, judged: &Judgement) -> bool {
+    pub fn is_undecided(&self, object: &LLMBackend, judged: &BackendAssessment) -> bool {
         let said =
             object.status.as_ref().is_some_and(|s| s.observed_generation == self.seen.generation && s.state.is_some());
         let proved = self.memory.proof.as_ref().is_some_and(|p| p.generation == self.seen.generation);
@@ -55,8 +55,8 @@ impl Observed {
 }
 
 impl Backends {
-    pub(super) async fn look(&self, object: &LLMBackend) -> Result<Observed, StepError> {
-        let key = Key::of(object);
+    pub(super) async fn look(&self, object: &LLMBackend) -> Result<BackendObserved, StepError> {
+        let key = NamespacedName::of(object);
         let uid = object.uid().unwrap_or_default();
         let spec = &object.spec;
         let memory = self.memories.get(&*self.parts.store, &uid, &key).await?;
@@ -67,7 +67,7 @@ impl Backends {
         let Findings { probes, canary, calls, cpu, loaded, used_by_others, pulls, .. } =
             self.probers.findings(&key, &uid);
         let occupied = self.shared.slots.of(&server_url);
-        let evidence = Evidence::default().with(&calls).with(&occupied.evidence);
+        let evidence = BackendEvidence::default().with(&calls).with(&occupied.evidence);
         let now = Timestamp::now();
         let adapted = self.shared.limits.of(&server_url);
         let failing = probes.failing_since.is_some();
@@ -76,7 +76,7 @@ impl Backends {
         let misdeclared = misdeclared.or_else(|| agent.as_ref().err().cloned());
         let is_down = failing && probes.answering != Some(true);
         let misdeclared = misdeclared.or_else(|| workload.as_ref().err().filter(|_| is_down).cloned());
-        let seen = Seen {
+        let seen = BackendFacts {
             generation: object.metadata.generation.unwrap_or_default(),
             created_at: object.creation_timestamp().map(|t| t.0),
             misdeclared,
@@ -86,20 +86,29 @@ impl Backends {
             cpu,
             loaded,
             used_by_others,
-            load: Load::of(spec, &occupied, now),
+            load: BackendLoad::of(spec, &occupied, now),
             adapted: adapted.as_ref().map(|adapted| adapted.limit),
             limited_by: adapted.and_then(|adapted| adapted.limited_by),
             agent: agent.unwrap_or_default(),
             workload: workload.unwrap_or_default(),
-            peers: if failing { self.peers(service.as_ref()) } else { Peers::default() },
+            peers: if failing { self.peers(service.as_ref()) } else { AgentPeers::default() },
             will: self.will(object, &key, &memory),
             pulls,
             woke_at: self.shared.wake.woke_at(),
         };
-        Ok(Observed { key, uid, seen, memory, endpoint, server_url, service, fresh_id: Uuid::now_v7().to_string() })
+        Ok(BackendObserved {
+            key,
+            uid,
+            seen,
+            memory,
+            endpoint,
+            server_url,
+            service,
+            fresh_id: Uuid::now_v7().to_string(),
+        })
     }
 
-    fn misdeclared(&self, object: &LLMBackend, key: &Key) -> Option<Misdeclared> {
+    fn misdeclared(&self, object: &LLMBackend, key: &NamespacedName) -> Option<Misdeclared> {
         if !self.parts.platform.loopback_is_self() && server::is_loopback(&object.spec.url) {
             return Some(Misdeclared::LoopbackUrl);
         }
@@ -119,7 +128,7 @@ impl Backends {
     async fn endpoint(
         &self,
         object: &LLMBackend,
-        key: &Key,
+        key: &NamespacedName,
     ) -> Result<(Option<Endpoint>, Option<Misdeclared>), StepError> {
         let Ok(url) = reqwest::Url::parse(&object.spec.url) else { return Ok((None, None)) };
         let bearer = match &object.spec.auth_secret_ref {
@@ -133,7 +142,7 @@ impl Backends {
         Ok((Some(Endpoint::new(self.parts.http.clone(), url, bearer)), None))
     }
 
-    fn agent_view(&self, service: Option<&(Key, String)>) -> Result<AgentView, Misdeclared> {
+    fn agent_view(&self, service: Option<&(NamespacedName, String)>) -> Result<AgentView, Misdeclared> {
         let Some((agent, service)) = service else { return Ok(AgentView::None) };
         match self.shared.agents.service(agent, service) {
             ServiceView::NoAgent => {
@@ -152,26 +161,27 @@ impl Backends {
             ServiceView::Service { at, report, instance_since, exited_at, disk } => {
                 let wanted_user = report.wanted_user.clone();
                 let heard =
-                    AgentService { heard_at: at, report: *report, instance_since, exited_at, disk, wanted_user };
+                    BackendService { heard_at: at, report: *report, instance_since, exited_at, disk, wanted_user };
                 Ok(AgentView::Heard(Box::new(heard)))
             }
         }
     }
 
     /// The other backends of the same agent, looked at only while this one fails.
-    fn peers(&self, service: Option<&(Key, String)>) -> Peers {
-        let Some((agent, _)) = service else { return Peers::default() };
+    fn peers(&self, service: Option<&(NamespacedName, String)>) -> AgentPeers {
+        let Some((agent, _)) = service else { return AgentPeers::default() };
         let of_agent = self.feed.objects.state_filter(|b| {
             service_of(b.spec.recovery.as_ref(), &b.namespace().unwrap_or_default()).is_some_and(|(a, _)| a == *agent)
         });
-        let failing: Vec<_> = of_agent.iter().filter_map(|b| self.probers.failing_since(&Key::of(&**b))).collect();
-        Peers { total: of_agent.len(), failing: failing.len(), failing_since: failing.into_iter().min() }
+        let failing: Vec<_> =
+            of_agent.iter().filter_map(|b| self.probers.failing_since(&NamespacedName::of(&**b))).collect();
+        AgentPeers { total: of_agent.len(), failing: failing.len(), failing_since: failing.into_iter().min() }
     }
 
     async fn workload_view(
         &self,
         object: &LLMBackend,
-        key: &Key,
+        key: &NamespacedName,
         needed: bool,
     ) -> Result<Option<WorkloadView>, Misdeclared> {
         let workload = object.spec.recovery.as_ref().and_then(|recovery| recovery.workload_ref.as_ref());
@@ -189,12 +199,12 @@ impl Backends {
         Ok(Some(WorkloadView { desired: usize::try_from(seen.desired).unwrap_or(0), ready }))
     }
 
-    fn will(&self, object: &LLMBackend, key: &Key, memory: &Memory) -> Will {
+    fn will(&self, object: &LLMBackend, key: &NamespacedName, memory: &BackendMemory) -> Overrides {
         let wishes = &self.shared.wishes;
         let agent_suspended = service_of(object.spec.recovery.as_ref(), &key.namespace)
             .and_then(|(agent, _)| wishes.suspended("HostAgent", &agent))
             .unwrap_or(false);
-        Will {
+        Overrides {
             suspended: wishes.suspended("LLMBackend", key).unwrap_or(object.spec.suspend),
             paused: wishes.is_paused(Timestamp::now()) || agent_suspended,
             observe: self.parts.observe || object.spec.mode == Mode::Observe,
@@ -206,8 +216,8 @@ impl Backends {
 }
 
 /// The agent and service of a `recovery`.
-pub fn service_of(recovery: Option<&Recovery>, namespace: &str) -> Option<(Key, String)> {
+pub fn service_of(recovery: Option<&Recovery>, namespace: &str) -> Option<(NamespacedName, String)> {
     let recovery = recovery?;
     let agent = recovery.host_agent_ref.as_ref()?;
-    Some((Key::new(namespace, &agent.name), recovery.service.clone()?))
+    Some((NamespacedName::new(namespace, &agent.name), recovery.service.clone()?))
 }

@@ -4,15 +4,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{CanaryWhen, Engine, LLMBackendSpec},
-    engines::{Fault, MLX_DEFAULT_MODEL, same_model},
+    engines::{Blame, MLX_DEFAULT_MODEL, same_model},
     store::CallFault,
 };
 
 use super::{
     engine_kind,
     evidence::quote,
-    memory::{Memory, Proof, Run, RunPhase, Step},
-    seen::Seen,
+    facts::BackendFacts,
+    memory::{BackendMemory, Proof, RecoveryPhase, RecoveryRun, RecoveryStep},
 };
 
 /// The time of the last served call is remembered this coarsely: work must not cost a write for each call.
@@ -32,7 +32,7 @@ pub fn models(spec: &LLMBackendSpec) -> Vec<String> {
 }
 
 /// A call that began before this proves nothing: the spec, the process or the step of recovery is a later one.
-pub fn needed_since(seen: &Seen, memory: &Memory) -> Option<Timestamp> {
+pub fn needed_since(seen: &BackendFacts, memory: &BackendMemory) -> Option<Timestamp> {
     let episode = memory.episode.as_ref();
     let unresolved = episode.filter(|e| e.resolved_at.is_none()).map(|e| e.since);
     let step = episode.and_then(|e| e.running.as_ref()).map(|run| step_ended_at(seen, run).unwrap_or(Timestamp::MAX));
@@ -41,20 +41,20 @@ pub fn needed_since(seen: &Seen, memory: &Memory) -> Option<Timestamp> {
 }
 
 /// When a step of recovery ended: as soon as an agent tells of the process that it made, else when its action was done.
-pub fn step_ended_at(seen: &Seen, run: &Run) -> Option<Timestamp> {
-    let made = process_began_at(seen).filter(|began| run.step == Step::Restart && *began >= run.started_at);
+pub fn step_ended_at(seen: &BackendFacts, run: &RecoveryRun) -> Option<Timestamp> {
+    let made = process_began_at(seen).filter(|began| run.step == RecoveryStep::Restart && *began >= run.started_at);
     made.or(match run.phase {
-        RunPhase::Verifying { since } => Some(since),
-        RunPhase::Committed | RunPhase::Sent { .. } | RunPhase::Replacing { .. } => None,
+        RecoveryPhase::Verifying { since } => Some(since),
+        RecoveryPhase::Committed | RecoveryPhase::Sent { .. } | RecoveryPhase::Replacing { .. } => None,
     })
 }
 
-fn process_began_at(seen: &Seen) -> Option<Timestamp> {
+fn process_began_at(seen: &BackendFacts) -> Option<Timestamp> {
     seen.agent.service()?.instance_since
 }
 
 /// Whether the remembered proof holds for what runs now.
-pub fn is_current(seen: &Seen, memory: &Memory) -> bool {
+pub fn is_current(seen: &BackendFacts, memory: &BackendMemory) -> bool {
     let Some(proof) = &memory.proof else { return false };
     let same_process = match (&proof.instance, seen.agent.instance()) {
         (Some(then), Some(now)) => *then == now,
@@ -64,7 +64,7 @@ pub fn is_current(seen: &Seen, memory: &Memory) -> bool {
 }
 
 /// Takes what was observed into the memory: the generation, the proof, and when something was last served.
-pub fn note(spec: &LLMBackendSpec, seen: &Seen, memory: &mut Memory, now: Timestamp) {
+pub fn note(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &mut BackendMemory, now: Timestamp) {
     if memory.generation != seen.generation || memory.generation_since.is_none() {
         memory.generation = seen.generation;
         memory.generation_since = Some(now);
@@ -100,16 +100,16 @@ pub fn note(spec: &LLMBackendSpec, seen: &Seen, memory: &mut Memory, now: Timest
 }
 
 /// When the first word of having too much to do came, of those since something was served.
-fn full_since(seen: &Seen, served_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+fn full_since(seen: &BackendFacts, served_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     let by_calls = seen.evidence.failures(served_at, now, &[CallFault::Full]).first().map(|call| call.ended_at);
-    let canary = seen.canary.failure_since(served_at).filter(|(_, failure)| failure.fault() == Fault::Full);
+    let canary = seen.canary.failure_since(served_at).filter(|(_, failure)| failure.fault() == Blame::Full);
     let by_canary = canary.map(|(canary, _)| canary.ended_at);
     let by_probe = seen.probes.full_since.filter(|at| Some(*at) > served_at);
     [by_calls, by_canary, by_probe].into_iter().flatten().min()
 }
 
 /// Whether a model is known to be in memory: by the engine's word, else because this process has served it.
-pub fn is_loaded(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, model: Option<&str>) -> bool {
+pub fn is_loaded(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory, model: Option<&str>) -> bool {
     let Some(model) = model else { return is_current(seen, memory) };
     let engine = engine_kind(spec.engine);
     if let Some(loaded) = &seen.loaded {

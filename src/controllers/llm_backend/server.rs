@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use crate::api::LLMBackend;
 
-use super::super::shared::Key;
+use super::super::shared::NamespacedName;
 
 /// The key of a server: scheme, host and port, and a path that is more than `/v1`. `None` when it is no URL. All addresses of
 /// this machine's loopback are one host: a server that listens on one of them answers, in practice, on all.
@@ -63,7 +63,7 @@ fn decoded(path: &str) -> String {
 
 /// For each backend that declares a server which an older one declares already: that older one, of its own namespace if there is
 /// one there. The older wins, then the name.
-pub fn duplicates(backends: &[Arc<LLMBackend>]) -> HashMap<Key, Key> {
+pub fn duplicates(backends: &[Arc<LLMBackend>]) -> HashMap<NamespacedName, NamespacedName> {
     let mut by_server: HashMap<String, Vec<&LLMBackend>> = HashMap::new();
     for backend in backends {
         if let Some(server) = server_url(&backend.spec.url) {
@@ -75,7 +75,7 @@ pub fn duplicates(backends: &[Arc<LLMBackend>]) -> HashMap<Key, Key> {
         same.sort_by_key(|b| (b.creation_timestamp().map(|t| t.0), b.namespace(), b.name_any()));
         for (at, backend) in same.iter().enumerate().skip(1) {
             let older = same[..at].iter().find(|older| older.namespace() == backend.namespace()).unwrap_or(&same[0]);
-            found.insert(Key::of(*backend), Key::of(*older));
+            found.insert(NamespacedName::of(*backend), NamespacedName::of(*older));
         }
     }
     found
@@ -97,7 +97,8 @@ mod tests {
         };
         let all = [backend("b", "z", 3), backend("a", "x", 1), backend("b", "y", 2), backend("c", "w", 4)];
         let found = duplicates(&all);
-        let of = |namespace: &str, name: &str| found.get(&Key::new(namespace, name)).map(ToString::to_string);
+        let of =
+            |namespace: &str, name: &str| found.get(&NamespacedName::new(namespace, name)).map(ToString::to_string);
         assert_eq!(of("a", "x"), None);
         assert_eq!(of("b", "y").as_deref(), Some("a/x"));
         assert_eq!(of("b", "z").as_deref(), Some("b/y"));

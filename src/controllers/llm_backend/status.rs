@@ -15,17 +15,17 @@ use crate::{
 use super::{
     super::driver::{NOT_STALLED, SETTLED},
     engine_kind,
-    judge::{Aspect, Judgement},
+    facts::BackendFacts,
+    judge::{Aspect, BackendAssessment},
     limit,
-    memory::{Memory, bounded},
-    plan::{Plan, Why},
+    memory::{BackendMemory, bounded},
+    plan::{BackendPlan, WaitReason},
     proof,
-    seen::Seen,
 };
 
 /// The state that people see: what was judged, under what is being done and what people want.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Shown {
+pub struct BackendShown {
     pub state: BackendState,
     pub reason: &'static str,
     pub message: String,
@@ -36,9 +36,9 @@ pub struct Shown {
 }
 
 /// Lays recovery and people's will over the judgement.
-pub fn shown(judged: &Judgement, plan: &Plan, seen: &Seen) -> Shown {
+pub fn shown(judged: &BackendAssessment, plan: &BackendPlan, seen: &BackendFacts) -> BackendShown {
     let memory = &plan.memory;
-    let mut shown = Shown {
+    let mut shown = BackendShown {
         state: judged.state,
         reason: judged.reason,
         message: judged.message.clone(),
@@ -69,14 +69,17 @@ pub fn shown(judged: &Judgement, plan: &Plan, seen: &Seen) -> Shown {
         shown.state = BackendState::Recovering;
         shown.reason = "Recovering";
         let step = run.step.as_str().to_lowercase();
-        let count =
-            if run.step == super::memory::Step::Restart { format!(" {}", episode.attempts) } else { String::new() };
+        let count = if run.step == super::memory::RecoveryStep::Restart {
+            format!(" {}", episode.attempts)
+        } else {
+            String::new()
+        };
         shown.message = format!("{}; {step}{count} is running, an inference must prove it", episode.evidence);
     } else if let Some(waiting) = &plan.waiting {
         shown.message = format!("{}; {}", judged.message, waiting.why.describe());
         if episode.told_blocked {
             shown.state = BackendState::Deferred;
-            shown.reason = if waiting.why == Why::Storm { "Storm" } else { "AgentUnreachable" };
+            shown.reason = if waiting.why == WaitReason::Storm { "Storm" } else { "AgentUnreachable" };
             shown.for_human = true;
         }
     }
@@ -86,9 +89,9 @@ pub fn shown(judged: &Judgement, plan: &Plan, seen: &Seen) -> Shown {
 /// The whole status of this pass. `old` gives transition times.
 pub fn status(
     spec: &LLMBackendSpec,
-    seen: &Seen,
-    judged: &Judgement,
-    plan: &Plan,
+    seen: &BackendFacts,
+    judged: &BackendAssessment,
+    plan: &BackendPlan,
     old: Option<&LLMBackendStatus>,
     now: Timestamp,
 ) -> LLMBackendStatus {
@@ -113,9 +116,9 @@ pub fn status(
 }
 
 fn conditions(
-    shown: &Shown,
-    judged: &Judgement,
-    seen: &Seen,
+    shown: &BackendShown,
+    judged: &BackendAssessment,
+    seen: &BackendFacts,
     old: Option<&LLMBackendStatus>,
     now: Timestamp,
 ) -> Vec<Condition> {
@@ -163,7 +166,7 @@ fn conditions(
     all
 }
 
-fn models(spec: &LLMBackendSpec, seen: &Seen, old: Option<&LLMBackendStatus>) -> Vec<ModelStatus> {
+fn models(spec: &LLMBackendSpec, seen: &BackendFacts, old: Option<&LLMBackendStatus>) -> Vec<ModelStatus> {
     let kind = engine_kind(spec.engine);
     let same = |a: &str, b: &str| normalize(kind, a) == normalize(kind, b);
     let listing = seen.probes.listing();
@@ -190,12 +193,12 @@ fn models(spec: &LLMBackendSpec, seen: &Seen, old: Option<&LLMBackendStatus>) ->
         .collect()
 }
 
-fn recovery(memory: &Memory, plan: &Plan) -> Option<RecoveryStatus> {
+fn recovery(memory: &BackendMemory, plan: &BackendPlan) -> Option<RecoveryStatus> {
     if memory.episode.is_none() && memory.history.is_empty() {
         return None;
     }
     let episode = memory.episode.as_ref().filter(|e| e.resolved_at.is_none());
-    let next = plan.waiting.as_ref().filter(|w| w.why != Why::Step).and_then(|w| w.until);
+    let next = plan.waiting.as_ref().filter(|w| w.why != WaitReason::Step).and_then(|w| w.until);
     Some(RecoveryStatus {
         cause: episode.map(|e| e.cause.as_str().into()),
         step: episode.and_then(|e| e.running.as_ref()).map(|r| r.step.as_str().into()),

@@ -8,22 +8,22 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::host::{AgentReport, DiskSpace, HostApi, HostError, HostErrorKind, Instance, LastExit, ServiceReport};
+use crate::host::{AgentReport, DiskSpace, HostError, HostErrorKind, HttpHost, Instance, LastExit, ServiceReport};
 
-use super::Key;
+use super::NamespacedName;
 
 /// A first failure may be a hiccup; the second in a row means unreachable.
 const FAILURES: u32 = 2;
 
 /// All agents of this term.
 #[derive(Clone, Default)]
-pub struct Agents {
-    inner: Arc<Mutex<HashMap<Key, Entry>>>,
+pub struct AgentRegistry {
+    inner: Arc<Mutex<HashMap<NamespacedName, Entry>>>,
 }
 
 struct Entry {
-    api: Arc<dyn HostApi>,
-    heard: Option<Heard>,
+    api: Arc<HttpHost>,
+    heard: Option<AgentHeard>,
     failures: u32,
     failing_since: Option<Timestamp>,
     error: Option<(HostErrorKind, String)>,
@@ -42,14 +42,14 @@ struct Tracked {
 
 /// A report and when it came.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Heard {
+pub struct AgentHeard {
     pub at: Timestamp,
     pub report: AgentReport,
 }
 
 /// Since when an agent has not answered, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Silence {
+pub struct AgentSilence {
     pub since: Timestamp,
     pub kind: HostErrorKind,
     pub why: String,
@@ -78,9 +78,9 @@ pub enum ServiceView {
     },
 }
 
-impl Agents {
+impl AgentRegistry {
     /// Makes an agent known, or changes how it is spoken to.
-    pub fn put(&self, key: Key, api: Arc<dyn HostApi>) {
+    pub fn put(&self, key: NamespacedName, api: Arc<HttpHost>) {
         self.with(|agents| match agents.get_mut(&key) {
             Some(entry) => entry.api = api,
             None => {
@@ -91,16 +91,16 @@ impl Agents {
         });
     }
 
-    pub fn remove(&self, key: &Key) {
+    pub fn remove(&self, key: &NamespacedName) {
         self.with(|agents| agents.remove(key));
     }
 
-    pub fn api(&self, key: &Key) -> Option<Arc<dyn HostApi>> {
+    pub fn api(&self, key: &NamespacedName) -> Option<Arc<HttpHost>> {
         self.with(|agents| agents.get(key).map(|e| Arc::clone(&e.api)))
     }
 
     /// Takes in a poll's result. Returns whether something that others look at has changed.
-    pub fn heard(&self, key: &Key, result: Result<AgentReport, HostError>, now: Timestamp) -> bool {
+    pub fn heard(&self, key: &NamespacedName, result: Result<AgentReport, HostError>, now: Timestamp) -> bool {
         self.with(|agents| {
             let Some(entry) = agents.get_mut(key) else { return false };
             match result {
@@ -111,14 +111,14 @@ impl Agents {
     }
 
     /// The last report, and since when the agent has not answered.
-    pub fn state(&self, key: &Key) -> Option<(Option<Heard>, Option<Silence>)> {
+    pub fn state(&self, key: &NamespacedName) -> Option<(Option<AgentHeard>, Option<AgentSilence>)> {
         self.with(|agents| agents.get(key).map(|e| (e.heard.clone(), e.unreachable())))
     }
 
-    pub fn service(&self, key: &Key, service: &str) -> ServiceView {
+    pub fn service(&self, key: &NamespacedName, service: &str) -> ServiceView {
         self.with(|agents| {
             let Some(entry) = agents.get(key) else { return ServiceView::NoAgent };
-            if let Some(Silence { since, why, .. }) = entry.unreachable() {
+            if let Some(AgentSilence { since, why, .. }) = entry.unreachable() {
                 return ServiceView::Unreachable { since, why };
             }
             let Some(heard) = &entry.heard else { return ServiceView::Unheard };
@@ -135,14 +135,14 @@ impl Agents {
     }
 
     /// The CPU time that the service's processes have used, asked now; `None` when nobody can tell within two seconds.
-    pub async fn cpu_seconds(&self, key: &Key, service: &str) -> Option<(Instance, f64)> {
+    pub async fn cpu_seconds(&self, key: &NamespacedName, service: &str) -> Option<(Instance, f64)> {
         let api = self.api(key)?;
         let report = tokio::time::timeout(Duration::from_secs(2), api.report()).await.ok()?.ok()?;
         let service = report.service(service)?;
         Some((service.instance.clone()?, service.cpu_seconds?))
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut HashMap<Key, Entry>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<NamespacedName, Entry>) -> T) -> T {
         f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -160,7 +160,7 @@ impl Entry {
             tracked.take(service, report.time, now, self.heard.is_some());
         }
         let changed = self.heard.as_ref().is_none_or(|old| old.report.notable() != report.notable());
-        self.heard = Some(Heard { at: now, report });
+        self.heard = Some(AgentHeard { at: now, report });
         changed || was_unreachable
     }
 
@@ -173,9 +173,9 @@ impl Entry {
         self.unreachable() != before
     }
 
-    fn unreachable(&self) -> Option<Silence> {
+    fn unreachable(&self) -> Option<AgentSilence> {
         let (kind, why) = self.error.clone().filter(|_| self.failures >= FAILURES || self.heard.is_none())?;
-        Some(Silence { since: self.failing_since?, kind, why })
+        Some(AgentSilence { since: self.failing_since?, kind, why })
     }
 }
 
@@ -219,8 +219,9 @@ mod tests {
 
     #[test]
     fn silence_is_told_when_it_begins_and_when_its_cause_is_another() {
-        crate::telemetry::install_crypto();
-        let (agents, key, url) = (Agents::default(), Key::new("default", "host"), "https://host:9099");
+        crate::net::install_crypto();
+        let (agents, key, url) =
+            (AgentRegistry::default(), NamespacedName::new("default", "host"), "https://host:9099");
         let host = HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default()).unwrap();
         agents.put(key.clone(), Arc::new(host));
         let refused = || HostError::Unreachable { url: url.into(), cause: "Connection refused".into() };
@@ -246,8 +247,8 @@ mod tests {
 
     #[test]
     fn starts_and_ends_are_told_in_this_clocks_time_and_an_overtaken_report_changes_nothing() {
-        crate::telemetry::install_crypto();
-        let (agents, key) = (Agents::default(), Key::new("default", "host"));
+        crate::net::install_crypto();
+        let (agents, key) = (AgentRegistry::default(), NamespacedName::new("default", "host"));
         let host =
             HttpHost::new(HttpClient::direct().unwrap(), "http://host:9099", "host", Credentials::default()).unwrap();
         agents.put(key.clone(), Arc::new(host));

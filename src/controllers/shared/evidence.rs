@@ -11,7 +11,7 @@ const SAME_CLOCK: SignedDuration = SignedDuration::from_millis(500);
 
 /// The last report of each worker, also of those that have left since.
 #[derive(Debug, Default)]
-pub struct Reported {
+pub struct ReportedCalls {
     by_holder: HashMap<String, Reporter>,
 }
 
@@ -23,7 +23,7 @@ struct Reporter {
     evidence: Vec<CallEvidence>,
 }
 
-impl Reported {
+impl ReportedCalls {
     /// Takes in all reports. `now`: before they were asked for, so that no call seems later than it was.
     pub fn take(&mut self, rows: Vec<WorkerRow>, now: Timestamp) {
         for WorkerRow { report, age } in rows {
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn evidence_of_all_workers_is_read_by_the_leaders_clock() {
-        let mut reported = Reported::default();
+        let mut reported = ReportedCalls::default();
         // The second worker's clock is an hour behind.
         let hour = 3_600_000;
         let now = 10 * hour;

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::store::{Fence, Recoveries};
 
-use super::{super::error::StepError, Key};
+use super::{super::error::StepError, NamespacedName};
 
 /// The documents of one kind in this term, by uid: only the leader writes them, so that what was read once holds.
 pub struct Memories<M> {
@@ -23,7 +23,12 @@ impl<M: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memories<M> 
     }
 
     /// As it was committed last; read from the database once in a term.
-    pub async fn get(&self, store: &(impl Recoveries + ?Sized), uid: &str, key: &Key) -> Result<M, StepError> {
+    pub async fn get(
+        &self,
+        store: &(impl Recoveries + ?Sized),
+        uid: &str,
+        key: &NamespacedName,
+    ) -> Result<M, StepError> {
         if let Some(memory) = self.lock().get(uid) {
             return Ok(memory.clone());
         }
@@ -41,7 +46,7 @@ impl<M: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memories<M> 
         store: &(impl Recoveries + ?Sized),
         fence: &Fence,
         uid: &str,
-        key: &Key,
+        key: &NamespacedName,
         memory: &M,
     ) -> Result<Option<M>, StepError> {
         if self.lock().get(uid) == Some(memory) {
@@ -52,7 +57,7 @@ impl<M: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memories<M> 
         Ok(Some(self.lock().insert(uid.to_owned(), memory.clone()).unwrap_or_default()))
     }
 
-    fn unreadable(&self, key: &Key, error: &serde_json::Error) -> StepError {
+    fn unreadable(&self, key: &NamespacedName, error: &serde_json::Error) -> StepError {
         StepError::Memory { what: format!("{} {key}", self.kind), why: error.to_string() }
     }
 

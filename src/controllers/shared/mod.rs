@@ -8,8 +8,8 @@ mod slots;
 mod wake;
 mod wishes;
 
-pub use agents::{Agents, Heard, ServiceView, Silence};
-pub use limits::{Limit, Limits};
+pub use agents::{AgentHeard, AgentRegistry, AgentSilence, ServiceView};
+pub use limits::{ServerLimit, ServerLimits};
 pub use memories::Memories;
 pub use slots::{Occupied, SlotWatch};
 pub use wake::Wake;
@@ -20,22 +20,22 @@ use crate::platform::Secrets;
 /// All of it.
 #[derive(Clone)]
 pub struct Shared {
-    pub agents: Agents,
+    pub agents: AgentRegistry,
     pub secrets: Secrets,
     pub slots: SlotWatch,
-    pub limits: Limits,
+    pub limits: ServerLimits,
     pub wake: Wake,
     pub wishes: Wishes,
 }
 
 /// A resource by namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct NamespacedName {
     pub namespace: String,
     pub name: String,
 }
 
-impl Key {
+impl NamespacedName {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
@@ -46,7 +46,7 @@ impl Key {
     }
 }
 
-impl std::fmt::Display for Key {
+impl std::fmt::Display for NamespacedName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }

@@ -16,7 +16,7 @@ use crate::{
     telemetry::Beat,
 };
 
-use super::evidence::Reported;
+use super::evidence::ReportedCalls;
 
 /// Slots and reports are read this often while tasks wait, and for a while after anything changed.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ pub struct SlotWatch {
 #[derive(Default)]
 struct Known {
     servers: HashMap<String, Occupied>,
-    reported: Reported,
+    reported: ReportedCalls,
     /// Servers whose calls, evidence or demand changed since somebody asked.
     changed: HashSet<String>,
 }

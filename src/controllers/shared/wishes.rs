@@ -12,7 +12,7 @@ use crate::{
     telemetry::Beat,
 };
 
-use super::Key;
+use super::NamespacedName;
 
 /// Wishes are read as soon as one is told, and so often in case that it was not.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ impl Wishes {
                 beat.beat();
                 wait = PERIOD;
                 if let Err(error) = periodic.read().await {
-                    tracing::debug!(%error, "people's wishes not read; will retry");
+                    tracing::debug!(%error, "could not read controls; will retry");
                     wait = AGAIN;
                 }
             }
@@ -73,19 +73,31 @@ impl Wishes {
     }
 
     /// A person's word on suspension, over the manifest's.
-    pub fn suspended(&self, kind: &str, key: &Key) -> Option<bool> {
+    pub fn suspended(&self, kind: &str, key: &NamespacedName) -> Option<bool> {
         let controls = self.controls.borrow();
         controls.suspended.iter().find(|(k, _)| is(k, kind, key)).map(|(_, s)| s.suspended)
     }
 
     /// The requests for a pass over an object, as one token: by its annotation, through the API, or both. Any text counts as
     /// a request; [`is_new`] tells whether one was handled already.
-    pub fn requested(&self, object: &impl ResourceExt, annotation: &str, kind: &str, key: &Key) -> Option<String> {
+    pub fn requested(
+        &self,
+        object: &impl ResourceExt,
+        annotation: &str,
+        kind: &str,
+        key: &NamespacedName,
+    ) -> Option<String> {
         joined(object.annotations().get(annotation).map(String::as_str), self.reconcile_token(kind, key).as_deref())
     }
 
     /// The latest of two requests that are points in time, by annotation and through the API. What is no time yields to what is.
-    pub fn requested_at(&self, object: &impl ResourceExt, annotation: &str, kind: &str, key: &Key) -> Option<String> {
+    pub fn requested_at(
+        &self,
+        object: &impl ResourceExt,
+        annotation: &str,
+        kind: &str,
+        key: &NamespacedName,
+    ) -> Option<String> {
         let time = |text: &String| text.parse::<Timestamp>().ok();
         let all = [object.annotations().get(annotation).cloned(), self.reconcile_token(kind, key)];
         all.into_iter().flatten().max_by_key(time)
@@ -99,7 +111,7 @@ impl Wishes {
     }
 
     /// The last `reconcile` of a resource that was asked through the API.
-    pub fn reconcile_token(&self, kind: &str, key: &Key) -> Option<String> {
+    pub fn reconcile_token(&self, kind: &str, key: &NamespacedName) -> Option<String> {
         let controls = self.controls.borrow();
         controls.reconcile_requested.iter().find(|(k, _)| is(k, kind, key)).map(|(_, token)| token.clone())
     }
@@ -123,7 +135,7 @@ pub fn is_new(requested: &str, handled: Option<&str>) -> bool {
     requested.split(BETWEEN).any(|request| !handled.contains(&request))
 }
 
-fn is(resource: &ResourceKey, kind: &str, key: &Key) -> bool {
+fn is(resource: &ResourceKey, kind: &str, key: &NamespacedName) -> bool {
     resource.kind == kind && resource.namespace == key.namespace && resource.name == key.name
 }
 

@@ -8,17 +8,17 @@ use jiff::Timestamp;
 use crate::api::{TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus, number_of};
 
 use super::{
-    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
     error::StepError,
-    shared::Key,
+    shared::NamespacedName,
 };
 
 /// The kind's own part.
-pub struct Queues(pub Arc<World>);
+pub struct TaskQueues(pub Arc<ControlPlane>);
 
 /// What is looked at beside the object.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct TaskQueueObserved {
     /// `defaultExpertRef` names nobody.
     pub missing_expert: Option<String>,
     /// WorkerPools that serve it.
@@ -28,10 +28,10 @@ pub struct Facts {
 }
 
 #[async_trait]
-impl Declares for Queues {
+impl Declares for TaskQueues {
     type Object = TaskQueue;
     type Status = TaskQueueStatus;
-    type Facts = Facts;
+    type Facts = TaskQueueObserved;
 
     const KIND: &'static str = "TaskQueue";
 
@@ -40,7 +40,7 @@ impl Declares for Queues {
         Declaration { suspend: *suspend, requires, status: object.status.as_ref(), spec: projected(&object.spec) }
     }
 
-    async fn facts(&self, object: &TaskQueue, key: &Key) -> Result<Facts, StepError> {
+    async fn facts(&self, object: &TaskQueue, key: &NamespacedName) -> Result<TaskQueueObserved, StepError> {
         let (spec, feeds) = (&object.spec, &self.0.feeds);
         let here = |namespace: Option<&str>| namespace == Some(&key.namespace);
         let experts = feeds.experts.objects.state();
@@ -51,19 +51,27 @@ impl Declares for Queues {
         let pools = feeds.pools.objects.state_filter(|pool| {
             here(pool.metadata.namespace.as_deref()) && pool.spec.queue_refs.iter().any(|queue| queue.name == key.name)
         });
-        Ok(Facts {
+        Ok(TaskQueueObserved {
             missing_expert: wanted.filter(|name| !is_there(name)),
             pools: i32::try_from(pools.len()).unwrap_or(i32::MAX).min(10_000),
             counts: self.0.counts_of(key).await,
         })
     }
 
-    fn judge(object: &TaskQueue, seen: &Seen<Facts>, now: Timestamp) -> Judged<TaskQueueStatus> {
+    fn judge(
+        object: &TaskQueue,
+        seen: &DeclaredObserved<TaskQueueObserved>,
+        now: Timestamp,
+    ) -> DeclaredAssessment<TaskQueueStatus> {
         judge(&object.spec, seen, now)
     }
 }
 
-fn judge(spec: &TaskQueueSpec, seen: &Seen<Facts>, now: Timestamp) -> Judged<TaskQueueStatus> {
+fn judge(
+    spec: &TaskQueueSpec,
+    seen: &DeclaredObserved<TaskQueueObserved>,
+    now: Timestamp,
+) -> DeclaredAssessment<TaskQueueStatus> {
     let facts = &seen.facts;
     let status = TaskQueueStatus {
         pools: Some(facts.pools),
@@ -71,7 +79,9 @@ fn judge(spec: &TaskQueueSpec, seen: &Seen<Facts>, now: Timestamp) -> Judged<Tas
         in_progress: facts.counts.map(|(_, running)| running),
         ..TaskQueueStatus::default()
     };
-    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let of = |state, ready, stalled, message: String| {
+        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
+    };
     let mut judged = if seen.suspended {
         of(TaskQueueState::Suspended, false, false, "suspended: no task of it is started".into())
     } else if let Some(name) = &facts.missing_expert {
@@ -100,21 +110,27 @@ mod tests {
     use super::*;
     use crate::controllers::declared::Gate;
 
-    fn judged(suspended: bool, held: Option<&str>, facts: Facts) -> Judged<TaskQueueStatus> {
+    fn judged(suspended: bool, held: Option<&str>, facts: TaskQueueObserved) -> DeclaredAssessment<TaskQueueStatus> {
         let spec: TaskQueueSpec = serde_json::from_value(serde_json::json!({})).unwrap();
         let gate = Gate { held: held.map(str::to_owned), opens_at: None };
-        let seen =
-            Seen { key: Key::new("team", "default"), uid: "u".into(), suspended, gate, handled_reconcile: None, facts };
+        let seen = DeclaredObserved {
+            key: NamespacedName::new("team", "default"),
+            uid: "u".into(),
+            suspended,
+            gate,
+            handled_reconcile: None,
+            facts,
+        };
         judge(&spec, &seen, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
     fn a_queue_is_open_unless_something_stands_against_it() {
-        let served = || Facts { pools: 1, ..Facts::default() };
-        let no_expert = || Facts { missing_expert: Some("igor".into()), ..served() };
+        let served = || TaskQueueObserved { pools: 1, ..TaskQueueObserved::default() };
+        let no_expert = || TaskQueueObserved { missing_expert: Some("igor".into()), ..served() };
         for (what, suspended, held, facts, state, ready, stalled, word) in [
             ("served", false, None, served(), TaskQueueState::Open, true, false, "3 times"),
-            ("no pool", false, None, Facts::default(), TaskQueueState::Open, true, false, "no WorkerPool"),
+            ("no pool", false, None, TaskQueueObserved::default(), TaskQueueState::Open, true, false, "no WorkerPool"),
             ("held", false, Some("waits for x"), served(), TaskQueueState::Held, false, false, "waits for x"),
             ("suspended", true, Some("waits for x"), served(), TaskQueueState::Suspended, false, false, "suspended"),
             ("no expert", false, None, no_expert(), TaskQueueState::ExpertMissing, false, true, "igor"),

@@ -19,11 +19,11 @@ use crate::{
 };
 
 use super::{
-    super::declared::World,
-    Runs,
+    super::declared::ControlPlane,
+    ScheduleRuns,
     calendar::Calendar,
-    plan::{self, Circumstances, Decision, Due},
-    told::Waits,
+    plan::{self, RunObserved, RunPlan, ScheduleDue},
+    told::RunWait,
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const REPLACED_BATCHES: usize = 10;
 
 /// A schedule as the clock knows it.
-struct Hand {
+struct ScheduleTimer {
     /// What it was read from.
     row: DeclaredRow,
     spec: TaskScheduleSpec,
@@ -45,10 +45,10 @@ struct Hand {
 }
 
 /// Runs for one term.
-pub async fn watch_clock(world: Arc<World>, runs: Runs, term: Term, beat: Beat) {
+pub async fn watch_clock(world: Arc<ControlPlane>, runs: ScheduleRuns, term: Term, beat: Beat) {
     let (hands, last) = (HashMap::new(), HashMap::new());
     let (began, read, failing, replacing) = (Instant::now(), false, HashMap::new(), HashMap::new());
-    let mut clock = Clock { world, runs, term, began, hands, last, replacing, read, failing };
+    let mut clock = ScheduleClock { world, runs, term, began, hands, last, replacing, read, failing };
     loop {
         tokio::time::sleep(PERIOD).await;
         beat.beat();
@@ -57,17 +57,17 @@ pub async fn watch_clock(world: Arc<World>, runs: Runs, term: Term, beat: Beat) 
         }
         if let Err(error) = clock.tick(Timestamp::now()).await {
             // What cannot be recorded is not done: it stays due.
-            tracing::warn!(%error, "schedules wait for the database");
+            tracing::warn!(%error, "could not read the last runs of schedules; will retry");
         }
     }
 }
 
-struct Clock {
-    world: Arc<World>,
-    runs: Runs,
+struct ScheduleClock {
+    world: Arc<ControlPlane>,
+    runs: ScheduleRuns,
     term: Term,
     began: Instant,
-    hands: HashMap<String, Hand>,
+    hands: HashMap<String, ScheduleTimer>,
     /// What earlier leaders, and this one, recorded.
     last: HashMap<String, Timestamp>,
     /// Runs that have yet to cancel what they replace, by the schedule's uid.
@@ -77,7 +77,7 @@ struct Clock {
     failing: HashMap<String, (i32, Instant)>,
 }
 
-impl Clock {
+impl ScheduleClock {
     async fn tick(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let rows = self.world.book.rows("TaskSchedule");
         if rows.is_empty() {
@@ -110,7 +110,7 @@ impl Clock {
             // What cannot be recorded is not done: it stays due. The others go first until then.
             let wait = doubled(PERIOD, LONGEST_WAIT, failures + 1);
             self.failing.insert(uid, (failures + 1, Instant::now() + wait));
-            tracing::warn!(namespace, name, %error, wait = wait.as_secs(), "schedule could not be recorded; will retry");
+            tracing::warn!(namespace, name, %error, wait = wait.as_secs(), "could not record a run of a schedule; will retry");
             // Each would wait for the database as long as this one did.
             if error.class() == StoreClass::Passing {
                 break;
@@ -127,13 +127,13 @@ impl Clock {
         let Some(hand) = self.hands.get(&uid) else { return Ok(()) };
         let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
         let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
-            Due::Wait { .. } => None,
-            Due::Missed(run) => {
+            ScheduleDue::Wait { .. } => None,
+            ScheduleDue::Missed(run) => {
                 let message = format!("the run of {run} was missed for longer than missedRunDeadlineSeconds");
                 self.leave_out(&uid, run, "RunMissed", message).await?;
                 None
             }
-            Due::Run(run) => self.run(&uid, run, now).await?,
+            ScheduleDue::Run(run) => self.run(&uid, run, now).await?,
         };
         let by_hand = self.heed_wish(&uid, now).await?;
         self.tell_waits(&uid, waits.or(by_hand));
@@ -181,7 +181,7 @@ impl Clock {
             return;
         }
         let Ok(spec) = serde_json::from_value::<TaskScheduleSpec>(row.spec.clone()) else {
-            tracing::error!(schedule = row.name, "a projected schedule can't be read: another release wrote it");
+            tracing::error!(schedule = row.name, "could not read a projected schedule: another release wrote it");
             return;
         };
         let Ok(calendar) = Calendar::parse(&spec.schedule, &spec.time_zone) else {
@@ -190,16 +190,16 @@ impl Clock {
         };
         let begins = plan::begun(&row.spec).or_else(|| self.runs.created_at(&uid)).unwrap_or(now).min(now);
         let base = self.last.get(&uid).map_or(begins, |last| begins.max(*last));
-        self.hands.insert(uid, Hand { row, spec, calendar, base });
+        self.hands.insert(uid, ScheduleTimer { row, spec, calendar, base });
     }
 
     /// A run whose time has come. Returns why it waits.
-    async fn run(&mut self, uid: &str, run: Timestamp, now: Timestamp) -> Result<Option<Waits>, StoreError> {
+    async fn run(&mut self, uid: &str, run: Timestamp, now: Timestamp) -> Result<Option<RunWait>, StoreError> {
         let Some(hand) = self.hands.get(uid) else { return Ok(None) };
         let (row, spec) = (hand.row.clone(), hand.spec.clone());
         let policy = spec.concurrency_policy;
         let tasks = plan::tasks(&row, &spec, &self.world.book.rows("Expert"), run, now);
-        let seen = Circumstances {
+        let seen = RunObserved {
             suspended: row.suspended,
             observes: spec.mode == Mode::Observe || self.world.parts.observe,
             queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
@@ -208,9 +208,9 @@ impl Clock {
             still_running: policy == ConcurrencyPolicy::Forbid && self.is_running(&row, &spec).await?,
         };
         match plan::decide(policy, run, &seen) {
-            Decision::Hold { reason, message } => return Ok(Some(Waits { reason, message })),
-            Decision::LeaveOut { reason, message } => self.leave_out(uid, run, reason, message).await?,
-            Decision::Fire { replace } => {
+            RunPlan::Hold { reason, message } => return Ok(Some(RunWait { reason, message })),
+            RunPlan::LeaveOut { reason, message } => self.leave_out(uid, run, reason, message).await?,
+            RunPlan::Fire { replace } => {
                 let replaces = replace.then(|| Self::replaced_by(&row, &spec, run));
                 self.record(uid, run, &tasks, replaces.as_ref()).await?;
                 self.fired(&row, run, tasks.len(), "by its schedule");
@@ -220,7 +220,7 @@ impl Clock {
     }
 
     /// A person's `run`: whatever the time, and although it is suspended; not past its gate.
-    async fn heed_wish(&mut self, uid: &str, now: Timestamp) -> Result<Option<Waits>, StoreError> {
+    async fn heed_wish(&mut self, uid: &str, now: Timestamp) -> Result<Option<RunWait>, StoreError> {
         let Some(wish) = self.runs.wish(uid) else { return Ok(None) };
         let Some(hand) = self.hands.get(uid) else { return Ok(None) };
         let (row, spec) = (hand.row.clone(), hand.spec.clone());
@@ -238,21 +238,21 @@ impl Clock {
             return Ok(None);
         }
         let tasks = plan::tasks(&row, &spec, &self.world.book.rows("Expert"), at, now);
-        let seen = Circumstances {
+        let seen = RunObserved {
             observes: spec.mode == Mode::Observe || self.world.parts.observe,
             queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
             held: row.held.clone(),
             tasks: tasks.len(),
-            ..Circumstances::default()
+            ..RunObserved::default()
         };
         match plan::decide(ConcurrencyPolicy::Allow, at, &seen) {
-            Decision::Hold { reason, message } => return Ok(Some(Waits { reason, message })),
-            Decision::LeaveOut { reason, message } => {
+            RunPlan::Hold { reason, message } => return Ok(Some(RunWait { reason, message })),
+            RunPlan::LeaveOut { reason, message } => {
                 self.record(&by_hand, at, &[], None).await?;
                 self.runs.handled(uid, wish);
                 self.say(&row, false, reason, message);
             }
-            Decision::Fire { .. } => {
+            RunPlan::Fire { .. } => {
                 self.record(&by_hand, at, &tasks, None).await?;
                 self.runs.handled(uid, wish);
                 self.fired(&row, at, tasks.len(), "by hand");
@@ -286,7 +286,7 @@ impl Clock {
         match self.world.parts.store.fire(self.term.fence(), key, run, tasks, replaces).await? {
             // Perhaps by this process, which lost the answer: then it may have to go on.
             Fired::Before => {
-                tracing::info!(schedule = key, %run, "this run was fired before");
+                tracing::info!(schedule = key, %run, "run was fired before");
                 if replaces.is_some() {
                     self.replacing.insert(key.to_owned(), run);
                 }
@@ -327,7 +327,7 @@ impl Clock {
         self.say(row, false, "Fired", format!("inserted {} for the run of {run}, {how}", number_of(tasks, "task")));
     }
 
-    fn tell_waits(&self, uid: &str, waits: Option<Waits>) {
+    fn tell_waits(&self, uid: &str, waits: Option<RunWait>) {
         if !self.runs.waits(uid, waits) {
             return;
         }

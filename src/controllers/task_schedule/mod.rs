@@ -21,27 +21,27 @@ use crate::api::{
 use crate::tasks::schema;
 
 use super::{
-    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
     error::StepError,
-    shared::Key,
+    shared::NamespacedName,
 };
 
 use calendar::Calendar;
-use told::{Told, Waits};
+use told::{RunWait, ScheduleReport};
 
 pub use calendar::check_schedule;
 pub use fire::watch_clock;
-pub use told::Runs;
+pub use told::ScheduleRuns;
 
 /// The kind's own part.
-pub struct Schedules {
-    pub world: Arc<World>,
-    pub runs: Runs,
+pub struct TaskSchedules {
+    pub world: Arc<ControlPlane>,
+    pub runs: ScheduleRuns,
 }
 
 /// What is looked at beside the object.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct TaskScheduleObserved {
     pub queue_missing: bool,
     /// `task.expert` names nobody, or forEachExpert selects nobody.
     pub expert_missing: Option<String>,
@@ -49,14 +49,14 @@ pub struct Facts {
     pub known: Option<serde_json::Value>,
     pub created_at: Option<Timestamp>,
     /// What the clock did with it.
-    told: Told,
+    told: ScheduleReport,
 }
 
 #[async_trait]
-impl Declares for Schedules {
+impl Declares for TaskSchedules {
     type Object = TaskSchedule;
     type Status = TaskScheduleStatus;
-    type Facts = Facts;
+    type Facts = TaskScheduleObserved;
 
     const KIND: &'static str = "TaskSchedule";
 
@@ -65,15 +65,17 @@ impl Declares for Schedules {
         Declaration { suspend: *suspend, requires, status: object.status.as_ref(), spec: projected(&object.spec) }
     }
 
-    async fn facts(&self, object: &TaskSchedule, key: &Key) -> Result<Facts, StepError> {
+    async fn facts(&self, object: &TaskSchedule, key: &NamespacedName) -> Result<TaskScheduleObserved, StepError> {
         let uid = object.uid().unwrap_or_default();
         let (spec, feeds) = (&object.spec, &self.world.feeds);
-        let queue = |q: &crate::api::TaskQueue| Key::of(q) == Key::new(&key.namespace, &spec.queue_ref.name);
+        let queue = |q: &crate::api::TaskQueue| {
+            NamespacedName::of(q) == NamespacedName::new(&key.namespace, &spec.queue_ref.name)
+        };
         // Who is told of runs must know the object first: its age is where its runs begin, and its wishes are annotations.
         let wish = self.world.shared.wishes.requested_at(object, RUN_REQUESTED_AT, RUN_CONTROL, key);
         let created_at = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
         self.runs.known(&uid, created_at, wish);
-        Ok(Facts {
+        Ok(TaskScheduleObserved {
             known: self.known(&uid).await?,
             created_at,
             queue_missing: feeds.queues.objects.state_filter(queue).is_empty(),
@@ -82,12 +84,16 @@ impl Declares for Schedules {
         })
     }
 
-    fn judge(object: &TaskSchedule, seen: &Seen<Facts>, now: Timestamp) -> Judged<TaskScheduleStatus> {
+    fn judge(
+        object: &TaskSchedule,
+        seen: &DeclaredObserved<TaskScheduleObserved>,
+        now: Timestamp,
+    ) -> DeclaredAssessment<TaskScheduleStatus> {
         judge(&object.spec, object.status.as_ref(), seen, now)
     }
 }
 
-impl Schedules {
+impl TaskSchedules {
     async fn known(&self, uid: &str) -> Result<Option<serde_json::Value>, StepError> {
         let row = if self.world.book.is_loaded() {
             self.world.book.row(uid)
@@ -97,7 +103,7 @@ impl Schedules {
         Ok(row.map(|row| row.spec))
     }
 
-    fn expert_missing(&self, spec: &TaskScheduleSpec, key: &Key) -> Option<String> {
+    fn expert_missing(&self, spec: &TaskScheduleSpec, key: &NamespacedName) -> Option<String> {
         let experts = &self.world.feeds.experts.objects;
         let here = |e: &crate::api::Expert| e.metadata.namespace.as_deref() == Some(&key.namespace);
         if let Some(selector) = &spec.for_each_expert {
@@ -113,9 +119,9 @@ impl Schedules {
 fn judge(
     spec: &TaskScheduleSpec,
     old: Option<&TaskScheduleStatus>,
-    seen: &Seen<Facts>,
+    seen: &DeclaredObserved<TaskScheduleObserved>,
     now: Timestamp,
-) -> Judged<TaskScheduleStatus> {
+) -> DeclaredAssessment<TaskScheduleStatus> {
     let told = &seen.facts.told;
     let calendar = Calendar::parse(&spec.schedule, &spec.time_zone);
     let next = calendar.as_ref().ok().and_then(|calendar| calendar.after(now)).filter(|_| !seen.suspended);
@@ -126,7 +132,9 @@ fn judge(
         next_run_time: next.map(Time),
         ..TaskScheduleStatus::default()
     };
-    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let of = |state, ready, stalled, message: String| {
+        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
+    };
     let mut judged = if let Err(why) = &calendar {
         of(TaskScheduleState::InvalidSchedule, false, true, why.clone())
     } else if let Some(why) = unusable_schema(spec) {
@@ -138,7 +146,7 @@ fn judge(
         of(TaskScheduleState::QueueMissing, false, true, message)
     } else if let Some(why) = &seen.facts.expert_missing {
         of(TaskScheduleState::ExpertMissing, false, true, why.clone())
-    } else if let Some(Waits { message, .. }) = &told.waits {
+    } else if let Some(RunWait { message, .. }) = &told.waits {
         of(TaskScheduleState::Held, false, false, message.clone())
     } else {
         let message = format!("fires at {:?} in {}", spec.schedule, spec.time_zone);
@@ -163,14 +171,18 @@ mod tests {
     use crate::controllers::declared::Gate;
     use serde_json::json;
 
-    fn judged(schedule: &str, suspended: bool, facts: Facts) -> Judged<TaskScheduleStatus> {
+    fn judged(schedule: &str, suspended: bool, facts: TaskScheduleObserved) -> DeclaredAssessment<TaskScheduleStatus> {
         judged_of(json!({"queueRef": {"name": "q"}, "schedule": schedule, "task": {"prompt": "x"}}), suspended, facts)
     }
 
-    fn judged_of(spec: serde_json::Value, suspended: bool, facts: Facts) -> Judged<TaskScheduleStatus> {
+    fn judged_of(
+        spec: serde_json::Value,
+        suspended: bool,
+        facts: TaskScheduleObserved,
+    ) -> DeclaredAssessment<TaskScheduleStatus> {
         let spec: TaskScheduleSpec = serde_json::from_value(spec).unwrap();
-        let seen = Seen {
-            key: Key::new("team", "nightly"),
+        let seen = DeclaredObserved {
+            key: NamespacedName::new("team", "nightly"),
             uid: "u".into(),
             suspended,
             gate: Gate::default(),
@@ -186,25 +198,37 @@ mod tests {
         let schema = json!({"properties": {"a": {"pattern": "(?=b)"}}});
         let spec =
             json!({"queueRef": {"name": "q"}, "schedule": "0 3 * * *", "task": {"prompt": "x", "schema": schema}});
-        let judged = judged_of(spec, false, Facts::default());
+        let judged = judged_of(spec, false, TaskScheduleObserved::default());
         assert_eq!((judged.state, judged.ready, judged.stalled), (TaskScheduleState::InvalidSchedule, false, true));
         assert!(judged.message.starts_with("task.schema.properties.a.pattern: is \"(?=b)\""), "{}", judged.message);
     }
 
     #[test]
     fn a_schedule_says_when_it_fires_or_why_it_does_not() {
-        let waits = || Facts {
-            told: Told { waits: Some(Waits { reason: "Held", message: "waits for ollama".into() }), ..Told::default() },
-            ..Facts::default()
+        let waits = || TaskScheduleObserved {
+            told: ScheduleReport {
+                waits: Some(RunWait { reason: "Held", message: "waits for ollama".into() }),
+                ..ScheduleReport::default()
+            },
+            ..TaskScheduleObserved::default()
         };
-        let no_queue = || Facts { queue_missing: true, ..Facts::default() };
+        let no_queue = || TaskScheduleObserved { queue_missing: true, ..TaskScheduleObserved::default() };
         for (what, schedule, suspended, facts, state, ready, stalled, next) in [
-            ("well", "0 3 * * *", false, Facts::default(), TaskScheduleState::Scheduled, true, false, true),
+            (
+                "well",
+                "0 3 * * *",
+                false,
+                TaskScheduleObserved::default(),
+                TaskScheduleState::Scheduled,
+                true,
+                false,
+                true,
+            ),
             (
                 "unreadable",
                 "61 * * * *",
                 false,
-                Facts::default(),
+                TaskScheduleObserved::default(),
                 TaskScheduleState::InvalidSchedule,
                 false,
                 true,

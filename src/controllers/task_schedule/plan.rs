@@ -50,7 +50,7 @@ pub fn begun(spec: &Value) -> Option<Timestamp> {
 
 /// Where a schedule stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum ScheduleDue {
     /// Not before then; `None`: never again.
     Wait { until: Option<Timestamp> },
     /// This run is due; earlier ones that were missed are made up for by it.
@@ -60,18 +60,18 @@ pub enum Due {
 }
 
 /// What is due after `base`, the last run that was fired or left out.
-pub fn due(calendar: &Calendar, base: Timestamp, missed_for: SignedDuration, now: Timestamp) -> Due {
-    let Some(first) = calendar.after(base) else { return Due::Wait { until: None } };
+pub fn due(calendar: &Calendar, base: Timestamp, missed_for: SignedDuration, now: Timestamp) -> ScheduleDue {
+    let Some(first) = calendar.after(base) else { return ScheduleDue::Wait { until: None } };
     if first > now {
-        return Due::Wait { until: Some(first) };
+        return ScheduleDue::Wait { until: Some(first) };
     }
     let run = calendar.last_until(first, now);
-    if now.duration_since(run) > missed_for { Due::Missed(run) } else { Due::Run(run) }
+    if now.duration_since(run) > missed_for { ScheduleDue::Missed(run) } else { ScheduleDue::Run(run) }
 }
 
 /// What stands for or against a run that is due.
 #[derive(Clone, Debug, Default)]
-pub struct Circumstances {
+pub struct RunObserved {
     pub suspended: bool,
     /// mode: Observe, or the whole process only observes.
     pub observes: bool,
@@ -86,7 +86,7 @@ pub struct Circumstances {
 
 /// What becomes of a run that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum RunPlan {
     /// Its tasks are inserted; with `replace` those of earlier runs are cancelled.
     Fire { replace: bool },
     /// It is recorded as done without any task.
@@ -96,12 +96,12 @@ pub enum Decision {
 }
 
 /// Decides about a run that is due.
-pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &Circumstances) -> Decision {
-    let hold = |reason, message: String| Decision::Hold { reason, message };
+pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &RunObserved) -> RunPlan {
+    let hold = |reason, message: String| RunPlan::Hold { reason, message };
     // One that a person asked for begins within a second.
     let run = Timestamp::from_second(run.as_second()).unwrap_or(run);
     if seen.suspended {
-        return Decision::LeaveOut { reason: "Suspended", message: format!("the run of {run} is left out: suspended") };
+        return RunPlan::LeaveOut { reason: "Suspended", message: format!("the run of {run} is left out: suspended") };
     }
     if seen.queue_missing {
         return hold("QueueMissing", format!("the run of {run} waits for its queue"));
@@ -115,13 +115,13 @@ pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &Circumstances) -
     if seen.still_running && policy == ConcurrencyPolicy::Forbid {
         let message =
             format!("the run of {run} is left out: tasks of an earlier one have not ended (concurrencyPolicy: Forbid)");
-        return Decision::LeaveOut { reason: "StillRunning", message };
+        return RunPlan::LeaveOut { reason: "StillRunning", message };
     }
     if seen.observes {
         let message = format!("would insert {} for the run of {run}", number_of(seen.tasks, "task"));
-        return Decision::LeaveOut { reason: "WouldFire", message };
+        return RunPlan::LeaveOut { reason: "WouldFire", message };
     }
-    Decision::Fire { replace: policy == ConcurrencyPolicy::Replace }
+    RunPlan::Fire { replace: policy == ConcurrencyPolicy::Replace }
 }
 
 /// The tasks of a run: one, or one for each expert that is selected and not suspended.
@@ -212,23 +212,43 @@ mod tests {
                 "before its time",
                 "2026-01-01T03:00:00Z",
                 "2026-01-02T02:59:59Z",
-                Due::Wait { until: Some(at("2026-01-02T03:00:00Z")) },
+                ScheduleDue::Wait { until: Some(at("2026-01-02T03:00:00Z")) },
             ),
-            ("at its time", "2026-01-01T03:00:00Z", "2026-01-02T03:00:00Z", Due::Run(at("2026-01-02T03:00:00Z"))),
-            ("a little late", "2026-01-01T03:00:00Z", "2026-01-02T08:00:00Z", Due::Run(at("2026-01-02T03:00:00Z"))),
+            (
+                "at its time",
+                "2026-01-01T03:00:00Z",
+                "2026-01-02T03:00:00Z",
+                ScheduleDue::Run(at("2026-01-02T03:00:00Z")),
+            ),
+            (
+                "a little late",
+                "2026-01-01T03:00:00Z",
+                "2026-01-02T08:00:00Z",
+                ScheduleDue::Run(at("2026-01-02T03:00:00Z")),
+            ),
             (
                 "a week late: the last one",
                 "2026-01-01T03:00:00Z",
                 "2026-01-08T03:30:00Z",
-                Due::Run(at("2026-01-08T03:00:00Z")),
+                ScheduleDue::Run(at("2026-01-08T03:00:00Z")),
             ),
-            ("at the deadline", "2026-01-01T03:00:00Z", "2026-01-02T15:00:00Z", Due::Run(at("2026-01-02T03:00:00Z"))),
-            ("past it", "2026-01-01T03:00:00Z", "2026-01-02T15:00:01Z", Due::Missed(at("2026-01-02T03:00:00Z"))),
+            (
+                "at the deadline",
+                "2026-01-01T03:00:00Z",
+                "2026-01-02T15:00:00Z",
+                ScheduleDue::Run(at("2026-01-02T03:00:00Z")),
+            ),
+            (
+                "past it",
+                "2026-01-01T03:00:00Z",
+                "2026-01-02T15:00:01Z",
+                ScheduleDue::Missed(at("2026-01-02T03:00:00Z")),
+            ),
             (
                 "the clock went back",
                 "2026-01-03T03:00:00Z",
                 "2026-01-02T15:00:01Z",
-                Due::Wait { until: Some(at("2026-01-04T03:00:00Z")) },
+                ScheduleDue::Wait { until: Some(at("2026-01-04T03:00:00Z")) },
             ),
         ] {
             assert_eq!(due(&daily, at(base), deadline, at(now)), expected, "{what}");
@@ -262,8 +282,8 @@ mod tests {
     #[test]
     fn a_run_is_fired_unless_something_stands_against_it() {
         use ConcurrencyPolicy::{Allow, Forbid, Replace};
-        let well = || Circumstances { tasks: 2, ..Circumstances::default() };
-        let running = || Circumstances { still_running: true, ..well() };
+        let well = || RunObserved { tasks: 2, ..RunObserved::default() };
+        let running = || RunObserved { still_running: true, ..well() };
         let run = at("2026-01-02T03:00:00Z");
         for (what, policy, seen, expected) in [
             ("all well", Allow, well(), "Fire false"),
@@ -272,16 +292,16 @@ mod tests {
             ("forbidden, and alone", Forbid, well(), "Fire false"),
             ("replaced", Replace, running(), "Fire true"),
             ("replaced, as far as is known then", Replace, well(), "Fire true"),
-            ("suspended", Allow, Circumstances { suspended: true, ..well() }, "LeaveOut Suspended"),
-            ("held", Allow, Circumstances { held: Some("waits for x".into()), ..well() }, "Hold Held"),
-            ("no queue", Allow, Circumstances { queue_missing: true, ..well() }, "Hold QueueMissing"),
-            ("no expert", Allow, Circumstances { tasks: 0, ..well() }, "Hold ExpertMissing"),
-            ("observing", Allow, Circumstances { observes: true, ..well() }, "LeaveOut WouldFire"),
+            ("suspended", Allow, RunObserved { suspended: true, ..well() }, "LeaveOut Suspended"),
+            ("held", Allow, RunObserved { held: Some("waits for x".into()), ..well() }, "Hold Held"),
+            ("no queue", Allow, RunObserved { queue_missing: true, ..well() }, "Hold QueueMissing"),
+            ("no expert", Allow, RunObserved { tasks: 0, ..well() }, "Hold ExpertMissing"),
+            ("observing", Allow, RunObserved { observes: true, ..well() }, "LeaveOut WouldFire"),
         ] {
             let said = match decide(policy, run, &seen) {
-                Decision::Fire { replace } => format!("Fire {replace}"),
-                Decision::LeaveOut { reason, .. } => format!("LeaveOut {reason}"),
-                Decision::Hold { reason, .. } => format!("Hold {reason}"),
+                RunPlan::Fire { replace } => format!("Fire {replace}"),
+                RunPlan::LeaveOut { reason, .. } => format!("LeaveOut {reason}"),
+                RunPlan::Hold { reason, .. } => format!("Hold {reason}"),
             };
             assert_eq!(said, expected, "{what}");
         }

@@ -11,17 +11,17 @@ use crate::platform::Note;
 
 /// A run that is due, and why it waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waits {
+pub struct RunWait {
     pub reason: &'static str,
     pub message: String,
 }
 
 /// What became of a schedule's runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct ScheduleReport {
     /// When it last fired, and how many tasks that were; in this term.
     pub last_run: Option<(Timestamp, i32)>,
-    pub waits: Option<Waits>,
+    pub waits: Option<RunWait>,
     pub handled_wish: Option<String>,
     pub notes: Vec<Note>,
 }
@@ -30,14 +30,14 @@ pub struct Told {
 struct Entry {
     created_at: Option<Timestamp>,
     wish: Option<String>,
-    told: Told,
+    told: ScheduleReport,
 }
 
 /// By uid.
 #[derive(Clone, Default)]
-pub struct Runs(Arc<Mutex<HashMap<String, Entry>>>);
+pub struct ScheduleRuns(Arc<Mutex<HashMap<String, Entry>>>);
 
-impl Runs {
+impl ScheduleRuns {
     /// The object was seen.
     pub fn known(&self, uid: &str, created_at: Option<Timestamp>, wish: Option<String>) {
         self.with(uid, |entry| (entry.created_at, entry.wish) = (created_at, wish));
@@ -62,7 +62,7 @@ impl Runs {
     }
 
     /// Returns whether that is news.
-    pub fn waits(&self, uid: &str, waits: Option<Waits>) -> bool {
+    pub fn waits(&self, uid: &str, waits: Option<RunWait>) -> bool {
         self.with(uid, |entry| std::mem::replace(&mut entry.told.waits, waits.clone()) != waits)
     }
 
@@ -71,7 +71,7 @@ impl Runs {
     }
 
     /// What to tell; each note once.
-    pub fn told(&self, uid: &str) -> Told {
+    pub fn told(&self, uid: &str) -> ScheduleReport {
         self.with(uid, |entry| {
             let told = entry.told.clone();
             entry.told.notes.clear();

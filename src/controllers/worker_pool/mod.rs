@@ -22,9 +22,9 @@ use crate::{
 };
 
 use super::{
-    declared::{Declaration, Declares, Judged, Seen, World, projected},
+    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
     error::StepError,
-    shared::Key,
+    shared::NamespacedName,
 };
 
 use plan::{Recommendation, Settling};
@@ -33,38 +33,38 @@ use plan::{Recommendation, Settling};
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// The kind's own part.
-pub struct Pools {
-    pub world: Arc<World>,
+pub struct WorkerPools {
+    pub world: Arc<ControlPlane>,
     /// What was recommended lately.
-    settling: Mutex<HashMap<Key, Settling>>,
+    settling: Mutex<HashMap<NamespacedName, Settling>>,
     /// The manifest that was applied last, and the generation that it has made.
-    applied: Mutex<HashMap<Key, (serde_json::Value, i64)>>,
+    applied: Mutex<HashMap<NamespacedName, (serde_json::Value, i64)>>,
 }
 
 /// What is looked at beside the object.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct WorkerPoolObserved {
     pub missing_queues: Vec<String>,
     /// Of its processes, the latest ones.
     pub reports: Vec<WorkerReport>,
     /// Where processes are pods.
-    pub pods: Option<PodFacts>,
+    pub pods: Option<PoolPods>,
     /// Nothing is scaled now: `pause`, or a process that only observes.
     pub hands_off: bool,
 }
 
 /// What there is, and what there should be.
 #[derive(Clone, Debug)]
-pub struct PodFacts {
+pub struct PoolPods {
     pub current: Result<Option<crate::runtimes::WorkersSeen>, WorkloadError>,
     pub wanted: Recommendation,
 }
 
 #[async_trait]
-impl Declares for Pools {
+impl Declares for WorkerPools {
     type Object = WorkerPool;
     type Status = WorkerPoolStatus;
-    type Facts = Facts;
+    type Facts = WorkerPoolObserved;
 
     const KIND: &'static str = "WorkerPool";
 
@@ -77,19 +77,23 @@ impl Declares for Pools {
         }
     }
 
-    async fn facts(&self, object: &WorkerPool, key: &Key) -> Result<Facts, StepError> {
+    async fn facts(&self, object: &WorkerPool, key: &NamespacedName) -> Result<WorkerPoolObserved, StepError> {
         self.look(&object.spec, key).await
     }
 
-    fn judge(object: &WorkerPool, seen: &Seen<Facts>, _: Timestamp) -> Judged<WorkerPoolStatus> {
+    fn judge(
+        object: &WorkerPool,
+        seen: &DeclaredObserved<WorkerPoolObserved>,
+        _: Timestamp,
+    ) -> DeclaredAssessment<WorkerPoolStatus> {
         judge(&object.spec, seen)
     }
 
     async fn act(
         &self,
         object: &WorkerPool,
-        seen: &Seen<Facts>,
-        judged: &mut Judged<WorkerPoolStatus>,
+        seen: &DeclaredObserved<WorkerPoolObserved>,
+        judged: &mut DeclaredAssessment<WorkerPoolStatus>,
         _: &Term,
     ) -> Result<(), StepError> {
         let Some(pods) = &seen.facts.pods else { return Ok(()) };
@@ -109,19 +113,24 @@ impl Declares for Pools {
         }
     }
 
-    fn gone(&self, key: &Key) {
+    fn gone(&self, key: &NamespacedName) {
         lock(&self.settling).remove(key);
         lock(&self.applied).remove(key);
     }
 }
 
-impl Pools {
-    pub fn new(world: Arc<World>) -> Self {
+impl WorkerPools {
+    pub fn new(world: Arc<ControlPlane>) -> Self {
         Self { world, settling: Mutex::default(), applied: Mutex::default() }
     }
 
     /// Applies the Deployment where it differs from what was applied, or somebody changed it since.
-    async fn scale(&self, spec: &WorkerPoolSpec, seen: &Seen<Facts>, pods: &PodFacts) -> Result<(), WorkloadError> {
+    async fn scale(
+        &self,
+        spec: &WorkerPoolSpec,
+        seen: &DeclaredObserved<WorkerPoolObserved>,
+        pods: &PoolPods,
+    ) -> Result<(), WorkloadError> {
         let (key, worker_pods) = (&seen.key, &self.world.parts.worker_pods);
         let current = pods.current.clone()?;
         let manifest = worker_pods.manifest(&WorkersWanted {
@@ -145,7 +154,7 @@ impl Pools {
             worker_pods.prefer_idle(&key.namespace, &key.name, &in_flight).await?;
         }
         let generation = worker_pods.apply(&key.namespace, &manifest).await?;
-        tracing::info!(pool = %key, replicas = pods.wanted.replicas, "pods of a pool");
+        tracing::info!(pool = %key, replicas = pods.wanted.replicas, "scaled a pool");
         lock(&self.applied).insert(key.clone(), (manifest, generation));
         Ok(())
     }
@@ -155,7 +164,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> {
+fn judge(spec: &WorkerPoolSpec, seen: &DeclaredObserved<WorkerPoolObserved>) -> DeclaredAssessment<WorkerPoolStatus> {
     let facts = &seen.facts;
     let reporting = i32::try_from(facts.reports.len()).unwrap_or(i32::MAX).min(10_000);
     let wanted = facts.pods.as_ref().map(|pods| pods.wanted.replicas);
@@ -169,7 +178,9 @@ fn judge(spec: &WorkerPoolSpec, seen: &Seen<Facts>) -> Judged<WorkerPoolStatus> 
         limited_by: plan::limited_by(&facts.reports, facts.pods.as_ref().map(|pods| &pods.wanted)),
         ..WorkerPoolStatus::default()
     };
-    let of = |state, ready, stalled, message: String| Judged::new(state, ready, stalled, message, status.clone());
+    let of = |state, ready, stalled, message: String| {
+        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
+    };
     let current = facts.pods.as_ref().and_then(|pods| pods.current.as_ref().ok()).and_then(Option::as_ref);
     let trouble = current.and_then(|seen| seen.trouble.as_ref()).filter(|_| spec.mode == Mode::Enforce);
     let planned = match (wanted, spec.mode) {
@@ -221,21 +232,21 @@ mod tests {
         reports: usize,
         wanted: Option<i32>,
         missing: &[&str],
-    ) -> Judged<WorkerPoolStatus> {
+    ) -> DeclaredAssessment<WorkerPoolStatus> {
         let spec: WorkerPoolSpec = serde_json::from_value(json!({"queueRefs": [{"name": "q"}], "mode": mode})).unwrap();
-        let facts = Facts {
+        let facts = WorkerPoolObserved {
             missing_queues: missing.iter().map(ToString::to_string).collect(),
             reports: vec![report(); reports],
             pods: wanted
-                .map(|replicas| PodFacts { current: Ok(None), wanted: Recommendation { replicas, capped: false } }),
+                .map(|replicas| PoolPods { current: Ok(None), wanted: Recommendation { replicas, capped: false } }),
             hands_off: false,
         };
         judge(&spec, &seen(suspended, facts))
     }
 
-    fn seen(suspended: bool, facts: Facts) -> Seen<Facts> {
-        Seen {
-            key: Key::new("team", "smart"),
+    fn seen(suspended: bool, facts: WorkerPoolObserved) -> DeclaredObserved<WorkerPoolObserved> {
+        DeclaredObserved {
+            key: NamespacedName::new("team", "smart"),
             uid: "u".into(),
             suspended,
             gate: Gate::default(),
@@ -274,10 +285,17 @@ mod tests {
             (2, true, WorkerPoolState::Running),
         ] {
             let pods =
-                PodFacts { current: Ok(Some(current.clone())), wanted: Recommendation { replicas: 2, capped: false } };
+                PoolPods { current: Ok(Some(current.clone())), wanted: Recommendation { replicas: 2, capped: false } };
             let judged = judge(
                 &spec,
-                &seen(false, Facts { reports: vec![report(); reports], pods: Some(pods), ..Facts::default() }),
+                &seen(
+                    false,
+                    WorkerPoolObserved {
+                        reports: vec![report(); reports],
+                        pods: Some(pods),
+                        ..WorkerPoolObserved::default()
+                    },
+                ),
             );
             assert_eq!((judged.state, judged.ready), (state, ready), "{}", judged.message);
             let told = judged.message.contains("CreateContainerConfigError: secret \"s\" not found");

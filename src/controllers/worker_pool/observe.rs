@@ -13,24 +13,29 @@ use crate::{
 };
 
 use super::{
-    super::{error::StepError, shared::Key},
-    Facts, PodFacts, Pools, lock,
+    super::{error::StepError, shared::NamespacedName},
+    PoolPods, WorkerPoolObserved, WorkerPools, lock,
     plan::{self, Room, Runnable},
 };
 
 /// A process that has not reported for longer is not counted.
 const SILENT: Duration = Duration::from_secs(30);
 
-impl Pools {
-    pub(super) async fn look(&self, spec: &WorkerPoolSpec, key: &Key) -> Result<Facts, StepError> {
+impl WorkerPools {
+    pub(super) async fn look(
+        &self,
+        spec: &WorkerPoolSpec,
+        key: &NamespacedName,
+    ) -> Result<WorkerPoolObserved, StepError> {
         let parts = &self.world.parts;
         let queues = self.world.feeds.queues.objects.state();
-        let is_there = |name: &str| queues.iter().any(|q| Key::of(&**q) == Key::new(&key.namespace, name));
+        let is_there =
+            |name: &str| queues.iter().any(|q| NamespacedName::of(&**q) == NamespacedName::new(&key.namespace, name));
         let missing_queues = spec.queue_refs.iter().map(|q| q.name.clone()).filter(|name| !is_there(name)).collect();
         let workers = parts.store.workers().await?;
         let mine = workers.into_iter().filter(|row| row.age < SILENT).map(|row| row.report);
         let reports: Vec<_> = mine.filter(|r| r.namespace == key.namespace && r.pool == key.name).collect();
-        let mut facts = Facts {
+        let mut facts = WorkerPoolObserved {
             missing_queues,
             hands_off: parts.observe || self.world.shared.wishes.is_paused(Timestamp::now()),
             reports,
@@ -42,18 +47,28 @@ impl Pools {
         Ok(facts)
     }
 
-    async fn pods(&self, spec: &WorkerPoolSpec, key: &Key, facts: &Facts) -> Result<PodFacts, StepError> {
+    async fn pods(
+        &self,
+        spec: &WorkerPoolSpec,
+        key: &NamespacedName,
+        facts: &WorkerPoolObserved,
+    ) -> Result<PoolPods, StepError> {
         let current = self.world.parts.worker_pods.seen(&key.namespace, &key.name).await;
         let there = current.as_ref().ok().and_then(|seen| seen.as_ref()).map(|seen| seen.replicas);
         let runnable = self.runnable(spec, key, facts).await?;
         let now = plan::recommend(spec, plan::usable(&runnable));
         let window = SignedDuration::from_secs(spec.replicas.scale_down_seconds.into());
         let wanted = lock(&self.settling).entry(key.clone()).or_default().settle(now, there, window, Timestamp::now());
-        Ok(PodFacts { current, wanted })
+        Ok(PoolPods { current, wanted })
     }
 
     /// Tasks of its queues that could run now, and the room that servers have for them.
-    async fn runnable(&self, spec: &WorkerPoolSpec, key: &Key, facts: &Facts) -> Result<Runnable, StepError> {
+    async fn runnable(
+        &self,
+        spec: &WorkerPoolSpec,
+        key: &NamespacedName,
+        facts: &WorkerPoolObserved,
+    ) -> Result<Runnable, StepError> {
         let store = &self.world.parts.store;
         let closed: BTreeSet<String> = self
             .world

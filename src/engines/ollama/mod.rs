@@ -12,12 +12,12 @@ use tokio::time::Instant;
 pub use pull::{PULL_STALL, PullProgress};
 
 use super::decoder::no_json;
+use super::error::failure;
 use super::probe::MAX_LISTING_BYTES;
 use super::status::{of_record, of_response};
 use super::stream::{CallError, run};
-use super::transport::failure;
 use super::{
-    Activity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
+    CallActivity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
     InferRequest, Sampling, embed,
 };
 use crate::net::{Broken, json_fault};
@@ -50,7 +50,7 @@ impl Engine for Ollama {
         &self,
         at: &Endpoint,
         request: &InferRequest,
-        on_activity: &mut (dyn FnMut(Activity) + Send),
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
     ) -> Result<InferOutcome, EngineError> {
         infer(at, request, true, on_activity).await.map_err(|error| error.of_call(at, PATH, &request.model))
     }
@@ -109,7 +109,7 @@ pub(super) async fn infer(
     at: &Endpoint,
     request: &InferRequest,
     stream: bool,
-    on_activity: &mut (dyn FnMut(Activity) + Send),
+    on_activity: &mut (dyn FnMut(CallActivity) + Send),
 ) -> Result<InferOutcome, CallError> {
     let mut body = body(request);
     body["stream"] = stream.into();

@@ -5,9 +5,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::engines::decoder::{Decoder, Item};
+use crate::engines::decoder::{Decoder, StreamItem};
+use crate::engines::error::failure;
 use crate::engines::status::{of_event, of_record, of_response};
-use crate::engines::transport::failure;
 use crate::engines::{Endpoint, EngineKind, Failure};
 use crate::net::Broken;
 
@@ -61,9 +61,9 @@ pub(super) async fn pull(
         };
         for item in items {
             let record = match item {
-                Item::Record { value, .. } => value,
-                Item::Error(data) => return Err(of_event(EngineKind::Ollama, &data).failure),
-                Item::Done => continue,
+                StreamItem::Record { value, .. } => value,
+                StreamItem::Error(data) => return Err(of_event(EngineKind::Ollama, &data).failure),
+                StreamItem::Done => continue,
             };
             if let Some(refusal) = of_record(EngineKind::Ollama, &record) {
                 return Err(refusal.failure);

@@ -10,7 +10,8 @@ use crate::{
         BackendState, Condition, ConditionStatus, ContainerHealthCheckState, ContainerHealthCheckStatus,
         HostAgentStatus, LLMBackendStatus, condition, remedy,
     },
-    http::{age, types::Item},
+    base::age,
+    http::types::Item,
 };
 
 /// How bad it is.

@@ -44,7 +44,7 @@ pub async fn queue_lines(
     let mut counts = tasks::queue_counts(api, namespace).await?;
     for item in declared {
         if !counts.iter().any(|c| (c.namespace.as_str(), c.queue.as_str()) == (item.namespace(), item.name())) {
-            counts.push(tasks::no_tasks(item.namespace(), item.name()));
+            counts.push(QueueCounts::none(item.namespace(), item.name()));
         }
     }
     if counts.iter().all(|c| c.pending == 0) {
@@ -153,7 +153,6 @@ mod tests {
             model: None,
             due,
             count,
-            oldest: now(),
         }
     }
 

@@ -18,18 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Round {
+pub struct AssignQuery {
     /// Only tasks of this namespace.
     pub namespace: Option<String>,
-    /// Only say what would be assigned.
+    /// Only print what would be assigned.
     pub dry_run: bool,
 }
 
 /// Gives every pending task that has nobody to somebody, as the leader does all the time, and reports: how many were pending,
 /// how many had nobody, who got how many, how many had somebody already, and which nobody can take and why.
-#[utoipa::path(post, path = "/api/v1/tasks/assign", params(Round), tag = "tasks",
+#[utoipa::path(post, path = "/api/v1/tasks/assign", params(AssignQuery), tag = "tasks",
     responses((status = 200, body = AssignReport), (status = 503, description = "nobody leads", body = ErrorReply)))]
-pub async fn assign(State(api): State<Api>, Query(round): Query<Round>) -> Result<Json<AssignReport>, ApiError> {
+pub async fn assign(State(api): State<Api>, Query(round): Query<AssignQuery>) -> Result<Json<AssignReport>, ApiError> {
     let namespace = round.namespace.as_deref();
     if round.dry_run {
         return Ok(Json(rounds::assign_once(&*api.store, None, namespace).await?));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     fields::Fields,
-    parse::{Given, Problems},
+    parse::{SentTask, TaskProblems},
     types::TaskProblem,
 };
 use crate::{
@@ -44,13 +44,13 @@ const ROLES: [&str; 3] = ["system", "user", "assistant"];
 
 /// What there is to refer to, in one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownNames {
     pub namespace: String,
     pub queues: BTreeSet<String>,
     pub experts: BTreeSet<String>,
 }
 
-impl Known {
+impl KnownNames {
     /// Of what is declared.
     pub fn of(namespace: &str, queues: &[DeclaredRow], experts: &[DeclaredRow]) -> Self {
         let names = |rows: &[DeclaredRow]| {
@@ -61,10 +61,10 @@ impl Known {
 }
 
 /// All of them as tasks, or everything that is wrong with them.
-pub fn check(given: Vec<Given>, known: &Known, now: Timestamp) -> Result<Vec<NewTask>, Vec<TaskProblem>> {
-    let (mut tasks, mut problems) = (Vec::with_capacity(given.len()), Problems::default());
+pub fn check(given: Vec<SentTask>, known: &KnownNames, now: Timestamp) -> Result<Vec<NewTask>, Vec<TaskProblem>> {
+    let (mut tasks, mut problems) = (Vec::with_capacity(given.len()), TaskProblems::default());
     let mut good_schemas = Schemas::default();
-    for Given { place, fields } in given {
+    for SentTask { place, fields } in given {
         let mut fields = Fields::new(place, fields);
         let task = task(&mut fields, known, &mut good_schemas, now);
         match fields.finish(&NAMES) {
@@ -75,7 +75,7 @@ pub fn check(given: Vec<Given>, known: &Known, now: Timestamp) -> Result<Vec<New
     problems.none_or(tasks)
 }
 
-fn task(fields: &mut Fields, known: &Known, good_schemas: &mut Schemas, now: Timestamp) -> NewTask {
+fn task(fields: &mut Fields, known: &KnownNames, good_schemas: &mut Schemas, now: Timestamp) -> NewTask {
     let task = NewTask {
         namespace: known.namespace.clone(),
         queue: fields.text("queue", 63).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
@@ -83,8 +83,8 @@ fn task(fields: &mut Fields, known: &Known, good_schemas: &mut Schemas, now: Tim
         role: fields.text("role", 100).unwrap_or_default(),
         model: fields.text("model", 200),
         priority: i32::try_from(fields.integer("priority", -100, 100).unwrap_or(0)).unwrap_or(0),
-        run_after: fields.time("runAfter"),
-        deadline: fields.time("deadline"),
+        run_after: fields.time("runAfter", now),
+        deadline: fields.time("deadline", now),
         key: fields.text("key", 200),
         labels: labels(fields),
         expert: fields.text("expert", 63),
@@ -120,7 +120,7 @@ fn payload(fields: &mut Fields, good_schemas: &mut Schemas) -> Payload {
     match given.as_slice() {
         [_] => {}
         [] => fields.problem("prompt", "is required: say what is to be done (or give messages, input or data)"),
-        [_, second, ..] => fields.problem(second, format!("goes not with {}: give one of them", given[0])),
+        [_, second, ..] => fields.problem(second, format!("cannot be combined with {}: set one of them", given[0])),
     }
     let payload = Payload {
         prompt: prompt(fields),

@@ -1,9 +1,10 @@
 //! What people do to tasks: one, or all that match.
 
 use axum::{Extension, Json, extract::State};
+use jiff::Timestamp;
 
 use super::{
-    check::Known,
+    check::KnownNames,
     filter::{Purged, is_open, narrowed},
     types::{CommandReply, CommandRequest, TaskVerb},
 };
@@ -35,7 +36,7 @@ pub async fn command(
     bounded("reason", &request.reason, MOST_REASON_CHARS)?;
     let (all, dry_run, reason) = (request.all, request.dry_run, request.reason.clone());
     let experts = if request.command == TaskVerb::Reassign { api.store.declared("Expert").await? } else { Vec::new() };
-    let (filter, command) = read(request, query.namespace, &experts)?;
+    let (filter, command) = read(request, query.namespace, &experts, api.store.now().await?)?;
     carry_out(&api, &person, filter, command, Extent { all, dry_run }, &reason).await.map(Json)
 }
 
@@ -48,7 +49,7 @@ pub async fn purge(
     Query(which): Query<Purged>,
 ) -> Result<Json<CommandReply>, ApiError> {
     let extent = Extent { all: which.all.unwrap_or(false), dry_run: which.dry_run.unwrap_or(false) };
-    carry_out(&api, &person, which.filter()?, TaskCommand::Purge, extent, "").await.map(Json)
+    carry_out(&api, &person, which.filter(api.store.now().await?)?, TaskCommand::Purge, extent, "").await.map(Json)
 }
 
 /// How far a command goes.
@@ -63,6 +64,7 @@ fn read(
     request: CommandRequest,
     namespace: Option<String>,
     experts: &[DeclaredRow],
+    now: Timestamp,
 ) -> Result<(TaskFilter, TaskCommand), ApiError> {
     let CommandRequest {
         command,
@@ -101,8 +103,8 @@ fn read(
         unassigned,
         key,
         labels,
-        since,
-        until,
+        since: since.map(|since| since.ago(now)),
+        until: until.map(|until| until.ago(now)),
         created_before: None,
     };
     Ok((filter, command))
@@ -113,7 +115,7 @@ fn reassign(to: Option<String>, namespace: Option<&str>, experts: &[DeclaredRow]
     let namespace = namespace.unwrap_or(crate::http::services::DEFAULT_NAMESPACE);
     let expert = to.ok_or_else(|| ApiError::BadRequest("to: say which expert gets them".to_owned()))?;
     let Some(row) = experts.iter().find(|row| row.namespace == namespace && row.name == expert) else {
-        let there = Known::of(namespace, &[], experts).experts.into_iter().collect::<Vec<_>>().join(", ");
+        let there = KnownNames::of(namespace, &[], experts).experts.into_iter().collect::<Vec<_>>().join(", ");
         return Err(ApiError::BadRequest(format!(
             "to: there is no Expert {expert:?} in namespace {namespace}; there are: {there}"
         )));
@@ -134,8 +136,8 @@ async fn carry_out(
 ) -> Result<CommandReply, ApiError> {
     if is_open(&filter) != all {
         return Err(ApiError::BadRequest(match all {
-            true => "all goes not with ids or filters: leave one of them out".to_owned(),
-            false => "no task is named: give ids, a filter, or all".to_owned(),
+            true => "all cannot be combined with ids or filters: remove one of them".to_owned(),
+            false => "no task is selected: set ids, a filter, or all".to_owned(),
         }));
     }
     // An expert is one of a namespace: tasks of others can't be its.

@@ -21,28 +21,12 @@ pub async fn queue_counts(api: &Api, namespace: Option<&str>) -> Result<Vec<Queu
     let mut counts = api.store.queue_counts().await?;
     for row in api.store.declared("TaskQueue").await? {
         if !counts.iter().any(|c| c.namespace == row.namespace && c.queue == row.name) {
-            counts.push(no_tasks(&row.namespace, &row.name));
+            counts.push(QueueCounts::none(&row.namespace, &row.name));
         }
     }
     counts.retain(|c| namespace.is_none_or(|wanted| c.namespace == wanted));
     counts.sort_by(|a, b| (&a.namespace, &a.queue).cmp(&(&b.namespace, &b.queue)));
     Ok(counts)
-}
-
-/// The counts of a queue that has none.
-pub fn no_tasks(namespace: &str, queue: &str) -> QueueCounts {
-    QueueCounts {
-        namespace: namespace.to_owned(),
-        queue: queue.to_owned(),
-        pending: 0,
-        unassigned: 0,
-        in_progress: 0,
-        deferred_to_human: 0,
-        completed: 0,
-        failed: 0,
-        oldest_pending: None,
-        oldest_deferred: None,
-    }
 }
 
 /// Experts with their loads; those that are gone and still have tasks, too.

@@ -45,7 +45,8 @@ pub async fn events(
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
     let after = cursor(&api, last.or(which.after.as_deref()).unwrap_or(FROM_NOW)).await?;
     let changes = api.store.follow(Topics::TASKS);
-    let follow = Follow { api, filter: which.filter()?, after, ready: VecDeque::new(), changes };
+    let filter = which.filter(api.store.now().await?)?;
+    let follow = Follow { api, filter, after, ready: VecDeque::new(), changes };
     let changes = stream::unfold(follow, |mut follow| async move {
         let event = follow.next().await;
         Some((Ok(event), follow))

@@ -4,24 +4,24 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
-    parse::{Place, kind},
+    parse::{TaskPlace, kind},
     types::TaskProblem,
 };
-use crate::{platform::local::closest, store::is_storable};
+use crate::{base::closest, http::TimeOrDuration};
 
 /// Unknown fields of a task that are told one by one.
 const MOST_UNKNOWN: usize = 5;
 
 /// The fields of one task that nobody took yet.
 pub struct Fields {
-    place: Place,
+    place: TaskPlace,
     rest: Map<String, Value>,
     problems: Vec<TaskProblem>,
 }
 
 impl Fields {
     /// A field that is `null` is as good as absent.
-    pub fn new(place: Place, mut fields: Map<String, Value>) -> Self {
+    pub fn new(place: TaskPlace, mut fields: Map<String, Value>) -> Self {
         fields.retain(|_, value| !value.is_null());
         Self { place, rest: fields, problems: Vec::new() }
     }
@@ -81,19 +81,15 @@ impl Fields {
         }
     }
 
-    pub fn time(&mut self, name: &str) -> Option<Timestamp> {
+    /// A time; a duration is one from now.
+    pub fn time(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
         let text = self.string(name)?;
-        match text.parse() {
-            Ok(at) if is_storable(at) => Some(at),
-            Ok(_) => {
-                self.problem(name, format!("{text:?} is out of range: write a time in the years 1970 to 9998"));
-                None
-            }
-            Err(_) => {
-                self.problem(name, format!("{text:?} is no time: write it as 2026-03-01T12:00:00Z"));
-                None
-            }
+        match text.parse::<TimeOrDuration>().map(|when| when.ahead(now)) {
+            Ok(Some(at)) => return Some(at),
+            Ok(None) => self.problem(name, format!("{text:?} is out of range: nothing lasts so long")),
+            Err(why) => self.problem(name, why),
         }
+        None
     }
 
     pub fn list(&mut self, name: &str) -> Option<Vec<Value>> {

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::{
-    http::ApiError,
-    store::{TaskCommand, TaskFilter, is_storable},
+    http::{ApiError, TimeOrDuration},
+    store::{TaskCommand, TaskFilter},
     tasks::{TaskId, TaskState},
 };
 
@@ -22,10 +22,11 @@ macro_rules! filters {
         pub struct $name {
             /// Only those of this namespace.
             pub namespace: Option<String>,
-            /// Numbers, apart by commas: at most 1,000.
+            /// IDs, separated by commas: at most 1,000.
+            #[param(min_length = 1, pattern = "^[ ]*[0-9]+([ ]*,[ ]*[0-9]+)*[ ]*$")]
             pub ids: Option<String>,
             pub queue: Option<String>,
-            /// `pending`, `in_progress`, `completed`, `failed`, `cancelled`, `deferred_to_human`; several apart by commas.
+            /// `pending`, `in_progress`, `completed`, `failed`, `cancelled`, `deferred_to_human`; several separated by commas.
             pub state: Option<String>,
             pub domain: Option<String>,
             pub role: Option<String>,
@@ -33,23 +34,20 @@ macro_rules! filters {
             /// `true`: only those without an expert.
             pub unassigned: Option<bool>,
             pub key: Option<String>,
-            /// `name=value`, several apart by commas.
+            /// `name=value`, several separated by commas.
             pub labels: Option<String>,
-            /// Ended, or in their state, since then.
-            pub since: Option<Timestamp>,
-            /// Ended, or in their state, before then.
-            pub until: Option<Timestamp>,
+            /// Ended, or in their state, since then; a duration is one before now.
+            pub since: Option<TimeOrDuration>,
+            /// Ended, or in their state, before then; a duration is one before now.
+            pub until: Option<TimeOrDuration>,
             $($(#[$doc])* pub $field: $kind,)*
         }
 
         impl $name {
-            pub fn filter(&self) -> Result<TaskFilter, ApiError> {
-                let ids = ids(self.ids.as_deref())?;
-                if self.since.is_some_and(|since| !is_storable(since)) {
-                    return Err(bad("since: is out of range: write a time in the years 1970 to 9998".to_owned()));
-                }
+            /// `now`: by the database's clock.
+            pub fn filter(&self, now: Timestamp) -> Result<TaskFilter, ApiError> {
                 Ok(TaskFilter {
-                    ids,
+                    ids: ids(self.ids.as_deref())?,
                     namespace: self.namespace.clone(),
                     queue: self.queue.clone(),
                     states: split(self.state.as_deref()).map(state).collect::<Result<_, _>>()?,
@@ -59,8 +57,8 @@ macro_rules! filters {
                     unassigned: self.unassigned,
                     key: self.key.clone(),
                     labels: split(self.labels.as_deref()).map(label).collect::<Result<_, _>>()?,
-                    since: self.since,
-                    until: self.until,
+                    since: self.since.map(|since| since.ago(now)),
+                    until: self.until.map(|until| until.ago(now)),
                     created_before: None,
                 })
             }
@@ -88,7 +86,8 @@ filters!(
         /// 100 when absent.
         #[param(minimum = 1, maximum = 1000)]
         limit: Option<i64>,
-        /// Wait up to so many seconds, 30 at most, for the first one.
+        /// Wait up to so many seconds for the first one.
+        #[param(minimum = 0, maximum = 30)]
         wait: Option<u64>,
     }
 );
@@ -205,19 +204,23 @@ mod tests {
         axum::extract::Query::<Listed>::try_from_uri(&uri).unwrap().0
     }
 
+    fn now() -> Timestamp {
+        "2026-03-01T13:00:00Z".parse().unwrap()
+    }
+
     #[test]
     fn a_query_is_read_as_a_filter() {
         let filter = which("namespace=team&ids=3,%204&state=pending,in_progress&labels=a%3Db,c%3D&unassigned=true&since=2026-03-01T12:00:00Z")
-            .filter()
+            .filter(now())
             .unwrap();
         assert_eq!(filter.ids, [3, 4]);
         assert_eq!(filter.states, [TaskState::Pending, TaskState::InProgress]);
         assert_eq!(filter.labels, [("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())].into());
         assert_eq!((filter.namespace.as_deref(), filter.unassigned), (Some("team"), Some(true)));
-        assert_eq!(which("").filter().unwrap(), TaskFilter::default());
-        assert!(is_open(&which("namespace=team").filter().unwrap()));
+        assert_eq!(which("").filter(now()).unwrap(), TaskFilter::default());
+        assert!(is_open(&which("namespace=team").filter(now()).unwrap()));
         for closed in ["ids=1", "queue=a", "state=failed", "key=k", "labels=a%3Db", "unassigned=false"] {
-            assert!(!is_open(&which(closed).filter().unwrap()), "{closed}");
+            assert!(!is_open(&which(closed).filter(now()).unwrap()), "{closed}");
         }
     }
 
@@ -228,12 +231,16 @@ mod tests {
             ("ids=", "ids: is empty"),
             ("state=done", "state: \"done\" is none: there are pending, in_progress"),
             ("labels=a", "labels: \"a\": write name=value"),
-            ("since=-009999-01-02T02:00:00Z", "since: is out of range"),
-            ("since=9999-06-01T00:00:00Z", "since: is out of range"),
         ] {
-            let error = which(query).filter().unwrap_err().to_string();
+            let error = which(query).filter(now()).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{query}: {error}");
         }
+        for far in ["-009999-01-02T02:00:00Z", "9999-06-01T00:00:00Z"] {
+            let uri = format!("/?since={far}").parse().unwrap();
+            let error = axum::extract::Query::<Listed>::try_from_uri(&uri).unwrap_err().body_text();
+            assert!(error.contains("since: ") && error.contains("is out of range"), "{error}");
+        }
+        assert_eq!(which("since=1h").filter(now()).unwrap().since, "2026-03-01T12:00:00Z".parse().ok());
         assert_eq!(limit(which("").limit).unwrap(), 100);
         for bad in ["limit=0", "limit=1001"] {
             assert!(limit(which(bad).limit).is_err(), "{bad}");

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    check::{Known, check},
-    parse::{MOST_TASKS, Unreadable, parse},
+    check::{KnownNames, check},
+    parse::{MOST_TASKS, UnreadableTasks, parse},
     types::InsertReply,
 };
 use crate::http::{
@@ -61,7 +61,7 @@ pub async fn insert(
     let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let queues = api.store.declared("TaskQueue").await?;
     let experts = api.store.declared("Expert").await?;
-    let known = Known::of(&namespace, &queues, &experts);
+    let known = KnownNames::of(&namespace, &queues, &experts);
     let now = api.store.now().await?;
     // Megabytes of JSON are no work for a thread that serves others.
     let tasks = tokio::task::spawn_blocking(move || {
@@ -80,12 +80,12 @@ pub async fn insert(
     Ok((status, Json(InsertReply { inserted, existed, items })))
 }
 
-fn unreadable(why: Unreadable) -> ApiError {
+fn unreadable(why: UnreadableTasks) -> ApiError {
     match why {
-        Unreadable::Empty => ApiError::BadRequest("no task was sent: write one JSON object for each".to_owned()),
-        Unreadable::TooMany(count) => ApiError::TooLarge(format!(
+        UnreadableTasks::Empty => ApiError::BadRequest("no task was sent: write one JSON object for each".to_owned()),
+        UnreadableTasks::TooMany(count) => ApiError::TooLarge(format!(
             "{count} tasks were sent, {MOST_TASKS} are allowed in one request: send them in several"
         )),
-        Unreadable::Broken(problems) => ApiError::Tasks(problems),
+        UnreadableTasks::Broken(problems) => ApiError::Tasks(problems),
     }
 }

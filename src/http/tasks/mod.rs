@@ -16,7 +16,7 @@ mod types;
 
 #[cfg(test)]
 pub(super) use check::NAMES as TASK_FIELDS;
-pub(super) use counts::{no_tasks, queue_counts};
+pub(super) use counts::queue_counts;
 pub(super) use events::Closing;
 pub(super) use handover::prove;
 pub use parse::MOST_TASKS;

@@ -16,7 +16,7 @@ const MOST_FIELD_CHARS: usize = 200;
 
 /// Where a task stood in what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum TaskPlace {
     /// There was no other.
     Only,
     /// Line of the text, from 1.
@@ -25,7 +25,7 @@ pub enum Place {
     Item(usize),
 }
 
-impl Place {
+impl TaskPlace {
     /// A problem at this place.
     pub fn problem(self, field: Option<&str>, message: impl Into<String>) -> TaskProblem {
         let (line, item) = match self {
@@ -40,14 +40,14 @@ impl Place {
 
 /// One task as it was sent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Given {
-    pub place: Place,
+pub struct SentTask {
+    pub place: TaskPlace,
     pub fields: Map<String, Value>,
 }
 
 /// Why nothing of a request can be taken.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Unreadable {
+pub enum UnreadableTasks {
     /// Nothing was sent.
     Empty,
     /// More than [`MOST_TASKS`].
@@ -57,19 +57,19 @@ pub enum Unreadable {
 
 /// Takes a body apart. What begins with `[` is an array; what is one object as a whole is one task; anything else is read
 /// line by line, empty lines skipped.
-pub fn parse(body: &[u8]) -> Result<Vec<Given>, Unreadable> {
-    let text = json::text(body).map_err(|flaw| one(Place::Line(flaw.line), flaw))?;
+pub fn parse(body: &[u8]) -> Result<Vec<SentTask>, UnreadableTasks> {
+    let text = json::text(body).map_err(|flaw| one(TaskPlace::Line(flaw.line), flaw))?;
     let trimmed = text.trim_start();
     if trimmed.is_empty() {
-        return Err(Unreadable::Empty);
+        return Err(UnreadableTasks::Empty);
     }
     if trimmed.starts_with('[') {
         return array(text);
     }
     if is_one(text) {
-        scan(text, Bounds::default()).map_err(|flaw| one(Place::Only, flaw))?;
-        let value = serde_json::from_str(text).map_err(|e| one(Place::Only, json::broken(&e)))?;
-        return gathered([(Place::Only, object(value))].into_iter(), 1);
+        scan(text, Bounds::default()).map_err(|flaw| one(TaskPlace::Only, flaw))?;
+        let value = serde_json::from_str(text).map_err(|e| one(TaskPlace::Only, json::broken(&e)))?;
+        return gathered([(TaskPlace::Only, object(value))].into_iter(), 1);
     }
     lines(text)
 }
@@ -80,7 +80,7 @@ fn is_one(text: &str) -> bool {
     matches!(values.next(), Some(Ok(_))) && text[values.byte_offset()..].trim().is_empty()
 }
 
-fn array(text: &str) -> Result<Vec<Given>, Unreadable> {
+fn array(text: &str) -> Result<Vec<SentTask>, UnreadableTasks> {
     // The array is one level more.
     scan(text, Bounds { depth: MAX_DEPTH + 1, ..Bounds::default() }).map_err(|flaw| {
         // `[3].prompt`: the third element's, from 0.
@@ -88,17 +88,17 @@ fn array(text: &str) -> Result<Vec<Given>, Unreadable> {
         match place.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?, rest))) {
             Some((index, rest)) => {
                 let field = rest.trim_start_matches('.').to_owned();
-                one(Place::Item(index + 1), Flaw { field, ..flaw })
+                one(TaskPlace::Item(index + 1), Flaw { field, ..flaw })
             }
-            None => one(Place::Line(flaw.line), flaw),
+            None => one(TaskPlace::Line(flaw.line), flaw),
         }
     })?;
-    let items: Vec<Value> = serde_json::from_str(text).map_err(|e| one(Place::Line(e.line()), json::broken(&e)))?;
+    let items: Vec<Value> = serde_json::from_str(text).map_err(|e| one(TaskPlace::Line(e.line()), json::broken(&e)))?;
     let count = items.len();
-    gathered(items.into_iter().enumerate().map(|(i, item)| (Place::Item(i + 1), object(item))), count)
+    gathered(items.into_iter().enumerate().map(|(i, item)| (TaskPlace::Item(i + 1), object(item))), count)
 }
 
-fn lines(text: &str) -> Result<Vec<Given>, Unreadable> {
+fn lines(text: &str) -> Result<Vec<SentTask>, UnreadableTasks> {
     let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut left = Bounds::default();
     let mut read = |line: &str| {
@@ -106,39 +106,39 @@ fn lines(text: &str) -> Result<Vec<Given>, Unreadable> {
         object(serde_json::from_str(line).map_err(|e| json::broken(&e))?)
     };
     let count = lines().count();
-    gathered(lines().map(|(i, line)| (Place::Line(i + 1), read(line))), count)
+    gathered(lines().map(|(i, line)| (TaskPlace::Line(i + 1), read(line))), count)
 }
 
 /// A body of which one thing is told.
-fn one(place: Place, flaw: Flaw) -> Unreadable {
-    Unreadable::Broken(vec![of_flaw(place, flaw)])
+fn one(place: TaskPlace, flaw: Flaw) -> UnreadableTasks {
+    UnreadableTasks::Broken(vec![of_flaw(place, flaw)])
 }
 
-fn of_flaw(place: Place, Flaw { line, field, message }: Flaw) -> TaskProblem {
+fn of_flaw(place: TaskPlace, Flaw { line, field, message }: Flaw) -> TaskProblem {
     let field = (!field.is_empty()).then_some(field);
     // One object may have many lines.
-    let place = if place == Place::Only && field.is_none() { Place::Line(line) } else { place };
+    let place = if place == TaskPlace::Only && field.is_none() { TaskPlace::Line(line) } else { place };
     place.problem(field.as_deref(), message)
 }
 
 /// All of them, or what is wrong.
 fn gathered(
-    given: impl Iterator<Item = (Place, Result<Map<String, Value>, Flaw>)>,
+    given: impl Iterator<Item = (TaskPlace, Result<Map<String, Value>, Flaw>)>,
     count: usize,
-) -> Result<Vec<Given>, Unreadable> {
+) -> Result<Vec<SentTask>, UnreadableTasks> {
     match count {
-        0 => return Err(Unreadable::Empty),
+        0 => return Err(UnreadableTasks::Empty),
         1..=MOST_TASKS => {}
-        _ => return Err(Unreadable::TooMany(count)),
+        _ => return Err(UnreadableTasks::TooMany(count)),
     }
-    let (mut tasks, mut problems) = (Vec::with_capacity(count), Problems::default());
+    let (mut tasks, mut problems) = (Vec::with_capacity(count), TaskProblems::default());
     for (place, fields) in given {
         match fields {
-            Ok(fields) => tasks.push(Given { place, fields }),
+            Ok(fields) => tasks.push(SentTask { place, fields }),
             Err(flaw) => problems.add(of_flaw(place, flaw)),
         }
     }
-    problems.none_or(tasks).map_err(Unreadable::Broken)
+    problems.none_or(tasks).map_err(UnreadableTasks::Broken)
 }
 
 fn object(value: Value) -> Result<Map<String, Value>, Flaw> {
@@ -165,12 +165,12 @@ pub fn kind(value: &Value) -> &'static str {
 
 /// The first of many problems, and how many more there are.
 #[derive(Debug, Default)]
-pub struct Problems {
+pub struct TaskProblems {
     first: Vec<TaskProblem>,
     more: usize,
 }
 
-impl Problems {
+impl TaskProblems {
     pub fn add(&mut self, problem: TaskProblem) {
         if self.first.len() < MOST_PROBLEMS { self.first.push(problem) } else { self.more += 1 }
     }
@@ -181,7 +181,7 @@ impl Problems {
             return Ok(read);
         }
         if self.more > 0 {
-            self.first.push(Place::Only.problem(None, format!("and {} more problems", self.more)));
+            self.first.push(TaskPlace::Only.problem(None, format!("and {} more problems", self.more)));
         }
         Err(self.first)
     }
@@ -190,22 +190,26 @@ impl Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        http::tasks::check::{KnownNames, check},
+        tasks::Payload,
+    };
 
-    fn places(body: &str) -> Result<Vec<Place>, Unreadable> {
+    fn places(body: &str) -> Result<Vec<TaskPlace>, UnreadableTasks> {
         parse(body.as_bytes()).map(|all| all.iter().map(|g| g.place).collect())
     }
 
     fn told(body: &[u8]) -> Vec<String> {
         match parse(body) {
-            Err(Unreadable::Broken(problems)) => problems.iter().map(ToString::to_string).collect(),
+            Err(UnreadableTasks::Broken(problems)) => problems.iter().map(ToString::to_string).collect(),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn an_object_an_array_and_lines_are_told_apart() {
-        use Place::{Item, Line, Only};
-        let cases: [(&str, &[Place]); 7] = [
+        use TaskPlace::{Item, Line, Only};
+        let cases: [(&str, &[TaskPlace]); 7] = [
             (r#"{"prompt": "a"}"#, &[Only]),
             ("{\n  \"prompt\": \"a\"\n}\n", &[Only]),
             ("\u{feff}{}", &[Only]),
@@ -222,7 +226,7 @@ mod tests {
     #[test]
     fn nothing_is_not_a_task_and_neither_is_what_is_no_object() {
         for empty in ["", " \n\n", "[]"] {
-            assert_eq!(places(empty), Err(Unreadable::Empty), "{empty:?}");
+            assert_eq!(places(empty), Err(UnreadableTasks::Empty), "{empty:?}");
         }
         for (body, expected) in [
             (
@@ -244,7 +248,7 @@ mod tests {
     #[test]
     fn ten_thousand_are_taken_and_one_more_is_not() {
         assert_eq!(places(&"{}\n".repeat(MOST_TASKS)).map(|all| all.len()), Ok(MOST_TASKS));
-        assert_eq!(places(&"{}\n".repeat(MOST_TASKS + 1)), Err(Unreadable::TooMany(MOST_TASKS + 1)));
+        assert_eq!(places(&"{}\n".repeat(MOST_TASKS + 1)), Err(UnreadableTasks::TooMany(MOST_TASKS + 1)));
     }
 
     #[test]
@@ -282,5 +286,31 @@ mod tests {
     fn of_many_problems_the_first_are_told() {
         let problems = told("x\n".repeat(150).as_bytes());
         assert_eq!((problems.len(), problems.last().unwrap().as_str()), (101, "and 50 more problems"));
+    }
+
+    #[test]
+    fn any_bytes_are_tasks_that_can_be_kept_or_are_told_in_short() {
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect();
+        let known = KnownNames { namespace: "default".into(), queues: names(&["default"]), experts: names(&["ada"]) };
+        crate::testing::any_bytes("tasks", |bytes| {
+            let problems = match parse(bytes).map(|given| check(given, &known, now)) {
+                Err(UnreadableTasks::Broken(problems)) | Ok(Err(problems)) => problems,
+                Err(other) => return format!("{other:?}"),
+                Ok(Ok(tasks)) => {
+                    for task in &tasks {
+                        let text = serde_json::to_vec(&task.payload).unwrap();
+                        let back: Payload = crate::json::read(&text).unwrap();
+                        assert_eq!(back, task.payload);
+                    }
+                    return format!("{} tasks", tasks.len().min(5));
+                }
+            };
+            assert!((1..=MOST_PROBLEMS + 1).contains(&problems.len()), "{}", problems.len());
+            let all = problems.iter().map(ToString::to_string).collect::<String>();
+            let most = 4_096 * problems.len();
+            assert!(all.len() <= most, "{} bytes of problems", all.len());
+            all.chars().filter(|c| c.is_ascii_alphabetic()).take(60).collect()
+        });
     }
 }

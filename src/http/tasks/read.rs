@@ -32,7 +32,8 @@ pub(super) const TERMINAL: [TaskState; 3] = [TaskState::Completed, TaskState::Fa
     responses((status = 200, body = TaskList), (status = 400, body = ErrorReply)))]
 pub async fn list(State(api): State<Api>, Query(which): Query<Listed>) -> Result<Json<TaskList>, ApiError> {
     let limit = limit(which.limit)?;
-    let (filter, full) = (which.filter()?, which.full.unwrap_or(false));
+    let now = api.store.now().await?;
+    let (filter, full) = (which.filter(now)?, which.full.unwrap_or(false));
     let (mut items, mut room) = (Vec::new(), Room::new(limit, full));
     let mut before = which.before;
     while let Some(most) = room.next() {
@@ -42,7 +43,7 @@ pub async fn list(State(api): State<Api>, Query(which): Query<Listed>) -> Result
         items.extend(page);
     }
     let next = items.last().filter(|_| room.may_be_more).map(|task: &Task| task.id);
-    Ok(Json(TaskList { now: api.store.now().await?, next, items }))
+    Ok(Json(TaskList { now, next, items }))
 }
 
 /// Bytes of tasks after which an answer ends, whatever its limit.
@@ -120,7 +121,7 @@ pub(super) async fn find(api: &Api, id: TaskId, namespace: Option<&str>) -> Resu
     let found = api.store.task(id).await?.filter(|task| namespace.is_none_or(|wanted| task.namespace == wanted));
     found.ok_or_else(|| {
         let place = namespace.map_or_else(String::new, |n| format!(" in namespace {n}"));
-        ApiError::NotFound(format!("task {id} is not there{place}: it never was, or its time to be kept is over"))
+        ApiError::NotFound(format!("task {id} does not exist{place}: it never did, or its retention is over"))
     })
 }
 
@@ -129,7 +130,7 @@ pub(super) async fn find(api: &Api, id: TaskId, namespace: Option<&str>) -> Resu
 #[utoipa::path(get, path = "/api/v1/tasks/results", params(Ended), tag = "tasks",
     responses((status = 200, body = ResultList), (status = 400, body = ErrorReply)))]
 pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Result<Json<ResultList>, ApiError> {
-    let (limit, mut filter) = (limit(which.limit)?, which.filter()?);
+    let (limit, mut filter) = (limit(which.limit)?, which.filter(api.store.now().await?)?);
     if filter.states.is_empty() {
         filter.states = TERMINAL.to_vec();
     }
@@ -139,12 +140,16 @@ pub async fn results(State(api): State<Api>, Query(which): Query<Ended>) -> Resu
             live.as_str()
         )));
     }
+    let wait = Duration::from_secs(which.wait.unwrap_or(0));
+    if wait > LONGEST_WAIT {
+        return Err(ApiError::BadRequest(format!("wait is {}: write 0 to {}", wait.as_secs(), LONGEST_WAIT.as_secs())));
+    }
     let after = match which.after.as_deref() {
         Some(text) => Some(cursor(&api, text).await?),
         None => None,
     };
     let mut changes = api.store.follow(Topics::ENDED);
-    let until = Instant::now() + Duration::from_secs(which.wait.unwrap_or(0)).min(LONGEST_WAIT);
+    let until = Instant::now() + wait;
     loop {
         let (mut items, mut room, mut last) = (Vec::new(), Room::new(limit, true), after);
         while let Some(most) = room.next() {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
+    http::TimeOrDuration,
     store::{Inserted, QueueCounts, WorkerReport},
     tasks::{Message, Task, TaskId, TaskState},
 };
@@ -84,11 +85,12 @@ pub struct TaskRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -100, maximum = 100)]
     pub priority: Option<i32>,
+    /// Not before then.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_after: Option<Timestamp>,
+    pub run_after: Option<TimeOrDuration>,
     /// After that it fails instead of being tried.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Timestamp>,
+    pub deadline: Option<TimeOrDuration>,
     /// Unique in its queue: a task that is there already is not added again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -170,12 +172,12 @@ pub struct CommandRequest {
     pub key: Option<String>,
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub labels: std::collections::BTreeMap<String, String>,
-    /// Ended, or in their state, since then.
+    /// Ended, or in their state, since then; a duration is one before now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Timestamp>,
-    /// Ended, or in their state, before then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<Timestamp>,
+    pub since: Option<TimeOrDuration>,
+    /// Ended, or in their state, before then; a duration is one before now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<TimeOrDuration>,
     /// Every task that the command applies to.
     #[serde(default)]
     pub all: bool,

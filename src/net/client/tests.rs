@@ -17,7 +17,7 @@ use crate::net::{TlsFault, names, redirected};
 const SOON: Duration = Duration::from_secs(5);
 
 fn client() -> HttpClient {
-    crate::telemetry::install_crypto();
+    crate::net::install_crypto();
     HttpClient::direct().unwrap()
 }
 
@@ -62,7 +62,7 @@ async fn endless(status: &'static str, piece: &'static [u8]) -> u16 {
     server(serve).await.0
 }
 
-async fn get(client: &HttpClient, url: String, within: Duration) -> Result<Reply, Broken> {
+async fn get(client: &HttpClient, url: String, within: Duration) -> Result<HttpReply, Broken> {
     client.send_within(client.get(url), within).await
 }
 
@@ -177,7 +177,7 @@ async fn faults_of_tls_are_told_from_a_server_that_is_down() {
 
 #[tokio::test]
 async fn a_name_that_nobody_resolves_is_no_hung_server() {
-    crate::telemetry::install_crypto();
+    crate::net::install_crypto();
     let client = HttpClient::assemble(names::tests::silent().0, Vec::new(), |builder| builder).unwrap();
     for within in [Duration::from_millis(20), Duration::from_secs(60)] {
         let fault = get(&client, "http://slow.example:11434/".to_owned(), within).await.map(drop);
@@ -190,7 +190,7 @@ async fn a_name_that_nobody_resolves_is_no_hung_server() {
 
 #[tokio::test]
 async fn a_proxy_is_for_public_hosts_alone() {
-    crate::telemetry::install_crypto();
+    crate::net::install_crypto();
     let (port, through_proxy) = server(|mut stream| async move {
         head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;

@@ -14,7 +14,7 @@ pub struct Failing(Arc<Mutex<Wrong>>);
 #[derive(Default)]
 struct Wrong {
     /// By what is watched.
-    watches: BTreeMap<String, Failure>,
+    watches: BTreeMap<String, WatchFailure>,
     /// Objects that can't be decoded, by kind.
     undecodable: BTreeMap<&'static str, Vec<Problem>>,
     /// Kinds whose status the API server refuses, and how it says so.
@@ -23,7 +23,7 @@ struct Wrong {
 
 /// How a watch fails.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct WatchFailure {
     pub kind: String,
     /// Empty: all.
     pub namespace: String,
@@ -59,7 +59,7 @@ impl Failing {
         let of_kind = wrong.watches.values().filter(|failure| failure.kind == kind);
         of_kind
             .map(|failure| {
-                let Failure { namespace, why, unknown, .. } = failure.clone();
+                let WatchFailure { namespace, why, unknown, .. } = failure.clone();
                 (namespace, Unreadable { why, unknown })
             })
             .collect()
@@ -69,7 +69,7 @@ impl Failing {
         self.lock().undecodable.insert(kind, problems);
     }
 
-    pub fn failed(&self, what: &str, failure: Failure) {
+    pub fn failed(&self, what: &str, failure: WatchFailure) {
         self.lock().watches.insert(what.to_owned(), failure);
     }
 
@@ -99,8 +99,14 @@ impl Failing {
 mod tests {
     use super::*;
 
-    fn failure(kind: &str, namespace: &str, gone: bool) -> Failure {
-        Failure { kind: kind.into(), namespace: namespace.into(), why: format!("no {namespace}"), unknown: true, gone }
+    fn failure(kind: &str, namespace: &str, gone: bool) -> WatchFailure {
+        WatchFailure {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            why: format!("no {namespace}"),
+            unknown: true,
+            gone,
+        }
     }
 
     #[test]

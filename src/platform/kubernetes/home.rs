@@ -19,7 +19,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{error::answer, events::Events, failing::Failing, resources::Resources, watch};
+use super::{client::Resources, error::answer, events::Events, failing::Failing, watch};
 use crate::{
     api::{API_VERSION, FIELD_MANAGER},
     platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},

@@ -10,7 +10,7 @@ use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
 
 /// What the watch of one namespace yields.
 #[derive(Debug)]
-pub enum Told {
+pub enum MergeEvent {
     Event(Box<Event<DynamicObject>>),
     /// It can't be read now: what is known of it stays known.
     Failed,
@@ -50,16 +50,16 @@ impl Merge {
     }
 
     /// What the watch of one namespace tells is this for all of them.
-    pub fn feed(&mut self, namespace: usize, told: Told) -> Vec<Event<DynamicObject>> {
+    pub fn feed(&mut self, namespace: usize, told: MergeEvent) -> Vec<Event<DynamicObject>> {
         let Some(part) = self.parts.get_mut(namespace) else { return Vec::new() };
         let was_listed = part.state == State::Listed;
         let changes = match told {
-            Told::Event(event) => part.take(*event),
-            Told::Gone => {
+            MergeEvent::Event(event) => part.take(*event),
+            MergeEvent::Gone => {
                 part.listing.clear();
                 part.listing_ended()
             }
-            Told::Failed => {
+            MergeEvent::Failed => {
                 if part.state == State::Awaited {
                     part.state = State::Unknown;
                 }
@@ -145,10 +145,10 @@ mod tests {
     }
 
     fn fed(merge: &mut Merge, events: Vec<(usize, Event<DynamicObject>)>) -> Vec<String> {
-        events.into_iter().flat_map(|(part, event)| told(merge, part, Told::Event(Box::new(event)))).collect()
+        events.into_iter().flat_map(|(part, event)| told(merge, part, MergeEvent::Event(Box::new(event)))).collect()
     }
 
-    fn told(merge: &mut Merge, part: usize, told: Told) -> Vec<String> {
+    fn told(merge: &mut Merge, part: usize, told: MergeEvent) -> Vec<String> {
         shown(&merge.feed(part, told))
     }
 
@@ -177,12 +177,12 @@ mod tests {
             let all = ["init", "has a@1", "done"];
             if first == 0 {
                 assert_eq!(fed(&mut merge, listed), Vec::<String>::new());
-                assert_eq!(told(&mut merge, 1, Told::Failed), all);
+                assert_eq!(told(&mut merge, 1, MergeEvent::Failed), all);
             } else {
-                assert_eq!(told(&mut merge, 1, Told::Failed), Vec::<String>::new());
+                assert_eq!(told(&mut merge, 1, MergeEvent::Failed), Vec::<String>::new());
                 assert_eq!(fed(&mut merge, listed), all);
             }
-            assert_eq!(told(&mut merge, 1, Told::Failed), Vec::<String>::new(), "once more");
+            assert_eq!(told(&mut merge, 1, MergeEvent::Failed), Vec::<String>::new(), "once more");
             assert_eq!(fed(&mut merge, vec![(0, Apply(object("a", 2)))]), ["apply a@2"], "the other goes on");
             let back = vec![(1, Init), (1, InitApply(object("b", 1))), (1, InitDone)];
             assert_eq!(fed(&mut merge, back), ["init", "has a@2", "has b@1", "done"]);
@@ -193,7 +193,7 @@ mod tests {
     fn while_no_namespace_can_be_read_nothing_is_known() {
         let mut merge = Merge::new(2);
         for part in [0, 1, 0, 1] {
-            assert_eq!(told(&mut merge, part, Told::Failed), Vec::<String>::new(), "that is no empty listing");
+            assert_eq!(told(&mut merge, part, MergeEvent::Failed), Vec::<String>::new(), "that is no empty listing");
         }
         assert_eq!(fed(&mut merge, vec![(1, Init), (1, InitDone)]), ["init", "done"]);
     }
@@ -201,14 +201,14 @@ mod tests {
     #[test]
     fn a_failing_namespace_keeps_what_is_known_and_one_that_is_gone_has_nothing() {
         let mut merge = both_listed();
-        assert_eq!(told(&mut merge, 0, Told::Failed), Vec::<String>::new());
-        assert_eq!(told(&mut merge, 0, Told::Gone), ["delete a@1"]);
-        assert_eq!(told(&mut merge, 0, Told::Gone), Vec::<String>::new());
+        assert_eq!(told(&mut merge, 0, MergeEvent::Failed), Vec::<String>::new());
+        assert_eq!(told(&mut merge, 0, MergeEvent::Gone), ["delete a@1"]);
+        assert_eq!(told(&mut merge, 0, MergeEvent::Gone), Vec::<String>::new());
         let anew = vec![(0, Init), (0, InitApply(object("a", 7))), (0, InitDone)];
         assert_eq!(fed(&mut merge, anew), ["apply a@7"]);
         let mut merge = Merge::new(2);
-        assert_eq!(told(&mut merge, 0, Told::Gone), Vec::<String>::new());
-        assert_eq!(told(&mut merge, 1, Told::Gone), ["init", "done"], "all are gone: that is known");
+        assert_eq!(told(&mut merge, 0, MergeEvent::Gone), Vec::<String>::new());
+        assert_eq!(told(&mut merge, 1, MergeEvent::Gone), ["init", "done"], "all are gone: that is known");
     }
 
     #[test]

@@ -9,7 +9,6 @@ mod events;
 mod failing;
 mod home;
 mod merge;
-mod resources;
 mod watch;
 
 pub use client::{ConnectError, connect};

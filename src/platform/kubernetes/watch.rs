@@ -20,8 +20,8 @@ use kube::{
 
 use super::{
     error::causes,
-    failing::{Failing, Failure},
-    merge::{Merge, Told},
+    failing::{Failing, WatchFailure},
+    merge::{Merge, MergeEvent},
 };
 use crate::platform::WatchError;
 
@@ -50,12 +50,12 @@ pub fn watch(
 }
 
 /// What one place tells, and how it failed.
-type Tale = (Told, Option<WatchError>);
+type Tale = (MergeEvent, Option<WatchError>);
 
 fn plain(stream: BoxStream<'static, Tale>) -> BoxStream<'static, Watched> {
     let results = stream.filter_map(async |tale| match tale {
-        (Told::Event(event), _) => Some(Ok(*event)),
-        (Told::Failed | Told::Gone, error) => error.map(Err),
+        (MergeEvent::Event(event), _) => Some(Ok(*event)),
+        (MergeEvent::Failed | MergeEvent::Gone, error) => error.map(Err),
     });
     results.boxed()
 }
@@ -128,7 +128,7 @@ impl One {
                 if matches!(event, Event::InitDone) {
                     self.listed();
                 }
-                (Told::Event(Box::new(event)), None)
+                (MergeEvent::Event(Box::new(event)), None)
             }
             Ok(Some(Err(error))) => self.failed(explain(&error, &self.what), is_refusal(&error)).await,
             Ok(None) => self.failed("the watch ended".to_owned(), false).await,
@@ -158,7 +158,7 @@ impl One {
         let error = WatchError { kind: self.kind.clone(), message: format!("{}: {why}", self.what) };
         self.failing.failed(
             &self.what,
-            Failure {
+            WatchFailure {
                 kind: self.kind.clone(),
                 namespace: self.namespace.clone().unwrap_or_default(),
                 why,
@@ -166,7 +166,7 @@ impl One {
                 gone: gone.is_some(),
             },
         );
-        (if gone.is_some() { Told::Gone } else { Told::Failed }, Some(error))
+        (if gone.is_some() { MergeEvent::Gone } else { MergeEvent::Failed }, Some(error))
     }
 }
 

@@ -17,12 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     kinds::{Kinds, LocalKind},
-    object::{faults_of_status, object, objects},
+    object::{Subscribers, faults_of_status, object, objects},
     records::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError},
     scan,
     schema::SchemaError,
-    snapshot::{self, Derive, Folder, Plan, State},
-    subscribers::Subscribers,
+    snapshot::{self, Derive, FolderPlan, FolderSnapshot, FolderState},
     watch::FolderWatch,
 };
 use crate::{
@@ -90,9 +89,9 @@ type Published = HashMap<(ObjectKey, String, String), Timestamp>;
 
 #[derive(Default)]
 struct Inner {
-    state: State,
+    state: FolderState,
     /// The last snapshot that was taken in whole.
-    taken: Option<Folder>,
+    taken: Option<FolderSnapshot>,
     subscribers: Subscribers,
 }
 
@@ -105,11 +104,11 @@ impl LocalPlatform {
     ) -> Result<Self, LocalError> {
         let kinds = Arc::new(Kinds::new(&config.kinds)?);
         let known = records.load().await?;
-        let state = State {
+        let state = FolderState {
             resource_version: known.iter().map(|r| r.resource_version).max().unwrap_or(0),
             records: known.into_iter().map(|r| (r.key.clone(), r)).collect(),
             of_another: config.of_another,
-            ..State::default()
+            ..FolderState::default()
         };
         let platform = Self {
             config,
@@ -133,7 +132,7 @@ impl LocalPlatform {
             beat.beat();
             let refusal = self.rescan().await.err();
             if let Some(error) = refusal.as_ref().filter(|_| refused != refusal) {
-                tracing::warn!(%error, "manifests are not taken in until the store takes them");
+                tracing::warn!(%error, "cannot record manifests; will retry");
             }
             refused = refusal;
             // The end of a grace period and a refused write are met by looking again soon.
@@ -194,7 +193,7 @@ impl LocalPlatform {
     }
 
     /// Each change is recorded before it is told: what can't be recorded did not happen.
-    async fn commit(&self, inner: &mut Inner, plan: Plan) -> Result<(), RecordsError> {
+    async fn commit(&self, inner: &mut Inner, plan: FolderPlan) -> Result<(), RecordsError> {
         inner.state.secrets = plan.secrets;
         inner.state.missing = plan.missing;
         inner.state.files = plan.files;

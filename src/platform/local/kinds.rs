@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::schema::{Schema, SchemaError, closest};
-use crate::api;
+use super::schema::{Schema, SchemaError};
+use crate::{api, base::closest};
 
 /// A kind beside the custom resources: the agent's own file, for example.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct LocalKind {
 }
 
 /// What becomes of a document of some kind.
-pub enum Known<'a> {
+pub enum KindMatch<'a> {
     /// It is read with this schema.
     Resource(&'a Schema),
     Secret(&'a Schema),
@@ -62,21 +62,21 @@ impl Kinds {
     }
 
     /// What is done with a document.
-    pub fn find(&self, api_version: &str, kind: &str) -> Known<'_> {
+    pub fn find(&self, api_version: &str, kind: &str) -> KindMatch<'_> {
         if let Some(schema) = self.resources.get(&(api_version.to_owned(), kind.to_owned())) {
-            return Known::Resource(schema);
+            return KindMatch::Resource(schema);
         }
         if (api_version, kind) == ("v1", "Secret") {
-            return Known::Secret(&self.secret);
+            return KindMatch::Secret(&self.secret);
         }
         if (api_version, kind) == ("v1", "ConfigMap") {
-            return Known::ConfigMap(&self.config_map);
+            return KindMatch::ConfigMap(&self.config_map);
         }
         let ours = api_version.split('/').next() == Some(api::GROUP);
         if !ours && !self.resources.keys().any(|(_, known)| known == kind) {
-            return Known::Foreign;
+            return KindMatch::Foreign;
         }
-        Known::Unknown(self.unknown(api_version, kind))
+        KindMatch::Unknown(self.unknown(api_version, kind))
     }
 
     /// The schema of a kind in whatever version it has here.

@@ -2,10 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    path::FieldPath,
-    schema::{Fault, closest},
-};
+use super::{path::FieldPath, schema::SchemaFault};
+use crate::base::closest;
 
 /// Where kubectl puts what names no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -40,18 +38,18 @@ pub struct Metadata {
 }
 
 /// The metadata of a document, and what is wrong with it. The name is empty when there is none that can be used.
-pub fn read(document: &Value) -> (Metadata, Vec<Fault>) {
+pub fn read(document: &Value) -> (Metadata, Vec<SchemaFault>) {
     let path = FieldPath::keys(&["metadata"]);
     let mut metadata = Metadata { namespace: DEFAULT_NAMESPACE.to_owned(), ..Metadata::default() };
     let mut faults = Vec::new();
     let fields = match document.get("metadata") {
         Some(Value::Object(fields)) => fields,
         None | Some(Value::Null) => {
-            faults.push(Fault::new(path.key("name"), "is required: set it"));
+            faults.push(SchemaFault::new(path.key("name"), "is required: set it"));
             return (metadata, faults);
         }
         Some(_) => {
-            faults.push(Fault::new(path, "must be a map"));
+            faults.push(SchemaFault::new(path, "must be a map"));
             return (metadata, faults);
         }
     };
@@ -60,22 +58,24 @@ pub fn read(document: &Value) -> (Metadata, Vec<Fault>) {
             Some(meant) => format!("unknown field; did you mean {meant}?"),
             None => "unknown field: remove it".to_owned(),
         };
-        faults.push(Fault::new(path.key(key), message));
+        faults.push(SchemaFault::new(path.key(key), message));
     }
     match word(fields, "name", &path, &mut faults) {
         Some(name) => match subdomain(name) {
             Ok(()) => metadata.name = name.to_owned(),
-            Err(message) => faults.push(Fault::new(path.key("name"), message)),
+            Err(message) => faults.push(SchemaFault::new(path.key("name"), message)),
         },
         None if faults.iter().any(|fault| fault.field == path.key("name")) => {}
-        None if fields.contains_key("generateName") => faults
-            .push(Fault::new(path.key("generateName"), "a manifest of a folder needs a fixed name: set metadata.name")),
-        None => faults.push(Fault::new(path.key("name"), "is required: set it")),
+        None if fields.contains_key("generateName") => faults.push(SchemaFault::new(
+            path.key("generateName"),
+            "a manifest of a folder needs a fixed name: set metadata.name",
+        )),
+        None => faults.push(SchemaFault::new(path.key("name"), "is required: set it")),
     }
     if let Some(namespace) = word(fields, "namespace", &path, &mut faults) {
         match label(namespace) {
             Ok(()) => metadata.namespace = namespace.to_owned(),
-            Err(message) => faults.push(Fault::new(path.key("namespace"), message)),
+            Err(message) => faults.push(SchemaFault::new(path.key("namespace"), message)),
         }
     }
     metadata.labels = strings(fields, "labels", &path, &mut faults);
@@ -83,25 +83,35 @@ pub fn read(document: &Value) -> (Metadata, Vec<Fault>) {
     for (key, value) in &metadata.labels {
         let at = path.key("labels").key(key);
         if let Err(message) = label_value(value.as_str().unwrap_or_default()) {
-            faults.push(Fault::new(at, message));
+            faults.push(SchemaFault::new(at, message));
         }
     }
     (metadata, faults)
 }
 
-fn word<'a>(fields: &'a Map<String, Value>, key: &str, path: &FieldPath, faults: &mut Vec<Fault>) -> Option<&'a str> {
+fn word<'a>(
+    fields: &'a Map<String, Value>,
+    key: &str,
+    path: &FieldPath,
+    faults: &mut Vec<SchemaFault>,
+) -> Option<&'a str> {
     match fields.get(key) {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::String(text)) => Some(text),
         Some(_) => {
-            faults.push(Fault::new(path.key(key), "must be a string: put it in quotes"));
+            faults.push(SchemaFault::new(path.key(key), "must be a string: put it in quotes"));
             None
         }
     }
 }
 
-fn strings(fields: &Map<String, Value>, key: &str, path: &FieldPath, faults: &mut Vec<Fault>) -> Map<String, Value> {
+fn strings(
+    fields: &Map<String, Value>,
+    key: &str,
+    path: &FieldPath,
+    faults: &mut Vec<SchemaFault>,
+) -> Map<String, Value> {
     let path = path.key(key);
     let mut kept = Map::new();
     match fields.get(key) {
@@ -109,18 +119,18 @@ fn strings(fields: &Map<String, Value>, key: &str, path: &FieldPath, faults: &mu
         Some(Value::Object(entries)) => {
             for (name, value) in entries {
                 if let Err(message) = qualified_name(name) {
-                    faults.push(Fault::new(path.key(name), message));
+                    faults.push(SchemaFault::new(path.key(name), message));
                 } else if value.is_null() {
                     // The API server reads null as the empty string.
                     kept.insert(name.clone(), Value::String(String::new()));
                 } else if value.is_string() {
                     kept.insert(name.clone(), value.clone());
                 } else {
-                    faults.push(Fault::new(path.key(name), "must be a string: put it in quotes"));
+                    faults.push(SchemaFault::new(path.key(name), "must be a string: put it in quotes"));
                 }
             }
         }
-        Some(_) => faults.push(Fault::new(path, "must be a map of strings")),
+        Some(_) => faults.push(SchemaFault::new(path, "must be a map of strings")),
     }
     kept
 }
@@ -153,7 +163,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// `prefix/name`, as keys of labels and annotations are.
-fn qualified_name(key: &str) -> Result<(), String> {
+pub fn qualified_name(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),

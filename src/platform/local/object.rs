@@ -1,9 +1,15 @@
-//! Records as the objects that an API server would give.
+//! Records as the objects that an API server would give, and who watches which kind.
 
-use kube::api::{DynamicObject, ObjectMeta};
+use futures::{Stream, StreamExt, stream};
+use kube::{
+    api::{DynamicObject, ObjectMeta},
+    runtime::watcher::Event,
+};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{kinds::Kinds, records::LocalRecord, snapshot::State};
+use super::{kinds::Kinds, records::LocalRecord, snapshot::FolderState};
 
 /// The object of a record.
 pub fn object(kinds: &Kinds, record: &LocalRecord) -> DynamicObject {
@@ -21,13 +27,13 @@ pub fn object(kinds: &Kinds, record: &LocalRecord) -> DynamicObject {
     metadata["resourceVersion"] = json!(record.resource_version.to_string());
     metadata["creationTimestamp"] = json!(created);
     serde_json::from_value(object).unwrap_or_else(|error| {
-        tracing::error!(about = %record.key, %error, "a recorded manifest is no object");
+        tracing::error!(about = %record.key, %error, "cannot read a recorded manifest as an object");
         bare(record)
     })
 }
 
 /// The objects of a kind.
-pub fn objects(kinds: &Kinds, state: &State, kind: &str) -> Vec<DynamicObject> {
+pub fn objects(kinds: &Kinds, state: &FolderState, kind: &str) -> Vec<DynamicObject> {
     state.records.values().filter(|record| record.key.kind == kind).map(|record| object(kinds, record)).collect()
 }
 
@@ -57,5 +63,34 @@ fn bare(record: &LocalRecord) -> DynamicObject {
             ..ObjectMeta::default()
         },
         data: Value::Null,
+    }
+}
+
+/// The open watches.
+#[derive(Default)]
+pub struct Subscribers {
+    open: Vec<(String, mpsc::UnboundedSender<Event<DynamicObject>>)>,
+}
+
+impl Subscribers {
+    /// A new watch that begins with all objects that there are.
+    pub fn add(
+        &mut self,
+        kind: &str,
+        present: Vec<DynamicObject>,
+    ) -> impl Stream<Item = Event<DynamicObject>> + Send + 'static + use<> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.open.push((kind.to_owned(), sender));
+        stream::iter(
+            std::iter::once(Event::Init)
+                .chain(present.into_iter().map(Event::InitApply))
+                .chain(std::iter::once(Event::InitDone)),
+        )
+        .chain(UnboundedReceiverStream::new(receiver))
+    }
+
+    /// Tells everybody who watches the kind; forgets who went away.
+    pub fn tell(&mut self, kind: &str, event: &Event<DynamicObject>) {
+        self.open.retain(|(of, sender)| of != kind || sender.send(event.clone()).is_ok());
     }
 }

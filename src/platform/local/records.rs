@@ -1,5 +1,7 @@
 //! What a folder can't keep itself, and who keeps it: `cli/` fills both traits from the store.
 
+use std::{collections::BTreeMap, fmt};
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -52,4 +54,17 @@ pub struct LocalEvent {
 #[async_trait]
 pub trait LocalJournal: Send + Sync {
     async fn append(&self, event: &LocalEvent) -> Result<(), RecordsError>;
+}
+
+/// The data of a Secret or ConfigMap: never printed, never written to the store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretData {
+    pub data: BTreeMap<String, Vec<u8>>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for SecretData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.data.keys()).finish()
+    }
 }

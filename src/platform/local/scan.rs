@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::snapshot::{File, Folder};
+use super::snapshot::{FolderSnapshot, ManifestFile};
 
 /// Larger than any manifest: what is larger is something else.
 const MAX_BYTES: u64 = 8 << 20;
@@ -18,11 +18,11 @@ pub fn is_manifest(path: &Path) -> bool {
 }
 
 /// Reads a folder (not the folders in it, as kubectl), or a single file.
-pub fn read(folder: &Path) -> Folder {
-    Folder { name: folder.display().to_string(), files: files(folder).map_err(|error| error.to_string()) }
+pub fn read(folder: &Path) -> FolderSnapshot {
+    FolderSnapshot { name: folder.display().to_string(), files: files(folder).map_err(|error| error.to_string()) }
 }
 
-fn files(folder: &Path) -> io::Result<Vec<File>> {
+fn files(folder: &Path) -> io::Result<Vec<ManifestFile>> {
     if fs::metadata(folder)?.is_file() {
         return Ok(vec![file(folder)]);
     }
@@ -37,9 +37,9 @@ fn files(folder: &Path) -> io::Result<Vec<File>> {
     Ok(paths.iter().map(|path| file(path)).collect())
 }
 
-fn file(path: &Path) -> File {
+fn file(path: &Path) -> ManifestFile {
     let name = path.file_name().unwrap_or(path.as_os_str());
-    File { name: name.to_string_lossy().into_owned(), text: text(path).map_err(|error| error.to_string()) }
+    ManifestFile { name: name.to_string_lossy().into_owned(), text: text(path).map_err(|error| error.to_string()) }
 }
 
 fn text(path: &Path) -> io::Result<String> {

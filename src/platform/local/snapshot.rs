@@ -15,31 +15,30 @@ use serde_json::Value;
 
 use super::{
     kinds::Kinds,
-    manifest::{self, Declared, Manifest, Reading},
-    records::LocalRecord,
-    secret::SecretData,
+    manifest::{self, FileReading, Manifest, ManifestContent},
+    records::{LocalRecord, SecretData},
 };
 use crate::platform::{ObjectKey, Problem, Severity};
 
 /// What was read from the disk at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder {
+pub struct FolderSnapshot {
     /// As the user named it.
     pub name: String,
     /// Files by name, in order; or why the folder can't be read.
-    pub files: Result<Vec<File>, String>,
+    pub files: Result<Vec<ManifestFile>, String>,
 }
 
 /// A file, or why it can't be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub struct ManifestFile {
     pub name: String,
     pub text: Result<String, String>,
 }
 
 /// What is known from before.
 #[derive(Clone, Debug, Default)]
-pub struct State {
+pub struct FolderState {
     pub records: BTreeMap<ObjectKey, LocalRecord>,
     pub secrets: BTreeMap<ObjectKey, SecretData>,
     /// Since when something known is not declared.
@@ -54,7 +53,7 @@ pub struct State {
 
 /// What changes.
 #[derive(Debug)]
-pub struct Plan {
+pub struct FolderPlan {
     /// New and changed records.
     pub puts: Vec<LocalRecord>,
     /// Records that go.
@@ -72,14 +71,14 @@ pub type Derive = Arc<dyn Fn(&[&Value]) -> Vec<Value> + Send + Sync>;
 
 /// Compares a folder with what is known.
 pub fn plan(
-    folder: &Folder,
+    folder: &FolderSnapshot,
     kinds: &Kinds,
     derive: &Derive,
-    state: &State,
+    state: &FolderState,
     grace: SignedDuration,
     now: Timestamp,
     mut new_uid: impl FnMut() -> String,
-) -> Plan {
+) -> FolderPlan {
     let mut reading = read(folder, kinds);
     let mut declared = unique(&mut reading);
     keep_those_of_broken_files(&mut declared, &mut reading, folder, state);
@@ -91,10 +90,10 @@ pub fn plan(
     let mut secrets = state.secrets.clone();
     for (key, manifest) in &declared {
         match &manifest.content {
-            Declared::Secret(data) => {
+            ManifestContent::Secret(data) => {
                 secrets.insert(key.clone(), data.clone());
             }
-            Declared::Resource(object) => {
+            ManifestContent::Resource(object) => {
                 let old = state.records.get(key);
                 if let Some(new) = changed(old, key, object, version + 1, now, &mut new_uid) {
                     version += 1;
@@ -126,11 +125,11 @@ pub fn plan(
         }
     }
     files.retain(|key, _| !deletes.contains(key));
-    Plan { puts, deletes, secrets, missing, files, problems: reading.problems }
+    FolderPlan { puts, deletes, secrets, missing, files, problems: reading.problems }
 }
 
-fn read(folder: &Folder, kinds: &Kinds) -> Reading {
-    let mut all = Reading::default();
+fn read(folder: &FolderSnapshot, kinds: &Kinds) -> FileReading {
+    let mut all = FileReading::default();
     let files = match &folder.files {
         Ok(files) => files,
         Err(why) => {
@@ -156,7 +155,7 @@ fn read(folder: &Folder, kinds: &Kinds) -> Reading {
 }
 
 /// The manifests by key. Of what is declared twice none counts: nobody can tell which is meant.
-fn unique(reading: &mut Reading) -> BTreeMap<ObjectKey, Manifest> {
+fn unique(reading: &mut FileReading) -> BTreeMap<ObjectKey, Manifest> {
     let mut by_key: BTreeMap<ObjectKey, Vec<Manifest>> = BTreeMap::new();
     for manifest in std::mem::take(&mut reading.manifests) {
         by_key.entry(manifest.key.clone()).or_default().push(manifest);
@@ -181,9 +180,9 @@ fn unique(reading: &mut Reading) -> BTreeMap<ObjectKey, Manifest> {
 /// bring another's values into force.
 fn keep_those_of_broken_files(
     declared: &mut BTreeMap<ObjectKey, Manifest>,
-    reading: &mut Reading,
-    folder: &Folder,
-    state: &State,
+    reading: &mut FileReading,
+    folder: &FolderSnapshot,
+    state: &FolderState,
 ) {
     let is_error = |problem: &&Problem| problem.severity == Severity::Error;
     let places = reading.problems.iter().filter(is_error).filter_map(|problem| problem.place.as_ref());
@@ -201,8 +200,10 @@ fn keep_those_of_broken_files(
             continue;
         };
         let last = match &manifest.content {
-            Declared::Resource(_) => state.records.get(key).map(|old| Declared::Resource(old.manifest.clone())),
-            Declared::Secret(_) => state.secrets.get(key).cloned().map(Declared::Secret),
+            ManifestContent::Resource(_) => {
+                state.records.get(key).map(|old| ManifestContent::Resource(old.manifest.clone()))
+            }
+            ManifestContent::Secret(_) => state.secrets.get(key).cloned().map(ManifestContent::Secret),
         };
         let Some(last) = last.filter(|last| *last != manifest.content) else { continue };
         let message = format!("is declared by {file} otherwise, which keeps it until its errors are mended");
@@ -213,7 +214,7 @@ fn keep_those_of_broken_files(
 }
 
 /// Whether a file that can't be read as manifests has the words of one of this object.
-fn speaks_of(folder: &Folder, file: &str, key: &ObjectKey) -> bool {
+fn speaks_of(folder: &FolderSnapshot, file: &str, key: &ObjectKey) -> bool {
     let files = folder.files.as_ref().map(Vec::as_slice).unwrap_or_default();
     let text = files.iter().find(|f| f.name == file).and_then(|f| f.text.as_deref().ok()).unwrap_or_default();
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.');
@@ -221,12 +222,17 @@ fn speaks_of(folder: &Folder, file: &str, key: &ObjectKey) -> bool {
     text.contains(&key.kind) && words.any(|word| word == key.name)
 }
 
-fn add_derived(declared: &mut BTreeMap<ObjectKey, Manifest>, reading: &mut Reading, kinds: &Kinds, derive: &Derive) {
+fn add_derived(
+    declared: &mut BTreeMap<ObjectKey, Manifest>,
+    reading: &mut FileReading,
+    kinds: &Kinds,
+    derive: &Derive,
+) {
     let documents: Vec<&Value> = declared
         .values()
         .filter_map(|manifest| match &manifest.content {
-            Declared::Resource(object) => Some(object),
-            Declared::Secret(_) => None,
+            ManifestContent::Resource(object) => Some(object),
+            ManifestContent::Secret(_) => None,
         })
         .collect();
     for document in derive(&documents) {
@@ -276,8 +282,8 @@ fn without_metadata(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
 
 /// Why nothing is deleted now, if so.
 fn keeps_everything(
-    folder: &Folder,
-    reading: &Reading,
+    folder: &FolderSnapshot,
+    reading: &FileReading,
     declared: &BTreeMap<ObjectKey, Manifest>,
 ) -> Option<&'static str> {
     if folder.files.is_err() {

@@ -108,7 +108,7 @@ fn identity(folder: &Path) -> Option<Identity> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Reading is no change; neither is what happens to files that aren't manifests. A path that begins with `..` is how
+/// FileReading is no change; neither is what happens to files that aren't manifests. A path that begins with `..` is how
 /// Kubernetes swaps the files of a mounted ConfigMap.
 fn matters(event: &Event, folder: &Path) -> bool {
     let written = match event.kind {

@@ -17,25 +17,25 @@ const MAX_DEPTH: usize = 100;
 
 /// A value and where it begins (lines from 1).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
+pub struct YamlNode {
     pub line: usize,
-    pub content: Content,
+    pub content: YamlContent,
 }
 
 /// What a node holds.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Content {
+pub enum YamlContent {
     Scalar(Value),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
+    List(Vec<YamlNode>),
+    Map(Vec<YamlEntry>),
 }
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct YamlEntry {
     pub key: String,
     pub line: usize,
-    pub value: Node,
+    pub value: YamlNode,
 }
 
 /// Why a file can't be read.
@@ -47,7 +47,7 @@ pub struct YamlError {
 }
 
 /// The documents of a file; empty ones are left out. JSON documents may follow each other as they are, as kubectl takes them.
-pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
+pub fn parse(text: &str) -> Result<Vec<YamlNode>, YamlError> {
     let Some(documents) = json_documents(text).filter(|documents| documents.len() > 1) else {
         return parse_yaml(text, 0);
     };
@@ -77,7 +77,7 @@ fn json_documents(text: &str) -> Option<Vec<(usize, &str)>> {
 }
 
 /// `before`: lines of the file before this text.
-fn parse_yaml(text: &str, before: usize) -> Result<Vec<Node>, YamlError> {
+fn parse_yaml(text: &str, before: usize) -> Result<Vec<YamlNode>, YamlError> {
     let options = granit_parser::options! { emit_comments: false };
     let mut builder = Builder::default();
     for next in Parser::new_from_str_with_options(text, options) {
@@ -85,30 +85,30 @@ fn parse_yaml(text: &str, before: usize) -> Result<Vec<Node>, YamlError> {
             next.map_err(|error| YamlError { line: error.marker().line() + before, message: error.to_string() })?;
         builder.feed(event, span.start.line() + before)?;
     }
-    Ok(builder.documents.into_iter().filter(|node| node.content != Content::Scalar(Value::Null)).collect())
+    Ok(builder.documents.into_iter().filter(|node| node.content != YamlContent::Scalar(Value::Null)).collect())
 }
 
-impl Node {
+impl YamlNode {
     pub fn to_json(&self) -> Value {
         match &self.content {
-            Content::Scalar(value) => value.clone(),
-            Content::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
-            Content::Map(entries) => Value::Object(
+            YamlContent::Scalar(value) => value.clone(),
+            YamlContent::List(items) => Value::Array(items.iter().map(YamlNode::to_json).collect()),
+            YamlContent::Map(entries) => Value::Object(
                 entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect::<Map<_, _>>(),
             ),
         }
     }
 
-    pub fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&YamlNode> {
         match &self.content {
-            Content::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
+            YamlContent::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
             _ => None,
         }
     }
 
     pub fn as_str(&self) -> Option<&str> {
         match &self.content {
-            Content::Scalar(Value::String(text)) => Some(text),
+            YamlContent::Scalar(Value::String(text)) => Some(text),
             _ => None,
         }
     }
@@ -118,13 +118,13 @@ impl Node {
         let (mut node, mut line) = (self, self.line);
         for segment in &path.0 {
             match (segment, &node.content) {
-                (Segment::Key(key), Content::Map(entries)) => {
+                (Segment::Key(key), YamlContent::Map(entries)) => {
                     let Some(entry) = entries.iter().find(|e| e.key == *key) else {
                         break;
                     };
                     (node, line) = (&entry.value, entry.line);
                 }
-                (Segment::Index(index), Content::List(items)) => {
+                (Segment::Index(index), YamlContent::List(items)) => {
                     let Some(item) = items.get(*index) else { break };
                     (node, line) = (item, item.line);
                 }
@@ -139,20 +139,20 @@ impl Node {
 struct Open {
     line: usize,
     anchor: usize,
-    content: Content,
+    content: YamlContent,
     /// The key of a map that waits for its value.
     key: Option<(String, usize)>,
     /// The line of each key of a map.
     keys: HashMap<String, usize>,
     /// Values of `<<`, taken in when the map ends.
-    merged: Vec<Node>,
+    merged: Vec<YamlNode>,
 }
 
 #[derive(Default)]
 struct Builder {
     open: Vec<Open>,
-    anchors: HashMap<usize, Node>,
-    documents: Vec<Node>,
+    anchors: HashMap<usize, YamlNode>,
+    documents: Vec<YamlNode>,
     nodes: usize,
 }
 
@@ -168,10 +168,10 @@ impl Builder {
                 }
                 let value =
                     scalar::resolve(&text, plain, tag.as_deref()).map_err(|message| YamlError { line, message })?;
-                self.add(line, anchor, Content::Scalar(value))
+                self.add(line, anchor, YamlContent::Scalar(value))
             }
-            Event::SequenceStart(_, anchor, _) => self.begin(line, anchor, Content::List(Vec::new())),
-            Event::MappingStart(_, anchor, _) => self.begin(line, anchor, Content::Map(Vec::new())),
+            Event::SequenceStart(_, anchor, _) => self.begin(line, anchor, YamlContent::List(Vec::new())),
+            Event::MappingStart(_, anchor, _) => self.begin(line, anchor, YamlContent::Map(Vec::new())),
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => {
                 let target = self
@@ -201,10 +201,10 @@ impl Builder {
     }
 
     fn wants_key(&self) -> bool {
-        matches!(self.open.last(), Some(Open { content: Content::Map(_), key: None, .. }))
+        matches!(self.open.last(), Some(Open { content: YamlContent::Map(_), key: None, .. }))
     }
 
-    fn begin(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), YamlError> {
+    fn begin(&mut self, line: usize, anchor: usize, content: YamlContent) -> Result<(), YamlError> {
         if self.open.len() >= MAX_DEPTH {
             return Err(YamlError { line, message: format!("is nested more than {MAX_DEPTH} deep: no manifest is") });
         }
@@ -216,18 +216,18 @@ impl Builder {
         let Some(mut open) = self.open.pop() else {
             return Ok(());
         };
-        if let Content::Map(entries) = &mut open.content {
+        if let YamlContent::Map(entries) = &mut open.content {
             merge(entries, open.keys, open.merged)?;
         }
         self.add(open.line, open.anchor, open.content)
     }
 
-    fn add(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), YamlError> {
+    fn add(&mut self, line: usize, anchor: usize, content: YamlContent) -> Result<(), YamlError> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             return Err(too_many(line));
         }
-        let node = Node { line, content };
+        let node = YamlNode { line, content };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -236,17 +236,17 @@ impl Builder {
             return Ok(());
         };
         match (&mut open.content, open.key.take()) {
-            (Content::List(items), _) => items.push(node),
-            (Content::Map(_), None) => open.key = Some((key_of(&node)?, line)),
-            (Content::Map(_), Some((_, 0))) => open.merged.push(node),
-            (Content::Map(entries), Some((key, key_line))) => {
+            (YamlContent::List(items), _) => items.push(node),
+            (YamlContent::Map(_), None) => open.key = Some((key_of(&node)?, line)),
+            (YamlContent::Map(_), Some((_, 0))) => open.merged.push(node),
+            (YamlContent::Map(entries), Some((key, key_line))) => {
                 if let Some(first) = open.keys.insert(key.clone(), key_line) {
                     let message = format!("key {key:?} is already set in line {first}");
                     return Err(YamlError { line: key_line, message });
                 }
-                entries.push(Entry { key, line: key_line, value: node });
+                entries.push(YamlEntry { key, line: key_line, value: node });
             }
-            (Content::Scalar(_), _) => {}
+            (YamlContent::Scalar(_), _) => {}
         }
         Ok(())
     }
@@ -256,19 +256,19 @@ fn too_many(line: usize) -> YamlError {
     YamlError { line, message: format!("more than {MAX_NODES} values: split the file") }
 }
 
-fn size(node: &Node) -> usize {
+fn size(node: &YamlNode) -> usize {
     match &node.content {
-        Content::Scalar(_) => 1,
-        Content::List(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Content::Map(entries) => 1 + entries.iter().map(|e| size(&e.value)).sum::<usize>(),
+        YamlContent::Scalar(_) => 1,
+        YamlContent::List(items) => 1 + items.iter().map(size).sum::<usize>(),
+        YamlContent::Map(entries) => 1 + entries.iter().map(|e| size(&e.value)).sum::<usize>(),
     }
 }
 
-fn key_of(node: &Node) -> Result<String, YamlError> {
+fn key_of(node: &YamlNode) -> Result<String, YamlError> {
     match &node.content {
-        Content::Scalar(Value::String(key)) => Ok(key.clone()),
-        Content::Scalar(Value::Null) => Ok("null".to_owned()),
-        Content::Scalar(other) => Ok(other.to_string()),
+        YamlContent::Scalar(Value::String(key)) => Ok(key.clone()),
+        YamlContent::Scalar(Value::Null) => Ok("null".to_owned()),
+        YamlContent::Scalar(other) => Ok(other.to_string()),
         _ => Err(YamlError {
             line: node.line,
             message: "a key must be a plain word; quote it if it begins with { or [".to_owned(),
@@ -277,14 +277,18 @@ fn key_of(node: &Node) -> Result<String, YamlError> {
 }
 
 /// Takes in what `<<` names. The map's own keys win, then what is named first, as YAML has it and kubectl takes it.
-fn merge(entries: &mut Vec<Entry>, mut keys: HashMap<String, usize>, merged: Vec<Node>) -> Result<(), YamlError> {
+fn merge(
+    entries: &mut Vec<YamlEntry>,
+    mut keys: HashMap<String, usize>,
+    merged: Vec<YamlNode>,
+) -> Result<(), YamlError> {
     for node in merged {
         let maps = match node.content {
-            Content::List(items) => items,
+            YamlContent::List(items) => items,
             _ => vec![node],
         };
         for map in maps {
-            let Content::Map(more) = map.content else {
+            let YamlContent::Map(more) = map.content else {
                 let message = "<< takes a map, or a list of maps".to_owned();
                 return Err(YamlError { line: map.line, message });
             };

@@ -4,10 +4,7 @@
 //! session of its own with the settings that were asked for, which [`session`] checks. A database that does not answer becomes
 //! [`StoreError::Unavailable`] within [`PATIENCE`], and every operation tries anew, so that it heals by itself.
 
-mod controls;
-mod journal;
 mod leadership;
-mod local;
 mod migrate;
 mod projections;
 mod session;
@@ -24,6 +21,7 @@ use sqlx::{Connection, FromRow, PgPool, Postgres};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::changes::Topics;
 use super::rows::LeadershipRecord;
 use super::{Fence, StoreError, schema};
 
@@ -162,8 +160,13 @@ impl PostgresStore {
         }
     }
 
+    /// Such changes were committed.
+    pub(super) fn changed(&self, topics: Topics) {
+        self.work.changed(topics);
+    }
+
     /// One statement that writes; returns how many rows it touched.
-    async fn execute(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+    pub(super) async fn execute(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
         self.within(async {
             let mut session = self.session().await?;
             let done = statement.execute(session.connection()).await?;
@@ -173,8 +176,37 @@ impl PostgresStore {
         .await
     }
 
+    /// Several statements that write, in one transaction.
+    pub(super) async fn execute_all(
+        &self,
+        statements: Vec<Query<'_, Postgres, PgArguments>>,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut session = self.write().await?;
+            for statement in statements {
+                statement.execute(session.connection()).await?;
+            }
+            session.commit().await
+        })
+        .await
+    }
+
+    /// One statement of the leader's that writes.
+    pub(super) async fn execute_fenced(
+        &self,
+        fence: &Fence,
+        statement: Query<'_, Postgres, PgArguments>,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut session = self.write_fenced(fence).await?;
+            statement.execute(session.connection()).await?;
+            session.commit().await
+        })
+        .await
+    }
+
     /// One statement that gives rows.
-    async fn fetch<T>(&self, statement: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Vec<T>, StoreError>
+    pub(super) async fn fetch<T>(&self, statement: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Vec<T>, StoreError>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {

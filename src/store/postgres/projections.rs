@@ -9,7 +9,7 @@ use crate::store::changes::Topics;
 use crate::store::rows::{BackendRecord, ObservationRecord, in_microseconds};
 use crate::store::stamp::Stamp;
 use crate::store::text::{json, text};
-use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, Recoveries, StoreError};
+use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, StoreError};
 
 #[async_trait]
 impl Projections for PostgresStore {
@@ -178,30 +178,4 @@ async fn purge(connection: &mut PgConnection, kept_seconds: i64) -> Result<(), S
         sqlx::query(statement).bind(kept_seconds).execute(&mut *connection).await?;
     }
     Ok(())
-}
-
-#[async_trait]
-impl Recoveries for PostgresStore {
-    async fn recovery(&self, uid: &str) -> Result<Option<serde_json::Value>, StoreError> {
-        let state = sqlx::query_as("SELECT state FROM recoveries WHERE uid = $1").bind(uid);
-        let states: Vec<(serde_json::Value,)> = self.fetch(state).await?;
-        Ok(states.into_iter().next().map(|(state,)| state))
-    }
-
-    async fn save_recovery(&self, fence: &Fence, uid: &str, state: &serde_json::Value) -> Result<(), StoreError> {
-        self.within(async {
-            let mut session = self.write_fenced(fence).await?;
-            sqlx::query(
-                "INSERT INTO recoveries (uid, state, epoch, saved_at) VALUES ($1, $2, $3, clock_timestamp())
-                 ON CONFLICT (uid) DO UPDATE SET state = $2, epoch = $3, saved_at = clock_timestamp()",
-            )
-            .bind(uid)
-            .bind(json(state))
-            .bind(fence.epoch)
-            .execute(session.connection())
-            .await?;
-            session.commit().await
-        })
-        .await
-    }
 }

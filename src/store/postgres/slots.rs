@@ -267,8 +267,8 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
             call_began_at, last_byte_at, instance, aborted, frees_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7,
-            lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL, instance = $10,
-            aborted = false, frees_at = NULL",
+            lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL,
+            outlives_client = false, instance = $10, aborted = false, frees_at = NULL",
     )
     .bind(&server.url)
     .bind(number)
@@ -300,7 +300,7 @@ async fn extend(
     record.renewable(slot, now)?;
     let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
     sqlx::query(
-        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5
+        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5, outlives_client = $6
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
@@ -308,6 +308,7 @@ async fn extend(
     .bind(now.after(lease))
     .bind(call_began_at)
     .bind(last_byte_at)
+    .bind(life.outlives_client)
     .execute(session.connection())
     .await?;
     Ok(())

@@ -162,6 +162,7 @@ impl Model {
             call_ends_at: self.now.after(claim.call_within),
             call_began_at: None,
             last_byte_at: None,
+            outlives_client: false,
             instance: server.instance.clone(),
             aborted: false,
             frees_at: None,

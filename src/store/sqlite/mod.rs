@@ -3,10 +3,7 @@
 //! Writes go one after the other through one connection, each in a `BEGIN IMMEDIATE`; other processes that share the
 //! folder wait for a busy timeout. Leases use the wall clock, which all processes of a machine share.
 
-mod controls;
-mod journal;
 mod leadership;
-mod local;
 mod lock;
 mod memory;
 mod migrate;
@@ -20,11 +17,14 @@ mod tasks;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::query::{Query, QueryAs};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection, FromRow, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use uuid::Uuid;
 
-use super::changes::Reported;
+use super::changes::{Reported, Topics};
 use super::rows::LeadershipRecord;
 use super::stamp::Stamp;
 use super::{Fence, StoreError, check_folder, schema};
@@ -140,6 +140,50 @@ impl SqliteStore {
     /// A transaction that has the database's write lock. Dropped without a commit, it is rolled back.
     async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// Such changes were committed.
+    pub(super) fn changed(&self, topics: Topics) {
+        self.waker.changed(topics);
+    }
+
+    /// One statement that writes; returns how many rows it touched.
+    pub(super) async fn execute(&self, statement: Query<'_, Sqlite, SqliteArguments>) -> Result<u64, StoreError> {
+        Ok(statement.execute(&self.writer).await?.rows_affected())
+    }
+
+    /// Several statements that write, in one transaction.
+    pub(super) async fn execute_all(
+        &self,
+        statements: Vec<Query<'_, Sqlite, SqliteArguments>>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        for statement in statements {
+            statement.execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// One statement of the leader's that writes.
+    pub(super) async fn execute_fenced(
+        &self,
+        fence: &Fence,
+        statement: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        statement.execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// One statement that gives rows.
+    pub(super) async fn fetch<T>(
+        &self,
+        statement: QueryAs<'_, Sqlite, T, SqliteArguments>,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+    {
+        Ok(statement.fetch_all(&self.reader).await?)
     }
 
     /// A write transaction of the leader: refused when the lead is somebody else's, or lapsed.

@@ -10,7 +10,7 @@ use crate::store::changes::Topics;
 use crate::store::rows::{BackendRecord, in_microseconds};
 use crate::store::stamp::Stamp;
 use crate::store::text::{json_text, text};
-use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, Recoveries, StoreError};
+use crate::store::{BackendRow, Fence, GONE_KEPT, Observation, Projections, StoreError};
 
 const LIVING: &str =
     "SELECT uid, namespace, name, generation, engine, url, server_url, priority, spec, state, reason, ready,
@@ -129,27 +129,4 @@ async fn purge(tx: &mut SqliteConnection, before: Stamp, now: Stamp) -> Result<(
         sqlx::query(statement).bind(before).bind(now).execute(&mut *tx).await?;
     }
     Ok(())
-}
-
-#[async_trait]
-impl Recoveries for SqliteStore {
-    async fn recovery(&self, uid: &str) -> Result<Option<serde_json::Value>, StoreError> {
-        let state = sqlx::query_scalar("SELECT state FROM recoveries WHERE uid = ?");
-        Ok(state.bind(uid).fetch_optional(&self.reader).await?)
-    }
-
-    async fn save_recovery(&self, fence: &Fence, uid: &str, state: &serde_json::Value) -> Result<(), StoreError> {
-        let mut tx = self.write_fenced(fence).await?;
-        sqlx::query(
-            "INSERT INTO recoveries (uid, state, epoch, saved_at) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (uid) DO UPDATE SET state = ?2, epoch = ?3, saved_at = ?4",
-        )
-        .bind(uid)
-        .bind(json_text(state))
-        .bind(fence.epoch)
-        .bind(self.now())
-        .execute(&mut *tx)
-        .await?;
-        Ok(tx.commit().await?)
-    }
 }

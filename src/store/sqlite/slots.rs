@@ -93,6 +93,7 @@ impl Slots for SqliteStore {
             call_ends_at: now.after(request.call_within),
             call_began_at: None,
             last_byte_at: None,
+            outlives_client: false,
             instance: server.instance,
             aborted: false,
             frees_at: None,
@@ -114,7 +115,7 @@ impl Slots for SqliteStore {
         // The holder's clock is ours, as it was when it asked.
         let (call_began_at, last_byte_at) = life_at(life, now.into(), now);
         sqlx::query(
-            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5
+            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5, outlives_client = ?6
              WHERE server_url = ?1 AND number = ?2",
         )
         .bind(&slot.server_url)
@@ -122,6 +123,7 @@ impl Slots for SqliteStore {
         .bind(now.after(lease))
         .bind(call_began_at)
         .bind(last_byte_at)
+        .bind(life.outlives_client)
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
@@ -247,17 +249,18 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
         call_ends_at,
         call_began_at,
         last_byte_at,
+        outlives_client,
         instance,
         aborted,
         frees_at,
     } = slot;
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+            call_began_at, last_byte_at, instance, aborted, frees_at, outlives_client)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
             lease_expires_at = ?8, call_ends_at = ?9, call_began_at = ?10, last_byte_at = ?11, instance = ?12, aborted = ?13,
-            frees_at = ?14",
+            frees_at = ?14, outlives_client = ?15",
     )
     .bind(server_url)
     .bind(number)
@@ -273,6 +276,7 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
     .bind(instance)
     .bind(aborted)
     .bind(frees_at)
+    .bind(outlives_client)
     .execute(tx)
     .await?;
     Ok(())

@@ -16,7 +16,7 @@ use std::{
 use super::{Assignment, QueueKey, TaskId, Unassigned};
 
 pub(super) use report::Wanted;
-pub use report::{AssignReport, Given, Nobody, Tally};
+pub use report::{AssignReport, AssignedCount, Nobody, Tally};
 
 /// At most so many candidates are kept with an assignment.
 const CANDIDATES: usize = 10;

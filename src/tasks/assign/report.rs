@@ -21,7 +21,7 @@ pub struct AssignReport {
     /// How many had somebody already.
     pub already: i64,
     /// Assigned in this round, by expert.
-    pub assigned: Vec<Given>,
+    pub assigned: Vec<AssignedCount>,
     /// What nobody can take, the most frequent first.
     pub nobody: Vec<Nobody>,
 }
@@ -29,7 +29,7 @@ pub struct AssignReport {
 /// What one expert was given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Given {
+pub struct AssignedCount {
     pub namespace: String,
     pub expert: String,
     pub count: i64,
@@ -93,8 +93,11 @@ impl Tally {
             })
             .collect();
         nobody.sort_by_key(|n| std::cmp::Reverse(n.count));
-        let assigned =
-            self.assigned.into_iter().map(|((namespace, expert), count)| Given { namespace, expert, count }).collect();
+        let assigned = self
+            .assigned
+            .into_iter()
+            .map(|((namespace, expert), count)| AssignedCount { namespace, expert, count })
+            .collect();
         let already = (pending - self.unassigned).max(0);
         AssignReport { dry_run, pending, unassigned: self.unassigned, already, assigned, nobody }
     }

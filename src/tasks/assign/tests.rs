@@ -148,7 +148,7 @@ fn the_report_adds_up_and_says_what_would_mend_it() {
     tally.add(&tasks, &batch);
     let report = tally.report(10, true);
     assert_eq!((report.pending, report.unassigned, report.already), (10, 4, 6));
-    assert_eq!(report.assigned, [Given { namespace: "default".into(), expert: "igor".into(), count: 1 }]);
+    assert_eq!(report.assigned, [AssignedCount { namespace: "default".into(), expert: "igor".into(), count: 1 }]);
     let why: Vec<_> = report.nobody.iter().map(|n| (n.count, n.why.as_str())).collect();
     assert_eq!(
         why,

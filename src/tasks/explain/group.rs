@@ -11,8 +11,6 @@ use crate::tasks::assign::{Wanted, WhyNobody};
 pub struct Waiting {
     pub item: Item,
     pub count: i64,
-    /// Since when the oldest of them is pending.
-    pub oldest: Timestamp,
 }
 
 /// Pending tasks that wait for the same.
@@ -23,21 +21,16 @@ pub struct Group {
     /// They wait `for` this: `a slot of mlx`. Else it is a fact that stands in their way: `no expert does "legal"`.
     pub waits: bool,
     pub what: String,
-    /// Since when the oldest of them is pending.
-    pub oldest: Timestamp,
 }
 
 /// Groups by what is waited for, the most first.
 pub fn group(waiting: &[Waiting], world: &World, now: Timestamp) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for Waiting { item, count, oldest } in waiting {
+    for Waiting { item, count } in waiting {
         let (waits, what) = phrase(&why(item, world, now));
         match groups.iter_mut().find(|g| g.what == what && g.waits == waits) {
-            Some(known) => {
-                known.count += count;
-                known.oldest = known.oldest.min(*oldest);
-            }
-            None => groups.push(Group { count: *count, waits, what, oldest: *oldest }),
+            Some(known) => known.count += count,
+            None => groups.push(Group { count: *count, waits, what }),
         }
     }
     groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.what.cmp(&b.what)));

@@ -200,16 +200,15 @@ fn the_status_screen_says_it_on_one_line() {
     down(&mut world, 1);
     let large = Item { model: Some("large".into()), ..item() };
     let mut waiting = vec![
-        Waiting { item: unassigned("legal"), count: 1, oldest: at(7) },
-        Waiting { item: item(), count: 300, oldest: at(20) },
-        Waiting { item: large, count: 24, oldest: at(30) },
-        Waiting { item: Item { domain: "other".into(), ..item() }, count: 80, oldest: at(10) },
+        Waiting { item: unassigned("legal"), count: 1 },
+        Waiting { item: item(), count: 300 },
+        Waiting { item: large, count: 24 },
+        Waiting { item: Item { domain: "other".into(), ..item() }, count: 80 },
     ];
     let groups = group(&waiting, &world, at(100));
     assert_eq!(line(&groups), "380 wait for a slot of mlx · 24 for ollama to come back · 1: no expert does \"legal\"");
-    assert_eq!(groups[0].oldest, at(10));
     waiting.truncate(1);
-    waiting.push(Waiting { item: item(), count: 1, oldest: at(7) });
+    waiting.push(Waiting { item: item(), count: 1 });
     assert_eq!(line(&group(&waiting, &world, at(100))), "1 waits for a slot of mlx · 1: no expert does \"legal\"");
     assert_eq!(line(&[]), "");
 }

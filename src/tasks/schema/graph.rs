@@ -35,14 +35,14 @@ const KEPT: [&str; 2] = ["$defs", "definitions"];
 
 #[derive(Debug)]
 pub struct Graph<'a> {
-    pub nodes: Vec<Node<'a>>,
+    pub nodes: Vec<SchemaNode<'a>>,
     /// By its address.
     by_place: HashMap<usize, usize>,
     root: &'a Value,
 }
 
 #[derive(Debug)]
-pub struct Node<'a> {
+pub struct SchemaNode<'a> {
     pub schema: &'a Value,
     /// `.properties.name`
     path: String,
@@ -92,7 +92,7 @@ impl<'a> Graph<'a> {
             return Err(Unusable::new("", format!("has more than {MAX_NODES} subschemas")));
         }
         self.by_place.insert(std::ptr::from_ref(schema).addr(), self.nodes.len());
-        self.nodes.push(Node { schema, path, same: vec![], properties: vec![], prefix: vec![], inside: vec![] });
+        self.nodes.push(SchemaNode { schema, path, same: vec![], properties: vec![], prefix: vec![], inside: vec![] });
         Ok(self.nodes.len() - 1)
     }
 
@@ -245,7 +245,7 @@ fn too_deep(path: &str) -> Unusable {
     Unusable::new(path, format!("is the {MAX_CHAIN}th schema inside each other, references followed: make it flatter"))
 }
 
-impl Node<'_> {
+impl SchemaNode<'_> {
     /// How often its schemas look at the same value: to know what they left over, they are asked again.
     pub fn repeats(&self) -> u64 {
         let asks =

@@ -171,7 +171,7 @@ mod tests {
     }
 
     async fn sent_to(port: u16) -> Sent {
-        crate::telemetry::install_crypto();
+        crate::net::install_crypto();
         let http = HttpClient::direct().unwrap();
         let (secret, url) = (SigningSecret::generate(), format!("http://127.0.0.1:{port}/hook?token=hunter2"));
         let (lease, timeout) = (Duration::from_secs(90), Duration::from_secs(20));

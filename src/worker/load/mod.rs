@@ -18,7 +18,7 @@ const OWN_SHARE: f64 = 0.2;
 
 /// What the sensor saw. CPU and memory in percent of what there is; `None`: it can't tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Reading {
+pub struct LoadReading {
     /// Of the cgroup's quota, else of the machine.
     pub cpu: Option<f64>,
     /// The part of `cpu` that is this process'.
@@ -52,7 +52,7 @@ impl Default for Governor {
 
 impl Governor {
     /// One step, every second or two.
-    pub fn step(&mut self, declared: &PoolConcurrency, seen: &Reading) -> Allowance {
+    pub fn step(&mut self, declared: &PoolConcurrency, seen: &LoadReading) -> Allowance {
         let (min, max) = (declared.min.min(declared.max), declared.max);
         let short = short_of(declared, seen).filter(|_| declared.adaptive);
         let before = self.current.clamp(min, max);
@@ -81,7 +81,7 @@ fn lowered(from: i32) -> i32 {
     lower
 }
 
-fn short_of(declared: &PoolConcurrency, seen: &Reading) -> Option<LimitedBy> {
+fn short_of(declared: &PoolConcurrency, seen: &LoadReading) -> Option<LimitedBy> {
     let above = |used: Option<f64>, most: i32| used.is_some_and(|used| used >= f64::from(most));
     if above(seen.memory, declared.memory_percent) {
         return Some(LimitedBy::Memory);
@@ -100,8 +100,8 @@ mod tests {
     const ROOMY: DiskSpace = DiskSpace { free_bytes: 12 << 30, total_bytes: 252 << 30 };
     const FULL: DiskSpace = DiskSpace { free_bytes: 1 << 20, total_bytes: 252 << 30 };
 
-    fn busy(cpu: f64, own_cpu: f64) -> Reading {
-        Reading { cpu: Some(cpu), own_cpu: Some(own_cpu), memory: Some(40.0), disk: Some(ROOMY) }
+    fn busy(cpu: f64, own_cpu: f64) -> LoadReading {
+        LoadReading { cpu: Some(cpu), own_cpu: Some(own_cpu), memory: Some(40.0), disk: Some(ROOMY) }
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
         let mut governor = Governor::default();
         let mut steps = Vec::new();
         let idle = busy(10.0, 1.0);
-        let short = Reading { memory: Some(90.0), ..idle };
+        let short = LoadReading { memory: Some(90.0), ..idle };
         for seen in [idle, short, short, idle, idle] {
             let Allowance { most, limited_by } = governor.step(&declared, &seen);
             steps.push((most, limited_by));
@@ -127,10 +127,10 @@ mod tests {
             // An engine on this machine that works is what is wanted.
             (busy(99.0, 3.0), LimitedBy::Concurrency),
             (busy(80.0, 80.0), LimitedBy::Concurrency),
-            (Reading { own_cpu: None, ..busy(99.0, 0.0) }, LimitedBy::Cpu),
-            (Reading { memory: Some(85.0), ..busy(1.0, 0.0) }, LimitedBy::Memory),
-            (Reading { disk: Some(FULL), ..busy(1.0, 0.0) }, LimitedBy::Disk),
-            (Reading::default(), LimitedBy::Concurrency),
+            (LoadReading { own_cpu: None, ..busy(99.0, 0.0) }, LimitedBy::Cpu),
+            (LoadReading { memory: Some(85.0), ..busy(1.0, 0.0) }, LimitedBy::Memory),
+            (LoadReading { disk: Some(FULL), ..busy(1.0, 0.0) }, LimitedBy::Disk),
+            (LoadReading::default(), LimitedBy::Concurrency),
         ] {
             assert_eq!(Governor::default().step(&declared, &seen).limited_by, expected, "{seen:?}");
         }
@@ -140,9 +140,9 @@ mod tests {
     fn what_is_not_adaptive_stays_but_for_a_full_disk() {
         let declared = PoolConcurrency { adaptive: false, ..PoolConcurrency::default() };
         let mut governor = Governor::default();
-        let short = Reading { memory: Some(99.0), ..busy(99.0, 90.0) };
+        let short = LoadReading { memory: Some(99.0), ..busy(99.0, 90.0) };
         assert_eq!(governor.step(&declared, &short).most, 15);
-        assert_eq!(governor.step(&declared, &Reading { disk: Some(FULL), ..short }).most, 0);
+        assert_eq!(governor.step(&declared, &LoadReading { disk: Some(FULL), ..short }).most, 0);
         assert_eq!(governor.step(&declared, &short).most, 15);
     }
 
@@ -155,7 +155,7 @@ mod tests {
             let declared = PoolConcurrency { min, max: min + more, ..PoolConcurrency::default() };
             let mut governor = Governor::default();
             for (cpu, own, memory) in readings {
-                let seen = Reading { memory: Some(memory), ..busy(cpu, own) };
+                let seen = LoadReading { memory: Some(memory), ..busy(cpu, own) };
                 let most = governor.step(&declared, &seen).most;
                 prop_assert!((declared.min..=declared.max).contains(&most));
             }

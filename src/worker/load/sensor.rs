@@ -7,10 +7,10 @@ use std::{
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-use super::{Reading, cgroup::Cgroup};
+use super::{LoadReading, cgroup::Cgroup};
 use crate::host::DiskSpace;
 
-/// CPU, memory and disk as this process may use them. Reading takes a millisecond; what is read of CPU is since the last time.
+/// CPU, memory and disk as this process may use them. LoadReading takes a millisecond; what is read of CPU is since the last time.
 pub struct Sensor {
     cgroup: Option<Cgroup>,
     system: Option<System>,
@@ -32,7 +32,7 @@ impl Sensor {
         }
     }
 
-    pub fn read(&mut self) -> Reading {
+    pub fn read(&mut self) -> LoadReading {
         if let Some(system) = &mut self.system {
             system.refresh_cpu_usage();
             system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -41,12 +41,17 @@ impl Sensor {
         let limited = self.cgroup.as_ref().and_then(Cgroup::memory);
         // What uses up a quota is this process and what belongs to it; on a whole machine that is to be told.
         let own_cpu = if quota.is_some() { None } else { self.own_cpu() };
-        Reading {
+        LoadReading {
             cpu: quota.or_else(|| self.system.as_ref().map(|system| f64::from(system.global_cpu_usage()))),
             own_cpu,
             memory: limited.or_else(|| self.memory()),
             disk: DiskSpace::of(&self.folder),
         }
+    }
+
+    /// Says which disk is full.
+    pub fn full_disk(&self) -> String {
+        format!("the disk of {} is full, or nearly so", self.folder.display())
     }
 
     fn own_cpu(&mut self) -> Option<f64> {
@@ -74,7 +79,7 @@ mod tests {
     fn it_reads_percentages_of_this_machine() {
         let mut sensor = Sensor::new(std::env::temp_dir());
         sensor.read();
-        let Reading { cpu, own_cpu: _, memory, disk } = sensor.read();
+        let LoadReading { cpu, own_cpu: _, memory, disk } = sensor.read();
         assert!(disk.is_some(), "the disk can be told");
         for (what, percent) in [("CPU", cpu), ("memory", memory)] {
             let percent = percent.unwrap_or_else(|| panic!("{what} can be told"));

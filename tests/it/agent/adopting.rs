@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use ostler::host::{Action, HostApi, HostError, OperationRequest, Phase, ServiceState};
+use ostler::host::{Action, HostError, OperationRequest, Phase, ServiceState};
 use serde_json::json;
 
 use crate::real::free_port;

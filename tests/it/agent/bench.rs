@@ -12,11 +12,9 @@ use nix::{
 };
 use ostler::{
     agent::{self, AgentHandle, AgentSettings, exec::Record},
-    host::{
-        Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, ServiceReport, SigningSecret,
-    },
-    net::HttpClient,
-    telemetry::{Metrics, install_crypto},
+    host::{Action, Caller, Credentials, HttpHost, OperationRequest, OperationStatus, ServiceReport, SigningSecret},
+    net::{HttpClient, install_crypto},
+    telemetry::Metrics,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

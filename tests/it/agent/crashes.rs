@@ -7,7 +7,7 @@ use std::{
 };
 
 use ostler::{
-    host::{Action, Caller, Credentials, HostApi, HttpHost, OperationRequest, OperationStatus, Phase},
+    host::{Action, Caller, Credentials, HttpHost, OperationRequest, OperationStatus, Phase},
     net::HttpClient,
 };
 

@@ -8,7 +8,7 @@ use std::{
 use ostler::{
     agent::AgentError,
     api::AgentTls,
-    host::{Credentials, HostApi, HostError, HttpHost},
+    host::{Credentials, HostError, HttpHost},
     net::HttpClient,
 };
 use serde_json::json;
@@ -85,8 +85,10 @@ async fn the_command_line_serves_a_file_and_logs_what_it_refuses() {
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     let first = tokio::task::block_in_place(|| lines.next()).unwrap().unwrap();
     let url = first.split_whitespace().find_map(|w| w.strip_suffix(';')).unwrap().to_owned();
-    let answer = reqwest::get(format!("{url}/v1/report")).await.unwrap();
-    assert_eq!(answer.status(), 401);
+    for _ in 0..20 {
+        let answer = reqwest::get(format!("{url}/v1/report")).await.unwrap();
+        assert_eq!(answer.status(), 401);
+    }
     assert_eq!(reqwest::get(format!("{url}/livez")).await.unwrap().text().await.unwrap(), "ok\n");
     let wrong = reqwest::Client::new().post(format!("{url}/recover/a-secret-in-a-path")).send().await.unwrap();
     assert_eq!(wrong.status(), 401);
@@ -97,6 +99,9 @@ async fn the_command_line_serves_a_file_and_logs_what_it_refuses() {
         .unwrap();
     assert!(child.0.wait().unwrap().success(), "{log}");
     assert!(log.contains("request refused") && log.contains("NoCredentials") && log.contains("/v1/report"), "{log}");
+    assert_eq!(log.matches("/v1/report").count(), 1, "one line for each kind of refusal and caller: {log}");
+    let more = log.lines().find(|line| line.contains("further requests refused") && line.contains("NoCredentials"));
+    assert!(more.is_some_and(|line| line.contains("\"count\":")), "{log}");
     assert!(!log.contains("a-secret-in-a-path"), "{log}");
     assert!(!log.contains(&bench.secret.expose()), "{log}");
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ostler::host::{Action, Phase, ServiceState};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::real::free_port;
 
@@ -35,13 +35,7 @@ async fn a_port_that_is_taken_is_told_with_who_has_it() {
     let bench = Bench::new();
     let port = free_port();
     // The one that has it is left by the service itself: the agent saw a free port, the server did not.
-    let script = "printf '\\033[31mOSError: [Errno 98] Address already in use\\033[0m\\n' >&2; exit 1";
-    let service = json!({
-        "name": "llm",
-        "start": {"command": ["sh", "-c", format!("{OSTLER} simulate --engine openai --listen 127.0.0.1:{port} & sleep 1; {script}")]},
-        "check": {"url": format!("http://127.0.0.1:{port}/v1/models"), "timeoutSeconds": 1},
-    });
-    let agent = bench.start(json!([service])).await;
+    let agent = bench.start(json!([leaves_a_holder(port, "", "")])).await;
     let failed = agent.until("llm", "told", |s| s.last_failure.is_some()).await.last_failure.unwrap();
     assert!(
         failed.starts_with("exited with code 1 after ") && failed.contains("[Errno 98] Address already in use"),
@@ -52,6 +46,36 @@ async fn a_port_that_is_taken_is_told_with_who_has_it() {
         "{failed}"
     );
     assert!(!failed.contains('\u{1b}') && failed.chars().count() <= 300, "{failed}");
+    agent.operate("llm", Action::Stop).await;
+    agent.end().await;
+}
+
+/// A service that starts an engine, waits until that listens, and ends because its port is taken.
+fn leaves_a_holder(port: u16, options: &str, pause: &str) -> Value {
+    let listens = format!("grep -q ':{port:04X} [0-9A-F:]* 0A ' /proc/net/tcp");
+    let script = "printf '\\033[31mOSError: [Errno 98] Address already in use\\033[0m\\n' >&2; exit 1";
+    let engine = format!("{OSTLER} simulate --engine openai --listen 127.0.0.1:{port} {options}");
+    json!({
+        "name": "llm",
+        "start": {"command": ["sh", "-c", format!("{engine} & until {listens}; do sleep 0.05; done; {pause} {script}")]},
+        "check": {"url": format!("http://127.0.0.1:{port}/v1/models"), "timeoutSeconds": 10},
+    })
+}
+
+#[tokio::test]
+async fn an_answer_of_what_a_process_left_running_does_not_hide_that_it_ended() {
+    let bench = Bench::new();
+    let port = free_port();
+    // It is asked while it runs; the answer comes when it has ended.
+    let service = leaves_a_holder(port, "--fault latency:millis=3000", "sleep 1.5;");
+    let mut settings = bench.settings(json!([service]));
+    settings.spec.self_check_seconds = 3600;
+    let agent = bench.start_with(settings).await;
+    let told = agent.until("llm", "told", |s| s.last_failure.is_some()).await;
+    assert_eq!(told.state, ServiceState::Stopped);
+    let counted = agent.until("llm", "a failed start", |s| s.failed_starts_in_row == 1).await;
+    let failed = counted.last_failure.unwrap_or_default();
+    assert!(failed.contains("Address already in use"), "{failed}");
     agent.operate("llm", Action::Stop).await;
     agent.end().await;
 }
@@ -93,7 +117,7 @@ async fn a_restart_waits_for_the_port_that_its_own_old_process_left() {
     eventually("held", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
     let pid = bench.starts("llm.starts")[0];
     let request = ostler::host::OperationRequest::new("llm", Action::Restart, "test");
-    let asked = ostler::host::HostApi::operate(&agent.client, &request, "restart", agent.caller).await.unwrap();
+    let asked = agent.client.operate(&request, "restart", agent.caller).await.unwrap();
     eventually("started again", || bench.starts("llm.starts").len() == 2).await;
     assert!(!alive(pid));
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "the port is free by then");

@@ -1,6 +1,6 @@
 //! The agent's own loop: heals without a controller, leaves to one that cares, gives up, and says what it would do.
 
-use ostler::host::{Action, CareRequest, HostApi, OperationRequest, Phase, ServiceState, sign};
+use ostler::host::{Action, CareRequest, OperationRequest, Phase, ServiceState, sign};
 use serde_json::json;
 
 use crate::real::free_port;

@@ -1,6 +1,6 @@
 //! A person's will wins.
 
-use ostler::host::{Action, HoldOwner, HostApi, HostError, OperationRequest, Phase, ServiceState};
+use ostler::host::{Action, HoldOwner, HostError, OperationRequest, Phase, ServiceState};
 use serde_json::json;
 use uuid::Uuid;
 

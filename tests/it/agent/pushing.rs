@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ostler::{
-    host::{Action, AgentReport, HostApi, HostError, HttpHost, Phase, ServiceReport, ServiceState},
+    host::{Action, AgentReport, HostError, HttpHost, Phase, ServiceReport, ServiceState},
     net::HttpClient,
 };
 use serde_json::json;

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use ostler::host::{
-    Refusal, SigningSecret,
+    AgentRefusal, SigningSecret,
     sign::{self, Bound, Signature},
 };
 use reqwest::{Method, RequestBuilder};
@@ -68,29 +68,29 @@ async fn whatever_is_wrong_with_a_request_is_named_and_counted() {
     assert_eq!(replay().send().await.unwrap().status(), 200, "the first time it is no replay");
     assert_eq!(epoch(operation(json!({})), "5").send().await.unwrap().status(), 202);
 
-    let cases: Vec<(&str, RequestBuilder, u16, Refusal)> = vec![
-        ("nothing", get(), 401, Refusal::NoCredentials),
-        ("another scheme", get().header("authorization", "Basic eDp5"), 401, Refusal::BadToken),
-        ("wrong token", get().bearer_auth("a-token-for-tests-onlx"), 401, Refusal::BadToken),
-        ("another's signature", signed(get(), &SigningSecret::generate(), now), 401, Refusal::BadSignature),
-        ("half a signature", get().header("webhook-id", "msg_1"), 401, Refusal::BadSignature),
+    let cases: Vec<(&str, RequestBuilder, u16, AgentRefusal)> = vec![
+        ("nothing", get(), 401, AgentRefusal::NoCredentials),
+        ("another scheme", get().header("authorization", "Basic eDp5"), 401, AgentRefusal::BadToken),
+        ("wrong token", get().bearer_auth("a-token-for-tests-onlx"), 401, AgentRefusal::BadToken),
+        ("another's signature", signed(get(), &SigningSecret::generate(), now), 401, AgentRefusal::BadSignature),
+        ("half a signature", get().header("webhook-id", "msg_1"), 401, AgentRefusal::BadSignature),
         (
             "a signature over another body",
             carrying(post("/v1/care"), &signature(&bench.secret, "POST", "/v1/care", "{}", now)).body("{ }"),
             401,
-            Refusal::BadSignature,
+            AgentRefusal::BadSignature,
         ),
         (
             "a signature over another path",
             carrying(post("/v1/care"), &signature(&bench.secret, "POST", "/v1/operations", "{}", now)).body("{}"),
             401,
-            Refusal::BadSignature,
+            AgentRefusal::BadSignature,
         ),
         (
             "a signature over the body alone",
             carrying(get(), &sign::sign(&bench.secret, b"", now)),
             401,
-            Refusal::BadSignature,
+            AgentRefusal::BadSignature,
         ),
         (
             "a request for another agent",
@@ -105,57 +105,62 @@ async fn whatever_is_wrong_with_a_request_is_named_and_counted() {
             )
             .header("ostler-agent", "other"),
             401,
-            Refusal::WrongAgent,
+            AgentRefusal::WrongAgent,
         ),
-        ("the epoch of a liar", epoch(operation(json!({})), "9223372036854775807"), 400, Refusal::BadRequest),
-        ("a reason without end", epoch(operation(json!({"reason": "x".repeat(1025)})), "5"), 400, Refusal::BadRequest),
-        ("signed six minutes ago", signed(get(), &bench.secret, minutes(-6)), 401, Refusal::StaleTimestamp),
-        ("signed in six minutes", signed(get(), &bench.secret, minutes(6)), 401, Refusal::StaleTimestamp),
-        ("a replayed id", replay(), 401, Refusal::ReplayedId),
-        ("a lower epoch", epoch(operation(json!({})), "4"), 409, Refusal::LowerEpoch),
-        ("no epoch", operation(json!({})), 409, Refusal::LowerEpoch),
-        ("an epoch that is no number", epoch(operation(json!({})), "x"), 400, Refusal::BadRequest),
-        ("an unknown service", epoch(operation(json!({"service": "two"})), "5"), 404, Refusal::UnknownService),
+        ("the epoch of a liar", epoch(operation(json!({})), "9223372036854775807"), 400, AgentRefusal::BadRequest),
+        (
+            "a reason without end",
+            epoch(operation(json!({"reason": "x".repeat(1025)})), "5"),
+            400,
+            AgentRefusal::BadRequest,
+        ),
+        ("signed six minutes ago", signed(get(), &bench.secret, minutes(-6)), 401, AgentRefusal::StaleTimestamp),
+        ("signed in six minutes", signed(get(), &bench.secret, minutes(6)), 401, AgentRefusal::StaleTimestamp),
+        ("a replayed id", replay(), 401, AgentRefusal::ReplayedId),
+        ("a lower epoch", epoch(operation(json!({})), "4"), 409, AgentRefusal::LowerEpoch),
+        ("no epoch", operation(json!({})), 409, AgentRefusal::LowerEpoch),
+        ("an epoch that is no number", epoch(operation(json!({})), "x"), 400, AgentRefusal::BadRequest),
+        ("an unknown service", epoch(operation(json!({"service": "two"})), "5"), 404, AgentRefusal::UnknownService),
         (
             "a service named as a path",
             epoch(operation(json!({"service": "../one"})), "5"),
             404,
-            Refusal::UnknownService,
+            AgentRefusal::UnknownService,
         ),
-        ("an unknown action", epoch(operation(json!({"action": "Explode"})), "5"), 400, Refusal::BadRequest),
-        ("an unknown field", epoch(operation(json!({"force": true})), "5"), 400, Refusal::BadRequest),
-        ("no JSON", bearer(post("/v1/operations")).body("{"), 400, Refusal::BadRequest),
+        ("an unknown action", epoch(operation(json!({"action": "Explode"})), "5"), 400, AgentRefusal::BadRequest),
+        ("an unknown field", epoch(operation(json!({"force": true})), "5"), 400, AgentRefusal::BadRequest),
+        ("no JSON", bearer(post("/v1/operations")).body("{"), 400, AgentRefusal::BadRequest),
         (
             "care of nobody's service",
             epoch(bearer(post("/v1/care")).body(r#"{"services":["two"]}"#), "5"),
             404,
-            Refusal::UnknownService,
+            AgentRefusal::UnknownService,
         ),
         (
             "care for ever",
             epoch(bearer(post("/v1/care")).body(r#"{"services":["one"],"seconds":99999}"#), "5"),
             400,
-            Refusal::BadRequest,
+            AgentRefusal::BadRequest,
         ),
-        ("an oversized body", bearer(post("/v1/operations")).body("x".repeat(70_000)), 413, Refusal::BodyTooLarge),
+        ("an oversized body", bearer(post("/v1/operations")).body("x".repeat(70_000)), 413, AgentRefusal::BodyTooLarge),
         (
             "an oversized body of unknown length",
             bearer(post("/v1/operations")).body(reqwest::Body::wrap_stream(futures::stream::iter(
                 (0..70).map(|_| Ok::<_, std::io::Error>("x".repeat(1000))),
             ))),
             413,
-            Refusal::BodyTooLarge,
+            AgentRefusal::BodyTooLarge,
         ),
         (
             "an unknown operation",
             bearer(request(&agent, Method::GET, "/v1/operations/none")),
             404,
-            Refusal::UnknownOperation,
+            AgentRefusal::UnknownOperation,
         ),
-        ("an unknown path", get_path(&agent, "/v2/report"), 404, Refusal::BadPath),
-        ("another method", bearer(request(&agent, Method::DELETE, "/v1/report")), 405, Refusal::BadMethod),
-        ("recover without a token", post("/recover"), 401, Refusal::NoCredentials),
-        ("recover with a wrong token", post("/recover/wrong"), 401, Refusal::BadToken),
+        ("an unknown path", get_path(&agent, "/v2/report"), 404, AgentRefusal::BadPath),
+        ("another method", bearer(request(&agent, Method::DELETE, "/v1/report")), 405, AgentRefusal::BadMethod),
+        ("recover without a token", post("/recover"), 401, AgentRefusal::NoCredentials),
+        ("recover with a wrong token", post("/recover/wrong"), 401, AgentRefusal::BadToken),
     ];
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
     for (name, request, status, reason) in cases {

@@ -62,7 +62,7 @@ async fn a_restart_does_not_wait_for_a_start_that_goes_nowhere() {
     let agent = bench.start(json!([with(loading(free_port(), 3600), json!({"stopGraceSeconds": 1}))])).await;
     let first = agent.until("llm", "starting", |s| s.state == ServiceState::Starting).await.instance;
     let request = ostler::host::OperationRequest::new("llm", Action::Restart, "it hangs");
-    let asked = ostler::host::HostApi::operate(&agent.client, &request, "restart", agent.caller).await.unwrap();
+    let asked = agent.client.operate(&request, "restart", agent.caller).await.unwrap();
     agent.until("llm", "restarted", |s| s.instance.is_some() && s.instance != first).await;
     let stopped = agent.operate("llm", Action::Stop).await;
     assert_eq!(stopped.phase, Phase::Succeeded, "{}", stopped.message);

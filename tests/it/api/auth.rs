@@ -57,7 +57,7 @@ async fn a_refusal_says_why_and_what_to_do() {
     assert!(body["hint"].as_str().unwrap().contains("endpoint.json"), "{body}");
     let (status, body) = bench.get("/api/v1/llmbackends/default/none").await;
     assert_eq!((status, &body["reason"]), (StatusCode::NOT_FOUND, &"NotFound".into()));
-    assert_eq!(body["error"], "LLMBackend default/none is not there");
+    assert_eq!(body["error"], "LLMBackend default/none does not exist");
     let (status, body) = bench.get("/api/v1/pods").await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
     let (status, _) = bench.get("/elsewhere").await;

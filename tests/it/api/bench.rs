@@ -12,14 +12,14 @@ use ostler::{
     agent,
     cli::Records,
     http::{self, Api, Authorizer, Home, Problem, TokenAuthorizer},
-    net::HttpClient,
+    net::{HttpClient, install_crypto},
     platform::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
     store::{self, Fence, FreeClaim, Served, Store, rounds, seal, sqlite::Hold},
     tasks::{NewTask, Payload, QueueKey},
-    telemetry::{Loops, Metrics, install_crypto},
+    telemetry::{Loops, Metrics},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::Value;

@@ -117,7 +117,7 @@ async fn every_refusal_has_an_error_a_reason_and_a_hint() {
         (get("/api/v1/tasks/%ff"), 400, "path"),
         (get("/api/v1/tasks/99999999999999999999"), 400, "path"),
         (get("/api/v1/tasks/4711"), 404, "task 4711"),
-        (get("/api/v1/llm/default/none"), 404, "is not there"),
+        (get("/api/v1/llm/default/none"), 404, "does not exist"),
         (get("/api/v1/pods"), 404, "pods"),
         (get("/elsewhere"), 404, "/elsewhere"),
         (get("/api/v1/events?limit=0"), 400, "limit"),

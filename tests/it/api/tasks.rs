@@ -199,8 +199,8 @@ async fn commands_change_one_or_all_that_match_and_count_first() {
     let command = async |body: Value| bench.post("/api/v1/tasks/commands", Some(body)).await;
     let state = async |id: i64| bench.get(&format!("/api/v1/tasks/{id}")).await.1["state"].clone();
     for (bad, word) in [
-        (json!({"command": "cancel"}), "give ids, a filter, or all"),
-        (json!({"command": "cancel", "all": true, "ids": [1]}), "leave one"),
+        (json!({"command": "cancel"}), "set ids, a filter, or all"),
+        (json!({"command": "cancel", "all": true, "ids": [1]}), "remove one of them"),
         (json!({"command": "cancel", "ids": [1], "to": "igor"}), "only `reassign`"),
         (json!({"command": "reassign", "ids": [1]}), "say which expert"),
         (json!({"command": "reassign", "ids": [1], "to": "boris"}), "there are: igor, olga"),

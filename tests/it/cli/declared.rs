@@ -17,7 +17,10 @@ spec: {defaultExpertRef: {name: nobody}}
 apiVersion: ostler.dev/v1alpha1
 kind: TaskSchedule
 metadata: {name: never}
-spec: {schedule: "5-1 3 * * *", queueRef: {name: default}, task: {prompt: "x", expert: igor}}
+spec:
+  schedule: "0 3 * * *"
+  queueRef: {name: default}
+  task: {prompt: "x", expert: igor, schema: {properties: {a: {pattern: "(?=b)"}}}}
 ---
 apiVersion: ostler.dev/v1alpha1
 kind: WorkerPool

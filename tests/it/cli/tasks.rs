@@ -100,7 +100,7 @@ fn a_file_with_one_bad_line_is_refused_by_line_and_nothing_is_in() {
         (&["tasks", "add", ""], 1, "prompt: is empty"),
         (&["tasks", "add", "a", "--expert", "nobody"], 1, "there are ada, igor"),
         (&["tasks", "add", "a", "--deadline", "soon"], 2, "2h"),
-        (&["tasks", "show", "7"], 1, "task 7 is not there"),
+        (&["tasks", "show", "7"], 1, "task 7 does not exist"),
         (&["tasks", "cancel"], 2, "--all"),
         (&["tasks", "cancel", "--all"], 1, "no task that matches"),
     ] {
@@ -140,7 +140,7 @@ fn tasks_that_wait_say_why_and_are_changed_by_filter_only_with_yes() {
     let twice = bench.ostler(&["tasks", "cancel", "1", "99"]);
     assert_eq!(twice.code, 1);
     assert!(
-        twice.err.contains("task 1 is cancelled: left as it is") && twice.err.contains("task 99 is not there"),
+        twice.err.contains("task 1 is cancelled: not changed") && twice.err.contains("task 99 does not exist"),
         "{}",
         twice.err
     );

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostler::engines::{Activity, EmbedRequest, EngineKind, Failure, InferOutcome, ProbeVerdict, SendableModel};
+use ostler::engines::{CallActivity, EmbedRequest, EngineKind, Failure, InferOutcome, ProbeVerdict, SendableModel};
 use serde_json::json;
 
 use super::canned::{Answer, Canned};
@@ -154,8 +154,8 @@ async fn comments_are_life_but_not_for_ever() {
     (request.first_byte_timeout, request.stall_timeout) = (8 * tick, 8 * tick);
     let (mut bytes, mut tokens) = (0, 0);
     let mut on_activity = |activity| match activity {
-        Activity::Bytes => bytes += 1,
-        Activity::Token => tokens += 1,
+        CallActivity::Bytes => bytes += 1,
+        CallActivity::Token => tokens += 1,
     };
     let outcome = subject.engine.infer(&subject.at, &request, &mut on_activity).await.expect("comments are life");
     assert_eq!(outcome.text, "Paris");

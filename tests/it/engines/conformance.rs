@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::engines::{Activity, EmbedRequest, EngineKind, Failure, PathReply, ProbeVerdict, Sampling, same_model};
+use ostler::engines::{CallActivity, EmbedRequest, EngineKind, Failure, PathReply, ProbeVerdict, Sampling, same_model};
 use ostler::simulate::{Server, SimulateOptions};
 use ostler::tasks::Message;
 use serde_json::json;
@@ -40,7 +40,7 @@ async fn answers_and_counts_tokens(subject: &Subject, model: &str) {
     let request = subject.request(model, 8);
     let outcome = subject
         .engine
-        .infer(&subject.at, &request, &mut |activity| seen += u32::from(activity == Activity::Token))
+        .infer(&subject.at, &request, &mut |activity| seen += u32::from(activity == CallActivity::Token))
         .await
         .expect("it answers");
     assert!((1..=8).contains(&outcome.tokens), "{outcome:?}");

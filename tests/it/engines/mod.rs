@@ -30,7 +30,7 @@ impl Subject {
     }
 
     pub fn with_bearer(kind: EngineKind, url: &str, bearer: Option<Secret>) -> Self {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let at = Endpoint::new(HttpClient::direct().expect("a client"), url.parse().expect("a URL"), bearer);
         Self { engine: engine(kind), at }
     }

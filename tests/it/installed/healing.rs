@@ -138,7 +138,7 @@ spec:
 
     ostler.answers_as_a_plugin();
 
-    ostler::telemetry::install_crypto();
+    ostler::net::install_crypto();
     let before = ostler.engine_pods();
     let faults = format!("http://{address}:11434/simulate/faults");
     let set = reqwest::Client::new().put(&faults).body(r#"["refuse"]"#).send().await.expect("reach the engine");

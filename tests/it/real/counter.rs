@@ -36,7 +36,7 @@ impl Counter {
 
     /// As if the server were far away, or large: calls last, and none of the machine's time is used.
     pub async fn far(address: &str, target: String, distance: Duration) -> (String, Self) {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let (open, peak, posts) = (Arc::default(), Arc::default(), Arc::default());
         let counter = Self { target, distance, http, open, peak, posts };

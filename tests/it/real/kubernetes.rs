@@ -128,7 +128,7 @@ impl ApiServer {
 
     /// A client that speaks as whoever `kubeconfig` says, in `namespace`.
     pub async fn client(kubeconfig: &Path, namespace: &str) -> kube::Client {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let config = kube::config::Kubeconfig::read_from(kubeconfig).expect("read the kubeconfig");
         let mut config =
             kube::Config::from_custom_kubeconfig(config, &Default::default()).await.expect("a kubeconfig that works");

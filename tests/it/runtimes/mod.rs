@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler::{
     api::{WorkloadKind, WorkloadRef},
-    runtimes::{ClusterWorkloads, PodSeen, WorkloadError, Workloads},
+    runtimes::{PodSeen, WorkloadError, Workloads},
 };
 
 use crate::real::{ApiServer, Chart, Cluster};
@@ -52,7 +52,7 @@ spec:
 }
 
 /// Polls until the workload has as many ready pods as it should.
-async fn ready(workloads: &ClusterWorkloads, namespace: &str, of: &WorkloadRef, not: Option<&str>) -> Vec<PodSeen> {
+async fn ready(workloads: &Workloads, namespace: &str, of: &WorkloadRef, not: Option<&str>) -> Vec<PodSeen> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
         let seen = workloads.pods(namespace, of).await.expect("the pods");
@@ -78,7 +78,7 @@ async fn real_workloads_pods_are_found_by_owner_and_replaced_by_uid() {
     // As the controller: what the chart grants must do.
     let account = Chart::new(&namespace, &[]).service_account(&cluster.api);
     let client = ApiServer::client(&account, &namespace).await;
-    let workloads = ClusterWorkloads::new(client);
+    let workloads = Workloads::new(Some(client));
     for (kind, name, count) in [
         (WorkloadKind::Deployment, "many", 2),
         (WorkloadKind::StatefulSet, "set", 1),

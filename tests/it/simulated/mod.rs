@@ -30,7 +30,7 @@ impl Bench {
     }
 
     async fn with(options: SimulateOptions) -> Self {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let model = SimulateOptions::usual_model(options.engine);
         let server = Server::start(options).await.expect("start");
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("client");

@@ -82,6 +82,27 @@ pub async fn a_servers_slots_are_freed_only_when_nobody_renews_any(bench: &Bench
     assert!(matches!(old, Err(StoreError::Fenced(_))), "{old:?}");
 }
 
+pub async fn a_call_that_outlives_its_dead_client_counts_until_it_must_have_ended(bench: &Bench) {
+    let fence = bench.serving(2).await;
+    bench.store.register_holder("dead", &ended()).await.expect("register");
+    let noticed = bench.take(&request("dead", MINUTE, MINUTE)).await;
+    let outlives = bench.take(&request("dead", MINUTE, MINUTE)).await;
+    let life = |outlives_client| {
+        let now = Some(jiff::Timestamp::now());
+        CallLife { began_at: now, last_byte_at: now, outlives_client }
+    };
+    bench.store.renew_slot(&noticed, MINUTE, life(false)).await.expect("renew");
+    bench.store.renew_slot(&outlives, MINUTE, life(true)).await.expect("renew");
+    assert_eq!(bench.store.free_holder_slots("dead", Duration::ZERO).await, Ok(2));
+    assert_eq!(bench.store.free_holder_slots("dead", Duration::ZERO).await, Ok(0), "nothing is left to be done");
+    let left = bench.store.slots(URL).await.expect("slots");
+    let numbers: Vec<i64> = left.iter().map(|row| row.number).collect();
+    assert_eq!(numbers, [outlives.number], "the server still works on it");
+    assert!(left[0].lease_expires_at <= jiff::Timestamp::now(), "nobody renews it");
+    assert_eq!(bench.store.free_lapsed_slots(&fence, URL, Duration::ZERO).await, Ok(1), "where its CPU is idle");
+    assert_eq!(bench.occupied().await, 0);
+}
+
 /// Of a data folder only: whoever locks it next knows.
 #[tokio::test]
 async fn whoever_locks_a_data_folder_knows_that_its_predecessor_is_dead() {

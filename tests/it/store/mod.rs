@@ -68,6 +68,7 @@ on_both! {
     holders::what_a_dead_process_held_is_free_after_the_linger_and_its_tasks_pending,
     holders::what_nobody_registered_counts_until_its_call_must_have_ended,
     holders::a_servers_slots_are_freed_only_when_nobody_renews_any,
+    holders::a_call_that_outlives_its_dead_client_counts_until_it_must_have_ended,
     calls_of_day::a_days_calls_are_exact_whoever_makes_them,
     calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,
@@ -129,5 +130,7 @@ on_both! {
     tasks_walking::every_walk_ends_where_the_machine_says,
     refusing::a_nul_is_stored_as_the_replacement_character,
     refusing::now_is_the_databases,
+    refusing::a_claim_that_a_trigger_refuses_is_singled_out,
+    refusing::a_task_that_may_not_be_changed_at_all_is_stepped_over,
     killed::what_must_hold_holds_when_workers_are_killed,
 }

@@ -1,7 +1,7 @@
 //! Databases that can't be used as they are, and what they refuse.
 
 use ostler::store::{self, Home, StoreClass, StoreError};
-use ostler::tasks::Payload;
+use ostler::tasks::{Payload, TaskState};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -221,4 +221,85 @@ async fn real_what_a_trigger_refuses_is_told_from_a_database_that_is_away() {
     assert_eq!(insert(&bench, &[new_task()]).await.len(), 1, "others go on");
     let counts = bench.store.queue_counts().await.expect("count");
     assert_eq!(counts.iter().map(|queue| queue.pending).sum::<i64>(), 1, "all or none");
+}
+
+/// In both databases a trigger is told by which tasks it refuses, and in which updates.
+async fn refuse(bench: &Bench, update: &'static str) {
+    if bench.url.is_empty() {
+        bench.by_hand(update).await;
+        return;
+    }
+    bench
+        .by_hand(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'not in this house' USING ERRCODE = 'MY001'; END $$",
+        )
+        .await;
+    bench.by_hand(update).await;
+}
+
+/// One task that the database does not let anybody claim holds up no other one, and ends at a human.
+pub async fn a_claim_that_a_trigger_refuses_is_singled_out(bench: &Bench) {
+    let fence = shop(bench, 9).await;
+    let sqlite = bench.url.is_empty();
+    refuse(
+        bench,
+        if sqlite {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN new.state = 'in_progress' AND new.domain = 'secret'
+             BEGIN SELECT raise(ABORT, 'not in this house'); END"
+        } else {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.state = 'in_progress' AND NEW.domain = 'secret')
+             EXECUTE FUNCTION refuse()"
+        },
+    )
+    .await;
+    let secret = ostler::tasks::NewTask { domain: "secret".into(), ..new_task() };
+    let tasks = [new_task(), secret.clone(), new_task(), secret.clone(), new_task()];
+    let lease = lease(&bench.store, "worker").await;
+    for expert in ["hook", "igor"] {
+        let ids = give(bench, &fence, expert, &tasks).await;
+        let claimed = if expert == "hook" {
+            super::tasks_bench::ids(&claim_hooks(&bench.store, &lease, 9).await)
+        } else {
+            given_ids(&claim_slots(bench, &slot_claim(&lease, 9)).await)
+        };
+        assert_eq!(claimed, [ids[0], ids[2], ids[4]], "{expert}: others go on");
+        for refused in [ids[1], ids[3]] {
+            let task = task(bench, refused).await;
+            assert_eq!((task.state, task.attempts_used), (TaskState::DeferredToHuman, 1), "{task:?}");
+            let why = task.reason.expect("a reason");
+            assert!(why.contains("refuses its claim") && why.contains("not in this house"), "{why}");
+            assert_eq!(task.attempts.len(), 1);
+        }
+    }
+    let ids = give(bench, &fence, "igor", &[secret, new_task()]).await;
+    let (slot, _) =
+        bench.store.claim_slots(&slot_claim(&lease, 1)).await.expect("claim").given.pop().expect("the second");
+    assert_eq!(state(bench, ids[1]).await, TaskState::InProgress);
+    let next =
+        bench.store.claim_next(&slot, &slot_claim(&lease, 1), Default::default()).await.expect("nothing is refused");
+    assert_eq!(next, None);
+}
+
+/// Where not even that may be written, the task stays as it is, and others go on.
+pub async fn a_task_that_may_not_be_changed_at_all_is_stepped_over(bench: &Bench) {
+    let fence = shop(bench, 9).await;
+    let secret = ostler::tasks::NewTask { domain: "secret".into(), ..new_task() };
+    let ids = give(bench, &fence, "hook", &[secret, new_task(), new_task()]).await;
+    refuse(
+        bench,
+        if bench.url.is_empty() {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN new.domain = 'secret'
+             BEGIN SELECT raise(ABORT, 'not in this house'); END"
+        } else {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.domain = 'secret') EXECUTE FUNCTION refuse()"
+        },
+    )
+    .await;
+    let lease = lease(&bench.store, "worker").await;
+    for wanted in [ids[1], ids[2]] {
+        assert_eq!(super::tasks_bench::ids(&claim_hooks(&bench.store, &lease, 1).await), [wanted]);
+    }
+    assert_eq!(claim_hooks(&bench.store, &lease, 1).await, []);
+    assert_eq!(state(bench, ids[0]).await, TaskState::Pending);
 }

@@ -209,7 +209,11 @@ pub async fn a_slot_tells_of_the_call_that_runs_in_it_now_and_of_none_before(ben
     bench.serving(1).await;
     let slot = bench.take(&call("a")).await;
     let told = async |began_at: Option<Timestamp>, last_byte_at: Option<Timestamp>| {
-        bench.store.renew_slot(&slot, LEASE, CallLife { began_at, last_byte_at }).await.expect("renew");
+        bench
+            .store
+            .renew_slot(&slot, LEASE, CallLife { began_at, last_byte_at, outlives_client: false })
+            .await
+            .expect("renew");
         let row = bench.store.slots(URL).await.expect("slots").remove(0);
         (row.call_began_at, row.last_byte_at)
     };

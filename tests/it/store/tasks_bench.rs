@@ -87,7 +87,9 @@ pub async fn give(bench: &Bench, fence: &Fence, expert: &str, tasks: &[NewTask])
         _ => Some(task.model.clone().unwrap_or_else(|| "small".to_owned())),
     };
     let assignments: Vec<_> = ids.iter().zip(tasks).map(|(id, task)| assignment(*id, expert, model(task))).collect();
-    assert_eq!(bench.store.assign(fence, &assignments).await, Ok(ids.len() as u64));
+    for some in assignments.chunks(500) {
+        assert_eq!(bench.store.assign(fence, some).await, Ok(some.len() as u64));
+    }
     ids
 }
 

@@ -239,7 +239,6 @@ pub async fn tasks_are_counted_by_what_they_wait_for(bench: &Bench) {
         ("other", None, None, false, 1),
     ];
     assert_eq!(shown, wanted);
-    assert_eq!(waiting[0].oldest, task(bench, free[0]).await.state_since);
     assert_eq!((waiting[0].domain.as_str(), waiting[0].role.as_str()), ("backend", "engineer"));
     let load = ExpertLoad { namespace: NS.to_owned(), expert: "igor".to_owned(), pending: 2, in_progress: 1 };
     assert_eq!(bench.store.expert_loads().await, Ok(vec![load]));

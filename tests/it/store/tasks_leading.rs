@@ -219,7 +219,7 @@ pub async fn a_run_replaces_what_was_there_before_and_nothing_of_its_own(bench: 
     let fire = async |second, tasks: usize, replaces: Option<&Replaced>| {
         bench.store.fire(&fence, "a", at(second), &vec![labeled("a"); tasks], replaces).await.expect("fire")
     };
-    let pending = async || bench.store.live_counts().await.expect("count").first().map_or(0, |queue| queue.pending);
+    let pending = async || bench.store.queue_counts().await.expect("count").first().map_or(0, |queue| queue.pending);
     insert(bench, &[labeled("b")]).await;
     assert_eq!(fire(100, 3, Some(&replaces)).await, Fired::Now { replaced: true }, "there was nothing");
     assert_eq!(pending().await, 4);

@@ -179,6 +179,47 @@ async fn real_docker_a_project_with_one_shots_comes_to_rest_and_only_what_is_hur
 }
 
 #[tokio::test]
+async fn real_docker_an_out_of_memory_death_in_a_project_is_healed_and_nothing_is_done_afterwards() {
+    // From when a file appears it needs more memory than it may have, for a moment; then it serves.
+    let eat = "trap 'exit 0' TERM; until [ -e /shared/hungry ]; do sleep 0.1; done; \
+               head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null || exit 137; while :; do sleep 0.2; done";
+    let services = format!(
+        "  db: {{image: IMAGE, command: {SERVE}}}
+  migrate: {{image: IMAGE, command: [sh, -c, 'exit 0'], restart: 'no', depends_on: [db]}}
+  app: {{image: IMAGE, command: {}, mem_limit: 20m, memswap_limit: 20m, volumes: ['.:/shared'], depends_on: [db]}}
+",
+        json!(["sh", "-c", eat])
+    );
+    let (docker, project) = (shared(), Folder::up("hungry", &services));
+    let allow = json!({"composeProjects": ["hungry"]});
+    let up = Up::start(&[("all.yaml", &manifests_of(docker, &allow, &[("hungry", project.check())]))]).await;
+    let ready = |c: &Value| is_ready(c) && c["status"]["total"] == 3;
+    until(&up, "hungry", "at rest", ready).await;
+    let all = ["hungry-app-1", "hungry-db-1", "hungry-migrate-1"];
+    let before = all.map(started);
+
+    std::fs::write(project.0.join("hungry"), "").unwrap();
+    let healed = until(&up, "hungry", "healed", |c| {
+        let app = entry(c, "app");
+        ready(c) && app["memoryLimit"] == "220Mi" && app["outOfMemoryCount"].as_i64() > Some(0)
+    })
+    .await;
+    assert!(is_running(docker, all[0]), "{healed:#}");
+    let after = all.map(started);
+    assert_ne!(after[0], before[0]);
+    assert_eq!(after[1..], before[1..], "the others were left alone");
+    let actions = async || {
+        let told = up.get("/api/v1/events?kind=ContainerHealthCheck&name=hungry").await.to_string();
+        ["ContainerStarted", "MemoryLimitRaised"].map(|reason| told.matches(&format!("\"{reason}\"")).count())
+    };
+    assert_eq!(actions().await, [1, 1]);
+
+    // As long as several passes take.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    assert_eq!((all.map(started), actions().await), (after, [1, 1]));
+}
+
+#[tokio::test]
 async fn real_docker_a_one_shot_that_failed_is_told_and_runs_again_only_when_asked() {
     let services = "  import: {image: IMAGE, command: [sh, -c, 'exit 3'], restart: 'no'}
   app: {image: IMAGE, command: [sleep, '1000'], stop_grace_period: 1s}

@@ -14,40 +14,18 @@ use ostler::{
 };
 use serde_json::Value;
 
-use super::harness::Up;
+use super::{
+    declared::{MLX_MODEL, Manifests, prompts},
+    harness::Up,
+};
 
 const TASKS: usize = 200;
 /// Once there is room again, all goes on within this.
 const SOON: Duration = Duration::from_secs(20);
 
-fn manifests(url: &str) -> String {
-    format!(
-        "apiVersion: ostler.dev/v1alpha1
-kind: LLMBackend
-metadata: {{name: mlx}}
-spec:
-  engine: MLX
-  url: {url}
-  models: [{{name: mlx-community/Llama-3.2-3B-Instruct-4bit, alias: small}}]
-  probe: {{periodSeconds: 1}}
-  concurrency: {{max: 6, adaptive: false, unsafeMax: true}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: Expert
-metadata: {{name: igor}}
-spec: {{domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{maxTokens: 8, timeoutSeconds: 30}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: TaskQueue
-metadata: {{name: default}}
-spec: {{defaultExpertRef: {{name: igor}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: WorkerPool
-metadata: {{name: smart}}
-spec: {{queueRefs: [{{name: default}}]}}
-"
-    )
+fn manifests(url: &str) -> Manifests {
+    let rest = "probe: {periodSeconds: 1}, concurrency: {max: 6, adaptive: false, unsafeMax: true}";
+    Manifests::default().backend("mlx", "MLX", url, MLX_MODEL, rest).work("maxTokens: 8, timeoutSeconds: 30", "")
 }
 
 /// A small file system of its own, until it is dropped.
@@ -81,6 +59,22 @@ impl Drop for Disk {
     }
 }
 
+/// What status says once it fails over a full disk.
+async fn told(up: &Up, disk: &Disk) -> String {
+    let mut told = String::new();
+    until("status says it", up, SOON, async || {
+        // The log's room and that of dropped files is taken, too.
+        disk.fill();
+        let output = up.ostler(&["status", "--check"]);
+        told = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.code() == Some(3) && told.contains("full")
+    })
+    .await;
+    // An answer holds for a second.
+    until("it is not ready", up, SOON, async || up.try_get("/readyz").await.is_none()).await;
+    told
+}
+
 async fn completed(up: &Up) -> i64 {
     let queues = up.try_get("/api/v1/tasks/queues").await.unwrap_or_default();
     queues["items"].as_array().into_iter().flatten().filter_map(|queue| queue["completed"].as_i64()).sum()
@@ -98,30 +92,17 @@ async fn until(what: &str, up: &Up, patience: Duration, mut holds: impl AsyncFnM
 async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
     let options = SimulateOptions { tokens_per_second: 8.0, ..SimulateOptions::new(EngineKind::Mlx) };
     let server = Server::start(options).await.expect("start");
-    let mut up = Up::prepare(&[("all.yaml", &manifests(server.url()))]);
+    let mut up = Up::prepare(&[("all.yaml", manifests(server.url()).text())]);
     let disk = Disk::at(&up.data());
     up.run(&[]).await;
     up.until_ready("mlx").await;
-    let lines: Vec<String> =
-        (0..TASKS).map(|n| format!("{{\"prompt\": \"task {n}\", \"domain\": \"backend\"}}\n")).collect();
-    let file = up.root.join("tasks.jsonl");
-    std::fs::write(&file, lines.concat()).unwrap();
-    up.ostler_ok(&["tasks", "add", "-f", file.to_str().unwrap()]);
+    up.add_tasks(prompts(TASKS));
     until("some are done", &up, SOON * 2, async || completed(&up).await >= 20).await;
 
     for round in 1..=2 {
         disk.fill();
         let filled = Instant::now();
-        let mut told = String::new();
-        until("status says it", &up, SOON * 2, async || {
-            // The log's room and that of dropped files is taken, too.
-            disk.fill();
-            let output = up.ostler(&["status", "--check"]);
-            told = String::from_utf8_lossy(&output.stdout).into_owned();
-            output.status.code() == Some(3) && told.contains("full")
-        })
-        .await;
-        assert!(up.try_get("/readyz").await.is_none(), "ready although nothing can be recorded");
+        let told = told(&up, &disk).await;
         while filled.elapsed() < Duration::from_secs(6) {
             disk.fill();
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -137,7 +118,7 @@ async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
             freed.elapsed()
         );
         until("status is well again", &up, SOON * 2, async || up.ostler(&["status", "--check"]).status.success()).await;
-        assert!(up.try_get("/readyz").await.is_some());
+        until("it is ready", &up, SOON, async || up.try_get("/readyz").await.is_some()).await;
     }
     until("all are done", &up, SOON * 12, async || completed(&up).await == TASKS as i64).await;
 
@@ -156,6 +137,22 @@ async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
     let canaries =
         server.log().inferences().filter(|call| !call.prompt.as_deref().unwrap_or("").starts_with("task ")).count();
     assert!(((calls - canaries) as i64) <= allowed, "{calls} calls, {canaries} of them canaries, {allowed} allowed");
+    let root = up.root.clone();
+    drop(up);
+    drop(disk);
+    let _ = std::fs::remove_dir_all(root);
+}
+
+/// A worker that has nothing to do writes nothing: no statement fails that would tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_a_disk_that_fills_while_nothing_is_done_is_told_of() {
+    let mut up = Up::prepare(&[("all.yaml", Manifests::default().work("maxTokens: 8", "").text())]);
+    let disk = Disk::at(&up.data());
+    up.run(&[]).await;
+    until("a pool", &up, SOON, async || up.get("/api/v1/tasks/workers").await["items"][0].is_object()).await;
+    told(&up, &disk).await;
+    disk.free();
+    until("it is ready again", &up, SOON, async || up.try_get("/readyz").await.is_some()).await;
     let root = up.root.clone();
     drop(up);
     drop(disk);

@@ -22,7 +22,7 @@ pub struct Up {
 impl Up {
     /// A folder with these manifests; nothing runs yet.
     pub fn prepare(manifests: &[(&str, &str)]) -> Self {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let root = std::env::temp_dir().join(format!("ostler-up-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(root.join("manifests")).unwrap();
         let up = Self { root, files: None, child: None, http: reqwest::Client::builder().no_proxy().build().unwrap() };

@@ -3,6 +3,7 @@
 mod composed;
 mod containers;
 mod crashes;
+mod declared;
 mod full_disk;
 pub mod harness;
 mod healing;

@@ -7,66 +7,32 @@ use ostler::{
     engines::EngineKind,
     simulate::{Fault, Server, SimulateOptions},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::harness::{Up, is_ready};
+use super::{
+    declared::{MLX_MODEL, Manifests, prompts},
+    harness::{Up, is_ready},
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const TASKS: usize = 24;
 /// How long a server must have been ready before heavy work is begun.
 const SETTLED: i64 = 6;
 
-fn manifests(mlx: &str, ollama: &str) -> String {
-    format!(
-        "apiVersion: ostler.dev/v1alpha1
-kind: LLMBackend
-metadata: {{name: mlx}}
-spec:
-  engine: MLX
-  url: {mlx}
-  priority: 10
-  models: [{{name: mlx-community/Llama-3.2-3B-Instruct-4bit, alias: small}}]
-  probe: {{periodSeconds: 1, failureThreshold: 2}}
-  concurrency: {{max: 2}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: LLMBackend
-metadata: {{name: ollama}}
-spec:
-  engine: Ollama
-  url: {ollama}
-  priority: 20
-  models: [{{name: 'llama3.2:3b', alias: small}}]
-  probe: {{periodSeconds: 1, failureThreshold: 2}}
-  concurrency: {{max: 2}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: Expert
-metadata: {{name: igor}}
-spec: {{domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {{maxTokens: 20, timeoutSeconds: 30}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: TaskQueue
-metadata: {{name: default}}
-spec: {{defaultExpertRef: {{name: igor}}, retry: {{maxAttempts: 1}}}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: WorkerPool
-metadata: {{name: smart}}
-spec: {{queueRefs: [{{name: default}}]}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: TaskSchedule
-metadata: {{name: heavy}}
-spec:
-  queueRef: {{name: default}}
-  schedule: '* * * * *'
-  suspend: true
-  concurrencyPolicy: Forbid
-  task: {{prompt: Learn all of it., labels: {{weight: heavy}}}}
-  requires: [{{kind: LLMBackend, name: ollama, condition: Ready, forSeconds: {SETTLED}}}]
-"
-    )
+fn manifests(mlx: &str, ollama: &str) -> Manifests {
+    let rest = |priority| {
+        format!("priority: {priority}, probe: {{periodSeconds: 1, failureThreshold: 2}}, concurrency: {{max: 2}}")
+    };
+    let heavy = format!(
+        "queueRef: {{name: default}}, schedule: '* * * * *', suspend: true, concurrencyPolicy: Forbid,
+         task: {{prompt: Learn all of it., labels: {{weight: heavy}}}},
+         requires: [{{kind: LLMBackend, name: ollama, condition: Ready, forSeconds: {SETTLED}}}]"
+    );
+    Manifests::default()
+        .backend("mlx", "MLX", mlx, MLX_MODEL, &rest(10))
+        .backend("ollama", "Ollama", ollama, "{name: 'llama3.2:3b', alias: small}", &rest(20))
+        .work("maxTokens: 20, timeoutSeconds: 30", "retry: {maxAttempts: 1}")
+        .with("TaskSchedule", "heavy", heavy)
 }
 
 /// Tokens come slowly enough for calls to be under way when a server goes.
@@ -83,7 +49,7 @@ struct Night {
 impl Night {
     async fn begin() -> Self {
         let servers = [server(EngineKind::Mlx).await, server(EngineKind::Ollama).await];
-        let up = Up::start(&[("all.yaml", &manifests(servers[0].url(), servers[1].url()))]).await;
+        let up = manifests(servers[0].url(), servers[1].url()).up().await;
         let night = Self { up, servers };
         for name in ["mlx", "ollama"] {
             night.up.until_ready(name).await;
@@ -92,7 +58,7 @@ impl Night {
     }
 
     fn add(&self) {
-        self.up.add_tasks((0..TASKS).map(|n| json!({"prompt": format!("hello {n}"), "domain": "backend"})));
+        self.up.add_tasks(prompts(TASKS));
     }
 
     async fn in_state(&self, state: &str) -> usize {

@@ -4,30 +4,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::real::{Mlx, Ollama, free_port};
+use crate::real::{Mlx, Ollama};
 
-use super::harness::{Up, condition, is_ready, state};
+use super::{
+    declared::{Manifests, recovery},
+    harness::{condition, is_ready, state},
+};
 
 /// An Ollama that the agent runs, with its own models folder or an empty one.
-fn manifests(ollama: &Ollama, environment: &[(String, String)], extra: &str) -> String {
-    let port = ollama.port();
-    let environment: serde_json::Map<_, _> = environment.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-    let agent = json!({
-        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
-        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
-            "name": "ollama", "manager": "Process",
-            "start": {"command": Ollama::command(), "environment": environment},
-            "check": {"url": format!("http://127.0.0.1:{port}/api/tags")},
-            "log": {"file": "ollama.log"},
-        }]},
-    });
-    let backend = format!(
-        "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: ollama}}\nspec:\n  engine: Ollama\n  url: {}\n  \
-         models: [{{name: tiny}}]\n  probe: {{periodSeconds: 1}}\n  \
-         recovery: {{hostAgentRef: {{name: here}}, service: ollama, periodSeconds: 1}}\n{extra}\n",
-        ollama.url()
-    );
-    format!("{agent}\n---\n{backend}")
+fn manifests(ollama: &Ollama, environment: &[(String, String)], canary: &str) -> Manifests {
+    let rest = format!("probe: {{periodSeconds: 1}}, canary: {{{canary}}}, {}", recovery("ollama", "periodSeconds: 1"));
+    Manifests::default().ollama_service(ollama, environment).backend(
+        "ollama",
+        "Ollama",
+        &ollama.url(),
+        "{name: tiny}",
+        &rest,
+    )
 }
 
 async fn ask(ollama: &Ollama, path: &str) -> Value {
@@ -62,7 +55,7 @@ fn serving(ollama: &Ollama) -> i32 {
 #[tokio::test]
 async fn real_ollama_killed_is_ready_again_with_the_same_models() {
     let ollama = Ollama::idle();
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, &ollama.environment(), ""))]).await;
+    let up = manifests(&ollama, &ollama.environment(), "").up().await;
     up.until_ready("ollama").await;
     let before = names(&ollama).await;
     let first = serving(&ollama);
@@ -76,8 +69,8 @@ async fn real_ollama_killed_is_ready_again_with_the_same_models() {
 #[tokio::test]
 async fn real_ollama_with_a_stopped_runner_is_healed_by_an_unload() {
     let ollama = Ollama::idle();
-    let canary = "  canary: {when: Always, periodSeconds: 1, timeoutSeconds: 3}";
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, &ollama.environment(), canary))]).await;
+    let canary = "when: Always, periodSeconds: 1, timeoutSeconds: 3";
+    let up = manifests(&ollama, &ollama.environment(), canary).up().await;
     up.until_ready("ollama").await;
     let server = serving(&ollama);
     ollama.freeze_runners();
@@ -101,7 +94,7 @@ async fn real_ollama_with_an_empty_models_folder_is_never_healed() {
             *value = ollama.empty_models().display().to_string();
         }
     }
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, &environment, ""))]).await;
+    let up = manifests(&ollama, &environment, "").up().await;
     let lacking = up.until("ollama", "without models", |b| state(b) == "ModelsMissing").await;
     assert_eq!(condition(&lacking, "ModelsReady")["status"], "False");
     assert_eq!(condition(&lacking, "Stalled")["status"], "True");
@@ -122,12 +115,9 @@ async fn real_ollama_is_left_as_it_was_found() {
     client.post(format!("{}/api/generate", ollama.url())).json(&generate).send().await.unwrap();
     let before = ask(&ollama, "/api/ps").await;
     let expiry = |ps: &Value| -> jiff::Timestamp { ps["models"][0]["expires_at"].as_str().unwrap().parse().unwrap() };
-    let backend = format!(
-        "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: ollama}}\nspec:\n  engine: Ollama\n  url: {}\n  \
-         models: [{{name: tiny}}, {{name: other}}]\n  probe: {{periodSeconds: 1}}\n  canary: {{when: Always, periodSeconds: 1}}\n",
-        ollama.url()
-    );
-    let up = Up::start(&[("all.yaml", &backend)]).await;
+    let rest = "probe: {periodSeconds: 1}, canary: {when: Always, periodSeconds: 1}";
+    let models = "{name: tiny}, {name: other}";
+    let up = Manifests::default().backend("ollama", "Ollama", &ollama.url(), models, rest).up().await;
     up.until_ready("ollama").await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let after = ask(&ollama, "/api/ps").await;
@@ -140,12 +130,8 @@ async fn real_ollama_is_left_as_it_was_found() {
 #[tokio::test]
 async fn real_ollama_idle_is_left_asleep() {
     let ollama = Ollama::start();
-    let backend = format!(
-        "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: ollama}}\nspec:\n  engine: Ollama\n  url: {}\n  \
-         models: [{{name: tiny}}]\n  probe: {{periodSeconds: 1}}\n  canary: {{periodSeconds: 1}}\n",
-        ollama.url()
-    );
-    let up = Up::start(&[("all.yaml", &backend)]).await;
+    let rest = "probe: {periodSeconds: 1}, canary: {periodSeconds: 1}";
+    let up = Manifests::default().backend("ollama", "Ollama", &ollama.url(), "{name: tiny}", rest).up().await;
     up.until_ready("ollama").await;
     // The proof loaded it; once it is gone, nothing loads it again.
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -165,8 +151,8 @@ async fn real_ollama_idle_is_left_asleep() {
 #[tokio::test]
 async fn real_ollama_busy_with_somebody_elses_generation_is_left_alone() {
     let ollama = Ollama::idle();
-    let canary = "  canary: {when: Always, periodSeconds: 1, timeoutSeconds: 1}";
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, &ollama.environment(), canary))]).await;
+    let canary = "when: Always, periodSeconds: 1, timeoutSeconds: 1";
+    let up = manifests(&ollama, &ollama.environment(), canary).up().await;
     up.until_ready("ollama").await;
     let server = serving(&ollama);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -192,23 +178,20 @@ async fn real_ollama_busy_with_somebody_elses_generation_is_left_alone() {
     assert_eq!(serving(&ollama), server);
 }
 
-fn mlx_backend(mlx: &Mlx, model: &str, extra: &str) -> String {
-    format!(
-        "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: mlx}}\nspec:\n  engine: MLX\n  url: {}\n  \
-         models: [{{name: '{model}'}}]\n  probe: {{periodSeconds: 1}}\n{extra}\n",
-        mlx.url()
-    )
+fn mlx_backend(mlx: &Mlx, model: &str, rest: &str) -> Manifests {
+    let rest = format!("probe: {{periodSeconds: 1}}, {rest}");
+    Manifests::default().backend("mlx", "MLX", &mlx.url(), &format!("{{name: '{model}'}}"), &rest)
 }
 
 #[tokio::test]
 async fn real_mlx_with_an_empty_listing_is_ready_only_once_an_inference_proved_it() {
     let mlx = Mlx::without_hub();
-    let never = "  canary: {when: Never}";
-    let up = Up::start(&[("mlx.yaml", &mlx_backend(&mlx, "default_model", never))]).await;
+    let never = "canary: {when: Never}";
+    let up = mlx_backend(&mlx, "default_model", never).up().await;
     let unproved =
         up.until("mlx", "unproved", |b| state(b) == "Proving" && condition(b, "Ready")["reason"] == "NoProof").await;
     assert!(!is_ready(&unproved));
-    up.write("mlx.yaml", &mlx_backend(&mlx, "default_model", ""));
+    up.write("all.yaml", mlx_backend(&mlx, "default_model", "").text());
     let ready = up.until_ready("mlx").await;
     assert_eq!(condition(&ready, "ModelsReady")["reason"], "ProvedByInference", "{:#}", ready["status"]);
 }
@@ -216,7 +199,7 @@ async fn real_mlx_with_an_empty_listing_is_ready_only_once_an_inference_proved_i
 #[tokio::test]
 async fn real_mlx_never_sees_a_name_that_it_does_not_list() {
     let mlx = Mlx::start();
-    let up = Up::start(&[("mlx.yaml", &mlx_backend(&mlx, "org/unknown", ""))]).await;
+    let up = mlx_backend(&mlx, "org/unknown", "").up().await;
     up.until("mlx", "judged", |b| !state(b).is_empty() && state(b) != "Proving" || is_ready(b)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!mlx.log().contains("org/unknown"), "{}", mlx.log());
@@ -227,19 +210,7 @@ async fn real_mlx_killed_is_started_again_and_proved() {
     let mlx = Mlx::start();
     // From here on the agent is its parent.
     mlx.kill();
-    let environment: serde_json::Map<_, _> = mlx.environment().into_iter().map(|(k, v)| (k, json!(v))).collect();
-    let agent = json!({
-        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
-        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
-            "name": "mlx", "manager": "Process",
-            "start": {"command": mlx.command(), "environment": environment},
-            "check": {"url": format!("{}/health", mlx.url())},
-            "log": {"file": "mlx.log"},
-        }]},
-    });
-    let recovery = "  recovery: {hostAgentRef: {name: here}, service: mlx, periodSeconds: 1}";
-    let backend = mlx_backend(&mlx, mlx.model(), recovery);
-    let up = Up::start(&[("agent.json", &agent.to_string()), ("mlx.yaml", &backend)]).await;
+    let up = mlx_backend(&mlx, mlx.model(), &recovery("mlx", "periodSeconds: 1")).mlx_service(&mlx).up().await;
     up.until_ready("mlx").await;
     let first = mlx.processes();
     assert_eq!(first.len(), 1);

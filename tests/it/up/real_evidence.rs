@@ -5,70 +5,37 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::real::{Counter, Mlx, Ollama, free_port};
+use crate::real::{Counter, Mlx, Ollama};
 
-use super::harness::{PATIENCE, Up, is_ready, state};
+use super::{
+    declared::{Manifests, prompts, recovery},
+    harness::{PATIENCE, Up, is_ready, state},
+};
 
 const TASKS: usize = 40;
 const STALL: u64 = 8;
 const SLOTS: usize = 4;
 
-/// An expert whose answers are long, and what gives it tasks.
-fn work() -> &'static str {
-    "apiVersion: ostler.dev/v1alpha1
-kind: Expert
-metadata: {name: igor}
-spec: {domains: [backend], model: small, maxConcurrentTasks: 50, parameters: {maxTokens: 1900, timeoutSeconds: 600}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: TaskQueue
-metadata: {name: default}
-spec: {defaultExpertRef: {name: igor}, retry: {maxAttempts: 1}}
----
-apiVersion: ostler.dev/v1alpha1
-kind: WorkerPool
-metadata: {name: smart}
-spec: {queueRefs: [{name: default}]}
-"
+fn work(manifests: Manifests) -> Manifests {
+    manifests.work("maxTokens: 1900, timeoutSeconds: 600", "retry: {maxAttempts: 1}")
 }
 
-/// One slot of its own, four of ours; tight probes.
-fn manifests(ollama: &Ollama, agent: bool) -> String {
-    let (port, url) = (ollama.port(), ollama.url());
-    let mut environment: serde_json::Map<_, _> = ollama.environment().into_iter().map(|(k, v)| (k, json!(v))).collect();
-    environment.insert("OLLAMA_NUM_PARALLEL".into(), json!("1"));
-    let agent_config = json!({
-        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
-        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
-            "name": "ollama", "manager": "Process",
-            "start": {"command": Ollama::command(), "environment": environment},
-            "check": {"url": format!("http://127.0.0.1:{port}/api/version")},
-            "log": {"file": "ollama.log"},
-        }]},
-    });
-    let recovery = if agent { "recovery: {hostAgentRef: {name: here}, service: ollama}" } else { "" };
-    let work = format!(
-        "apiVersion: ostler.dev/v1alpha1
-kind: LLMBackend
-metadata: {{name: ollama}}
-spec:
-  engine: Ollama
-  url: {url}
-  models: [{{name: tiny, alias: small}}]
-  stallSeconds: {STALL}
-  probe: {{periodSeconds: 1, timeoutSeconds: 1}}
-  canary: {{periodSeconds: 1, timeoutSeconds: 3}}
-  concurrency: {{max: {SLOTS}, adaptive: false}}
-  {recovery}
----
-{}",
-        work()
+/// One slot of its own, four of ours; tight probes; long answers.
+fn manifests(ollama: &Ollama, url: &str, agent: bool) -> Manifests {
+    let mut environment = ollama.environment();
+    environment.retain(|(name, _)| name != "OLLAMA_NUM_PARALLEL");
+    environment.push(("OLLAMA_NUM_PARALLEL".into(), "1".into()));
+    let recovery = if agent { format!(", {}", recovery("ollama", "")) } else { String::new() };
+    let rest = format!(
+        "stallSeconds: {STALL}, probe: {{periodSeconds: 1, timeoutSeconds: 1}}, canary: {{periodSeconds: 1, timeoutSeconds: 3}},
+         concurrency: {{max: {SLOTS}, adaptive: false}}{recovery}"
     );
-    if agent { format!("{agent_config}\n---\n{work}") } else { work }
+    let all = work(Manifests::default().backend("ollama", "Ollama", url, "{name: tiny, alias: small}", &rest));
+    if agent { all.ollama_service(ollama, &environment) } else { all }
 }
 
-fn add(up: &Up, count: usize) {
-    up.add_tasks((0..count).map(|n| json!({"prompt": format!("hello {n}"), "domain": "backend"})));
+async fn start(ollama: &Ollama, agent: bool) -> Up {
+    manifests(ollama, &ollama.url(), agent).up().await
 }
 
 async fn until_all_done(up: &Up, count: usize) -> Vec<Value> {
@@ -116,10 +83,10 @@ fn saturated_for() -> Duration {
 
 async fn saturated(agent: bool) {
     let ollama = if agent { Ollama::idle() } else { Ollama::start() };
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, agent))]).await;
+    let up = start(&ollama, agent).await;
     up.until_ready("ollama").await;
     let stop = saturate(&ollama);
-    add(&up, 4);
+    up.add_tasks(prompts(4));
     let begun = Instant::now();
     while begun.elapsed() < saturated_for() {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -151,9 +118,9 @@ async fn real_ollama_saturated_by_others_is_left_alone_without_an_agent() {
 #[tokio::test]
 async fn real_ollama_that_hangs_with_calls_open_is_unloaded_after_stall_seconds() {
     let ollama = Ollama::idle();
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, true))]).await;
+    let up = start(&ollama, true).await;
     up.until_ready("ollama").await;
-    add(&up, TASKS);
+    up.add_tasks(prompts(TASKS));
     up.until("ollama", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
     ollama.freeze_runners();
     let frozen = Instant::now();
@@ -180,10 +147,10 @@ async fn real_ollama_that_hangs_with_calls_open_is_unloaded_after_stall_seconds(
 #[tokio::test]
 async fn real_ollama_that_hangs_before_the_first_byte_is_seen_by_its_idle_processes() {
     let ollama = Ollama::idle();
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, true))]).await;
+    let up = start(&ollama, true).await;
     up.until_ready("ollama").await;
     ollama.freeze_runners();
-    add(&up, TASKS);
+    up.add_tasks(prompts(TASKS));
     let hung = |b: &Value| matches!(state(b), "Hung" | "Recovering");
     up.until("ollama", "hung", hung).await;
     let done = until_all_done(&up, TASKS).await;
@@ -193,9 +160,9 @@ async fn real_ollama_that_hangs_before_the_first_byte_is_seen_by_its_idle_proces
 #[tokio::test]
 async fn real_ollama_whose_runners_are_killed_costs_no_task_an_attempt() {
     let ollama = Ollama::idle();
-    let up = Up::start(&[("all.yaml", &manifests(&ollama, true))]).await;
+    let up = start(&ollama, true).await;
     up.until_ready("ollama").await;
-    add(&up, TASKS);
+    up.add_tasks(prompts(TASKS));
     up.until("ollama", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
     for _ in 0..3 {
         for runner in ollama.runners() {
@@ -222,9 +189,9 @@ async fn until_in_use(up: &Up, calls: &Counter, within: Duration) {
 async fn real_ollama_has_its_calls_again_seconds_after_up_was_killed() {
     let ollama = Ollama::start();
     let (url, calls) = Counter::start("127.0.0.1", ollama.url()).await;
-    let mut up = Up::start(&[("all.yaml", &manifests(&ollama, false).replace(&ollama.url(), &url))]).await;
+    let mut up = manifests(&ollama, &url, false).up().await;
     up.until_ready("ollama").await;
-    add(&up, TASKS);
+    up.add_tasks(prompts(TASKS));
     until_in_use(&up, &calls, PATIENCE).await;
     up.kill();
     up.run(&[]).await;
@@ -235,26 +202,14 @@ async fn real_ollama_has_its_calls_again_seconds_after_up_was_killed() {
     assert!(history(&up, "ollama").await.is_empty());
 }
 
-fn mlx_manifests(mlx: &Mlx) -> String {
-    let environment: serde_json::Map<_, _> = mlx.environment().into_iter().map(|(k, v)| (k, json!(v))).collect();
-    let agent_config = json!({
-        "apiVersion": "ostler.dev/v1alpha1", "kind": "AgentConfig", "metadata": {"name": "here"},
-        "spec": {"listen": format!("127.0.0.1:{}", free_port()), "services": [{
-            "name": "mlx", "manager": "Process",
-            "start": {"command": mlx.command(), "environment": environment},
-            "check": {"url": format!("{}/health", mlx.url())},
-            "log": {"file": "mlx.log"},
-        }]},
-    });
-    let backend = json!({
-        "apiVersion": "ostler.dev/v1alpha1", "kind": "LLMBackend", "metadata": {"name": "mlx"},
-        "spec": {
-            "engine": "MLX", "url": mlx.url(), "models": [{"name": mlx.model(), "alias": "small"}],
-            "probe": {"periodSeconds": 1, "timeoutSeconds": 1}, "canary": {"periodSeconds": 1, "timeoutSeconds": 3},
-            "concurrency": {"max": 2, "adaptive": false}, "recovery": {"hostAgentRef": {"name": "here"}, "service": "mlx"},
-        },
-    });
-    format!("{agent_config}\n---\n{backend}\n---\n{}", work())
+fn mlx_manifests(mlx: &Mlx) -> Manifests {
+    let rest = format!(
+        "probe: {{periodSeconds: 1, timeoutSeconds: 1}}, canary: {{periodSeconds: 1, timeoutSeconds: 3}},
+         concurrency: {{max: 2, adaptive: false}}, {}",
+        recovery("mlx", "")
+    );
+    let model = format!("{{name: '{}', alias: small}}", mlx.model());
+    work(Manifests::default().mlx_service(mlx).backend("mlx", "MLX", &mlx.url(), &model, &rest))
 }
 
 /// Long answers, and somebody else's beside them: its listing and its canaries wait behind those.
@@ -263,13 +218,13 @@ async fn real_mlx_with_long_answers_is_left_alone_and_killed_in_the_middle_loses
     let mlx = Mlx::start();
     // From here on the agent is its parent.
     mlx.kill();
-    let up = Up::start(&[("all.yaml", &mlx_manifests(&mlx))]).await;
+    let up = mlx_manifests(&mlx).up().await;
     up.until_ready("mlx").await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let long = json!({"model": mlx.model(), "messages": [{"role": "user", "content": "w1 ".repeat(3_000)}], "max_tokens": 4000});
     let url = format!("{}/v1/chat/completions", mlx.url());
     let others: Vec<_> = (0..3).map(|_| tokio::spawn(client.post(&url).json(&long).send())).collect();
-    add(&up, 6);
+    up.add_tasks(prompts(6));
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {
         assert!(history(&up, "mlx").await.is_empty(), "something was done\n{}", up.log());

@@ -151,7 +151,7 @@ async fn schedules_that_can_not_be_recorded_hold_up_no_other() {
     }
     let seen = until(&up, "the good one's run", |seen| !seen.is_empty()).await;
     assert!(seen.keys().all(|(name, _)| name == "good"), "{seen:?}");
-    assert!(up.log().contains("schedule could not be recorded; will retry"), "{}", up.log());
+    assert!(up.log().contains("could not record a run of a schedule; will retry"), "{}", up.log());
     sqlx::raw_sql("DROP TRIGGER poison").execute(&pool).await.unwrap();
     until(&up, "all runs", |seen| seen.len() == names.len()).await;
 }

@@ -243,6 +243,17 @@ fn schedules() -> Vec<Case> {
             "spec: {queueRef: {name: a}, schedule: '@daily', forEachExpert: {matchExpressions: [{key: 'a b', operator: Exists}]}, task: {prompt: x}}",
             Refused("matchExpressions[0].key"),
         ),
+        (
+            "hours that go backwards",
+            "spec: {queueRef: {name: a}, schedule: '0 22-5 * * *', task: {prompt: x}}",
+            Refused("goes backwards"),
+        ),
+        (
+            "days that go backwards",
+            "spec: {queueRef: {name: a}, schedule: '0 0 * * 1,Fri-mon/2', task: {prompt: x}}",
+            Refused("goes backwards"),
+        ),
+        ("until sunday", "spec: {queueRef: {name: a}, schedule: '0 0 * * fri-sun', task: {prompt: x}}", Accepted),
         ("four fields", "spec: {queueRef: {name: a}, schedule: '* * * *', task: {prompt: x}}", Refused("schedule")),
         ("six fields", "spec: {queueRef: {name: a}, schedule: '0 * * * * *', task: {prompt: x}}", Refused("schedule")),
         (

@@ -19,7 +19,7 @@ use ostler::{
     store::{Admission, BackendRow, DeclaredRow, Fence, Home, ServerRow, Store, TaskCommand, TaskFilter, TaskPage},
     tasks::{Assignment, NewTask, Payload, Task, TaskId, TaskState},
     telemetry::{Loops, Metrics},
-    worker::{Parts, Secrets, Timings, Worker},
+    worker::{Timings, Worker, WorkerParts, WorkerSecrets},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -43,7 +43,7 @@ impl Shop {
     }
 
     pub async fn on(bench: Bench) -> Self {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let fence = bench.lead("leader").await;
         let leading = tokio::spawn(lead(Arc::clone(&bench.store), fence.clone()));
         let shop = Self { bench, fence, leading };
@@ -220,10 +220,10 @@ impl Shop {
         self.worker_with(Timings::default(), Arc::new(Given::default())).await
     }
 
-    pub async fn worker_with(&self, timings: Timings, secrets: Arc<dyn Secrets>) -> Working {
+    pub async fn worker_with(&self, timings: Timings, secrets: Arc<dyn WorkerSecrets>) -> Working {
         let spool = std::env::temp_dir().join(format!("ostler-worker-{}", uuid::Uuid::new_v4()));
         let (metrics, stop) = (Metrics::new(), CancellationToken::new());
-        let worker = Worker::new(Parts {
+        let worker = Worker::new(WorkerParts {
             store: self.bench.peer().await,
             secrets,
             http: HttpClient::direct().expect("a client"),
@@ -302,7 +302,7 @@ pub fn new_task(payload: Payload) -> NewTask {
 pub struct Given(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
 
 #[async_trait]
-impl Secrets for Given {
+impl WorkerSecrets for Given {
     async fn data(&self, _namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
         self.0.get(name).cloned().ok_or_else(|| format!("Secret {name} is not there"))
     }

@@ -82,7 +82,7 @@ struct Storm {
 impl Storm {
     /// A leader with a worker of its own, and workers beside it.
     async fn brews(server: &Server) -> Self {
-        ostler::telemetry::install_crypto();
+        ostler::net::install_crypto();
         let (postgres, url) = tokio::task::spawn_blocking(|| {
             let postgres = Postgres::start();
             let url = postgres.database();

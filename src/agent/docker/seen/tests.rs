@@ -8,14 +8,14 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn seen() -> Seen {
+fn seen() -> ContainerCache {
     let path = std::env::temp_dir().join(format!("ostler-seen-{}.json", uuid::Uuid::new_v4().simple()));
-    Seen::open(permitting("knowledge", "proxy"), path, at("2026-03-01T00:00:00Z")).unwrap()
+    ContainerCache::open(permitting("knowledge", "proxy"), path, at("2026-03-01T00:00:00Z")).unwrap()
 }
 
-fn exited(started: &str, finished: &str) -> Facts {
+fn exited(started: &str, finished: &str) -> ContainerFacts {
     let state = json!({"Status": "exited", "ExitCode": 137, "StartedAt": started, "FinishedAt": finished});
-    Facts::read(inspection("a1", "nightly", state)).unwrap()
+    ContainerFacts::read(inspection("a1", "nightly", state)).unwrap()
 }
 
 fn named() -> ContainerSelector {
@@ -26,13 +26,13 @@ fn named() -> ContainerSelector {
 fn nothing_is_told_of_containers_while_the_engine_is_away_or_silent() {
     let seen = seen();
     let now = at("2026-03-01T05:00:00Z");
-    assert_eq!(seen.list(&named(), now).unwrap_err().reason, Refusal::EngineUnavailable);
+    assert_eq!(seen.list(&named(), now).unwrap_err().reason, AgentRefusal::EngineUnavailable);
     seen.put(exited("2026-03-01T03:00:00Z", "2026-03-01T04:00:00Z"));
     seen.confirm("28", now);
     assert_eq!(seen.list(&named(), now + 59.seconds()).unwrap().containers.len(), 1);
-    assert_eq!(seen.list(&named(), now + 61.seconds()).unwrap_err().reason, Refusal::EngineUnavailable);
+    assert_eq!(seen.list(&named(), now + 61.seconds()).unwrap_err().reason, AgentRefusal::EngineUnavailable);
     seen.away("gone", now);
-    assert_eq!(seen.list(&named(), now).unwrap_err().reason, Refusal::EngineUnavailable);
+    assert_eq!(seen.list(&named(), now).unwrap_err().reason, AgentRefusal::EngineUnavailable);
     assert!(seen.runtime().error.unwrap().contains("gone"));
 }
 
@@ -70,7 +70,7 @@ fn a_steady_state_keeps_its_revision_and_marks_survive_the_agent() {
     seen.event_done(7);
     assert_eq!(seen.revision(), revision);
     seen.save().unwrap();
-    let again = Seen::open(seen.allow.clone(), seen.path.clone(), now).unwrap();
+    let again = ContainerCache::open(seen.allow.clone(), seen.path.clone(), now).unwrap();
     again.put(facts);
     again.confirm("28", now);
     let report = &again.list(&named(), now).unwrap().containers[0];
@@ -79,10 +79,13 @@ fn a_steady_state_keeps_its_revision_and_marks_survive_the_agent() {
 }
 
 #[test]
-fn a_stop_that_the_agent_asked_for_is_its_own_once() {
-    let seen = seen();
-    seen.expect_stop("a1", 10);
-    assert!(seen.was_expected("a1") && !seen.was_expected("a1") && !seen.was_expected("b2"));
+fn a_stop_that_an_earlier_agent_asked_for_is_the_agents_own_once() {
+    let (seen, now) = (seen(), at("2026-03-01T05:00:00Z"));
+    seen.begin_stop("a1", 10, now).unwrap();
+    let again = ContainerCache::open(seen.allow.clone(), seen.path.clone(), now + 1.hour()).unwrap();
+    assert!(again.take_stop("a1", now + 3.seconds()));
+    assert!(!again.take_stop("a1", now + 3.seconds()) && !again.take_stop("b2", now));
+    std::fs::remove_file(&seen.path).unwrap();
 }
 
 #[test]
@@ -116,7 +119,7 @@ fn of_two_stops_of_one_end_the_first_counts() {
 fn an_end_that_is_seen_before_its_events_waits_for_them() {
     let running = || {
         let state = json!({"Status": "running", "StartedAt": "2026-03-01T03:00:00Z"});
-        Facts::read(inspection("a1", "nightly", state)).unwrap()
+        ContainerFacts::read(inspection("a1", "nightly", state)).unwrap()
     };
     let (seen, ended) = (seen(), exited("2026-03-01T03:00:00Z", "2026-03-01T04:00:00Z"));
     assert!(!seen.ended_unheard(&ended), "nobody saw it run");

@@ -15,10 +15,10 @@ use crate::{
 };
 
 use super::{
-    judge::{Need, Verdict, judge},
+    judge::{ContainerVerdict, Need, judge},
     limit::{Raised, raised},
-    memory::{Did, Memory, Outcome, Remembered, Todo},
-    seen::{Container, Health, Life},
+    memory::{ActionOutcome, CheckMemory, ContainerMemory, ContainerStep, LastAction},
+    seen::{Container, ContainerLife, ProbeHealth},
 };
 
 /// Actions of one pass: what is left waits for the next.
@@ -40,7 +40,7 @@ const TOLD: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a pass looked at.
 #[derive(Clone, Debug)]
-pub struct Facts<'a> {
+pub struct CheckInput<'a> {
     pub spec: &'a ContainerHealthCheckSpec,
     pub containers: &'a [Container],
     /// Why nothing may be done now, beside the manifest: `pause`, a process that only observes, a suspended check.
@@ -53,14 +53,14 @@ pub struct Facts<'a> {
     pub starts_by_itself: bool,
     /// Somebody took back a limit that was written into the workload.
     pub contested: bool,
-    pub memory: &'a Memory,
+    pub memory: &'a CheckMemory,
 }
 
 /// One container, judged, with what is done about it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct ContainerAssessment {
     pub container: Container,
-    pub verdict: Verdict,
+    pub verdict: ContainerVerdict,
     /// When it may be tried again.
     pub next: Option<Timestamp>,
     /// The limit that it should have, in bytes, and does not.
@@ -75,37 +75,38 @@ pub struct Entry {
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Act {
+pub struct ContainerAct {
     pub container: String,
     pub instance: String,
-    pub todo: Todo,
+    pub todo: ContainerStep,
     pub reason: String,
 }
 
 /// What a pass decided.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    pub entries: Vec<Entry>,
+pub struct CheckPlan {
+    pub entries: Vec<ContainerAssessment>,
     pub unhealthy: usize,
     /// More are unhealthy than may be, or were so lately.
     pub storm: bool,
-    pub acts: Vec<Act>,
+    pub acts: Vec<ContainerAct>,
     /// What would be done, if the check, or the process, did not only observe.
-    pub withheld: Vec<Act>,
+    pub withheld: Vec<ContainerAct>,
     /// With the attempts in it: committed before the acts.
-    pub memory: Memory,
+    pub memory: CheckMemory,
     /// When something becomes due.
     pub again: Option<Duration>,
 }
 
 /// Decides. Rules: docs/containers.md.
-pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
+pub fn decide(facts: &CheckInput<'_>, now: Timestamp) -> CheckPlan {
     let mut memory = facts.memory.clone();
     let known: BTreeSet<&str> = facts.containers.iter().map(|one| one.name.as_str()).collect();
     if facts.starts_by_itself {
         inherit(facts, &mut memory, &known);
     }
-    let mut entries: Vec<Entry> = facts.containers.iter().map(|one| entry(facts, one, &mut memory, now)).collect();
+    let mut entries: Vec<ContainerAssessment> =
+        facts.containers.iter().map(|one| entry(facts, one, &mut memory, now)).collect();
     order(&mut entries);
     let unhealthy = entries.iter().filter(|entry| entry.verdict.is_unhealthy()).count();
     let storm = storm(facts.spec, unhealthy, entries.len(), &mut memory, now);
@@ -118,7 +119,7 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
     }
     let may = !facts.hands_off && facts.spec.mode == Mode::Enforce;
     let (acts, withheld) = if may { (planned, Vec::new()) } else { (Vec::new(), planned) };
-    let kept = |name: &str, one: &Remembered| {
+    let kept = |name: &str, one: &ContainerMemory| {
         known.contains(name) || (facts.starts_by_itself && is_awaited(facts.spec, one, now))
     };
     memory.containers.retain(|name, one| !one.is_blank() && kept(name, one));
@@ -127,14 +128,16 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
     }
     let again = entries.iter().filter_map(|entry| entry.next).chain(memory.cooling_until).filter(|at| *at > now).min();
     let again = again.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-    let between_runs = |entry: &Entry| matches!(entry.container.life, Life::Restarting(_) | Life::Ended(_));
+    let between_runs = |entry: &ContainerAssessment| {
+        matches!(entry.container.life, ContainerLife::Restarting(_) | ContainerLife::Ended(_))
+    };
     let soon = entries.iter().any(|entry| entry.awaits_run && between_runs(entry)).then_some(SOON);
     let again = again.into_iter().chain(soon).min();
-    Decision { entries, unhealthy, storm, acts, withheld, memory, again }
+    CheckPlan { entries, unhealthy, storm, acts, withheld, memory, again }
 }
 
 /// A pod that was deleted lives on under another name: its attempts count there too, or its backoff would never grow.
-fn inherit(facts: &Facts<'_>, memory: &mut Memory, known: &BTreeSet<&str>) {
+fn inherit(facts: &CheckInput<'_>, memory: &mut CheckMemory, known: &BTreeSet<&str>) {
     for heir in facts.containers.iter().filter(|one| !one.instance.is_empty()) {
         let all = &memory.containers;
         let of_alike = |name: &str| name.rsplit('/').next() == Some(heir.alike.as_str());
@@ -148,25 +151,30 @@ fn inherit(facts: &Facts<'_>, memory: &mut Memory, known: &BTreeSet<&str>) {
 }
 
 /// Whether a pod that is gone was deleted so lately that its successor may still come.
-fn is_awaited(spec: &ContainerHealthCheckSpec, one: &Remembered, now: Timestamp) -> bool {
+fn is_awaited(spec: &ContainerHealthCheckSpec, one: &ContainerMemory, now: Timestamp) -> bool {
     let reset = SignedDuration::from_secs(spec.restart.reset_after_seconds.into());
     one.last_attempt_at.is_some_and(|at| now < at + reset)
 }
 
 /// Judges one, and takes in what is remembered of it.
-fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Timestamp) -> Entry {
+fn entry(
+    facts: &CheckInput<'_>,
+    container: &Container,
+    memory: &mut CheckMemory,
+    now: Timestamp,
+) -> ContainerAssessment {
     let spec = facts.spec;
-    let Memory { containers, limits, .. } = memory;
+    let CheckMemory { containers, limits, .. } = memory;
     let one = containers.entry(container.name.clone()).or_default();
     match &container.life {
-        Life::Ended(_) => one.resumed_at = facts.resumed_at.max(one.resumed_at),
+        ContainerLife::Ended(_) => one.resumed_at = facts.resumed_at.max(one.resumed_at),
         // That end is history.
         _ => one.resumed_at = None,
     }
     // A pod's is over when the pass is that did it. What was cut short there may be done again without harm.
     let lost = if facts.starts_by_itself { SignedDuration::ZERO } else { LOST };
     if let Some(did) = one.last_action.as_mut().filter(|did| did.is_open() && now > did.at + lost) {
-        did.outcome = Some(Outcome::Lost("nobody told what came of it".into()));
+        did.outcome = Some(ActionOutcome::Lost("nobody told what came of it".into()));
     }
     let raised = take_memory(facts, container, one, limits, now);
     let mut verdict = judge(spec, container, Some(one), now);
@@ -178,7 +186,7 @@ fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Tim
     let wanted = limits.get(&container.alike).copied();
     let proposed = wanted.filter(|limit| container.memory_limit.is_some_and(|has| has < *limit));
     let awaits_run = proposed.is_some() && awaits_run(facts, container, one.missed);
-    Entry {
+    ContainerAssessment {
         container: container.clone(),
         verdict,
         next,
@@ -190,7 +198,7 @@ fn entry(facts: &Facts<'_>, container: &Container, memory: &mut Memory, now: Tim
 }
 
 /// Holds back what would be started before the services of its project that it depends on, as compose itself would.
-fn order(entries: &mut [Entry]) {
+fn order(entries: &mut [ContainerAssessment]) {
     let awaits: Vec<Option<String>> = entries
         .iter()
         .map(|entry| {
@@ -208,33 +216,34 @@ fn order(entries: &mut [Entry]) {
 }
 
 /// Whether this container is the one that is depended on, and is not as it must be.
-fn is_unmet(dependency: &ServiceDependency, other: &Entry) -> bool {
+fn is_unmet(dependency: &ServiceDependency, other: &ContainerAssessment) -> bool {
     let container = &other.container;
     container.name == dependency.service
         && match dependency.condition {
             DependencyCondition::Completed => other.verdict.word != ContainerWord::Completed,
             DependencyCondition::Healthy => {
-                container.life != Life::Running || matches!(container.health, Health::Starting | Health::Failing(_))
+                container.life != ContainerLife::Running
+                    || matches!(container.health, ProbeHealth::Starting | ProbeHealth::Failing(_))
             }
             DependencyCondition::Started => {
                 let ran = [ContainerWord::Completed, ContainerWord::Failed].contains(&other.verdict.word);
-                container.life != Life::Running && !ran
+                container.life != ContainerLife::Running && !ran
             }
         }
 }
 
 /// A kubelet gives what it starts its new limit, but leaves the pod as a whole where it was, so that it dies again under that;
 /// only for what runs it raises both (kubernetes/kubernetes#138760). What never runs long enough is not waited for without end.
-fn awaits_run(facts: &Facts<'_>, container: &Container, missed: u32) -> bool {
+fn awaits_run(facts: &CheckInput<'_>, container: &Container, missed: u32) -> bool {
     let in_place = facts.spec.out_of_memory.policy == MemoryPolicy::Resize;
-    in_place && facts.starts_by_itself && container.life != Life::Running && missed < MISSED
+    in_place && facts.starts_by_itself && container.life != ContainerLife::Running && missed < MISSED
 }
 
 /// Counts what ran out of memory since the last look, and decides the limit that it should have.
 fn take_memory(
-    facts: &Facts<'_>,
+    facts: &CheckInput<'_>,
     container: &Container,
-    one: &mut Remembered,
+    one: &mut ContainerMemory,
     limits: &mut BTreeMap<String, i64>,
     now: Timestamp,
 ) -> Option<Raised> {
@@ -272,7 +281,7 @@ fn take_memory(
 }
 
 /// Attempts are forgotten after it has been well for long enough.
-fn reset(spec: &ContainerHealthCheckSpec, verdict: &Verdict, one: &mut Remembered, now: Timestamp) {
+fn reset(spec: &ContainerHealthCheckSpec, verdict: &ContainerVerdict, one: &mut ContainerMemory, now: Timestamp) {
     if verdict.is_unhealthy() {
         one.healthy_since = None;
         return;
@@ -284,11 +293,17 @@ fn reset(spec: &ContainerHealthCheckSpec, verdict: &Verdict, one: &mut Remembere
 }
 
 /// When the next attempt is due: at once the first time, then after a backoff that doubles.
-fn due(spec: &ContainerHealthCheckSpec, one: &Remembered) -> Option<Timestamp> {
+fn due(spec: &ContainerHealthCheckSpec, one: &ContainerMemory) -> Option<Timestamp> {
     Some(one.last_attempt_at? + backoff(spec, one.attempts))
 }
 
-fn storm(spec: &ContainerHealthCheckSpec, unhealthy: usize, all: usize, memory: &mut Memory, now: Timestamp) -> bool {
+fn storm(
+    spec: &ContainerHealthCheckSpec,
+    unhealthy: usize,
+    all: usize,
+    memory: &mut CheckMemory,
+    now: Timestamp,
+) -> bool {
     let over = spec.max_unhealthy.as_ref().is_some_and(|most| unhealthy > allowed(most, all));
     if over {
         memory.cooling_until = Some(now + SignedDuration::from_secs(spec.storm_cooldown_seconds.into()));
@@ -311,22 +326,27 @@ fn allowed(most: &IntOrString, all: usize) -> usize {
 }
 
 /// What is done about one now.
-fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Option<Act> {
+fn act(
+    facts: &CheckInput<'_>,
+    entry: &ContainerAssessment,
+    memory: &CheckMemory,
+    now: Timestamp,
+) -> Option<ContainerAct> {
     let container = &entry.container;
     let one = memory.containers.get(&container.name);
-    if container.under_operation || one.and_then(|one| one.last_action.as_ref()).is_some_and(Did::is_open) {
+    if container.under_operation || one.and_then(|one| one.last_action.as_ref()).is_some_and(LastAction::is_open) {
         return None;
     }
-    let act = |todo: Todo, reason: String| {
-        Some(Act { container: container.name.clone(), instance: container.instance.clone(), todo, reason })
+    let act = |todo: ContainerStep, reason: String| {
+        Some(ContainerAct { container: container.name.clone(), instance: container.instance.clone(), todo, reason })
     };
     // First the memory: what starts with too little dies again.
     if let Some(limit) = entry.proposed.filter(|_| !container.instance.is_empty() && !entry.awaits_run) {
         let todo = match facts.spec.out_of_memory.policy {
             MemoryPolicy::Propose => None,
-            MemoryPolicy::Resize => Some(Todo::Resize(limit)),
+            MemoryPolicy::Resize => Some(ContainerStep::Resize(limit)),
             MemoryPolicy::PatchWorkload if !facts.contested && memory.written.get(&container.alike) != Some(&limit) => {
-                Some(Todo::Patch(limit))
+                Some(ContainerStep::Patch(limit))
             }
             MemoryPolicy::PatchWorkload => None,
         };
@@ -338,15 +358,15 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
     }
     let todo = match entry.verdict.need {
         Need::Nothing => return None,
-        Need::Up => Todo::Up,
-        Need::Restart => Todo::Restart,
-        Need::Stop => Todo::Stop,
+        Need::Up => ContainerStep::Up,
+        Need::Restart => ContainerStep::Restart,
+        Need::Stop => ContainerStep::Stop,
     };
     // Whoever only suffers from something else is left alone.
-    if todo != Todo::Stop && facts.waits_for.is_some() {
+    if todo != ContainerStep::Stop && facts.waits_for.is_some() {
         return None;
     }
-    if todo == Todo::Up && entry.awaits.is_some() {
+    if todo == ContainerStep::Up && entry.awaits.is_some() {
         return None;
     }
     if entry.next.is_some_and(|at| now < at) {
@@ -356,7 +376,12 @@ fn act(facts: &Facts<'_>, entry: &Entry, memory: &Memory, now: Timestamp) -> Opt
 }
 
 /// A limit that was refused is not tried again and again, and one that was accepted takes a while to be seen.
-fn just_tried(spec: &ContainerHealthCheckSpec, one: Option<&Remembered>, todo: Todo, now: Timestamp) -> bool {
+fn just_tried(
+    spec: &ContainerHealthCheckSpec,
+    one: Option<&ContainerMemory>,
+    todo: ContainerStep,
+    now: Timestamp,
+) -> bool {
     let last = one.and_then(|one| one.last_action.as_ref()).filter(|did| did.todo == todo);
     last.is_some_and(|did| {
         let pause = if did.is_done() { backoff(spec, i32::MAX) } else { backoff(spec, did.tries) };
@@ -371,15 +396,15 @@ fn backoff(spec: &ContainerHealthCheckSpec, attempts: i32) -> Duration {
 }
 
 /// Written down before it is done.
-fn begin(one: &mut Remembered, act: &Act, now: Timestamp) {
-    if !matches!(act.todo, Todo::Resize(_) | Todo::Patch(_)) {
+fn begin(one: &mut ContainerMemory, act: &ContainerAct, now: Timestamp) {
+    if !matches!(act.todo, ContainerStep::Resize(_) | ContainerStep::Patch(_)) {
         one.attempts += 1;
         one.last_attempt_at = Some(now);
     }
     let key = format!("{}/{now}", act.container);
     let again = one.last_action.as_ref().filter(|did| did.todo == act.todo && !did.is_done());
     let tries = again.map_or(0, |did| did.tries).saturating_add(1);
-    one.last_action = Some(Did { todo: act.todo, at: now, key, operation: None, outcome: None, tries });
+    one.last_action = Some(LastAction { todo: act.todo, at: now, key, operation: None, outcome: None, tries });
 }
 
 #[cfg(test)]

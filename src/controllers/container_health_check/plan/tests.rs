@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    super::seen::{End, Health},
+    super::seen::{ContainerEnd, ProbeHealth},
     *,
 };
 
@@ -22,16 +22,20 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn down(name: &str) -> Container {
-    let end = End { exit_code: Some(1), at: Some(at(0)), ..End::default() };
-    Container { instance: "i".into(), life: Life::Ended(end), ..Container::missing(name) }
+    let end = ContainerEnd { exit_code: Some(1), at: Some(at(0)), ..ContainerEnd::default() };
+    Container { instance: "i".into(), life: ContainerLife::Ended(end), ..Container::missing(name) }
 }
 
 fn up(name: &str) -> Container {
-    Container { instance: "i".into(), life: Life::Running, ..Container::missing(name) }
+    Container { instance: "i".into(), life: ContainerLife::Running, ..Container::missing(name) }
 }
 
-fn facts<'a>(spec: &'a ContainerHealthCheckSpec, containers: &'a [Container], memory: &'a Memory) -> Facts<'a> {
-    Facts {
+fn facts<'a>(
+    spec: &'a ContainerHealthCheckSpec,
+    containers: &'a [Container],
+    memory: &'a CheckMemory,
+) -> CheckInput<'a> {
+    CheckInput {
         spec,
         containers,
         hands_off: false,
@@ -43,14 +47,14 @@ fn facts<'a>(spec: &'a ContainerHealthCheckSpec, containers: &'a [Container], me
     }
 }
 
-fn todos(decision: &Decision) -> Vec<(&str, Todo)> {
+fn todos(decision: &CheckPlan) -> Vec<(&str, ContainerStep)> {
     decision.acts.iter().map(|act| (act.container.as_str(), act.todo)).collect()
 }
 
-fn ended(mut memory: Memory) -> Memory {
+fn ended(mut memory: CheckMemory) -> CheckMemory {
     for one in memory.containers.values_mut() {
         if let Some(did) = &mut one.last_action {
-            did.outcome = Some(Outcome::Done);
+            did.outcome = Some(ActionOutcome::Done);
         }
     }
     memory
@@ -59,7 +63,7 @@ fn ended(mut memory: Memory) -> Memory {
 #[test]
 fn attempts_are_spread_by_a_doubling_backoff_and_forgotten_after_health() {
     let (spec, containers) = (spec(json!({})), [down("c")]);
-    let (mut memory, mut starts) = (Memory::default(), Vec::new());
+    let (mut memory, mut starts) = (CheckMemory::default(), Vec::new());
     for second in 0..700 {
         let decision = decide(&facts(&spec, &containers, &memory), at(second));
         if !decision.acts.is_empty() {
@@ -80,21 +84,21 @@ fn attempts_are_spread_by_a_doubling_backoff_and_forgotten_after_health() {
 #[test]
 fn one_action_at_a_time_and_none_while_hands_are_off_or_something_else_is_the_matter() {
     let containers = [down("c")];
-    let memory = Memory::default();
+    let memory = CheckMemory::default();
     let enforced = spec(json!({}));
     let first = decide(&facts(&enforced, &containers, &memory), at(0));
-    assert_eq!(todos(&first), [("c", Todo::Up)]);
+    assert_eq!(todos(&first), [("c", ContainerStep::Up)]);
     let open = decide(&facts(&enforced, &containers, &first.memory), at(60));
     assert!(open.acts.is_empty(), "the first has not ended");
     let lost = decide(&facts(&enforced, &containers, &first.memory), at(601));
-    assert_eq!(todos(&lost), [("c", Todo::Up)], "but is not waited for for ever");
-    let waits = Facts { waits_for: Some("LLMBackend ollama"), ..facts(&enforced, &containers, &memory) };
+    assert_eq!(todos(&lost), [("c", ContainerStep::Up)], "but is not waited for for ever");
+    let waits = CheckInput { waits_for: Some("LLMBackend ollama"), ..facts(&enforced, &containers, &memory) };
     assert!(decide(&waits, at(0)).acts.is_empty());
-    let paused = Facts { hands_off: true, ..facts(&enforced, &containers, &memory) };
+    let paused = CheckInput { hands_off: true, ..facts(&enforced, &containers, &memory) };
     assert!(decide(&paused, at(0)).acts.is_empty());
     let observed = spec(json!({"mode": "Observe"}));
     assert!(decide(&facts(&observed, &containers, &memory), at(0)).acts.is_empty());
-    let pods = Facts { starts_by_itself: true, ..facts(&enforced, &containers, &memory) };
+    let pods = CheckInput { starts_by_itself: true, ..facts(&enforced, &containers, &memory) };
     assert!(decide(&pods, at(0)).acts.is_empty(), "its kubelet starts it");
 }
 
@@ -103,11 +107,11 @@ fn a_storm_stops_everything_until_it_has_cooled_down() {
     let containers: Vec<Container> = ["a", "b", "c", "d", "e"].map(down).into();
     for (most, storm) in [(json!(4), true), (json!(5), false), (json!("99%"), true), (json!("100%"), false)] {
         let spec = spec(json!({"maxUnhealthy": most, "stormCooldownSeconds": 60}));
-        let decision = decide(&facts(&spec, &containers, &Memory::default()), at(0));
+        let decision = decide(&facts(&spec, &containers, &CheckMemory::default()), at(0));
         assert_eq!((decision.storm, decision.acts.is_empty(), decision.unhealthy), (storm, storm, 5), "{most}");
     }
     let spec = spec(json!({"maxUnhealthy": 4, "stormCooldownSeconds": 60}));
-    let memory = decide(&facts(&spec, &containers, &Memory::default()), at(0)).memory;
+    let memory = decide(&facts(&spec, &containers, &CheckMemory::default()), at(0)).memory;
     let mut calmer = containers;
     calmer[0] = up("a");
     let cooling = decide(&facts(&spec, &calmer, &memory), at(59));
@@ -121,30 +125,31 @@ fn a_storm_stops_everything_until_it_has_cooled_down() {
 fn memory_is_raised_before_the_start_within_its_max_and_applied_again_to_a_new_container() {
     let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi", "max": "50Mi"}}));
     let dead = |limit: i64, count: u64, instance: &str| {
-        let end = End { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..End::default() };
+        let end =
+            ContainerEnd { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..ContainerEnd::default() };
         Container {
             instance: instance.into(),
-            life: Life::Ended(end),
+            life: ContainerLife::Ended(end),
             oom_count: count,
             memory_limit: Some(limit * MI),
             ..Container::missing("c")
         }
     };
-    let pass = |container: Container, memory: &Memory, second: i64| {
+    let pass = |container: Container, memory: &CheckMemory, second: i64| {
         let decision = decide(&facts(&spec, &[container], memory), at(second));
         (todos(&decision).first().map(|(_, todo)| *todo), decision.entries[0].at_max, ended(decision.memory))
     };
-    let (todo, _, memory) = pass(dead(20, 1, "i"), &Memory::default(), 0);
-    assert_eq!(todo, Some(Todo::Resize(40 * MI)));
+    let (todo, _, memory) = pass(dead(20, 1, "i"), &CheckMemory::default(), 0);
+    assert_eq!(todo, Some(ContainerStep::Resize(40 * MI)));
     let (todo, _, memory) = pass(dead(40, 1, "i"), &memory, 1);
-    assert_eq!(todo, Some(Todo::Up), "then it is started");
+    assert_eq!(todo, Some(ContainerStep::Up), "then it is started");
     let (todo, _, memory) = pass(dead(40, 2, "i"), &memory, 100);
-    assert_eq!(todo, Some(Todo::Resize(50 * MI)), "never past its max");
+    assert_eq!(todo, Some(ContainerStep::Resize(50 * MI)), "never past its max");
     let (todo, at_max, memory) = pass(dead(50, 3, "i"), &memory, 200);
-    assert_eq!((todo, at_max), (Some(Todo::Up), true), "a person's turn, and started all the same");
+    assert_eq!((todo, at_max), (Some(ContainerStep::Up), true), "a person's turn, and started all the same");
     let fresh = Container { instance: "j".into(), memory_limit: Some(20 * MI), ..up("c") };
     let (todo, _, memory) = pass(fresh, &memory, 300);
-    assert_eq!(todo, Some(Todo::Resize(50 * MI)), "what `up -d` lost");
+    assert_eq!(todo, Some(ContainerStep::Resize(50 * MI)), "what `up -d` lost");
     assert_eq!((memory.containers["c"].oom_total, memory.limits["c"]), (3, 50 * MI));
 }
 
@@ -158,10 +163,10 @@ fn what_died_under_the_old_limit_does_not_raise_the_new_one() {
         ..up("c")
     };
     let wanted = |seen: &[(Container, i64)]| {
-        let pass = |memory: Memory, (container, second): &(Container, i64)| {
+        let pass = |memory: CheckMemory, (container, second): &(Container, i64)| {
             ended(decide(&facts(&spec, std::slice::from_ref(container), &memory), at(*second)).memory)
         };
-        let memory = seen.iter().fold(Memory::default(), pass);
+        let memory = seen.iter().fold(CheckMemory::default(), pass);
         (memory.limits["c"] / MI, memory.containers["c"].oom_total)
     };
     let first = || (hurt(20, 1, 2), 3);
@@ -184,13 +189,13 @@ fn a_process_that_runs_out_of_memory_in_a_container_that_lives_on_raises_its_lim
         memory_limit: Some(limit * MI),
         ..up("c")
     };
-    let (mut memory, mut limit, mut raises) = (Memory::default(), 20, Vec::new());
+    let (mut memory, mut limit, mut raises) = (CheckMemory::default(), 20, Vec::new());
     // Its first process starts what was killed again at once: an end every two seconds, each under the newest limit.
     for second in 1..=700 {
         let container = alive(limit, i64::unsigned_abs(second / 2), second - second % 2);
         let decision = decide(&facts(&spec, std::slice::from_ref(&container), &memory), at(second));
         for act in &decision.acts {
-            let Todo::Resize(bytes) = act.todo else { panic!("{act:?}: it runs") };
+            let ContainerStep::Resize(bytes) = act.todo else { panic!("{act:?}: it runs") };
             assert_eq!(act.reason, "a process in it ran out of memory");
             (limit, raises) = (bytes / MI, [raises, vec![second]].concat());
         }
@@ -212,9 +217,11 @@ fn a_service_is_started_after_those_that_it_depends_on() {
     use super::super::seen::RestartsOn;
     use crate::host::DependencyCondition::{self as On, Completed, Healthy, Started};
     let spec = spec(json!({}));
-    let ended = |exit_code: i64| Life::Ended(End { exit_code: Some(exit_code), at: Some(at(0)), ..End::default() });
+    let ended = |exit_code: i64| {
+        ContainerLife::Ended(ContainerEnd { exit_code: Some(exit_code), at: Some(at(0)), ..ContainerEnd::default() })
+    };
     let on = |service: &str, condition: On| vec![ServiceDependency { service: service.into(), condition }];
-    let other = |life: Life, health: Health| Container {
+    let other = |life: ContainerLife, health: ProbeHealth| Container {
         life,
         health,
         one_shot: true,
@@ -223,22 +230,22 @@ fn a_service_is_started_after_those_that_it_depends_on() {
         ..up("other")
     };
     for (other, condition, starts) in [
-        (other(ended(0), Health::Unasked), Completed, true),
-        (other(ended(0), Health::Unasked), Started, true),
-        (other(ended(0), Health::Unasked), Healthy, false),
-        (other(ended(3), Health::Unasked), Completed, false),
-        (other(Life::Running, Health::Unasked), Completed, false),
-        (other(Life::Running, Health::Starting), Healthy, false),
-        (other(Life::Running, Health::Well), Healthy, true),
-        (other(Life::Running, Health::Failing("500".into())), Healthy, false),
-        (other(Life::Running, Health::Starting), Started, true),
+        (other(ended(0), ProbeHealth::Unasked), Completed, true),
+        (other(ended(0), ProbeHealth::Unasked), Started, true),
+        (other(ended(0), ProbeHealth::Unasked), Healthy, false),
+        (other(ended(3), ProbeHealth::Unasked), Completed, false),
+        (other(ContainerLife::Running, ProbeHealth::Unasked), Completed, false),
+        (other(ContainerLife::Running, ProbeHealth::Starting), Healthy, false),
+        (other(ContainerLife::Running, ProbeHealth::Well), Healthy, true),
+        (other(ContainerLife::Running, ProbeHealth::Failing("500".into())), Healthy, false),
+        (other(ContainerLife::Running, ProbeHealth::Starting), Started, true),
         (Container::missing("other"), Started, false),
         (Container::missing("unrelated"), Completed, true),
     ] {
         let web = Container { depends_on: on("other", condition), ..down("web") };
         let shown = format!("{:?} {condition:?}", other.life);
-        let decision = decide(&facts(&spec, &[web, other], &Memory::default()), at(1));
-        assert_eq!(todos(&decision).contains(&("web", Todo::Up)), starts, "{shown}");
+        let decision = decide(&facts(&spec, &[web, other], &CheckMemory::default()), at(1));
+        assert_eq!(todos(&decision).contains(&("web", ContainerStep::Up)), starts, "{shown}");
         assert_eq!(decision.entries[0].verdict.message.contains("it waits for other"), !starts, "{shown}");
     }
 }
@@ -248,24 +255,24 @@ fn a_one_shot_is_left_alone_without_attempts_until_a_person_asks_for_it() {
     use super::super::seen::RestartsOn;
     let spec = spec(json!({"restart": {"backoffSeconds": 1, "maxBackoffSeconds": 1}}));
     for exit_code in [0, 3] {
-        let end = End { exit_code: Some(exit_code), at: Some(at(0)), ..End::default() };
+        let end = ContainerEnd { exit_code: Some(exit_code), at: Some(at(0)), ..ContainerEnd::default() };
         let container = Container {
-            life: Life::Ended(end),
+            life: ContainerLife::Ended(end),
             one_shot: true,
             restarts_on: RestartsOn::Nothing,
             started_at: Some(at(0)),
             ..up("once")
         };
         let all = [container];
-        let mut memory = Memory::default();
+        let mut memory = CheckMemory::default();
         for second in 1..100 {
             let decision = decide(&facts(&spec, &all, &memory), at(second));
             assert_eq!((decision.acts.len(), decision.unhealthy), (0, usize::from(exit_code != 0)));
             memory = decision.memory;
         }
         assert!(memory.containers.is_empty(), "{memory:?}");
-        let asked = Facts { resumed_at: Some(at(100)), ..facts(&spec, &all, &memory) };
-        let expected: &[_] = if exit_code == 0 { &[] } else { &[("once", Todo::Up)] };
+        let asked = CheckInput { resumed_at: Some(at(100)), ..facts(&spec, &all, &memory) };
+        let expected: &[_] = if exit_code == 0 { &[] } else { &[("once", ContainerStep::Up)] };
         assert_eq!(todos(&decide(&asked, at(100))), expected, "what succeeded is not run twice");
     }
 }
@@ -273,22 +280,23 @@ fn a_one_shot_is_left_alone_without_attempts_until_a_person_asks_for_it() {
 #[test]
 fn a_pods_limit_is_raised_while_it_runs_unless_it_never_runs_long_enough() {
     let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}}));
-    let end = End { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..End::default() };
-    let hurt = |life: Life, count: u64| Container { life, oom_count: count, memory_limit: Some(20 * MI), ..up("c") };
-    let waits = |count: u64| hurt(Life::Restarting(end.clone()), count);
-    let pass = |container: Container, memory: &Memory, second: i64, starts_by_itself: bool| {
-        let facts = Facts { starts_by_itself, ..facts(&spec, std::slice::from_ref(&container), memory) };
+    let end = ContainerEnd { exit_code: Some(137), out_of_memory: true, at: Some(at(0)), ..ContainerEnd::default() };
+    let hurt =
+        |life: ContainerLife, count: u64| Container { life, oom_count: count, memory_limit: Some(20 * MI), ..up("c") };
+    let waits = |count: u64| hurt(ContainerLife::Restarting(end.clone()), count);
+    let pass = |container: Container, memory: &CheckMemory, second: i64, starts_by_itself: bool| {
+        let facts = CheckInput { starts_by_itself, ..facts(&spec, std::slice::from_ref(&container), memory) };
         let decision = decide(&facts, at(second));
         let todo = todos(&decision).first().map(|(_, todo)| *todo);
         (todo, decision.entries[0].awaits_run, decision.again, ended(decision.memory))
     };
-    let raise = Some(Todo::Resize(40 * MI));
-    assert_eq!(pass(waits(1), &Memory::default(), 0, false).0, raise, "a host does both");
-    let (todo, awaits_run, again, memory) = pass(waits(1), &Memory::default(), 0, true);
+    let raise = Some(ContainerStep::Resize(40 * MI));
+    assert_eq!(pass(waits(1), &CheckMemory::default(), 0, false).0, raise, "a host does both");
+    let (todo, awaits_run, again, memory) = pass(waits(1), &CheckMemory::default(), 0, true);
     assert_eq!((todo, awaits_run, again), (None, true, Some(SOON)));
-    let (todo, awaits_run, ..) = pass(hurt(Life::Running, 1), &memory, 1, true);
+    let (todo, awaits_run, ..) = pass(hurt(ContainerLife::Running, 1), &memory, 1, true);
     assert_eq!((todo, awaits_run), (raise, false));
-    let again = |memory: Memory, count: u64| {
+    let again = |memory: CheckMemory, count: u64| {
         let (todo, _, _, memory) = pass(waits(count), &memory, 10, true);
         assert_eq!(todo, None, "after {count}");
         memory
@@ -301,10 +309,10 @@ fn a_pods_limit_is_raised_while_it_runs_unless_it_never_runs_long_enough() {
 fn a_limit_that_was_refused_or_whose_pass_was_cut_short_is_tried_again_by_a_doubling_backoff() {
     let spec = spec(json!({"outOfMemory": {"policy": "Resize", "minIncrease": "20Mi"}}));
     let hurt = [Container { oom_count: 1, memory_limit: Some(20 * MI), ..up("c") }];
-    let tries = |starts_by_itself: bool, outcome: Option<Outcome>| {
-        let (mut memory, mut tries) = (Memory::default(), Vec::new());
+    let tries = |starts_by_itself: bool, outcome: Option<ActionOutcome>| {
+        let (mut memory, mut tries) = (CheckMemory::default(), Vec::new());
         for second in 0..200 {
-            let facts = Facts { starts_by_itself, ..facts(&spec, &hurt, &memory) };
+            let facts = CheckInput { starts_by_itself, ..facts(&spec, &hurt, &memory) };
             let mut decision = decide(&facts, at(second));
             if !decision.acts.is_empty() {
                 tries.push(second);
@@ -315,9 +323,9 @@ fn a_limit_that_was_refused_or_whose_pass_was_cut_short_is_tried_again_by_a_doub
         }
         tries
     };
-    assert_eq!(tries(true, Some(Outcome::Failed("the API server is away".into()))), [0, 10, 30, 70, 150]);
+    assert_eq!(tries(true, Some(ActionOutcome::Failed("the API server is away".into()))), [0, 10, 30, 70, 150]);
     assert_eq!(tries(true, None), [0, 10, 30, 70, 150], "a pass that was cut short");
-    assert_eq!(tries(true, Some(Outcome::Done)), [0], "a kubelet takes its time");
+    assert_eq!(tries(true, Some(ActionOutcome::Done)), [0], "a kubelet takes its time");
     assert_eq!(tries(false, None), [0], "a host may still be at it");
 }
 
@@ -325,7 +333,7 @@ fn a_limit_that_was_refused_or_whose_pass_was_cut_short_is_tried_again_by_a_doub
 fn a_proposal_is_only_told() {
     let spec = spec(json!({}));
     let hurt = Container { oom_count: 2, memory_limit: Some(100 * MI), memory_peak: Some(99 * MI), ..up("c") };
-    let decision = decide(&facts(&spec, &[hurt], &Memory::default()), at(0));
+    let decision = decide(&facts(&spec, &[hurt], &CheckMemory::default()), at(0));
     assert_eq!((decision.acts.len(), decision.entries[0].proposed), (0, Some(200 * MI)));
     assert_eq!(decision.memory.containers["c"].peak, Some(99 * MI));
     let raised = Container { oom_count: 2, memory_limit: Some(250 * MI), ..up("c") };
@@ -336,15 +344,20 @@ fn a_proposal_is_only_told() {
 #[test]
 fn unhealthy_ones_are_restarted_and_a_persons_stop_is_held_until_resumed() {
     let spec = spec(json!({}));
-    let sick = Container { health: Health::Failing("500".into()), ..up("c") };
-    let memory = Memory::default();
-    assert_eq!(todos(&decide(&facts(&spec, &[sick], &memory), at(0))), [("c", Todo::Restart)]);
-    let end = End { exit_code: Some(143), at: Some(at(0)), by: Some(crate::host::StoppedBy::Person), ..End::default() };
-    let stopped = [Container { life: Life::Ended(end), ..up("c") }];
+    let sick = Container { health: ProbeHealth::Failing("500".into()), ..up("c") };
+    let memory = CheckMemory::default();
+    assert_eq!(todos(&decide(&facts(&spec, &[sick], &memory), at(0))), [("c", ContainerStep::Restart)]);
+    let end = ContainerEnd {
+        exit_code: Some(143),
+        at: Some(at(0)),
+        by: Some(crate::host::StoppedBy::Person),
+        ..ContainerEnd::default()
+    };
+    let stopped = [Container { life: ContainerLife::Ended(end), ..up("c") }];
     let held = decide(&facts(&spec, &stopped, &memory), at(1));
     assert_eq!((held.acts.len(), held.unhealthy), (0, 0));
-    let resumed = Facts { resumed_at: Some(at(5)), ..facts(&spec, &stopped, &held.memory) };
-    assert_eq!(todos(&decide(&resumed, at(6))), [("c", Todo::Up)]);
+    let resumed = CheckInput { resumed_at: Some(at(5)), ..facts(&spec, &stopped, &held.memory) };
+    assert_eq!(todos(&decide(&resumed, at(6))), [("c", ContainerStep::Up)]);
 }
 
 #[test]
@@ -353,15 +366,15 @@ fn a_pods_successor_inherits_its_attempts() {
     let sick = |name: &str, instance: &str| Container {
         instance: instance.into(),
         alike: "main".into(),
-        health: Health::Failing("500".into()),
+        health: ProbeHealth::Failing("500".into()),
         ..up(name)
     };
-    let pass = |containers: &[Container], memory: &Memory, second: i64| {
-        let facts = Facts { starts_by_itself: true, ..facts(&spec, containers, memory) };
+    let pass = |containers: &[Container], memory: &CheckMemory, second: i64| {
+        let facts = CheckInput { starts_by_itself: true, ..facts(&spec, containers, memory) };
         let decision = decide(&facts, at(second));
         (decision.acts.len(), ended(decision.memory))
     };
-    let (acts, memory) = pass(&[sick("a-1/main", "i")], &Memory::default(), 0);
+    let (acts, memory) = pass(&[sick("a-1/main", "i")], &CheckMemory::default(), 0);
     assert_eq!(acts, 1);
     let (_, memory) = pass(&[], &memory, 1);
     let heir = [sick("a-2/main", "j"), sick("a-3/side", "k")];
@@ -375,7 +388,7 @@ fn a_pods_successor_inherits_its_attempts() {
 #[test]
 fn who_only_observes_says_what_it_would_do() {
     let spec = spec(json!({"mode": "Observe"}));
-    let decision = decide(&facts(&spec, &[down("c")], &Memory::default()), at(0));
+    let decision = decide(&facts(&spec, &[down("c")], &CheckMemory::default()), at(0));
     assert!(decision.acts.is_empty() && decision.memory.containers.is_empty());
-    assert_eq!(decision.withheld.iter().map(|act| act.todo).collect::<Vec<_>>(), [Todo::Up]);
+    assert_eq!(decision.withheld.iter().map(|act| act.todo).collect::<Vec<_>>(), [ContainerStep::Up]);
 }

@@ -4,13 +4,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{BackendState, ConditionStatus, Engine},
-    engines::{Failure, Fault, ProbeVerdict, same_model},
+    engines::{Blame, Failure, ProbeVerdict, same_model},
     store::CallFault,
 };
 
 use super::{
-    super::{evidence::describe_failures, memory::Cause, proof, seen::Canaried},
-    Aspect, Facts, Judgement,
+    super::{evidence::describe_failures, facts::CanaryResult, memory::RecoveryCause, proof},
+    Aspect, BackendAssessment, JudgeInput,
 };
 
 /// Failed calls under different requests that demand a proof.
@@ -24,14 +24,14 @@ const BLIND_SILENCE: i32 = 2;
 
 const AGAINST_SERVER: [CallFault; 2] = [CallFault::Failed, CallFault::OutOfMemory];
 
-impl Facts<'_> {
+impl JudgeInput<'_> {
     /// When evidence against the server begins to count: since something was served, and since it was proved or begun anew.
     pub(super) fn failing_after(&self) -> Option<Timestamp> {
         self.served_at().max(proof::needed_since(self.seen, self.memory))
     }
 
     /// Calls fail. Two of them demand a proof; a canary that fails after that confirms them.
-    pub(super) fn failing_calls(&self) -> Option<Judgement> {
+    pub(super) fn failing_calls(&self) -> Option<BackendAssessment> {
         let failures = self.seen.evidence.failures(self.failing_after(), self.now, &AGAINST_SERVER);
         let canaries = self.seen.canary.failures_after(self.asked_after());
         if failures.is_empty() || failures.len().max(canaries) < DOUBT {
@@ -39,7 +39,7 @@ impl Facts<'_> {
         }
         let message = describe_failures(&failures);
         let last_canary = self.seen.canary.failure_since(self.failing_after());
-        let against_server = |failure: &Failure| failure.fault() == Fault::Server;
+        let against_server = |failure: &Failure| failure.fault() == Blame::Server;
         let confirmed = match last_canary {
             Some((_, Failure::Timeout { .. })) => return self.silent_canary(),
             Some((canary, failure)) if against_server(failure) => {
@@ -55,9 +55,9 @@ impl Facts<'_> {
         }
         let out_of_memory = failures.iter().any(|call| call.fault == CallFault::OutOfMemory);
         let (reason, cause) = match (out_of_memory, last_canary) {
-            (true, _) => ("OutOfMemory", Cause::OutOfMemory),
-            (false, Some((_, Failure::Reset { .. } | Failure::Refused))) => ("Reset", Cause::Reset),
-            (false, _) => ("ServerError", Cause::ServerError),
+            (true, _) => ("OutOfMemory", RecoveryCause::OutOfMemory),
+            (false, Some((_, Failure::Reset { .. } | Failure::Refused))) => ("Reset", RecoveryCause::Reset),
+            (false, _) => ("ServerError", RecoveryCause::ServerError),
         };
         let mut down = self.down(reason, message, cause);
         down.serving = Aspect::new(ConditionStatus::False, reason);
@@ -65,7 +65,7 @@ impl Facts<'_> {
     }
 
     /// The last canary got no answer in its time.
-    pub(super) fn silent_canary(&self) -> Option<Judgement> {
+    pub(super) fn silent_canary(&self) -> Option<BackendAssessment> {
         let (last, failure) = self.canary_failure()?;
         match failure {
             Failure::Timeout { .. } if self.last_life() > Some(last.started_at) => None,
@@ -80,7 +80,7 @@ impl Facts<'_> {
         }
     }
 
-    fn by_silence_of(&self, last: &Canaried) -> Judgement {
+    fn by_silence_of(&self, last: &CanaryResult) -> BackendAssessment {
         let (timeouts, silent_since) = self.seen.canary.silent_after(self.asked_after());
         let since = silent_since.unwrap_or(last.started_at);
         let took = last.ended_at.duration_since(last.started_at).as_secs();
@@ -127,7 +127,7 @@ impl Facts<'_> {
     }
 
     /// 503: it has too much to do, or loads its model. Either may last only so long.
-    pub(super) fn full(&self) -> Option<Judgement> {
+    pub(super) fn full(&self) -> Option<BackendAssessment> {
         let since = self.memory.full_since?;
         let canary = self.canary_failure().map(|(_, failure)| failure);
         let probe = self.seen.probes.last.as_ref().map(|probed| &probed.verdict);
@@ -144,7 +144,7 @@ impl Facts<'_> {
     }
 
     /// New, changed, restarted, or back from being down: one inference decides (with `when: Never`, a listing suffices).
-    pub(super) fn unproved(&self) -> Option<Judgement> {
+    pub(super) fn unproved(&self) -> Option<BackendAssessment> {
         let listed = self.seen.probes.listed();
         let nothing_to_ask = self.spec.models.is_empty()
             && self.spec.canary.model.is_none()

@@ -6,10 +6,10 @@ use crate::{
     store::Admission,
 };
 
-use super::{super::seen::Misdeclared, Aspect, Facts, Judgement};
+use super::{super::facts::Misdeclared, Aspect, BackendAssessment, JudgeInput};
 
-impl Facts<'_> {
-    pub(super) fn misdeclared(&self) -> Option<Judgement> {
+impl JudgeInput<'_> {
+    pub(super) fn misdeclared(&self) -> Option<BackendAssessment> {
         let (state, reason, message) = match self.seen.misdeclared.as_ref()? {
             Misdeclared::LoopbackUrl => (
                 BackendState::LoopbackURL,
@@ -56,7 +56,7 @@ impl Facts<'_> {
     }
 
     /// One backend alone judges and heals a server, and sets its limit. Nothing is told of it but how the server is.
-    fn shared(&self, ready: Option<bool>) -> Judgement {
+    fn shared(&self, ready: Option<bool>) -> BackendAssessment {
         let of = |state, message: &str| self.judgement(state, "SharedServer", message.to_owned());
         match ready {
             Some(true) => {
@@ -78,7 +78,7 @@ impl Facts<'_> {
     }
 
     /// A service that a person stopped is as it should be: not failed, and not to be healed.
-    pub(super) fn stopped_by_a_person(&self) -> Option<Judgement> {
+    pub(super) fn stopped_by_a_person(&self) -> Option<BackendAssessment> {
         let service = self.seen.agent.service()?;
         let hold = service.report.holds.iter().find(|h| h.owner == HoldOwner::Person)?;
         let runs = matches!(service.report.state, ServiceState::Running | ServiceState::Starting);

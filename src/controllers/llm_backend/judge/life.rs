@@ -5,14 +5,14 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::Engine;
 
 use super::{
-    super::{proof, seen::OpenCall},
-    Facts, Judgement,
+    super::{facts::OpenBackendCall, proof},
+    BackendAssessment, JudgeInput,
 };
 
 /// A call that waits for its first byte is never taken for a sign of a hang before this.
 const FIRST_BYTE_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
 
-impl Facts<'_> {
+impl JudgeInput<'_> {
     /// Whether an open call got a byte, or a call was served, within `stallSeconds`.
     pub(super) fn bytes_flow(&self) -> bool {
         self.last_life().is_some_and(|at| self.now < at + self.stall())
@@ -36,7 +36,7 @@ impl Facts<'_> {
     }
 
     /// Open calls that got no byte for too long, while nothing else shows life.
-    pub(super) fn silent_calls(&self) -> Option<Judgement> {
+    pub(super) fn silent_calls(&self) -> Option<BackendAssessment> {
         let open = &self.seen.load.open;
         if open.is_empty() || self.bytes_flow() {
             return None;
@@ -57,7 +57,7 @@ impl Facts<'_> {
     }
 
     /// When the silence of this call is too long. `None`: something else explains it.
-    fn hangs_at(&self, call: &OpenCall) -> Option<Timestamp> {
+    fn hangs_at(&self, call: &OpenBackendCall) -> Option<Timestamp> {
         if let Some(at) = call.last_byte_at {
             // MLX stops generating while it reads another call's prompt, and may say nothing meanwhile.
             let reads_prompt =

@@ -19,10 +19,10 @@ use crate::{
 
 use super::{
     engine_kind,
+    facts::{BackendFacts, CanaryResult},
     history::just_before,
-    memory::{Cause, Memory},
+    memory::{BackendMemory, RecoveryCause},
     proof,
-    seen::{Canaried, Seen},
 };
 
 pub use words::{describe, word};
@@ -45,7 +45,7 @@ impl Aspect {
 
 /// What a server is, by all that is known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Judgement {
+pub struct BackendAssessment {
     pub state: BackendState,
     /// The word of the `Ready` condition.
     pub reason: &'static str,
@@ -55,7 +55,7 @@ pub struct Judgement {
     pub serving: Aspect,
     pub ready: bool,
     /// What a step of recovery may mend.
-    pub cause: Option<Cause>,
+    pub cause: Option<RecoveryCause>,
     /// Only a human can mend it.
     pub for_human: bool,
     pub admission: Admission,
@@ -68,8 +68,8 @@ pub struct Judgement {
 }
 
 /// Judges a server. `memory` has the proof that [`proof::note`] found in `seen`.
-pub fn judge(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp) -> Judgement {
-    let facts = Facts::new(spec, seen, memory, now);
+pub fn judge(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory, now: Timestamp) -> BackendAssessment {
+    let facts = JudgeInput::new(spec, seen, memory, now);
     facts
         .misdeclared()
         .or_else(|| facts.stopped_by_a_person())
@@ -87,18 +87,18 @@ pub fn judge(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp
         .unwrap_or_else(|| facts.serving())
 }
 
-struct Facts<'a> {
+struct JudgeInput<'a> {
     spec: &'a LLMBackendSpec,
-    seen: &'a Seen,
-    memory: &'a Memory,
+    seen: &'a BackendFacts,
+    memory: &'a BackendMemory,
     now: Timestamp,
     engine: EngineKind,
     /// The newest served call of a declared model.
     served: Option<&'a ServedCall>,
 }
 
-impl<'a> Facts<'a> {
-    fn new(spec: &'a LLMBackendSpec, seen: &'a Seen, memory: &'a Memory, now: Timestamp) -> Self {
+impl<'a> JudgeInput<'a> {
+    fn new(spec: &'a LLMBackendSpec, seen: &'a BackendFacts, memory: &'a BackendMemory, now: Timestamp) -> Self {
         let engine = engine_kind(spec.engine);
         let served = seen.evidence.last_served(engine, &proof::models(spec));
         Self { spec, seen, memory, now, engine, served }
@@ -117,7 +117,7 @@ impl<'a> Facts<'a> {
         proof::step_ended_at(self.seen, self.memory.episode.as_ref()?.running.as_ref()?)
     }
 
-    fn canary_failure(&self) -> Option<(&'a Canaried, &'a Failure)> {
+    fn canary_failure(&self) -> Option<(&'a CanaryResult, &'a Failure)> {
         self.seen.canary.failure_since(self.asked_after())
     }
 
@@ -145,7 +145,7 @@ impl<'a> Facts<'a> {
         proof::is_current(self.seen, self.memory)
     }
 
-    fn serving(&self) -> Judgement {
+    fn serving(&self) -> BackendAssessment {
         let recent = |at: Option<Timestamp>| at.is_some_and(|at| self.now < at + DEMAND_WINDOW);
         let load = &self.seen.load;
         let fresh = recent(self.served_at()) || recent(self.memory.proof.as_ref().map(|proof| proof.at));
@@ -166,7 +166,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The skeleton of a judgement: not ready, no slots.
-    fn judgement(&self, state: BackendState, reason: &'static str, message: String) -> Judgement {
+    fn judgement(&self, state: BackendState, reason: &'static str, message: String) -> BackendAssessment {
         let reachable = match (&self.seen.probes.last, self.seen.probes.answering) {
             (None, _) => Aspect::new(ConditionStatus::Unknown, "NotProbed"),
             (Some(p), _) if !p.verdict.is_failure() => Aspect::new(ConditionStatus::True, "Answers"),
@@ -177,7 +177,7 @@ impl<'a> Facts<'a> {
             BackendState::Proving | BackendState::Unknown => ConditionStatus::Unknown,
             _ => ConditionStatus::False,
         };
-        Judgement {
+        BackendAssessment {
             state,
             reason,
             message,
@@ -194,7 +194,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn well(&self, state: BackendState, reason: &'static str, message: String) -> Judgement {
+    fn well(&self, state: BackendState, reason: &'static str, message: String) -> BackendAssessment {
         let message = match self.without_device() {
             Some(model) => {
                 format!("{message}; {model} runs on the CPU alone, and ran on a device before: restart the server")
@@ -218,20 +218,20 @@ impl<'a> Facts<'a> {
     }
 
     /// Down for a cause that a restart can help.
-    fn down(&self, reason: &'static str, message: String, cause: Cause) -> Judgement {
+    fn down(&self, reason: &'static str, message: String, cause: RecoveryCause) -> BackendAssessment {
         let mut down = self.judgement(BackendState::Down, reason, message);
         down.cause = Some(cause);
         down
     }
 
-    fn hung(&self, message: String) -> Judgement {
+    fn hung(&self, message: String) -> BackendAssessment {
         let mut hung = self.judgement(BackendState::Hung, "Hung", message);
-        hung.cause = Some(Cause::Hung);
+        hung.cause = Some(RecoveryCause::Hung);
         hung
     }
 
     /// Alive, and occupied: left alone until `busyGraceSeconds` after `since`, then hung.
-    fn busy_since(&self, since: Timestamp, message: String) -> Judgement {
+    fn busy_since(&self, since: Timestamp, message: String) -> BackendAssessment {
         let ends = since + self.busy_grace();
         if self.now >= ends {
             return self
@@ -241,7 +241,7 @@ impl<'a> Facts<'a> {
     }
 
     /// Ready where it was proved; else it waits for its proof.
-    fn busy(&self, message: String) -> Judgement {
+    fn busy(&self, message: String) -> BackendAssessment {
         if self.is_proved() {
             return self.well(BackendState::Busy, "Busy", message);
         }
@@ -251,7 +251,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-impl Judgement {
+impl BackendAssessment {
     fn for_human(mut self) -> Self {
         self.for_human = true;
         self

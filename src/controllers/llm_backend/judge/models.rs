@@ -6,10 +6,10 @@ use crate::{
     store::CallFault,
 };
 
-use super::{Aspect, Facts, Judgement};
+use super::{Aspect, BackendAssessment, JudgeInput};
 
-impl Facts<'_> {
-    pub(super) fn lacks_models(&self) -> Option<Judgement> {
+impl JudgeInput<'_> {
+    pub(super) fn lacks_models(&self) -> Option<BackendAssessment> {
         let listing = self.seen.probes.listing()?;
         let missing: Vec<_> = self.spec.models.iter().filter(|m| !listing.has(self.engine, &m.name)).collect();
         if missing.is_empty() {
@@ -68,7 +68,7 @@ impl Facts<'_> {
     }
 
     /// A declared model that needs more memory than there is: no restart can help, and nothing else proves it.
-    pub(super) fn too_large(&self) -> Option<Judgement> {
+    pub(super) fn too_large(&self) -> Option<BackendAssessment> {
         let since = self.failing_after();
         let failures = self.seen.evidence.failures(since, self.now, &[CallFault::ModelTooLarge]);
         let canary = self.seen.canary.failure_since(since).and_then(|(_, failure)| match failure {

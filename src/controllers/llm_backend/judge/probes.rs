@@ -10,18 +10,18 @@ use crate::{
 
 use super::{
     super::{
-        memory::Cause,
-        seen::{AgentService, Probed},
+        facts::{BackendService, ProbeResult},
+        memory::RecoveryCause,
     },
-    Aspect, Facts, Judgement, describe,
+    Aspect, BackendAssessment, JudgeInput, describe,
 };
 
 /// A server that can't be reached is a human's turn after this.
 const UNREACHABLE: SignedDuration = SignedDuration::from_mins(5);
 
-impl Facts<'_> {
+impl JudgeInput<'_> {
     /// The host agent saw the process end, and nothing has answered since.
-    pub(super) fn exited(&self) -> Option<Judgement> {
+    pub(super) fn exited(&self) -> Option<BackendAssessment> {
         let service = self.seen.agent.service()?;
         let report = &service.report;
         // One that never ran since the agent began is about to be started: probes tell.
@@ -33,13 +33,13 @@ impl Facts<'_> {
             Some(exit) => format!("its process ended: {}", exit.describe()),
             None => "its process does not run".to_owned(),
         });
-        let mut down = self.down("Exited", format!("service {}: {why}", report.name), Cause::Exited);
+        let mut down = self.down("Exited", format!("service {}: {why}", report.name), RecoveryCause::Exited);
         down.reachable = Aspect::new(ConditionStatus::False, "Exited");
         Some(down)
     }
 
     /// Whether something answers although the agent says that the service is stopped: a process that it did not start.
-    pub(super) fn answers_without(&self, service: &AgentService) -> bool {
+    pub(super) fn answers_without(&self, service: &BackendService) -> bool {
         match service.exited_at {
             Some(ended) => self.answered_since(Some(ended)),
             None => self.seen.probes.last.as_ref().is_some_and(|probed| !probed.verdict.is_failure()),
@@ -51,7 +51,7 @@ impl Facts<'_> {
         self.seen.probes.last_good.as_ref().is_some_and(|good| Some(good.at) > since)
     }
 
-    pub(super) fn not_answering(&self) -> Option<Judgement> {
+    pub(super) fn not_answering(&self) -> Option<BackendAssessment> {
         let probes = &self.seen.probes;
         let Some(last) = &probes.last else {
             return Some(self.judgement(BackendState::Proving, "Proving", "the first probe is running".into()));
@@ -76,7 +76,7 @@ impl Facts<'_> {
     }
 
     /// Down by its threshold: the cause is what the last failure said.
-    fn by_last_failure(&self, last: &Probed) -> Judgement {
+    fn by_last_failure(&self, last: &ProbeResult) -> BackendAssessment {
         let failing_since = self.seen.probes.failing_since.or(self.seen.probes.down_since).unwrap_or(last.at);
         let count = self.seen.probes.failures_in_row.max(1);
         let message = match count {
@@ -89,8 +89,8 @@ impl Facts<'_> {
             ProbeVerdict::Refused | ProbeVerdict::Reset if alive_since => {
                 self.busy("probes are refused, while open calls get bytes".into())
             }
-            ProbeVerdict::Refused => self.down("Refused", describe(&last.verdict), Cause::Refused),
-            ProbeVerdict::Reset => self.down("Reset", describe(&last.verdict), Cause::Reset),
+            ProbeVerdict::Refused => self.down("Refused", describe(&last.verdict), RecoveryCause::Refused),
+            ProbeVerdict::Reset => self.down("Reset", describe(&last.verdict), RecoveryCause::Reset),
             ProbeVerdict::Unreachable(_) => {
                 let ends = failing_since + UNREACHABLE;
                 let down = self.judgement(BackendState::Unreachable, "Unreachable", message);
@@ -117,7 +117,7 @@ impl Facts<'_> {
     }
 
     /// Listings time out or fail: death, or a server that works. Signs of life decide, else an inference does.
-    fn silent_listing(&self, last: &Probed, since: Timestamp, message: String) -> Judgement {
+    fn silent_listing(&self, last: &ProbeResult, since: Timestamp, message: String) -> BackendAssessment {
         let served_since = self.served_at().is_some_and(|at| at > since);
         if self.bytes_flow() || served_since && !self.seen.load.open.is_empty() {
             return self.busy(format!("{message}, while calls get bytes"));
@@ -130,7 +130,7 @@ impl Facts<'_> {
         }
         if !self.may_ask() {
             return match last.verdict {
-                ProbeVerdict::ServerError { .. } => self.down("ServerError", message, Cause::ServerError),
+                ProbeVerdict::ServerError { .. } => self.down("ServerError", message, RecoveryCause::ServerError),
                 _ if self.now >= since + self.stall() => self.hung(message),
                 _ => self.judgement(BackendState::Unknown, "NotAnswering", message).until(since + self.stall()),
             };
@@ -142,9 +142,9 @@ impl Facts<'_> {
                         return judged;
                     }
                 }
-                failure if failure.fault() == crate::engines::Fault::Server => {
+                failure if failure.fault() == crate::engines::Blame::Server => {
                     let message = format!("{message}; an inference failed too: {failure}");
-                    return self.down("ServerError", message, Cause::ServerError);
+                    return self.down("ServerError", message, RecoveryCause::ServerError);
                 }
                 _ => {}
             }
@@ -172,7 +172,7 @@ impl Facts<'_> {
     }
 
     /// Verdicts older than three periods are unknown, unless the server asked not to be probed.
-    pub(super) fn stale(&self) -> Option<Judgement> {
+    pub(super) fn stale(&self) -> Option<BackendAssessment> {
         let probe = &self.spec.probe;
         let age = SignedDuration::from_secs(3 * i64::from(probe.period_seconds) + i64::from(probe.timeout_seconds));
         let last = self.seen.probes.last.as_ref()?;
@@ -186,7 +186,7 @@ impl Facts<'_> {
     }
 
     /// Credentials, rate limits, and answers that are not of this engine.
-    pub(super) fn refuses_us(&self) -> Option<Judgement> {
+    pub(super) fn refuses_us(&self) -> Option<BackendAssessment> {
         let canary = self.canary_failure().map(|(_, failure)| failure);
         let probe = &self.seen.probes.last.as_ref()?.verdict;
         match (probe, canary) {
@@ -206,7 +206,7 @@ impl Facts<'_> {
     }
 
     /// No restart ends a rate limit: past `busyGraceSeconds` it is a human's turn.
-    fn rate_limited(&self) -> Judgement {
+    fn rate_limited(&self) -> BackendAssessment {
         let message = "HTTP 429: asked again after Retry-After".to_owned();
         let mut limited = self.judgement(BackendState::RateLimited, "RateLimited", message);
         limited.models_ready = Aspect::new(ConditionStatus::True, "Listed");

@@ -11,8 +11,8 @@ use crate::{
 
 use super::super::{
     engine_kind,
+    facts::{BackendFacts, CanaryResult},
     judge::DEMAND_WINDOW,
-    seen::{Canaried, Seen},
 };
 
 /// A model that leaves memory sooner than this is not touched.
@@ -73,7 +73,7 @@ pub enum Skip {
 /// Decides. `prove` overrules politeness; canaries from before `fresh_after` asked another process. Rules: docs/backends.md, "The canary is polite".
 pub fn plan_canary(
     spec: &LLMBackendSpec,
-    seen: &Seen,
+    seen: &BackendFacts,
     prove: bool,
     fresh_after: Option<Timestamp>,
     is_loaded: impl Fn(&str) -> bool,
@@ -85,9 +85,9 @@ pub fn plan_canary(
     planned.unwrap_or_else(|| choose(spec, seen, prove, is_loaded, now))
 }
 
-fn unwanted(spec: &LLMBackendSpec, seen: &Seen, prove: bool, failures: usize) -> Option<CanaryPlan> {
+fn unwanted(spec: &LLMBackendSpec, seen: &BackendFacts, prove: bool, failures: usize) -> Option<CanaryPlan> {
     let canary = &spec.canary;
-    let refused = |seen: &Seen| seen.probes.last.as_ref().is_none_or(|probed| probed.verdict.is_refusal());
+    let refused = |seen: &BackendFacts| seen.probes.last.as_ref().is_none_or(|probed| probed.verdict.is_refusal());
     let skip = if seen.will.suspended || canary.when == CanaryWhen::Never || seen.misdeclared.is_some() {
         Skip::NotWanted
     } else if refused(seen) || !prove && seen.probes.answering == Some(false) {
@@ -107,7 +107,7 @@ fn unwanted(spec: &LLMBackendSpec, seen: &Seen, prove: bool, failures: usize) ->
 
 fn not_due(
     spec: &LLMBackendSpec,
-    seen: &Seen,
+    seen: &BackendFacts,
     prove: bool,
     (failures, fresh_after): (usize, Option<Timestamp>),
     now: Timestamp,
@@ -126,7 +126,7 @@ fn not_due(
         let served = seen.evidence.last_served_by_anyone().map(|call| call.ended_at);
         due = due.max(served.max(last.map(|last| last.ended_at)).map(|at| at + period));
     } else if failures == 0 {
-        let in_vain = |last: &&Canaried| last.result.is_ok() && Some(last.started_at) > fresh_after;
+        let in_vain = |last: &&CanaryResult| last.result.is_ok() && Some(last.started_at) > fresh_after;
         due = due.max(last.filter(in_vain).map(|last| last.ended_at + FIRST_RETRY));
     }
     due.filter(|due| now < *due).map(CanaryPlan::Later)
@@ -144,7 +144,7 @@ fn retry(spec: &LLMBackendSpec, failures: usize) -> SignedDuration {
 
 fn choose(
     spec: &LLMBackendSpec,
-    seen: &Seen,
+    seen: &BackendFacts,
     prove: bool,
     is_loaded: impl Fn(&str) -> bool,
     now: Timestamp,
@@ -193,7 +193,7 @@ fn remaining(model: &LoadedModel, prove: bool, now: Timestamp) -> Option<KeepAli
 }
 
 /// Models that may be asked, best first: the canary's own, the declared ones that are listed, else what the server lists and runs itself.
-fn declared(spec: &LLMBackendSpec, seen: &Seen) -> Vec<String> {
+fn declared(spec: &LLMBackendSpec, seen: &BackendFacts) -> Vec<String> {
     let kind = engine_kind(spec.engine);
     let listed = seen.probes.listed();
     let declared = spec.canary.model.iter().chain(spec.models.iter().map(|m| &m.name));
@@ -218,7 +218,13 @@ fn declared(spec: &LLMBackendSpec, seen: &Seen) -> Vec<String> {
     names
 }
 
-fn send(spec: &LLMBackendSpec, seen: &Seen, name: &str, keep_alive: Option<KeepAlive>, loads: bool) -> CanaryPlan {
+fn send(
+    spec: &LLMBackendSpec,
+    seen: &BackendFacts,
+    name: &str,
+    keep_alive: Option<KeepAlive>,
+    loads: bool,
+) -> CanaryPlan {
     let Ok(model) = model_to_send(engine_kind(spec.engine), name, seen.probes.listed()) else {
         return CanaryPlan::Skip(Skip::NoModel);
     };

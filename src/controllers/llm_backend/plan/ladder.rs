@@ -6,10 +6,10 @@ use crate::api::{Engine, Recovery, number_of};
 
 use super::{
     super::{
-        memory::{Attempt, AttemptResult, Cause, Run, RunPhase, Step, bounded},
-        seen::AgentView,
+        facts::AgentView,
+        memory::{AttemptResult, RecoveryAttempt, RecoveryCause, RecoveryPhase, RecoveryRun, RecoveryStep, bounded},
     },
-    Act, Pass, PlanNote, Waiting, Why,
+    Pass, PlanNote, RecoveryAct, RecoveryWait, WaitReason,
 };
 
 /// Ladders wait this long after the machine slept.
@@ -17,42 +17,42 @@ const AFTER_SLEEP: SignedDuration = SignedDuration::from_secs(60);
 
 impl Pass<'_> {
     /// Whom or what keeps us from acting now, if anything does.
-    pub(super) fn left_alone(&self) -> Option<Waiting> {
+    pub(super) fn left_alone(&self) -> Option<RecoveryWait> {
         let will = &self.seen.will;
-        let waiting = |why, until| Some(Waiting { why, until });
+        let waiting = |why, until| Some(RecoveryWait { why, until });
         if will.suspended {
-            return waiting(Why::Suspended, None);
+            return waiting(WaitReason::Suspended, None);
         }
         if will.paused {
-            return waiting(Why::Paused, None);
+            return waiting(WaitReason::Paused, None);
         }
         if let Some(woke) = self.seen.woke_at
             && self.now < woke + AFTER_SLEEP
         {
-            return waiting(Why::JustWoke, Some(woke + AFTER_SLEEP));
+            return waiting(WaitReason::JustWoke, Some(woke + AFTER_SLEEP));
         }
         match &self.seen.agent {
             AgentView::None => None,
-            AgentView::Unheard | AgentView::Unreachable { .. } => waiting(Why::AgentUnreachable, None),
-            AgentView::Heard(service) if service.report.held() => waiting(Why::Held, None),
-            AgentView::Heard(service) if service.report.operation.is_some() => waiting(Why::Operation, None),
+            AgentView::Unheard | AgentView::Unreachable { .. } => waiting(WaitReason::AgentUnreachable, None),
+            AgentView::Heard(service) if service.report.held() => waiting(WaitReason::Held, None),
+            AgentView::Heard(service) if service.report.operation.is_some() => waiting(WaitReason::Operation, None),
             AgentView::Heard(service) => {
                 let peers = self.seen.peers;
                 let storm = peers.total > 1 && peers.failing * 2 > peers.total;
                 let heard_since = peers.failing_since.is_none_or(|since| service.heard_at > since);
-                if storm && !heard_since { waiting(Why::Storm, None) } else { None }
+                if storm && !heard_since { waiting(WaitReason::Storm, None) } else { None }
             }
         }
     }
 
-    pub(super) fn next_step(&mut self, cause: Cause) {
+    pub(super) fn next_step(&mut self, cause: RecoveryCause) {
         let episode = self.plan.memory.episode.as_ref().expect("opened just before");
         if episode.deferred_at.is_some() {
             self.try_silently(cause);
             return;
         }
         let step = self.ladder(cause).into_iter().find(|step| {
-            let again = *step == Step::Restart;
+            let again = *step == RecoveryStep::Restart;
             (again || !episode.tried.contains(step)) && !self.plan.memory.is_hopeless(cause, *step)
         });
         let Some(step) = step else {
@@ -64,20 +64,20 @@ impl Pass<'_> {
             self.defer(why);
             return;
         };
-        if step == Step::Restart && !self.may_restart() {
+        if step == RecoveryStep::Restart && !self.may_restart() {
             return;
         }
         self.begin(step, cause, false);
     }
 
     /// The steps for a cause, in order.
-    pub(super) fn ladder(&self, cause: Cause) -> Vec<Step> {
+    pub(super) fn ladder(&self, cause: RecoveryCause) -> Vec<RecoveryStep> {
         let mut steps = Vec::new();
-        if cause == Cause::Hung && self.spec.engine == Engine::Ollama {
-            steps.push(Step::Unload);
+        if cause == RecoveryCause::Hung && self.spec.engine == Engine::Ollama {
+            steps.push(RecoveryStep::Unload);
         }
         if self.spec.recovery.is_some() {
-            steps.push(Step::Restart);
+            steps.push(RecoveryStep::Restart);
         }
         steps
     }
@@ -101,7 +101,7 @@ impl Pass<'_> {
         }
         let due = episode.last_restart_at.filter(|_| episode.waits > 0).map(|at| at + wait(recovery, episode.waits));
         if let Some(due) = due.filter(|due| self.now < *due) {
-            self.plan.waiting = Some(Waiting { why: Why::Period, until: Some(due) });
+            self.plan.waiting = Some(RecoveryWait { why: WaitReason::Period, until: Some(due) });
             return false;
         }
         true
@@ -116,19 +116,19 @@ impl Pass<'_> {
     }
 
     /// One silent attempt each `retryDeferredSeconds`.
-    pub(super) fn try_silently(&mut self, cause: Cause) {
+    pub(super) fn try_silently(&mut self, cause: RecoveryCause) {
         let Some(recovery) = &self.spec.recovery else { return };
         let episode = self.plan.memory.episode.as_ref().expect("a deferral is part of an episode");
         let last = episode.last_restart_at.max(episode.deferred_at).unwrap_or(self.now);
         let due = last + SignedDuration::from_secs(recovery.retry_deferred_seconds.into());
         if self.now < due {
-            self.plan.waiting = Some(Waiting { why: Why::Deferred, until: Some(due) });
+            self.plan.waiting = Some(RecoveryWait { why: WaitReason::Deferred, until: Some(due) });
             return;
         }
-        self.begin(Step::Restart, cause, true);
+        self.begin(RecoveryStep::Restart, cause, true);
     }
 
-    pub(super) fn begin(&mut self, step: Step, cause: Cause, silent: bool) {
+    pub(super) fn begin(&mut self, step: RecoveryStep, cause: RecoveryCause, silent: bool) {
         let now = self.now;
         let memory = &mut self.plan.memory;
         let episode = memory.episode.as_mut().expect("opened just before");
@@ -136,7 +136,10 @@ impl Pass<'_> {
             if episode.would != Some(step) {
                 episode.would = Some(step);
                 let evidence = episode.evidence.clone();
-                memory.begin_attempt(Attempt { at: now, cause, step, result: AttemptResult::WouldDo, evidence }, false);
+                memory.begin_attempt(
+                    RecoveryAttempt { at: now, cause, step, result: AttemptResult::WouldDo, evidence },
+                    false,
+                );
                 self.plan.notes.push(PlanNote::WouldDo { step, cause });
             }
             return;
@@ -145,7 +148,7 @@ impl Pass<'_> {
         if !episode.tried.contains(&step) {
             episode.tried.push(step);
         }
-        if step == Step::Restart {
+        if step == RecoveryStep::Restart {
             episode.last_restart_at = Some(now);
             episode.attempts += i32::from(!silent);
             episode.waits += 1;
@@ -153,16 +156,17 @@ impl Pass<'_> {
         let key = format!("{}-{}", episode.id, episode.steps_begun);
         // After an unload, too, the model has to be loaded before it can serve.
         let patience = SignedDuration::from_secs(self.spec.probe.startup_seconds.into());
-        let (deadline, phase) = (now + patience, RunPhase::Committed);
-        episode.running = Some(Run { step, key: key.clone(), started_at: now, deadline, phase, silent });
+        let (deadline, phase) = (now + patience, RecoveryPhase::Committed);
+        episode.running = Some(RecoveryRun { step, key: key.clone(), started_at: now, deadline, phase, silent });
         let (attempt, evidence) = (episode.attempts, episode.evidence.clone());
-        let record = Attempt { at: now, cause, step, result: AttemptResult::Running, evidence: evidence.clone() };
-        memory.begin_attempt(record, step == Step::Restart && !silent);
+        let record =
+            RecoveryAttempt { at: now, cause, step, result: AttemptResult::Running, evidence: evidence.clone() };
+        memory.begin_attempt(record, step == RecoveryStep::Restart && !silent);
         let most = self.spec.recovery.as_ref().map_or(0, |r: &Recovery| r.max_attempts);
         self.plan.notes.push(PlanNote::Attempt { step, attempt, most, cause, silent });
         match step {
-            Step::Unload => self.plan.act = Some(Act::Unload { key }),
-            Step::Restart => self.plan.act = Some(Act::Restart { key, attempt, cause, evidence }),
+            RecoveryStep::Unload => self.plan.act = Some(RecoveryAct::Unload { key }),
+            RecoveryStep::Restart => self.plan.act = Some(RecoveryAct::Restart { key, attempt, cause, evidence }),
         }
     }
 }

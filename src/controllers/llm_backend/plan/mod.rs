@@ -17,24 +17,24 @@ use crate::{
 };
 
 use super::{
-    judge::{Judgement, judge},
+    facts::BackendFacts,
+    judge::{BackendAssessment, judge},
     limit,
-    memory::{AttemptResult, Cause, Episode, Memory, RunPhase, Step, bounded},
+    memory::{AttemptResult, BackendMemory, Episode, RecoveryCause, RecoveryPhase, RecoveryStep, bounded},
     proof,
-    seen::Seen,
 };
 
 pub use canary::{CanaryOrder, CanaryPlan, Skip, plan_canary};
-pub use types::{Act, HoldChange, Outcome, PlanNote, Waiting, Why};
+pub use types::{HoldChange, PlanNote, RecoveryAct, RecoveryOutcome, RecoveryWait, WaitReason};
 
 /// What one pass decided.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct BackendPlan {
     /// To be committed before `act`.
-    pub memory: Memory,
-    pub act: Option<Act>,
+    pub memory: BackendMemory,
+    pub act: Option<RecoveryAct>,
     /// Why nothing is done although the backend is not well.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<RecoveryWait>,
     /// An inference that is demanded as a proof, whatever politeness says.
     pub prove: bool,
     /// The inference to send now, or why none.
@@ -56,7 +56,13 @@ pub struct Plan {
 }
 
 /// Judges, and plans one pass. `id` makes a new episode's id, unique for ever.
-pub fn decide(spec: &LLMBackendSpec, seen: &Seen, past: &Memory, id: &str, now: Timestamp) -> (Judgement, Plan) {
+pub fn decide(
+    spec: &LLMBackendSpec,
+    seen: &BackendFacts,
+    past: &BackendMemory,
+    id: &str,
+    now: Timestamp,
+) -> (BackendAssessment, BackendPlan) {
     let mut memory = past.clone();
     proof::note(spec, seen, &mut memory, now);
     let judged = judge(spec, seen, &memory, now);
@@ -66,7 +72,7 @@ pub fn decide(spec: &LLMBackendSpec, seen: &Seen, past: &Memory, id: &str, now: 
         judged: &judged,
         id,
         now,
-        plan: Plan {
+        plan: BackendPlan {
             memory,
             act: None,
             waiting: None,
@@ -92,27 +98,27 @@ pub fn decide(spec: &LLMBackendSpec, seen: &Seen, past: &Memory, id: &str, now: 
 }
 
 /// Writes what came of an act into the memory.
-pub fn record(memory: &mut Memory, outcome: &Outcome, now: Timestamp) -> Option<PlanNote> {
+pub fn record(memory: &mut BackendMemory, outcome: &RecoveryOutcome, now: Timestamp) -> Option<PlanNote> {
     let episode = memory.episode.as_mut()?;
     let run = episode.running.as_mut()?;
     match outcome {
-        Outcome::Done => run.phase = RunPhase::Verifying { since: now },
-        Outcome::Sent { operation } => run.phase = RunPhase::Sent { operation: operation.clone() },
-        Outcome::Pods(pods) => run.phase = RunPhase::Replacing { left: pods.clone(), waiting: false },
-        Outcome::PodDeleted => {
-            if let RunPhase::Replacing { left, waiting } = &mut run.phase {
+        RecoveryOutcome::Done => run.phase = RecoveryPhase::Verifying { since: now },
+        RecoveryOutcome::Sent { operation } => run.phase = RecoveryPhase::Sent { operation: operation.clone() },
+        RecoveryOutcome::Pods(pods) => run.phase = RecoveryPhase::Replacing { left: pods.clone(), waiting: false },
+        RecoveryOutcome::PodDeleted => {
+            if let RecoveryPhase::Replacing { left, waiting } = &mut run.phase {
                 left.remove(0);
                 *waiting = true;
             }
         }
-        Outcome::Unclear { .. } => {}
-        Outcome::Failed { why } => return Some(conclude(memory, AttemptResult::DidNotHelp, why)),
+        RecoveryOutcome::Unclear { .. } => {}
+        RecoveryOutcome::Failed { why } => return Some(conclude(memory, AttemptResult::DidNotHelp, why)),
     }
     None
 }
 
 /// Ends the running step.
-fn conclude(memory: &mut Memory, result: AttemptResult, evidence: &str) -> PlanNote {
+fn conclude(memory: &mut BackendMemory, result: AttemptResult, evidence: &str) -> PlanNote {
     let episode = memory.episode.as_mut().expect("a step runs only in an episode");
     let run = episode.running.take().expect("only a running step is concluded");
     let (cause, step, evidence) = (episode.cause, run.step, bounded(evidence));
@@ -128,11 +134,11 @@ fn conclude(memory: &mut Memory, result: AttemptResult, evidence: &str) -> PlanN
 
 struct Pass<'a> {
     spec: &'a LLMBackendSpec,
-    seen: &'a Seen,
-    judged: &'a Judgement,
+    seen: &'a BackendFacts,
+    judged: &'a BackendAssessment,
     id: &'a str,
     now: Timestamp,
-    plan: Plan,
+    plan: BackendPlan,
 }
 
 impl Pass<'_> {
@@ -215,7 +221,7 @@ impl Pass<'_> {
         }
     }
 
-    fn open_episode(&mut self, cause: Cause) {
+    fn open_episode(&mut self, cause: RecoveryCause) {
         let evidence = bounded(&format!("{}: {}", cause.as_str(), self.judged.message));
         match &mut self.plan.memory.episode {
             Some(episode) => {
@@ -228,7 +234,7 @@ impl Pass<'_> {
                 if again || episode.cause != cause {
                     episode.cause = cause;
                     episode.evidence = evidence;
-                    episode.tried.retain(|step| *step == Step::Restart);
+                    episode.tried.retain(|step| *step == RecoveryStep::Restart);
                 }
             }
             none => {
@@ -314,9 +320,9 @@ impl Pass<'_> {
     /// Somebody is told when nothing could be done for this long.
     const BLOCKED: SignedDuration = SignedDuration::from_mins(5);
 
-    fn tell_blocked(&mut self, waiting: &Waiting) {
+    fn tell_blocked(&mut self, waiting: &RecoveryWait) {
         let episode = self.plan.memory.episode.as_mut().expect("opened just before");
-        let blocked = matches!(waiting.why, Why::AgentUnreachable | Why::Storm);
+        let blocked = matches!(waiting.why, WaitReason::AgentUnreachable | WaitReason::Storm);
         if !blocked || episode.told_blocked || self.now < episode.since + Self::BLOCKED {
             return;
         }

@@ -6,18 +6,18 @@ use crate::{host::ServiceState, store::CallFault};
 
 use super::{
     super::{
-        memory::{AttemptResult, PodId, Run, RunPhase, Step},
+        memory::{AttemptResult, PodId, RecoveryPhase, RecoveryRun, RecoveryStep},
         proof,
     },
-    Act, Pass, Waiting, Why, conclude,
+    Pass, RecoveryAct, RecoveryWait, WaitReason, conclude,
 };
 
 impl Pass<'_> {
     /// A step is under way: send it again, follow it, or see whether it helped. It is over only by evidence that began after it
     /// ended; without any it is inconclusive, after twice its time.
-    pub(super) fn go_on(&mut self, run: Run) {
+    pub(super) fn go_on(&mut self, run: RecoveryRun) {
         self.plan.prove = true;
-        let wait = Waiting { why: Why::Step, until: Some(run.deadline) };
+        let wait = RecoveryWait { why: WaitReason::Step, until: Some(run.deadline) };
         if self.now >= run.deadline {
             let patience = run.deadline.duration_since(run.started_at);
             match self.failure_after(&run) {
@@ -37,19 +37,19 @@ impl Pass<'_> {
         self.plan.waiting = Some(wait);
         let episode = self.plan.memory.episode.as_ref().expect("a step runs only in an episode");
         self.plan.act = match &run.phase {
-            RunPhase::Committed if self.left_alone_hard() => None,
-            RunPhase::Committed => Some(match run.step {
-                Step::Unload => Act::Unload { key: run.key },
-                Step::Restart => Act::Restart {
+            RecoveryPhase::Committed if self.left_alone_hard() => None,
+            RecoveryPhase::Committed => Some(match run.step {
+                RecoveryStep::Unload => RecoveryAct::Unload { key: run.key },
+                RecoveryStep::Restart => RecoveryAct::Restart {
                     key: run.key,
                     attempt: episode.attempts,
                     cause: episode.cause,
                     evidence: episode.evidence.clone(),
                 },
             }),
-            RunPhase::Sent { operation } => Some(Act::Follow { operation: operation.clone() }),
-            RunPhase::Replacing { left, waiting } => self.replace_next(left, *waiting),
-            RunPhase::Verifying { since } => {
+            RecoveryPhase::Sent { operation } => Some(RecoveryAct::Follow { operation: operation.clone() }),
+            RecoveryPhase::Replacing { left, waiting } => self.replace_next(left, *waiting),
+            RecoveryPhase::Verifying { since } => {
                 self.verify(run.step, *since);
                 None
             }
@@ -61,38 +61,38 @@ impl Pass<'_> {
         self.seen.will.suspended || self.seen.will.paused || self.seen.will.observe
     }
 
-    pub(super) fn replace_next(&mut self, left: &[PodId], waiting: bool) -> Option<Act> {
+    pub(super) fn replace_next(&mut self, left: &[PodId], waiting: bool) -> Option<RecoveryAct> {
         // What can't be seen is awaited too: a second pod less may be the last.
         let replaced = self.seen.workload.as_ref().is_some_and(|workload| workload.is_replaced_but_for(left));
         if waiting && !replaced && !left.is_empty() {
             return None;
         }
         match left.first() {
-            Some(pod) => Some(Act::DeletePod { pod: pod.clone() }),
+            Some(pod) => Some(RecoveryAct::DeletePod { pod: pod.clone() }),
             None => {
                 let run = self.plan.memory.episode.as_mut().and_then(|e| e.running.as_mut());
-                run.expect("it is being replaced").phase = RunPhase::Verifying { since: self.now };
+                run.expect("it is being replaced").phase = RecoveryPhase::Verifying { since: self.now };
                 None
             }
         }
     }
 
     /// Over before its time: the process that was started is gone again.
-    pub(super) fn verify(&mut self, step: Step, since: Timestamp) {
+    pub(super) fn verify(&mut self, step: RecoveryStep, since: Timestamp) {
         let exited = self.seen.agent.service().filter(|s| s.heard_at > since).is_some_and(|s| {
             s.report.state == ServiceState::Stopped
                 && s.exited_at.is_none_or(|at| at >= since)
                 && s.report.operation.is_none()
         });
-        if step == Step::Restart && exited {
+        if step == RecoveryStep::Restart && exited {
             let why = format!("the process exited again: {}", self.judged.message);
             self.conclude_step(AttemptResult::DidNotHelp, &why);
         }
     }
 
     /// What shows at its deadline that the step did not help: a failed call, or that nothing came up.
-    fn failure_after(&self, run: &Run) -> Option<String> {
-        if !matches!(run.phase, RunPhase::Verifying { .. }) {
+    fn failure_after(&self, run: &RecoveryRun) -> Option<String> {
+        if !matches!(run.phase, RecoveryPhase::Verifying { .. }) {
             return Some(format!("it did not end in time: {}", self.judged.message));
         }
         let silent = self.seen.probes.answering == Some(false) && self.seen.canary.running_since.is_none();
@@ -100,7 +100,7 @@ impl Pass<'_> {
     }
 
     /// A call that began after the step ended, and failed or got no answer.
-    fn call_failed_after(&self, run: &Run) -> Option<String> {
+    fn call_failed_after(&self, run: &RecoveryRun) -> Option<String> {
         let since = proof::step_ended_at(self.seen, run)?;
         if let Some((_, failure)) = self.seen.canary.failure_from(since) {
             return Some(format!("an inference failed after it: {failure}"));

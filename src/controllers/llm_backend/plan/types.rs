@@ -4,22 +4,22 @@ use jiff::Timestamp;
 
 use crate::host::HoldOwner;
 
-use super::super::memory::{Cause, PodId, Step};
+use super::super::memory::{PodId, RecoveryCause, RecoveryStep};
 
 /// One thing to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum RecoveryAct {
     /// Mark open slots as aborted, then unload what is loaded.
     Unload { key: String },
     /// Restart through host agent, workload or webhook. Sent again with the same key, it is the same operation.
-    Restart { key: String, attempt: i32, cause: Cause, evidence: String },
+    Restart { key: String, attempt: i32, cause: RecoveryCause, evidence: String },
     /// Ask the agent how far its operation is.
     Follow { operation: String },
     /// Delete this pod; its replacement is awaited.
     DeletePod { pod: PodId },
 }
 
-impl Act {
+impl RecoveryAct {
     /// Whether somebody may want to keep it from happening.
     pub fn changes_something(&self) -> bool {
         !matches!(self, Self::Follow { .. })
@@ -28,13 +28,13 @@ impl Act {
 
 /// Why nothing is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    pub why: Why,
+pub struct RecoveryWait {
+    pub why: WaitReason,
     pub until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum WaitReason {
     Suspended,
     Paused,
     /// A person holds the service at the agent.
@@ -53,7 +53,7 @@ pub enum Why {
     Step,
 }
 
-impl Why {
+impl WaitReason {
     /// In words without ages.
     pub fn describe(self) -> &'static str {
         match self {
@@ -75,25 +75,25 @@ impl Why {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlanNote {
     Attempt {
-        step: Step,
+        step: RecoveryStep,
         attempt: i32,
         most: i32,
-        cause: Cause,
+        cause: RecoveryCause,
         silent: bool,
     },
     Helped {
-        step: Step,
-        cause: Cause,
+        step: RecoveryStep,
+        cause: RecoveryCause,
         evidence: String,
     },
     DidNotHelp {
-        step: Step,
-        cause: Cause,
+        step: RecoveryStep,
+        cause: RecoveryCause,
         evidence: String,
     },
     Inconclusive {
-        step: Step,
-        cause: Cause,
+        step: RecoveryStep,
+        cause: RecoveryCause,
         evidence: String,
     },
     /// Nothing can be done for a while, by what keeps it from acting.
@@ -107,8 +107,8 @@ pub enum PlanNote {
         was_deferred: bool,
     },
     WouldDo {
-        step: Step,
-        cause: Cause,
+        step: RecoveryStep,
+        cause: RecoveryCause,
     },
     LimitLowered {
         to: i32,
@@ -127,7 +127,7 @@ pub struct HoldChange {
 
 /// What came of an act.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RecoveryOutcome {
     /// The step's action is done; an inference must prove it.
     Done,
     /// The agent took the operation, or still works on it.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    engines::{Endpoint, EngineKind, Failure, Fault, PULL_STALL, ProofRequest, ProofShape, engine},
+    engines::{Blame, Endpoint, EngineKind, Failure, PULL_STALL, ProofRequest, ProofShape, engine},
     host::Instance,
     store::{CallFault, FailedCall, ServedCall, Slot, SlotAnswer, SlotPurpose, SlotRequest},
     telemetry::crash_point,
@@ -14,12 +14,12 @@ use crate::{
 
 use super::{
     super::{
-        super::shared::{Agents, Key},
+        super::shared::{AgentRegistry, NamespacedName},
+        facts::CanaryResult,
         plan::CanaryOrder,
-        seen::Canaried,
     },
-    Tools,
-    task::Done,
+    ProberTools,
+    task::ProberReport,
 };
 
 /// CPU time per second of waiting from which on a server counts as working. Answering probes takes far less.
@@ -30,8 +30,8 @@ const BETWEEN_SAMPLES: Duration = Duration::from_millis(800);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A one-token inference that is to be sent.
-pub struct Canary {
-    pub key: Key,
+pub struct CanaryCall {
+    pub key: NamespacedName,
     pub engine: EngineKind,
     pub endpoint: Endpoint,
     pub server_url: String,
@@ -41,21 +41,21 @@ pub struct Canary {
 }
 
 /// What came of it.
-pub enum CanaryDone {
+pub enum CanaryOutcome {
     /// No slot was free, or the database is away: without a slot nothing is sent.
     NoSlot,
-    Asked(Box<Asked>),
+    Asked(Box<CanaryAnswer>),
 }
 
 /// A canary that was sent.
-pub struct Asked {
-    pub canaried: Canaried,
+pub struct CanaryAnswer {
+    pub canaried: CanaryResult,
     /// The shape of question that the server answered.
     pub shape: Option<ProofShape>,
 }
 
-impl Canary {
-    pub async fn run(self, tools: &Tools) -> CanaryDone {
+impl CanaryCall {
+    pub async fn run(self, tools: &ProberTools) -> CanaryOutcome {
         let CanaryOrder { model, keep_alive, loads, timeout, longest, .. } = self.order.clone();
         let request = SlotRequest {
             server_url: self.server_url.clone(),
@@ -71,10 +71,10 @@ impl Canary {
         };
         let slot = match answer {
             Ok(SlotAnswer::Given(slot)) => slot,
-            Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => return CanaryDone::NoSlot,
+            Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => return CanaryOutcome::NoSlot,
             Err(error) => {
-                tracing::debug!(backend = %self.key, %error, "no canary without a slot");
-                return CanaryDone::NoSlot;
+                tracing::debug!(backend = %self.key, %error, "could not take a slot for a canary; will retry");
+                return CanaryOutcome::NoSlot;
             }
         };
         crash_point("canary.slot-taken");
@@ -93,18 +93,18 @@ impl Canary {
         let timed_out = matches!(&result, Err(Failure::Timeout { .. }));
         let linger = if timed_out { LINGER } else { Duration::ZERO };
         if let Err(error) = tools.store.release_slot(&slot, linger).await {
-            tracing::debug!(backend = %self.key, %error, "a canary's slot lapses by itself");
+            tracing::debug!(backend = %self.key, %error, "could not release the slot of a canary; it lapses");
         }
         let shape = result.as_ref().ok().map(|proved| proved.shape);
         let model = model.as_str().to_owned();
-        let canaried = Canaried { started_at, ended_at, model, loads, result: result.map(drop) };
-        CanaryDone::Asked(Box::new(Asked { canaried, shape }))
+        let canaried = CanaryResult { started_at, ended_at, model, loads, result: result.map(drop) };
+        CanaryOutcome::Asked(Box::new(CanaryAnswer { canaried, shape }))
     }
 }
 
 /// What a canary shows, as calls of workers do; `None` where it blames the request, the configuration, or only its time was over.
-pub fn evidence(canaried: &Canaried, number: u64) -> Option<Result<ServedCall, FailedCall>> {
-    let Canaried { model, started_at: began_at, ended_at, result, .. } = canaried.clone();
+pub fn evidence(canaried: &CanaryResult, number: u64) -> Option<Result<ServedCall, FailedCall>> {
+    let CanaryResult { model, started_at: began_at, ended_at, result, .. } = canaried.clone();
     let failure = match result {
         Ok(()) => return Some(Ok(ServedCall { model, began_at, ended_at, request: "canary".into() })),
         Err(failure) => failure,
@@ -113,18 +113,18 @@ pub fn evidence(canaried: &Canaried, number: u64) -> Option<Result<ServedCall, F
         (Failure::Timeout { .. }, _) => return None,
         (Failure::OutOfMemory { .. }, _) => CallFault::OutOfMemory,
         (Failure::ModelTooLarge { .. }, _) => CallFault::ModelTooLarge,
-        (_, Fault::Server) => CallFault::Failed,
-        (_, Fault::Full) => CallFault::Full,
-        (_, Fault::Request | Fault::Configuration | Fault::Unreachable) => return None,
+        (_, Blame::Server) => CallFault::Failed,
+        (_, Blame::Full) => CallFault::Full,
+        (_, Blame::Request | Blame::Configuration | Blame::Unreachable) => return None,
     };
     let (message, request) = (failure.to_string(), format!("canary {number}"));
     Some(Err(FailedCall { model, began_at, ended_at, request, fault, message }))
 }
 
-impl Canary {
+impl CanaryCall {
     /// Frees the canary slots of former leaders: one that died in the middle of its canary can't. The call of a dead process
     /// ended with its connection; that of a frozen one is a single token. Returns whether there were any.
-    async fn free_former(&self, tools: &Tools) -> bool {
+    async fn free_former(&self, tools: &ProberTools) -> bool {
         let Ok(occupied) = tools.store.slots(&self.server_url).await else { return false };
         let mut freed = false;
         for row in occupied.iter().filter(|s| s.purpose == SlotPurpose::Canary && s.holder != tools.holder) {
@@ -160,8 +160,8 @@ impl CpuSampler {
     /// minute ago says nothing of now.
     pub async fn sample(
         &mut self,
-        agents: &Agents,
-        service: Option<&(Key, String)>,
+        agents: &AgentRegistry,
+        service: Option<&(NamespacedName, String)>,
         oldest: Duration,
     ) -> Option<CpuSample> {
         let (agent, service) = service?;
@@ -182,15 +182,15 @@ impl CpuSampler {
 }
 
 /// Pulls a model, and reports percent.
-pub async fn pull(kind: EngineKind, endpoint: Endpoint, model: String, reports: mpsc::UnboundedSender<Done>) {
+pub async fn pull(kind: EngineKind, endpoint: Endpoint, model: String, reports: mpsc::UnboundedSender<ProberReport>) {
     let mut on_progress = |progress: crate::engines::PullProgress| {
         let percent = i32::from(progress.percent);
-        let _ = reports.send(Done::PullProgress { model: model.clone(), percent });
+        let _ = reports.send(ProberReport::PullProgress { model: model.clone(), percent });
     };
     let result = engine(kind).pull(&endpoint, &model, PULL_STALL, &mut on_progress).await;
     let error = result.err().map(|e| {
         let permanent = matches!(e.failure, Failure::ModelMissing { .. } | Failure::Rejected { .. });
         (e.to_string(), permanent)
     });
-    let _ = reports.send(Done::Pulled { model, error });
+    let _ = reports.send(ProberReport::Pulled { model, error });
 }

@@ -24,21 +24,21 @@ use crate::{
 };
 
 use super::{
-    super::shared::{Agents, Key, SlotWatch, Wake},
-    evidence::{Evidence, quote},
+    super::shared::{AgentRegistry, NamespacedName, SlotWatch, Wake},
+    evidence::{BackendEvidence, quote},
+    facts::{CanaryHistory, CanaryResult, CpuHistory, Misdeclared, ProbeHistory, Pull},
     plan::CanaryOrder,
-    seen::{CanaryHistory, CpuHistory, Misdeclared, ProbeHistory, Pull},
 };
 
 /// What the controller wants of a prober: changed with every pass that decides otherwise.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wish {
+pub struct ProberOrder {
     pub spec: LLMBackendSpec,
     pub generation: i64,
     pub endpoint: Option<Endpoint>,
     pub server_url: String,
     /// The agent and service whose CPU time tells a busy server from a hung one.
-    pub service: Option<(Key, String)>,
+    pub service: Option<(NamespacedName, String)>,
     pub misdeclared: Option<Misdeclared>,
     /// The inference to send now.
     pub canary: Option<CanaryOrder>,
@@ -66,9 +66,9 @@ pub struct Findings {
 
 /// What all probers share.
 #[derive(Clone)]
-pub struct Tools {
+pub struct ProberTools {
     pub store: Arc<dyn Store>,
-    pub agents: Agents,
+    pub agents: AgentRegistry,
     pub slots: SlotWatch,
     pub wake: Wake,
     pub metrics: Metrics,
@@ -77,9 +77,9 @@ pub struct Tools {
     pub holder: String,
 }
 
-impl Tools {
+impl ProberTools {
     /// Asks for a pass over a backend.
-    pub fn look_at(&self, backend: &Key) {
+    pub fn look_at(&self, backend: &NamespacedName) {
         // No receiver: the term is over.
         let _ = self.trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
     }
@@ -87,25 +87,25 @@ impl Tools {
 
 /// The probers of a term.
 pub struct Probers {
-    tools: Tools,
-    running: Mutex<HashMap<Key, Prober>>,
+    tools: ProberTools,
+    running: Mutex<HashMap<NamespacedName, Prober>>,
 }
 
 struct Prober {
     uid: String,
-    wish: watch::Sender<Wish>,
+    wish: watch::Sender<ProberOrder>,
     findings: Arc<Mutex<Findings>>,
     poke: Arc<Notify>,
     _stop: DropGuard,
 }
 
 impl Probers {
-    pub fn new(tools: Tools) -> Self {
+    pub fn new(tools: ProberTools) -> Self {
         Self { tools, running: Mutex::default() }
     }
 
     /// Starts or directs the prober of a backend.
-    pub fn direct(&self, key: &Key, uid: &str, wish: Wish) {
+    pub fn direct(&self, key: &NamespacedName, uid: &str, wish: ProberOrder) {
         let mut running = self.lock();
         if let Some(prober) = running.get(key).filter(|p| p.uid == uid) {
             prober.wish.send_if_modified(|old| {
@@ -119,37 +119,38 @@ impl Probers {
         let (sender, wishes) = watch::channel(wish);
         let findings = Arc::<Mutex<Findings>>::default();
         let poke = Arc::new(Notify::new());
-        let task = task::Task::new(key.clone(), self.tools.clone(), wishes, Arc::clone(&findings), Arc::clone(&poke));
+        let task =
+            task::ProberTask::new(key.clone(), self.tools.clone(), wishes, Arc::clone(&findings), Arc::clone(&poke));
         tokio::spawn(task.run(stop.clone()));
         let prober = Prober { uid: uid.to_owned(), wish: sender, findings, poke, _stop: stop.drop_guard() };
         running.insert(key.clone(), prober);
     }
 
-    pub fn stop(&self, key: &Key) {
+    pub fn stop(&self, key: &NamespacedName) {
         self.lock().remove(key);
         self.tools.metrics.backends.forget(&key.namespace, &key.name);
     }
 
     /// What is known of a backend; nothing before its first pass.
-    pub fn findings(&self, key: &Key, uid: &str) -> Findings {
+    pub fn findings(&self, key: &NamespacedName, uid: &str) -> Findings {
         let running = self.lock();
         running.get(key).filter(|p| p.uid == uid).map(|p| lock(&p.findings).clone()).unwrap_or_default()
     }
 
     /// Whether a backend fails now, and since when its row of failures lasts.
-    pub fn failing_since(&self, key: &Key) -> Option<jiff::Timestamp> {
+    pub fn failing_since(&self, key: &NamespacedName) -> Option<jiff::Timestamp> {
         self.lock().get(key).and_then(|p| lock(&p.findings).probes.failing_since)
     }
 
     /// Ask this server again now: something about its process has changed.
-    pub fn poke(&self, key: &Key) {
+    pub fn poke(&self, key: &NamespacedName) {
         if let Some(prober) = self.lock().get(key) {
             prober.poke.notify_one();
         }
     }
 
     /// Asks for a pass over a backend.
-    pub fn look_at(&self, backend: &Key) {
+    pub fn look_at(&self, backend: &NamespacedName) {
         self.tools.look_at(backend);
     }
 
@@ -158,7 +159,7 @@ impl Probers {
         let observed = |prober: &Prober| {
             let findings = lock(&prober.findings);
             let workers = self.tools.slots.of(&prober.wish.borrow().server_url).evidence;
-            let evidence = Evidence::default().with(&findings.calls).with(&workers);
+            let evidence = BackendEvidence::default().with(&findings.calls).with(&workers);
             let served = evidence.last_served_by_anyone();
             Observation {
                 served_at: served.map(|call| call.ended_at),
@@ -169,11 +170,31 @@ impl Probers {
         self.lock().values().map(|prober| (prober.uid.clone(), observed(prober))).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Prober>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, Prober>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn lock(findings: &Mutex<Findings>) -> std::sync::MutexGuard<'_, Findings> {
     findings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note_canary(observation: &mut Observation, canaried: &CanaryResult, millis: i64) {
+    observation.canary_at = Some(canaried.ended_at);
+    observation.canary_millis = Some(millis);
+    let verdict = match &canaried.result {
+        Ok(()) => "Ok".to_owned(),
+        Err(failure) => failure.to_string(),
+    };
+    observation.canary_verdict = Some(verdict);
+}
+
+/// What a pass would see differently: all but times and latencies.
+fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
+    let (probes, cpu) = (&findings.probes, &findings.cpu);
+    (
+        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.answering_since),
+        (cpu.idle_since.is_some(), cpu.advanced_at.is_some(), findings.pulls.clone(), findings.used_by_others.clone()),
+        findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
+    )
 }

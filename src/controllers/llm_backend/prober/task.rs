@@ -13,23 +13,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    engines::{Endpoint, Failure, LoadedModel, ProbeVerdict, ProofShape, engine},
-    store::Observation,
-};
+use crate::engines::{Endpoint, Failure, LoadedModel, ProbeVerdict, ProofShape, engine};
 
 use super::{
     super::{
-        super::shared::Key,
+        super::shared::NamespacedName,
         engine_kind,
+        facts::{Misdeclared, ProbeResult, Pull},
         judge::word,
         plan::CanaryOrder,
-        seen::{Canaried, Misdeclared, Probed, Pull},
         session::Session,
     },
-    Findings, Tools, Wish,
-    calls::{self, CanaryDone},
-    lock,
+    Findings, ProberOrder, ProberTools,
+    calls::{self, CanaryOutcome},
+    fingerprint, lock, note_canary,
 };
 
 /// After a refusal the server is asked again this soon, until the threshold.
@@ -39,10 +36,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Pull percent is written at most this often.
 const PULL_REPORT: Duration = Duration::from_secs(10);
 
-pub struct Task {
-    key: Key,
-    tools: Tools,
-    wishes: watch::Receiver<Wish>,
+pub struct ProberTask {
+    key: NamespacedName,
+    tools: ProberTools,
+    wishes: watch::Receiver<ProberOrder>,
     findings: Arc<Mutex<Findings>>,
     poke: Arc<Notify>,
     session: Session,
@@ -53,13 +50,13 @@ pub struct Task {
     shape: Option<ProofShape>,
     pulls_running: usize,
     last_pull_report: Option<Instant>,
-    reports: mpsc::UnboundedSender<Done>,
-    done: mpsc::UnboundedReceiver<Done>,
+    reports: mpsc::UnboundedSender<ProberReport>,
+    done: mpsc::UnboundedReceiver<ProberReport>,
 }
 
 /// What a call that ran beside the loop brings back.
-pub enum Done {
-    Canary(CanaryDone),
+pub enum ProberReport {
+    Canary(CanaryOutcome),
     PullProgress {
         model: String,
         percent: i32,
@@ -74,11 +71,11 @@ pub enum Done {
     },
 }
 
-impl Task {
+impl ProberTask {
     pub fn new(
-        key: Key,
-        tools: Tools,
-        wishes: watch::Receiver<Wish>,
+        key: NamespacedName,
+        tools: ProberTools,
+        wishes: watch::Receiver<ProberOrder>,
         findings: Arc<Mutex<Findings>>,
         poke: Arc<Notify>,
     ) -> Self {
@@ -163,7 +160,7 @@ impl Task {
     }
 
     /// A baseline must reach back to the probe, or to the begin of the canary, before.
-    async fn sample_cpu(&mut self, wish: &Wish) {
+    async fn sample_cpu(&mut self, wish: &ProberOrder) {
         let between = wish.spec.probe.period_seconds.max(wish.spec.canary.timeout_seconds).max(2);
         let oldest = Duration::from_secs(between.unsigned_abs().into()) * 3 / 2;
         let Some(sample) = self.cpu.sample(&self.tools.agents, wish.service.as_ref(), oldest).await else { return };
@@ -174,7 +171,7 @@ impl Task {
     /// Folds a probe in; returns whether the server should be asked again at once.
     fn note_probe(
         &mut self,
-        wish: &Wish,
+        wish: &ProberOrder,
         verdict: ProbeVerdict,
         took: Duration,
         loaded: Option<Vec<LoadedModel>>,
@@ -196,7 +193,7 @@ impl Task {
         findings.observation.probe_millis = Some(millis);
         let not_before = retry_after.and_then(|wait| now.checked_add(wait).ok());
         findings.probes.push(
-            Probed { at: now, verdict, millis, not_before },
+            ProbeResult { at: now, verdict, millis, not_before },
             probe.failure_threshold,
             probe.success_threshold,
         );
@@ -216,7 +213,7 @@ impl Task {
         let changed = fingerprint(&findings) != before;
         if findings.probes.down_since == Some(now) {
             let failures = findings.probes.failures_in_row;
-            tracing::info!(backend = %self.key, failures, verdict = findings.observation.probe_verdict, "down by its threshold");
+            tracing::info!(backend = %self.key, failures, verdict = findings.observation.probe_verdict, "backend is down: consecutive probes failed");
         }
         drop(findings);
         if changed {
@@ -226,7 +223,7 @@ impl Task {
     }
 
     /// Sends the canary, the pull or the preload that was ordered.
-    async fn obey(&mut self, wish: &Wish) {
+    async fn obey(&mut self, wish: &ProberOrder) {
         let Some(endpoint) = wish.endpoint.clone() else { return };
         self.start_pulls(wish, &endpoint);
         let busy = lock(&self.findings).canary.running_since.is_some() || self.preloading;
@@ -241,15 +238,15 @@ impl Task {
             let patience = Duration::from_secs(wish.spec.probe.startup_seconds.unsigned_abs().into());
             tokio::spawn(async move {
                 if let Err(error) = engine(kind).preload(&endpoint, &model, patience).await {
-                    tracing::warn!(model, %error, "model not preloaded");
+                    tracing::warn!(model, %error, "could not preload a model; will retry");
                 }
-                let _ = reports.send(Done::Preloaded { model });
+                let _ = reports.send(ProberReport::Preloaded { model });
             });
         }
     }
 
     /// An order is carried out once: it names how many canaries had ended when it was given.
-    async fn send_canary(&mut self, wish: &Wish, endpoint: Endpoint, order: &CanaryOrder) {
+    async fn send_canary(&mut self, wish: &ProberOrder, endpoint: Endpoint, order: &CanaryOrder) {
         {
             let mut findings = lock(&self.findings);
             if findings.canary.finished != order.after {
@@ -259,7 +256,7 @@ impl Task {
         }
         // So that its time shows whether the CPU advanced.
         self.sample_cpu(wish).await;
-        let call = calls::Canary {
+        let call = calls::CanaryCall {
             key: self.key.clone(),
             engine: engine_kind(wish.spec.engine),
             endpoint,
@@ -271,11 +268,11 @@ impl Task {
         tokio::spawn(async move {
             let done = call.run(&tools).await;
             // Nobody listens any more: the prober was stopped.
-            let _ = reports.send(Done::Canary(done));
+            let _ = reports.send(ProberReport::Canary(done));
         });
     }
 
-    fn start_pulls(&mut self, wish: &Wish, endpoint: &Endpoint) {
+    fn start_pulls(&mut self, wish: &ProberOrder, endpoint: &Endpoint) {
         if self.pulls_running > 0 {
             return;
         }
@@ -287,18 +284,18 @@ impl Task {
     }
 
     /// Takes in what a call brought back.
-    async fn take(&mut self, done: Done) {
+    async fn take(&mut self, done: ProberReport) {
         let before = fingerprint(&lock(&self.findings));
         match done {
-            Done::Canary(done) => self.take_canary(done).await,
-            Done::PullProgress { model, percent } => {
+            ProberReport::Canary(done) => self.take_canary(done).await,
+            ProberReport::PullProgress { model, percent } => {
                 let due = self.last_pull_report.is_none_or(|at| at.elapsed() >= PULL_REPORT);
                 if due {
                     self.last_pull_report = Some(Instant::now());
                     lock(&self.findings).pulls.entry(model).or_default().percent = Some(percent);
                 }
             }
-            Done::Pulled { model, error } => {
+            ProberReport::Pulled { model, error } => {
                 self.pulls_running -= 1;
                 let mut findings = lock(&self.findings);
                 match error {
@@ -315,7 +312,7 @@ impl Task {
                 drop(findings);
                 self.poke.notify_one();
             }
-            Done::Preloaded { model } => {
+            ProberReport::Preloaded { model } => {
                 self.preloading = false;
                 self.session.called(&model);
                 self.poke.notify_one();
@@ -328,8 +325,8 @@ impl Task {
         self.obey(&wish).await;
     }
 
-    async fn take_canary(&mut self, done: CanaryDone) {
-        let CanaryDone::Asked(asked) = done else {
+    async fn take_canary(&mut self, done: CanaryOutcome) {
+        let CanaryOutcome::Asked(asked) = done else {
             let mut findings = lock(&self.findings);
             findings.canary.running_since = None;
             findings.canary.finished += 1;
@@ -338,7 +335,7 @@ impl Task {
             self.tools.look_at(&self.key);
             return;
         };
-        let calls::Asked { canaried, shape } = *asked;
+        let calls::CanaryAnswer { canaried, shape } = *asked;
         let wish = self.wishes.borrow().clone();
         self.session.called(&canaried.model);
         self.shape = shape.or(self.shape);
@@ -383,24 +380,4 @@ impl Task {
         // Proofs and time-outs count even when they look like the last one.
         self.tools.look_at(&self.key);
     }
-}
-
-fn note_canary(observation: &mut Observation, canaried: &Canaried, millis: i64) {
-    observation.canary_at = Some(canaried.ended_at);
-    observation.canary_millis = Some(millis);
-    let verdict = match &canaried.result {
-        Ok(()) => "Ok".to_owned(),
-        Err(failure) => failure.to_string(),
-    };
-    observation.canary_verdict = Some(verdict);
-}
-
-/// What a pass would see differently: all but times and latencies.
-fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
-    let (probes, cpu) = (&findings.probes, &findings.cpu);
-    (
-        (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.answering_since),
-        (cpu.idle_since.is_some(), cpu.advanced_at.is_some(), findings.pulls.clone(), findings.used_by_others.clone()),
-        findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
-    )
 }

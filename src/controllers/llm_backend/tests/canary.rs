@@ -2,8 +2,8 @@ use crate::{api::LLMBackendSpec, engines::KeepAlive};
 
 use super::{
     super::{
+        facts::Misdeclared,
         plan::{CanaryOrder, CanaryPlan, Skip, plan_canary},
-        seen::Misdeclared,
     },
     *,
 };
@@ -12,7 +12,7 @@ fn always() -> LLMBackendSpec {
     spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}], canary: {when: Always}}")
 }
 
-fn planned(spec: &LLMBackendSpec, seen: &Seen, prove: bool) -> CanaryPlan {
+fn planned(spec: &LLMBackendSpec, seen: &BackendFacts, prove: bool) -> CanaryPlan {
     plan_canary(spec, seen, prove, None, |_| true, at(0))
 }
 
@@ -24,12 +24,12 @@ fn a_canary_is_skipped_for_every_reason_of_politeness() {
         seen.load.last_call_at = Some(at(-10));
         seen
     };
-    let with = |change: fn(&mut Seen)| {
+    let with = |change: fn(&mut BackendFacts)| {
         let mut seen = base();
         change(&mut seen);
         seen
     };
-    let cases: Vec<(Skip, LLMBackendSpec, Seen, bool)> = vec![
+    let cases: Vec<(Skip, LLMBackendSpec, BackendFacts, bool)> = vec![
         (Skip::NotWanted, ollama(), with(|s| s.will.suspended = true), false),
         (Skip::NotWanted, ollama(), with(|s| s.misdeclared = Some(Misdeclared::LoopbackUrl)), false),
         (Skip::NotWanted, spec("{engine: Ollama, url: 'http://h:1', canary: {when: Never}}"), base(), true),
@@ -79,7 +79,7 @@ fn a_canary_waits_for_its_period_and_doubles_after_failures() {
         seen.load.last_call_at = Some(at(-10));
         seen
     };
-    let later = |change: fn(&mut Seen), prove: bool| {
+    let later = |change: fn(&mut BackendFacts), prove: bool| {
         let mut seen = base();
         change(&mut seen);
         match planned(&ollama(), &seen, prove) {

@@ -2,14 +2,16 @@ use crate::{api::LLMBackendSpec, host::DiskSpace};
 
 use super::{
     super::{
-        memory::{Cause, RunPhase, Step},
-        plan::{Act, CanaryPlan, HoldChange, Outcome, Plan, PlanNote, Why, decide, record},
-        seen::{Peers, Pull},
+        facts::{AgentPeers, Pull},
+        memory::{RecoveryCause, RecoveryPhase, RecoveryStep},
+        plan::{
+            BackendPlan, CanaryPlan, HoldChange, PlanNote, RecoveryAct, RecoveryOutcome, WaitReason, decide, record,
+        },
     },
     *,
 };
 
-fn down(now: Timestamp) -> Seen {
+fn down(now: Timestamp) -> BackendFacts {
     let refused = ProbeVerdict::Refused;
     let mut seen = probed(&[listing(), refused.clone(), refused.clone(), refused], now);
     seen.agent = heard(service(ServiceState::Stopped), now);
@@ -19,7 +21,7 @@ fn down(now: Timestamp) -> Seen {
     seen
 }
 
-fn hung(now: Timestamp) -> Seen {
+fn hung(now: Timestamp) -> BackendFacts {
     let mut seen = probed(&[listing()], now);
     seen.agent = heard(service(ServiceState::Running), now);
     seen.cpu = cpu(Some(false), now);
@@ -27,30 +29,38 @@ fn hung(now: Timestamp) -> Seen {
     seen
 }
 
-fn pass(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp) -> Plan {
+fn pass(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory, now: Timestamp) -> BackendPlan {
     decide(spec, seen, memory, "e1", now).1
 }
 
-fn running(plan: &Plan) -> Option<Step> {
+fn running(plan: &BackendPlan) -> Option<RecoveryStep> {
     plan.memory.episode.as_ref()?.running.as_ref().map(|r| r.step)
 }
 
 #[test]
 fn cause_decides_where_the_ladder_starts() {
     let refused = pass(&ollama(), &down(at(0)), &proved(at(-100)), at(0));
-    assert!(matches!(refused.act, Some(Act::Restart { attempt: 1, cause: Cause::Exited, .. })), "{:?}", refused.act);
+    assert!(
+        matches!(refused.act, Some(RecoveryAct::Restart { attempt: 1, cause: RecoveryCause::Exited, .. })),
+        "{:?}",
+        refused.act
+    );
     let hang = pass(&ollama(), &hung(at(0)), &proved(at(-100)), at(0));
-    assert!(matches!(hang.act, Some(Act::Unload { .. })), "{:?}", hang.act);
+    assert!(matches!(hang.act, Some(RecoveryAct::Unload { .. })), "{:?}", hang.act);
     let no_unload = pass(&mlx(), &hung(at(0)), &proved(at(-100)), at(0));
-    assert!(matches!(no_unload.act, Some(Act::Restart { .. })), "MLX can't unload: {:?}", no_unload.act);
+    assert!(matches!(no_unload.act, Some(RecoveryAct::Restart { .. })), "MLX can't unload: {:?}", no_unload.act);
     let blind = probed(&vec![ProbeVerdict::Refused; 3], at(0));
     let refused = pass(
         &ollama(),
-        &Seen { agent: heard(service(ServiceState::Running), at(0)), ..blind },
+        &BackendFacts { agent: heard(service(ServiceState::Running), at(0)), ..blind },
         &proved(at(-100)),
         at(0),
     );
-    assert!(matches!(refused.act, Some(Act::Restart { cause: Cause::Refused, .. })), "{:?}", refused.act);
+    assert!(
+        matches!(refused.act, Some(RecoveryAct::Restart { cause: RecoveryCause::Refused, .. })),
+        "{:?}",
+        refused.act
+    );
 }
 
 #[test]
@@ -72,76 +82,84 @@ fn what_a_restart_cannot_help_is_never_restarted() {
 #[test]
 fn the_attempt_is_in_the_memory_before_it_is_made_and_is_sent_again_with_the_same_key() {
     let first = pass(&ollama(), &down(at(0)), &proved(at(-100)), at(0));
-    let Some(Act::Restart { key, .. }) = &first.act else { panic!("{:?}", first.act) };
+    let Some(RecoveryAct::Restart { key, .. }) = &first.act else { panic!("{:?}", first.act) };
     let run = first.memory.episode.as_ref().unwrap().running.clone().unwrap();
-    assert_eq!((&run.key, &run.phase), (key, &RunPhase::Committed));
+    assert_eq!((&run.key, &run.phase), (key, &RecoveryPhase::Committed));
     // The leader died here. Its successor reads the memory.
     let again = pass(&ollama(), &down(at(5)), &first.memory, at(5));
-    let Some(Act::Restart { key: same, attempt: 1, .. }) = &again.act else { panic!("{:?}", again.act) };
+    let Some(RecoveryAct::Restart { key: same, attempt: 1, .. }) = &again.act else { panic!("{:?}", again.act) };
     assert_eq!(same, key);
     let mut memory = again.memory;
-    record(&mut memory, &Outcome::Sent { operation: "op".into() }, at(5));
+    record(&mut memory, &RecoveryOutcome::Sent { operation: "op".into() }, at(5));
     let followed = pass(&ollama(), &down(at(6)), &memory, at(6));
-    assert_eq!(followed.act, Some(Act::Follow { operation: "op".into() }));
+    assert_eq!(followed.act, Some(RecoveryAct::Follow { operation: "op".into() }));
 }
 
 #[test]
 fn only_an_inference_with_the_models_there_ends_a_step() {
     let spec = ollama();
     let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
-    record(&mut memory, &Outcome::Done, at(1));
+    record(&mut memory, &RecoveryOutcome::Done, at(1));
     let mut back = down(at(1));
     back.agent = heard(service(ServiceState::Running), at(1));
-    back.probes.push(Probed { at: at(2), verdict: listing(), millis: 1, not_before: None }, 3, 1);
+    back.probes.push(ProbeResult { at: at(2), verdict: listing(), millis: 1, not_before: None }, 3, 1);
     let answering = pass(&spec, &back, &memory, at(2));
-    assert_eq!((running(&answering), answering.prove), (Some(Step::Restart), true), "answering is not serving");
+    assert_eq!((running(&answering), answering.prove), (Some(RecoveryStep::Restart), true), "answering is not serving");
     assert!(matches!(answering.canary, CanaryPlan::Send(_)), "it is asked at once: {:?}", answering.canary);
     back.evidence = served(-1);
     let before = pass(&spec, &back, &answering.memory, at(3));
-    assert_eq!(running(&before), Some(Step::Restart), "what was served before the step ended says nothing of it");
+    assert_eq!(
+        running(&before),
+        Some(RecoveryStep::Restart),
+        "what was served before the step ended says nothing of it"
+    );
     back.evidence = served(2);
     let helped = pass(&spec, &back, &before.memory, at(3));
     let quoted = |note: &PlanNote| match note {
-        PlanNote::Helped { step: Step::Restart, cause: Cause::Exited, evidence } => {
+        PlanNote::Helped { step: RecoveryStep::Restart, cause: RecoveryCause::Exited, evidence } => {
             evidence.contains("task 1 was served")
         }
         _ => false,
     };
     assert!(helped.notes.iter().any(quoted), "{:?}", helped.notes);
     assert_eq!(running(&helped), None);
-    assert_eq!(helped.memory.tallies[&Cause::Exited][&Step::Restart].helped, 1);
+    assert_eq!(helped.memory.tallies[&RecoveryCause::Exited][&RecoveryStep::Restart].helped, 1);
 }
 
 #[test]
 fn an_unload_that_does_not_help_is_followed_by_a_restart() {
     let spec = ollama();
     let mut memory = pass(&spec, &hung(at(0)), &proved(at(-100)), at(0)).memory;
-    record(&mut memory, &Outcome::Done, at(0));
+    record(&mut memory, &RecoveryOutcome::Done, at(0));
     let waiting = pass(&spec, &hung(at(-1)), &memory, at(29));
     assert_eq!(
         (waiting.act.clone(), waiting.waiting.as_ref().map(|w| w.why)),
-        (None, Some(Why::Step)),
+        (None, Some(WaitReason::Step)),
         "no evidence since"
     );
     // The canary after it gets no answer, either.
     let over = pass(&spec, &hung(at(45)), &waiting.memory, at(45));
     assert!(over.notes.iter().any(|n| matches!(n, PlanNote::DidNotHelp { .. })), "{:?}", over.notes);
     let next = pass(&spec, &hung(at(46)), &over.memory, at(46));
-    assert!(matches!(next.act, Some(Act::Restart { attempt: 1, cause: Cause::Hung, .. })), "{:?}", next.act);
+    assert!(
+        matches!(next.act, Some(RecoveryAct::Restart { attempt: 1, cause: RecoveryCause::Hung, .. })),
+        "{:?}",
+        next.act
+    );
 }
 
 #[test]
 fn a_step_without_evidence_is_inconclusive_and_counts_for_nothing() {
     let spec = ollama();
     let mut memory = pass(&spec, &hung(at(0)), &proved(at(-100)), at(0)).memory;
-    record(&mut memory, &Outcome::Done, at(0));
+    record(&mut memory, &RecoveryOutcome::Done, at(0));
     let before = |now: i64| {
         let mut seen = hung(at(-1));
         seen.probes.last.as_mut().unwrap().at = at(now);
         seen
     };
     let late = pass(&spec, &before(601), &memory, at(601));
-    assert_eq!(running(&late), Some(Step::Unload), "what was seen before the step is no evidence against it");
+    assert_eq!(running(&late), Some(RecoveryStep::Unload), "what was seen before the step is no evidence against it");
     let over = pass(&spec, &before(1_201), &late.memory, at(1_201));
     assert!(over.notes.iter().any(|n| matches!(n, PlanNote::Inconclusive { .. })), "{:?}", over.notes);
     assert!(over.memory.tallies.is_empty());
@@ -155,9 +173,9 @@ fn waits_between_restarts_double_and_a_served_call_begins_them_anew() {
     for second in 0..700 {
         let plan = pass(&spec, &down(at(second)), &memory, at(second));
         memory = plan.memory;
-        if let Some(Act::Restart { .. }) = plan.act {
+        if let Some(RecoveryAct::Restart { .. }) = plan.act {
             begun.push(second);
-            record(&mut memory, &Outcome::Failed { why: "the process ended".into() }, at(second));
+            record(&mut memory, &RecoveryOutcome::Failed { why: "the process ended".into() }, at(second));
         }
     }
     assert_eq!(begun, [0, 10, 30], "10 s, then 20 s, then maxAttempts");
@@ -186,7 +204,7 @@ fn a_pull_backs_off_and_ends_at_a_human() {
         let mut seen = probed(&[listing()], at(0));
         let error = Some("pull model manifest: file does not exist".to_owned());
         seen.pulls.insert("big".into(), Pull { error, failures, permanent, failed_at: Some(at(-100)), percent: None });
-        let (judged, plan) = decide(&spec, &seen, &Memory::default(), "e", at(0));
+        let (judged, plan) = decide(&spec, &seen, &BackendMemory::default(), "e", at(0));
         (judged.for_human, plan.pull.len())
     };
     assert_eq!(pulls(1, false), (false, 1), "after a minute");
@@ -199,7 +217,7 @@ fn a_pull_backs_off_and_ends_at_a_human() {
 fn a_restart_whose_process_exits_is_over_at_once() {
     let spec = ollama();
     let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
-    record(&mut memory, &Outcome::Done, at(1));
+    record(&mut memory, &RecoveryOutcome::Done, at(1));
     let over = pass(&spec, &down(at(4)), &memory, at(4));
     assert_eq!(running(&over), None);
     assert!(over.notes.iter().any(|n| matches!(n, PlanNote::DidNotHelp { .. })), "{:?}", over.notes);
@@ -207,23 +225,23 @@ fn a_restart_whose_process_exits_is_over_at_once() {
 
 #[test]
 fn people_and_circumstances_keep_it_from_acting() {
-    let with = |change: fn(&mut Seen)| {
+    let with = |change: fn(&mut BackendFacts)| {
         let mut seen = down(at(0));
         change(&mut seen);
         seen
     };
-    let cases: Vec<(Why, Seen)> = vec![
-        (Why::Suspended, with(|s| s.will.suspended = true)),
-        (Why::Paused, with(|s| s.will.paused = true)),
-        (Why::JustWoke, with(|s| s.woke_at = Some(at(-59)))),
-        (Why::AgentUnreachable, with(|s| s.agent = AgentView::Unheard)),
-        (Why::AgentUnreachable, with(|s| s.agent = AgentView::Unreachable { since: at(-9), why: "x".into() })),
-        (Why::Held, with(|s| s.agent = heard(held(HoldOwner::Suspend, at(-9)), at(0)))),
+    let cases: Vec<(WaitReason, BackendFacts)> = vec![
+        (WaitReason::Suspended, with(|s| s.will.suspended = true)),
+        (WaitReason::Paused, with(|s| s.will.paused = true)),
+        (WaitReason::JustWoke, with(|s| s.woke_at = Some(at(-59)))),
+        (WaitReason::AgentUnreachable, with(|s| s.agent = AgentView::Unheard)),
+        (WaitReason::AgentUnreachable, with(|s| s.agent = AgentView::Unreachable { since: at(-9), why: "x".into() })),
+        (WaitReason::Held, with(|s| s.agent = heard(held(HoldOwner::Suspend, at(-9)), at(0)))),
         (
-            Why::Storm,
+            WaitReason::Storm,
             with(|s| {
                 s.agent = heard(service(ServiceState::Stopped), at(-20));
-                s.peers = Peers { total: 4, failing: 3, failing_since: Some(at(-10)) };
+                s.peers = AgentPeers { total: 4, failing: 3, failing_since: Some(at(-10)) };
             }),
         ),
     ];
@@ -231,7 +249,7 @@ fn people_and_circumstances_keep_it_from_acting() {
         let plan = pass(&ollama(), &seen, &proved(at(-100)), at(0));
         assert_eq!((plan.act, plan.waiting.map(|w| w.why)), (None, Some(why)));
     }
-    let heard_since = with(|s| s.peers = Peers { total: 4, failing: 3, failing_since: Some(at(-10)) });
+    let heard_since = with(|s| s.peers = AgentPeers { total: 4, failing: 3, failing_since: Some(at(-10)) });
     assert!(
         pass(&ollama(), &heard_since, &proved(at(-100)), at(0)).act.is_some(),
         "the agent was heard since the storm began"
@@ -249,7 +267,7 @@ fn observe_says_once_what_it_would_do_and_does_nothing() {
     seen.will.observe = true;
     let first = pass(&ollama(), &seen, &proved(at(-100)), at(0));
     assert_eq!(first.act, None);
-    assert_eq!(first.notes, [PlanNote::WouldDo { step: Step::Restart, cause: Cause::Exited }]);
+    assert_eq!(first.notes, [PlanNote::WouldDo { step: RecoveryStep::Restart, cause: RecoveryCause::Exited }]);
     let second = pass(&ollama(), &seen, &first.memory, at(60));
     assert_eq!((second.act, second.notes), (None, vec![]));
     assert_eq!(second.memory.episode.unwrap().attempts, 0);
@@ -258,9 +276,9 @@ fn observe_says_once_what_it_would_do_and_does_nothing() {
 #[test]
 fn a_step_that_never_helped_in_ten_tries_is_skipped() {
     let mut memory = proved(at(-100));
-    memory.tallies.entry(Cause::Hung).or_default().entry(Step::Unload).or_default().tried = 10;
+    memory.tallies.entry(RecoveryCause::Hung).or_default().entry(RecoveryStep::Unload).or_default().tried = 10;
     let plan = pass(&ollama(), &hung(at(0)), &memory, at(0));
-    assert!(matches!(plan.act, Some(Act::Restart { .. })), "{:?}", plan.act);
+    assert!(matches!(plan.act, Some(RecoveryAct::Restart { .. })), "{:?}", plan.act);
 }
 
 #[test]
@@ -281,7 +299,7 @@ fn holds_of_ours_are_set_and_cleared_and_others_are_left() {
 fn out_of_memory_lowers_the_limit_by_one_for_an_hour() {
     let mut report = service(ServiceState::Running);
     report.out_of_memory_at = Some(at(-1));
-    let seen = |now: Timestamp, report: &ServiceReport| Seen {
+    let seen = |now: Timestamp, report: &ServiceReport| BackendFacts {
         agent: heard(report.clone(), now),
         ..probed(&[listing()], now)
     };

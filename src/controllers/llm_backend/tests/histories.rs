@@ -58,6 +58,14 @@ fn phase_at(phases: &[(i64, Phase)], second: i64) -> Phase {
     found.map_or(Phase::Well, |(_, phase)| *phase)
 }
 
+/// A call that got no byte yet when a phase ended had begun so long before at most.
+const BEGUN: i64 = 80;
+
+/// For how many seconds before `second` nothing of ours was served.
+fn served_nothing_for(phases: &[(i64, Phase)], second: i64) -> i64 {
+    (1..=second).rev().take_while(|s| !matches!(phase_at(phases, *s), Phase::Well | Phase::Slow)).count() as i64
+}
+
 /// Plays phases, then health for an hour.
 fn play(phases: &[(i64, Phase)], work: bool, tamper: Option<Tamper>) -> World {
     let known = phases.to_vec();
@@ -74,8 +82,12 @@ fn play(phases: &[(i64, Phase)], work: bool, tamper: Option<Tamper>) -> World {
 fn check(phases: &[(i64, Phase)], world: &World) -> Result<(), String> {
     // A judgement comes at most so long after its evidence: graces, retries and the steps before a restart.
     const LATE: i64 = 700;
-    let sick_before = |second: i64| (second - LATE..=second).any(|s| s > 0 && phase_at(phases, s).is_sick());
-    if let Some(second) = world.restarts.iter().chain(&world.unloads).find(|second| !sick_before(**second)) {
+    // A server that is busy for busyGraceSeconds counts as hung.
+    let grace = i64::from(world.spec.busy_grace_seconds);
+    let is_due = |s: i64| s > 0 && (phase_at(phases, s).is_sick() || served_nothing_for(phases, s) >= grace - BEGUN);
+    if let Some(second) =
+        world.restarts.iter().chain(&world.unloads).find(|second| !(**second - LATE..=**second).any(is_due))
+    {
         return Err(format!("acted at {second} on a server that was neither dead nor hung nor failing"));
     }
     let acted = |until: i64| world.restarts.iter().chain(&world.unloads).filter(|s| **s <= until).max().copied();
@@ -104,6 +116,31 @@ proptest! {
     }
 }
 
+/// Others' work is a reason to wait for `busyGraceSeconds`, and then counts as a hang, whether or not the server was ever well.
+#[test]
+fn a_saturated_server_is_left_alone_for_its_grace_and_no_longer() {
+    use Phase::{Saturated, Slow, Well};
+    for (phases, grace_ends) in [
+        (vec![(600, Saturated), (600, Saturated), (590, Saturated)], None),
+        (vec![(900, Saturated), (901, Saturated)], Some(1_800)),
+        (vec![(30, Well), (900, Saturated), (900, Saturated), (60, Saturated)], Some(1_830)),
+        (vec![(100, Slow), (899, Saturated), (880, Saturated)], None),
+        (vec![(900, Saturated), (60, Well), (900, Saturated), (890, Saturated)], None),
+    ] {
+        for work in [false, true] {
+            let world = play(&phases, work, None);
+            assert_eq!(check(&phases, &world), Ok(()), "{phases:?} {work}: {:?}", world.states);
+            let acted: Vec<i64> = world.restarts.iter().chain(&world.unloads).copied().collect();
+            match grace_ends {
+                None => assert!(acted.is_empty(), "{phases:?} {work}: {acted:?}"),
+                Some(ends) => {
+                    assert!(acted.iter().all(|second| *second >= ends - BEGUN), "{phases:?} {work}: {acted:?}")
+                }
+            }
+        }
+    }
+}
+
 /// Each rule is broken once: the check must notice.
 #[test]
 fn a_broken_rule_is_noticed() {
@@ -117,7 +154,7 @@ fn a_broken_rule_is_noticed() {
         // A canary counts as served whatever came of it.
         if seen.canary.last.as_ref().is_some_and(|last| last.result.is_err()) {
             let served = vec![served_call("small", now - SignedDuration::from_secs(1), "canary")];
-            seen.evidence = Evidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
+            seen.evidence = BackendEvidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
         }
     };
     let world = play(&hung, true, Some(credulous));

@@ -7,7 +7,7 @@ use crate::api::LLMBackendSpec;
 use super::{
     super::{
         memory::AttemptResult,
-        plan::{Act, Outcome, PlanNote, decide, record},
+        plan::{PlanNote, RecoveryAct, RecoveryOutcome, decide, record},
     },
     *,
 };
@@ -15,8 +15,8 @@ use super::{
 /// A backend and the world around it, one second a step.
 struct World {
     spec: LLMBackendSpec,
-    seen: Seen,
-    memory: Memory,
+    seen: BackendFacts,
+    memory: BackendMemory,
     now: i64,
     restarts: Vec<i64>,
     notes: Vec<(i64, PlanNote)>,
@@ -26,8 +26,8 @@ impl World {
     fn new() -> Self {
         Self {
             spec: ollama(),
-            seen: Seen { generation: 1, ..Seen::default() },
-            memory: Memory::default(),
+            seen: BackendFacts { generation: 1, ..BackendFacts::default() },
+            memory: BackendMemory::default(),
             now: 0,
             restarts: vec![],
             notes: vec![],
@@ -39,7 +39,7 @@ impl World {
         self.now += 1;
         let now = at(self.now);
         let verdict = if up { listing() } else { ProbeVerdict::Refused };
-        self.seen.probes.push(Probed { at: now, verdict, millis: 1, not_before: None }, 3, 1);
+        self.seen.probes.push(ProbeResult { at: now, verdict, millis: 1, not_before: None }, 3, 1);
         self.seen.agent = heard(service(if up { ServiceState::Running } else { ServiceState::Stopped }), now);
         if let AgentView::Heard(service) = &mut self.seen.agent {
             service.exited_at = (!up).then_some(now);
@@ -47,9 +47,9 @@ impl World {
         let (_, plan) = decide(&self.spec, &self.seen, &self.memory, &format!("e{}", self.now), now);
         self.memory = plan.memory;
         self.notes.extend(plan.notes.into_iter().map(|n| (self.now, n)));
-        if let Some(Act::Restart { .. }) = plan.act {
+        if let Some(RecoveryAct::Restart { .. }) = plan.act {
             self.restarts.push(self.now);
-            self.notes.extend(record(&mut self.memory, &Outcome::Done, now).map(|n| (self.now, n)));
+            self.notes.extend(record(&mut self.memory, &RecoveryOutcome::Done, now).map(|n| (self.now, n)));
         }
         if up && plan.prove {
             self.seen.evidence = served(self.now);
@@ -158,6 +158,6 @@ proptest! {
         prop_assert!(running <= 1);
         // What is remembered survives a restart as it was.
         let document = serde_json::to_value(&world.memory).unwrap();
-        prop_assert_eq!(serde_json::from_value::<Memory>(document).unwrap(), world.memory);
+        prop_assert_eq!(serde_json::from_value::<BackendMemory>(document).unwrap(), world.memory);
     }
 }

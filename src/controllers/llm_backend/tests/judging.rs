@@ -6,20 +6,20 @@ use crate::{
 
 use super::{
     super::{
-        judge::Judgement,
-        memory::Cause,
+        facts::{BackendLoad, Misdeclared, Pull},
+        judge::BackendAssessment,
+        memory::RecoveryCause,
         plan::decide,
-        seen::{Load, Misdeclared, Pull},
     },
     *,
 };
 
 /// As a pass does: the proof is noted first.
-fn judged(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory) -> Judgement {
+fn judged(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory) -> BackendAssessment {
     judged_at(spec, seen, memory, at(0))
 }
 
-fn judged_at(spec: &LLMBackendSpec, seen: &Seen, memory: &Memory, now: Timestamp) -> Judgement {
+fn judged_at(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory, now: Timestamp) -> BackendAssessment {
     decide(spec, seen, memory, "e", now).0
 }
 
@@ -28,16 +28,22 @@ fn a_probe_says_what_a_server_is() {
     use BackendState as S;
     use ProbeVerdict as V;
     let refused = || V::Refused;
-    type Case = (&'static str, Vec<V>, S, &'static str, Option<Cause>);
+    type Case = (&'static str, Vec<V>, S, &'static str, Option<RecoveryCause>);
     let cases: Vec<Case> = vec![
         ("nothing asked yet", vec![], S::Proving, "Proving", None),
         ("listed and proved", vec![listing()], S::Idle, "Idle", None),
         ("one refusal of a good one", vec![listing(), refused()], S::Idle, "Idle", None),
         ("two refusals of a good one", vec![listing(), refused(), refused()], S::Idle, "Idle", None),
-        ("three refusals", vec![listing(), refused(), refused(), refused()], S::Down, "Refused", Some(Cause::Refused)),
+        (
+            "three refusals",
+            vec![listing(), refused(), refused(), refused()],
+            S::Down,
+            "Refused",
+            Some(RecoveryCause::Refused),
+        ),
         ("never up", vec![refused()], S::Proving, "Proving", None),
         ("three time-outs demand a proof", vec![V::Timeout; 3], S::Unknown, "NotAnswering", None),
-        ("three resets", vec![V::Reset, V::Reset, V::Reset], S::Down, "Reset", Some(Cause::Reset)),
+        ("three resets", vec![V::Reset, V::Reset, V::Reset], S::Down, "Reset", Some(RecoveryCause::Reset)),
         ("three errors demand a proof", vec![V::ServerError { status: 500 }; 3], S::Unknown, "NotAnswering", None),
         ("no route", vec![V::Unreachable("no route".into()); 3], S::Unreachable, "Unreachable", None),
         ("a certificate", vec![V::Misconfigured("self-signed".into()); 3], S::Misconfigured, "Misconfigured", None),
@@ -57,11 +63,12 @@ fn a_probe_says_what_a_server_is() {
 
 #[test]
 fn a_server_that_another_namespace_declared_first_is_shared_and_left_to_it() {
-    let with = |ready| Seen { misdeclared: Some(Misdeclared::SharedServer { ready }), ..Seen::default() };
+    let with =
+        |ready| BackendFacts { misdeclared: Some(Misdeclared::SharedServer { ready }), ..BackendFacts::default() };
     for (ready, state) in
         [(Some(true), BackendState::Shared), (Some(false), BackendState::Down), (None, BackendState::Proving)]
     {
-        let (judged, plan) = decide(&ollama(), &with(ready), &Memory::default(), "e", at(0));
+        let (judged, plan) = decide(&ollama(), &with(ready), &BackendMemory::default(), "e", at(0));
         assert_eq!((judged.state, judged.ready, judged.cause), (state, ready == Some(true), None));
         assert!(plan.act.is_none() && plan.pull.is_empty() && plan.preload.is_none() && !judged.for_human, "{plan:?}");
     }
@@ -70,7 +77,11 @@ fn a_server_that_another_namespace_declared_first_is_shared_and_left_to_it() {
 #[test]
 fn a_workload_that_does_not_exist_is_named() {
     let missing = Misdeclared::WorkloadMissing { workload: "Deployment engine".into() };
-    let judged = judged(&ollama(), &Seen { misdeclared: Some(missing), ..Seen::default() }, &Memory::default());
+    let judged = judged(
+        &ollama(),
+        &BackendFacts { misdeclared: Some(missing), ..BackendFacts::default() },
+        &BackendMemory::default(),
+    );
     assert_eq!((judged.state, judged.for_human), (BackendState::WorkloadMissing, true));
     assert!(judged.message.contains("Deployment engine, which does not exist"), "{}", judged.message);
 }
@@ -78,18 +89,18 @@ fn a_workload_that_does_not_exist_is_named() {
 #[test]
 fn a_new_backend_is_proved_once_by_an_inference() {
     let seen = probed(&[listing()], at(0));
-    let new = judged(&ollama(), &seen, &Memory::default());
+    let new = judged(&ollama(), &seen, &BackendMemory::default());
     assert_eq!(
         (new.state, new.ready, new.needs_proof, new.admission),
         (BackendState::Proving, false, true, Admission::Closed)
     );
     assert!(judged(&ollama(), &seen, &proved(at(-1))).ready);
-    let changed = Seen { generation: 2, ..seen.clone() };
+    let changed = BackendFacts { generation: 2, ..seen.clone() };
     assert!(judged(&ollama(), &changed, &proved(at(-1))).needs_proof, "a changed spec");
     let never = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}], canary: {when: Never}}");
-    assert!(judged(&never, &seen, &Memory::default()).ready, "with Never, a listing suffices");
+    assert!(judged(&never, &seen, &BackendMemory::default()).ready, "with Never, a listing suffices");
     let none = spec("{engine: Ollama, url: 'http://h:1'}");
-    assert!(judged(&none, &probed(&[models(&[])], at(0)), &Memory::default()).ready, "nothing to ask");
+    assert!(judged(&none, &probed(&[models(&[])], at(0)), &BackendMemory::default()).ready, "nothing to ask");
 }
 
 #[test]
@@ -100,7 +111,7 @@ fn what_came_back_or_was_started_anew_is_proved_again() {
     assert!(judged(&ollama(), &back, &proved(at(0))).ready, "and was proved since");
     let mut memory = proved(at(-100));
     memory.proof.as_mut().unwrap().instance = Some("1@1".into());
-    let mut other = Seen { agent: heard(service(ServiceState::Running), at(0)), ..probed(&[listing()], at(0)) };
+    let mut other = BackendFacts { agent: heard(service(ServiceState::Running), at(0)), ..probed(&[listing()], at(0)) };
     assert!(judged(&ollama(), &other, &memory).needs_proof, "another process");
     if let AgentView::Heard(service) = &mut other.agent {
         service.instance_since = Some(at(-20));
@@ -113,27 +124,27 @@ fn what_came_back_or_was_started_anew_is_proved_again() {
 
 #[test]
 fn only_a_served_call_of_a_declared_model_proves() {
-    let seen = |evidence: Evidence| Seen { evidence, ..probed(&[listing()], at(0)) };
+    let seen = |evidence: BackendEvidence| BackendFacts { evidence, ..probed(&[listing()], at(0)) };
     let of = |model: &str| {
         let served = vec![served_call(model, at(-1), "task 1")];
-        let known = Memory { generation: 1, generation_since: Some(at(-50)), ..Memory::default() };
-        let evidence = Evidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
+        let known = BackendMemory { generation: 1, generation_since: Some(at(-50)), ..BackendMemory::default() };
+        let evidence = BackendEvidence::default().with(&CallEvidence { served, ..CallEvidence::default() });
         judged(&ollama(), &seen(evidence), &known).ready
     };
     assert!(of("small:latest"));
     assert!(!of("other:latest"), "another model in memory proves nothing");
-    let mut moved = seen(Evidence::default());
+    let mut moved = seen(BackendEvidence::default());
     moved.loaded = Some(vec![loaded("small:latest", Some(at(200)))]);
     moved.used_by_others.insert("small:latest".into());
-    assert!(!judged(&ollama(), &moved, &Memory::default()).ready, "an expiry that moved proves nothing");
+    assert!(!judged(&ollama(), &moved, &BackendMemory::default()).ready, "an expiry that moved proves nothing");
     let busy = probed(&[ProbeVerdict::Busy], at(0));
-    assert!(!judged(&ollama(), &busy, &Memory::default()).ready, "a 503 proves nothing");
+    assert!(!judged(&ollama(), &busy, &BackendMemory::default()).ready, "a 503 proves nothing");
 }
 
 #[test]
 fn a_200_that_proves_no_models_is_decided_by_an_inference() {
     let bad_body = probed(&[ProbeVerdict::NeedsInference { bad_body: true }], at(0));
-    let unproved = judged(&mlx(), &bad_body, &Memory::default());
+    let unproved = judged(&mlx(), &bad_body, &BackendMemory::default());
     assert_eq!((unproved.state, unproved.needs_proof), (BackendState::Proving, true));
     assert_eq!(unproved.models_ready.status, ConditionStatus::Unknown);
     let ready = judged(&mlx(), &bad_body, &proved(at(-1)));
@@ -145,14 +156,14 @@ fn a_200_that_proves_no_models_is_decided_by_an_inference() {
 fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
     let pulls = spec("{engine: Ollama, url: 'http://h:1', models: [{name: a, pull: true}, {name: b, pull: true}]}");
     let some = probed(&[models(&["a:latest"])], at(0));
-    let pulling = judged(&pulls, &some, &Memory::default());
+    let pulling = judged(&pulls, &some, &BackendMemory::default());
     assert_eq!((pulling.state, pulling.reason, pulling.for_human), (BackendState::Proving, "Pulling", false));
     assert_eq!(pulling.to_pull, ["b"]);
     let mut failed = some.clone();
     failed.pulls.insert("b".into(), Pull { error: Some("no space".into()), ..Pull::default() });
-    assert!(judged(&pulls, &failed, &Memory::default()).message.contains("no space"));
+    assert!(judged(&pulls, &failed, &BackendMemory::default()).message.contains("no space"));
     let mixed = spec("{engine: Ollama, url: 'http://h:1', models: [{name: b, pull: true}, {name: c}]}");
-    let lacking = judged(&mixed, &some, &Memory::default());
+    let lacking = judged(&mixed, &some, &BackendMemory::default());
     assert_eq!((lacking.state, lacking.for_human), (BackendState::ModelsMissing, true));
 }
 
@@ -160,7 +171,7 @@ fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
 fn a_wrong_user_is_named_and_never_healed() {
     let mut report = service(ServiceState::Running);
     report.wanted_user = Some("bob".into());
-    let seen = Seen { agent: heard(report, at(0)), ..probed(&[models(&[])], at(0)) };
+    let seen = BackendFacts { agent: heard(report, at(0)), ..probed(&[models(&[])], at(0)) };
     let judged = judged(&ollama(), &seen, &proved(at(-1)));
     assert_eq!((judged.state, judged.for_human, judged.cause), (BackendState::WrongUser, true, None));
     assert_eq!(judged.models_ready.status, ConditionStatus::False);
@@ -220,7 +231,7 @@ fn a_slow_listing_of_a_server_that_works_is_busy_not_down() {
     let failing = judged_at(&ollama(), &seen, &proved(at(-100)), at(15));
     assert_eq!(
         (failing.state, failing.cause),
-        (BackendState::Down, Some(Cause::ServerError)),
+        (BackendState::Down, Some(RecoveryCause::ServerError)),
         "an inference fails too"
     );
 }
@@ -249,7 +260,7 @@ fn bytes_of_open_calls_are_the_canary_of_a_busy_server() {
     for (case, mut seen, advanced, state) in cases {
         seen.agent = heard(service(ServiceState::Running), at(0));
         seen.cpu = cpu(advanced, at(0));
-        let memory = Memory { served_at: Some(at(-70)), ..proved(at(-2_000)) };
+        let memory = BackendMemory { served_at: Some(at(-70)), ..proved(at(-2_000)) };
         let mut ready = memory.clone();
         ready.proof.as_mut().unwrap().at = at(-100);
         assert_eq!(judged(&ollama(), &seen, &ready).state, state, "{case}");
@@ -277,8 +288,8 @@ fn bytes_of_open_calls_are_the_canary_of_a_busy_server() {
 #[test]
 fn two_failed_calls_demand_a_proof_and_a_canary_confirms_them() {
     use CallFault::{Failed, Full, OutOfMemory};
-    let base = || Seen { ..probed(&[listing()], at(0)) };
-    let of = |evidence: Evidence| Seen { evidence, ..base() };
+    let base = || BackendFacts { ..probed(&[listing()], at(0)) };
+    let of = |evidence: BackendEvidence| BackendFacts { evidence, ..base() };
     let memory = proved(at(-100));
     let one = judged(&ollama(), &of(failed(&[("task 1", -5, Failed), ("task 1", -4, Failed)])), &memory);
     assert!(one.ready && !one.needs_proof, "one request may be to blame: {}", one.message);
@@ -288,15 +299,15 @@ fn two_failed_calls_demand_a_proof_and_a_canary_confirms_them() {
     assert!(doubt.needs_proof && doubt.admission == Admission::Closed);
     assert!(doubt.message.contains("2 calls failed since") && doubt.message.contains("task 2"), "{}", doubt.message);
     let mut confirmed = two.clone();
-    let canary = Canaried { started_at: at(-3), ended_at: at(-2), ..canaried(Err(error()), at(-2)) };
+    let canary = CanaryResult { started_at: at(-3), ended_at: at(-2), ..canaried(Err(error()), at(-2)) };
     confirmed.canary.push(canary);
     let down = judged(&ollama(), &confirmed, &memory);
-    assert_eq!((down.state, down.cause), (BackendState::Down, Some(Cause::ServerError)));
+    assert_eq!((down.state, down.cause), (BackendState::Down, Some(RecoveryCause::ServerError)));
     let full = judged(&ollama(), &of(failed(&[("task 1", -5, Full), ("task 2", -4, Full)])), &memory);
     assert_eq!((full.state, full.ready), (BackendState::Busy, true));
     let mut memory_lack = of(failed(&[("task 1", -5, OutOfMemory), ("task 2", -4, OutOfMemory)]));
     memory_lack.canary = confirmed.canary.clone();
-    assert_eq!(judged(&mlx(), &memory_lack, &memory).cause, Some(Cause::OutOfMemory));
+    assert_eq!(judged(&mlx(), &memory_lack, &memory).cause, Some(RecoveryCause::OutOfMemory));
     let served = served_call("small", at(-2), "task 3");
     let since = two.evidence.clone().with(&CallEvidence { served: vec![served], ..CallEvidence::default() });
     assert!(judged(&ollama(), &of(since), &memory).ready, "something was served since");
@@ -312,8 +323,8 @@ fn a_server_that_just_started_is_given_startup_seconds() {
         }
         seen
     };
-    assert_eq!(judged(&ollama(), &starting(-599), &Memory::default()).reason, "Starting");
-    assert_eq!(judged(&ollama(), &starting(-601), &Memory::default()).state, BackendState::Down);
+    assert_eq!(judged(&ollama(), &starting(-599), &BackendMemory::default()).reason, "Starting");
+    assert_eq!(judged(&ollama(), &starting(-601), &BackendMemory::default()).state, BackendState::Down);
 }
 
 #[test]
@@ -345,13 +356,14 @@ fn canaries_that_fail_while_listings_answer_are_down_at_the_third() {
     let mut failures = Vec::new();
     for (n, state) in [(1, BackendState::Idle), (2, BackendState::Unknown), (3, BackendState::Down)] {
         let canary =
-            Canaried { started_at: at(-40 + 10 * n), ended_at: at(-39 + 10 * n), ..canaried(Err(error()), at(0)) };
+            CanaryResult { started_at: at(-40 + 10 * n), ended_at: at(-39 + 10 * n), ..canaried(Err(error()), at(0)) };
         failures.push(FailedCall {
             began_at: canary.started_at,
             ..failed_call(&format!("canary {n}"), -39 + 10 * n, CallFault::Failed)
         });
         seen.canary.push(canary);
-        seen.evidence = Evidence::default().with(&CallEvidence { failed: failures.clone(), ..CallEvidence::default() });
+        seen.evidence =
+            BackendEvidence::default().with(&CallEvidence { failed: failures.clone(), ..CallEvidence::default() });
         assert_eq!(judged(&ollama(), &seen, &proved(at(-100))).state, state, "{n} failures");
     }
 }
@@ -364,8 +376,8 @@ fn death_that_the_agent_saw_is_death_at_once() {
         service.exited_at = Some(at(0));
     }
     let down = judged(&ollama(), &seen, &proved(at(-100)));
-    assert_eq!((down.state, down.reason, down.cause), (BackendState::Down, "Exited", Some(Cause::Exited)));
-    seen.probes.push(Probed { at: at(1), verdict: listing(), millis: 1, not_before: None }, 3, 1);
+    assert_eq!((down.state, down.reason, down.cause), (BackendState::Down, "Exited", Some(RecoveryCause::Exited)));
+    seen.probes.push(ProbeResult { at: at(1), verdict: listing(), millis: 1, not_before: None }, 3, 1);
     assert_ne!(judged(&ollama(), &seen, &proved(at(-100))).reason, "Exited", "something answers there since");
 }
 
@@ -378,7 +390,7 @@ fn every_grace_ends() {
     };
     assert_eq!((unreachable(299), unreachable(300)), (false, true));
     let unproved = |since: i64| {
-        let memory = Memory { generation: 1, generation_since: Some(at(-since)), ..Memory::default() };
+        let memory = BackendMemory { generation: 1, generation_since: Some(at(-since)), ..BackendMemory::default() };
         let mut seen = probed(&[listing()], at(0));
         seen.probes.answering_since = Some(at(-since));
         judged(&ollama(), &seen, &memory)
@@ -399,10 +411,10 @@ fn the_first_pods_of_a_workload_are_given_startup_seconds() {
         spec("{engine: Ollama, url: 'http://engine:11434', recovery: {workloadRef: {kind: Deployment, name: engine}}}");
     let refused = |created: i64| {
         let seen = probed(&[ProbeVerdict::Refused, ProbeVerdict::Refused, ProbeVerdict::Refused], at(0));
-        Seen { created_at: Some(at(created)), ..seen }
+        BackendFacts { created_at: Some(at(created)), ..seen }
     };
-    assert_eq!(judged(&spec, &refused(-599), &Memory::default()).reason, "Starting");
-    assert_eq!(judged(&spec, &refused(-601), &Memory::default()).state, BackendState::Down);
+    assert_eq!(judged(&spec, &refused(-599), &BackendMemory::default()).reason, "Starting");
+    assert_eq!(judged(&spec, &refused(-601), &BackendMemory::default()).state, BackendState::Down);
     assert_eq!(judged(&spec, &refused(-10), &proved(at(-5))).state, BackendState::Down, "it served already");
 }
 
@@ -410,7 +422,8 @@ fn the_first_pods_of_a_workload_are_given_startup_seconds() {
 fn a_model_that_the_server_hands_on_is_there_too() {
     let cloud = spec("{engine: Ollama, url: 'http://h:1', models: [{name: gpt-oss}], canary: {when: Never}}");
     let listing = Listing { models: vec!["small:latest".into()], remote: vec!["gpt-oss:latest".into()] };
-    let judged_of = |listing| judged(&cloud, &probed(&[ProbeVerdict::Models(listing)], at(0)), &Memory::default());
+    let judged_of =
+        |listing| judged(&cloud, &probed(&[ProbeVerdict::Models(listing)], at(0)), &BackendMemory::default());
     assert!(judged_of(listing.clone()).ready);
     assert_eq!(judged_of(Listing { remote: Vec::new(), ..listing }).state, BackendState::ModelsMissing);
 }
@@ -420,7 +433,7 @@ fn slots_that_nobody_renews_are_freed_once_the_server_computes_nothing() {
     let mut seen = probed(&[listing()], at(0));
     seen.agent = heard(service(ServiceState::Running), at(0));
     seen.load.in_flight = 2;
-    let frees = |seen: &Seen, now: i64| {
+    let frees = |seen: &BackendFacts, now: i64| {
         let plan = decide(&ollama(), seen, &proved(at(-100)), "e", at(now)).1;
         (plan.sample_cpu, plan.free_lapsed)
     };
@@ -467,6 +480,7 @@ fn an_open_call_has_the_servers_own_name_of_its_model() {
     };
     let spec = spec("{engine: Ollama, url: 'http://h:1', models: [{name: qwen, alias: small}, {name: other}]}");
     let occupied = Occupied { calls: ["small", "other", "strange"].map(asked).into(), ..Occupied::default() };
-    let names: Vec<_> = Load::of(&spec, &occupied, at(1)).open.into_iter().filter_map(|call| call.model).collect();
+    let names: Vec<_> =
+        BackendLoad::of(&spec, &occupied, at(1)).open.into_iter().filter_map(|call| call.model).collect();
     assert_eq!(names, ["qwen", "other", "strange"]);
 }

@@ -21,9 +21,9 @@ use crate::{
 };
 
 use super::{
-    evidence::Evidence,
-    memory::{Memory, Proof},
-    seen::{AgentService, AgentView, Canaried, CpuHistory, OpenCall, Probed, Seen},
+    evidence::BackendEvidence,
+    facts::{AgentView, BackendFacts, BackendService, CanaryResult, CpuHistory, OpenBackendCall, ProbeResult},
+    memory::{BackendMemory, Proof},
 };
 
 fn at(seconds: i64) -> Timestamp {
@@ -57,12 +57,16 @@ fn models(names: &[&str]) -> ProbeVerdict {
 }
 
 /// Probes one second apart, the last one at `now`.
-fn probed(verdicts: &[ProbeVerdict], now: Timestamp) -> Seen {
-    let mut seen = Seen { generation: 1, ..Seen::default() };
+fn probed(verdicts: &[ProbeVerdict], now: Timestamp) -> BackendFacts {
+    let mut seen = BackendFacts { generation: 1, ..BackendFacts::default() };
     for (i, verdict) in verdicts.iter().enumerate() {
         let ago = i64::try_from(verdicts.len() - 1 - i).unwrap();
-        let probe =
-            Probed { at: now - SignedDuration::from_secs(ago), verdict: verdict.clone(), millis: 1, not_before: None };
+        let probe = ProbeResult {
+            at: now - SignedDuration::from_secs(ago),
+            verdict: verdict.clone(),
+            millis: 1,
+            not_before: None,
+        };
         seen.probes.push(probe, 3, 1);
     }
     seen
@@ -93,7 +97,7 @@ fn service(state: ServiceState) -> ServiceReport {
 }
 
 fn heard(report: ServiceReport, now: Timestamp) -> AgentView {
-    AgentView::Heard(Box::new(AgentService {
+    AgentView::Heard(Box::new(BackendService {
         heard_at: now,
         wanted_user: report.wanted_user.clone(),
         report,
@@ -118,9 +122,9 @@ fn error() -> Failure {
 }
 
 /// A canary of 15 seconds.
-fn canaried(result: Result<(), Failure>, ended_at: Timestamp) -> Canaried {
+fn canaried(result: Result<(), Failure>, ended_at: Timestamp) -> CanaryResult {
     let started_at = ended_at - SignedDuration::from_secs(15);
-    Canaried { started_at, ended_at, model: "small".into(), loads: false, result }
+    CanaryResult { started_at, ended_at, model: "small".into(), loads: false, result }
 }
 
 /// What an agent told of the CPU of process `7@70` for a minute before `now`.
@@ -132,8 +136,8 @@ fn cpu(advanced: Option<bool>, now: Timestamp) -> CpuHistory {
     cpu
 }
 
-fn open(began: i64, last_byte: Option<i64>) -> OpenCall {
-    OpenCall { model: Some("small".into()), began_at: at(began), last_byte_at: last_byte.map(at) }
+fn open(began: i64, last_byte: Option<i64>) -> OpenBackendCall {
+    OpenBackendCall { model: Some("small".into()), began_at: at(began), last_byte_at: last_byte.map(at) }
 }
 
 fn served_call(model: &str, began_at: Timestamp, request: &str) -> ServedCall {
@@ -142,9 +146,9 @@ fn served_call(model: &str, began_at: Timestamp, request: &str) -> ServedCall {
 }
 
 /// A call of one second that was served.
-fn served(began: i64) -> Evidence {
+fn served(began: i64) -> BackendEvidence {
     let served = vec![served_call("small", at(began), "task 1")];
-    Evidence::default().with(&CallEvidence { served, ..CallEvidence::default() })
+    BackendEvidence::default().with(&CallEvidence { served, ..CallEvidence::default() })
 }
 
 fn failed_call(request: &str, ended: i64, fault: CallFault) -> FailedCall {
@@ -153,19 +157,19 @@ fn failed_call(request: &str, ended: i64, fault: CallFault) -> FailedCall {
     FailedCall { model, began_at, ended_at, request: request.into(), fault, message }
 }
 
-fn failed(calls: &[(&str, i64, CallFault)]) -> Evidence {
+fn failed(calls: &[(&str, i64, CallFault)]) -> BackendEvidence {
     let failed = calls.iter().map(|(request, ended, fault)| failed_call(request, *ended, *fault)).collect();
-    Evidence::default().with(&CallEvidence { failed, ..CallEvidence::default() })
+    BackendEvidence::default().with(&CallEvidence { failed, ..CallEvidence::default() })
 }
 
 /// Proved by a call that began then, and declared long before.
-fn proved(at: Timestamp) -> Memory {
-    Memory {
+fn proved(at: Timestamp) -> BackendMemory {
+    BackendMemory {
         generation: 1,
         generation_since: Some(at - SignedDuration::from_hours(1)),
         served_at: Some(at),
         proof: Some(Proof { generation: 1, at, served: "task 1 was served by small in 9 ms".into(), instance: None }),
-        ..Memory::default()
+        ..BackendMemory::default()
     }
 }
 

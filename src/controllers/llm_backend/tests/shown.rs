@@ -13,7 +13,12 @@ use super::{
     *,
 };
 
-fn pass(seen: &Seen, memory: &Memory, old: Option<&LLMBackendStatus>, now: Timestamp) -> (LLMBackendStatus, Memory) {
+fn pass(
+    seen: &BackendFacts,
+    memory: &BackendMemory,
+    old: Option<&LLMBackendStatus>,
+    now: Timestamp,
+) -> (LLMBackendStatus, BackendMemory) {
     let spec = ollama();
     let (judged, plan) = decide(&spec, seen, memory, "e", now);
     (status(&spec, seen, &judged, &plan, old, now), plan.memory)
@@ -53,7 +58,7 @@ fn a_history_with_nanoseconds_is_no_change_of_what_was_stored() {
 #[test]
 fn every_condition_says_something_in_every_state() {
     for verdicts in [vec![], vec![listing()], vec![ProbeVerdict::Refused; 3], vec![models(&[])]] {
-        for memory in [Memory::default(), proved(at(-1))] {
+        for memory in [BackendMemory::default(), proved(at(-1))] {
             let (status, _) = pass(&probed(&verdicts, at(0)), &memory, None, at(0));
             let mute: Vec<_> = status.conditions.iter().filter(|c| c.message.is_empty()).map(|c| &c.type_).collect();
             assert!(mute.is_empty(), "{verdicts:?}: {mute:?}");
@@ -65,8 +70,8 @@ fn every_condition_says_something_in_every_state() {
 fn kstatus_reads_each_state_as_the_table_says() {
     use ConditionStatus::{False, True};
     let refused = vec![ProbeVerdict::Refused; 3];
-    let down = |agent: AgentView| Seen { agent, ..probed(&refused, at(0)) };
-    let cases: Vec<(&str, Seen, BackendState, [ConditionStatus; 3])> = vec![
+    let down = |agent: AgentView| BackendFacts { agent, ..probed(&refused, at(0)) };
+    let cases: Vec<(&str, BackendFacts, BackendState, [ConditionStatus; 3])> = vec![
         ("idle", probed(&[listing()], at(0)), BackendState::Idle, [True, False, False]),
         ("down", down(AgentView::Unheard), BackendState::Down, [False, True, False]),
         (

@@ -8,11 +8,11 @@ use crate::{
 
 use super::{
     super::{
-        judge::Judgement,
-        memory::Memory,
-        plan::{Act, CanaryOrder, CanaryPlan, Outcome, Plan, PlanNote, decide, record},
-        seen::Load,
-        status::{Shown, shown},
+        facts::BackendLoad,
+        judge::BackendAssessment,
+        memory::BackendMemory,
+        plan::{BackendPlan, CanaryOrder, CanaryPlan, PlanNote, RecoveryAct, RecoveryOutcome, decide, record},
+        status::{BackendShown, shown},
     },
     *,
 };
@@ -98,7 +98,7 @@ struct Running {
 }
 
 /// Changes what is observed before it is judged: a rule that is broken on purpose.
-pub type Tamper = fn(&mut Seen, Timestamp);
+pub type Tamper = fn(&mut BackendFacts, Timestamp);
 
 pub struct World {
     pub spec: LLMBackendSpec,
@@ -108,8 +108,8 @@ pub struct World {
     agent: bool,
     /// Tasks come as fast as they are done.
     pub work: bool,
-    pub seen: Seen,
-    pub memory: Memory,
+    pub seen: BackendFacts,
+    pub memory: BackendMemory,
     pub now: i64,
     process: i64,
     process_began: i64,
@@ -131,8 +131,8 @@ pub struct World {
     pub aborted: usize,
     pub notes: Vec<(i64, PlanNote)>,
     pub states: Vec<(i64, BackendState, &'static str)>,
-    pub shown: Option<Shown>,
-    pub judged: Option<Judgement>,
+    pub shown: Option<BackendShown>,
+    pub judged: Option<BackendAssessment>,
 }
 
 impl World {
@@ -143,8 +143,8 @@ impl World {
             script,
             agent,
             work: false,
-            seen: Seen { generation: 1, ..Seen::default() },
-            memory: Memory::default(),
+            seen: BackendFacts { generation: 1, ..BackendFacts::default() },
+            memory: BackendMemory::default(),
             now: 0,
             process: 0,
             process_began: 0,
@@ -204,33 +204,33 @@ impl World {
         self.note(judged, &plan);
     }
 
-    fn step(&self, call: &Running, behavior: &Behavior) -> Step {
+    fn step(&self, call: &Running, behavior: &Behavior) -> CallStep {
         let age = self.now - call.began;
         match &behavior.reply {
             // One token to a short question.
             Reply::Served { first, .. } if call.order.is_some() => match age >= (*first).min(8) {
-                true => Step::Ends(Ok(())),
-                false => Step::Nothing,
+                true => CallStep::Ends(Ok(())),
+                false => CallStep::Nothing,
             },
-            Reply::Served { .. } if age >= call.served.1 => Step::Ends(Ok(())),
-            Reply::Served { .. } if age >= call.served.0 => Step::Byte,
-            Reply::Served { .. } => Step::Nothing,
+            Reply::Served { .. } if age >= call.served.1 => CallStep::Ends(Ok(())),
+            Reply::Served { .. } if age >= call.served.0 => CallStep::Byte,
+            Reply::Served { .. } => CallStep::Nothing,
             Reply::Loads { seconds } => {
                 if self.now - self.process_began >= *seconds || age >= *seconds {
-                    Step::Ends(Ok(()))
+                    CallStep::Ends(Ok(()))
                 } else {
-                    Step::Nothing
+                    CallStep::Nothing
                 }
             }
             Reply::Keepalive { seconds } => {
                 if age >= *seconds {
-                    Step::Ends(Ok(()))
+                    CallStep::Ends(Ok(()))
                 } else {
-                    Step::Byte
+                    CallStep::Byte
                 }
             }
-            Reply::Fails(failure) => Step::Ends(Err(failure.clone())),
-            Reply::Silent => Step::Nothing,
+            Reply::Fails(failure) => CallStep::Ends(Err(failure.clone())),
+            Reply::Silent => CallStep::Nothing,
         }
     }
 
@@ -239,17 +239,17 @@ impl World {
             let order = canary.order.clone().expect("a canary has its order");
             let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap();
             let answer = self.step(&canary, behavior);
-            if let Step::Byte = answer {
+            if let CallStep::Byte = answer {
                 canary.last_byte = Some(self.now);
             }
             let silent = self.now - canary.last_byte.unwrap_or(canary.began) >= seconds(order.timeout);
             let over = silent || self.now - canary.began >= seconds(order.longest);
             let ended = match answer {
-                Step::Ends(result) => Some(result),
-                Step::Byte | Step::Nothing if over => {
+                CallStep::Ends(result) => Some(result),
+                CallStep::Byte | CallStep::Nothing if over => {
                     Some(Err(Failure::Timeout { after: order.timeout, tokens_seen: 0 }))
                 }
-                Step::Byte | Step::Nothing => None,
+                CallStep::Byte | CallStep::Nothing => None,
             };
             match ended {
                 None => self.canary = Some(canary),
@@ -258,12 +258,12 @@ impl World {
         }
         for mut call in std::mem::take(&mut self.calls) {
             match self.step(&call, behavior) {
-                Step::Nothing => self.calls.push(call),
-                Step::Byte => {
+                CallStep::Nothing => self.calls.push(call),
+                CallStep::Byte => {
                     call.last_byte = Some(self.now);
                     self.calls.push(call);
                 }
-                Step::Ends(Ok(())) => {
+                CallStep::Ends(Ok(())) => {
                     self.served += 1;
                     let served = ServedCall {
                         ended_at: at(self.now),
@@ -272,7 +272,7 @@ impl World {
                     self.reported.served = vec![served];
                     self.reported.failed.clear();
                 }
-                Step::Ends(Err(failure)) => {
+                CallStep::Ends(Err(failure)) => {
                     self.failed += 1;
                     let fault = match failure {
                         Failure::Busy { .. } | Failure::Loading { .. } | Failure::RateLimited { .. } => CallFault::Full,
@@ -298,7 +298,7 @@ impl World {
 
     fn end_canary(&mut self, canary: &Running, order: &CanaryOrder, result: Result<(), Failure>) {
         let (started_at, ended_at) = (at(canary.began), at(self.now));
-        let canaried = Canaried { started_at, ended_at, model: self.model.clone(), loads: order.loads, result };
+        let canaried = CanaryResult { started_at, ended_at, model: self.model.clone(), loads: order.loads, result };
         let number = self.seen.canary.finished + 1;
         match super::super::prober::evidence(&canaried, number) {
             Some(Ok(served)) => self.canaries.served = vec![served],
@@ -340,7 +340,7 @@ impl World {
             }
             _ => None,
         };
-        let probed = Probed { at: now, verdict: behavior.probe.clone(), millis: 1, not_before };
+        let probed = ProbeResult { at: now, verdict: behavior.probe.clone(), millis: 1, not_before };
         let probe = &self.spec.probe;
         self.seen.probes.push(probed, probe.failure_threshold, probe.success_threshold);
         let probes = &self.seen.probes;
@@ -371,40 +371,43 @@ impl World {
     }
 
     fn observe(&mut self) {
-        self.seen.evidence = Evidence::default().with(&self.canaries).with(&self.reported);
+        self.seen.evidence = BackendEvidence::default().with(&self.canaries).with(&self.reported);
         let model = || Some(self.model.clone());
-        let open: Vec<_> =
-            self.calls.iter().map(|call| OpenCall { model: model(), ..open(call.began, call.last_byte) }).collect();
+        let open: Vec<_> = self
+            .calls
+            .iter()
+            .map(|call| OpenBackendCall { model: model(), ..open(call.began, call.last_byte) })
+            .collect();
         let in_flight = i64::try_from(open.len()).unwrap();
         let last_call_at = if in_flight > 0 { Some(at(self.now)) } else { self.seen.load.last_call_at };
-        self.seen.load = Load { in_flight, open, lapsed_at: None, last_call_at, waiting: i64::from(self.work) };
+        self.seen.load = BackendLoad { in_flight, open, lapsed_at: None, last_call_at, waiting: i64::from(self.work) };
         if let Some(tamper) = self.tamper {
             tamper(&mut self.seen, at(self.now));
         }
     }
 
-    fn decide(&self) -> (Judgement, Plan) {
+    fn decide(&self) -> (BackendAssessment, BackendPlan) {
         decide(&self.spec, &self.seen, &self.memory, &format!("e{}", self.now), at(self.now))
     }
 
-    fn carry_out(&mut self, plan: &Plan) {
+    fn carry_out(&mut self, plan: &BackendPlan) {
         self.memory = plan.memory.clone();
         self.notes.extend(plan.notes.iter().map(|note| (self.now, note.clone())));
         let outcome = match &plan.act {
-            Some(Act::Restart { .. }) => {
+            Some(RecoveryAct::Restart { .. }) => {
                 self.restarts.push(self.now);
                 self.process += 1;
                 self.process_began = self.now;
                 self.abort_calls();
                 self.seen.loaded = None;
-                Some(Outcome::Done)
+                Some(RecoveryOutcome::Done)
             }
-            Some(Act::Unload { .. }) => {
+            Some(RecoveryAct::Unload { .. }) => {
                 self.unloads.push(self.now);
                 self.abort_calls();
-                Some(Outcome::Done)
+                Some(RecoveryOutcome::Done)
             }
-            Some(Act::Follow { .. } | Act::DeletePod { .. }) | None => None,
+            Some(RecoveryAct::Follow { .. } | RecoveryAct::DeletePod { .. }) | None => None,
         };
         if let Some(outcome) = outcome {
             self.notes.extend(record(&mut self.memory, &outcome, at(self.now)).map(|note| (self.now, note)));
@@ -434,7 +437,7 @@ impl World {
         self.calls.clear();
     }
 
-    fn note(&mut self, judged: Judgement, plan: &Plan) {
+    fn note(&mut self, judged: BackendAssessment, plan: &BackendPlan) {
         let shown = shown(&judged, plan, &self.seen);
         self.admission = (shown.admission, plan.limit);
         if self.states.last().is_none_or(|(_, state, reason)| (*state, *reason) != (shown.state, shown.reason)) {
@@ -461,7 +464,7 @@ impl World {
     }
 }
 
-enum Step {
+enum CallStep {
     Nothing,
     Byte,
     Ends(Result<(), Failure>),

@@ -1,20 +1,20 @@
 use serde_json::json;
 
 use super::*;
-use crate::http::tasks::parse::{Place, parse};
+use crate::http::tasks::parse::{TaskPlace, parse};
 
 fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-fn known() -> Known {
+fn known() -> KnownNames {
     let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-    Known { namespace: "team".into(), queues: names(&["default", "nightly"]), experts: names(&["igor"]) }
+    KnownNames { namespace: "team".into(), queues: names(&["default", "nightly"]), experts: names(&["igor"]) }
 }
 
 fn checked(task: Value) -> Result<NewTask, Vec<String>> {
     let fields = task.as_object().unwrap().clone();
-    check(vec![Given { place: Place::Only, fields }], &known(), now())
+    check(vec![SentTask { place: TaskPlace::Only, fields }], &known(), now())
         .map(|mut tasks| tasks.remove(0))
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
@@ -48,6 +48,13 @@ fn every_field_is_taken() {
 }
 
 #[test]
+fn a_duration_counts_by_the_servers_clock() {
+    let task = checked(json!({"prompt": "p", "runAfter": "30m", "deadline": "2h"})).unwrap();
+    let times = [task.run_after, task.deadline].map(|at| at.unwrap().to_string());
+    assert_eq!(times, ["2026-03-01T12:30:00Z", "2026-03-01T14:00:00Z"]);
+}
+
+#[test]
 fn each_way_to_say_what_is_to_be_done_is_taken() {
     let message = |role: &str| json!({"role": role, "content": "c"});
     for good in [
@@ -69,7 +76,7 @@ fn what_is_wrong_is_told_by_field_with_the_mend() {
         (json!({"prompt": " \n"}), "prompt: is empty"),
         (json!({"prompt": 7}), "prompt: is a number: write a text"),
         (json!({"prompt": long}), "prompt: has 1048589 bytes, 1048576 are allowed"),
-        (json!({"prompt": "a", "data": 1}), "data: goes not with prompt"),
+        (json!({"prompt": "a", "data": 1}), "data: cannot be combined with prompt"),
         (json!({"messages": []}), "messages: is empty"),
         (
             json!({"messages": [{"role": "robot", "content": "a"}]}),
@@ -97,7 +104,7 @@ fn what_is_wrong_is_told_by_field_with_the_mend() {
             "run_after: is no field of a task: did you mean \"runAfter\"?",
         ),
         (json!({"prompt": "a", "colour": "b"}), "colour: is no field of a task: a task has queue"),
-        (json!({"prompt": "a", "runAfter": "soon"}), "runAfter: \"soon\" is no time: write it as 2026"),
+        (json!({"prompt": "a", "runAfter": "soon"}), "runAfter: \"soon\" is neither a time, such as 2026"),
         (
             json!({"prompt": "a", "runAfter": "-009999-01-02T02:00:00Z"}),
             "runAfter: \"-009999-01-02T02:00:00Z\" is out of range",
@@ -106,6 +113,7 @@ fn what_is_wrong_is_told_by_field_with_the_mend() {
             json!({"prompt": "a", "deadline": "9999-12-30T00:00:00Z"}),
             "deadline: \"9999-12-30T00:00:00Z\" is out of range",
         ),
+        (json!({"prompt": "a", "deadline": "3000000d"}), "deadline: \"3000000d\" is out of range"),
         (json!({"prompt": "a", "deadline": "2026-03-01T11:59:59Z"}), "deadline: 2026-03-01T11:59:59Z is over"),
         (
             json!({"prompt": "a", "deadline": "2026-03-02T00:00:00Z", "runAfter": "2026-03-02T00:00:00Z"}),
@@ -139,6 +147,6 @@ fn every_line_is_told_and_nothing_is_taken_when_one_is_wrong() {
 #[test]
 fn without_a_queue_it_is_said_that_none_is_declared() {
     let given = parse(b"{\"prompt\": \"a\"}").unwrap();
-    let problems = check(given, &Known { namespace: "team".into(), ..Known::default() }, now()).unwrap_err();
+    let problems = check(given, &KnownNames { namespace: "team".into(), ..KnownNames::default() }, now()).unwrap_err();
     assert!(problems[0].message.contains("none is declared there"), "{problems:?}");
 }

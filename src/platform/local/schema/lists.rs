@@ -4,10 +4,10 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use serde_json::Value;
 
-use super::{Fault, walk};
+use super::{SchemaFault, walk};
 use crate::platform::local::path::FieldPath;
 
-pub fn check(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<Fault>) {
+pub fn check(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<SchemaFault>) {
     walk(value, schema, path, &mut |value, schema, path| {
         let Value::Array(items) = value else { return };
         match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
@@ -18,7 +18,7 @@ pub fn check(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<F
     });
 }
 
-fn repeated_keys(items: &[Value], schema: &Value, path: &FieldPath) -> Vec<Fault> {
+fn repeated_keys(items: &[Value], schema: &Value, path: &FieldPath) -> Vec<SchemaFault> {
     let keys: Vec<&str> = schema
         .get("x-kubernetes-list-map-keys")
         .and_then(Value::as_array)
@@ -36,14 +36,14 @@ fn repeated_keys(items: &[Value], schema: &Value, path: &FieldPath) -> Vec<Fault
     repeated(path, identities.into_iter())
 }
 
-fn repeated<'a>(path: &FieldPath, items: impl Iterator<Item = (&'a Value, String)>) -> Vec<Fault> {
+fn repeated<'a>(path: &FieldPath, items: impl Iterator<Item = (&'a Value, String)>) -> Vec<SchemaFault> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut faults = Vec::new();
     for (at, (_, identity)) in items.enumerate() {
         match seen.entry(identity) {
             Entry::Occupied(first) => {
                 let message = format!("{} is already at [{}]: remove one of them", first.key(), first.get());
-                faults.push(Fault::new(path.index(at), message));
+                faults.push(SchemaFault::new(path.index(at), message));
             }
             Entry::Vacant(new) => {
                 new.insert(at);

@@ -7,25 +7,26 @@
 
 mod lists;
 mod rules;
-mod similar;
 mod structural;
 mod wording;
 
 use serde_json::{Map, Value, json};
 
-use super::path::{FieldPath, Segment};
+use super::{
+    metadata::qualified_name,
+    path::{FieldPath, Segment},
+};
 use rules::Rules;
-pub use similar::closest;
 
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct SchemaFault {
     pub field: FieldPath,
     /// What is wrong, and what to do about it.
     pub message: String,
 }
 
-impl Fault {
+impl SchemaFault {
     pub fn new(field: FieldPath, message: impl Into<String>) -> Self {
         Self { field, message: message.into() }
     }
@@ -71,13 +72,14 @@ impl Schema {
 
     /// Drops nulls, fills in defaults, and tells everything that the API server would refuse with
     /// `fieldValidation=Strict`. Metadata is not looked at.
-    pub fn admit(&self, object: &mut Value) -> Vec<Fault> {
+    pub fn admit(&self, object: &mut Value) -> Vec<SchemaFault> {
         let mut faults = structural::unknown_fields(object, &self.structural);
         structural::drop_nulls(object, &self.structural);
         structural::fill_defaults(object, &self.structural);
         let errors = self.validator.iter_errors(object);
         faults.extend(errors.map(|error| wording::fault(&error, self.shows_values, &self.structural)));
         lists::check(object, &self.structural, &FieldPath::default(), &mut faults);
+        self.check_selectors(object, &mut faults);
         // As the API server: rules expect values of the right types.
         if faults.is_empty() {
             self.rules.check(object, &mut faults);
@@ -85,8 +87,21 @@ impl Schema {
         faults
     }
 
+    /// Keys of `matchLabels` must be labels, or nothing is ever selected. A CRD can't say so: keys have no schema there, and no bound
+    /// for which the API server would take a rule.
+    fn check_selectors(&self, object: &Value, faults: &mut Vec<SchemaFault>) {
+        walk(object, &self.structural, &FieldPath::default(), &mut |value, _, path| {
+            if path.0.last() != Some(&Segment::Key("matchLabels".to_owned())) {
+                return;
+            }
+            for key in value.as_object().into_iter().flatten().map(|(key, _)| key) {
+                faults.extend(qualified_name(key).err().map(|why| SchemaFault::new(path.key(key), why)));
+            }
+        });
+    }
+
     /// Every field that the schema does not have, of a part whose values nobody looks at.
-    pub fn unknown_fields_of(&self, part: &str, object: &Value) -> Vec<Fault> {
+    pub fn unknown_fields_of(&self, part: &str, object: &Value) -> Vec<SchemaFault> {
         let mut faults = structural::unknown_fields(object, &self.structural);
         faults.retain(|fault| fault.field.0.first() == Some(&Segment::Key(part.to_owned())));
         faults

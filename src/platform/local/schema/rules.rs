@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use cel::{Context, Program, Value as Cel};
 use serde_json::Value;
 
-use super::{Fault, walk};
+use super::{SchemaFault, walk};
 use crate::platform::local::path::FieldPath;
 
 const KEYWORD: &str = "x-kubernetes-validations";
@@ -28,7 +28,7 @@ impl Rules {
     }
 
     /// Evaluates every rule whose value is there.
-    pub fn check(&self, object: &Value, faults: &mut Vec<Fault>) {
+    pub fn check(&self, object: &Value, faults: &mut Vec<SchemaFault>) {
         if self.programs.is_empty() {
             return;
         }
@@ -37,7 +37,7 @@ impl Rules {
             for rule in rules_of(schema) {
                 if let Some(message) = self.broken(rule, value, &mut context) {
                     let field = rule.get("fieldPath").and_then(Value::as_str).unwrap_or("");
-                    faults.push(Fault::new(path.join_dotted(field), message));
+                    faults.push(SchemaFault::new(path.join_dotted(field), message));
                 }
             }
         });

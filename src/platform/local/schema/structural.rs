@@ -5,20 +5,21 @@
 
 use serde_json::Value;
 
-use super::{Fault, closest, schema_of_field};
+use super::{SchemaFault, schema_of_field};
+use crate::base::closest;
 use crate::platform::local::path::FieldPath;
 
 /// Fields of the API machinery at the root, which a CRD's schema need not name.
 const ROOT_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 /// Every field that the schema does not have.
-pub fn unknown_fields(object: &Value, schema: &Value) -> Vec<Fault> {
+pub fn unknown_fields(object: &Value, schema: &Value) -> Vec<SchemaFault> {
     let mut faults = Vec::new();
     search(object, schema, &FieldPath::default(), &mut faults);
     faults
 }
 
-fn search(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<Fault>) {
+fn search(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<SchemaFault>) {
     if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
         return;
     }
@@ -32,7 +33,7 @@ fn search(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<Faul
                 match schema_of_field(schema, key) {
                     Some(schema) => search(field, schema, &path.key(key), faults),
                     None if knows_any_field(schema) => {}
-                    None => faults.push(Fault::new(path.key(key), unknown(key, schema))),
+                    None => faults.push(SchemaFault::new(path.key(key), unknown(key, schema))),
                 }
             }
         }

@@ -6,11 +6,12 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-use super::{Fault, closest, path_of, schema_at};
+use super::{SchemaFault, path_of, schema_at};
+use crate::base::closest;
 use crate::{api::url_wording, host::mask::without_user, platform::local::path::FieldPath};
 
 /// The fault of an error.
-pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value) -> Fault {
+pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value) -> SchemaFault {
     let field = path_of(error.instance_path());
     let value = error.instance().as_ref();
     let is = |value: &Value| {
@@ -19,7 +20,7 @@ pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value
     let message = match error.kind() {
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            return Fault::new(field.key(name), "is required: set it");
+            return SchemaFault::new(field.key(name), "is required: set it");
         }
         Kind::Type { kind } => {
             let wanted = wanted(kind);
@@ -56,7 +57,7 @@ pub fn fault(error: &ValidationError<'_>, shows_values: bool, structural: &Value
         _ if shows_values => error.to_string(),
         other => format!("breaks the schema's {}", other.keyword()),
     };
-    Fault::new(field, message)
+    SchemaFault::new(field, message)
 }
 
 /// What the field is for: a pattern alone tells few people what to write.

@@ -3,7 +3,7 @@ use std::sync::LazyLock;
 use serde_json::json;
 
 use super::*;
-use crate::platform::Place;
+use crate::platform::ManifestPlace;
 
 const A: &str = "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {name: a}\nspec: {engine: Ollama, url: 'http://127.0.0.1:1'}\n";
 const A_CHANGED: &str = "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {name: a}\nspec: {engine: Ollama, url: 'http://127.0.0.1:2'}\n";
@@ -19,7 +19,7 @@ static KINDS: LazyLock<Kinds> = LazyLock::new(|| Kinds::new(&[]).unwrap());
 
 /// A folder over time, as the platform drives the core.
 struct Home {
-    state: State,
+    state: FolderState,
     now: Timestamp,
     uids: u32,
     derive: Derive,
@@ -27,18 +27,18 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        Self { state: State::default(), now: Timestamp::UNIX_EPOCH, uids: 0, derive: Arc::new(|_| Vec::new()) }
+        Self { state: FolderState::default(), now: Timestamp::UNIX_EPOCH, uids: 0, derive: Arc::new(|_| Vec::new()) }
     }
 
-    fn sees(&mut self, files: &[(&str, &str)]) -> Plan {
+    fn sees(&mut self, files: &[(&str, &str)]) -> FolderPlan {
         self.takes(Ok(files
             .iter()
-            .map(|(name, text)| File { name: (*name).to_owned(), text: Ok((*text).to_owned()) })
+            .map(|(name, text)| ManifestFile { name: (*name).to_owned(), text: Ok((*text).to_owned()) })
             .collect()))
     }
 
-    fn takes(&mut self, files: Result<Vec<File>, String>) -> Plan {
-        let folder = Folder { name: "team".to_owned(), files };
+    fn takes(&mut self, files: Result<Vec<ManifestFile>, String>) -> FolderPlan {
+        let folder = FolderSnapshot { name: "team".to_owned(), files };
         let uids = &mut self.uids;
         let plan = plan(&folder, &KINDS, &self.derive, &self.state, GRACE, self.now, || {
             *uids += 1;
@@ -74,7 +74,7 @@ impl Home {
     }
 }
 
-fn said(plan: &Plan) -> Vec<String> {
+fn said(plan: &FolderPlan) -> Vec<String> {
     plan.problems.iter().map(ToString::to_string).collect()
 }
 
@@ -151,7 +151,7 @@ fn a_broken_file_keeps_its_last_good_resources_and_nothing_is_deleted_meanwhile(
     for _ in 0..3 {
         let plan = home.sees(&[("a.yaml", BROKEN)]);
         assert!(plan.deletes.is_empty() && plan.puts.is_empty());
-        assert_eq!(plan.problems[0].place, Some(Place { file: "a.yaml".into(), line: 1 }));
+        assert_eq!(plan.problems[0].place, Some(ManifestPlace { file: "a.yaml".into(), line: 1 }));
         home.later(60);
     }
     assert_eq!(home.names(), ["b", "a"]);

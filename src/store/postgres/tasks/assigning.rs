@@ -8,6 +8,7 @@ use sqlx::{Postgres, QueryBuilder};
 
 use super::commanding::{choose, let_happen};
 use super::{inserting, places};
+use crate::store::filter::TaskPart;
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
@@ -69,29 +70,29 @@ async fn write(connection: &mut PgConnection, batch: &[&Assignment]) -> Result<u
         }));
     }
     let lists = candidate_lists(connection, different.iter().map(|said| said.3)).await?;
-    let written: Vec<(String, String, i64)> = sqlx::query_as(
-        "WITH written AS (
-            UPDATE tasks AS t SET expert = ($3::text[])[w.number], assigned_model = ($4::text[])[w.number],
-                assignment_reason = ($5::text[])[w.number], candidates = ($6::integer[])[w.number]
-            FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
-            WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
-                AND coalesce(t.expert, ($3::text[])[w.number]) = ($3::text[])[w.number]
-            RETURNING t.namespace, t.expert)
-         SELECT namespace, expert, count(*) FROM written GROUP BY namespace, expert",
-    )
-    .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
-    .bind(which)
-    .bind(different.iter().map(|said| text(said.0)).collect::<Vec<_>>())
-    .bind(different.iter().map(|said| said.1.map(text)).collect::<Vec<_>>())
-    .bind(different.iter().map(|said| text(said.2)).collect::<Vec<_>>())
-    .bind(lists)
-    .fetch_all(&mut *connection)
-    .await?;
+    let written: Vec<(String, String, i64)> = sqlx::query_as(ASSIGN)
+        .bind(batch.iter().map(|one| one.task).collect::<Vec<_>>())
+        .bind(which)
+        .bind(different.iter().map(|said| text(said.0)).collect::<Vec<_>>())
+        .bind(different.iter().map(|said| said.1.map(text)).collect::<Vec<_>>())
+        .bind(different.iter().map(|said| text(said.2)).collect::<Vec<_>>())
+        .bind(lists)
+        .fetch_all(&mut *connection)
+        .await?;
     let count = written.iter().map(|(_, _, count)| count.unsigned_abs()).sum();
     let experts = written.into_iter().map(|(namespace, expert, _)| (namespace, expert));
     places::none_for_unknown(connection, experts).await?;
     Ok(count)
 }
+
+pub(super) const ASSIGN: &str = "WITH written AS (
+        UPDATE tasks AS t SET expert = ($3::text[])[w.number], assigned_model = ($4::text[])[w.number],
+            assignment_reason = ($5::text[])[w.number], candidates = ($6::integer[])[w.number]
+        FROM unnest($1::bigint[], $2::integer[]) AS w (id, number)
+        WHERE t.id = w.id AND t.state = 'pending' AND coalesce(t.assignment_reason, '') = ''
+            AND coalesce(t.expert, ($3::text[])[w.number]) = ($3::text[])[w.number]
+        RETURNING t.namespace, t.expert)
+     SELECT namespace, expert, count(*) FROM written GROUP BY namespace, expert";
 
 /// The number of each list; none for an empty one. What is new is noted.
 async fn candidate_lists(
@@ -175,7 +176,7 @@ pub(super) async fn replace(
     let older = |query: &mut QueryBuilder<Postgres>| {
         query.push(" AND id < ").push_bind(below);
     };
-    let ids = choose(connection, "tasks WHERE true", &replaces.filter, (0, most), older).await?;
+    let ids = choose(connection, (TaskPart::Live, "true"), &replaces.filter, (0, most), older).await?;
     if !ids.is_empty() {
         let_happen(connection, ids, Event::Cancel, &replaces.reason).await?;
         return Ok(false);

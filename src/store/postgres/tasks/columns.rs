@@ -2,8 +2,14 @@
 
 /// All but the payload, which lists leave out, and the result, which live tasks don't have.
 macro_rules! task_columns {
+    (live) => {
+        concat!(task_columns!(), ", coalesce(claimed_at, state_since) AS state_since")
+    };
+    (ended) => {
+        concat!(task_columns!(), ", state_since")
+    };
     () => {
-        "id, namespace, queue, domain, role, model, priority, run_after, deadline, key, labels, state, created_at, state_since,
+        "id, namespace, queue, domain, role, model, priority, run_after, deadline, key, labels, state, created_at,
          expert, assignment_reason, assigned_model, attempts_used, free_requeues, leases_lost, cycle, epoch, reason, attempts,
          coalesce((SELECT l.names FROM candidate_lists AS l WHERE l.id = candidates), '[]')::json AS candidates"
     };

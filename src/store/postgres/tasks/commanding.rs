@@ -3,11 +3,13 @@
 use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 
-use super::filter::push_filter;
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
 use crate::store::batch::BATCH_BYTES;
+use crate::store::commands::CommandBatch;
+use crate::store::filter::{TaskPart, push_filter};
 use crate::store::text::text;
+use crate::store::words::Words;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
 use crate::tasks::machine::Event;
@@ -20,48 +22,36 @@ pub(super) async fn command(
     command: &TaskCommand,
     reason: &str,
     (after, most): (TaskId, i64),
-) -> Result<Batch, StoreError> {
-    let (event, from) = match command {
-        TaskCommand::Cancel => (Event::Cancel, "tasks WHERE true"),
-        TaskCommand::Retry => (Event::Retry, "finished_tasks WHERE true"),
-        TaskCommand::Resume => (Event::Resume, "tasks WHERE state = 'deferred_to_human'"),
-        TaskCommand::Reassign { .. } => (Event::Reassign, "tasks WHERE state IN ('pending', 'deferred_to_human')"),
-        TaskCommand::Close => (Event::Close, "tasks WHERE state = 'deferred_to_human'"),
-        TaskCommand::Purge => (Event::Purge, "finished_tasks WHERE true"),
-    };
-    let ids = choose(connection, from, filter, (after, most), |_| {}).await?;
+) -> Result<CommandBatch, StoreError> {
+    let (event, part, states) = command.applies_to();
+    let ids = choose(connection, (part, states), filter, (after, most), |_| {}).await?;
     if let TaskCommand::Reassign { expert, model } = command {
         reassign(connection, &ids, expert, model.as_deref(), reason).await?;
     }
     let last = ids.last().copied();
-    Ok(Batch { done: let_happen(connection, ids, event, reason).await?, last })
-}
-
-/// What one transaction did.
-pub(super) struct Batch {
-    pub done: Vec<TaskId>,
-    /// The highest id that was looked at; `None`: there was nothing more.
-    pub last: Option<TaskId>,
+    Ok(CommandBatch { done: let_happen(connection, ids, event, reason).await?, last })
 }
 
 /// Locks a batch of what matches, in the order of ids.
 pub(super) async fn choose(
     connection: &mut PgConnection,
-    from: &str,
+    (part, states): (TaskPart, &str),
     filter: &TaskFilter,
     (after, most): (TaskId, i64),
     more: impl Fn(&mut QueryBuilder<Postgres>),
 ) -> Result<Vec<TaskId>, StoreError> {
     let mut query = QueryBuilder::new("SELECT id FROM ");
     query
-        .push(from)
+        .push(part.table())
+        .push(" WHERE ")
+        .push(states)
         .push(" AND id = ANY (ARRAY(SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM (");
-    query.push("SELECT id, bytes FROM ").push(from);
-    push_filter(&mut query, filter);
+    query.push("SELECT id, bytes FROM ").push(part.table()).push(" WHERE ").push(states);
+    push_filter(&mut query, filter, part);
     more(&mut query);
     query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(most.max(0));
     query.push(") AS found) AS sized WHERE before < ").push_bind(BATCH_BYTES).push("))");
-    push_filter(&mut query, filter);
+    push_filter(&mut query, filter, part);
     query.push(" ORDER BY id FOR UPDATE");
     Ok(query.build_query_scalar().fetch_all(connection).await?)
 }

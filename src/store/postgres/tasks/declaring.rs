@@ -100,27 +100,30 @@ async fn follow(store: &PostgresStore, fence: &Fence, expert: &Expert<'_>) -> Re
 
 /// They go to its model; where it is not open any more, they lose their assignment.
 async fn follow_batch(connection: &mut PgConnection, expert: &Expert<'_>) -> Result<u64, StoreError> {
-    let done = sqlx::query(
-        "WITH stale AS MATERIALIZED (
-            SELECT id FROM tasks WHERE state = 'pending' AND assignment_reason IS NOT NULL AND namespace = $1 AND expert = $2
-                AND (NOT $3 OR assigned_model IS DISTINCT FROM CASE WHEN NOT $4 THEN coalesce(model, $5) END)
-            ORDER BY id LIMIT $6 FOR UPDATE)
-         UPDATE tasks SET expert = CASE WHEN $3 THEN expert END,
-            assignment_reason = CASE WHEN $3 THEN assignment_reason END,
-            candidates = CASE WHEN $3 THEN candidates END,
-            assigned_model = CASE WHEN $3 AND NOT $4 THEN coalesce(model, $5) END
-         WHERE id = ANY (ARRAY(SELECT id FROM stale))",
-    )
-    .bind(expert.namespace)
-    .bind(expert.name)
-    .bind(expert.open)
-    .bind(expert.is_webhook())
-    .bind(expert.model())
-    .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
+    let done = sqlx::query(FOLLOW)
+        .bind(expert.namespace)
+        .bind(expert.name)
+        .bind(expert.open)
+        .bind(expert.is_webhook())
+        .bind(expert.model())
+        .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected())
 }
+
+pub(super) const FOLLOW: &str = "WITH stale AS MATERIALIZED (
+        SELECT id FROM tasks WHERE id = ANY (ARRAY(
+            SELECT id FROM tasks WHERE namespace = $1 AND expert = $2
+                AND assignment_reason IS NOT NULL AND rank < 9223372036854775807 AND state = 'pending'
+                AND (NOT $3 OR assigned_model IS DISTINCT FROM CASE WHEN NOT $4 THEN coalesce(model, $5) END)
+            LIMIT $6)) AND state = 'pending'
+        ORDER BY id FOR UPDATE)
+     UPDATE tasks SET expert = CASE WHEN $3 THEN expert END,
+        assignment_reason = CASE WHEN $3 THEN assignment_reason END,
+        candidates = CASE WHEN $3 THEN candidates END,
+        assigned_model = CASE WHEN $3 AND NOT $4 THEN coalesce(model, $5) END
+     WHERE id = ANY (ARRAY(SELECT id FROM stale))";
 
 /// For tasks that just became pending: their expert may be another one than when they were assigned.
 pub(super) async fn refresh_tasks(connection: &mut PgConnection, ids: &[TaskId]) -> Result<(), StoreError> {
@@ -234,7 +237,7 @@ async fn purge(connection: &mut PgConnection, kind: &str, kept_seconds: i64) -> 
         "DELETE FROM expert_places AS p USING declared AS d WHERE d.kind = $1 AND d.kind = 'Expert'
             AND d.gone_at < clock_timestamp() - $2 * interval '1 second'
             AND p.namespace = d.namespace AND p.expert = d.name AND p.running = 0 AND p.places = 0
-            AND NOT EXISTS (SELECT FROM tasks AS t WHERE t.namespace = p.namespace AND t.expert = p.expert)",
+            AND coalesce((SELECT sum(c.count) FROM task_counts AS c WHERE c.namespace = p.namespace AND c.expert = p.expert), 0) = 0",
         "DELETE FROM recoveries WHERE uid IN (SELECT uid FROM declared
             WHERE kind = $1 AND gone_at < clock_timestamp() - $2 * interval '1 second')",
         "DELETE FROM declared WHERE kind = $1 AND gone_at < clock_timestamp() - $2 * interval '1 second'",

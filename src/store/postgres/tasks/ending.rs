@@ -6,11 +6,12 @@ use sqlx::FromRow;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::columns::moved_columns;
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
 use crate::store::StoreError;
 use crate::store::text::json_text;
 use crate::store::text::text;
+use crate::store::words::{Words, reason_of};
 use crate::tasks::machine::{End, Event};
 use crate::tasks::{Completion, TaskId, TaskState, Verdict};
 
@@ -67,25 +68,9 @@ const fn final_state(verdict: &Verdict) -> Option<TaskState> {
     }
 }
 
-fn reason(verdict: &Verdict) -> Option<&str> {
-    match verdict {
-        Verdict::Completed { .. } => None,
-        Verdict::Retry { reason, .. }
-        | Verdict::Requeue { reason, .. }
-        | Verdict::Failed { reason }
-        | Verdict::DeferredToHuman { reason }
-        | Verdict::Cancelled { reason } => Some(reason),
-    }
-}
-
 fn happening(completion: &Completion) -> Happening {
-    let Completion { task, epoch, verdict, attempt } = completion;
-    let reason = reason(verdict).map(str::to_owned);
-    Happening {
-        id: *task,
-        event: Event::End { epoch: *epoch, end: End::from(verdict) },
-        words: Words { reason, attempt: Some(attempt.clone()), result: None },
-    }
+    let Completion { task, epoch, verdict, .. } = completion;
+    Happening { id: *task, event: Event::End { epoch: *epoch, end: End::from(verdict) }, words: Words::of(completion) }
 }
 
 /// Where two statements are to change tasks, so that their locks are in one order.
@@ -172,7 +157,7 @@ where
         .bind(last.iter().map(|one| one.epoch).collect::<Vec<_>>())
         .bind(last.iter().map(state).collect::<Vec<_>>())
         .bind(last.iter().map(result).collect::<Vec<_>>())
-        .bind(last.iter().map(|one| reason(&one.verdict).map(text)).collect::<Vec<_>>())
+        .bind(last.iter().map(|one| reason_of(&one.verdict).map(text)).collect::<Vec<_>>())
         .bind(last.iter().map(|one| json_text(&one.attempt)).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;

@@ -60,8 +60,10 @@ impl Holders for PostgresStore {
 
     async fn free_holder_slots(&self, holder: &str, linger: Duration) -> Result<u64, StoreError> {
         let free = sqlx::query(
-            "UPDATE slots SET frees_at = clock_timestamp() + $2 * interval '1 microsecond'
-             WHERE holder = $1 AND frees_at IS NULL AND greatest(lease_expires_at, call_ends_at) > clock_timestamp()",
+            "UPDATE slots SET lease_expires_at = least(lease_expires_at, clock_timestamp()),
+                frees_at = CASE WHEN NOT outlives_client THEN clock_timestamp() + $2 * interval '1 microsecond' END
+             WHERE holder = $1 AND frees_at IS NULL AND greatest(lease_expires_at, call_ends_at) > clock_timestamp()
+             AND NOT (outlives_client AND lease_expires_at <= clock_timestamp())",
         )
         .bind(holder)
         .bind(micros(linger));

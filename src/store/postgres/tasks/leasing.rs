@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
+use crate::store::words::Words;
 use crate::store::{Lease, StoreError};
 use crate::tasks::machine::Event;
 use crate::tasks::{QueueKey, TaskId};
@@ -37,6 +38,10 @@ pub(super) async fn renew(
 ) -> Result<Vec<Lease>, StoreError> {
     let mut sorted: Vec<&(Lease, Duration)> = leases.iter().collect();
     sorted.sort_by_key(|(lease, _)| lease.id);
+    sqlx::query(FORGET_CLAIMS)
+        .bind(sorted.iter().map(|(lease, _)| lease.id).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await?;
     let renewed: Vec<i64> = sqlx::query_scalar(
         "UPDATE leases AS l SET expires_at = clock_timestamp() + w.micros * interval '1 microsecond'
          FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS w (id, holder, micros)
@@ -50,21 +55,27 @@ pub(super) async fn renew(
     Ok(leases.iter().map(|(lease, _)| lease).filter(|lease| !renewed.contains(&lease.id)).cloned().collect())
 }
 
+/// Rows of claims of which no task is in progress any more.
+pub(super) const FORGET_CLAIMS: &str = "DELETE FROM claims AS c WHERE lease = ANY ($1) AND NOT EXISTS (
+        SELECT FROM unnest(c.tasks, c.epochs) AS claimed (id, epoch)
+        JOIN tasks AS t ON t.id = claimed.id AND t.epoch = claimed.epoch AND t.lease = c.lease)";
+
 /// Returns whether any task was claimed under it.
 pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Result<bool, StoreError> {
-    let closed = sqlx::query("DELETE FROM leases WHERE id = $1 AND holder = $2")
+    let locked = sqlx::query("SELECT FROM leases WHERE id = $1 AND holder = $2 FOR UPDATE")
         .bind(lease.id)
         .bind(&lease.holder)
-        .execute(&mut *connection)
+        .fetch_optional(&mut *connection)
         .await?;
-    if closed.rows_affected() == 0 {
+    if locked.is_none() {
         return Ok(false);
     }
     // A statement of its own: it sees what a claim did that the first one waited for.
-    let claimed: Vec<TaskId> = sqlx::query_scalar("SELECT id FROM tasks WHERE lease = $1 ORDER BY id")
+    let claimed: Vec<TaskId> = sqlx::query_scalar("SELECT id FROM running_tasks WHERE lease = $1 ORDER BY id")
         .bind(lease.id)
         .fetch_all(&mut *connection)
         .await?;
+    sqlx::query("DELETE FROM leases WHERE id = $1").bind(lease.id).execute(&mut *connection).await?;
     let closed = |id| Happening { id, event: Event::LeaseClosed, words: Words::reason("its worker ended") };
     let happened = happen(connection, claimed.into_iter().map(closed).collect()).await?;
     places::leave(connection, happened.over).await?;
@@ -92,11 +103,11 @@ pub(super) async fn hand_over(
         return Err(StoreError::Fenced(format!("task {task} is not claimed with epoch {epoch} any more")));
     };
     let lease = open(connection, &own, &QueueKey { namespace, name }, lease).await?;
-    sqlx::query("UPDATE tasks SET lease = $2 WHERE id = $1 AND lease <> $2")
-        .bind(task)
-        .bind(lease.id)
-        .execute(connection)
-        .await?;
+    let own = sqlx::query(
+        "WITH given AS (UPDATE tasks SET lease = $2 WHERE id = $1 AND lease <> $2 RETURNING id, lease, epoch)
+         INSERT INTO claims SELECT lease, ARRAY[id], ARRAY[epoch] FROM given",
+    );
+    own.bind(task).bind(lease.id).execute(connection).await?;
     Ok(lease)
 }
 

@@ -30,7 +30,6 @@ mod commanding;
 mod cursor;
 mod declaring;
 mod ending;
-mod filter;
 mod holders;
 mod inserting;
 mod leasing;
@@ -60,12 +59,13 @@ use self::waking::Waker;
 use super::{PostgresStore, Session};
 use crate::store::batch::BatchSize;
 use crate::store::changes::{Changes, Follower, Reported, Topics};
+use crate::store::commands::CommandBatch;
 use crate::store::stamp::Stamp;
 use crate::store::text::json_text;
 use crate::store::{
-    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, Due, ExpertLoad, Fence, Fired, FreeClaim, Inserted, Lease,
-    QueueCounts, Reapable, Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand,
-    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts,
+    Reapable, Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount,
+    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -101,7 +101,12 @@ pub(super) struct WorkState {
     retained_until: Mutex<HashMap<&'static str, (Timestamp, TaskId)>>,
     /// The last claim got all that it asked for: there is more.
     busy: AtomicBool,
+    /// Tasks whose rows the database does not let anybody change, and since when that is known.
+    stepped_over: Mutex<HashMap<TaskId, BootInstant>>,
 }
+
+/// A task is stepped over for so long before it is tried again.
+const STEPPED_OVER: Duration = Duration::from_secs(60);
 
 impl WorkState {
     /// `pool`: of connections that listen and notify.
@@ -122,6 +127,7 @@ impl WorkState {
             retained: BatchSize::new(10_000),
             retained_until: Mutex::default(),
             busy: AtomicBool::new(false),
+            stepped_over: Mutex::default(),
         }
     }
 
@@ -137,6 +143,17 @@ impl WorkState {
         for (search, last) in searches.iter().zip(&seen.last) {
             cursors.claimed(&search.lane, search.after, *last, seen.passed_over, began);
         }
+    }
+
+    fn stepped_over(&self) -> Vec<TaskId> {
+        let mut known = self.stepped_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = BootInstant::now();
+        known.retain(|_, since| now.since(*since) < STEPPED_OVER);
+        known.keys().copied().collect()
+    }
+
+    fn step_over(&self, task: TaskId) {
+        self.stepped_over.lock().unwrap_or_else(PoisonError::into_inner).insert(task, BootInstant::now());
     }
 
     fn is_busy(&self) -> bool {
@@ -163,15 +180,33 @@ impl PostgresStore {
 
 /// The statements that run again and again, by what they are for: tests look at their plans.
 pub fn periodic_statements() -> Vec<(&'static str, String)> {
-    vec![
-        ("move what is due", scheduling::MOVE.to_owned()),
-        ("look for what is due", scheduling::DUE.to_owned()),
-        ("look for what lapses next", reaping::NEXT_LAPSE.to_owned()),
-        ("fail what is past its deadline", reaping::EXPIRED.to_owned()),
-        ("take lapsed leases", reaping::LAPSED.to_owned()),
-        ("find what nobody has", assigning::UNASSIGNED.to_owned()),
-        ("find what is past its time", retaining::page_of_past("finished_failed")),
+    let [first_changes, changes] = reading::statements_of_changes();
+    let past = retaining::page_of_past("finished_failed");
+    [
+        ("claim", claim::CLAIM),
+        ("claim eagerly", claim::CLAIM_EAGERLY),
+        ("move what is due", scheduling::MOVE),
+        ("look for what is due", scheduling::DUE),
+        ("look for what takes a slot", reading::SLOTS_WANTED),
+        ("look for what lapses next", reaping::NEXT_LAPSE),
+        ("fail what is past its deadline", reaping::EXPIRED),
+        ("take lapsed leases", reaping::LAPSED),
+        ("take a dead process' leases", reaping::HELD),
+        ("find what was claimed under leases", reaping::LOST),
+        ("forget claims of what ended", leasing::FORGET_CLAIMS),
+        ("count tasks", reading::COUNTS),
+        ("sum up counts", reading::SUM_UP),
+        ("find the oldest of each queue", reading::OLDEST),
+        ("recount places", places::OFF),
+        ("find what nobody has", assigning::UNASSIGNED),
+        ("assign", assigning::ASSIGN),
+        ("follow an expert", declaring::FOLLOW),
+        ("find what is past its time", past.as_str()),
+        ("read changes", first_changes.as_str()),
+        ("read on from a change", changes.as_str()),
     ]
+    .map(|(what, statement)| (what, statement.to_owned()))
+    .into()
 }
 
 /// Batches of one pass of the reaper.
@@ -239,7 +274,7 @@ impl Tasks for PostgresStore {
             let batch = self.work.commanded.run(async |rows| {
                 transaction!(self, commanding::command(filter, command, reason, (after, rows.min(left))))
             });
-            let commanding::Batch { done: of_batch, last } = batch.await?;
+            let CommandBatch { done: of_batch, last } = batch.await?;
             let Some(last) = last else { return Ok(done) };
             self.work.changed(Topics::TASKS.when(!of_batch.is_empty()));
             done.extend(of_batch);
@@ -251,20 +286,12 @@ impl Tasks for PostgresStore {
         reading::queue_counts(self).await
     }
 
-    async fn live_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
-        reading::live_counts(self).await
-    }
-
-    async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError> {
-        reading::waiting(self).await
+    async fn task_counts(&self) -> Result<Vec<TaskCount>, StoreError> {
+        reading::task_counts(self).await
     }
 
     async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
         reading::slots_wanted(self, queues).await
-    }
-
-    async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
-        reading::expert_loads(self).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {

@@ -14,22 +14,9 @@ use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, with_attempt};
 use crate::store::text::json_text;
 use crate::store::text::text;
+use crate::store::words::Words;
 use crate::tasks::machine::{Event, Life, Next, step};
-use crate::tasks::{Attempt, Task, TaskId, TaskState};
-
-/// What is written along with an event.
-#[derive(Clone, Default)]
-pub(super) struct Words {
-    pub reason: Option<String>,
-    pub attempt: Option<Attempt>,
-    pub result: Option<serde_json::Value>,
-}
-
-impl Words {
-    pub fn reason(reason: impl Into<String>) -> Self {
-        Self { reason: Some(reason.into()), ..Self::default() }
-    }
-}
+use crate::tasks::{Task, TaskId, TaskState};
 
 /// An event of one task.
 pub(super) struct Happening {
@@ -55,14 +42,14 @@ struct LockedTask {
 
 const LIVE: &str = concat!(
     "WITH locked AS MATERIALIZED (SELECT ",
-    task_columns!(),
+    task_columns!(live),
     ", NULL::json AS payload, NULL::json AS result FROM tasks
         WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
      SELECT locked.*, clock_timestamp() AS now FROM locked"
 );
 const ENDED: &str = concat!(
     "WITH locked AS MATERIALIZED (SELECT ",
-    task_columns!(),
+    task_columns!(ended),
     ", NULL::json AS payload, NULL::json AS result
         FROM finished_tasks WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
      SELECT locked.*, clock_timestamp() AS now FROM locked"
@@ -147,13 +134,13 @@ async fn write(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), Sto
     bring_back(connection, &ids(|one| one.task.state.is_terminal())).await?;
     update(connection, moved).await?;
     let ended: Vec<&Moved> = moved.iter().filter(|one| one.life.state.is_terminal()).collect();
-    put_away(connection, &ended).await?;
+    archive(connection, &ended).await?;
     let waiting = ids(|one| one.life.state == TaskState::Pending && one.life.assigned);
     declaring::refresh_tasks(connection, &waiting).await?;
     drop_own_leases(connection, &ids(|one| one.task.state == TaskState::InProgress)).await
 }
 
-/// A terminal state is written by [`put_away`]: the table of live tasks has none. What waits for a human stands behind all others,
+/// A terminal state is written by [`archive`]: the table of live tasks has none. What waits for a human stands behind all others,
 /// where no claim has to go over it.
 async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), StoreError> {
     let lives = || moved.iter().map(|moved| &moved.life);
@@ -168,7 +155,7 @@ async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), St
             rank = CASE w.state WHEN 'pending' THEN task_rank(w.since, w.run_after, t.priority, clock_timestamp())
                 ELSE 9223372036854775807 END, attempts_used = w.used,
             free_requeues = w.requeued, leases_lost = w.lost, cycle = w.cycle, epoch = w.epoch, reason = w.reason,
-            attempts = w.attempts::json, lease = NULL
+            attempts = w.attempts::json, lease = NULL, claimed_at = NULL
          FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::integer[],
             $7::integer[], $8::integer[], $9::integer[], $10::bigint[], $11::text[], $12::text[])
             AS w (id, state, since, run_after, deadline, used, requeued, lost, cycle, epoch, reason, attempts)
@@ -191,7 +178,7 @@ async fn update(connection: &mut PgConnection, moved: &[Moved]) -> Result<(), St
     Ok(())
 }
 
-async fn put_away(connection: &mut PgConnection, ended: &[&Moved]) -> Result<(), StoreError> {
+async fn archive(connection: &mut PgConnection, ended: &[&Moved]) -> Result<(), StoreError> {
     if ended.is_empty() {
         return Ok(());
     }

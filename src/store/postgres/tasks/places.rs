@@ -41,7 +41,7 @@ pub(super) async fn set(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO expert_places (namespace, expert, places, running)
-         VALUES ($1, $2, $3, (SELECT count(*) FROM tasks WHERE state = 'in_progress' AND namespace = $1 AND expert = $2))
+         VALUES ($1, $2, $3, (SELECT count(*) FROM all_running_tasks WHERE namespace = $1 AND expert = $2))
          ON CONFLICT (namespace, expert) DO UPDATE SET places = excluded.places WHERE expert_places.places <> excluded.places",
     )
     .bind(namespace)
@@ -75,21 +75,14 @@ pub(super) async fn none_for_unknown(
 /// Corrects what a count is off by. Both sides are of one snapshot first, where they agree unless a place was lost; then under
 /// the lock, so that no claim or end is in between.
 pub(super) async fn recount(connection: &mut PgConnection) -> Result<u64, StoreError> {
-    let off: Vec<(String, String)> = sqlx::query_as(
-        "SELECT p.namespace, p.expert FROM expert_places AS p LEFT JOIN (
-            SELECT namespace, expert, count(*) FROM tasks WHERE state = 'in_progress' GROUP BY 1, 2
-         ) AS t ON t.namespace = p.namespace AND t.expert = p.expert WHERE p.running <> coalesce(t.count, 0)
-         ORDER BY 1, 2",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let off: Vec<(String, String)> = sqlx::query_as(OFF).fetch_all(&mut *connection).await?;
     let mut corrected = 0;
     for (namespace, expert) in off {
         let lock = sqlx::query("SELECT FROM expert_places WHERE namespace = $1 AND expert = $2 FOR NO KEY UPDATE");
         lock.bind(&namespace).bind(&expert).execute(&mut *connection).await?;
         let done = sqlx::query(
             "UPDATE expert_places SET running = t.count FROM (
-                SELECT count(*) FROM tasks WHERE state = 'in_progress' AND namespace = $1 AND expert = $2) AS t
+                SELECT count(*) FROM all_running_tasks WHERE namespace = $1 AND expert = $2) AS t
              WHERE namespace = $1 AND expert = $2 AND running <> t.count",
         )
         .bind(&namespace)
@@ -103,3 +96,8 @@ pub(super) async fn recount(connection: &mut PgConnection) -> Result<u64, StoreE
     }
     Ok(corrected)
 }
+
+pub(super) const OFF: &str = "SELECT p.namespace, p.expert FROM expert_places AS p LEFT JOIN (
+        SELECT namespace, expert, count(*) FROM all_running_tasks GROUP BY 1, 2
+    ) AS t ON t.namespace = p.namespace AND t.expert = p.expert WHERE p.running <> coalesce(t.count, 0)
+    ORDER BY 1, 2";

@@ -1,74 +1,81 @@
 //! Tasks as people and programs see them. What may be live or ended is read by one statement: a task that moves is seen once.
 
-use std::collections::BTreeMap;
-
 use sqlx::types::Json;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
 use super::columns::task_columns;
-use super::filter::push_filter;
 use crate::store::batch::PAGE_BYTES;
+use crate::store::counts::{COUNTED, CountRecord, by_queue};
+use crate::store::filter::{TaskPart, push_filter};
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{TaskRecord, WaitingRecord};
+use crate::store::task_rows::TaskRecord;
 use crate::store::{
-    ExpertLoad, QueueCounts, SETTLED, StoreError, TaskCursor, TaskFilter, TaskPage, WaitingGroup, WorkerReport,
-    WorkerRow,
+    QueueCounts, SETTLED, StoreError, TaskCount, TaskCursor, TaskFilter, TaskPage, WorkerReport, WorkerRow,
 };
-use crate::tasks::{QueueKey, Task, TaskState};
+use crate::tasks::{QueueKey, Task};
 
-/// How far back ended tasks are counted, in seconds.
-const COUNTED: i64 = 24 * 3_600;
 const LONGEST_PAGE: i64 = 1_000;
 
-/// Live or ended: each has its table.
+/// Where tasks are read.
 #[derive(Clone, Copy)]
-enum Part {
-    Live,
-    Ended,
+enum Source {
+    Part(TaskPart),
+    /// Live ones in progress.
+    Running,
+    /// Live ones that are not, line by line: each is an index in the order of changes.
+    Waiting,
 }
 
-impl Part {
-    const fn select(self, brief: bool) -> &'static str {
-        match (self, brief) {
-            (Self::Live, true) => {
-                concat!(
-                    "SELECT ",
-                    task_columns!(),
-                    ", NULL::json AS payload, NULL::json AS result FROM tasks WHERE true"
-                )
-            }
-            (Self::Live, false) => {
-                concat!("SELECT ", task_columns!(), ", payload, NULL::json AS result, bytes FROM tasks WHERE true")
-            }
-            (Self::Ended, true) => {
-                concat!(
-                    "SELECT ",
-                    task_columns!(),
-                    ", NULL::json AS payload, NULL::json AS result FROM finished_tasks WHERE true"
-                )
-            }
-            (Self::Ended, false) => {
-                concat!("SELECT ", task_columns!(), ", payload, result, bytes FROM finished_tasks WHERE true")
-            }
+impl Source {
+    const fn part(self) -> TaskPart {
+        match self {
+            Self::Part(part) => part,
+            Self::Running | Self::Waiting => TaskPart::Live,
         }
     }
 
-    fn may_have(self, states: &[TaskState]) -> bool {
-        states.is_empty() || states.iter().any(|state| state.is_terminal() == matches!(self, Self::Ended))
+    const fn columns(self, brief: bool) -> &'static str {
+        match (self.part(), brief) {
+            (TaskPart::Live, true) => {
+                concat!("SELECT ", task_columns!(live), ", NULL::json AS payload, NULL::json AS result")
+            }
+            (TaskPart::Live, false) => {
+                concat!("SELECT ", task_columns!(live), ", payload, NULL::json AS result, bytes")
+            }
+            (TaskPart::Ended, true) => {
+                concat!("SELECT ", task_columns!(ended), ", NULL::json AS payload, NULL::json AS result")
+            }
+            (TaskPart::Ended, false) => concat!("SELECT ", task_columns!(ended), ", payload, result, bytes"),
+        }
+    }
+
+    /// Up to the filter's conditions, and what follows on them.
+    const fn table(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Part(TaskPart::Live) => (" FROM tasks WHERE true", ""),
+            Self::Part(TaskPart::Ended) => (" FROM finished_tasks WHERE true", ""),
+            Self::Running => (" FROM all_running_tasks WHERE true", ""),
+            Self::Waiting => (
+                " FROM (SELECT found.* FROM (SELECT DISTINCT namespace, queue FROM task_counts) AS queues, generate_series(0, 2) AS line,
+                    LATERAL (SELECT * FROM tasks WHERE namespace = queues.namespace AND queue = queues.queue AND task_line(rank) = line
+                        AND claimed_at IS NULL",
+                ") AS found) AS waiting",
+            ),
+        }
     }
 }
 
-/// A statement over both parts, as far as the filter's states are in them: each is ordered and limited, and then both together. Whole
-/// tasks are no more than [`PAGE_BYTES`], but for the last one.
-fn over_parts(
+/// A statement over several sources: each is ordered and limited, and then all together. Whole tasks are no more than [`PAGE_BYTES`],
+/// but for the last one.
+fn over(
+    sources: &[Source],
     filter: &TaskFilter,
     brief: bool,
     order: &str,
     limit: i64,
-    more: impl Fn(&mut QueryBuilder<Postgres>),
-) -> Option<QueryBuilder<Postgres>> {
-    let parts: Vec<Part> = [Part::Live, Part::Ended].into_iter().filter(|part| part.may_have(&filter.states)).collect();
+    more: impl Fn(&mut QueryBuilder<Postgres>, Source),
+) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("");
     if !brief {
         query
@@ -77,28 +84,31 @@ fn over_parts(
             .push(") - bytes AS before FROM (");
     }
     query.push("SELECT * FROM (");
-    for (at, part) in parts.iter().enumerate() {
-        query.push(if at > 0 { " UNION ALL (" } else { "(" }).push(part.select(brief));
-        push_filter(&mut query, filter);
-        more(&mut query);
+    for (at, source) in sources.iter().enumerate() {
+        let (table, end) = source.table();
+        query.push(if at > 0 { " UNION ALL (" } else { "(" }).push(source.columns(brief)).push(table);
+        push_filter(&mut query, filter, source.part());
+        more(&mut query, *source);
+        if !end.is_empty() {
+            query.push(" ORDER BY ").push(order).push(" LIMIT ").push_bind(limit).push(end);
+        }
         query.push(" ORDER BY ").push(order).push(" LIMIT ").push_bind(limit).push(")");
     }
     query.push(") AS parts ORDER BY ").push(order).push(" LIMIT ").push_bind(limit);
     if !brief {
         query.push(") AS page) AS sized WHERE before < ").push_bind(PAGE_BYTES).push(" ORDER BY ").push(order);
     }
-    (!parts.is_empty()).then_some(query)
+    query
 }
 
-async fn fetch(store: &PostgresStore, query: Option<QueryBuilder<Postgres>>) -> Result<Vec<Task>, StoreError> {
-    let Some(mut query) = query else { return Ok(Vec::new()) };
+async fn fetch(store: &PostgresStore, mut query: QueryBuilder<Postgres>) -> Result<Vec<Task>, StoreError> {
     let records: Vec<TaskRecord> = store.fetch(query.build_query_as()).await?;
     records.into_iter().map(Task::try_from).collect()
 }
 
 pub(super) async fn page(store: &PostgresStore, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
-    let limit = page.limit.clamp(1, LONGEST_PAGE);
-    let query = over_parts(filter, page.brief, "id DESC", limit, |query| {
+    let sources: Vec<Source> = TaskPart::of(&filter.states).map(Source::Part).collect();
+    let query = over(&sources, filter, page.brief, "id DESC", page.limit.clamp(1, LONGEST_PAGE), |query, _| {
         if let Some(before) = page.before {
             query.push(" AND id < ").push_bind(before);
         }
@@ -126,127 +136,111 @@ pub(super) async fn changes(
     let settled = sqlx::query_as(SETTLED_UNTIL).bind(i64::try_from(SETTLED.as_micros()).unwrap_or(i64::MAX));
     let settled: Vec<(Stamp,)> = store.fetch(settled).await?;
     let Some((until,)) = settled.into_iter().next() else { return Ok(Vec::new()) };
-    let query = over_parts(filter, brief, "state_since, id", limit.clamp(1, LONGEST_PAGE), |query| {
-        query.push(" AND state_since <= ").push_bind(until);
+    fetch(store, changes_statement(filter, after, until, limit.clamp(1, LONGEST_PAGE), brief)).await
+}
+
+fn changes_statement(
+    filter: &TaskFilter,
+    after: Option<TaskCursor>,
+    until: Stamp,
+    limit: i64,
+    brief: bool,
+) -> QueryBuilder<Postgres> {
+    let sources: Vec<Source> = TaskPart::of(&filter.states)
+        .flat_map(|part| match part {
+            TaskPart::Live => vec![Source::Running, Source::Waiting],
+            TaskPart::Ended => vec![Source::Part(part)],
+        })
+        .collect();
+    over(&sources, filter, brief, "state_since, id", limit, |query, source| {
+        let column = if matches!(source, Source::Running) { "claimed_at" } else { "state_since" };
+        query.push(" AND ").push(column).push(" <= ").push_bind(until);
         if let Some(TaskCursor { at, id }) = after {
             // The first condition is for the index.
-            query.push(" AND state_since >= ").push_bind(Stamp::from(at));
-            query.push(" AND (state_since, id) > (").push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
+            query.push(" AND ").push(column).push(" >= ").push_bind(Stamp::from(at));
+            query.push(" AND (").push(column).push(", id) > (");
+            query.push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
         }
-    });
-    fetch(store, query).await
+    })
+}
+
+/// As it is for the first reader of all changes, and for who reads on.
+pub(super) fn statements_of_changes() -> [String; 2] {
+    let now = Stamp::now();
+    [None, Some(TaskCursor { at: now.into(), id: 0 })].map(|after| {
+        changes_statement(&TaskFilter::default(), after, now, LONGEST_PAGE, true).sql().as_str().to_owned()
+    })
 }
 
 pub(super) async fn count(store: &PostgresStore, filter: &TaskFilter) -> Result<i64, StoreError> {
-    let mut query = QueryBuilder::new("SELECT (SELECT count(*) FROM tasks WHERE true");
-    push_filter(&mut query, filter);
-    query.push(") + (SELECT count(*) FROM finished_tasks WHERE true");
-    push_filter(&mut query, filter);
-    query.push(")");
+    let mut query = QueryBuilder::new("SELECT 0");
+    for part in TaskPart::of(&filter.states) {
+        query.push(" + (SELECT count(*) FROM ").push(part.table()).push(" WHERE true");
+        push_filter(&mut query, filter, part);
+        query.push(")");
+    }
     let counts: Vec<(i64,)> = store.fetch(query.build_query_as()).await?;
     Ok(counts.into_iter().map(|(count,)| count).sum())
 }
 
+/// More rows than this are summed up in the table itself.
+const MOST_ROWS: i64 = 2_000;
+
+/// And how many rows there were.
+pub(super) const COUNTS: &str = "SELECT namespace, queue, state, domain, role, expert, model, is_assigned, is_due,
+        sum(count)::bigint AS count, count(*) AS rows
+    FROM task_counts WHERE ended_at = 0 OR ended_at >= (extract(epoch FROM statement_timestamp()) * 1000000)::bigint - $1
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9";
+/// What somebody else sums up now is left to him.
+pub(super) const SUM_UP: &str = "WITH parts AS (
+        DELETE FROM task_counts WHERE ctid = ANY (ARRAY(SELECT ctid FROM task_counts LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING *
+    )
+    INSERT INTO task_counts
+    SELECT namespace, queue, state, domain, role, expert, model, is_assigned, is_due, ended_at, sum(count) FROM parts
+    WHERE ended_at = 0 OR ended_at >= (extract(epoch FROM statement_timestamp()) * 1000000)::bigint - $1
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 HAVING sum(count) <> 0";
+
 #[derive(FromRow)]
-struct Count {
-    namespace: String,
-    queue: String,
-    state: String,
-    count: i64,
-    unassigned: i64,
-    oldest: Option<Stamp>,
+struct Summed {
+    #[sqlx(flatten)]
+    count: CountRecord,
+    rows: i64,
 }
 
-macro_rules! live_counts {
-    () => {
-        "SELECT namespace, queue, state, count(*) AS count, count(*) FILTER (WHERE assignment_reason IS NULL) AS unassigned,
-            min(state_since) FILTER (WHERE state <> 'pending' OR run_after IS NULL OR run_after <= statement_timestamp()) AS oldest
-         FROM tasks GROUP BY namespace, queue, state"
-    };
+pub(super) async fn task_counts(store: &PostgresStore) -> Result<Vec<TaskCount>, StoreError> {
+    let counts: Vec<Summed> = store.fetch(sqlx::query_as(COUNTS).bind(COUNTED)).await?;
+    if counts.iter().map(|one| one.rows).sum::<i64>() > MOST_ROWS.max(2 * i64::try_from(counts.len()).unwrap_or(0)) {
+        store.execute(sqlx::query(SUM_UP).bind(COUNTED).bind(50 * MOST_ROWS)).await?;
+    }
+    counts.into_iter().filter(|one| one.count.count != 0).map(|one| one.count.try_into()).collect()
 }
+
+pub(super) const OLDEST: &str = "SELECT namespace, queue,
+        (SELECT state_since FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND task_line(t.rank) = 0
+            AND t.state = 'pending' ORDER BY state_since LIMIT 1) AS pending,
+        (SELECT state_since FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND task_line(t.rank) = 2
+            ORDER BY state_since LIMIT 1) AS deferred
+    FROM (SELECT DISTINCT namespace, queue FROM task_counts WHERE ended_at = 0) AS q";
 
 pub(super) async fn queue_counts(store: &PostgresStore) -> Result<Vec<QueueCounts>, StoreError> {
-    let counts = sqlx::query_as(concat!(
-        live_counts!(),
-        " UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks
-          WHERE state_since >= statement_timestamp() - $1 * interval '1 second' GROUP BY namespace, queue, state"
-    ));
-    Ok(by_queue(store.fetch(counts.bind(COUNTED)).await?))
-}
-
-pub(super) async fn live_counts(store: &PostgresStore) -> Result<Vec<QueueCounts>, StoreError> {
-    Ok(by_queue(store.fetch(sqlx::query_as(live_counts!())).await?))
-}
-
-fn by_queue(counts: Vec<Count>) -> Vec<QueueCounts> {
-    let mut queues: BTreeMap<(String, String), QueueCounts> = BTreeMap::new();
-    for Count { namespace, queue, state, count, unassigned, oldest } in counts {
-        let row = queues.entry((namespace.clone(), queue.clone())).or_insert(QueueCounts {
-            namespace,
-            queue,
-            pending: 0,
-            unassigned: 0,
-            in_progress: 0,
-            deferred_to_human: 0,
-            completed: 0,
-            failed: 0,
-            oldest_pending: None,
-            oldest_deferred: None,
-        });
-        match TaskState::parse(&state) {
-            Some(TaskState::Pending) => {
-                row.pending = count;
-                row.unassigned = unassigned;
-                row.oldest_pending = oldest.map(Into::into);
-            }
-            Some(TaskState::InProgress) => row.in_progress = count,
-            Some(TaskState::DeferredToHuman) => {
-                row.deferred_to_human = count;
-                row.oldest_deferred = oldest.map(Into::into);
-            }
-            Some(TaskState::Completed) => row.completed = count,
-            Some(TaskState::Failed) => row.failed = count,
-            Some(TaskState::Cancelled) | None => {}
-        }
-    }
-    queues.into_values().collect()
-}
-
-pub(super) async fn waiting(store: &PostgresStore) -> Result<Vec<WaitingGroup>, StoreError> {
-    let groups = sqlx::query_as(
-        "SELECT namespace, queue, domain, role, expert, assigned_model,
-            run_after IS NULL OR run_after <= statement_timestamp() AS due, count(*) AS count, min(state_since) AS oldest
-         FROM tasks WHERE state = 'pending'
-         GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5 NULLS FIRST, 6 NULLS FIRST, 7",
-    );
-    let groups: Vec<WaitingRecord> = store.fetch(groups).await?;
-    Ok(groups.into_iter().map(Into::into).collect())
+    let oldest = store.fetch(sqlx::query_as(OLDEST)).await?;
+    Ok(by_queue(&task_counts(store).await?, oldest))
 }
 
 /// Stops at the first one: cheap however many wait.
 pub(super) async fn slots_wanted(store: &PostgresStore, queues: &[QueueKey]) -> Result<bool, StoreError> {
-    let wanted = sqlx::query_as(
-        "SELECT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS q (namespace, queue) CROSS JOIN LATERAL (
-            SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
-                AND t.assignment_reason IS NOT NULL AND t.assigned_model IS NOT NULL
-                AND t.rank < 4611686018427387904 LIMIT 1) AS first)",
-    )
-    .bind(queues.iter().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
-    .bind(queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>());
+    let wanted = sqlx::query_as(SLOTS_WANTED)
+        .bind(queues.iter().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
+        .bind(queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>());
     let wanted: Vec<(bool,)> = store.fetch(wanted).await?;
     Ok(wanted.iter().any(|(wanted,)| *wanted))
 }
 
-pub(super) async fn expert_loads(store: &PostgresStore) -> Result<Vec<ExpertLoad>, StoreError> {
-    let loads = sqlx::query_as(
-        "SELECT namespace, expert, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'in_progress')
-         FROM tasks WHERE expert IS NOT NULL AND state IN ('pending', 'in_progress')
-         GROUP BY namespace, expert ORDER BY 1, 2",
-    );
-    let loads: Vec<(String, String, i64, i64)> = store.fetch(loads).await?;
-    let load = |(namespace, expert, pending, in_progress)| ExpertLoad { namespace, expert, pending, in_progress };
-    Ok(loads.into_iter().map(load).collect())
-}
+pub(super) const SLOTS_WANTED: &str =
+    "SELECT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS q (namespace, queue) CROSS JOIN LATERAL (
+        SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND coalesce(t.assigned_model, '') > ''
+            AND t.assignment_reason IS NOT NULL AND t.rank < 4611686018427387904 AND t.state = 'pending'
+            ORDER BY coalesce(t.assigned_model, ''), t.rank, t.id LIMIT 1) AS first)";
 
 pub(super) async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>, StoreError> {
     let reports = sqlx::query_as("SELECT report, reported_at, clock_timestamp() FROM workers ORDER BY holder");

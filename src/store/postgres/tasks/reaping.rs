@@ -5,14 +5,14 @@ use std::time::Duration;
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
-use super::moving::{Happening, Words, happen};
+use super::moving::{Happening, happen};
 use super::places;
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
+use crate::store::words::Words;
 use crate::store::{Reapable, Reaped, StoreError};
 use crate::tasks::machine::{Event, Next};
-use crate::tasks::retry::leases_lost_reason;
-use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
+use crate::tasks::{TaskId, TaskState};
 
 /// Leases that one transaction takes.
 const LEASES: i64 = 200;
@@ -22,7 +22,7 @@ struct Lost {
     id: TaskId,
     expert: String,
     holder: String,
-    state_since: Stamp,
+    claimed_at: Stamp,
     leases_lost: i32,
     now: Stamp,
 }
@@ -114,20 +114,15 @@ pub(super) const LAPSED: &str = "SELECT id, holder FROM leases WHERE id = ANY (A
     ORDER BY id FOR UPDATE SKIP LOCKED";
 
 async fn held(connection: &mut PgConnection, holder: &str) -> Result<Vec<(i64, String)>, StoreError> {
-    let held = sqlx::query_as(
-        "SELECT id, holder FROM leases WHERE split_part(holder, '+', 1) = $1 ORDER BY id LIMIT $2 FOR UPDATE",
-    );
-    Ok(held.bind(holder).bind(LEASES).fetch_all(connection).await?)
+    Ok(sqlx::query_as(HELD).bind(holder).bind(LEASES).fetch_all(connection).await?)
 }
 
-/// A statement after the leases are locked: it sees all that was claimed under them. No index leads to them, because every claim would
-/// have to write it: this is rare.
+pub(super) const HELD: &str =
+    "SELECT id, holder FROM leases WHERE split_part(holder, '+', 1) = $1 ORDER BY id LIMIT $2 FOR UPDATE";
+
+/// A statement after the leases are locked: it sees all that was claimed under them.
 async fn lost(connection: &mut PgConnection, leases: &[(i64, String)], most: i64) -> Result<Vec<Lost>, StoreError> {
-    let lost = sqlx::query_as(
-        "SELECT t.id, t.expert, l.holder, t.state_since, t.leases_lost, clock_timestamp() AS now FROM tasks AS t
-         JOIN unnest($1::bigint[], $2::text[]) AS l (id, holder) ON l.id = t.lease ORDER BY t.id LIMIT $3",
-    );
-    Ok(lost
+    Ok(sqlx::query_as(LOST)
         .bind(leases.iter().map(|(id, _)| *id).collect::<Vec<_>>())
         .bind(leases.iter().map(|(_, holder)| holder.as_str()).collect::<Vec<_>>())
         .bind(most)
@@ -135,23 +130,10 @@ async fn lost(connection: &mut PgConnection, leases: &[(i64, String)], most: i64
         .await?)
 }
 
+pub(super) const LOST: &str = "SELECT t.id, t.expert, l.holder, t.claimed_at, t.leases_lost, clock_timestamp() AS now
+    FROM unnest($1::bigint[], $2::text[]) AS l (id, holder) JOIN running_tasks AS t ON t.lease = l.id ORDER BY t.id LIMIT $3";
+
 fn evidence(lost: Lost, what: &str) -> Words {
-    let Lost { id: _, expert, holder, state_since, leases_lost, now } = lost;
-    let times = leases_lost + 1;
-    let reason =
-        if times >= DEFERRING_LOST_LEASES { leases_lost_reason(times) } else { format!("its worker {holder} {what}") };
-    let attempt = Attempt {
-        expert,
-        backend: None,
-        model: None,
-        holder,
-        started_at: state_since.into(),
-        ended_at: now.into(),
-        first_token_at: None,
-        prompt_tokens: None,
-        completion_tokens: None,
-        class: AttemptClass::LeaseLost,
-        error: Some(format!("its worker {what}")),
-    };
-    Words { reason: Some(reason), attempt: Some(attempt), result: None }
+    let Lost { id: _, expert, holder, claimed_at, leases_lost, now } = lost;
+    Words::of_lost_lease(expert, holder, leases_lost + 1, what, claimed_at.into(), now.into())
 }

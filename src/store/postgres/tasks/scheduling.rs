@@ -106,14 +106,9 @@ pub(super) async fn due(store: &PostgresStore, queues: &[QueueKey]) -> Result<Du
     Ok(Due { now: now.iter().any(|(now,)| *now), next })
 }
 
-/// Stops at the first one of each queue and lane, in the order of the index: cheap however many wait, and whatever else there is.
+/// Stops at the first one of each queue, in the order of the index: cheap however many wait, and whatever else there is.
 pub(super) const DUE: &str =
     "SELECT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS q (namespace, queue) CROSS JOIN LATERAL (
-        (SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
-            AND t.assignment_reason IS NOT NULL AND t.assigned_model IS NULL AND t.rank < 4611686018427387904
-            ORDER BY t.rank, t.id LIMIT 1)
-        UNION ALL
-        (SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
-            AND t.assignment_reason IS NOT NULL AND t.assigned_model IS NOT NULL AND t.rank < 4611686018427387904
-            ORDER BY t.assigned_model, t.rank, t.id LIMIT 1)
-    ) AS first)";
+        SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
+            AND t.assignment_reason IS NOT NULL AND t.rank < 4611686018427387904
+            ORDER BY coalesce(t.assigned_model, ''), t.rank, t.id LIMIT 1) AS first)";

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::claim::{Catch, Search, Seen, slotted, slotted_lanes};
+use super::claim::{Ask, ClaimBatch, Search, Seen, slotted, slotted_lanes, unless_refused};
 use super::scheduling::move_due_now_and_then;
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::postgres::PostgresStore;
@@ -13,25 +13,29 @@ use crate::store::stamp::Stamp;
 use crate::store::{
     BootInstant, CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
 };
+use crate::tasks::TaskId;
 
 pub(super) async fn claim(store: &PostgresStore, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
     move_due_now_and_then(store).await?;
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);
-    store
-        .within(async {
+    let searches = &searches[..];
+    unless_refused(store, searches, i64::from(claim.most), move |most, without| {
+        let claim = SlotClaim { most: i32::try_from(most).unwrap_or(i32::MAX), ..claim.clone() };
+        store.within(async move {
             let mut session = store.write().await?;
-            let (answer, seen) = give(session.connection(), claim, &searches).await?;
+            let (answer, seen) = give(session.connection(), &claim, searches, without).await?;
             if answer.given.is_empty() {
                 session.roll_back().await?;
             } else {
                 session.commit().await?;
             }
-            store.work.claimed(&searches, &seen, began);
+            store.work.claimed(searches, &seen, began);
             Ok(answer)
         })
-        .await
+    })
+    .await
 }
 
 /// Slots as the decision gives them, one after the other, as many as there are tasks for.
@@ -39,6 +43,7 @@ async fn give(
     connection: &mut PgConnection,
     claim: &SlotClaim,
     searches: &[Search<'_>],
+    without: Vec<TaskId>,
 ) -> Result<(SlotClaimAnswer, Seen), StoreError> {
     let mut answer = SlotClaimAnswer::default();
     let Some((server, now)) = lock_server(connection, &claim.server_url).await? else {
@@ -50,7 +55,8 @@ async fn give(
     let room = claim.most.min(i32::try_from(left).unwrap_or(i32::MAX));
     let (slots, refusal) = free_slots(&server, occupied, claim, room, now);
     let most = i64::try_from(slots.len()).unwrap_or(i64::MAX);
-    let Catch { claimed, seen, .. } = slotted(connection, searches, claim.affinity, most).await?;
+    let asked = Ask { affinity: claim.affinity, most, without };
+    let ClaimBatch { claimed, seen, .. } = slotted(connection, searches, &asked).await?;
     // Where tasks ran out first, nobody knows what the server would have said.
     let refusal = refusal.filter(|_| claimed.len() == slots.len());
     answer.closed = refusal == Some(SlotAnswer::Closed);
@@ -100,6 +106,7 @@ fn taken(server: &ServerRow, claim: &SlotClaim, number: i64, epoch: i64, now: St
         call_ends_at: now.after(claim.call_within),
         call_began_at: None,
         last_byte_at: None,
+        outlives_client: false,
         instance: server.instance.clone(),
         aborted: false,
         frees_at: None,
@@ -121,7 +128,7 @@ async fn occupy(
          ON CONFLICT (server_url, number) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch,
             purpose = excluded.purpose, model = excluded.model, taken_at = excluded.taken_at,
             lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, call_began_at = NULL,
-            last_byte_at = NULL, instance = excluded.instance, aborted = false, frees_at = NULL",
+            last_byte_at = NULL, outlives_client = false, instance = excluded.instance, aborted = false, frees_at = NULL",
     )
     .bind(&server.url)
     .bind(&claim.holder)
@@ -149,8 +156,10 @@ pub(super) async fn next(
     let began = BootInstant::now();
     let mut searches = slotted_lanes(claim);
     store.work.begin(&mut searches, began);
-    store
-        .within(async {
+    let searches = &searches[..];
+    unless_refused(store, searches, 1, move |most, without| {
+        let asked = Ask { affinity: claim.affinity, most, without };
+        store.within(async move {
             let mut session = store.write().await?;
             let (server, now) = match hold(session.connection(), slot).await {
                 Ok(Some(held)) => held,
@@ -164,20 +173,21 @@ pub(super) async fn next(
                 }
                 Err(error) => return Err(error),
             };
-            let Catch { mut claimed, seen, .. } = slotted(session.connection(), &searches, claim.affinity, 1).await?;
+            let ClaimBatch { mut claimed, seen, .. } = slotted(session.connection(), searches, &asked).await?;
             let next = claimed.pop();
             match &next {
                 Some(claimed) => {
-                    keep(session.connection(), slot, claim, claimed, (life_at(life, asked_at, now), now)).await?;
+                    keep(session.connection(), slot, claim, claimed, (life, asked_at, now)).await?;
                     count_calls(session.connection(), &server, 1, now).await?;
                     session.commit().await?;
                 }
                 None => session.roll_back().await?,
             }
-            store.work.claimed(&searches, &seen, began);
+            store.work.claimed(searches, &seen, began);
             Ok(next)
         })
-        .await
+    })
+    .await
 }
 
 /// Locks the server's row, and checks that the slot may go on. A next call is a new call: it starts only if the server would give
@@ -202,12 +212,13 @@ async fn keep(
     slot: &Slot,
     claim: &SlotClaim,
     claimed: &Claimed,
-    ((call_began_at, last_byte_at), now): ((Option<Stamp>, Option<Stamp>), Stamp),
+    (life, asked_at, now): (CallLife, Timestamp, Stamp),
 ) -> Result<(), StoreError> {
+    let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
     // The call before may still run.
     sqlx::query(
         "UPDATE slots SET lease_expires_at = $3, call_ends_at = greatest(call_ends_at, $4), model = $5,
-            call_began_at = $6, last_byte_at = $7
+            call_began_at = $6, last_byte_at = $7, outlives_client = $8
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
@@ -217,6 +228,7 @@ async fn keep(
     .bind(&claimed.task.assigned_model)
     .bind(call_began_at)
     .bind(last_byte_at)
+    .bind(life.outlives_client)
     .execute(connection)
     .await?;
     Ok(())

@@ -5,11 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
+use super::moving::happen;
 use super::scheduling::move_due;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::ClaimedRecord;
+use crate::store::words::Words;
 use crate::store::{Claimed, FreeClaim, Lease, Served, StoreError};
 use crate::tasks::TaskId;
+use crate::tasks::machine::Event;
 
 /// Rows of a lane that one statement reads.
 const READ_AHEAD: i64 = 32;
@@ -21,9 +24,9 @@ pub(super) async fn claim_free(
 ) -> Result<Vec<Claimed>, StoreError> {
     let mut line = Line::new(tx, &claim.queues, &[None], now).await?;
     let mut claimed = Vec::new();
-    for _ in 0..claim.most {
-        let Some(next) = line.next(tx, None).await? else { break };
-        claimed.push(take(tx, &next, now).await?);
+    while i32::try_from(claimed.len()).is_ok_and(|claimed| claimed < claim.most) {
+        let Some(next) = line.claim(tx, None).await? else { break };
+        claimed.push(next);
     }
     Ok(claimed)
 }
@@ -36,9 +39,11 @@ pub(super) struct Line {
     now: Stamp,
 }
 
-/// Assigned tasks of one queue that go to one model, or to none.
+/// An expert's tasks of one queue that go to one model, or to none. Apart by expert, so that nobody walks over the tasks of one who is
+/// full.
 struct Lane {
     served: Served,
+    expert: String,
     /// Namespace and alias as the claim gave them; `None`: webhooks.
     model: Option<(String, String)>,
     read: VecDeque<Waiting>,
@@ -47,7 +52,7 @@ struct Lane {
 }
 
 #[derive(Clone, FromRow)]
-pub(super) struct Waiting {
+struct Waiting {
     id: TaskId,
     expert: String,
     rank: i64,
@@ -55,9 +60,10 @@ pub(super) struct Waiting {
 }
 
 /// The next one, and the lease that it will belong to.
-pub(super) struct Next {
-    pub id: TaskId,
-    pub model: Option<String>,
+struct Next {
+    id: TaskId,
+    namespace: String,
+    expert: String,
     lease: Lease,
 }
 
@@ -74,25 +80,49 @@ impl Line {
         models: &[Option<(String, String)>],
         now: Stamp,
     ) -> Result<Self, StoreError> {
+        move_due(tx, now).await?;
+        let places = places(tx).await?;
         let mut lanes = Vec::new();
         for served in queues {
+            let Some(experts) = places.get(&served.queue.namespace) else { continue };
             if !is_open(tx, served, now).await? {
                 continue;
             }
-            for model in models {
-                if model.as_ref().is_none_or(|(namespace, _)| *namespace == served.queue.namespace) {
-                    let after = Some((i64::MIN, 0));
-                    lanes.push(Lane { served: served.clone(), model: model.clone(), read: VecDeque::new(), after });
-                }
+            let ours = |model: &&Option<(String, String)>| {
+                model.as_ref().is_none_or(|(namespace, _)| *namespace == served.queue.namespace)
+            };
+            for model in models.iter().filter(ours) {
+                lanes.extend(lanes_of(tx, served, model.as_ref(), experts, now).await?);
             }
         }
-        move_due(tx, now).await?;
-        let places = if lanes.is_empty() { HashMap::new() } else { places(tx).await? };
         Ok(Self { lanes, places, now })
     }
 
+    /// Claims the next one that the database lets anybody claim.
+    pub async fn claim(
+        &mut self,
+        tx: &mut SqliteConnection,
+        preference: Option<&Preference<'_>>,
+    ) -> Result<Option<Claimed>, StoreError> {
+        while let Some(next) = self.next(tx, preference).await? {
+            let taken = take(tx, &next, self.now).await?;
+            if taken.is_some() {
+                return Ok(taken);
+            }
+            if let Some(left) = self.left(&next.namespace, &next.expert) {
+                *left += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many places of an expert are left, where that is limited.
+    fn left(&mut self, namespace: &str, expert: &str) -> Option<&mut i64> {
+        self.places.get_mut(namespace)?.get_mut(expert)?.as_mut()
+    }
+
     /// Takes the next one out of the line.
-    pub async fn next(
+    async fn next(
         &mut self,
         tx: &mut SqliteConnection,
         preference: Option<&Preference<'_>>,
@@ -113,73 +143,107 @@ impl Line {
             }
         }
         let lane = &mut self.lanes[at];
-        let Some(waiting) = lane.read.pop_front() else { return Ok(None) };
-        if let Some(Some(left)) =
-            self.places.get_mut(&lane.served.queue.namespace).and_then(|experts| experts.get_mut(&waiting.expert))
-        {
+        let Some(Waiting { id, expert, .. }) = lane.read.pop_front() else { return Ok(None) };
+        let (namespace, lease) = (lane.served.queue.namespace.clone(), lane.served.lease.clone());
+        if let Some(left) = self.left(&namespace, &expert) {
             *left -= 1;
         }
-        let model = lane.model.as_ref().map(|(_, alias)| alias.clone());
-        Ok(Some(Next { id: waiting.id, model, lease: lane.served.lease.clone() }))
+        Ok(Some(Next { id, namespace, expert, lease }))
     }
 }
 
 impl Lane {
-    /// Drops from the front whose expert has no place left, and reads on when nothing is left.
+    /// Forgets it when its expert has no place left, and reads on when nothing is left.
     async fn bring_forward(
         &mut self,
         tx: &mut SqliteConnection,
         places: &HashMap<String, HashMap<String, Option<i64>>>,
         now: Stamp,
     ) -> Result<(), StoreError> {
-        let Some(experts) = places.get(&self.served.queue.namespace) else {
+        if !places.get(&self.served.queue.namespace).is_some_and(|experts| has_place(experts, &self.expert)) {
             self.read.clear();
             return Ok(());
-        };
-        let has_place = |expert: &str| experts.get(expert).is_some_and(|left| left.is_none_or(|left| left > 0));
-        loop {
-            while self.read.front().is_some_and(|head| !has_place(&head.expert)) {
-                self.read.pop_front();
-            }
-            let (true, Some(after)) = (self.read.is_empty(), self.after) else { return Ok(()) };
-            let open: Vec<&str> = experts.keys().map(String::as_str).filter(|expert| has_place(expert)).collect();
-            let rows = self.read_on(tx, &open, after, now).await?;
-            self.after = match rows.last() {
-                Some(last) if rows.len() as i64 == READ_AHEAD => Some((last.rank, last.id)),
-                _ => None,
-            };
-            self.read.extend(rows);
         }
+        let (true, Some(after)) = (self.read.is_empty(), self.after) else { return Ok(()) };
+        self.read = self.read_on(tx, after, now).await?.into();
+        self.after = self.read.back().map(|last| (last.rank, last.id));
+        Ok(())
     }
 
     async fn read_on(
         &self,
         tx: &mut SqliteConnection,
-        open: &[&str],
         (rank, id): (i64, TaskId),
         now: Stamp,
     ) -> Result<Vec<Waiting>, StoreError> {
-        let rows = sqlx::query_as(
-            "SELECT id, expert, rank, priority FROM tasks
-             WHERE namespace = ?1 AND queue = ?2 AND assigned_model IS ?3 AND state = 'pending'
-                AND assignment_reason IS NOT NULL AND (rank, id) > (?4, ?5)
-                AND rank < 4611686018427387904 AND (deadline IS NULL OR deadline > ?6)
-                AND expert IN (SELECT value FROM json_each(?7))
-             ORDER BY rank, id LIMIT ?8",
-        )
-        .bind(&self.served.queue.namespace)
-        .bind(&self.served.queue.name)
-        .bind(self.model.as_ref().map(|(_, alias)| alias))
-        .bind(rank)
-        .bind(id)
-        .bind(now)
-        .bind(Json(open))
-        .bind(READ_AHEAD)
-        .fetch_all(tx)
-        .await?;
+        let rows = sqlx::query_as(READ_ON)
+            .bind(&self.served.queue.namespace)
+            .bind(&self.served.queue.name)
+            .bind(self.model.as_ref().map(|(_, alias)| alias))
+            .bind(&self.expert)
+            .bind(rank)
+            .bind(id)
+            .bind(now)
+            .bind(READ_AHEAD)
+            .fetch_all(tx)
+            .await?;
         Ok(rows)
     }
 }
+
+pub(super) const READ_ON: &str = "SELECT id, expert, rank, priority FROM tasks
+    WHERE namespace = ?1 AND queue = ?2 AND assigned_model IS ?3 AND expert = ?4 AND state = 'pending'
+        AND assignment_reason IS NOT NULL AND (rank, id) > (?5, ?6)
+        AND rank < 4611686018427387904 AND (deadline IS NULL OR deadline > ?7)
+    ORDER BY rank, id LIMIT ?8";
+
+fn has_place(experts: &HashMap<String, Option<i64>>, expert: &str) -> bool {
+    experts.get(expert).is_some_and(|left| left.is_none_or(|left| left > 0))
+}
+
+/// One for each expert with places, with the first task of each.
+async fn lanes_of(
+    tx: &mut SqliteConnection,
+    served: &Served,
+    model: Option<&(String, String)>,
+    experts: &HashMap<String, Option<i64>>,
+    now: Stamp,
+) -> Result<Vec<Lane>, StoreError> {
+    let open: Vec<&str> = experts.keys().map(String::as_str).filter(|expert| has_place(experts, expert)).collect();
+    let heads: Vec<Waiting> = sqlx::query_as(HEADS)
+        .bind(&served.queue.namespace)
+        .bind(&served.queue.name)
+        .bind(model.map(|(_, alias)| alias))
+        .bind(now)
+        .bind(Json(open))
+        .fetch_all(tx)
+        .await?;
+    let lane = |head: Waiting| Lane {
+        served: served.clone(),
+        expert: head.expert.clone(),
+        model: model.cloned(),
+        after: Some((head.rank, head.id)),
+        read: VecDeque::from([head]),
+    };
+    Ok(heads.into_iter().map(lane).collect())
+}
+
+/// From expert to expert in the index, however many tasks each has.
+pub(super) const HEADS: &str = "WITH RECURSIVE experts (expert) AS (
+        SELECT min(expert) FROM tasks WHERE namespace = ?1 AND queue = ?2 AND assigned_model IS ?3 AND state = 'pending'
+            AND assignment_reason IS NOT NULL AND rank < 4611686018427387904
+        UNION ALL
+        SELECT (SELECT min(t.expert) FROM tasks AS t WHERE t.namespace = ?1 AND t.queue = ?2 AND t.assigned_model IS ?3
+            AND t.state = 'pending' AND t.assignment_reason IS NOT NULL AND t.rank < 4611686018427387904
+            AND t.expert > experts.expert)
+        FROM experts WHERE experts.expert IS NOT NULL
+    )
+    SELECT t.id, t.expert, t.rank, t.priority FROM experts AS e JOIN tasks AS t ON t.id = (
+        SELECT h.id FROM tasks AS h WHERE h.namespace = ?1 AND h.queue = ?2 AND h.assigned_model IS ?3 AND h.state = 'pending'
+            AND h.assignment_reason IS NOT NULL AND h.rank < 4611686018427387904 AND h.expert = e.expert
+            AND (h.deadline IS NULL OR h.deadline > ?4)
+        ORDER BY h.rank, h.id LIMIT 1)
+    WHERE e.expert IN (SELECT value FROM json_each(?5))";
 
 /// Whether the queue gives tasks and the lease holds: whoever lost its lease may not know that yet.
 async fn is_open(tx: &mut SqliteConnection, served: &Served, now: Stamp) -> Result<bool, StoreError> {
@@ -215,19 +279,32 @@ async fn places(tx: &mut SqliteConnection) -> Result<HashMap<String, HashMap<Str
     Ok(places)
 }
 
-pub(super) async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> Result<Claimed, StoreError> {
-    sqlx::query(
+/// `None`: the database refuses it.
+async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> Result<Option<Claimed>, StoreError> {
+    let taken = sqlx::query(
         "UPDATE tasks SET state = 'in_progress', state_since = ?2, lease = ?3, epoch = epoch + 1 WHERE id = ?1",
     )
     .bind(next.id)
     .bind(now)
     .bind(next.lease.id)
     .execute(&mut *tx)
-    .await?;
+    .await;
+    match taken.map_err(StoreError::from) {
+        Ok(_) => {}
+        Err(refusal @ StoreError::Refused(_)) => {
+            let words = Words::of_refused_claim(next.id, &next.expert, &next.lease, &refusal, now.into());
+            match happen(tx, next.id, Event::ClaimRefused, words, now).await {
+                // Not even that may be written: it is stepped over.
+                Ok(_) | Err(StoreError::Refused(_)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(error) => return Err(error),
+    }
     let claimed = sqlx::query_as::<_, ClaimedRecord>(
         "SELECT id, epoch, namespace, queue, domain, role, payload, priority, deadline, key, labels, expert, assigned_model,
             attempts_used, free_requeues, cycle, attempts FROM tasks WHERE id = ?",
     );
     let record = claimed.bind(next.id).fetch_one(tx).await?;
-    Ok(Claimed { task: record.into(), lease: next.lease.clone() })
+    Ok(Some(Claimed { task: record.into(), lease: next.lease.clone() }))
 }

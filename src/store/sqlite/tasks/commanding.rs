@@ -2,14 +2,15 @@
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::moving::{Words, happen};
-use super::reading::push_filter;
+use super::moving::happen;
 use crate::store::batch::BATCH_BYTES;
+use crate::store::commands::CommandBatch;
+use crate::store::filter::{TaskPart, push_filter};
 use crate::store::stamp::Stamp;
 use crate::store::text::text;
+use crate::store::words::Words;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
-use crate::tasks::machine::Event;
 
 /// The oldest that match and that the command applies to, from above `after`: at most `most`, and no more bytes than one transaction
 /// copies in its time.
@@ -20,16 +21,9 @@ pub(super) async fn command(
     reason: &str,
     (after, most): (TaskId, i64),
     now: Stamp,
-) -> Result<Batch, StoreError> {
-    let (event, from) = match command {
-        TaskCommand::Cancel => (Event::Cancel, "tasks WHERE true"),
-        TaskCommand::Retry => (Event::Retry, "finished_tasks WHERE true"),
-        TaskCommand::Resume => (Event::Resume, "tasks WHERE state = 'deferred_to_human'"),
-        TaskCommand::Reassign { .. } => (Event::Reassign, "tasks WHERE state IN ('pending', 'deferred_to_human')"),
-        TaskCommand::Close => (Event::Close, "tasks WHERE state = 'deferred_to_human'"),
-        TaskCommand::Purge => (Event::Purge, "finished_tasks WHERE true"),
-    };
-    let ids = choose(tx, from, filter, (after, most), |_| {}).await?;
+) -> Result<CommandBatch, StoreError> {
+    let (event, part, states) = command.applies_to();
+    let ids = choose(tx, (part, states), filter, (after, most), |_| {}).await?;
     let last = ids.last().copied();
     let mut done = Vec::with_capacity(ids.len());
     for id in ids {
@@ -40,20 +34,13 @@ pub(super) async fn command(
             done.push(id);
         }
     }
-    Ok(Batch { done, last })
-}
-
-/// What one transaction did.
-pub(super) struct Batch {
-    pub done: Vec<TaskId>,
-    /// The highest id that was looked at; `None`: there was nothing more.
-    pub last: Option<TaskId>,
+    Ok(CommandBatch { done, last })
 }
 
 /// A batch of what matches, in the order of ids.
 pub(super) async fn choose(
     tx: &mut SqliteConnection,
-    from: &str,
+    (part, states): (TaskPart, &str),
     filter: &TaskFilter,
     (after, most): (TaskId, i64),
     more: impl Fn(&mut QueryBuilder<Sqlite>),
@@ -61,8 +48,8 @@ pub(super) async fn choose(
     let mut query = QueryBuilder::new(
         "SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM (SELECT id, octet_length(payload) AS bytes FROM ",
     );
-    query.push(from);
-    push_filter(&mut query, filter);
+    query.push(part.table()).push(" WHERE ").push(states);
+    push_filter(&mut query, filter, part);
     more(&mut query);
     query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(most.max(0));
     query.push(")) WHERE before < ").push_bind(BATCH_BYTES).push(" ORDER BY id");

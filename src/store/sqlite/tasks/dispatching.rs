@@ -5,10 +5,12 @@ use sqlx::types::Json;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::commanding::choose;
-use super::moving::{Words, happen};
+use super::moving::happen;
 use super::{BATCH, inserting};
+use crate::store::filter::TaskPart;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
+use crate::store::words::Words;
 use crate::store::{Fired, Replaced, StoreError, Unassigned};
 use crate::tasks::machine::Event;
 use crate::tasks::{Assignment, NewTask, TaskId};
@@ -102,7 +104,7 @@ pub(super) async fn replace(
     let older = |query: &mut QueryBuilder<Sqlite>| {
         query.push(" AND id < ").push_bind(below);
     };
-    let ids = choose(tx, "tasks WHERE true", &replaces.filter, (0, BATCH), older).await?;
+    let ids = choose(tx, (TaskPart::Live, "true"), &replaces.filter, (0, BATCH), older).await?;
     let any = !ids.is_empty();
     for id in ids {
         happen(tx, id, Event::Cancel, Words::reason(&replaces.reason), now).await?;

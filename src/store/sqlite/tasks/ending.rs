@@ -2,11 +2,12 @@
 
 use sqlx::SqliteConnection;
 
-use super::moving::{Words, happen};
+use super::moving::happen;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
+use crate::store::words::Words;
 use crate::tasks::machine::{End, Event};
-use crate::tasks::{Completion, TaskId, Verdict};
+use crate::tasks::{Completion, TaskId};
 
 pub(super) async fn complete(
     tx: &mut SqliteConnection,
@@ -14,18 +15,9 @@ pub(super) async fn complete(
     now: Stamp,
 ) -> Result<Vec<bool>, StoreError> {
     let mut changed = Vec::with_capacity(completions.len());
-    for Completion { task, epoch, verdict, attempt } in completions {
-        let event = Event::End { epoch: *epoch, end: End::from(verdict) };
-        let attempt = Some(attempt.clone());
-        let words = match verdict.clone() {
-            Verdict::Completed { result } => Words { reason: None, attempt, result: Some(result) },
-            Verdict::Retry { reason, .. }
-            | Verdict::Requeue { reason, .. }
-            | Verdict::Failed { reason }
-            | Verdict::DeferredToHuman { reason }
-            | Verdict::Cancelled { reason } => Words { reason: Some(reason), attempt, result: None },
-        };
-        changed.push(happen(tx, *task, event, words, now).await?.is_some());
+    for one in completions {
+        let event = Event::End { epoch: one.epoch, end: End::from(&one.verdict) };
+        changed.push(happen(tx, one.task, event, Words::of(one), now).await?.is_some());
     }
     Ok(changed)
 }

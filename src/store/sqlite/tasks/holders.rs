@@ -75,8 +75,9 @@ impl Holders for SqliteStore {
     async fn free_holder_slots(&self, holder: &str, linger: Duration) -> Result<u64, StoreError> {
         let now = self.now();
         let freed = sqlx::query(
-            "UPDATE slots SET frees_at = ?2
-             WHERE holder = ?1 AND frees_at IS NULL AND max(lease_expires_at, call_ends_at) > ?3",
+            "UPDATE slots SET lease_expires_at = min(lease_expires_at, ?3), frees_at = iif(outlives_client, NULL, ?2)
+             WHERE holder = ?1 AND frees_at IS NULL AND max(lease_expires_at, call_ends_at) > ?3
+             AND NOT (outlives_client AND lease_expires_at <= ?3)",
         )
         .bind(holder)
         .bind(now.after(linger))

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
-use super::moving::{Words, happen};
+use super::moving::happen;
 use crate::store::stamp::Stamp;
+use crate::store::words::Words;
 use crate::store::{Lease, StoreError};
 use crate::tasks::machine::Event;
 use crate::tasks::{QueueKey, TaskId};

@@ -142,3 +142,30 @@ async fn eight_hours_asleep_cost_nobody_a_lease_that_is_renewed_before_it_is_tak
     let task = shop.store.task(task).await.unwrap().unwrap();
     assert_eq!((task.state, task.epoch, task.leases_lost), (TaskState::InProgress, 1, 0));
 }
+
+/// Statements that run again and again must not look at all tasks that there are.
+#[tokio::test]
+async fn what_runs_periodically_reads_by_indexes() {
+    let shop = Shop::open("plans").await;
+    for (statement, index) in [
+        (super::claiming::HEADS, "tasks_to_claim (namespace=? AND queue=? AND assigned_model=? AND expert>?)"),
+        (
+            super::claiming::READ_ON,
+            "tasks_to_claim (namespace=? AND queue=? AND assigned_model=? AND expert=? AND rank>? AND rank<?)",
+        ),
+        (super::reading::OLDEST, "COVERING INDEX tasks_by_state (namespace=? AND queue=? AND state=?)"),
+        (super::reading::COUNTS, "task_counts"),
+        (
+            "SELECT * FROM tasks WHERE true AND (state_since, id) > (?, ?) ORDER BY state_since, id LIMIT ?",
+            "tasks_by_change",
+        ),
+        ("SELECT id FROM tasks WHERE lease = ?", "tasks_by_lease"),
+    ] {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&shop.store.reader).await.unwrap();
+        let plan: Vec<String> = plan.into_iter().map(|(_, _, _, step)| step).collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains(index), "{statement}:\n{plan}");
+        assert!(!plan.contains("SCAN tasks") && !plan.contains("SCAN t\n"), "{statement}:\n{plan}");
+    }
+}

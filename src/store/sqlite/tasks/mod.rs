@@ -46,11 +46,12 @@ use sqlx::{Sqlite, Transaction};
 
 use super::{Hold, SqliteStore};
 use crate::store::changes::{Changes, Follower, Topics};
+use crate::store::commands::CommandBatch;
 use crate::store::text::json_text;
 use crate::store::{
-    CallLife, Claimed, DeclaredRow, Dispatch, Due, ExpertLoad, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts,
-    Reapable, Reaped, Replaced, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand,
-    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, WaitingGroup, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
+    Reaped, Replaced, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount,
+    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -129,7 +130,7 @@ impl Tasks for SqliteStore {
             }
             let mut tx = self.write().await?;
             let batch = commanding::command(&mut tx, filter, command, reason, (after, left), self.now()).await?;
-            let commanding::Batch { done: of_batch, last } = batch;
+            let CommandBatch { done: of_batch, last } = batch;
             let Some(last) = last else { return Ok(done) };
             after = last;
             if !of_batch.is_empty() {
@@ -143,20 +144,12 @@ impl Tasks for SqliteStore {
         reading::queue_counts(&mut *self.reader.begin().await?, self.now()).await
     }
 
-    async fn live_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
-        reading::live_counts(&mut *self.reader.acquire().await?, self.now()).await
-    }
-
-    async fn waiting(&self) -> Result<Vec<WaitingGroup>, StoreError> {
-        reading::waiting(&mut *self.reader.acquire().await?, self.now()).await
+    async fn task_counts(&self) -> Result<Vec<TaskCount>, StoreError> {
+        reading::task_counts(&mut *self.reader.acquire().await?, self.now()).await
     }
 
     async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
         reading::slots_wanted(&mut *self.reader.acquire().await?, queues).await
-    }
-
-    async fn expert_loads(&self) -> Result<Vec<ExpertLoad>, StoreError> {
-        reading::expert_loads(&mut *self.reader.acquire().await?).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
@@ -291,27 +284,22 @@ impl Work for SqliteStore {
     async fn claim_free(&self, claim: &FreeClaim) -> Result<Vec<Claimed>, StoreError> {
         let mut tx = self.write().await?;
         let claimed = claiming::claim_free(&mut tx, claim, self.now()).await?;
-        if !claimed.is_empty() {
-            self.commit(tx, Topics::STARTED).await?;
-        }
+        // Also where nothing was claimed: tasks that can't be may have gone to a human.
+        self.commit(tx, Topics::STARTED.when(!claimed.is_empty())).await?;
         Ok(claimed)
     }
 
     async fn claim_slots(&self, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
         let mut tx = self.write().await?;
         let answer = slotting::claim_slots(&mut tx, claim, self.now()).await?;
-        if !answer.given.is_empty() {
-            self.commit(tx, Topics::STARTED).await?;
-        }
+        self.commit(tx, Topics::STARTED.when(!answer.given.is_empty())).await?;
         Ok(answer)
     }
 
     async fn claim_next(&self, slot: &Slot, claim: &SlotClaim, life: CallLife) -> Result<Option<Claimed>, StoreError> {
         let mut tx = self.write().await?;
         let claimed = slotting::claim_next(&mut tx, slot, claim, life, self.now()).await?;
-        if claimed.is_some() {
-            self.commit(tx, Topics::STARTED).await?;
-        }
+        self.commit(tx, Topics::STARTED.when(claimed.is_some())).await?;
         Ok(claimed)
     }
 

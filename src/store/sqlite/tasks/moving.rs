@@ -8,22 +8,9 @@ use crate::store::StoreError;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, rank, with_attempt};
 use crate::store::text::{json_text, text};
+use crate::store::words::Words;
 use crate::tasks::machine::{Event, Life, Next, step};
-use crate::tasks::{Attempt, Task, TaskId, TaskState};
-
-/// What is written along with an event.
-#[derive(Default)]
-pub(super) struct Words {
-    pub reason: Option<String>,
-    pub attempt: Option<Attempt>,
-    pub result: Option<serde_json::Value>,
-}
-
-impl Words {
-    pub fn reason(reason: impl Into<String>) -> Self {
-        Self { reason: Some(reason.into()), ..Self::default() }
-    }
-}
+use crate::tasks::{Task, TaskId, TaskState};
 
 /// Lets `event` happen to a task; tells what it is then, or `None` where the machine refuses, which changes nothing.
 /// Claims are not made here: they need a lease.
@@ -44,7 +31,7 @@ pub(super) async fn happen(
             }
             write(tx, &task, life, &words, now).await?;
             if life.state.is_terminal() {
-                put_away(tx, id, life.state, words.result).await?;
+                archive(tx, id, life.state, words.result).await?;
             } else if life.state == TaskState::Pending && life.assigned {
                 refresh_task(tx, id).await?;
             }
@@ -67,7 +54,7 @@ async fn find(tx: &mut SqliteConnection, id: TaskId, event: Event) -> Result<Opt
     record.map(Task::try_from).transpose()
 }
 
-/// A terminal state is written by [`put_away`]: the table of live tasks has none.
+/// A terminal state is written by [`archive`]: the table of live tasks has none.
 async fn write(
     tx: &mut SqliteConnection,
     task: &Task,
@@ -112,7 +99,7 @@ macro_rules! moved_columns {
     };
 }
 
-async fn put_away(
+async fn archive(
     tx: &mut SqliteConnection,
     id: TaskId,
     state: TaskState,

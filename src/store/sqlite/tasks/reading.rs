@@ -1,114 +1,33 @@
 //! Tasks as people and programs see them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::types::Json;
-use sqlx::{FromRow, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use crate::store::batch::PAGE_BYTES;
+use crate::store::counts::{COUNTED, CountRecord, by_queue};
+use crate::store::filter::{TaskPart, push_filter};
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{TaskRecord, WaitingRecord};
-use crate::store::text::{json_text, text};
-use crate::store::{
-    ExpertLoad, QueueCounts, StoreError, TaskCursor, TaskFilter, TaskPage, WaitingGroup, WorkerReport, WorkerRow,
-};
-use crate::tasks::{QueueKey, Task, TaskState};
+use crate::store::task_rows::TaskRecord;
+use crate::store::{QueueCounts, StoreError, TaskCount, TaskCursor, TaskFilter, TaskPage, WorkerReport, WorkerRow};
+use crate::tasks::{QueueKey, Task};
 
-/// How far back ended tasks are counted.
-const COUNTED: Duration = Duration::from_secs(24 * 3_600);
 const LONGEST_PAGE: i64 = 1_000;
 
-/// Live or ended: each has its table.
-#[derive(Clone, Copy)]
-pub(super) enum Part {
-    Live,
-    Ended,
-}
-
-impl Part {
-    const fn columns(self, brief: bool) -> &'static str {
-        match (self, brief) {
-            (_, true) => columns!("NULL", "NULL"),
-            (Self::Live, false) => columns!("payload", "NULL"),
-            (Self::Ended, false) => columns!("payload", "result"),
-        }
-    }
-
-    /// Read without what may be large.
-    const fn bytes(self) -> &'static str {
-        match self {
-            Self::Live => "octet_length(payload)",
-            Self::Ended => "octet_length(payload) + coalesce(octet_length(result), 0)",
-        }
-    }
-
-    const fn table(self) -> &'static str {
-        match self {
-            Self::Live => "tasks",
-            Self::Ended => "finished_tasks",
-        }
-    }
-
-    fn may_have(self, states: &[TaskState]) -> bool {
-        states.is_empty() || states.iter().any(|state| state.is_terminal() == matches!(self, Self::Ended))
+const fn columns(part: TaskPart, brief: bool) -> &'static str {
+    match (part, brief) {
+        (_, true) => columns!("NULL", "NULL"),
+        (TaskPart::Live, false) => columns!("payload", "NULL"),
+        (TaskPart::Ended, false) => columns!("payload", "result"),
     }
 }
 
-/// Adds the conditions of a filter, after a `WHERE true`.
-pub(super) fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &TaskFilter) {
-    let TaskFilter {
-        ids,
-        namespace,
-        queue,
-        states,
-        domain,
-        role,
-        expert,
-        unassigned,
-        key,
-        labels,
-        since,
-        until,
-        created_before,
-    } = filter;
-    for (column, wanted) in [
-        (" AND namespace = ", namespace),
-        (" AND queue = ", queue),
-        (" AND domain = ", domain),
-        (" AND role = ", role),
-        (" AND expert = ", expert),
-        (" AND key = ", key),
-    ] {
-        if let Some(wanted) = wanted {
-            query.push(column).push_bind(text(wanted).into_owned());
-        }
-    }
-    if !ids.is_empty() {
-        query.push(" AND id IN (SELECT value FROM json_each(").push_bind(Json(ids.clone())).push("))");
-    }
-    if !states.is_empty() {
-        query.push(" AND state IN (SELECT value FROM json_each(").push_bind(Json(states.clone())).push("))");
-    }
-    match unassigned {
-        Some(true) => _ = query.push(" AND expert IS NULL"),
-        Some(false) => _ = query.push(" AND expert IS NOT NULL"),
-        None => {}
-    }
-    if !labels.is_empty() {
-        query
-            .push(" AND NOT EXISTS (SELECT 1 FROM json_each(")
-            .push_bind(json_text(labels))
-            .push(") AS want WHERE NOT EXISTS (SELECT 1 FROM json_each(labels) AS has WHERE has.key = want.key AND has.value = want.value))");
-    }
-    if let Some(since) = since {
-        query.push(" AND state_since >= ").push_bind(Stamp::from(*since));
-    }
-    if let Some(until) = until {
-        query.push(" AND state_since < ").push_bind(Stamp::from(*until));
-    }
-    if let Some(before) = created_before {
-        query.push(" AND created_at < ").push_bind(Stamp::from(*before));
+/// Read without what may be large.
+const fn bytes(part: TaskPart) -> &'static str {
+    match part {
+        TaskPart::Live => "octet_length(payload)",
+        TaskPart::Ended => "octet_length(payload) + coalesce(octet_length(result), 0)",
     }
 }
 
@@ -122,22 +41,18 @@ struct Query<'a, F: Fn(&mut QueryBuilder<Sqlite>)> {
 }
 
 impl<F: Fn(&mut QueryBuilder<Sqlite>)> Query<'_, F> {
-    fn parts(&self) -> impl Iterator<Item = Part> {
-        [Part::Live, Part::Ended].into_iter().filter(|part| part.may_have(&self.filter.states))
-    }
-
     /// In one transaction: a task that moves is seen once. Unordered.
     async fn read(&self, connection: &mut SqliteConnection) -> Result<Vec<Task>, StoreError> {
         let whole = if self.brief { None } else { Some(Json(self.ids(connection).await?)) };
         let mut tasks = Vec::new();
-        for part in self.parts() {
+        for part in TaskPart::of(&self.filter.states) {
             let mut query = QueryBuilder::new("SELECT ");
-            query.push(part.columns(self.brief)).push(" FROM ").push(part.table()).push(" WHERE true");
+            query.push(columns(part, self.brief)).push(" FROM ").push(part.table()).push(" WHERE true");
             match &whole {
                 Some(ids) => {
                     query.push(" AND id IN (SELECT value FROM json_each(").push_bind(ids).push("))");
                 }
-                None => self.push_end(&mut query),
+                None => self.push_end(&mut query, part),
             }
             let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
             for record in records {
@@ -153,10 +68,10 @@ impl<F: Fn(&mut QueryBuilder<Sqlite>)> Query<'_, F> {
         query
             .push(self.order)
             .push(") - bytes AS before FROM (SELECT * FROM (SELECT 0 AS id, 0 AS state_since, 0 AS bytes WHERE false)");
-        for part in self.parts() {
-            query.push(" UNION ALL SELECT * FROM (SELECT id, state_since, ").push(part.bytes()).push(" AS bytes FROM ");
+        for part in TaskPart::of(&self.filter.states) {
+            query.push(" UNION ALL SELECT * FROM (SELECT id, state_since, ").push(bytes(part)).push(" AS bytes FROM ");
             query.push(part.table()).push(" WHERE true");
-            self.push_end(&mut query);
+            self.push_end(&mut query, part);
             query.push(")");
         }
         query.push(" ORDER BY ").push(self.order).push(" LIMIT ").push_bind(self.limit);
@@ -164,8 +79,8 @@ impl<F: Fn(&mut QueryBuilder<Sqlite>)> Query<'_, F> {
         Ok(query.build_query_scalar().fetch_all(connection).await?)
     }
 
-    fn push_end(&self, query: &mut QueryBuilder<Sqlite>) {
-        push_filter(query, self.filter);
+    fn push_end(&self, query: &mut QueryBuilder<Sqlite>, part: TaskPart) {
+        push_filter(query, self.filter, part);
         (self.conditions)(query);
         query.push(" ORDER BY ").push(self.order).push(" LIMIT ").push_bind(self.limit);
     }
@@ -214,96 +129,38 @@ pub(super) async fn changes(
 
 pub(super) async fn count(connection: &mut SqliteConnection, filter: &TaskFilter) -> Result<i64, StoreError> {
     let mut count = 0;
-    for part in [Part::Live, Part::Ended] {
-        if part.may_have(&filter.states) {
-            let mut query = QueryBuilder::new("SELECT count(*) FROM ");
-            query.push(part.table()).push(" WHERE true");
-            push_filter(&mut query, filter);
-            count += query.build_query_scalar::<i64>().fetch_one(&mut *connection).await?;
-        }
+    for part in TaskPart::of(&filter.states) {
+        let mut query = QueryBuilder::new("SELECT count(*) FROM ");
+        query.push(part.table()).push(" WHERE true");
+        push_filter(&mut query, filter, part);
+        count += query.build_query_scalar::<i64>().fetch_one(&mut *connection).await?;
     }
     Ok(count)
 }
 
-#[derive(FromRow)]
-struct Count {
-    namespace: String,
-    queue: String,
-    state: String,
-    count: i64,
-    unassigned: i64,
-    oldest: Option<Stamp>,
+pub(super) const COUNTS: &str =
+    "SELECT namespace, queue, state, domain, role, expert, model, is_assigned, is_due, sum(count) AS count
+    FROM task_counts WHERE ended_at = 0 OR ended_at >= ? GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 HAVING sum(count) <> 0";
+
+pub(super) async fn task_counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<TaskCount>, StoreError> {
+    let since = now.before(Duration::from_micros(COUNTED.unsigned_abs()));
+    let counts: Vec<CountRecord> = sqlx::query_as(COUNTS).bind(since).fetch_all(connection).await?;
+    counts.into_iter().map(TaskCount::try_from).collect()
 }
 
-macro_rules! live_counts {
-    () => {
-        "SELECT namespace, queue, state, count(*) AS count, sum(assignment_reason IS NULL) AS unassigned,
-            min(state_since) FILTER (WHERE state <> 'pending' OR coalesce(run_after, ?1) <= ?1) AS oldest
-         FROM tasks GROUP BY namespace, queue, state"
-    };
-}
+pub(super) const OLDEST: &str = "SELECT namespace, queue,
+        (SELECT state_since FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.state = 'pending'
+            AND t.rank < 4611686018427387904 ORDER BY state_since LIMIT 1) AS pending,
+        (SELECT state_since FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue
+            AND t.state = 'deferred_to_human' ORDER BY state_since LIMIT 1) AS deferred
+    FROM (SELECT DISTINCT namespace, queue FROM task_counts WHERE ended_at = 0) AS q";
 
 pub(super) async fn queue_counts(
     connection: &mut SqliteConnection,
     now: Stamp,
 ) -> Result<Vec<QueueCounts>, StoreError> {
-    let counts = sqlx::query_as(concat!(
-        live_counts!(),
-        " UNION ALL SELECT namespace, queue, state, count(*), 0, NULL FROM finished_tasks WHERE state_since >= ?2
-          GROUP BY namespace, queue, state"
-    ));
-    Ok(by_queue(counts.bind(now).bind(now.before(COUNTED)).fetch_all(connection).await?))
-}
-
-pub(super) async fn live_counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<QueueCounts>, StoreError> {
-    Ok(by_queue(sqlx::query_as(live_counts!()).bind(now).fetch_all(connection).await?))
-}
-
-fn by_queue(counts: Vec<Count>) -> Vec<QueueCounts> {
-    let mut queues: BTreeMap<(String, String), QueueCounts> = BTreeMap::new();
-    for Count { namespace, queue, state, count, unassigned, oldest } in counts {
-        let row = queues.entry((namespace.clone(), queue.clone())).or_insert(QueueCounts {
-            namespace,
-            queue,
-            pending: 0,
-            unassigned: 0,
-            in_progress: 0,
-            deferred_to_human: 0,
-            completed: 0,
-            failed: 0,
-            oldest_pending: None,
-            oldest_deferred: None,
-        });
-        match TaskState::parse(&state) {
-            Some(TaskState::Pending) => {
-                row.pending = count;
-                row.unassigned = unassigned;
-                row.oldest_pending = oldest.map(Into::into);
-            }
-            Some(TaskState::InProgress) => row.in_progress = count,
-            Some(TaskState::DeferredToHuman) => {
-                row.deferred_to_human = count;
-                row.oldest_deferred = oldest.map(Into::into);
-            }
-            Some(TaskState::Completed) => row.completed = count,
-            Some(TaskState::Failed) => row.failed = count,
-            Some(TaskState::Cancelled) | None => {}
-        }
-    }
-    queues.into_values().collect()
-}
-
-pub(super) async fn waiting(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<WaitingGroup>, StoreError> {
-    let groups: Vec<WaitingRecord> = sqlx::query_as(
-        "SELECT namespace, queue, domain, role, expert, assigned_model, coalesce(run_after, ?1) <= ?1 AS due,
-            count(*) AS count, min(state_since) AS oldest
-         FROM tasks WHERE state = 'pending'
-         GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7",
-    )
-    .bind(now)
-    .fetch_all(connection)
-    .await?;
-    Ok(groups.into_iter().map(Into::into).collect())
+    let oldest = sqlx::query_as(OLDEST).fetch_all(&mut *connection).await?;
+    Ok(by_queue(&task_counts(connection, now).await?, oldest))
 }
 
 /// Stops at the first one: cheap however many wait.
@@ -322,17 +179,6 @@ pub(super) async fn slots_wanted(connection: &mut SqliteConnection, queues: &[Qu
         }
     }
     Ok(false)
-}
-
-pub(super) async fn expert_loads(connection: &mut SqliteConnection) -> Result<Vec<ExpertLoad>, StoreError> {
-    let loads: Vec<(String, String, i64, i64)> = sqlx::query_as(
-        "SELECT namespace, expert, sum(state = 'pending'), sum(state = 'in_progress') FROM tasks
-         WHERE expert IS NOT NULL AND state IN ('pending', 'in_progress') GROUP BY namespace, expert ORDER BY 1, 2",
-    )
-    .fetch_all(connection)
-    .await?;
-    let load = |(namespace, expert, pending, in_progress)| ExpertLoad { namespace, expert, pending, in_progress };
-    Ok(loads.into_iter().map(load).collect())
 }
 
 pub(super) async fn workers(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<WorkerRow>, StoreError> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
-use super::moving::{Words, happen};
+use super::moving::happen;
 use crate::store::stamp::Stamp;
+use crate::store::words::Words;
 use crate::store::{Reapable, Reaped, StoreError};
 use crate::tasks::machine::{Event, Next};
-use crate::tasks::retry::leases_lost_reason;
-use crate::tasks::{Attempt, AttemptClass, DEFERRING_LOST_LEASES, TaskId, TaskState};
+use crate::tasks::{TaskId, TaskState};
 
 /// Tasks that one transaction takes back, and fails for their deadline: the database is locked meanwhile.
 const AT_ONCE: i64 = 1_000;
@@ -115,21 +115,5 @@ async fn take_back(
 
 fn evidence(lost: Lost, what: &str, now: Stamp) -> Words {
     let Lost { id: _, expert, holder, state_since, leases_lost } = lost;
-    let times = leases_lost + 1;
-    let reason =
-        if times >= DEFERRING_LOST_LEASES { leases_lost_reason(times) } else { format!("its worker {holder} {what}") };
-    let attempt = Attempt {
-        expert,
-        backend: None,
-        model: None,
-        holder,
-        started_at: state_since.into(),
-        ended_at: now.into(),
-        first_token_at: None,
-        prompt_tokens: None,
-        completion_tokens: None,
-        class: AttemptClass::LeaseLost,
-        error: Some(format!("its worker {what}")),
-    };
-    Words { reason: Some(reason), attempt: Some(attempt), result: None }
+    Words::of_lost_lease(expert, holder, leases_lost + 1, what, state_since.into(), now.into())
 }

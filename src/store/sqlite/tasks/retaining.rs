@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::SqliteStore;
+use crate::store::counts::COUNTED;
 use crate::store::stamp::Stamp;
 use crate::store::{Fence, Retention, StoreError};
 use crate::tasks::QueueKey;
@@ -114,7 +115,13 @@ impl SqliteStore {
         .bind(now.before(RUN_KEPT))
         .execute(&mut *tx)
         .await?;
-        if workers.rows_affected() + runs.rows_affected() > 0 {
+        // Ended tasks are counted for a day.
+        let counts =
+            sqlx::query("DELETE FROM task_counts WHERE count = 0 AND ended_at = 0 OR ended_at > 0 AND ended_at < ?")
+                .bind(now.before(2 * Duration::from_micros(COUNTED.unsigned_abs())))
+                .execute(&mut *tx)
+                .await?;
+        if workers.rows_affected() + runs.rows_affected() + counts.rows_affected() > 0 {
             tx.commit().await?;
         }
         Ok(())

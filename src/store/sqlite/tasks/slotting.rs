@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::claiming::{Line, Next, Preference, take};
+use super::claiming::{Line, Preference};
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::rows::purpose_word;
 use crate::store::sqlite::slots::{calls_left, count_calls, find_server, put_slot, rows};
@@ -24,7 +24,8 @@ pub(super) async fn claim_slots(
     let mut slots = rows(tx, &server.url).await?;
     let mut line: Option<Line> = None;
     let left = calls_left(tx, &server, now).await?;
-    for _ in 0..claim.most.min(i32::try_from(left).unwrap_or(i32::MAX)) {
+    let most = usize::try_from(i64::from(claim.most).min(left)).unwrap_or(0);
+    while answer.given.len() < most {
         let (number, epoch) = match decide(&server, &slots, SlotPurpose::Call, now) {
             Decision::Give { number, epoch } => (number, epoch),
             Decision::Refuse(refusal) => {
@@ -37,13 +38,13 @@ pub(super) async fn claim_slots(
             Some(line) => line,
             None => line.insert(line_of(tx, claim, now).await?),
         };
-        let Some(next) = line.next(tx, preference(claim).as_ref()).await? else { break };
-        let record = slot_record(claim, &server, &next, number, epoch, now);
+        let Some(claimed) = line.claim(tx, preference(claim).as_ref()).await? else { break };
+        let record = slot_record(claim, &server, &claimed, number, epoch, now);
         put_slot(tx, &record).await?;
         slots.retain(|slot| slot.number != number);
         slots.push(record);
         let slot = Slot { server_url: server.url.clone(), number, holder: claim.holder.clone(), epoch };
-        answer.given.push((slot, take(tx, &next, now).await?));
+        answer.given.push((slot, claimed));
     }
     answer.spent = usize::try_from(left).is_ok_and(|left| answer.given.len() == left);
     count_calls(tx, &server, answer.given.len(), now).await?;
@@ -71,15 +72,16 @@ pub(super) async fn claim_next(
         return Ok(None);
     }
     let mut line = line_of(tx, claim, now).await?;
-    let Some(next) = line.next(tx, preference(claim).as_ref()).await? else { return Ok(None) };
-    let mut record = slot_record(claim, &server, &next, slot.number, slot.epoch, now);
+    let Some(claimed) = line.claim(tx, preference(claim).as_ref()).await? else { return Ok(None) };
+    let mut record = slot_record(claim, &server, &claimed, slot.number, slot.epoch, now);
     // The call before may still run.
     record.call_ends_at = record.call_ends_at.max(own.call_ends_at);
     record.taken_at = own.taken_at;
     (record.call_began_at, record.last_byte_at) = life_at(life, now.into(), now);
+    record.outlives_client = life.outlives_client;
     put_slot(tx, &record).await?;
     count_calls(tx, &server, 1, now).await?;
-    take(tx, &next, now).await.map(Some)
+    Ok(Some(claimed))
 }
 
 async fn line_of(tx: &mut SqliteConnection, claim: &SlotClaim, now: Stamp) -> Result<Line, StoreError> {
@@ -92,19 +94,27 @@ fn preference(claim: &SlotClaim) -> Option<Preference<'_>> {
     claim.loaded.as_ref().map(|loaded| Preference { loaded, millis })
 }
 
-fn slot_record(claim: &SlotClaim, server: &ServerRow, next: &Next, number: i64, epoch: i64, now: Stamp) -> SlotRecord {
+fn slot_record(
+    claim: &SlotClaim,
+    server: &ServerRow,
+    given: &Claimed,
+    number: i64,
+    epoch: i64,
+    now: Stamp,
+) -> SlotRecord {
     SlotRecord {
         server_url: server.url.clone(),
         number,
         holder: claim.holder.clone(),
         epoch,
         purpose: purpose_word(SlotPurpose::Call).to_owned(),
-        model: next.model.clone(),
+        model: given.task.assigned_model.clone(),
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),
         call_ends_at: now.after(claim.call_within),
         call_began_at: None,
         last_byte_at: None,
+        outlives_client: false,
         instance: server.instance.clone(),
         aborted: false,
         frees_at: None,

@@ -8,7 +8,7 @@ use std::{
 
 use ostler::host::{
     ContainerAction, ContainerList, ContainerOperation, ContainerOperationRequest, ContainerQuery, ContainerReport,
-    ContainerSelector, ContainerTarget, HostApi, HostError, Phase,
+    ContainerSelector, ContainerTarget, HostError, Phase,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, DiskSpace, HostApi, Phase};
+use ostler::host::{ContainerAction, ContainerFailure, ContainerReport, ContainerState, DiskSpace, Phase};
 
 use super::bench::{Project, agent, named, shared};
 use crate::agent::bench::{Bench, Running};

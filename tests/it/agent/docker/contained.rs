@@ -1,7 +1,7 @@
 //! Services of the agent's file that are containers.
 
 use ostler::host::{
-    Action, ContainerState, HoldOwner, HostApi, HostError, LastExit, Manager, OperationRequest, Phase, ServiceReport,
+    Action, ContainerState, HoldOwner, HostError, LastExit, Manager, OperationRequest, Phase, ServiceReport,
     ServiceState,
 };
 use serde_json::{Value, json};

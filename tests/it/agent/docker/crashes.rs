@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ostler::host::{
-    Caller, ContainerAction, ContainerList, ContainerOperation, ContainerOperationRequest, ContainerQuery,
-    ContainerReport, ContainerSelector, ContainerState, HostApi, HttpHost, Phase, StoppedBy,
+    Action, Caller, ContainerAction, ContainerList, ContainerOperation, ContainerOperationRequest, ContainerQuery,
+    ContainerReport, ContainerSelector, ContainerState, HoldOwner, HttpHost, OperationRequest, Phase, StoppedBy,
 };
 
 use super::bench::{named, request, shared, unique};
@@ -19,11 +19,15 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn configure(bench: &Bench, docker: &Docker, name: &str) {
+    configure_with(bench, docker, name, "");
+}
+
+fn configure_with(bench: &Bench, docker: &Docker, name: &str, services: &str) {
     write(&bench.path("secret"), &bench.secret.expose());
     let socket = docker.socket();
     let text = format!(
         "apiVersion: ostler.dev/v1alpha1\nkind: AgentConfig\nmetadata: {{name: crash}}\nspec:\n  listen: 127.0.0.1:0\n  \
-         auth: {{signingSecretFile: secret}}\n  docker: {{socket: {}, allow: {{names: [{name}]}}}}\n",
+         auth: {{signingSecretFile: secret}}\n  docker: {{socket: {}, allow: {{names: [{name}]}}}}\n{services}",
         socket.display()
     );
     write(&bench.path("agent.yaml"), &text);
@@ -141,5 +145,34 @@ async fn real_docker_a_stop_that_the_agent_did_not_live_to_see_is_no_persons() {
     asked.again(&host, accepted, "killed while it stops").await;
     let seen = asked.until(&host, "stopped", |c| c.stopped.is_some()).await;
     assert_eq!(seen.stopped.map(|s| s.by), Some(StoppedBy::Agent));
+    docker.docker(&["rm", "--force", &name]);
+}
+
+#[tokio::test]
+async fn real_docker_a_service_whose_stop_the_agent_did_not_live_to_record_is_not_held_by_a_person() {
+    let (bench, docker, name) = (Bench::new(), shared(), unique("suspended"));
+    let services = format!("  services: [{{name: search, manager: Container, container: {{name: {name}}}}}]\n");
+    configure_with(&bench, docker, &name, &services);
+    docker.run_container(&name, &[], &["sleep", "1000"]);
+    let asked = Asked { bench: &bench, name: &name, request: request(&named(&name), ContainerAction::Stop) };
+    let mut first = Process::start(&bench, "agent.operation-done-before-record");
+    let host = client(&bench, &first.url().expect("an agent that serves"));
+    asked.until(&host, "running", |c| c.state == ContainerState::Running).await;
+    let suspend = OperationRequest::new("search", Action::Stop, "suspended").owned_by(HoldOwner::Suspend);
+    host.operate(&suspend, "key", asked.caller()).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while first.child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it never stopped the service");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut second = Process::start(&bench, "none");
+    let host = client(&bench, &second.url().expect("an agent that serves"));
+    let seen = asked.until(&host, "stopped", |c| c.stopped.is_some()).await;
+    assert_eq!(seen.stopped.map(|s| s.by), Some(StoppedBy::Agent));
+    // What it found is a hold by the time that a check has looked.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let report = host.report().await.unwrap();
+    let holds = &report.service("search").unwrap().holds;
+    assert!(holds.iter().all(|hold| hold.owner == HoldOwner::Suspend) && holds.len() == 1, "{holds:?}");
     docker.docker(&["rm", "--force", &name]);
 }

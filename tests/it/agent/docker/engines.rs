@@ -1,7 +1,7 @@
 //! The engine itself goes away and comes back.
 
 use ostler::host::{
-    ContainerAction, ContainerFailure, ContainerSelector, ContainerState, HostApi, HostError, Stopped, StoppedBy,
+    ContainerAction, ContainerFailure, ContainerSelector, ContainerState, ContainerStop, HostError, StoppedBy,
 };
 use serde_json::json;
 
@@ -36,7 +36,7 @@ async fn real_docker_with_the_engine_away_nothing_is_told_and_afterwards_what_di
     docker.resume();
     agent.until_engine(true).await;
     let steady = agent.until_container("steady", "down", |c| c.state == ContainerState::Exited).await;
-    let person = |s: &Option<Stopped>| s.as_ref().is_some_and(|s| s.by == StoppedBy::Person);
+    let person = |s: &Option<ContainerStop>| s.as_ref().is_some_and(|s| s.by == StoppedBy::Person);
     assert!(!person(&steady.stopped), "the engine's shutdown is no person's wish: {steady:?}");
     let stopped = agent.container("stopped").await.unwrap();
     assert!(person(&stopped.stopped), "and a person's wish outlives it: {stopped:?}");
@@ -51,6 +51,16 @@ async fn real_docker_with_the_engine_away_nothing_is_told_and_afterwards_what_di
     let steady = agent.until_container("steady", "down", |c| c.state == ContainerState::Exited).await;
     assert!(!person(&steady.stopped) && !steady.oom_killed, "nor is what the next engine cleans up: {steady:?}");
     agent.until_container("other", "down", |c| c.state == ContainerState::Exited).await;
+    agent.end().await;
+
+    // Another crash while no agent listens; a person stops what the next engine had started.
+    docker.kill();
+    docker.resume();
+    docker.docker(&["start", "steady"]);
+    docker.docker(&["stop", "steady"]);
+    let agent = super::bench::agent(&bench, &docker, json!({"names": ["other", "steady", "stopped"]})).await;
+    let steady = agent.until_container("steady", "down", |c| c.stopped.is_some()).await;
+    assert!(person(&steady.stopped), "a person's wish, though the agent did not hear of it: {steady:?}");
     agent.end().await;
 }
 

@@ -1,7 +1,7 @@
 //! Logs and probes.
 
 use ostler::host::{
-    ContainerExecRequest, ContainerLogsRequest, ContainerState, HostApi, HostError, MAX_LOG_BYTES, Refusal,
+    AgentRefusal, ContainerExecRequest, ContainerLogsRequest, ContainerState, HostError, MAX_LOG_BYTES,
 };
 use serde_json::json;
 
@@ -64,7 +64,7 @@ async fn real_docker_commands_run_in_containers_only_where_the_file_permits_it()
     docker.docker(&["kill", &name]);
     agent.until_container(&name, "dead", |c| c.state == ContainerState::Exited).await;
     let down = run(&["sh"], 5).await.unwrap_err();
-    assert!(matches!(&down, HostError::Refused { reason: Refusal::ContainerNotRunning, .. }), "{down}");
+    assert!(matches!(&down, HostError::Refused { reason: AgentRefusal::ContainerNotRunning, .. }), "{down}");
     docker.docker(&["rm", "--force", &name]);
     agent.end().await;
 }

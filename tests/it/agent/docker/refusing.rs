@@ -1,8 +1,8 @@
 //! What the file does not permit does not exist for callers; operations are signed, fenced and done once.
 
 use ostler::host::{
-    Caller, ContainerAction, ContainerFailure, ContainerLogsRequest, ContainerSelector, ContainerState,
-    ContainerTarget, HostApi, HostError, Phase, Refusal,
+    AgentRefusal, Caller, ContainerAction, ContainerFailure, ContainerLogsRequest, ContainerSelector, ContainerState,
+    ContainerTarget, HostError, Phase,
 };
 use serde_json::json;
 
@@ -93,7 +93,7 @@ async fn real_docker_operations_are_fenced_by_epoch_and_id_and_done_once() {
     assert_eq!(second.container(&name).await.unwrap().started_at, after.started_at, "and is not done again");
     let stop = request(&named(&name), ContainerAction::Stop);
     let reused = second.client.operate_container(&stop, "key", second.caller).await.unwrap_err();
-    assert!(matches!(&reused, HostError::Refused { reason: Refusal::KeyReused, .. }), "{reused}");
+    assert!(matches!(&reused, HostError::Refused { reason: AgentRefusal::KeyReused, .. }), "{reused}");
     let late = Caller { epoch: second.caller.epoch - 1, ..second.caller };
     let stale = second.client.operate_container(&stop, "late", late).await.unwrap_err();
     assert!(matches!(&stale, HostError::StaleEpoch { .. }), "{stale}");

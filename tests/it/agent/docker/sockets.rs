@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::host::HostApi;
-
 use super::bench::shared;
 use crate::agent::{
     bench::{Bench, write},

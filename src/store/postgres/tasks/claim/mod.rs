@@ -3,20 +3,23 @@
 //! Order of locks: the server's row, tasks (those that somebody else has locked are skipped), places of experts by key. Whoever
 //! ends or takes back tasks locks tasks by id and then places: so nobody waits in a circle.
 
+mod refused;
 mod statements;
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{FromRow, Row};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{FromRow, Postgres, Row};
 
-use self::statements::{EAGER, FREE, SLOTTED};
+pub(super) use self::refused::unless as unless_refused;
+pub(super) use self::statements::{CLAIM, CLAIM_EAGERLY};
 use super::cursor::{Lane, Place};
 use super::scheduling::move_due_now_and_then;
 use crate::store::postgres::PostgresStore;
 use crate::store::task_rows::ClaimedRecord;
 use crate::store::{BootInstant, Claimed, FreeClaim, Lease, Served, SlotClaim, StoreError};
-use crate::tasks::ClaimedTask;
+use crate::tasks::{ClaimedTask, TaskId};
 
 /// How often a claim tries again because the experts of what it found had fewer places than there were tasks.
 const ROUNDS: usize = 3;
@@ -24,14 +27,14 @@ const ROUNDS: usize = 3;
 /// A lane, as one claim searches it.
 pub(super) struct Search<'a> {
     pub lane: Lane,
-    lease: &'a Lease,
+    pub lease: &'a Lease,
     pub after: Place,
     loaded: bool,
 }
 
 /// What was claimed, and what the next claim needs to know.
 #[derive(Default)]
-pub(super) struct Catch {
+pub(super) struct ClaimBatch {
     pub claimed: Vec<Claimed>,
     pub seen: Seen,
     /// Of what it found, experts had no places for some.
@@ -74,71 +77,72 @@ pub(super) async fn free(store: &PostgresStore, claim: &FreeClaim) -> Result<Vec
     let mut searches = free_lanes(&claim.queues);
     let began = BootInstant::now();
     store.work.begin(&mut searches, began);
-    let most = i64::from(claim.most);
-    let catch = store
-        .within(async {
+    let searches = &searches[..];
+    let batch = unless_refused(store, searches, i64::from(claim.most), move |most, without| {
+        let asked = Ask { affinity: Duration::ZERO, most, without };
+        store.within(async move {
             let mut session = store.session().await?;
-            let mut catch = None;
+            let mut batch = None;
             if store.work.is_busy() {
-                catch = eagerly(session.connection(), &searches, most).await?;
+                batch = eagerly(session.connection(), searches, &asked).await?;
             }
-            let catch = match catch {
-                Some(catch) => catch,
-                None => rounds(session.connection(), FREE, &searches, Duration::ZERO, most).await?,
+            let batch = match batch {
+                Some(batch) => batch,
+                None => slotted(session.connection(), searches, &asked).await?,
             };
             session.end();
-            Ok(catch)
+            store.work.note_busy(i64::try_from(batch.claimed.len()).is_ok_and(|claimed| claimed == asked.most));
+            Ok(batch)
         })
-        .await?;
-    store.work.note_busy(i64::try_from(catch.claimed.len()).is_ok_and(|claimed| claimed == most));
-    store.work.claimed(&searches, &catch.seen, began);
-    Ok(catch.claimed)
+    });
+    let batch = batch.await?;
+    store.work.claimed(searches, &batch.seen, began);
+    Ok(batch.claimed)
+}
+
+/// How much of what is found is claimed.
+#[derive(Clone)]
+pub(super) struct Ask {
+    pub affinity: Duration,
+    pub most: i64,
+    /// Tasks that are stepped over.
+    pub without: Vec<TaskId>,
 }
 
 /// `None`: nothing was claimed, perhaps only because some expert has not enough places for what was found.
 async fn eagerly(
     connection: &mut PgConnection,
     searches: &[Search<'_>],
-    most: i64,
-) -> Result<Option<Catch>, StoreError> {
-    let mut catch = Catch::of(searches);
-    match ask(connection, EAGER, searches, Duration::ZERO, most).await {
+    asked: &Ask,
+) -> Result<Option<ClaimBatch>, StoreError> {
+    let mut batch = ClaimBatch::of(searches);
+    match ask(sqlx::query(CLAIM_EAGERLY), searches, asked).fetch_all(connection).await {
         Ok(rows) if rows.is_empty() => Ok(None),
         Ok(rows) => {
-            catch.take_in(&rows, searches)?;
-            Ok(Some(catch))
+            batch.take_in(&rows, searches)?;
+            Ok(Some(batch))
         }
         Err(sqlx::Error::Database(refusal)) if refusal.constraint() == Some("expert_places_suffice") => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Claims tasks that take a slot, within a transaction that has locked the server's row.
+/// Claims tasks. Of those that take a slot, within a transaction that has locked the server's row.
 pub(super) async fn slotted(
     connection: &mut PgConnection,
     searches: &[Search<'_>],
-    affinity: Duration,
-    most: i64,
-) -> Result<Catch, StoreError> {
-    rounds(connection, SLOTTED, searches, affinity, most).await
-}
-
-async fn rounds(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    searches: &[Search<'_>],
-    affinity: Duration,
-    most: i64,
-) -> Result<Catch, StoreError> {
-    let mut whole = Catch::of(searches);
+    asked: &Ask,
+) -> Result<ClaimBatch, StoreError> {
+    let mut whole = ClaimBatch::of(searches);
     for round in 0..ROUNDS {
-        let left = most - i64::try_from(whole.claimed.len()).unwrap_or(i64::MAX);
-        if left < 1 || searches.is_empty() {
+        let most = asked.most - i64::try_from(whole.claimed.len()).unwrap_or(i64::MAX);
+        if most < 1 || searches.is_empty() {
             break;
         }
         whole.cut = false;
         let claimed = whole.claimed.len();
-        let rows = ask(connection, statement, searches, affinity, left).await?;
+        let rows =
+            ask(sqlx::query(CLAIM), searches, &Ask { most, ..asked.clone() }).fetch_all(&mut *connection).await?;
         whole.take_in(&rows, searches)?;
         if whole.claimed.len() == claimed {
             // It may have found only what belongs to experts that were filled up meanwhile: once more, without them.
@@ -167,31 +171,27 @@ fn one_lease(searches: &[Search<'_>]) -> Option<i64> {
     searches.iter().all(|search| search.lease.id == first).then_some(first)
 }
 
-async fn ask(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    searches: &[Search<'_>],
-    affinity: Duration,
-    most: i64,
-) -> Result<Vec<PgRow>, sqlx::Error> {
-    let window = i64::try_from(affinity.as_millis()).unwrap_or(i64::MAX);
-    sqlx::query(statement)
+fn ask<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    searches: &'q [Search<'_>],
+    asked: &'q Ask,
+) -> Query<'q, Postgres, PgArguments> {
+    statement
         .bind(searches.iter().map(|search| search.lane.namespace.as_str()).collect::<Vec<_>>())
         .bind(searches.iter().map(|search| search.lane.queue.as_str()).collect::<Vec<_>>())
-        .bind(searches.iter().map(|search| search.lane.model.as_deref()).collect::<Vec<_>>())
+        .bind(searches.iter().map(|search| search.lane.model.as_deref().unwrap_or_default()).collect::<Vec<_>>())
         .bind(searches.iter().map(|search| search.lease.id).collect::<Vec<_>>())
         .bind(searches.iter().map(|search| search.after.rank).collect::<Vec<_>>())
         .bind(searches.iter().map(|search| search.after.id).collect::<Vec<_>>())
-        .bind(window)
-        .bind(most)
+        .bind(i64::try_from(asked.affinity.as_millis()).unwrap_or(i64::MAX))
+        .bind(asked.most)
         .bind(searches.iter().map(|search| search.loaded).collect::<Vec<_>>())
         .bind(searches.iter().map(|search| search.lease.holder.as_str()).collect::<Vec<_>>())
         .bind(one_lease(searches))
-        .fetch_all(connection)
-        .await
+        .bind(&asked.without)
 }
 
-impl Catch {
+impl ClaimBatch {
     /// Nothing yet.
     fn of(searches: &[Search<'_>]) -> Self {
         Self { seen: Seen { last: vec![None; searches.len()], passed_over: false }, ..Self::default() }
