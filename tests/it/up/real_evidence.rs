@@ -46,7 +46,7 @@ async fn until_all_done(up: &Up, count: usize) -> Vec<Value> {
             return all;
         }
         let failed: Vec<_> = all.iter().filter(|task| task["state"] != "completed").take(2).collect();
-        assert!(begun.elapsed() < Duration::from_secs(180), "not all done: {failed:#?}\n{}", up.log());
+        assert!(begun.elapsed() < Duration::from_secs(420), "not all done: {failed:#?}\n{}", up.log());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
