@@ -202,7 +202,7 @@ fn manifests(agent: u16, ports: &[u16]) -> String {
         text += &format!(
             "---\napiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: s{port}}}\nspec:\n  engine: Ollama\n  \
              url: 'http://127.0.0.1:{port}'\n  models: [{{name: small}}]\n  \
-             recovery: {{hostAgentRef: {{name: here}}, service: s{port}}}\n"
+             recovery: {{hostAgentRef: {{name: here}}, service: s{port}, maxAttempts: 100, maxPerDay: 1000}}\n"
         );
     }
     text

@@ -83,7 +83,7 @@ impl TryFrom<SlotRecord> for SlotRow {
             call_ends_at,
             call_began_at,
             last_byte_at,
-            outlives_client: _,
+            outlives_client,
             instance,
             aborted,
             frees_at: _,
@@ -107,6 +107,7 @@ impl TryFrom<SlotRecord> for SlotRow {
             call_ends_at: call_ends_at.into(),
             call_began_at: call_began_at.map(Into::into),
             last_byte_at: last_byte_at.map(Into::into),
+            outlives_client,
             instance,
             aborted,
         })

@@ -1,6 +1,7 @@
 //! One call to an engine: for a chat or for vectors, aborted by whatever stops it.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -119,7 +120,7 @@ impl TaskCall<'_> {
         // MLX reads a prompt to its end whether or not somebody listens.
         self.slot.begin_call(self.target.kind == EngineKind::Mlx);
         if !self.core.slots.announce_call(self.slot).await {
-            self.slot.end_call();
+            self.slot.end_call(false);
             return Called { lingers: false, ..stopped(run, CallStopped::SlotUnsure) };
         }
         let (began, began_at) = (Instant::now(), Timestamp::now());
@@ -127,7 +128,7 @@ impl TaskCall<'_> {
             Handler::Embed => self.embed(&expert, model, allowed, run).await,
             Handler::Chat | Handler::Webhook => self.chat(&expert, model, allowed, run).await,
         };
-        self.slot.end_call();
+        self.slot.end_call(called.lingers);
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.
         if matches!(called.end, CallEnd::Stopped(CallStopped::SlotEnds)) && began.elapsed() < allowed.timeout {
             called.end = CallEnd::Stopped(CallStopped::SlotUnsure);
@@ -218,8 +219,12 @@ impl TaskCall<'_> {
         }
     }
 
-    /// Dropping the call closes its connection, which ends the work on the server.
-    async fn unless_stopped<T>(&self, call: impl Future<Output = T>) -> Result<T, CallStopped> {
+    /// Dropping the call closes its connection, which ends the work on the server. While the server would not notice that, the answer to
+    /// a task that is not ours any more is read on: its slot counts as long as the server is at it.
+    async fn unless_stopped<T>(
+        &self,
+        call: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<Result<T, EngineError>, CallStopped> {
         let looks = async {
             loop {
                 tokio::time::sleep(LOOK).await;
@@ -228,12 +233,29 @@ impl TaskCall<'_> {
                 }
             }
         };
-        tokio::select! {
+        let mut call = pin!(call);
+        let why = tokio::select! {
             biased;
-            why = self.job.stopped() => Err(why),
-            () = self.slot.lost().cancelled() => Err(CallStopped::SlotLost),
-            why = looks => Err(why),
-            done = call => Ok(done),
+            why = self.job.stopped() => why,
+            () = self.slot.lost().cancelled() => CallStopped::SlotLost,
+            why = looks => why,
+            done = &mut call => return Ok(done),
+        };
+        if matches!(why, CallStopped::NotOurs | CallStopped::LeaseLost) {
+            tokio::select! {
+                biased;
+                () = self.closing_is_noticed() => {}
+                done = call => if done.is_ok() { self.slot.token() },
+            }
+        }
+        Err(why)
+    }
+
+    /// Resolves once the server would notice that its client leaves, or nothing is gained by waiting for that.
+    async fn closing_is_noticed(&self) {
+        let waits = || !self.core.draining.is_cancelled() && self.slot.may_run(BootInstant::now()).is_ok();
+        while self.slot.life().outlives_client && waits() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::job::CallStopped;
-use crate::store::{BootInstant, CallLife, Slot, Store, StoreError};
+use crate::store::{BootInstant, CallLife, Slot, SlotRow, Store, StoreError};
 
 /// Renewals at once.
 const AT_ONCE: usize = 8;
@@ -101,9 +101,10 @@ impl HeldSlot {
         self.byte();
     }
 
-    /// No call runs in it any more.
-    pub fn end_call(&self) {
+    /// No call of ours runs in it any more; it `lingers` when the server may still be at it.
+    pub fn end_call(&self, lingers: bool) {
         let mut call = self.call();
+        call.is_outlived = lingers && call.life.outlives_client;
         call.life = CallLife::default();
         call.began = None;
     }
@@ -129,6 +130,8 @@ struct Recorded {
     began: Option<BootInstant>,
     known: CallLife,
     known_at: Option<BootInstant>,
+    /// The last call was left although the server does not notice that.
+    is_outlived: bool,
 }
 
 impl Recorded {
@@ -221,10 +224,13 @@ impl HeldSlots {
         }
     }
 
-    /// Gives it back; a lost one is somebody else's already.
+    /// Gives it back; a lost one is somebody else's already. One in which the server works on is left to lapse: it counts until its
+    /// call must have ended, or the server is seen to do nothing.
     pub async fn release(&self, held: &Arc<HeldSlot>, linger: Duration) {
         held.leaves.store(true, Ordering::Release);
-        if let Err(error) = self.store.release_slot(&held.slot, linger).await {
+        if held.call().is_outlived {
+            tracing::debug!(server = held.slot.server_url, "the server works on in a slot; it lapses");
+        } else if let Err(error) = self.store.release_slot(&held.slot, linger).await {
             tracing::debug!(server = held.slot.server_url, %error, "a slot is given back later");
             self.doubt();
         }
@@ -253,7 +259,8 @@ impl HeldSlots {
         }
         let given_back = async {
             for url in servers {
-                for row in self.store.slots(url).await?.into_iter().filter(|row| row.holder == holder) {
+                let ours = |row: &SlotRow| row.holder == holder && !row.outlives_client;
+                for row in self.store.slots(url).await?.into_iter().filter(ours) {
                     let slot =
                         Slot { server_url: url.clone(), number: row.number, holder: row.holder, epoch: row.epoch };
                     if self.held.lock().get(&key(&slot)).is_none_or(|known| known.slot.epoch != slot.epoch) {
@@ -317,12 +324,23 @@ mod tests {
             (109, life(100, Some(103)), Some(104), Some(109), true, "but not for long"),
             (200, life(100, Some(103)), Some(104), Some(103), false, "silence is not written again and again"),
         ] {
-            let call = Recorded { life: life(100, last_byte), began: Some(at(100)), known, known_at: known_at.map(at) };
+            let call = Recorded {
+                life: life(100, last_byte),
+                began: Some(at(100)),
+                known,
+                known_at: known_at.map(at),
+                is_outlived: false,
+            };
             assert_eq!(call.is_due(at(now)), due, "at {now}: {why}");
         }
         let announced = CallLife { outlives_client: true, ..life(100, None) };
-        let answers =
-            Recorded { life: life(100, Some(101)), began: Some(at(100)), known: announced, known_at: Some(at(100)) };
+        let answers = Recorded {
+            life: life(100, Some(101)),
+            began: Some(at(100)),
+            known: announced,
+            known_at: Some(at(100)),
+            is_outlived: false,
+        };
         assert!(answers.is_due(at(101)), "the server notices now when its client goes: its slot may be freed sooner");
         let ended = Recorded { known: life(100, Some(103)), known_at: Some(at(104)), ..Recorded::default() };
         assert!(!ended.is_due(at(200)), "its slot is claimed for the next call, or given back");

@@ -33,6 +33,23 @@ async fn a_cancelled_task_ends_its_call_at_the_engine() {
     assert_eq!((task.state, task.reason.as_deref()), (TaskState::Cancelled, Some("not needed any more")));
 }
 
+/// MLX reads a prompt to its end although its client is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_cancelled_while_mlx_reads_its_prompt_keeps_its_slot_until_that_is_over() {
+    let shop = Shop::sqlite().await;
+    let server = shop.simulated("mlx", SimulateOptions::new(EngineKind::Mlx), 1, 10).await;
+    server.set_faults(["prefill:seconds=4", "unnoticed-disconnect"].map(|fault| fault.parse().unwrap()));
+    shop.expert("igor", "small").await;
+    let ids = shop.give(2, &["igor"], Some("small")).await;
+    let worker = shop.worker().await;
+    until_in_flight(&server, 1).await;
+    shop.cancel(ids[0]).await;
+    shop.until_completed(&ids[1..]).await;
+    worker.end().await;
+    let log = server.log();
+    assert_eq!((log.in_flight_peak, log.inferences().count()), (1, 2), "one at a time");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_backend_that_is_down_costs_no_attempt_and_its_tasks_are_done_when_it_is_back() {
     let shop = Shop::sqlite().await;
