@@ -8,7 +8,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::shared::Occupied;
-use super::{evidence::BackendEvidence, memory::PodId};
+use super::{evidence::BackendEvidence, memory::PodId, session::AbsentModels};
 use crate::{
     api::LLMBackendSpec,
     engines::LoadedModel,
@@ -39,6 +39,8 @@ pub struct BackendFacts {
     pub cpu: CpuHistory,
     /// What is in memory, where the engine tells; `None` where it can't, or was not asked yet.
     pub loaded: Option<Vec<LoadedModel>>,
+    /// Since when others are not.
+    pub absent: AbsentModels,
     /// Models in memory that somebody else than us used since they were loaded.
     pub used_by_others: BTreeSet<String>,
     pub load: BackendLoad,

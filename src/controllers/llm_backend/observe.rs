@@ -64,7 +64,7 @@ impl Backends {
         let service = service_of(spec.recovery.as_ref(), &key.namespace);
         let (endpoint, secret_problem) = self.endpoint(object, &key).await?;
         let agent = self.agent_view(service.as_ref());
-        let Findings { probes, canary, calls, cpu, loaded, used_by_others, pulls, .. } =
+        let Findings { probes, canary, calls, cpu, loaded, absent, used_by_others, pulls, .. } =
             self.probers.findings(&key, &uid);
         let occupied = self.shared.slots.of(&server_url);
         let evidence = BackendEvidence::default().with(&calls).with(&occupied.evidence);
@@ -85,6 +85,7 @@ impl Backends {
             evidence,
             cpu,
             loaded,
+            absent,
             used_by_others,
             load: BackendLoad::of(spec, &occupied, now),
             adapted: adapted.as_ref().map(|adapted| adapted.limit),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::engines::LoadedModel;
+use crate::engines::{EngineKind, LoadedModel, same_model};
 
 /// Ollama rounds, and clocks differ: less than this is no move.
 const SLACK: SignedDuration = SignedDuration::from_secs(2);
@@ -49,6 +49,30 @@ impl Session {
     }
 }
 
+/// Since when models are not in memory: a load can't have begun before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AbsentModels {
+    first_look: Option<Timestamp>,
+    listed: BTreeSet<String>,
+    left: BTreeMap<String, Timestamp>,
+}
+
+impl AbsentModels {
+    pub fn look(&mut self, loaded: &[LoadedModel], now: Timestamp) {
+        let listed: BTreeSet<String> = loaded.iter().map(|model| model.name.clone()).collect();
+        self.left.extend(self.listed.difference(&listed).map(|name| (name.clone(), now)));
+        self.left.retain(|name, _| !listed.contains(name));
+        self.listed = listed;
+        self.first_look.get_or_insert(now);
+    }
+
+    /// As far as it was looked; `None`: nobody has looked yet.
+    pub fn since(&self, engine: EngineKind, model: &str) -> Option<Timestamp> {
+        let left = self.left.iter().find(|(name, _)| same_model(engine, name, model));
+        left.map(|(_, at)| *at).or(self.first_look)
+    }
+}
+
 fn differs(a: Option<Timestamp>, b: Option<Timestamp>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => a.duration_since(b).abs() > SLACK,
@@ -67,6 +91,18 @@ mod tests {
 
     fn others(session: &Session) -> Vec<&str> {
         session.others.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_model_is_absent_since_it_left_or_since_the_first_look() {
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let mut absent = AbsentModels::default();
+        assert_eq!(absent.since(EngineKind::Ollama, "a"), None);
+        for (second, loaded, since) in [(0, true, 0), (5, false, 5), (9, false, 5), (12, true, 0), (20, false, 20)] {
+            absent.look(&if loaded { vec![model("a:latest", 300)] } else { vec![] }, at(second));
+            assert_eq!(absent.since(EngineKind::Ollama, "a"), Some(at(since)), "at {second}");
+            assert_eq!(absent.since(EngineKind::Ollama, "b"), Some(at(0)), "at {second}");
+        }
     }
 
     #[test]

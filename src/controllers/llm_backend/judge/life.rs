@@ -65,7 +65,9 @@ impl JudgeInput<'_> {
             return (!reads_prompt).then(|| at + self.stall());
         }
         let patience = if !proof::is_loaded(self.spec, self.seen, self.memory, call.model.as_deref()) {
-            self.startup()
+            // Before that it waited behind others' work.
+            let absent = call.model.as_deref().and_then(|model| self.seen.absent.since(self.engine, model));
+            return Some(absent.map_or(call.began_at, |at| at.max(call.began_at)) + self.startup());
         } else if self.idle_since(call.began_at.max(self.now - self.stall().max(FIRST_BYTE_AT_LEAST))) {
             self.stall().max(FIRST_BYTE_AT_LEAST)
         } else {

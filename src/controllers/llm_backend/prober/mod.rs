@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -28,6 +29,7 @@ use super::{
     evidence::{BackendEvidence, quote},
     facts::{CanaryHistory, CanaryResult, CpuHistory, Misdeclared, ProbeHistory, Pull},
     plan::CanaryOrder,
+    session::AbsentModels,
 };
 
 /// What the controller wants of a prober: changed with every pass that decides otherwise.
@@ -59,9 +61,17 @@ pub struct Findings {
     pub calls: CallEvidence,
     pub cpu: CpuHistory,
     pub loaded: Option<Vec<LoadedModel>>,
+    pub absent: AbsentModels,
     pub used_by_others: BTreeSet<String>,
     pub pulls: BTreeMap<String, Pull>,
     pub observation: Observation,
+}
+
+impl Findings {
+    fn list_loaded(&mut self, loaded: Vec<LoadedModel>, now: Timestamp) {
+        self.absent.look(&loaded, now);
+        self.loaded = Some(loaded);
+    }
 }
 
 /// What all probers share.

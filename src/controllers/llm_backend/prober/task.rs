@@ -205,7 +205,7 @@ impl ProberTask {
                 findings.used_by_others = self.session.look(&loaded, ours_open).clone();
                 self.looked_at = Some(now);
             }
-            findings.loaded = Some(loaded);
+            findings.list_loaded(loaded, now);
         }
         let failing_below = findings.probes.failures_in_row > 0 && findings.probes.answering != Some(false);
         let refused = findings.probes.last.as_ref().is_some_and(|p| p.verdict.is_refusal());
@@ -373,8 +373,9 @@ impl ProberTask {
         if let Some(loaded) = loaded {
             let of_server = self.tools.slots.of(&wish.server_url);
             findings.used_by_others = self.session.look(&loaded, !of_server.calls.is_empty()).clone();
-            self.looked_at = Some(Timestamp::now());
-            findings.loaded = Some(loaded);
+            let now = Timestamp::now();
+            self.looked_at = Some(now);
+            findings.list_loaded(loaded, now);
         }
         drop(findings);
         // Proofs and time-outs count even when they look like the last one.

@@ -270,6 +270,13 @@ fn bytes_of_open_calls_are_the_canary_of_a_busy_server() {
     assert_eq!(judged(&ollama(), &loads, &proved(at(-100))).state, S::Serving, "a model loads");
     loads.load.open = vec![open(-601, None)];
     assert_eq!(judged(&ollama(), &loads, &proved(at(-100))).state, S::Hung, "for longer than startupSeconds");
+    loads.absent.look(&[loaded("small:latest", None)], at(-700));
+    loads.absent.look(&[], at(-10));
+    assert_eq!(
+        judged(&ollama(), &loads, &proved(at(-100))).state,
+        S::Serving,
+        "it waited while the model was in memory"
+    );
     let mut flowing = with(&[(-900, Some(-3))]);
     flowing.canary.push(canaried(Err(timeout()), at(-1)));
     assert_eq!(

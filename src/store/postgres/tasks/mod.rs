@@ -33,6 +33,7 @@ mod ending;
 mod holders;
 mod inserting;
 mod leasing;
+mod memory;
 mod moving;
 mod places;
 mod reading;
@@ -42,30 +43,22 @@ mod scheduling;
 mod slots;
 mod waking;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::PgPool;
 use sqlx::postgres::PgConnection;
 
-use self::claim::{Search, Seen};
-use self::cursor::Cursors;
-use self::scheduling::DueClock;
-use self::waking::Waker;
+pub(super) use self::memory::WorkState;
 use super::{PostgresStore, Session};
-use crate::store::batch::BatchSize;
-use crate::store::changes::{Changes, Follower, Reported, Topics};
+use crate::store::changes::{Changes, Follower, Topics};
 use crate::store::commands::CommandBatch;
 use crate::store::stamp::Stamp;
 use crate::store::text::json_text;
 use crate::store::{
-    BootInstant, CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts,
-    Reapable, Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount,
-    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
+    Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount, TaskCursor,
+    TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
 };
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 
@@ -83,90 +76,6 @@ async fn over<T>(
             Err(fenced)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// What a process remembers of tasks, beside the database.
-pub(super) struct WorkState {
-    cursors: Arc<Mutex<Cursors>>,
-    waker: Waker,
-    reported: Reported,
-    due: Arc<DueClock>,
-    /// Tasks that one transaction changes for a command.
-    commanded: BatchSize,
-    /// Tasks that one transaction takes back from lapsed leases.
-    reaped: BatchSize,
-    /// Ended tasks that one statement looks through for what is past its time, and where the next one goes on.
-    retained: BatchSize,
-    retained_until: Mutex<HashMap<&'static str, (Timestamp, TaskId)>>,
-    /// The last claim got all that it asked for: there is more.
-    busy: AtomicBool,
-    /// Tasks whose rows the database does not let anybody change, and since when that is known.
-    stepped_over: Mutex<HashMap<TaskId, BootInstant>>,
-}
-
-/// A task is stepped over for so long before it is tried again.
-const STEPPED_OVER: Duration = Duration::from_secs(60);
-
-impl WorkState {
-    /// `pool`: of connections that listen and notify.
-    pub fn new(pool: PgPool, schema: &str) -> Self {
-        let (cursors, due) = (Arc::<Mutex<Cursors>>::default(), Arc::<DueClock>::default());
-        let (forgotten, clock) = (cursors.clone(), due.clone());
-        let forget = move || {
-            forgotten.lock().unwrap_or_else(PoisonError::into_inner).forget();
-            clock.hurry();
-        };
-        Self {
-            cursors,
-            waker: Waker::new(pool, schema.to_owned(), forget),
-            reported: Reported::default(),
-            due,
-            commanded: BatchSize::new(1_000),
-            reaped: BatchSize::new(2_000),
-            retained: BatchSize::new(10_000),
-            retained_until: Mutex::default(),
-            busy: AtomicBool::new(false),
-            stepped_over: Mutex::default(),
-        }
-    }
-
-    fn begin(&self, searches: &mut [Search<'_>], now: BootInstant) {
-        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        for search in searches {
-            search.after = cursors.begin(&search.lane, now);
-        }
-    }
-
-    fn claimed(&self, searches: &[Search<'_>], seen: &Seen, began: BootInstant) {
-        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        for (search, last) in searches.iter().zip(&seen.last) {
-            cursors.claimed(&search.lane, search.after, *last, seen.passed_over, began);
-        }
-    }
-
-    fn stepped_over(&self) -> Vec<TaskId> {
-        let mut known = self.stepped_over.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = BootInstant::now();
-        known.retain(|_, since| now.since(*since) < STEPPED_OVER);
-        known.keys().copied().collect()
-    }
-
-    fn step_over(&self, task: TaskId) {
-        self.stepped_over.lock().unwrap_or_else(PoisonError::into_inner).insert(task, BootInstant::now());
-    }
-
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
-    }
-
-    fn note_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::Relaxed);
-    }
-
-    /// Such changes were committed.
-    pub fn changed(&self, topics: Topics) {
-        self.waker.changed(topics);
     }
 }
 
