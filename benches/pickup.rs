@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench pickup [-- TASKS]
 //!
-//! One process leads and works (`ostler up` of a folder with one webhook expert); this one inserts tasks, one after the other, with pauses.
+//! One process leads and works (`ostler up` of a folder with one webhook expert); this one inserts tasks, one after the other, with pauses,
+//! and answers the webhook, so that each finds everybody idle.
 //! In a data folder (SQLite, across processes), and with OSTLER_DATABASE_URL in PostgreSQL too.
 
 use std::{
@@ -15,13 +16,17 @@ use ostler::store::{self, DatabaseUrl, Home, Store, Topics, drop_schema, sqlite:
 use ostler::tasks::{NewTask, Payload, TaskState};
 use rand::Rng;
 use std::sync::Arc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 const OSTLER: &str = env!("CARGO_BIN_EXE_ostler");
 const MANIFESTS: &str = "
 apiVersion: ostler.dev/v1alpha1
 kind: Expert
 metadata: {name: hook}
-spec: {domains: [any], handler: Webhook, webhook: {url: \"http://127.0.0.1:9/nobody\"}, maxConcurrentTasks: 1000}
+spec: {domains: [any], handler: Webhook, webhook: {url: \"WEBHOOK\"}, maxConcurrentTasks: 1000}
 ---
 apiVersion: ostler.dev/v1alpha1
 kind: TaskQueue
@@ -60,7 +65,8 @@ async fn measure(database: Option<DatabaseUrl>, tasks: usize, goal: Duration) {
     let folder = std::env::temp_dir().join(format!("ostler-pickup-{}", std::process::id()));
     let manifests = folder.join("manifests");
     std::fs::create_dir_all(&manifests).expect("make a folder");
-    std::fs::write(manifests.join("all.yaml"), MANIFESTS).expect("write the manifests");
+    let webhook = webhook().await;
+    std::fs::write(manifests.join("all.yaml"), MANIFESTS.replace("WEBHOOK", &webhook)).expect("write the manifests");
     let up = start(&folder, &manifests, url.as_ref());
     let home = match &url {
         Some(url) => Home::Postgres(url.clone()),
@@ -91,6 +97,22 @@ async fn measure(database: Option<DatabaseUrl>, tasks: usize, goal: Duration) {
         drop_schema(&url).await.expect("drop the schema");
     }
     let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Answers each call at once; returns where.
+async fn webhook() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let url = format!("http://{}/done", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = connection.read(&mut [0; 8192]).await;
+                let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                let _ = connection.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    url
 }
 
 async fn opened(home: &Home) -> Arc<dyn Store> {

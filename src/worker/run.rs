@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
+    base::Burst,
     net::HttpClient,
     store::{BootInstant, ProcessIdentity, Store, Topics},
     telemetry::{Beat, Loops, WorkerMetrics},
@@ -157,6 +158,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
     let mut read_at: Option<tokio::time::Instant> = None;
     let mut is_registered = false;
     let (mut failing, mut busy) = (false, false);
+    let mut burst = Burst::new(core.timings.between);
     // What changes from here on is a reason for another round.
     let mut changes = core.store.follow(Topics::READY | Topics::ENDED | Topics::WORLD);
     while !shutdown.is_cancelled() {
@@ -211,8 +213,8 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
             _ = changes.changed(most.min(core.timings.world)) => {}
         }
         // Changes come in swarms: a round for each would be a burden on the database.
-        let gap = core.timings.between.saturating_sub(began.elapsed());
-        let _ = shutdown.run_until_cancelled(tokio::time::sleep(gap)).await;
+        let gap_ends = began + burst.begin(began);
+        let _ = shutdown.run_until_cancelled(tokio::time::sleep_until(gap_ends)).await;
     }
 }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::TaskQueueSpec,
+    base::Burst,
     controllers::shared::Wishes,
     store::{DeclaredRow, StoreError, Topics, rounds, spec_of},
     tasks::{TaskId, assign::Roster},
@@ -13,7 +14,7 @@ use crate::{
 
 use super::Desk;
 
-/// From the beginning of one round to the next: what comes in meanwhile goes into one.
+/// Between the beginnings of rounds where one follows the other: what comes in meanwhile goes into one.
 const GAP: Duration = Duration::from_millis(50);
 /// While no queue is declared.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -47,9 +48,10 @@ pub async fn run(desk: Desk, mut wishes: Wishes) {
     let mut changes = desk.store.follow(Topics::NEW | Topics::WORLD);
     let mut world = desk.store.follow(Topics::WORLD);
     let mut progress = Progress::default();
+    let mut burst = Burst::new(GAP);
     loop {
         desk.beat.beat();
-        let began = Instant::now();
+        let gap_ends = Instant::now() + burst.begin(Instant::now());
         if world.take() {
             progress.declared = None;
         }
@@ -73,7 +75,7 @@ pub async fn run(desk: Desk, mut wishes: Wishes) {
                 break;
             }
         }
-        tokio::time::sleep(GAP.saturating_sub(began.elapsed())).await;
+        tokio::time::sleep_until(gap_ends).await;
     }
 }
 
