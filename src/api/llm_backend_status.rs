@@ -73,10 +73,6 @@ pub struct LLMBackendStatus {
     pub recovery: Option<RecoveryStatus>,
 }
 
-pub(super) fn unobserved() -> i64 {
-    -1
-}
-
 /// One expected model as the server has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
