@@ -1,8 +1,11 @@
-//! What several kinds share: references, modes, conditions.
+//! What several kinds share: references, modes, conditions, and numbers in sentences.
+
+use std::fmt::Display;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Annotation that forces a pass; its value is echoed in `status.lastHandledReconcileAt` (Flux's convention).
 pub const RECONCILE_REQUESTED_AT: &str = "ostler.dev/reconcile-requested-at";
@@ -85,7 +88,7 @@ pub struct SecretRef {
 }
 
 /// Kinds of workloads whose pods can be replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum WorkloadKind {
     Deployment,
     StatefulSet,
@@ -94,11 +97,7 @@ pub enum WorkloadKind {
 
 impl WorkloadKind {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::StatefulSet => "StatefulSet",
-            Self::DaemonSet => "DaemonSet",
-        }
+        self.into()
     }
 }
 
@@ -125,7 +124,9 @@ pub struct Webhook {
 }
 
 /// Kinds whose conditions can be waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, IntoStaticStr,
+)]
 pub enum RequiredKind {
     LLMBackend,
     HostAgent,
@@ -136,15 +137,8 @@ pub enum RequiredKind {
 }
 
 impl RequiredKind {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LLMBackend => "LLMBackend",
-            Self::HostAgent => "HostAgent",
-            Self::Expert => "Expert",
-            Self::TaskQueue => "TaskQueue",
-            Self::WorkerPool => "WorkerPool",
-            Self::ContainerHealthCheck => "ContainerHealthCheck",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -237,6 +231,13 @@ pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition) {
     }
 }
 
+/// `1 model`, `2 models`.
+pub fn number_of(count: impl Display, what: &str) -> String {
+    let count = count.to_string();
+    let end = if count == "1" { "" } else { "s" };
+    format!("{count} {what}{end}")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{prelude::*, string::string_regex};
@@ -245,6 +246,11 @@ mod tests {
 
     fn of(pattern: &str) -> impl Strategy<Value = String> + use<> {
         string_regex(pattern.trim_start_matches('^').trim_end_matches('$')).unwrap()
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!([0, 1, 2].map(|n| number_of(n, "model")), ["0 models", "1 model", "2 models"]);
     }
 
     proptest! {

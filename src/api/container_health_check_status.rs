@@ -3,11 +3,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-use super::{Condition, llm_backend_status::unobserved};
+use super::StatusBase;
 
 /// The one word for how the containers are; the worst of them decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum ContainerHealthCheckState {
     /// Not looked at yet, or just started.
     Proving,
@@ -74,24 +75,11 @@ pub enum ContainerWord {
 }
 
 /// How the containers are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerHealthCheckStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the containers are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<ContainerHealthCheckState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<ContainerHealthCheckState>,
     /// How many containers match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000000))]
@@ -108,21 +96,6 @@ pub struct ContainerHealthCheckStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub proposal: Option<String>,
-}
-
-impl Default for ContainerHealthCheckStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            total: None,
-            unhealthy: None,
-            containers: Vec::new(),
-            proposal: None,
-        }
-    }
 }
 
 /// One container, with the evidence.

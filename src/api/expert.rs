@@ -6,11 +6,11 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::{
-    Condition, Webhook,
+    StatusBase, Webhook,
     common::{KEY, LINE, NAME},
-    llm_backend_status::unobserved,
 };
 
 /// How an expert does a task.
@@ -108,11 +108,17 @@ pub struct ExpertSpec {
 }
 
 /// Where a text is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum TextKind {
     #[default]
     ConfigMap,
     Secret,
+}
+
+impl TextKind {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// A text under a key of a ConfigMap or Secret in the same namespace.
@@ -189,7 +195,7 @@ fn default_key() -> String {
 }
 
 /// The one word for how an expert is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum ExpertState {
     /// It takes tasks.
     Available,
@@ -202,24 +208,11 @@ pub enum ExpertState {
 }
 
 /// How the expert is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpertStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the expert is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<ExpertState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<ExpertState>,
     /// The backends that serve its model, in the order in which they are asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -228,16 +221,4 @@ pub struct ExpertStatus {
         extend("x-kubernetes-list-type" = "atomic")
     )]
     pub backends: Vec<String>,
-}
-
-impl Default for ExpertStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            backends: Vec::new(),
-        }
-    }
 }

@@ -7,8 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-use super::{Condition, SecretRef, common::ORIGIN, llm_backend_status::unobserved};
+use super::{SecretRef, StatusBase, common::ORIGIN};
 
 /// Where an agent listens, and what it is trusted by.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +58,7 @@ pub struct HostAgentSpec {
 }
 
 /// The one word for how an agent is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum HostAgentState {
     /// Not asked yet.
     Unheard,
@@ -70,36 +71,16 @@ pub enum HostAgentState {
 
 impl HostAgentState {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unheard => "Unheard",
-            Self::Reachable => "Reachable",
-            Self::Unreachable => "Unreachable",
-            Self::Unauthorized => "Unauthorized",
-            Self::SecretMissing => "SecretMissing",
-            Self::Suspended => "Suspended",
-        }
+        self.into()
     }
 }
 
 /// What the agent last reported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostAgentStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the agent is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<HostAgentState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<HostAgentState>,
     /// Version of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -124,23 +105,6 @@ pub struct HostAgentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
     pub held_services: Vec<HeldService>,
-}
-
-impl Default for HostAgentStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            version: None,
-            user: None,
-            container_runtime: None,
-            clock_skew_seconds: None,
-            services: Vec::new(),
-            held_services: Vec::new(),
-        }
-    }
 }
 
 /// A service as the agent sees it.

@@ -3,11 +3,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-use super::Condition;
+use super::StatusBase;
 
 /// The one word for how a backend is. docs/backends.md has the table of what each means for conditions and slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum BackendState {
     Proving,
     Serving,
@@ -38,53 +39,16 @@ pub enum BackendState {
 impl BackendState {
     /// As manifests and metrics write it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Proving => "Proving",
-            Self::Serving => "Serving",
-            Self::Idle => "Idle",
-            Self::Busy => "Busy",
-            Self::Shared => "Shared",
-            Self::RateLimited => "RateLimited",
-            Self::Unauthorized => "Unauthorized",
-            Self::ModelsMissing => "ModelsMissing",
-            Self::WrongUser => "WrongUser",
-            Self::LoopbackURL => "LoopbackURL",
-            Self::DuplicateServer => "DuplicateServer",
-            Self::HostAgentMissing => "HostAgentMissing",
-            Self::WorkloadMissing => "WorkloadMissing",
-            Self::SecretMissing => "SecretMissing",
-            Self::InvalidSpec => "InvalidSpec",
-            Self::Down => "Down",
-            Self::Unreachable => "Unreachable",
-            Self::Misconfigured => "Misconfigured",
-            Self::Hung => "Hung",
-            Self::Unknown => "Unknown",
-            Self::Recovering => "Recovering",
-            Self::Deferred => "Deferred",
-            Self::Suspended => "Suspended",
-        }
+        self.into()
     }
 }
 
 /// What was last seen and done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LLMBackendStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the backend is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<BackendState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them; Reachable, ModelsReady, Serving and DeferredToHuman.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<BackendState>,
     /// Calls at once that the server is given now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
@@ -107,27 +71,6 @@ pub struct LLMBackendStatus {
     /// The current or last episode of recovery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,
-}
-
-impl Default for LLMBackendStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            effective_limit: None,
-            limited_by: None,
-            models: Vec::new(),
-            last_served_time: None,
-            proved_by: None,
-            recovery: None,
-        }
-    }
-}
-
-pub(super) fn unobserved() -> i64 {
-    -1
 }
 
 /// One expected model as the server has it.

@@ -10,14 +10,14 @@ mod container_health_check_status;
 mod crds;
 mod expert;
 mod host_agent;
+mod kind;
 mod llm_backend;
 mod llm_backend_status;
 pub mod quantity;
-mod remedy;
 mod selector;
+mod status;
 mod task_queue;
 mod task_schedule;
-mod words;
 mod worker_pool;
 
 pub use agent_config::{
@@ -26,7 +26,7 @@ pub use agent_config::{
 };
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,
-    WorkloadKind, WorkloadRef, condition, set_condition, url_wording,
+    WorkloadKind, WorkloadRef, condition, number_of, set_condition, url_wording,
 };
 pub use container_health_check::{
     CheckTarget, ComposeTarget, ContainerHealthCheck, ContainerHealthCheckSpec, ContainerProbe, DesiredState,
@@ -38,12 +38,13 @@ pub use container_health_check_status::{
 pub use crds::{agent_config_definition, agent_config_schema, crds};
 pub use expert::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Parameters, TextKind, TextRef};
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
+pub use kind::{Kind, ObjectKey};
 pub use llm_backend::{
     Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
-pub use remedy::remedy;
 pub use selector::{LabelSelector, SelectorOperator, SelectorRule};
+pub use status::{ResourceStatus, StatusBase};
 pub use task_queue::{
     AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
 };
@@ -53,7 +54,6 @@ pub use task_schedule::{
     ConcurrencyPolicy, RUN_CONTROL, RUN_REQUESTED_AT, ScheduledMessage, TaskSchedule, TaskScheduleSpec,
     TaskScheduleState, TaskScheduleStatus, TaskTemplate,
 };
-pub use words::number_of;
 pub use worker_pool::{
     LimitedBy, PoolConcurrency, Replicas, SecretKeyRef, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus,
     WorkerResources, WorkerTemplate, WorkerVariable,

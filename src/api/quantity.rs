@@ -33,9 +33,30 @@ pub const PATTERN: &str = r"^[0-9]{1,15}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?$";
 /// The same for CPU, which is also counted in thousandths.
 pub const CPU_OR_MEMORY: &str = r"^[0-9]{1,15}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
 
+/// Bytes as people write them: `1229Mi`.
+pub fn shown(bytes: i64) -> String {
+    for (unit, size) in [("Gi", 1_i64 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)] {
+        if bytes >= size && bytes % size == 0 {
+            return format!("{}{unit}", bytes / size);
+        }
+    }
+    bytes.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MI: i64 = 1 << 20;
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_unit_that_fits() {
+        for (bytes, expected) in
+            [(120 * MI, "120Mi"), (2 << 30, "2Gi"), (1 << 10, "1Ki"), (1000, "1000"), (20_000_001, "20000001")]
+        {
+            assert_eq!(shown(bytes), expected);
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_kubernetes_reads_them() {

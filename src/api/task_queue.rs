@@ -6,8 +6,9 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-use super::{Condition, LocalRef, Requirement, llm_backend_status::unobserved};
+use super::{LocalRef, Requirement, StatusBase};
 
 /// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -128,7 +129,7 @@ fn default_lease() -> i32 {
 }
 
 /// The one word for how a queue is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum TaskQueueState {
     /// Its tasks are done.
     Open,
@@ -140,24 +141,11 @@ pub enum TaskQueueState {
 }
 
 /// How the queue is. What is in it changes by itself: `ostler status` shows that.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskQueueStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the queue is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<TaskQueueState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them; Held says for what it waits.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<TaskQueueState>,
     /// How many WorkerPools serve it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
@@ -170,18 +158,4 @@ pub struct TaskQueueStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9007199254740991_i64))]
     pub in_progress: Option<i64>,
-}
-
-impl Default for TaskQueueStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            pools: None,
-            pending: None,
-            in_progress: None,
-        }
-    }
 }

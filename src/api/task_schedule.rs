@@ -10,11 +10,11 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use strum::IntoStaticStr;
 
 use super::{
-    Condition, LabelSelector, LocalRef, Mode, Requirement,
+    LabelSelector, LocalRef, Mode, Requirement, StatusBase,
     common::{LINE, NAME},
-    llm_backend_status::unobserved,
 };
 
 /// Annotation that fires a schedule once, now; its value is echoed in `status.lastHandledRunAt`.
@@ -320,7 +320,7 @@ fn default_missed() -> i32 {
 }
 
 /// The one word for how a schedule is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum TaskScheduleState {
     /// It waits for its time.
     Scheduled,
@@ -336,24 +336,11 @@ pub enum TaskScheduleState {
 }
 
 /// How the schedule is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskScheduleStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the schedule is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<TaskScheduleState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them; Held says for what it waits.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<TaskScheduleState>,
     /// The last value of the run-requested-at annotation that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -368,19 +355,4 @@ pub struct TaskScheduleStatus {
     /// When it fires next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_run_time: Option<Time>,
-}
-
-impl Default for TaskScheduleStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            last_handled_run_at: None,
-            last_run_time: None,
-            last_run_tasks: None,
-            next_run_time: None,
-        }
-    }
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 
 use super::{
-    Condition, LocalRef, Mode,
+    LocalRef, Mode, StatusBase,
     common::{KEY, NAME},
-    llm_backend_status::unobserved,
     quantity,
 };
 
@@ -193,7 +193,7 @@ fn default_drain() -> i32 {
 }
 
 /// The one word for how a pool is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 pub enum WorkerPoolState {
     /// Its processes do tasks, or could.
     Running,
@@ -211,24 +211,11 @@ pub enum WorkerPoolState {
 }
 
 /// How the pool is. How much each process does changes by itself: `ostler status` shows that.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolStatus {
-    /// The generation that this status was computed from; -1 before the first pass.
-    #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
-    pub observed_generation: i64,
-    /// The one word for how the pool is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<WorkerPoolState>,
-    /// Ready, Reconciling and Stalled as kstatus reads them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub last_handled_reconcile_at: Option<String>,
+    #[serde(flatten)]
+    pub base: StatusBase<WorkerPoolState>,
     /// How many processes there are to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
@@ -247,7 +234,7 @@ pub struct WorkerPoolStatus {
 }
 
 /// What keeps a pool from doing more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString)]
 pub enum LimitedBy {
     /// `concurrency.max` of its processes.
     Concurrency,
@@ -267,31 +254,6 @@ pub enum LimitedBy {
 impl LimitedBy {
     /// As workers report it.
     pub fn parse(word: &str) -> Option<Self> {
-        Some(match word {
-            "Concurrency" => Self::Concurrency,
-            "Replicas" => Self::Replicas,
-            "Cpu" => Self::Cpu,
-            "Memory" => Self::Memory,
-            "Disk" => Self::Disk,
-            "Backends" => Self::Backends,
-            "Tasks" => Self::Tasks,
-            "Draining" => Self::Draining,
-            _ => return None,
-        })
-    }
-}
-
-impl Default for WorkerPoolStatus {
-    fn default() -> Self {
-        Self {
-            observed_generation: unobserved(),
-            state: None,
-            conditions: Vec::new(),
-            last_handled_reconcile_at: None,
-            replicas: None,
-            ready_replicas: None,
-            effective_concurrency: None,
-            limited_by: None,
-        }
+        word.parse().ok()
     }
 }

@@ -6,8 +6,9 @@ use clap_complete::ArgValueCompleter;
 
 use super::{CliError, Global, TargetSystem, complete, names, output::print};
 use crate::{
+    api::Kind,
     base::duration,
-    http::{Changed, Kind, PauseRequest},
+    http::{Changed, PauseRequest},
 };
 
 /// What is done to a resource.
@@ -42,13 +43,12 @@ pub async fn run(verb: ResourceVerb, args: ResourceArgs, global: &Global) -> Res
     // What is misspelled is told before anybody is asked.
     names::whole(&args.resource)?;
     let target = TargetSystem::of(global).await?;
-    let schedules: Vec<Kind> = Kind::find("ts").into_iter().collect();
     let (kind, name) = match verb {
-        ResourceVerb::Run => names::resolve_among(&args.resource, &schedules, &target).await?,
+        ResourceVerb::Run => names::resolve_among(&args.resource, &[Kind::TaskSchedule], &target).await?,
         _ => names::resolve(&args.resource, &target).await?,
     };
-    if verb == ResourceVerb::Run && kind.kind != "TaskSchedule" {
-        return Err(CliError::misused(format!("a {} is not run: name a TaskSchedule, such as ts/{name}", kind.kind)));
+    if verb == ResourceVerb::Run && kind != Kind::TaskSchedule {
+        return Err(CliError::misused(format!("a {kind} is not run: name a TaskSchedule, such as ts/{name}")));
     }
     let namespace = target.namespace_of_one();
     let message = match &target.cluster {
@@ -60,7 +60,7 @@ pub async fn run(verb: ResourceVerb, args: ResourceArgs, global: &Global) -> Res
                 ResourceVerb::Resume => "resume",
                 ResourceVerb::Run => "run",
             };
-            let path = [kind.plural, namespace, &name, word];
+            let path = [kind.plural(), namespace, &name, word];
             let changed: Changed = target.api.post(&path, &[], None::<&()>).await?;
             changed.message
         }
@@ -76,7 +76,7 @@ async fn in_cluster(
     namespace: &str,
     name: &str,
 ) -> Result<String, CliError> {
-    let about = format!("{} {namespace}/{name}", kind.kind);
+    let about = format!("{} {namespace}/{name}", kind);
     Ok(match verb {
         ResourceVerb::Reconcile => {
             cluster.request_reconcile(kind, namespace, name).await?;
@@ -92,7 +92,7 @@ async fn in_cluster(
         }
         ResourceVerb::Resume => {
             cluster.suspend(kind, namespace, name, false).await?;
-            if kind.kind == "ContainerHealthCheck" {
+            if kind == Kind::ContainerHealthCheck {
                 // What a person stopped at its engine is held without any word here: this is that person's word.
                 cluster.request_reconcile(kind, namespace, name).await?;
             }

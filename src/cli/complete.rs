@@ -5,7 +5,7 @@ use std::{ffi::OsStr, time::Duration};
 use clap_complete::{CompletionCandidate, env::Shells};
 
 use super::{CliError, Global, TargetSystem, output::print_ready};
-use crate::http::{ItemList, KINDS, Kind};
+use crate::{api::Kind, http::ItemList};
 
 /// Whoever presses Tab does not wait for longer.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -33,7 +33,7 @@ pub fn run(args: &CompletionsArgs) -> Result<(), CliError> {
 
 /// `KIND/NAME` of every resource.
 pub fn resources(current: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(current, &KINDS, |kind, name| format!("{}/{name}", kind.short))
+    candidates(current, Kind::ALL, |kind, name| format!("{}/{name}", kind.short()))
 }
 
 /// Kinds until there is a slash, then the names of the kind.
@@ -44,7 +44,7 @@ pub fn kinds_and_resources(current: &OsStr) -> Vec<CompletionCandidate> {
             None => Vec::new(),
         },
         None => {
-            let kinds = KINDS.iter().map(|kind| kind.plural.to_owned()).chain(["tasks".to_owned()]);
+            let kinds = Kind::ALL.iter().map(|kind| kind.plural().to_owned()).chain(["tasks".to_owned()]);
             beginning(current, kinds)
         }
     }
@@ -52,30 +52,28 @@ pub fn kinds_and_resources(current: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Names of TaskSchedules.
 pub fn schedules(current: &OsStr) -> Vec<CompletionCandidate> {
-    of(current, "ts")
+    of(current, Kind::TaskSchedule)
 }
 
 /// Names of TaskQueues.
 pub fn queues(current: &OsStr) -> Vec<CompletionCandidate> {
-    of(current, "tq")
+    of(current, Kind::TaskQueue)
 }
 
 /// Names of Experts.
 pub fn experts(current: &OsStr) -> Vec<CompletionCandidate> {
-    of(current, "exp")
+    of(current, Kind::Expert)
 }
 
 /// Services of all agents.
 pub fn services(current: &OsStr) -> Vec<CompletionCandidate> {
-    let agents: Vec<Kind> = Kind::find("ha").into_iter().collect();
-    let items = ask(&agents).unwrap_or_default();
+    let items = ask(&[Kind::HostAgent]).unwrap_or_default();
     let names = items.iter().flat_map(|(_, list)| list.items.iter().flat_map(super::service::services));
     beginning(current, names.map(str::to_owned))
 }
 
-fn of(current: &OsStr, kind: &str) -> Vec<CompletionCandidate> {
-    let kinds: Vec<Kind> = Kind::find(kind).into_iter().collect();
-    candidates(current, &kinds, |_, name| name.to_owned())
+fn of(current: &OsStr, kind: Kind) -> Vec<CompletionCandidate> {
+    candidates(current, &[kind], |_, name| name.to_owned())
 }
 
 fn candidates(current: &OsStr, kinds: &[Kind], word: impl Fn(Kind, &str) -> String) -> Vec<CompletionCandidate> {
@@ -101,7 +99,7 @@ fn ask(kinds: &[Kind]) -> Option<Vec<(Kind, ItemList)>> {
             let target = TargetSystem::of(&Global::default()).await?;
             let mut all = Vec::new();
             for kind in kinds {
-                all.push((*kind, target.api.get(&[kind.plural], &[]).await?));
+                all.push((*kind, target.api.get(&[kind.plural()], &[]).await?));
             }
             Ok::<_, CliError>(all)
         };

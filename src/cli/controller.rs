@@ -7,10 +7,10 @@ use super::{
     data_dir::sealing_key_of_environment,
     database::Database,
     journaled::Journaled,
-    process::{self, ControlPlane, ControlPlaneParts, holder, logged, signaled},
+    process::{self, ControllerParts, ControllerProcess, holder, logged, signaled},
 };
 use crate::{
-    http::{Home, KubeAuthorizer, Problem},
+    http::{KubeAuthorizer, Problem, ResourceHome},
     net::HttpClient,
     platform::{
         Platform,
@@ -99,14 +99,14 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
     let cluster = KubernetesPlatform::new(client.clone(), global.namespaces.clone(), &holder);
     let platform = Arc::new(Journaled::new(Arc::new(cluster), Arc::clone(&store)));
     let watched = Arc::clone(&platform);
-    let parts = ControlPlaneParts {
+    let parts = ControllerParts {
         store,
         platform,
         workloads: Arc::new(Workloads::new(Some(client.clone()))),
         worker_pods: Arc::new(WorkerPods::new(Some(client.clone()), workers.settings())),
         sealing: sealing_key_of_environment()?,
         authorizer: Arc::new(KubeAuthorizer::new(client)),
-        home: Home::Cluster,
+        home: ResourceHome::Cluster,
         http: HttpClient::new()?,
         metrics,
         loops: Loops::new(),
@@ -115,7 +115,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,
     };
-    let mut process = ControlPlane::start(parts, listener).await?;
+    let mut process = ControllerProcess::start(parts, listener).await?;
     tracing::info!(%listen, observe, "controller serves");
     let ended = tokio::select! {
         signal = signaled() => signal,

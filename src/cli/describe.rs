@@ -9,8 +9,9 @@ use super::{
     output::{self, Style, Table, print_ready},
 };
 use crate::{
+    api::Kind,
     base::{age, escape},
-    http::{EventList, Item, Kind},
+    http::{EventList, Item},
 };
 
 const EVENTS: &str = "20";
@@ -35,8 +36,8 @@ pub async fn run(args: DescribeArgs, global: &Global) -> Result<(), CliError> {
     let target = TargetSystem::of(global).await?;
     let (kind, name) = names::resolve(&resource, &target).await?;
     let namespace = target.namespace_of_one();
-    let item: Item = target.api.get(&[kind.plural, namespace, &name], &[]).await?;
-    let query = [("kind", kind.plural), ("namespace", namespace), ("name", name.as_str()), ("limit", EVENTS)];
+    let item: Item = target.api.get(&[kind.plural(), namespace, &name], &[]).await?;
+    let query = [("kind", kind.plural()), ("namespace", namespace), ("name", name.as_str()), ("limit", EVENTS)];
     let query = query.map(|(key, value)| (key, value.to_owned()));
     let happened: EventList = target.api.get(&["events"], &query).await?;
     print_ready(&described(kind, &item, &happened, Style::of_stdout())?)
@@ -87,7 +88,7 @@ fn described(kind: Kind, item: &Item, happened: &EventList, style: Style) -> Res
 }
 
 fn facts(kind: Kind, item: &Item, now: Timestamp) -> Table {
-    let mut table = Table::new(&[kind.kind, &format!("{}/{}", item.namespace(), item.name())]);
+    let mut table = Table::new(&[kind.as_str(), &format!("{}/{}", item.namespace(), item.name())]);
     let labels = item.metadata.get("labels").and_then(Value::as_object).into_iter().flatten();
     let labels = labels.map(|(key, value)| format!("{key}={}", text(Some(value)))).collect::<Vec<_>>().join(", ");
     let created = ago(item.metadata.get("creationTimestamp"), now);

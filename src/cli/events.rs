@@ -48,7 +48,7 @@ pub async fn run(args: EventsArgs, global: &Global) -> Result<(), CliError> {
     };
     let mut query = target.namespace_query();
     if let Some((kind, name)) = about {
-        query.push(("kind", kind.plural.to_owned()));
+        query.push(("kind", kind.plural().to_owned()));
         query.extend(name.map(|name| ("name", name)));
     }
     if follow {

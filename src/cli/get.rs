@@ -10,7 +10,10 @@ use super::{
     output::{self, Format, Outage, Style, print, print_ready, until_unread},
     tasks,
 };
-use crate::http::{Item, ItemList, Kind};
+use crate::{
+    api::Kind,
+    http::{Item, ItemList},
+};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -80,11 +83,11 @@ impl Shown {
         match &self.name {
             Some(name) => {
                 let namespace = target.namespace_of_one();
-                let item = target.api.get(&[self.kind.plural, namespace, name], &[]).await?;
+                let item = target.api.get(&[self.kind.plural(), namespace, name], &[]).await?;
                 Ok((vec![item], target.api.now()))
             }
             None => {
-                let list: ItemList = target.api.get(&[self.kind.plural], &target.namespace_query()).await?;
+                let list: ItemList = target.api.get(&[self.kind.plural()], &target.namespace_query()).await?;
                 Ok((list.items, list.now))
             }
         }
@@ -104,7 +107,7 @@ impl Shown {
             return Ok(());
         }
         if items.is_empty() {
-            return print(&format!("no {} is declared\n", self.kind.kind));
+            return print(&format!("no {} is declared\n", self.kind));
         }
         print_ready(&self.table(&items, now))
     }

@@ -12,15 +12,16 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{api::DynamicObject, runtime::watcher};
 
 use crate::{
+    api::{Kind, ObjectKey},
     platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
-    store::{JournalEntry, ResourceKey, Store},
+    store::{JournalEntry, Store},
 };
 
 /// The time in which Kubernetes counts an event instead of repeating it.
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
 
 /// Object, reason and message.
-type Said = (ResourceKey, String, String);
+type Said = (ObjectKey, String, String);
 
 pub struct Journaled {
     inner: Arc<dyn Platform>,
@@ -42,7 +43,7 @@ impl Journaled {
     async fn keep(&self, about: &ObjectId, note: &Note) {
         let at = Timestamp::now();
         let ObjectId { kind, namespace, name, .. } = about.clone();
-        let about = ResourceKey { kind, namespace, name };
+        let about = ObjectKey { kind, namespace, name };
         if self.is_repeated((about.clone(), note.reason.clone(), note.message.clone()), at) {
             return;
         }
@@ -56,7 +57,7 @@ impl Journaled {
 
 #[async_trait]
 impl Platform for Journaled {
-    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>> {
+    fn watch(&self, kind: Kind) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>> {
         self.inner.watch(kind)
     }
 
@@ -102,11 +103,11 @@ impl Platform for Journaled {
         self.inner.namespaces().await
     }
 
-    fn unreadable(&self, kind: &str) -> BTreeMap<String, Unreadable> {
+    fn unreadable(&self, kind: Kind) -> BTreeMap<String, Unreadable> {
         self.inner.unreadable(kind)
     }
 
-    fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+    fn report_undecodable(&self, kind: Kind, problems: Vec<Problem>) {
         self.inner.report_undecodable(kind, problems);
     }
 }
@@ -121,7 +122,7 @@ mod tests {
 
     #[async_trait]
     impl Platform for Away {
-        fn watch(&self, _: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>> {
+        fn watch(&self, _: Kind) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>> {
             Box::pin(futures::stream::pending())
         }
         async fn apply_status(&self, _: &ObjectId, _: &serde_json::Value) -> Result<(), PlatformError> {

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 
 use super::CliError;
 use crate::{
+    api::Kind,
     api::{GROUP, RECONCILE_REQUESTED_AT, RUN_REQUESTED_AT, VERSION},
-    http::Kind,
 };
 
 const CONTROLLERS: &str = "app.kubernetes.io/name=ostler,app.kubernetes.io/component=controller";
@@ -143,8 +143,8 @@ impl Cluster {
             group: GROUP.to_owned(),
             version: VERSION.to_owned(),
             api_version: crate::api::API_VERSION.to_owned(),
-            kind: kind.kind.to_owned(),
-            plural: kind.plural.to_owned(),
+            kind: kind.into(),
+            plural: kind.plural().to_owned(),
         };
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let params = PatchParams { field_manager: Some("ostler-cli".to_owned()), ..PatchParams::default() };

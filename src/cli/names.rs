@@ -1,10 +1,7 @@
 //! Names of resources as people type them: `KIND/NAME`.
 
 use super::{CliError, TargetSystem};
-use crate::{
-    base::closest,
-    http::{ItemList, KINDS, Kind},
-};
+use crate::{api::Kind, base::closest, http::ItemList};
 
 /// `KIND NAME`, `KIND/NAME` or `KIND`.
 pub fn kind_and_name(text: &str, name: Option<String>) -> Result<(Kind, Option<String>), CliError> {
@@ -12,13 +9,13 @@ pub fn kind_and_name(text: &str, name: Option<String>) -> Result<(Kind, Option<S
         Some((kind, inner)) => (kind, Some(inner.to_owned())),
         None => (text, None),
     };
-    let known = || KINDS.map(|k| format!("{} ({})", k.plural, k.short)).join(", ");
+    let known = || Kind::ALL.iter().map(|k| format!("{} ({})", k.plural(), k.short())).collect::<Vec<_>>().join(", ");
     let kind = Kind::find(nickname(kind))
         .ok_or_else(|| CliError::misused(format!("there is no kind {kind:?}: there are {}", known())))?;
     match (inner, name) {
         (Some(a), Some(b)) => Err(CliError::misused(format!("two names, {a:?} and {b:?}: write one"))),
         (Some(inner), None) if inner.is_empty() => {
-            Err(CliError::misused(format!("{text:?} has no name: write {}/NAME", kind.short)))
+            Err(CliError::misused(format!("{text:?} has no name: write {}/NAME", kind.short())))
         }
         (inner, name) => Ok((kind, inner.or(name))),
     }
@@ -36,7 +33,7 @@ fn nickname(word: &str) -> &str {
 
 /// `KIND/NAME`, or a NAME alone where one resource only is called so.
 pub async fn resolve(text: &str, target: &TargetSystem) -> Result<(Kind, String), CliError> {
-    resolve_among(text, &KINDS, target).await
+    resolve_among(text, Kind::ALL, target).await
 }
 
 /// The same, of these kinds only.
@@ -48,9 +45,9 @@ pub async fn resolve_among(text: &str, kinds: &[Kind], target: &TargetSystem) ->
     let query = [("namespace", namespace.to_owned())];
     let (mut found, mut known) = (Vec::new(), Vec::new());
     for kind in kinds {
-        let list: ItemList = target.api.get(&[kind.plural], &query).await?;
+        let list: ItemList = target.api.get(&[kind.plural()], &query).await?;
         found.extend(list.items.iter().filter(|item| item.name() == text).map(|_| *kind));
-        known.extend(list.items.iter().map(|item| format!("{}/{}", kind.short, item.name())));
+        known.extend(list.items.iter().map(|item| format!("{}/{}", kind.short(), item.name())));
     }
     match found.as_slice() {
         [kind] => Ok((*kind, text.to_owned())),
@@ -64,7 +61,7 @@ pub async fn resolve_among(text: &str, kinds: &[Kind], target: &TargetSystem) ->
             Err(CliError::failed(format!("nothing is called {text:?} in namespace {namespace}: {meant}")))
         }
         several => {
-            let all: Vec<String> = several.iter().map(|kind| format!("{}/{text}", kind.short)).collect();
+            let all: Vec<String> = several.iter().map(|kind| format!("{}/{text}", kind.short())).collect();
             Err(CliError::misused(format!("{text:?} may be {}: write which", all.join(" or "))))
         }
     }
@@ -77,7 +74,7 @@ pub fn whole(text: &str) -> Result<Option<(Kind, String)>, CliError> {
     }
     match kind_and_name(text, None)? {
         (kind, Some(name)) => Ok(Some((kind, name))),
-        (kind, None) => Err(CliError::misused(format!("{text:?} names no resource: write {}/NAME", kind.short))),
+        (kind, None) => Err(CliError::misused(format!("{text:?} names no resource: write {}/NAME", kind.short()))),
     }
 }
 
@@ -88,7 +85,7 @@ mod tests {
     #[test]
     fn a_resource_is_named_as_with_kubectl() {
         let name = |text: &str, name: Option<&str>| {
-            kind_and_name(text, name.map(str::to_owned)).map(|(k, n)| (k.short, n)).map_err(|e| e.to_string())
+            kind_and_name(text, name.map(str::to_owned)).map(|(k, n)| (k.short(), n)).map_err(|e| e.to_string())
         };
         assert_eq!(name("llm", None), Ok(("llm", None)));
         assert_eq!(name("llm/mlx", None), Ok(("llm", Some("mlx".into()))));

@@ -21,7 +21,7 @@ use crate::{
     agent::os,
     controllers,
     host::mask,
-    http::{self, Api, Authorizer, Home, ProblemSource},
+    http::{self, Api, Authorizer, ProblemSource, ResourceHome},
     listener::raise_open_files,
     net::HttpClient,
     platform::Platform,
@@ -34,14 +34,14 @@ use crate::{
 const REST: Duration = Duration::from_secs(8);
 
 /// What a process is made of.
-pub struct ControlPlaneParts {
+pub struct ControllerParts {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
     pub workloads: Arc<Workloads>,
     pub worker_pods: Arc<WorkerPods>,
     pub sealing: Option<seal::Key>,
     pub authorizer: Arc<dyn Authorizer>,
-    pub home: Home,
+    pub home: ResourceHome,
     pub http: HttpClient,
     pub metrics: Metrics,
     pub loops: Loops,
@@ -53,7 +53,7 @@ pub struct ControlPlaneParts {
 }
 
 /// Leadership, controllers and API at work.
-pub struct ControlPlane {
+pub struct ControllerProcess {
     acting: CancellationToken,
     controllers: JoinHandle<()>,
     leading: CancellationToken,
@@ -62,10 +62,10 @@ pub struct ControlPlane {
     server: JoinHandle<io::Result<()>>,
 }
 
-impl ControlPlane {
+impl ControllerProcess {
     /// Starts everything. Whether this process leads is known some moments later.
-    pub async fn start(parts: ControlPlaneParts, listener: TcpListener) -> Result<Self, CliError> {
-        let ControlPlaneParts {
+    pub async fn start(parts: ControllerParts, listener: TcpListener) -> Result<Self, CliError> {
+        let ControllerParts {
             store,
             platform,
             workloads,
@@ -132,7 +132,7 @@ impl ControlPlane {
         self.leading.cancel();
     }
 
-    /// Ends the rest, after [`ControlPlane::rest`].
+    /// Ends the rest, after [`ControllerProcess::rest`].
     pub async fn end(self) {
         self.lead.stopped().await;
         self.serving.cancel();
@@ -228,21 +228,21 @@ fn ignores_hangup() -> bool {
 
 /// The process behind a port, as far as this user may see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortOwner {
+pub struct PortHolder {
     pub pid: Option<u32>,
     pub user: Option<String>,
     pub command: Option<String>,
 }
 
 /// `None`: nobody listens there, or the system does not tell.
-pub fn port_owner(address: SocketAddr) -> Option<PortOwner> {
+pub fn port_owner(address: SocketAddr) -> Option<PortHolder> {
     let listener = os::listener(address.ip(), address.port()).ok().flatten()?;
     let pid = listener.pid;
     let user = pid.and_then(os::uid_of).map(os::user_name);
-    Some(PortOwner { pid, user, command: pid.and_then(os::command_line) })
+    Some(PortHolder { pid, user, command: pid.and_then(os::command_line) })
 }
 
-impl fmt::Display for PortOwner {
+impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, user, command } = self;
         match (pid, command) {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     agent,
-    api::number_of,
+    api::{Kind, number_of},
     controllers::check_schedule,
     http::Problem,
     platform::local::{Checked, check},
@@ -76,6 +76,10 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+fn kind(object: &Value) -> Option<Kind> {
+    text(object, "/kind").parse().ok()
+}
+
 fn problem(error: bool, object: &Value, field: &str, message: String) -> Problem {
     let about =
         format!("{} {}/{}", text(object, "/kind"), text(object, "/metadata/namespace"), text(object, "/metadata/name"));
@@ -83,7 +87,7 @@ fn problem(error: bool, object: &Value, field: &str, message: String) -> Problem
 }
 
 fn of_schedules(objects: &[Value]) -> Vec<Problem> {
-    let schedules = objects.iter().filter(|object| object["kind"] == "TaskSchedule");
+    let schedules = objects.iter().filter(|object| kind(object) == Some(Kind::TaskSchedule));
     schedules
         .filter_map(|object| {
             let zone = Some(text(object, "/spec/timeZone")).filter(|zone| !zone.is_empty()).unwrap_or("UTC");
@@ -95,17 +99,17 @@ fn of_schedules(objects: &[Value]) -> Vec<Problem> {
 
 /// References to what these manifests do not declare.
 fn dangling(objects: &[Value]) -> Vec<Problem> {
-    let is_there = |of: &Value, kind: &str, name: &str| {
+    let is_there = |of: &Value, wanted: Kind, name: &str| {
         let namespace = text(of, "/metadata/namespace");
         objects.iter().any(|object| {
-            object["kind"] == kind
+            kind(object) == Some(wanted)
                 && text(object, "/metadata/name") == name
                 && text(object, "/metadata/namespace") == namespace
         })
     };
     let is_served = |of: &Value, model: &str| {
         let namespace = text(of, "/metadata/namespace");
-        let backends = objects.iter().filter(|o| o["kind"] == "LLMBackend");
+        let backends = objects.iter().filter(|o| kind(o) == Some(Kind::LLMBackend));
         backends.filter(|o| text(o, "/metadata/namespace") == namespace).any(|o| {
             let models = o.pointer("/spec/models").and_then(Value::as_array).into_iter().flatten();
             models.into_iter().any(|m| m["name"] == model || m["alias"] == model)
@@ -113,31 +117,33 @@ fn dangling(objects: &[Value]) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     for object in objects {
-        let mut refer = |field: &str, kind: &str, name: &str| {
+        let mut refer = |field: &str, kind: Kind, name: &str| {
             if !name.is_empty() && !is_there(object, kind, name) {
                 problems.push(problem(false, object, field, format!("no {kind} {name} is declared here")));
             }
         };
-        match text(object, "/kind") {
-            "Expert" => {
+        match kind(object) {
+            Some(Kind::Expert) => {
                 let model = text(object, "/spec/model");
                 if !model.is_empty() && !is_served(object, model) {
                     let message = format!("no LLMBackend here serves {model:?}, as name or alias of a model");
                     problems.push(problem(false, object, "spec.model", message));
                 }
             }
-            "TaskQueue" => refer("spec.defaultExpertRef", "Expert", text(object, "/spec/defaultExpertRef/name")),
-            "WorkerPool" => {
+            Some(Kind::TaskQueue) => {
+                refer("spec.defaultExpertRef", Kind::Expert, text(object, "/spec/defaultExpertRef/name"))
+            }
+            Some(Kind::WorkerPool) => {
                 for queue in object.pointer("/spec/queueRefs").and_then(Value::as_array).into_iter().flatten() {
-                    refer("spec.queueRefs", "TaskQueue", text(queue, "/name"));
+                    refer("spec.queueRefs", Kind::TaskQueue, text(queue, "/name"));
                 }
             }
-            "TaskSchedule" => {
-                refer("spec.queueRef", "TaskQueue", text(object, "/spec/queueRef/name"));
-                refer("spec.task.expert", "Expert", text(object, "/spec/task/expert"));
+            Some(Kind::TaskSchedule) => {
+                refer("spec.queueRef", Kind::TaskQueue, text(object, "/spec/queueRef/name"));
+                refer("spec.task.expert", Kind::Expert, text(object, "/spec/task/expert"));
             }
-            "LLMBackend" => {
-                refer("spec.recovery.hostAgentRef", "HostAgent", text(object, "/spec/recovery/hostAgentRef/name"));
+            Some(Kind::LLMBackend) => {
+                refer("spec.recovery.hostAgentRef", Kind::HostAgent, text(object, "/spec/recovery/hostAgentRef/name"));
             }
             _ => {}
         }

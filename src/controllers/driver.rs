@@ -7,6 +7,7 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
+    core::object::HasStatus,
     runtime::{
         applier,
         controller::{Action, Config, Error as applier_error},
@@ -19,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::{
+    api::{Kind, ResourceStatus},
     platform::{Note, ObjectId, Platform, PlatformError},
     store::Term,
     telemetry::{Beat, Metrics, ReconcileResult},
@@ -28,14 +30,15 @@ use super::{
     backoff::Backoffs,
     error::{Class, StepError, panic_message},
     feed::Feed,
+    status,
 };
 
 mod queue;
 mod readiness;
 
-use queue::{Waiting, queue};
+use queue::{WaitingObjects, queue};
 
-pub use queue::{Triggered, triggers};
+pub use queue::Triggers;
 
 /// Passes at once, so that a thousand objects don't stampede.
 const CONCURRENCY: u16 = 32;
@@ -45,32 +48,54 @@ const APPLY: Duration = Duration::from_secs(60);
 /// Without any trigger, an object is looked at again after this.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// What conditions say that have nothing to tell.
-pub const SETTLED: &str = "nothing is being changed";
-pub const NOT_STALLED: &str = "nothing needs a person";
+/// An object of one of the kinds.
+pub trait Object:
+    Resource<DynamicType = ()>
+    + HasStatus<Status: ResourceStatus>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
 
-/// What the last step hands to the loop.
+impl<K> Object for K where
+    K: Resource<DynamicType = ()>
+        + HasStatus<Status: ResourceStatus>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What the last step hands to the loop, which writes the status if it differs from the old one.
 pub struct Report<S> {
-    /// The whole status, when it differs from what the object has.
-    pub status: Option<S>,
+    pub status: S,
+    /// This term has not seen enough yet: what an earlier one wrote about the same generation holds.
+    pub undecided: bool,
     pub notes: Vec<Note>,
-    /// Events about the change of status: published once it is written.
-    pub changes: Vec<Note>,
     /// When to look again, sooner than the period.
     pub again: Option<Duration>,
 }
 
-/// A controller in four steps. `apply` takes only what `plan` returned.
+/// A controller in four steps: `observe` reads and decides nothing, `plan` is pure and decides everything, `apply` does what
+/// `plan` returned, and `status` is computed from all of it.
 #[async_trait]
 pub trait Controller: Send + Sync + 'static {
-    type Object: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static;
+    type Object: Object;
     type Observed: Send + Sync;
     type Plan: Send;
-    type Done: Send + Sync;
-    type Status: Serialize + Send + Sync;
+    /// What came of the plan.
+    type Outcome: Send + Sync;
 
-    /// The kind, as in manifests.
-    const KIND: &'static str;
+    const KIND: Kind;
 
     async fn observe(&self, object: &Self::Object) -> Result<Self::Observed, StepError>;
     fn plan(&self, object: &Self::Object, observed: &Self::Observed, now: Timestamp) -> Self::Plan;
@@ -80,14 +105,21 @@ pub trait Controller: Send + Sync + 'static {
         observed: &Self::Observed,
         plan: Self::Plan,
         term: &Term,
-    ) -> Result<Self::Done, StepError>;
+    ) -> Result<Self::Outcome, StepError>;
     fn status(
         &self,
         object: &Self::Object,
         observed: &Self::Observed,
-        done: &Self::Done,
+        outcome: &Self::Outcome,
         now: Timestamp,
-    ) -> Report<Self::Status>;
+    ) -> Report<<Self::Object as HasStatus>::Status>;
+    /// The event of a change of status, published once that is written.
+    fn change(
+        old: Option<&<Self::Object as HasStatus>::Status>,
+        new: &<Self::Object as HasStatus>::Status,
+    ) -> Option<Note> {
+        status::change(old, new)
+    }
     /// The object is not there any more.
     fn gone(&self, namespace: &str, name: &str);
 }
@@ -98,13 +130,14 @@ pub struct Drive {
     pub metrics: Metrics,
     pub term: Term,
     pub beat: Beat,
+    pub triggers: Triggers,
 }
 
 /// What passes of one kind share.
 struct Passes<C: Controller> {
     controller: Arc<C>,
     drive: Drive,
-    waiting: Waiting<C::Object>,
+    waiting: WaitingObjects<C::Object>,
     backoffs: Backoffs<ObjectRef<C::Object>>,
     said: readiness::ReadinessLog,
     /// Objects whose status is refused: they are healed all the same.
@@ -112,17 +145,14 @@ struct Passes<C: Controller> {
 }
 
 /// Runs a controller for one term of leadership.
-pub async fn drive<C: Controller>(
-    controller: Arc<C>,
-    feed: Feed<C::Object>,
-    triggered: Triggered<C::Object>,
-    drive: Drive,
-) where
+pub async fn drive<C: Controller>(controller: Arc<C>, feed: Feed<C::Object>, drive: Drive)
+where
     ObjectRef<C::Object>: Eq + Hash,
 {
     let cancelled = drive.term.ended().clone();
-    let waiting = Waiting::new(C::KIND, &drive.metrics);
-    let queue = queue(&feed, triggered, waiting.clone()).take_until(cancelled.clone().cancelled_owned());
+    let waiting = WaitingObjects::new(C::KIND.as_str(), &drive.metrics);
+    let queue = queue(&feed, (C::KIND, drive.triggers.clone()), waiting.clone())
+        .take_until(cancelled.clone().cancelled_owned());
     let context = Arc::new(Passes {
         controller,
         drive,
@@ -136,12 +166,12 @@ pub async fn drive<C: Controller>(
         |object: Arc<C::Object>, passes: Arc<Passes<C>>| {
             passes.waiting.begun(&ObjectRef::from_obj(&*object));
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            let span = tracing::info_span!("pass", kind = C::KIND, namespace, name);
+            let span = tracing::info_span!("pass", kind = C::KIND.as_str(), namespace, name);
             // A task of its own: a pass that computes for long does not hold up the others.
             let pass = tokio::spawn(async move { passes.pass(&object).await }.instrument(span));
             AbortOnDropHandle::new(pass).map(|ended| {
                 ended.unwrap_or_else(|error| {
-                    tracing::error!(kind = C::KIND, %error, "pass was aborted");
+                    tracing::error!(kind = C::KIND.as_str(), %error, "pass was aborted");
                     Ok(Action::requeue(PERIOD))
                 })
             })
@@ -195,7 +225,7 @@ where
         let (began, reconciles) = (Instant::now(), &self.drive.metrics.reconciles);
         match self.steps(object).await {
             Ok((again, Some(error))) => {
-                reconciles.failed(C::KIND, error.reason(), began.elapsed());
+                reconciles.failed(C::KIND.as_str(), error.reason(), began.elapsed());
                 self.backoffs.forget(&of);
                 let (wait, is_new) = self.unwritten.failed(of, generation, &error, Instant::now());
                 tell(C::KIND, object, &error, wait, is_new);
@@ -208,12 +238,12 @@ where
                 Ok(Action::requeue(again.min(wait)))
             }
             Ok((again, None)) => {
-                reconciles.finished(C::KIND, ReconcileResult::Success, began.elapsed());
+                reconciles.finished(C::KIND.as_str(), ReconcileResult::Success, began.elapsed());
                 self.backoffs.forget(&of);
                 Ok(Action::requeue(again))
             }
             Err(error) => {
-                reconciles.failed(C::KIND, error.reason(), began.elapsed());
+                reconciles.failed(C::KIND.as_str(), error.reason(), began.elapsed());
                 let (wait, is_new) = self.backoffs.failed(of, generation, &error, Instant::now());
                 tell(C::KIND, object, &error, wait, is_new);
                 Err(Failed { wait })
@@ -238,38 +268,39 @@ where
         let (controller, drive) = (&*self.controller, &self.drive);
         let observed = bounded("observe", OBSERVE, controller.observe(object)).await?;
         let plan = guarded("plan", || controller.plan(object, &observed, Timestamp::now()))?;
-        let done = bounded("apply", APPLY, controller.apply(object, &observed, plan, &drive.term)).await?;
-        let report = guarded("status", || controller.status(object, &observed, &done, Timestamp::now()))?;
+        let outcome = bounded("apply", APPLY, controller.apply(object, &observed, plan, &drive.term)).await?;
+        let report = guarded("status", || controller.status(object, &observed, &outcome, Timestamp::now()))?;
         let again = report.again.unwrap_or(PERIOD);
         if !drive.term.still_leads() {
             return Ok((again, None));
         }
         let id = object_id(C::KIND, object);
         publish(drive, &id, &report.notes).await;
-        let Some(status) = &report.status else {
+        let old = object.status();
+        if report.undecided || !status::differs(old, &report.status) {
             if !self.said.knows(&id.namespace, &id.name) {
                 let as_json = serde_json::to_value(object).unwrap_or_default();
-                self.said.tell(&id, &as_json["status"]);
+                self.said.tell(C::KIND, &id, &as_json["status"]);
             }
             return Ok((again, None));
-        };
-        let status = serde_json::to_value(status)
+        }
+        let status = serde_json::to_value(&report.status)
             .map_err(|e| PlatformError::Invalid(format!("status of {}/{}: {e}", id.namespace, id.name)))?;
-        self.said.tell(&id, &status);
+        self.said.tell(C::KIND, &id, &status);
         let of = ObjectRef::from_obj(object);
         if let Some(wait) = self.unwritten.wait(&of, object.meta().generation, Instant::now()) {
             return Ok((again.min(wait), None));
         }
-        drive.metrics.process.platform_write(C::KIND, "status");
+        drive.metrics.process.platform_write(C::KIND.as_str(), "status");
         match drive.platform.apply_status(&id, &status).await {
             Ok(()) => {
                 self.unwritten.forget(&of);
-                publish(drive, &id, &report.changes).await;
+                publish(drive, &id, C::change(old, &report.status).as_slice()).await;
                 Ok((again, None))
             }
             // The watch brings the newer object, or its deletion.
             Err(error @ (PlatformError::Conflict(_) | PlatformError::NotFound(_))) => {
-                tracing::debug!(kind = C::KIND, namespace = id.namespace, name = id.name, %error, "status not written");
+                tracing::debug!(kind = id.kind, namespace = id.namespace, name = id.name, %error, "status not written");
                 Ok((again.min(Duration::from_secs(3)), None))
             }
             // Status is a copy: while it can't be written, healing goes on.
@@ -297,9 +328,9 @@ fn guarded<T>(step: &'static str, work: impl FnOnce() -> T) -> Result<T, StepErr
         .map_err(|panic| StepError::Panic { step, message: panic_message(&*panic) })
 }
 
-fn tell<K: Resource<DynamicType = ()>>(kind: &str, object: &K, error: &StepError, wait: Duration, is_new: bool) {
+fn tell<K: Resource<DynamicType = ()>>(kind: Kind, object: &K, error: &StepError, wait: Duration, is_new: bool) {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let (reason, wait) = (error.reason(), wait.as_secs_f32());
+    let (kind, reason, wait) = (kind.as_str(), error.reason(), wait.as_secs_f32());
     if matches!(error, StepError::Panic { .. }) && is_new {
         tracing::error!(kind, namespace, name, reason, wait, %error, "pass failed");
     } else if error.class() == Class::Wait || !is_new {
@@ -318,18 +349,10 @@ async fn publish(drive: &Drive, about: &ObjectId, notes: &[Note]) {
     }
 }
 
-/// Whether two statuses are the same once they are stored: an API server keeps whole seconds of what has nanoseconds here.
-pub fn stored_alike<S: Serialize>(old: &S, new: &S) -> bool {
-    match (serde_json::to_value(old), serde_json::to_value(new)) {
-        (Ok(old), Ok(new)) => old == new,
-        _ => false,
-    }
-}
-
 /// The version of the object that a pass looked at.
-pub fn object_id<K: Resource<DynamicType = ()>>(kind: &str, object: &K) -> ObjectId {
+fn object_id<K: Resource<DynamicType = ()>>(kind: Kind, object: &K) -> ObjectId {
     ObjectId {
-        kind: kind.to_owned(),
+        kind: kind.into(),
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
         uid: object.uid().unwrap_or_default(),

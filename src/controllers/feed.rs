@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{Condition, ConditionStatus},
+    api::{Condition, ConditionStatus, Kind},
     platform::{Note, ObjectId, Platform, Problem, WatchError},
     telemetry::{Beat, Metrics},
 };
@@ -77,7 +77,7 @@ where
     /// Starts watching. The watch goes on until `shutdown`, through every error.
     pub fn start(
         platform: Arc<dyn Platform>,
-        kind: &'static str,
+        kind: Kind,
         metrics: &Metrics,
         beat: Beat,
         shutdown: CancellationToken,
@@ -87,7 +87,7 @@ where
         feed
     }
 
-    fn new(platform: Arc<dyn Platform>, kind: &'static str, metrics: Metrics) -> (Self, Pump<K>) {
+    fn new(platform: Arc<dyn Platform>, kind: Kind, metrics: Metrics) -> (Self, Pump<K>) {
         let writer = Writer::<K>::new(());
         let objects = writer.as_reader();
         let (touched, _) = broadcast::channel(BEHIND);
@@ -208,7 +208,7 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 struct Pump<K: Resource<DynamicType = ()> + Clone + 'static> {
-    kind: &'static str,
+    kind: Kind,
     platform: Arc<dyn Platform>,
     metrics: Metrics,
     writer: Writer<K>,
@@ -237,7 +237,7 @@ where
                     Some(Ok(event)) => self.take(event),
                     Some(Err(error)) => self.interrupted(&error),
                     None => {
-                        tracing::error!(kind = self.kind, "watch ended; starting it again");
+                        tracing::error!(kind = self.kind.as_str(), "watch ended; starting it again");
                         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                         events = self.platform.watch(self.kind);
                     }
@@ -250,9 +250,9 @@ where
         let before = self.failing.clone();
         self.heed_failing();
         if self.failing.is_empty() {
-            tracing::warn!(kind = self.kind, %error, "watch interrupted; will retry");
+            tracing::warn!(kind = self.kind.as_str(), %error, "watch interrupted; will retry");
         } else if before == self.failing {
-            tracing::debug!(kind = self.kind, %error, "watch interrupted; will retry");
+            tracing::debug!(kind = self.kind.as_str(), %error, "watch interrupted; will retry");
         }
     }
 
@@ -265,12 +265,17 @@ where
         let now: BTreeMap<String, String> =
             unreadable.into_iter().map(|(namespace, one)| (namespace, one.why)).collect();
         for (namespace, why) in now.iter().filter(|(namespace, why)| self.failing.get(*namespace) != Some(why)) {
-            tracing::warn!(kind = self.kind, namespace, error = why, "could not watch a namespace; will retry");
-            self.metrics.reconciles.watch_failing(self.kind, namespace, true);
+            tracing::warn!(
+                kind = self.kind.as_str(),
+                namespace,
+                error = why,
+                "could not watch a namespace; will retry"
+            );
+            self.metrics.reconciles.watch_failing(self.kind.as_str(), namespace, true);
         }
         for namespace in self.failing.keys().filter(|namespace| !now.contains_key(*namespace)) {
-            tracing::info!(kind = self.kind, namespace, "watching the namespace again");
-            self.metrics.reconciles.watch_failing(self.kind, namespace, false);
+            tracing::info!(kind = self.kind.as_str(), namespace, "watching the namespace again");
+            self.metrics.reconciles.watch_failing(self.kind.as_str(), namespace, false);
         }
         self.failing = now;
     }
@@ -331,7 +336,7 @@ where
     fn decode(&mut self, object: DynamicObject) -> Option<K> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let at = (namespace.clone(), name.clone());
-        let id = ObjectId { kind: self.kind.to_owned(), ..ObjectId::of(&object) };
+        let id = ObjectId { kind: self.kind.into(), ..ObjectId::of(&object) };
         let (generation, is_told) = (object.metadata.generation.unwrap_or_default(), says_undecodable(&object));
         let why = match parsed(object) {
             Ok(object) => {
@@ -350,7 +355,7 @@ where
         let is_new = self.bad.borrow().get(&at).is_none_or(|known| known.why != why || known.id.uid != id.uid);
         if is_new {
             let why = undecodable(&why);
-            tracing::warn!(kind = self.kind, namespace, name, has_last_good = last.is_some(), "{why}");
+            tracing::warn!(kind = self.kind.as_str(), namespace, name, has_last_good = last.is_some(), "{why}");
         }
         let version = id.resource_version.clone();
         let one = Undecodable { id, why, generation, has_last_good: last.is_some(), is_told };
@@ -368,7 +373,7 @@ where
 
     fn report(&self) {
         let bad = self.bad.borrow();
-        self.metrics.reconciles.undecodable(self.kind, bad.len());
+        self.metrics.reconciles.undecodable(self.kind.as_str(), bad.len());
         let problem = |one: &Undecodable| Problem::error(undecodable(&one.why)).about(&one.id.key());
         self.platform.report_undecodable(self.kind, bad.values().map(problem).collect());
     }

@@ -12,6 +12,7 @@ mod host_agent;
 mod llm_backend;
 mod run;
 mod shared;
+mod status;
 mod supervise;
 mod task_queue;
 mod task_schedule;

@@ -3,35 +3,27 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use kube::runtime::reflector::ObjectRef;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{HostAgent, LLMBackend},
+    api::{Kind, LLMBackend},
     platform::Secrets,
     store::{BackendRow, LeadState, Observation, StoreError, Term},
 };
 
 use super::{
     Parts,
-    declared::Feeds,
+    declared::{ControlPlane, Feeds},
     dispatch,
-    driver::{Drive, drive, triggers},
+    driver::Triggers,
     feed::Feed,
     host_agent, llm_backend,
-    shared::{AgentRegistry, NamespacedName, Shared, SlotWatch, Wake, Wishes},
+    shared::{AgentRegistry, Shared, SlotWatch, Wake, Wishes},
     supervise::Supervisor,
-    work,
+    work::{self, SILENCE, SWEEP, Start},
 };
 
-/// Loops that have nothing to do for longer than this are stuck.
-const SILENCE: Duration = Duration::from_secs(60);
-/// Besides every complete listing, what is gone is looked for this often.
-const SWEEP: Duration = Duration::from_secs(300);
 /// Last probes and canaries are rows too; what they found is written at most this often.
 const OBSERVATIONS: Duration = Duration::from_secs(10);
 /// The same where only their times are others.
@@ -77,8 +69,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
     let ended = term.ended().child_token();
     let _stop = ended.clone().drop_guard();
     let beat = |name: &str| parts.loops.register(name, SILENCE);
-    let (backend_trigger, backend_queue) = triggers();
-    let (agent_trigger, agent_queue) = triggers();
+    let triggers = Triggers::default();
     let shared = Shared {
         agents: AgentRegistry::default(),
         secrets: Secrets::new(Arc::clone(&parts.platform)),
@@ -93,51 +84,32 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
         shared.clone(),
         backends.clone(),
         agents.clone(),
-        backend_trigger.clone(),
-        agent_trigger.clone(),
+        triggers.clone(),
     ));
     let agent_controller = Arc::new(host_agent::HostAgents::new(
         parts.clone(),
         shared.clone(),
         Arc::clone(&backend_controller),
         backends.clone(),
-        agent_trigger.clone(),
-        backend_trigger.clone(),
+        triggers.clone(),
     ));
     let mut supervisor = Supervisor::default();
-    let driver = |name: &'static str| {
-        let (parts, term) = (parts.clone(), term.clone());
-        move || Drive {
-            platform: Arc::clone(&parts.platform),
-            metrics: parts.metrics.clone(),
-            term: term.clone(),
-            beat: parts.loops.register(name, SILENCE),
-        }
-    };
-    let (controller, feed, with) = (Arc::clone(&backend_controller), backends.clone(), driver("reconcile LLMBackend"));
-    supervisor.run("reconcile LLMBackend", move || {
-        drive(Arc::clone(&controller), feed.clone(), backend_queue.clone(), with())
-    });
-    let (feed, with) = (agents.clone(), driver("reconcile HostAgent"));
-    supervisor.run("reconcile HostAgent", move || {
-        drive(Arc::clone(&agent_controller), feed.clone(), agent_queue.clone(), with())
-    });
     let (of, feed, during) = (parts.clone(), backends.clone(), term.clone());
     supervisor.run("sweep LLMBackend", move || sweep(of.clone(), feed.clone(), during.clone()));
     let (of, controller, during) = (parts.clone(), Arc::clone(&backend_controller), term.clone());
     supervisor
         .run("record observations", move || record_observations(of.clone(), Arc::clone(&controller), during.clone()));
-    let (slots, controller, trigger) = (shared.slots.clone(), Arc::clone(&backend_controller), backend_trigger.clone());
+    let (slots, controller, trigger) = (shared.slots.clone(), Arc::clone(&backend_controller), triggers.clone());
     supervisor.run("heed work", move || {
         let (slots, controller, trigger) = (slots.clone(), Arc::clone(&controller), trigger.clone());
-        async move { heed_work(&slots, &controller, trigger).await }
+        async move { heed_work(&slots, &controller, &trigger).await }
     });
-    dispatch::start(&mut supervisor, parts, &shared, term, backend_trigger.clone());
-    let (wishes, both) = (shared.wishes.clone(), (backends.clone(), agents.clone()));
-    supervisor.run("heed wishes", move || {
-        heed_wishes(wishes.clone(), both.clone(), backend_trigger.clone(), agent_trigger.clone())
-    });
-    work::start(&mut supervisor, parts, &shared, feeds.clone(), term).await;
+    dispatch::start(&mut supervisor, parts, &shared, term, triggers.clone());
+    let world = Arc::new(ControlPlane::new(parts.clone(), shared, feeds.clone(), triggers));
+    let mut start = Start { supervisor: &mut supervisor, world, term: term.clone() };
+    start.kind(backend_controller, backends);
+    start.kind(agent_controller, agents);
+    start.declared().await;
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = term.ended().cancelled() => {}
@@ -146,32 +118,10 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
 }
 
 /// Passes are rare while nothing changes: a server whose open calls, evidence or demand changed is judged at once.
-async fn heed_work(
-    slots: &SlotWatch,
-    backends: &llm_backend::Backends,
-    trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
-) {
+async fn heed_work(slots: &SlotWatch, backends: &llm_backend::Backends, triggers: &Triggers) {
     loop {
         for url in slots.changed().await {
-            // No receiver: the term is over.
-            backends.of_server(&url).into_iter().for_each(|backend| drop(trigger.send(backend)));
-        }
-    }
-}
-
-/// A wish of a person concerns everything at once: each object is looked at.
-async fn heed_wishes(
-    mut wishes: Wishes,
-    (backends, agents): (Feed<LLMBackend>, Feed<HostAgent>),
-    backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
-    agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
-) {
-    while wishes.changed().await {
-        for object in backends.objects.state() {
-            let _ = backend_trigger.send(ObjectRef::from_obj(&*object));
-        }
-        for object in agents.objects.state() {
-            let _ = agent_trigger.send(ObjectRef::from_obj(&*object));
+            backends.of_server(&url).iter().for_each(|backend| triggers.one(Kind::LLMBackend, backend));
         }
     }
 }
@@ -182,15 +132,11 @@ async fn sweep(parts: Parts, backends: Feed<LLMBackend>, term: Term) {
     let mut periodic = tokio::time::interval(SWEEP);
     loop {
         if backends.is_complete() && term.still_leads() {
-            match sweep_once(&parts, &backends, &term).await {
-                Ok(gone) => {
-                    for row in gone {
-                        let key = NamespacedName::new(row.namespace, row.name);
-                        tracing::info!(backend = %key, "backend is deleted: it gives no new slots");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "could not check for deleted resources; will retry"),
-            }
+            let swept = sweep_once(&parts, &backends, &term).await;
+            work::told(
+                Kind::LLMBackend,
+                swept.map(|gone| gone.into_iter().map(|row| (row.namespace, row.name)).collect()),
+            );
             if let Err(error) = parts.store.prune_journal(Timestamp::now() - JOURNAL).await {
                 tracing::warn!(%error, "could not delete old events; will retry");
             }

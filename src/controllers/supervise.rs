@@ -28,11 +28,11 @@ impl Default for Supervisor {
 
 impl Supervisor {
     /// Starts a loop; `start` makes it anew after a panic.
-    pub fn run<F>(&mut self, name: &'static str, start: impl Fn() -> F + Send + Sync + 'static)
+    pub fn run<F>(&mut self, name: impl Into<String>, start: impl Fn() -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let first = self.first;
+        let (first, name) = (self.first, name.into());
         self.loops.spawn(async move {
             let mut failures = 0;
             loop {

@@ -16,12 +16,15 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::platform::{Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError};
+use crate::{
+    api::Kind,
+    platform::{Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
+};
 
 #[derive(Default)]
-pub struct Home {
+pub struct TestHome {
     pub objects: Vec<DynamicObject>,
-    pub problems: Mutex<BTreeMap<&'static str, Vec<Problem>>>,
+    pub problems: Mutex<BTreeMap<Kind, Vec<Problem>>>,
     pub notes: Mutex<Vec<(String, Note)>>,
     /// Why statuses are refused, if they are.
     pub refuses: Option<PlatformError>,
@@ -45,8 +48,8 @@ pub fn expert(name: &str, version: u32, rest: Value) -> DynamicObject {
 }
 
 #[async_trait]
-impl Platform for Home {
-    fn watch(&self, _: &'static str) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
+impl Platform for TestHome {
+    fn watch(&self, _: Kind) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
         let listed: Vec<_> = self.objects.iter().cloned().map(InitApply).collect();
         let events = std::iter::once(Init).chain(listed).chain([InitDone]).map(Ok).collect::<Vec<_>>();
         stream::iter(events).chain(stream::pending()).boxed()
@@ -77,15 +80,15 @@ impl Platform for Home {
     fn workers_are_pods(&self) -> bool {
         false
     }
-    fn unreadable(&self, _: &str) -> BTreeMap<String, Unreadable> {
+    fn unreadable(&self, _: Kind) -> BTreeMap<String, Unreadable> {
         self.unreadable.lock().unwrap().clone()
     }
-    fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+    fn report_undecodable(&self, kind: Kind, problems: Vec<Problem>) {
         self.problems.lock().unwrap().insert(kind, problems);
     }
 }
 
-impl Home {
+impl TestHome {
     pub fn with(objects: Vec<DynamicObject>) -> Arc<Self> {
         Arc::new(Self { objects, ..Self::default() })
     }

@@ -1,23 +1,23 @@
-//! Starts the watches of all kinds, and what concerns containers, experts, queues, pools and schedules, for one term.
+//! Starts the watches of all kinds, and for one term the loops of all controllers.
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Resource, runtime::reflector::ObjectRef};
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::{store::Term, telemetry::Beat};
+use crate::{
+    api::Kind,
+    store::{StoreError, Term},
+    telemetry::Beat,
+};
 
 use super::{
     Parts,
     container_health_check::ContainerChecks,
-    declared::{
-        ControlPlane, Declared, Declares, Feeds, ProjectionCache, Triggers, heed_touches, seal_secrets, watch_gates,
-    },
-    driver::{Drive, Triggered, drive, triggers},
+    declared::{ControlPlane, Declared, Declares, Feeds, heed_touches, seal_secrets, watch_gates},
+    driver::{Controller, Drive, Object, drive},
     expert::Experts,
     feed::Feed,
-    shared::{Shared, Wishes},
+    shared::Wishes,
     supervise::Supervisor,
     task_queue::TaskQueues,
     task_schedule::{ScheduleRuns, TaskSchedules, watch_clock},
@@ -25,155 +25,115 @@ use super::{
 };
 
 /// Loops that have nothing to do for longer than this are stuck.
-const SILENCE: Duration = Duration::from_secs(60);
+pub const SILENCE: Duration = Duration::from_secs(60);
 /// Besides every change, what is gone is looked for this often.
-const SWEEP: Duration = Duration::from_secs(300);
+pub const SWEEP: Duration = Duration::from_secs(300);
 /// Deletions that come together are answered together.
 const TOGETHER: Duration = Duration::from_millis(500);
 
 /// Starts the watches of all kinds, for good.
 pub fn watches(parts: &Parts, shutdown: &CancellationToken) -> Feeds {
     Feeds {
-        backends: watch(parts, "LLMBackend", "watch LLMBackend", shutdown),
-        agents: watch(parts, "HostAgent", "watch HostAgent", shutdown),
-        experts: watch(parts, "Expert", "watch Expert", shutdown),
-        queues: watch(parts, "TaskQueue", "watch TaskQueue", shutdown),
-        pools: watch(parts, "WorkerPool", "watch WorkerPool", shutdown),
-        schedules: watch(parts, "TaskSchedule", "watch TaskSchedule", shutdown),
-        checks: watch(parts, "ContainerHealthCheck", "watch ContainerHealthCheck", shutdown),
+        backends: watch(parts, Kind::LLMBackend, shutdown),
+        agents: watch(parts, Kind::HostAgent, shutdown),
+        experts: watch(parts, Kind::Expert, shutdown),
+        queues: watch(parts, Kind::TaskQueue, shutdown),
+        pools: watch(parts, Kind::WorkerPool, shutdown),
+        schedules: watch(parts, Kind::TaskSchedule, shutdown),
+        checks: watch(parts, Kind::ContainerHealthCheck, shutdown),
     }
 }
 
-fn watch<K>(parts: &Parts, kind: &'static str, name: &str, shutdown: &CancellationToken) -> Feed<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-{
-    let beat = parts.loops.register(name, SILENCE);
+fn watch<K: Object>(parts: &Parts, kind: Kind, shutdown: &CancellationToken) -> Feed<K> {
+    let beat = parts.loops.register(format!("watch {kind}"), SILENCE);
     Feed::start(Arc::clone(&parts.platform), kind, &parts.metrics, beat, shutdown.clone())
 }
 
-/// Starts everything about these kinds that runs for a term.
-pub async fn start(supervisor: &mut Supervisor, parts: &Parts, shared: &Shared, feeds: Feeds, term: &Term) {
-    let (experts, expert_queue) = triggers();
-    let (queues, queue_queue) = triggers();
-    let (pools, pool_queue) = triggers();
-    let (schedules, schedule_queue) = triggers();
-    let (checks, check_queue) = triggers();
-    let asks = Triggers { experts, queues, pools, schedules, checks };
-    let world = Arc::new(ControlPlane::new(parts.clone(), shared.clone(), feeds.clone(), asks));
-    // A new leader must not close gates for not having looked yet.
-    world.read_backends().await;
-    let runs = ScheduleRuns::default();
-    let mut run = Run { supervisor, world: Arc::clone(&world), term: term.clone() };
-    run.kind(Experts(Arc::clone(&world)), &feeds.experts, expert_queue, "reconcile Expert");
-    run.kind(TaskQueues(Arc::clone(&world)), &feeds.queues, queue_queue, "reconcile TaskQueue");
-    run.kind(WorkerPools::new(Arc::clone(&world)), &feeds.pools, pool_queue, "reconcile WorkerPool");
-    let of_schedules = TaskSchedules { world: Arc::clone(&world), runs: runs.clone() };
-    run.kind(of_schedules, &feeds.schedules, schedule_queue, "reconcile TaskSchedule");
-    let of_checks = ContainerChecks::new(Arc::clone(&world), term.clone());
-    run.kind(of_checks, &feeds.checks, check_queue, "reconcile ContainerHealthCheck");
-    run.sweep(&feeds.experts, "Expert");
-    run.sweep(&feeds.queues, "TaskQueue");
-    run.sweep(&feeds.pools, "WorkerPool");
-    run.sweep(&feeds.schedules, "TaskSchedule");
-    run.sweep(&feeds.checks, "ContainerHealthCheck");
-    run.tell_undecodable(&feeds.backends);
-    run.tell_undecodable(&feeds.agents);
-    run.tell_undecodable(&feeds.experts);
-    run.tell_undecodable(&feeds.queues);
-    run.tell_undecodable(&feeds.pools);
-    run.tell_undecodable(&feeds.schedules);
-    run.tell_undecodable(&feeds.checks);
-    let (of, during) = (world.book.clone(), term.clone());
-    supervisor.run("load projections", move || load(of.clone(), during.clone()));
-    let of = Arc::clone(&world);
-    supervisor.run("heed touches", move || heed_touches(Arc::clone(&of)));
-    let (of, wishes) = (Arc::clone(&world), shared.wishes.clone());
-    supervisor.run("heed wishes", move || heed_wishes(wishes.clone(), Arc::clone(&of)));
-    let (of, during) = (Arc::clone(&world), term.clone());
-    supervisor.run("gates", move || watch_gates(Arc::clone(&of), during.clone(), beat(&of, "gates")));
-    let (of, during) = (Arc::clone(&world), term.clone());
-    supervisor.run("sealing", move || seal_secrets(Arc::clone(&of), during.clone(), beat(&of, "sealing")));
-    let during = term.clone();
-    supervisor.run("schedules", move || {
-        watch_clock(Arc::clone(&world), runs.clone(), during.clone(), beat(&world, "schedules"))
-    });
+/// Starts loops of a term.
+pub struct Start<'a> {
+    pub supervisor: &'a mut Supervisor,
+    pub world: Arc<ControlPlane>,
+    pub term: Term,
 }
 
-fn beat(world: &ControlPlane, name: &str) -> Beat {
-    world.parts.loops.register(name, SILENCE)
-}
-
-async fn load(book: ProjectionCache, term: Term) {
-    book.load(term.ended()).await;
-}
-
-/// A wish of a person concerns everything at once: each object is looked at.
-async fn heed_wishes(mut wishes: Wishes, world: Arc<ControlPlane>) {
-    while wishes.changed().await {
-        world.triggers.all(&world.feeds);
+impl Start<'_> {
+    /// Everything about the projected kinds.
+    pub async fn declared(&mut self) {
+        let world = Arc::clone(&self.world);
+        let feeds = &world.feeds;
+        // A new leader must not close gates for not having looked yet.
+        world.read_backends().await;
+        let runs = ScheduleRuns::default();
+        self.projected(Experts(Arc::clone(&world)), &feeds.experts);
+        self.projected(TaskQueues(Arc::clone(&world)), &feeds.queues);
+        self.projected(WorkerPools::new(Arc::clone(&world)), &feeds.pools);
+        let schedules = TaskSchedules { world: Arc::clone(&world), runs: runs.clone() };
+        self.projected(schedules, &feeds.schedules);
+        let checks = ContainerChecks::new(Arc::clone(&world), self.term.clone());
+        self.projected(checks, &feeds.checks);
+        self.run("load projections", |world, term, _| async move { world.book.load(term.ended()).await });
+        self.run("heed touches", |world, _, _| heed_touches(world));
+        self.run("heed wishes", |world, _, _| heed_wishes(world.shared.wishes.clone(), world));
+        self.run("gates", watch_gates);
+        self.run("sealing", seal_secrets);
+        self.run("schedules", move |world, term, beat| watch_clock(world, runs.clone(), term, beat));
     }
-}
 
-struct Run<'a> {
-    supervisor: &'a mut Supervisor,
-    world: Arc<ControlPlane>,
-    term: Term,
-}
-
-impl Run<'_> {
-    fn kind<D: Declares>(&mut self, kind: D, feed: &Feed<D::Object>, asked: Triggered<D::Object>, name: &'static str)
+    fn run<F>(&mut self, name: &'static str, start: impl Fn(Arc<ControlPlane>, Term, Beat) -> F + Send + Sync + 'static)
     where
-        ObjectRef<D::Object>: Eq + std::hash::Hash,
+        F: Future<Output = ()> + Send + 'static,
     {
-        let controller = Arc::new(Declared { kind, world: Arc::clone(&self.world) });
+        let (world, term) = (Arc::clone(&self.world), self.term.clone());
+        self.supervisor
+            .run(name, move || start(Arc::clone(&world), term.clone(), world.parts.loops.register(name, SILENCE)));
+    }
+
+    fn projected<D: Declares>(&mut self, kind: D, feed: &Feed<D::Object>) {
+        self.kind(Arc::new(Declared { kind, world: Arc::clone(&self.world) }), feed);
         let (world, term, feed) = (Arc::clone(&self.world), self.term.clone(), feed.clone());
-        self.supervisor.run(name, move || {
+        self.supervisor
+            .run(format!("sweep {}", D::KIND), move || sweeps(Arc::clone(&world), term.clone(), feed.clone(), D::KIND));
+    }
+
+    /// The controller of a kind.
+    pub fn kind<C: Controller>(&mut self, controller: Arc<C>, feed: &Feed<C::Object>) {
+        let (world, term, objects) = (Arc::clone(&self.world), self.term.clone(), feed.clone());
+        let name = format!("reconcile {}", C::KIND);
+        self.supervisor.run(name.clone(), move || {
             let with = Drive {
                 platform: Arc::clone(&world.parts.platform),
                 metrics: world.parts.metrics.clone(),
                 term: term.clone(),
-                beat: beat(&world, name),
+                beat: world.parts.loops.register(name.as_str(), SILENCE),
+                triggers: world.triggers.clone(),
             };
-            drive(Arc::clone(&controller), feed.clone(), asked.clone(), with)
+            drive(Arc::clone(&controller), objects.clone(), with)
         });
-    }
-
-    fn tell_undecodable<K>(&mut self, feed: &Feed<K>)
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-    {
         let (platform, feed) = (Arc::clone(&self.world.parts.platform), feed.clone());
         self.supervisor.run("tell undecodable", move || feed.clone().tell_undecodable(Arc::clone(&platform)));
     }
+}
 
-    fn sweep<K>(&mut self, feed: &Feed<K>, kind: &'static str)
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-        ObjectRef<K>: Eq + std::hash::Hash,
-    {
-        let (world, term, feed) = (Arc::clone(&self.world), self.term.clone(), feed.clone());
-        self.supervisor.run("sweep", move || sweeps(Arc::clone(&world), term.clone(), feed.clone(), kind));
+/// A request of a person concerns everything at once: each object is looked at.
+async fn heed_wishes(mut wishes: Wishes, world: Arc<ControlPlane>) {
+    while wishes.changed().await {
+        world.trigger_everything();
     }
 }
 
 /// Deletion is by sweep: what a complete listing lacks is gone. Deleting a resource never deletes tasks.
-async fn sweeps<K>(world: Arc<ControlPlane>, term: Term, feed: Feed<K>, kind: &'static str)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-    ObjectRef<K>: Eq + std::hash::Hash,
-{
+async fn sweeps<K: Object>(world: Arc<ControlPlane>, term: Term, feed: Feed<K>, kind: Kind) {
     let mut listings = feed.listings.clone();
     let mut touches = feed.touches();
     let mut periodic = tokio::time::interval(SWEEP);
     let mut whole = true;
     loop {
         if feed.is_complete() && world.book.is_loaded() && term.still_leads() {
-            let rows = world.book.rows(kind);
+            let rows = world.book.rows(kind.as_str());
             let uids = feed.uids(rows.iter().map(|row| (row.uid.as_str(), row.namespace.as_str())));
-            let lacks = rows.iter().any(|row| !uids.contains(&row.uid));
-            if whole || lacks {
-                sweep(&world, &term, kind, &uids).await;
+            if whole || rows.iter().any(|row| !uids.contains(&row.uid)) {
+                let swept = world.book.sweep(term.fence(), kind.as_str(), &uids).await;
+                told(kind, swept.map(|gone| gone.into_iter().map(|row| (row.namespace, row.name)).collect()));
             }
         }
         whole = tokio::select! {
@@ -189,11 +149,13 @@ where
     }
 }
 
-async fn sweep(world: &ControlPlane, term: &Term, kind: &str, uids: &[String]) {
-    match world.book.sweep(term.fence(), kind, uids).await {
+/// Logs what a sweep found.
+pub fn told(kind: Kind, swept: Result<Vec<(String, String)>, StoreError>) {
+    let kind = kind.as_str();
+    match swept {
         Ok(gone) => {
-            for row in gone {
-                tracing::info!(kind, namespace = row.namespace, name = row.name, "resource is deleted");
+            for (namespace, name) in gone {
+                tracing::info!(kind, namespace, name, "resource is deleted");
             }
         }
         Err(error) => tracing::warn!(kind, %error, "could not check for deleted resources; will retry"),

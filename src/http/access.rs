@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::kinds::{self, Kind};
+use crate::api::Kind;
 
 /// A verb on a resource of the group `ostler.dev`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,19 +41,21 @@ impl Rule {
     pub fn access(self, path: &HashMap<String, String>, query_namespace: Option<&str>) -> Option<Access> {
         let namespace = || path.get("namespace").cloned().or(query_namespace.map(str::to_owned));
         let access = |verb, resource, namespace, name| Access { verb, resource, subresource: None, namespace, name };
-        let tasks =
-            |verb, namespace| Access { subresource: Some("tasks"), ..access(verb, kinds::queues(), namespace, None) };
+        let tasks = |verb, namespace| Access {
+            subresource: Some("tasks"),
+            ..access(verb, Kind::TaskQueue.plural().to_owned(), namespace, None)
+        };
         Some(match self {
             Self::Open => return None,
             Self::OfPath(verb) => {
                 let kind = path.get("kind").map_or("", String::as_str);
-                let plural = Kind::find(kind).map_or(kind, |k| k.plural).to_owned();
+                let plural = Kind::find(kind).map_or(kind, |k| k.plural()).to_owned();
                 access(verb, plural, namespace(), path.get("name").cloned())
             }
-            Self::OfBackends(verb) => access(verb, kinds::backends(), namespace(), None),
+            Self::OfBackends(verb) => access(verb, Kind::LLMBackend.plural().to_owned(), namespace(), None),
             Self::OfAgent(verb, subresource) => {
                 let namespace = namespace().unwrap_or_else(|| super::services::DEFAULT_NAMESPACE.to_owned());
-                let of = access(verb, kinds::agents(), Some(namespace), path.get("agent").cloned());
+                let of = access(verb, Kind::HostAgent.plural().to_owned(), Some(namespace), path.get("agent").cloned());
                 Access { subresource, ..of }
             }
             Self::OfTasks(verb) => tasks(verb, namespace()),

@@ -4,14 +4,14 @@ use axum::{Extension, Json, extract::State, http::StatusCode};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Api, ApiError, Home, Person,
+    Api, ApiError, Person, ResourceHome,
     extract::{OptionalBody, Path},
     resources::{self, Named},
     types::{Changed, PauseRequest},
 };
 use crate::{
-    api::RUN_CONTROL,
-    store::{Pause, ResourceKey, Suspension},
+    api::{Kind, ObjectKey, RUN_CONTROL},
+    store::{Pause, Suspension},
 };
 
 const LONGEST_PAUSE_SECONDS: i64 = 365 * 86_400;
@@ -24,7 +24,7 @@ pub(super) async fn reconcile(
     Extension(Person(by)): Extension<Person>,
     Path(named): Path<Named>,
 ) -> Result<(StatusCode, Json<Changed>), ApiError> {
-    let key = kept_here(&api, &named, "annotate").await?;
+    let (_, key) = kept_here(&api, &named, "annotate").await?;
     api.store.request_reconcile(&key, &Timestamp::now().to_string()).await?;
     api.note(key.clone(), "ReconcileRequested", format!("by {by}")).await;
     Ok((StatusCode::ACCEPTED, changed(format!("{} {} is looked at now", key.kind, key.name))))
@@ -39,11 +39,11 @@ pub(super) async fn run(
     Extension(Person(by)): Extension<Person>,
     Path(named): Path<Named>,
 ) -> Result<(StatusCode, Json<Changed>), ApiError> {
-    let key = kept_here(&api, &named, "annotate").await?;
-    if key.kind != "TaskSchedule" {
-        return Err(ApiError::BadRequest(format!("a {} is not run: name a TaskSchedule (ts/NAME)", key.kind)));
+    let (kind, key) = kept_here(&api, &named, "annotate").await?;
+    if kind != Kind::TaskSchedule {
+        return Err(ApiError::BadRequest(format!("a {kind} is not run: name a TaskSchedule (ts/NAME)")));
     }
-    let wish = ResourceKey { kind: RUN_CONTROL.to_owned(), ..key.clone() };
+    let wish = ObjectKey { kind: RUN_CONTROL.to_owned(), ..key.clone() };
     api.store.request_reconcile(&wish, &Timestamp::now().to_string()).await?;
     api.note(key.clone(), "RunRequested", format!("by {by}")).await;
     Ok((StatusCode::ACCEPTED, changed(format!("TaskSchedule {} fires now", key.name))))
@@ -57,7 +57,7 @@ pub(super) async fn suspend(
     Extension(Person(by)): Extension<Person>,
     Path(named): Path<Named>,
 ) -> Result<Json<Changed>, ApiError> {
-    let key = kept_here(&api, &named, "patch spec.suspend of").await?;
+    let (kind, key) = kept_here(&api, &named, "patch spec.suspend of").await?;
     let suspension = Suspension { suspended: true, by: by.clone(), at: Timestamp::now() };
     api.store.set_suspended(&key, Some(&suspension)).await?;
     api.note(key.clone(), "Suspended", format!("by {by}")).await;
@@ -65,13 +65,13 @@ pub(super) async fn suspend(
         "{} {} is suspended: {}. `ostler resume` ends it",
         key.kind,
         key.name,
-        match key.kind.as_str() {
-            "LLMBackend" => "probing goes on, nothing else is done",
-            "HostAgent" => "it is not asked, and nothing is healed through it",
-            "Expert" => "it gets no more tasks",
-            "TaskSchedule" => "it does not fire",
-            "ContainerHealthCheck" => "its containers are neither looked at nor touched",
-            _ => "no more tasks are started",
+        match kind {
+            Kind::LLMBackend => "probing goes on, nothing else is done",
+            Kind::HostAgent => "it is not asked, and nothing is healed through it",
+            Kind::Expert => "it gets no more tasks",
+            Kind::TaskSchedule => "it does not fire",
+            Kind::ContainerHealthCheck => "its containers are neither looked at nor touched",
+            Kind::TaskQueue | Kind::WorkerPool => "no more tasks are started",
         }
     )))
 }
@@ -84,13 +84,13 @@ pub(super) async fn resume(
     Extension(Person(by)): Extension<Person>,
     Path(named): Path<Named>,
 ) -> Result<Json<Changed>, ApiError> {
-    let key = kept_here(&api, &named, "patch spec.suspend of").await?;
+    let (kind, key) = kept_here(&api, &named, "patch spec.suspend of").await?;
     let item = resources::find(&api, &named).await?;
     let by_manifest = item.spec.get("suspend").and_then(serde_json::Value::as_bool).unwrap_or(false);
     // Without a word in the manifest there is nothing to stand against: the person's suspension is simply taken back.
     let against = by_manifest.then(|| Suspension { suspended: false, by: by.clone(), at: Timestamp::now() });
     api.store.set_suspended(&key, against.as_ref()).await?;
-    if key.kind == "ContainerHealthCheck" {
+    if kind == Kind::ContainerHealthCheck {
         // What a person stopped at its engine is held without any word here: this is that person's word.
         api.store.request_reconcile(&key, &Timestamp::now().to_string()).await?;
     }
@@ -147,8 +147,8 @@ pub(super) async fn down(State(api): State<Api>) -> Result<(StatusCode, Json<Cha
 }
 
 /// What a pause is about.
-fn everything() -> ResourceKey {
-    ResourceKey { kind: "Installation".to_owned(), namespace: String::new(), name: "ostler".to_owned() }
+fn everything() -> ObjectKey {
+    ObjectKey::new("Installation", "", "ostler")
 }
 
 fn end_of_pause(since: Timestamp, seconds: i64) -> Result<Timestamp, ApiError> {
@@ -161,12 +161,12 @@ fn end_of_pause(since: Timestamp, seconds: i64) -> Result<Timestamp, ApiError> {
 }
 
 /// The key of a resource that exists, where such things are kept in the store.
-async fn kept_here(api: &Api, named: &Named, what_instead: &str) -> Result<ResourceKey, ApiError> {
+async fn kept_here(api: &Api, named: &Named, what_instead: &str) -> Result<(Kind, ObjectKey), ApiError> {
     let kind = resources::known(&named.kind)?;
-    if api.home == Home::Cluster {
+    if api.home == ResourceHome::Cluster {
         let Named { namespace, name, .. } = named;
         return Err(ApiError::NotHere {
-            message: format!("{} {namespace}/{name} lives in a cluster, whose API server keeps this", kind.kind),
+            message: format!("{} {namespace}/{name} lives in a cluster, whose API server keeps this", kind),
             hint: format!(
                 "{what_instead} {}/{name} with kubectl, or use `ostler --kube`, which does so by your kubeconfig",
                 kind.singular()
@@ -174,7 +174,7 @@ async fn kept_here(api: &Api, named: &Named, what_instead: &str) -> Result<Resou
         });
     }
     resources::find(api, named).await?;
-    Ok(ResourceKey { kind: kind.kind.to_owned(), namespace: named.namespace.clone(), name: named.name.clone() })
+    Ok((kind, ObjectKey::new(kind, &named.namespace, &named.name)))
 }
 
 pub(super) fn whole_seconds(at: Timestamp) -> String {

@@ -43,7 +43,7 @@ pub(super) async fn events(
     let kind = kind.map_err(|error| ApiError::BadRequest(format!("kind: {error}")))?;
     let now = Timestamp::now();
     let filter = JournalFilter {
-        kind: kind.map(|k| k.kind.to_owned()),
+        kind: kind.map(Into::into),
         namespace: which.namespace,
         name: which.name,
         since: which.since.map(|since| since.ago(now)),

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use tokio::{net::TcpListener, sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, KINDS};
+use super::Api;
 use crate::{
+    api::Kind,
     listener::{self, Limits},
     platform::Platform,
     store::Store,
@@ -39,9 +40,9 @@ impl Health {
     /// A line for each namespace of which something can't be read. The others are served, so this is no reason to be not ready.
     fn unreadable(&self) -> String {
         let mut kinds: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for kind in KINDS {
-            for namespace in self.platform.iter().flat_map(|platform| platform.unreadable(kind.kind).into_keys()) {
-                kinds.entry(namespace).or_default().push(kind.plural);
+        for kind in Kind::ALL {
+            for namespace in self.platform.iter().flat_map(|platform| platform.unreadable(*kind).into_keys()) {
+                kinds.entry(namespace).or_default().push(kind.plural());
             }
         }
         let line = |(namespace, kinds): (String, Vec<&str>)| match namespace.as_str() {

@@ -8,7 +8,6 @@ mod error;
 mod events;
 mod extract;
 mod health;
-mod kinds;
 mod moment;
 mod openapi;
 mod resources;
@@ -36,10 +35,9 @@ pub use access::Access;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};
-pub use kinds::{KINDS, Kind};
 pub use moment::TimeOrDuration;
 pub use routes::serve;
-pub use state::{Api, Home, ProblemSource};
+pub use state::{Api, ProblemSource, ResourceHome};
 pub use status::{BackendLine, Level, Overview, QueueLine, ResourceLine};
 pub use tasks::{
     CommandReply, CommandRequest, CompleteReply, CompleteRequest, ExpertList, Explanation, FROM_NOW, HeartbeatReply,

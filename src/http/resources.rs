@@ -10,11 +10,14 @@ use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
 use super::{
-    Api, ApiError, Kind,
+    Api, ApiError,
     extract::{Path, Query},
     types::{Item, ItemList, Live, admission_word},
 };
-use crate::store::{ControlSet, Observation, ServerRow};
+use crate::{
+    api::Kind,
+    store::{ControlSet, Observation, ServerRow},
+};
 
 /// Which namespace; all when absent.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -64,7 +67,7 @@ pub(super) async fn find(api: &Api, named: &Named) -> Result<Item, ApiError> {
         .await?
         .into_iter()
         .find(|item| item.name() == named.name)
-        .ok_or_else(|| ApiError::NotFound(format!("{} {}/{} does not exist", kind.kind, named.namespace, named.name)))
+        .ok_or_else(|| ApiError::NotFound(format!("{} {}/{} does not exist", kind, named.namespace, named.name)))
 }
 
 /// The resources of a kind in a namespace, or in all, by namespace and name.
@@ -72,7 +75,7 @@ pub(super) async fn items(api: &Api, kind: Kind, namespace: Option<&str>) -> Res
     let facts = Facts::read(api, kind).await?;
     let mut items = api
         .platform
-        .list(kind.kind)
+        .list(kind.as_str())
         .await?
         .into_iter()
         .map(|object| item(object, kind, &facts))
@@ -97,7 +100,7 @@ struct Facts {
 impl Facts {
     async fn read(api: &Api, kind: Kind) -> Result<Self, ApiError> {
         let mut facts = Self { controls: api.store.controls().await?, ..Self::default() };
-        if kind.kind != "LLMBackend" {
+        if kind != Kind::LLMBackend {
             return Ok(facts);
         }
         facts.observed = api.store.observations().await?.into_iter().collect();
@@ -121,7 +124,7 @@ impl Facts {
                 .controls
                 .suspended
                 .iter()
-                .find(|(key, _)| key.kind == kind.kind && key.namespace == namespace && key.name == name)
+                .find(|(key, _)| key.kind == kind.as_str() && key.namespace == namespace && key.name == name)
                 .map(|(_, suspension)| suspension.clone().into()),
             ..Live::default()
         };
@@ -152,7 +155,7 @@ fn item(object: DynamicObject, kind: Kind, facts: &Facts) -> Result<Item, ApiErr
     let live = facts.live(kind, &uid, &text(&metadata, "namespace"), &text(&metadata, "name"));
     Ok(Item {
         api_version: crate::api::API_VERSION.to_owned(),
-        kind: kind.kind.to_owned(),
+        kind: kind.into(),
         spec: value("spec").unwrap_or_default(),
         status: value("status"),
         metadata,

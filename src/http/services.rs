@@ -14,10 +14,9 @@ use super::{
     types::{LeaderView, OperationView, ReasonRequest},
 };
 use crate::{
-    api::HostAgent,
+    api::{HostAgent, Kind, ObjectKey},
     host::{Action, Caller, HoldOwner, HttpHost, LogPart, LogRequest, MAX_REASON_CHARS, OperationRequest},
     platform::{self, HostAgentError, Secrets},
-    store::ResourceKey,
 };
 
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
@@ -137,7 +136,7 @@ async fn operate(
     }
     let request = OperationRequest::new(&service, action, &reason).owned_by(HoldOwner::Person);
     let operation = host.operate(&request, &Uuid::now_v7().to_string(), caller).await?;
-    let about = ResourceKey { kind: "HostAgent".to_owned(), namespace: namespace.to_owned(), name: agent.clone() };
+    let about = ObjectKey::new(Kind::HostAgent, namespace, &agent);
     let asked = if action == Action::Stop { "StopRequested" } else { "StartRequested" };
     api.note(about, asked, format!("{service}, {reason}")).await;
     Ok((StatusCode::ACCEPTED, Json(OperationView::of(&agent, operation))))
@@ -151,7 +150,7 @@ async fn client(api: &Api, namespace: &str, name: &str) -> Result<HttpHost, ApiE
     let missing = || ApiError::NotFound(format!("HostAgent {namespace}/{name} does not exist"));
     let object = api
         .platform
-        .list("HostAgent")
+        .list(Kind::HostAgent.as_str())
         .await?
         .into_iter()
         .find(|o| o.metadata.name.as_deref() == Some(name) && o.metadata.namespace.as_deref() == Some(namespace))

@@ -7,15 +7,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{auth::Authorizer, types::Problem};
 use crate::{
+    api::ObjectKey,
     net::HttpClient,
     platform::Platform,
-    store::{JournalEntry, ResourceKey, Store, seal},
+    store::{JournalEntry, Store, seal},
     telemetry::{Loops, Metrics},
 };
 
 /// Where the resources live: decides who keeps `suspend`, `resume` and `reconcile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Home {
+pub enum ResourceHome {
     /// A folder of manifests: kept in the store, never written into somebody's file.
     Folder,
     /// A cluster: its API server is asked, by the caller's own kubeconfig.
@@ -31,7 +32,7 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     pub platform: Arc<dyn Platform>,
     pub authorizer: Arc<dyn Authorizer>,
-    pub home: Home,
+    pub home: ResourceHome,
     /// Opens the Secrets that are sealed in the database; `None`: there are none.
     pub sealing: Option<seal::Key>,
     /// For calls to host agents.
@@ -58,7 +59,7 @@ impl Api {
     }
 
     /// Keeps what a person did, for whoever asks later. That it was done counts more than that it is kept.
-    pub(super) async fn note(&self, about: ResourceKey, reason: &str, message: String) {
+    pub(super) async fn note(&self, about: ObjectKey, reason: &str, message: String) {
         let entry = JournalEntry { at: Timestamp::now(), about, warning: false, reason: reason.to_owned(), message };
         if let Err(error) = self.store.append(&entry).await {
             tracing::warn!(reason, %error, "event not kept");

@@ -16,27 +16,14 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher};
 
+use crate::api::{Kind, ObjectKey};
+
 pub use host_agent::{AgentAccess, HostAgentError, host_agent};
 pub use problem::{ManifestPlace, Problem, Severity};
 pub use secrets::{SecretError, Secrets};
 
 /// Label of Secrets whose texts may be system prompts.
 pub const PROMPT_LABEL: &str = "ostler.dev/system-prompt";
-
-/// A resource by kind, namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// `LLMBackend`, `HostAgent`, ...
-    pub kind: String,
-    pub namespace: String,
-    pub name: String,
-}
-
-impl std::fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
-    }
-}
 
 /// Reference to one version of an object: writes are refused when it is no longer that one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -147,9 +134,9 @@ pub struct WatchError {
 /// The home of resources.
 #[async_trait]
 pub trait Platform: Send + Sync {
-    /// All objects of a kind (`LLMBackend`, …), and their changes. Never ends; an error is followed by more.
+    /// All objects of a kind, and their changes. Never ends; an error is followed by more.
     /// What comes between `Init` and `InitDone` is complete, but for the namespaces that [`Platform::unreadable`] names.
-    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
+    fn watch(&self, kind: Kind) -> BoxStream<'static, Result<watcher::Event<DynamicObject>, WatchError>>;
     /// Replaces the status by server-side apply; refused when the object is no longer of this resourceVersion, which no
     /// object that replaced it shares. `status` is the whole status: what it leaves out is gone.
     async fn apply_status(&self, id: &ObjectId, status: &serde_json::Value) -> Result<(), PlatformError>;
@@ -186,7 +173,7 @@ pub trait Platform: Send + Sync {
         Vec::new()
     }
     /// Namespaces in which objects of a kind can't be read now; an empty name means all. It changes as a watch yields.
-    fn unreadable(&self, _kind: &str) -> BTreeMap<String, Unreadable> {
+    fn unreadable(&self, _kind: Kind) -> BTreeMap<String, Unreadable> {
         BTreeMap::new()
     }
     /// The namespaces that are served here. A folder's never begin or end.
@@ -194,5 +181,5 @@ pub trait Platform: Send + Sync {
         Ok(Namespaces::default())
     }
     /// Takes up what of a kind can't be decoded now, for [`Platform::problems`].
-    fn report_undecodable(&self, _kind: &'static str, _problems: Vec<Problem>) {}
+    fn report_undecodable(&self, _kind: Kind, _problems: Vec<Problem>) {}
 }

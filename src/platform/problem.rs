@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::ObjectKey;
+use crate::api::ObjectKey;
 
 /// Whether something declared is not in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
+pub use crate::api::ObjectKey as ResourceKey;
 use crate::tasks::route::CallsOfDay;
 
 /// What can go wrong with a database.
@@ -89,15 +90,6 @@ pub struct Leader {
     pub epoch: i64,
     /// Time until the lease lapses; zero when it has.
     pub expires_in: Duration,
-}
-
-/// A resource by kind, namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ResourceKey {
-    /// `LLMBackend`, `HostAgent`, ...
-    pub kind: String,
-    pub namespace: String,
-    pub name: String,
 }
 
 /// Whether a backend's server gives slots to calls.

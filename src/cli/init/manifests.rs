@@ -158,7 +158,7 @@ fn service(FoundServer { name, server, manager }: &FoundServer) -> String {
     text
 }
 
-fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::PortOwner>) -> String {
+fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::PortHolder>) -> String {
     let mut start = json!({"command": argv});
     if let Some(folder) = folder {
         start["workingDirectory"] = json!(folder);
@@ -175,10 +175,10 @@ fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::PortOwne
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::LLMBackendSpec, cli::init::probe::ProbedServer, cli::process::PortOwner};
+    use crate::{api::LLMBackendSpec, cli::init::probe::ProbedServer, cli::process::PortHolder};
 
     fn found(name: &str, engine: Engine, manager: ServerManager) -> FoundServer {
-        let owner = PortOwner { pid: Some(7), user: Some("ada".into()), command: None };
+        let owner = PortHolder { pid: Some(7), user: Some("ada".into()), command: None };
         let server = ProbedServer {
             engine,
             address: "127.0.0.1:11434".parse().unwrap(),

@@ -3,7 +3,6 @@
 mod manager;
 mod manifests;
 mod probe;
-mod watchers;
 
 use std::{
     collections::HashMap,
@@ -12,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CliError, output::print, process::PortOwner};
+use super::{CliError, output::print, process::PortHolder};
 use crate::{
     api::{Engine, number_of},
     net::HttpClient,
@@ -55,7 +54,7 @@ pub async fn run(args: InitArgs) -> Result<(), CliError> {
     }
     let found = named(servers);
     let mut text: String = found.iter().map(line).collect();
-    text.extend(watchers::watchers().into_iter().map(|w| format!("! {w}\n")));
+    text.extend(manager::watchers().into_iter().map(|w| format!("! {w}\n")));
     print(&text)?;
     let written = manifests::manifests(&found, &host_name());
     fs::create_dir_all(&folder).map_err(|e| CliError::failed(format!("can't make {}: {e}", folder.display())))?;
@@ -160,7 +159,11 @@ mod tests {
                 engine: Engine::Ollama,
                 address: ([127, 0, 0, 1], 11434).into(),
                 models: vec!["a".into()],
-                owner: Some(PortOwner { pid: Some(7), user: Some("ada".into()), command: Some("ollama serve".into()) }),
+                owner: Some(PortHolder {
+                    pid: Some(7),
+                    user: Some("ada".into()),
+                    command: Some("ollama serve".into()),
+                }),
             },
             manager: ServerManager::Systemd {
                 unit: "ollama.service".into(),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use futures::future::join_all;
 use serde_json::Value;
 
-use super::super::process::{PortOwner, port_owner};
+use super::super::process::{PortHolder, port_owner};
 use crate::{api::Engine, net::HttpClient};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ pub struct ProbedServer {
     pub address: SocketAddr,
     /// As the server lists them.
     pub models: Vec<String>,
-    pub owner: Option<PortOwner>,
+    pub owner: Option<PortHolder>,
 }
 
 impl ProbedServer {

@@ -4,10 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Table;
-use crate::{
-    base::age,
-    http::{Item, Kind},
-};
+use crate::{api::Kind, base::age, http::Item};
 
 /// A table of resources of one kind; `wide` has more columns.
 pub fn resource_table(kind: Kind, items: &[Item], now: Timestamp, wide: bool) -> Table {
@@ -33,30 +30,32 @@ fn columns(kind: Kind, wide: bool, namespaces: bool) -> Vec<Column> {
         ("STATE", |item, _| status(item, "state")),
         ("REASON", |item, _| ready(item, "reason")),
     ]);
-    all.push(match kind.kind {
-        "LLMBackend" => ("SLOTS", |item, _| match (item.live.slots_in_use, item.live.limit) {
+    all.push(match kind {
+        Kind::LLMBackend => ("SLOTS", |item, _| match (item.live.slots_in_use, item.live.limit) {
             (Some(used), Some(limit)) => format!("{used}/{limit}"),
             _ => "-".to_owned(),
         }),
-        "Expert" => ("PLACES", |item, _| text(item.spec.get("maxConcurrentTasks"))),
-        "TaskQueue" => ("POOLS", |item, _| status(item, "pools")),
-        "WorkerPool" => ("REPLICAS", |item, _| status(item, "replicas")),
-        "ContainerHealthCheck" => ("UNHEALTHY", |item, _| match (status(item, "unhealthy"), status(item, "total")) {
-            (unhealthy, total) if total != "-" => format!("{unhealthy}/{total}"),
-            _ => "-".to_owned(),
-        }),
-        "TaskSchedule" => ("NEXT", |item, _| status(item, "nextRunTime")),
-        _ => ("VERSION", |item, _| status(item, "version")),
+        Kind::Expert => ("PLACES", |item, _| text(item.spec.get("maxConcurrentTasks"))),
+        Kind::TaskQueue => ("POOLS", |item, _| status(item, "pools")),
+        Kind::WorkerPool => ("REPLICAS", |item, _| status(item, "replicas")),
+        Kind::ContainerHealthCheck => {
+            ("UNHEALTHY", |item, _| match (status(item, "unhealthy"), status(item, "total")) {
+                (unhealthy, total) if total != "-" => format!("{unhealthy}/{total}"),
+                _ => "-".to_owned(),
+            })
+        }
+        Kind::TaskSchedule => ("NEXT", |item, _| status(item, "nextRunTime")),
+        Kind::HostAgent => ("VERSION", |item, _| status(item, "version")),
     });
     all.push(("AGE", created));
     if wide {
-        if kind.kind == "LLMBackend" {
+        if kind == Kind::LLMBackend {
             all.push(("ENGINE", |item, _| text(item.spec.get("engine"))));
         }
-        if matches!(kind.kind, "LLMBackend" | "HostAgent") {
+        if matches!(kind.as_str(), "LLMBackend" | "HostAgent") {
             all.push(("URL", |item, _| text(item.spec.get("url"))));
         }
-        if kind.kind == "LLMBackend" {
+        if kind == Kind::LLMBackend {
             all.push(("LIMITED BY", |item, _| status(item, "limitedBy")));
         }
         all.push(("MESSAGE", |item, _| ready(item, "message")));

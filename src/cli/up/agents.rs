@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Derived;
 use crate::{
     agent::{self, AgentHandle, AgentSettings},
-    api::{AgentConfigSpec, HostAgent},
+    api::{AgentConfigSpec, HostAgent, Kind},
     host::{Manager, SigningSecret},
     http::Problem,
     net::HttpClient,
@@ -147,7 +147,7 @@ impl UpAgents {
             return None;
         }
         let platform = &self.common.platform;
-        let objects = platform.list("HostAgent").await.ok()?;
+        let objects = platform.list(Kind::HostAgent.as_str()).await.ok()?;
         let mine = |o: &kube::api::DynamicObject| o.name_any() == *name && o.namespace().as_ref() == Some(namespace);
         let agent: HostAgent = objects.into_iter().find(mine)?.try_parse().ok()?;
         let data = platform.secret(namespace, &agent.spec.secret_ref?.name).await.ok()?;

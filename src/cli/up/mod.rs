@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CliError, DataDir, Global, UpEndpoint,
     database::Database,
-    process::{self, ControlPlane, ControlPlaneParts, holder, logged, signaled},
+    process::{self, ControllerParts, ControllerProcess, holder, logged, signaled},
     reaper,
 };
 use crate::{
     agent,
-    http::{Home, Problem, TokenAuthorizer},
+    http::{Problem, ResourceHome, TokenAuthorizer},
     net::HttpClient,
     platform::{
         Platform,
@@ -86,7 +86,7 @@ fn checked(folder: &Path, listen: SocketAddr) -> Result<PathBuf, CliError> {
 
 /// Everything at work.
 struct Up {
-    process: ControlPlane,
+    process: ControllerProcess,
     agents: UpAgents,
     loops: Loops,
     down: CancellationToken,
@@ -133,14 +133,14 @@ impl Up {
         };
         let token = uuid::Uuid::new_v4().simple().to_string();
         let endpoint = UpEndpoint { address: format!("http://{address}"), token, pid: std::process::id() };
-        let parts = ControlPlaneParts {
+        let parts = ControllerParts {
             store,
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
             workloads: Arc::new(Workloads::new(None)),
             worker_pods: Arc::new(WorkerPods::new(None, WorkerPodSettings::default())),
             sealing: Some(dir.sealing_key()?),
             authorizer: Arc::new(TokenAuthorizer::new(&endpoint.token, agent::os::own_user())),
-            home: Home::Folder,
+            home: ResourceHome::Folder,
             http,
             metrics,
             loops: loops.clone(),
@@ -149,7 +149,7 @@ impl Up {
             problems: problems(&platform, &agents),
             down: Some(down.clone()),
         };
-        let process = ControlPlane::start(parts, listener).await?;
+        let process = ControllerProcess::start(parts, listener).await?;
         let stop = folder_stop.clone();
         tokio::spawn({
             let (platform, loops) = (Arc::clone(&platform), loops.clone());

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    platform::{
-        ObjectKey,
-        local::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError},
-    },
-    store::{JournalEntry, LocalObject, ResourceKey, Store, StoreError},
+    api::ObjectKey,
+    platform::local::{LocalEvent, LocalJournal, LocalRecord, LocalRecords, RecordsError},
+    store::{JournalEntry, LocalObject, Store, StoreError},
 };
 
 /// Uid, generation, status and events of a folder's resources, kept in the store.
@@ -27,7 +25,7 @@ impl LocalRecords for Records {
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), RecordsError> {
-        self.0.delete_local_object(&resource_key(key)).await.map_err(refused)
+        self.0.delete_local_object(key).await.map_err(refused)
     }
 }
 
@@ -35,7 +33,7 @@ impl LocalRecords for Records {
 impl LocalJournal for Records {
     async fn append(&self, event: &LocalEvent) -> Result<(), RecordsError> {
         let LocalEvent { at, about, warning, reason, message } = event.clone();
-        let entry = JournalEntry { at, about: resource_key(&about), warning, reason, message };
+        let entry = JournalEntry { at, about, warning, reason, message };
         self.0.append(&entry).await.map_err(refused)
     }
 }
@@ -44,20 +42,13 @@ fn refused(error: StoreError) -> RecordsError {
     RecordsError(error.to_string())
 }
 
-fn resource_key(key: &ObjectKey) -> ResourceKey {
-    let ObjectKey { kind, namespace, name } = key.clone();
-    ResourceKey { kind, namespace, name }
-}
-
 fn object(record: &LocalRecord) -> LocalObject {
     let LocalRecord { key, uid, generation, resource_version, created_at, manifest, status } = record.clone();
-    LocalObject { key: resource_key(&key), uid, generation, resource_version, created_at, manifest, status }
+    LocalObject { key, uid, generation, resource_version, created_at, manifest, status }
 }
 
 fn record(object: LocalObject) -> LocalRecord {
     let LocalObject { key, uid, generation, resource_version, created_at, manifest, status } = object;
-    let ResourceKey { kind, namespace, name } = key;
-    let key = ObjectKey { kind, namespace, name };
     LocalRecord { key, uid, generation, resource_version, created_at, manifest, status }
 }
 
@@ -68,7 +59,7 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_it_was_kept() {
         let kept = LocalRecord {
-            key: ObjectKey { kind: "LLMBackend".into(), namespace: "team".into(), name: "mlx".into() },
+            key: ObjectKey::new("LLMBackend", "team", "mlx"),
             uid: "u".into(),
             generation: 3,
             resource_version: 9,

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::{CliError, DataDir, UpAgents, UpEndpoint};
 use crate::{
+    api::Kind,
     cli::output::{announce, problem_line},
-    http::KINDS,
     platform::{Platform, Problem, Severity},
 };
 
@@ -21,10 +21,10 @@ pub async fn welcome(
     observe: bool,
 ) -> Result<(), CliError> {
     let mut counts = Vec::new();
-    for kind in KINDS {
-        let count = platform.list(kind.kind).await?.len();
+    for kind in Kind::ALL {
+        let count = platform.list(kind.as_str()).await?.len();
         if count > 0 {
-            counts.push(format!("{count} {}", kind.kind));
+            counts.push(format!("{count} {}", kind));
         }
     }
     if counts.is_empty() {

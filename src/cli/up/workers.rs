@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::process::{holder, host};
 use crate::{
+    api::Kind,
     net::HttpClient,
     platform::Platform,
     store::Store,
@@ -56,7 +57,7 @@ pub async fn follow(common: PoolWorkers, shutdown: CancellationToken) {
 }
 
 async fn converge(common: &PoolWorkers, running: &mut BTreeMap<Key, (CancellationToken, JoinHandle<()>)>) {
-    let Ok(pools) = common.platform.list("WorkerPool").await else { return };
+    let Ok(pools) = common.platform.list(Kind::WorkerPool.as_str()).await else { return };
     let declared: Vec<Key> = pools.iter().map(|p| (p.namespace().unwrap_or_default(), p.name_any())).collect();
     running.retain(|key, (stop, worker)| {
         if !declared.contains(key) {

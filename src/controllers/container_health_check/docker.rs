@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-use super::seen::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn};
+use super::container::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn};
 
 /// What the agent is asked for.
 pub fn selector(target: &DockerTarget) -> ContainerSelector {

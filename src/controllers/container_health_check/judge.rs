@@ -8,8 +8,8 @@ use crate::{
 };
 
 use super::{
+    container::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn},
     memory::ContainerMemory,
-    seen::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn},
 };
 
 /// Attempts of ours, or starts of the runtime's own, after which it counts as looping.

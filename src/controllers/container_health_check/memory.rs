@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::limit::shown;
+use crate::api::quantity::shown;
 
 /// The document of one check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +151,15 @@ impl LastAction {
 }
 
 impl CheckMemory {
+    /// Takes in what came of operations that were under way, by container.
+    pub fn take_outcomes(&mut self, outcomes: &BTreeMap<String, ActionOutcome>) {
+        for (name, outcome) in outcomes {
+            if let Some(did) = self.containers.get_mut(name).and_then(|one| one.last_action.as_mut()) {
+                did.outcome = Some(outcome.clone());
+            }
+        }
+    }
+
     /// Containers whose limit somebody took back after it was written into the workload: it is not written again.
     pub fn contested(&self, template: &BTreeMap<String, i64>) -> Option<String> {
         let taken_back = |(name, limit): (&String, &i64)| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::runtimes::{ContainersSeen, PodContainer, PodLife, Terminated};
 
-use super::seen::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn};
+use super::container::{Container, ContainerEnd, ContainerLife, ProbeHealth, RestartsOn};
 
 /// The containers, and the pods' own words for each.
 pub fn containers(seen: &ContainersSeen) -> (Vec<Container>, BTreeMap<String, PodContainer>) {

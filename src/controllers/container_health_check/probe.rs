@@ -1,6 +1,6 @@
 //! The check's own probes: a request, or a command in the container.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
@@ -13,9 +13,10 @@ use crate::{
 
 use super::{
     super::{declared::Declares, shared::NamespacedName},
-    ContainerChecks, lock,
-    observe::{ContainersFound, ProbeState},
-    seen::{Container, ContainerLife, ProbeHealth},
+    ContainerChecks,
+    container::{Container, ContainerLife, ProbeHealth},
+    lock,
+    observe::ContainersFound,
 };
 
 /// Probes of all checks at once.
@@ -28,46 +29,90 @@ enum Question {
     Impossible(String),
 }
 
+/// Whether its own probe passed lately.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeState {
+    pub instance: String,
+    /// When it was asked last.
+    pub at: Option<Timestamp>,
+    /// Its answer is not there yet.
+    pub asking: bool,
+    pub failures: i32,
+    pub passed: bool,
+    pub said: String,
+}
+
+impl ProbeState {
+    /// What it means for a running container.
+    fn health(&self, threshold: i32) -> ProbeHealth {
+        match (self.failures >= threshold, self.passed) {
+            (true, _) => ProbeHealth::Failing(format!("its probe fails: {}", self.said)),
+            (false, true) => ProbeHealth::Well,
+            (false, false) => ProbeHealth::Starting,
+        }
+    }
+}
+
+/// The containers with what the last answers to the check's own probe mean. What its runtime finds wrong stays wrong.
+pub fn with_health(
+    probe: Option<&ContainerProbe>,
+    containers: &[Container],
+    known: &BTreeMap<String, ProbeState>,
+) -> Vec<Container> {
+    let mut all = containers.to_vec();
+    let Some(probe) = probe else { return all };
+    for one in all.iter_mut().filter(|one| one.life == ContainerLife::Running) {
+        if !matches!(one.health, ProbeHealth::Failing(_)) {
+            let known = known.get(&one.name).filter(|known| known.instance == of(one));
+            one.health = known.map_or(ProbeHealth::Starting, |known| known.health(probe.failure_threshold));
+        }
+    }
+    all
+}
+
+/// The running containers that are to be probed now.
+pub fn due(
+    probe: Option<&ContainerProbe>,
+    containers: &[Container],
+    known: &BTreeMap<String, ProbeState>,
+    now: Timestamp,
+) -> Vec<Container> {
+    let Some(probe) = probe else { return Vec::new() };
+    let period = SignedDuration::from_secs(probe.period_seconds.into());
+    let is_due = |one: &&Container| {
+        let known = known.get(&one.name).filter(|known| known.instance == of(one));
+        one.life == ContainerLife::Running
+            && known.is_none_or(|known| !known.asking && known.at.is_none_or(|at| now >= at + period))
+    };
+    containers.iter().filter(is_due).cloned().collect()
+}
+
 impl ContainerChecks {
-    /// Asks the running ones whose time has come, and tells of each what its last answers mean. Answers are not waited for: the
-    /// one that comes asks for the next pass.
+    /// Asks containers. Answers are not waited for: the one that comes asks for the next pass.
     pub(super) fn probe(
         &self,
         spec: &ContainerHealthCheckSpec,
         key: &NamespacedName,
-        found: &mut ContainersFound,
+        found: &ContainersFound,
+        containers: &[Container],
         now: Timestamp,
     ) {
         let Some(probe) = &spec.probe else { return };
-        let due: Vec<Container> =
-            found.containers.iter().filter(|one| one.life == ContainerLife::Running).cloned().collect();
-        for one in due.into_iter().filter(|one| self.begin(probe, key, one, now)) {
-            let question = self.question(spec, probe, key, found, &one);
-            self.ask(probe.clone(), key.clone(), one, question);
-        }
-        let state = self.lock();
-        for one in &mut found.containers {
-            let known = state.probes.get(&(key.clone(), one.name.clone())).filter(|known| known.instance == of(one));
-            // What its runtime finds wrong stays wrong.
-            if one.life == ContainerLife::Running && !matches!(one.health, ProbeHealth::Failing(_)) {
-                one.health = known.map_or(ProbeHealth::Starting, |known| known.health(probe.failure_threshold));
-            }
+        for one in containers {
+            self.begin(key, one, now);
+            let question = self.question(spec, probe, key, found, one);
+            self.ask(probe.clone(), key.clone(), one.clone(), question);
         }
     }
 
-    /// Whether one is to be asked now; then it counts as asked.
-    fn begin(&self, probe: &ContainerProbe, key: &NamespacedName, one: &Container, now: Timestamp) -> bool {
+    /// It counts as asked.
+    fn begin(&self, key: &NamespacedName, one: &Container, now: Timestamp) {
         let mut state = self.lock();
-        let period = SignedDuration::from_secs(probe.period_seconds.into());
-        let known = state.probes.entry((key.clone(), one.name.clone())).or_default();
+        let known = state.probes.entry(key.clone()).or_default().entry(one.name.clone()).or_default();
         if known.instance != of(one) {
             *known = ProbeState { instance: of(one), ..ProbeState::default() };
         }
-        let due = !known.asking && known.at.is_none_or(|at| now >= at + period);
-        if due {
-            (known.asking, known.at) = (true, Some(now));
-        }
-        due
+        (known.asking, known.at) = (true, Some(now));
     }
 
     fn question(
@@ -104,10 +149,10 @@ impl ContainerChecks {
                 Some(question) => answer(question, probe.timeout_seconds).await,
                 None => Ok(()),
             };
-            if let Some(known) = lock(&state).probes.get_mut(&(key.clone(), one.name.clone())) {
+            if let Some(known) = lock(&state).probes.get_mut(&key).and_then(|of_check| of_check.get_mut(&one.name)) {
                 take(&probe, known, &one, answer, Timestamp::now());
             }
-            world.triggers.one(ContainerChecks::KIND, &key.namespace, &key.name);
+            world.triggers.one(ContainerChecks::KIND, &key);
         }));
     }
 

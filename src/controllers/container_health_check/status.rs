@@ -1,26 +1,32 @@
 //! What status says of a check's containers: a pure function.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
-    ContainerHealthCheckSpec, ContainerHealthCheckState as State, ContainerHealthCheckStatus, ContainerStatusEntry,
-    ContainerWord, MemoryPolicy,
+    ContainerHealthCheckSpec, ContainerHealthCheckState as State, ContainerHealthCheckStatus, ContainerProbe,
+    ContainerStatusEntry, ContainerWord, MemoryPolicy, quantity::shown,
 };
 
 use super::{
-    super::declared::DeclaredAssessment, CheckObserved, Looked, SHOWN, act::again, limit::shown, memory::ContainerStep,
-    observe::Blind, plan::ContainerAssessment, seen::ContainerLife,
+    super::declared::DeclaredPlan,
+    CheckAssessment, Looked, SHOWN,
+    container::ContainerLife,
+    memory::ContainerStep,
+    observe::{Blind, LogExcerpt},
+    plan::ContainerAssessment,
 };
 
 /// Of the longest texts, in characters.
 const LONGEST: usize = 2_000;
 
 /// The state of a check, its message, and its containers one by one.
-pub fn judged(
+pub fn assessed(
     spec: &ContainerHealthCheckSpec,
-    facts: &CheckObserved,
-) -> DeclaredAssessment<ContainerHealthCheckStatus> {
-    let (state, message) = state(spec, facts);
+    facts: CheckAssessment,
+) -> DeclaredPlan<ContainerHealthCheckStatus, CheckAssessment> {
+    let (state, message) = state(spec, &facts);
     let ready = match state {
         State::Healthy => true,
         // It runs, and a person should raise the limit.
@@ -38,13 +44,24 @@ pub fn judged(
             | State::Failed
     );
     let status = facts.looked.as_ref().map(|looked| listed(spec, looked)).unwrap_or_default();
-    let mut judged = DeclaredAssessment::new(state, ready, stalled && !ready, message, status);
-    judged.again = Some(again(spec, facts));
-    judged.undecided = matches!(facts.blind, Some(Blind::Unheard(_)));
-    judged
+    let (again, undecided) = (Some(again(spec, &facts)), matches!(facts.blind, Some(Blind::Unheard(_))));
+    let plan = DeclaredPlan::new(state, ready, stalled && !ready, message, status).with_action(facts);
+    DeclaredPlan { again, undecided, ..plan }
 }
 
-fn state(spec: &ContainerHealthCheckSpec, facts: &CheckObserved) -> (State, String) {
+/// How soon the next pass looks, while something goes on and while nothing does.
+fn again(spec: &ContainerHealthCheckSpec, facts: &CheckAssessment) -> Duration {
+    let Some(looked) = &facts.looked else { return Duration::from_secs(5) };
+    let decision = &looked.decision;
+    let open = decision.memory.containers.values().filter_map(|one| one.last_action.as_ref()).any(|did| did.is_open());
+    let quiet = Duration::from_secs(if spec.target.kubernetes.is_some() { 10 } else { 2 });
+    let period = |probe: &ContainerProbe| Duration::from_secs(probe.period_seconds.unsigned_abs().into());
+    let quiet = spec.probe.as_ref().map_or(quiet, |probe| quiet.min(period(probe)));
+    let busy = Duration::from_millis(if open || !decision.acts.is_empty() { 500 } else { 60_000 });
+    quiet.min(busy).min(decision.again.unwrap_or(quiet)).max(Duration::from_millis(200))
+}
+
+fn state(spec: &ContainerHealthCheckSpec, facts: &CheckAssessment) -> (State, String) {
     if facts.suspended {
         return (State::Suspended, "suspended: its containers are not looked at".into());
     }
@@ -62,7 +79,7 @@ fn state(spec: &ContainerHealthCheckSpec, facts: &CheckObserved) -> (State, Stri
     of_containers(spec, facts, looked)
 }
 
-fn of_containers(spec: &ContainerHealthCheckSpec, facts: &CheckObserved, looked: &Looked) -> (State, String) {
+fn of_containers(spec: &ContainerHealthCheckSpec, facts: &CheckAssessment, looked: &Looked) -> (State, String) {
     let decision = &looked.decision;
     if decision.entries.is_empty() {
         return (State::NothingSelected, "nothing matches target: correct it, or start what it should match".into());
@@ -201,8 +218,6 @@ fn listed(spec: &ContainerHealthCheckSpec, looked: &Looked) -> ContainerHealthCh
 fn line(entry: &ContainerAssessment, looked: &Looked) -> ContainerStatusEntry {
     let container = &entry.container;
     let known = looked.decision.memory.containers.get(&container.name);
-    let log = looked.logs.get(&container.name);
-    let text = |text: &str, most| (!text.is_empty()).then(|| cut(text, most));
     let would = looked.decision.withheld.iter().find(|act| act.container == container.name);
     let would = would.map(|act| format!("would {}, but is paused or only observes", act.todo.told()));
     let raised = entry.proposed.filter(|_| entry.awaits_run);
@@ -213,8 +228,8 @@ fn line(entry: &ContainerAssessment, looked: &Looked) -> ContainerStatusEntry {
             .flatten()
             .collect();
     let message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
-    ContainerStatusEntry {
-        name: cut(&container.name, 500),
+    let mut entry = ContainerStatusEntry {
+        name: shown_name(&container.name),
         state: entry.verdict.word,
         message: cut(&message, LONGEST),
         exit_code: match &container.life {
@@ -227,10 +242,23 @@ fn line(entry: &ContainerAssessment, looked: &Looked) -> ContainerStatusEntry {
         proposed_memory_limit: entry.proposed.map(shown),
         attempts: known.map(|known| known.attempts).filter(|attempts| *attempts > 0),
         next_attempt_time: entry.next.map(Time),
-        last_action: known.and_then(|known| known.told()).map(|told| cut(&told, 1_000)),
-        log_head: log.and_then(|(head, _)| text(head, 1_000)),
-        log_tail: log.and_then(|(_, tail)| text(tail, 4_000)),
+        last_action: known.and_then(|known| known.last_action.as_ref()).map(|did| cut(&did.told(), 1_000)),
+        log_head: None,
+        log_tail: None,
+    };
+    if let Some(log) = looked.logs.get(&container.name) {
+        show_log(&mut entry, log);
     }
+    entry
+}
+
+pub fn shown_name(container: &str) -> String {
+    cut(container, 500)
+}
+
+pub fn show_log(entry: &mut ContainerStatusEntry, (head, tail): &LogExcerpt) {
+    let text = |text: &str, most| (!text.is_empty()).then(|| cut(text, most));
+    (entry.log_head, entry.log_tail) = (text(head, 1_000), text(tail, 4_000));
 }
 
 /// A patch to paste: whoever owns the manifest owns its limits.

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{
-    super::declared::CommonStatus,
+    container::{Container, ContainerLife},
     memory::{ActionOutcome, CheckMemory},
     plan::{self, decide},
-    seen::{Container, ContainerLife},
     *,
 };
 use crate::{
@@ -45,7 +44,7 @@ fn listed(count: usize, dead: usize) -> String {
 
 fn pass(spec: &ContainerHealthCheckSpec, text: &str, memory: &CheckMemory, observes: bool) -> (CheckMemory, Value) {
     let list: ContainerList = serde_json::from_str(text).unwrap();
-    let (containers, docker) = docker::containers(spec.target.docker.as_ref().unwrap(), &list);
+    let (containers, _) = docker::containers(spec.target.docker.as_ref().unwrap(), &list);
     let facts = plan::CheckInput {
         spec,
         containers: &containers,
@@ -58,10 +57,8 @@ fn pass(spec: &ContainerHealthCheckSpec, text: &str, memory: &CheckMemory, obser
     };
     let decision = decide(&facts, "2026-03-01T12:00:00Z".parse().unwrap());
     let memory = decision.memory.clone();
-    let found = ContainersFound { containers, docker, ..ContainersFound::default() };
-    let looked = Some(Looked { decision, found, logs: BTreeMap::new() });
-    let mut judged = status::judged(spec, &CheckObserved { looked, ..CheckObserved::new("u".into()) });
-    *judged.status.common().state = Some(judged.state);
+    let mut judged = status::assessed(spec, decided(decision));
+    judged.status.base.state = Some(judged.state);
     (memory, json!({"status": judged.status, "message": judged.message}))
 }
 
@@ -86,7 +83,13 @@ fn a_pass_over_two_thousand_containers_takes_a_small_part_of_a_second_and_says_t
     }
 }
 
-fn looked(spec: &ContainerHealthCheckSpec, container: Container, memory: &CheckMemory) -> CheckObserved {
+fn decided(decision: CheckPlan) -> CheckAssessment {
+    let (logs, fetch, probe) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let looked = Looked { decision, logs, fetch, probe, planned_at: Timestamp::UNIX_EPOCH, relist: false };
+    CheckAssessment { looked: Some(looked), ..CheckAssessment::default() }
+}
+
+fn looked(spec: &ContainerHealthCheckSpec, container: Container, memory: &CheckMemory) -> CheckAssessment {
     let containers = [container];
     let facts = plan::CheckInput {
         spec,
@@ -98,9 +101,7 @@ fn looked(spec: &ContainerHealthCheckSpec, container: Container, memory: &CheckM
         contested: false,
         memory,
     };
-    let decision = decide(&facts, "2026-03-01T12:00:00Z".parse().unwrap());
-    let found = ContainersFound { containers: containers.to_vec(), ..ContainersFound::default() };
-    CheckObserved { looked: Some(Looked { decision, found, logs: BTreeMap::new() }), ..CheckObserved::new("u".into()) }
+    decided(decide(&facts, "2026-03-01T12:00:00Z".parse().unwrap()))
 }
 
 fn hurt(alike: &str) -> Container {
@@ -131,7 +132,7 @@ fn a_proposal_is_a_patch_to_paste_where_the_limit_is_declared() {
         (docker(json!({"names": ["main"]})), "docker update --memory 125829120 --memory-swap 125829120 main\n"),
     ] {
         let spec: ContainerHealthCheckSpec = serde_json::from_value(json!({"target": target})).unwrap();
-        let judged = status::judged(&spec, &looked(&spec, hurt("main"), &CheckMemory::default()));
+        let judged = status::assessed(&spec, looked(&spec, hurt("main"), &CheckMemory::default()));
         assert_eq!(judged.status.proposal.as_deref(), Some(proposal));
         assert!(judged.ready && format!("{:?}", judged.state) == "OutOfMemory", "{}", judged.message);
     }
@@ -148,13 +149,14 @@ fn a_limit_that_is_being_raised_is_nobodys_business_until_it_is_refused_or_at_it
     };
     let generous = spec("1Gi");
     let facts = looked(&generous, hurt("main"), &CheckMemory::default());
-    assert!(matches!(status::judged(&generous, &facts).state, ContainerHealthCheckState::Healthy));
-    let mut memory = facts.looked.unwrap().decision.memory;
+    let plan = status::assessed(&generous, facts);
+    assert!(matches!(plan.state, ContainerHealthCheckState::Healthy));
+    let mut memory = plan.action.looked.unwrap().decision.memory;
     memory.containers.get_mut("a-1/main").unwrap().last_action.as_mut().unwrap().outcome =
         Some(ActionOutcome::Failed("no room".into()));
-    let refused = status::judged(&generous, &looked(&generous, hurt("main"), &memory));
+    let refused = status::assessed(&generous, looked(&generous, hurt("main"), &memory));
     assert!(refused.message.contains("its limit was not raised: no room"), "{}", refused.message);
     let tight = spec("20Mi");
-    let at_max = status::judged(&tight, &looked(&tight, hurt("main"), &CheckMemory::default()));
+    let at_max = status::assessed(&tight, looked(&tight, hurt("main"), &CheckMemory::default()));
     assert!(at_max.message.contains("all that outOfMemory.max allows"), "{}", at_max.message);
 }

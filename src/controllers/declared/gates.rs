@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::{
-    api::Requirement,
+    api::{Kind, Requirement},
     store::{DeclaredRow, Term, Topics},
     telemetry::Beat,
 };
@@ -41,12 +41,12 @@ pub struct Gate {
     pub opens_at: Option<Timestamp>,
 }
 
-/// Judges requirements. `find` tells how each condition is. An unknown `since` counts as now: nothing is started too early.
-pub fn evaluate(requires: &[Requirement], find: impl Fn(&Requirement) -> RequirementObserved, now: Timestamp) -> Gate {
+/// Judges requirements. An unknown `since` counts as now: nothing is started too early.
+pub fn evaluate(requirements: &[(Requirement, RequirementObserved)], now: Timestamp) -> Gate {
     let mut waits = Vec::new();
     let mut opens_at = Some(now);
-    for requirement in requires {
-        if let Some((wait, until)) = lacking(requirement, &find(requirement), now) {
+    for (requirement, observed) in requirements {
+        if let Some((wait, until)) = lacking(requirement, observed, now) {
             waits.push(wait);
             opens_at = opens_at.zip(until).map(|(a, b)| a.max(b));
         }
@@ -107,9 +107,9 @@ pub async fn watch_gates(world: Arc<ControlPlane>, term: Term, beat: Beat) {
         beat.beat();
         let rows: Vec<(DeclaredRow, Vec<Requirement>)> = world
             .book
-            .rows("TaskQueue")
+            .rows(Kind::TaskQueue.as_str())
             .into_iter()
-            .chain(world.book.rows("TaskSchedule"))
+            .chain(world.book.rows(Kind::TaskSchedule.as_str()))
             .filter_map(|row| Some((requires(&row)?, row)))
             .map(|(requires, row)| (row, requires))
             .collect();
@@ -121,13 +121,15 @@ pub async fn watch_gates(world: Arc<ControlPlane>, term: Term, beat: Beat) {
             read_at = Some(Instant::now());
         }
         for (row, requires) in rows {
-            let gate = world.gate(&row.namespace, &requires, Timestamp::now());
+            let gate = evaluate(&world.requirements(&row.namespace, &requires), Timestamp::now());
             if gate.held == row.held {
                 continue;
             }
             match world.book.hold(term.fence(), &row.uid, gate.held).await {
-                Ok(()) => world.triggers.one(&row.kind, &row.namespace, &row.name),
-                Err(error) => tracing::warn!(kind = row.kind, name = row.name, %error, "its gate was not moved"),
+                Ok(()) => world.trigger(&row),
+                Err(error) => {
+                    tracing::warn!(kind = row.kind, name = row.name, %error, "could not open or close a gate; will retry");
+                }
             }
         }
     }
@@ -176,32 +178,32 @@ mod tests {
             ),
             ("ready in the future: clocks differ", is(true, 200), Some(60), false, Some(at(260))),
         ] {
-            let gate = evaluate(&[required("ollama", for_seconds)], |_| found.clone(), at(100));
+            let gate = evaluate(&[(required("ollama", for_seconds), found)], at(100));
             assert_eq!(gate.held.is_none(), open, "{what}: {gate:?}");
             assert_eq!(gate.opens_at, opens_at, "{what}");
         }
-        assert_eq!(evaluate(&[], |_| RequirementObserved::Missing, at(0)), Gate::default(), "nothing is required");
+        assert_eq!(evaluate(&[], at(0)), Gate::default(), "nothing is required");
     }
 
     #[test]
     fn everything_that_lacks_is_named_and_the_latest_time_counts() {
-        let requires = [required("a", Some(60)), required("b", Some(90)), required("c", None)];
-        let gate = evaluate(&requires, |r| if r.name == "c" { is(true, 0) } else { is(true, 100) }, at(100));
+        let (a, b, c) = (required("a", Some(60)), required("b", Some(90)), required("c", None));
+        let observed = |b_is| [(a.clone(), is(true, 100)), (b.clone(), b_is), (c.clone(), is(true, 0))];
+        let gate = evaluate(&observed(is(true, 100)), at(100));
         assert_eq!(gate.opens_at, Some(at(190)));
         let held = gate.held.unwrap();
         assert!(
             held.contains("LLMBackend a") && held.contains("LLMBackend b") && !held.contains("LLMBackend c"),
             "{held}"
         );
-        let gate = evaluate(&requires, |r| if r.name == "b" { is(false, 7) } else { is(true, 100) }, at(100));
+        let gate = evaluate(&observed(is(false, 7)), at(100));
         assert_eq!(gate.opens_at, None, "nobody knows when b will be");
         assert!(gate.held.unwrap().contains("it is not (Down) since"));
     }
 
     #[test]
     fn what_is_said_does_not_change_with_time_alone() {
-        let requires = [required("a", Some(60))];
-        let said = |now| evaluate(&requires, |_| is(true, 100), at(now)).held;
+        let said = |now| evaluate(&[(required("a", Some(60)), is(true, 100))], at(now)).held;
         assert_eq!(said(101), said(159));
         assert_eq!(said(160), None);
     }

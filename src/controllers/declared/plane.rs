@@ -1,30 +1,29 @@
-//! What the four kinds look at and whom they tell.
+//! What controllers of projected kinds read, and whom they ask for passes.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use kube::{Resource, runtime::reflector::ObjectRef};
-use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, mpsc};
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::broadcast;
 
 use crate::{
     api::{
-        Condition, ConditionStatus, ContainerHealthCheck, Expert, HostAgent, LLMBackend, RequiredKind, Requirement,
-        TaskQueue, TaskSchedule, WorkerPool, condition,
+        ConditionStatus, ContainerHealthCheck, Expert, HostAgent, Kind, LLMBackend, RequiredKind, Requirement,
+        ResourceStatus, TaskQueue, TaskSchedule, WorkerPool, condition,
     },
-    store::{BackendRow, QueueCounts, StoreError, WaitingGroup},
+    store::{BackendRow, DeclaredRow, QueueCounts, StoreError, WaitingGroup},
 };
 
 use super::{
     super::{
         Parts,
+        driver::{Object, Triggers},
         feed::Feed,
         shared::{NamespacedName, Shared},
     },
-    Gate, ProjectionCache, RequirementObserved, evaluate,
+    ProjectionCache, RequirementObserved,
 };
 
 /// Figures of the whole store serve all passes of these seconds.
@@ -42,47 +41,6 @@ pub struct Feeds {
     pub pools: Feed<WorkerPool>,
     pub schedules: Feed<TaskSchedule>,
     pub checks: Feed<ContainerHealthCheck>,
-}
-
-/// Asks for passes.
-#[derive(Clone)]
-pub struct Triggers {
-    pub experts: mpsc::UnboundedSender<ObjectRef<Expert>>,
-    pub queues: mpsc::UnboundedSender<ObjectRef<TaskQueue>>,
-    pub pools: mpsc::UnboundedSender<ObjectRef<WorkerPool>>,
-    pub schedules: mpsc::UnboundedSender<ObjectRef<TaskSchedule>>,
-    pub checks: mpsc::UnboundedSender<ObjectRef<ContainerHealthCheck>>,
-}
-
-impl Triggers {
-    /// No receiver: the term is over.
-    pub fn one(&self, kind: &str, namespace: &str, name: &str) {
-        match kind {
-            "Expert" => drop(self.experts.send(ObjectRef::new(name).within(namespace))),
-            "TaskQueue" => drop(self.queues.send(ObjectRef::new(name).within(namespace))),
-            "WorkerPool" => drop(self.pools.send(ObjectRef::new(name).within(namespace))),
-            "TaskSchedule" => drop(self.schedules.send(ObjectRef::new(name).within(namespace))),
-            "ContainerHealthCheck" => drop(self.checks.send(ObjectRef::new(name).within(namespace))),
-            _ => {}
-        }
-    }
-
-    pub fn all(&self, feeds: &Feeds) {
-        tell_all(&feeds.experts, &self.experts);
-        tell_all(&feeds.queues, &self.queues);
-        tell_all(&feeds.pools, &self.pools);
-        tell_all(&feeds.schedules, &self.schedules);
-        tell_all(&feeds.checks, &self.checks);
-    }
-}
-
-fn tell_all<K>(feed: &Feed<K>, trigger: &mpsc::UnboundedSender<ObjectRef<K>>)
-where
-    K: Resource<DynamicType = ()> + Clone,
-{
-    for object in feed.objects.state() {
-        drop(trigger.send(ObjectRef::from_obj(&*object)));
-    }
 }
 
 /// A figure that is read at most every few seconds.
@@ -157,25 +115,45 @@ impl ControlPlane {
         self.figures.waiting.fresh(|| self.parts.store.waiting()).await
     }
 
-    /// Whether what a resource of this namespace requires holds now.
-    pub fn gate(&self, namespace: &str, requires: &[Requirement], now: Timestamp) -> Gate {
-        if requires.is_empty() {
-            return Gate::default();
+    /// Asks for a pass of what a row is projected of.
+    pub fn trigger(&self, row: &DeclaredRow) {
+        if let Ok(kind) = row.kind.parse() {
+            self.triggers.one(kind, &NamespacedName::new(&row.namespace, &row.name));
         }
-        let backends = self.backends();
-        evaluate(requires, |requirement| self.find(backends.as_deref(), namespace, requirement), now)
     }
 
-    fn find(
-        &self,
-        backends: Option<&Vec<BackendRow>>,
-        namespace: &str,
-        requirement: &Requirement,
-    ) -> RequirementObserved {
+    /// Asks for a pass of every object of the projected kinds.
+    fn trigger_declared(&self) {
+        let Feeds { backends: _, agents: _, experts, queues, pools, schedules, checks } = &self.feeds;
+        self.trigger_all(Kind::Expert, experts);
+        self.trigger_all(Kind::TaskQueue, queues);
+        self.trigger_all(Kind::WorkerPool, pools);
+        self.trigger_all(Kind::TaskSchedule, schedules);
+        self.trigger_all(Kind::ContainerHealthCheck, checks);
+    }
+
+    /// Asks for a pass of every object.
+    pub fn trigger_everything(&self) {
+        self.trigger_all(Kind::LLMBackend, &self.feeds.backends);
+        self.trigger_all(Kind::HostAgent, &self.feeds.agents);
+        self.trigger_declared();
+    }
+
+    fn trigger_all<K: Object>(&self, kind: Kind, feed: &Feed<K>) {
+        feed.objects.state().iter().for_each(|object| self.triggers.one(kind, &NamespacedName::of(&**object)));
+    }
+
+    /// How what a resource of this namespace requires is now.
+    pub fn requirements(&self, namespace: &str, requires: &[Requirement]) -> Vec<(Requirement, RequirementObserved)> {
+        requires.iter().map(|requirement| (requirement.clone(), self.requirement(namespace, requirement))).collect()
+    }
+
+    fn requirement(&self, namespace: &str, requirement: &Requirement) -> RequirementObserved {
         let Requirement { kind, name, condition, .. } = requirement;
+        let feeds = &self.feeds;
         match kind {
             RequiredKind::LLMBackend if condition == "Ready" => {
-                let Some(backends) = backends else { return RequirementObserved::Unknown };
+                let Some(backends) = self.backends() else { return RequirementObserved::Unknown };
                 // The projection is what the leader itself last judged, whether or not the API server took the status.
                 let row = backends.iter().find(|row| row.namespace == namespace && row.name == *name);
                 row.map_or(RequirementObserved::Missing, |row| RequirementObserved::Judged {
@@ -184,39 +162,18 @@ impl ControlPlane {
                     reason: row.reason.clone(),
                 })
             }
-            RequiredKind::LLMBackend => {
-                of(&self.feeds.backends, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
-            }
-            RequiredKind::HostAgent => {
-                of(&self.feeds.agents, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
-            }
-            RequiredKind::Expert => {
-                of(&self.feeds.experts, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
-            }
-            RequiredKind::TaskQueue => {
-                of(&self.feeds.queues, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
-            }
-            RequiredKind::ContainerHealthCheck => {
-                of(&self.feeds.checks, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
-            }
-            RequiredKind::WorkerPool => {
-                of(&self.feeds.pools, namespace, name, condition, |o| o.status.as_ref().map(|s| &s.conditions[..]))
-            }
+            RequiredKind::LLMBackend => condition_of(&feeds.backends, namespace, name, condition),
+            RequiredKind::HostAgent => condition_of(&feeds.agents, namespace, name, condition),
+            RequiredKind::Expert => condition_of(&feeds.experts, namespace, name, condition),
+            RequiredKind::TaskQueue => condition_of(&feeds.queues, namespace, name, condition),
+            RequiredKind::ContainerHealthCheck => condition_of(&feeds.checks, namespace, name, condition),
+            RequiredKind::WorkerPool => condition_of(&feeds.pools, namespace, name, condition),
         }
     }
 }
 
 /// A condition as the status of an object tells it.
-fn of<K>(
-    feed: &Feed<K>,
-    namespace: &str,
-    name: &str,
-    type_: &str,
-    conditions: impl Fn(&K) -> Option<&[Condition]>,
-) -> RequirementObserved
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-{
+fn condition_of<K: Object>(feed: &Feed<K>, namespace: &str, name: &str, type_: &str) -> RequirementObserved {
     let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else {
         // Before the first complete listing nobody knows what there is, nor how one is that can't be decoded.
         return if feed.knows(namespace) && !feed.holds(namespace, name) {
@@ -225,7 +182,7 @@ where
             RequirementObserved::Unknown
         };
     };
-    let Some(found) = conditions(&object).and_then(|conditions| condition(conditions, type_)) else {
+    let Some(found) = object.status().and_then(|status| condition(&status.base().conditions, type_)) else {
         return RequirementObserved::Unknown;
     };
     RequirementObserved::Judged {
@@ -235,7 +192,7 @@ where
     }
 }
 
-/// What is touched may concern all four kinds: they refer to each other.
+/// A changed object may concern all projected kinds: they refer to each other.
 pub async fn heed_touches(world: Arc<ControlPlane>) {
     let Feeds { backends, agents, experts, queues, pools, schedules, checks } = &world.feeds;
     let (mut backends, mut agents, mut experts) = (backends.touches(), agents.touches(), experts.touches());
@@ -263,13 +220,10 @@ pub async fn heed_touches(world: Arc<ControlPlane>) {
         schedules = world.feeds.schedules.touches();
         checks = world.feeds.checks.touches();
         world.read_backends().await;
-        world.triggers.all(&world.feeds);
+        world.trigger_declared();
     }
 }
 
-async fn touched<K>(touches: &mut broadcast::Receiver<ObjectRef<K>>) -> bool
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
-{
+async fn touched<K: Object>(touches: &mut broadcast::Receiver<ObjectRef<K>>) -> bool {
     !matches!(touches.recv().await, Err(broadcast::error::RecvError::Closed))
 }

@@ -12,10 +12,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{DeclaredRow, Fence, Store, StoreError, seal};
+use crate::{
+    api::Kind,
+    store::{DeclaredRow, Fence, Store, StoreError, seal},
+};
 
-/// Kinds that are kept in it.
-const KINDS: [&str; 6] = ["ContainerHealthCheck", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", seal::KIND];
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The projections of this term.
@@ -43,7 +44,8 @@ impl ProjectionCache {
     }
 
     async fn read(&self) -> Result<(), StoreError> {
-        for kind in KINDS {
+        let projected = Kind::ALL.iter().filter(|kind| !matches!(kind, Kind::LLMBackend | Kind::HostAgent));
+        for kind in projected.map(|kind| kind.as_str()).chain([seal::KIND]) {
             for row in self.store.declared(kind).await? {
                 // What a pass of this term has projected meanwhile is newer.
                 self.lock().entry(row.uid.clone()).or_insert(row);
@@ -66,8 +68,8 @@ impl ProjectionCache {
     }
 
     /// Whether a resource of this name is projected.
-    pub fn has(&self, kind: &str, namespace: &str, name: &str) -> bool {
-        self.lock().values().any(|row| row.kind == kind && row.namespace == namespace && row.name == name)
+    pub fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        self.lock().values().any(|row| row.kind == kind.as_str() && row.namespace == namespace && row.name == name)
     }
 
     /// Writes a row that differs from what is known.

@@ -12,7 +12,7 @@ use crate::{
     tasks::{TaskId, assign::Roster},
 };
 
-use super::Desk;
+use super::LoopContext;
 
 /// Between the beginnings of rounds where one follows the other: what comes in meanwhile goes into one.
 const GAP: Duration = Duration::from_millis(50);
@@ -44,18 +44,18 @@ struct Progress {
     answered: HashMap<String, Option<String>>,
 }
 
-pub async fn run(desk: Desk, mut wishes: Wishes) {
-    let mut changes = desk.store.follow(Topics::NEW | Topics::WORLD);
-    let mut world = desk.store.follow(Topics::WORLD);
+pub async fn run(context: LoopContext, mut wishes: Wishes) {
+    let mut changes = context.store.follow(Topics::NEW | Topics::WORLD);
+    let mut world = context.store.follow(Topics::WORLD);
     let mut progress = Progress::default();
     let mut burst = Burst::new(GAP);
     loop {
-        desk.beat.beat();
+        context.beat.beat();
         let gap_ends = Instant::now() + burst.begin(Instant::now());
         if world.take() {
             progress.declared = None;
         }
-        let wait = match desk.note("assign", round(&desk, &wishes, &mut progress).await) {
+        let wait = match context.note("assign", round(&context, &wishes, &mut progress).await) {
             Some(wait) => wait,
             None => {
                 progress = Progress { answered: progress.answered, ..Progress::default() };
@@ -66,7 +66,7 @@ pub async fn run(desk: Desk, mut wishes: Wishes) {
         // In parts, so that the loop is seen to be alive.
         let asleep = Instant::now();
         while asleep.elapsed() < wait {
-            desk.beat.beat();
+            context.beat.beat();
             let changed = tokio::select! {
                 changed = changes.changed(wait.saturating_sub(asleep.elapsed()).min(PERIOD)) => changed,
                 true = wishes.changed() => true,
@@ -80,8 +80,8 @@ pub async fn run(desk: Desk, mut wishes: Wishes) {
 }
 
 /// One round over what is new, or over all where that is due. Returns when the next whole one is.
-async fn round(desk: &Desk, wishes: &Wishes, progress: &mut Progress) -> Result<Duration, StoreError> {
-    let (store, fence) = (&*desk.store, desk.term.fence());
+async fn round(context: &LoopContext, wishes: &Wishes, progress: &mut Progress) -> Result<Duration, StoreError> {
+    let (store, fence) = (&*context.store, context.term.fence());
     let known = progress.declared.take();
     let changed = known.is_none();
     let declared = match known {
@@ -98,7 +98,7 @@ async fn round(desk: &Desk, wishes: &Wishes, progress: &mut Progress) -> Result<
         }
         if progress.answered[&namespace].as_ref() != Some(&token) {
             let report = rounds::answer(store, fence, of, &token).await?;
-            desk.metrics.tasks.assigned(report.assigned.iter().map(|given| given.count).sum());
+            context.metrics.tasks.assigned(report.assigned.iter().map(|given| given.count).sum());
             progress.answered.insert(namespace, Some(token));
         }
     }
@@ -113,10 +113,10 @@ async fn round(desk: &Desk, wishes: &Wishes, progress: &mut Progress) -> Result<
     if given > 0 {
         tracing::info!(assigned = given, nobody = round.tally.nobody(), "tasks assigned");
     }
-    desk.metrics.tasks.assigned(given);
+    context.metrics.tasks.assigned(given);
     if after == 0 {
         progress.nobody = round.tally.nobody();
-        desk.metrics.tasks.nobody(progress.nobody);
+        context.metrics.tasks.nobody(progress.nobody);
     }
     if whole {
         progress.whole_at = Some(Instant::now());

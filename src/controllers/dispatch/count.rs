@@ -9,7 +9,7 @@ use crate::{
     tasks::TaskState,
 };
 
-use super::Desk;
+use super::LoopContext;
 
 const PERIOD: Duration = Duration::from_secs(10);
 /// Without any change they are counted so often: ended tasks count for a day.
@@ -17,29 +17,34 @@ const SELDOM: Duration = Duration::from_secs(600);
 /// Counting may take one part in so many of the time.
 const SHARE: u32 = 20;
 
-pub async fn run(desk: Desk) {
-    let mut changes = desk.store.follow(Topics::TASKS);
+pub async fn run(context: LoopContext) {
+    let mut changes = context.store.follow(Topics::TASKS);
     loop {
-        desk.beat.beat();
+        context.beat.beat();
         let began = Instant::now();
         let counted = async {
-            let counts = desk.store.queue_counts().await?;
+            let counts = context.store.queue_counts().await?;
             for queue in &counts {
-                desk.metrics.tasks.queue(&queue.namespace, &queue.queue, &by_state(queue));
-                desk.metrics.tasks.oldest(&queue.namespace, &queue.queue, queue.oldest_pending, queue.oldest_deferred);
+                context.metrics.tasks.queue(&queue.namespace, &queue.queue, &by_state(queue));
+                context.metrics.tasks.oldest(
+                    &queue.namespace,
+                    &queue.queue,
+                    queue.oldest_pending,
+                    queue.oldest_deferred,
+                );
             }
-            desk.metrics.tasks.forget_others(counts.iter().map(|q| (q.namespace.as_str(), q.queue.as_str())));
+            context.metrics.tasks.forget_others(counts.iter().map(|q| (q.namespace.as_str(), q.queue.as_str())));
             Ok::<_, StoreError>(())
         };
-        desk.note("count tasks", counted.await);
+        context.note("count tasks", counted.await);
         let rest = (began.elapsed() * SHARE).clamp(PERIOD, SELDOM);
         // In parts, so that the loop is seen to be alive.
         while began.elapsed() < rest {
             tokio::time::sleep(PERIOD).await;
-            desk.beat.beat();
+            context.beat.beat();
         }
         while began.elapsed() < SELDOM && !changes.changed(PERIOD * 3).await {
-            desk.beat.beat();
+            context.beat.beat();
         }
     }
 }

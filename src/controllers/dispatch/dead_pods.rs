@@ -7,7 +7,7 @@ use crate::{
     store::{BootInstant, DeathWatch, HolderRow, ProcessIdentity, StoreError, Topics},
 };
 
-use super::Desk;
+use super::LoopContext;
 
 const PERIOD: Duration = Duration::from_secs(2);
 /// The same while no process of a pod holds anything.
@@ -15,12 +15,12 @@ const SELDOM: Duration = Duration::from_secs(30);
 /// Workers report every three seconds. The API server is asked about those that are silent for longer than this.
 const SILENT: Duration = Duration::from_secs(7);
 
-pub async fn run(desk: Desk, pods: Arc<WorkerPods>) {
+pub async fn run(context: LoopContext, pods: Arc<WorkerPods>) {
     let mut deaths = DeathWatch::default();
-    let mut claims = desk.store.follow(Topics::STARTED);
+    let mut claims = context.store.follow(Topics::STARTED);
     loop {
-        desk.beat.beat();
-        let passed = desk.note("free what dead pods hold", pass(&desk, &pods, &mut deaths).await);
+        context.beat.beat();
+        let passed = context.note("free what dead pods hold", pass(&context, &pods, &mut deaths).await);
         tokio::time::sleep(PERIOD).await;
         if passed == Some(false) {
             claims.changed(SELDOM).await;
@@ -29,14 +29,14 @@ pub async fn run(desk: Desk, pods: Arc<WorkerPods>) {
 }
 
 /// Returns whether processes of pods hold anything.
-async fn pass(desk: &Desk, pods: &WorkerPods, deaths: &mut DeathWatch) -> Result<bool, StoreError> {
-    let mut rows = desk.store.busy_holders().await?;
+async fn pass(context: &LoopContext, pods: &WorkerPods, deaths: &mut DeathWatch) -> Result<bool, StoreError> {
+    let mut rows = context.store.busy_holders().await?;
     rows.retain(|row| row.process.pod.is_some());
     deaths.keep(&rows);
     for row in rows.iter().filter(|row| is_silent(row, ProcessIdentity::own())) {
         let Some(pod) = &row.process.pod else { continue };
         match pods.has_ended(&pod.namespace, &pod.name, &pod.uid, row.process.known_since).await {
-            Ok(true) => deaths.free(&*desk.store, row, "its pod is gone", BootInstant::now()).await?,
+            Ok(true) => deaths.free(&*context.store, row, "its pod is gone", BootInstant::now()).await?,
             Ok(false) | Err(WorkloadError::NoCluster) => {}
             Err(error) => {
                 tracing::debug!(holder = row.holder, %error, "could not ask for a holder's pod; will retry");

@@ -6,14 +6,14 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use kube::runtime::reflector::ObjectRef;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
-    api::LLMBackend,
+    api::Kind,
     controllers::{
         Parts,
-        shared::{ServerLimit, ServerLimits, SlotWatch},
+        driver::Triggers,
+        shared::{NamespacedName, ServerLimit, ServerLimits, SlotWatch},
     },
     store::{BackendRow, SlotRow, Store, StoreError, Topics, WorkerRow, world},
     tasks::{
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-use super::Desk;
+use super::LoopContext;
 
 /// While anything goes on at a server, and for a while after.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -41,34 +41,28 @@ const FAILED: SignedDuration = SignedDuration::from_secs(60);
 
 type Known = BTreeMap<String, Adaptive>;
 
-pub async fn run(
-    desk: Desk,
-    limits: ServerLimits,
-    slots: SlotWatch,
-    trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
-) {
+pub async fn run(context: LoopContext, limits: ServerLimits, slots: SlotWatch, triggers: Triggers) {
     let mut known: Known = loop {
-        desk.beat.beat();
-        if let Some(known) = desk.note("limits of the last leader", restored(&*desk.store).await) {
+        context.beat.beat();
+        if let Some(known) = context.note("limits of the last leader", restored(&*context.store).await) {
             break known;
         }
         tokio::time::sleep(PERIOD).await;
     };
     let mut reports = Reports::default();
     let mut saved = (Timestamp::now(), known.clone());
-    let mut changes = desk.store.follow(Topics::REPORTS | Topics::WORLD | Topics::STARTED | Topics::ENDED);
+    let mut changes = context.store.follow(Topics::REPORTS | Topics::WORLD | Topics::STARTED | Topics::ENDED);
     let mut changed_at = Instant::now();
     loop {
-        desk.beat.beat();
+        context.beat.beat();
         let now = Timestamp::now();
-        if let Some(moved) = desk.note("adapt limits", pass(&desk, &slots, &mut known, &mut reports, now).await) {
+        if let Some(moved) = context.note("adapt limits", pass(&context, &slots, &mut known, &mut reports, now).await) {
             limits.put(in_force(&known));
             for backend in &moved {
-                // No receiver: the term is over.
-                let _ = trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+                triggers.one(Kind::LLMBackend, &NamespacedName::new(&backend.namespace, &backend.name));
             }
             let due = !moved.is_empty() || now.duration_since(saved.0) > SAVED;
-            if due && known != saved.1 && desk.note("keep limits", save(&desk, &known).await).is_some() {
+            if due && known != saved.1 && context.note("keep limits", save(&context, &known).await).is_some() {
                 saved = (now, known.clone());
             }
         }
@@ -79,7 +73,7 @@ pub async fn run(
         // In parts, so that the loop is seen to be alive.
         let asleep = Instant::now();
         while changed_at.elapsed() > LASTING && asleep.elapsed() < SELDOM {
-            desk.beat.beat();
+            context.beat.beat();
             if changes.changed(SELDOM / 3).await {
                 changed_at = Instant::now();
             }
@@ -108,21 +102,21 @@ async fn restored(store: &dyn Store) -> Result<Known, StoreError> {
     Ok(document.and_then(|document| serde_json::from_value(document).ok()).unwrap_or_default())
 }
 
-async fn save(desk: &Desk, known: &Known) -> Result<(), StoreError> {
+async fn save(context: &LoopContext, known: &Known) -> Result<(), StoreError> {
     let document = serde_json::to_value(known).map_err(|e| StoreError::Broken(e.to_string()))?;
-    desk.store.save_recovery(desk.term.fence(), DOCUMENT, &document).await
+    context.store.save_recovery(context.term.fence(), DOCUMENT, &document).await
 }
 
 /// Takes in what is new; returns the backends whose limit moved.
 async fn pass(
-    desk: &Desk,
+    context: &LoopContext,
     slots: &SlotWatch,
     known: &mut Known,
     reports: &mut Reports,
     now: Timestamp,
 ) -> Result<Vec<BackendRow>, StoreError> {
-    let backends = desk.store.backends().await?;
-    let mut news = reports.news(desk.store.workers().await?, now);
+    let backends = context.store.backends().await?;
+    let mut news = reports.news(context.store.workers().await?, now);
     known.retain(|url, _| backends.iter().any(|b| b.server_url == *url));
     let mut moved = Vec::new();
     for backend in backends {

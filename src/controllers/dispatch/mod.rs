@@ -13,17 +13,14 @@ pub use limits::limits_of_last_leader;
 
 use std::{sync::Arc, time::Duration};
 
-use kube::runtime::reflector::ObjectRef;
-use tokio::sync::mpsc;
-
 use crate::{
-    api::LLMBackend,
     store::{Store, StoreError, Term},
     telemetry::{Beat, Metrics},
 };
 
 use super::{
     Parts,
+    driver::Triggers,
     shared::{ServerLimits, Shared, Wishes},
     supervise::Supervisor,
 };
@@ -32,14 +29,14 @@ use super::{
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// What every loop here has.
-struct Desk {
+struct LoopContext {
     store: Arc<dyn Store>,
     metrics: Metrics,
     term: Term,
     beat: Beat,
 }
 
-impl Desk {
+impl LoopContext {
     fn new(parts: &Parts, term: &Term, name: &str) -> Self {
         Self {
             store: Arc::clone(&parts.store),
@@ -62,31 +59,25 @@ impl Desk {
 }
 
 /// Starts all of it for one term.
-pub fn start(
-    supervisor: &mut Supervisor,
-    parts: &Parts,
-    shared: &Shared,
-    term: &Term,
-    trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
-) {
-    let desk = |name: &'static str| {
+pub fn start(supervisor: &mut Supervisor, parts: &Parts, shared: &Shared, term: &Term, triggers: Triggers) {
+    let context = |name: &'static str| {
         let (parts, term) = (parts.clone(), term.clone());
-        move || Desk::new(&parts, &term, name)
+        move || LoopContext::new(&parts, &term, name)
     };
     let (wishes, known): (Wishes, ServerLimits) = (shared.wishes.clone(), shared.limits.clone());
     let slots = shared.slots.clone();
-    let of = desk("assign tasks");
+    let of = context("assign tasks");
     supervisor.run("assign tasks", move || assign::run(of(), wishes.clone()));
-    let of = desk("reap leases");
+    let of = context("reap leases");
     supervisor.run("reap leases", move || reap::run(of()));
-    let (of, pods) = (desk("free what dead pods hold"), Arc::clone(&parts.worker_pods));
+    let (of, pods) = (context("free what dead pods hold"), Arc::clone(&parts.worker_pods));
     supervisor.run("free what dead pods hold", move || dead_pods::run(of(), Arc::clone(&pods)));
-    let of = desk("drop old tasks");
+    let of = context("drop old tasks");
     supervisor.run("drop old tasks", move || retain::run(of()));
-    let (of, platform) = (desk("tasks of former namespaces"), Arc::clone(&parts.platform));
+    let (of, platform) = (context("tasks of former namespaces"), Arc::clone(&parts.platform));
     supervisor.run("tasks of former namespaces", move || namespaces::run(of(), Arc::clone(&platform)));
-    let of = desk("adapt limits");
-    supervisor.run("adapt limits", move || limits::run(of(), known.clone(), slots.clone(), trigger.clone()));
-    let of = desk("count tasks");
+    let of = context("adapt limits");
+    supervisor.run("adapt limits", move || limits::run(of(), known.clone(), slots.clone(), triggers.clone()));
+    let of = context("count tasks");
     supervisor.run("count tasks", move || count::run(of()));
 }

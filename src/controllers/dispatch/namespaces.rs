@@ -11,7 +11,7 @@ use crate::{
     tasks::retry::doubled,
 };
 
-use super::Desk;
+use super::LoopContext;
 
 const PERIOD: Duration = Duration::from_secs(5);
 /// The longest wait after failures: going through very many tasks may take longer than a statement is given.
@@ -31,13 +31,13 @@ enum Step {
     Drop { namespace: String, made_at: Timestamp },
 }
 
-pub async fn run(desk: Desk, platform: Arc<dyn Platform>) {
+pub async fn run(context: LoopContext, platform: Arc<dyn Platform>) {
     let (mut done, mut failures) = (Done::default(), 0);
     loop {
-        desk.beat.beat();
+        context.beat.beat();
         match platform.namespaces().await {
-            Ok(known) if desk.term.still_leads() => {
-                let passed = desk.note("tasks of former namespaces", pass(&desk, &known, &mut done).await);
+            Ok(known) if context.term.still_leads() => {
+                let passed = context.note("tasks of former namespaces", pass(&context, &known, &mut done).await);
                 failures = if passed.is_some() { 1 } else { failures + 1 };
             }
             Ok(_) => {}
@@ -46,7 +46,7 @@ pub async fn run(desk: Desk, platform: Arc<dyn Platform>) {
         // In parts, so that the loop is seen to be alive.
         for _ in 0..(doubled(PERIOD, LONGEST, failures).as_secs() / PERIOD.as_secs()) {
             tokio::time::sleep(PERIOD).await;
-            desk.beat.beat();
+            context.beat.beat();
         }
     }
 }
@@ -61,17 +61,17 @@ struct Done {
 }
 
 /// While no namespace comes or goes, the database is not asked.
-async fn pass(desk: &Desk, known: &Namespaces, done: &mut Done) -> Result<(), StoreError> {
+async fn pass(context: &LoopContext, known: &Namespaces, done: &mut Done) -> Result<(), StoreError> {
     if *known == done.seen {
         return Ok(());
     }
-    let counts = desk.store.queue_counts().await?;
+    let counts = context.store.queue_counts().await?;
     let mut rest = false;
     for step in steps(known, &counts, &done.cleared) {
         match step {
             Step::Cancel { namespace } => {
                 let filter = TaskFilter { namespace: Some(namespace.clone()), ..TaskFilter::default() };
-                let (ended, all) = carry_out(desk, &filter, &TaskCommand::Cancel).await?;
+                let (ended, all) = carry_out(context, &filter, &TaskCommand::Cancel).await?;
                 rest |= !all;
                 tracing::info!(namespace, ended, "namespace is deleted; cancelled its tasks");
             }
@@ -79,8 +79,9 @@ async fn pass(desk: &Desk, known: &Namespaces, done: &mut Done) -> Result<(), St
                 let created_before = made_at.checked_sub(SKEW).ok();
                 let filter = TaskFilter { namespace: Some(namespace.clone()), created_before, ..TaskFilter::default() };
                 let is_live = counts.iter().any(|counted| counted.namespace == namespace);
-                let (_, all) = if is_live { carry_out(desk, &filter, &TaskCommand::Cancel).await? } else { (0, true) };
-                let (dropped, all_dropped) = carry_out(desk, &filter, &TaskCommand::Purge).await?;
+                let (_, all) =
+                    if is_live { carry_out(context, &filter, &TaskCommand::Cancel).await? } else { (0, true) };
+                let (dropped, all_dropped) = carry_out(context, &filter, &TaskCommand::Purge).await?;
                 if dropped > 0 {
                     tracing::info!(
                         namespace,
@@ -102,11 +103,15 @@ async fn pass(desk: &Desk, known: &Namespaces, done: &mut Done) -> Result<(), St
 }
 
 /// How many tasks it was carried out on, and whether that is all.
-async fn carry_out(desk: &Desk, filter: &TaskFilter, command: &TaskCommand) -> Result<(usize, bool), StoreError> {
+async fn carry_out(
+    context: &LoopContext,
+    filter: &TaskFilter,
+    command: &TaskCommand,
+) -> Result<(usize, bool), StoreError> {
     let mut count = 0;
     for _ in 0..BATCHES {
-        desk.beat.beat();
-        let done = desk.store.command_tasks(filter, command, "its namespace was deleted", BATCH).await?.len();
+        context.beat.beat();
+        let done = context.store.command_tasks(filter, command, "its namespace was deleted", BATCH).await?.len();
         count += done;
         if done == 0 {
             return Ok((count, true));

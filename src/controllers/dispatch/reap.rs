@@ -10,7 +10,7 @@ use crate::{
     tasks::QueueKey,
 };
 
-use super::Desk;
+use super::LoopContext;
 
 /// The shortest and the longest time between two passes.
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -18,20 +18,20 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Of queues that nobody declares any more.
 const LEASE: Duration = Duration::from_secs(90);
 
-pub async fn run(desk: Desk) {
-    let mut changes = desk.store.follow(Topics::NEW | Topics::WORLD);
-    let mut world = desk.store.follow(Topics::WORLD);
+pub async fn run(context: LoopContext) {
+    let mut changes = context.store.follow(Topics::NEW | Topics::WORLD);
+    let mut world = context.store.follow(Topics::WORLD);
     let (mut patience, mut queues) = (Patience::default(), None);
     loop {
-        desk.beat.beat();
+        context.beat.beat();
         if world.take() {
             queues = None;
         }
         let mut wait = SHORTEST;
-        match desk.note("reap", pass(&desk, &mut patience, &mut queues).await) {
+        match context.note("reap", pass(&context, &mut patience, &mut queues).await) {
             Some((reaped, again)) => {
                 let Reaped { leases, requeued, deferred, expired } = reaped;
-                desk.metrics.tasks.reaped(leases, requeued, deferred, expired);
+                context.metrics.tasks.reaped(leases, requeued, deferred, expired);
                 if reaped != Reaped::default() {
                     tracing::warn!(leases, requeued, deferred, expired, "took tasks back from lapsed leases");
                 }
@@ -46,26 +46,26 @@ pub async fn run(desk: Desk) {
 
 /// Returns when the next pass is due. Nothing is written while nothing has lapsed.
 async fn pass(
-    desk: &Desk,
+    context: &LoopContext,
     patience: &mut Patience,
     known: &mut Option<Vec<(QueueKey, Duration)>>,
 ) -> Result<(Reaped, Duration), StoreError> {
     let queues = match known.take() {
         Some(queues) => queues,
-        None => leases(&desk.store.declared("TaskQueue").await?),
+        None => leases(&context.store.declared("TaskQueue").await?),
     };
     let shortest = queues.iter().map(|(_, lease)| *lease).min().unwrap_or(LEASE);
     // A reaper that passes seldom takes itself for one that paused.
     let longest = (shortest / 4).clamp(SHORTEST, LONGEST);
     // Reached the database: only such a pass counts.
-    let next = desk.store.next_lapse().await?;
+    let next = context.store.next_lapse().await?;
     let reapable = patience.reapable(&queues, LEASE, BootInstant::now(), Timestamp::now());
     *known = Some(queues);
     let wait = next.map_or(longest, |next| next.clamp(SHORTEST, longest));
     let reaped = match reapable {
         _ if next.is_none_or(|next| !next.is_zero()) => Reaped::default(),
         Reapable::Of(none) if none.is_empty() => Reaped::default(),
-        reapable => desk.store.reap_of(desk.term.fence(), &reapable).await?,
+        reapable => context.store.reap_of(context.term.fence(), &reapable).await?,
     };
     Ok((reaped, wait))
 }

@@ -8,16 +8,16 @@ use crate::{
     tasks::QueueKey,
 };
 
-use super::Desk;
+use super::LoopContext;
 
 const PERIOD: Duration = Duration::from_secs(60);
 /// While a batch dropped anything, there may be more.
 const SOON: Duration = Duration::from_secs(1);
 
-pub async fn run(desk: Desk) {
+pub async fn run(context: LoopContext) {
     loop {
-        desk.beat.beat();
-        let dropped = desk.note("drop old tasks", pass(&desk).await).unwrap_or_default();
+        context.beat.beat();
+        let dropped = context.note("drop old tasks", pass(&context).await).unwrap_or_default();
         if dropped > 0 {
             tracing::info!(dropped, "dropped ended tasks after their retention");
         }
@@ -25,17 +25,17 @@ pub async fn run(desk: Desk) {
         // In parts, so that the loop is seen to be alive.
         for _ in 0..wait.as_secs().div_ceil(10).max(1) {
             tokio::time::sleep(wait.min(Duration::from_secs(10))).await;
-            desk.beat.beat();
+            context.beat.beat();
         }
     }
 }
 
-async fn pass(desk: &Desk) -> Result<u64, StoreError> {
-    let queues = desk.store.declared("TaskQueue").await?;
+async fn pass(context: &LoopContext) -> Result<u64, StoreError> {
+    let queues = context.store.declared("TaskQueue").await?;
     let mut retention: Vec<Retention> = queues.iter().filter_map(of_queue).collect();
     // What a queue left behind that is gone is kept as long as a queue keeps its tasks that says nothing.
     retention.push(kept(None, &RetentionPolicy::default()));
-    desk.store.retain(desk.term.fence(), &retention).await
+    context.store.retain(context.term.fence(), &retention).await
 }
 
 fn of_queue(row: &DeclaredRow) -> Option<Retention> {

@@ -1,7 +1,7 @@
 //! Which objects are looked at, and in what order they were asked for.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
@@ -15,30 +15,46 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
-use crate::telemetry::Metrics;
+use crate::{api::Kind, telemetry::Metrics};
 
-use super::Feed;
+use super::{super::shared::NamespacedName, Feed};
 
-/// Objects that others ask to be looked at. A loop that is started again goes on with what is left.
-pub struct Triggered<K: Resource<DynamicType = ()>>(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<ObjectRef<K>>>>);
+/// Asks for passes over objects of any kind, for one term.
+#[derive(Clone)]
+pub struct Triggers(Arc<BTreeMap<Kind, Trigger>>);
 
-impl<K: Resource<DynamicType = ()>> Clone for Triggered<K> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+struct Trigger {
+    sender: mpsc::UnboundedSender<NamespacedName>,
+    /// A loop that is started again goes on with what is left.
+    receiver: tokio::sync::Mutex<mpsc::UnboundedReceiver<NamespacedName>>,
+}
+
+impl Default for Triggers {
+    fn default() -> Self {
+        let trigger = || {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            Trigger { sender, receiver: receiver.into() }
+        };
+        Self(Arc::new(Kind::ALL.iter().map(|kind| (*kind, trigger())).collect()))
     }
 }
 
-/// Where to ask for passes, and what takes them up.
-pub fn triggers<K: Resource<DynamicType = ()>>() -> (mpsc::UnboundedSender<ObjectRef<K>>, Triggered<K>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (sender, Triggered(Arc::new(tokio::sync::Mutex::new(receiver))))
+impl Triggers {
+    pub fn one(&self, kind: Kind, object: &NamespacedName) {
+        // The receiver lives as long as the sender.
+        drop(self.0[&kind].sender.send(object.clone()));
+    }
+
+    async fn next(&self, kind: Kind) -> Option<NamespacedName> {
+        self.0[&kind].receiver.lock().await.recv().await
+    }
 }
 
 /// Everything there is, everything that is touched, and what others ask to be looked at.
 pub fn queue<K>(
     feed: &Feed<K>,
-    triggered: Triggered<K>,
-    waiting: Waiting<K>,
+    (kind, triggers): (Kind, Triggers),
+    waiting: WaitingObjects<K>,
 ) -> impl Stream<Item = Result<ReconcileRequest<K>, Infallible>> + Send + 'static + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Send + Sync + 'static,
@@ -57,30 +73,30 @@ where
     };
     let initial = stream::iter(all());
     let touched = touched.flat_map(move |one| stream::iter(one.map_or_else(&all, |object| vec![object])));
-    let triggers = stream::unfold(triggered, |triggered| async move {
-        let object = triggered.0.lock().await.recv().await;
-        object.map(|object| (object, triggered))
+    let triggered = stream::unfold(triggers, move |triggers| async move {
+        let object = triggers.next(kind).await?;
+        Some((ObjectRef::new(&object.name).within(&object.namespace), triggers))
     });
-    stream::select(initial.chain(touched), Box::pin(triggers)).map(move |object| {
+    stream::select(initial.chain(touched), Box::pin(triggered)).map(move |object| {
         waiting.joined(&object);
         Ok(ReconcileRequest::from(object))
     })
 }
 
 /// Who was asked to be looked at and was not yet: the depth of the queue, for metrics. Passes that are due later don't count.
-pub struct Waiting<K: Resource<DynamicType = ()>> {
+pub struct WaitingObjects<K: Resource<DynamicType = ()>> {
     kind: &'static str,
     metrics: Metrics,
     objects: Arc<Mutex<HashSet<ObjectRef<K>>>>,
 }
 
-impl<K: Resource<DynamicType = ()>> Clone for Waiting<K> {
+impl<K: Resource<DynamicType = ()>> Clone for WaitingObjects<K> {
     fn clone(&self) -> Self {
         Self { kind: self.kind, metrics: self.metrics.clone(), objects: Arc::clone(&self.objects) }
     }
 }
 
-impl<K: Resource<DynamicType = ()>> Waiting<K>
+impl<K: Resource<DynamicType = ()>> WaitingObjects<K>
 where
     ObjectRef<K>: Eq + Hash + Clone,
 {

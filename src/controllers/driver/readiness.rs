@@ -8,12 +8,12 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    api::{Condition, ConditionStatus, condition, remedy},
+    api::{Condition, ConditionStatus, Kind, condition},
     platform::ObjectId,
 };
 
 /// Kinds whose controllers mend what is wrong, until they give up.
-const HEALED: [&str; 2] = ["LLMBackend", "ContainerHealthCheck"];
+const HEALED: [Kind; 2] = [Kind::LLMBackend, Kind::ContainerHealthCheck];
 /// What ends by itself, or is as a person wants it.
 const EXPECTED: [&str; 8] =
     ["Suspended", "StoppedByPerson", "HeldByPerson", "Held", "Scaling", "Waiting", "Proving", "Unheard"];
@@ -34,19 +34,19 @@ impl ReadinessLog {
     }
 
     /// Logs what a status says of readiness, where that is news.
-    pub fn tell(&self, id: &ObjectId, status: &serde_json::Value) {
+    pub fn tell(&self, of: Kind, id: &ObjectId, status: &serde_json::Value) {
         let Some(now) = Readiness::of(status) else { return };
         let reason = (!now.ready).then(|| now.reason.clone());
         let ObjectId { kind, namespace, name, .. } = id;
         let before = self.lock().insert((namespace.clone(), name.clone()), reason);
-        match now.news(kind, before.as_ref().map(Option::as_deref)) {
+        match now.news(of, before.as_ref().map(Option::as_deref)) {
             None => {}
             Some(News::Ready) => tracing::info!(parent: None, kind, namespace, name, "resource is ready again"),
             Some(News::NotReady) => {
                 tracing::info!(parent: None, kind, namespace, name, reason = now.reason, why = now.message, "resource is not ready");
             }
             Some(News::ForPerson) => {
-                let next = remedy(kind, namespace, name, &now.reason);
+                let next = of.remedy(namespace, name, &now.reason);
                 let (reason, why) = (now.reason, now.message);
                 // Its pass says whose it is, too.
                 tracing::warn!(
@@ -101,7 +101,7 @@ impl Readiness {
     }
 
     /// `before`: the reason that was said last, `Some(None)` when it was ready, `None` when nothing was said.
-    fn news(&self, kind: &str, before: Option<Option<&str>>) -> Option<News> {
+    fn news(&self, kind: Kind, before: Option<Option<&str>>) -> Option<News> {
         let said = before.flatten();
         if self.ready {
             return said.filter(|reason| !EXPECTED.contains(reason)).map(|_| News::Ready);
@@ -130,28 +130,40 @@ mod tests {
     #[test]
     fn a_person_is_warned_once_of_what_nobody_else_mends() {
         for (what, kind, now, before, news) in [
-            ("a model that nobody serves", "Expert", ("False", "False", "ModelMissing"), None, Some(News::ForPerson)),
-            ("said already", "Expert", ("False", "False", "ModelMissing"), Some(Some("ModelMissing")), None),
+            (
+                "a model that nobody serves",
+                Kind::Expert,
+                ("False", "False", "ModelMissing"),
+                None,
+                Some(News::ForPerson),
+            ),
+            ("said already", Kind::Expert, ("False", "False", "ModelMissing"), Some(Some("ModelMissing")), None),
             (
                 "another reason",
-                "Expert",
+                Kind::Expert,
                 ("False", "True", "PromptMissing"),
                 Some(Some("ModelMissing")),
                 Some(News::ForPerson),
             ),
-            ("mended", "Expert", ("True", "False", "Available"), Some(Some("ModelMissing")), Some(News::Ready)),
-            ("well from the start", "Expert", ("True", "False", "Available"), None, None),
-            ("suspended", "Expert", ("False", "False", "Suspended"), Some(None), None),
-            ("healed by its controller", "LLMBackend", ("False", "False", "Refused"), Some(None), Some(News::NotReady)),
+            ("mended", Kind::Expert, ("True", "False", "Available"), Some(Some("ModelMissing")), Some(News::Ready)),
+            ("well from the start", Kind::Expert, ("True", "False", "Available"), None, None),
+            ("suspended", Kind::Expert, ("False", "False", "Suspended"), Some(None), None),
+            (
+                "healed by its controller",
+                Kind::LLMBackend,
+                ("False", "False", "Refused"),
+                Some(None),
+                Some(News::NotReady),
+            ),
             (
                 "given up",
-                "LLMBackend",
+                Kind::LLMBackend,
                 ("False", "True", "DeferredToHuman"),
                 Some(Some("Refused")),
                 Some(News::ForPerson),
             ),
-            ("just started", "LLMBackend", ("False", "False", "Proving"), None, None),
-            ("and proved", "LLMBackend", ("True", "False", "Serving"), Some(Some("Proving")), None),
+            ("just started", Kind::LLMBackend, ("False", "False", "Proving"), None, None),
+            ("and proved", Kind::LLMBackend, ("True", "False", "Serving"), Some(Some("Proving")), None),
         ] {
             let (ready, stalled, reason) = now;
             assert_eq!(readiness(ready, stalled, reason).news(kind, before), news, "{what}");

@@ -4,11 +4,14 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::testing::{Home, expert},
+    super::{
+        shared::NamespacedName,
+        testing::{TestHome, expert},
+    },
     *,
 };
 use crate::{
-    api::Expert,
+    api::{Expert, ExpertStatus},
     store::{BootInstant, Fence},
     telemetry::Loops,
 };
@@ -25,10 +28,9 @@ impl Controller for ByName {
     type Object = Expert;
     type Observed = ();
     type Plan = ();
-    type Done = ();
-    type Status = u32;
+    type Outcome = ();
 
-    const KIND: &'static str = "Expert";
+    const KIND: Kind = Kind::Expert;
 
     async fn observe(&self, _: &Expert) -> Result<(), StepError> {
         Ok(())
@@ -45,10 +47,10 @@ impl Controller for ByName {
         Ok(())
     }
 
-    fn status(&self, object: &Expert, (): &(), (): &(), _: Timestamp) -> Report<u32> {
+    fn status(&self, object: &Expert, (): &(), (): &(), _: Timestamp) -> Report<ExpertStatus> {
         self.worked.fetch_add(1, Ordering::SeqCst);
-        let status = ["differs", "shown"].contains(&object.name_any().as_str()).then_some(1);
-        Report { status, notes: Vec::new(), changes: Vec::new(), again: Some(Duration::from_millis(1)) }
+        let undecided = !["differs", "shown"].contains(&object.name_any().as_str());
+        Report { status: ExpertStatus::default(), undecided, notes: Vec::new(), again: Some(Duration::from_millis(1)) }
     }
 
     fn gone(&self, _: &str, _: &str) {}
@@ -57,19 +59,19 @@ impl Controller for ByName {
 #[tokio::test]
 async fn an_object_that_panics_backs_off_by_itself_and_the_others_go_on() {
     let objects = ["panics", "works"].map(|name| expert(name, 1, json!({})));
-    let (home, metrics, shutdown) = (Home::with(objects.into()), Metrics::new(), CancellationToken::new());
+    let (home, metrics, shutdown) = (TestHome::with(objects.into()), Metrics::new(), CancellationToken::new());
     let loops = Loops::new();
     let beat = || loops.register("expert", Duration::from_secs(60));
-    let feed = Feed::<Expert>::start(home.clone(), "Expert", &metrics, beat(), shutdown.clone());
-    let (trigger, triggered) = triggers();
+    let feed = Feed::<Expert>::start(home.clone(), Kind::Expert, &metrics, beat(), shutdown.clone());
+    let triggers = Triggers::default();
     let until = BootInstant::now() + Duration::from_secs(3_600);
     let term = Term::new(Fence { epoch: 1, holder: "h".into() }, until);
     let controller = Arc::new(ByName::default());
-    let with = Drive { platform: home, metrics: metrics.clone(), term, beat: beat() };
-    let driving = tokio::spawn(drive(Arc::clone(&controller), feed, triggered, with));
+    let with = Drive { platform: home, metrics: metrics.clone(), term, beat: beat(), triggers: triggers.clone() };
+    let driving = tokio::spawn(drive(Arc::clone(&controller), feed, with));
     while controller.panicked.load(Ordering::SeqCst) == 0 || controller.worked.load(Ordering::SeqCst) < 50 {
         // Something asks for the failing one all the time.
-        trigger.send(ObjectRef::new("panics").within("team")).unwrap();
+        triggers.one(Kind::Expert, &NamespacedName::new("team", "panics"));
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(!driving.is_finished());
     }
@@ -85,15 +87,20 @@ async fn a_status_that_is_refused_is_an_event_once() {
     let refusal = PlatformError::Invalid("status.heldServices[0].reason: Too long".into());
     for (refuses, told) in [(refusal, 1), (PlatformError::Unavailable("no route".into()), 0)] {
         let objects = vec![expert("shown", 1, json!({}))];
-        let home = Arc::new(Home { objects, refuses: Some(refuses), ..Home::default() });
+        let home = Arc::new(TestHome { objects, refuses: Some(refuses), ..TestHome::default() });
         let (metrics, shutdown, loops) = (Metrics::new(), CancellationToken::new(), Loops::new());
         let beat = || loops.register("expert", Duration::from_secs(60));
-        let feed = Feed::<Expert>::start(home.clone(), "Expert", &metrics, beat(), shutdown.clone());
-        let (_trigger, triggered) = triggers();
+        let feed = Feed::<Expert>::start(home.clone(), Kind::Expert, &metrics, beat(), shutdown.clone());
         let term = Term::new(Fence { epoch: 1, holder: "h".into() }, BootInstant::now() + Duration::from_secs(3_600));
         let controller = Arc::new(ByName::default());
-        let with = Drive { platform: home.clone(), metrics: metrics.clone(), term, beat: beat() };
-        let driving = tokio::spawn(drive(Arc::clone(&controller), feed, triggered, with));
+        let with = Drive {
+            platform: home.clone(),
+            metrics: metrics.clone(),
+            term,
+            beat: beat(),
+            triggers: Triggers::default(),
+        };
+        let driving = tokio::spawn(drive(Arc::clone(&controller), feed, with));
         while controller.worked.load(Ordering::SeqCst) < 20 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -119,16 +126,16 @@ async fn a_step_that_hangs_is_an_error_that_names_it() {
 async fn a_status_that_is_refused_is_an_error_of_its_pass_and_healing_goes_on() {
     let older = PlatformError::OlderSchema { attempt: "Expert team/differs".into(), said: "no such field".into() };
     let objects = vec![expert("differs", 1, json!({}))];
-    let home = Arc::new(Home { objects, refuses: Some(older), ..Home::default() });
+    let home = Arc::new(TestHome { objects, refuses: Some(older), ..TestHome::default() });
     let (metrics, shutdown) = (Metrics::new(), CancellationToken::new());
     let loops = Loops::new();
     let beat = || loops.register("expert", Duration::from_secs(60));
-    let feed = Feed::<Expert>::start(home.clone(), "Expert", &metrics, beat(), shutdown.clone());
-    let (_trigger, triggered) = triggers();
+    let feed = Feed::<Expert>::start(home.clone(), Kind::Expert, &metrics, beat(), shutdown.clone());
     let term = Term::new(Fence { epoch: 1, holder: "h".into() }, BootInstant::now() + Duration::from_secs(3_600));
     let controller = Arc::new(ByName::default());
-    let with = Drive { platform: home.clone(), metrics: metrics.clone(), term, beat: beat() };
-    let driving = tokio::spawn(drive(Arc::clone(&controller), feed, triggered, with));
+    let with =
+        Drive { platform: home.clone(), metrics: metrics.clone(), term, beat: beat(), triggers: Triggers::default() };
+    let driving = tokio::spawn(drive(Arc::clone(&controller), feed, with));
     while controller.worked.load(Ordering::SeqCst) < 50 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{
-    api::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, LLMBackend, TextKind, TextRef},
+    api::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Kind, LLMBackend, Requirement, TextKind, TextRef},
     platform::{PlatformError, SecretError},
 };
 
 use super::{
-    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
+    declared::{ControlPlane, DeclaredObserved, DeclaredPlan, Declares, Gate, PlanOf, projected},
     error::StepError,
     shared::NamespacedName,
 };
@@ -35,18 +35,17 @@ pub struct ExpertObserved {
 #[async_trait]
 impl Declares for Experts {
     type Object = Expert;
-    type Status = ExpertStatus;
-    type Facts = ExpertObserved;
+    type Observed = ExpertObserved;
+    type Action = ();
 
-    const KIND: &'static str = "Expert";
+    const KIND: Kind = Kind::Expert;
 
-    fn parts(object: &Expert) -> Declaration<'_, ExpertStatus> {
-        let ExpertSpec { suspend, .. } = &object.spec;
-        Declaration { suspend: *suspend, requires: &[], status: object.status.as_ref(), spec: projected(&object.spec) }
+    fn declared(spec: &ExpertSpec) -> (bool, &[Requirement]) {
+        (spec.suspend, &[])
     }
 
-    async fn facts(&self, object: &Expert, key: &NamespacedName) -> Result<ExpertObserved, StepError> {
-        let spec = &object.spec;
+    async fn observe(&self, object: &Expert, base: &DeclaredObserved) -> Result<ExpertObserved, StepError> {
+        let (spec, key) = (&object.spec, &base.key);
         let declared = self.0.feeds.backends.objects.state();
         let mut backends: Vec<&LLMBackend> = declared
             .iter()
@@ -55,8 +54,7 @@ impl Declares for Experts {
             .filter(|backend| spec.model.as_ref().is_some_and(|model| serves(backend, model)))
             .collect();
         backends.sort_by_key(|backend| (backend.spec.priority, backend.metadata.name.clone()));
-        let uid = object.metadata.uid.clone().unwrap_or_default();
-        let known = self.0.book.row(&uid);
+        let known = self.0.book.row(&base.uid);
         Ok(ExpertObserved {
             backends: backends.iter().filter_map(|backend| backend.metadata.name.clone()).collect(),
             prompt: match &spec.system_prompt_ref {
@@ -70,12 +68,8 @@ impl Declares for Experts {
         })
     }
 
-    fn judge(
-        object: &Expert,
-        seen: &DeclaredObserved<ExpertObserved>,
-        _: Timestamp,
-    ) -> DeclaredAssessment<ExpertStatus> {
-        judge(&object.spec, seen)
+    fn plan(object: &Expert, observed: &DeclaredObserved<ExpertObserved>, _: &Gate, _: Timestamp) -> PlanOf<Self> {
+        plan(&object.spec, observed)
     }
 }
 
@@ -92,7 +86,7 @@ impl Experts {
             }
             TextKind::Secret => platform.prompt_secret(namespace, name).await,
         };
-        let what = format!("{kind:?} {namespace}/{name}");
+        let what = format!("{} {namespace}/{name}", kind.as_str());
         let data = match found {
             Ok(data) => data,
             Err(PlatformError::NotFound(_)) => return Ok(Err(format!("{what} is not there: create it"))),
@@ -103,25 +97,19 @@ impl Experts {
         Ok(String::from_utf8(bytes.clone()).map_err(|_| format!("key {field} of {what} is not text")))
     }
 
+    /// Why its webhook's Secret can't sign, if so.
     async fn secret_problem(&self, spec: &ExpertSpec, key: &NamespacedName) -> Result<Option<String>, StepError> {
-        let reference = spec.webhook.as_ref().and_then(|webhook| webhook.secret_ref.as_ref());
-        signing_problem(&self.0, reference.map(|r| r.name.as_str()), &key.namespace).await
-    }
-}
-
-/// Why a webhook's Secret can't sign, if so.
-async fn signing_problem(
-    world: &ControlPlane,
-    secret: Option<&str>,
-    namespace: &str,
-) -> Result<Option<String>, StepError> {
-    let Some(name) = secret else { return Ok(None) };
-    match world.shared.secrets.text(namespace, name, "signingSecret").await {
-        Ok(text) => Ok(crate::host::SigningSecret::parse(&text)
-            .err()
-            .map(|error| format!("key signingSecret of Secret {namespace}/{name}: {error}"))),
-        Err(SecretError::Missing(what)) => Ok(Some(what)),
-        Err(SecretError::Unavailable(error)) => Err(error.into()),
+        let Some(secret) = spec.webhook.as_ref().and_then(|webhook| webhook.secret_ref.as_ref()) else {
+            return Ok(None);
+        };
+        let (namespace, name) = (&key.namespace, &secret.name);
+        match self.0.shared.secrets.text(namespace, name, "signingSecret").await {
+            Ok(text) => Ok(crate::host::SigningSecret::parse(&text)
+                .err()
+                .map(|error| format!("key signingSecret of Secret {namespace}/{name}: {error}"))),
+            Err(SecretError::Missing(what)) => Ok(Some(what)),
+            Err(SecretError::Unavailable(error)) => Err(error.into()),
+        }
     }
 }
 
@@ -134,14 +122,12 @@ fn is_secret(spec: &ExpertSpec) -> bool {
     spec.system_prompt_ref.as_ref().is_some_and(|reference| reference.kind == TextKind::Secret)
 }
 
-fn judge(spec: &ExpertSpec, seen: &DeclaredObserved<ExpertObserved>) -> DeclaredAssessment<ExpertStatus> {
-    let facts = &seen.facts;
+fn plan(spec: &ExpertSpec, observed: &DeclaredObserved<ExpertObserved>) -> DeclaredPlan<ExpertStatus> {
+    let facts = &observed.facts;
     let status =
         ExpertStatus { backends: facts.backends.iter().take(64).cloned().collect(), ..ExpertStatus::default() };
-    let of = |state, ready, stalled, message: String| {
-        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
-    };
-    let mut judged = if seen.suspended {
+    let of = |state, ready, stalled, message: String| DeclaredPlan::new(state, ready, stalled, message, status.clone());
+    let mut plan = if observed.suspended {
         of(ExpertState::Suspended, false, false, "suspended: it gets no tasks".into())
     } else if let Some(Err(why)) = &facts.prompt {
         of(ExpertState::PromptMissing, false, true, format!("its system prompt can't be read: {why}"))
@@ -172,33 +158,32 @@ fn judge(spec: &ExpertSpec, seen: &DeclaredObserved<ExpertObserved>) -> Declared
             resolved.system_prompt.clone_from(&facts.last_prompt);
             // Without its prompt it would do its tasks wrongly; with the last one it goes on.
             if facts.last_prompt.is_none() {
-                judged.held = Some(format!("waits for its system prompt: {why}"));
+                plan.held = Some(format!("waits for its system prompt: {why}"));
                 // Claims count places: without one it keeps its tasks, and starts none.
                 resolved.max_concurrent_tasks = 0;
             }
         }
         None => {}
     }
-    judged.spec = Some(projected(&resolved));
-    judged
+    plan.spec = Some(projected(&resolved));
+    plan
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::declared::Gate;
     use serde_json::json;
 
-    fn judged(spec: serde_json::Value, suspended: bool, facts: ExpertObserved) -> DeclaredAssessment<ExpertStatus> {
+    fn judged(spec: serde_json::Value, suspended: bool, facts: ExpertObserved) -> DeclaredPlan<ExpertStatus> {
         let spec: ExpertSpec = serde_json::from_value(spec).unwrap();
         let key = NamespacedName::new("team", "igor");
-        judge(
+        plan(
             &spec,
             &DeclaredObserved {
                 key,
                 uid: "u".into(),
                 suspended,
-                gate: Gate::default(),
+                requirements: Vec::new(),
                 handled_reconcile: None,
                 facts,
             },

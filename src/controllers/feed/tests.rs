@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::{
-    super::testing::{Home, expert},
+    super::testing::{TestHome, expert},
     *,
 };
 use crate::{api::Expert, platform::Unreadable};
@@ -34,8 +34,8 @@ fn listing(objects: Vec<DynamicObject>) -> Vec<Event<DynamicObject>> {
 
 #[test]
 fn an_object_that_can_not_be_decoded_any_more_stays_through_listings_as_it_was_last() {
-    let home = Home::with(Vec::new());
-    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), "Expert", Metrics::new());
+    let home = TestHome::with(Vec::new());
+    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), Kind::Expert, Metrics::new());
     take(&mut pump, listing(vec![expert("a", 1, json!({})), expert("b", 1, json!({}))]));
     assert!(feed.is_whole());
     for events in [vec![Event::Apply(bad("a", 2))], listing(vec![bad("a", 3), expert("b", 1, json!({}))])] {
@@ -45,18 +45,18 @@ fn an_object_that_can_not_be_decoded_any_more_stays_through_listings_as_it_was_l
     let kept = feed.objects.get(&ObjectRef::new("a").within("team")).unwrap();
     assert_eq!(kept.spec.model.as_deref(), Some("m"));
     assert_eq!(kept.resource_version().as_deref(), Some("3"), "its status can be written");
-    let told = home.problems.lock().unwrap()["Expert"].clone();
+    let told = home.problems.lock().unwrap()[&Kind::Expert].clone();
     assert!(
         told.len() == 1 && told[0].to_string().starts_with("Expert team/a: this object can't be decoded"),
         "{told:?}"
     );
     take(&mut pump, vec![Event::Apply(expert("a", 4, json!({})))]);
-    assert!(home.problems.lock().unwrap()["Expert"].is_empty() && feed.is_whole(), "corrected");
+    assert!(home.problems.lock().unwrap()[&Kind::Expert].is_empty() && feed.is_whole(), "corrected");
 }
 
 #[test]
 fn one_that_was_never_decoded_is_present_and_only_a_deletion_or_a_listing_without_it_ends_that() {
-    let (feed, mut pump) = Feed::<Expert>::new(Home::with(Vec::new()), "Expert", Metrics::new());
+    let (feed, mut pump) = Feed::<Expert>::new(TestHome::with(Vec::new()), Kind::Expert, Metrics::new());
     take(&mut pump, listing(vec![bad("a", 1), expert("b", 1, json!({}))]));
     assert_eq!((names(&feed), uids(&feed)), (vec!["b".into()], vec!["uid-a".into(), "uid-b".into()]));
     assert!(feed.holds("team", "a") && feed.holds("team", "b") && !feed.holds("team", "c") && !feed.is_whole());
@@ -71,7 +71,7 @@ fn one_that_was_never_decoded_is_present_and_only_a_deletion_or_a_listing_withou
 
 #[test]
 fn another_object_of_the_same_name_does_not_take_over_the_last_good_version() {
-    let (feed, mut pump) = Feed::<Expert>::new(Home::with(Vec::new()), "Expert", Metrics::new());
+    let (feed, mut pump) = Feed::<Expert>::new(TestHome::with(Vec::new()), Kind::Expert, Metrics::new());
     take(&mut pump, listing(vec![expert("a", 1, json!({}))]));
     let mut new = bad("a", 2);
     new.metadata.uid = Some("uid-new".into());
@@ -81,7 +81,7 @@ fn another_object_of_the_same_name_does_not_take_over_the_last_good_version() {
 
 #[test]
 fn a_status_of_another_release_is_computed_anew() {
-    let (feed, mut pump) = Feed::<Expert>::new(Home::with(Vec::new()), "Expert", Metrics::new());
+    let (feed, mut pump) = Feed::<Expert>::new(TestHome::with(Vec::new()), Kind::Expert, Metrics::new());
     let status = json!({"status": {"observedGeneration": 1, "state": "FromAnotherRelease"}});
     take(&mut pump, listing(vec![expert("a", 1, status)]));
     assert!(feed.is_whole());
@@ -90,8 +90,8 @@ fn a_status_of_another_release_is_computed_anew() {
 
 #[tokio::test]
 async fn an_event_tells_once_of_each_version_that_can_not_be_decoded() {
-    let home = Home::with(Vec::new());
-    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), "Expert", Metrics::new());
+    let home = TestHome::with(Vec::new());
+    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), Kind::Expert, Metrics::new());
     take(&mut pump, listing(vec![bad("a", 1)]));
     let telling = tokio::spawn(feed.clone().tell_undecodable(home.clone()));
     while home.notes.lock().unwrap().is_empty() {
@@ -111,9 +111,9 @@ async fn an_event_tells_once_of_each_version_that_can_not_be_decoded() {
 
 #[test]
 fn what_is_recorded_in_a_namespace_that_can_not_be_read_is_not_taken_for_deleted() {
-    let home = Home::with(Vec::new());
+    let home = TestHome::with(Vec::new());
     let metrics = Metrics::new();
-    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), "Expert", metrics.clone());
+    let (feed, mut pump) = Feed::<Expert>::new(home.clone(), Kind::Expert, metrics.clone());
     let unreadable = |unknown| Unreadable { why: "not allowed".into(), unknown };
     home.unreadable.lock().unwrap().insert("shut".into(), unreadable(true));
     pump.interrupted(&WatchError { kind: "Expert".into(), message: "not allowed".into() });
@@ -138,7 +138,7 @@ fn what_is_recorded_in_a_namespace_that_can_not_be_read_is_not_taken_for_deleted
 
 #[test]
 fn a_status_that_says_it_already_is_not_written_again() {
-    let (feed, mut pump) = Feed::<Expert>::new(Home::with(Vec::new()), "Expert", Metrics::new());
+    let (feed, mut pump) = Feed::<Expert>::new(TestHome::with(Vec::new()), Kind::Expert, Metrics::new());
     take(&mut pump, listing(vec![bad("a", 1)]));
     let one = feed.undecodable.borrow().values().next().cloned().unwrap();
     assert!(!one.is_told && !one.has_last_good);

@@ -4,25 +4,24 @@ mod poller;
 mod status;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use tokio::sync::mpsc;
+use kube::ResourceExt;
 
 use crate::{
-    api::{HostAgent, HostAgentStatus, LLMBackend, Mode, RECONCILE_REQUESTED_AT, condition},
+    api::{HostAgent, HostAgentStatus, Kind, LLMBackend, Mode, RECONCILE_REQUESTED_AT},
     host::Caller,
-    platform::{AgentAccess, HostAgentError, SecretError, host_agent},
+    platform::{AgentAccess, HostAgentError, Note, SecretError, host_agent},
     store::Term,
 };
 
 use super::{
     Parts,
-    driver::{Controller, Report},
+    driver::{Controller, Report, Triggers},
     error::StepError,
     feed::Feed,
     llm_backend::{Backends, service_of},
@@ -37,8 +36,7 @@ pub struct HostAgents {
     shared: Shared,
     backends: Arc<Backends>,
     backend_feed: Feed<LLMBackend>,
-    trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
-    backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    triggers: Triggers,
     pollers: Mutex<HashMap<NamespacedName, Poller>>,
 }
 
@@ -51,9 +49,19 @@ pub struct HostAgentObserved {
     pub access: Result<AgentAccess, String>,
     pub heard: Option<AgentHeard>,
     pub unreachable: Option<AgentSilence>,
-    /// Services of backends that this controller heals.
-    pub cared_for: Vec<String>,
+    /// Nothing is done now by anybody: a pause, or a process that only observes.
+    pub hands_off: bool,
+    /// The backends whose service it runs.
+    pub backends: Vec<ServedBackend>,
     pub handled_reconcile: Option<String>,
+}
+
+/// A backend whose service an agent runs.
+#[derive(Clone, Debug)]
+pub struct ServedBackend {
+    pub service: String,
+    pub mode: Mode,
+    pub suspended: bool,
 }
 
 /// What to do: ask it, and care for these services; or leave it alone.
@@ -68,10 +76,9 @@ impl HostAgents {
         shared: Shared,
         backends: Arc<Backends>,
         backend_feed: Feed<LLMBackend>,
-        trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
-        backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+        triggers: Triggers,
     ) -> Self {
-        Self { parts, shared, backends, backend_feed, trigger, backend_trigger, pollers: Mutex::default() }
+        Self { parts, shared, backends, backend_feed, triggers, pollers: Mutex::default() }
     }
 
     /// How to speak to it, or what a person must mend first.
@@ -83,25 +90,14 @@ impl HostAgents {
         }
     }
 
-    /// Services of backends that are healed by us now: the agent's own loop leaves them to us.
-    fn cared_for(&self, agent: &NamespacedName) -> Vec<String> {
-        let now = Timestamp::now();
-        if self.parts.observe || self.shared.wishes.is_paused(now) {
-            return Vec::new();
-        }
-        let healed = self.backend_feed.objects.state_filter(|b| {
-            let key = NamespacedName::of(b);
-            let suspended = self.shared.wishes.suspended("LLMBackend", &key).unwrap_or(b.spec.suspend);
-            b.spec.mode == Mode::Enforce && !suspended
-        });
-        let mut services: Vec<String> = healed
-            .iter()
-            .filter_map(|b| service_of(b.spec.recovery.as_ref(), &b.namespace().unwrap_or_default()))
-            .filter_map(|(of, service)| (of == *agent).then_some(service))
-            .collect();
-        services.sort();
-        services.dedup();
-        services
+    fn backends_of(&self, agent: &NamespacedName) -> Vec<ServedBackend> {
+        let served = |backend: &LLMBackend| {
+            let key = NamespacedName::of(backend);
+            let (of, service) = service_of(backend.spec.recovery.as_ref(), &key.namespace)?;
+            let suspended = self.shared.wishes.suspended(Kind::LLMBackend, &key).unwrap_or(backend.spec.suspend);
+            (of == *agent).then_some(ServedBackend { service, mode: backend.spec.mode, suspended })
+        };
+        self.backend_feed.objects.state().iter().filter_map(|backend| served(backend)).collect()
     }
 
     fn pollers(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, Poller>> {
@@ -114,10 +110,9 @@ impl Controller for HostAgents {
     type Object = HostAgent;
     type Observed = HostAgentObserved;
     type Plan = HostAgentPlan;
-    type Done = ();
-    type Status = HostAgentStatus;
+    type Outcome = ();
 
-    const KIND: &'static str = "HostAgent";
+    const KIND: Kind = Kind::HostAgent;
 
     async fn observe(&self, object: &HostAgent) -> Result<HostAgentObserved, StepError> {
         let key = NamespacedName::of(object);
@@ -128,7 +123,8 @@ impl Controller for HostAgents {
             access: self.access(object, &key).await?,
             heard,
             unreachable,
-            cared_for: self.cared_for(&key),
+            hands_off: self.parts.observe || self.shared.wishes.is_paused(Timestamp::now()),
+            backends: self.backends_of(&key),
             handled_reconcile: self.shared.wishes.requested(object, RECONCILE_REQUESTED_AT, Self::KIND, &key),
             key,
         })
@@ -137,7 +133,7 @@ impl Controller for HostAgents {
     fn plan(&self, _: &HostAgent, observed: &HostAgentObserved, _: Timestamp) -> HostAgentPlan {
         match &observed.access {
             Ok(access) if !observed.suspended => {
-                HostAgentPlan::Ask { access: Box::new(access.clone()), care: observed.cared_for.clone() }
+                HostAgentPlan::Ask { access: Box::new(access.clone()), care: cared_for(observed) }
             }
             _ => HostAgentPlan::LeaveAlone,
         }
@@ -169,8 +165,7 @@ impl Controller for HostAgents {
                         term: term.clone(),
                         caller: Caller { installation: self.parts.installation, epoch: term.fence().epoch },
                         backends: Arc::clone(&self.backends),
-                        trigger: self.trigger.clone(),
-                        backend_trigger: self.backend_trigger.clone(),
+                        triggers: self.triggers.clone(),
                     };
                     let poller = Poller::start(observed.uid.clone(), access.fingerprint, directions, care);
                     pollers.insert(key.clone(), poller);
@@ -188,14 +183,12 @@ impl Controller for HostAgents {
         now: Timestamp,
     ) -> Report<HostAgentStatus> {
         let old = object.status.as_ref();
-        let new = status::status(object, observed, old, now);
-        let written = !status::is_undecided(old, &new) && status::differs(old, &new);
-        Report {
-            notes: Vec::new(),
-            changes: if written { status::changes(old, &new) } else { Vec::new() },
-            again: None,
-            status: written.then_some(new),
-        }
+        let status = status::status(object, observed, old, now);
+        Report { undecided: status::is_undecided(old, &status), status, notes: Vec::new(), again: None }
+    }
+
+    fn change(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Option<Note> {
+        status::change(old, new)
     }
 
     fn gone(&self, namespace: &str, name: &str) {
@@ -203,13 +196,14 @@ impl Controller for HostAgents {
         self.pollers().remove(&key);
         self.shared.agents.remove(&key);
         for backend in self.backends.of_agent(&key) {
-            let _ = self.backend_trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+            self.triggers.one(Kind::LLMBackend, &backend);
         }
     }
 }
 
-/// Whether the agent was ready at the last write.
-fn was_ready(old: Option<&HostAgentStatus>) -> Option<bool> {
-    let ready = condition(&old?.conditions, "Ready")?;
-    Some(ready.status == crate::api::ConditionStatus::True)
+/// Services of backends that this controller heals: the agent's own loop leaves them to it.
+fn cared_for(observed: &HostAgentObserved) -> Vec<String> {
+    let healed = |backend: &&ServedBackend| !observed.hands_off && backend.mode == Mode::Enforce && !backend.suspended;
+    let services: BTreeSet<&String> = observed.backends.iter().filter(healed).map(|backend| &backend.service).collect();
+    services.into_iter().cloned().collect()
 }

@@ -3,20 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::runtime::reflector::ObjectRef;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    api::{HostAgent, LLMBackend},
+    api::Kind,
     host::{Caller, CareRequest},
     store::Term,
 };
 
 use super::super::{
+    driver::Triggers,
     llm_backend::Backends,
     shared::{AgentRegistry, NamespacedName},
 };
@@ -44,8 +41,7 @@ pub struct Directions {
     pub term: Term,
     pub caller: Caller,
     pub backends: Arc<Backends>,
-    pub trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
-    pub backend_trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    pub triggers: Triggers,
 }
 
 impl Poller {
@@ -109,10 +105,10 @@ impl Directions {
         };
         let answered = result.as_ref().ok().and_then(|report| report.revision);
         if self.agents.heard(&self.key, result, Timestamp::now()) {
-            let _ = self.trigger.send(ObjectRef::new(&self.key.name).within(&self.key.namespace));
+            self.triggers.one(Kind::HostAgent, &self.key);
             for backend in self.backends.of_agent(&self.key) {
                 self.backends.poke(&backend);
-                let _ = self.backend_trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+                self.triggers.one(Kind::LLMBackend, &backend);
             }
         }
         answered

@@ -7,15 +7,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::{
-        Condition, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, number_of, set_condition,
+        ConditionStatus, HeldService, HostAgent, HostAgentState, HostAgentStatus, ServiceSummary, condition, number_of,
     },
     host::{AgentReport, HostErrorKind, MAX_REASON_CHARS},
     platform::Note,
 };
 
 use super::{
-    super::driver::{NOT_STALLED, SETTLED, stored_alike},
-    HostAgentObserved, was_ready,
+    super::status::{Conditions, Readiness, is_judged, note},
+    HostAgentObserved,
 };
 
 /// Clocks that differ by less are taken for the same.
@@ -69,40 +69,19 @@ pub fn status(
     now: Timestamp,
 ) -> HostAgentStatus {
     let verdict = verdict(observed);
-    let generation = object.metadata.generation.unwrap_or_default();
-    let mut conditions = old.map(|s| s.conditions.clone()).unwrap_or_default();
-    let mut set = |type_: &str, yes: bool, reason: &str, message: &str| {
-        let condition = Condition {
-            type_: type_.into(),
-            status: yes.into(),
-            reason: reason.into(),
-            message: message.into(),
-            last_transition_time: Time(now),
-            observed_generation: generation,
-        };
-        set_condition(&mut conditions, condition);
-    };
-    let word = verdict.state.as_str();
-    set("Ready", verdict.ready, word, &verdict.message);
-    let reconciling = !verdict.ready && !verdict.stalled && !observed.suspended;
-    if reconciling {
-        set("Reconciling", true, word, &verdict.message);
-    } else {
-        set("Reconciling", false, "Settled", SETTLED);
-    }
-    if verdict.stalled {
-        set("Stalled", true, word, &verdict.message);
-    } else {
-        set("Stalled", false, "NotStalled", NOT_STALLED);
-    }
+    let mut conditions = Conditions::new(old, object.metadata.generation.unwrap_or_default(), now);
+    conditions.set_readiness(Readiness {
+        ready: verdict.ready,
+        stalled: verdict.stalled,
+        suspended: observed.suspended,
+        reason: verdict.state.as_str(),
+        message: &verdict.message,
+    });
     // An agent may be of another release, or somebody else's: whatever it says, the status can be written.
     let report = observed.heard.as_ref().map(|h| &h.report);
     let kept = |f: fn(&HostAgentStatus) -> Option<String>| old.and_then(f);
     HostAgentStatus {
-        observed_generation: generation,
-        state: Some(verdict.state),
-        conditions,
-        last_handled_reconcile_at: observed.handled_reconcile.clone(),
+        base: conditions.base(verdict.state, observed.handled_reconcile.clone()),
         version: report.map(|r| cut(&r.version, 64)).or_else(|| kept(|s| s.version.clone())),
         user: report.map(|r| cut(&r.user, MAX_NAME)).or_else(|| kept(|s| s.user.clone())),
         container_runtime: report
@@ -151,46 +130,27 @@ fn held(report: &AgentReport) -> Vec<HeldService> {
 
 /// Whether this term has not heard the agent yet, and an earlier one said something of this generation, which holds until then.
 pub fn is_undecided(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
-    let judged = |old: &HostAgentStatus| old.state.is_some() && old.observed_generation == new.observed_generation;
-    new.state == Some(HostAgentState::Unheard) && old.is_some_and(judged)
+    new.base.state == Some(HostAgentState::Unheard) && is_judged(old, new.base.observed_generation)
 }
 
-/// Whether a status is worth a write. A skew that grows by a second is not.
-pub fn differs(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> bool {
-    let Some(old) = old else { return true };
-    let timeless = |status: &HostAgentStatus| {
-        let mut status = status.clone();
-        for condition in &mut status.conditions {
-            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
-        }
-        status.clock_skew_seconds = status.clock_skew_seconds.map(|s| s / (2 * SKEW));
-        status
-    };
-    !stored_alike(&timeless(old), &timeless(new))
-}
-
-/// Events of a change.
-pub fn changes(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Vec<Note> {
-    let Some(ready) = crate::api::condition(&new.conditions, "Ready") else { return Vec::new() };
-    let is_ready = ready.status == crate::api::ConditionStatus::True;
-    let before = old.and_then(|s| s.state);
-    let unheard = new.state == Some(HostAgentState::Unheard);
-    if before == new.state || (was_ready(old).is_none() && unheard) {
-        return Vec::new();
+/// The event of a change of state. That an agent was not asked yet is no warning, and no event of a new one.
+pub fn change(old: Option<&HostAgentStatus>, new: &HostAgentStatus) -> Option<Note> {
+    use HostAgentState::{Suspended, Unheard};
+    let ready = condition(&new.base.conditions, "Ready")?;
+    let was_judged = old.is_some_and(|old| condition(&old.base.conditions, "Ready").is_some());
+    let state = new.base.state;
+    if old.and_then(|old| old.base.state) == state || !was_judged && state == Some(Unheard) {
+        return None;
     }
-    vec![Note {
-        warning: !is_ready && !unheard && new.state != Some(HostAgentState::Suspended),
-        reason: ready.reason.clone(),
-        action: "Ask".into(),
-        message: ready.message.chars().take(500).collect(),
-    }]
+    let is_ready = ready.status == ConditionStatus::True;
+    Some(note(!is_ready && state != Some(Unheard) && state != Some(Suspended), "Ask", ready))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::super::status::differs, *};
 
     fn status(state: HostAgentState, generation: i64, since: &str) -> HostAgentStatus {
         let mut status: HostAgentStatus =
@@ -239,7 +199,7 @@ mod tests {
             (of(Reachable, 1), of(Unheard, 2), false),
             (of(Reachable, 1), of(Unreachable, 1), false),
         ] {
-            assert_eq!(is_undecided(Some(&old), &new), undecided, "{:?} {:?}", old.state, new.state);
+            assert_eq!(is_undecided(Some(&old), &new), undecided, "{:?} {:?}", old.base.state, new.base.state);
         }
         assert!(!is_undecided(None, &of(Unheard, 1)));
     }

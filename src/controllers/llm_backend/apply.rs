@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
 use crate::{
-    api::{ConditionStatus, LLMBackend, Recovery, Webhook, condition},
+    api::{ConditionStatus, Kind, LLMBackend, Recovery, Webhook, condition},
     engines::engine,
     host::{Action, Caller, HostError, HttpHost, OperationRequest, OperationStatus, Phase, SigningSecret, sign},
     net::redirected,
@@ -176,7 +175,8 @@ impl Backends {
                 // Those that are not ready first: they can't get worse.
                 pods.sort_by(|a, b| (a.ready, &a.name).cmp(&(b.ready, &b.name)));
                 if pods.is_empty() {
-                    let why = format!("{:?} {} has no pods: is it scaled to zero?", workload.kind, workload.name);
+                    let why =
+                        format!("{} {} has no pods: is it scaled to zero?", workload.kind.as_str(), workload.name);
                     return RecoveryOutcome::Failed { why };
                 }
                 RecoveryOutcome::Pods(pods.into_iter().map(|p| PodId { name: p.name, uid: p.uid }).collect())
@@ -250,8 +250,7 @@ impl Backends {
         }
         // The next pass must see what this one did, and not do it again; and there must be one: the poller finds nothing new.
         if self.shared.agents.heard(agent, api.report().await, Timestamp::now()) {
-            // No receiver: the term is over.
-            let _ = self.agent_trigger.send(ObjectRef::new(&agent.name).within(&agent.namespace));
+            self.triggers.one(Kind::HostAgent, agent);
             for backend in self.of_agent(agent) {
                 self.probers.look_at(&backend);
             }
@@ -268,7 +267,7 @@ impl Backends {
         metrics.state(namespace, name, shown.state.as_str(), shown.ready);
         metrics.limit(namespace, name, plan.limit);
         metrics.slots_in_use(namespace, name, observed.seen.load.in_flight);
-        let known = object.status.as_ref().and_then(|s| condition(&s.conditions, "DeferredToHuman"));
+        let known = object.status.as_ref().and_then(|s| condition(&s.base.conditions, "DeferredToHuman"));
         let since = known
             .filter(|c| c.status == ConditionStatus::True)
             .map_or_else(Timestamp::now, |c| c.last_transition_time.0);

@@ -30,18 +30,18 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use tokio::sync::mpsc;
+use kube::ResourceExt;
 
 use crate::{
-    api::{Engine, HostAgent, LLMBackend, LLMBackendStatus},
+    api::{Engine, HostAgent, Kind, LLMBackend, LLMBackendStatus},
     engines::EngineKind,
+    platform::Note,
     store::{Observation, Term},
 };
 
 use super::{
     Parts,
-    driver::{Controller, Report},
+    driver::{Controller, Report, Triggers},
     error::StepError,
     feed::Feed,
     shared::{Memories, NamespacedName, Shared},
@@ -72,7 +72,7 @@ pub struct Backends {
     memories: Memories<memory::BackendMemory>,
     projected: project::Projected,
     duplicates: Mutex<Duplicates>,
-    agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
+    triggers: Triggers,
 }
 
 /// Backends whose server an older one has, and the set of specs that this was found in.
@@ -87,8 +87,7 @@ impl Backends {
         shared: Shared,
         feed: Feed<LLMBackend>,
         host_agents: Feed<HostAgent>,
-        trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
-        agent_trigger: mpsc::UnboundedSender<ObjectRef<HostAgent>>,
+        triggers: Triggers,
     ) -> Self {
         let tools = prober::ProberTools {
             store: Arc::clone(&parts.store),
@@ -96,7 +95,7 @@ impl Backends {
             slots: shared.slots.clone(),
             wake: shared.wake.clone(),
             metrics: parts.metrics.clone(),
-            trigger,
+            triggers: triggers.clone(),
             holder: parts.holder.clone(),
         };
         Self {
@@ -108,7 +107,7 @@ impl Backends {
             memories: Memories::new(Self::KIND),
             projected: project::Projected::default(),
             duplicates: Mutex::default(),
-            agent_trigger,
+            triggers,
         }
     }
 
@@ -121,9 +120,9 @@ impl Backends {
     }
 
     /// The backends of a server, by its normalized URL.
-    pub fn of_server(&self, url: &str) -> Vec<ObjectRef<LLMBackend>> {
+    pub fn of_server(&self, url: &str) -> Vec<NamespacedName> {
         let of_server = self.feed.objects.state_filter(|b| server::server_url(&b.spec.url).as_deref() == Some(url));
-        of_server.iter().map(|b| ObjectRef::from_obj(&**b)).collect()
+        of_server.iter().map(|b| NamespacedName::of(&**b)).collect()
     }
 
     /// Ask a server again now.
@@ -153,10 +152,9 @@ impl Controller for Backends {
     type Object = LLMBackend;
     type Observed = BackendObserved;
     type Plan = (BackendAssessment, BackendPlan);
-    type Done = apply::BackendOutcome;
-    type Status = LLMBackendStatus;
+    type Outcome = apply::BackendOutcome;
 
-    const KIND: &'static str = "LLMBackend";
+    const KIND: Kind = Kind::LLMBackend;
 
     async fn observe(&self, object: &LLMBackend) -> Result<BackendObserved, StepError> {
         self.look(object).await
@@ -185,18 +183,20 @@ impl Controller for Backends {
         &self,
         object: &LLMBackend,
         observed: &BackendObserved,
-        done: &apply::BackendOutcome,
+        outcome: &apply::BackendOutcome,
         now: Timestamp,
     ) -> Report<LLMBackendStatus> {
-        let old = object.status.as_ref();
-        let new = status::status(&object.spec, &observed.seen, &done.judged, &done.plan, old, now);
-        let written = !observed.is_undecided(object, &done.judged) && status::differs(old, &new);
+        let apply::BackendOutcome { judged, plan } = outcome;
         Report {
-            notes: notes::of_plan(&done.plan.notes),
-            changes: if written { notes::of_change(old, &new).into_iter().collect() } else { Vec::new() },
-            again: again(observed, done, now),
-            status: written.then_some(new),
+            status: status::status(&object.spec, &observed.seen, judged, plan, object.status.as_ref(), now),
+            undecided: observed.is_undecided(object, judged),
+            notes: notes::of_plan(&plan.notes),
+            again: again(observed, outcome, now),
         }
+    }
+
+    fn change(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> Option<Note> {
+        notes::of_change(old, new)
     }
 
     fn gone(&self, namespace: &str, name: &str) {
@@ -209,8 +209,8 @@ impl Controller for Backends {
 }
 
 /// When to look again although nobody triggers it.
-fn again(observed: &BackendObserved, done: &apply::BackendOutcome, now: Timestamp) -> Option<Duration> {
-    let plan = &done.plan;
+fn again(observed: &BackendObserved, outcome: &apply::BackendOutcome, now: Timestamp) -> Option<Duration> {
+    let plan = &outcome.plan;
     let running = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
     let soon = if running {
         Some(now + SignedDuration::from_secs(1))
@@ -224,7 +224,7 @@ fn again(observed: &BackendObserved, done: &apply::BackendOutcome, now: Timestam
         CanaryPlan::Later(at) => Some(at),
         CanaryPlan::Send(_) | CanaryPlan::Skip(_) => None,
     };
-    let first = [soon, waiting, canary, done.judged.until].into_iter().flatten().min()?;
+    let first = [soon, waiting, canary, outcome.judged.until].into_iter().flatten().min()?;
     let wait = Duration::try_from(first.duration_since(now)).unwrap_or_default();
     Some(wait.clamp(Duration::from_millis(200), Duration::from_secs(30)))
 }

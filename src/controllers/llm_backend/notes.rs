@@ -67,12 +67,12 @@ fn from_plan(note: &PlanNote) -> Note {
 
 /// What changed in the status.
 pub fn of_change(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> Option<Note> {
-    let (before, after) = (old.and_then(|s| s.state), new.state?);
+    let (before, after) = (old.and_then(|s| s.base.state), new.base.state?);
     if before == Some(after) {
         return None;
     }
-    let ready = condition(&new.conditions, "Ready")?;
-    let was_ready = old.and_then(|s| condition(&s.conditions, "Ready")).map(|c| c.status);
+    let ready = condition(&new.base.conditions, "Ready")?;
+    let was_ready = old.and_then(|s| condition(&s.base.conditions, "Ready")).map(|c| c.status);
     let warning = match after {
         // Said by the plan's own notes.
         BackendState::Recovering | BackendState::Deferred => return None,

@@ -7,7 +7,7 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use uuid::Uuid;
 
 use crate::{
-    api::{BackendState, LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
+    api::{BackendState, Kind, LLMBackend, Mode, RECONCILE_REQUESTED_AT, Recovery},
     engines::{Endpoint, Secret},
     platform::SecretError,
     runtimes::WorkloadError,
@@ -17,6 +17,7 @@ use super::{
     super::{
         error::StepError,
         shared::{NamespacedName, ServiceView, is_new},
+        status::is_judged,
     },
     Backends,
     evidence::BackendEvidence,
@@ -46,8 +47,7 @@ impl BackendObserved {
     /// Whether this term knows nothing yet that a predecessor did not: until a probe succeeded or the threshold was reached,
     /// what was said of a proved backend holds, so that a change of leader changes no verdict.
     pub fn is_undecided(&self, object: &LLMBackend, judged: &BackendAssessment) -> bool {
-        let said =
-            object.status.as_ref().is_some_and(|s| s.observed_generation == self.seen.generation && s.state.is_some());
+        let said = is_judged(object.status.as_ref(), self.seen.generation);
         let proved = self.memory.proof.as_ref().is_some_and(|p| p.generation == self.seen.generation);
         let waits_for_probes = judged.state == BackendState::Proving && self.seen.probes.answering.is_none();
         said && proved && waits_for_probes && !self.seen.will.suspended
@@ -191,7 +191,7 @@ impl Backends {
         let seen = match tokio::time::timeout(Duration::from_secs(4), pods).await {
             Ok(Ok(seen)) => seen,
             Ok(Err(WorkloadError::NotFound(_))) => {
-                let workload = format!("{:?} {}", workload.kind, workload.name);
+                let workload = format!("{} {}", workload.kind.as_str(), workload.name);
                 return Err(Misdeclared::WorkloadMissing { workload });
             }
             Ok(Err(_)) | Err(_) => return Ok(None),
@@ -203,14 +203,14 @@ impl Backends {
     fn will(&self, object: &LLMBackend, key: &NamespacedName, memory: &BackendMemory) -> Overrides {
         let wishes = &self.shared.wishes;
         let agent_suspended = service_of(object.spec.recovery.as_ref(), &key.namespace)
-            .and_then(|(agent, _)| wishes.suspended("HostAgent", &agent))
+            .and_then(|(agent, _)| wishes.suspended(Kind::HostAgent, &agent))
             .unwrap_or(false);
         Overrides {
-            suspended: wishes.suspended("LLMBackend", key).unwrap_or(object.spec.suspend),
+            suspended: wishes.suspended(Kind::LLMBackend, key).unwrap_or(object.spec.suspend),
             paused: wishes.is_paused(Timestamp::now()) || agent_suspended,
             observe: self.parts.observe || object.spec.mode == Mode::Observe,
             reconcile_token: wishes
-                .requested(object, RECONCILE_REQUESTED_AT, "LLMBackend", key)
+                .requested(object, RECONCILE_REQUESTED_AT, Kind::LLMBackend, key)
                 .filter(|token| is_new(token, memory.handled_reconcile.as_deref())),
         }
     }

@@ -73,7 +73,6 @@ impl Backends {
     /// Backends of other namespaces that share a server are as this one finds it.
     pub(super) fn look_at_sharers(&self, server_url: &str, judge: &NamespacedName) {
         for other in self.of_server(server_url) {
-            let other = NamespacedName::new(other.namespace.unwrap_or_default(), other.name);
             if other.namespace != judge.namespace {
                 self.probers.look_at(&other);
             }
@@ -84,7 +83,7 @@ impl Backends {
     fn not_ready_since(&self, object: &LLMBackend, uid: &str) -> Timestamp {
         let projected = self.projected.last(uid);
         let told = || {
-            let ready = condition(&object.status.as_ref()?.conditions, "Ready")?;
+            let ready = condition(&object.status.as_ref()?.base.conditions, "Ready")?;
             (ready.status == ConditionStatus::False).then_some(ready.last_transition_time.0)
         };
         match projected {

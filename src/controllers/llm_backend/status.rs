@@ -5,15 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::{
-        BackendState, Condition, ConditionStatus, LLMBackendSpec, LLMBackendStatus, ModelStatus, RecoveryRecord,
-        RecoveryStatus, StepTally, set_condition,
+        BackendState, ConditionStatus, LLMBackendSpec, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus,
+        StepTally,
     },
     engines::normalize,
     store::Admission,
 };
 
 use super::{
-    super::driver::{NOT_STALLED, SETTLED},
+    super::status::{Conditions, NOT_STALLED, Readiness},
     engine_kind,
     facts::BackendFacts,
     judge::{Aspect, BackendAssessment},
@@ -98,10 +98,7 @@ pub fn status(
     let shown = shown(judged, plan, seen);
     let memory = &plan.memory;
     LLMBackendStatus {
-        observed_generation: seen.generation,
-        state: Some(shown.state),
-        conditions: conditions(&shown, judged, seen, old, now),
-        last_handled_reconcile_at: memory.handled_reconcile.clone(),
+        base: conditions(&shown, judged, seen, old, now).base(shown.state, memory.handled_reconcile.clone()),
         effective_limit: Some(plan.limit),
         limited_by: limit::why(spec, seen, memory.lowered.as_ref(), plan.limit),
         models: models(spec, seen, old),
@@ -121,39 +118,19 @@ fn conditions(
     seen: &BackendFacts,
     old: Option<&LLMBackendStatus>,
     now: Timestamp,
-) -> Vec<Condition> {
+) -> Conditions {
     use ConditionStatus::{False, True};
-    let mut all = old.map(|s| s.conditions.clone()).unwrap_or_default();
-    let mut set = |type_: &str, status: ConditionStatus, reason: &str, message: &str| {
-        set_condition(
-            &mut all,
-            Condition {
-                type_: type_.into(),
-                status,
-                reason: reason.into(),
-                message: message.into(),
-                last_transition_time: Time(now),
-                observed_generation: seen.generation,
-            },
-        );
-    };
-    let message = shown.message.as_str();
+    let mut conditions = Conditions::new(old, seen.generation, now);
+    let (message, stalled) = (shown.message.as_str(), shown.for_human);
+    conditions.set_readiness(Readiness {
+        ready: shown.ready,
+        stalled,
+        suspended: shown.state == BackendState::Suspended,
+        reason: shown.reason,
+        message,
+    });
+    let mut set = |type_, status, reason, message: &str| conditions.set(type_, status, reason, message);
     let aspect = |a: &Aspect| (a.status, a.reason);
-    set("Ready", shown.ready.into(), shown.reason, message);
-    let stalled = shown.for_human;
-    set(
-        "Stalled",
-        stalled.into(),
-        if stalled { shown.reason } else { "NotStalled" },
-        if stalled { message } else { NOT_STALLED },
-    );
-    let settled = shown.ready || stalled || shown.state == BackendState::Suspended;
-    set(
-        "Reconciling",
-        (!settled).into(),
-        if settled { "Settled" } else { shown.reason },
-        if settled { SETTLED } else { message },
-    );
     let (status, reason) = aspect(&judged.reachable);
     set("Reachable", status, reason, if status == True { "the server answers" } else { &judged.message });
     let (status, reason) = aspect(&judged.models_ready);
@@ -163,7 +140,7 @@ fn conditions(
     set("Serving", serving, reason, if serving == True { "inferences succeed" } else { message });
     let deferred = if stalled { (True, shown.reason, message) } else { (False, "NotDeferred", NOT_STALLED) };
     set("DeferredToHuman", deferred.0, deferred.1, deferred.2);
-    all
+    conditions
 }
 
 fn models(spec: &LLMBackendSpec, seen: &BackendFacts, old: Option<&LLMBackendStatus>) -> Vec<ModelStatus> {
@@ -228,21 +205,4 @@ fn recovery(memory: &BackendMemory, plan: &BackendPlan) -> Option<RecoveryStatus
             })
             .collect(),
     })
-}
-
-/// Whether a status is worth a write: it differs in more than times.
-pub fn differs(old: Option<&LLMBackendStatus>, new: &LLMBackendStatus) -> bool {
-    let Some(old) = old else { return true };
-    let timeless = |status: &LLMBackendStatus| {
-        let mut status = status.clone();
-        status.last_served_time = None;
-        for condition in &mut status.conditions {
-            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
-        }
-        if let Some(recovery) = &mut status.recovery {
-            recovery.next_attempt_time = None;
-        }
-        status
-    };
-    !super::super::driver::stored_alike(&timeless(old), &timeless(new))
 }

@@ -7,18 +7,21 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::store::{Fence, Recoveries};
+use crate::{
+    api::Kind,
+    store::{Fence, Recoveries},
+};
 
 use super::{super::error::StepError, NamespacedName};
 
 /// The documents of one kind in this term, by uid: only the leader writes them, so that what was read once holds.
 pub struct Memories<M> {
-    kind: &'static str,
+    kind: Kind,
     known: Mutex<HashMap<String, M>>,
 }
 
 impl<M: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memories<M> {
-    pub fn new(kind: &'static str) -> Self {
+    pub fn new(kind: Kind) -> Self {
         Self { kind, known: Mutex::default() }
     }
 

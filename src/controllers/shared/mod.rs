@@ -2,16 +2,14 @@
 
 mod agents;
 mod evidence;
-mod limits;
 mod memories;
 mod slots;
 mod wake;
 mod wishes;
 
 pub use agents::{AgentHeard, AgentRegistry, AgentSilence, ServiceView};
-pub use limits::{ServerLimit, ServerLimits};
 pub use memories::Memories;
-pub use slots::{Occupied, SlotWatch};
+pub use slots::{Occupied, ServerLimit, ServerLimits, SlotWatch};
 pub use wake::Wake;
 pub use wishes::{Wishes, is_new};
 

@@ -1,4 +1,5 @@
-//! What goes on at every server: its open calls, what calls showed of it, and how many tasks wait for it.
+//! What goes on at every server: its open calls, what calls showed of it, how many tasks wait for it, and its limit as it was last
+//! adapted.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -196,6 +197,31 @@ impl Known {
         if server.differs(&before) {
             self.changed.insert(url);
         }
+    }
+}
+
+/// How many calls a server gets at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimit {
+    pub limit: i32,
+    /// Why that is below the declared maximum, for people.
+    pub limited_by: Option<String>,
+}
+
+/// By the server's normalized URL.
+#[derive(Clone, Default)]
+pub struct ServerLimits {
+    known: Arc<Mutex<HashMap<String, ServerLimit>>>,
+}
+
+impl ServerLimits {
+    pub fn put(&self, limits: HashMap<String, ServerLimit>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// None until it is known in this term.
+    pub fn of(&self, server_url: &str) -> Option<ServerLimit> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).cloned()
     }
 }
 

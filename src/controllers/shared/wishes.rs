@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    store::{ControlSet, ResourceKey, Store, StoreError, Topics},
+    api::{Kind, ObjectKey},
+    store::{ControlSet, Store, StoreError, Topics},
     telemetry::Beat,
 };
 
@@ -73,9 +74,9 @@ impl Wishes {
     }
 
     /// A person's word on suspension, over the manifest's.
-    pub fn suspended(&self, kind: &str, key: &NamespacedName) -> Option<bool> {
+    pub fn suspended(&self, kind: Kind, key: &NamespacedName) -> Option<bool> {
         let controls = self.controls.borrow();
-        controls.suspended.iter().find(|(k, _)| is(k, kind, key)).map(|(_, s)| s.suspended)
+        controls.suspended.iter().find(|(k, _)| is(k, kind.as_str(), key)).map(|(_, s)| s.suspended)
     }
 
     /// The requests for a pass over an object, as one token: by its annotation, through the API, or both. Any text counts as
@@ -84,10 +85,11 @@ impl Wishes {
         &self,
         object: &impl ResourceExt,
         annotation: &str,
-        kind: &str,
+        kind: Kind,
         key: &NamespacedName,
     ) -> Option<String> {
-        joined(object.annotations().get(annotation).map(String::as_str), self.reconcile_token(kind, key).as_deref())
+        let stored = self.reconcile_token(kind.as_str(), key);
+        joined(object.annotations().get(annotation).map(String::as_str), stored.as_deref())
     }
 
     /// The latest of two requests that are points in time, by annotation and through the API. What is no time yields to what is.
@@ -135,7 +137,7 @@ pub fn is_new(requested: &str, handled: Option<&str>) -> bool {
     requested.split(BETWEEN).any(|request| !handled.contains(&request))
 }
 
-fn is(resource: &ResourceKey, kind: &str, key: &NamespacedName) -> bool {
+fn is(resource: &ObjectKey, kind: &str, key: &NamespacedName) -> bool {
     resource.kind == kind && resource.namespace == key.namespace && resource.name == key.name
 }
 

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::api::{TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus, number_of};
+use crate::api::{Kind, Requirement, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus, number_of};
 
 use super::{
-    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
+    declared::{ControlPlane, DeclaredObserved, DeclaredPlan, Declares, Gate, PlanOf},
     error::StepError,
-    shared::NamespacedName,
 };
 
 /// The kind's own part.
@@ -30,18 +29,17 @@ pub struct TaskQueueObserved {
 #[async_trait]
 impl Declares for TaskQueues {
     type Object = TaskQueue;
-    type Status = TaskQueueStatus;
-    type Facts = TaskQueueObserved;
+    type Observed = TaskQueueObserved;
+    type Action = ();
 
-    const KIND: &'static str = "TaskQueue";
+    const KIND: Kind = Kind::TaskQueue;
 
-    fn parts(object: &TaskQueue) -> Declaration<'_, TaskQueueStatus> {
-        let TaskQueueSpec { suspend, requires, .. } = &object.spec;
-        Declaration { suspend: *suspend, requires, status: object.status.as_ref(), spec: projected(&object.spec) }
+    fn declared(spec: &TaskQueueSpec) -> (bool, &[Requirement]) {
+        (spec.suspend, &spec.requires)
     }
 
-    async fn facts(&self, object: &TaskQueue, key: &NamespacedName) -> Result<TaskQueueObserved, StepError> {
-        let (spec, feeds) = (&object.spec, &self.0.feeds);
+    async fn observe(&self, object: &TaskQueue, base: &DeclaredObserved) -> Result<TaskQueueObserved, StepError> {
+        let (spec, key, feeds) = (&object.spec, &base.key, &self.0.feeds);
         let here = |namespace: Option<&str>| namespace == Some(&key.namespace);
         let experts = feeds.experts.objects.state();
         let is_there = |name: &str| {
@@ -58,37 +56,36 @@ impl Declares for TaskQueues {
         })
     }
 
-    fn judge(
+    fn plan(
         object: &TaskQueue,
-        seen: &DeclaredObserved<TaskQueueObserved>,
-        now: Timestamp,
-    ) -> DeclaredAssessment<TaskQueueStatus> {
-        judge(&object.spec, seen, now)
+        observed: &DeclaredObserved<TaskQueueObserved>,
+        gate: &Gate,
+        _: Timestamp,
+    ) -> PlanOf<Self> {
+        plan(&object.spec, observed, gate)
     }
 }
 
-fn judge(
+fn plan(
     spec: &TaskQueueSpec,
-    seen: &DeclaredObserved<TaskQueueObserved>,
-    now: Timestamp,
-) -> DeclaredAssessment<TaskQueueStatus> {
-    let facts = &seen.facts;
+    observed: &DeclaredObserved<TaskQueueObserved>,
+    gate: &Gate,
+) -> DeclaredPlan<TaskQueueStatus> {
+    let facts = &observed.facts;
     let status = TaskQueueStatus {
         pools: Some(facts.pools),
         pending: facts.counts.map(|(pending, _)| pending),
         in_progress: facts.counts.map(|(_, running)| running),
         ..TaskQueueStatus::default()
     };
-    let of = |state, ready, stalled, message: String| {
-        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
-    };
-    let mut judged = if seen.suspended {
+    let of = |state, ready, stalled, message: String| DeclaredPlan::new(state, ready, stalled, message, status.clone());
+    if observed.suspended {
         of(TaskQueueState::Suspended, false, false, "suspended: no task of it is started".into())
     } else if let Some(name) = &facts.missing_expert {
         let message =
             format!("defaultExpertRef: there is no Expert {name} in this namespace; the others' tasks are done");
         of(TaskQueueState::ExpertMissing, false, true, message)
-    } else if let Some(held) = &seen.gate.held {
+    } else if let Some(held) = &gate.held {
         of(TaskQueueState::Held, false, false, held.clone())
     } else if facts.pools == 0 {
         of(
@@ -100,28 +97,26 @@ fn judge(
     } else {
         let tries = number_of(spec.retry.max_attempts, "time");
         of(TaskQueueState::Open, true, false, format!("open; a task is tried {tries} before a human is asked"))
-    };
-    judged.again = seen.gate.opens_at.and_then(|at| std::time::Duration::try_from(at.duration_since(now)).ok());
-    judged
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::declared::Gate;
+    use crate::controllers::shared::NamespacedName;
 
-    fn judged(suspended: bool, held: Option<&str>, facts: TaskQueueObserved) -> DeclaredAssessment<TaskQueueStatus> {
+    fn planned(suspended: bool, held: Option<&str>, facts: TaskQueueObserved) -> DeclaredPlan<TaskQueueStatus> {
         let spec: TaskQueueSpec = serde_json::from_value(serde_json::json!({})).unwrap();
         let gate = Gate { held: held.map(str::to_owned), opens_at: None };
-        let seen = DeclaredObserved {
+        let observed = DeclaredObserved {
             key: NamespacedName::new("team", "default"),
             uid: "u".into(),
             suspended,
-            gate,
+            requirements: Vec::new(),
             handled_reconcile: None,
             facts,
         };
-        judge(&spec, &seen, Timestamp::UNIX_EPOCH)
+        plan(&spec, &observed, &gate)
     }
 
     #[test]
@@ -135,9 +130,9 @@ mod tests {
             ("suspended", true, Some("waits for x"), served(), TaskQueueState::Suspended, false, false, "suspended"),
             ("no expert", false, None, no_expert(), TaskQueueState::ExpertMissing, false, true, "igor"),
         ] {
-            let judged = judged(suspended, held, facts);
-            assert_eq!((judged.state, judged.ready, judged.stalled), (state, ready, stalled), "{what}");
-            assert!(judged.message.contains(word), "{what}: {}", judged.message);
+            let planned = planned(suspended, held, facts);
+            assert_eq!((planned.state, planned.ready, planned.stalled), (state, ready, stalled), "{what}");
+            assert!(planned.message.contains(word), "{what}: {}", planned.message);
         }
     }
 }

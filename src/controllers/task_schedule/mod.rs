@@ -1,12 +1,13 @@
 //! TaskSchedule: tasks that come by the clock.
 //!
-//! `calendar` and `plan` are pure; `fire` runs from the projections, so schedules go on while the API server is away; the
-//! controller judges, projects, and tells what `fire` did.
+//! The clock runs from the projections, so schedules go on while the API server is away; the controller judges, projects, and
+//! tells what the clock did. `calendar`, `timer` and `plan` are pure.
 
 mod calendar;
-mod fire;
+mod clock;
 mod plan;
-mod told;
+mod runs;
+mod timer;
 
 use std::sync::Arc;
 
@@ -16,22 +17,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::{
-    RUN_CONTROL, RUN_REQUESTED_AT, TaskSchedule, TaskScheduleSpec, TaskScheduleState, TaskScheduleStatus,
+    Kind, RUN_CONTROL, RUN_REQUESTED_AT, Requirement, TaskSchedule, TaskScheduleSpec, TaskScheduleState,
+    TaskScheduleStatus,
 };
 use crate::tasks::schema;
 
 use super::{
-    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
+    declared::{ControlPlane, DeclaredObserved, DeclaredPlan, Declares, Gate, PlanOf, projected},
     error::StepError,
     shared::NamespacedName,
 };
 
 use calendar::Calendar;
-use told::{RunWait, ScheduleReport};
+use runs::{RunWait, ScheduleReport};
 
 pub use calendar::check_schedule;
-pub use fire::watch_clock;
-pub use told::ScheduleRuns;
+pub use clock::watch_clock;
+pub use runs::ScheduleRuns;
 
 /// The kind's own part.
 pub struct TaskSchedules {
@@ -48,48 +50,59 @@ pub struct TaskScheduleObserved {
     /// What was projected of it before.
     pub known: Option<serde_json::Value>,
     pub created_at: Option<Timestamp>,
+    /// The last run that was requested.
+    pub request: Option<String>,
     /// What the clock did with it.
-    told: ScheduleReport,
+    report: ScheduleReport,
 }
 
 #[async_trait]
 impl Declares for TaskSchedules {
     type Object = TaskSchedule;
-    type Status = TaskScheduleStatus;
-    type Facts = TaskScheduleObserved;
+    type Observed = TaskScheduleObserved;
+    type Action = ();
 
-    const KIND: &'static str = "TaskSchedule";
+    const KIND: Kind = Kind::TaskSchedule;
 
-    fn parts(object: &TaskSchedule) -> Declaration<'_, TaskScheduleStatus> {
-        let TaskScheduleSpec { suspend, requires, .. } = &object.spec;
-        Declaration { suspend: *suspend, requires, status: object.status.as_ref(), spec: projected(&object.spec) }
+    fn declared(spec: &TaskScheduleSpec) -> (bool, &[Requirement]) {
+        (spec.suspend, &spec.requires)
     }
 
-    async fn facts(&self, object: &TaskSchedule, key: &NamespacedName) -> Result<TaskScheduleObserved, StepError> {
-        let uid = object.uid().unwrap_or_default();
-        let (spec, feeds) = (&object.spec, &self.world.feeds);
+    async fn observe(&self, object: &TaskSchedule, base: &DeclaredObserved) -> Result<TaskScheduleObserved, StepError> {
+        let (spec, key, feeds) = (&object.spec, &base.key, &self.world.feeds);
         let queue = |q: &crate::api::TaskQueue| {
             NamespacedName::of(q) == NamespacedName::new(&key.namespace, &spec.queue_ref.name)
         };
-        // Who is told of runs must know the object first: its age is where its runs begin, and its wishes are annotations.
-        let wish = self.world.shared.wishes.requested_at(object, RUN_REQUESTED_AT, RUN_CONTROL, key);
-        let created_at = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        self.runs.known(&uid, created_at, wish);
         Ok(TaskScheduleObserved {
-            known: self.known(&uid).await?,
-            created_at,
+            known: self.known(&base.uid).await?,
+            created_at: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            request: self.world.shared.wishes.requested_at(object, RUN_REQUESTED_AT, RUN_CONTROL, key),
             queue_missing: feeds.queues.objects.state_filter(queue).is_empty(),
             expert_missing: self.expert_missing(spec, key),
-            told: self.runs.told(&uid),
+            report: self.runs.report(&base.uid),
         })
     }
 
-    fn judge(
+    fn plan(
         object: &TaskSchedule,
-        seen: &DeclaredObserved<TaskScheduleObserved>,
+        observed: &DeclaredObserved<TaskScheduleObserved>,
+        _: &Gate,
         now: Timestamp,
-    ) -> DeclaredAssessment<TaskScheduleStatus> {
-        judge(&object.spec, object.status.as_ref(), seen, now)
+    ) -> PlanOf<Self> {
+        assess(&object.spec, object.status.as_ref(), observed, now)
+    }
+
+    /// The clock learns of the object: its age is where its runs begin, and its requests are annotations.
+    async fn apply(
+        &self,
+        _: &TaskSchedule,
+        observed: &DeclaredObserved<TaskScheduleObserved>,
+        _: &mut PlanOf<Self>,
+    ) -> Result<(), StepError> {
+        let TaskScheduleObserved { created_at, request, report, .. } = &observed.facts;
+        self.runs.known(&observed.uid, *created_at, request.clone());
+        self.runs.published(&observed.uid, report.notes.len());
+        Ok(())
     }
 }
 
@@ -98,7 +111,7 @@ impl TaskSchedules {
         let row = if self.world.book.is_loaded() {
             self.world.book.row(uid)
         } else {
-            self.world.parts.store.declared(Self::KIND).await?.into_iter().find(|row| row.uid == uid)
+            self.world.parts.store.declared(Self::KIND.as_str()).await?.into_iter().find(|row| row.uid == uid)
         };
         Ok(row.map(|row| row.spec))
     }
@@ -116,47 +129,43 @@ impl TaskSchedules {
     }
 }
 
-fn judge(
+fn assess(
     spec: &TaskScheduleSpec,
     old: Option<&TaskScheduleStatus>,
-    seen: &DeclaredObserved<TaskScheduleObserved>,
+    observed: &DeclaredObserved<TaskScheduleObserved>,
     now: Timestamp,
-) -> DeclaredAssessment<TaskScheduleStatus> {
-    let told = &seen.facts.told;
+) -> DeclaredPlan<TaskScheduleStatus> {
+    let TaskScheduleObserved { report, known, created_at, .. } = &observed.facts;
     let calendar = Calendar::parse(&spec.schedule, &spec.time_zone);
-    let next = calendar.as_ref().ok().and_then(|calendar| calendar.after(now)).filter(|_| !seen.suspended);
+    let next = calendar.as_ref().ok().and_then(|calendar| calendar.after(now)).filter(|_| !observed.suspended);
     let status = TaskScheduleStatus {
-        last_handled_run_at: told.handled_wish.clone().or_else(|| old?.last_handled_run_at.clone()),
-        last_run_time: told.last_run.map(|(at, _)| Time(at)).or_else(|| old?.last_run_time.clone()),
-        last_run_tasks: told.last_run.map(|(_, tasks)| tasks).or_else(|| old?.last_run_tasks),
+        last_handled_run_at: report.handled_request.clone().or_else(|| old?.last_handled_run_at.clone()),
+        last_run_time: report.last_run.map(|(at, _)| Time(at)).or_else(|| old?.last_run_time.clone()),
+        last_run_tasks: report.last_run.map(|(_, tasks)| tasks).or_else(|| old?.last_run_tasks),
         next_run_time: next.map(Time),
         ..TaskScheduleStatus::default()
     };
-    let of = |state, ready, stalled, message: String| {
-        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
-    };
-    let mut judged = if let Err(why) = &calendar {
+    let of = |state, ready, stalled, message: String| DeclaredPlan::new(state, ready, stalled, message, status.clone());
+    let plan = if let Err(why) = &calendar {
         of(TaskScheduleState::InvalidSchedule, false, true, why.clone())
     } else if let Some(why) = unusable_schema(spec) {
         of(TaskScheduleState::InvalidSchedule, false, true, why)
-    } else if seen.suspended {
+    } else if observed.suspended {
         of(TaskScheduleState::Suspended, false, false, "suspended: it does not fire, and makes up for nothing".into())
-    } else if seen.facts.queue_missing {
+    } else if observed.facts.queue_missing {
         let message = format!("queueRef: there is no TaskQueue {} in this namespace", spec.queue_ref.name);
         of(TaskScheduleState::QueueMissing, false, true, message)
-    } else if let Some(why) = &seen.facts.expert_missing {
+    } else if let Some(why) = &observed.facts.expert_missing {
         of(TaskScheduleState::ExpertMissing, false, true, why.clone())
-    } else if let Some(RunWait { message, .. }) = &told.waits {
+    } else if let Some(RunWait { message, .. }) = &report.waits {
         of(TaskScheduleState::Held, false, false, message.clone())
     } else {
         let message = format!("fires at {:?} in {}", spec.schedule, spec.time_zone);
         of(TaskScheduleState::Scheduled, true, false, message)
     };
-    let begins = plan::begins(seen.facts.known.as_ref(), spec, seen.facts.created_at, now);
-    judged.spec = Some(plan::projected(projected(spec), begins));
-    judged.notes.clone_from(&told.notes);
-    judged.again = seen.gate.opens_at.and_then(|at| std::time::Duration::try_from(at.duration_since(now)).ok());
-    judged
+    let begins = timer::begins(known.as_ref(), spec, *created_at, now);
+    let spec = Some(timer::projected(projected(spec), begins));
+    DeclaredPlan { spec, notes: report.notes.clone(), ..plan }
 }
 
 /// Why no answer to its tasks could be checked.
@@ -168,10 +177,9 @@ fn unusable_schema(spec: &TaskScheduleSpec) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::declared::Gate;
     use serde_json::json;
 
-    fn judged(schedule: &str, suspended: bool, facts: TaskScheduleObserved) -> DeclaredAssessment<TaskScheduleStatus> {
+    fn judged(schedule: &str, suspended: bool, facts: TaskScheduleObserved) -> DeclaredPlan<TaskScheduleStatus> {
         judged_of(json!({"queueRef": {"name": "q"}, "schedule": schedule, "task": {"prompt": "x"}}), suspended, facts)
     }
 
@@ -179,18 +187,18 @@ mod tests {
         spec: serde_json::Value,
         suspended: bool,
         facts: TaskScheduleObserved,
-    ) -> DeclaredAssessment<TaskScheduleStatus> {
+    ) -> DeclaredPlan<TaskScheduleStatus> {
         let spec: TaskScheduleSpec = serde_json::from_value(spec).unwrap();
-        let seen = DeclaredObserved {
+        let observed = DeclaredObserved {
             key: NamespacedName::new("team", "nightly"),
             uid: "u".into(),
             suspended,
-            gate: Gate::default(),
+            requirements: Vec::new(),
             handled_reconcile: None,
             facts,
         };
         let old: TaskScheduleStatus = serde_json::from_value(json!({"lastRunTasks": 7})).unwrap();
-        judge(&spec, Some(&old), &seen, "2026-01-01T12:00:00Z".parse().unwrap())
+        assess(&spec, Some(&old), &observed, "2026-01-01T12:00:00Z".parse().unwrap())
     }
 
     #[test]
@@ -206,7 +214,7 @@ mod tests {
     #[test]
     fn a_schedule_says_when_it_fires_or_why_it_does_not() {
         let waits = || TaskScheduleObserved {
-            told: ScheduleReport {
+            report: ScheduleReport {
                 waits: Some(RunWait { reason: "Held", message: "waits for ollama".into() }),
                 ..ScheduleReport::default()
             },

@@ -1,9 +1,8 @@
-//! What to do about a schedule now: data, from its spec, when it last ran, and what was seen.
+//! What the clock does about a schedule now: data, from its timer and what was observed. Pure.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 
 use crate::{
     api::{ConcurrencyPolicy, ExpertSpec, TaskScheduleSpec, number_of},
@@ -11,62 +10,142 @@ use crate::{
     tasks::{Message, NewTask, Payload},
 };
 
-use super::calendar::Calendar;
+use super::{
+    runs::RunWait,
+    timer::{ScheduleDue, ScheduleTimer},
+};
 
 /// Label of the tasks of a schedule: its name.
 pub const SCHEDULE: &str = "ostler.dev/schedule";
 /// Label of the tasks of a run: the time that was due.
 pub const RUN: &str = "ostler.dev/run";
 
-/// Field of a projected schedule, beside its spec: since when its time has been as it is.
-const BEGINS: &str = "begins";
-
-/// Since when a schedule's time has been as it is: it makes up for nothing before that. `known` is what was projected of it before, by
-/// this leader or an earlier one.
-pub fn begins(
-    known: Option<&Value>,
-    spec: &TaskScheduleSpec,
-    created_at: Option<Timestamp>,
-    now: Timestamp,
-) -> Timestamp {
-    let created_at = created_at.unwrap_or(now).min(now);
-    match known {
-        None => created_at,
-        Some(known) if known["schedule"] != spec.schedule || known["timeZone"] != spec.time_zone => now,
-        Some(known) => begun(known).unwrap_or(created_at),
-    }
+/// What the clock reads of a schedule before it plans.
+#[derive(Clone, Debug)]
+pub struct ScheduleObserved {
+    /// All but how many tasks the run would insert.
+    pub run: RunObserved,
+    /// Every projected Expert, where a run is due or requested.
+    pub experts: Vec<DeclaredRow>,
+    /// A run that a person requested and that was not dealt with yet.
+    pub request: Option<String>,
+    /// The last requested run that was recorded.
+    pub last_requested: Option<Timestamp>,
 }
 
-/// A spec as it is projected, with [`begins`].
-pub fn projected(mut spec: Value, begins: Timestamp) -> Value {
-    spec[BEGINS] = begins.to_string().into();
-    spec
-}
-
-/// [`begins`] of a projected spec.
-pub fn begun(spec: &Value) -> Option<Timestamp> {
-    spec[BEGINS].as_str()?.parse().ok()
-}
-
-/// Where a schedule stands.
+/// What makes a run due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScheduleDue {
-    /// Not before then; `None`: never again.
-    Wait { until: Option<Timestamp> },
-    /// This run is due; earlier ones that were missed are made up for by it.
-    Run(Timestamp),
-    /// It was missed for too long.
-    Missed(Timestamp),
+pub enum RunOrigin {
+    Schedule,
+    Request,
 }
 
-/// What is due after `base`, the last run that was fired or left out.
-pub fn due(calendar: &Calendar, base: Timestamp, missed_for: SignedDuration, now: Timestamp) -> ScheduleDue {
-    let Some(first) = calendar.after(base) else { return ScheduleDue::Wait { until: None } };
-    if first > now {
-        return ScheduleDue::Wait { until: Some(first) };
+impl RunOrigin {
+    /// What runs of this origin are recorded under.
+    pub fn key(self, uid: &str) -> String {
+        match self {
+            Self::Schedule => uid.to_owned(),
+            Self::Request => format!("{uid}/run"),
+        }
     }
-    let run = calendar.last_until(first, now);
-    if now.duration_since(run) > missed_for { ScheduleDue::Missed(run) } else { ScheduleDue::Run(run) }
+
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::Schedule => "by its schedule",
+            Self::Request => "by hand",
+        }
+    }
+}
+
+/// What is done about a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunAction {
+    Fire {
+        run: Timestamp,
+        tasks: Vec<NewTask>,
+        replace: bool,
+    },
+    LeaveOut {
+        run: Timestamp,
+        reason: &'static str,
+        message: String,
+    },
+    /// The request can't be read.
+    Refuse {
+        message: String,
+    },
+    /// The request was recorded before.
+    Acknowledge,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScheduleStep {
+    pub origin: RunOrigin,
+    pub action: RunAction,
+}
+
+/// What is done about a schedule now, in this order, and what waits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SchedulePlan {
+    pub steps: Vec<ScheduleStep>,
+    pub waits: Option<RunWait>,
+}
+
+/// Decides about the run that is due, and about the one that a person requested.
+pub fn plan(timer: &ScheduleTimer, observed: &ScheduleObserved, now: Timestamp) -> SchedulePlan {
+    let mut plan = SchedulePlan::default();
+    match timer.due(now) {
+        ScheduleDue::Wait { .. } => {}
+        ScheduleDue::Missed(run) => {
+            let message = format!("the run of {run} was missed for longer than missedRunDeadlineSeconds");
+            plan.push(RunOrigin::Schedule, RunAction::LeaveOut { run, reason: "RunMissed", message });
+        }
+        ScheduleDue::Run(run) => plan.add(RunOrigin::Schedule, run, timer, observed, now),
+    }
+    let Some(request) = &observed.request else { return plan };
+    match wanted(request, now) {
+        None => {
+            let message =
+                format!("run-requested-at {request:?} is no time: write one as RFC 3339 has it, not ahead of now");
+            plan.push(RunOrigin::Request, RunAction::Refuse { message });
+        }
+        Some(at) if observed.last_requested.is_some_and(|last| last >= at) => {
+            plan.push(RunOrigin::Request, RunAction::Acknowledge);
+        }
+        Some(at) => plan.add(RunOrigin::Request, at, timer, observed, now),
+    }
+    plan
+}
+
+impl SchedulePlan {
+    fn add(
+        &mut self,
+        origin: RunOrigin,
+        run: Timestamp,
+        timer: &ScheduleTimer,
+        observed: &ScheduleObserved,
+        now: Timestamp,
+    ) {
+        let tasks = tasks(&timer.row, &timer.spec, &observed.experts, run, now);
+        let seen = RunObserved { tasks: tasks.len(), ..observed.run.clone() };
+        let (policy, seen) = match origin {
+            RunOrigin::Schedule => (timer.spec.concurrency_policy, seen),
+            // Whatever the time, and although the schedule is suspended; not past its gate.
+            RunOrigin::Request => {
+                (ConcurrencyPolicy::Allow, RunObserved { suspended: false, still_running: false, ..seen })
+            }
+        };
+        match decide(policy, run, &seen) {
+            RunPlan::Hold { reason, message } => _ = self.waits.get_or_insert(RunWait { reason, message }),
+            RunPlan::LeaveOut { reason, message } => self.push(origin, RunAction::LeaveOut { run, reason, message }),
+            RunPlan::Fire { replace } => self.push(origin, RunAction::Fire { run, tasks, replace }),
+        }
+    }
+
+    fn push(&mut self, origin: RunOrigin, action: RunAction) {
+        self.steps.push(ScheduleStep { origin, action });
+    }
 }
 
 /// What stands for or against a run that is due.
@@ -86,7 +165,7 @@ pub struct RunObserved {
 
 /// What becomes of a run that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RunPlan {
+enum RunPlan {
     /// Its tasks are inserted; with `replace` those of earlier runs are cancelled.
     Fire { replace: bool },
     /// It is recorded as done without any task.
@@ -96,10 +175,9 @@ pub enum RunPlan {
 }
 
 /// Decides about a run that is due.
-pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &RunObserved) -> RunPlan {
+fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &RunObserved) -> RunPlan {
     let hold = |reason, message: String| RunPlan::Hold { reason, message };
-    // One that a person asked for begins within a second.
-    let run = Timestamp::from_second(run.as_second()).unwrap_or(run);
+    let run = second(run);
     if seen.suspended {
         return RunPlan::LeaveOut { reason: "Suspended", message: format!("the run of {run} is left out: suspended") };
     }
@@ -124,8 +202,13 @@ pub fn decide(policy: ConcurrencyPolicy, run: Timestamp, seen: &RunObserved) -> 
     RunPlan::Fire { replace: policy == ConcurrencyPolicy::Replace }
 }
 
+/// The second in which a run is due: one that a person requested begins within it.
+pub fn second(run: Timestamp) -> Timestamp {
+    Timestamp::from_second(run.as_second()).unwrap_or(run)
+}
+
 /// The tasks of a run: one, or one for each expert that is selected and not suspended.
-pub fn tasks(
+fn tasks(
     schedule: &DeclaredRow,
     spec: &TaskScheduleSpec,
     experts: &[DeclaredRow],
@@ -187,7 +270,7 @@ fn new_task(
 }
 
 /// When a person wants a run: a time as RFC 3339 has it, or seconds since 1970. One that is far ahead is none.
-pub fn wanted(token: &str, now: Timestamp) -> Option<Timestamp> {
+fn wanted(token: &str, now: Timestamp) -> Option<Timestamp> {
     const AHEAD: SignedDuration = SignedDuration::from_mins(5);
     let seconds = || token.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let at: Timestamp = token.parse().ok().or_else(seconds)?;
@@ -203,80 +286,52 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn missed_runs_are_made_up_for_by_one_unless_too_long_ago() {
-        let daily = Calendar::parse("0 3 * * *", "UTC").unwrap();
-        let deadline = SignedDuration::from_hours(12);
-        for (what, base, now, expected) in [
-            (
-                "before its time",
-                "2026-01-01T03:00:00Z",
-                "2026-01-02T02:59:59Z",
-                ScheduleDue::Wait { until: Some(at("2026-01-02T03:00:00Z")) },
-            ),
-            (
-                "at its time",
-                "2026-01-01T03:00:00Z",
-                "2026-01-02T03:00:00Z",
-                ScheduleDue::Run(at("2026-01-02T03:00:00Z")),
-            ),
-            (
-                "a little late",
-                "2026-01-01T03:00:00Z",
-                "2026-01-02T08:00:00Z",
-                ScheduleDue::Run(at("2026-01-02T03:00:00Z")),
-            ),
-            (
-                "a week late: the last one",
-                "2026-01-01T03:00:00Z",
-                "2026-01-08T03:30:00Z",
-                ScheduleDue::Run(at("2026-01-08T03:00:00Z")),
-            ),
-            (
-                "at the deadline",
-                "2026-01-01T03:00:00Z",
-                "2026-01-02T15:00:00Z",
-                ScheduleDue::Run(at("2026-01-02T03:00:00Z")),
-            ),
-            (
-                "past it",
-                "2026-01-01T03:00:00Z",
-                "2026-01-02T15:00:01Z",
-                ScheduleDue::Missed(at("2026-01-02T03:00:00Z")),
-            ),
-            (
-                "the clock went back",
-                "2026-01-03T03:00:00Z",
-                "2026-01-02T15:00:01Z",
-                ScheduleDue::Wait { until: Some(at("2026-01-04T03:00:00Z")) },
-            ),
-        ] {
-            assert_eq!(due(&daily, at(base), deadline, at(now)), expected, "{what}");
-        }
+    fn said(plan: &SchedulePlan) -> Vec<String> {
+        let step = |step: &ScheduleStep| match &step.action {
+            RunAction::Fire { run, tasks, replace } => format!("Fire {run} {} {replace}", tasks.len()),
+            RunAction::LeaveOut { run, reason, .. } => format!("LeaveOut {run} {reason}"),
+            RunAction::Refuse { .. } => "Refuse".to_owned(),
+            RunAction::Acknowledge => "Acknowledge".to_owned(),
+        };
+        let waits = plan.waits.iter().map(|waits| format!("waits {}", waits.reason));
+        plan.steps.iter().map(|of| format!("{:?} {}", of.origin, step(of))).chain(waits).collect()
     }
 
     #[test]
-    fn a_schedule_s_time_begins_with_itself_or_with_its_last_change_whoever_leads() {
-        let spec = |schedule: &str, zone: &str| -> TaskScheduleSpec {
-            let spec =
-                json!({"queueRef": {"name": "q"}, "schedule": schedule, "timeZone": zone, "task": {"prompt": "x"}});
-            serde_json::from_value(spec).unwrap()
-        };
-        let daily = spec("0 3 * * *", "Europe/Berlin");
-        let (created, changed, now) =
-            (at("2026-01-01T00:00:00Z"), at("2026-01-05T00:00:00Z"), at("2026-01-09T00:00:00Z"));
-        let of = |spec: &TaskScheduleSpec| serde_json::to_value(spec).unwrap();
-        for (what, known, expected) in [
-            ("a new one", None, created),
-            ("as before", Some(projected(of(&daily), changed)), changed),
-            ("by an earlier release", Some(of(&daily)), created),
-            ("another time", Some(projected(of(&spec("0 4 * * *", "Europe/Berlin")), changed)), now),
-            ("another zone", Some(projected(of(&spec("0 3 * * *", "UTC")), changed)), now),
+    fn a_request_runs_beside_the_schedule_and_each_once() {
+        let spec = json!({
+            "queueRef": {"name": "q"}, "schedule": "0 3 * * *", "task": {"prompt": "x"}, "concurrencyPolicy": "Forbid",
+        });
+        let now = at("2026-01-02T03:00:05Z");
+        let created = Some(at("2026-01-01T12:00:00Z"));
+        let timer = ScheduleTimer::new(row("TaskSchedule", "nightly", &[], spec), created, None, now).unwrap();
+        let asked = "2026-01-02T03:00:04Z";
+        let (due, by_hand) =
+            ("Schedule Fire 2026-01-02T03:00:00Z 1 false", "Request Fire 2026-01-02T03:00:04Z 1 false");
+        let well = RunObserved::default;
+        let against = || RunObserved { suspended: true, still_running: true, ..well() };
+        let held = || RunObserved { held: Some("waits for x".into()), ..well() };
+        for (what, run, request, last, expected) in [
+            ("due alone", well(), None, None, vec![due]),
+            ("both", well(), Some(asked), None, vec![due, by_hand]),
+            (
+                "a suspension and an earlier run hold only the schedule's",
+                against(),
+                Some(asked),
+                Some("2026-01-01T00:00:00Z"),
+                vec!["Schedule LeaveOut 2026-01-02T03:00:00Z Suspended", by_hand],
+            ),
+            ("a gate holds both", held(), Some(asked), None, vec!["waits Held"]),
+            ("recorded before", well(), Some(asked), Some(asked), vec![due, "Request Acknowledge"]),
+            ("no time", well(), Some("soon"), None, vec![due, "Request Refuse"]),
         ] {
-            assert_eq!(begins(known.as_ref(), &daily, Some(created), now), expected, "{what}");
+            let request = request.map(str::to_owned);
+            let observed = ScheduleObserved { run, experts: Vec::new(), request, last_requested: last.map(at) };
+            assert_eq!(said(&plan(&timer, &observed, now)), expected, "{what}");
         }
-        assert_eq!(begins(None, &daily, Some(at("2027-01-01T00:00:00Z")), now), now, "clocks differ");
-        assert_eq!(begun(&projected(of(&daily), changed)), Some(changed));
+        let nothing = ScheduleObserved { run: well(), experts: Vec::new(), request: None, last_requested: None };
+        let late = at("2026-01-02T19:00:00Z");
+        assert_eq!(said(&plan(&timer, &nothing, late)), ["Schedule LeaveOut 2026-01-02T03:00:00Z RunMissed"]);
     }
 
     #[test]

@@ -13,21 +13,22 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{Mode, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus, number_of},
-    runtimes::{WorkersWanted, WorkloadError},
-    store::{Term, WorkerReport},
+    api::{Kind, Mode, Requirement, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus, number_of},
+    platform::PlatformError,
+    runtimes::{WorkersSeen, WorkersWanted, WorkloadError},
+    store::WorkerReport,
 };
 
 use super::{
-    declared::{ControlPlane, Declaration, DeclaredAssessment, DeclaredObserved, Declares, projected},
+    declared::{ControlPlane, DeclaredObserved, DeclaredPlan, Declares, Gate, PlanOf},
     error::StepError,
     shared::NamespacedName,
 };
 
-use plan::{Recommendation, Settling};
+use plan::{Recommendation, Runnable, Settling};
 
 /// How often reports, and where pods are made what they can use, are looked at.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ pub struct WorkerPools {
     applied: Mutex<HashMap<NamespacedName, (serde_json::Value, i64)>>,
 }
 
-/// What is looked at beside the object.
+/// What is read beside what every kind reads.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerPoolObserved {
     pub missing_queues: Vec<String>,
@@ -53,61 +54,78 @@ pub struct WorkerPoolObserved {
     pub hands_off: bool,
 }
 
-/// What there is, and what there should be.
+/// The pods of a pool, and what they could do.
 #[derive(Clone, Debug)]
 pub struct PoolPods {
-    pub current: Result<Option<crate::runtimes::WorkersSeen>, WorkloadError>,
+    pub current: Result<Option<WorkersSeen>, WorkloadError>,
+    pub runnable: Runnable,
+    /// What was recommended lately.
+    pub settling: Settling,
+}
+
+/// How many pods there should be.
+#[derive(Clone, Debug)]
+pub struct PoolScale {
     pub wanted: Recommendation,
+    pub settling: Settling,
+    /// Whether that is done, or only said.
+    pub enforced: bool,
 }
 
 #[async_trait]
 impl Declares for WorkerPools {
     type Object = WorkerPool;
-    type Status = WorkerPoolStatus;
-    type Facts = WorkerPoolObserved;
+    type Observed = WorkerPoolObserved;
+    /// `None` where processes are no pods.
+    type Action = Option<PoolScale>;
 
-    const KIND: &'static str = "WorkerPool";
+    const KIND: Kind = Kind::WorkerPool;
 
-    fn parts(object: &WorkerPool) -> Declaration<'_, WorkerPoolStatus> {
-        Declaration {
-            suspend: object.spec.suspend,
-            requires: &[],
-            status: object.status.as_ref(),
-            spec: projected(&object.spec),
-        }
+    fn declared(spec: &WorkerPoolSpec) -> (bool, &[Requirement]) {
+        (spec.suspend, &[])
     }
 
-    async fn facts(&self, object: &WorkerPool, key: &NamespacedName) -> Result<WorkerPoolObserved, StepError> {
-        self.look(&object.spec, key).await
+    async fn observe(&self, object: &WorkerPool, base: &DeclaredObserved) -> Result<WorkerPoolObserved, StepError> {
+        self.look(&object.spec, &base.key).await
     }
 
-    fn judge(
+    fn plan(
         object: &WorkerPool,
-        seen: &DeclaredObserved<WorkerPoolObserved>,
-        _: Timestamp,
-    ) -> DeclaredAssessment<WorkerPoolStatus> {
-        judge(&object.spec, seen)
+        observed: &DeclaredObserved<WorkerPoolObserved>,
+        _: &Gate,
+        now: Timestamp,
+    ) -> PlanOf<Self> {
+        let spec = &object.spec;
+        let scale = observed.facts.pods.as_ref().map(|pods| {
+            let there = pods.current.as_ref().ok().and_then(Option::as_ref).map(|seen| seen.replicas);
+            let window = SignedDuration::from_secs(spec.replicas.scale_down_seconds.into());
+            let mut settling = pods.settling.clone();
+            let wanted = settling.settle(plan::recommend(spec, plan::usable(&pods.runnable)), there, window, now);
+            let enforced = !observed.suspended && !observed.facts.hands_off && spec.mode == Mode::Enforce;
+            PoolScale { wanted, settling, enforced }
+        });
+        assess(spec, observed, scale.as_ref().map(|scale| &scale.wanted)).with_action(scale)
     }
 
-    async fn act(
+    async fn apply(
         &self,
         object: &WorkerPool,
-        seen: &DeclaredObserved<WorkerPoolObserved>,
-        judged: &mut DeclaredAssessment<WorkerPoolStatus>,
-        _: &Term,
+        observed: &DeclaredObserved<WorkerPoolObserved>,
+        plan: &mut PlanOf<Self>,
     ) -> Result<(), StepError> {
-        let Some(pods) = &seen.facts.pods else { return Ok(()) };
-        if seen.suspended || seen.facts.hands_off || object.spec.mode == Mode::Observe {
+        let (Some(pods), Some(scale)) = (&observed.facts.pods, &plan.action) else { return Ok(()) };
+        lock(&self.settling).insert(observed.key.clone(), scale.settling.clone());
+        if !scale.enforced {
             return Ok(());
         }
-        match self.scale(&object.spec, seen, pods).await {
+        match self.scale(&object.spec, observed, pods, scale.wanted.replicas).await {
             Ok(()) => Ok(()),
             Err(WorkloadError::Unavailable(why)) => {
-                Err(crate::platform::PlatformError::Unavailable(format!("its pods were not scaled: {why}")).into())
+                Err(PlatformError::Unavailable(format!("could not scale its pods: {why}")).into())
             }
             Err(error) => {
-                (judged.state, judged.ready, judged.stalled) = (WorkerPoolState::Refused, false, true);
-                judged.message = format!("its pods can't be made: {error}");
+                (plan.state, plan.ready, plan.stalled) = (WorkerPoolState::Refused, false, true);
+                plan.message = format!("could not make its pods: {error}");
                 Ok(())
             }
         }
@@ -128,16 +146,17 @@ impl WorkerPools {
     async fn scale(
         &self,
         spec: &WorkerPoolSpec,
-        seen: &DeclaredObserved<WorkerPoolObserved>,
+        observed: &DeclaredObserved<WorkerPoolObserved>,
         pods: &PoolPods,
+        replicas: i32,
     ) -> Result<(), WorkloadError> {
-        let (key, worker_pods) = (&seen.key, &self.world.parts.worker_pods);
+        let (key, worker_pods) = (&observed.key, &self.world.parts.worker_pods);
         let current = pods.current.clone()?;
         let manifest = worker_pods.manifest(&WorkersWanted {
             namespace: key.namespace.clone(),
             pool: key.name.clone(),
-            uid: seen.uid.clone(),
-            replicas: pods.wanted.replicas,
+            uid: observed.uid.clone(),
+            replicas,
             drain_seconds: spec.drain_seconds,
             template: spec.template.clone(),
         })?;
@@ -148,13 +167,13 @@ impl WorkerPools {
         {
             return Ok(());
         }
-        if current.as_ref().is_some_and(|current| pods.wanted.replicas < current.replicas) {
+        if current.as_ref().is_some_and(|current| replicas < current.replicas) {
             let in_flight: Vec<(String, i32)> =
-                seen.facts.reports.iter().map(|r| (r.host.clone(), r.in_flight)).collect();
+                observed.facts.reports.iter().map(|r| (r.host.clone(), r.in_flight)).collect();
             worker_pods.prefer_idle(&key.namespace, &key.name, &in_flight).await?;
         }
         let generation = worker_pods.apply(&key.namespace, &manifest).await?;
-        tracing::info!(pool = %key, replicas = pods.wanted.replicas, "scaled a pool");
+        tracing::info!(pool = %key, replicas, "scaled a pool");
         lock(&self.applied).insert(key.clone(), (manifest, generation));
         Ok(())
     }
@@ -164,10 +183,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn judge(spec: &WorkerPoolSpec, seen: &DeclaredObserved<WorkerPoolObserved>) -> DeclaredAssessment<WorkerPoolStatus> {
-    let facts = &seen.facts;
+fn assess(
+    spec: &WorkerPoolSpec,
+    observed: &DeclaredObserved<WorkerPoolObserved>,
+    recommended: Option<&Recommendation>,
+) -> DeclaredPlan<WorkerPoolStatus> {
+    let facts = &observed.facts;
     let reporting = i32::try_from(facts.reports.len()).unwrap_or(i32::MAX).min(10_000);
-    let wanted = facts.pods.as_ref().map(|pods| pods.wanted.replicas);
+    let wanted = recommended.map(|recommended| recommended.replicas);
     let shown = wanted.unwrap_or(reporting);
     let status = WorkerPoolStatus {
         replicas: Some(shown),
@@ -175,12 +198,10 @@ fn judge(spec: &WorkerPoolSpec, seen: &DeclaredObserved<WorkerPoolObserved>) -> 
         effective_concurrency: Some(
             facts.reports.iter().map(|r| r.effective_concurrency).sum::<i32>().clamp(0, 1_000_000),
         ),
-        limited_by: plan::limited_by(&facts.reports, facts.pods.as_ref().map(|pods| &pods.wanted)),
+        limited_by: plan::limited_by(&facts.reports, recommended),
         ..WorkerPoolStatus::default()
     };
-    let of = |state, ready, stalled, message: String| {
-        DeclaredAssessment::new(state, ready, stalled, message, status.clone())
-    };
+    let of = |state, ready, stalled, message: String| DeclaredPlan::new(state, ready, stalled, message, status.clone());
     let current = facts.pods.as_ref().and_then(|pods| pods.current.as_ref().ok()).and_then(Option::as_ref);
     let trouble = current.and_then(|seen| seen.trouble.as_ref()).filter(|_| spec.mode == Mode::Enforce);
     let planned = match (wanted, spec.mode) {
@@ -188,7 +209,7 @@ fn judge(spec: &WorkerPoolSpec, seen: &DeclaredObserved<WorkerPoolObserved>) -> 
         (Some(n), Mode::Enforce) => format!("{} for the tasks of its queues", number_of(n, "pod")),
         (None, _) => "does the tasks of its queues".to_owned(),
     };
-    let mut judged = if seen.suspended {
+    let plan = if observed.suspended {
         of(WorkerPoolState::Suspended, false, false, "suspended: its processes take no more tasks".into())
     } else if !facts.missing_queues.is_empty() {
         let message = format!("queueRefs: there is no TaskQueue {} in this namespace", facts.missing_queues.join(", "));
@@ -200,7 +221,7 @@ fn judge(spec: &WorkerPoolSpec, seen: &DeclaredObserved<WorkerPoolObserved>) -> 
         let message = match wanted {
             Some(n) if spec.mode == Mode::Enforce => format!("none of {n} pods has reported yet"),
             Some(_) => planned.clone(),
-            None => format!("no process works for it: start one with `ostler worker --pool {}`", seen.key.name),
+            None => format!("no process works for it: start one with `ostler worker --pool {}`", observed.key.name),
         };
         of(WorkerPoolState::Waiting, false, false, message)
     } else if wanted.is_some_and(|wanted| wanted != reporting) && spec.mode == Mode::Enforce {
@@ -208,14 +229,13 @@ fn judge(spec: &WorkerPoolSpec, seen: &DeclaredObserved<WorkerPoolObserved>) -> 
     } else {
         of(WorkerPoolState::Running, true, false, planned.clone())
     };
-    judged.again = Some(AGAIN);
-    judged
+    DeclaredPlan { again: Some(AGAIN), ..plan }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{controllers::declared::Gate, runtimes::PodTrouble};
+    use crate::runtimes::PodTrouble;
     use serde_json::json;
 
     fn report() -> WorkerReport {
@@ -232,16 +252,20 @@ mod tests {
         reports: usize,
         wanted: Option<i32>,
         missing: &[&str],
-    ) -> DeclaredAssessment<WorkerPoolStatus> {
+    ) -> DeclaredPlan<WorkerPoolStatus> {
         let spec: WorkerPoolSpec = serde_json::from_value(json!({"queueRefs": [{"name": "q"}], "mode": mode})).unwrap();
         let facts = WorkerPoolObserved {
             missing_queues: missing.iter().map(ToString::to_string).collect(),
             reports: vec![report(); reports],
-            pods: wanted
-                .map(|replicas| PoolPods { current: Ok(None), wanted: Recommendation { replicas, capped: false } }),
+            pods: wanted.map(|_| pods(None)),
             hands_off: false,
         };
-        judge(&spec, &seen(suspended, facts))
+        let wanted = wanted.map(|replicas| Recommendation { replicas, capped: false });
+        assess(&spec, &seen(suspended, facts), wanted.as_ref())
+    }
+
+    fn pods(current: Option<WorkersSeen>) -> PoolPods {
+        PoolPods { current: Ok(current), runnable: Runnable::default(), settling: Settling::default() }
     }
 
     fn seen(suspended: bool, facts: WorkerPoolObserved) -> DeclaredObserved<WorkerPoolObserved> {
@@ -249,7 +273,7 @@ mod tests {
             key: NamespacedName::new("team", "smart"),
             uid: "u".into(),
             suspended,
-            gate: Gate::default(),
+            requirements: Vec::new(),
             handled_reconcile: None,
             facts,
         }
@@ -278,25 +302,18 @@ mod tests {
         let spec: WorkerPoolSpec = serde_json::from_value(json!({"queueRefs": [{"name": "q"}]})).unwrap();
         let trouble =
             PodTrouble { reason: "CreateContainerConfigError".into(), message: "secret \"s\" not found".into() };
-        let current = crate::runtimes::WorkersSeen { generation: 1, replicas: 2, trouble: Some(trouble) };
+        let current = WorkersSeen { generation: 1, replicas: 2, trouble: Some(trouble) };
         for (reports, ready, state) in [
             (0, false, WorkerPoolState::PodsFailing),
             (1, true, WorkerPoolState::PodsFailing),
             (2, true, WorkerPoolState::Running),
         ] {
-            let pods =
-                PoolPods { current: Ok(Some(current.clone())), wanted: Recommendation { replicas: 2, capped: false } };
-            let judged = judge(
-                &spec,
-                &seen(
-                    false,
-                    WorkerPoolObserved {
-                        reports: vec![report(); reports],
-                        pods: Some(pods),
-                        ..WorkerPoolObserved::default()
-                    },
-                ),
-            );
+            let facts = WorkerPoolObserved {
+                reports: vec![report(); reports],
+                pods: Some(pods(Some(current.clone()))),
+                ..WorkerPoolObserved::default()
+            };
+            let judged = assess(&spec, &seen(false, facts), Some(&Recommendation { replicas: 2, capped: false }));
             assert_eq!((judged.state, judged.ready), (state, ready), "{}", judged.message);
             let told = judged.message.contains("CreateContainerConfigError: secret \"s\" not found");
             assert_eq!(told, reports < 2, "{}", judged.message);

@@ -5,17 +5,17 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::{
-    api::{LLMBackendSpec, WorkerPoolSpec},
+    api::{Kind, LLMBackendSpec, WorkerPoolSpec},
     store::{Admission, ServerRow},
 };
 
 use super::{
     super::{error::StepError, shared::NamespacedName},
     PoolPods, WorkerPoolObserved, WorkerPools, lock,
-    plan::{self, Room, Runnable},
+    plan::{Room, Runnable},
 };
 
 /// A process that has not reported for longer is not counted.
@@ -54,12 +54,9 @@ impl WorkerPools {
         facts: &WorkerPoolObserved,
     ) -> Result<PoolPods, StepError> {
         let current = self.world.parts.worker_pods.seen(&key.namespace, &key.name).await;
-        let there = current.as_ref().ok().and_then(|seen| seen.as_ref()).map(|seen| seen.replicas);
         let runnable = self.runnable(spec, key, facts).await?;
-        let now = plan::recommend(spec, plan::usable(&runnable));
-        let window = SignedDuration::from_secs(spec.replicas.scale_down_seconds.into());
-        let wanted = lock(&self.settling).entry(key.clone()).or_default().settle(now, there, window, Timestamp::now());
-        Ok(PoolPods { current, wanted })
+        let settling = lock(&self.settling).get(key).cloned().unwrap_or_default();
+        Ok(PoolPods { current, runnable, settling })
     }
 
     /// Tasks of its queues that could run now, and the room that servers have for them.
@@ -73,7 +70,7 @@ impl WorkerPools {
         let closed: BTreeSet<String> = self
             .world
             .book
-            .rows("TaskQueue")
+            .rows(Kind::TaskQueue.as_str())
             .into_iter()
             .filter(|row| row.namespace == key.namespace && (row.suspended || row.held.is_some()))
             .map(|row| row.name)

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     api::{
         BackendState, Condition, ConditionStatus, ContainerHealthCheckState, ContainerHealthCheckStatus,
-        HostAgentStatus, LLMBackendStatus, condition, remedy,
+        HostAgentStatus, Kind, LLMBackendStatus, condition,
     },
     base::age,
     http::types::Item,
@@ -61,13 +61,13 @@ impl BackendLine {
     pub(super) fn of(item: &Item, now: Timestamp) -> Self {
         let status: LLMBackendStatus = read_status(item);
         let live = &item.live;
-        let ready = condition(&status.conditions, "Ready");
+        let ready = condition(&status.base.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
-        let suspended = is_suspended(item) || status.state == Some(BackendState::Suspended);
+        let suspended = is_suspended(item) || status.base.state == Some(BackendState::Suspended);
         Self {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
-            level: level(status.state, suspended),
+            level: level(status.base.state, suspended),
             healthy: (is_ready && is_current(item)) || suspended,
             state: word(item, suspended),
             slots_in_use: live.slots_in_use,
@@ -84,7 +84,7 @@ impl BackendLine {
 impl ResourceLine {
     pub(super) fn of_agent(item: &Item) -> Self {
         let status: HostAgentStatus = read_status(item);
-        let ready = condition(&status.conditions, "Ready");
+        let ready = condition(&status.base.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
         let suspended = is_suspended(item);
         let held = !status.held_services.is_empty();
@@ -105,23 +105,23 @@ impl ResourceLine {
     pub(super) fn of_check(item: &Item, now: Timestamp) -> Self {
         use ContainerHealthCheckState as S;
         let status: ContainerHealthCheckStatus = read_status(item);
-        let ready = condition(&status.conditions, "Ready");
+        let ready = condition(&status.base.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
         let suspended = is_suspended(item);
         let since = ready.map(|c| format!(" (for {})", age(seconds_between(c.last_transition_time.0, now))));
         Self {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
-            level: match status.state.filter(|_| !suspended) {
+            level: match status.base.state.filter(|_| !suspended) {
                 Some(S::Healthy) => Level::Ok,
                 None | Some(S::Proving | S::HeldByPerson | S::Unknown | S::Suspended) => Level::Warning,
                 Some(S::OutOfMemory) if is_ready => Level::Warning,
                 Some(_) => Level::Bad,
             },
             // What a person stopped is as that person wants it.
-            healthy: (is_ready && is_current(item)) || suspended || status.state == Some(S::HeldByPerson),
+            healthy: (is_ready && is_current(item)) || suspended || status.base.state == Some(S::HeldByPerson),
             state: word(item, suspended),
-            detail: match status.state {
+            detail: match status.base.state {
                 Some(S::Healthy) => format!("{} {}", status.total.unwrap_or_default(), message(ready)),
                 _ => format!("{}{}", message(ready), since.unwrap_or_default()),
             },
@@ -245,7 +245,7 @@ fn failing_detail(item: &Item, status: &LLMBackendStatus, ready: Option<&Conditi
     if let Some(wait) = next.map(|at| seconds_between(now, at.0)).filter(|wait| *wait > 0) {
         detail = format!("{detail}; next attempt in {}", age(wait));
     }
-    let Some(next) = ready.and_then(|c| remedy("LLMBackend", item.namespace(), item.name(), &c.reason)) else {
+    let Some(next) = ready.and_then(|c| Kind::LLMBackend.remedy(item.namespace(), item.name(), &c.reason)) else {
         return detail;
     };
     let service = item.spec.get("recovery").and_then(|r| r.get("service")).and_then(Value::as_str);
@@ -278,7 +278,7 @@ fn serving_detail(item: &Item, status: &LLMBackendStatus, now: Timestamp) -> Str
     if let (Some(limit), Some(why)) = (status.effective_limit, &status.limited_by) {
         parts.push(format!("at most {limit} at once: {why}"));
     }
-    if parts.is_empty() { message(condition(&status.conditions, "Ready")) } else { parts.join(" · ") }
+    if parts.is_empty() { message(condition(&status.base.conditions, "Ready")) } else { parts.join(" · ") }
 }
 
 /// `mlx Running · ollama Stopped, held (Person: by ada)`

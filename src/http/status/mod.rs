@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Api, ApiError, KINDS,
+    Api, ApiError,
     extract::Query,
     resources::{self, InNamespace},
     types::{Item, LeaderView, Problem},
 };
-use crate::store::Pause;
+use crate::{api::Kind, store::Pause};
 
 pub use lines::{BackendLine, Level, ResourceLine};
 pub use queues::QueueLine;
@@ -73,17 +73,16 @@ pub(super) async fn status(
     Query(query): Query<InNamespace>,
 ) -> Result<Json<Overview>, ApiError> {
     let (namespace, now) = (query.namespace.as_deref(), Timestamp::now());
-    let [backends, agents, experts, queues, pools, schedules, checks] = KINDS;
     let items = async |kind| resources::items(&api, kind, namespace).await;
     let seen = Seen {
         namespace,
-        backends: items(backends).await?,
-        agents: items(agents).await?,
-        checks: items(checks).await?,
-        experts: items(experts).await?,
-        pools: items(pools).await?,
-        schedules: items(schedules).await?,
-        queues: queues::queue_lines(&api, namespace, &items(queues).await?, now).await?,
+        backends: items(Kind::LLMBackend).await?,
+        agents: items(Kind::HostAgent).await?,
+        checks: items(Kind::ContainerHealthCheck).await?,
+        experts: items(Kind::Expert).await?,
+        pools: items(Kind::WorkerPool).await?,
+        schedules: items(Kind::TaskSchedule).await?,
+        queues: queues::queue_lines(&api, namespace, &items(Kind::TaskQueue).await?, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
         problems: api.all_problems(),

@@ -11,6 +11,7 @@ use super::{
     types::TaskProblem,
 };
 use crate::{
+    api::Kind,
     store::DeclaredRow,
     tasks::{self, Message, NewTask, Payload, schema::Unusable},
 };
@@ -90,9 +91,9 @@ fn task(fields: &mut Fields, known: &KnownNames, good_schemas: &mut Schemas, now
         expert: fields.text("expert", 63),
         payload: payload(fields, good_schemas),
     };
-    refers(fields, "queue", "TaskQueue", &task.queue, &known.queues, &known.namespace);
+    refers(fields, "queue", Kind::TaskQueue, &task.queue, &known.queues, &known.namespace);
     if let Some(expert) = &task.expert {
-        refers(fields, "expert", "Expert", expert, &known.experts, &known.namespace);
+        refers(fields, "expert", Kind::Expert, expert, &known.experts, &known.namespace);
     }
     if let Some(deadline) = task.deadline {
         if deadline <= now {
@@ -104,12 +105,12 @@ fn task(fields: &mut Fields, known: &KnownNames, good_schemas: &mut Schemas, now
     task
 }
 
-fn refers(fields: &mut Fields, field: &str, kind: &str, name: &str, known: &BTreeSet<String>, namespace: &str) {
+fn refers(fields: &mut Fields, field: &str, kind: Kind, name: &str, known: &BTreeSet<String>, namespace: &str) {
     if name.trim().is_empty() || known.contains(name) {
         return;
     }
     let there = match known.iter().take(10).map(String::as_str).collect::<Vec<_>>() {
-        none if none.is_empty() => format!("none is declared there: `ostler get {}` lists them", kind.to_lowercase()),
+        none if none.is_empty() => format!("none is declared there: `ostler get {}` lists them", kind.singular()),
         some => format!("there are {}", some.join(", ")),
     };
     fields.problem(field, format!("there is no {kind} {name:?} in namespace {namespace}; {there}"));

@@ -16,7 +16,7 @@ use crate::{
         sign::{named_claim, verify_claim},
     },
     http::{
-        Api, ApiError, AuthError, ErrorReply, Home,
+        Api, ApiError, AuthError, ErrorReply, ResourceHome,
         extract::{JsonBody, OptionalBody, Path, Query},
         resources::InNamespace,
     },
@@ -185,7 +185,7 @@ async fn secret(
     namespace: &str,
     name: &str,
 ) -> Result<Option<std::collections::BTreeMap<String, Vec<u8>>>, ApiError> {
-    if api.home == Home::Folder {
+    if api.home == ResourceHome::Folder {
         return Ok(api.platform.secret(namespace, name).await.ok());
     }
     let rows = api.store.declared(seal::KIND).await?;

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::platform::{PlatformError, Problem, Unreadable};
+use crate::{
+    api::Kind,
+    platform::{PlatformError, Problem, Unreadable},
+};
 
 /// What goes wrong now.
 #[derive(Clone, Default)]
@@ -16,7 +19,7 @@ struct Wrong {
     /// By what is watched.
     watches: BTreeMap<String, WatchFailure>,
     /// Objects that can't be decoded, by kind.
-    undecodable: BTreeMap<&'static str, Vec<Problem>>,
+    undecodable: BTreeMap<Kind, Vec<Problem>>,
     /// Kinds whose status the API server refuses, and how it says so.
     statuses: BTreeMap<String, String>,
 }
@@ -54,9 +57,9 @@ impl Failing {
     }
 
     /// Namespaces in which objects of a kind can't be read now.
-    pub fn unreadable(&self, kind: &str) -> BTreeMap<String, Unreadable> {
+    pub fn unreadable(&self, kind: Kind) -> BTreeMap<String, Unreadable> {
         let wrong = self.lock();
-        let of_kind = wrong.watches.values().filter(|failure| failure.kind == kind);
+        let of_kind = wrong.watches.values().filter(|failure| failure.kind == kind.as_str());
         of_kind
             .map(|failure| {
                 let WatchFailure { namespace, why, unknown, .. } = failure.clone();
@@ -65,7 +68,7 @@ impl Failing {
             .collect()
     }
 
-    pub fn undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+    pub fn undecodable(&self, kind: Kind, problems: Vec<Problem>) {
         self.lock().undecodable.insert(kind, problems);
     }
 
@@ -118,9 +121,9 @@ mod tests {
         }
         let said: Vec<String> = failing.problems().iter().map(ToString::to_string).collect();
         assert_eq!(said, ["no a", "can't watch Expert in b: no b", "can't watch TaskQueue in b: no b"]);
-        assert_eq!(failing.unreadable("Expert").into_keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(failing.unreadable(Kind::Expert).into_keys().collect::<Vec<_>>(), ["a", "b"]);
         failing.mended("Expert in a");
-        assert_eq!(failing.unreadable("Expert").into_keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(failing.unreadable(Kind::Expert).into_keys().collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

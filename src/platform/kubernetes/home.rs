@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use super::{client::Resources, error::answer, events::Events, failing::Failing, watch};
 use crate::{
-    api::{API_VERSION, FIELD_MANAGER},
+    api::{API_VERSION, FIELD_MANAGER, Kind},
     platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
 };
 
@@ -57,11 +57,11 @@ impl KubernetesPlatform {
 
 #[async_trait]
 impl Platform for KubernetesPlatform {
-    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
-        match self.resources.get(kind) {
+    fn watch(&self, kind: Kind) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
+        match self.resources.get(kind.as_str()) {
             Ok(resource) => watch::watch(&self.client, resource, &self.namespaces, &self.failing),
             // Never ends, like any watch: whoever asked for it would ask again at once.
-            Err(error) => stream::iter([Err(WatchError { kind: kind.to_owned(), message: error.to_string() })])
+            Err(error) => stream::iter([Err(WatchError { kind: kind.into(), message: error.to_string() })])
                 .chain(stream::pending())
                 .boxed(),
         }
@@ -176,11 +176,11 @@ impl Platform for KubernetesPlatform {
         Ok(known)
     }
 
-    fn unreadable(&self, kind: &str) -> BTreeMap<String, Unreadable> {
+    fn unreadable(&self, kind: Kind) -> BTreeMap<String, Unreadable> {
         self.failing.unreadable(kind)
     }
 
-    fn report_undecodable(&self, kind: &'static str, problems: Vec<Problem>) {
+    fn report_undecodable(&self, kind: Kind, problems: Vec<Problem>) {
         self.failing.undecodable(kind, problems);
     }
 }

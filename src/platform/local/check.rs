@@ -12,7 +12,7 @@ use super::{
     schema::SchemaError,
     snapshot::{self, Derive, FolderState},
 };
-use crate::platform::{ObjectKey, Problem};
+use crate::{api::ObjectKey, platform::Problem};
 
 /// What a folder declares.
 pub struct Checked {

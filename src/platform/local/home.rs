@@ -25,7 +25,8 @@ use super::{
     watch::FolderWatch,
 };
 use crate::{
-    platform::{Note, ObjectId, ObjectKey, Platform, PlatformError, Problem, WatchError},
+    api::{Kind, ObjectKey},
+    platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
     telemetry::Loops,
 };
 
@@ -241,12 +242,12 @@ impl LocalPlatform {
 
 #[async_trait]
 impl Platform for LocalPlatform {
-    fn watch(&self, kind: &'static str) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
+    fn watch(&self, kind: Kind) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
         let (inner, kinds) = (self.inner.clone(), self.kinds.clone());
         async move {
             let mut inner = inner.lock().await;
-            let present = objects(&kinds, &inner.state, kind);
-            inner.subscribers.add(kind, present)
+            let present = objects(&kinds, &inner.state, kind.as_str());
+            inner.subscribers.add(kind.as_str(), present)
         }
         .flatten_stream()
         .map(Ok)

@@ -13,7 +13,10 @@ use super::{
     schema::{Schema, SchemaFault},
     yaml::{self, YamlContent, YamlNode},
 };
-use crate::platform::{ManifestPlace, ObjectKey, Problem};
+use crate::{
+    api::ObjectKey,
+    platform::{ManifestPlace, Problem},
+};
 
 /// A good document.
 #[derive(Clone, Debug)]

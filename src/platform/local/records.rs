@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::platform::ObjectKey;
+use crate::api::ObjectKey;
 
 /// What is kept about a resource of the folder.
 #[derive(Clone, Debug, PartialEq)]

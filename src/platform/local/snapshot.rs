@@ -18,7 +18,10 @@ use super::{
     manifest::{self, FileReading, Manifest, ManifestContent},
     records::{LocalRecord, SecretData},
 };
-use crate::platform::{ObjectKey, Problem, Severity};
+use crate::{
+    api::ObjectKey,
+    platform::{Problem, Severity},
+};
 
 /// What was read from the disk at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

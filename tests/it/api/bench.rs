@@ -11,7 +11,7 @@ use std::{
 use ostler::{
     agent,
     cli::Records,
-    http::{self, Api, Authorizer, Home, Problem, TokenAuthorizer},
+    http::{self, Api, Authorizer, Problem, ResourceHome, TokenAuthorizer},
     net::{HttpClient, install_crypto},
     platform::{
         Platform,
@@ -59,19 +59,24 @@ pub struct Bench {
 
 impl Bench {
     pub async fn new(manifests: &str) -> Self {
-        Self::with(manifests, Arc::new(TokenAuthorizer::new(TOKEN, "ada")), Home::Folder).await
+        Self::with(manifests, Arc::new(TokenAuthorizer::new(TOKEN, "ada")), ResourceHome::Folder).await
     }
 
-    pub async fn with(manifests: &str, authorizer: Arc<dyn Authorizer>, home: Home) -> Self {
+    pub async fn with(manifests: &str, authorizer: Arc<dyn Authorizer>, home: ResourceHome) -> Self {
         Self::made(manifests, authorizer, home, None).await
     }
 
     /// Without a folder, with Secrets sealed in the database.
-    pub async fn sealed(authorizer: Arc<dyn Authorizer>, home: Home, key: seal::Key) -> Self {
+    pub async fn sealed(authorizer: Arc<dyn Authorizer>, home: ResourceHome, key: seal::Key) -> Self {
         Self::made("", authorizer, home, Some(key)).await
     }
 
-    async fn made(manifests: &str, authorizer: Arc<dyn Authorizer>, home: Home, sealing: Option<seal::Key>) -> Self {
+    async fn made(
+        manifests: &str,
+        authorizer: Arc<dyn Authorizer>,
+        home: ResourceHome,
+        sealing: Option<seal::Key>,
+    ) -> Self {
         install_crypto();
         let folder = std::env::temp_dir().join(format!("ostler-api-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(folder.join("manifests")).unwrap();

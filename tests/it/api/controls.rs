@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ostler::http::{Home, TokenAuthorizer};
+use ostler::http::{ResourceHome, TokenAuthorizer};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -63,7 +63,7 @@ async fn a_pause_has_an_end_or_none_and_ends_on_request() {
 
 #[tokio::test]
 async fn in_a_cluster_its_api_server_keeps_suspend_resume_and_reconcile() {
-    let bench = Bench::with(TEAM, Arc::new(TokenAuthorizer::new(TOKEN, "ada")), Home::Cluster).await;
+    let bench = Bench::with(TEAM, Arc::new(TokenAuthorizer::new(TOKEN, "ada")), ResourceHome::Cluster).await;
     for word in ["suspend", "resume", "reconcile"] {
         let (status, body) = bench.post(&format!("/api/v1/llm/default/mlx/{word}"), None).await;
         assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("NotHere")), "{word}");

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use ostler::{
     host::{SigningSecret, sign::claim_token},
-    http::{Access, AuthError, Authorizer, Home, Person},
+    http::{Access, AuthError, Authorizer, Person, ResourceHome},
     store::seal,
 };
 use reqwest::{Method, StatusCode};
@@ -68,7 +68,7 @@ async fn no_claim_token_makes_the_cluster_be_asked() {
     let (counting, secret, key) =
         (Arc::new(Counting::default()), SigningSecret::generate(), seal::Key::parse(&seal::Key::generate()).unwrap());
     let asked = Arc::clone(&counting);
-    let bench = Bench::sealed(Arc::clone(&counting) as Arc<dyn Authorizer>, Home::Cluster, key.clone()).await;
+    let bench = Bench::sealed(Arc::clone(&counting) as Arc<dyn Authorizer>, ResourceHome::Cluster, key.clone()).await;
     let fence = bench.lead().await;
     let hook = json!({"handler": "Webhook", "webhook": {"url": "http://127.0.0.1:1", "secretRef": {"name": "hook"}}, "maxConcurrentTasks": 5});
     let data = [("signingSecret".to_owned(), secret.expose().into_bytes())].into();

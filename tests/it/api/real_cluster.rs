@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use ostler::http::{Home, KubeAuthorizer};
+use ostler::http::{KubeAuthorizer, ResourceHome};
 use reqwest::{Method, StatusCode};
 
 use super::bench::{Bench, TEAM};
@@ -32,7 +32,7 @@ async fn real_roles_of_the_cluster_decide() {
     let token = server.kubectl(&["create", "token", "looker", "--namespace", &namespace]).trim().to_owned();
     // As administrator: what the controller's own account may review is the chart's test.
     let client = ApiServer::client(Path::new(server.kubeconfig()), &namespace).await;
-    let bench = Bench::with(TEAM, Arc::new(KubeAuthorizer::new(client)), Home::Cluster).await;
+    let bench = Bench::with(TEAM, Arc::new(KubeAuthorizer::new(client)), ResourceHome::Cluster).await;
     let stop = "/api/v1/services/mac/ollama/stop";
     for (token, method, path, expected) in [
         (Some(token.as_str()), Method::GET, format!("/api/v1/llm?namespace={namespace}"), StatusCode::OK),

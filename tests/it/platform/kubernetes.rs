@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::events::v1::Event as Published;
 use kube::{Api, ResourceExt, api::DynamicObject, runtime::watcher::Event};
+use ostler::api::Kind;
 use ostler::platform::{Note, ObjectId, Platform, PlatformError, kubernetes::KubernetesPlatform};
 use serde_json::json;
 
@@ -41,7 +42,7 @@ async fn real_watch_of_two_namespaces_is_complete_and_follows_both() {
     server.apply(&backend_in(one, "a", 1));
     server.apply(&backend_in(two, "b", 1));
     server.apply(&backend_in(&elsewhere, "c", 1));
-    let mut watch: Watch = platform.watch("LLMBackend");
+    let mut watch: Watch = platform.watch(Kind::LLMBackend);
     for event in ["init", "has a", "has b", "done"] {
         assert_eq!(next(&mut watch).await, event);
     }
@@ -59,7 +60,7 @@ async fn real_watch_of_two_namespaces_is_complete_and_follows_both() {
 async fn real_objects_come_without_what_nobody_reads_and_with_their_defaults() {
     let (server, namespaces, platform) = platform(1).await;
     server.apply(&backend_in(&namespaces[0], "a", 1));
-    let mut watch: Watch = platform.watch("LLMBackend");
+    let mut watch: Watch = platform.watch(Kind::LLMBackend);
     assert_eq!(next(&mut watch).await, "init");
     let Some(Ok(Event::InitApply(object))) = watch.next().await else { panic!("the object") };
     assert!(object.metadata.managed_fields.is_none_or(|fields| fields.is_empty()));
@@ -112,7 +113,7 @@ async fn real_watch_that_is_not_allowed_says_so_and_goes_on_once_it_is() {
     let account = server.service_account(namespace, "watcher");
     let client = ApiServer::client(&account, namespace).await;
     let platform = KubernetesPlatform::new(client, namespaces.clone(), "test-0");
-    let mut watch: Watch = platform.watch("LLMBackend");
+    let mut watch: Watch = platform.watch(Kind::LLMBackend);
     let error = loop {
         match tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("in time") {
             Some(Err(error)) => break error.to_string(),
@@ -157,7 +158,7 @@ async fn real_watch_of_several_namespaces_leaves_out_the_one_that_is_shut_until_
         server.apply(&backend_in(namespace, name, 1));
     }
     server.kubectl(&["--namespace", shut, "delete", "rolebinding", "ostler"]);
-    let mut watch: Watch = platform.watch("LLMBackend");
+    let mut watch: Watch = platform.watch(Kind::LLMBackend);
     let mut seen = Vec::new();
     while seen.last().is_none_or(|event| event != "done") {
         let event =
@@ -169,7 +170,7 @@ async fn real_watch_of_several_namespaces_leaves_out_the_one_that_is_shut_until_
         }
     }
     assert_eq!(seen, ["a", "c", "done"]);
-    let unreadable = platform.unreadable("LLMBackend");
+    let unreadable = platform.unreadable(Kind::LLMBackend);
     assert_eq!(unreadable.keys().collect::<Vec<_>>(), [shut]);
     assert!(unreadable[shut].unknown && unreadable[shut].why.contains("not allowed"), "{unreadable:?}");
     let listed: Vec<String> =
@@ -185,7 +186,7 @@ async fn real_watch_of_several_namespaces_leaves_out_the_one_that_is_shut_until_
             break;
         }
     }
-    assert!(platform.unreadable("LLMBackend").is_empty());
+    assert!(platform.unreadable(Kind::LLMBackend).is_empty());
 }
 
 #[tokio::test]
@@ -255,7 +256,7 @@ async fn real_watch_goes_on_after_the_api_server_was_away() {
     let namespace = server.namespace();
     let client = ApiServer::client(server.kubeconfig(), &namespace).await;
     let platform = KubernetesPlatform::new(client, vec![namespace.clone()], "test-0");
-    let mut watch: Watch = platform.watch("LLMBackend");
+    let mut watch: Watch = platform.watch(Kind::LLMBackend);
     assert_eq!(next(&mut watch).await, "init");
     assert_eq!(next(&mut watch).await, "done");
     server.stop();

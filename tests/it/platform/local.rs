@@ -15,8 +15,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use jiff::SignedDuration;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
+use ostler::api::{Kind, ObjectKey};
 use ostler::platform::{
-    Note, ObjectId, ObjectKey, Platform, PlatformError,
+    Note, ObjectId, Platform, PlatformError,
     local::{LocalConfig, LocalEvent, LocalJournal, LocalPlatform, LocalRecord, LocalRecords, RecordsError},
 };
 use ostler::telemetry::Loops;
@@ -173,7 +174,7 @@ pub async fn next(watch: &mut Watch) -> String {
 #[tokio::test]
 async fn a_watch_begins_with_all_and_follows_what_is_written_and_removed() {
     let home = Home::new(&[("a.yaml", backend("a", 1))]).await;
-    let mut watch = home.platform.watch("LLMBackend");
+    let mut watch = home.platform.watch(Kind::LLMBackend);
     for event in ["init", "has a", "done"] {
         assert_eq!(next(&mut watch).await, event);
     }
@@ -183,7 +184,7 @@ async fn a_watch_begins_with_all_and_follows_what_is_written_and_removed() {
     assert_eq!(next(&mut watch).await, "apply a");
     home.folder.remove("a.yaml");
     assert_eq!(next(&mut watch).await, "delete a");
-    let mut late = home.platform.watch("LLMBackend");
+    let mut late = home.platform.watch(Kind::LLMBackend);
     for event in ["init", "has b", "done"] {
         assert_eq!(next(&mut late).await, event);
     }

@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
+use crate::host::ServiceDependency;
+
 use super::{
-    super::seen::{ContainerEnd, ProbeHealth},
+    super::container::{ContainerEnd, ProbeHealth},
     *,
 };
 
@@ -214,7 +216,7 @@ fn a_process_that_runs_out_of_memory_in_a_container_that_lives_on_raises_its_lim
 
 #[test]
 fn a_service_is_started_after_those_that_it_depends_on() {
-    use super::super::seen::RestartsOn;
+    use super::super::container::RestartsOn;
     use crate::host::DependencyCondition::{self as On, Completed, Healthy, Started};
     let spec = spec(json!({}));
     let ended = |exit_code: i64| {
@@ -252,7 +254,7 @@ fn a_service_is_started_after_those_that_it_depends_on() {
 
 #[test]
 fn a_one_shot_is_left_alone_without_attempts_until_a_person_asks_for_it() {
-    use super::super::seen::RestartsOn;
+    use super::super::container::RestartsOn;
     let spec = spec(json!({"restart": {"backoffSeconds": 1, "maxBackoffSeconds": 1}}));
     for exit_code in [0, 3] {
         let end = ContainerEnd { exit_code: Some(exit_code), at: Some(at(0)), ..ContainerEnd::default() };

@@ -12,20 +12,21 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use kube::runtime::reflector::ObjectRef;
-
 use crate::{
-    api::{LLMBackend, LLMBackendSpec},
+    api::{Kind, LLMBackendSpec},
     engines::{Endpoint, LoadedModel},
     store::{CallEvidence, Observation, Store},
     telemetry::Metrics,
 };
 
 use super::{
-    super::shared::{AgentRegistry, NamespacedName, SlotWatch, Wake},
+    super::{
+        driver::Triggers,
+        shared::{AgentRegistry, NamespacedName, SlotWatch, Wake},
+    },
     evidence::{BackendEvidence, quote},
     facts::{CanaryHistory, CanaryResult, CpuHistory, Misdeclared, ProbeHistory, Pull},
     plan::CanaryOrder,
@@ -82,7 +83,7 @@ pub struct ProberTools {
     pub slots: SlotWatch,
     pub wake: Wake,
     pub metrics: Metrics,
-    pub trigger: mpsc::UnboundedSender<ObjectRef<LLMBackend>>,
+    pub triggers: Triggers,
     /// Unique for this process.
     pub holder: String,
 }
@@ -90,8 +91,7 @@ pub struct ProberTools {
 impl ProberTools {
     /// Asks for a pass over a backend.
     pub fn look_at(&self, backend: &NamespacedName) {
-        // No receiver: the term is over.
-        let _ = self.trigger.send(ObjectRef::new(&backend.name).within(&backend.namespace));
+        self.triggers.one(Kind::LLMBackend, backend);
     }
 }
 

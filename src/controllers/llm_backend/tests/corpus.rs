@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::api::{BackendState, LLMBackendSpec};
 
 use super::{
-    world::{Behavior, Moment, Reply, Script, World},
+    world::{BackendWorld, Behavior, Moment, Reply, Script},
     *,
 };
 
@@ -292,7 +292,7 @@ fn what_was_seen_in_the_field_is_judged_by_evidence() {
     let mut wrong = Vec::new();
     for row in rows() {
         let Row { name, spec, agent, work, seconds, script, restarts, unloads, end, shows } = row;
-        let mut world = World::new(spec, agent, script);
+        let mut world = BackendWorld::new(spec, agent, script);
         world.work = work;
         let world = world.run(seconds);
         let ended = match (world.ready(), world.for_human()) {
@@ -324,7 +324,7 @@ fn what_was_seen_in_the_field_is_judged_by_evidence() {
 
 #[test]
 fn a_hang_with_calls_open_is_seen_after_stall_seconds() {
-    let world = World::new(
+    let world = BackendWorld::new(
         ollama(),
         true,
         Box::new(|m| {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{
     super::plan::PlanNote,
-    world::{Behavior, Moment, Reply, Tamper, World},
+    world::{BackendWorld, Behavior, Moment, Reply, Tamper},
     *,
 };
 
@@ -67,10 +67,10 @@ fn served_nothing_for(phases: &[(i64, Phase)], second: i64) -> i64 {
 }
 
 /// Plays phases, then health for an hour.
-fn play(phases: &[(i64, Phase)], work: bool, tamper: Option<Tamper>) -> World {
+fn play(phases: &[(i64, Phase)], work: bool, tamper: Option<Tamper>) -> BackendWorld {
     let known = phases.to_vec();
     let script = move |moment: Moment| phase_at(&known, moment.second).behavior();
-    let mut world = World::new(ollama(), true, Box::new(script));
+    let mut world = BackendWorld::new(ollama(), true, Box::new(script));
     world.work = work;
     if let Some(tamper) = tamper {
         world = world.tampered(tamper);
@@ -79,7 +79,7 @@ fn play(phases: &[(i64, Phase)], work: bool, tamper: Option<Tamper>) -> World {
 }
 
 /// What must hold of a history; the error says what does not.
-fn check(phases: &[(i64, Phase)], world: &World) -> Result<(), String> {
+fn check(phases: &[(i64, Phase)], world: &BackendWorld) -> Result<(), String> {
     // A judgement comes at most so long after its evidence: graces, retries and the steps before a restart.
     const LATE: i64 = 700;
     // A server that is busy for busyGraceSeconds counts as hung.
@@ -186,7 +186,7 @@ fn a_day_of_slow_but_healthy_servers_restarts_nothing() {
             let probe = if part > 0.8 { ProbeVerdict::Timeout } else { listing() };
             Behavior { probe, ..Behavior::replies(Reply::Served { first, total }) }
         };
-        let world = World::new(ollama(), agent, Box::new(script)).with_work().run(86_400);
+        let world = BackendWorld::new(ollama(), agent, Box::new(script)).with_work().run(86_400);
         assert_eq!((&world.restarts[..], &world.unloads[..]), (&[][..], &[][..]), "agent {agent}: {:?}", world.states);
         assert!(world.served > 500, "{} served", world.served);
     }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// A backend and the world around it, one second a step.
-struct World {
+struct BackendWorld {
     spec: LLMBackendSpec,
     seen: BackendFacts,
     memory: BackendMemory,
@@ -22,7 +22,7 @@ struct World {
     notes: Vec<(i64, PlanNote)>,
 }
 
-impl World {
+impl BackendWorld {
     fn new() -> Self {
         Self {
             spec: ollama(),
@@ -63,7 +63,7 @@ impl World {
 
 #[test]
 fn an_engine_that_never_comes_back_is_deferred_and_tried_silently_once_an_hour() {
-    let mut world = World::new();
+    let mut world = BackendWorld::new();
     (0..10).for_each(|_| world.second(true));
     (0..8 * 3600).for_each(|_| world.second(false));
     let deferrals: Vec<_> =
@@ -79,7 +79,7 @@ fn an_engine_that_never_comes_back_is_deferred_and_tried_silently_once_an_hour()
 
 #[test]
 fn a_second_death_soon_after_a_recovery_is_answered_at_once() {
-    let mut world = World::new();
+    let mut world = BackendWorld::new();
     (0..10).for_each(|_| world.second(true));
     (0..3).for_each(|_| world.second(false));
     assert_eq!(world.restarts.len(), 1);
@@ -92,7 +92,7 @@ fn a_second_death_soon_after_a_recovery_is_answered_at_once() {
 
 #[test]
 fn put_right_by_hand_a_deferral_clears_by_itself() {
-    let mut world = World::new();
+    let mut world = BackendWorld::new();
     (0..10).for_each(|_| world.second(true));
     (0..2 * 3600).for_each(|_| world.second(false));
     assert!(world.deferred());
@@ -105,7 +105,7 @@ fn put_right_by_hand_a_deferral_clears_by_itself() {
 
 #[test]
 fn attempts_count_on_until_it_was_well_for_long_enough() {
-    let mut world = World::new();
+    let mut world = BackendWorld::new();
     (0..10).for_each(|_| world.second(true));
     for _ in 0..6 {
         (0..400).for_each(|_| world.second(false));
@@ -116,7 +116,7 @@ fn attempts_count_on_until_it_was_well_for_long_enough() {
 
 #[test]
 fn a_persons_reconcile_begins_a_new_episode() {
-    let mut world = World::new();
+    let mut world = BackendWorld::new();
     (0..10).for_each(|_| world.second(true));
     (0..2 * 3600).for_each(|_| world.second(false));
     let before = world.restarts.len();
@@ -133,7 +133,7 @@ proptest! {
     /// silent, never more than maxAttempts in a row of failures, and nothing while people want it left alone.
     #[test]
     fn the_bounds_hold_whatever_the_server_does(phases in prop::collection::vec((1_usize..1200, any::<bool>(), 0_u8..8), 1..40)) {
-        let mut world = World::new();
+        let mut world = BackendWorld::new();
         for (seconds, up, will) in phases {
             world.seen.will.suspended = will == 0;
             world.seen.will.paused = will == 1;

@@ -1,5 +1,6 @@
 use crate::{
     api::{BackendState, Condition, ConditionStatus, LLMBackendStatus, RecoveryRecord, RecoveryStatus, condition},
+    controllers::status::differs,
     store::Admission,
 };
 
@@ -8,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     super::{
         plan::decide,
-        status::{differs, shown, status},
+        status::{shown, status},
     },
     *,
 };
@@ -25,7 +26,7 @@ fn pass(
 }
 
 fn of<'a>(status: &'a LLMBackendStatus, type_: &str) -> &'a Condition {
-    condition(&status.conditions, type_).unwrap()
+    condition(&status.base.conditions, type_).unwrap()
 }
 
 #[test]
@@ -60,7 +61,8 @@ fn every_condition_says_something_in_every_state() {
     for verdicts in [vec![], vec![listing()], vec![ProbeVerdict::Refused; 3], vec![models(&[])]] {
         for memory in [BackendMemory::default(), proved(at(-1))] {
             let (status, _) = pass(&probed(&verdicts, at(0)), &memory, None, at(0));
-            let mute: Vec<_> = status.conditions.iter().filter(|c| c.message.is_empty()).map(|c| &c.type_).collect();
+            let mute: Vec<_> =
+                status.base.conditions.iter().filter(|c| c.message.is_empty()).map(|c| &c.type_).collect();
             assert!(mute.is_empty(), "{verdicts:?}: {mute:?}");
         }
     }
@@ -96,7 +98,7 @@ fn kstatus_reads_each_state_as_the_table_says() {
     ];
     for (case, seen, state, [ready, reconciling, stalled]) in cases {
         let (status, _) = pass(&seen, &proved(at(-100)), None, at(0));
-        assert_eq!(status.state, Some(state), "{case}");
+        assert_eq!(status.base.state, Some(state), "{case}");
         let seen = ["Ready", "Reconciling", "Stalled"].map(|t| of(&status, t).status);
         assert_eq!(seen, [ready, reconciling, stalled], "{case}");
     }

@@ -100,7 +100,7 @@ struct Running {
 /// Changes what is observed before it is judged: a rule that is broken on purpose.
 pub type Tamper = fn(&mut BackendFacts, Timestamp);
 
-pub struct World {
+pub struct BackendWorld {
     pub spec: LLMBackendSpec,
     script: Script,
     /// The first declared one.
@@ -135,7 +135,7 @@ pub struct World {
     pub judged: Option<BackendAssessment>,
 }
 
-impl World {
+impl BackendWorld {
     pub fn new(spec: LLMBackendSpec, agent: bool, script: Script) -> Self {
         Self {
             model: spec.models[0].name.clone(),

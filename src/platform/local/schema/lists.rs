@@ -1,6 +1,6 @@
 //! Kubernetes' list types: keys of a list map, and members of a set, are there once.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::HashMap;
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub fn check(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<S
         let Value::Array(items) = value else { return };
         match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
             Some("map") => faults.extend(repeated_keys(items, schema, path)),
-            Some("set") => faults.extend(repeated(path, items.iter().map(|item| (item, item.to_string())))),
+            Some("set") => faults.extend(repeated(path, items.iter().map(Value::to_string))),
             _ => {}
         }
     });
@@ -24,30 +24,24 @@ fn repeated_keys(items: &[Value], schema: &Value, path: &FieldPath) -> Vec<Schem
         .and_then(Value::as_array)
         .map(|keys| keys.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
-    let identities = items.iter().map(|item| {
+    let identity = |item: &Value| {
         let parts: Vec<_> = keys.iter().filter_map(|key| item.get(key).map(|value| format!("{key} {value}"))).collect();
-        (item, parts.join(", "))
-    });
+        parts.join(", ")
+    };
+    let identities: Vec<String> = items.iter().map(identity).collect();
     // An item that isn't a map, or lacks its key, is told by the schema.
-    let identities: Vec<_> = identities.collect();
-    if identities.iter().any(|(_, identity)| identity.is_empty()) {
-        return Vec::new();
-    }
-    repeated(path, identities.into_iter())
+    if identities.contains(&String::new()) { Vec::new() } else { repeated(path, identities) }
 }
 
-fn repeated<'a>(path: &FieldPath, items: impl Iterator<Item = (&'a Value, String)>) -> Vec<SchemaFault> {
+fn repeated(path: &FieldPath, identities: impl IntoIterator<Item = String>) -> Vec<SchemaFault> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut faults = Vec::new();
-    for (at, (_, identity)) in items.enumerate() {
-        match seen.entry(identity) {
-            Entry::Occupied(first) => {
-                let message = format!("{} is already at [{}]: remove one of them", first.key(), first.get());
-                faults.push(SchemaFault::new(path.index(at), message));
-            }
-            Entry::Vacant(new) => {
-                new.insert(at);
-            }
+    for (at, identity) in identities.into_iter().enumerate() {
+        if let Some(first) = seen.get(&identity) {
+            let message = format!("{identity} is already at [{first}]: remove one of them");
+            faults.push(SchemaFault::new(path.index(at), message));
+        } else {
+            seen.insert(identity, at);
         }
     }
     faults

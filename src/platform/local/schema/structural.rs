@@ -3,9 +3,9 @@
 //!
 //! The semantics are those of apiextensions-apiserver 1.35 (`schema/pruning`, `schema/defaulting`).
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{SchemaFault, schema_of_field};
+use super::{SchemaFault, schema_of_field, walk};
 use crate::base::closest;
 use crate::platform::local::path::FieldPath;
 
@@ -15,37 +15,17 @@ const ROOT_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 /// Every field that the schema does not have.
 pub fn unknown_fields(object: &Value, schema: &Value) -> Vec<SchemaFault> {
     let mut faults = Vec::new();
-    search(object, schema, &FieldPath::default(), &mut faults);
+    walk(object, schema, &FieldPath::default(), &mut |value, schema, path| {
+        let Value::Object(fields) = value else { return };
+        if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) || knows_any_field(schema) {
+            return;
+        }
+        let is_root = |key: &str| path.0.is_empty() && ROOT_FIELDS.contains(&key);
+        for key in fields.keys().filter(|key| !is_root(key) && schema_of_field(schema, key).is_none()) {
+            faults.push(SchemaFault::new(path.key(key), unknown(key, schema)));
+        }
+    });
     faults
-}
-
-fn search(value: &Value, schema: &Value, path: &FieldPath, faults: &mut Vec<SchemaFault>) {
-    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
-        return;
-    }
-    match value {
-        Value::Object(fields) => {
-            let at_root = path.0.is_empty();
-            for (key, field) in fields {
-                if at_root && ROOT_FIELDS.contains(&key.as_str()) {
-                    continue;
-                }
-                match schema_of_field(schema, key) {
-                    Some(schema) => search(field, schema, &path.key(key), faults),
-                    None if knows_any_field(schema) => {}
-                    None => faults.push(SchemaFault::new(path.key(key), unknown(key, schema))),
-                }
-            }
-        }
-        Value::Array(items) => {
-            if let Some(schema) = schema.get("items") {
-                for (at, item) in items.iter().enumerate() {
-                    search(item, schema, &path.index(at), faults);
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 /// A value of another type than object (that is told elsewhere), or a map of anything.
@@ -69,52 +49,40 @@ fn unknown(key: &str, schema: &Value) -> String {
 
 /// Drops each null whose field is not nullable: a default may take its place.
 pub fn drop_nulls(value: &mut Value, schema: &Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|key, field| {
-                let Some(schema) = schema_of_field(schema, key) else {
-                    return true;
-                };
-                if field.is_null() {
-                    return schema.get("nullable") == Some(&Value::Bool(true));
-                }
-                drop_nulls(field, schema);
-                true
-            });
-        }
-        Value::Array(items) => {
-            if let Some(schema) = schema.get("items") {
-                for item in items {
-                    drop_nulls(item, schema);
-                }
-            }
-        }
-        _ => {}
-    }
+    walk_mut(value, schema, &|fields, schema| {
+        fields.retain(|key, field| {
+            let known = schema_of_field(schema, key).filter(|_| field.is_null());
+            known.is_none_or(|schema| schema.get("nullable") == Some(&Value::Bool(true)))
+        });
+    });
 }
 
 /// Fills in defaults, outermost first: a default that is an object is filled in itself.
 pub fn fill_defaults(value: &mut Value, schema: &Value) {
+    walk_mut(value, schema, &|fields, schema| {
+        let properties = schema.get("properties").and_then(Value::as_object);
+        for (key, schema) in properties.into_iter().flatten() {
+            if let Some(default) = schema.get("default").filter(|d| !d.is_null()) {
+                fields.entry(key.clone()).or_insert_with(|| default.clone());
+            }
+        }
+    });
+}
+
+/// Changes each map that the schema knows, outermost first.
+fn walk_mut(value: &mut Value, schema: &Value, change: &dyn Fn(&mut Map<String, Value>, &Value)) {
     match value {
         Value::Object(fields) => {
-            let properties = schema.get("properties").and_then(Value::as_object);
-            for (key, schema) in properties.into_iter().flatten() {
-                if let Some(default) = schema.get("default").filter(|d| !d.is_null()) {
-                    fields.entry(key.clone()).or_insert_with(|| default.clone());
-                }
-            }
+            change(fields, schema);
             for (key, field) in fields.iter_mut() {
                 if let Some(schema) = schema_of_field(schema, key) {
-                    fill_defaults(field, schema);
+                    walk_mut(field, schema, change);
                 }
             }
         }
         Value::Array(items) => {
-            if let Some(schema) = schema.get("items") {
-                for item in items {
-                    fill_defaults(item, schema);
-                }
-            }
+            let schema = schema.get("items");
+            items.iter_mut().for_each(|item| schema.into_iter().for_each(|schema| walk_mut(item, schema, change)));
         }
         _ => {}
     }

@@ -1,21 +1,31 @@
 //! Carries out what was planned: memory first, then the act, then what came of it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use crate::{
-    api::{ContainerHealthCheckSpec, ContainerHealthCheckStatus, ContainerProbe},
+    api::{ContainerHealthCheckSpec, ContainerStatusEntry},
     host::{ContainerAction, ContainerOperationRequest, MAX_REASON_CHARS},
     platform::Note,
     telemetry::{ContainerMetrics, crash_point},
 };
 
 use super::{
-    super::{declared::DeclaredAssessment, error::StepError, shared::NamespacedName},
-    CheckObserved, ContainerChecks,
+    super::{
+        declared::{DeclaredObserved, PlanOf},
+        error::StepError,
+        shared::NamespacedName,
+    },
+    CheckObserved, ContainerChecks, KnownLog,
     memory::{ActionOutcome, CheckMemory, ContainerStep, LastAction},
     observe::ContainersFound,
     plan::ContainerAct,
+    status::{show_log, shown_name},
 };
+
+/// What a pass may wait for logs.
+const EVIDENCE: Duration = Duration::from_secs(2);
 
 /// What became of an act.
 enum Acted {
@@ -34,33 +44,57 @@ impl ContainerChecks {
     pub(super) async fn carry_out(
         &self,
         spec: &ContainerHealthCheckSpec,
-        key: &NamespacedName,
-        facts: &CheckObserved,
-        judged: &mut DeclaredAssessment<ContainerHealthCheckStatus>,
+        observed: &DeclaredObserved<CheckObserved>,
+        plan: &mut PlanOf<Self>,
     ) -> Result<(), StepError> {
-        let metrics = &self.world.parts.metrics.containers;
-        let Some(looked) = &facts.looked else {
+        let (key, uid, metrics) = (&observed.key, &observed.uid, &self.world.parts.metrics.containers);
+        let (Some(looked), Some(Ok(found))) = (&plan.action.looked, &observed.facts.found) else {
             metrics.unknown(&key.namespace, &key.name);
             return Ok(());
         };
+        if looked.relist {
+            self.lock().lists.remove(key);
+        }
+        self.probe(spec, key, found, &looked.probe, looked.planned_at);
         let (decision, mut memory) = (&looked.decision, looked.decision.memory.clone());
         metrics.seen(&key.namespace, &key.name, decision.entries.len(), decision.unhealthy);
+        // Before anything is started again: then the log is that of the end.
+        let _ = timeout(EVIDENCE, self.fetch_logs(spec, key, found, &looked.fetch, &mut plan.status.containers)).await;
         if !decision.acts.is_empty() && self.world.shared.wishes.read().await? {
             return Err(StepError::Overtaken);
         }
-        self.commit(&facts.uid, key, &memory).await?;
+        self.commit(uid, key, &memory).await?;
         for act in decision.acts.iter().take_while(|_| self.term.still_leads()) {
             crash_point("container.committed");
             let operation_key = memory.containers.get(&act.container).and_then(|one| one.last_action.as_ref());
-            let operation_key = format!("{}/{}", facts.uid, operation_key.map_or("", |did| did.key.as_str()));
-            let acted = self.act(spec, key, &looked.found, act, &operation_key).await;
-            judged.notes.push(note(act, &acted));
-            record(&mut memory, &looked.found, act, acted);
+            let operation_key = format!("{uid}/{}", operation_key.map_or("", |did| did.key.as_str()));
+            let acted = self.act(spec, key, found, act, &operation_key).await;
+            plan.notes.push(note(act, &acted));
+            record(&mut memory, found, act, acted);
         }
         if !decision.acts.is_empty() {
             self.lock().lists.remove(key);
         }
-        self.commit(&facts.uid, key, &memory).await
+        self.commit(uid, key, &memory).await
+    }
+
+    /// Fetches logs into the status, and remembers them.
+    async fn fetch_logs(
+        &self,
+        spec: &ContainerHealthCheckSpec,
+        key: &NamespacedName,
+        found: &ContainersFound,
+        fetch: &[(String, String)],
+        entries: &mut [ContainerStatusEntry],
+    ) {
+        for (name, end) in fetch {
+            let Some(log) = self.fetch_log(spec, key, found, name).await.map(Arc::new) else { continue };
+            if let Some(entry) = entries.iter_mut().find(|entry| entry.name == shown_name(name)) {
+                show_log(entry, &log);
+            }
+            let known = KnownLog { end: end.clone(), log };
+            self.lock().logs.entry(key.clone()).or_default().insert(name.clone(), known);
+        }
     }
 
     /// What cannot be recorded is not done.
@@ -183,16 +217,4 @@ fn note(act: &ContainerAct, acted: &Acted) -> Note {
         ContainerStep::Resize(_) | ContainerStep::Patch(_) => "MemoryLimitRaised",
     };
     Note { warning, reason: reason.into(), action: act.todo.word().into(), message }
-}
-
-/// How soon the next pass looks, while something goes on and while nothing does.
-pub fn again(spec: &ContainerHealthCheckSpec, facts: &CheckObserved) -> Duration {
-    let Some(looked) = &facts.looked else { return Duration::from_secs(5) };
-    let decision = &looked.decision;
-    let open = decision.memory.containers.values().filter_map(|one| one.last_action.as_ref()).any(|did| did.is_open());
-    let quiet = Duration::from_secs(if spec.target.kubernetes.is_some() { 10 } else { 2 });
-    let period = |probe: &ContainerProbe| Duration::from_secs(probe.period_seconds.unsigned_abs().into());
-    let quiet = spec.probe.as_ref().map_or(quiet, |probe| quiet.min(period(probe)));
-    let busy = Duration::from_millis(if open || !decision.acts.is_empty() { 500 } else { 60_000 });
-    quiet.min(busy).min(decision.again.unwrap_or(quiet)).max(Duration::from_millis(200))
 }

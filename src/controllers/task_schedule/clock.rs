@@ -1,5 +1,5 @@
-//! The clock: looks each second which runs are due, and records what became of them in the transaction that inserts their
-//! tasks. So a run is fired once, whatever restarts or fails over in between.
+//! The clock: each second it observes each schedule, plans which runs are due, and applies that: what becomes of a run is
+//! recorded in the transaction that inserts its tasks. So a run is fired once, whatever restarts or fails over in between.
 
 use std::{
     collections::HashMap,
@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
-    api::{ConcurrencyPolicy, Mode, TaskScheduleSpec, number_of},
+    api::{ConcurrencyPolicy, Kind, Mode, TaskScheduleSpec, number_of},
     platform::Note,
     store::{DeclaredRow, Fired, Replaced, StoreClass, StoreError, TaskFilter, TaskPage, Term},
     tasks::{NewTask, TaskState, retry::doubled},
@@ -21,9 +21,8 @@ use crate::{
 use super::{
     super::declared::ControlPlane,
     ScheduleRuns,
-    calendar::Calendar,
-    plan::{self, RunObserved, RunPlan, ScheduleDue},
-    told::RunWait,
+    plan::{self, RunAction, RunObserved, RunOrigin, ScheduleObserved, SchedulePlan},
+    timer::{ScheduleDue, ScheduleTimer, UnusableRow},
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -34,21 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Batches of replaced tasks that are cancelled in one pass, so that other schedules have their turn.
 const REPLACED_BATCHES: usize = 10;
 
-/// A schedule as the clock knows it.
-struct ScheduleTimer {
-    /// What it was read from.
-    row: DeclaredRow,
-    spec: TaskScheduleSpec,
-    calendar: Calendar,
-    /// The last run that was fired or left out.
-    base: Timestamp,
-}
-
 /// Runs for one term.
 pub async fn watch_clock(world: Arc<ControlPlane>, runs: ScheduleRuns, term: Term, beat: Beat) {
-    let (hands, last) = (HashMap::new(), HashMap::new());
+    let (timers, last) = (HashMap::new(), HashMap::new());
     let (began, read, failing, replacing) = (Instant::now(), false, HashMap::new(), HashMap::new());
-    let mut clock = ScheduleClock { world, runs, term, began, hands, last, replacing, read, failing };
+    let mut clock = ScheduleClock { world, runs, term, began, timers, last, replacing, read, failing };
     loop {
         tokio::time::sleep(PERIOD).await;
         beat.beat();
@@ -67,7 +56,7 @@ struct ScheduleClock {
     runs: ScheduleRuns,
     term: Term,
     began: Instant,
-    hands: HashMap<String, ScheduleTimer>,
+    timers: HashMap<String, ScheduleTimer>,
     /// What earlier leaders, and this one, recorded.
     last: HashMap<String, Timestamp>,
     /// Runs that have yet to cancel what they replace, by the schedule's uid.
@@ -79,9 +68,9 @@ struct ScheduleClock {
 
 impl ScheduleClock {
     async fn tick(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let rows = self.world.book.rows("TaskSchedule");
+        let rows = self.world.book.rows(Kind::TaskSchedule.as_str());
         if rows.is_empty() {
-            self.hands.clear();
+            self.timers.clear();
             return Ok(());
         }
         if !self.read {
@@ -93,7 +82,7 @@ impl ScheduleClock {
             }
             self.read = true;
         }
-        self.hands.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
+        self.timers.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         self.replacing.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
         self.runs.retain(|uid| rows.iter().any(|row| row.uid == uid));
         self.failing.retain(|uid, _| rows.iter().any(|row| row.uid == *uid));
@@ -124,26 +113,73 @@ impl ScheduleClock {
         let uid = row.uid.clone();
         self.set(row, now);
         self.go_on_replacing(&uid).await?;
-        let Some(hand) = self.hands.get(&uid) else { return Ok(()) };
-        let missed_for = SignedDuration::from_secs(hand.spec.missed_run_deadline_seconds.into());
-        let waits = match plan::due(&hand.calendar, hand.base, missed_for, now) {
-            ScheduleDue::Wait { .. } => None,
-            ScheduleDue::Missed(run) => {
-                let message = format!("the run of {run} was missed for longer than missedRunDeadlineSeconds");
-                self.leave_out(&uid, run, "RunMissed", message).await?;
-                None
+        let Some(timer) = self.timers.get(&uid) else { return Ok(()) };
+        let observed = self.observe(timer, now).await?;
+        let (row, plan) = (timer.row.clone(), plan::plan(timer, &observed, now));
+        self.apply(row, plan).await
+    }
+
+    /// What a run of this schedule depends on now.
+    async fn observe(&self, timer: &ScheduleTimer, now: Timestamp) -> Result<ScheduleObserved, StoreError> {
+        let ScheduleTimer { row, spec, .. } = timer;
+        let forbids = spec.concurrency_policy == ConcurrencyPolicy::Forbid;
+        let is_due = matches!(timer.due(now), ScheduleDue::Run(_));
+        let request = self.runs.request(&row.uid);
+        let runs = is_due || request.is_some();
+        Ok(ScheduleObserved {
+            run: RunObserved {
+                suspended: row.suspended,
+                observes: spec.mode == Mode::Observe || self.world.parts.observe,
+                queue_missing: !self.world.book.has(Kind::TaskQueue, &row.namespace, &spec.queue_ref.name),
+                held: row.held.clone(),
+                tasks: 0,
+                still_running: forbids && is_due && self.is_running(row, spec).await?,
+            },
+            experts: if runs { self.world.book.rows(Kind::Expert.as_str()) } else { Vec::new() },
+            request,
+            last_requested: self.last.get(&RunOrigin::Request.key(&row.uid)).copied(),
+        })
+    }
+
+    async fn apply(&mut self, row: DeclaredRow, plan: SchedulePlan) -> Result<(), StoreError> {
+        for step in plan.steps {
+            let origin = step.origin;
+            match step.action {
+                RunAction::Acknowledge => {}
+                RunAction::Refuse { message } => self.say(&row, true, "RunRefused", message),
+                RunAction::LeaveOut { run, reason, message } => {
+                    self.record(&origin.key(&row.uid), run, &[], None).await?;
+                    self.say(&row, reason == "RunMissed", reason, message);
+                }
+                RunAction::Fire { run, tasks, replace } => {
+                    let spec = self.timers.get(&row.uid).filter(|_| replace).map(|timer| &timer.spec);
+                    let replaces = spec.map(|spec| Self::replaced_by(&row, spec, run));
+                    self.record(&origin.key(&row.uid), run, &tasks, replaces.as_ref()).await?;
+                    self.runs.fired(&row.uid, run, tasks.len());
+                    let (number, run) = (number_of(tasks.len(), "task"), plan::second(run));
+                    self.say(
+                        &row,
+                        false,
+                        "Fired",
+                        format!("inserted {number} for the run of {run}, {}", origin.told()),
+                    );
+                }
             }
-            ScheduleDue::Run(run) => self.run(&uid, run, now).await?,
-        };
-        let by_hand = self.heed_wish(&uid, now).await?;
-        self.tell_waits(&uid, waits.or(by_hand));
+            if origin == RunOrigin::Request {
+                self.runs.handled(&row.uid);
+                self.world.trigger(&row);
+            }
+        }
+        if self.runs.waits(&row.uid, plan.waits) {
+            self.world.trigger(&row);
+        }
         Ok(())
     }
 
     /// Cancels what the last run replaces, as far as one pass may. A run of an earlier leader is gone on with.
     async fn go_on_replacing(&mut self, uid: &str) -> Result<(), StoreError> {
-        let (Some(run), Some(hand)) = (self.replacing.get(uid).copied(), self.hands.get(uid)) else { return Ok(()) };
-        let replaces = Self::replaced_by(&hand.row, &hand.spec, run);
+        let (Some(run), Some(timer)) = (self.replacing.get(uid).copied(), self.timers.get(uid)) else { return Ok(()) };
+        let replaces = Self::replaced_by(&timer.row, &timer.spec, run);
         for _ in 0..REPLACED_BATCHES {
             if self.world.parts.store.replace_more(self.term.fence(), uid, run, &replaces).await? {
                 self.replacing.remove(uid);
@@ -171,108 +207,22 @@ impl ScheduleClock {
         })
     }
 
-    /// Takes a row in. A new schedule, or a changed time, begins then: it makes up for nothing.
+    /// Takes a row in.
     fn set(&mut self, row: DeclaredRow, now: Timestamp) {
-        let uid = row.uid.clone();
-        if let Some(hand) = self.hands.get_mut(&uid)
-            && hand.row.spec == row.spec
+        if let Some(timer) = self.timers.get_mut(&row.uid)
+            && timer.row.spec == row.spec
         {
-            hand.row = row;
+            timer.row = row;
             return;
         }
-        let Ok(spec) = serde_json::from_value::<TaskScheduleSpec>(row.spec.clone()) else {
-            tracing::error!(schedule = row.name, "could not read a projected schedule: another release wrote it");
-            return;
-        };
-        let Ok(calendar) = Calendar::parse(&spec.schedule, &spec.time_zone) else {
-            self.hands.remove(&uid);
-            return;
-        };
-        let begins = plan::begun(&row.spec).or_else(|| self.runs.created_at(&uid)).unwrap_or(now).min(now);
-        let base = self.last.get(&uid).map_or(begins, |last| begins.max(*last));
-        self.hands.insert(uid, ScheduleTimer { row, spec, calendar, base });
-    }
-
-    /// A run whose time has come. Returns why it waits.
-    async fn run(&mut self, uid: &str, run: Timestamp, now: Timestamp) -> Result<Option<RunWait>, StoreError> {
-        let Some(hand) = self.hands.get(uid) else { return Ok(None) };
-        let (row, spec) = (hand.row.clone(), hand.spec.clone());
-        let policy = spec.concurrency_policy;
-        let tasks = plan::tasks(&row, &spec, &self.world.book.rows("Expert"), run, now);
-        let seen = RunObserved {
-            suspended: row.suspended,
-            observes: spec.mode == Mode::Observe || self.world.parts.observe,
-            queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
-            held: row.held.clone(),
-            tasks: tasks.len(),
-            still_running: policy == ConcurrencyPolicy::Forbid && self.is_running(&row, &spec).await?,
-        };
-        match plan::decide(policy, run, &seen) {
-            RunPlan::Hold { reason, message } => return Ok(Some(RunWait { reason, message })),
-            RunPlan::LeaveOut { reason, message } => self.leave_out(uid, run, reason, message).await?,
-            RunPlan::Fire { replace } => {
-                let replaces = replace.then(|| Self::replaced_by(&row, &spec, run));
-                self.record(uid, run, &tasks, replaces.as_ref()).await?;
-                self.fired(&row, run, tasks.len(), "by its schedule");
+        let (uid, name) = (row.uid.clone(), row.name.clone());
+        match ScheduleTimer::new(row, self.runs.created_at(&uid), self.last.get(&uid).copied(), now) {
+            Ok(timer) => _ = self.timers.insert(uid, timer),
+            Err(UnusableRow::Unreadable) => {
+                tracing::error!(schedule = name, "could not read a projected schedule: another release wrote it");
             }
+            Err(UnusableRow::NoCalendar) => _ = self.timers.remove(&uid),
         }
-        Ok(None)
-    }
-
-    /// A person's `run`: whatever the time, and although it is suspended; not past its gate.
-    async fn heed_wish(&mut self, uid: &str, now: Timestamp) -> Result<Option<RunWait>, StoreError> {
-        let Some(wish) = self.runs.wish(uid) else { return Ok(None) };
-        let Some(hand) = self.hands.get(uid) else { return Ok(None) };
-        let (row, spec) = (hand.row.clone(), hand.spec.clone());
-        let Some(at) = plan::wanted(&wish, now) else {
-            let message =
-                format!("run-requested-at {wish:?} is no time: write one as RFC 3339 has it, not ahead of now");
-            self.runs.handled(uid, wish);
-            self.say(&row, true, "RunRefused", message);
-            return Ok(None);
-        };
-        let by_hand = format!("{uid}/run");
-        if self.last.get(&by_hand).is_some_and(|last| *last >= at) {
-            self.runs.handled(uid, wish);
-            self.world.triggers.one("TaskSchedule", &row.namespace, &row.name);
-            return Ok(None);
-        }
-        let tasks = plan::tasks(&row, &spec, &self.world.book.rows("Expert"), at, now);
-        let seen = RunObserved {
-            observes: spec.mode == Mode::Observe || self.world.parts.observe,
-            queue_missing: !self.world.book.has("TaskQueue", &row.namespace, &spec.queue_ref.name),
-            held: row.held.clone(),
-            tasks: tasks.len(),
-            ..RunObserved::default()
-        };
-        match plan::decide(ConcurrencyPolicy::Allow, at, &seen) {
-            RunPlan::Hold { reason, message } => return Ok(Some(RunWait { reason, message })),
-            RunPlan::LeaveOut { reason, message } => {
-                self.record(&by_hand, at, &[], None).await?;
-                self.runs.handled(uid, wish);
-                self.say(&row, false, reason, message);
-            }
-            RunPlan::Fire { .. } => {
-                self.record(&by_hand, at, &tasks, None).await?;
-                self.runs.handled(uid, wish);
-                self.fired(&row, at, tasks.len(), "by hand");
-            }
-        }
-        Ok(None)
-    }
-
-    async fn leave_out(
-        &mut self,
-        uid: &str,
-        run: Timestamp,
-        reason: &'static str,
-        message: String,
-    ) -> Result<(), StoreError> {
-        self.record(uid, run, &[], None).await?;
-        if let Some(row) = self.hands.get(uid).map(|hand| hand.row.clone()) {
-            self.say(&row, reason == "RunMissed", reason, message);
-        }
-        Ok(())
     }
 
     /// In one transaction: that this run is dealt with, its tasks, and the end of what it replaces.
@@ -295,8 +245,8 @@ impl ScheduleClock {
             Fired::Now { replaced: false } => _ = self.replacing.insert(key.to_owned(), run),
         }
         self.last.insert(key.to_owned(), run);
-        if let Some(hand) = self.hands.get_mut(key) {
-            hand.base = run;
+        if let Some(timer) = self.timers.get_mut(key) {
+            timer.base = run;
         }
         Ok(())
     }
@@ -321,26 +271,11 @@ impl ScheduleClock {
         Replaced { filter: Self::of_earlier_runs(row, spec), reason }
     }
 
-    fn fired(&self, row: &DeclaredRow, run: Timestamp, tasks: usize, how: &str) {
-        self.runs.fired(&row.uid, run, tasks);
-        let run = Timestamp::from_second(run.as_second()).unwrap_or(run);
-        self.say(row, false, "Fired", format!("inserted {} for the run of {run}, {how}", number_of(tasks, "task")));
-    }
-
-    fn tell_waits(&self, uid: &str, waits: Option<RunWait>) {
-        if !self.runs.waits(uid, waits) {
-            return;
-        }
-        if let Some(hand) = self.hands.get(uid) {
-            self.world.triggers.one("TaskSchedule", &hand.row.namespace, &hand.row.name);
-        }
-    }
-
     fn say(&self, row: &DeclaredRow, warning: bool, reason: &str, message: String) {
         tracing::info!(schedule = row.name, namespace = row.namespace, reason, why = message, "schedule");
         if reason != "Suspended" {
             self.runs.note(&row.uid, Note { warning, reason: reason.to_owned(), action: "Fire".into(), message });
         }
-        self.world.triggers.one("TaskSchedule", &row.namespace, &row.name);
+        self.world.trigger(row);
     }
 }
