@@ -1,5 +1,5 @@
 //! Ostler keeps a team's LLM servers as declared, and gets their queue of LLM tasks done: it compares what resources say with
-//! what it observes, and acts until both agree. The rooms below form five storeys; each uses only those below its own
+//! what it observes, and acts until both agree. The rooms below form six storeys; each uses only those below its own
 //! (docs/architecture.md).
 
 pub mod cli;
@@ -9,6 +9,8 @@ pub mod controllers;
 pub mod http;
 pub mod simulate;
 pub mod worker;
+
+pub mod calls;
 
 pub mod engines;
 pub mod platform;

@@ -12,11 +12,12 @@ use super::{
     reaper,
 };
 use crate::{
+    calls::SealedSecrets,
     http,
     net::HttpClient,
     store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
     telemetry::{Loops, Metrics},
-    worker::{SealedSecrets, Timings, Worker, WorkerParts},
+    worker::{Timings, Worker, WorkerParts},
 };
 
 const LOGS: &str = "ostler=info,warn";

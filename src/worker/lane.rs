@@ -13,10 +13,9 @@ use super::{
     call::{CallEnd, Called, SPARE, TaskCall},
     core::{Core, WorkerPlace},
     job::ClaimedJob,
-    slots::HeldSlot,
-    target::CallTarget,
 };
 use crate::{
+    calls::{CallTarget, HeldSlot},
     store::{BootInstant, SlotClaim, StoreError, Topics},
     tasks::route::Route,
 };

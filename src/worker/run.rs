@@ -13,21 +13,18 @@ use tokio_util::sync::CancellationToken;
 use super::{
     claiming,
     core::{Core, DatabaseClock, Places, Timings},
-    evidence::EvidenceLog,
     finish::Finisher,
-    job::{CallStopped, Jobs},
+    job::Jobs,
     leases::Leases,
     load::{Governor, Sensor},
     report::{State, report},
-    secrets::{Cached, WorkerSecrets},
-    slots::HeldSlots,
     spool::Spool,
     stats::Stats,
-    target::Targets,
-    world::{PoolView, seconds},
+    world::PoolView,
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
+    calls::{CachedSecrets, CallSecrets, CallStopped, EvidenceLog, HeldSlots, Targets, seconds},
     net::HttpClient,
     store::{BootInstant, ProcessIdentity, Store, Topics},
     telemetry::{Beat, Loops, WorkerMetrics},
@@ -49,7 +46,7 @@ const RECORD: Duration = Duration::from_secs(60);
 /// What a worker is made of.
 pub struct WorkerParts {
     pub store: Arc<dyn Store>,
-    pub secrets: Arc<dyn WorkerSecrets>,
+    pub secrets: Arc<dyn CallSecrets>,
     pub http: HttpClient,
     pub metrics: WorkerMetrics,
     pub loops: Loops,
@@ -91,7 +88,7 @@ impl Worker {
         let name = format!("{namespace}/{pool}");
         let (finisher, recording) =
             Finisher::start(Arc::clone(&store), spool, metrics.clone(), &name, recorded.clone());
-        let secrets = Cached::new(secrets);
+        let secrets = CachedSecrets::new(secrets);
         let core = Core {
             leases: Leases::new(Arc::clone(&store), holder.clone()),
             slots: HeldSlots::new(Arc::clone(&store), timings.slot_lease),

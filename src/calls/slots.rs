@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::job::CallStopped;
+use super::CallStopped;
 use crate::store::{BootInstant, CallLife, Slot, Store, StoreError};
 
 /// Renewals at once.
