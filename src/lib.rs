@@ -6,6 +6,7 @@ pub mod cli;
 
 pub mod agent;
 pub mod controllers;
+pub mod gateway;
 pub mod http;
 pub mod simulate;
 pub mod worker;
@@ -20,6 +21,7 @@ pub mod store;
 pub mod host;
 pub mod json;
 pub mod listener;
+pub mod protocols;
 pub mod tasks;
 pub mod telemetry;
 

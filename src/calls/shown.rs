@@ -46,6 +46,13 @@ pub enum FaultCause {
     Refused,
 }
 
+impl FaultCause {
+    /// The next call to the server would fail too.
+    pub const fn is_servers(self) -> bool {
+        matches!(self, Self::Broke(_) | Self::Away(_))
+    }
+}
+
 /// Whose fault a failure is.
 pub fn cause(failure: &Failure, waited: Waited) -> FaultCause {
     match failure {

@@ -218,6 +218,8 @@ pub struct CallLife {
     pub last_byte_at: Option<Timestamp>,
     /// The server goes on with it when its client is gone: MLX reads a prompt to its end.
     pub outlives_client: bool,
+    /// It must have ended in so long from now, or later where that was said before; `None`: as was said when the slot was taken.
+    pub may_last: Option<Duration>,
 }
 
 /// Answer to a [`SlotRequest`].

@@ -35,7 +35,7 @@ pub fn failed(task: &ClaimedTask, error: &EngineError, waited: Waited) -> Meanin
         FaultCause::TooLong => Ended::Retryable { why, retry_after: None },
         FaultCause::Refused => Ended::Permanent { why },
     };
-    Meaning { ended, shown, servers_trouble: matches!(cause, FaultCause::Broke(_) | FaultCause::Away(_)) }
+    Meaning { ended, shown, servers_trouble: cause.is_servers() }
 }
 
 fn retry_after(failure: &Failure) -> Option<Duration> {

@@ -300,7 +300,8 @@ async fn extend(
     record.renewable(slot, now)?;
     let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
     sqlx::query(
-        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5, outlives_client = $6
+        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5, outlives_client = $6,
+            call_ends_at = greatest(call_ends_at, $7)
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
@@ -309,6 +310,7 @@ async fn extend(
     .bind(call_began_at)
     .bind(last_byte_at)
     .bind(life.outlives_client)
+    .bind(life.may_last.map(|within| now.after(within)))
     .execute(session.connection())
     .await?;
     Ok(())

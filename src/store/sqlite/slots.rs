@@ -115,7 +115,8 @@ impl Slots for SqliteStore {
         // The holder's clock is ours, as it was when it asked.
         let (call_began_at, last_byte_at) = life_at(life, now.into(), now);
         sqlx::query(
-            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5, outlives_client = ?6
+            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5, outlives_client = ?6,
+                call_ends_at = max(call_ends_at, coalesce(?7, call_ends_at))
              WHERE server_url = ?1 AND number = ?2",
         )
         .bind(&slot.server_url)
@@ -124,6 +125,7 @@ impl Slots for SqliteStore {
         .bind(call_began_at)
         .bind(last_byte_at)
         .bind(life.outlives_client)
+        .bind(life.may_last.map(|within| now.after(within)))
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
