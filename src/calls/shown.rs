@@ -77,7 +77,8 @@ pub fn cause(failure: &Failure, waited: Waited) -> FaultCause {
 }
 
 impl Waited {
-    fn cause(self) -> FaultCause {
+    /// Whose fault it is that a call ran out of time.
+    pub fn cause(self) -> FaultCause {
         let is_silent = self.silent >= self.stall;
         if self.bytes && !is_silent {
             FaultCause::TooLong

@@ -107,7 +107,6 @@ fn beginning(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        calls::may_still_run,
         engines::{Blame, EngineKind},
         store::CallFault,
         tasks::{AttemptClass, Payload},
