@@ -40,7 +40,7 @@ pub async fn servers(
     let now: BTreeMap<String, ServerNow> =
         store.servers().await?.into_iter().map(|server| (server.row.url.clone(), server)).collect();
     let server = |Backend { row, spec }: &Backend| {
-        let ServerNow { row: server, occupied, today } = now.get(&row.server_url)?;
+        let ServerNow { row: server, occupied, today, .. } = now.get(&row.server_url)?;
         let limit = match server.admission {
             Admission::Closed => 0,
             Admission::One => server.limit.min(1),

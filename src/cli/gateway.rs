@@ -101,6 +101,7 @@ async fn serve(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
         store,
         http: HttpClient::new()?,
         loops,
+        metrics: metrics.gateway.clone(),
         holder: holder(),
         host: host(),
         namespace,

@@ -22,6 +22,7 @@ use crate::{
     net::{Broken, HttpReply},
     protocols::{Ask, FrameSplitter, Meter, Refusal, RefusalReason, edited},
     store::{BootInstant, FailedCall, ServedCall},
+    telemetry::GatewayCallEnd,
 };
 
 /// The leader judges a silence of `stallSeconds` by everything that it knows; a call gives up by itself only after so many of them.
@@ -104,7 +105,7 @@ pub(super) async fn attempt(
         headers.insert(CALL_ID, id);
     }
     let now = Instant::now();
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         core,
         ask,
         lent,
@@ -114,9 +115,13 @@ pub(super) async fn attempt(
         last_byte: now,
         longest_silence: Duration::ZERO,
         gone: false,
+        meter: Meter::default(),
+        first_token: None,
+        is_served: false,
     };
     let ended = exchange.run(headers, body).await;
     lent.held.end_call();
+    exchange.count();
     ended
 }
 
@@ -130,12 +135,15 @@ struct Exchange<'a> {
     /// The last byte from the engine, or when it was asked.
     last_byte: Instant,
     longest_silence: Duration,
-    /// The client left, and the engine is read on because it would not notice.
+    /// The client left; where the engine would not notice, it is read on.
     gone: bool,
+    meter: Meter,
+    first_token: Option<Duration>,
+    is_served: bool,
 }
 
 impl Exchange<'_> {
-    async fn run(mut self, headers: HeaderMap, body: String) -> (AttemptEnd, Duration) {
+    async fn run(&mut self, headers: HeaderMap, body: String) -> (AttemptEnd, Duration) {
         let target = &self.lent.target;
         let until = self.silent_until();
         let sent = target.endpoint.pass(Method::POST, self.ask.operation.path(), headers, body.into_bytes(), until);
@@ -209,12 +217,11 @@ impl Exchange<'_> {
         (silence * 3).clamp(self.core.timings.linger, LONGEST_LINGER)
     }
 
-    async fn stream(mut self, status: StatusCode, reply: HttpReply) -> (AttemptEnd, Duration) {
+    async fn stream(&mut self, status: StatusCode, reply: HttpReply) -> (AttemptEnd, Duration) {
         let headers = answer::from_engine(reply.headers());
         let mut reply = reply.prolonged(Instant::now() + Duration::from_secs(24 * 3600));
         let framing = self.client.framing();
         let mut splitter = framing.map(FrameSplitter::new);
-        let mut meter = Meter::default();
         let mut whole = Vec::new();
         loop {
             let until = self.silent_until();
@@ -224,7 +231,7 @@ impl Exchange<'_> {
                 Step::Came(Err(Broken::Timeout)) if Instant::now() < self.silent_until() => continue,
                 Step::Came(Err(broken)) if !self.has_bytes() => return self.unanswered(broken),
                 Step::Came(Err(broken)) => {
-                    let failure = failure_of(broken, parts(&meter), self.began.elapsed());
+                    let failure = failure_of(broken, parts(&self.meter), self.began.elapsed());
                     return self.broken(failure);
                 }
                 Step::Stopped if !self.has_bytes() => return self.silent(Trouble::SlotLost),
@@ -239,7 +246,8 @@ impl Exchange<'_> {
             self.received();
             let between = match &mut splitter {
                 Some(splitter) => {
-                    splitter.push(&chunk, |_, data| meter.read(self.ask.operation, data.unwrap_or_default()));
+                    let (meter, operation) = (&mut self.meter, self.ask.operation);
+                    splitter.push(&chunk, |_, data| meter.read(operation, data.unwrap_or_default()));
                     splitter.is_between()
                 }
                 None => {
@@ -249,11 +257,12 @@ impl Exchange<'_> {
                     true
                 }
             };
-            if meter.parts > 0 {
+            if self.meter.parts > 0 {
+                self.first_token.get_or_insert(self.began.elapsed());
                 self.lent.held.token();
                 self.lent.target.contact.answers();
             }
-            if meter.is_whole {
+            if self.meter.is_whole {
                 self.client.is_whole();
             }
             if self.gone {
@@ -271,7 +280,10 @@ impl Exchange<'_> {
                 }
             }
         }
-        self.ended(status, headers, framing.is_some(), &meter)
+        if framing.is_none() {
+            self.meter.read(self.ask.operation, &whole);
+        }
+        self.ended(status, headers, framing.is_some())
     }
 
     fn received(&mut self) {
@@ -282,15 +294,16 @@ impl Exchange<'_> {
     }
 
     /// The engine has ended its answer.
-    fn ended(self, status: StatusCode, headers: HeaderMap, framed: bool, meter: &Meter) -> (AttemptEnd, Duration) {
-        if framed && !meter.is_whole && meter.error.is_none() {
+    fn ended(&mut self, status: StatusCode, headers: HeaderMap, framed: bool) -> (AttemptEnd, Duration) {
+        if framed && !self.meter.is_whole && self.meter.error.is_none() {
             if !self.has_bytes() {
-                let detail = "it ended before it began".to_owned();
-                return self.silent(Trouble::Silent(Failure::BadBody { detail }));
+                let failure = Failure::BadBody { detail: "it ended before it began".to_owned() };
+                self.note_failure(&failure);
+                return self.silent(Trouble::Silent(failure));
             }
-            return self.broken(Failure::Reset { tokens_seen: parts(meter) });
+            return self.broken(Failure::Reset { tokens_seen: parts(&self.meter) });
         }
-        if let Some(why) = &meter.error {
+        if let Some(why) = self.meter.error.clone().filter(|_| framed) {
             // The engine said so itself: it is passed on, and the client knows.
             let failure = failure_of_response(self.lent.target.kind, StatusCode::OK, &HeaderMap::new(), why.as_bytes());
             self.note_failure(&failure);
@@ -299,12 +312,13 @@ impl Exchange<'_> {
         // An answer without a body.
         self.client.begin(status, headers, Some(&self.lent.target.backend));
         self.lent.target.took(self.began.elapsed());
+        self.is_served = true;
         self.note_served();
         (AttemptEnd::Done, Duration::ZERO)
     }
 
     /// The answer broke off after it had begun: it is nobody else's any more.
-    fn broken(self, failure: Failure) -> (AttemptEnd, Duration) {
+    fn broken(&self, failure: Failure) -> (AttemptEnd, Duration) {
         self.note_failure(&failure);
         let linger = if calls::may_still_run(&failure) { self.linger() } else { Duration::ZERO };
         if self.gone {
@@ -318,7 +332,7 @@ impl Exchange<'_> {
     }
 
     /// No answer came.
-    fn unanswered(self, broken: Broken) -> (AttemptEnd, Duration) {
+    fn unanswered(&self, broken: Broken) -> (AttemptEnd, Duration) {
         let unsent = matches!(broken, Broken::Refused | Broken::Unreachable(_) | Broken::Tls(_) | Broken::Invalid(_));
         let failure = failure_of(broken, 0, self.began.elapsed());
         self.note_failure(&failure);
@@ -328,7 +342,7 @@ impl Exchange<'_> {
         self.silent(Trouble::Silent(failure))
     }
 
-    fn silent(self, trouble: Trouble) -> (AttemptEnd, Duration) {
+    fn silent(&self, trouble: Trouble) -> (AttemptEnd, Duration) {
         let linger = self.linger();
         if self.gone {
             return (AttemptEnd::Done, linger);
@@ -336,7 +350,7 @@ impl Exchange<'_> {
         (AttemptEnd::Failed(Failed::without_answer(trouble, self.lent)), linger)
     }
 
-    async fn refused(self, reply: HttpReply) -> (AttemptEnd, Duration) {
+    async fn refused(&self, reply: HttpReply) -> (AttemptEnd, Duration) {
         let (status, given) = (reply.status(), reply.headers().clone());
         let body = reply.refusal().await;
         let target = &self.lent.target;
@@ -352,6 +366,24 @@ impl Exchange<'_> {
             body: body.into(),
         };
         (AttemptEnd::Failed(failed), Duration::ZERO)
+    }
+
+    fn count(&self) {
+        let status = match (self.is_served, self.gone) {
+            (true, _) => "served",
+            (false, true) => "left",
+            (false, false) => "failed",
+        };
+        self.core.metrics.ended(&GatewayCallEnd {
+            operation: self.ask.operation.path(),
+            model: &self.lent.alias,
+            backend: &self.lent.target.backend,
+            status,
+            took: self.began.elapsed(),
+            first_token: self.first_token,
+            prompt_tokens: self.meter.usage.prompt,
+            completion_tokens: self.meter.usage.completion,
+        });
     }
 
     fn note_served(&self) {

@@ -37,12 +37,14 @@ struct InFlight(Arc<GatewayCore>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.in_flight(-1);
     }
 }
 
 /// Serves a call to its end.
 pub(super) async fn run(core: Arc<GatewayCore>, request: CallRequest, client: Client) {
     core.in_flight.fetch_add(1, Ordering::Relaxed);
+    core.metrics.in_flight(1);
     let _in_flight = InFlight(Arc::clone(&core));
     tokio::select! {
         () = serve(&core, &request, &client) => {}
@@ -56,7 +58,7 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         Ok(ask) => ask,
         Err(error) => {
             let refusal = Refusal { field: error.field, ..Refusal::new(RefusalReason::Invalid, error.message) };
-            return client.refuse(&refusal).await;
+            return refuse(core, client, &refusal).await;
         }
     };
     let alias = core.view().alias(&ask.model).unwrap_or_else(|| ask.model.clone());
@@ -74,10 +76,11 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
     let mut tried = Tried::default();
     let mut failed: Option<Failed> = None;
     loop {
+        let began = Instant::now();
         let lent = match line::stand(core, wanted, &tried, deadline, &client.gone).await {
             Ok(lent) => lent,
             Err(LineEnd::Gone) => return,
-            Err(LineEnd::Refused(refusal)) => return client.refuse(&refusal).await,
+            Err(LineEnd::Refused(refusal)) => return refuse(core, client, &refusal).await,
             Err(LineEnd::Nowhere) => {
                 let nothing = || Failed {
                     trouble: Trouble::SlotLost,
@@ -87,20 +90,21 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
                 };
                 let failed = failed.unwrap_or_else(nothing);
                 let next = failover::last(&failed.trouble);
-                return end(client, &failed, next).await;
+                return end(core, client, &failed, next).await;
             }
         };
+        core.metrics.waited(began.elapsed());
         let server = lent.target.server_url.clone();
         let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).await;
         lent.give_back(linger).await;
         match ended {
             AttemptEnd::Done => return,
-            AttemptEnd::Refused(refusal) => return client.refuse(&refusal).await,
+            AttemptEnd::Refused(refusal) => return refuse(core, client, &refusal).await,
             AttemptEnd::Failed(one) => {
                 tracing::info!(call = client.id, backend = one.backend, trouble = ?one.trouble, "an attempt failed");
                 match tried.next(&server, &one.trouble) {
                     Next::Again => failed = Some(one),
-                    next => return end(client, &one, next).await,
+                    next => return end(core, client, &one, next).await,
                 }
             }
         }
@@ -108,7 +112,7 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
 }
 
 /// The last word of a call that no engine served.
-async fn end(client: &Client, failed: &Failed, next: Next) {
+async fn end(core: &GatewayCore, client: &Client, failed: &Failed, next: Next) {
     let refusal = match next {
         Next::PassOn(status) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -121,5 +125,10 @@ async fn end(client: &Client, failed: &Failed, next: Next) {
         Next::Refuse(reason, why) => Refusal::new(reason, why),
         Next::Again => Refusal::new(RefusalReason::Unavailable, "no server is left to ask"),
     };
-    client.refuse(&refusal).await;
+    refuse(core, client, &refusal).await;
+}
+
+async fn refuse(core: &GatewayCore, client: &Client, refusal: &Refusal) {
+    core.metrics.refused(refusal.reason.as_str());
+    client.refuse(refusal).await;
 }

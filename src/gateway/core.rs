@@ -1,7 +1,7 @@
 //! What everything in a gateway shares.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -14,8 +14,9 @@ use super::{Origins, view::GatewayView};
 use crate::{
     calls::{CachedSecrets, CallSecrets, EvidenceLog, HeldSlots, Targets},
     net::HttpClient,
-    store::Store,
-    telemetry::Loops,
+    store::{SlotWait, Store},
+    tasks::share::CallClass,
+    telemetry::{GatewayMetrics, Loops},
 };
 
 /// All bodies that are held, in KiB.
@@ -27,6 +28,7 @@ pub struct GatewayParts {
     pub secrets: Arc<dyn CallSecrets>,
     pub http: HttpClient,
     pub loops: Loops,
+    pub metrics: GatewayMetrics,
     /// Unique for this process and gateway.
     pub holder: String,
     /// The pod, or the machine.
@@ -93,6 +95,7 @@ pub(super) struct GatewayCore {
     pub origins: Origins,
     pub timings: GatewayTimings,
     pub loops: Loops,
+    pub metrics: GatewayMetrics,
     pub slots: Arc<HeldSlots>,
     pub targets: Targets,
     pub evidence: EvidenceLog,
@@ -101,6 +104,10 @@ pub(super) struct GatewayCore {
     pub asking: AsyncRwLock<()>,
     /// Those who wait for the same servers stand in line: the first of them looks for a slot.
     lines: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    /// How many calls wait for each server.
+    waits: Mutex<BTreeMap<String, i64>>,
+    /// Some began to wait.
+    pub more_wait: Notify,
     /// A slot was given back by this process.
     pub freed: Notify,
     pub bodies: Arc<Semaphore>,
@@ -114,7 +121,7 @@ pub(super) struct GatewayCore {
 
 impl GatewayCore {
     pub fn new(parts: GatewayParts) -> Self {
-        let GatewayParts { store, secrets, http, loops, holder, host, namespace, origins, timings } = parts;
+        let GatewayParts { store, secrets, http, loops, metrics, holder, host, namespace, origins, timings } = parts;
         Self {
             slots: Arc::new(HeldSlots::new(Arc::clone(&store), timings.slot_lease)),
             targets: Targets::new(http, CachedSecrets::new(secrets)),
@@ -122,6 +129,8 @@ impl GatewayCore {
             view: RwLock::default(),
             asking: AsyncRwLock::default(),
             lines: Mutex::default(),
+            waits: Mutex::default(),
+            more_wait: Notify::new(),
             freed: Notify::new(),
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             closing: CancellationToken::new(),
@@ -135,6 +144,7 @@ impl GatewayCore {
             origins,
             timings,
             loops,
+            metrics,
         }
     }
 
@@ -145,6 +155,28 @@ impl GatewayCore {
     /// The line of those who wait for these servers. There are no more lines than aliases and ways to ask for them.
     pub fn line(&self, servers: &str) -> Arc<AsyncMutex<()>> {
         Arc::clone(self.lines.lock().entry(servers.to_owned()).or_default())
+    }
+
+    /// Calls begin to wait for these servers, or wait no more.
+    pub fn wait(&self, servers: &[String], calls: i64) {
+        let mut waits = self.waits.lock();
+        for server in servers {
+            *waits.entry(server.clone()).or_default() += calls;
+        }
+        waits.retain(|_, calls| *calls > 0);
+        if calls > 0 {
+            self.more_wait.notify_one();
+        }
+    }
+
+    /// What waits now.
+    pub fn waits(&self) -> Vec<SlotWait> {
+        let wait = |(server_url, calls): (&String, &i64)| SlotWait {
+            server_url: server_url.clone(),
+            class: CallClass::Interactive,
+            calls: *calls,
+        };
+        self.waits.lock().iter().map(wait).collect()
     }
 
     /// Ends the calls that still run, and waits until their slots are given back.

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +18,7 @@ use crate::{
     calls::{self, Backend, CallTarget, HeldSlot},
     protocols::{Refusal, RefusalReason},
     store::{BootInstant, SlotAnswer, SlotPurpose, SlotRequest, Topics},
-    tasks::route,
+    tasks::{route, share::CallClass},
 };
 
 /// When whoever waited in vain may come again.
@@ -26,7 +29,8 @@ pub(super) struct LentSlot {
     core: Arc<GatewayCore>,
     pub held: Arc<HeldSlot>,
     pub target: Arc<CallTarget>,
-    /// The engine's own name for what was asked for.
+    /// What was asked for, and the engine's own name for it.
+    pub alias: String,
     pub model: String,
     given_back: bool,
 }
@@ -54,6 +58,35 @@ impl Drop for LentSlot {
     }
 }
 
+/// A call that waits counts for the servers that could take it: workers give up their slots for it, and the leader proves servers.
+struct WaitTicket {
+    core: Arc<GatewayCore>,
+    servers: Vec<String>,
+}
+
+impl WaitTicket {
+    /// For a call that stands behind others; the first one may find a slot at once.
+    fn unless_first(core: &Arc<GatewayCore>, line: &AsyncMutex<()>, candidates: &[Backend]) -> Option<Self> {
+        line.try_lock().is_err().then(|| Self::of(core, candidates))
+    }
+
+    fn of(core: &Arc<GatewayCore>, candidates: &[Backend]) -> Self {
+        let mut servers: Vec<String> = candidates.iter().map(|backend| backend.row.server_url.clone()).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        core.wait(&servers, 1);
+        core.metrics.waiting(1);
+        Self { core: Arc::clone(core), servers }
+    }
+}
+
+impl Drop for WaitTicket {
+    fn drop(&mut self) {
+        self.core.wait(&self.servers, -1);
+        self.core.metrics.waiting(-1);
+    }
+}
+
 /// Why a call got no slot.
 pub(super) enum LineEnd {
     Refused(Refusal),
@@ -76,6 +109,7 @@ pub(super) async fn stand(
     names.sort_unstable();
     let line = core.line(&names.join(" "));
     // Whoever comes when nobody waits is the first at once.
+    let waits = WaitTicket::unless_first(core, &line, &candidates);
     let first = tokio::select! {
         biased;
         () = gone.cancelled() => return Err(LineEnd::Gone),
@@ -83,7 +117,9 @@ pub(super) async fn stand(
         first = timeout_at(deadline, line.lock_owned()) => first,
     };
     let Ok(_first) = first else { return Err(full()) };
-    let mut changes = core.store.follow(Topics::WORLD | Topics::ENDED);
+    drop(waits);
+    let mut ticket: Option<WaitTicket> = None;
+    let mut changes = core.store.follow(Topics::WORLD | Topics::SLOTS);
     loop {
         if gone.is_cancelled() {
             return Err(LineEnd::Gone);
@@ -97,6 +133,9 @@ pub(super) async fn stand(
         }
         if Instant::now() >= deadline {
             return Err(full());
+        }
+        if ticket.is_none() {
+            ticket = Some(WaitTicket::of(core, &candidates));
         }
         tokio::select! {
             () = gone.cancelled() => return Err(LineEnd::Gone),
@@ -159,8 +198,8 @@ async fn look(core: &Arc<GatewayCore>, wanted: Wanted<'_>, tried: &Tried) -> Res
         if let Some(held) = ask(core, &server.url, wanted.alias).await {
             target.contact.tried();
             target.called(wanted.alias);
-            let (core, model) = (Arc::clone(core), model.to_owned());
-            return Ok(Some(LentSlot { core, held, target, model, given_back: false }));
+            let (core, alias, model) = (Arc::clone(core), wanted.alias.to_owned(), model.to_owned());
+            return Ok(Some(LentSlot { core, held, target, alias, model, given_back: false }));
         }
     }
     Ok(None)
@@ -172,6 +211,7 @@ async fn ask(core: &GatewayCore, server_url: &str, alias: &str) -> Option<Arc<He
         server_url: server_url.to_owned(),
         holder: core.holder.clone(),
         purpose: SlotPurpose::Call,
+        class: Some(CallClass::Interactive),
         model: Some(alias.to_owned()),
         lease: core.timings.slot_lease,
         call_within: call_within(core),

@@ -69,6 +69,7 @@ impl Gateway {
         loops.spawn(upkeep::keep(Arc::clone(&core), ended.clone()));
         loops.spawn(upkeep::follow(Arc::clone(&core), ended.clone()));
         loops.spawn(upkeep::report(Arc::clone(&core), ended.clone()));
+        loops.spawn(upkeep::wait(Arc::clone(&core), ended.clone()));
         let closing = tokio::spawn({
             let (core, shutdown) = (Arc::clone(&core), shutdown.clone());
             async move {

@@ -72,6 +72,32 @@ pub(super) async fn keep(core: Arc<GatewayCore>, ended: CancellationToken) {
     }
 }
 
+/// Tells everybody which calls wait: once a second while any do, and once when none does any more. A call that finds a free slot is never
+/// told of.
+pub(super) async fn wait(core: Arc<GatewayCore>, ended: CancellationToken) {
+    let beat = core.loops.register("gateway: waiting calls", MAY_BE_SILENT);
+    let mut told = false;
+    let next = async |told: bool| {
+        if told {
+            sleep(LOOK).await;
+        } else {
+            // In parts, so that the loop is seen to be alive.
+            let _ = tokio::time::timeout(MAY_BE_SILENT / 4, core.more_wait.notified()).await;
+        }
+    };
+    while ended.run_until_cancelled(next(told)).await.is_some() {
+        beat.beat();
+        let waits = core.waits();
+        if waits.is_empty() && !told {
+            continue;
+        }
+        match core.store.wait_for_slots(&core.holder, &waits).await {
+            Ok(()) => told = !waits.is_empty(),
+            Err(error) => tracing::debug!(%error, "nobody is told of calls that wait"),
+        }
+    }
+}
+
 /// Tells the leader what calls showed of servers.
 pub(super) async fn report(core: Arc<GatewayCore>, ended: CancellationToken) {
     let beat = core.loops.register("gateway: reports", MAY_BE_SILENT);

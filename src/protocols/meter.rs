@@ -130,8 +130,8 @@ impl Meter {
         let Ok(record) = serde_json::from_slice::<Record>(data) else { return };
         self.fault(record.error);
         let text = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
-        if record.done {
-            self.is_whole = true;
+        self.is_whole |= record.done;
+        if record.prompt_eval_count.is_some() || record.eval_count.is_some() {
             self.usage = Usage { prompt: record.prompt_eval_count, completion: record.eval_count };
         }
         if record.done

@@ -37,6 +37,27 @@ pub enum RefusalReason {
     EngineSilent,
 }
 
+impl RefusalReason {
+    /// As metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "Invalid",
+            Self::Forbidden => "Forbidden",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::UnknownModel => "UnknownModel",
+            Self::UnknownPath => "UnknownPath",
+            Self::TooLarge => "TooLarge",
+            Self::Encoding => "Encoding",
+            Self::Upgrade => "Upgrade",
+            Self::Loop => "Loop",
+            Self::Full => "Full",
+            Self::Unavailable => "Unavailable",
+            Self::EngineFailed => "EngineFailed",
+            Self::EngineSilent => "EngineSilent",
+        }
+    }
+}
+
 /// What whoever asked is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
-use crate::tasks::route::CallsOfDay;
+use crate::tasks::{route::CallsOfDay, share::CallClass};
 
 /// What can go wrong with a database.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -174,6 +174,16 @@ pub struct ServerNow {
     pub occupied: i64,
     /// What it may still be called today; `None`: that is not limited.
     pub today: Option<CallsOfDay>,
+    /// Slots that interactive calls have, or gave back a moment ago.
+    pub interactive: i64,
+}
+
+/// Calls of a process that wait for a slot of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotWait {
+    pub server_url: String,
+    pub class: CallClass,
+    pub calls: i64,
 }
 
 /// What a slot is for.
@@ -192,6 +202,8 @@ pub struct SlotRequest {
     /// Unique for a process.
     pub holder: String,
     pub purpose: SlotPurpose,
+    /// Whose call it is; `None`: it stands in no line, as canaries don't.
+    pub class: Option<CallClass>,
     pub model: Option<String>,
     pub lease: Duration,
     /// By when the call must have ended, from now: bounded tokens and seconds.
@@ -226,7 +238,7 @@ pub struct CallLife {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotAnswer {
     Given(Slot),
-    /// As many occupied as the limit in force (for a canary: any at all).
+    /// As many occupied as the limit in force (for a canary: any at all), or the free ones are for others.
     Full {
         occupied: i64,
         limit: i32,

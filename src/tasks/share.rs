@@ -85,7 +85,11 @@ pub fn may_take(
         }
     }
     all.sort_by(|a, b| {
-        (a.class, std::cmp::Reverse(a.waiting_for), &a.process).cmp(&(b.class, std::cmp::Reverse(b.waiting_for), &b.process))
+        (a.class, std::cmp::Reverse(a.waiting_for), &a.process).cmp(&(
+            b.class,
+            std::cmp::Reverse(b.waiting_for),
+            &b.process,
+        ))
     });
     let owed = time.owes_batch();
     // Those that were free for longest first.
@@ -105,7 +109,10 @@ pub fn may_take(
             let slot = slots.remove(at);
             if own(one) {
                 taken += 1;
-            } else if slot.free_for >= HEAD && one.waiting_for >= HEAD && (class == CallClass::Interactive || !slot.is_held()) {
+            } else if slot.free_for >= HEAD
+                && one.waiting_for >= HEAD
+                && (class == CallClass::Interactive || !slot.is_held())
+            {
                 // It was kept for long enough: whoever asks gets it.
                 taken += 1;
             }
@@ -158,10 +165,38 @@ mod tests {
             (&kept, worker(), OWING, ("worker", Batch, 2), 1, "tasks get their tenth, one at a time"),
             (&kept, worker(), OWING, ("gateway", Interactive, 1), 0, "of which interactive calls make way"),
             (&[slot(260, false)], worker(), OWING, ("gateway", Interactive, 1), 1, "but not for a worker that sleeps"),
-            (&[slot(260, false)], vec![waits("dead", Interactive, 1, 900)], NO_TIME, ("worker", Batch, 1), 1, "nor for a dead gateway"),
-            (&[slot(240, false)], vec![waits("dead", Interactive, 1, 900)], NO_TIME, ("worker", Batch, 1), 0, "which is not known yet"),
-            (&[old], vec![waits("other", Interactive, 1, 100)], NO_TIME, ("gateway", Interactive, 1), 0, "who came first is first"),
-            (&[new], vec![waits("other", Interactive, 1, 100), waits("gateway", Interactive, 1, 200)], NO_TIME, ("gateway", Interactive, 1), 1, "this one did"),
+            (
+                &[slot(260, false)],
+                vec![waits("dead", Interactive, 1, 900)],
+                NO_TIME,
+                ("worker", Batch, 1),
+                1,
+                "nor for a dead gateway",
+            ),
+            (
+                &[slot(240, false)],
+                vec![waits("dead", Interactive, 1, 900)],
+                NO_TIME,
+                ("worker", Batch, 1),
+                0,
+                "which is not known yet",
+            ),
+            (
+                &[old],
+                vec![waits("other", Interactive, 1, 100)],
+                NO_TIME,
+                ("gateway", Interactive, 1),
+                0,
+                "who came first is first",
+            ),
+            (
+                &[new],
+                vec![waits("other", Interactive, 1, 100), waits("gateway", Interactive, 1, 200)],
+                NO_TIME,
+                ("gateway", Interactive, 1),
+                1,
+                "this one did",
+            ),
         ] {
             assert_eq!(may_take(free, &waiting, time, asker), taken, "{why}");
         }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    claiming,
+    claiming::{self, BatchWait},
     core::{Core, DatabaseClock, Places, Timings},
     finish::Finisher,
     job::Jobs,
@@ -154,8 +154,9 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
     let mut read_at: Option<tokio::time::Instant> = None;
     let mut is_registered = false;
     let (mut failing, mut busy) = (false, false);
+    let mut wait = BatchWait::default();
     // What changes from here on is a reason for another round.
-    let mut changes = core.store.follow(Topics::READY | Topics::ENDED | Topics::WORLD);
+    let mut changes = core.store.follow(Topics::READY | Topics::ENDED | Topics::WORLD | Topics::SLOTS);
     while !shutdown.is_cancelled() {
         beat.beat();
         let began = tokio::time::Instant::now();
@@ -188,6 +189,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
             }
         };
         state.servers_short.store(found.round.servers_short, Ordering::Relaxed);
+        wait.tell(core, found.waits && found.round.servers_short && found.claimed == 0).await;
         busy = found.claimed > 0;
         if busy {
             continue;

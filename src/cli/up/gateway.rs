@@ -16,7 +16,7 @@ use crate::{
     net::HttpClient,
     platform::Platform,
     store::Store,
-    telemetry::Loops,
+    telemetry::{GatewayMetrics, Loops},
 };
 
 /// Whose backends it serves.
@@ -55,6 +55,7 @@ pub struct UpGatewayParts {
     pub platform: Arc<dyn Platform>,
     pub http: HttpClient,
     pub loops: Loops,
+    pub metrics: GatewayMetrics,
 }
 
 /// The gateway at work; `None` inside: there is none.
@@ -89,12 +90,13 @@ impl UpGatewayArgs {
             }
         };
         let address = listener.local_addr().map_err(CliError::failed)?;
-        let UpGatewayParts { store, platform, http, loops } = parts;
+        let UpGatewayParts { store, platform, http, loops, metrics } = parts;
         let gateway = Gateway::new(GatewayParts {
             store,
             secrets: Arc::new(PlatformSecrets(platform)),
             http,
             loops,
+            metrics,
             holder: holder(),
             host: host(),
             namespace: NAMESPACE.to_owned(),

@@ -142,6 +142,7 @@ impl Up {
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
             http: http.clone(),
             loops: loops.clone(),
+            metrics: metrics.gateway.clone(),
         };
         let token = uuid::Uuid::new_v4().simple().to_string();
         let endpoint = UpEndpoint { address: format!("http://{address}"), token, pid: std::process::id() };

@@ -13,11 +13,14 @@ use crate::store::admit::{
     with_servers,
 };
 use crate::store::changes::Topics;
+use crate::store::order::{Line, class_word, first_minute, full, grants};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, SlotWait, Slots,
+    StoreError,
 };
+use crate::tasks::share::WAIT_LAPSES;
 
 /// A server, with the database's time.
 #[derive(FromRow)]
@@ -116,17 +119,41 @@ impl Slots for PostgresStore {
     }
 
     async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError> {
-        let release = sqlx::query(
-            "UPDATE slots SET frees_at = clock_timestamp() + $5 * interval '1 microsecond'
-             WHERE server_url = $1 AND number = $2 AND holder = $3 AND epoch = $4 AND frees_at IS NULL",
-        )
-        .bind(&slot.server_url)
-        .bind(slot.number)
-        .bind(&slot.holder)
-        .bind(slot.epoch)
-        .bind(i64::try_from(linger.as_micros()).unwrap_or(i64::MAX));
-        self.execute(release).await?;
+        let release = sqlx::query_as(RELEASE)
+            .bind(&slot.server_url)
+            .bind(slot.number)
+            .bind(&slot.holder)
+            .bind(slot.epoch)
+            .bind(i64::try_from(linger.as_micros()).unwrap_or(i64::MAX))
+            .bind(lapse_micros());
+        let waited: Vec<(bool,)> = self.fetch(release).await?;
+        self.work.changed(Topics::SLOTS.when(waited.contains(&(true,))));
         Ok(())
+    }
+
+    async fn wait_for_slots(&self, holder: &str, waits: &[SlotWait]) -> Result<(), StoreError> {
+        let column = |of: fn(&SlotWait) -> &str| waits.iter().map(of).collect::<Vec<_>>();
+        let wait = sqlx::query(WAIT)
+            .bind(holder)
+            .bind(column(|wait| wait.server_url.as_str()))
+            .bind(column(|wait| class_word(wait.class)))
+            .bind(waits.iter().map(|wait| wait.calls).collect::<Vec<_>>())
+            .bind(lapse_micros());
+        let done = sqlx::query(WAIT_NO_MORE)
+            .bind(holder)
+            .bind(column(|wait| wait.server_url.as_str()))
+            .bind(column(|wait| class_word(wait.class)));
+        self.execute_all(vec![wait, done]).await?;
+        self.work.changed(Topics::SLOTS.when(!waits.is_empty()));
+        Ok(())
+    }
+
+    async fn interactive_waits(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let waits = sqlx::query_as(
+            "SELECT server_url, sum(calls)::bigint FROM slot_waits
+             WHERE class = 'Interactive' AND seen_at > clock_timestamp() - $1 * interval '1 microsecond' GROUP BY server_url",
+        );
+        self.fetch(waits.bind(lapse_micros())).await
     }
 
     async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError> {
@@ -185,8 +212,62 @@ impl Slots for PostgresStore {
 const SERVERS: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
     SELECT s.url, s.slot_limit, s.admission, s.instance, s.calls_per_day, d.day, d.calls, clock.now,
         (SELECT count(*) FROM slots WHERE server_url = s.url
-            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now) AS occupied
+            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now) AS occupied,
+        (SELECT count(*) FROM slots WHERE server_url = s.url AND class = 'Interactive'
+            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now - interval '5 seconds') AS interactive
     FROM clock, servers AS s LEFT JOIN server_days AS d ON d.server_url = s.url ORDER BY s.url";
+
+/// Gives a slot back, counts the time that it was taken, and tells whether somebody waits. Of the minutes that are kept each has its place.
+const RELEASE: &str = "WITH released AS (
+        UPDATE slots SET frees_at = clock_timestamp() + $5 * interval '1 microsecond'
+        WHERE server_url = $1 AND number = $2 AND holder = $3 AND epoch = $4 AND frees_at IS NULL
+        RETURNING class, taken_at, floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute
+    ), counted AS (
+        INSERT INTO slot_shares AS s (server_url, class, place, minute, micros)
+        SELECT $1, class, minute % 11, minute, greatest(0, extract(epoch FROM clock_timestamp() - taken_at) * 1000000)::bigint
+        FROM released WHERE class IS NOT NULL
+        ON CONFLICT (server_url, class, place) DO UPDATE SET minute = excluded.minute,
+            micros = CASE WHEN s.minute = excluded.minute THEN s.micros ELSE 0 END + excluded.micros
+    )
+    SELECT EXISTS (SELECT FROM slot_waits
+        WHERE server_url = $1 AND seen_at > clock_timestamp() - $6 * interval '1 microsecond') FROM released";
+
+/// Refreshes what a process waits for.
+const WAIT: &str = "INSERT INTO slot_waits AS w (server_url, holder, class, calls, since, seen_at)
+    SELECT server_url, $1, class, calls, clock_timestamp(), clock_timestamp()
+    FROM unnest($2::text[], $3::text[], $4::bigint[]) AS given (server_url, class, calls) ORDER BY server_url, class
+    ON CONFLICT (server_url, holder, class) DO UPDATE SET calls = excluded.calls, seen_at = excluded.seen_at,
+        since = CASE WHEN w.seen_at > excluded.seen_at - $5 * interval '1 microsecond' THEN w.since ELSE excluded.since END";
+
+/// Forgets what it waits for no more, and what processes left that are gone.
+const WAIT_NO_MORE: &str = "DELETE FROM slot_waits WHERE ctid IN (
+    SELECT ctid FROM slot_waits AS w
+    WHERE (holder = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[]) AS given (server_url, class)
+            WHERE given.server_url = w.server_url AND given.class = w.class))
+        OR seen_at < clock_timestamp() - interval '10 minutes'
+    FOR UPDATE SKIP LOCKED)";
+
+fn lapse_micros() -> i64 {
+    i64::try_from(WAIT_LAPSES.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Those who wait for a server. A statement of its own after the lock, as for slots.
+pub(super) async fn line(connection: &mut PgConnection, url: &str, now: Stamp) -> Result<Line, StoreError> {
+    let waits =
+        sqlx::query_as("SELECT holder, class, calls, since FROM slot_waits WHERE server_url = $1 AND seen_at > $2")
+            .bind(url)
+            .bind(now.before(WAIT_LAPSES))
+            .fetch_all(&mut *connection)
+            .await?;
+    if waits.is_empty() {
+        return Ok(Line::default());
+    }
+    let shares = sqlx::query_as(
+        "SELECT class, sum(micros)::bigint AS micros FROM slot_shares WHERE server_url = $1 AND minute >= $2 GROUP BY class",
+    );
+    let shares = shares.bind(url).bind(first_minute(now)).fetch_all(connection).await?;
+    Ok(Line { waits, shares })
+}
 
 /// Locks the server's row. The time is read after the lock was given.
 pub(super) async fn lock_server(
@@ -256,6 +337,12 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
         Decision::Give { number, epoch } => (number, epoch),
         Decision::Refuse(answer) => return Ok(answer),
     };
+    if let Some(class) = request.class {
+        let line = line(connection, &server.url, now).await?;
+        if grants(&server, &slots, &line, (&request.holder, class, 1), false, now) == 0 {
+            return Ok(full(&server, &slots, now));
+        }
+    }
     if request.purpose == SlotPurpose::Call {
         if calls_left(connection, &server, now).await? == 0 {
             return Ok(SlotAnswer::Spent);
@@ -264,9 +351,9 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     }
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL)
-         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7,
+            call_began_at, last_byte_at, instance, aborted, frees_at, class)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL, $11)
+         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7, class = $11,
             lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL,
             outlives_client = false, instance = $10, aborted = false, frees_at = NULL",
     )
@@ -280,6 +367,7 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     .bind(now.after(request.lease))
     .bind(now.after(request.call_within))
     .bind(&server.instance)
+    .bind(request.class.map(class_word))
     .execute(connection)
     .await?;
     Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))

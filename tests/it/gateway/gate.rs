@@ -17,7 +17,7 @@ use futures::StreamExt;
 use ostler::{
     gateway::{Gateway, GatewayParts, GatewayTimings, Origins},
     net::HttpClient,
-    telemetry::Loops,
+    telemetry::{Loops, Metrics},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -99,6 +99,7 @@ pub async fn open(
         secrets: Arc::new(Given::default()),
         http: HttpClient::direct().expect("a client"),
         loops: Loops::new(),
+        metrics: Metrics::new().gateway.clone(),
         holder: format!("gateway-{}", uuid::Uuid::new_v4()),
         host: "here".to_owned(),
         namespace: NS.to_owned(),

@@ -5,7 +5,10 @@ use ostler::{engines::EngineKind, gateway::GatewayTimings, simulate::SimulateOpt
 use serde_json::json;
 
 use super::gate::{self, Gate, chat};
-use crate::{store::bench::Bench, worker::shop::Shop};
+use crate::{
+    store::bench::Bench,
+    worker::shop::{Shop, until_in_flight},
+};
 
 fn mlx() -> SimulateOptions {
     SimulateOptions { tokens_per_second: 200.0, ..SimulateOptions::new(EngineKind::Mlx) }
@@ -52,6 +55,32 @@ async fn calls_and_tasks_together_never_exceed_the_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn real_postgres_calls_and_tasks_together_never_exceed_the_limit() {
     many_calls_and_tasks(Bench::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_waits_for_the_task_that_runs_and_no_other() {
+    let shop = Shop::sqlite().await;
+    let mlx = shop.simulated("mlx", SimulateOptions { tokens_per_second: 80.0, ..mlx() }, 1, 10).await;
+    shop.expert("igor", "small").await;
+    let tasks = shop.give(40, &["igor"], Some("small")).await;
+    let gate = Gate::start(shop).await;
+    let worker = gate.shop.worker().await;
+    for n in 0..5 {
+        until_in_flight(&mlx, 1).await;
+        let asked = jiff::Timestamp::now();
+        let prompt = format!("call {n}");
+        let body = json!({"model": "small", "messages": [{"role": "user", "content": prompt}]});
+        assert_eq!(gate.answer("/v1/chat/completions", &body).await.0, 200);
+        let log = mlx.log();
+        let call = log.inferences().find(|call| call.prompt.as_deref() == Some(&prompt)).expect("it was asked");
+        let before = log.inferences().filter(|task| task.at > asked && task.at < call.at).count();
+        // One may begin in the moment before the others know that a call waits.
+        assert!(before <= 1, "{before} tasks began while a call waited");
+    }
+    gate.shop.until_completed(&tasks).await;
+    worker.end().await;
+    assert_eq!(mlx.log().in_flight_peak, 1);
+    gate.end().await;
 }
 
 #[tokio::test]
