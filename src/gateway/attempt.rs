@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE},
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -17,12 +17,11 @@ use super::{
     line::LentSlot,
 };
 use crate::{
-    calls::{self, CallShown, Waited},
+    calls,
     engines::{EngineKind, Failure, failure_of, failure_of_response},
     net::{Broken, HttpReply},
     protocols::{Ask, FrameSplitter, Meter, Refusal, RefusalReason, edited},
-    store::{BootInstant, FailedCall, ServedCall},
-    telemetry::GatewayCallEnd,
+    store::BootInstant,
 };
 
 /// The leader judges a silence of `stallSeconds` by everything that it knows; a call gives up by itself only after so many of them.
@@ -125,21 +124,21 @@ pub(super) async fn attempt(
     ended
 }
 
-struct Exchange<'a> {
-    core: &'a Arc<GatewayCore>,
-    ask: &'a Ask<'a>,
-    lent: &'a LentSlot,
-    client: &'a Client,
-    began: Instant,
-    began_at: Timestamp,
+pub(super) struct Exchange<'a> {
+    pub core: &'a Arc<GatewayCore>,
+    pub ask: &'a Ask<'a>,
+    pub lent: &'a LentSlot,
+    pub client: &'a Client,
+    pub began: Instant,
+    pub began_at: Timestamp,
     /// The last byte from the engine, or when it was asked.
-    last_byte: Instant,
-    longest_silence: Duration,
+    pub last_byte: Instant,
+    pub longest_silence: Duration,
     /// The client left; where the engine would not notice, it is read on.
-    gone: bool,
-    meter: Meter,
-    first_token: Option<Duration>,
-    is_served: bool,
+    pub gone: bool,
+    pub meter: Meter,
+    pub first_token: Option<Duration>,
+    pub is_served: bool,
 }
 
 impl Exchange<'_> {
@@ -201,7 +200,7 @@ impl Exchange<'_> {
         !self.gone || (mlx && !(self.ask.streams && self.has_bytes() && self.last_byte.elapsed() < NOTICES))
     }
 
-    fn has_bytes(&self) -> bool {
+    pub fn has_bytes(&self) -> bool {
         self.last_byte > self.began
     }
 
@@ -220,7 +219,9 @@ impl Exchange<'_> {
     async fn stream(&mut self, status: StatusCode, reply: HttpReply) -> (AttemptEnd, Duration) {
         let headers = answer::from_engine(reply.headers());
         let mut reply = reply.prolonged(Instant::now() + Duration::from_secs(24 * 3600));
-        let framing = self.client.framing();
+        // An engine may answer at once what was to be streamed.
+        let is_json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let framing = self.client.framing().filter(|_| !is_json);
         let mut splitter = framing.map(FrameSplitter::new);
         let mut whole = Vec::new();
         loop {
@@ -366,65 +367,6 @@ impl Exchange<'_> {
             body: body.into(),
         };
         (AttemptEnd::Failed(failed), Duration::ZERO)
-    }
-
-    fn count(&self) {
-        let status = match (self.is_served, self.gone) {
-            (true, _) => "served",
-            (false, true) => "left",
-            (false, false) => "failed",
-        };
-        self.core.metrics.ended(&GatewayCallEnd {
-            operation: self.ask.operation.path(),
-            model: &self.lent.alias,
-            backend: &self.lent.target.backend,
-            status,
-            took: self.began.elapsed(),
-            first_token: self.first_token,
-            prompt_tokens: self.meter.usage.prompt,
-            completion_tokens: self.meter.usage.completion,
-        });
-    }
-
-    fn note_served(&self) {
-        let target = &self.lent.target;
-        target.contact.served();
-        let call = ServedCall {
-            model: self.lent.model.clone(),
-            began_at: self.began_at,
-            ended_at: Timestamp::now().max(self.began_at),
-            request: format!("call {}", self.client.id),
-        };
-        self.core.evidence.served(&target.server_url, call);
-    }
-
-    /// The next call leaves a server alone that failed by its own fault; the leader hears of it.
-    fn note_failure(&self, failure: &Failure) {
-        let target = &self.lent.target;
-        let waited = Waited {
-            silent: self.last_byte.elapsed(),
-            bytes: self.has_bytes(),
-            tokens: false,
-            others_served: target.contact.answered_since(self.began.into_std()),
-            cut_short: !self.ask.streams,
-            stall: target.stall(),
-        };
-        let cause = calls::cause(failure, waited);
-        if cause.is_servers() && !matches!(failure, Failure::ModelMissing { .. }) {
-            let after = if let Failure::RateLimited { retry_after } = failure { *retry_after } else { None };
-            target.failed(after);
-        }
-        if let CallShown::Failed { fault, message } = calls::shown(cause, &failure.to_string()) {
-            let call = FailedCall {
-                model: self.lent.model.clone(),
-                began_at: self.began_at,
-                ended_at: Timestamp::now().max(self.began_at),
-                request: format!("call {}", self.client.id),
-                fault,
-                message,
-            };
-            self.core.evidence.failed(&target.server_url, call);
-        }
     }
 }
 

@@ -196,7 +196,7 @@ impl Client {
                     (false, Framing::Sse) => "\n\n",
                     (false, Framing::Ndjson) => "\n",
                 };
-                let frame = format!("{end}{}", refusal.frame(protocol, framing));
+                let frame = format!("{end}{}", refusal.frame(self.operation));
                 self.send(Bytes::from(frame), true).await;
             }
             None => self.pipe.break_off(),

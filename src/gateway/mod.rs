@@ -2,7 +2,7 @@
 //! streamed through unchanged.
 //!
 //! `door` says who may ask at all, `routes` what may be asked, `intake` reads bodies. `call` is the life of one call: `line` waits for a
-//! slot, `attempt` sends the request and streams the answer, `failover` says what comes after a failure. `client` is the side of whoever asked.
+//! slot, `attempt` sends the request and streams the answer, `shown` notes what that showed, `failover` says what comes after a failure. `client` is the side of whoever asked.
 //! `catalog` lists what is served; `upkeep` renews slots and reports what calls showed.
 
 mod answer;
@@ -17,6 +17,7 @@ mod intake;
 mod line;
 mod pipe;
 mod routes;
+mod shown;
 mod upkeep;
 mod view;
 

@@ -142,11 +142,9 @@ async fn unknown(request: Request) -> Response<Body> {
         _ if path.starts_with("/api/blobs") => {
             format!("{shown} uploads a model: models are declared, in their LLMBackend")
         }
-        "/v1/messages" | "/v1/messages/count_tokens" | "/v1/responses" => {
-            format!("{path} is not served: no engine here has it by itself; /v1/chat/completions is")
-        }
+        _ if path.starts_with("/v1/responses/") => format!("{shown}: nothing is kept between calls here"),
         _ => format!(
-            "{method} {shown} is not served: chat, completions, embeddings and listings of OpenAI and Ollama are"
+            "{method} {shown} is not served: what OpenAI, Anthropic and Ollama have for chats, completions, embeddings and listings is"
         ),
     };
     refused(Protocol::of_path(path), &Refusal::new(RefusalReason::UnknownPath, why))

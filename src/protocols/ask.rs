@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::{Operation, object::Object};
 
 /// The names that are read of any request. A name that differs from one of them in case alone is refused: Ollama would read it.
-const READ: [&str; 16] = [
+const READ: [&str; 19] = [
     "model",
     "name",
     "stream",
@@ -22,6 +22,9 @@ const READ: [&str; 16] = [
     "adapters",
     "draft_model",
     "num_draft_tokens",
+    "system",
+    "previous_response_id",
+    "background",
 ];
 
 /// A request that can't be taken.
@@ -71,6 +74,9 @@ impl<'a> Ask<'a> {
             Some("false") => Some(false),
             Some(_) => return Err(wrong("stream", "stream must be true or false")),
         };
+        if operation == Operation::Responses {
+            stateless(&object)?;
+        }
         let streams = operation.framing().is_some() && stream.unwrap_or(operation.streams_by_default());
         let load = load(operation, &object);
         Ok(Self { operation, model, streams, load, object })
@@ -100,6 +106,19 @@ pub(super) fn object(body: &[u8]) -> Result<Object<'_>, AskError> {
         return Err(AskError { message, field: Some(meant) });
     }
     Ok(object)
+}
+
+/// Nothing is kept between calls: which server has the next one is not known.
+fn stateless(object: &Object) -> Result<(), AskError> {
+    for (field, harmless) in [("previous_response_id", "null"), ("background", "false")] {
+        if object.get(field).is_some_and(|value| value != harmless && value != "null") {
+            return Err(wrong(
+                field,
+                &format!("{field}: nothing is kept between calls here; send the whole conversation"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn wrong(field: &'static str, message: &str) -> AskError {
@@ -201,6 +220,13 @@ mod tests {
             assert!(error.contains(words), "{body}: {error}");
         }
         assert!(Ask::read(Operation::ChatCompletions, b"\xff").is_err());
+        for (body, is_stateless) in [
+            (r#"{"model":"m","previous_response_id":null,"background":false}"#, true),
+            (r#"{"model":"m","previous_response_id":"resp_1"}"#, false),
+            (r#"{"model":"m","background":true}"#, false),
+        ] {
+            assert_eq!(read(Operation::Responses, body).is_ok(), is_stateless, "{body}");
+        }
     }
 
     #[test]

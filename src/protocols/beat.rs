@@ -18,6 +18,8 @@ pub fn beat(operation: Operation, id: &str, model: &str, now: Timestamp) -> Opti
             "id": format!("cmpl-{id}"), "object": "text_completion", "created": created, "model": model,
             "choices": [{"index": 0, "text": "", "logprobs": null, "finish_reason": null}],
         }))),
+        Operation::Messages => Some(named_event("ping", &json!({"type": "ping"}))),
+        Operation::Responses => Some(named_event("keepalive", &json!({"type": "keepalive"}))),
         Operation::OllamaChat => Some(line(&json!({
             "model": model, "created_at": now.to_string(), "message": {"role": "assistant", "content": ""}, "done": false,
         }))),
@@ -42,6 +44,10 @@ pub(super) fn event(data: &serde_json::Value) -> String {
     format!("data: {data}\n\n")
 }
 
+pub(super) fn named_event(name: &str, data: &serde_json::Value) -> String {
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
 pub(super) fn line(record: &serde_json::Value) -> String {
     format!("{record}\n")
 }
@@ -64,6 +70,6 @@ mod tests {
             assert_eq!((meter.parts, meter.is_whole, meter.error), (0, false, None), "{beat}");
             streamed += 1;
         }
-        assert_eq!(streamed, 4);
+        assert_eq!(streamed, 6);
     }
 }

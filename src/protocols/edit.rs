@@ -35,6 +35,7 @@ pub fn edited(ask: &Ask<'_>, engine: EngineKind, model: &str) -> Result<String, 
             "options" if ollama => options(value)?,
             name if engine == EngineKind::Mlx && MLX_MODEL.contains(&name) => continue,
             "max_tokens" if engine == EngineKind::Mlx && value == "null" => continue,
+            "system" if ask.operation == Operation::Messages => system(value)?,
             "messages" if engine == EngineKind::Mlx => messages(value)?,
             _ => Cow::Borrowed(value),
         };
@@ -70,6 +71,25 @@ fn options(value: &str) -> Result<Cow<'_, str>, AskError> {
         out.field(name, value);
     }
     Ok(Cow::Owned(out.end()))
+}
+
+/// Without what changes with each call and says nothing to a model: it would keep the engine from using its prompt cache.
+fn system(value: &str) -> Result<Cow<'_, str>, AskError> {
+    const BILLING: &str = "x-anthropic-billing-header:";
+    if !value.starts_with('[') {
+        return Ok(Cow::Borrowed(value));
+    }
+    let blocks: Vec<&RawValue> = serde_json::from_str(value).map_err(|error| wrong("system", &error))?;
+    let is_billing = |block: &RawValue| {
+        let text = serde_json::from_str::<Object>(block.get()).ok()?.get("text")?.to_owned();
+        Some(serde_json::from_str::<String>(&text).ok()?.trim_start().starts_with(BILLING))
+    };
+    let kept: Vec<&str> =
+        blocks.iter().filter(|block| is_billing(block) != Some(true)).map(|block| block.get()).collect();
+    if kept.len() == blocks.len() {
+        return Ok(Cow::Borrowed(value));
+    }
+    Ok(Cow::Owned(format!("[{}]", kept.join(","))))
 }
 
 /// MLX's chat templates know no `developer`.
@@ -113,7 +133,7 @@ mod tests {
 
     #[test]
     fn each_engine_gets_what_it_may_be_asked() {
-        use Operation::{ChatCompletions, OllamaChat, OllamaEmbeddings};
+        use Operation::{ChatCompletions, Messages, OllamaChat, OllamaEmbeddings};
         for (operation, engine, body, expected) in [
             (
                 ChatCompletions,
@@ -145,6 +165,13 @@ mod tests {
                 r#"{"model":"m","messages":[1],"keep_alive":-1,"truncate":true,"options":{"num_ctx":9,"top_k": 4}}"#,
                 r#"{"model":"own","messages":[1],"options":{"top_k":4},"truncate":false}"#,
             ),
+            (
+                Messages,
+                Ollama,
+                r#"{"model":"m","system":[{"type":"text","text":"x-anthropic-billing-header: cc=1;"},{"type": "text","text":"Be brief."}]}"#,
+                r#"{"model":"own","system":[{"type": "text","text":"Be brief."}]}"#,
+            ),
+            (Messages, Ollama, r#"{"model":"m","system": "Be brief."}"#, r#"{"model":"own","system":"Be brief."}"#),
             (OllamaEmbeddings, Ollama, r#"{"model":"m","prompt":"x"}"#, r#"{"model":"own","prompt":"x"}"#),
         ] {
             assert_eq!(sent(operation, engine, body), expected);

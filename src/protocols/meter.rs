@@ -87,6 +87,27 @@ struct Record {
     error: Option<Value>,
 }
 
+#[derive(Deserialize)]
+struct Event {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    usage: Option<Value>,
+    /// Of Anthropic's first event the message, of OpenAI's errors the words.
+    #[serde(default)]
+    message: Option<Value>,
+    #[serde(default)]
+    response: Option<Value>,
+    #[serde(default)]
+    error: Option<Value>,
+}
+
+fn spent(usage: &Value) -> Option<Usage> {
+    let count = |name: &str| usage.get(name).and_then(Value::as_u64);
+    let usage = Usage { prompt: count("input_tokens"), completion: count("output_tokens") };
+    (usage != Usage::default()).then_some(usage)
+}
+
 impl Said {
     fn has_content(&self) -> bool {
         let text = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
@@ -99,9 +120,10 @@ impl Said {
 impl Meter {
     /// Takes in the data of a frame, or a whole answer.
     pub fn read(&mut self, operation: Operation, data: &[u8]) {
-        match operation.protocol() {
-            Protocol::OpenAi | Protocol::Anthropic => self.chunk(data),
-            Protocol::Ollama => self.record(data),
+        match (operation, operation.protocol()) {
+            (Operation::Responses, _) | (_, Protocol::Anthropic) => self.event(data),
+            (_, Protocol::OpenAi) => self.chunk(data),
+            (_, Protocol::Ollama) => self.record(data),
         }
     }
 
@@ -123,6 +145,32 @@ impl Meter {
         self.is_whole |= choices.iter().any(|choice| choice.finish_reason.is_some());
         if choices.iter().any(says) {
             self.parts += 1;
+        }
+    }
+
+    /// Messages and Responses name the kind of each event; a whole answer has the same fields.
+    fn event(&mut self, data: &[u8]) {
+        let Ok(event) = serde_json::from_slice::<Event>(data) else { return };
+        let within = |holder: &Option<Value>| holder.as_ref().and_then(|holder| holder.get("usage")).and_then(spent);
+        let spent =
+            event.usage.as_ref().and_then(spent).or_else(|| within(&event.message)).or_else(|| within(&event.response));
+        if let Some(Usage { prompt, completion }) = spent {
+            self.usage =
+                Usage { prompt: prompt.or(self.usage.prompt), completion: completion.or(self.usage.completion) };
+        }
+        match event.kind.as_str() {
+            "content_block_delta" => self.parts += 1,
+            "message_stop" | "message" | "response.completed" | "response.incomplete" => {
+                self.parts += 1;
+                self.is_whole = true;
+            }
+            "error" => self.fault(event.error.or(event.message)),
+            "response.failed" => {
+                let error = event.response.as_ref().and_then(|response| response.get("error")).cloned();
+                self.fault(Some(error.unwrap_or(Value::Bool(true))));
+            }
+            kind if kind.ends_with(".delta") => self.parts += 1,
+            _ => {}
         }
     }
 
@@ -185,11 +233,36 @@ mod tests {
         );
         assert_eq!((ollama.parts, ollama.is_whole), (2, true));
         assert_eq!(ollama.usage, Usage { prompt: Some(3), completion: Some(1) });
+        let messages = metered(
+            Operation::Messages,
+            &[
+                r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":0}}}"#,
+                r#"{"type":"ping"}"#,
+                r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}"#,
+                r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}"#,
+                r#"{"type":"message_stop"}"#,
+            ],
+        );
+        assert_eq!((messages.parts, messages.is_whole), (2, true));
+        assert_eq!(messages.usage, Usage { prompt: Some(9), completion: Some(4) });
+        let responses = metered(
+            Operation::Responses,
+            &[
+                r#"{"type":"response.created","response":{"usage":null}}"#,
+                r#"{"type":"response.output_text.delta","delta":"a"}"#,
+                r#"{"type":"response.completed","response":{"usage":{"input_tokens":2,"output_tokens":3}}}"#,
+            ],
+        );
+        assert_eq!((responses.parts, responses.is_whole), (2, true));
+        assert_eq!(responses.usage, Usage { prompt: Some(2), completion: Some(3) });
         let cut = metered(Operation::OllamaGenerate, &[r#"{"response":"a","done":false}"#]);
         assert_eq!((cut.parts, cut.is_whole), (1, false));
         for (operation, frame) in [
             (Operation::ChatCompletions, r#"{"error":{"message":"the runner died"}}"#),
             (Operation::OllamaChat, r#"{"error":"the runner died"}"#),
+            (Operation::Messages, r#"{"type":"error","error":{"type":"api_error","message":"the runner died"}}"#),
+            (Operation::Responses, r#"{"type":"error","code":null,"message":"the runner died"}"#),
+            (Operation::Responses, r#"{"type":"response.failed","response":{"error":{"message":"the runner died"}}}"#),
         ] {
             assert_eq!(metered(operation, &[frame]).error.as_deref(), Some("the runner died"));
         }

@@ -32,6 +32,10 @@ pub enum Operation {
     ChatCompletions,
     Completions,
     Embeddings,
+    /// OpenAI's, without anything that is kept between calls.
+    Responses,
+    /// Anthropic's.
+    Messages,
     OllamaChat,
     OllamaGenerate,
     OllamaEmbed,
@@ -39,10 +43,12 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::ChatCompletions,
         Self::Completions,
         Self::Embeddings,
+        Self::Responses,
+        Self::Messages,
         Self::OllamaChat,
         Self::OllamaGenerate,
         Self::OllamaEmbed,
@@ -54,6 +60,8 @@ impl Operation {
             Self::ChatCompletions => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
             Self::Embeddings => "/v1/embeddings",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
             Self::OllamaChat => "/api/chat",
             Self::OllamaGenerate => "/api/generate",
             Self::OllamaEmbed => "/api/embed",
@@ -63,7 +71,8 @@ impl Operation {
 
     pub const fn protocol(self) -> Protocol {
         match self {
-            Self::ChatCompletions | Self::Completions | Self::Embeddings => Protocol::OpenAi,
+            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses => Protocol::OpenAi,
+            Self::Messages => Protocol::Anthropic,
             Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed | Self::OllamaEmbeddings => Protocol::Ollama,
         }
     }
@@ -71,7 +80,7 @@ impl Operation {
     /// How a streamed answer is framed; `None`: it is never streamed.
     pub const fn framing(self) -> Option<Framing> {
         match self {
-            Self::ChatCompletions | Self::Completions => Some(Framing::Sse),
+            Self::ChatCompletions | Self::Completions | Self::Responses | Self::Messages => Some(Framing::Sse),
             Self::OllamaChat | Self::OllamaGenerate => Some(Framing::Ndjson),
             Self::Embeddings | Self::OllamaEmbed | Self::OllamaEmbeddings => None,
         }

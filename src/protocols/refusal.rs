@@ -5,9 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    Protocol,
-    beat::{event, line},
-    frames::Framing,
+    Operation, Protocol,
+    beat::{event, line, named_event},
 };
 
 /// Why a request is not served.
@@ -138,10 +137,19 @@ impl Refusal {
     }
 
     /// The frame that ends a stream without the mark of a whole answer.
-    pub fn frame(&self, protocol: Protocol, framing: Framing) -> String {
-        match framing {
-            Framing::Sse => event(&self.body(protocol)),
-            Framing::Ndjson => line(&self.body(protocol)),
+    pub fn frame(&self, operation: Operation) -> String {
+        let body = self.body(operation.protocol());
+        match operation {
+            Operation::Messages => named_event("error", &body),
+            Operation::Responses => {
+                let (_, code) = self.openai_words();
+                named_event(
+                    "error",
+                    &json!({"type": "error", "code": code, "message": self.message, "param": self.field}),
+                )
+            }
+            _ if operation.protocol() == Protocol::Ollama => line(&body),
+            _ => event(&body),
         }
     }
 }
@@ -149,7 +157,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocols::{FrameSplitter, Meter, Operation};
+    use crate::protocols::{FrameSplitter, Meter};
 
     #[test]
     fn a_refusal_is_what_each_protocols_clients_read() {
@@ -169,7 +177,7 @@ mod tests {
         for operation in Operation::ALL {
             let Some(framing) = operation.framing() else { continue };
             let mut meter = Meter::default();
-            let frame = refusal.frame(operation.protocol(), framing);
+            let frame = refusal.frame(operation);
             FrameSplitter::new(framing).push(frame.as_bytes(), |_, data| meter.read(operation, data.expect("short")));
             assert_eq!((meter.error.as_deref(), meter.is_whole), (Some("the engine died"), false), "{frame}");
         }

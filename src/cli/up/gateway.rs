@@ -105,7 +105,9 @@ impl UpGatewayArgs {
         });
         let stop = CancellationToken::new();
         let serving = Some(tokio::spawn(gateway.run(listener, stop.clone())));
-        let said = format!("gateway for agents, IDEs and scripts on http://{address} (OpenAI: /v1, Ollama: /api)");
+        let said = format!(
+            "gateway for agents, IDEs and scripts on http://{address} (OpenAI and Anthropic: /v1, Ollama: /api)"
+        );
         Ok(UpGateway { serving, stop, said })
     }
 }

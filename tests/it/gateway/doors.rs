@@ -34,9 +34,7 @@ async fn pages_and_names_of_elsewhere_are_refused_and_apps_of_this_machine_are_n
     let preflight =
         preflight.header("origin", "http://localhost:5173").header("access-control-request-headers", "authorization");
     let answer = preflight.send().await.expect("an answer");
-    assert_eq!(
-        (answer.status().as_u16(), answer.headers()["access-control-allow-headers"].to_str()),
-        (204, Ok("authorization"))
-    );
+    assert_eq!(answer.status(), 204);
+    assert_eq!(answer.headers()["access-control-allow-headers"], "authorization");
     gate.end().await;
 }

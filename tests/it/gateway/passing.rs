@@ -11,6 +11,15 @@ const SSE: [&str; 4] = [
     "ason\":\"stop\"}]}\n\n",
     "data: [DONE]\n\n",
 ];
+const MESSAGES: [&str; 3] = [
+    "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":3}}}\n\n",
+    "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"a\"}}\n\n",
+    "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+];
+const RESPONSES: [&str; 2] = [
+    "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{}}\n\n",
+    "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"output\":[]}}\n\n",
+];
 const NDJSON: [&str; 3] = [
     "{\"model\":\"own\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n{\"mod",
     "el\":\"own\",\"message\":{\"role\":\"assistant\",\"content\":\"b\"},\"done\":false}\n",
@@ -32,6 +41,8 @@ async fn an_answer_is_passed_on_byte_for_byte_and_only_listed_headers_pass() {
         ("OpenAI", "/v1/chat/completions", chat(false), "application/json", &[json]),
         ("Ollama", "/api/chat", chat(true), "application/x-ndjson", &NDJSON),
         ("Ollama", "/v1/chat/completions", chat(true), "text/event-stream", &SSE),
+        ("Ollama", "/v1/messages", chat(true), "text/event-stream", &MESSAGES),
+        ("Ollama", "/v1/responses", chat(true), "text/event-stream", &RESPONSES),
         ("OpenAI", "/v1/embeddings", json!({"model": "small", "input": "x"}), "application/json", &["{\"data\": []}"]),
     ] {
         let (gate, canned) = gate(engine, Reply::of(200, content_type, pieces)).await;

@@ -34,8 +34,10 @@ fn settled(value: &mut Value) {
 
 /// The frames of an answer without what is new in each.
 fn frames(text: &str) -> Vec<Value> {
-    let lines =
-        text.lines().map(|line| line.trim_start_matches("data: ")).filter(|line| !line.is_empty() && *line != "[DONE]");
+    let lines = text
+        .lines()
+        .map(|line| line.trim_start_matches("data: "))
+        .filter(|line| !line.is_empty() && *line != "[DONE]" && !line.starts_with("event:"));
     let read = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         settled(&mut value);
@@ -71,6 +73,8 @@ async fn real_ollama_answers_through_the_gateway_as_it_does_directly() {
         ("/api/generate", generate),
         ("/v1/chat/completions", chat(true)),
         ("/v1/chat/completions", chat(false)),
+        ("/v1/messages", chat(true)),
+        ("/v1/messages", chat(false)),
         ("/api/embed", json!({"input": ["hay", "oats"]})),
         ("/v1/chat/completions", json!({"messages": "no list"})),
     ] {

@@ -8,7 +8,8 @@ use super::scheduling::move_due_now_and_then;
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::order::{class_word, grants};
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::slots::{calls_left, count_calls, line, lock_server, rows};
+use crate::store::postgres::slots::{calls_left, count_calls, lock_server, rows};
+use crate::store::postgres::waits::line;
 use crate::store::rows::purpose_word;
 use crate::store::stamp::Stamp;
 use crate::store::{

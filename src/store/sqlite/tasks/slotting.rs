@@ -9,7 +9,7 @@ use crate::store::rows::purpose_word;
 use crate::store::sqlite::slots::{calls_left, count_calls, find_server, line as waiting, put_slot, rows};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    Admission, CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
+    Admission, CallLife, Claimed, ServerRow, Slot, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
 };
 use crate::tasks::share::CallClass;
 
@@ -29,17 +29,9 @@ pub(super) async fn claim_slots(
     let most = usize::try_from(i64::from(claim.most).min(left)).unwrap_or(0);
     let asker = (claim.holder.as_str(), CallClass::Batch, claim.most);
     let granted = grants(&server, &slots, &waiting(tx, &server.url, now).await?, asker, false, now);
-    // Free ones may be for others.
-    answer.full = server.admission != Admission::Closed && granted < most;
-    while answer.given.len() < most.min(granted) {
-        let (number, epoch) = match decide(&server, &slots, SlotPurpose::Call, now) {
-            Decision::Give { number, epoch } => (number, epoch),
-            Decision::Refuse(refusal) => {
-                answer.closed = refusal == SlotAnswer::Closed;
-                answer.full = !answer.closed;
-                break;
-            }
-        };
+    let room = most.min(granted);
+    while answer.given.len() < room {
+        let Decision::Give { number, epoch } = decide(&server, &slots, SlotPurpose::Call, now) else { break };
         let line = match &mut line {
             Some(line) => line,
             None => line.insert(line_of(tx, claim, now).await?),
@@ -52,6 +44,9 @@ pub(super) async fn claim_slots(
         let slot = Slot { server_url: server.url.clone(), number, holder: claim.holder.clone(), epoch };
         answer.given.push((slot, claimed));
     }
+    answer.closed = most > 0 && server.admission == Admission::Closed;
+    // Where tasks ran out first, nobody knows what the server would have said. Free slots may be for others.
+    answer.full = room < most && answer.given.len() == room && !answer.closed;
     answer.spent = usize::try_from(left).is_ok_and(|left| answer.given.len() == left);
     count_calls(tx, &server, answer.given.len(), now).await?;
     Ok(answer)
