@@ -15,13 +15,14 @@ use async_trait::async_trait;
 use axum::{Router, body::Body, extract::State, response::Response, routing::post, serve::ListenerExt};
 use futures::{StreamExt, stream};
 use ostler::{
+    calls::CallSecrets,
     cli::bench::Bench,
     engines::{Endpoint, EngineKind, InferRequest, engine, model_to_send},
     net::HttpClient,
     store::{self, Admission, BackendRow, DatabaseUrl, DeclaredRow, Fence, Home, ServerRow, Store, sqlite::Hold},
     tasks::{Assignment, NewTask, Payload},
     telemetry::{Loops, Metrics},
-    worker::{Timings, Worker, WorkerParts, WorkerSecrets},
+    worker::{Timings, Worker, WorkerParts},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -260,7 +261,7 @@ impl Shop {
 struct NoSecrets;
 
 #[async_trait]
-impl WorkerSecrets for NoSecrets {
+impl CallSecrets for NoSecrets {
     async fn data(&self, _: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
         Err(format!("there is no Secret {name}"))
     }

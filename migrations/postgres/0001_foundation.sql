@@ -72,6 +72,8 @@ CREATE TABLE slots (
     holder text NOT NULL,
     epoch bigint NOT NULL,
     purpose text NOT NULL CHECK (purpose IN ('Call', 'Canary')),
+    -- Whose call: NULL for canaries.
+    class text CHECK (class IN ('Interactive', 'Batch')),
     model text,
     taken_at timestamptz NOT NULL,
     lease_expires_at timestamptz NOT NULL,
@@ -85,6 +87,27 @@ CREATE TABLE slots (
     aborted boolean NOT NULL DEFAULT false,
     frees_at timestamptz,
     PRIMARY KEY (server_url, number)
+);
+
+-- Calls that wait for a slot, by process: refreshed each second, and lapsed some seconds later.
+CREATE TABLE slot_waits (
+    server_url text NOT NULL,
+    holder text NOT NULL,
+    class text NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    calls bigint NOT NULL,
+    since timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL,
+    PRIMARY KEY (server_url, holder, class)
+);
+
+-- The time that slots of a server were taken, by the minute in which they were given back. A row is used again after some minutes.
+CREATE TABLE slot_shares (
+    server_url text NOT NULL,
+    class text NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    place bigint NOT NULL,
+    minute bigint NOT NULL,
+    micros bigint NOT NULL,
+    PRIMARY KEY (server_url, class, place)
 );
 
 CREATE TABLE journal (

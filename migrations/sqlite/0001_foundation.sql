@@ -59,6 +59,8 @@ CREATE TABLE slots (
     holder TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     purpose TEXT NOT NULL CHECK (purpose IN ('Call', 'Canary')),
+    -- Whose call: NULL for canaries.
+    class TEXT CHECK (class IN ('Interactive', 'Batch')),
     model TEXT,
     taken_at INTEGER NOT NULL,
     lease_expires_at INTEGER NOT NULL,
@@ -72,6 +74,27 @@ CREATE TABLE slots (
     aborted INTEGER NOT NULL DEFAULT 0,
     frees_at INTEGER,
     PRIMARY KEY (server_url, number)
+) STRICT;
+
+-- Calls that wait for a slot, by process: refreshed each second, and lapsed some seconds later.
+CREATE TABLE slot_waits (
+    server_url TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    class TEXT NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    calls INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL,
+    PRIMARY KEY (server_url, holder, class)
+) STRICT;
+
+-- The time that slots of a server were taken, by the minute in which they were given back. A row is used again after some minutes.
+CREATE TABLE slot_shares (
+    server_url TEXT NOT NULL,
+    class TEXT NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    place INTEGER NOT NULL,
+    minute INTEGER NOT NULL,
+    micros INTEGER NOT NULL,
+    PRIMARY KEY (server_url, class, place)
 ) STRICT;
 
 CREATE TABLE journal (

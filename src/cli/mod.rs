@@ -14,6 +14,7 @@ mod describe;
 mod down;
 mod error;
 mod events;
+mod gateway;
 mod get;
 mod init;
 mod journaled;
@@ -134,6 +135,7 @@ pub enum CliCommand {
     Migrate(migrate::MigrateArgs),
     Controller(controller::ControllerArgs),
     Worker(worker::WorkerArgs),
+    Gateway(gateway::GatewayArgs),
     Simulate(simulate::SimulateArgs),
     Bench(bench::BenchArgs),
     Crds(crds::CrdsArgs),
@@ -185,7 +187,7 @@ fn options_of(name: &str) -> &'static [&'static str] {
         "up" | "agent" => &["data_dir", "log_format"],
         "down" | "migrate" => &["data_dir"],
         "controller" => &["namespaces", "log_format"],
-        "worker" => &["data_dir", "namespaces", "log_format"],
+        "worker" | "gateway" => &["data_dir", "namespaces", "log_format"],
         "pause" | "unpause" | "version" => &["data_dir", "server", "kube"],
         _ => &["data_dir", "server", "kube", "namespaces"],
     }
@@ -213,6 +215,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         CliCommand::Up(args) => block_on(up::run(args, &global)),
         CliCommand::Controller(args) => block_on(controller::run(args, &global)),
         CliCommand::Worker(args) => block_on(worker::run(args, &global)),
+        CliCommand::Gateway(args) => block_on(gateway::run(args, &global)),
         CliCommand::Down(args) => block_on(down::run(args, &global)),
         CliCommand::Migrate(args) => block_on(migrate::run(args, &global)),
         CliCommand::Agent(args) => block_on(agent::run(args, &global)),

@@ -159,10 +159,15 @@ pub async fn logged(
 
 /// Listens on an address of `--listen`.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
+    listen_as(address, "--listen").await
+}
+
+/// Listens on an address that `option` gives.
+pub async fn listen_as(address: SocketAddr, option: &str) -> Result<TcpListener, CliError> {
     TcpListener::bind(address).await.map_err(|e| {
         let owner = port_owner(address).map(|o| format!(" by {o}")).unwrap_or_default();
         let why = if e.kind() == io::ErrorKind::AddrInUse { format!("it is taken{owner}") } else { e.to_string() };
-        CliError::failed(format!("can't listen on {address}: {why}; choose another with --listen"))
+        CliError::failed(format!("can't listen on {address}: {why}; choose another with {option}"))
     })
 }
 

@@ -12,11 +12,12 @@ use super::{
     reaper,
 };
 use crate::{
+    calls::SealedSecrets,
     http,
     net::HttpClient,
     store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
     telemetry::{Loops, Metrics},
-    worker::{SealedSecrets, Timings, Worker, WorkerParts},
+    worker::{Timings, Worker, WorkerParts},
 };
 
 const LOGS: &str = "ostler=info,warn";
@@ -56,14 +57,14 @@ async fn work(args: WorkerArgs, global: &Global) -> Result<(), CliError> {
         Some(url) => Home::Postgres(url),
         None => Home::Folder { path: DataDir::of(global)?.path().to_owned(), hold: Hold::Share },
     };
-    let key = key(&home)?;
+    let key = opening_key(&home)?;
     let spool = spool.map_or_else(|| usual_spool(&home), Ok)?;
     let (metrics, loops) = (Metrics::new(), Loops::new());
     let store = counted(store::open(&home, installation).await?, metrics.clone());
     let ended = CancellationToken::new();
     tokio::spawn(loops.clone().keep_time(ended.clone()));
     tokio::spawn(watch_deaths(Arc::clone(&store), None, ended.clone()));
-    let door = serve(listen, &store, &metrics, &loops, &ended).await?;
+    let door = serve_health(listen, &store, &metrics, &loops, &ended).await?;
     let worker = Worker::new(WorkerParts {
         secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),
         store: Arc::clone(&store),
@@ -104,7 +105,7 @@ async fn tell_of_missing_pool(store: &dyn Store, namespace: &str, pool: &str) {
 }
 
 /// Serves health and metrics, where asked to; the future tells what went wrong with that.
-async fn serve(
+pub(super) async fn serve_health(
     listen: Option<SocketAddr>,
     store: &Arc<dyn Store>,
     metrics: &Metrics,
@@ -131,7 +132,7 @@ async fn serve(
 }
 
 /// What opens sealed Secrets: OSTLER_KEY, else the key that an `ostler up` keeps in its data folder.
-fn key(home: &Home) -> Result<Option<seal::Key>, CliError> {
+pub(super) fn opening_key(home: &Home) -> Result<Option<seal::Key>, CliError> {
     if let Some(key) = sealing_key_of_environment()? {
         return Ok(Some(key));
     }

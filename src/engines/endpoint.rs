@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Url};
+use reqwest::{Method, RequestBuilder, Url, header::HeaderMap};
 use tokio::time::Instant;
 
 use crate::net::{Broken, HttpClient, HttpReply};
@@ -83,6 +83,19 @@ impl Endpoint {
 
     pub(super) async fn send_until(&self, request: RequestBuilder, until: Instant) -> Result<HttpReply, Broken> {
         self.client.send(request, until).await
+    }
+
+    /// Passes somebody else's request on, with this endpoint's credentials. The answer's head is awaited until then; its body has as
+    /// long as [`HttpReply::prolonged`] gives it.
+    pub async fn pass(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        until: Instant,
+    ) -> Result<HttpReply, Broken> {
+        self.send_until(self.request(method, path).headers(headers).body(body), until).await
     }
 
     pub(super) fn describe(&self, method: &Method, path: &str) -> String {

@@ -108,7 +108,7 @@ impl Failure {
 }
 
 /// What a call that got no HTTP answer, or half of one, says of a server.
-pub(super) fn failure(broken: Broken, tokens_seen: u32, after: Duration) -> Failure {
+pub fn failure(broken: Broken, tokens_seen: u32, after: Duration) -> Failure {
     match broken {
         Broken::Refused => Failure::Refused,
         Broken::Reset => Failure::Reset { tokens_seen },

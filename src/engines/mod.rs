@@ -31,7 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
-pub use error::{Blame, EngineError, Failure};
+pub use error::{Blame, EngineError, Failure, failure as failure_of};
 pub use infer::{
     CallActivity, EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, ProofRequest, ProofShape, Proved,
     Sampling,
@@ -39,7 +39,7 @@ pub use infer::{
 pub use listing::{Listing, PathReply, read_listing};
 pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, lists, model_to_send, normalize, same_model};
 pub use ollama::{LoadedModel, PULL_STALL, PullProgress};
-pub use status::{detail as words_of, retry_after};
+pub use status::{detail as words_of, of_response as failure_of_response, retry_after};
 pub use verdict::{ProbeVerdict, fold_paths};
 
 /// Which protocol a server speaks.

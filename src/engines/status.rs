@@ -14,7 +14,7 @@ use crate::{host::mask::one_line, net::redirected};
 const MOST_CHARS: usize = 300;
 
 /// What an answer that isn't a success means for an inference or another POST.
-pub(super) fn of_response(engine: EngineKind, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+pub fn of_response(engine: EngineKind, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let code = status.as_u16();
     if let Some(why) = misconfigured(status, headers, body) {
         return Failure::Misconfigured(why);

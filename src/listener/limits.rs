@@ -21,6 +21,8 @@ pub struct Limits {
     pub body: Duration,
     /// Without the peer reading any of an answer.
     pub unread: Duration,
+    /// How long open requests may take when the server ends.
+    pub drain: Duration,
 }
 
 const MOST_CONNECTIONS: usize = 512;
@@ -46,6 +48,7 @@ impl Limits {
             body_gap: Duration::from_secs(10),
             body: Duration::from_secs(120),
             unread: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
         }
     }
 }

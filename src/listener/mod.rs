@@ -27,8 +27,6 @@ pub use tls::Tls;
 use connection::Connection;
 use slots::ConnectionSlots;
 
-/// How long open requests may take when the server ends.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How soon accepting is tried again where the system has no descriptors left: doubled, up to a second.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -78,7 +76,7 @@ pub async fn serve(
     }
     drop(listener);
     tasks.close();
-    let deadline = Instant::now() + DRAIN;
+    let deadline = Instant::now() + limits.drain;
     tokio::select! {
         () = tasks.wait() => {}
         () = sleep_until(deadline) => slots.close_all(),

@@ -25,6 +25,7 @@ fn limits() -> Limits {
         body_gap: Duration::from_millis(400),
         body: Duration::from_secs(2),
         unread: Duration::from_secs(60),
+        drain: Duration::from_secs(5),
     }
 }
 

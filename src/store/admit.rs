@@ -19,6 +19,8 @@ pub(super) struct SlotRecord {
     pub holder: String,
     pub epoch: i64,
     pub purpose: String,
+    /// `None`: a canary's.
+    pub class: Option<String>,
     pub model: Option<String>,
     pub taken_at: Stamp,
     pub lease_expires_at: Stamp,
@@ -39,7 +41,12 @@ impl SlotRecord {
     /// A lapsed lease does not prove that generation stopped: only the end of the call does, or that the process which was called
     /// is gone. That frees it when it becomes known: see [`went_with`].
     pub fn is_occupied(&self, now: Stamp) -> bool {
-        now < self.frees_at.unwrap_or_else(|| self.lease_expires_at.max(self.call_ends_at))
+        now < self.frees_at()
+    }
+
+    /// When it is free, or was.
+    pub fn frees_at(&self) -> Stamp {
+        self.frees_at.unwrap_or_else(|| self.lease_expires_at.max(self.call_ends_at))
     }
 
     /// Whether `slot` may go on. A lapsed slot that still counts is renewed under its epoch (a pause is not a death); one
@@ -77,6 +84,7 @@ impl TryFrom<SlotRecord> for SlotRow {
             holder,
             epoch,
             purpose,
+            class: _,
             model,
             taken_at,
             lease_expires_at,
@@ -149,13 +157,22 @@ pub(super) enum Decision {
     Refuse(SlotAnswer),
 }
 
+/// How many calls a server takes at once.
+pub(super) const fn calls_at_once(server: &ServerRow) -> i32 {
+    match server.admission {
+        Admission::Closed => 0,
+        Admission::One if server.limit > 1 => 1,
+        Admission::One | Admission::Open => server.limit,
+    }
+}
+
 /// Decides over a request, given every row of the server's slots.
 pub(super) fn decide(server: &ServerRow, slots: &[SlotRecord], purpose: SlotPurpose, now: Stamp) -> Decision {
     let occupied = i64::try_from(slots.iter().filter(|slot| slot.is_occupied(now)).count()).unwrap_or(i64::MAX);
     let limit = match (purpose, server.admission) {
         (SlotPurpose::Call, Admission::Closed) => return Decision::Refuse(SlotAnswer::Closed),
-        (SlotPurpose::Call, Admission::Open) => server.limit,
-        (SlotPurpose::Call, Admission::One) | (SlotPurpose::Canary, _) => server.limit.min(1),
+        (SlotPurpose::Call, _) => calls_at_once(server),
+        (SlotPurpose::Canary, _) => server.limit.min(1),
     };
     if occupied >= i64::from(limit) {
         return Decision::Refuse(SlotAnswer::Full { occupied, limit });
@@ -227,6 +244,7 @@ pub(super) struct ServerNowRecord {
     #[sqlx(flatten)]
     server: ServerRecord,
     occupied: i64,
+    interactive: i64,
     day: Option<i64>,
     calls: Option<i64>,
     now: Stamp,
@@ -236,10 +254,10 @@ impl TryFrom<ServerNowRecord> for ServerNow {
     type Error = StoreError;
 
     fn try_from(record: ServerNowRecord) -> Result<Self, StoreError> {
-        let ServerNowRecord { server, occupied, day, calls, now } = record;
+        let ServerNowRecord { server, occupied, interactive, day, calls, now } = record;
         let row = ServerRow::try_from(server)?;
         let counted = day.zip(calls).map(|(day, calls)| DayRecord { day, calls });
-        Ok(Self { occupied, today: calls_of_day(row.calls_per_day, counted.as_ref(), now), row })
+        Ok(Self { occupied, interactive, today: calls_of_day(row.calls_per_day, counted.as_ref(), now), row })
     }
 }
 
@@ -256,6 +274,7 @@ mod tests {
             holder: "h".into(),
             epoch: 1,
             purpose: "Call".into(),
+            class: None,
             model: None,
             taken_at: second(900),
             lease_expires_at: second(1_020),

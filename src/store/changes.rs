@@ -38,9 +38,12 @@ impl Topics {
     /// A worker reported something new.
     pub const REPORTS: Self = Self(1 << 6);
 
+    /// A slot was given back where calls wait, or calls wait for one.
+    pub const SLOTS: Self = Self(1 << 7);
+
     /// Everything about tasks.
     pub const TASKS: Self = Self(Self::NEW.0 | Self::READY.0 | Self::STARTED.0 | Self::ENDED.0);
-    pub const ALL: Self = Self((1 << COUNT) - 1);
+    pub const ALL: Self = Self(u8::MAX);
 
     pub(super) const fn bits(self) -> u8 {
         self.0
@@ -91,7 +94,7 @@ impl BitOrAssign for Topics {
     }
 }
 
-const COUNT: usize = 7;
+const COUNT: usize = 8;
 
 /// How often each kind has changed.
 type Versions = [u64; COUNT];

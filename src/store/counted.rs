@@ -100,6 +100,8 @@ pass_on! {
         fn abort_slots(fence: &Fence, url: &str) -> u64;
         fn slots(url: &str) -> Vec<SlotRow>;
         fn occupied_slots() -> Vec<(String, SlotRow)>;
+        fn wait_for_slots(holder: &str, waits: &[SlotWait]) -> ();
+        fn interactive_waits() -> Vec<(String, i64)>;
         fn servers() -> Vec<ServerNow>;
     }
     Holders {

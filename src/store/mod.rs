@@ -17,6 +17,7 @@ mod folder;
 mod holders;
 mod home;
 mod lead;
+mod order;
 mod pause;
 pub mod postgres;
 mod process;
@@ -169,6 +170,10 @@ pub trait Slots: Send + Sync {
     async fn slots(&self, url: &str) -> Result<Vec<SlotRow>, StoreError>;
     /// The occupied slots of all servers, with the server's URL.
     async fn occupied_slots(&self) -> Result<Vec<(String, SlotRow)>, StoreError>;
+    /// Tells which calls of a process wait, for which servers: all of them, each second. Whoever is not named again waits no more.
+    async fn wait_for_slots(&self, holder: &str, waits: &[SlotWait]) -> Result<(), StoreError>;
+    /// How many interactive calls wait, by server.
+    async fn interactive_waits(&self) -> Result<Vec<(String, i64)>, StoreError>;
     /// Every server as it is now, by URL: one look, however many there are.
     async fn servers(&self) -> Result<Vec<ServerNow>, StoreError>;
 }

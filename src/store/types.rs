@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use crate::api::ObjectKey as ResourceKey;
-use crate::tasks::route::CallsOfDay;
+use crate::tasks::{route::CallsOfDay, share::CallClass};
 
 /// What can go wrong with a database.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -166,6 +166,16 @@ pub struct ServerNow {
     pub occupied: i64,
     /// What it may still be called today; `None`: that is not limited.
     pub today: Option<CallsOfDay>,
+    /// Slots that interactive calls have, or gave back a moment ago.
+    pub interactive: i64,
+}
+
+/// Calls of a process that wait for a slot of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotWait {
+    pub server_url: String,
+    pub class: CallClass,
+    pub calls: i64,
 }
 
 /// What a slot is for.
@@ -184,6 +194,8 @@ pub struct SlotRequest {
     /// Unique for a process.
     pub holder: String,
     pub purpose: SlotPurpose,
+    /// Whose call it is; `None`: it stands in no line, as canaries don't.
+    pub class: Option<CallClass>,
     pub model: Option<String>,
     pub lease: Duration,
     /// By when the call must have ended, from now: bounded tokens and seconds.
@@ -210,13 +222,15 @@ pub struct CallLife {
     pub last_byte_at: Option<Timestamp>,
     /// The server goes on with it when its client is gone: MLX reads a prompt to its end.
     pub outlives_client: bool,
+    /// It must have ended in so long from now, or later where that was said before; `None`: as was said when the slot was taken.
+    pub may_last: Option<Duration>,
 }
 
 /// Answer to a [`SlotRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotAnswer {
     Given(Slot),
-    /// As many occupied as the limit in force (for a canary: any at all).
+    /// As many occupied as the limit in force (for a canary: any at all), or the free ones are for others.
     Full {
         occupied: i64,
         limit: i32,

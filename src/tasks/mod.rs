@@ -10,6 +10,7 @@ pub mod parallel;
 pub mod retry;
 pub mod route;
 pub mod schema;
+pub mod share;
 mod task;
 
 pub use completion::{Completion, Verdict};

@@ -9,8 +9,8 @@ mod troubles;
 pub use logging::{LogFormat, Logging, LoggingError};
 pub use loops::{Beat, Loops, StuckLoop};
 pub use metrics::{
-    AgentMetrics, BackendMetrics, ContainerMetrics, Metrics, ProcessMetrics, ReconcileMetrics, ReconcileResult,
-    WorkerMetrics,
+    AgentMetrics, BackendMetrics, ContainerMetrics, GatewayCallEnd, GatewayMetrics, Metrics, ProcessMetrics,
+    ReconcileMetrics, ReconcileResult, WorkerMetrics,
 };
 pub use troubles::{Trouble, Troubles};
 

@@ -11,14 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     core::{CallRun, Core},
     handlers::{chat, embed},
-    job::{CallStopped, ClaimedJob},
-    outcome::{self, CallShown, Meaning, Waited},
-    slots::HeldSlot,
-    target::CallTarget,
-    world::seconds,
+    job::ClaimedJob,
+    outcome::{self, Meaning},
 };
 use crate::{
     api::{ExpertSpec, Handler, TextKind, TextRef},
+    calls::{self, CallShown, CallStopped, CallTarget, HeldSlot, Waited, seconds},
     engines::{CallActivity, EngineError, EngineKind, Failure, SendableModel, engine},
     store::{BootInstant, FailedCall, ServedCall},
     tasks::{AttemptClass, retry::Ended},
@@ -275,7 +273,7 @@ impl TaskCall<'_> {
             let retry_after = if let Ended::Unavailable { retry_after, .. } = &ended { *retry_after } else { None };
             self.target.failed(retry_after);
         }
-        let lingers = outcome::may_still_run(&error.failure);
+        let lingers = calls::may_still_run(&error.failure);
         Called { run, end: CallEnd::Ended(ended), lingers, servers_trouble, shown }
     }
 

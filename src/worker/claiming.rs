@@ -14,8 +14,11 @@ use super::{
     world::PoolView,
 };
 use crate::{
-    store::{BootInstant, FreeClaim, Served, SlotClaim, StoreError},
-    tasks::route::{self, Route},
+    store::{Admission, BootInstant, FreeClaim, Served, ServerNow, SlotClaim, SlotWait, StoreError},
+    tasks::{
+        route::{self, Route},
+        share::CallClass,
+    },
 };
 
 /// Webhooks' tasks in one statement.
@@ -30,6 +33,42 @@ pub struct ClaimRound {
     pub waits: bool,
     /// In how long the next task is due that is not yet.
     pub next_due: Option<Duration>,
+}
+
+/// Tells that tasks wait for slots which interactive calls have: of those, tasks get their share.
+#[derive(Debug, Default)]
+pub struct BatchWait {
+    told_at: Option<Instant>,
+}
+
+impl BatchWait {
+    /// Once a second while it `waits`; once more when it waits no longer.
+    pub async fn tell(&mut self, core: &Core, waits: bool) {
+        const OFTEN: Duration = Duration::from_secs(1);
+        if self.told_at.is_some_and(|at| waits && at.elapsed() < OFTEN) || (self.told_at.is_none() && !waits) {
+            return;
+        }
+        let waiting = async {
+            let servers = if waits { core.store.servers().await? } else { Vec::new() };
+            let world = core.world();
+            let ours = |url: &str| world.backends.iter().any(|backend| backend.row.server_url == url);
+            let is_shared = |now: &&ServerNow| now.interactive > 0 && now.row.admission != Admission::Closed;
+            let waits: Vec<SlotWait> = servers
+                .iter()
+                .filter(is_shared)
+                .filter(|now| ours(&now.row.url))
+                .map(|now| SlotWait { server_url: now.row.url.clone(), class: CallClass::Batch, calls: 1 })
+                .collect();
+            if !waits.is_empty() || self.told_at.is_some() {
+                core.store.wait_for_slots(&core.holder, &waits).await?;
+            }
+            Ok::<_, StoreError>(!waits.is_empty())
+        };
+        match waiting.await {
+            Ok(told) => self.told_at = told.then(Instant::now),
+            Err(error) => tracing::debug!(%error, "nobody is told that tasks wait"),
+        }
+    }
 }
 
 /// One round. Nothing is claimed under a lease that may have lapsed. Unless the last one found something (`busy`), it begins with a

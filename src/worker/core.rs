@@ -15,17 +15,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    evidence::EvidenceLog,
     finish::Finisher,
-    job::{CallStopped, ClaimedJob, Jobs},
+    job::{ClaimedJob, Jobs},
     leases::Leases,
-    secrets::Cached,
-    slots::{HeldSlot, HeldSlots},
     stats::Stats,
-    target::Targets,
     world::PoolView,
 };
 use crate::{
+    calls::{CachedSecrets, CallStopped, EvidenceLog, HeldSlot, HeldSlots, Targets},
     net::HttpClient,
     store::{BootInstant, Claimed, Store},
     tasks::{
@@ -98,7 +95,7 @@ pub struct Core {
     pub pool: String,
     pub holder: String,
     pub http: HttpClient,
-    pub secrets: Cached,
+    pub secrets: CachedSecrets,
     pub timings: Timings,
     pub metrics: WorkerMetrics,
     pub leases: Leases,

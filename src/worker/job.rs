@@ -8,28 +8,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{leases::HeldLease, slots::HeldSlot};
+use super::leases::HeldLease;
 use crate::{
+    calls::{CallStopped, HeldSlot},
     store::{BootInstant, Claimed},
     tasks::{ClaimedTask, TaskId},
 };
-
-/// Why a call is aborted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallStopped {
-    /// The lease is lost or can't be known to hold.
-    LeaseLost,
-    /// The task was cancelled, or given to somebody else: nothing is recorded.
-    NotOurs,
-    /// The slot was taken away: its server is about to be mended.
-    SlotLost,
-    /// The slot's lease may have lapsed before the call was sent, or its call's end came while the machine slept.
-    SlotUnsure,
-    /// The time by which a call in this slot must have ended has come.
-    SlotEnds,
-    /// The process ends.
-    Draining,
-}
 
 /// A claim in hand.
 #[derive(Debug)]

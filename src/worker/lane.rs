@@ -13,10 +13,9 @@ use super::{
     call::{CallEnd, Called, SPARE, TaskCall},
     core::{Core, WorkerPlace},
     job::ClaimedJob,
-    slots::HeldSlot,
-    target::CallTarget,
 };
 use crate::{
+    calls::{CallTarget, HeldSlot},
     store::{BootInstant, SlotClaim, StoreError, Topics},
     tasks::route::Route,
 };
@@ -45,6 +44,7 @@ impl SlotLane {
         let lane = Arc::new(self);
         let mut next = Some(first);
         let mut linger = Duration::ZERO;
+        let mut line = lane.core.store.follow(Topics::SLOTS);
         while let Some(job) = next.take() {
             let (called, looking) = lane.call(&job).await;
             let usable = !called.lingers && !called.servers_trouble && lane.is_ours();
@@ -62,6 +62,7 @@ impl SlotLane {
                 Some(looking) => looking.end().await,
                 None => None,
             };
+            let usable = usable && !(found.is_some() && line.take() && lane.makes_way().await);
             next = match found {
                 Some(found) if usable => Some(found),
                 Some(found) => {
@@ -75,6 +76,12 @@ impl SlotLane {
         lane.core.slots.release(&lane.slot, linger).await;
         // Only now: whoever looks for room finds the slot free.
         drop(place);
+    }
+
+    /// Somebody waits for the answer of a call to this server: what was claimed meanwhile goes after it.
+    async fn makes_way(&self) -> bool {
+        let waits = self.core.store.interactive_waits().await.unwrap_or_default();
+        waits.iter().any(|(url, calls)| *url == self.route.url && *calls > 0)
     }
 
     /// What is claimed for it may be begun.

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{leases::Leases, slots::HeldSlots};
+use super::leases::Leases;
 use crate::{
+    calls::HeldSlots,
     store::{Admission, DeclaredRow, Fence, Home, Served, ServerRow, SlotClaim, Store, open, sqlite::Hold},
     tasks::{Assignment, NewTask, Payload, QueueKey, Task, TaskId, TaskState},
 };

@@ -3,15 +3,12 @@
 //!
 //! `run` has the loops, `report` what they tell the leader, and `claiming` the rounds that fill the room that `load` leaves. A slot in hand is a `lane`, in which
 //! one `call` follows the other; `webhooks` sends tasks to others' agents; `handlers` build each request.
-//! `contact` and `evidence` keep what calls showed of a server: for the next call, and for the leader. `leases`, `slots`
-//! and `job` know until when something is ours, on a clock that counts sleep; `finish` records results, and `spool` keeps
-//! them on disk while the database is away. `world` and `target` are what is declared.
+//! `leases` and `job` know until when something is ours, on a clock that counts sleep; `finish` records results, and `spool` keeps
+//! them on disk while the database is away. `world` is what is declared. What the gateway needs too is in `calls`.
 
 mod call;
 mod claiming;
-mod contact;
 mod core;
-mod evidence;
 mod finish;
 mod handlers;
 mod job;
@@ -23,11 +20,8 @@ mod lost_answers;
 mod outcome;
 mod report;
 mod run;
-mod secrets;
-mod slots;
 mod spool;
 mod stats;
-mod target;
 #[cfg(test)]
 mod testing;
 mod webhooks;
@@ -35,4 +29,3 @@ mod world;
 
 pub use self::core::Timings;
 pub use run::{SpoolError, Worker, WorkerParts};
-pub use secrets::{PlatformSecrets, SealedSecrets, WorkerSecrets};

@@ -5,92 +5,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
+    calls::{self, CallShown, FaultCause, Waited},
     engines::{EmbedOutcome, EngineError, Failure, InferOutcome},
     json,
-    store::CallFault,
     tasks::{
         ClaimedTask,
         retry::{self, Ended},
         schema::{self, Mismatch},
     },
 };
-
-/// What a call showed of its server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallShown {
-    /// Nothing: it was the request's failure, or the call was stopped.
-    Nothing,
-    Served,
-    Failed {
-        fault: CallFault,
-        message: String,
-    },
-}
-
-/// What became of a call while it was open, where it ran out of time.
-#[derive(Clone, Copy, Debug)]
-pub struct Waited {
-    /// Since its last byte; since it was sent, where none came.
-    pub silent: Duration,
-    pub bytes: bool,
-    pub tokens: bool,
-    /// The server answered other calls of this worker meanwhile.
-    pub others_served: bool,
-    /// Its task's deadline ended it before its own time was over.
-    pub cut_short: bool,
-    /// The longest silence that is no failure: `stallSeconds`.
-    pub stall: Duration,
-}
-
-/// Whose fault a failed call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// The server failed under the request, which may be what made it fail.
-    Broke(CallFault),
-    /// The server takes no request now, whatever it asks for.
-    Away(Option<CallFault>),
-    /// The request waited for its turn, or had too little time.
-    Waited,
-    /// The answer took longer than it may.
-    TooLong,
-    /// The request is wrong.
-    Refused,
-}
-
-fn cause(failure: &Failure, waited: Waited) -> Cause {
-    match failure {
-        Failure::Timeout { .. } => waited.cause(),
-        Failure::Reset { .. } | Failure::ServerError { .. } | Failure::BadBody { .. } | Failure::NoContent { .. } => {
-            Cause::Broke(CallFault::Failed)
-        }
-        Failure::OutOfMemory { .. } => Cause::Broke(CallFault::OutOfMemory),
-        // No request makes these happen.
-        Failure::Refused | Failure::CannotLoad { .. } => Cause::Away(Some(CallFault::Failed)),
-        Failure::ModelTooLarge { .. } => Cause::Away(Some(CallFault::ModelTooLarge)),
-        Failure::Busy { .. } | Failure::RateLimited { .. } | Failure::Loading { .. } => {
-            Cause::Away(Some(CallFault::Full))
-        }
-        // The leader sees these too, and tells a human.
-        Failure::Unauthorized { .. }
-        | Failure::ModelMissing { .. }
-        | Failure::Misconfigured(_)
-        | Failure::Unreachable(_) => Cause::Away(None),
-        Failure::Rejected { .. } | Failure::Unsupported { .. } | Failure::PromptTooLong { .. } => Cause::Refused,
-    }
-}
-
-impl Waited {
-    fn cause(self) -> Cause {
-        let is_silent = self.silent >= self.stall;
-        if self.bytes && !is_silent {
-            Cause::TooLong
-        } else if (!self.tokens && self.others_served) || (self.cut_short && !is_silent) {
-            Cause::Waited
-        } else {
-            Cause::Broke(CallFault::Failed)
-        }
-    }
-}
 
 /// What a failed call means.
 #[derive(Debug, PartialEq)]
@@ -104,27 +27,19 @@ pub struct Meaning {
 /// A server's failure uses no attempt of the task, and a task's own does.
 pub fn failed(task: &ClaimedTask, error: &EngineError, waited: Waited) -> Meaning {
     let why = error.to_string();
-    let cause = cause(&error.failure, waited);
-    let shown = match cause {
-        Cause::Broke(fault) | Cause::Away(Some(fault)) => CallShown::Failed { fault, message: why.clone() },
-        Cause::Away(None) | Cause::Waited | Cause::TooLong | Cause::Refused => CallShown::Nothing,
-    };
+    let cause = calls::cause(&error.failure, waited);
+    let shown = calls::shown(cause, &why);
     let ended = match cause {
-        Cause::Broke(_) | Cause::Waited => retry::server_failed(task, why),
-        Cause::Away(_) => Ended::Unavailable { why, retry_after: retry_after(&error.failure) },
-        Cause::TooLong => Ended::Retryable { why, retry_after: None },
-        Cause::Refused => Ended::Permanent { why },
+        FaultCause::Broke(_) | FaultCause::Waited => retry::server_failed(task, why),
+        FaultCause::Away(_) => Ended::Unavailable { why, retry_after: retry_after(&error.failure) },
+        FaultCause::TooLong => Ended::Retryable { why, retry_after: None },
+        FaultCause::Refused => Ended::Permanent { why },
     };
-    Meaning { ended, shown, servers_trouble: matches!(cause, Cause::Broke(_) | Cause::Away(_)) }
+    Meaning { ended, shown, servers_trouble: cause.is_servers() }
 }
 
 fn retry_after(failure: &Failure) -> Option<Duration> {
     if let Failure::RateLimited { retry_after } = failure { *retry_after } else { None }
-}
-
-/// Whether a call broke off while the server may still be at it: its slot lingers.
-pub fn may_still_run(failure: &Failure) -> bool {
-    matches!(failure, Failure::Timeout { .. } | Failure::BadBody { .. })
 }
 
 /// `{"text"}`, or `{"json"}` where a schema was given and holds. `truncated` says that `max_tokens` ended a text. An answer
@@ -193,6 +108,7 @@ mod tests {
     use super::*;
     use crate::{
         engines::{Blame, EngineKind},
+        store::CallFault,
         tasks::{AttemptClass, Payload},
         worker::testing::task,
     };
@@ -253,17 +169,21 @@ mod tests {
     #[test]
     fn a_call_that_runs_out_of_time_is_the_servers_fault_only_where_the_server_was_silent() {
         let second = Duration::from_secs(1);
-        let broke = Cause::Broke(CallFault::Failed);
+        let broke = FaultCause::Broke(CallFault::Failed);
         for (waited, cause, what) in [
             (WAITED, broke, "never a byte"),
             (Waited { silent: second * 20, ..WAITED }, broke, "never a byte in a short time"),
-            (Waited { silent: second, bytes: true, tokens: true, ..WAITED }, Cause::TooLong, "tokens to the end"),
-            (Waited { silent: second, bytes: true, ..WAITED }, Cause::TooLong, "keepalives to the end"),
+            (Waited { silent: second, bytes: true, tokens: true, ..WAITED }, FaultCause::TooLong, "tokens to the end"),
+            (Waited { silent: second, bytes: true, ..WAITED }, FaultCause::TooLong, "keepalives to the end"),
             (Waited { bytes: true, tokens: true, others_served: true, ..WAITED }, broke, "it fell silent"),
             (Waited { bytes: true, ..WAITED }, broke, "headers and nothing more"),
-            (Waited { others_served: true, ..WAITED }, Cause::Waited, "others were served"),
-            (Waited { others_served: true, bytes: true, ..WAITED }, Cause::Waited, "headers while others were served"),
-            (Waited { silent: second * 5, cut_short: true, ..WAITED }, Cause::Waited, "a near deadline"),
+            (Waited { others_served: true, ..WAITED }, FaultCause::Waited, "others were served"),
+            (
+                Waited { others_served: true, bytes: true, ..WAITED },
+                FaultCause::Waited,
+                "headers while others were served",
+            ),
+            (Waited { silent: second * 5, cut_short: true, ..WAITED }, FaultCause::Waited, "a near deadline"),
             (Waited { cut_short: true, ..WAITED }, broke, "a far deadline"),
         ] {
             assert_eq!(waited.cause(), cause, "{what}");

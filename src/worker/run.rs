@@ -11,24 +11,21 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    claiming,
+    claiming::{self, BatchWait},
     core::{Core, DatabaseClock, Places, Timings},
-    evidence::EvidenceLog,
     finish::Finisher,
-    job::{CallStopped, Jobs},
+    job::Jobs,
     leases::Leases,
     load::{Governor, Sensor},
     report::{State, report},
-    secrets::{Cached, WorkerSecrets},
-    slots::HeldSlots,
     spool::Spool,
     stats::Stats,
-    target::Targets,
-    world::{PoolView, seconds},
+    world::PoolView,
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
     base::Burst,
+    calls::{CachedSecrets, CallSecrets, CallStopped, EvidenceLog, HeldSlots, Targets, seconds},
     net::HttpClient,
     store::{BootInstant, ProcessIdentity, Store, Topics},
     telemetry::{Beat, Loops, WorkerMetrics},
@@ -50,7 +47,7 @@ const RECORD: Duration = Duration::from_secs(60);
 /// What a worker is made of.
 pub struct WorkerParts {
     pub store: Arc<dyn Store>,
-    pub secrets: Arc<dyn WorkerSecrets>,
+    pub secrets: Arc<dyn CallSecrets>,
     pub http: HttpClient,
     pub metrics: WorkerMetrics,
     pub loops: Loops,
@@ -92,7 +89,7 @@ impl Worker {
         let name = format!("{namespace}/{pool}");
         let (finisher, recording) =
             Finisher::start(Arc::clone(&store), spool, metrics.clone(), &name, recorded.clone());
-        let secrets = Cached::new(secrets);
+        let secrets = CachedSecrets::new(secrets);
         let core = Core {
             leases: Leases::new(Arc::clone(&store), holder.clone()),
             slots: HeldSlots::new(Arc::clone(&store), timings.slot_lease),
@@ -159,8 +156,9 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
     let mut is_registered = false;
     let (mut failing, mut busy) = (false, false);
     let mut burst = Burst::new(core.timings.between);
+    let mut wait = BatchWait::default();
     // What changes from here on is a reason for another round.
-    let mut changes = core.store.follow(Topics::READY | Topics::ENDED | Topics::WORLD);
+    let mut changes = core.store.follow(Topics::READY | Topics::ENDED | Topics::WORLD | Topics::SLOTS);
     while !shutdown.is_cancelled() {
         beat.beat();
         let began = tokio::time::Instant::now();
@@ -193,6 +191,7 @@ async fn claim(core: &Arc<Core>, state: &State, beat: &Beat, shutdown: &Cancella
             }
         };
         state.servers_short.store(found.round.servers_short, Ordering::Relaxed);
+        wait.tell(core, found.waits && found.round.servers_short && found.claimed == 0).await;
         busy = found.claimed > 0;
         if busy {
             continue;

@@ -7,11 +7,11 @@ use jiff::SignedDuration;
 use super::{
     core::{CallRun, Core, WorkerPlace},
     handlers::webhook::{self, Sent},
-    job::{CallStopped, ClaimedJob},
-    world::seconds,
+    job::ClaimedJob,
 };
 use crate::{
     api::{Handler, Webhook},
+    calls::{CallStopped, seconds},
     host::SigningSecret,
     store::StoreError,
     tasks::{QueueKey, retry::Ended},

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
-    store::{Admission, BackendRow, DeclaredRow, ServerNow, Store, StoreError},
+    api::{ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
+    calls::{self, Backend, seconds},
+    store::{DeclaredRow, Store, StoreError},
     tasks::{QueueKey, retry::RetryPolicy, route::Server},
 };
 
@@ -39,13 +40,6 @@ pub struct Queue {
     pub retry: RetryPolicy,
     /// Suspended, or held by what it requires: nothing is claimed.
     pub closed: bool,
-}
-
-/// A backend as it is projected.
-#[derive(Clone, Debug)]
-pub struct Backend {
-    pub row: BackendRow,
-    pub spec: Arc<LLMBackendSpec>,
 }
 
 impl PoolView {
@@ -101,23 +95,7 @@ impl PoolView {
 
     /// The servers as they are now. `cooling` are those that just refused a call of ours.
     pub async fn servers(&self, store: &dyn Store, cooling: impl Fn(&str) -> bool) -> Result<Vec<Server>, StoreError> {
-        if self.backends.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now: BTreeMap<String, ServerNow> =
-            store.servers().await?.into_iter().map(|server| (server.row.url.clone(), server)).collect();
-        let server = |Backend { row, spec }: &Backend| {
-            let ServerNow { row: server, occupied, today } = now.get(&row.server_url)?;
-            let limit = match server.admission {
-                Admission::Closed => 0,
-                Admission::One => server.limit.min(1),
-                Admission::Open => server.limit,
-            };
-            let ready = limit > 0 && !cooling(&row.server_url);
-            let declared = Server::new(&row.namespace, &row.name, &row.server_url, spec);
-            Some(declared.now(ready, limit, *occupied).today(*today))
-        };
-        Ok(self.backends.iter().filter_map(server).collect())
+        calls::servers(&self.backends, store, cooling).await
     }
 }
 
@@ -130,22 +108,6 @@ impl Queue {
         };
         Self { lease: seconds(spec.lease_seconds), retry, closed: closed || spec.suspend }
     }
-}
-
-impl Backend {
-    fn of(row: BackendRow) -> Option<Self> {
-        match serde_json::from_value(row.spec.clone()) {
-            Ok(spec) => Some(Self { spec: Arc::new(spec), row }),
-            Err(error) => {
-                tracing::error!(backend = row.name, %error, "a projected backend can't be read: another release wrote it");
-                None
-            }
-        }
-    }
-}
-
-pub fn seconds(declared: i32) -> Duration {
-    Duration::from_secs(u64::from(declared.max(1).unsigned_abs()))
 }
 
 fn specs<T: DeserializeOwned>(rows: Vec<DeclaredRow>) -> Vec<(DeclaredRow, T)> {

@@ -9,6 +9,7 @@ mod cli;
 mod controllers;
 mod crds;
 mod engines;
+mod gateway;
 mod installed;
 mod namespaces;
 mod parts;

@@ -54,7 +54,9 @@ fn ollama_host(text: &str) -> Option<SocketAddr> {
 async fn server(http: &HttpClient, address: SocketAddr) -> Option<ProbedServer> {
     let owner = port_owner(address);
     let get = async |path: &str| {
-        let reply = http.send_within(http.get(format!("http://{address}{path}")), TIMEOUT).await.ok()?;
+        // A gateway takes this for a call of its own, and refuses it: it is no engine.
+        let asked = http.get(format!("http://{address}{path}")).header("ostler-call-id", "init");
+        let reply = http.send_within(asked, TIMEOUT).await.ok()?;
         if !reply.status().is_success() {
             return None;
         }

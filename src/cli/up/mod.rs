@@ -2,6 +2,7 @@
 
 mod agents;
 mod derived;
+mod gateway;
 mod records;
 mod say;
 mod workers;
@@ -35,6 +36,7 @@ use crate::{
 };
 use agents::{AgentParts, UpAgents};
 pub use derived::Derived;
+use gateway::{UpGateway, UpGatewayArgs, UpGatewayParts};
 pub use records::Records;
 
 const LOGS: &str = "ostler=info,warn";
@@ -51,6 +53,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
     listen: SocketAddr,
     #[command(flatten)]
+    gateway: UpGatewayArgs,
+    #[command(flatten)]
     database: Database,
     /// Only report what would be done
     #[arg(long)]
@@ -58,15 +62,16 @@ pub struct UpArgs {
 }
 
 pub async fn run(args: UpArgs, global: &Global) -> Result<(), CliError> {
-    let UpArgs { folder, listen, database, observe } = args;
+    let UpArgs { folder, listen, gateway, database, observe } = args;
     let folder = checked(&folder, listen)?;
+    gateway.check()?;
     let dir = DataDir::of(global)?;
     dir.create()?;
     reaper::start();
     let work = async {
         let store = database.open(Some(&dir)).await?;
         let listener = process::listen(listen).await?;
-        Up::start(&dir, &folder, store, listener, observe).await?.until_ended(&dir).await
+        Up::start(&dir, &folder, store, listener, (gateway, observe)).await?.until_ended(&dir).await
     };
     logged(global, LOGS, work).await
 }
@@ -93,6 +98,7 @@ struct Up {
     folder_stop: CancellationToken,
     working: CancellationToken,
     workers: Option<tokio::task::JoinHandle<()>>,
+    gateway: Option<UpGateway>,
 }
 
 impl Up {
@@ -101,7 +107,7 @@ impl Up {
         folder: &Path,
         store: Arc<dyn Store>,
         listener: TcpListener,
-        observe: bool,
+        (gateway, observe): (UpGatewayArgs, bool),
     ) -> Result<Self, CliError> {
         let address = listener.local_addr().map_err(CliError::failed)?;
         let base_dir = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
@@ -131,6 +137,13 @@ impl Up {
             loops: loops.clone(),
             spool: dir.path().join("spool"),
         };
+        let calls = UpGatewayParts {
+            store: Arc::clone(&store),
+            platform: Arc::clone(&platform) as Arc<dyn Platform>,
+            http: http.clone(),
+            loops: loops.clone(),
+            metrics: metrics.gateway.clone(),
+        };
         let token = uuid::Uuid::new_v4().simple().to_string();
         let endpoint = UpEndpoint { address: format!("http://{address}"), token, pid: std::process::id() };
         let parts = ControllerParts {
@@ -155,12 +168,14 @@ impl Up {
             let (platform, loops) = (Arc::clone(&platform), loops.clone());
             async move { platform.run(&loops, stop).await }
         });
-        // Who only observes does no tasks either.
+        // Who only observes does no tasks either, and gives no slots to calls.
         let workers = (!observe).then(|| tokio::spawn(workers::follow(common, working.clone())));
-        let mut up = Self { process, agents, loops, down, folder_stop, working, workers };
+        let gateway = if observe { None } else { Some(gateway.start(calls).await?) };
+        let mut up = Self { process, agents, loops, down, folder_stop, working, workers, gateway };
         up.agents.converge().await;
         dir.write_endpoint(&endpoint)?;
-        say::welcome(folder, dir, &endpoint, platform.as_ref(), &up.agents, observe).await?;
+        let said = up.gateway.as_ref().map(|gateway| gateway.said.as_str());
+        say::welcome(folder, dir, &endpoint, platform.as_ref(), &up.agents, said).await?;
         tokio::spawn(say::changed_problems(platform.watch_problems()));
         Ok(up)
     }
@@ -178,11 +193,19 @@ impl Up {
         say::draining(self.down.is_cancelled());
         // First: while tasks are finished, their backends are still looked after.
         self.working.cancel();
-        if let Some(workers) = self.workers.take()
-            && let Err(error) = workers.await
-        {
-            tracing::error!(%error, "the workers failed");
-        }
+        let calls = async {
+            if let Some(gateway) = &mut self.gateway {
+                gateway.end().await;
+            }
+        };
+        let tasks = async {
+            if let Some(workers) = self.workers.take()
+                && let Err(error) = workers.await
+            {
+                tracing::error!(%error, "the workers failed");
+            }
+        };
+        tokio::join!(calls, tasks);
         self.process.rest().await;
         let failed = if self.down.is_cancelled() { self.agents.stop_services().await } else { Vec::new() };
         let services = self.agents.services_up();

@@ -11,14 +11,15 @@ use crate::{
     platform::{Platform, Problem, Severity},
 };
 
-/// The first lines: what is served where, what is wrong with the manifests, what to type next.
+/// The first lines: what is served where, what is wrong with the manifests, what to type next. `gateway` is said of it; `None`: this
+/// process only observes.
 pub async fn welcome(
     folder: &Path,
     dir: &DataDir,
     endpoint: &UpEndpoint,
     platform: &dyn Platform,
     agents: &UpAgents,
-    observe: bool,
+    gateway: Option<&str>,
 ) -> Result<(), CliError> {
     let mut counts = Vec::new();
     for kind in Kind::ALL {
@@ -35,8 +36,9 @@ pub async fn welcome(
     for (name, url) in agents.urls() {
         text += &format!("agent {name} on {url}\n");
     }
-    if observe {
-        text += "observing only: nothing is started, stopped or healed\n";
+    match gateway {
+        Some(said) => text += &format!("{said}\n"),
+        None => text += "observing only: nothing is started, stopped or healed, and no calls are served\n",
     }
     for problem in agents.problems().list() {
         text += &format!("✗ {}\n", problem_line(&problem));

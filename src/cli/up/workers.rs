@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::super::process::{holder, host};
 use crate::{
     api::Kind,
+    calls::PlatformSecrets,
     net::HttpClient,
     platform::Platform,
     store::Store,
     telemetry::{Loops, WorkerMetrics},
-    worker::{PlatformSecrets, Timings, Worker, WorkerParts},
+    worker::{Timings, Worker, WorkerParts},
 };
 
 /// How often the folder's pools are compared with the workers that run.

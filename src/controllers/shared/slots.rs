@@ -37,7 +37,7 @@ pub struct Occupied {
     pub calls: Vec<SlotRow>,
     /// When a call was last seen in one.
     pub last_call_at: Option<Timestamp>,
-    /// Tasks that are due, and whose model it serves.
+    /// Interactive calls, and tasks that are due, whose model it serves.
     pub waiting: i64,
     /// What the calls of all workers showed, by the leader's clock.
     pub evidence: CallEvidence,
@@ -73,7 +73,7 @@ struct Known {
 impl SlotWatch {
     pub async fn watch(self, store: Arc<dyn Store>, beat: Beat, shutdown: CancellationToken) {
         let (mut period, mut count_at) = (PERIOD, Instant::now());
-        let mut changes = store.follow(Topics::TASKS | Topics::REPORTS | Topics::WORLD);
+        let mut changes = store.follow(Topics::TASKS | Topics::REPORTS | Topics::WORLD | Topics::SLOTS);
         let mut changed_at = Instant::now();
         while shutdown.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
             beat.beat();
@@ -225,11 +225,12 @@ impl ServerLimits {
     }
 }
 
-/// Due tasks by the servers that serve what they ask for: a task counts for each of them.
+/// Interactive calls and due tasks by the servers that serve what they ask for: each counts for each of them.
 async fn demand(store: &dyn Store) -> Result<HashMap<String, i64>, StoreError> {
+    let calls: HashMap<String, i64> = store.interactive_waits().await?.into_iter().collect();
     let waiting = store.waiting().await?;
     if waiting.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(calls);
     }
     let servers: Vec<Server> = store
         .backends()
@@ -237,7 +238,7 @@ async fn demand(store: &dyn Store) -> Result<HashMap<String, i64>, StoreError> {
         .iter()
         .filter_map(|row| Some(Server::new(&row.namespace, &row.name, &row.server_url, &world::backend_spec(row)?)))
         .collect();
-    let mut demand: HashMap<String, i64> = HashMap::new();
+    let mut demand = calls;
     for group in waiting.iter().filter(|group| group.due) {
         let Some(alias) = &group.model else { continue };
         let serving = servers.iter().filter(|s| s.namespace == group.namespace && s.model(alias).is_some());

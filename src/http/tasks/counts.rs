@@ -95,6 +95,8 @@ pub async fn workers(State(api): State<Api>, Query(query): Query<InNamespace>) -
     let rows = api.store.workers().await?;
     let items = rows
         .into_iter()
+        // A gateway's: it belongs to no pool, and does no tasks.
+        .filter(|row| !row.report.pool.is_empty())
         .filter(|row| query.namespace.as_ref().is_none_or(|wanted| row.report.namespace == *wanted))
         .map(|row| WorkerView { report: row.report, age_seconds: i64::try_from(row.age.as_secs()).unwrap_or(i64::MAX) })
         .collect();

@@ -11,6 +11,7 @@ mod session;
 mod slots;
 mod tasks;
 mod url;
+mod waits;
 
 use std::time::{Duration, Instant};
 

@@ -7,16 +7,19 @@ use jiff::Timestamp;
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
+use super::waits::{RELEASE, WAIT, WAIT_NO_MORE, lapse_micros, line};
 use super::{PostgresStore, Session};
 use crate::store::admit::{
     DayRecord, Decision, ServerNowRecord, SlotRecord, calls_of_day, day_of, decide, life_at, occupied_rows,
     with_servers,
 };
 use crate::store::changes::Topics;
+use crate::store::order::{class_word, full, grants};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, SlotWait, Slots,
+    StoreError,
 };
 
 /// A server, with the database's time.
@@ -116,17 +119,41 @@ impl Slots for PostgresStore {
     }
 
     async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError> {
-        let release = sqlx::query(
-            "UPDATE slots SET frees_at = clock_timestamp() + $5 * interval '1 microsecond'
-             WHERE server_url = $1 AND number = $2 AND holder = $3 AND epoch = $4 AND frees_at IS NULL",
-        )
-        .bind(&slot.server_url)
-        .bind(slot.number)
-        .bind(&slot.holder)
-        .bind(slot.epoch)
-        .bind(i64::try_from(linger.as_micros()).unwrap_or(i64::MAX));
-        self.execute(release).await?;
+        let release = sqlx::query_as(RELEASE)
+            .bind(&slot.server_url)
+            .bind(slot.number)
+            .bind(&slot.holder)
+            .bind(slot.epoch)
+            .bind(i64::try_from(linger.as_micros()).unwrap_or(i64::MAX))
+            .bind(lapse_micros());
+        let waited: Vec<(bool,)> = self.fetch(release).await?;
+        self.work.changed(Topics::SLOTS.when(waited.contains(&(true,))));
         Ok(())
+    }
+
+    async fn wait_for_slots(&self, holder: &str, waits: &[SlotWait]) -> Result<(), StoreError> {
+        let column = |of: fn(&SlotWait) -> &str| waits.iter().map(of).collect::<Vec<_>>();
+        let wait = sqlx::query(WAIT)
+            .bind(holder)
+            .bind(column(|wait| wait.server_url.as_str()))
+            .bind(column(|wait| class_word(wait.class)))
+            .bind(waits.iter().map(|wait| wait.calls).collect::<Vec<_>>())
+            .bind(lapse_micros());
+        let done = sqlx::query(WAIT_NO_MORE)
+            .bind(holder)
+            .bind(column(|wait| wait.server_url.as_str()))
+            .bind(column(|wait| class_word(wait.class)));
+        self.execute_all(vec![wait, done]).await?;
+        self.work.changed(Topics::SLOTS.when(!waits.is_empty()));
+        Ok(())
+    }
+
+    async fn interactive_waits(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let waits = sqlx::query_as(
+            "SELECT server_url, sum(calls)::bigint FROM slot_waits
+             WHERE class = 'Interactive' AND seen_at > clock_timestamp() - $1 * interval '1 microsecond' GROUP BY server_url",
+        );
+        self.fetch(waits.bind(lapse_micros())).await
     }
 
     async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError> {
@@ -185,7 +212,9 @@ impl Slots for PostgresStore {
 const SERVERS: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
     SELECT s.url, s.slot_limit, s.admission, s.instance, s.calls_per_day, d.day, d.calls, clock.now,
         (SELECT count(*) FROM slots WHERE server_url = s.url
-            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now) AS occupied
+            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now) AS occupied,
+        (SELECT count(*) FROM slots WHERE server_url = s.url AND class = 'Interactive'
+            AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock.now - interval '5 seconds') AS interactive
     FROM clock, servers AS s LEFT JOIN server_days AS d ON d.server_url = s.url ORDER BY s.url";
 
 /// Locks the server's row. The time is read after the lock was given.
@@ -256,6 +285,12 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
         Decision::Give { number, epoch } => (number, epoch),
         Decision::Refuse(answer) => return Ok(answer),
     };
+    if let Some(class) = request.class {
+        let line = line(connection, &server.url, now).await?;
+        if grants(&server, &slots, &line, (&request.holder, class, 1), false, now) == 0 {
+            return Ok(full(&server, &slots, now));
+        }
+    }
     if request.purpose == SlotPurpose::Call {
         if calls_left(connection, &server, now).await? == 0 {
             return Ok(SlotAnswer::Spent);
@@ -264,9 +299,9 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     }
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL)
-         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7,
+            call_began_at, last_byte_at, instance, aborted, frees_at, class)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL, $11)
+         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7, class = $11,
             lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL,
             outlives_client = false, instance = $10, aborted = false, frees_at = NULL",
     )
@@ -280,6 +315,7 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     .bind(now.after(request.lease))
     .bind(now.after(request.call_within))
     .bind(&server.instance)
+    .bind(request.class.map(class_word))
     .execute(connection)
     .await?;
     Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))
@@ -300,7 +336,8 @@ async fn extend(
     record.renewable(slot, now)?;
     let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
     sqlx::query(
-        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5, outlives_client = $6
+        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5, outlives_client = $6,
+            call_ends_at = greatest(call_ends_at, $7)
          WHERE server_url = $1 AND number = $2",
     )
     .bind(&slot.server_url)
@@ -309,6 +346,7 @@ async fn extend(
     .bind(call_began_at)
     .bind(last_byte_at)
     .bind(life.outlives_client)
+    .bind(life.may_last.map(|within| now.after(within)))
     .execute(session.connection())
     .await?;
     Ok(())

@@ -156,6 +156,7 @@ impl Model {
             holder: claim.holder.clone(),
             epoch,
             purpose: "Call".into(),
+            class: Some("Batch".into()),
             model: None,
             taken_at: self.now,
             lease_expires_at: self.now.after(claim.slot_lease),

@@ -11,11 +11,14 @@ use crate::store::admit::{
     with_servers,
 };
 use crate::store::changes::Topics;
+use crate::store::order::{Line, class_word, first_minute, full, grants, minute_of, place_of};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, Slots, StoreError,
+    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, SlotWait, Slots,
+    StoreError,
 };
+use crate::tasks::share::{INTERACTIVE_HOLD, WAIT_LAPSES};
 
 #[async_trait]
 impl Slots for SqliteStore {
@@ -71,10 +74,17 @@ impl Slots for SqliteStore {
             return Ok(SlotAnswer::Closed);
         };
         let now = self.now();
-        let (number, epoch) = match decide(&server, &rows(&mut tx, &server.url).await?, request.purpose, now) {
+        let slots = rows(&mut tx, &server.url).await?;
+        let (number, epoch) = match decide(&server, &slots, request.purpose, now) {
             Decision::Give { number, epoch } => (number, epoch),
             Decision::Refuse(answer) => return Ok(answer),
         };
+        if let Some(class) = request.class {
+            let line = line(&mut tx, &server.url, now).await?;
+            if grants(&server, &slots, &line, (&request.holder, class, 1), false, now) == 0 {
+                return Ok(full(&server, &slots, now));
+            }
+        }
         if request.purpose == SlotPurpose::Call {
             if calls_left(&mut tx, &server, now).await? == 0 {
                 return Ok(SlotAnswer::Spent);
@@ -87,6 +97,7 @@ impl Slots for SqliteStore {
             holder: request.holder.clone(),
             epoch,
             purpose: purpose_word(request.purpose).to_owned(),
+            class: request.class.map(|class| class_word(class).to_owned()),
             model: request.model.clone(),
             taken_at: now,
             lease_expires_at: now.after(request.lease),
@@ -115,7 +126,8 @@ impl Slots for SqliteStore {
         // The holder's clock is ours, as it was when it asked.
         let (call_began_at, last_byte_at) = life_at(life, now.into(), now);
         sqlx::query(
-            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5, outlives_client = ?6
+            "UPDATE slots SET lease_expires_at = ?3, call_began_at = ?4, last_byte_at = ?5, outlives_client = ?6,
+                call_ends_at = max(call_ends_at, coalesce(?7, call_ends_at))
              WHERE server_url = ?1 AND number = ?2",
         )
         .bind(&slot.server_url)
@@ -124,24 +136,89 @@ impl Slots for SqliteStore {
         .bind(call_began_at)
         .bind(last_byte_at)
         .bind(life.outlives_client)
+        .bind(life.may_last.map(|within| now.after(within)))
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
     }
 
     async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError> {
-        sqlx::query(
+        let mut tx = self.write().await?;
+        let now = self.now();
+        let released: Option<(Option<String>, Stamp)> = sqlx::query_as(
             "UPDATE slots SET frees_at = ?5
-             WHERE server_url = ?1 AND number = ?2 AND holder = ?3 AND epoch = ?4 AND frees_at IS NULL",
+             WHERE server_url = ?1 AND number = ?2 AND holder = ?3 AND epoch = ?4 AND frees_at IS NULL
+             RETURNING class, taken_at",
         )
         .bind(&slot.server_url)
         .bind(slot.number)
         .bind(&slot.holder)
         .bind(slot.epoch)
-        .bind(self.now().after(linger))
-        .execute(&self.writer)
+        .bind(now.after(linger))
+        .fetch_optional(&mut *tx)
         .await?;
+        if let Some((Some(class), taken_at)) = released {
+            let minute = minute_of(now);
+            sqlx::query(
+                "INSERT INTO slot_shares (server_url, class, place, minute, micros) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (server_url, class, place) DO UPDATE SET minute = ?4,
+                    micros = CASE WHEN minute = ?4 THEN micros ELSE 0 END + ?5",
+            )
+            .bind(&slot.server_url)
+            .bind(class)
+            .bind(place_of(minute))
+            .bind(minute)
+            .bind(i64::try_from(taken_at.until(now).as_micros()).unwrap_or(i64::MAX))
+            .execute(&mut *tx)
+            .await?;
+        }
+        let waited: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM slot_waits WHERE server_url = ? AND seen_at > ?)")
+                .bind(&slot.server_url)
+                .bind(now.before(WAIT_LAPSES))
+                .fetch_one(&mut *tx)
+                .await?;
+        tx.commit().await?;
+        self.waker.changed(Topics::SLOTS.when(waited));
         Ok(())
+    }
+
+    async fn wait_for_slots(&self, holder: &str, waits: &[SlotWait]) -> Result<(), StoreError> {
+        /// What lapsed long ago was left by a process that is gone.
+        const FORGOTTEN: Duration = Duration::from_secs(600);
+        let mut tx = self.write().await?;
+        let now = self.now();
+        for SlotWait { server_url, class, calls } in waits {
+            sqlx::query(
+                "INSERT INTO slot_waits (server_url, holder, class, calls, since, seen_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)
+                 ON CONFLICT (server_url, holder, class) DO UPDATE SET calls = ?4, seen_at = ?5,
+                    since = CASE WHEN seen_at > ?6 THEN since ELSE ?5 END",
+            )
+            .bind(server_url)
+            .bind(holder)
+            .bind(class_word(*class))
+            .bind(calls)
+            .bind(now)
+            .bind(now.before(WAIT_LAPSES))
+            .execute(&mut *tx)
+            .await?;
+        }
+        sqlx::query("DELETE FROM slot_waits WHERE (holder = ?1 AND seen_at <> ?2) OR seen_at < ?3")
+            .bind(holder)
+            .bind(now)
+            .bind(now.before(FORGOTTEN))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.waker.changed(Topics::SLOTS.when(!waits.is_empty()));
+        Ok(())
+    }
+
+    async fn interactive_waits(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let waits = sqlx::query_as(
+            "SELECT server_url, sum(calls) FROM slot_waits WHERE class = 'Interactive' AND seen_at > ? GROUP BY server_url",
+        );
+        self.fetch(waits.bind(self.now().before(WAIT_LAPSES))).await
     }
 
     async fn abort_slots(&self, fence: &Fence, url: &str) -> Result<u64, StoreError> {
@@ -179,14 +256,35 @@ impl Slots for SqliteStore {
         let servers: Vec<ServerNowRecord> = sqlx::query_as(
             "SELECT url, slot_limit, admission, instance, calls_per_day, d.day, d.calls, ?1 AS now,
                 (SELECT count(*) FROM slots WHERE server_url = servers.url
-                    AND coalesce(frees_at, max(lease_expires_at, call_ends_at)) > ?1) AS occupied
+                    AND coalesce(frees_at, max(lease_expires_at, call_ends_at)) > ?1) AS occupied,
+                (SELECT count(*) FROM slots WHERE server_url = servers.url AND class = 'Interactive'
+                    AND coalesce(frees_at, max(lease_expires_at, call_ends_at)) > ?2) AS interactive
              FROM servers LEFT JOIN server_days AS d ON d.server_url = servers.url ORDER BY url",
         )
         .bind(self.now())
+        .bind(self.now().before(INTERACTIVE_HOLD))
         .fetch_all(&self.reader)
         .await?;
         servers.into_iter().map(ServerNow::try_from).collect()
     }
+}
+
+/// Those who wait for a server.
+pub(super) async fn line(tx: &mut SqliteConnection, url: &str, now: Stamp) -> Result<Line, StoreError> {
+    let waits =
+        sqlx::query_as("SELECT holder, class, calls, since FROM slot_waits WHERE server_url = ? AND seen_at > ?")
+            .bind(url)
+            .bind(now.before(WAIT_LAPSES))
+            .fetch_all(&mut *tx)
+            .await?;
+    if waits.is_empty() {
+        return Ok(Line::default());
+    }
+    let shares = sqlx::query_as(
+        "SELECT class, sum(micros) AS micros FROM slot_shares WHERE server_url = ? AND minute >= ? GROUP BY class",
+    );
+    let shares = shares.bind(url).bind(first_minute(now)).fetch_all(tx).await?;
+    Ok(Line { waits, shares })
 }
 
 /// Calls that a server may still begin today.
@@ -243,6 +341,7 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
         holder,
         epoch,
         purpose,
+        class,
         model,
         taken_at,
         lease_expires_at,
@@ -256,11 +355,11 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
     } = slot;
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at, outlives_client)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+            call_began_at, last_byte_at, instance, aborted, frees_at, outlives_client, class)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
             lease_expires_at = ?8, call_ends_at = ?9, call_began_at = ?10, last_byte_at = ?11, instance = ?12, aborted = ?13,
-            frees_at = ?14, outlives_client = ?15",
+            frees_at = ?14, outlives_client = ?15, class = ?16",
     )
     .bind(server_url)
     .bind(number)
@@ -277,6 +376,7 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
     .bind(aborted)
     .bind(frees_at)
     .bind(outlives_client)
+    .bind(class)
     .execute(tx)
     .await?;
     Ok(())

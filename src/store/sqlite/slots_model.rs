@@ -217,6 +217,7 @@ impl Bench {
             server_url: url.to_owned(),
             holder: format!("holder-{}", model.calls.len()),
             purpose,
+            class: None,
             model: None,
             lease: secs(lease),
             call_within: secs(within),

@@ -3,6 +3,7 @@
 mod agent;
 mod backends;
 mod containers;
+mod gateway;
 mod process;
 mod reconciles;
 mod tasks;
@@ -23,6 +24,7 @@ use prometheus_client::{
 pub use agent::AgentMetrics;
 pub use backends::BackendMetrics;
 pub use containers::ContainerMetrics;
+pub use gateway::{GatewayCallEnd, GatewayMetrics};
 pub use process::ProcessMetrics;
 pub use reconciles::{ReconcileMetrics, ReconcileResult};
 pub use tasks::TaskMetrics;
@@ -47,6 +49,8 @@ pub struct Metrics {
     pub agent: AgentMetrics,
     /// Workers in this process.
     pub worker: WorkerMetrics,
+    /// Gateways in this process.
+    pub gateway: GatewayMetrics,
     /// What can't be done now.
     pub troubles: Troubles,
     registry: Arc<Registry>,
@@ -65,6 +69,7 @@ impl Metrics {
             process: ProcessMetrics::register(&mut registry),
             agent: AgentMetrics::register(&mut registry),
             worker: WorkerMetrics::register(&mut registry, troubles.clone()),
+            gateway: GatewayMetrics::register(&mut registry),
             troubles,
             registry: Arc::new(registry),
         }
@@ -234,6 +239,18 @@ mod tests {
         worker.allowed("a", "b", 1);
         worker.claimed("a", "b");
         worker.ended("a", "b", "c", "Ok", 1, took);
+        metrics.gateway.refused("Full");
+        metrics.gateway.waited(took);
+        metrics.gateway.ended(&GatewayCallEnd {
+            operation: "/v1/chat/completions",
+            model: "a",
+            backend: "b",
+            status: "served",
+            took,
+            first_token: Some(took),
+            prompt_tokens: Some(1),
+            completion_tokens: Some(2),
+        });
         metrics
     }
 

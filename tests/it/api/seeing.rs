@@ -40,6 +40,7 @@ async fn a_backend_is_shown_with_its_slots_and_its_last_probe() {
         server_url: URL.into(),
         holder: "a worker".into(),
         purpose: SlotPurpose::Call,
+        class: None,
         model: None,
         lease: Duration::from_secs(60),
         call_within: Duration::from_secs(60),

@@ -156,6 +156,7 @@ pub fn request(holder: &str, lease: Duration, call_within: Duration) -> SlotRequ
         server_url: URL.to_owned(),
         holder: holder.to_owned(),
         purpose: SlotPurpose::Call,
+        class: None,
         model: Some("llama3.2:3b".to_owned()),
         lease,
         call_within,

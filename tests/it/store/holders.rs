@@ -89,7 +89,7 @@ pub async fn a_call_that_outlives_its_dead_client_counts_until_it_must_have_ende
     let outlives = bench.take(&request("dead", MINUTE, MINUTE)).await;
     let life = |outlives_client| {
         let now = Some(jiff::Timestamp::now());
-        CallLife { began_at: now, last_byte_at: now, outlives_client }
+        CallLife { began_at: now, last_byte_at: now, outlives_client, may_last: None }
     };
     bench.store.renew_slot(&noticed, MINUTE, life(false)).await.expect("renew");
     bench.store.renew_slot(&outlives, MINUTE, life(true)).await.expect("renew");

@@ -6,6 +6,7 @@ mod holders;
 mod killed;
 mod leading;
 mod migrating;
+mod order;
 mod outages;
 mod projecting;
 mod records;
@@ -69,6 +70,11 @@ on_both! {
     holders::what_nobody_registered_counts_until_its_call_must_have_ended,
     holders::a_servers_slots_are_freed_only_when_nobody_renews_any,
     holders::a_call_that_outlives_its_dead_client_counts_until_it_must_have_ended,
+    order::a_worker_makes_way_for_an_interactive_call,
+    order::a_slot_is_kept_for_an_agents_next_turn_and_then_for_tasks,
+    order::tasks_that_wait_get_a_tenth_of_the_time,
+    order::whoever_is_dead_or_stands_still_delays_nobody,
+    order::a_renewal_may_move_the_end_of_a_call,
     calls_of_day::a_days_calls_are_exact_whoever_makes_them,
     calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,

@@ -211,7 +211,7 @@ pub async fn a_slot_tells_of_the_call_that_runs_in_it_now_and_of_none_before(ben
     let told = async |began_at: Option<Timestamp>, last_byte_at: Option<Timestamp>| {
         bench
             .store
-            .renew_slot(&slot, LEASE, CallLife { began_at, last_byte_at, outlives_client: false })
+            .renew_slot(&slot, LEASE, CallLife { began_at, last_byte_at, ..CallLife::default() })
             .await
             .expect("renew");
         let row = bench.store.slots(URL).await.expect("slots").remove(0);

@@ -56,7 +56,7 @@ impl Up {
         let limit = self.files.map_or_else(String::new, |files| format!("ulimit -n {files} && "));
         let child = Command::new("sh")
             .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ostler")])
-            .args(["up", "--listen", "127.0.0.1:0", "-f"])
+            .args(["up", "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "-f"])
             .arg(self.root.join("manifests"))
             .arg("--data-dir")
             .arg(self.data())
@@ -68,6 +68,15 @@ impl Up {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Where agents call.
+    pub fn gateway(&self) -> String {
+        let log = self.log();
+        let said = log
+            .rsplit_once("gateway for agents, IDEs and scripts on ")
+            .and_then(|(_, rest)| rest.split_whitespace().next());
+        said.unwrap_or_else(|| panic!("no gateway: {log}")).to_owned()
     }
 
     pub fn data(&self) -> PathBuf {

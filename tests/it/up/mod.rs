@@ -5,6 +5,7 @@ mod containers;
 mod crashes;
 mod declared;
 mod full_disk;
+mod gateway;
 pub mod harness;
 mod healing;
 mod hostile;

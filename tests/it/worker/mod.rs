@@ -8,7 +8,7 @@ mod handlers;
 mod interrupted;
 mod parallel;
 mod real;
-mod shop;
+pub mod shop;
 mod slots;
 mod storm;
 mod whole;

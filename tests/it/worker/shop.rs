@@ -14,12 +14,13 @@ use nix::{
     unistd::Pid,
 };
 use ostler::{
+    calls::CallSecrets,
     net::HttpClient,
     simulate::{Server, SimulateOptions},
     store::{Admission, BackendRow, DeclaredRow, Fence, Home, ServerRow, Store, TaskCommand, TaskFilter, TaskPage},
     tasks::{Assignment, NewTask, Payload, Task, TaskId, TaskState},
     telemetry::{Loops, Metrics},
-    worker::{Timings, Worker, WorkerParts, WorkerSecrets},
+    worker::{Timings, Worker, WorkerParts},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -220,7 +221,7 @@ impl Shop {
         self.worker_with(Timings::default(), Arc::new(Given::default())).await
     }
 
-    pub async fn worker_with(&self, timings: Timings, secrets: Arc<dyn WorkerSecrets>) -> Working {
+    pub async fn worker_with(&self, timings: Timings, secrets: Arc<dyn CallSecrets>) -> Working {
         let spool = std::env::temp_dir().join(format!("ostler-worker-{}", uuid::Uuid::new_v4()));
         let (metrics, stop) = (Metrics::new(), CancellationToken::new());
         let worker = Worker::new(WorkerParts {
@@ -302,7 +303,7 @@ pub fn new_task(payload: Payload) -> NewTask {
 pub struct Given(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
 
 #[async_trait]
-impl WorkerSecrets for Given {
+impl CallSecrets for Given {
     async fn data(&self, _namespace: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
         self.0.get(name).cloned().ok_or_else(|| format!("Secret {name} is not there"))
     }

@@ -61,6 +61,7 @@ impl CanaryCall {
             server_url: self.server_url.clone(),
             holder: tools.holder.clone(),
             purpose: SlotPurpose::Canary,
+            class: None,
             model: Some(model.as_str().to_owned()),
             lease: longest + Duration::from_secs(10),
             call_within: longest + Duration::from_secs(5),

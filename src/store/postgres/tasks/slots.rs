@@ -6,14 +6,17 @@ use sqlx::postgres::PgConnection;
 use super::claim::{Ask, ClaimBatch, Search, Seen, slotted, slotted_lanes, unless_refused};
 use super::scheduling::move_due_now_and_then;
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
+use crate::store::order::{class_word, grants};
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::slots::{calls_left, count_calls, lock_server, rows};
+use crate::store::postgres::waits::line;
 use crate::store::rows::purpose_word;
 use crate::store::stamp::Stamp;
 use crate::store::{
-    BootInstant, CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
+    Admission, BootInstant, CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose,
+    StoreError,
 };
-use crate::tasks::TaskId;
+use crate::tasks::{TaskId, share::CallClass};
 
 pub(super) async fn claim(store: &PostgresStore, claim: &SlotClaim) -> Result<SlotClaimAnswer, StoreError> {
     move_due_now_and_then(store).await?;
@@ -53,6 +56,12 @@ async fn give(
     let occupied = rows(connection, &server.url).await?;
     let left = calls_left(connection, &server, now).await?;
     let room = claim.most.min(i32::try_from(left).unwrap_or(i32::MAX));
+    let waiting = line(connection, &server.url, now).await?;
+    let asker = (claim.holder.as_str(), CallClass::Batch, claim.most);
+    let granted = grants(&server, &occupied, &waiting, asker, false, now);
+    let granted = i32::try_from(granted).unwrap_or(i32::MAX);
+    let kept_for_others = server.admission != Admission::Closed && granted < room;
+    let room = if server.admission == Admission::Closed { room } else { room.min(granted) };
     let (slots, refusal) = free_slots(&server, occupied, claim, room, now);
     let most = i64::try_from(slots.len()).unwrap_or(i64::MAX);
     let asked = Ask { affinity: claim.affinity, most, without };
@@ -60,7 +69,7 @@ async fn give(
     // Where tasks ran out first, nobody knows what the server would have said.
     let refusal = refusal.filter(|_| claimed.len() == slots.len());
     answer.closed = refusal == Some(SlotAnswer::Closed);
-    answer.full = refusal.is_some() && !answer.closed;
+    answer.full = (refusal.is_some() && !answer.closed) || (kept_for_others && claimed.len() == slots.len());
     answer.given = slots.into_iter().zip(claimed).collect();
     answer.spent = usize::try_from(left).is_ok_and(|left| answer.given.len() == left);
     if !answer.given.is_empty() {
@@ -100,6 +109,7 @@ fn taken(server: &ServerRow, claim: &SlotClaim, number: i64, epoch: i64, now: St
         holder: claim.holder.clone(),
         epoch,
         purpose: purpose_word(SlotPurpose::Call).to_owned(),
+        class: Some(class_word(CallClass::Batch).to_owned()),
         model: None,
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),
@@ -122,13 +132,14 @@ async fn occupy(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at)
-         SELECT $1, number, $2, epoch, $3, model, $4, $5, $6, NULL, NULL, $7, false, NULL
+            call_began_at, last_byte_at, instance, aborted, frees_at, class)
+         SELECT $1, number, $2, epoch, $3, model, $4, $5, $6, NULL, NULL, $7, false, NULL, $11
          FROM unnest($8::bigint[], $9::bigint[], $10::text[]) AS given (number, epoch, model)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch,
             purpose = excluded.purpose, model = excluded.model, taken_at = excluded.taken_at,
             lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, call_began_at = NULL,
-            last_byte_at = NULL, outlives_client = false, instance = excluded.instance, aborted = false, frees_at = NULL",
+            last_byte_at = NULL, outlives_client = false, instance = excluded.instance, aborted = false, frees_at = NULL,
+            class = excluded.class",
     )
     .bind(&server.url)
     .bind(&claim.holder)
@@ -140,6 +151,7 @@ async fn occupy(
     .bind(given.iter().map(|(slot, _)| slot.number).collect::<Vec<_>>())
     .bind(given.iter().map(|(slot, _)| slot.epoch).collect::<Vec<_>>())
     .bind(given.iter().map(|(_, claimed)| claimed.task.assigned_model.as_deref()).collect::<Vec<_>>())
+    .bind(class_word(CallClass::Batch))
     .execute(connection)
     .await?;
     Ok(())
@@ -202,7 +214,9 @@ async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<(Serv
     let own = slots.remove(own);
     own.renewable(slot, now)?;
     let given = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Give { .. });
-    let may = given && calls_left(connection, &server, now).await? > 0;
+    let waiting = line(connection, &server.url, now).await?;
+    let keeps = grants(&server, &slots, &waiting, (&slot.holder, CallClass::Batch, 1), true, now) > 0;
+    let may = given && keeps && calls_left(connection, &server, now).await? > 0;
     Ok(may.then_some((server, now)))
 }
 

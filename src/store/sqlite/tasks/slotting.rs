@@ -4,12 +4,14 @@ use sqlx::SqliteConnection;
 
 use super::claiming::{Line, Preference};
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
+use crate::store::order::{class_word, grants};
 use crate::store::rows::purpose_word;
-use crate::store::sqlite::slots::{calls_left, count_calls, find_server, put_slot, rows};
+use crate::store::sqlite::slots::{calls_left, count_calls, find_server, line as waiting, put_slot, rows};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Claimed, ServerRow, Slot, SlotAnswer, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
+    Admission, CallLife, Claimed, ServerRow, Slot, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
 };
+use crate::tasks::share::CallClass;
 
 pub(super) async fn claim_slots(
     tx: &mut SqliteConnection,
@@ -25,15 +27,11 @@ pub(super) async fn claim_slots(
     let mut line: Option<Line> = None;
     let left = calls_left(tx, &server, now).await?;
     let most = usize::try_from(i64::from(claim.most).min(left)).unwrap_or(0);
-    while answer.given.len() < most {
-        let (number, epoch) = match decide(&server, &slots, SlotPurpose::Call, now) {
-            Decision::Give { number, epoch } => (number, epoch),
-            Decision::Refuse(refusal) => {
-                answer.closed = refusal == SlotAnswer::Closed;
-                answer.full = !answer.closed;
-                break;
-            }
-        };
+    let asker = (claim.holder.as_str(), CallClass::Batch, claim.most);
+    let granted = grants(&server, &slots, &waiting(tx, &server.url, now).await?, asker, false, now);
+    let room = most.min(granted);
+    while answer.given.len() < room {
+        let Decision::Give { number, epoch } = decide(&server, &slots, SlotPurpose::Call, now) else { break };
         let line = match &mut line {
             Some(line) => line,
             None => line.insert(line_of(tx, claim, now).await?),
@@ -46,6 +44,9 @@ pub(super) async fn claim_slots(
         let slot = Slot { server_url: server.url.clone(), number, holder: claim.holder.clone(), epoch };
         answer.given.push((slot, claimed));
     }
+    answer.closed = most > 0 && server.admission == Admission::Closed;
+    // Where tasks ran out first, nobody knows what the server would have said. Free slots may be for others.
+    answer.full = room < most && answer.given.len() == room && !answer.closed;
     answer.spent = usize::try_from(left).is_ok_and(|left| answer.given.len() == left);
     count_calls(tx, &server, answer.given.len(), now).await?;
     Ok(answer)
@@ -68,7 +69,9 @@ pub(super) async fn claim_next(
     let own = slots.remove(own);
     own.renewable(slot, now)?;
     let refused = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Refuse(_));
-    if refused || calls_left(tx, &server, now).await? == 0 {
+    let asker = (claim.holder.as_str(), CallClass::Batch, 1);
+    let gives_way = grants(&server, &slots, &waiting(tx, &server.url, now).await?, asker, true, now) == 0;
+    if refused || gives_way || calls_left(tx, &server, now).await? == 0 {
         return Ok(None);
     }
     let mut line = line_of(tx, claim, now).await?;
@@ -108,6 +111,7 @@ fn slot_record(
         holder: claim.holder.clone(),
         epoch,
         purpose: purpose_word(SlotPurpose::Call).to_owned(),
+        class: Some(class_word(CallClass::Batch).to_owned()),
         model: given.task.assigned_model.clone(),
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),

@@ -11,8 +11,8 @@ use reqwest::Url;
 
 use super::{
     contact::Contact,
-    secrets::Cached,
-    world::{Backend, seconds},
+    declared::{Backend, seconds},
+    secrets::CachedSecrets,
 };
 use crate::{
     api::{LLMBackendSpec, Model},
@@ -167,13 +167,13 @@ fn sendable(
 /// The targets of a worker, made anew when their backend or its credentials change.
 pub struct Targets {
     http: HttpClient,
-    secrets: Cached,
+    secrets: CachedSecrets,
     known: Mutex<HashMap<String, Arc<CallTarget>>>,
     contacts: Mutex<HashMap<String, Arc<Contact>>>,
 }
 
 impl Targets {
-    pub fn new(http: HttpClient, secrets: Cached) -> Self {
+    pub fn new(http: HttpClient, secrets: CachedSecrets) -> Self {
         Self { http, secrets, known: Mutex::default(), contacts: Mutex::default() }
     }
 

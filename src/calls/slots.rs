@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::job::CallStopped;
+use super::CallStopped;
 use crate::store::{BootInstant, CallLife, Slot, SlotRow, Store, StoreError};
 
 /// Renewals at once.
@@ -32,6 +32,8 @@ pub struct HeldSlot {
     call_ends: AtomicU64,
     /// The same for its lease, with a twentieth to spare.
     lease_ends: AtomicU64,
+    /// Each renewal gives its call so long.
+    may_last: Option<Duration>,
     /// It is being given back.
     leaves: AtomicBool,
     call: Mutex<Recorded>,
@@ -80,8 +82,15 @@ impl HeldSlot {
     /// A call is sent in it now.
     pub fn begin_call(&self, outlives_client: bool) {
         let mut call = self.call();
-        call.life = CallLife { began_at: Some(Timestamp::now()), last_byte_at: None, outlives_client };
+        call.life = CallLife { began_at: Some(Timestamp::now()), outlives_client, ..CallLife::default() };
         call.began = Some(BootInstant::now());
+    }
+
+    /// A call is sent in it that shows no sign of life before its end: its silence is no evidence against the server.
+    pub fn begin_silent_call(&self, outlives_client: bool) {
+        let mut call = self.call();
+        call.life = CallLife { outlives_client, ..CallLife::default() };
+        call.began = None;
     }
 
     /// Whether the store must be told of the call before it is sent: the slot must not be freed early when this process dies.
@@ -111,7 +120,7 @@ impl HeldSlot {
 
     /// The call that runs in it now.
     pub fn life(&self) -> CallLife {
-        self.call().life
+        CallLife { may_last: self.may_last, ..self.call().life }
     }
 
     fn call(&self) -> MutexGuard<'_, Recorded> {
@@ -152,7 +161,7 @@ impl Recorded {
     }
 }
 
-/// All slots of a worker.
+/// All slots of a process.
 pub struct HeldSlots {
     store: Arc<dyn Store>,
     lease: Duration,
@@ -167,11 +176,27 @@ impl HeldSlots {
 
     /// `asked_at`: before it was asked for.
     pub fn add(&self, slot: Slot, asked_at: BootInstant, call_within: Duration) -> Arc<HeldSlot> {
+        self.insert(slot, asked_at, call_within, None)
+    }
+
+    /// The same for a call without an end of its own: each renewal gives it as long again.
+    pub fn add_lasting(&self, slot: Slot, asked_at: BootInstant, call_within: Duration) -> Arc<HeldSlot> {
+        self.insert(slot, asked_at, call_within, Some(call_within))
+    }
+
+    fn insert(
+        &self,
+        slot: Slot,
+        asked_at: BootInstant,
+        call_within: Duration,
+        may_last: Option<Duration>,
+    ) -> Arc<HeldSlot> {
         let key = key(&slot);
         let held = Arc::new(HeldSlot {
             slot,
             call_ends: AtomicU64::new(0),
             lease_ends: AtomicU64::new(0),
+            may_last,
             leaves: AtomicBool::new(false),
             call: Mutex::default(),
             lost: CancellationToken::new(),
@@ -212,6 +237,9 @@ impl HeldSlots {
         match self.store.renew_slot(&held.slot, self.lease, life).await {
             Ok(()) => {
                 held.renewed(asked_at, self.lease);
+                if let Some(within) = held.may_last {
+                    held.call_ends.fetch_max(nanos(asked_at + within), Ordering::AcqRel);
+                }
                 held.recorded(asked_at, life);
             }
             Err(StoreError::Fenced(_)) if held.leaves.load(Ordering::Acquire) => {}
@@ -235,7 +263,7 @@ impl HeldSlots {
             self.doubt();
         }
         let mut all = self.held.lock();
-        // Its number may have been given to this very worker again.
+        // Its number may have been given to this very process again.
         if all.get(&key(&held.slot)).is_some_and(|known| Arc::ptr_eq(known, held)) {
             all.remove(&key(&held.slot));
         }
@@ -305,7 +333,7 @@ mod tests {
 
     fn life(began: i64, last_byte: Option<i64>) -> CallLife {
         let time = |second| Timestamp::from_second(second).expect("a time");
-        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time), outlives_client: false }
+        CallLife { began_at: Some(time(began)), last_byte_at: last_byte.map(time), ..CallLife::default() }
     }
 
     #[test]

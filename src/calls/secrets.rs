@@ -23,7 +23,7 @@ type Known = HashMap<(String, String), (Instant, Arc<Data>)>;
 
 /// The data of Secrets. The error says what is missing and what to do, never a value.
 #[async_trait]
-pub trait WorkerSecrets: Send + Sync {
+pub trait CallSecrets: Send + Sync {
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, String>;
 }
 
@@ -31,7 +31,7 @@ pub trait WorkerSecrets: Send + Sync {
 pub struct PlatformSecrets(pub Arc<dyn Platform>);
 
 #[async_trait]
-impl WorkerSecrets for PlatformSecrets {
+impl CallSecrets for PlatformSecrets {
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, String> {
         self.0.secret(namespace, name).await.map_err(|error| format!("Secret {namespace}/{name}: {error}"))
     }
@@ -45,7 +45,7 @@ pub struct SealedSecrets {
 }
 
 #[async_trait]
-impl WorkerSecrets for SealedSecrets {
+impl CallSecrets for SealedSecrets {
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, String> {
         let rows = self.store.declared(seal::KIND).await.map_err(|error| error.to_string())?;
         let row = rows.iter().find(|row| row.namespace == namespace && row.name == name).ok_or_else(|| {
@@ -60,13 +60,13 @@ impl WorkerSecrets for SealedSecrets {
 
 /// A small cache in front of either. While the source is away the last good value serves.
 #[derive(Clone)]
-pub struct Cached {
-    source: Arc<dyn WorkerSecrets>,
+pub struct CachedSecrets {
+    source: Arc<dyn CallSecrets>,
     known: Arc<Mutex<Known>>,
 }
 
-impl Cached {
-    pub fn new(source: Arc<dyn WorkerSecrets>) -> Self {
+impl CachedSecrets {
+    pub fn new(source: Arc<dyn CallSecrets>) -> Self {
         Self { source, known: Arc::default() }
     }
 

@@ -1,0 +1,134 @@
+//! The life of one call: a slot, an attempt, and what comes after one that failed.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+};
+use jiff::Timestamp;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use super::{
+    attempt::{self, AttemptEnd, Failed},
+    client::Client,
+    core::GatewayCore,
+    failover::{self, Next, Tried, Trouble},
+    line::{self, LineEnd},
+    view::Wanted,
+};
+use crate::{
+    engines::words_of,
+    protocols::{Ask, Load, Refusal, RefusalReason, loaded},
+};
+
+/// A request, whole.
+pub(super) struct CallRequest {
+    pub body: Bytes,
+    /// Those that the engine gets.
+    pub headers: HeaderMap,
+    /// Its part of what all bodies may take.
+    pub _room: OwnedSemaphorePermit,
+}
+
+/// Counts a call for as long as it is under way.
+struct InFlight(Arc<GatewayCore>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.in_flight(-1);
+    }
+}
+
+/// Serves a call to its end.
+pub(super) async fn run(core: Arc<GatewayCore>, request: CallRequest, client: Client) {
+    core.in_flight.fetch_add(1, Ordering::Relaxed);
+    core.metrics.in_flight(1);
+    let _in_flight = InFlight(Arc::clone(&core));
+    tokio::select! {
+        () = serve(&core, &request, &client) => {}
+        never = client.keep_alive() => match never {},
+    }
+    tracing::debug!(call = client.id, path = client.operation.path(), took = ?client.waited(), "a call ended");
+}
+
+async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) {
+    let ask = match Ask::read(client.operation, &request.body) {
+        Ok(ask) => ask,
+        Err(error) => {
+            let refusal = Refusal { field: error.field, ..Refusal::new(RefusalReason::Invalid, error.message) };
+            return refuse(core, client, &refusal).await;
+        }
+    };
+    let alias = core.view().alias(&ask.model).unwrap_or_else(|| ask.model.clone());
+    client.asks(&alias, ask.streams);
+    if ask.load == Some(Load::Out) {
+        // Others use it.
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        client.answer(StatusCode::OK, headers, None, loaded(client.operation, &alias, Timestamp::now()).into());
+        return;
+    }
+    let wait = if ask.streams { core.timings.wait_streamed } else { core.timings.wait_whole };
+    let deadline = Instant::now() + wait;
+    let wanted = Wanted { operation: ask.operation, alias: &alias, images: ask.has_images() };
+    let mut tried = Tried::default();
+    let mut failed: Option<Failed> = None;
+    loop {
+        let began = Instant::now();
+        let lent = match line::stand(core, wanted, &tried, deadline, &client.gone).await {
+            Ok(lent) => lent,
+            Err(LineEnd::Gone) => return,
+            Err(LineEnd::Refused(refusal)) => return refuse(core, client, &refusal).await,
+            Err(LineEnd::Nowhere) => {
+                let nothing = || Failed {
+                    trouble: Trouble::SlotLost,
+                    backend: String::new(),
+                    headers: HeaderMap::new(),
+                    body: Bytes::new(),
+                };
+                let failed = failed.unwrap_or_else(nothing);
+                let next = failover::last(&failed.trouble);
+                return end(core, client, &failed, next).await;
+            }
+        };
+        core.metrics.waited(began.elapsed());
+        let server = lent.target.server_url.clone();
+        let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).await;
+        lent.give_back(linger).await;
+        match ended {
+            AttemptEnd::Done => return,
+            AttemptEnd::Refused(refusal) => return refuse(core, client, &refusal).await,
+            AttemptEnd::Failed(one) => {
+                tracing::info!(call = client.id, backend = one.backend, trouble = ?one.trouble, "an attempt failed");
+                match tried.next(&server, &one.trouble) {
+                    Next::Again => failed = Some(one),
+                    next => return end(core, client, &one, next).await,
+                }
+            }
+        }
+    }
+}
+
+/// The last word of a call that no engine served.
+async fn end(core: &GatewayCore, client: &Client, failed: &Failed, next: Next) {
+    let refusal = match next {
+        Next::PassOn(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+            let (headers, backend) = (failed.headers.clone(), Some(failed.backend.as_str()));
+            if client.answer(status, headers, backend, failed.body.clone()) {
+                return;
+            }
+            Refusal::new(RefusalReason::EngineFailed, words_of(&failed.body))
+        }
+        Next::Refuse(reason, why) => Refusal::new(reason, why),
+        Next::Again => Refusal::new(RefusalReason::Unavailable, "no server is left to ask"),
+    };
+    refuse(core, client, &refusal).await;
+}
+
+async fn refuse(core: &GatewayCore, client: &Client, refusal: &Refusal) {
+    core.metrics.refused(refusal.reason.as_str());
+    client.refuse(refusal).await;
+}

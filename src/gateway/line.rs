@@ -1,0 +1,241 @@
+//! Waiting for a slot: those who wait for the same servers stand in line, and the first of them asks.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    call_within,
+    core::GatewayCore,
+    failover::Tried,
+    view::{Wanted, hopeless},
+};
+use crate::{
+    calls::{self, Backend, CallTarget, HeldSlot},
+    protocols::{Refusal, RefusalReason},
+    store::{BootInstant, SlotAnswer, SlotPurpose, SlotRequest, Topics},
+    tasks::{route, share::CallClass},
+};
+
+/// When whoever waited in vain may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// A slot for one call. It is given back once, whatever happens to the call.
+pub(super) struct LentSlot {
+    core: Arc<GatewayCore>,
+    pub held: Arc<HeldSlot>,
+    pub target: Arc<CallTarget>,
+    /// What was asked for, and the engine's own name for it.
+    pub alias: String,
+    pub model: String,
+    given_back: bool,
+}
+
+impl LentSlot {
+    /// `linger`: how long the engine may still be at it.
+    pub async fn give_back(mut self, linger: Duration) {
+        self.given_back = true;
+        self.core.slots.release(&self.held, linger).await;
+        self.core.freed.notify_waiters();
+    }
+}
+
+impl Drop for LentSlot {
+    /// A call that panicked.
+    fn drop(&mut self) {
+        if self.given_back {
+            return;
+        }
+        let (core, held) = (Arc::clone(&self.core), Arc::clone(&self.held));
+        tokio::spawn(async move {
+            core.slots.release(&held, core.timings.linger).await;
+            core.freed.notify_waiters();
+        });
+    }
+}
+
+/// A call that waits counts for the servers that could take it: workers give up their slots for it, and the leader proves servers.
+struct WaitTicket {
+    core: Arc<GatewayCore>,
+    servers: Vec<String>,
+}
+
+impl WaitTicket {
+    /// For a call that stands behind others; the first one may find a slot at once.
+    fn unless_first(core: &Arc<GatewayCore>, line: &AsyncMutex<()>, candidates: &[Backend]) -> Option<Self> {
+        line.try_lock().is_err().then(|| Self::of(core, candidates))
+    }
+
+    fn of(core: &Arc<GatewayCore>, candidates: &[Backend]) -> Self {
+        let mut servers: Vec<String> = candidates.iter().map(|backend| backend.row.server_url.clone()).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        core.wait(&servers, 1);
+        core.metrics.waiting(1);
+        Self { core: Arc::clone(core), servers }
+    }
+}
+
+impl Drop for WaitTicket {
+    fn drop(&mut self) {
+        self.core.wait(&self.servers, -1);
+        self.core.metrics.waiting(-1);
+    }
+}
+
+/// Why a call got no slot.
+pub(super) enum LineEnd {
+    Refused(Refusal),
+    /// Its client left.
+    Gone,
+    /// All servers that it may go to were tried.
+    Nowhere,
+}
+
+/// Waits for a slot of a server that can take the call, in the order of priority and spill.
+pub(super) async fn stand(
+    core: &Arc<GatewayCore>,
+    wanted: Wanted<'_>,
+    tried: &Tried,
+    deadline: Instant,
+    gone: &CancellationToken,
+) -> Result<LentSlot, LineEnd> {
+    let candidates = candidates(core, wanted)?;
+    let mut names: Vec<&str> = candidates.iter().map(|backend| backend.row.name.as_str()).collect();
+    names.sort_unstable();
+    let line = core.line(&names.join(" "));
+    // Whoever comes when nobody waits is the first at once.
+    let waits = WaitTicket::unless_first(core, &line, &candidates);
+    let first = tokio::select! {
+        biased;
+        () = gone.cancelled() => return Err(LineEnd::Gone),
+        () = core.closing.cancelled() => return Err(closing()),
+        first = timeout_at(deadline, line.lock_owned()) => first,
+    };
+    let Ok(_first) = first else { return Err(full()) };
+    drop(waits);
+    let mut ticket: Option<WaitTicket> = None;
+    let mut changes = core.store.follow(Topics::WORLD | Topics::SLOTS);
+    loop {
+        if gone.is_cancelled() {
+            return Err(LineEnd::Gone);
+        }
+        if core.closing.is_cancelled() {
+            return Err(closing());
+        }
+        let freed = core.freed.notified();
+        if let Some(lent) = look(core, wanted, tried).await? {
+            return Ok(lent);
+        }
+        if Instant::now() >= deadline {
+            return Err(full());
+        }
+        if ticket.is_none() {
+            ticket = Some(WaitTicket::of(core, &candidates));
+        }
+        tokio::select! {
+            () = gone.cancelled() => return Err(LineEnd::Gone),
+            () = core.closing.cancelled() => return Err(closing()),
+            () = freed => {}
+            _ = changes.changed(core.timings.look) => {}
+        }
+    }
+}
+
+/// The backends that can take a call. What is declared may change while one waits.
+fn candidates(core: &GatewayCore, wanted: Wanted<'_>) -> Result<Vec<Backend>, LineEnd> {
+    let refused = |reason, why| LineEnd::Refused(Refusal { field: Some("model"), ..Refusal::new(reason, why) });
+    let view = core.view();
+    if view.alias(wanted.alias).is_none() {
+        let all: Vec<&str> = view.aliases().into_iter().collect();
+        let why = format!("no server serves {:?}; there are: {}", wanted.alias, listed(&all));
+        return Err(refused(RefusalReason::UnknownModel, why));
+    }
+    let candidates = view.candidates(wanted).map_err(|why| refused(RefusalReason::Invalid, why))?;
+    match hopeless(&candidates) {
+        Some(why) => Err(refused(RefusalReason::Unavailable, why)),
+        None => Ok(candidates),
+    }
+}
+
+fn listed(aliases: &[&str]) -> String {
+    if aliases.is_empty() { "none".to_owned() } else { aliases.join(", ") }
+}
+
+/// One look. Nothing of it is dropped on the way: what the database gives is ours.
+async fn look(core: &Arc<GatewayCore>, wanted: Wanted<'_>, tried: &Tried) -> Result<Option<LentSlot>, LineEnd> {
+    let candidates = candidates(core, wanted)?;
+    let cooling = |url: &str| tried.excludes(url) || core.targets.contact(url).is_waiting();
+    let servers = match calls::servers(&candidates, &*core.store, cooling).await {
+        Ok(servers) => servers,
+        Err(error) => {
+            tracing::debug!(%error, "no slot is asked for while the database is away");
+            return Ok(None);
+        }
+    };
+    let serving = route::serving(&servers, &core.namespace, wanted.alias);
+    let allowed = route::allowed(&serving);
+    if !allowed.is_empty() && allowed.iter().all(|server| tried.excludes(&server.url)) {
+        return Err(LineEnd::Nowhere);
+    }
+    for (server, _) in route::open(&serving) {
+        let backend = candidates.iter().find(|backend| backend.row.name == server.name);
+        let (Some(backend), Some(model)) = (backend, server.model(wanted.alias)) else { continue };
+        let target = match core.targets.of(backend).await {
+            Ok(target) => target,
+            Err(why) => {
+                tracing::warn!(backend = server.name, why, "a backend can't be called");
+                continue;
+            }
+        };
+        if target.lacks(model) {
+            continue;
+        }
+        if let Some(held) = ask(core, &server.url, wanted.alias).await {
+            target.contact.tried();
+            target.called(wanted.alias);
+            let (core, alias, model) = (Arc::clone(core), wanted.alias.to_owned(), model.to_owned());
+            return Ok(Some(LentSlot { core, held, target, alias, model, given_back: false }));
+        }
+    }
+    Ok(None)
+}
+
+async fn ask(core: &GatewayCore, server_url: &str, alias: &str) -> Option<Arc<HeldSlot>> {
+    let _asks = core.asking.read().await;
+    let request = SlotRequest {
+        server_url: server_url.to_owned(),
+        holder: core.holder.clone(),
+        purpose: SlotPurpose::Call,
+        class: Some(CallClass::Interactive),
+        model: Some(alias.to_owned()),
+        lease: core.timings.slot_lease,
+        call_within: call_within(core),
+    };
+    let asked_at = BootInstant::now();
+    match core.store.take_slot(&request).await {
+        Ok(SlotAnswer::Given(slot)) => Some(core.slots.add_lasting(slot, asked_at, request.call_within)),
+        Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => None,
+        Err(error) => {
+            tracing::debug!(server = server_url, %error, "no slot");
+            // It may have been given all the same.
+            core.slots.doubt();
+            None
+        }
+    }
+}
+
+fn full() -> LineEnd {
+    let why = "every server that can serve this is full or away, and was for as long as a call waits: ask again later";
+    LineEnd::Refused(Refusal { retry_after: Some(RETRY_AFTER), ..Refusal::new(RefusalReason::Full, why) })
+}
+
+fn closing() -> LineEnd {
+    let why = "the gateway ends: ask again";
+    let retry_after = Some(Duration::from_secs(1));
+    LineEnd::Refused(Refusal { retry_after, ..Refusal::new(RefusalReason::Unavailable, why) })
+}

@@ -1,0 +1,96 @@
+//! A reverse proxy for agents, IDEs and scripts: their calls take the slots that tasks take, go to a server that is well, and are
+//! streamed through unchanged.
+//!
+//! `door` says who may ask at all, `routes` what may be asked, `intake` reads bodies. `call` is the life of one call: `line` waits for a
+//! slot, `attempt` sends the request and streams the answer, `shown` notes what that showed, `failover` says what comes after a failure. `client` is the side of whoever asked.
+//! `catalog` lists what is served; `upkeep` renews slots and reports what calls showed.
+
+mod answer;
+mod attempt;
+mod call;
+mod catalog;
+mod client;
+mod core;
+mod door;
+mod failover;
+mod intake;
+mod line;
+mod pipe;
+mod routes;
+mod shown;
+mod upkeep;
+mod view;
+
+pub use self::core::{GatewayParts, GatewayTimings};
+pub use door::Origins;
+
+use std::{io, sync::Arc};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::core::GatewayCore;
+use crate::{
+    calls,
+    listener::{self, Limits},
+};
+
+/// Open connections. An IDE keeps several; all of them come from this machine.
+const CONNECTIONS: usize = 1_000;
+
+/// A gateway at work.
+pub struct Gateway {
+    core: Arc<GatewayCore>,
+}
+
+impl Gateway {
+    pub fn new(parts: GatewayParts) -> Self {
+        Self { core: Arc::new(GatewayCore::new(parts)) }
+    }
+
+    /// Serves until `shutdown`; then takes no call, tells those that wait to come again, and finishes what is streamed.
+    ///
+    /// # Errors
+    /// Those of the listener.
+    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let core = self.core;
+        let usual = Limits::of_process();
+        let connections = usual.connections.min(CONNECTIONS);
+        let limits = Limits {
+            connections,
+            per_peer: connections,
+            body_gap: std::time::Duration::from_secs(30),
+            drain: core.timings.drain,
+            ..usual
+        };
+        let address = listener.local_addr()?;
+        tracing::info!(%address, namespace = core.namespace, holder = core.holder, "gateway begins");
+        let ended = CancellationToken::new();
+        let mut loops = tokio::task::JoinSet::new();
+        loops.spawn(upkeep::keep(Arc::clone(&core), ended.clone()));
+        loops.spawn(upkeep::follow(Arc::clone(&core), ended.clone()));
+        loops.spawn(upkeep::report(Arc::clone(&core), ended.clone()));
+        loops.spawn(upkeep::wait(Arc::clone(&core), ended.clone()));
+        let closing = tokio::spawn({
+            let (core, shutdown) = (Arc::clone(&core), shutdown.clone());
+            async move {
+                shutdown.cancelled().await;
+                core.closing.cancel();
+            }
+        });
+        let served = listener::serve(listener, None, routes::router(Arc::clone(&core)), limits, shutdown).await;
+        closing.abort();
+        core.closing.cancel();
+        core.end_calls().await;
+        ended.cancel();
+        while loops.join_next().await.is_some() {}
+        core.leave().await;
+        tracing::info!("gateway ended");
+        served
+    }
+}
+
+/// The longest that a call may go on after it was last renewed: also the bound of a slot whose gateway is gone.
+fn call_within(core: &GatewayCore) -> std::time::Duration {
+    core.timings.call_within + calls::seconds(2)
+}

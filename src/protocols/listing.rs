@@ -1,0 +1,92 @@
+//! Listings of what may be asked for: aliases, with whether a server is ready for them, in shapes that several protocols' clients read.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// An alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub alias: String,
+    /// A server takes calls for it now.
+    pub ready: bool,
+    /// Backends that serve it, first to be asked first.
+    pub backends: Vec<String>,
+}
+
+/// Whether a name means an alias: Ollama's clients add `:latest` to a name without a tag.
+pub fn is_alias(alias: &str, asked: &str) -> bool {
+    const LATEST: &str = ":latest";
+    alias == asked || alias.strip_suffix(LATEST) == Some(asked) || asked.strip_suffix(LATEST) == Some(alias)
+}
+
+/// `GET /v1/models`, for clients of OpenAI and of Anthropic.
+pub fn models(all: &[Listed]) -> Value {
+    let data: Vec<Value> = all.iter().map(model).collect();
+    let end = |one: Option<&Listed>| one.map(|one| one.alias.clone());
+    json!({"object": "list", "data": data, "has_more": false, "first_id": end(all.first()), "last_id": end(all.last())})
+}
+
+/// One of them. No file is behind an alias, so it was never made.
+pub fn model(one: &Listed) -> Value {
+    json!({
+        "id": one.alias, "object": "model", "type": "model", "display_name": one.alias, "created": 0,
+        "created_at": Timestamp::UNIX_EPOCH.to_string(), "owned_by": "ostler", "ready": one.ready, "backends": one.backends,
+    })
+}
+
+/// `GET /api/tags`.
+pub fn tags(all: &[Listed]) -> Value {
+    json!({"models": all.iter().map(|one| tag(&one.alias)).collect::<Vec<_>>()})
+}
+
+/// `GET /api/ps`: the aliases that are in a server's memory.
+pub fn loaded_models(all: &[(String, u64, u64, Option<Timestamp>)]) -> Value {
+    let loaded = |(alias, size, size_vram, expires_at): &(String, u64, u64, Option<Timestamp>)| {
+        let mut model = tag(alias);
+        model["size"] = (*size).into();
+        model["size_vram"] = (*size_vram).into();
+        model["expires_at"] = expires_at.map(|at| at.to_string()).into();
+        model
+    };
+    json!({"models": all.iter().map(loaded).collect::<Vec<_>>()})
+}
+
+/// Clients of Ollama read all of these fields.
+fn tag(alias: &str) -> Value {
+    json!({
+        "name": alias, "model": alias, "modified_at": Timestamp::UNIX_EPOCH.to_string(), "size": 0, "digest": "",
+        "details": {"parent_model": "", "format": "", "family": "", "families": [], "parameter_size": "",
+            "quantization_level": ""},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latest_may_be_left_out_and_added() {
+        for (alias, asked, same) in [
+            ("small", "small", true),
+            ("small", "small:latest", true),
+            ("small:latest", "small", true),
+            ("small:latest", "small:latest", true),
+            ("small:3b", "small", false),
+            ("small", "small:3b", false),
+            ("small", "smal", false),
+        ] {
+            assert_eq!(is_alias(alias, asked), same, "{alias} {asked}");
+        }
+    }
+
+    #[test]
+    fn listings_have_the_fields_that_clients_read() {
+        let all = [Listed { alias: "team/small".into(), ready: true, backends: vec!["mlx".into()] }];
+        let models = models(&all);
+        assert_eq!(models["data"][0]["id"], "team/small");
+        assert_eq!((&models["data"][0]["type"], &models["first_id"]), (&json!("model"), &json!("team/small")));
+        assert_eq!(tags(&all)["models"][0]["name"], "team/small");
+        let loaded = loaded_models(&[("team/small".into(), 7, 7, None)]);
+        assert_eq!((&loaded["models"][0]["size"], &loaded["models"][0]["expires_at"]), (&json!(7), &Value::Null));
+    }
+}

@@ -1,0 +1,24 @@
+//! The protocols that the gateway speaks, purely: what a request asks for, what is changed in it for its engine, where the frames of an
+//! answer end, what they count, and how refusals, signs of life and listings are written.
+//!
+//! `object` reads the top level of JSON, `ask` what routing needs of a request, `edit` writes what the engine is sent. `frames` finds the
+//! ends of frames in what an engine streams, `meter` reads them. `beat` writes signs of life, `refusal` errors, `listing` listings.
+
+mod ask;
+mod beat;
+mod edit;
+mod frames;
+mod listing;
+mod meter;
+mod object;
+mod operation;
+mod refusal;
+
+pub use ask::{Ask, AskError, Load};
+pub use beat::{beat, loaded};
+pub use edit::edited;
+pub use frames::{FrameSplitter, Framing};
+pub use listing::{Listed, is_alias, loaded_models, model, models, tags};
+pub use meter::{Meter, Usage};
+pub use operation::{Operation, Protocol};
+pub use refusal::{Refusal, RefusalReason};

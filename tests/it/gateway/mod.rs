@@ -1,0 +1,12 @@
+//! A gateway on a database and simulated engines: what it does is counted at the engines and in the database.
+
+mod doors;
+mod ending;
+mod failing;
+mod gate;
+mod limits;
+mod listing;
+mod passing;
+mod process;
+mod real;
+mod waiting;

@@ -1,0 +1,121 @@
+//! `ostler gateway` as a process of its own.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use ostler::{
+    engines::EngineKind,
+    simulate::{ActiveFault, SimulateOptions},
+    store::Home,
+};
+use serde_json::json;
+
+use super::gate::chat;
+use crate::{
+    store::bench::Bench,
+    worker::{
+        PATIENCE, eventually,
+        shop::{Shop, until_in_flight},
+    },
+};
+
+struct GatewayProcess {
+    child: tokio::process::Child,
+    url: String,
+    log: std::path::PathBuf,
+}
+
+impl GatewayProcess {
+    async fn start(bench: &Bench) -> Self {
+        let log = std::env::temp_dir().join(format!("ostler-gateway-{}.log", uuid::Uuid::new_v4()));
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
+        command.args(["gateway", "--address", "127.0.0.1:0"]);
+        match &bench.home {
+            Home::Folder { path, .. } => command.arg("--data-dir").arg(path),
+            Home::Postgres(_) => command.env("OSTLER_DATABASE_URL", &bench.url),
+        };
+        let to = std::fs::File::create(&log).expect("a log");
+        let child = command.stdin(Stdio::null()).stderr(to).kill_on_drop(true).spawn().expect("run ostler");
+        let begun = Instant::now();
+        let address = loop {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let said = text.split_once("address=").and_then(|(_, rest)| rest.split_whitespace().next());
+            if let Some(address) = said {
+                break address.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not begin: {text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        Self { child, url: format!("http://{address}"), log }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id().expect("it runs")).expect("a process id");
+        kill(Pid::from_raw(id), signal).expect("signal");
+    }
+}
+
+impl Drop for GatewayProcess {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+async fn serves_and_is_killed(bench: Bench) {
+    let shop = Shop::on(bench).await;
+    let server = shop.simulated("one", SimulateOptions::new(EngineKind::OpenAi), 1, 10).await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut gateway = GatewayProcess::start(&shop.bench).await;
+    let url = format!("{}/v1/chat/completions", gateway.url);
+    eventually("it serves", || async {
+        http.post(&url).json(&chat(false)).send().await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    // Killed in the middle of a call, it leaves a slot that another process frees.
+    server.add_fault("long-answer:tokens=100000".parse::<ActiveFault>().expect("a fault"));
+    let body = json!({"model": "small", "stream": true, "messages": [{"role": "user", "content": "x"}]});
+    let call = tokio::spawn(http.post(&url).json(&body).send());
+    until_in_flight(&server, 1).await;
+    gateway.signal(Signal::SIGKILL);
+    gateway.child.wait().await.expect("wait");
+    let _ = call.await;
+    assert_eq!(shop.occupied(server.url()).await, 1);
+    server.clear_faults();
+    let begun = Instant::now();
+    let mut next = GatewayProcess::start(&shop.bench).await;
+    let url = format!("{}/v1/chat/completions", next.url);
+    eventually("the slot is free again", || async {
+        http.post(&url).json(&chat(false)).send().await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}: its lease need not lapse", begun.elapsed());
+    next.signal(Signal::SIGTERM);
+    assert_eq!(next.child.wait().await.expect("wait").code(), Some(0));
+    assert_eq!(shop.occupied(server.url()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_process_serves_and_what_a_killed_one_held_is_free_soon() {
+    serves_and_is_killed(Bench::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_postgres_a_process_serves_and_what_a_killed_one_held_is_free_soon() {
+    serves_and_is_killed(Bench::postgres().await).await;
+}
+
+#[test]
+fn only_loopback_is_listened_on() {
+    let command = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
+        .args(["gateway", "--address", "0.0.0.0:0", "--data-dir", "/nonexistent"])
+        .output()
+        .expect("run ostler");
+    assert_eq!(command.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&command.stderr).contains("loopback only"));
+}
