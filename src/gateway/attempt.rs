@@ -96,7 +96,7 @@ pub(super) async fn attempt(
         false => lent.held.begin_silent_call(outlives_client),
     }
     if !core.slots.announce_call(&lent.held).await {
-        lent.held.end_call();
+        lent.held.end_call(false);
         return nothing(Trouble::SlotLost);
     }
     let mut headers = headers.clone();
@@ -119,7 +119,7 @@ pub(super) async fn attempt(
         is_served: false,
     };
     let ended = exchange.run(headers, body).await;
-    lent.held.end_call();
+    lent.held.end_call(!ended.1.is_zero());
     exchange.count();
     ended
 }
