@@ -21,7 +21,7 @@ use super::{
     host_agent, llm_backend,
     shared::{AgentRegistry, Shared, SlotWatch, Wake, Wishes},
     supervise::Supervisor,
-    work::{self, SILENCE, SWEEP, Start},
+    work::{self, SILENCE, SWEEP, TermLoops},
 };
 
 /// Last probes and canaries are rows too; what they found is written at most this often.
@@ -106,7 +106,7 @@ async fn serve(parts: &Parts, feeds: &Feeds, wake: Wake, term: &Term, shutdown: 
     });
     dispatch::start(&mut supervisor, parts, &shared, term, triggers.clone());
     let world = Arc::new(ControlPlane::new(parts.clone(), shared, feeds.clone(), triggers));
-    let mut start = Start { supervisor: &mut supervisor, world, term: term.clone() };
+    let mut start = TermLoops { supervisor: &mut supervisor, world, term: term.clone() };
     start.kind(backend_controller, backends);
     start.kind(agent_controller, agents);
     start.declared().await;

@@ -50,13 +50,13 @@ fn watch<K: Object>(parts: &Parts, kind: Kind, shutdown: &CancellationToken) -> 
 }
 
 /// Starts loops of a term.
-pub struct Start<'a> {
+pub struct TermLoops<'a> {
     pub supervisor: &'a mut Supervisor,
     pub world: Arc<ControlPlane>,
     pub term: Term,
 }
 
-impl Start<'_> {
+impl TermLoops<'_> {
     /// Everything about the projected kinds.
     pub async fn declared(&mut self) {
         let world = Arc::clone(&self.world);
