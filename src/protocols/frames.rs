@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(sse("data: a\n\ndata: b\n\nda"), [of(9, "a"), of(18, "b")]);
         assert_eq!(sse("data: a\r\n\r\ndata:b\r\n\r\n"), [of(11, "a"), of(21, "b")].map(|(end, data)| (end - 1, data)));
         assert_eq!(sse("data: a\r\rdata: b\r\r"), [of(9, "a"), of(18, "b")]);
-        assert_eq!(sse(": hello\n\nevent: x\ndata: 1\ndata: 2\n\n"), [of(9, ""), of(36, "1\n2")]);
+        assert_eq!(sse(": hello\n\nevent: x\ndata: 1\ndata: 2\n\n"), [of(9, ""), of(35, "1\n2")]);
         assert_eq!(frames(Framing::Ndjson, &[b"{}\n{\"a\"", b":1}\r\n"]), [of(3, "{}"), of(12, "{\"a\":1}")]);
     }
 

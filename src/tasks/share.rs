@@ -98,7 +98,7 @@ pub fn may_take(
     let mut taken = 0;
     // The one task that is owed goes before everybody, and also into a slot that is kept for interactive calls.
     let mut order: Vec<(&WaitingCalls, usize, bool)> = all.iter().map(|one| (one, one.calls, false)).collect();
-    if owed && let Some(at) = all.iter().position(|one| one.class == CallClass::Batch) {
+    if owed && let Some(at) = all.iter().position(|one| one.class == CallClass::Batch && one.calls > 0) {
         order[at].1 -= 1;
         order.insert(0, (&all[at], 1, true));
     }
@@ -163,7 +163,14 @@ mod tests {
             (&kept, vec![], NO_TIME, ("gateway", Interactive, 1), 1, "this is the next turn"),
             (&was_kept, vec![], NO_TIME, ("worker", Batch, 1), 1, "no turn came"),
             (&kept, worker(), OWING, ("worker", Batch, 2), 1, "tasks get their tenth, one at a time"),
-            (&kept, worker(), OWING, ("gateway", Interactive, 1), 0, "of which interactive calls make way"),
+            (
+                &[slot(100, true)],
+                worker(),
+                OWING,
+                ("gateway", Interactive, 1),
+                0,
+                "of which interactive calls make way",
+            ),
             (&[slot(260, false)], worker(), OWING, ("gateway", Interactive, 1), 1, "but not for a worker that sleeps"),
             (
                 &[slot(260, false)],

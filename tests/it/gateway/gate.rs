@@ -123,7 +123,7 @@ pub fn quick() -> GatewayTimings {
 }
 
 pub fn chat(stream: bool) -> Value {
-    json!({"model": "small", "stream": stream, "messages": [{"role": "user", "content": "hello"}]})
+    json!({"model": "small", "stream": stream, "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]})
 }
 
 /// What an engine was asked.

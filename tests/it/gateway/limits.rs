@@ -62,14 +62,14 @@ async fn a_call_waits_for_the_task_that_runs_and_no_other() {
     let shop = Shop::sqlite().await;
     let mlx = shop.simulated("mlx", SimulateOptions { tokens_per_second: 80.0, ..mlx() }, 1, 10).await;
     shop.expert("igor", "small").await;
-    let tasks = shop.give(40, &["igor"], Some("small")).await;
+    let tasks = shop.give(12, &["igor"], Some("small")).await;
     let gate = Gate::start(shop).await;
     let worker = gate.shop.worker().await;
-    for n in 0..5 {
+    for n in 0..2 {
         until_in_flight(&mlx, 1).await;
         let asked = jiff::Timestamp::now();
         let prompt = format!("call {n}");
-        let body = json!({"model": "small", "messages": [{"role": "user", "content": prompt}]});
+        let body = json!({"model": "small", "max_tokens": 8, "messages": [{"role": "user", "content": prompt}]});
         assert_eq!(gate.answer("/v1/chat/completions", &body).await.0, 200);
         let log = mlx.log();
         let call = log.inferences().find(|call| call.prompt.as_deref() == Some(&prompt)).expect("it was asked");

@@ -37,7 +37,7 @@ fn frames(text: &str) -> Vec<Value> {
     let lines = text
         .lines()
         .map(|line| line.trim_start_matches("data: "))
-        .filter(|line| !line.is_empty() && *line != "[DONE]" && !line.starts_with("event:"));
+        .filter(|line| !line.is_empty() && *line != "[DONE]" && !line.starts_with("event:") && !line.starts_with(':'));
     let read = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         settled(&mut value);

@@ -18,7 +18,7 @@ async fn agents_call_what_is_declared_under_its_limit() {
     let gateway = up.gateway();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let calls = (0..12).map(|n| {
-        let body = json!({"model": "small", "stream": n % 2 == 0, "messages": [{"role": "user", "content": "hello"}]});
+        let body = json!({"model": "small", "stream": n % 2 == 0, "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]});
         let request = http.post(format!("{gateway}/v1/chat/completions")).json(&body).send();
         async move {
             let answer = request.await.unwrap();
