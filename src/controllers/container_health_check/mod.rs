@@ -219,11 +219,11 @@ fn resumed_at(memory: &mut CheckMemory, token: Option<&str>, told: bool) -> bool
     resumed
 }
 
-/// Logs of what is not well, once for each end: those that are known, and those to fetch.
-fn evidence(
-    decision: &CheckPlan,
-    known: &BTreeMap<String, KnownLog>,
-) -> (BTreeMap<String, Arc<LogExcerpt>>, Vec<(String, String)>) {
+/// By container.
+type Logs = BTreeMap<String, Arc<LogExcerpt>>;
+
+/// Logs of what is not well, once for each end: those that are known, and those to fetch (container, end).
+fn evidence(decision: &CheckPlan, known: &BTreeMap<String, KnownLog>) -> (Logs, Vec<(String, String)>) {
     let (mut logs, mut fetch) = (BTreeMap::new(), Vec::new());
     for entry in decision.entries.iter().filter(|entry| is_worth_a_log(&entry.verdict)).take(SHOWN) {
         let container = &entry.container;

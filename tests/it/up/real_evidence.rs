@@ -17,7 +17,7 @@ const STALL: u64 = 8;
 const SLOTS: usize = 4;
 
 fn work(manifests: Manifests) -> Manifests {
-    manifests.work("maxTokens: 1900, timeoutSeconds: 600", "retry: {maxAttempts: 1}")
+    manifests.work("maxTokens: 1900, timeoutSeconds: 1200", "retry: {maxAttempts: 1}")
 }
 
 /// One slot of its own, four of ours; tight probes; long answers.
