@@ -94,6 +94,7 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
             }
         };
         core.metrics.waited(began.elapsed());
+        client.has_slot();
         let server = lent.target.server_url.clone();
         let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).await;
         lent.give_back(linger).await;

@@ -80,7 +80,9 @@ pub(super) async fn show(core: &Arc<GatewayCore>, body: &[u8]) -> Result<Value, 
     let wrong = |why: String| Refusal::new(RefusalReason::Invalid, why);
     let Show { model, name, verbose } =
         serde_json::from_slice(body).map_err(|error| wrong(format!("the body is not what is expected: {error}")))?;
-    let asked = model.or(name).filter(|name| !name.is_empty()).ok_or_else(|| wrong("model is missing".to_owned()))?;
+    // Ollama's own client sends both, one of them empty.
+    let given = |name: Option<String>| name.filter(|name| !name.is_empty());
+    let asked = given(model).or(given(name)).ok_or_else(|| wrong("model is missing".to_owned()))?;
     let view = core.view();
     let Some(alias) = view.alias(&asked) else {
         return Err(unknown(&asked, &listed(core, Some(EngineKind::Ollama)).await?));

@@ -74,6 +74,8 @@ struct ClientState {
     /// How the answer is framed; `None`: it is not streamed.
     framing: Option<Framing>,
     alias: String,
+    /// How long it waited for its slot.
+    waited: Option<Duration>,
     last_byte: Instant,
     /// Nothing of a frame is under way.
     between: bool,
@@ -91,6 +93,7 @@ impl Client {
             head: Some(head),
             framing: None,
             alias: String::new(),
+            waited: None,
             last_byte: now,
             between: true,
             whole: false,
@@ -105,6 +108,11 @@ impl Client {
         let mut state = self.state.lock();
         state.alias = alias.to_owned();
         state.framing = self.operation.framing().filter(|_| streams);
+    }
+
+    /// It has a slot.
+    pub fn has_slot(&self) {
+        self.state.lock().waited = Some(self.asked.elapsed());
     }
 
     pub fn framing(&self) -> Option<Framing> {
@@ -150,7 +158,7 @@ impl Client {
         put(MODEL, &state.alias);
         if let Some(backend) = backend {
             put(BACKEND, backend);
-            put(WAIT, &self.asked.elapsed().as_millis().to_string());
+            put(WAIT, &state.waited.unwrap_or_default().as_millis().to_string());
         }
         if let Some(framing) = state.framing {
             headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(framing.content_type()));

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// An alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +52,15 @@ pub fn loaded_models(all: &[(String, u64, u64, Option<Timestamp>)]) -> Value {
     json!({"models": all.iter().map(loaded).collect::<Vec<_>>()})
 }
 
+/// Of the alias: there is no file behind it, and Ollama's command line shows the first twelve characters of a digest.
+fn digest(alias: &str) -> String {
+    Sha256::digest(alias).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Clients of Ollama read all of these fields.
 fn tag(alias: &str) -> Value {
     json!({
-        "name": alias, "model": alias, "modified_at": Timestamp::UNIX_EPOCH.to_string(), "size": 0, "digest": "",
+        "name": alias, "model": alias, "modified_at": Timestamp::UNIX_EPOCH.to_string(), "size": 0, "digest": digest(alias),
         "details": {"parent_model": "", "format": "", "family": "", "families": [], "parameter_size": "",
             "quantization_level": ""},
     })
@@ -85,7 +91,9 @@ mod tests {
         let models = models(&all);
         assert_eq!(models["data"][0]["id"], "team/small");
         assert_eq!((&models["data"][0]["type"], &models["first_id"]), (&json!("model"), &json!("team/small")));
-        assert_eq!(tags(&all)["models"][0]["name"], "team/small");
+        let tags = tags(&all);
+        assert_eq!(tags["models"][0]["name"], "team/small");
+        assert_eq!(tags["models"][0]["digest"].as_str().map(str::len), Some(64));
         let loaded = loaded_models(&[("team/small".into(), 7, 7, None)]);
         assert_eq!((&loaded["models"][0]["size"], &loaded["models"][0]["expires_at"]), (&json!(7), &Value::Null));
     }
