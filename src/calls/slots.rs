@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::CallStopped;
-use crate::store::{BootInstant, CallLife, Slot, SlotRow, Store, StoreError};
+use crate::store::{BootInstant, CallLife, Slot, Store, StoreError};
 
 /// Renewals at once.
 const AT_ONCE: usize = 8;
@@ -166,12 +166,14 @@ pub struct HeldSlots {
     store: Arc<dyn Store>,
     lease: Duration,
     held: Mutex<HashMap<(String, i64), Arc<HeldSlot>>>,
+    /// Not held any more, and left to lapse.
+    outlived: Mutex<Vec<Arc<HeldSlot>>>,
     doubted: AtomicBool,
 }
 
 impl HeldSlots {
     pub fn new(store: Arc<dyn Store>, lease: Duration) -> Self {
-        Self { store, lease, held: Mutex::default(), doubted: AtomicBool::new(false) }
+        Self { store, lease, held: Mutex::default(), outlived: Mutex::default(), doubted: AtomicBool::new(false) }
     }
 
     /// `asked_at`: before it was asked for.
@@ -258,6 +260,9 @@ impl HeldSlots {
         held.leaves.store(true, Ordering::Release);
         if held.call().is_outlived {
             tracing::debug!(server = held.slot.server_url, "the server works on in a slot; it lapses");
+            let mut outlived = self.outlived.lock();
+            outlived.retain(|one| !one.left(BootInstant::now()).is_zero());
+            outlived.push(Arc::clone(held));
         } else if let Err(error) = self.store.release_slot(&held.slot, linger).await {
             tracing::debug!(server = held.slot.server_url, %error, "a slot is given back later");
             self.doubt();
@@ -287,11 +292,12 @@ impl HeldSlots {
         }
         let given_back = async {
             for url in servers {
-                let ours = |row: &SlotRow| row.holder == holder && !row.outlives_client;
-                for row in self.store.slots(url).await?.into_iter().filter(ours) {
+                for row in self.store.slots(url).await?.into_iter().filter(|row| row.holder == holder) {
                     let slot =
                         Slot { server_url: url.clone(), number: row.number, holder: row.holder, epoch: row.epoch };
-                    if self.held.lock().get(&key(&slot)).is_none_or(|known| known.slot.epoch != slot.epoch) {
+                    let is_held = self.held.lock().get(&key(&slot)).is_some_and(|known| known.slot.epoch == slot.epoch);
+                    let lapses = self.outlived.lock().iter().any(|known| known.slot == slot);
+                    if !is_held && !lapses {
                         self.store.release_slot(&slot, linger).await?;
                         tracing::info!(
                             server = slot.server_url,

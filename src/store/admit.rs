@@ -91,7 +91,7 @@ impl TryFrom<SlotRecord> for SlotRow {
             call_ends_at,
             call_began_at,
             last_byte_at,
-            outlives_client,
+            outlives_client: _,
             instance,
             aborted,
             frees_at: _,
@@ -115,7 +115,6 @@ impl TryFrom<SlotRecord> for SlotRow {
             call_ends_at: call_ends_at.into(),
             call_began_at: call_began_at.map(Into::into),
             last_byte_at: last_byte_at.map(Into::into),
-            outlives_client,
             instance,
             aborted,
         })

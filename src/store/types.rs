@@ -257,8 +257,6 @@ pub struct SlotRow {
     pub call_began_at: Option<Timestamp>,
     /// The last byte of that call, keepalive comments included; `None` until its first one.
     pub last_byte_at: Option<Timestamp>,
-    /// See [`CallLife`].
-    pub outlives_client: bool,
     pub instance: Option<String>,
     pub aborted: bool,
 }

@@ -270,7 +270,6 @@ mod tests {
             call_ends_at: at(60),
             call_began_at: Some(at(0)),
             last_byte_at: None,
-            outlives_client: false,
             instance: None,
             aborted: false,
         }

@@ -482,7 +482,6 @@ fn an_open_call_has_the_servers_own_name_of_its_model() {
         call_ends_at: at(600),
         call_began_at: Some(at(0)),
         last_byte_at: None,
-        outlives_client: false,
         instance: None,
         aborted: false,
     };
