@@ -19,6 +19,10 @@ use crate::tasks::machine::Event;
 /// How often a claim goes on after tasks were singled out.
 const ROUNDS: usize = 5;
 
+/// PostgreSQL sends the error of a statement before it gives its locks back, and what is locked is not chosen: looked at again after these.
+const UNLOCKED_WITHIN: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200)];
+
 /// A claim of at most `most` tasks. What is refused because of some of them is tried again without those.
 pub(in super::super) async fn unless<T, F>(
     store: &PostgresStore,
@@ -52,8 +56,15 @@ where
 async fn single_out(store: &PostgresStore, searches: &[Search<'_>], asked: &Ask) -> Result<Vec<TaskId>, StoreError> {
     let Some(lease) = searches.first().map(|search| search.lease) else { return Ok(Vec::new()) };
     let mut session = store.write().await?;
-    let statement = choose();
-    let chosen = ask(sqlx::query(AssertSqlSafe(statement)), searches, asked).fetch_all(session.connection()).await?;
+    let mut chosen = Vec::new();
+    for wait in UNLOCKED_WITHIN {
+        tokio::time::sleep(wait).await;
+        let choose = sqlx::query(AssertSqlSafe(choose()));
+        chosen = ask(choose, searches, asked).fetch_all(session.connection()).await?;
+        if !chosen.is_empty() {
+            break;
+        }
+    }
     let mut refused = Vec::new();
     for row in chosen {
         let (id, expert): (TaskId, String) = (row.try_get("id")?, row.try_get("expert")?);
