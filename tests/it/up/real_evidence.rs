@@ -231,7 +231,7 @@ async fn real_mlx_with_long_answers_is_left_alone_and_killed_in_the_middle_loses
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     others.iter().for_each(tokio::task::JoinHandle::abort);
-    up.until("mlx", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
+    up.until_within(PATIENCE * 3, "mlx", "at work", |b| b["live"]["lastByteAt"].is_string()).await;
     let before = mlx.processes();
     super::healing::kill(before[0]);
     let done = until_all_done(&up, 6).await;
