@@ -119,7 +119,7 @@ pub(super) async fn attempt(
         is_served: false,
     };
     let ended = exchange.run(headers, body).await;
-    lent.held.end_call(!ended.1.is_zero());
+    lent.held.end_call(!ended.1.is_zero() && !exchange.leaving_is_noticed());
     exchange.count();
     ended
 }
@@ -196,8 +196,13 @@ impl Exchange<'_> {
 
     /// Whether the engine must be read although nobody listens: it would go on without noticing, and the slot would be given away.
     fn reads_on(&self) -> bool {
-        let mlx = self.lent.target.kind == EngineKind::Mlx;
-        !self.gone || (mlx && !(self.ask.streams && self.has_bytes() && self.last_byte.elapsed() < NOTICES))
+        !self.gone || !self.leaving_is_noticed()
+    }
+
+    /// Whether the engine soon stops once nobody reads what it writes.
+    fn leaving_is_noticed(&self) -> bool {
+        let writes = self.ask.streams && self.has_bytes() && self.last_byte.elapsed() < NOTICES;
+        self.lent.target.kind != EngineKind::Mlx || writes
     }
 
     pub fn has_bytes(&self) -> bool {
