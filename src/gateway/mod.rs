@@ -35,9 +35,6 @@ use crate::{
     listener::{self, Limits},
 };
 
-/// Open connections. An IDE keeps several; all of them come from this machine.
-const CONNECTIONS: usize = 1_000;
-
 /// A gateway at work.
 pub struct Gateway {
     core: Arc<GatewayCore>,
@@ -55,10 +52,8 @@ impl Gateway {
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let core = self.core;
         let usual = Limits::of_process();
-        let connections = usual.connections.min(CONNECTIONS);
         let limits = Limits {
-            connections,
-            per_peer: connections,
+            per_peer: usual.connections,
             body_gap: std::time::Duration::from_secs(30),
             drain: core.timings.drain,
             ..usual
