@@ -1,8 +1,11 @@
-//! What every room needs: text (escapes, ages, durations, "did you mean …?"), and how often a loop may begin. Pure; it uses no other room.
+//! What every room needs: text (escapes, ages, durations, "did you mean …?"), how often a loop may begin, and
+//! when it looks again. It uses no other room.
 
 mod burst;
 pub mod escape;
 mod text;
+mod tick;
 
 pub use burst::Burst;
 pub use text::{age, closest, duration};
+pub use tick::{Ticker, tick};

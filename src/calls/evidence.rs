@@ -1,15 +1,20 @@
 //! What this worker's calls showed of servers, and when the leader must hear of it at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
+use crate::base::tick;
 use crate::store::{CallEvidence, FailedCall, ServedCall};
 
 /// Failures under so many requests are each reported at once: the second one demands a proof of the server.
 const PROMPT_FAILURES: usize = 2;
+/// What changes the verdict over a server is reported at once, but not more often than this.
+const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 
 /// By server.
 #[derive(Debug, Default)]
@@ -41,9 +46,13 @@ impl EvidenceLog {
         }
     }
 
-    /// Resolves when a call showed what no report has told yet.
-    pub async fn news(&self) {
-        self.news.notified().await;
+    /// Resolves when the next report is due, after the one at `last`: once in `every`, and at once when a call showed what none has told
+    /// yet, which changes the verdict over a server.
+    pub async fn report_due(&self, every: Duration, last: Instant) {
+        tokio::select! {
+            () = tick(every) => {}
+            () = self.news.notified() => sleep_until(last + BETWEEN_REPORTS).await,
+        }
     }
 
     /// For a report: all that is not too old.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs, time::Duration};
 
+use crate::base::tick;
 use nix::{
     sys::wait::{WaitPidFlag, waitpid},
     unistd::Pid,
@@ -30,7 +31,7 @@ async fn reap() {
     loop {
         tokio::select! {
             _ = ended.recv() => sleep(SOON).await,
-            () = sleep(PERIOD) => {}
+            () = tick(PERIOD) => {}
         }
         reap_once(std::process::id(), &mut seen, Instant::now());
     }

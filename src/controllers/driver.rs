@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use crate::{
     api::{Kind, ResourceStatus},
+    base::Ticker,
     platform::{Note, ObjectId, Platform, PlatformError},
     store::Term,
     telemetry::{Beat, Metrics, ReconcileResult},
@@ -183,12 +184,12 @@ where
         config,
     );
     tokio::pin!(passes);
-    let mut alive = tokio::time::interval(Duration::from_secs(2));
+    let mut alive = Ticker::new(Duration::from_secs(2));
     loop {
         tokio::select! {
             // Losing the lead stops everything at once: what was not begun is left to the successor.
             () = cancelled.cancelled() => return,
-            _ = alive.tick() => context.drive.beat.beat(),
+            () = alive.tick() => context.drive.beat.beat(),
             done = passes.next() => match done {
                 Some(Err(applier_error::ObjectNotFound(object))) => {
                     let (namespace, name) = (object.namespace.as_deref().unwrap_or_default(), &object.name);

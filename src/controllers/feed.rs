@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Condition, ConditionStatus, Kind},
+    base::Ticker,
     platform::{Note, ObjectId, Platform, Problem, WatchError},
     telemetry::{Beat, Metrics},
 };
@@ -228,11 +229,11 @@ where
 {
     async fn run(mut self, beat: Beat, shutdown: CancellationToken) {
         let mut events = self.platform.watch(self.kind);
-        let mut alive = tokio::time::interval(std::time::Duration::from_secs(5));
+        let mut alive = Ticker::new(std::time::Duration::from_secs(4));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = alive.tick() => beat.beat(),
+                () = alive.tick() => beat.beat(),
                 event = events.next() => match event {
                     Some(Ok(event)) => self.take(event),
                     Some(Err(error)) => self.interrupted(&error),

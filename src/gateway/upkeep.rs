@@ -10,14 +10,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{core::GatewayCore, view::GatewayView};
+use crate::base::tick;
 use crate::store::{ProcessIdentity, Topics, WorkerReport};
 
 /// A loop that is silent for longer is stuck: longer than any statement's timeout.
 const MAY_BE_SILENT: Duration = Duration::from_secs(120);
 /// Slots are looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
-/// What changes the verdict over a server is reported at once, but not more often than this.
-const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// Between two tries while the database is away.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -58,7 +57,7 @@ pub(super) async fn follow(core: Arc<GatewayCore>, ended: CancellationToken) {
 pub(super) async fn keep(core: Arc<GatewayCore>, ended: CancellationToken) {
     let beat = core.loops.register("gateway: slots", MAY_BE_SILENT);
     let mut renewed_at = Instant::now();
-    while ended.run_until_cancelled(sleep(LOOK)).await.is_some() {
+    while ended.run_until_cancelled(tick(LOOK)).await.is_some() {
         beat.beat();
         if renewed_at.elapsed() >= core.timings.slot_lease / 3 {
             renewed_at = Instant::now();
@@ -102,14 +101,9 @@ pub(super) async fn wait(core: Arc<GatewayCore>, ended: CancellationToken) {
 pub(super) async fn report(core: Arc<GatewayCore>, ended: CancellationToken) {
     let beat = core.loops.register("gateway: reports", MAY_BE_SILENT);
     let mut last = None;
-    let due = async || {
-        sleep(BETWEEN_REPORTS).await;
-        tokio::select! {
-            () = sleep(core.timings.report) => {}
-            () = core.evidence.news() => {}
-        }
-    };
-    while ended.run_until_cancelled(due()).await.is_some() {
+    let mut last_at = Instant::now();
+    while ended.run_until_cancelled(core.evidence.report_due(core.timings.report, last_at)).await.is_some() {
+        last_at = Instant::now();
         beat.beat();
         let reported_at = Timestamp::now();
         let evidence = core.evidence.all(reported_at);

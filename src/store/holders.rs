@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{BootInstant, Fence, ProcessIdentity, Reaped, Store, StoreError, Topics};
+use crate::base::tick;
 
 /// How long an engine may take to notice that a client's connection is closed: Ollama a few milliseconds, MLX until its next token.
 /// While MLX reads a prompt it does not notice at all: see `outlives_client` of [`CallLife`](super::CallLife).
@@ -158,7 +159,7 @@ pub async fn watch_deaths(store: Arc<dyn Store>, holder: Option<String>, shutdow
             true
         });
         let wait = async {
-            tokio::time::sleep(LOOK).await;
+            tick(LOOK).await;
             if !others {
                 claims.changed(LOOK_SELDOM).await;
             }

@@ -11,9 +11,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-const TICK: Duration = Duration::from_millis(500);
+use crate::base::tick;
+
+const TICK: Duration = Duration::from_secs(1);
 /// More than this between two ticks means that the process did not run.
-const LONGEST_TICK: Duration = Duration::from_secs(2);
+const LONGEST_TICK: Duration = Duration::from_secs(3);
 
 /// The loops of a process.
 #[derive(Clone, Debug, Default)]
@@ -95,7 +97,7 @@ impl Loops {
     /// not answer at all, which says the same.
     pub async fn keep_time(self, shutdown: CancellationToken) {
         let mut last = Instant::now();
-        while shutdown.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+        while shutdown.run_until_cancelled(tick(TICK)).await.is_some() {
             let now = Instant::now();
             self.advance(now.saturating_duration_since(last));
             last = now;

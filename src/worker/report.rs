@@ -1,15 +1,13 @@
 //! What a worker reports of itself.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,9 +16,6 @@ use super::{
     stats::{self, ServerRoom},
 };
 use crate::{api::LimitedBy, store::WorkerReport, telemetry::Beat};
-
-/// What changes the verdict over a server is reported at once, but not more often than this.
-const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 
 /// What the loops tell each other.
 #[derive(Default)]
@@ -42,16 +37,10 @@ impl State {
 
 /// Reports how this worker is, every few seconds; at once what changes the verdict over a server.
 pub async fn report(core: Arc<Core>, state: Arc<State>, host: String, beat: Beat, ended: CancellationToken) {
-    let due = async || {
-        tokio::time::sleep(BETWEEN_REPORTS).await;
-        let rest = core.timings.report.saturating_sub(BETWEEN_REPORTS);
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = core.evidence.news() => {}
-        }
-    };
-    let mut last: Option<(tokio::time::Instant, WorkerReport)> = None;
-    while ended.run_until_cancelled(due()).await.is_some() {
+    let mut last_at = Instant::now();
+    let mut last: Option<(Instant, WorkerReport)> = None;
+    while ended.run_until_cancelled(core.evidence.report_due(core.timings.report, last_at)).await.is_some() {
+        last_at = Instant::now();
         beat.beat();
         let (allowance, in_flight) = (state.allowance(), core.places.taken());
         let draining = core.draining.is_cancelled();
@@ -80,7 +69,7 @@ pub async fn report(core: Arc<Core>, state: Arc<State>, host: String, beat: Beat
             core.stats.put_back(report.calls);
             continue;
         }
-        last = Some((tokio::time::Instant::now(), report));
+        last = Some((Instant::now(), report));
     }
 }
 

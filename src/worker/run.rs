@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{LimitedBy, PoolConcurrency},
-    base::Burst,
+    base::{Burst, tick},
     calls::{CachedSecrets, CallSecrets, CallStopped, EvidenceLog, HeldSlots, Targets, seconds},
     net::HttpClient,
     store::{BootInstant, ProcessIdentity, Store, Topics},
@@ -222,7 +222,7 @@ async fn keep(core: Arc<Core>, beat: Beat, ended: CancellationToken) {
     let every = core.timings.heartbeat.min(Duration::from_secs(1));
     let mut slots_at = tokio::time::Instant::now();
     let mut asked_at = slots_at;
-    while ended.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+    while ended.run_until_cancelled(tick(every)).await.is_some() {
         beat.beat();
         if let Err(error) = core.leases.renew().await {
             tracing::debug!(%error, "leases are not renewed");
@@ -285,7 +285,7 @@ async fn govern(core: Arc<Core>, state: Arc<State>, mut sensor: Sensor, beat: Be
             core.wake.notify_one();
         }
         let wait = if core.places.taken() > 0 { SENSE } else { SENSE_IDLE };
-        if ended.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+        if ended.run_until_cancelled(tick(wait)).await.is_none() {
             return;
         }
     }

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{plan, service::Service},
+    base::Ticker,
     telemetry::{Beat, Metrics},
 };
 
@@ -27,13 +27,13 @@ pub struct Upkeep {
 
 impl Upkeep {
     pub async fn run(self) {
-        let mut ticks = interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.due().await;
+        let mut ticks = Ticker::new(PERIOD);
         let mut changes = self.service.changes.subscribe();
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                _ = ticks.tick() => self.due().await,
+                () = ticks.tick() => self.due().await,
                 Ok(()) = changes.changed() => {}
             }
             self.publish();

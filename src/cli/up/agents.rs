@@ -14,6 +14,7 @@ use super::Derived;
 use crate::{
     agent::{self, AgentHandle, AgentSettings},
     api::{AgentConfigSpec, HostAgent, Kind},
+    base::tick,
     host::{Manager, SigningSecret},
     http::Problem,
     net::HttpClient,
@@ -73,7 +74,7 @@ impl UpAgents {
 
     /// Follows the folder until `shutdown`.
     pub async fn follow(&mut self, beat: Beat, shutdown: CancellationToken) {
-        while shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
+        while shutdown.run_until_cancelled(tick(PERIOD)).await.is_some() {
             beat.beat();
             self.converge().await;
         }

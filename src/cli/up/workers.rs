@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::process::{holder, host};
 use crate::{
     api::Kind,
+    base::tick,
     calls::PlatformSecrets,
     net::HttpClient,
     platform::Platform,
@@ -41,7 +42,7 @@ pub async fn follow(common: PoolWorkers, shutdown: CancellationToken) {
     loop {
         beat.beat();
         converge(&common, &mut running).await;
-        if shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_none() {
+        if shutdown.run_until_cancelled(tick(PERIOD)).await.is_none() {
             break;
         }
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::{Kind, Requirement},
+    base::tick,
     store::{DeclaredRow, Term, Topics},
     telemetry::Beat,
 };
@@ -103,7 +104,7 @@ pub async fn watch_gates(world: Arc<ControlPlane>, term: Term, beat: Beat) {
     let mut changes = world.parts.store.follow(Topics::WORLD);
     let mut read_at: Option<Instant> = None;
     loop {
-        tokio::time::sleep(PERIOD).await;
+        tick(PERIOD).await;
         beat.beat();
         let rows: Vec<(DeclaredRow, Vec<Requirement>)> = world
             .book

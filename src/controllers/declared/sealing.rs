@@ -6,6 +6,7 @@ use kube::ResourceExt;
 
 use crate::{
     api::TextKind,
+    base::tick,
     platform::PlatformError,
     store::{StoreError, Term, seal},
     telemetry::Beat,
@@ -20,7 +21,7 @@ pub async fn seal_secrets(world: Arc<ControlPlane>, term: Term, beat: Beat) {
     let Some(key) = world.parts.sealing.clone() else {
         loop {
             beat.beat();
-            tokio::time::sleep(PERIOD).await;
+            tick(PERIOD).await;
         }
     };
     loop {
@@ -34,7 +35,7 @@ pub async fn seal_secrets(world: Arc<ControlPlane>, term: Term, beat: Beat) {
         {
             tracing::warn!(%error, "could not hand Secrets over to workers; will retry");
         }
-        tokio::time::sleep(PERIOD).await;
+        tick(PERIOD).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
+    base::tick,
     store::{QueueCounts, StoreError, Topics},
     tasks::TaskState,
 };
@@ -40,7 +41,7 @@ pub async fn run(context: LoopContext) {
         let rest = (began.elapsed() * SHARE).clamp(PERIOD, SELDOM);
         // In parts, so that the loop is seen to be alive.
         while began.elapsed() < rest {
-            tokio::time::sleep(PERIOD).await;
+            tick(PERIOD).await;
             context.beat.beat();
         }
         while began.elapsed() < SELDOM && !changes.changed(PERIOD * 3).await {

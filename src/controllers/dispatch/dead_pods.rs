@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    base::tick,
     runtimes::{WorkerPods, WorkloadError},
     store::{BootInstant, DeathWatch, HolderRow, ProcessIdentity, StoreError, Topics},
 };
@@ -21,7 +22,7 @@ pub async fn run(context: LoopContext, pods: Arc<WorkerPods>) {
     loop {
         context.beat.beat();
         let passed = context.note("free what dead pods hold", pass(&context, &pods, &mut deaths).await);
-        tokio::time::sleep(PERIOD).await;
+        tick(PERIOD).await;
         if passed == Some(false) {
             claims.changed(SELDOM).await;
         }

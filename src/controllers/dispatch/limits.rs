@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::Kind,
+    base::tick,
     controllers::{
         Parts,
         driver::Triggers,
@@ -47,7 +48,7 @@ pub async fn run(context: LoopContext, limits: ServerLimits, slots: SlotWatch, t
         if let Some(known) = context.note("limits of the last leader", restored(&*context.store).await) {
             break known;
         }
-        tokio::time::sleep(PERIOD).await;
+        tick(PERIOD).await;
     };
     let mut reports = Reports::default();
     let mut saved = (Timestamp::now(), known.clone());
@@ -66,7 +67,7 @@ pub async fn run(context: LoopContext, limits: ServerLimits, slots: SlotWatch, t
                 saved = (now, known.clone());
             }
         }
-        tokio::time::sleep(PERIOD).await;
+        tick(PERIOD).await;
         if changes.take() || slots.is_busy() {
             changed_at = Instant::now();
         }

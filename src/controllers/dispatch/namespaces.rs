@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    base::tick,
     platform::{Namespaces, Platform},
     store::{QueueCounts, StoreError, TaskCommand, TaskFilter},
     tasks::retry::doubled,
@@ -45,7 +46,7 @@ pub async fn run(context: LoopContext, platform: Arc<dyn Platform>) {
         }
         // In parts, so that the loop is seen to be alive.
         for _ in 0..(doubled(PERIOD, LONGEST, failures).as_secs() / PERIOD.as_secs()) {
-            tokio::time::sleep(PERIOD).await;
+            tick(PERIOD).await;
             context.beat.beat();
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     api::{RetentionPolicy, TaskQueueSpec},
+    base::tick,
     store::{DeclaredRow, Retention, StoreError, spec_of},
     tasks::QueueKey,
 };
@@ -24,7 +25,7 @@ pub async fn run(context: LoopContext) {
         let wait = if dropped > 0 { SOON } else { PERIOD };
         // In parts, so that the loop is seen to be alive.
         for _ in 0..wait.as_secs().div_ceil(10).max(1) {
-            tokio::time::sleep(wait.min(Duration::from_secs(10))).await;
+            tick(wait.min(Duration::from_secs(10))).await;
             context.beat.beat();
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    base::tick,
     store::{CallEvidence, SlotPurpose, SlotRow, Store, StoreError, Topics, world},
     tasks::route::Server,
     telemetry::Beat,
@@ -75,7 +76,7 @@ impl SlotWatch {
         let (mut period, mut count_at) = (PERIOD, Instant::now());
         let mut changes = store.follow(Topics::TASKS | Topics::REPORTS | Topics::WORLD | Topics::SLOTS);
         let mut changed_at = Instant::now();
-        while shutdown.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+        while shutdown.run_until_cancelled(tick(period)).await.is_some() {
             beat.beat();
             if changes.take() {
                 changed_at = Instant::now();

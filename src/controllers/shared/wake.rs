@@ -8,6 +8,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::tick;
+
 const TICK: Duration = Duration::from_secs(1);
 /// A gap between two ticks that no load explains.
 const GAP: SignedDuration = SignedDuration::from_secs(15);
@@ -26,7 +28,7 @@ impl Wake {
     /// Watches the wall clock, which goes on while the machine sleeps.
     pub async fn watch(self, shutdown: CancellationToken) {
         let mut last = Timestamp::now();
-        while shutdown.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+        while shutdown.run_until_cancelled(tick(TICK)).await.is_some() {
             let now = Timestamp::now();
             self.tick(last, now);
             last = now;

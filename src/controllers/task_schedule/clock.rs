@@ -12,6 +12,7 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
     api::{ConcurrencyPolicy, Kind, Mode, TaskScheduleSpec, number_of},
+    base::tick,
     platform::Note,
     store::{DeclaredRow, Fired, Replaced, StoreClass, StoreError, TaskFilter, TaskPage, Term},
     tasks::{NewTask, TaskState, retry::doubled},
@@ -39,7 +40,7 @@ pub async fn watch_clock(world: Arc<ControlPlane>, runs: ScheduleRuns, term: Ter
     let (began, read, failing, replacing) = (Instant::now(), false, HashMap::new(), HashMap::new());
     let mut clock = ScheduleClock { world, runs, term, began, timers, last, replacing, read, failing };
     loop {
-        tokio::time::sleep(PERIOD).await;
+        tick(PERIOD).await;
         beat.beat();
         if !clock.world.book.is_loaded() || !clock.term.still_leads() {
             continue;
