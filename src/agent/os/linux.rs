@@ -5,7 +5,6 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io::{self, Read},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     process::Command,
     sync::{Mutex, OnceLock, PoisonError},
@@ -15,7 +14,7 @@ use nix::unistd::{User, initgroups, setgid, setuid};
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
-use super::{Listener, Proc};
+use super::{Listener, Proc, sockets::sockets};
 use crate::host::Instance;
 
 /// USER_HZ, the unit of times in `/proc/PID/stat`: 100 on every architecture that Rust has a std for.
@@ -109,19 +108,6 @@ pub fn listening_sockets(port: u16) -> Option<Vec<u64>> {
     Some(sockets(port).ok()?.iter().map(|socket| socket.inode).collect())
 }
 
-fn sockets(port: u16) -> io::Result<Vec<Socket>> {
-    let mut sockets = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        match fs::read_to_string(table) {
-            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(|l| parse_socket(l, port))),
-            // Without IPv6 there is no second table.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(sockets)
-}
-
 pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let sockets = sockets(port)?;
     if sockets.is_empty() {
@@ -131,47 +117,6 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let owners = socket_owners(&wanted)?;
     let pid_of = |inode| owners.iter().find(|(i, _)| *i == inode).map(|&(_, pid)| pid);
     Ok(sockets.into_iter().map(|s| Listener { address: s.address, pid: pid_of(s.inode), uid: Some(s.uid) }).collect())
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Socket {
-    address: IpAddr,
-    inode: u64,
-    uid: u32,
-}
-
-/// A line of `/proc/net/tcp` that listens on the port.
-fn parse_socket(line: &str, port: u16) -> Option<Socket> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (address, hex_port) = fields.get(1)?.split_once(':')?;
-    let listens = *fields.get(3)? == "0A";
-    if !listens || u16::from_str_radix(hex_port, 16).ok()? != port {
-        return None;
-    }
-    Some(Socket {
-        address: parse_address(address)?,
-        inode: fields.get(9)?.parse().ok()?,
-        uid: fields.get(7)?.parse().ok()?,
-    })
-}
-
-/// Addresses are words in the machine's byte order, in hexadecimal digits.
-fn parse_address(hex: &str) -> Option<IpAddr> {
-    let word = |i: usize| {
-        let word = u32::from_str_radix(hex.get(i * 8..i * 8 + 8)?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    };
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
-        32 => {
-            let mut bytes = [0; 16];
-            for i in 0..4 {
-                bytes[i * 4..i * 4 + 4].copy_from_slice(&word(i)?);
-            }
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
 }
 
 /// Which process has each socket open. The oldest of several: a server's workers inherit its socket. Who was found before is asked first:
@@ -255,20 +200,5 @@ mod tests {
         let threads = stat.replace(" S ", " Z ").replace(" 20 0 1 0 ", " 20 0 3 0 ");
         assert!(parse_stat(42, &threads).is_some(), "its other threads go on");
         assert_eq!(parse_stat(42, "42 (x"), None);
-    }
-
-    #[test]
-    fn a_listening_line_is_read_and_any_other_is_not() {
-        let line = "   0: 0100007F:2CAA 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0 100 0 0 10 0";
-        if cfg!(target_endian = "little") {
-            let socket = Socket { address: Ipv4Addr::LOCALHOST.into(), inode: 31337, uid: 1000 };
-            assert_eq!(parse_socket(line, 11434), Some(socket));
-        }
-        assert_eq!(parse_socket(line, 11435), None, "another port");
-        assert_eq!(parse_socket(&line.replace(" 0A ", " 01 "), 11434), None, "a connection");
-        let six = "00000000000000000000000001000000";
-        if cfg!(target_endian = "little") {
-            assert_eq!(parse_address(six), Some(Ipv6Addr::LOCALHOST.into()));
-        }
     }
 }

@@ -6,13 +6,15 @@ mod linux;
 mod place;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
+#[cfg(target_os = "linux")]
+mod sockets;
 
 #[cfg(target_os = "linux")]
 use linux as native;
 #[cfg(not(target_os = "linux"))]
 use portable as native;
 
-use std::{collections::HashMap, io, net::IpAddr, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, sync::OnceLock, time::Duration};
 
 use nix::unistd::{Pid, Uid, User};
 
@@ -137,7 +139,8 @@ pub fn user_name(uid: u32) -> String {
 
 /// The user that this process runs as.
 pub fn own_user() -> String {
-    user_name(Uid::effective().as_raw())
+    static OWN: OnceLock<String> = OnceLock::new();
+    OWN.get_or_init(|| user_name(Uid::effective().as_raw())).clone()
 }
 
 /// A command line, for people: shortened, and without what looks like a secret.
