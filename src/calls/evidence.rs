@@ -115,7 +115,7 @@ mod tests {
                     evidence.failed("http://s", call);
                 }
             }
-            assert_eq!(evidence.news().now_or_never().is_some(), is_news, "{what}");
+            assert_eq!(evidence.news.notified().now_or_never().is_some(), is_news, "{what}");
         }
         let all = evidence.all(at(10));
         assert_eq!((all.len(), all[0].served.len(), all[0].failed.len()), (1, 2, 4));
