@@ -1,6 +1,8 @@
 //! Asks a server to prove that it serves a model, in the form that it takes: most take one token of a chat, some insist on
 //! more tokens, another field or no stream, and some only embed.
 
+use std::{sync::OnceLock, time::Duration};
+
 use tokio::time::Instant;
 
 use super::chat::{self, Dialect};
@@ -12,6 +14,8 @@ use super::{
 
 /// What servers that refuse one token ask for at least.
 const MORE_TOKENS: u32 = 16;
+/// What an answer of so few tokens may take after the first, until it is broken off.
+const REST: Duration = Duration::from_secs(2);
 
 pub(super) async fn prove<E: Engine + ?Sized>(
     engine: &E,
@@ -85,15 +89,37 @@ async fn ask<E: Engine + ?Sized>(
             asked.max_tokens = max_tokens;
             asked.keep_alive = request.keep_alive;
             (asked.first_byte_timeout, asked.stall_timeout) = (request.first_byte_timeout, request.stall_timeout);
-            let outcome = match engine.kind() {
-                EngineKind::Ollama => ollama::infer(at, &asked, stream, on_activity).await?,
-                kind @ (EngineKind::Mlx | EngineKind::OpenAi) => {
-                    let limit_field = if newer_limit { "max_completion_tokens" } else { "max_tokens" };
-                    let dialect = Dialect { limit_field, stream, ask_usage: false, ..Dialect::of(kind, &asked) };
-                    chat::infer(kind, at, &asked, &dialect, on_activity).await?
+            let (first, began) = (OnceLock::new(), Instant::now());
+            let mut noted = |activity| {
+                if activity == CallActivity::Token {
+                    let _ = first.set(Instant::now());
+                }
+                on_activity(activity);
+            };
+            let answer = async {
+                match engine.kind() {
+                    EngineKind::Ollama => ollama::infer(at, &asked, stream, &mut noted).await,
+                    kind @ (EngineKind::Mlx | EngineKind::OpenAi) => {
+                        let limit_field = if newer_limit { "max_completion_tokens" } else { "max_tokens" };
+                        let dialect = Dialect { limit_field, stream, ask_usage: false, ..Dialect::of(kind, &asked) };
+                        chat::infer(kind, at, &asked, &dialect, &mut noted).await
+                    }
                 }
             };
-            Ok(outcome.first_token_after)
+            tokio::select! {
+                outcome = answer => Ok(outcome?.first_token_after),
+                at = enough(&first) => Ok(at.duration_since(began)),
+            }
+        }
+    }
+}
+
+/// When the first token came, some time after that: a server that takes no notice of the limit has proved itself all the same.
+async fn enough(first: &OnceLock<Instant>) -> Instant {
+    loop {
+        tokio::time::sleep(REST).await;
+        if let Some(at) = first.get().filter(|at| at.elapsed() >= REST) {
+            return *at;
         }
     }
 }
@@ -208,6 +234,28 @@ mod tests {
         for (engine, tried, error, next) in cases {
             assert_eq!(next_shape(engine, &tried, &error), next, "{engine} {tried:?} {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ignores_the_limit_is_proved_by_its_first_token() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        crate::net::install_crypto();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = reqwest::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 8192]).await;
+            let mut next = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+            while connection.write_all(next.as_bytes()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                next = "data: {\"choices\": [{\"delta\": {\"content\": \"more \"}}]}\n\n";
+            }
+        });
+        let request = ProofRequest::new(crate::engines::SendableModel::mlx_default(), Duration::from_secs(60));
+        let endpoint = Endpoint::new(crate::net::HttpClient::direct().unwrap(), base, None);
+        let server = crate::engines::engine(EngineKind::OpenAi);
+        let proved = server.prove(&endpoint, &request, &mut |_| {}).await.unwrap();
+        assert!(proved.first_token_after < Duration::from_secs(10), "{proved:?}");
     }
 
     #[test]

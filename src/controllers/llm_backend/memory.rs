@@ -258,7 +258,15 @@ impl BackendMemory {
         self.attempts_today.iter().filter(|at| **at > day_ago).count()
     }
 
-    /// A step that never helped for a cause in ten tries is skipped for it.
+    /// How often a step helped since then, as far as history goes.
+    pub fn helped_since(&self, step: RecoveryStep, since: Timestamp) -> usize {
+        let helped = |attempt: &&RecoveryAttempt| {
+            attempt.step == step && attempt.at >= since && attempt.result == AttemptResult::Helped
+        };
+        self.history.iter().filter(helped).count()
+    }
+
+    /// A step that never helped for a cause in ten tries is skipped for it, where another one is left.
     pub fn is_hopeless(&self, cause: RecoveryCause, step: RecoveryStep) -> bool {
         let tally = self.tallies.get(&cause).and_then(|steps| steps.get(&step)).copied().unwrap_or_default();
         tally.tried >= 10 && tally.helped == 0

@@ -11,6 +11,7 @@ use crate::{
 use super::{
     super::{evidence::describe_failures, facts::CanaryResult, memory::RecoveryCause, proof},
     Aspect, BackendAssessment, JudgeInput,
+    life::FIRST_BYTE_AT_LEAST,
 };
 
 /// Failed calls under different requests that demand a proof.
@@ -22,6 +23,7 @@ const BLIND_TIMEOUTS: usize = 3;
 /// The same, by time: others' work takes long.
 const BLIND_SILENCE: i32 = 2;
 
+/// What speaks against the server, and not its request.
 const AGAINST_SERVER: [CallFault; 2] = [CallFault::Failed, CallFault::OutOfMemory];
 
 impl JudgeInput<'_> {
@@ -37,6 +39,9 @@ impl JudgeInput<'_> {
         if failures.is_empty() || failures.len().max(canaries) < DOUBT {
             return None;
         }
+        if !self.may_ask() && failures.len() < DOUBT_WITHOUT_CANARY {
+            return None;
+        }
         let message = describe_failures(&failures);
         let last_canary = self.seen.canary.failure_since(self.failing_after());
         let against_server = |failure: &Failure| failure.fault() == Blame::Server;
@@ -47,8 +52,13 @@ impl JudgeInput<'_> {
                 before >= DOUBT || canaries > DOUBT
             }
             Some(_) => false,
-            None => !self.may_ask() && failures.len() >= DOUBT_WITHOUT_CANARY,
+            None => !self.may_ask(),
         };
+        // Another call goes on: its end will tell, and until then nothing can be asked beside it.
+        let goes_on = self.seen.load.last_byte_at() > failures.iter().map(|call| call.ended_at).max();
+        if !confirmed && goes_on {
+            return None;
+        }
         if !confirmed {
             let message = format!("{message}; an inference must show whether it still serves");
             return Some(self.judgement(BackendState::Unknown, "CallsFail", message).needing_proof());
@@ -95,7 +105,8 @@ impl JudgeInput<'_> {
         if last.loads && !worked {
             return self.hung(format!("{asked}, which is startupSeconds: the model does not load"));
         }
-        if self.idle_since(last.started_at) {
+        let shortest = FIRST_BYTE_AT_LEAST.min(self.stall());
+        if self.idle_since(last.started_at) && last.ended_at.duration_since(last.started_at) >= shortest {
             return self.hung(format!("{asked}, and its processes use no CPU"));
         }
         let silent_for = last.ended_at.duration_since(since);

@@ -25,6 +25,7 @@ use super::{
     proof,
 };
 
+pub use life::FIRST_BYTE_AT_LEAST;
 pub use words::{describe, word};
 
 /// After this time without work a server that loads models on demand counts as idle.

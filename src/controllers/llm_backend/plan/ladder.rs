@@ -51,17 +51,13 @@ impl Pass<'_> {
             self.try_silently(cause);
             return;
         }
-        let step = self.ladder(cause).into_iter().find(|step| {
-            let again = *step == RecoveryStep::Restart;
-            (again || !episode.tried.contains(step)) && !self.plan.memory.is_hopeless(cause, *step)
-        });
-        let Some(step) = step else {
-            let why = if self.spec.recovery.is_none() {
-                "nothing that could restart it is declared under recovery"
-            } else {
-                "no step ever helped for this cause in ten tries"
-            };
-            self.defer(why);
+        // A restart is bounded by its own numbers, and never given up for good: somebody may have mended what kept it from helping.
+        let may_help = |step: &RecoveryStep| {
+            let is_vain = episode.tried.contains(step) || self.plan.memory.is_hopeless(cause, *step);
+            *step == RecoveryStep::Restart || !is_vain
+        };
+        let Some(step) = self.ladder(cause).into_iter().find(may_help) else {
+            self.defer("nothing that could restart it is declared under recovery");
             return;
         };
         if step == RecoveryStep::Restart && !self.may_restart() {
@@ -88,8 +84,13 @@ impl Pass<'_> {
         let memory = &self.plan.memory;
         let episode = memory.episode.as_ref().expect("opened just before");
         if episode.attempts >= recovery.max_attempts {
-            let why = format!("{} of {} did not help", episode.attempts, number_of(recovery.max_attempts, "attempt"));
-            self.defer(&why);
+            let restarts = number_of(episode.attempts, "restart");
+            let helped = memory.helped_since(RecoveryStep::Restart, episode.since);
+            let why = match helped {
+                0 => format!("{restarts} did not help"),
+                _ => format!("{restarts} in a row, {helped} of which helped for a while"),
+            };
+            self.defer(&format!("{why} (maxAttempts is {})", recovery.max_attempts));
             return false;
         }
         if memory.attempts_in_a_day(self.now) >= usize::try_from(recovery.max_per_day).unwrap_or(usize::MAX) {

@@ -282,6 +282,14 @@ fn a_step_that_never_helped_in_ten_tries_is_skipped() {
 }
 
 #[test]
+fn a_restart_that_never_helped_is_tried_again_once_somebody_may_have_mended_the_cause() {
+    let mut memory = proved(at(-100));
+    memory.tallies.entry(RecoveryCause::Exited).or_default().entry(RecoveryStep::Restart).or_default().tried = 10;
+    let plan = pass(&ollama(), &down(at(0)), &memory, at(0));
+    assert!(matches!(plan.act, Some(RecoveryAct::Restart { .. })), "{:?}", plan.act);
+}
+
+#[test]
 fn holds_of_ours_are_set_and_cleared_and_others_are_left() {
     let mut seen = probed(&[listing()], at(0));
     seen.agent = heard(held(HoldOwner::Person, at(-9)), at(0));

@@ -190,6 +190,11 @@ fn a_canary_that_times_out_is_judged_by_who_works() {
         ("nobody sees the CPU, twice", None, 2, S::Unknown),
         ("nobody sees the CPU, for two minutes", None, 8, S::Hung),
     ];
+    let mut short = probed(&[listing()], at(0));
+    short.agent = heard(service(ServiceState::Running), at(0));
+    short.cpu = cpu(Some(false), at(0));
+    short.canary.push(CanaryResult { started_at: at(-16), ..canaried(Err(timeout()), at(-1)) });
+    assert_eq!(judged(&ollama(), &short, &proved(at(-900))).state, S::Unknown, "a first token may take 15 s");
     for (case, advanced, timeouts, state) in cases {
         let mut seen = probed(&[listing()], at(0));
         seen.agent = heard(service(ServiceState::Running), at(0));
@@ -305,6 +310,16 @@ fn two_failed_calls_demand_a_proof_and_a_canary_confirms_them() {
     assert_eq!((doubt.state, doubt.reason, doubt.cause), (BackendState::Unknown, "CallsFail", None));
     assert!(doubt.needs_proof && doubt.admission == Admission::Closed);
     assert!(doubt.message.contains("2 calls failed since") && doubt.message.contains("task 2"), "{}", doubt.message);
+    let mut beside = two.clone();
+    beside.load.open = vec![open(-60, Some(-1))];
+    beside.load.in_flight = 1;
+    assert!(judged(&ollama(), &beside, &memory).ready, "another call goes on: nothing can be asked beside it");
+    beside.load.open = vec![open(-60, Some(-4))];
+    assert!(!judged(&ollama(), &beside, &memory).ready, "it got nothing since");
+    let never = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}], canary: {when: Never}}");
+    assert!(judged(&never, &two, &memory).ready, "nobody may ask: a closed server would never be seen to fail more");
+    let four = [("task 1", -7, Failed), ("task 2", -6, Failed), ("task 3", -5, Failed), ("task 4", -4, Failed)];
+    assert_eq!(judged(&never, &of(failed(&four)), &memory).state, BackendState::Down);
     let mut confirmed = two.clone();
     let canary = CanaryResult { started_at: at(-3), ended_at: at(-2), ..canaried(Err(error()), at(-2)) };
     confirmed.canary.push(canary);
