@@ -46,8 +46,8 @@ impl Engine for OpenAi {
 /// field that they want; most others know only the old one.
 fn other_dialect(tried: Dialect, failure: &Failure) -> Option<Dialect> {
     let Failure::Rejected { detail, .. } = failure else { return None };
-    if detail.contains("max_completion_activitys") && tried.limit_field == "max_tokens" {
-        return Some(Dialect { limit_field: "max_completion_activitys", ..tried });
+    if detail.contains("max_completion_tokens") && tried.limit_field == "max_tokens" {
+        return Some(Dialect { limit_field: "max_completion_tokens", ..tried });
     }
     (detail.contains("stream_options") && tried.ask_usage).then_some(Dialect { ask_usage: false, ..tried })
 }
@@ -60,9 +60,9 @@ mod tests {
     fn a_refused_field_is_left_out_or_renamed_once() {
         let usual = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true, stream: true };
         let refused = |detail: &str| Failure::Rejected { status: 400, detail: detail.to_owned() };
-        let newer = Dialect { limit_field: "max_completion_activitys", ..usual };
+        let newer = Dialect { limit_field: "max_completion_tokens", ..usual };
         let uncounted = Dialect { ask_usage: false, ..usual };
-        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_activitys' instead.");
+        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.");
         let usage = refused("extra inputs are not permitted: stream_options");
         assert_eq!(other_dialect(usual, &limit), Some(newer));
         assert_eq!(other_dialect(newer, &limit), None);
