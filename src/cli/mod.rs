@@ -9,6 +9,7 @@ mod complete;
 mod controller;
 pub mod crds;
 mod data_dir;
+mod data_plane;
 mod database;
 mod describe;
 mod down;
