@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use jiff::Timestamp;
@@ -112,12 +113,8 @@ impl Ledger {
         Self { inner: Arc::new(Mutex::new(inner)), closed: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> Call {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let id = inner.next_id;
         inner.next_id += 1;
         inner.inferences += u64::from(inference);
@@ -151,18 +148,18 @@ impl Ledger {
     }
 
     pub(super) fn read(&self) -> Log {
-        let mut log = self.lock().log.clone();
+        let mut log = self.inner.lock().log.clone();
         log.totals = totals(&log);
         log
     }
 
     pub(super) fn totals(&self) -> Totals {
-        totals(&self.lock().log)
+        totals(&self.inner.lock().log)
     }
 
     /// Forgets everything but what is open.
     pub(super) fn clear(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let in_flight = inner.log.in_flight;
         let Totals { starts, running, .. } = inner.log.totals;
         let totals = Totals { starts, running, running_peak: running, ..Totals::default() };
@@ -171,31 +168,31 @@ impl Ledger {
 
     /// Inference calls since the start, and how many are open.
     pub(super) fn inferences(&self) -> (u64, usize) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         (inner.inferences, inner.log.in_flight)
     }
 
     pub(super) fn note_load(&self, model: &str) {
-        *self.lock().log.loads.entry(model.to_owned()).or_default() += 1;
+        *self.inner.lock().log.loads.entry(model.to_owned()).or_default() += 1;
     }
 
     pub(super) fn note_unload(&self, model: &str) {
-        *self.lock().log.unloads.entry(model.to_owned()).or_default() += 1;
+        *self.inner.lock().log.unloads.entry(model.to_owned()).or_default() += 1;
     }
 
     /// A call got, or left, one of the engine's places.
     pub(super) fn note_running(&self, begins: bool) {
-        let totals = &mut self.lock().log.totals;
+        let totals = &mut self.inner.lock().log.totals;
         totals.running = if begins { totals.running + 1 } else { totals.running.saturating_sub(1) };
         totals.running_peak = totals.running_peak.max(totals.running);
     }
 
     pub(super) fn note_foreign(&self) {
-        self.lock().log.totals.foreign += 1;
+        self.inner.lock().log.totals.foreign += 1;
     }
 
     pub(super) fn note_pull(&self, model: &str) {
-        *self.lock().log.pulls.entry(model.to_owned()).or_default() += 1;
+        *self.inner.lock().log.pulls.entry(model.to_owned()).or_default() += 1;
     }
 }
 

@@ -1,11 +1,12 @@
 //! What controllers of projected kinds read, and whom they ask for passes.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use crate::{
@@ -92,13 +93,13 @@ impl ControlPlane {
     }
 
     fn backends(&self) -> Option<Arc<Vec<BackendRow>>> {
-        self.backends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.backends.lock().clone()
     }
 
     /// Reads the projected backends again; while the database is away the last ones hold.
     pub async fn read_backends(&self) {
         match self.parts.store.backends().await {
-            Ok(rows) => *self.backends.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rows)),
+            Ok(rows) => *self.backends.lock() = Some(Arc::new(rows)),
             Err(error) => tracing::debug!(%error, "could not read backends; will retry"),
         }
     }
