@@ -6,6 +6,7 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr};
 
 use super::{
     LLMBackendStatus, LocalRef, Mode, SecretRef, Webhook, WorkloadRef,
@@ -13,11 +14,26 @@ use super::{
 };
 
 /// The engine behind a URL; decides paths, rules and defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Engine {
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Display, IntoStaticStr,
+)]
+pub enum EngineKind {
     Ollama,
-    MLX,
-    OpenAI,
+    #[serde(rename = "MLX")]
+    #[strum(serialize = "MLX")]
+    Mlx,
+    #[serde(rename = "OpenAI")]
+    #[strum(serialize = "OpenAI")]
+    OpenAi,
+}
+
+impl EngineKind {
+    pub const ALL: [Self; 3] = [Self::Ollama, Self::Mlx, Self::OpenAi];
+
+    /// As manifests write it: `Ollama`, `MLX`, `OpenAI`.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// An inference server: where it is, what it serves, how it is judged, and what can restart it.
@@ -60,7 +76,7 @@ pub enum Engine {
 ]))]
 pub struct LLMBackendSpec {
     /// The engine that answers at the URL.
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// Where the server listens: http://127.0.0.1:11434. Paths of the engine's API are appended; credentials belong into
     /// authSecretRef.
     #[schemars(length(min = 8, max = 2048), regex(pattern = URL))]
@@ -328,15 +344,15 @@ impl LLMBackendSpec {
     /// The greatest number of calls at once: as declared, else the engine's default.
     pub fn max_concurrency(&self) -> i32 {
         self.concurrency.max.unwrap_or(match self.engine {
-            Engine::MLX => 2,
-            Engine::Ollama => 4,
-            Engine::OpenAI => 32,
+            EngineKind::Mlx => 2,
+            EngineKind::Ollama => 4,
+            EngineKind::OpenAi => 32,
         })
     }
 
     /// Whether overflow of other servers may come here. An outage must not send private prompts to a paid cloud by itself.
     pub fn accepts_spill(&self) -> bool {
-        let paid_cloud = self.engine == Engine::OpenAI && self.auth_secret_ref.is_some();
+        let paid_cloud = self.engine == EngineKind::OpenAi && self.auth_secret_ref.is_some();
         self.concurrency.accept_spill.unwrap_or(!paid_cloud)
     }
 }

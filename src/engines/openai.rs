@@ -42,6 +42,29 @@ impl Engine for OpenAi {
     }
 }
 
+/// mlx_lm.server, which speaks the same protocol. One model at a time, loaded by name; nothing to list what is loaded, to unload or
+/// to pull.
+pub(super) struct Mlx;
+
+#[async_trait]
+impl Engine for Mlx {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Mlx
+    }
+
+    async fn infer(
+        &self,
+        at: &Endpoint,
+        request: &InferRequest,
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
+    ) -> Result<InferOutcome, EngineError> {
+        let dialect = Dialect::of(self.kind(), request);
+        chat::infer(self.kind(), at, request, &dialect, on_activity)
+            .await
+            .map_err(|error| error.of_call(at, chat::PATH, &request.model))
+    }
+}
+
 /// What to try next with a server that refused a field by name. OpenAI's reasoning models refuse `max_tokens` and name the
 /// field that they want; most others know only the old one.
 fn other_dialect(tried: Dialect, failure: &Failure) -> Option<Dialect> {
