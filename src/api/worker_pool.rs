@@ -234,7 +234,7 @@ pub struct WorkerPoolStatus {
 }
 
 /// What keeps a pool from doing more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr)]
 pub enum LimitedBy {
     /// `concurrency.max` of its processes.
     Concurrency,

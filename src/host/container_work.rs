@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::{MAX_MESSAGE_CHARS, containers::ContainerTarget, mask::one_line, messages::Phase};
 
@@ -9,7 +10,7 @@ use super::{MAX_MESSAGE_CHARS, containers::ContainerTarget, mask::one_line, mess
 pub const MAX_LOG_BYTES: u32 = 16 * 1024;
 
 /// What to do with a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(deny_unknown_fields)]
 pub enum ContainerAction {
     /// What is stopped is started; a compose service without a container gets one, unless its file has changed since the
@@ -27,12 +28,7 @@ pub enum ContainerAction {
 
 impl ContainerAction {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "Up",
-            Self::Restart => "Restart",
-            Self::Stop => "Stop",
-            Self::Resize { .. } => "Resize",
-        }
+        self.into()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Which containers are meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ pub enum ContainerHealth {
 }
 
 /// Who stopped a container that does not run, where that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum StoppedBy {
     /// A stop through the engine's API that was not the agent's, and no shutdown of the engine: a person's wish.
     Person,
@@ -139,12 +140,7 @@ pub enum StoppedBy {
 
 impl StoppedBy {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Person => "Person",
-            Self::Agent => "Agent",
-            Self::Engine => "Engine",
-            Self::Unknown => "Unknown",
-        }
+        self.into()
     }
 }
 

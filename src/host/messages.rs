@@ -4,12 +4,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use super::{MAX_MESSAGE_CHARS, MAX_REASON_CHARS, mask::one_line};
 
 /// What an operation does to a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum Action {
     /// Clears the owner's hold and starts what is not running. A running service is left alone.
     Start,
@@ -25,13 +26,7 @@ pub enum Action {
 
 impl Action {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "Start",
-            Self::Restart => "Restart",
-            Self::Stop => "Stop",
-            Self::Hold => "Hold",
-            Self::Release => "Release",
-        }
+        self.into()
     }
 
     /// What it does, in a sentence.
@@ -47,7 +42,7 @@ impl Action {
 }
 
 /// Who wants a service left alone. A service is held while any owner holds it; each clears its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum HoldOwner {
     /// `ostler stop SERVICE`.
     Person,
@@ -61,12 +56,7 @@ pub enum HoldOwner {
 
 impl HoldOwner {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Person => "Person",
-            Self::Suspend => "Suspend",
-            Self::Pause => "Pause",
-            Self::Deferral => "Deferral",
-        }
+        self.into()
     }
 
     /// Whether the hold also refuses a controller's Restart. A deferral doesn't: one silent attempt an hour goes on.

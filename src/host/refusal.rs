@@ -1,8 +1,9 @@
 //! Why an agent refuses a request: the word in its reply, its log and its metric.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
 pub enum AgentRefusal {
     /// Neither a signature nor a token.
     NoCredentials,
@@ -71,29 +72,7 @@ impl AgentRefusal {
     ];
 
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoCredentials => "NoCredentials",
-            Self::BadToken => "BadToken",
-            Self::BadSignature => "BadSignature",
-            Self::WrongAgent => "WrongAgent",
-            Self::StaleTimestamp => "StaleTimestamp",
-            Self::ReplayedId => "ReplayedId",
-            Self::LowerEpoch => "LowerEpoch",
-            Self::UnknownService => "UnknownService",
-            Self::ContainerNotAllowed => "ContainerNotAllowed",
-            Self::UnknownContainer => "UnknownContainer",
-            Self::ContainerNotRunning => "ContainerNotRunning",
-            Self::EngineUnavailable => "EngineUnavailable",
-            Self::UnknownOperation => "UnknownOperation",
-            Self::BodyTooLarge => "BodyTooLarge",
-            Self::BadRequest => "BadRequest",
-            Self::BadPath => "BadPath",
-            Self::BadMethod => "BadMethod",
-            Self::Held => "Held",
-            Self::KeyReused => "KeyReused",
-            Self::NotRecorded => "NotRecorded",
-            Self::Other => "Other",
-        }
+        self.into()
     }
 
     /// The HTTP status that goes with it.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::{DiskSpace, mask::one_line, messages::HoldOwner};
 
@@ -83,7 +84,7 @@ pub enum Manager {
     Other,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum ServiceState {
     Running,
     Stopped,
@@ -97,13 +98,7 @@ pub enum ServiceState {
 
 impl ServiceState {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "Running",
-            Self::Stopped => "Stopped",
-            Self::Starting => "Starting",
-            Self::Foreign => "Foreign",
-            Self::Unknown => "Unknown",
-        }
+        self.into()
     }
 }
 

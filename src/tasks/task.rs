@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 /// Number of a task: unique in an installation, rising with insertion.
@@ -15,8 +16,9 @@ pub type TaskId = i64;
 pub const DEFERRING_LOST_LEASES: i32 = 3;
 
 /// The states of a task. `Completed`, `Failed` and `Cancelled` are terminal, the others live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum TaskState {
     Pending,
     InProgress,
@@ -31,15 +33,8 @@ impl TaskState {
         [Self::Pending, Self::InProgress, Self::Completed, Self::Failed, Self::Cancelled, Self::DeferredToHuman];
 
     /// As the API and the database write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InProgress => "in_progress",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::DeferredToHuman => "deferred_to_human",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     pub fn parse(word: &str) -> Option<Self> {
@@ -123,7 +118,7 @@ pub struct NewTask {
 }
 
 /// Why an attempt ended, as far as it matters for what comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, IntoStaticStr)]
 pub enum AttemptClass {
     /// Done.
     Ok,
@@ -143,16 +138,8 @@ pub enum AttemptClass {
 
 impl AttemptClass {
     /// As JSON has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "Ok",
-            Self::Retryable => "Retryable",
-            Self::Unavailable => "Unavailable",
-            Self::ServerFailed => "ServerFailed",
-            Self::Permanent => "Permanent",
-            Self::LeaseLost => "LeaseLost",
-            Self::Cancelled => "Cancelled",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

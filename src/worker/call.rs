@@ -284,10 +284,10 @@ impl TaskCall<'_> {
                 if let Ended::Ok { .. } = ended {
                     self.target.took(took);
                 }
-                word(ended.class())
+                ended.class().as_str()
             }
-            CallEnd::Stopped(CallStopped::LeaseLost) => word(AttemptClass::LeaseLost),
-            CallEnd::Stopped(_) => word(AttemptClass::Cancelled),
+            CallEnd::Stopped(CallStopped::LeaseLost) => AttemptClass::LeaseLost.as_str(),
+            CallEnd::Stopped(_) => AttemptClass::Cancelled.as_str(),
         };
         let tokens = called.run.completion_tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         self.core.metrics.ended(&self.target.namespace, &self.target.backend, self.model, class, tokens, took);
@@ -350,17 +350,4 @@ fn permanent(run: CallRun, why: String) -> Called {
 /// A call that we stopped shows nothing of its server, which may be at it for a moment.
 fn stopped(run: CallRun, why: CallStopped) -> Called {
     Called { run, end: CallEnd::Stopped(why), lingers: true, servers_trouble: false, shown: CallShown::Nothing }
-}
-
-/// As metrics have it.
-fn word(class: AttemptClass) -> &'static str {
-    match class {
-        AttemptClass::Ok => "Ok",
-        AttemptClass::Retryable => "Retryable",
-        AttemptClass::Unavailable => "Unavailable",
-        AttemptClass::ServerFailed => "ServerFailed",
-        AttemptClass::Permanent => "Permanent",
-        AttemptClass::LeaseLost => "LeaseLost",
-        AttemptClass::Cancelled => "Cancelled",
-    }
 }

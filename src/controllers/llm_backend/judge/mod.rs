@@ -18,14 +18,13 @@ use crate::{
 };
 
 use super::{
-    engine_kind,
     facts::{BackendFacts, CanaryResult},
     history::just_before,
     memory::{BackendMemory, RecoveryCause},
     proof,
 };
 
-pub use words::{describe, word};
+pub use words::describe;
 
 /// After this time without work a server that loads models on demand counts as idle.
 pub const DEMAND_WINDOW: SignedDuration = SignedDuration::from_mins(5);
@@ -99,7 +98,7 @@ struct JudgeInput<'a> {
 
 impl<'a> JudgeInput<'a> {
     fn new(spec: &'a LLMBackendSpec, seen: &'a BackendFacts, memory: &'a BackendMemory, now: Timestamp) -> Self {
-        let engine = engine_kind(spec.engine);
+        let engine = spec.engine;
         let served = seen.evidence.last_served(engine, &proof::models(spec));
         Self { spec, seen, memory, now, engine, served }
     }

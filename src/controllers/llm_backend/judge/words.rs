@@ -22,21 +22,3 @@ pub fn describe(verdict: &ProbeVerdict) -> String {
         ProbeVerdict::Misconfigured(why) => format!("no such API at this URL: {why}; check spec.url"),
     }
 }
-
-/// A verdict as one word, for metrics and the store.
-pub fn word(verdict: &ProbeVerdict) -> &'static str {
-    match verdict {
-        ProbeVerdict::Models(_) => "Models",
-        ProbeVerdict::NeedsInference { .. } => "NeedsInference",
-        ProbeVerdict::Unauthorized { .. } => "Unauthorized",
-        ProbeVerdict::RateLimited { .. } => "RateLimited",
-        ProbeVerdict::Busy => "Busy",
-        ProbeVerdict::ServerError { .. } => "ServerError",
-        ProbeVerdict::Refused => "Refused",
-        ProbeVerdict::Reset => "Reset",
-        ProbeVerdict::Timeout => "Timeout",
-        ProbeVerdict::Loading => "Loading",
-        ProbeVerdict::Unreachable(_) => "Unreachable",
-        ProbeVerdict::Misconfigured(_) => "Misconfigured",
-    }
-}
