@@ -37,6 +37,7 @@ impl EngineKind {
 }
 
 /// An inference server: where it is, what it serves, how it is judged, and what can restart it.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -82,7 +83,6 @@ pub struct LLMBackendSpec {
     #[schemars(length(min = 8, max = 2048), regex(pattern = URL))]
     pub url: String,
     /// Secret whose key `token` is sent as a bearer token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
     /// The models that this server is expected to serve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -110,7 +110,6 @@ pub struct LLMBackendSpec {
     #[serde(default)]
     pub concurrency: Concurrency,
     /// What can restart the server, and how often. Without it, nothing is restarted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
     /// Enforce heals; Observe says what it would do.
     #[serde(default)]
@@ -231,11 +230,11 @@ pub enum Overflow {
 }
 
 /// How many calls at once.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Concurrency {
     /// Calls at once at most. Default: MLX 2, Ollama 4, OpenAI 32.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub max: Option<i32>,
     /// The adaptive limit never goes below this.
@@ -246,10 +245,8 @@ pub struct Concurrency {
     /// What happens to work that does not fit.
     pub overflow: Overflow,
     /// May other servers' overflow come here? Default: true, but false for OpenAI with authSecretRef.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_spill: Option<bool>,
     /// Calls on one UTC day at most; canaries are not counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000000))]
     pub max_calls_per_day: Option<i32>,
     /// Allow MLX more than two calls at once.
@@ -271,6 +268,7 @@ impl Default for Concurrency {
 }
 
 /// What can restart the server, and within which bounds.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -281,17 +279,13 @@ impl Default for Concurrency {
 ]))]
 pub struct Recovery {
     /// The agent on the server's host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_agent_ref: Option<LocalRef>,
     /// The service in that agent's file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = SERVICE))]
     pub service: Option<String>,
     /// The workload in the cluster that runs the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_ref: Option<WorkloadRef>,
     /// Somebody's webhook that restarts the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
     /// Attempts in one episode, before a human is asked.
     #[serde(default = "default_max_attempts")]

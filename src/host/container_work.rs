@@ -47,6 +47,7 @@ pub struct ContainerOperationRequest {
 }
 
 /// Reply of `POST /v1/containers/operations` (202) and `GET /v1/containers/operations/{id}`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerOperation {
@@ -58,12 +59,9 @@ pub struct ContainerOperation {
     #[serde(default)]
     pub message: String,
     /// Of a failure: one of the words of [`ContainerFailure`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ContainerFailure>,
     pub accepted_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
 }
 

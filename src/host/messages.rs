@@ -66,6 +66,7 @@ impl HoldOwner {
 }
 
 /// Body of `POST /v1/operations`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OperationRequest {
@@ -73,13 +74,11 @@ pub struct OperationRequest {
     pub service: String,
     pub action: Action,
     /// Whose hold Stop and Hold set, Start and Release clear. Absent: a person's. Restart needs none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<HoldOwner>,
     /// Why, for people: shown with the hold and in the agent's log.
     #[serde(default)]
     pub reason: String,
     /// When the hold of Stop or Hold ends by itself (`ostler pause --for`). Absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
@@ -115,6 +114,7 @@ impl Phase {
 }
 
 /// Reply of `POST /v1/operations` (202) and `GET /v1/operations/{id}`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
@@ -126,11 +126,8 @@ pub struct OperationStatus {
     #[serde(default)]
     pub message: String,
     pub accepted_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// The process that was started has exited again before it answered: no use in waiting for it.
     #[serde(default)]

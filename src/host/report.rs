@@ -7,6 +7,7 @@ use strum::IntoStaticStr;
 use super::{DiskSpace, mask::one_line, messages::HoldOwner};
 
 /// Reply of `GET /v1/report`: everything that the agent knows of its host.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentReport {
@@ -20,17 +21,13 @@ pub struct AgentReport {
     /// The agent's own loop only says what it would do.
     #[serde(default)]
     pub observe: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_runtime: Option<ContainerRuntime>,
     /// Another number means that something about the containers that the agent may see has changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers_revision: Option<u64>,
     /// Of the file system that holds the agent's state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskSpace>,
     /// Rises with each notable change ([`ServiceReport::notable`]) of a service; absent in agents that can't be waited for.
     /// Comparable only between reports with the same `started_at`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     #[serde(default)]
     pub services: Vec<ServiceReport>,
@@ -112,40 +109,32 @@ pub struct Instance {
     pub start_time: u64,
 }
 
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceReport {
     pub name: String,
     pub manager: Manager,
     pub state: ServiceState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
     /// The user that its process runs as.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The user that the agent's file wants it to run as, if it names one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_user: Option<String>,
     /// CPU time of its whole process tree in seconds: while it rises the server works, a hung one shows none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
     /// For how long its process has been running at most: a length, so that clocks need not agree.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_seconds: Option<f64>,
     /// When the agent first saw the port of the check accept a connection to this instance, by the agent's clock. Absent until
     /// then, and for a service without a check.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepting_since: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
     /// Why it is down or was last, for people: at most [`MAX_FAILURE_CHARS`] characters without control characters or secrets.
     /// Absent once it is up again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
     #[serde(default)]
     pub holds: Vec<Hold>,
     /// Who listens on the port of the check's URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_owner: Option<PortOwner>,
     /// Starts that the agent's own loop did: a controller counts them as attempts.
     #[serde(default)]
@@ -156,12 +145,9 @@ pub struct ServiceReport {
     #[serde(default)]
     pub gave_up: bool,
     /// When a lack of memory was last seen: a pattern in its log, or a kill by the kernel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_memory_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<CheckReport>,
     /// The operation that runs or waits now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
 }
 
@@ -203,12 +189,11 @@ pub struct Hold {
 }
 
 /// How the last process of a service ended.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastExit {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
     #[serde(default)]
     pub out_of_memory: bool,
@@ -233,16 +218,14 @@ impl LastExit {
     }
 }
 
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortOwner {
     pub port: u16,
     /// Absent when the owner belongs to somebody whose processes the agent may not see.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 

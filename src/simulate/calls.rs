@@ -51,6 +51,7 @@ impl Log {
 }
 
 /// One request.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CallRecord {
     pub id: u64,
@@ -58,20 +59,14 @@ pub struct CallRecord {
     pub method: String,
     pub path: String,
     pub inference: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
     /// The beginning of the last message, prompt or text: at most 200 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// What else was asked for: `temperature`, `top_p`, `seed`, `stop`, `schema`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<Value>,
     /// Absent while no answer began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     pub tokens: u32,
     pub end: CallEnd,

@@ -71,26 +71,21 @@ pub struct Message {
 }
 
 /// What is to be done. Exactly one of `prompt`, `messages`, `input` and `data` is given.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {
     /// One message of the user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// A whole conversation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
     /// Texts to embed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Vec<String>>,
     /// Whatever a webhook understands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
     /// JSON Schema that the answer must match; where the engine can, it is made to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
     /// At most so many tokens of answer; else the expert's parameter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<i32>,
 }
 
@@ -144,28 +139,23 @@ impl AttemptClass {
 }
 
 /// One execution. Times are the worker's.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     pub expert: String,
     /// Backend and model that served it; none for a webhook.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The worker process.
     pub holder: String,
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<i64>,
     pub class: AttemptClass,
     /// What went wrong, for people; at most 2,000 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
