@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     core::{CallRun, Core},
-    handlers::{chat, embed},
+    handlers::requests,
     job::ClaimedJob,
     outcome::{self, Meaning},
 };
@@ -164,7 +164,7 @@ impl TaskCall<'_> {
         let task = &self.job.task;
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
         let request =
-            match chat::request(task, expert, model, keep, self.target.stall() * LEADER_FIRST, allowed.timeout) {
+            match requests::chat(task, expert, model, keep, self.target.stall() * LEADER_FIRST, allowed.timeout) {
                 Ok(request) => request,
                 Err(why) => return permanent(run, why),
             };
@@ -201,7 +201,7 @@ impl TaskCall<'_> {
 
     async fn embed(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: CallRun) -> Called {
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
-        let request = match embed::request(&self.job.task, model, keep, allowed.timeout) {
+        let request = match requests::embed(&self.job.task, model, keep, allowed.timeout) {
             Ok(request) => request,
             Err(why) => return permanent(run, why),
         };

@@ -7,13 +7,12 @@ mod declared;
 mod life;
 mod models;
 mod probes;
-mod words;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{BackendState, CanaryWhen, ConditionStatus, LLMBackendSpec},
-    engines::{EngineKind, Failure},
+    api::{BackendState, CanaryWhen, ConditionStatus, LLMBackendSpec, number_of},
+    engines::{EngineKind, Failure, ProbeVerdict},
     store::{Admission, ServedCall},
 };
 
@@ -23,8 +22,6 @@ use super::{
     memory::{BackendMemory, RecoveryCause},
     proof,
 };
-
-pub use words::describe;
 
 /// After this time without work a server that loads models on demand counts as idle.
 pub const DEMAND_WINDOW: SignedDuration = SignedDuration::from_mins(5);
@@ -264,5 +261,26 @@ impl BackendAssessment {
     fn needing_proof(mut self) -> Self {
         self.needs_proof = true;
         self
+    }
+}
+
+/// A verdict in words.
+pub fn describe(verdict: &ProbeVerdict) -> String {
+    match verdict {
+        ProbeVerdict::Models(listing) => {
+            format!("lists {}", number_of(listing.models.len(), "model"))
+        }
+        ProbeVerdict::NeedsInference { bad_body: true } => "answers 200 without a body that lists models".into(),
+        ProbeVerdict::NeedsInference { bad_body: false } => "answers, but no path lists models".into(),
+        ProbeVerdict::Unauthorized { status } => format!("HTTP {status}"),
+        ProbeVerdict::RateLimited { .. } => "HTTP 429".into(),
+        ProbeVerdict::Busy => "HTTP 503".into(),
+        ProbeVerdict::ServerError { status } => format!("HTTP {status}"),
+        ProbeVerdict::Refused => "connection refused".into(),
+        ProbeVerdict::Reset => "connection reset".into(),
+        ProbeVerdict::Timeout => "no answer to the probe in time".into(),
+        ProbeVerdict::Loading => "HTTP 503: it loads its model".into(),
+        ProbeVerdict::Unreachable(why) => format!("cannot reach the host: {why}"),
+        ProbeVerdict::Misconfigured(why) => format!("no such API at this URL: {why}; check spec.url"),
     }
 }
