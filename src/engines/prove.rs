@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::chat::{self, Dialect};
+use super::chat::{self, ChatDialect};
 use super::stream::CallError;
 use super::{
     Blame, CallActivity, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferRequest, ProofRequest,
@@ -89,7 +89,8 @@ async fn ask<E: Engine + ?Sized>(
                 EngineKind::Ollama => ollama::infer(at, &asked, stream, on_activity).await?,
                 kind @ (EngineKind::Mlx | EngineKind::OpenAi) => {
                     let limit_field = if newer_limit { "max_completion_tokens" } else { "max_tokens" };
-                    let dialect = Dialect { limit_field, stream, ask_usage: false, ..Dialect::of(kind, &asked) };
+                    let dialect =
+                        ChatDialect { limit_field, stream, ask_usage: false, ..ChatDialect::of(kind, &asked) };
                     chat::infer(kind, at, &asked, &dialect, on_activity).await?
                 }
             };
