@@ -159,7 +159,7 @@ pub struct EventList {
 
 /// Something in the folder of manifests that is not in force, or is ignored.
 #[serde_with::skip_serializing_none]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// It is not in force until it is mended; otherwise it is only ignored.

@@ -108,7 +108,7 @@ impl Ledger {
         Self { inner: Arc::new(Mutex::new(inner)), closed: Arc::default() }
     }
 
-    pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> Call {
+    pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> SimulatedCall {
         let mut inner = self.inner.lock();
         let id = inner.next_id;
         inner.next_id += 1;
@@ -139,7 +139,7 @@ impl Ledger {
         {
             log.totals.count(&oldest);
         }
-        Call { ledger: self.clone(), id, inference }
+        SimulatedCall { ledger: self.clone(), id, inference }
     }
 
     pub(super) fn read(&self) -> Log {
@@ -205,15 +205,15 @@ fn totals(log: &Log) -> Totals {
 
 /// One open request. Dropped without `finish`, it was aborted.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct SimulatedCall {
     ledger: Ledger,
     id: u64,
     pub(super) inference: bool,
 }
 
-impl Call {
+impl SimulatedCall {
     pub(super) fn note(&self, change: impl FnOnce(&mut CallRecord)) {
-        let mut inner = self.ledger.lock();
+        let mut inner = self.ledger.inner.lock();
         // Records are in the order of their ids, without gaps.
         let Some(first) = inner.log.calls.front().map(|call| call.id) else { return };
         let place = self.id.checked_sub(first).and_then(|n| usize::try_from(n).ok());
@@ -223,7 +223,7 @@ impl Call {
     }
 
     pub(super) fn token(&self) {
-        self.ledger.lock().log.tokens += 1;
+        self.ledger.inner.lock().log.tokens += 1;
         self.note(|record| record.tokens += 1);
     }
 
@@ -241,11 +241,11 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for SimulatedCall {
     fn drop(&mut self) {
         self.end(CallEnd::Aborted);
         if self.inference {
-            let mut inner = self.ledger.lock();
+            let mut inner = self.ledger.inner.lock();
             inner.log.in_flight = inner.log.in_flight.saturating_sub(1);
             drop(inner);
             self.ledger.closed.notify_one();

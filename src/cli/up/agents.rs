@@ -216,11 +216,9 @@ impl AgentProblems {
     pub fn list(&self) -> Vec<Problem> {
         let problem = |((namespace, name), message): (&Key, &String)| Problem {
             error: true,
-            file: None,
-            line: None,
             about: Some(format!("AgentConfig {namespace}/{name}")),
-            field: None,
             message: message.clone(),
+            ..Problem::default()
         };
         self.0.lock().iter().map(problem).collect()
     }

@@ -5,7 +5,6 @@
 
 mod apply;
 mod container;
-mod docker;
 mod judge;
 mod memory;
 mod observe;

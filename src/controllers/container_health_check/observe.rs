@@ -17,8 +17,7 @@ use crate::{
 use super::{
     super::{declared::DeclaredObserved, error::StepError, shared::NamespacedName},
     CheckObserved, ContainerChecks, KnownList,
-    container::Container,
-    docker,
+    container::{self, Container},
     judge::ContainerVerdict,
     memory::{ActionOutcome, CheckMemory, LastAction},
     pods,
@@ -145,14 +144,14 @@ impl ContainerChecks {
         if let Some(known) = self.state.lock().lists.get(key).filter(is_good) {
             return Ok(known.found.clone());
         }
-        let query = ContainerQuery { selector: docker::selector(target) };
+        let query = ContainerQuery { selector: container::agent_selector(target) };
         let list = api.containers(&query).await.map_err(|error| match error {
             HostError::Unreachable { .. } | HostError::EngineUnavailable { .. } | HostError::BadReply { .. } => {
                 Blind::Unknown(error.to_string())
             }
             _ => Blind::Refused(error.to_string()),
         })?;
-        let (containers, docker) = docker::containers(target, &list);
+        let (containers, docker) = container::agent_containers(target, &list);
         let found = ContainersFound { containers, docker, ..ContainersFound::default() };
         let known = KnownList { revision: list.revision, at: Instant::now(), found: found.clone() };
         self.state.lock().lists.insert(key.clone(), known);

@@ -152,10 +152,7 @@ fn overview(seen: Seen<'_>, now: Timestamp) -> Overview {
 fn nothing_in(namespace: &str) -> Problem {
     Problem {
         error: true,
-        file: None,
-        line: None,
-        about: None,
-        field: None,
         message: format!("nothing is declared in namespace {namespace:?}: correct -n, or leave it out to see all"),
+        ..Problem::default()
     }
 }
