@@ -5,6 +5,7 @@ use crate::{
     host::{Hold, HoldOwner, LastExit},
 };
 use jiff::Timestamp;
+use strum::IntoStaticStr;
 
 /// After so many failed starts in a row the loop waits for a passing check or for somebody who asks.
 pub const MAX_FAILED_STARTS: u32 = 5;
@@ -22,7 +23,8 @@ pub enum Occasion {
 }
 
 /// What runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum ServiceObserved {
     /// It runs, and its check passes or there is none.
     Up,
@@ -41,14 +43,7 @@ pub enum ServiceObserved {
 impl ServiceObserved {
     /// The word in logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Starting => "starting",
-            Self::Failing => "failing",
-            Self::Busy => "busy",
-            Self::Down => "down",
-            Self::Foreign => "foreign",
-        }
+        self.into()
     }
 }
 

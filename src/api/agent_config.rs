@@ -12,6 +12,7 @@ use super::{
 };
 
 /// What an agent looks after, where it listens and whom it believes.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -29,13 +30,11 @@ pub struct AgentConfigSpec {
     #[schemars(length(min = 3, max = 64), regex(pattern = LISTEN))]
     pub listen: String,
     /// Certificate and key; needed for a bearer token on any address but loopback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<AgentTls>,
     /// How callers prove who they are. With neither secret nor token the agent listens on loopback only.
     #[serde(default)]
     pub auth: AgentAuth,
     /// The container engine on this host, and which of its containers the agent may see and touch. Absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<AgentDocker>,
     /// Seconds between two checks of a service by the agent's own loop.
     #[serde(default = "default_self_check")]
@@ -60,15 +59,14 @@ pub struct AgentTls {
 }
 
 /// Files with secrets; each file has nothing else in it.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentAuth {
     /// File with the `whsec_` secret that callers sign with (Standard Webhooks).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub signing_secret_file: Option<String>,
     /// File with a bearer token, 16 characters or more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub token_file: Option<String>,
 }
@@ -153,6 +151,7 @@ pub enum RestartPolicy {
 }
 
 /// A service on the agent's host.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -179,22 +178,16 @@ pub struct AgentService {
     #[serde(default)]
     pub manager: ServiceManager,
     /// What starts it (manager: Process and Command).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<AgentCommand>,
     /// Which container it is (manager: Container): one that `spec.docker.allow` permits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<AgentContainer>,
     /// What stops it (manager: Command).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<AgentCommand>,
     /// What restarts it (manager: Command); without it, stop and start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_command: Option<AgentCommand>,
     /// What exits with 0 while it is up (manager: Command).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<AgentCommand>,
     /// A URL that answers while it is up; any answer below 500 will do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<AgentCheck>,
     /// For how many seconds after its start a service may fail its check: until then it is starting, and nobody restarts it for
     /// that, through restarts of the agent too.
@@ -225,6 +218,7 @@ pub struct AgentService {
 }
 
 /// A container by its name, or a service of a compose project.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -233,20 +227,18 @@ pub struct AgentService {
 ]))]
 pub struct AgentContainer {
     /// The container's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = CONTAINER))]
     pub name: Option<String>,
     /// The folder of the compose project; a relative path starts at this file's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub project_directory: Option<String>,
     /// The service of that project.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = CONTAINER))]
     pub service: Option<String>,
 }
 
 /// A command as a list of arguments; no shell reads it.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentCommand {
@@ -258,11 +250,9 @@ pub struct AgentCommand {
     )]
     pub command: Vec<String>,
     /// The user that it runs as; another than the agent's own needs an agent that runs as root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub user: Option<String>,
     /// The folder that it runs in; a relative path starts at this file's folder. Absent: this file's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub working_directory: Option<String>,
     /// Variables added to the agent's own environment (whose OSTLER_ variables are left out). With `user`, only PATH and LANG are the

@@ -17,6 +17,7 @@ use super::{
 };
 
 /// Which containers must be up or down, how that is seen, and what may be done about it.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -60,7 +61,6 @@ pub struct ContainerHealthCheckSpec {
     #[serde(default)]
     pub manual_stop: ManualStop,
     /// How a running container is asked whether it is well, beside its runtime's own checks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ContainerProbe>,
     /// What must be ready before they are started, and while they are restarted: what only suffers from something else is
     /// left alone.
@@ -75,7 +75,7 @@ pub struct ContainerHealthCheckSpec {
     pub out_of_memory: OutOfMemory,
     /// With more unhealthy ones than this, as a number or a percentage of all, nothing is done: something else is wrong.
     /// Absent: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "number_or_percent")]
     pub max_unhealthy: Option<IntOrString>,
     /// Seconds without action after there were more unhealthy ones than maxUnhealthy.
@@ -91,6 +91,7 @@ pub struct ContainerHealthCheckSpec {
 }
 
 /// Which containers: of a cluster or of a host.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -99,14 +100,13 @@ pub struct ContainerHealthCheckSpec {
 ]))]
 pub struct CheckTarget {
     /// Pods of this namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<PodTarget>,
     /// Containers of a Docker engine, through the agent on its host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<DockerTarget>,
 }
 
 /// Pods of the same namespace.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -115,15 +115,14 @@ pub struct CheckTarget {
 ]))]
 pub struct PodTarget {
     /// By their labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minProperties" = 1))]
     pub selector: Option<LabelSelector>,
     /// Those of a workload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_ref: Option<WorkloadRef>,
 }
 
 /// Containers of a Docker engine.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -134,7 +133,6 @@ pub struct DockerTarget {
     /// The agent on the engine's host. Its file must allow them.
     pub host_agent_ref: LocalRef,
     /// By name: one that does not exist is missing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 256),
         inner(length(min = 1, max = 253), regex(pattern = CONTAINER)),
@@ -142,11 +140,9 @@ pub struct DockerTarget {
     )]
     pub names: Option<Vec<String>>,
     /// Those that have all of these labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minProperties" = 1, "maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     pub labels: Option<BTreeMap<String, String>>,
     /// Services of a compose project.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compose: Option<ComposeTarget>,
 }
 
@@ -197,6 +193,7 @@ pub enum ManualStop {
 }
 
 /// How a running container is asked whether it is well.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -205,10 +202,8 @@ pub enum ManualStop {
 ]))]
 pub struct ContainerProbe {
     /// A request that is answered with a status below 400.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpProbe>,
     /// A command in the container that ends with 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<ExecProbe>,
     /// Seconds between two.
     #[serde(default = "default_period")]

@@ -75,17 +75,16 @@ pub enum ContainerWord {
 }
 
 /// How the containers are.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerHealthCheckStatus {
     #[serde(flatten)]
     pub base: StatusBase<ContainerHealthCheckState>,
     /// How many containers match.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000000))]
     pub total: Option<i32>,
     /// How many of them are not as declared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000000))]
     pub unhealthy: Option<i32>,
     /// The containers that are not as declared, and those that something was done about, the worst first; at most 32.
@@ -93,12 +92,12 @@ pub struct ContainerHealthCheckStatus {
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub containers: Vec<ContainerStatusEntry>,
     /// What a person may apply to raise a limit: a patch to paste.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub proposal: Option<String>,
 }
 
 /// One container, with the evidence.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerStatusEntry {
@@ -112,42 +111,32 @@ pub struct ContainerStatusEntry {
     #[schemars(length(max = 2048))]
     pub message: String,
     /// Of its last run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -2147483648_i64, max = 4294967295_i64))]
     pub exit_code: Option<i64>,
     /// How often it was seen to run out of memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000000))]
     pub out_of_memory_count: Option<i32>,
     /// Its limit of memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
     pub memory_limit: Option<String>,
     /// The most memory that it was seen to use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
     pub memory_peak: Option<String>,
     /// The limit that it should have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
     pub proposed_memory_limit: Option<String>,
     /// Attempts since it was last well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000000))]
     pub attempts: Option<i32>,
     /// When it may be tried again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
     /// What was last done about it, and what came of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_action: Option<String>,
     /// The beginning of its last run's log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub log_head: Option<String>,
     /// The end of its last run's log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub log_tail: Option<String>,
 }

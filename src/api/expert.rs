@@ -26,6 +26,7 @@ pub enum Handler {
 }
 
 /// Who can do tasks: what it is good at, and what it does them with.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -82,15 +83,12 @@ pub struct ExpertSpec {
     #[serde(default)]
     pub handler: Handler,
     /// Alias of the model that it asks, unless the task names another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub model: Option<String>,
     /// What it is told before each task.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub system_prompt: Option<String>,
     /// Where that is kept, when not here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_prompt_ref: Option<TextRef>,
     /// Tasks of its own at once at most. It may be assigned more: they wait.
     #[serde(default = "default_places")]
@@ -100,7 +98,6 @@ pub struct ExpertSpec {
     #[serde(default)]
     pub parameters: Parameters,
     /// Who is sent its tasks (handler: Webhook).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
     /// It gets no more tasks, and those that it did not start are given to others.
     #[serde(default)]
@@ -138,22 +135,20 @@ pub struct TextRef {
 }
 
 /// How a model is asked. What is left out is left to the engine.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Parameters {
     /// Temperature in hundredths: 70 is 0.7.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 200))]
     pub temperature_percent: Option<i32>,
     /// Only the likeliest tokens that together have this share, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub top_p_percent: Option<i32>,
     /// Tokens of an answer at most, unless the task says less.
     #[schemars(range(min = 1, max = 1000000))]
     pub max_tokens: i32,
     /// The same seed gives the same answer, where the engine can.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2147483647))]
     pub seed: Option<i32>,
     /// Texts that end an answer.

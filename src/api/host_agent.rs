@@ -12,6 +12,7 @@ use strum::IntoStaticStr;
 use super::{SecretRef, StatusBase, common::ORIGIN};
 
 /// Where an agent listens, and what it is trusted by.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -43,14 +44,11 @@ pub struct HostAgentSpec {
     pub url: String,
     /// The agent's name in its own file (metadata.name of its AgentConfig): requests are for this agent alone. Absent: the name of
     /// this HostAgent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub agent: Option<String>,
     /// Secret with the key `signingSecret` (requests are signed, as Standard Webhooks has it) or `token` (bearer).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
     /// Secret whose key `ca.crt` has the certificates that the agent's own is checked against.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretRef>,
     /// Leaves the agent alone: it is not asked, and its services are not healed through it.
     #[serde(default)]
@@ -76,25 +74,22 @@ impl HostAgentState {
 }
 
 /// What the agent last reported.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostAgentStatus {
     #[serde(flatten)]
     pub base: StatusBase<HostAgentState>,
     /// Version of the agent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub version: Option<String>,
     /// The user that the agent runs as.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub user: Option<String>,
     /// The container runtime that it can reach, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub container_runtime: Option<String>,
     /// How far the agent's clock is ahead of ours; written only past 5 seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -2147483648, max = 2147483647))]
     pub clock_skew_seconds: Option<i64>,
     /// The services of its file.

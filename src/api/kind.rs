@@ -1,7 +1,10 @@
 //! The kinds, and how an object of one is named.
 
+use kube::core::{ApiResource, GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
+
+use super::{GROUP, VERSION};
 
 /// A kind of resource. AgentConfig is none: the agent's own file is never in a cluster.
 #[derive(
@@ -44,6 +47,11 @@ impl Kind {
     pub fn find(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         Self::ALL.iter().copied().find(|k| name == k.plural() || name == k.short() || name == k.singular())
+    }
+
+    /// Where the API server serves it.
+    pub fn api_resource(self) -> ApiResource {
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, self.as_str()), self.plural())
     }
 
     fn names(self) -> (&'static str, &'static str) {

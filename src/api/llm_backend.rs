@@ -6,6 +6,7 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr};
 
 use super::{
     LLMBackendStatus, LocalRef, Mode, SecretRef, Webhook, WorkloadRef,
@@ -13,14 +14,30 @@ use super::{
 };
 
 /// The engine behind a URL; decides paths, rules and defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Engine {
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Display, IntoStaticStr,
+)]
+pub enum EngineKind {
     Ollama,
-    MLX,
-    OpenAI,
+    #[serde(rename = "MLX")]
+    #[strum(serialize = "MLX")]
+    Mlx,
+    #[serde(rename = "OpenAI")]
+    #[strum(serialize = "OpenAI")]
+    OpenAi,
+}
+
+impl EngineKind {
+    pub const ALL: [Self; 3] = [Self::Ollama, Self::Mlx, Self::OpenAi];
+
+    /// As manifests write it: `Ollama`, `MLX`, `OpenAI`.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// An inference server: where it is, what it serves, how it is judged, and what can restart it.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -60,13 +77,12 @@ pub enum Engine {
 ]))]
 pub struct LLMBackendSpec {
     /// The engine that answers at the URL.
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// Where the server listens: http://127.0.0.1:11434. Paths of the engine's API are appended; credentials belong into
     /// authSecretRef.
     #[schemars(length(min = 8, max = 2048), regex(pattern = URL))]
     pub url: String,
     /// Secret whose key `token` is sent as a bearer token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
     /// The models that this server is expected to serve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -94,7 +110,6 @@ pub struct LLMBackendSpec {
     #[serde(default)]
     pub concurrency: Concurrency,
     /// What can restart the server, and how often. Without it, nothing is restarted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
     /// Enforce heals; Observe says what it would do.
     #[serde(default)]
@@ -215,11 +230,11 @@ pub enum Overflow {
 }
 
 /// How many calls at once.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Concurrency {
     /// Calls at once at most. Default: MLX 2, Ollama 4, OpenAI 32.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub max: Option<i32>,
     /// The adaptive limit never goes below this.
@@ -230,10 +245,8 @@ pub struct Concurrency {
     /// What happens to work that does not fit.
     pub overflow: Overflow,
     /// May other servers' overflow come here? Default: true, but false for OpenAI with authSecretRef.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_spill: Option<bool>,
     /// Calls on one UTC day at most; canaries are not counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000000))]
     pub max_calls_per_day: Option<i32>,
     /// Allow MLX more than two calls at once.
@@ -255,6 +268,7 @@ impl Default for Concurrency {
 }
 
 /// What can restart the server, and within which bounds.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -265,17 +279,13 @@ impl Default for Concurrency {
 ]))]
 pub struct Recovery {
     /// The agent on the server's host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_agent_ref: Option<LocalRef>,
     /// The service in that agent's file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = SERVICE))]
     pub service: Option<String>,
     /// The workload in the cluster that runs the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_ref: Option<WorkloadRef>,
     /// Somebody's webhook that restarts the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
     /// Attempts in one episode, before a human is asked.
     #[serde(default = "default_max_attempts")]
@@ -328,15 +338,15 @@ impl LLMBackendSpec {
     /// The greatest number of calls at once: as declared, else the engine's default.
     pub fn max_concurrency(&self) -> i32 {
         self.concurrency.max.unwrap_or(match self.engine {
-            Engine::MLX => 2,
-            Engine::Ollama => 4,
-            Engine::OpenAI => 32,
+            EngineKind::Mlx => 2,
+            EngineKind::Ollama => 4,
+            EngineKind::OpenAi => 32,
         })
     }
 
     /// Whether overflow of other servers may come here. An outage must not send private prompts to a paid cloud by itself.
     pub fn accepts_spill(&self) -> bool {
-        let paid_cloud = self.engine == Engine::OpenAI && self.auth_secret_ref.is_some();
+        let paid_cloud = self.engine == EngineKind::OpenAi && self.auth_secret_ref.is_some();
         self.concurrency.accept_spill.unwrap_or(!paid_cloud)
     }
 }

@@ -44,17 +44,16 @@ impl BackendState {
 }
 
 /// What was last seen and done.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LLMBackendStatus {
     #[serde(flatten)]
     pub base: StatusBase<BackendState>,
     /// Calls at once that the server is given now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
     pub effective_limit: Option<i32>,
     /// Why that is below the declared maximum.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub limited_by: Option<String>,
     /// The models as the server has them.
@@ -62,18 +61,16 @@ pub struct LLMBackendStatus {
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub models: Vec<ModelStatus>,
     /// When an inference last succeeded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_served_time: Option<Time>,
     /// The call that proved the process that runs now: which, by which model, how fast.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub proved_by: Option<String>,
     /// The current or last episode of recovery.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,
 }
 
 /// One expected model as the server has it.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
@@ -83,28 +80,24 @@ pub struct ModelStatus {
     /// Whether the server lists it.
     pub present: bool,
     /// Whether it is in memory, where the engine tells.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded: Option<bool>,
     /// How much of a running pull is there; written at most every 10 seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub pull_percent: Option<i32>,
     /// Why the last pull failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub pull_error: Option<String>,
 }
 
 /// An episode of recovery: from the first failure to a success, or to a human.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryStatus {
     /// What went wrong: Exited, Refused, Reset, ServerError, OutOfMemory or Hung.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cause: Option<String>,
     /// The step that is running or was last tried: Unload or Restart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub step: Option<String>,
     /// Attempts used in this episode.
@@ -112,7 +105,6 @@ pub struct RecoveryStatus {
     #[schemars(range(min = 0, max = 100000))]
     pub attempts: i32,
     /// When the next attempt may come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
     /// The latest attempts, newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

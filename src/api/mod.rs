@@ -40,7 +40,7 @@ pub use expert::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Paramet
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
 pub use kind::{Kind, ObjectKey};
 pub use llm_backend::{
-    Canary, CanaryWhen, Concurrency, Engine, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
+    Canary, CanaryWhen, Concurrency, EngineKind, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
 pub use selector::{LabelSelector, SelectorOperator, SelectorRule};

@@ -10,6 +10,7 @@ use super::{
 };
 
 /// The fields that every status has; `S` is the state of the kind.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", bound(deserialize = "S: Deserialize<'de>"))]
 pub struct StatusBase<S> {
@@ -18,14 +19,12 @@ pub struct StatusBase<S> {
     #[schemars(range(min = -1))]
     pub observed_generation: i64,
     /// The state in one word.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<S>,
     /// Ready, Reconciling and Stalled as kstatus reads them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The last value of the reconcile-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub last_handled_reconcile_at: Option<String>,
 }

@@ -11,6 +11,7 @@ use strum::IntoStaticStr;
 use super::{LocalRef, Requirement, StatusBase};
 
 /// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -38,7 +39,6 @@ use super::{LocalRef, Requirement, StatusBase};
 #[serde(rename_all = "camelCase")]
 pub struct TaskQueueSpec {
     /// Who takes what no other expert's domains and roles fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_expert_ref: Option<LocalRef>,
     /// When tasks are assigned, beside the moment when they come in.
     #[serde(default)]
@@ -47,7 +47,6 @@ pub struct TaskQueueSpec {
     #[serde(default)]
     pub retry: Retry,
     /// Seconds after which a task that has not ended fails, unless it says itself. Absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31536000))]
     pub deadline_seconds: Option<i32>,
     /// After how many seconds without a sign of its worker a task is given to another one.
@@ -141,21 +140,19 @@ pub enum TaskQueueState {
 }
 
 /// How the queue is. What is in it changes by itself: `ostler status` shows that.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskQueueStatus {
     #[serde(flatten)]
     pub base: StatusBase<TaskQueueState>,
     /// How many WorkerPools serve it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
     pub pools: Option<i32>,
     /// Tasks that waited when this status was written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9007199254740991_i64))]
     pub pending: Option<i64>,
     /// Tasks that ran when this status was written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9007199254740991_i64))]
     pub in_progress: Option<i64>,
 }

@@ -230,6 +230,7 @@ pub enum ConcurrencyPolicy {
 }
 
 /// A task that a schedule inserts. The names are those of `ostler tasks add`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -238,23 +239,18 @@ pub enum ConcurrencyPolicy {
 ]))]
 pub struct TaskTemplate {
     /// Its field. Absent with forEachExpert: each expert's first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = LINE))]
     pub domain: Option<String>,
     /// Who is to do it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = LINE))]
     pub role: Option<String>,
     /// One message of the user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 262144))]
     pub prompt: Option<String>,
     /// A whole conversation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub messages: Option<Vec<ScheduledMessage>>,
     /// Texts to embed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 256),
         inner(length(min = 1, max = 65536)),
@@ -262,19 +258,17 @@ pub struct TaskTemplate {
     )]
     pub input: Option<Vec<String>>,
     /// Whatever the webhook of its expert understands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "any_object")]
     pub data: Option<Map<String, Value>>,
     /// JSON Schema that the answer must match.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "any_object")]
     pub schema: Option<Map<String, Value>>,
     /// Tokens of the answer at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000000))]
     pub max_tokens: Option<i32>,
     /// Alias of the model; absent: its expert's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
     pub model: Option<String>,
     /// Higher goes first.
@@ -282,11 +276,9 @@ pub struct TaskTemplate {
     #[schemars(range(min = -100, max = 100))]
     pub priority: i32,
     /// Name of the expert that does it; absent: assigned like any other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub expert: Option<String>,
     /// Seconds after which it fails; absent: as its queue has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31536000))]
     pub deadline_seconds: Option<i32>,
     /// Labels that its tasks carry, beside that of the schedule.
@@ -336,23 +328,20 @@ pub enum TaskScheduleState {
 }
 
 /// How the schedule is.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskScheduleStatus {
     #[serde(flatten)]
     pub base: StatusBase<TaskScheduleState>,
     /// The last value of the run-requested-at annotation that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub last_handled_run_at: Option<String>,
     /// When it last fired: the time that was due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_time: Option<Time>,
     /// How many tasks that run inserted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100000))]
     pub last_run_tasks: Option<i32>,
     /// When it fires next.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_run_time: Option<Time>,
 }

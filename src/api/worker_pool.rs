@@ -124,15 +124,14 @@ impl Default for PoolConcurrency {
 const IMAGE: &str = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$";
 
 /// What a pool's pods are made from.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkerTemplate {
     /// The image. Absent: that of the controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024), regex(pattern = IMAGE))]
     pub image: Option<String>,
     /// What a pod gets and is held to. Absent: 100m and 128Mi are asked for, at most 512Mi of memory given.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<WorkerResources>,
     /// Variables added to the pods' environment; OSTLER_ ones are the controller's to set.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -155,6 +154,7 @@ pub struct WorkerResources {
 }
 
 /// A variable of a pod's environment.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -168,11 +168,9 @@ pub struct WorkerVariable {
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
     /// Its value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32768))]
     pub value: Option<String>,
     /// The Secret that keeps its value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<SecretKeyRef>,
 }
 
@@ -211,30 +209,27 @@ pub enum WorkerPoolState {
 }
 
 /// How the pool is. How much each process does changes by itself: `ostler status` shows that.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolStatus {
     #[serde(flatten)]
     pub base: StatusBase<WorkerPoolState>,
     /// How many processes there are to be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
     pub replicas: Option<i32>,
     /// How many have reported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
     pub ready_replicas: Option<i32>,
     /// Tasks at once that all of them could do when this status was written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000000))]
     pub effective_concurrency: Option<i32>,
     /// What kept them from doing more when this status was written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<LimitedBy>,
 }
 
 /// What keeps a pool from doing more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr)]
 pub enum LimitedBy {
     /// `concurrency.max` of its processes.
     Concurrency,

@@ -194,7 +194,7 @@ impl Targets {
             backend: row.name.clone(),
             namespace: row.namespace.clone(),
             server_url: row.server_url.clone(),
-            kind: spec.engine.into(),
+            kind: spec.engine,
             endpoint: Endpoint::new(self.http.clone(), base, bearer.clone()),
             spec: Arc::clone(spec),
             contact: self.contact(&row.server_url),

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use clap_complete::ArgValueCompleter;
+use jiff::Timestamp;
+use serde_json::json;
 
-use super::{CliError, Global, TargetSystem, complete, names, output::print};
+use super::{CliError, Global, TargetSystem, complete, kube::Cluster, names, output::print};
 use crate::{
-    api::Kind,
+    api::{Kind, RECONCILE_REQUESTED_AT, RUN_REQUESTED_AT},
     base::duration,
     http::{Changed, PauseRequest},
 };
 
 /// What is done to a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum ResourceVerb {
     Reconcile,
     Suspend,
@@ -54,13 +57,7 @@ pub async fn run(verb: ResourceVerb, args: ResourceArgs, global: &Global) -> Res
     let message = match &target.cluster {
         Some(cluster) => in_cluster(verb, cluster, kind, namespace, &name).await?,
         None => {
-            let word = match verb {
-                ResourceVerb::Reconcile => "reconcile",
-                ResourceVerb::Suspend => "suspend",
-                ResourceVerb::Resume => "resume",
-                ResourceVerb::Run => "run",
-            };
-            let path = [kind.plural(), namespace, &name, word];
+            let path = [kind.plural(), namespace, &name, verb.into()];
             let changed: Changed = target.api.post(&path, &[], None::<&()>).await?;
             changed.message
         }
@@ -71,34 +68,25 @@ pub async fn run(verb: ResourceVerb, args: ResourceArgs, global: &Global) -> Res
 /// By the caller's own kubeconfig, so that the API server decides and records who it was.
 async fn in_cluster(
     verb: ResourceVerb,
-    cluster: &super::kube::Cluster,
+    cluster: &Cluster,
     kind: Kind,
     namespace: &str,
     name: &str,
 ) -> Result<String, CliError> {
-    let about = format!("{} {namespace}/{name}", kind);
-    Ok(match verb {
-        ResourceVerb::Reconcile => {
-            cluster.request_reconcile(kind, namespace, name).await?;
-            format!("{about} is looked at now")
-        }
-        ResourceVerb::Run => {
-            cluster.request_run(kind, namespace, name).await?;
-            format!("{about} fires now")
-        }
-        ResourceVerb::Suspend => {
-            cluster.suspend(kind, namespace, name, true).await?;
-            format!("{about} is suspended (spec.suspend: true)")
-        }
-        ResourceVerb::Resume => {
-            cluster.suspend(kind, namespace, name, false).await?;
-            if kind == Kind::ContainerHealthCheck {
-                // What a person stopped at its engine is held without any word here: this is that person's word.
-                cluster.request_reconcile(kind, namespace, name).await?;
-            }
-            format!("{about} is resumed (spec.suspend: false)")
-        }
-    })
+    let requested = |annotation: &str| json!({"metadata": {"annotations": {annotation: Timestamp::now().to_string()}}});
+    let suspend = |suspend: bool| json!({"spec": {"suspend": suspend}});
+    let (patch, done) = match verb {
+        ResourceVerb::Reconcile => (requested(RECONCILE_REQUESTED_AT), "is looked at now"),
+        ResourceVerb::Run => (requested(RUN_REQUESTED_AT), "fires now"),
+        ResourceVerb::Suspend => (suspend(true), "is suspended (spec.suspend: true)"),
+        ResourceVerb::Resume => (suspend(false), "is resumed (spec.suspend: false)"),
+    };
+    cluster.patch(kind, namespace, name, &patch).await?;
+    if verb == ResourceVerb::Resume && kind == Kind::ContainerHealthCheck {
+        // What a person stopped at its engine is held without any word here: this is that person's word.
+        cluster.patch(kind, namespace, name, &requested(RECONCILE_REQUESTED_AT)).await?;
+    }
+    Ok(format!("{kind} {namespace}/{name} {done}"))
 }
 
 /// Pause recovery everywhere until `unpause`: probes and tasks continue, nothing is restarted, unloaded or pulled

@@ -1,12 +1,10 @@
 //! The client of the REST API.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use jiff::{Timestamp, fmt::rfc2822};
+use parking_lot::Mutex;
 use reqwest::{
     Method, StatusCode, Url,
     header::{DATE, HeaderMap},
@@ -109,7 +107,7 @@ impl ApiClient {
 
     /// The server's time at its last answer, for ages: this machine's clock may be another one.
     pub fn now(&self) -> Timestamp {
-        self.answered_at.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Timestamp::now)
+        self.answered_at.lock().unwrap_or_else(Timestamp::now)
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, CliError> {
@@ -206,7 +204,7 @@ impl ApiClient {
         if let Some(where_to) = redirected(status, reply.headers()) {
             return Err(Refusal::Redirected(where_to));
         }
-        *self.answered_at.lock().unwrap_or_else(PoisonError::into_inner) = date(reply.headers());
+        *self.answered_at.lock() = date(reply.headers());
         Ok((status, reply.whole(MAX_ANSWER_BYTES).await.map_err(Refusal::Sent)?))
     }
 
@@ -216,14 +214,14 @@ impl ApiClient {
     }
 
     fn door(&self) -> Door {
-        self.door.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.door.lock().clone()
     }
 
     /// The door as it is written down now, if that is another one.
     fn renew(&self, old: &Door) -> Option<Door> {
         let endpoint = self.renewed_by.as_ref()?.read_endpoint().ok()??;
         let door = Door::new(&endpoint.address, &endpoint.token).ok().filter(|door| door != old)?;
-        door.clone_into(&mut self.door.lock().unwrap_or_else(PoisonError::into_inner));
+        door.clone_into(&mut self.door.lock());
         Some(door)
     }
 

@@ -3,13 +3,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::{SignedDuration, Timestamp};
 use kube::{api::DynamicObject, runtime::watcher};
+use parking_lot::Mutex;
 
 use crate::{
     api::{Kind, ObjectKey},
@@ -35,7 +36,7 @@ impl Journaled {
     }
 
     fn is_repeated(&self, said: Said, now: Timestamp) -> bool {
-        let mut known = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.said.lock();
         known.retain(|_, at| now.duration_since(*at) < SERIES);
         known.insert(said, now).is_some()
     }

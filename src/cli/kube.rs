@@ -6,16 +6,13 @@ use k8s_openapi::api::{
 };
 use kube::{
     Client, Config,
-    api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::net::TcpListener;
 
 use super::CliError;
-use crate::{
-    api::Kind,
-    api::{GROUP, RECONCILE_REQUESTED_AT, RUN_REQUESTED_AT, VERSION},
-};
+use crate::api::Kind;
 
 const CONTROLLERS: &str = "app.kubernetes.io/name=ostler,app.kubernetes.io/component=controller";
 const PORT_NAME: &str = "http";
@@ -119,34 +116,15 @@ impl Cluster {
         Ok(answer.status.map(|s| s.token).unwrap_or_default())
     }
 
-    /// Sets the annotation that forces a pass.
-    pub async fn request_reconcile(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), CliError> {
-        let at = jiff::Timestamp::now().to_string();
-        let patch = serde_json::json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: at}}});
-        self.patch(kind, namespace, name, &patch).await
-    }
-
-    /// Sets the annotation that fires a schedule.
-    pub async fn request_run(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), CliError> {
-        let at = jiff::Timestamp::now().to_string();
-        let patch = serde_json::json!({"metadata": {"annotations": {RUN_REQUESTED_AT: at}}});
-        self.patch(kind, namespace, name, &patch).await
-    }
-
-    /// Sets `spec.suspend`.
-    pub async fn suspend(&self, kind: Kind, namespace: &str, name: &str, suspend: bool) -> Result<(), CliError> {
-        self.patch(kind, namespace, name, &serde_json::json!({"spec": {"suspend": suspend}})).await
-    }
-
-    async fn patch(&self, kind: Kind, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), CliError> {
-        let resource = ApiResource {
-            group: GROUP.to_owned(),
-            version: VERSION.to_owned(),
-            api_version: crate::api::API_VERSION.to_owned(),
-            kind: kind.into(),
-            plural: kind.plural().to_owned(),
-        };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+    /// Changes a resource as the caller: the API server decides, and records who it was.
+    pub async fn patch(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<(), CliError> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind.api_resource());
         let params = PatchParams { field_manager: Some("ostler-cli".to_owned()), ..PatchParams::default() };
         api.patch(name, &params, &Patch::Merge(patch)).await.map(drop).map_err(|e| {
             CliError::failed(format!("can't patch {}/{name} in namespace {namespace}: {e}", kind.singular()))

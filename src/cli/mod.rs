@@ -9,6 +9,7 @@ mod complete;
 mod controller;
 pub mod crds;
 mod data_dir;
+mod data_plane;
 mod database;
 mod describe;
 mod down;
@@ -20,7 +21,6 @@ mod init;
 mod journaled;
 mod kube;
 mod logs;
-mod migrate;
 mod names;
 mod output;
 mod process;
@@ -132,7 +132,7 @@ pub enum CliCommand {
     Validate(validate::ValidateArgs),
     Up(up::UpArgs),
     Down(down::DownArgs),
-    Migrate(migrate::MigrateArgs),
+    Migrate(database::MigrateArgs),
     Controller(controller::ControllerArgs),
     Worker(worker::WorkerArgs),
     Gateway(gateway::GatewayArgs),
@@ -217,7 +217,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         CliCommand::Worker(args) => block_on(worker::run(args, &global)),
         CliCommand::Gateway(args) => block_on(gateway::run(args, &global)),
         CliCommand::Down(args) => block_on(down::run(args, &global)),
-        CliCommand::Migrate(args) => block_on(migrate::run(args, &global)),
+        CliCommand::Migrate(args) => block_on(database::migrate(args, &global)),
         CliCommand::Agent(args) => block_on(agent::run(args, &global)),
         CliCommand::AgentExec(args) => agent::exec_service(args),
         CliCommand::Simulate(args) => block_on(simulate::run(args)),

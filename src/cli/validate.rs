@@ -83,7 +83,7 @@ fn kind(object: &Value) -> Option<Kind> {
 fn problem(error: bool, object: &Value, field: &str, message: String) -> Problem {
     let about =
         format!("{} {}/{}", text(object, "/kind"), text(object, "/metadata/namespace"), text(object, "/metadata/name"));
-    Problem { error, file: None, line: None, about: Some(about), field: Some(field.to_owned()), message }
+    Problem { error, about: Some(about), field: Some(field.to_owned()), message, ..Problem::default() }
 }
 
 fn of_schedules(objects: &[Value]) -> Vec<Problem> {

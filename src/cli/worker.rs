@@ -1,22 +1,19 @@
 //! `ostler worker`: does the tasks of a pool, in a cluster or wherever the database and the servers can be reached.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{
-    CliError, DataDir, Global,
-    data_dir::{KEY_FILE, sealing_key_of_environment, state_folder},
-    process::{self, holder, host, logged, signaled},
+    CliError, Global,
+    data_dir::state_folder,
+    data_plane::DataPlaneArgs,
+    process::{holder, host, logged},
     reaper,
 };
 use crate::{
-    calls::SealedSecrets,
-    http,
     net::HttpClient,
-    store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
-    telemetry::{Loops, Metrics},
+    store::{Home, Store},
     worker::{Timings, Worker, WorkerParts},
 };
 
@@ -31,15 +28,8 @@ pub struct WorkerArgs {
     /// The WorkerPool
     #[arg(long, value_name = "NAME")]
     pool: String,
-    /// PostgreSQL: postgres://USER:PASSWORD@HOST:PORT/DATABASE; without it, the data folder of an `ostler up` on this machine
-    #[arg(long, value_name = "URL", env = "OSTLER_DATABASE_URL", hide_env_values = true)]
-    database_url: Option<DatabaseUrl>,
-    /// The id that this installation's database must have; without it, whatever is recorded there
-    #[arg(long, value_name = "UUID", env = "OSTLER_INSTALLATION")]
-    installation: Option<Uuid>,
-    /// Where /livez, /readyz and /metrics are; without it, nowhere
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    plane: DataPlaneArgs,
     /// Where finished results wait while the database is away [default: in the data folder, or with a URL in ~/.local/state/ostler]
     #[arg(long, value_name = "DIR", env = "OSTLER_SPOOL_DIR")]
     spool: Option<PathBuf>,
@@ -51,45 +41,29 @@ pub async fn run(args: WorkerArgs, global: &Global) -> Result<(), CliError> {
 }
 
 async fn work(args: WorkerArgs, global: &Global) -> Result<(), CliError> {
-    let WorkerArgs { pool, database_url, installation, listen, spool } = args;
-    let namespace = global.namespace()?.unwrap_or_else(|| "default".to_owned());
-    let home = match database_url {
-        Some(url) => Home::Postgres(url),
-        None => Home::Folder { path: DataDir::of(global)?.path().to_owned(), hold: Hold::Share },
-    };
-    let key = opening_key(&home)?;
-    let spool = spool.map_or_else(|| usual_spool(&home), Ok)?;
-    let (metrics, loops) = (Metrics::new(), Loops::new());
-    let store = counted(store::open(&home, installation).await?, metrics.clone());
-    let ended = CancellationToken::new();
-    tokio::spawn(loops.clone().keep_time(ended.clone()));
-    tokio::spawn(watch_deaths(Arc::clone(&store), None, ended.clone()));
-    let door = serve_health(listen, &store, &metrics, &loops, &ended).await?;
+    let WorkerArgs { pool, plane, spool } = args;
+    let mut plane = plane.open(global).await?;
+    let spool = spool.map_or_else(|| usual_spool(&plane.home), Ok)?;
     let worker = Worker::new(WorkerParts {
-        secrets: Arc::new(SealedSecrets { store: Arc::clone(&store), key }),
-        store: Arc::clone(&store),
+        secrets: plane.secrets.clone(),
+        store: Arc::clone(&plane.store),
         http: HttpClient::new()?,
-        metrics: metrics.worker.clone(),
-        loops,
+        metrics: plane.metrics.worker.clone(),
+        loops: plane.loops.clone(),
         holder: holder(),
         host: host(),
-        namespace: namespace.clone(),
+        namespace: plane.namespace.clone(),
         pool: pool.clone(),
         spool,
         timings: Timings::default(),
     })
     .map_err(CliError::failed)?;
-    tell_of_missing_pool(&*store, &namespace, &pool).await;
+    tell_of_missing_pool(&*plane.store, &plane.namespace, &pool).await;
     let shutdown = CancellationToken::new();
     let working = tokio::spawn(worker.run(shutdown.clone()));
-    let outcome = tokio::select! {
-        signal = signaled() => signal,
-        broken = door => Err(broken),
-    };
+    let outcome = plane.until_ended().await;
     shutdown.cancel();
-    let ended_well = working.await;
-    ended.cancel();
-    ended_well.map_err(|error| CliError::failed(format!("the worker failed: {error}")))?;
+    working.await.map_err(|error| CliError::failed(format!("the worker failed: {error}")))?;
     outcome
 }
 
@@ -102,45 +76,6 @@ async fn tell_of_missing_pool(store: &dyn Store, namespace: &str, pool: &str) {
     let known: Vec<String> = pools.iter().map(|row| format!("{}/{}", row.namespace, row.name)).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     tracing::warn!(namespace, pool, known, "no WorkerPool of this name is declared; waiting until one is");
-}
-
-/// Serves health and metrics, where asked to; the future tells what went wrong with that.
-pub(super) async fn serve_health(
-    listen: Option<SocketAddr>,
-    store: &Arc<dyn Store>,
-    metrics: &Metrics,
-    loops: &Loops,
-    ended: &CancellationToken,
-) -> Result<impl Future<Output = CliError> + use<>, CliError> {
-    let server = match listen {
-        None => None,
-        Some(listen) => {
-            let listener = process::listen(listen).await?;
-            let (store, metrics, loops) = (Arc::clone(store), metrics.clone(), loops.clone());
-            let health = http::Health { store, metrics, loops, platform: None };
-            Some(tokio::spawn(http::serve_health(listener, health, ended.clone())))
-        }
-    };
-    Ok(async move {
-        let Some(server) = server else { return std::future::pending().await };
-        match server.await {
-            Ok(Ok(())) => CliError::failed("the health page ended by itself"),
-            Ok(Err(error)) => CliError::failed(format!("the health page failed: {error}")),
-            Err(error) => CliError::failed(format!("the health page failed: {error}")),
-        }
-    })
-}
-
-/// What opens sealed Secrets: OSTLER_KEY, else the key that an `ostler up` keeps in its data folder.
-pub(super) fn opening_key(home: &Home) -> Result<Option<seal::Key>, CliError> {
-    if let Some(key) = sealing_key_of_environment()? {
-        return Ok(Some(key));
-    }
-    let text = match home {
-        Home::Folder { path, .. } => std::fs::read_to_string(path.join(KEY_FILE)).ok(),
-        Home::Postgres(_) => None,
-    };
-    text.map(|text| seal::Key::parse(&text)).transpose().map_err(CliError::failed)
 }
 
 fn usual_spool(home: &Home) -> Result<PathBuf, CliError> {

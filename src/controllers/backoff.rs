@@ -1,12 +1,8 @@
 //! When an object whose pass failed is looked at again: each object by itself.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, time::Duration};
 
+use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -45,7 +41,7 @@ impl<K: Eq + Hash> Backoffs<K> {
     /// How long a pass over this object must still wait; `None`: it may begin. A changed spec is looked at at once, and any
     /// other trigger once in each wait: a failure that triggers itself must not become a hot loop.
     pub fn wait(&self, object: &K, generation: Option<i64>, now: Instant) -> Option<Duration> {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let known = all.get_mut(object)?;
         if now >= known.until || known.generation != generation {
             known.early = false;
@@ -66,7 +62,7 @@ impl<K: Eq + Hash> Backoffs<K> {
             _ => LONGEST_RETRY,
         };
         let new = || Backoff { failures: 0, until: now, generation, early: false, said: String::new() };
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let known = all.entry(object).or_insert_with(new);
         known.failures = known.failures.saturating_add(1);
         let wait = doubled(FIRST, most, known.failures).mul_f64(rand::rng().random_range(0.75..=1.25));
@@ -79,11 +75,7 @@ impl<K: Eq + Hash> Backoffs<K> {
 
     /// A pass succeeded, or the object is gone.
     pub fn forget(&self, object: &K) {
-        self.lock().remove(object);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Backoff>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(object);
     }
 }
 

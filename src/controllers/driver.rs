@@ -50,7 +50,7 @@ const APPLY: Duration = Duration::from_secs(60);
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// An object of one of the kinds.
-pub trait Object:
+pub trait KindObject:
     Resource<DynamicType = ()>
     + HasStatus<Status: ResourceStatus>
     + Clone
@@ -63,7 +63,7 @@ pub trait Object:
 {
 }
 
-impl<K> Object for K where
+impl<K> KindObject for K where
     K: Resource<DynamicType = ()>
         + HasStatus<Status: ResourceStatus>
         + Clone
@@ -90,7 +90,7 @@ pub struct Report<S> {
 /// `plan` returned, and `status` is computed from all of it.
 #[async_trait]
 pub trait Controller: Send + Sync + 'static {
-    type Object: Object;
+    type Object: KindObject;
     type Observed: Send + Sync;
     type Plan: Send;
     /// What came of the plan.

@@ -14,7 +14,7 @@ use super::{
     Parts,
     container_health_check::ContainerChecks,
     declared::{ControlPlane, Declared, Declares, Feeds, heed_touches, seal_secrets, watch_gates},
-    driver::{Controller, Drive, Object, drive},
+    driver::{Controller, Drive, KindObject, drive},
     expert::Experts,
     feed::Feed,
     shared::Wishes,
@@ -44,7 +44,7 @@ pub fn watches(parts: &Parts, shutdown: &CancellationToken) -> Feeds {
     }
 }
 
-fn watch<K: Object>(parts: &Parts, kind: Kind, shutdown: &CancellationToken) -> Feed<K> {
+fn watch<K: KindObject>(parts: &Parts, kind: Kind, shutdown: &CancellationToken) -> Feed<K> {
     let beat = parts.loops.register(format!("watch {kind}"), SILENCE);
     Feed::start(Arc::clone(&parts.platform), kind, &parts.metrics, beat, shutdown.clone())
 }
@@ -122,7 +122,7 @@ async fn heed_wishes(mut wishes: Wishes, world: Arc<ControlPlane>) {
 }
 
 /// Deletion is by sweep: what a complete listing lacks is gone. Deleting a resource never deletes tasks.
-async fn sweeps<K: Object>(world: Arc<ControlPlane>, term: Term, feed: Feed<K>, kind: Kind) {
+async fn sweeps<K: KindObject>(world: Arc<ControlPlane>, term: Term, feed: Feed<K>, kind: Kind) {
     let mut listings = feed.listings.clone();
     let mut touches = feed.touches();
     let mut periodic = tokio::time::interval(SWEEP);

@@ -11,7 +11,7 @@ pub(super) const PATH: &str = "/v1/chat/completions";
 
 /// What differs between servers in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dialect {
+pub(super) struct ChatDialect {
     /// `max_tokens`, or `max_completion_tokens` where a server insists.
     pub(super) limit_field: &'static str,
     /// Whether to ask for a last record with token counts; strict servers refuse fields that they don't know.
@@ -21,7 +21,7 @@ pub(super) struct Dialect {
     pub(super) stream: bool,
 }
 
-impl Dialect {
+impl ChatDialect {
     pub(super) fn of(engine: EngineKind, request: &InferRequest) -> Self {
         let is_mlx = engine == EngineKind::Mlx;
         Self { limit_field: "max_tokens", ask_usage: is_mlx || request.count, takes_schema: !is_mlx, stream: true }
@@ -32,14 +32,14 @@ pub(super) async fn infer(
     engine: EngineKind,
     at: &Endpoint,
     request: &InferRequest,
-    dialect: &Dialect,
+    dialect: &ChatDialect,
     on_activity: &mut (dyn FnMut(CallActivity) + Send),
 ) -> Result<InferOutcome, CallError> {
     let built = at.request(Method::POST, PATH).json(&body(request, dialect));
     run(engine, (at, built), request, dialect.stream && dialect.ask_usage, on_activity).await
 }
 
-fn body(request: &InferRequest, dialect: &Dialect) -> Value {
+fn body(request: &InferRequest, dialect: &ChatDialect) -> Value {
     let Sampling { temperature, top_p, seed, stop } = &request.sampling;
     let mut messages = request.messages.clone();
     let mut body = json!({"model": request.model.as_str(), "stream": dialect.stream});
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_request_says_what_was_asked_for_and_nothing_else() {
         let mut request = InferRequest::simple(SendableModel::mlx_default(), "hi", 7, Duration::from_secs(1));
-        let dialect = Dialect::of(EngineKind::OpenAi, &request);
+        let dialect = ChatDialect::of(EngineKind::OpenAi, &request);
         let plain = json!({"model": "default_model", "stream": true, "max_tokens": 7, "messages": [{"role": "user", "content": "hi"}]});
         assert_eq!(body(&request, &dialect), plain);
         request.sampling =

@@ -1,7 +1,7 @@
 //! What differs between Ollama, MLX and OpenAI-compatible servers, behind one trait.
 //!
 //! `listing` and `verdict` read probe replies, `decoder`, `said`, `thinking` and `estimate` read answers, `status` reads
-//! refusals; none of them does I/O. `names` decides which model name may be sent. `ollama`, `mlx` and `openai` speak to the
+//! refusals; none of them does I/O. `names` decides which model name may be sent. `ollama` and `openai` speak to the
 //! servers through an `Endpoint`; `stream` holds a call to its time limits.
 
 mod chat;
@@ -13,7 +13,6 @@ mod estimate;
 mod infer;
 mod lines;
 mod listing;
-mod mlx;
 mod names;
 mod ollama;
 mod openai;
@@ -42,51 +41,7 @@ pub use ollama::{LoadedModel, PULL_STALL, PullProgress};
 pub use status::{detail as words_of, of_response as failure_of_response, retry_after};
 pub use verdict::{ProbeVerdict, fold_paths};
 
-/// Which protocol a server speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum EngineKind {
-    Ollama,
-    Mlx,
-    OpenAi,
-}
-
-impl EngineKind {
-    pub const ALL: [EngineKind; 3] = [EngineKind::Ollama, EngineKind::Mlx, EngineKind::OpenAi];
-
-    /// As manifests write it: `Ollama`, `MLX`, `OpenAI`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EngineKind::Ollama => "Ollama",
-            EngineKind::Mlx => "MLX",
-            EngineKind::OpenAi => "OpenAI",
-        }
-    }
-
-    /// The paths a probe asks, in order, when the resource names none.
-    pub fn default_probe_paths(self) -> &'static [&'static str] {
-        match self {
-            EngineKind::Ollama => &["/api/tags", "/v1/models"],
-            EngineKind::Mlx => &["/v1/models", "/api/tags", "/health"],
-            EngineKind::OpenAi => &["/v1/models"],
-        }
-    }
-}
-
-impl From<crate::api::Engine> for EngineKind {
-    fn from(declared: crate::api::Engine) -> Self {
-        match declared {
-            crate::api::Engine::Ollama => EngineKind::Ollama,
-            crate::api::Engine::MLX => EngineKind::Mlx,
-            crate::api::Engine::OpenAI => EngineKind::OpenAi,
-        }
-    }
-}
-
-impl std::fmt::Display for EngineKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+pub use crate::api::EngineKind;
 
 /// One inference server, as a client. Every call is bounded by a time that the caller names, and dropping its future
 /// closes the connection, which ends the work on the server too (Ollama 0.17.4, mlx_lm 0.32).
@@ -171,7 +126,7 @@ pub trait Engine: Send + Sync {
 pub fn engine(kind: EngineKind) -> &'static dyn Engine {
     match kind {
         EngineKind::Ollama => &ollama::Ollama,
-        EngineKind::Mlx => &mlx::Mlx,
+        EngineKind::Mlx => &openai::Mlx,
         EngineKind::OpenAi => &openai::OpenAi,
     }
 }

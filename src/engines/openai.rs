@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 
-use super::chat::{self, Dialect};
+use super::chat::{self, ChatDialect};
 use super::{
     CallActivity, EmbedOutcome, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferOutcome,
     InferRequest, embed,
@@ -21,7 +21,7 @@ impl Engine for OpenAi {
         request: &InferRequest,
         on_activity: &mut (dyn FnMut(CallActivity) + Send),
     ) -> Result<InferOutcome, EngineError> {
-        let mut dialect = Dialect::of(self.kind(), request);
+        let mut dialect = ChatDialect::of(self.kind(), request);
         loop {
             match chat::infer(self.kind(), at, request, &dialect, on_activity).await {
                 Err(error) => match other_dialect(dialect, &error.failure) {
@@ -42,14 +42,37 @@ impl Engine for OpenAi {
     }
 }
 
+/// mlx_lm.server, which speaks the same protocol. One model at a time, loaded by name; nothing to list what is loaded, to unload or
+/// to pull.
+pub(super) struct Mlx;
+
+#[async_trait]
+impl Engine for Mlx {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Mlx
+    }
+
+    async fn infer(
+        &self,
+        at: &Endpoint,
+        request: &InferRequest,
+        on_activity: &mut (dyn FnMut(CallActivity) + Send),
+    ) -> Result<InferOutcome, EngineError> {
+        let dialect = ChatDialect::of(self.kind(), request);
+        chat::infer(self.kind(), at, request, &dialect, on_activity)
+            .await
+            .map_err(|error| error.of_call(at, chat::PATH, &request.model))
+    }
+}
+
 /// What to try next with a server that refused a field by name. OpenAI's reasoning models refuse `max_tokens` and name the
 /// field that they want; most others know only the old one.
-fn other_dialect(tried: Dialect, failure: &Failure) -> Option<Dialect> {
+fn other_dialect(tried: ChatDialect, failure: &Failure) -> Option<ChatDialect> {
     let Failure::Rejected { detail, .. } = failure else { return None };
-    if detail.contains("max_completion_activitys") && tried.limit_field == "max_tokens" {
-        return Some(Dialect { limit_field: "max_completion_activitys", ..tried });
+    if detail.contains("max_completion_tokens") && tried.limit_field == "max_tokens" {
+        return Some(ChatDialect { limit_field: "max_completion_tokens", ..tried });
     }
-    (detail.contains("stream_options") && tried.ask_usage).then_some(Dialect { ask_usage: false, ..tried })
+    (detail.contains("stream_options") && tried.ask_usage).then_some(ChatDialect { ask_usage: false, ..tried })
 }
 
 #[cfg(test)]
@@ -58,11 +81,11 @@ mod tests {
 
     #[test]
     fn a_refused_field_is_left_out_or_renamed_once() {
-        let usual = Dialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true, stream: true };
+        let usual = ChatDialect { limit_field: "max_tokens", ask_usage: true, takes_schema: true, stream: true };
         let refused = |detail: &str| Failure::Rejected { status: 400, detail: detail.to_owned() };
-        let newer = Dialect { limit_field: "max_completion_activitys", ..usual };
-        let uncounted = Dialect { ask_usage: false, ..usual };
-        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_activitys' instead.");
+        let newer = ChatDialect { limit_field: "max_completion_tokens", ..usual };
+        let uncounted = ChatDialect { ask_usage: false, ..usual };
+        let limit = refused("'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.");
         let usage = refused("extra inputs are not permitted: stream_options");
         assert_eq!(other_dialect(usual, &limit), Some(newer));
         assert_eq!(other_dialect(newer, &limit), None);

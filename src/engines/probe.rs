@@ -24,7 +24,11 @@ pub(super) async fn probe<E: Engine + ?Sized>(
     paths: &[String],
     timeout: Duration,
 ) -> ProbeVerdict {
-    let own = engine.kind().default_probe_paths();
+    let own: &[&str] = match engine.kind() {
+        EngineKind::Ollama => &["/api/tags", "/v1/models"],
+        EngineKind::Mlx => &["/v1/models", "/api/tags", "/health"],
+        EngineKind::OpenAi => &["/v1/models"],
+    };
     let paths: Vec<&str> = if paths.is_empty() { own.to_vec() } else { paths.iter().map(String::as_str).collect() };
     let mut replies = Vec::with_capacity(paths.len());
     for path in paths {

@@ -5,7 +5,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use tokio::time::Instant;
 
-use super::chat::{self, Dialect};
+use super::chat::{self, ChatDialect};
 use super::stream::CallError;
 use super::{
     Blame, CallActivity, EmbedRequest, Endpoint, Engine, EngineError, EngineKind, Failure, InferRequest, ProofRequest,
@@ -101,7 +101,8 @@ async fn ask<E: Engine + ?Sized>(
                     EngineKind::Ollama => ollama::infer(at, &asked, stream, &mut noted).await,
                     kind @ (EngineKind::Mlx | EngineKind::OpenAi) => {
                         let limit_field = if newer_limit { "max_completion_tokens" } else { "max_tokens" };
-                        let dialect = Dialect { limit_field, stream, ask_usage: false, ..Dialect::of(kind, &asked) };
+                        let dialect =
+                            ChatDialect { limit_field, stream, ask_usage: false, ..ChatDialect::of(kind, &asked) };
                         chat::infer(kind, at, &asked, &dialect, &mut noted).await
                     }
                 }

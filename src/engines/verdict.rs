@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use strum::IntoStaticStr;
+
 use super::{Listing, PathReply};
 
 /// What one probe, over all its paths, says about a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
 pub enum ProbeVerdict {
     /// Reachable, and these are its models (none: the wrong user, or nothing pulled yet).
     Models(Listing),

@@ -88,7 +88,7 @@ pub(super) async fn show(core: &Arc<GatewayCore>, body: &[u8]) -> Result<Value, 
         return Err(unknown(&asked, &listed(core, Some(EngineKind::Ollama)).await?));
     };
     let mut why = format!("no Ollama server serves {alias:?}: only Ollama tells of its models");
-    for backend in view.serving(&alias).filter(|backend| EngineKind::from(backend.spec.engine) == EngineKind::Ollama) {
+    for backend in view.serving(&alias).filter(|backend| backend.spec.engine == EngineKind::Ollama) {
         let Some(model) = backend.spec.models.iter().find(|model| model.asked_as() == alias) else { continue };
         let body = json!({"model": model.name, "verbose": verbose}).to_string().into_bytes();
         match pass(core, backend, Method::POST, "/api/show", body).await {
@@ -100,7 +100,7 @@ pub(super) async fn show(core: &Arc<GatewayCore>, body: &[u8]) -> Result<Value, 
 }
 
 fn ollamas(backends: &[Backend]) -> impl Iterator<Item = &Backend> {
-    backends.iter().filter(|backend| EngineKind::from(backend.spec.engine) == EngineKind::Ollama)
+    backends.iter().filter(|backend| backend.spec.engine == EngineKind::Ollama)
 }
 
 /// Asks a server something that takes no slot; the error is in its words.

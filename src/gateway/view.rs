@@ -72,7 +72,7 @@ impl GatewayView {
     /// The backends that can take a call; the error says why none can.
     pub fn candidates(&self, wanted: Wanted<'_>) -> Result<Vec<Backend>, String> {
         let Wanted { operation, alias, images } = wanted;
-        let engine = |backend: &Backend| EngineKind::from(backend.spec.engine);
+        let engine = |backend: &Backend| backend.spec.engine;
         let native: Vec<&Backend> =
             self.serving(alias).filter(|backend| operation.is_native(engine(backend))).collect();
         if native.is_empty() {
@@ -91,7 +91,7 @@ impl GatewayView {
     pub fn listed(&self, servers: &[Server], namespace: &str, only: Option<EngineKind>) -> Vec<Listed> {
         let mut all: BTreeMap<&str, Vec<&Backend>> = BTreeMap::new();
         for backend in &self.backends {
-            let is_meant = only.is_none_or(|engine| engine == EngineKind::from(backend.spec.engine));
+            let is_meant = only.is_none_or(|engine| engine == backend.spec.engine);
             for model in backend.spec.models.iter().filter(|_| is_meant) {
                 all.entry(model.asked_as()).or_default().push(backend);
             }

@@ -16,11 +16,10 @@ use super::{
     },
     containers::{ContainerList, ContainerQuery},
     credentials::{Caller, Credentials},
-    error::HostError,
+    error::{AgentRefusal, ErrorBody, HostError},
     header,
     mask::one_line,
     messages::{CareRequest, LogPart, LogRequest, OperationRequest, OperationStatus},
-    refusal::{AgentRefusal, ErrorBody},
     report::AgentReport,
     sign::{self, Bound},
 };

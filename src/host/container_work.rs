@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::{MAX_MESSAGE_CHARS, containers::ContainerTarget, mask::one_line, messages::Phase};
 
@@ -9,7 +10,7 @@ use super::{MAX_MESSAGE_CHARS, containers::ContainerTarget, mask::one_line, mess
 pub const MAX_LOG_BYTES: u32 = 16 * 1024;
 
 /// What to do with a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(deny_unknown_fields)]
 pub enum ContainerAction {
     /// What is stopped is started; a compose service without a container gets one, unless its file has changed since the
@@ -27,12 +28,7 @@ pub enum ContainerAction {
 
 impl ContainerAction {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "Up",
-            Self::Restart => "Restart",
-            Self::Stop => "Stop",
-            Self::Resize { .. } => "Resize",
-        }
+        self.into()
     }
 }
 
@@ -51,6 +47,7 @@ pub struct ContainerOperationRequest {
 }
 
 /// Reply of `POST /v1/containers/operations` (202) and `GET /v1/containers/operations/{id}`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerOperation {
@@ -62,12 +59,9 @@ pub struct ContainerOperation {
     #[serde(default)]
     pub message: String,
     /// Of a failure: one of the words of [`ContainerFailure`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ContainerFailure>,
     pub accepted_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Which containers are meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ pub enum ContainerHealth {
 }
 
 /// Who stopped a container that does not run, where that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum StoppedBy {
     /// A stop through the engine's API that was not the agent's, and no shutdown of the engine: a person's wish.
     Person,
@@ -139,12 +140,7 @@ pub enum StoppedBy {
 
 impl StoppedBy {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Person => "Person",
-            Self::Agent => "Agent",
-            Self::Engine => "Engine",
-            Self::Unknown => "Unknown",
-        }
+        self.into()
     }
 }
 
@@ -156,6 +152,7 @@ pub struct ContainerStop {
 }
 
 /// One container, as the engine has it and as its events told.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerReport {
@@ -164,28 +161,21 @@ pub struct ContainerReport {
     /// Without the engine's leading slash.
     pub name: String,
     pub image: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compose: Option<ComposeIdentity>,
     pub state: ContainerState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ContainerHealth>,
     /// What its failing health check last said: bounded, secrets masked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_output: Option<String>,
     pub created_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When its last run ended; absent while it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
     /// Of its last run; absent while it runs and when it never ran.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
     /// The kernel killed its last run for want of memory: with exit code 137 that is what ended it. Absent while it runs.
     #[serde(default)]
     pub oom_killed: bool,
     /// What the engine said when it could not start it: no such image, no such mount.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Its image is not on this host.
     #[serde(default)]
@@ -203,24 +193,18 @@ pub struct ContainerReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<ServiceDependency>,
     /// In bytes; absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<i64>,
     /// The most memory that it was seen to use under this id, in bytes, page cache left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<i64>,
     /// How often it ran out of memory, as far as the agent saw under this id.
     #[serde(default)]
     pub oom_count: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_oom_at: Option<Timestamp>,
     /// How its compose file differs from what it was made from, as the last Up found.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<String>,
     /// Who stopped its last run, if somebody did. Absent while it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<ContainerStop>,
     /// The operation that runs or waits now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
 }
 

@@ -4,12 +4,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use super::{MAX_MESSAGE_CHARS, MAX_REASON_CHARS, mask::one_line};
 
 /// What an operation does to a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum Action {
     /// Clears the owner's hold and starts what is not running. A running service is left alone.
     Start,
@@ -25,13 +26,7 @@ pub enum Action {
 
 impl Action {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "Start",
-            Self::Restart => "Restart",
-            Self::Stop => "Stop",
-            Self::Hold => "Hold",
-            Self::Release => "Release",
-        }
+        self.into()
     }
 
     /// What it does, in a sentence.
@@ -47,7 +42,7 @@ impl Action {
 }
 
 /// Who wants a service left alone. A service is held while any owner holds it; each clears its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum HoldOwner {
     /// `ostler stop SERVICE`.
     Person,
@@ -61,12 +56,7 @@ pub enum HoldOwner {
 
 impl HoldOwner {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Person => "Person",
-            Self::Suspend => "Suspend",
-            Self::Pause => "Pause",
-            Self::Deferral => "Deferral",
-        }
+        self.into()
     }
 
     /// Whether the hold also refuses a controller's Restart. A deferral doesn't: one silent attempt an hour goes on.
@@ -76,6 +66,7 @@ impl HoldOwner {
 }
 
 /// Body of `POST /v1/operations`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OperationRequest {
@@ -83,13 +74,11 @@ pub struct OperationRequest {
     pub service: String,
     pub action: Action,
     /// Whose hold Stop and Hold set, Start and Release clear. Absent: a person's. Restart needs none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<HoldOwner>,
     /// Why, for people: shown with the hold and in the agent's log.
     #[serde(default)]
     pub reason: String,
     /// When the hold of Stop or Hold ends by itself (`ostler pause --for`). Absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
@@ -125,6 +114,7 @@ impl Phase {
 }
 
 /// Reply of `POST /v1/operations` (202) and `GET /v1/operations/{id}`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
@@ -136,11 +126,8 @@ pub struct OperationStatus {
     #[serde(default)]
     pub message: String,
     pub accepted_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// The process that was started has exited again before it answered: no use in waiting for it.
     #[serde(default)]

@@ -8,11 +8,9 @@ mod client;
 mod container_work;
 mod containers;
 mod credentials;
-mod disk;
 mod error;
 pub mod mask;
 mod messages;
-mod refusal;
 mod report;
 pub mod sign;
 
@@ -27,15 +25,13 @@ pub use containers::{
     StoppedBy,
 };
 pub use credentials::{Caller, Credentials, Token};
-pub use disk::DiskSpace;
-pub use error::{HostError, HostErrorKind};
+pub use error::{AgentRefusal, ErrorBody, HostError, HostErrorKind};
 pub use messages::{
     Action, CareRequest, HoldOwner, LogPart, LogRequest, MOST_LOG_BYTES, OperationRequest, OperationStatus, Phase,
 };
-pub use refusal::{AgentRefusal, ErrorBody};
 pub use report::{
-    AgentReport, CheckReport, ContainerRuntime, Hold, Instance, LastExit, MAX_FAILURE_CHARS, Manager, PortOwner,
-    SelfStarts, ServiceReport, ServiceState,
+    AgentReport, CheckReport, ContainerRuntime, DiskSpace, Hold, Instance, LastExit, MAX_FAILURE_CHARS, Manager,
+    PortOwner, SelfStarts, ServiceReport, ServiceState,
 };
 pub use sign::{SigningSecret, SigningSecretError};
 

@@ -1,11 +1,15 @@
 //! What an agent reports of its host and its services.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-use super::{DiskSpace, mask::one_line, messages::HoldOwner};
+use super::{mask::one_line, messages::HoldOwner};
 
 /// Reply of `GET /v1/report`: everything that the agent knows of its host.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentReport {
@@ -19,17 +23,13 @@ pub struct AgentReport {
     /// The agent's own loop only says what it would do.
     #[serde(default)]
     pub observe: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_runtime: Option<ContainerRuntime>,
     /// Another number means that something about the containers that the agent may see has changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers_revision: Option<u64>,
     /// Of the file system that holds the agent's state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskSpace>,
     /// Rises with each notable change ([`ServiceReport::notable`]) of a service; absent in agents that can't be waited for.
     /// Comparable only between reports with the same `started_at`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     #[serde(default)]
     pub services: Vec<ServiceReport>,
@@ -83,7 +83,7 @@ pub enum Manager {
     Other,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum ServiceState {
     Running,
     Stopped,
@@ -97,13 +97,7 @@ pub enum ServiceState {
 
 impl ServiceState {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "Running",
-            Self::Stopped => "Stopped",
-            Self::Starting => "Starting",
-            Self::Foreign => "Foreign",
-            Self::Unknown => "Unknown",
-        }
+        self.into()
     }
 }
 
@@ -117,40 +111,32 @@ pub struct Instance {
     pub start_time: u64,
 }
 
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceReport {
     pub name: String,
     pub manager: Manager,
     pub state: ServiceState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
     /// The user that its process runs as.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The user that the agent's file wants it to run as, if it names one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_user: Option<String>,
     /// CPU time of its whole process tree in seconds: while it rises the server works, a hung one shows none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
     /// For how long its process has been running at most: a length, so that clocks need not agree.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_seconds: Option<f64>,
     /// When the agent first saw the port of the check accept a connection to this instance, by the agent's clock. Absent until
     /// then, and for a service without a check.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepting_since: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
     /// Why it is down or was last, for people: at most [`MAX_FAILURE_CHARS`] characters without control characters or secrets.
     /// Absent once it is up again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
     #[serde(default)]
     pub holds: Vec<Hold>,
     /// Who listens on the port of the check's URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_owner: Option<PortOwner>,
     /// Starts that the agent's own loop did: a controller counts them as attempts.
     #[serde(default)]
@@ -161,12 +147,9 @@ pub struct ServiceReport {
     #[serde(default)]
     pub gave_up: bool,
     /// When a lack of memory was last seen: a pattern in its log, or a kill by the kernel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_memory_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<CheckReport>,
     /// The operation that runs or waits now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
 }
 
@@ -208,12 +191,11 @@ pub struct Hold {
 }
 
 /// How the last process of a service ended.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastExit {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
     #[serde(default)]
     pub out_of_memory: bool,
@@ -238,16 +220,14 @@ impl LastExit {
     }
 }
 
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortOwner {
     pub port: u16,
     /// Absent when the owner belongs to somebody whose processes the agent may not see.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 
@@ -268,6 +248,35 @@ pub struct CheckReport {
     pub at: Timestamp,
     #[serde(default)]
     pub detail: String,
+}
+
+/// Of one file system, as users without privileges may use it. A percentage alone would say nothing: 5 % of a large disk is room
+/// for years, half of a small one may not take one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskSpace {
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+impl DiskSpace {
+    /// What a worker writes before the database is back: answers of a few MiB at most.
+    pub const FOR_RESULTS: u64 = 1 << 30;
+    /// A model or an image.
+    pub const FOR_DOWNLOADS: u64 = 10 << 30;
+
+    /// Of the file system that holds `path`; `None` where the system can't tell.
+    pub fn of(path: &Path) -> Option<Self> {
+        let stat = nix::sys::statvfs::statvfs(path).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+        (stat.blocks() > 0)
+            .then(|| Self { free_bytes: bytes(stat.blocks_available()), total_bytes: bytes(stat.blocks()) })
+    }
+
+    /// Less free than `enough`, and less than 5 % of the whole: a small disk need not have as much.
+    pub const fn is_short_of(self, enough: u64) -> bool {
+        self.free_bytes < enough && self.free_bytes < self.total_bytes / 20
+    }
 }
 
 #[cfg(test)]
@@ -298,6 +307,34 @@ mod tests {
             (serde_json::json!({"instance": {"pid": 7, "startTime": 9}}), false),
         ] {
             assert_eq!(report(fields.clone()).notable() == base, same, "{fields}");
+        }
+    }
+
+    #[test]
+    fn it_reads_this_machine() {
+        let space = DiskSpace::of(&std::env::temp_dir()).expect("it can be told");
+        assert!(space.total_bytes > 1 << 20 && space.free_bytes <= space.total_bytes, "{space:?}");
+        assert_eq!(DiskSpace::of(Path::new("/no/such/folder")), None);
+    }
+
+    #[test]
+    fn it_is_short_only_where_both_bounds_are_crossed() {
+        const MIB: u64 = 1 << 20;
+        const GIB: u64 = 1 << 30;
+        for (free_bytes, total_bytes, results, downloads) in [
+            (12 * GIB, 252 * GIB, false, false),
+            (9 * GIB, 252 * GIB, false, true),
+            (GIB, 252 * GIB, false, true),
+            (GIB - 1, 252 * GIB, true, true),
+            // A small disk.
+            (GIB / 2, 4 * GIB, false, false),
+            (MIB, 12 * MIB, false, false),
+            (MIB / 2, 12 * MIB, true, true),
+            (0, 12 * MIB, true, true),
+        ] {
+            let space = DiskSpace { free_bytes, total_bytes };
+            assert_eq!(space.is_short_of(DiskSpace::FOR_RESULTS), results, "{space:?}");
+            assert_eq!(space.is_short_of(DiskSpace::FOR_DOWNLOADS), downloads, "{space:?}");
         }
     }
 }

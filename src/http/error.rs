@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use super::{auth::AuthError, tasks::TaskProblem};
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Why a request was not carried out.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, IntoStaticStr)]
 pub enum ApiError {
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -25,16 +26,19 @@ pub enum ApiError {
     #[error("{0}")]
     BadRequest(String),
     /// Tasks that can't be taken.
+    #[strum(serialize = "InvalidTasks")]
     #[error("{}", counted(.0))]
     Tasks(Vec<TaskProblem>),
     #[error("{0}")]
     TooLarge(String),
     /// A kind of body that is not read.
+    #[strum(serialize = "UnsupportedMediaType")]
     #[error("{0}")]
     UnsupportedMedia(String),
     #[error("{0}")]
     MethodNotAllowed(String),
     /// The body did not come in time.
+    #[strum(serialize = "BodyTimeout")]
     #[error("{0}")]
     Late(String),
     /// Too much is under way.
@@ -48,6 +52,7 @@ pub enum ApiError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
+    #[strum(serialize = "PlatformError")]
     Platform(#[from] PlatformError),
     #[error(transparent)]
     Agent(#[from] HostError),
@@ -117,58 +122,39 @@ impl ApiError {
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Auth(AuthError::NoToken) => "NoToken",
-            Self::Auth(AuthError::BadToken) => "BadToken",
-            Self::Auth(AuthError::Forbidden(_)) => "Forbidden",
-            Self::Auth(AuthError::Unavailable(_)) => "AuthorizationUnavailable",
-            Self::NotFound(_) => "NotFound",
-            Self::BadRequest(_) => "BadRequest",
-            Self::Tasks(_) => "InvalidTasks",
-            Self::TooLarge(_) => "TooLarge",
-            Self::UnsupportedMedia(_) => "UnsupportedMediaType",
-            Self::MethodNotAllowed(_) => "MethodNotAllowed",
-            Self::Late(_) => "BodyTimeout",
-            Self::Busy(_) => "Busy",
-            Self::NotHere { .. } => "NotHere",
-            Self::NoLeader => "NoLeader",
+            Self::Auth(error) => error.into(),
             Self::Store(error) => match error.class() {
                 StoreClass::Passing => "StoreUnavailable",
                 StoreClass::Lost => "NotOurs",
                 StoreClass::Refusal => "StoreRefused",
                 StoreClass::Person => "StoreBroken",
             },
-            Self::Platform(_) => "PlatformError",
             Self::Agent(error) => error.reason(),
-            Self::Broken(_) => "Broken",
+            other => other.into(),
         }
     }
 
-    fn hint(&self) -> String {
+    fn hint(&self) -> &str {
         match self {
             Self::Auth(AuthError::NoToken) => {
                 "send the header `Authorization: Bearer TOKEN`; the token of `ostler up` is \
                  in endpoint.json of its data folder"
-                    .to_owned()
             }
             Self::Auth(AuthError::BadToken) => {
                 "read the token anew: each start of `ostler up` makes a new one, and tokens of a cluster run out"
-                    .to_owned()
             }
-            Self::Auth(AuthError::Forbidden(_)) => {
-                "ask who administers the cluster for a role that allows it".to_owned()
+            Self::Auth(AuthError::Forbidden(_)) => "ask who administers the cluster for a role that allows it",
+            Self::Auth(AuthError::Unavailable(_)) => "ask again when the API server answers",
+            Self::NotFound(_) => "`ostler get KIND` and `ostler tasks list` list what is there",
+            Self::BadRequest(_) | Self::UnsupportedMedia(_) | Self::MethodNotAllowed(_) => {
+                "/api/v1/openapi.json says what can be asked"
             }
-            Self::Auth(AuthError::Unavailable(_)) => "ask again when the API server answers".to_owned(),
-            Self::NotFound(_) => "`ostler get KIND` and `ostler tasks list` list what is there".to_owned(),
-            Self::BadRequest(_) => "/api/v1/openapi.json says what can be asked".to_owned(),
-            Self::Tasks(_) => "nothing was taken: mend these, and send them all again".to_owned(),
-            Self::TooLarge(_) => "nothing was taken: send it in several requests".to_owned(),
-            Self::UnsupportedMedia(_) | Self::MethodNotAllowed(_) => {
-                "/api/v1/openapi.json says what can be asked".to_owned()
-            }
-            Self::Late(_) => "nothing was taken: send it again, faster or in several requests".to_owned(),
-            Self::Busy(_) => "ask again in some seconds".to_owned(),
-            Self::NotHere { hint, .. } => hint.clone(),
-            Self::NoLeader => "ask again in some seconds; `ostler status` says when somebody leads".to_owned(),
+            Self::Tasks(_) => "nothing was taken: mend these, and send them all again",
+            Self::TooLarge(_) => "nothing was taken: send it in several requests",
+            Self::Late(_) => "nothing was taken: send it again, faster or in several requests",
+            Self::Busy(_) => "ask again in some seconds",
+            Self::NotHere { hint, .. } => hint,
+            Self::NoLeader => "ask again in some seconds; `ostler status` says when somebody leads",
             Self::Store(error) => match error.class() {
                 StoreClass::Passing => "see that the database runs, can be reached, and has room and connections left",
                 StoreClass::Lost => "ask again: somebody else was first",
@@ -177,11 +163,10 @@ impl ApiError {
                      may be the reason"
                 }
                 StoreClass::Person => "see the log, and the database's: this does not pass by itself",
-            }
-            .to_owned(),
-            Self::Platform(_) => "see the controller's log".to_owned(),
-            Self::Agent(_) => "the error says what to do at the agent".to_owned(),
-            Self::Broken(_) => "see the log: this is a defect".to_owned(),
+            },
+            Self::Platform(_) => "see the controller's log",
+            Self::Agent(_) => "the error says what to do at the agent",
+            Self::Broken(_) => "see the log: this is a defect",
         }
     }
 }
@@ -192,7 +177,7 @@ impl IntoResponse for ApiError {
         if status.is_server_error() {
             tracing::warn!(error = %self, status = status.as_u16(), "request failed");
         }
-        let (error, reason, hint) = (self.to_string(), self.reason().to_owned(), self.hint());
+        let (error, reason, hint) = (self.to_string(), self.reason().to_owned(), self.hint().to_owned());
         let problems = if let Self::Tasks(problems) = self { problems } else { Vec::new() };
         let body = ErrorReply { error, reason, hint, problems };
         let mut response = (status, Json(body)).into_response();

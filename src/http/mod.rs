@@ -1,7 +1,6 @@
 //! REST API, health and metrics page. It reads the store and the platform, never a leader's memory, so that every replica
 //! answers the same. docs/api.md and `/api/v1/openapi.json` say what can be asked.
 
-mod access;
 mod auth;
 mod controls;
 mod error;
@@ -31,7 +30,7 @@ fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
     }
 }
 
-pub use access::Access;
+pub use auth::Access;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};

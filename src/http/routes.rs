@@ -16,7 +16,7 @@ use tower_http::trace::TraceLayer;
 
 use super::{
     Api, ApiError, AuthError,
-    access::Rule,
+    auth::Rule,
     controls, events,
     extract::{BODIES_BYTES, Bodies, BodyLimit, USUAL_BODY},
     health, openapi, resources, services, status, tasks,
@@ -69,12 +69,12 @@ fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/tasks/results", OfTasks("list"), get(tasks::read::results)),
         ("/api/v1/tasks/events", OfTasks("watch"), get(tasks::events::events)),
         ("/api/v1/tasks/commands", OfTasks("update"), post(tasks::command::command).layer(up_to(MAX_TASK_BYTES))),
-        ("/api/v1/tasks/assign", OfTasks("update"), post(tasks::assign::assign)),
+        ("/api/v1/tasks/assign", OfTasks("update"), post(tasks::command::assign)),
         ("/api/v1/tasks/queues", OfTasks("list"), get(tasks::counts::queues)),
         ("/api/v1/tasks/experts", OfTasks("list"), get(tasks::counts::experts)),
         ("/api/v1/tasks/workers", OfTasks("list"), get(tasks::counts::workers)),
         ("/api/v1/tasks/{id}", OfTasks("get"), get(tasks::read::get)),
-        ("/api/v1/tasks/{id}/explain", OfTasks("get"), get(tasks::explain::explain)),
+        ("/api/v1/tasks/{id}/explain", OfTasks("get"), get(tasks::read::explain)),
         ("/api/v1/tasks/{id}/heartbeat", OfClaim, post(tasks::handover::heartbeat)),
         ("/api/v1/tasks/{id}/complete", OfClaim, post(tasks::handover::complete).layer(up_to(MAX_TASK_BYTES))),
     ]

@@ -49,11 +49,8 @@ impl Api {
     pub(super) fn all_problems(&self) -> Vec<Problem> {
         let troubles = self.metrics.troubles.all().into_iter().map(|trouble| Problem {
             error: trouble.vital,
-            file: None,
-            line: None,
-            about: None,
-            field: None,
             message: format!("{trouble}, since {}", super::controls::whole_seconds(trouble.since)),
+            ..Problem::default()
         });
         troubles.chain((self.problems)()).collect()
     }

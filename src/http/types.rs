@@ -39,29 +39,22 @@ impl Item {
 }
 
 /// What is not in status because it changes by itself.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Live {
     /// Occupied slots of the backend's server, and the limit in force.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub slots_in_use: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i32>,
     /// `Closed`, `One` (at a time) or `Open`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub admission: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_probe: Option<Check>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_canary: Option<Check>,
     /// The last call that was served, in words as its verdict.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_served: Option<Check>,
     /// When an open call last received a byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_byte_at: Option<Timestamp>,
     /// A person suspended or resumed it, against its manifest.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub suspension: Option<SuspensionView>,
 }
 
@@ -165,21 +158,18 @@ pub struct EventList {
 }
 
 /// Something in the folder of manifests that is not in force, or is ignored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde_with::skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// It is not in force until it is mended; otherwise it is only ignored.
     pub error: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// From 1; absent when the whole file is meant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
     /// `LLMBackend default/ollama`
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// `spec.models[0].name`
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     pub message: String,
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use number::is_kept;
-pub use scan::{Bounds, scan};
+pub use scan::{JsonBounds, scan};
 
 /// Levels of lists and objects. Readers take 128, and what is let in is wrapped in some more of them: lists, results, requests.
 pub const MAX_DEPTH: usize = 64;
@@ -43,7 +43,7 @@ impl fmt::Display for Flaw {
 /// Reads a text from outside.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Flaw> {
     let text = text(bytes)?;
-    scan(text, Bounds::default())?;
+    scan(text, JsonBounds::default())?;
     let mut input = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut input).map_err(|error| {
         let field = error.path().to_string();

@@ -6,13 +6,13 @@ use super::{Flaw, MAX_DEPTH, number};
 
 /// What a text may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct JsonBounds {
     pub depth: usize,
     /// Values of lists and objects.
     pub values: usize,
 }
 
-impl Default for Bounds {
+impl Default for JsonBounds {
     /// A value takes some hundred bytes of memory, where its text may have two.
     fn default() -> Self {
         Self { depth: MAX_DEPTH, values: 500_000 }
@@ -36,7 +36,7 @@ enum Level<'a> {
 }
 
 /// Refuses what can't be kept, by line and field. Returns how many values there are.
-pub fn scan(text: &str, bounds: Bounds) -> Result<usize, Flaw> {
+pub fn scan(text: &str, bounds: JsonBounds) -> Result<usize, Flaw> {
     Scan { text, at: 0, levels: Vec::new(), values: 0, bounds }.run()
 }
 
@@ -45,7 +45,7 @@ struct Scan<'a> {
     at: usize,
     levels: Vec<Level<'a>>,
     values: usize,
-    bounds: Bounds,
+    bounds: JsonBounds,
 }
 
 impl<'a> Scan<'a> {
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn told(text: &str) -> String {
-        scan(text, Bounds::default()).map_or_else(|flaw| flaw.to_string(), |values| format!("{values} values"))
+        scan(text, JsonBounds::default()).map_or_else(|flaw| flaw.to_string(), |values| format!("{values} values"))
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
             "1-2e+.",
             "{\"a\" \"a\"}",
         ] {
-            let _ = scan(text, Bounds::default());
+            let _ = scan(text, JsonBounds::default());
         }
     }
 
@@ -275,12 +275,12 @@ mod tests {
             let object: serde_json::Map<String, Value> =
                 keys.into_iter().map(|key| (key, serde_json::json!([number, text]))).collect();
             let written = Value::Object(object).to_string();
-            prop_assert!(scan(&written, Bounds::default()).is_ok(), "{}", written);
+            prop_assert!(scan(&written, JsonBounds::default()).is_ok(), "{}", written);
         }
 
         #[test]
         fn no_garbage_makes_it_panic(text in "[\\[\\]{}:,\"\\\\a0.eé-]{0,40}") {
-            let _ = scan(&text, Bounds::default());
+            let _ = scan(&text, JsonBounds::default());
         }
     }
 }

@@ -5,11 +5,12 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +48,7 @@ impl ConnectionActivity {
 
     /// Bytes came.
     pub fn read(&self) {
-        let mut now = self.lock();
+        let mut now = self.now.lock();
         if now.in_flight == 0 && now.head.is_none() {
             now.head = Some(Instant::now());
             drop(now);
@@ -57,7 +58,7 @@ impl ConnectionActivity {
 
     /// The peer took bytes, or takes none now.
     pub fn wrote(&self, took: bool) {
-        let mut now = self.lock();
+        let mut now = self.now.lock();
         if took {
             now.unread = None;
             now.since = Instant::now();
@@ -78,7 +79,7 @@ impl ConnectionActivity {
 
     /// A request begins; it ends when what is returned is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
-        let mut now = self.lock();
+        let mut now = self.now.lock();
         now.in_flight += 1;
         now.head = None;
         now.is_used = true;
@@ -87,7 +88,7 @@ impl ConnectionActivity {
 
     /// When it must have come further, unless something changes before.
     pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
-        let now = *self.lock();
+        let now = *self.now.lock();
         let unread = now.unread.map(|since| since + limits.unread);
         let next = match (now.in_flight, now.head) {
             (0, Some(began)) => Some(began + limits.head),
@@ -100,12 +101,8 @@ impl ConnectionActivity {
 
     /// Since when it has been without a request.
     fn idle_since(&self) -> Option<Instant> {
-        let now = *self.lock();
+        let now = *self.now.lock();
         (now.in_flight == 0).then_some(now.since)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,7 +112,7 @@ pub struct InFlight(Arc<ConnectionActivity>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut now = self.0.lock();
+        let mut now = self.0.now.lock();
         now.in_flight -= 1;
         now.since = Instant::now();
         drop(now);
@@ -153,7 +150,7 @@ impl ConnectionSlots {
     /// A slot for a new connection. `None`: as many have requests in flight as may be open.
     pub fn take(&self, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = network(peer);
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         let of_peer = open.connections.values().filter(|entry| entry.peer == peer).count();
         if of_peer >= self.limits.per_peer {
             open.evict(Some(peer))?;
@@ -169,19 +166,15 @@ impl ConnectionSlots {
 
     /// Closes the connection that has been idle for longest, if there is one.
     pub fn evict_idle(&self) -> bool {
-        self.lock().evict(None).is_some()
+        self.open.lock().evict(None).is_some()
     }
 
     pub fn open(&self) -> usize {
-        self.lock().connections.len()
+        self.open.lock().connections.len()
     }
 
     pub fn close_all(&self) {
         self.closing.cancel();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,7 +214,7 @@ pub struct ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.slots.lock().connections.remove(&self.id);
+        self.slots.open.lock().connections.remove(&self.id);
     }
 }
 

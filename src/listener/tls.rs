@@ -1,11 +1,8 @@
 //! A certificate that can be renewed while connections are open.
 
-use std::{
-    fmt, io,
-    path::Path,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{fmt, io, path::Path, sync::Arc};
 
+use parking_lot::RwLock;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -32,12 +29,12 @@ impl Tls {
     /// Takes up what the files contain now; when they can't be read, the former certificate stays in force.
     pub fn renew(&self, cert: &Path, key: &Path) -> io::Result<()> {
         let renewed = acceptor(cert, key)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        *self.0.write() = renewed;
         Ok(())
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 }
 

@@ -4,7 +4,6 @@
 mod broken;
 mod client;
 mod names;
-mod pace;
 mod place;
 mod reply;
 #[cfg(test)]

@@ -1,18 +1,13 @@
 //! Names of hosts, turned into addresses. The system's resolver can take half a minute and can't be stopped: a name is looked up once
 //! at a time, and whoever gave up on it can tell that it was the name that they waited for.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
 
@@ -56,7 +51,7 @@ impl Names {
 
     /// Why a call to this host got nowhere, if its name is still being looked up.
     pub(super) fn unresolved(&self, host: &str) -> Option<String> {
-        self.lock().contains_key(&host.to_ascii_lowercase()).then(|| slow(host))
+        self.pending.lock().contains_key(&host.to_ascii_lowercase()).then(|| slow(host))
     }
 
     async fn addresses(&self, name: String) -> Result<Vec<SocketAddr>, Unresolved> {
@@ -66,24 +61,20 @@ impl Names {
 
     /// Joins the lookup that is under way, or begins one. It goes on in a task of its own, whoever waits for it.
     fn begin(&self, name: String) -> Pending {
-        let mut pending = self.lock();
+        let mut pending = self.pending.lock();
         if let Some(known) = pending.get(&name) {
             return known.clone();
         }
         let (this, key, found) = (self.clone(), name.clone(), (self.lookup)(name.clone()));
         let task = tokio::spawn(async move {
             let found = found.await.map_err(|error| Unresolved(format!("the name {key} can't be resolved: {error}")));
-            this.lock().remove(&key);
+            this.pending.lock().remove(&key);
             found
         });
         let cut = |_| Err(Unresolved("the lookup broke off".to_owned()));
         let begun = task.map(move |ended| ended.unwrap_or_else(cut)).boxed().shared();
         pending.insert(name, begun.clone());
         begun
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -25,16 +25,14 @@ pub struct ManifestPlace {
 }
 
 /// One thing to mend.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub severity: Severity,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<ManifestPlace>,
     /// `LLMBackend default/ollama`, where that much is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// `spec.models[0].name`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// What is wrong, and what to do about it.
     pub message: String,

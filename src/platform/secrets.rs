@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::{Platform, PlatformError};
 
@@ -46,7 +48,7 @@ impl Secrets {
 
     async fn data(&self, namespace: &str, name: &str) -> Result<Data, SecretError> {
         let key = (namespace.to_owned(), name.to_owned());
-        let known = self.lock().get(&key).cloned();
+        let known = self.known.lock().get(&key).cloned();
         if let Some((_, data)) = known.as_ref().filter(|(read, _)| read.elapsed() < FRESH) {
             return Ok(Arc::clone(data));
         }
@@ -56,11 +58,11 @@ impl Secrets {
         match read.unwrap_or_else(|_| Err(late())) {
             Ok(data) => {
                 let data = Arc::new(data);
-                self.lock().insert(key, (Instant::now(), Arc::clone(&data)));
+                self.known.lock().insert(key, (Instant::now(), Arc::clone(&data)));
                 Ok(data)
             }
             Err(PlatformError::NotFound(_)) => {
-                self.lock().remove(&key);
+                self.known.lock().remove(&key);
                 Err(SecretError::Missing(format!("Secret {namespace}/{name} is not there: create it")))
             }
             Err(PlatformError::Forbidden(why)) => {
@@ -68,10 +70,6 @@ impl Secrets {
             }
             Err(error) => known.map(|(_, data)| data).ok_or(SecretError::Unavailable(error)),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, (Instant, Data)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

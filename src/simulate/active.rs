@@ -8,27 +8,21 @@ use serde_json::{Map, Value};
 use super::faults::{Fault, duration};
 
 /// When a fault is in force: it begins at once, or as soon as one of the first three holds; calls are inference calls.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct When {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub after_seconds: Option<f64>,
     /// With the call after so many, counted since the fault was set.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub after_requests: Option<u64>,
     /// With more calls than this at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub above_in_flight: Option<usize>,
     /// Once begun it ends after so long, or after so many calls.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub for_requests: Option<u64>,
     /// Once begun it is in force while at least so many calls are open.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub while_in_flight: Option<usize>,
     /// Only in the first so many starts of the process, which `--state-file` counts.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<u64>,
 }
 

@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use jiff::Timestamp;
@@ -50,6 +51,7 @@ impl Log {
 }
 
 /// One request.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CallRecord {
     pub id: u64,
@@ -57,20 +59,14 @@ pub struct CallRecord {
     pub method: String,
     pub path: String,
     pub inference: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
     /// The beginning of the last message, prompt or text: at most 200 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// What else was asked for: `temperature`, `top_p`, `seed`, `stop`, `schema`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<Value>,
     /// Absent while no answer began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     pub tokens: u32,
     pub end: CallEnd,
@@ -112,12 +108,8 @@ impl Ledger {
         Self { inner: Arc::new(Mutex::new(inner)), closed: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> Call {
-        let mut inner = self.lock();
+    pub(super) fn open(&self, method: &str, path: &str, inference: bool) -> SimulatedCall {
+        let mut inner = self.inner.lock();
         let id = inner.next_id;
         inner.next_id += 1;
         inner.inferences += u64::from(inference);
@@ -147,22 +139,22 @@ impl Ledger {
         {
             log.totals.count(&oldest);
         }
-        Call { ledger: self.clone(), id, inference }
+        SimulatedCall { ledger: self.clone(), id, inference }
     }
 
     pub(super) fn read(&self) -> Log {
-        let mut log = self.lock().log.clone();
+        let mut log = self.inner.lock().log.clone();
         log.totals = totals(&log);
         log
     }
 
     pub(super) fn totals(&self) -> Totals {
-        totals(&self.lock().log)
+        totals(&self.inner.lock().log)
     }
 
     /// Forgets everything but what is open.
     pub(super) fn clear(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let in_flight = inner.log.in_flight;
         let Totals { starts, running, .. } = inner.log.totals;
         let totals = Totals { starts, running, running_peak: running, ..Totals::default() };
@@ -171,31 +163,31 @@ impl Ledger {
 
     /// Inference calls since the start, and how many are open.
     pub(super) fn inferences(&self) -> (u64, usize) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         (inner.inferences, inner.log.in_flight)
     }
 
     pub(super) fn note_load(&self, model: &str) {
-        *self.lock().log.loads.entry(model.to_owned()).or_default() += 1;
+        *self.inner.lock().log.loads.entry(model.to_owned()).or_default() += 1;
     }
 
     pub(super) fn note_unload(&self, model: &str) {
-        *self.lock().log.unloads.entry(model.to_owned()).or_default() += 1;
+        *self.inner.lock().log.unloads.entry(model.to_owned()).or_default() += 1;
     }
 
     /// A call got, or left, one of the engine's places.
     pub(super) fn note_running(&self, begins: bool) {
-        let totals = &mut self.lock().log.totals;
+        let totals = &mut self.inner.lock().log.totals;
         totals.running = if begins { totals.running + 1 } else { totals.running.saturating_sub(1) };
         totals.running_peak = totals.running_peak.max(totals.running);
     }
 
     pub(super) fn note_foreign(&self) {
-        self.lock().log.totals.foreign += 1;
+        self.inner.lock().log.totals.foreign += 1;
     }
 
     pub(super) fn note_pull(&self, model: &str) {
-        *self.lock().log.pulls.entry(model.to_owned()).or_default() += 1;
+        *self.inner.lock().log.pulls.entry(model.to_owned()).or_default() += 1;
     }
 }
 
@@ -213,15 +205,15 @@ fn totals(log: &Log) -> Totals {
 
 /// One open request. Dropped without `finish`, it was aborted.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct SimulatedCall {
     ledger: Ledger,
     id: u64,
     pub(super) inference: bool,
 }
 
-impl Call {
+impl SimulatedCall {
     pub(super) fn note(&self, change: impl FnOnce(&mut CallRecord)) {
-        let mut inner = self.ledger.lock();
+        let mut inner = self.ledger.inner.lock();
         // Records are in the order of their ids, without gaps.
         let Some(first) = inner.log.calls.front().map(|call| call.id) else { return };
         let place = self.id.checked_sub(first).and_then(|n| usize::try_from(n).ok());
@@ -231,7 +223,7 @@ impl Call {
     }
 
     pub(super) fn token(&self) {
-        self.ledger.lock().log.tokens += 1;
+        self.ledger.inner.lock().log.tokens += 1;
         self.note(|record| record.tokens += 1);
     }
 
@@ -249,11 +241,11 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for SimulatedCall {
     fn drop(&mut self) {
         self.end(CallEnd::Aborted);
         if self.inference {
-            let mut inner = self.ledger.lock();
+            let mut inner = self.ledger.inner.lock();
             inner.log.in_flight = inner.log.in_flight.saturating_sub(1);
             drop(inner);
             self.ledger.closed.notify_one();

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde::Serialize;
+use strum::VariantArray;
 
 use super::{Like, Shape};
 
@@ -67,8 +68,8 @@ P is a path, \"listings\" (every GET) or \"inferences\"; the last three lines ar
         // Writing to a string can't fail.
         let _ = writeln!(help, "  {syntax}\n      {what}");
     }
-    let _ = write!(help, "Replies (like=NAME):\n  {}\n", names(&Like::ALL).join(", "));
-    let _ = write!(help, "Shapes (shape=NAME):\n  {}", names(&Shape::ALL).join(", "));
+    let _ = write!(help, "Replies (like=NAME):\n  {}\n", names(Like::VARIANTS).join(", "));
+    let _ = write!(help, "Shapes (shape=NAME):\n  {}", names(Shape::VARIANTS).join(", "));
     help
 }
 
@@ -102,7 +103,7 @@ mod tests {
                 assert!(page.contains(&format!("`{part}`")), "docs/simulate.md lacks `{part}`");
             }
         }
-        for (asked, listed) in [("reply:like=x", names(&Like::ALL)), ("stream:shape=x", names(&Shape::ALL))] {
+        for (asked, listed) in [("reply:like=x", names(Like::VARIANTS)), ("stream:shape=x", names(Shape::VARIANTS))] {
             let known = known(asked);
             assert_eq!(known, listed);
             for name in known {

@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::State;
-use axum::response::Response;
+use axum::{Extension, extract::State, response::Response};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::{
+    asked::Lenient,
+    faults::{DONE, Shape},
+    generate::{Context, Generation, WantedAnswer, count_tokens, embedding, joined},
+    replies,
+    reply::{self, EVENT_STREAM, Piece},
+    state::SimulatedState,
+};
 use crate::engines::{EngineKind, MLX_DEFAULT_MODEL};
-
-use super::asked::Lenient;
-use super::generate::{Context, Generation, WantedAnswer, count_tokens, embedding, joined};
-use super::refusals;
-use super::reply::{self, EVENT_STREAM, Piece};
-use super::shapes::{DONE, Shape};
-use super::state::SimulatedState;
 
 #[derive(Deserialize)]
 pub(super) struct ChatRequest {
@@ -81,13 +80,13 @@ pub(super) async fn chat(
     let asked = wanted.model.clone();
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refusals::openai(&shared, why, &asked),
+        Err(why) => return replies::openai(&shared, why, &asked),
     };
     let whole = generation.shape().filter(|shape| shape.is_whole());
     if !request.stream || whole.is_some() {
         let text = match reply::whole(&mut generation).await {
             Ok(text) => text,
-            Err(why) => return refusals::openai(&shared, why, &asked),
+            Err(why) => return replies::openai(&shared, why, &asked),
         };
         let message = json!({"role": "assistant", "content": text});
         let choice = json!({"index": 0, "message": message, "finish_reason": finish(&generation)});
@@ -150,7 +149,7 @@ pub(super) async fn embeddings(
     let wanted = WantedAnswer { model, max_tokens: Some(0), inputs, prompt, ..WantedAnswer::default() };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refusals::openai(&shared, why, &request.model),
+        Err(why) => return replies::openai(&shared, why, &request.model),
     };
     generation.until_free().await;
     generation.finish();
@@ -195,4 +194,59 @@ fn usage(generation: &Generation) -> Value {
         "completion_tokens": generation.produced,
         "total_tokens": generation.prompt_tokens + generation.produced,
     })
+}
+
+/// The simplest value of a schema. What it can't read (references, patterns) it takes for anything.
+pub(super) fn sample(schema: &Value) -> Value {
+    let first = |key: &str| schema.get(key).and_then(Value::as_array).and_then(|all| all.first());
+    if let Some(value) = schema.get("const").or_else(|| first("enum")) {
+        return value.clone();
+    }
+    if let Some(inner) = ["anyOf", "oneOf", "allOf"].iter().find_map(|key| first(key)) {
+        return sample(inner);
+    }
+    let kind = schema.get("type").and_then(|kind| kind.as_str().or_else(|| kind.get(0).and_then(Value::as_str)));
+    let number = |key: &str| schema.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    match kind {
+        Some("string") => "hay".repeat(number("minLength").unwrap_or(1).div_ceil(3).max(1)).into(),
+        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
+        Some("boolean") => true.into(),
+        Some("null") => Value::Null,
+        Some("array") => {
+            let item = schema.get("items").map_or(Value::Null, sample);
+            vec![item; number("minItems").unwrap_or(1)].into()
+        }
+        _ => {
+            let fields = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+            fields.iter().map(|(name, schema)| (name.clone(), sample(schema))).collect::<Map<_, _>>().into()
+        }
+    }
+}
+
+/// Its text in pieces, as tokens come.
+pub(super) fn pieces(schema: &Value) -> Vec<String> {
+    let text: Vec<char> = sample(schema).to_string().chars().collect();
+    text.chunks(4).map(|piece| piece.iter().collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_matches_its_schema() {
+        let schemas = [
+            json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 4}, "b": {"type": "array", "items": {"enum": ["x"]}, "minItems": 2}},
+                "required": ["a", "b"], "additionalProperties": false}),
+            json!({"type": ["string", "null"], "minLength": 7}),
+            json!({"anyOf": [{"type": "boolean"}, {"type": "null"}]}),
+            json!({"const": 5}),
+            json!({"type": "number"}),
+            json!({}),
+        ];
+        for schema in schemas {
+            let value: Value = serde_json::from_str(&pieces(&schema).concat()).unwrap();
+            assert!(jsonschema::is_valid(&schema, &value), "{value} of {schema}");
+        }
+    }
 }

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::active::{ActiveFault, When};
-use super::replies::Like;
-use super::shapes::Shape;
+use super::{
+    active::{ActiveFault, When},
+    replies::Like,
+};
 
 /// What goes wrong. As JSON `{"type": "status", "code": 500, "path": "/v1/models"}`, on the command line
 /// `status:code=500,path=/v1/models`; either takes the fields of [`When`]. A `path` is a path, or `listings` (every GET), or
 /// `inferences`; without one the fault concerns every request.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fault {
@@ -22,14 +24,12 @@ pub enum Fault {
     },
     /// Connections are accepted, nothing is answered.
     Hang {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
     /// Nothing listens on the port, and what was connected is cut off.
     Refuse {},
     /// Each request's connection is reset.
     Reset {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
     /// The connection of an inference is reset after so many tokens.
@@ -39,34 +39,26 @@ pub enum Fault {
     /// An HTTP status in place of the answer.
     Status {
         code: u16,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_seconds: Option<u64>,
     },
     /// 200 and nothing, as mlx_lm answers on `/v1/models` without a hub cache.
     EmptyBody {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
     /// 200 and a page of HTML: another program.
     GarbageBody {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
     /// What a real engine was seen to answer, in place of the answer: to inferences unless the reply's own path or `path` says
     /// otherwise, and only to requests that match all the conditions given.
     Reply {
         like: Like,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<String>,
         /// A text in the request's body.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         contains: Option<String>,
         /// Requests that ask for fewer tokens than this.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         below_tokens: Option<u32>,
     },
     /// Every path is redirected: to `login` (a page of HTML that answers 200), in a `loop`, to a URL, or, where `to` is an
@@ -75,20 +67,16 @@ pub enum Fault {
         to: String,
         #[serde(default = "found")]
         code: u16,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
     /// Every answer comes late.
     Latency {
         millis: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
     /// Time before the first token, in all or by the prompt's length; with `keepalive` it is filled by SSE comments.
     Prefill {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<f64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_per_second: Option<f64>,
         #[serde(default)]
         keepalive: bool,
@@ -141,7 +129,6 @@ pub enum Fault {
     },
     /// A model that is not in memory can't be loaded, for the engine's own reason.
     FailLoad {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<String>,
     },
     /// Ollama's runner has died: every inference is answered 500, open ones break, nothing is in memory, listings are well.
@@ -233,3 +220,81 @@ impl Fault {
 pub(super) fn duration(seconds: f64) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
+
+/// How a streamed answer is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::VariantArray)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// `data: {"error": {…}}`, then `[DONE]`: vLLM, OpenRouter. On Ollama's own paths every error is `{"error": "…"}`.
+    ErrorField,
+    /// `data: {"error": "…"}`, then `[DONE]`.
+    ErrorString,
+    /// `error: {"code": 500, …}`, then `[DONE]`: llama.cpp.
+    ErrorPrefix,
+    /// `data: {"object": "error", …}`, then `[DONE]`: older vLLM.
+    ErrorObject,
+    /// `data: {"detail": "…"}`, then `[DONE]`: FastAPI.
+    ErrorDetail,
+    /// `event: error` before its data.
+    ErrorEvent,
+    /// `[DONE]` without a finish reason; after no token without content, too.
+    OnlyDone,
+    /// A finish reason after no content.
+    NoContent,
+    /// The answer's end without finish reason or `[DONE]`; after no token an empty 200.
+    Cut,
+    /// After the finish reason the connection stays open.
+    NeverCloses,
+    /// One JSON object, as if no stream had been asked for.
+    WholeJson,
+    /// The same, and `data: [DONE]`.
+    WholeJsonDone,
+    /// `message` where `delta` should be.
+    MessageForDelta,
+    /// A byte order mark before the first record.
+    ByteOrderMark,
+    /// Lines end with CR and LF.
+    CrLf,
+}
+
+impl Shape {
+    /// The last text of a stream that it breaks.
+    pub(super) fn last_text(self, sse: bool) -> Option<String> {
+        let message = "simulated failure";
+        let text = match (self, sse) {
+            (Self::OnlyDone, true) => DONE.to_owned(),
+            (Self::Cut, _) | (Self::OnlyDone, false) => String::new(),
+            (
+                Self::ErrorField
+                | Self::ErrorString
+                | Self::ErrorPrefix
+                | Self::ErrorObject
+                | Self::ErrorDetail
+                | Self::ErrorEvent,
+                false,
+            ) => format!("{{\"error\":\"{message}\"}}\n"),
+            (Self::ErrorField, true) => format!(
+                "data: {{\"error\":{{\"message\":\"{message}\",\"type\":\"server_error\",\"code\":500}}}}\n\n{DONE}"
+            ),
+            (Self::ErrorString, true) => format!("data: {{\"error\":\"{message}\"}}\n\n{DONE}"),
+            (Self::ErrorPrefix, true) => {
+                format!("error: {{\"code\":500,\"message\":\"{message}\",\"type\":\"server_error\"}}\n\n{DONE}")
+            }
+            (Self::ErrorObject, true) => format!(
+                "data: {{\"object\":\"error\",\"message\":\"{message}\",\"type\":\"InternalServerError\",\"code\":500}}\n\n{DONE}"
+            ),
+            (Self::ErrorDetail, true) => format!("data: {{\"detail\":\"{message}\"}}\n\n{DONE}"),
+            (Self::ErrorEvent, true) => {
+                format!("event: error\ndata: {{\"message\":\"{message}\",\"code\":500}}\n\n{DONE}")
+            }
+            _ => return None,
+        };
+        Some(text)
+    }
+
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Self::WholeJson | Self::WholeJsonDone)
+    }
+}
+
+pub(super) const DONE: &str = "data: [DONE]\n\n";

@@ -15,7 +15,7 @@ use crate::engines::{EngineKind, same_model};
 
 use super::Fault;
 use super::asked::SimulatedRequest;
-use super::calls::{Call, CallEnd};
+use super::calls::{CallEnd, SimulatedCall};
 use super::control::PREFIX;
 use super::generate::Context;
 use super::replies::{Like, no_chat};
@@ -68,7 +68,7 @@ pub(super) async fn gate(
 }
 
 /// A generation that is streamed finishes its call itself.
-fn answered(call: &Call, answer: &Response) {
+fn answered(call: &SimulatedCall, answer: &Response) {
     call.note(|record| record.status = Some(answer.status().as_u16()));
     if answer.body().size_hint().exact().is_some() {
         call.finish();
@@ -82,7 +82,7 @@ fn ignores_disconnects(shared: &SimulatedState, asked: &SimulatedRequest) -> boo
 }
 
 /// Runs a call to its end whether or not somebody waits for it.
-async fn detached(shared: &Arc<SimulatedState>, call: Arc<Call>, request: Request, next: Next) -> Response {
+async fn detached(shared: &Arc<SimulatedState>, call: Arc<SimulatedCall>, request: Request, next: Next) -> Response {
     let mut left = Left(Some(Arc::clone(&call)));
     let (send, receive) = tokio::sync::oneshot::channel();
     let over = shared.over.clone();
@@ -112,7 +112,7 @@ async fn detached(shared: &Arc<SimulatedState>, call: Arc<Call>, request: Reques
 }
 
 /// Dropped while it holds a call, the client went away.
-struct Left(Option<Arc<Call>>);
+struct Left(Option<Arc<SimulatedCall>>);
 
 impl Drop for Left {
     fn drop(&mut self) {

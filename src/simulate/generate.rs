@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use crate::engines::EngineKind;
 
 use super::Fault;
-use super::calls::{Call, CallEnd};
+use super::calls::{CallEnd, SimulatedCall};
+use super::chat;
+use super::faults::Shape;
 use super::in_force::checked;
 use super::models::Keep;
-use super::refusals::SimulatedRefusal;
-use super::sample;
-use super::shapes::Shape;
+use super::replies::SimulatedRefusal;
 use super::state::{RunnerLease, SimulatedState};
 use super::wire::Switch;
 
@@ -37,7 +37,7 @@ const LOGGED: usize = 200;
 /// What a request came in with.
 #[derive(Debug, Clone)]
 pub(super) struct Context {
-    pub(super) call: Arc<Call>,
+    pub(super) call: Arc<SimulatedCall>,
     pub(super) switch: Switch,
 }
 
@@ -119,7 +119,7 @@ impl Generation {
         };
         // The same call gets the same words, whatever ran beside it.
         let mut rng = StdRng::seed_from_u64(shared.options.seed ^ u64::from(prompt_tokens));
-        let scripted = wanted.schema.as_ref().map(sample::pieces);
+        let scripted = wanted.schema.as_ref().map(chat::pieces);
         // A model that answers in a format ends where the format ends; of others a limit that is given is reached.
         let said = scripted.as_deref().map(length).or_else(|| shared.long_answer());
         let natural = said.unwrap_or_else(|| wanted.max_tokens.map_or_else(|| rng.random_range(20..60), |_| u32::MAX));

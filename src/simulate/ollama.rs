@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::in_force::checked;
 use super::state::SimulatedState;
-use super::{Fault, chat, ollama_calls, pulls, reply};
+use super::{Fault, chat, models, ollama_calls, reply};
 
 const VERSION: &str = "0.17.4";
 /// Of a model, in bytes: a small one's.
@@ -26,7 +26,7 @@ pub(super) fn router() -> Router<Arc<SimulatedState>> {
         .route("/api/chat", post(ollama_calls::chat))
         .route("/api/generate", post(ollama_calls::generate))
         .route("/api/embed", post(ollama_calls::embed))
-        .route("/api/pull", post(pulls::pull))
+        .route("/api/pull", post(models::pull))
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/embeddings", post(chat::embeddings))

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::asked::Lenient;
+use super::faults::Shape as Wrong;
 use super::generate::{Context, Generation, WantedAnswer, count_tokens, embedding, joined};
 use super::models::Keep;
-use super::refusals::{self, SimulatedRefusal};
+use super::replies::{self, SimulatedRefusal};
 use super::reply::{self, NDJSON, Piece};
-use super::shapes::Shape as Wrong;
 use super::state::SimulatedState;
 
 #[derive(Deserialize)]
@@ -102,12 +102,12 @@ async fn run(
     };
     let mut generation = match Generation::begin(shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refusals::ollama(why, &request.model),
+        Err(why) => return replies::ollama(why, &request.model),
     };
     if request.stream == Some(false) || generation.shape().is_some_and(Wrong::is_whole) {
         return match reply::whole(&mut generation).await {
             Ok(text) => reply::json(200, &last(&generation, &text, shape)),
-            Err(why) => refusals::ollama(why, &request.model),
+            Err(why) => replies::ollama(why, &request.model),
         };
     }
     reply::streamed(generation, NDJSON, move |generation, piece| {
@@ -131,14 +131,14 @@ async fn only_load(
     shape: Shape,
 ) -> Response {
     context.call.note(|record| record.model = Some(model.to_owned()));
-    let Some(name) = shared.find(model) else { return refusals::ollama(SimulatedRefusal::UnknownModel, model) };
+    let Some(name) = shared.find(model) else { return replies::ollama(SimulatedRefusal::UnknownModel, model) };
     let reason = if keep == Some(Keep::For(Duration::ZERO)) {
         shared.unload(&name);
         "unload"
     } else {
         match shared.acquire(&name, keep).await {
             Ok(lease) => drop(lease),
-            Err(why) => return refusals::ollama(why.into(), model),
+            Err(why) => return replies::ollama(why.into(), model),
         }
         "load"
     };
@@ -170,7 +170,7 @@ pub(super) async fn embed(
     };
     let mut generation = match Generation::begin(&shared, context, wanted).await {
         Ok(generation) => generation,
-        Err(why) => return refusals::ollama(why, &request.model),
+        Err(why) => return replies::ollama(why, &request.model),
     };
     generation.until_free().await;
     let vectors: Vec<_> = texts.iter().map(|text| embedding(shared.options.seed, text)).collect();

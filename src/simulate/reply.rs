@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::Fault;
 use super::calls::CallEnd;
+use super::faults::{DONE, Shape};
 use super::generate::Generation;
-use super::refusals::SimulatedRefusal;
 use super::replies::RUNNER_STOPPED;
-use super::shapes::{DONE, Shape};
+use super::replies::SimulatedRefusal;
 
 pub(super) const NDJSON: &str = "application/x-ndjson";
 pub(super) const EVENT_STREAM: &str = "text/event-stream";

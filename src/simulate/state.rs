@@ -1,9 +1,10 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -160,15 +161,11 @@ impl SimulatedState {
         self.crashed.subscribe()
     }
 
-    fn models(&self) -> MutexGuard<'_, Models> {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn listed(&self) -> Vec<String> {
         if self.has(|fault| matches!(fault, Fault::NoModels {})) {
             return Vec::new();
         }
-        let installed = self.models().installed().to_vec();
+        let installed = self.models.lock().installed().to_vec();
         installed.into_iter().filter(|name| !self.is_missing(name)).chain(self.cloud_model()).collect()
     }
 
@@ -184,7 +181,7 @@ impl SimulatedState {
         if let Some(cloud) = self.cloud_model().filter(|cloud| cloud == asked) {
             return Some(cloud);
         }
-        let name = self.models().find(asked)?;
+        let name = self.models.lock().find(asked)?;
         self.listed().contains(&name).then_some(name)
     }
 
@@ -197,23 +194,23 @@ impl SimulatedState {
     pub(super) fn install(&self, name: &str) {
         let engine = self.options.engine;
         self.faults.end_such(|fault| matches!(fault, Fault::MissingModel { model } if same_model(engine, model, name)));
-        self.models().install(name);
+        self.models.lock().install(name);
         self.ledger.note_pull(name);
     }
 
     pub(super) fn runners(&self) -> Vec<ModelRunner> {
         self.sweep();
-        self.models().runners().to_vec()
+        self.models.lock().runners().to_vec()
     }
 
     pub(super) fn unload(&self, model: &str) {
-        self.models().unload(model, Timestamp::now());
+        self.models.lock().unload(model, Timestamp::now());
         self.sweep();
     }
 
     /// Lets go of runners whose time is over. A hang lives in a runner, so it ends with it.
     fn sweep(&self) {
-        let gone = self.models().expire(Timestamp::now());
+        let gone = self.models.lock().expire(Timestamp::now());
         for model in &gone {
             self.ledger.note_unload(model);
         }
@@ -224,7 +221,7 @@ impl SimulatedState {
     }
 
     pub(super) fn evict_all(&self) {
-        let gone = self.models().evict_all();
+        let gone = self.models.lock().evict_all();
         for model in gone {
             self.ledger.note_unload(&model);
         }
@@ -247,7 +244,7 @@ impl SimulatedState {
             let mut changed = std::pin::pin!(self.runners_changed.notified());
             changed.as_mut().enable();
             self.sweep();
-            let asked = self.models().ask(model, keep, load, Timestamp::now());
+            let asked = self.models.lock().ask(model, keep, load, Timestamp::now());
             match asked {
                 RunnerOffer::Got { generation, ready_at, loaded, evicted } => {
                     if let Some(model) = evicted {
@@ -293,8 +290,8 @@ impl SimulatedState {
     }
 
     fn lane(&self, generation: u64) -> Arc<Semaphore> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let live: Vec<u64> = self.models().runners().iter().map(|runner| runner.generation).collect();
+        let mut lanes = self.lanes.lock();
+        let live: Vec<u64> = self.models.lock().runners().iter().map(|runner| runner.generation).collect();
         lanes.retain(|generation, _| live.contains(generation));
         Arc::clone(lanes.entry(generation).or_insert_with(|| Arc::new(Semaphore::new(self.options.parallel.max(1)))))
     }
@@ -319,9 +316,9 @@ impl Drop for RunnerLease {
         if self.running {
             self.shared.ledger.note_running(false);
         }
-        self.shared.models().release(self.generation, Timestamp::now());
+        self.shared.models.lock().release(self.generation, Timestamp::now());
         if self.cancels_load {
-            self.shared.models().cancel_load(self.generation);
+            self.shared.models.lock().cancel_load(self.generation);
         }
         self.shared.sweep();
         self.shared.runners_changed.notify_waiters();

@@ -9,8 +9,8 @@ use crate::{
     api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
     tasks::{
         QueueKey,
-        assign::{ExpertView, QueueView},
-        explain::{BackendState, ExpertState, Item, PoolState, QueueState, Waiting, WorkerState, World},
+        assign::{AssignableExpert, QueueView},
+        explain::{PoolState, QueueState, WaitingTask, WaitingTasks, WorkerState, World, WorldBackend, WorldExpert},
         retry::RetryPolicy,
         route::Server,
     },
@@ -40,7 +40,7 @@ pub async fn read(store: &dyn Store) -> Result<World, StoreError> {
 }
 
 /// The experts that are declared, with their loads.
-pub(super) async fn experts(store: &dyn Store) -> Result<Vec<ExpertState>, StoreError> {
+pub(super) async fn experts(store: &dyn Store) -> Result<Vec<WorldExpert>, StoreError> {
     let loads: HashMap<(String, String), (i64, i64)> = store
         .expert_loads()
         .await?
@@ -52,7 +52,7 @@ pub(super) async fn experts(store: &dyn Store) -> Result<Vec<ExpertState>, Store
         let key = (row.namespace, row.name);
         let (pending, running) = loads.get(&key).copied().unwrap_or_default();
         let (namespace, name) = key;
-        let view = ExpertView {
+        let view = AssignableExpert {
             namespace,
             name,
             domains: spec.domains,
@@ -62,13 +62,13 @@ pub(super) async fn experts(store: &dyn Store) -> Result<Vec<ExpertState>, Store
             suspended: row.suspended,
             load: pending + running,
         };
-        Some(ExpertState { view, running, most: spec.max_concurrent_tasks.into() })
+        Some(WorldExpert { view, running, most: spec.max_concurrent_tasks.into() })
     };
     Ok(store.declared("Expert").await?.into_iter().filter_map(of).collect())
 }
 
 /// The backends that are declared, with the limits and free slots of their servers.
-async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
+async fn backends(store: &dyn Store) -> Result<Vec<WorldBackend>, StoreError> {
     let servers: HashMap<String, ServerNow> =
         store.servers().await?.into_iter().map(|server| (server.row.url.clone(), server)).collect();
     let state = |row: BackendRow| {
@@ -79,7 +79,7 @@ async fn backends(store: &dyn Store) -> Result<Vec<BackendState>, StoreError> {
         let server = Server::new(&row.namespace, &row.name, &row.server_url, &spec)
             .now(row.ready && open, limit, server.map_or(0, |server| server.occupied))
             .today(server.and_then(|server| server.today));
-        Some(BackendState { server, state: row.state, reason: row.reason, since: row.ready_since, limit })
+        Some(WorldBackend { server, state: row.state, reason: row.reason, since: row.ready_since, limit })
     };
     Ok(store.backends().await?.into_iter().filter_map(state).collect())
 }
@@ -132,8 +132,8 @@ fn pool_state(row: &DeclaredRow) -> Option<PoolState> {
 }
 
 /// Pending tasks that are alike, as they are explained.
-pub fn waiting(group: &WaitingGroup) -> Waiting {
-    let item = Item {
+pub fn waiting(group: &WaitingGroup) -> WaitingTasks {
+    let item = WaitingTask {
         queue: QueueKey { namespace: group.namespace.clone(), name: group.queue.clone() },
         domain: group.domain.clone(),
         role: group.role.clone(),
@@ -142,5 +142,5 @@ pub fn waiting(group: &WaitingGroup) -> Waiting {
         model: group.model.clone(),
         not_before: (!group.due).then_some(Err(())),
     };
-    Waiting { item, count: group.count }
+    WaitingTasks { item, count: group.count }
 }

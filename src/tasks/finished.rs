@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Attempt, AttemptClass, Completion, Verdict,
-    retry::{Ended, RetryPolicy, Tried, bounded, verdict},
+    retry::{Ended, RetryPolicy, TriedTask, bounded, verdict},
 };
 
 const REFUSED: &str = "the database refuses its result";
@@ -26,7 +26,7 @@ impl Finished {
     /// As [`verdict`] decides over `ended`. `chance` is between 0 and 1.
     pub fn new<'a>(
         (task, epoch): (super::TaskId, i64),
-        tried: impl Into<Tried<'a>>,
+        tried: impl Into<TriedTask<'a>>,
         policy: &RetryPolicy,
         ended: Ended,
         attempt: Attempt,
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn finished(used: i32, attempts: &[Attempt], ended: Ended) -> Finished {
-        let tried = Tried { attempts_used: used, free_requeues: 0, deadline: None, attempts };
+        let tried = TriedTask { attempts_used: used, free_requeues: 0, deadline: None, attempts };
         let policy = RetryPolicy::default();
         Finished::new((7, 3), tried, &policy, ended, attempt(None), Timestamp::UNIX_EPOCH, 1.0)
     }

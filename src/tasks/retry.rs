@@ -97,21 +97,21 @@ impl Ended {
 
 /// What was tried before, of a task as it was claimed.
 #[derive(Clone, Copy, Debug)]
-pub struct Tried<'a> {
+pub struct TriedTask<'a> {
     pub attempts_used: i32,
     pub free_requeues: i32,
     pub deadline: Option<Timestamp>,
     pub attempts: &'a [Attempt],
 }
 
-impl<'a> From<&'a ClaimedTask> for Tried<'a> {
+impl<'a> From<&'a ClaimedTask> for TriedTask<'a> {
     fn from(task: &'a ClaimedTask) -> Self {
         let ClaimedTask { attempts_used, free_requeues, deadline, attempts, .. } = task;
         Self { attempts_used: *attempts_used, free_requeues: *free_requeues, deadline: *deadline, attempts }
     }
 }
 
-impl<'a> From<&'a Task> for Tried<'a> {
+impl<'a> From<&'a Task> for TriedTask<'a> {
     fn from(task: &'a Task) -> Self {
         let Task { attempts_used, free_requeues, deadline, attempts, .. } = task;
         Self { attempts_used: *attempts_used, free_requeues: *free_requeues, deadline: *deadline, attempts }
@@ -120,7 +120,7 @@ impl<'a> From<&'a Task> for Tried<'a> {
 
 /// A server's failure uses no attempt of the task under which it failed, until that has happened under one and the same task
 /// again and again: a task that breaks servers must end with a human.
-pub fn server_failed<'a>(task: impl Into<Tried<'a>>, why: String) -> Ended {
+pub fn server_failed<'a>(task: impl Into<TriedTask<'a>>, why: String) -> Ended {
     let task = task.into();
     // Attempts are those of all cycles, requeues of this one.
     let failures = task.attempts.iter().filter(|attempt| attempt.class == AttemptClass::ServerFailed).count();
@@ -134,7 +134,7 @@ pub fn server_failed<'a>(task: impl Into<Tried<'a>>, why: String) -> Ended {
 
 /// Decides over a task. `chance` is between 0 and 1 and spreads what failed together.
 pub fn verdict<'a>(
-    task: impl Into<Tried<'a>>,
+    task: impl Into<TriedTask<'a>>,
     policy: &RetryPolicy,
     ended: Ended,
     now: Timestamp,
@@ -174,7 +174,7 @@ pub fn leases_lost_reason(leases_lost: i32) -> String {
 }
 
 fn retryable(
-    task: Tried<'_>,
+    task: TriedTask<'_>,
     policy: &RetryPolicy,
     why: &str,
     retry_after: Option<Duration>,
@@ -195,7 +195,7 @@ fn retryable(
 }
 
 fn unavailable(
-    task: Tried<'_>,
+    task: TriedTask<'_>,
     policy: &RetryPolicy,
     why: &str,
     retry_after: Option<Duration>,
@@ -217,13 +217,13 @@ fn unavailable(
 }
 
 /// Time until the deadline, zero when it has passed.
-fn left(task: Tried<'_>, now: Timestamp) -> Option<Duration> {
+fn left(task: TriedTask<'_>, now: Timestamp) -> Option<Duration> {
     let left = task.deadline?.duration_since(now).max(SignedDuration::ZERO);
     Some(Duration::try_from(left).unwrap_or_default())
 }
 
 /// What was tried, each different error with how often it came, the newest last and whole.
-fn evidence(task: Tried<'_>, used: i32, most: i32, last: &str) -> String {
+fn evidence(task: TriedTask<'_>, used: i32, most: i32, last: &str) -> String {
     let mut before: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let counted = task.attempts.iter().filter(|a| a.class == AttemptClass::Retryable);
     let earlier = usize::try_from(used.saturating_sub(1)).unwrap_or(0);

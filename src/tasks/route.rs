@@ -172,7 +172,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::api::{Concurrency, Engine, Model, SecretRef};
+    use crate::api::{Concurrency, EngineKind, Model, SecretRef};
 
     fn server(name: &str, priority: i32) -> Server {
         Server {
@@ -276,7 +276,7 @@ mod tests {
         .unwrap();
         spec.models = vec![model("gpt", Some("small")), model("embedder", None)];
         spec.auth_secret_ref = Some(SecretRef { name: "key".into() });
-        assert_eq!(spec.engine, Engine::OpenAI);
+        assert_eq!(spec.engine, EngineKind::OpenAi);
         let server = Server::new("default", "cloud", "https://api.example.com", &spec);
         assert!(!server.accepts_spill && !server.ready);
         assert_eq!((server.model("small"), server.model("gpt")), (Some("gpt"), None));

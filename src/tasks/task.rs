@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 /// Number of a task: unique in an installation, rising with insertion.
@@ -15,8 +16,9 @@ pub type TaskId = i64;
 pub const DEFERRING_LOST_LEASES: i32 = 3;
 
 /// The states of a task. `Completed`, `Failed` and `Cancelled` are terminal, the others live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum TaskState {
     Pending,
     InProgress,
@@ -31,15 +33,8 @@ impl TaskState {
         [Self::Pending, Self::InProgress, Self::Completed, Self::Failed, Self::Cancelled, Self::DeferredToHuman];
 
     /// As the API and the database write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InProgress => "in_progress",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::DeferredToHuman => "deferred_to_human",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     pub fn parse(word: &str) -> Option<Self> {
@@ -76,26 +71,21 @@ pub struct Message {
 }
 
 /// What is to be done. Exactly one of `prompt`, `messages`, `input` and `data` is given.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {
     /// One message of the user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// A whole conversation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
     /// Texts to embed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Vec<String>>,
     /// Whatever a webhook understands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
     /// JSON Schema that the answer must match; where the engine can, it is made to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
     /// At most so many tokens of answer; else the expert's parameter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<i32>,
 }
 
@@ -123,7 +113,7 @@ pub struct NewTask {
 }
 
 /// Why an attempt ended, as far as it matters for what comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, IntoStaticStr)]
 pub enum AttemptClass {
     /// Done.
     Ok,
@@ -143,42 +133,29 @@ pub enum AttemptClass {
 
 impl AttemptClass {
     /// As JSON has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "Ok",
-            Self::Retryable => "Retryable",
-            Self::Unavailable => "Unavailable",
-            Self::ServerFailed => "ServerFailed",
-            Self::Permanent => "Permanent",
-            Self::LeaseLost => "LeaseLost",
-            Self::Cancelled => "Cancelled",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 /// One execution. Times are the worker's.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     pub expert: String,
     /// Backend and model that served it; none for a webhook.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The worker process.
     pub holder: String,
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<i64>,
     pub class: AttemptClass,
     /// What went wrong, for people; at most 2,000 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 

@@ -5,10 +5,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::tick;
@@ -58,7 +59,7 @@ impl Loops {
     /// Registers a loop that beats at least once in `may_be_silent`. The loop counts until its [`Beat`] is dropped; one that
     /// is dropped by a panic counts as dead.
     pub fn register(&self, name: impl Into<String>, may_be_silent: Duration) -> Beat {
-        let (mut inner, name) = (self.lock(), name.into());
+        let (mut inner, name) = (self.inner.lock(), name.into());
         // One that died was started again.
         inner.loops.retain(|_, entry| !entry.died || entry.name != name);
         let id = inner.next_id;
@@ -70,7 +71,7 @@ impl Loops {
 
     /// The loops that are silent for longer than they may be, or died.
     pub fn stuck(&self) -> Vec<StuckLoop> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner
             .loops
             .values()
@@ -86,7 +87,7 @@ impl Loops {
 
     /// How many loops are registered.
     pub fn len(&self) -> usize {
-        self.lock().loops.len()
+        self.inner.lock().loops.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -105,12 +106,7 @@ impl Loops {
     }
 
     fn advance(&self, elapsed: Duration) {
-        self.lock().awake += elapsed.min(LONGEST_TICK);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Every change is a single assignment, so a poisoned registry is still whole.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().awake += elapsed.min(LONGEST_TICK);
     }
 }
 
@@ -124,7 +120,7 @@ pub struct Beat {
 impl Beat {
     /// The loop is alive.
     pub fn beat(&self) {
-        let mut inner = self.loops.lock();
+        let mut inner = self.loops.inner.lock();
         let awake = inner.awake;
         if let Some(entry) = inner.loops.get_mut(&self.id) {
             entry.last_beat = awake;
@@ -134,7 +130,7 @@ impl Beat {
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        let mut inner = self.loops.lock();
+        let mut inner = self.loops.inner.lock();
         if std::thread::panicking() {
             if let Some(entry) = inner.loops.get_mut(&self.id) {
                 entry.died = true;

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 /// Who does not try any more has no trouble any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(20);
@@ -53,7 +54,7 @@ impl std::fmt::Display for Trouble {
 impl Troubles {
     /// It failed once more.
     pub fn failed(&self, what: &str, message: String, vital: bool) {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         let new =
             || Known { since: Timestamp::now(), last: Instant::now(), times: 0, message: String::new(), vital: false };
         let entry = known.entry(what.to_owned()).or_insert_with(new);
@@ -68,7 +69,7 @@ impl Troubles {
     /// It went well.
     pub fn over(&self, what: &str) {
         if self.many.load(Ordering::Acquire) > 0 {
-            let mut known = self.lock();
+            let mut known = self.known.lock();
             known.remove(what);
             self.many.store(known.len(), Ordering::Release);
         }
@@ -77,7 +78,7 @@ impl Troubles {
     /// What fails for one reason is one, the vital ones first.
     pub fn all(&self) -> Vec<Trouble> {
         let mut all: Vec<Trouble> = Vec::new();
-        for (what, known) in &*self.lock() {
+        for (what, known) in &*self.known.lock() {
             if known.times < TOLD_FROM || known.last.elapsed() >= FORGOTTEN_AFTER {
                 continue;
             }
@@ -96,10 +97,6 @@ impl Troubles {
         }
         all.sort_by_key(|trouble| !trouble.vital);
         all
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

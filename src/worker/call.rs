@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     core::{CallRun, Core},
-    handlers::{chat, embed},
+    handlers::requests,
     job::ClaimedJob,
     outcome::{self, Meaning},
 };
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What a call left behind.
 pub struct Called {
     pub run: CallRun,
-    pub end: CallEnd,
+    pub end: TaskCallEnd,
     /// The server may still be at it: the slot lingers.
     pub lingers: bool,
     /// The next call for the same would fail too.
@@ -40,7 +40,7 @@ pub struct Called {
     pub shown: CallShown,
 }
 
-pub enum CallEnd {
+pub enum TaskCallEnd {
     Ended(Ended),
     Stopped(CallStopped),
 }
@@ -83,7 +83,7 @@ impl TaskCall<'_> {
         };
         let ended = |run, ended: Ended, servers_trouble| Called {
             run,
-            end: CallEnd::Ended(ended),
+            end: TaskCallEnd::Ended(ended),
             lingers: false,
             servers_trouble,
             shown: CallShown::Nothing,
@@ -128,8 +128,8 @@ impl TaskCall<'_> {
         };
         self.slot.end_call(called.lingers);
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.
-        if matches!(called.end, CallEnd::Stopped(CallStopped::SlotEnds)) && began.elapsed() < allowed.timeout {
-            called.end = CallEnd::Stopped(CallStopped::SlotUnsure);
+        if matches!(called.end, TaskCallEnd::Stopped(CallStopped::SlotEnds)) && began.elapsed() < allowed.timeout {
+            called.end = TaskCallEnd::Stopped(CallStopped::SlotUnsure);
         }
         self.note(&called, began_at, began.elapsed());
         called
@@ -164,7 +164,7 @@ impl TaskCall<'_> {
         let task = &self.job.task;
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
         let request =
-            match chat::request(task, expert, model, keep, self.target.stall() * LEADER_FIRST, allowed.timeout) {
+            match requests::chat(task, expert, model, keep, self.target.stall() * LEADER_FIRST, allowed.timeout) {
                 Ok(request) => request,
                 Err(why) => return permanent(run, why),
             };
@@ -201,7 +201,7 @@ impl TaskCall<'_> {
 
     async fn embed(&self, expert: &ExpertSpec, model: SendableModel, allowed: Allowed, mut run: CallRun) -> Called {
         let keep = self.target.keep_alive(self.model, expert.parameters.keep_alive_seconds);
-        let request = match embed::request(&self.job.task, model, keep, allowed.timeout) {
+        let request = match requests::embed(&self.job.task, model, keep, allowed.timeout) {
             Ok(request) => request,
             Err(why) => return permanent(run, why),
         };
@@ -274,20 +274,20 @@ impl TaskCall<'_> {
             self.target.failed(retry_after);
         }
         let lingers = calls::may_still_run(&error.failure);
-        Called { run, end: CallEnd::Ended(ended), lingers, servers_trouble, shown }
+        Called { run, end: TaskCallEnd::Ended(ended), lingers, servers_trouble, shown }
     }
 
     fn note(&self, called: &Called, began_at: Timestamp, took: Duration) {
         self.report(&called.shown, began_at);
         let class = match &called.end {
-            CallEnd::Ended(ended) => {
+            TaskCallEnd::Ended(ended) => {
                 if let Ended::Ok { .. } = ended {
                     self.target.took(took);
                 }
-                word(ended.class())
+                ended.class().as_str()
             }
-            CallEnd::Stopped(CallStopped::LeaseLost) => word(AttemptClass::LeaseLost),
-            CallEnd::Stopped(_) => word(AttemptClass::Cancelled),
+            TaskCallEnd::Stopped(CallStopped::LeaseLost) => AttemptClass::LeaseLost.as_str(),
+            TaskCallEnd::Stopped(_) => AttemptClass::Cancelled.as_str(),
         };
         let tokens = called.run.completion_tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         self.core.metrics.ended(&self.target.namespace, &self.target.backend, self.model, class, tokens, took);
@@ -339,28 +339,15 @@ impl Received {
 
 /// The server did its part, whatever the answer is worth.
 fn served(run: CallRun, ended: Ended) -> Called {
-    Called { run, end: CallEnd::Ended(ended), lingers: false, servers_trouble: false, shown: CallShown::Served }
+    Called { run, end: TaskCallEnd::Ended(ended), lingers: false, servers_trouble: false, shown: CallShown::Served }
 }
 
 fn permanent(run: CallRun, why: String) -> Called {
-    let end = CallEnd::Ended(Ended::Permanent { why });
+    let end = TaskCallEnd::Ended(Ended::Permanent { why });
     Called { run, end, lingers: false, servers_trouble: false, shown: CallShown::Nothing }
 }
 
 /// A call that we stopped shows nothing of its server, which may be at it for a moment.
 fn stopped(run: CallRun, why: CallStopped) -> Called {
-    Called { run, end: CallEnd::Stopped(why), lingers: true, servers_trouble: false, shown: CallShown::Nothing }
-}
-
-/// As metrics have it.
-fn word(class: AttemptClass) -> &'static str {
-    match class {
-        AttemptClass::Ok => "Ok",
-        AttemptClass::Retryable => "Retryable",
-        AttemptClass::Unavailable => "Unavailable",
-        AttemptClass::ServerFailed => "ServerFailed",
-        AttemptClass::Permanent => "Permanent",
-        AttemptClass::LeaseLost => "LeaseLost",
-        AttemptClass::Cancelled => "Cancelled",
-    }
+    Called { run, end: TaskCallEnd::Stopped(why), lingers: true, servers_trouble: false, shown: CallShown::Nothing }
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    call::{CallEnd, Called, SPARE, TaskCall},
+    call::{Called, SPARE, TaskCall, TaskCallEnd},
     core::{Core, WorkerPlace},
     job::ClaimedJob,
 };
@@ -52,8 +52,8 @@ impl SlotLane {
                 linger = lane.core.timings.linger;
             }
             let recorded = match called.end {
-                CallEnd::Ended(ended) => Some(lane.core.end(&job, called.run, ended)),
-                CallEnd::Stopped(why) => {
+                TaskCallEnd::Ended(ended) => Some(lane.core.end(&job, called.run, ended)),
+                TaskCallEnd::Stopped(why) => {
                     lane.core.stopped(&job, called.run, why);
                     None
                 }

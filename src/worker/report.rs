@@ -54,7 +54,7 @@ pub async fn report(core: Arc<Core>, state: Arc<State>, host: String, beat: Beat
             host: host.clone(),
             in_flight,
             effective_concurrency: allowance.most,
-            limited_by: stats::word(stats::limited_by(draining, allowance, in_flight, round)).to_owned(),
+            limited_by: <&str>::from(stats::limited_by(draining, allowance, in_flight, round)).to_owned(),
             draining,
             calls: core.stats.take(),
             evidence: core.evidence.all(reported_at),

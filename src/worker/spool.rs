@@ -162,7 +162,7 @@ pub mod tests {
     use super::*;
     use crate::tasks::{
         Attempt, AttemptClass,
-        retry::{Ended, RetryPolicy, Tried},
+        retry::{Ended, RetryPolicy, TriedTask},
     };
 
     pub fn finished(task: TaskId, epoch: i64, ended: Ended) -> Finished {
@@ -179,7 +179,7 @@ pub mod tests {
             class: AttemptClass::Ok,
             error: None,
         };
-        let tried = Tried { attempts_used: 0, free_requeues: 0, deadline: None, attempts: &[] };
+        let tried = TriedTask { attempts_used: 0, free_requeues: 0, deadline: None, attempts: &[] };
         Finished::new((task, epoch), tried, &RetryPolicy::default(), ended, attempt, Timestamp::UNIX_EPOCH, 1.0)
     }
 

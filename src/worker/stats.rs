@@ -96,20 +96,6 @@ pub fn limited_by(draining: bool, allowance: Allowance, in_flight: i32, round: S
     }
 }
 
-/// As reports write it.
-pub fn word(limited_by: LimitedBy) -> &'static str {
-    match limited_by {
-        LimitedBy::Concurrency => "Concurrency",
-        LimitedBy::Replicas => "Replicas",
-        LimitedBy::Cpu => "Cpu",
-        LimitedBy::Memory => "Memory",
-        LimitedBy::Disk => "Disk",
-        LimitedBy::Backends => "Backends",
-        LimitedBy::Tasks => "Tasks",
-        LimitedBy::Draining => "Draining",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,7 +158,7 @@ mod tests {
     fn every_word_is_read_back() {
         use LimitedBy::{Backends, Concurrency, Cpu, Disk, Draining, Memory, Replicas, Tasks};
         for one in [Concurrency, Replicas, Cpu, Memory, Disk, Backends, Tasks, Draining] {
-            assert_eq!(LimitedBy::parse(word(one)), Some(one));
+            assert_eq!(LimitedBy::parse(one.into()), Some(one));
         }
     }
 }

@@ -24,18 +24,18 @@ use crate::{
 /// Why an operation failed: the word for machines, the sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Failed {
+pub struct ContainerActionError {
     pub failure: ContainerFailure,
     pub message: String,
 }
 
-impl Failed {
+impl ContainerActionError {
     pub fn new(failure: ContainerFailure, message: impl Into<String>) -> Self {
         Self { failure, message: message.into() }
     }
 }
 
-impl From<DockerError> for Failed {
+impl From<DockerError> for ContainerActionError {
     fn from(error: DockerError) -> Self {
         let failure = match &error {
             DockerError::Away(_) => ContainerFailure::EngineUnavailable,
@@ -48,7 +48,7 @@ impl From<DockerError> for Failed {
     }
 }
 
-impl From<Refused> for Failed {
+impl From<Refused> for ContainerActionError {
     fn from(refused: Refused) -> Self {
         let failure = match refused.reason {
             AgentRefusal::EngineUnavailable => ContainerFailure::EngineUnavailable,
@@ -78,13 +78,17 @@ impl Actor {
     }
 
     /// Does what is asked; the sentence says what was done. `asked` tells a Restart that an earlier agent already did.
-    pub async fn act(&self, request: &ContainerOperationRequest, asked: Timestamp) -> Result<String, Failed> {
+    pub async fn act(
+        &self,
+        request: &ContainerOperationRequest,
+        asked: Timestamp,
+    ) -> Result<String, ContainerActionError> {
         let found = self.seen.find(&request.target, Timestamp::now())?;
         if let (ContainerMatch::Here(facts), Some(judged)) = (&found, &request.id)
             && facts.report.id != *judged
         {
             let message = format!("{} is another container than the one that was judged", facts.report.name);
-            return Err(Failed::new(ContainerFailure::ContainerChanged, message));
+            return Err(ContainerActionError::new(ContainerFailure::ContainerChanged, message));
         }
         let engine = DockerEngine::connect(&self.socket).await?;
         let (facts, made) = match found {
@@ -99,11 +103,14 @@ impl Actor {
             (Some(facts), _) => facts,
             (None, ContainerAction::Up) if request.id.is_some() => {
                 let message = format!("{} is gone, the container that was judged", request.target.name());
-                return Err(Failed::new(ContainerFailure::ContainerChanged, message));
+                return Err(ContainerActionError::new(ContainerFailure::ContainerChanged, message));
             }
             (None, ContainerAction::Up) => return self.create(&engine, request.target.name(), made).await,
             (None, _) => {
-                return Err(Failed::new(ContainerFailure::Missing, format!("there is no {}", request.target.name())));
+                return Err(ContainerActionError::new(
+                    ContainerFailure::Missing,
+                    format!("there is no {}", request.target.name()),
+                ));
             }
         };
         let done = match request.action {
@@ -121,13 +128,13 @@ impl Actor {
 
     /// Starts what is stopped: by compose, which also brings back the network that it was in; by the engine, as it was made,
     /// where its files have changed since.
-    pub async fn up(&self, engine: &DockerEngine, facts: &ContainerFacts) -> Result<String, Failed> {
+    pub async fn up(&self, engine: &DockerEngine, facts: &ContainerFacts) -> Result<String, ContainerActionError> {
         let (id, name) = (&facts.report.id, &facts.report.name);
         match facts.report.state {
             ContainerState::Running | ContainerState::Restarting => return Ok(format!("{name} runs already")),
             ContainerState::Paused => {
                 let message = format!("somebody paused {name}: `docker unpause {name}` lets it go on");
-                return Err(Failed::new(ContainerFailure::Engine, message));
+                return Err(ContainerActionError::new(ContainerFailure::Engine, message));
             }
             _ => {}
         }
@@ -159,10 +166,15 @@ impl Actor {
     }
 
     /// Brings up a compose service that has no container.
-    async fn create(&self, engine: &DockerEngine, name: &str, made: Option<ComposeOrigin>) -> Result<String, Failed> {
+    async fn create(
+        &self,
+        engine: &DockerEngine,
+        name: &str,
+        made: Option<ComposeOrigin>,
+    ) -> Result<String, ContainerActionError> {
         let Some(made) = made else {
             let message = format!("there is no {name}, and nothing tells how it was made: make it again");
-            return Err(Failed::new(ContainerFailure::Missing, message));
+            return Err(ContainerActionError::new(ContainerFailure::Missing, message));
         };
         if let Err(error) = self.compose_up(&made.project, &made.service).await {
             return Err(self.not_created(engine, &made, &error).await);
@@ -176,7 +188,12 @@ impl Actor {
         Ok(format!("{name} was missing; compose made and started it"))
     }
 
-    async fn not_created(&self, engine: &DockerEngine, made: &ComposeOrigin, error: &ComposeError) -> Failed {
+    async fn not_created(
+        &self,
+        engine: &DockerEngine,
+        made: &ComposeOrigin,
+        error: &ComposeError,
+    ) -> ContainerActionError {
         let failure = match error {
             ComposeError::Drift(..) | ComposeError::Outside(_) => ContainerFailure::ComposeDrift,
             ComposeError::NoCompose { .. } => ContainerFailure::Engine,
@@ -185,7 +202,7 @@ impl Actor {
             ComposeError::Image(_) | ComposeError::Failed { .. } if self.disk_is_full() => ContainerFailure::DiskFull,
             ComposeError::Image(_) | ComposeError::Failed { .. } => ContainerFailure::ImageMissing,
         };
-        Failed::new(failure, error.to_string())
+        ContainerActionError::new(failure, error.to_string())
     }
 
     /// Whether the image that a service's container was made from is here; what is not known counts as here.
@@ -217,7 +234,7 @@ impl Actor {
         engine: &DockerEngine,
         facts: &ContainerFacts,
         asked: Timestamp,
-    ) -> Result<String, Failed> {
+    ) -> Result<String, ContainerActionError> {
         let (id, name) = (&facts.report.id, &facts.report.name);
         if facts.report.state != ContainerState::Running {
             return self.up(engine, facts).await;
@@ -229,7 +246,7 @@ impl Actor {
         Ok(format!("{name} restarted"))
     }
 
-    pub async fn stop(&self, engine: &DockerEngine, facts: &ContainerFacts) -> Result<String, Failed> {
+    pub async fn stop(&self, engine: &DockerEngine, facts: &ContainerFacts) -> Result<String, ContainerActionError> {
         let (id, name) = (&facts.report.id, &facts.report.name);
         if !matches!(facts.report.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
         {
@@ -244,10 +261,10 @@ impl Actor {
         &self,
         facts: &ContainerFacts,
         asks: impl Future<Output = Result<(), DockerError>>,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), ContainerActionError> {
         let (seen, id, grace) = (Arc::clone(&self.seen), facts.report.id.clone(), facts.stop_grace);
         let written = spawn_blocking(move || seen.begin_stop(&id, grace, Timestamp::now())).await;
-        let failed = |error: String| Failed::new(ContainerFailure::Engine, error);
+        let failed = |error: String| ContainerActionError::new(ContainerFailure::Engine, error);
         written.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         let done = asks.await;
         match &done {
@@ -271,7 +288,7 @@ fn made_by(facts: &ContainerFacts) -> Option<ComposeOrigin> {
 }
 
 /// Changes the limit, and that of memory and swap together by as much.
-async fn resize(engine: &DockerEngine, facts: &ContainerFacts, bytes: i64) -> Result<String, Failed> {
+async fn resize(engine: &DockerEngine, facts: &ContainerFacts, bytes: i64) -> Result<String, ContainerActionError> {
     let (id, name) = (&facts.report.id, &facts.report.name);
     let before = facts.report.memory_limit.unwrap_or(0);
     if before == bytes {

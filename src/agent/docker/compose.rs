@@ -179,19 +179,15 @@ fn says_never(said: &str, service: &str) -> bool {
     }
     #[derive(Deserialize)]
     struct Service {
-        #[serde(default)]
         restart: Option<String>,
-        #[serde(default)]
         deploy: Option<Deploy>,
     }
     #[derive(Deserialize)]
     struct Deploy {
-        #[serde(default)]
         restart_policy: Option<Policy>,
     }
     #[derive(Deserialize)]
     struct Policy {
-        #[serde(default)]
         condition: Option<String>,
     }
     let config = said.find('{').and_then(|begin| serde_json::Deserializer::from_str(&said[begin..]).into_iter().next());

@@ -14,7 +14,6 @@ mod operations;
 mod peaks;
 mod seen;
 mod select;
-mod socket;
 mod stops;
 mod watch;
 
@@ -28,7 +27,7 @@ use tokio::time::Duration;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    act::{Actor, Failed},
+    act::{Actor, ContainerActionError},
     allow::Allow,
     compose::Compose,
     engine::DockerEngine,
@@ -71,7 +70,7 @@ impl Containers {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Result<Self, StateError> {
-        let found = spec.socket.as_deref().map_or_else(socket::find, |given| Ok(socket::given(given)));
+        let found = spec.socket.as_deref().map_or_else(engine::find_socket, |given| Ok(engine::given_socket(given)));
         let (socket, unusable) = match found {
             Ok(socket) => (socket, None),
             Err(why) => (PathBuf::new(), Some(why)),
@@ -120,7 +119,7 @@ impl Containers {
     }
 
     /// Does something for a service of the agent's file, in turn with the operations on that container.
-    pub async fn act(&self, target: &ContainerTarget, action: ContainerAction) -> Result<String, Failed> {
+    pub async fn act(&self, target: &ContainerTarget, action: ContainerAction) -> Result<String, ContainerActionError> {
         self.operations.act(target, action).await
     }
 

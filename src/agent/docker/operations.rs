@@ -1,16 +1,14 @@
 //! Operations on containers: each is written down before anything is done, and taken up again after a restart of the agent.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::act::{Actor, Failed};
+use super::act::{Actor, ContainerActionError};
 use crate::{
     agent::{
         gate::Refused,
@@ -41,7 +39,7 @@ pub struct ContainerOperationRecord {
 
 impl OperationRecord for ContainerOperationRecord {
     type Request = ContainerOperationRequest;
-    type Failure = Failed;
+    type Failure = ContainerActionError;
 
     fn accepted(request: ContainerOperationRequest, id: String, key: Option<String>, now: Timestamp) -> Self {
         let status = ContainerOperation {
@@ -82,7 +80,7 @@ impl OperationRecord for ContainerOperationRecord {
         self.status.finished_at
     }
 
-    fn end(&mut self, outcome: &Result<String, Failed>, now: Timestamp) {
+    fn end(&mut self, outcome: &Result<String, ContainerActionError>, now: Timestamp) {
         let status = &mut self.status;
         status.finished_at = Some(now);
         (status.phase, status.message) = ended(outcome);
@@ -187,7 +185,7 @@ impl Operations {
     }
 
     /// Acts for a service of the agent's file, which keeps a book of its own.
-    pub async fn act(&self, target: &ContainerTarget, action: ContainerAction) -> Result<String, Failed> {
+    pub async fn act(&self, target: &ContainerTarget, action: ContainerAction) -> Result<String, ContainerActionError> {
         let request =
             ContainerOperationRequest { target: target.clone(), id: None, action, reason: "service".to_owned() };
         let (name, _) = self.actor.named(target);
@@ -201,25 +199,25 @@ impl Operations {
         done
     }
 
-    async fn perform(&self, entry: &ContainerOperationRecord) -> Result<String, Failed> {
+    async fn perform(&self, entry: &ContainerOperationRecord) -> Result<String, ContainerActionError> {
         let (_, container) = self.actor.named(&entry.request.target);
         let begun = self.book.change(&entry.status.id, |e| {
             e.status.phase = Phase::Running;
             e.container = container;
         });
-        begun.map_err(|e| Failed::new(ContainerFailure::Engine, e.to_string()))?;
+        begun.map_err(|e| ContainerActionError::new(ContainerFailure::Engine, e.to_string()))?;
         crash_point("agent.container-operation-begun");
         self.actor.act(&entry.request, entry.status.accepted_at).await
     }
 
     fn turn(&self, name: &str) -> Turn {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock();
         Arc::clone(turns.entry(name.to_owned()).or_default())
     }
 
     /// Turns that nobody waits for.
     fn forget_turns(&self) {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock();
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
     }
 }

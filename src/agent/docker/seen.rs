@@ -3,10 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use super::{
     allow::Allow,
@@ -75,13 +75,13 @@ impl ContainerCache {
     }
 
     pub fn revision(&self) -> u64 {
-        self.lock().revision
+        self.inner.lock().revision
     }
 
     /// What the agent's report says of the engine.
     pub fn runtime(&self) -> ContainerRuntime {
         let name = "docker".to_owned();
-        match self.lock().sight.clone() {
+        match self.inner.lock().sight.clone() {
             Sight::Here { version, .. } => ContainerRuntime { name, version, error: None },
             Sight::Away { since, why, version } => {
                 ContainerRuntime { name, version, error: Some(format!("no answer since {since}: {why}")) }
@@ -90,12 +90,12 @@ impl ContainerCache {
     }
 
     pub fn last_event(&self) -> i64 {
-        self.lock().memory.last_event
+        self.inner.lock().memory.last_event
     }
 
     /// The engine is there, and all that is known was just compared with it.
     pub fn confirm(&self, version: &str, now: Timestamp) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if matches!(inner.sight, Sight::Away { .. }) {
             inner.revision += 1;
         }
@@ -103,7 +103,7 @@ impl ContainerCache {
     }
 
     pub fn away(&self, why: &str, now: Timestamp) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if let Sight::Here { version, .. } = &inner.sight {
             inner.sight = Sight::Away { since: now, why: why.to_owned(), version: version.clone() };
             inner.revision += 1;
@@ -114,7 +114,7 @@ impl ContainerCache {
 
     /// Takes in what an inspection said. Those that the file does not permit are forgotten at once.
     pub fn put(&self, facts: ContainerFacts) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let id = facts.report.id.clone();
         if !self.allow.permits(&facts.report.name, &facts.labels) {
             inner.drop_container(&id);
@@ -132,7 +132,7 @@ impl ContainerCache {
     /// The compose service of a container that failed for good, if its file was not asked yet what it says of restarts.
     pub fn unasked(&self, facts: &ContainerFacts) -> Option<(String, String, ComposeProject)> {
         let of = facts.report.compose.as_ref().filter(|_| facts.failed_for_good() && !facts.is_oneoff())?;
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !self.allow.permits(&facts.report.name, &facts.labels) {
             return None;
         }
@@ -150,30 +150,30 @@ impl ContainerCache {
 
     /// Takes in what the compose file says of a service's restarts.
     pub fn learn_restart(&self, project: &str, service: &str, never: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.memory.learn_restart(project, service, never);
         inner.revision += 1;
     }
 
     /// A container is gone.
     pub fn remove(&self, id: &str) {
-        self.lock().drop_container(id);
+        self.inner.lock().drop_container(id);
     }
 
     /// Only these are there; marks of others are forgotten.
     pub fn retain(&self, ids: &std::collections::BTreeSet<String>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let gone: Vec<_> = inner.containers.keys().filter(|id| !ids.contains(*id)).cloned().collect();
         gone.iter().for_each(|id| inner.drop_container(id));
         inner.memory.forget(|id| ids.contains(id));
     }
 
     pub fn get(&self, id: &str) -> Option<ContainerFacts> {
-        self.lock().containers.get(id).cloned()
+        self.inner.lock().containers.get(id).cloned()
     }
 
     pub fn ids(&self) -> Vec<String> {
-        self.lock().containers.keys().cloned().collect()
+        self.inner.lock().containers.keys().cloned().collect()
     }
 
     /// How many containers a compose service has.
@@ -181,12 +181,12 @@ impl ContainerCache {
         let is = |f: &&ContainerFacts| {
             f.report.compose.as_ref().is_some_and(|c| c.project == project && c.service == service)
         };
-        self.lock().containers.values().filter(|f| !f.is_oneoff()).filter(is).count()
+        self.inner.lock().containers.values().filter(|f| !f.is_oneoff()).filter(is).count()
     }
 
     /// A container ran out of memory.
     pub fn out_of_memory(&self, id: &str, at: Timestamp) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let marks = inner.memory.marks.entry(id.to_owned()).or_default();
         marks.oom_count += 1;
         marks.last_oom_at = Some(at);
@@ -195,7 +195,7 @@ impl ContainerCache {
 
     /// Whether a container that was seen to run has ended, and nobody has told yet that it was stopped.
     pub fn ended_unheard(&self, facts: &ContainerFacts) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let ran = inner.containers.get(&facts.report.id).is_some_and(ContainerFacts::runs);
         let stop = inner.memory.marks.get(&facts.report.id).and_then(|marks| marks.stop_of(&facts.report));
         ran && facts.report.state == ContainerState::Exited && stop.is_none()
@@ -203,7 +203,7 @@ impl ContainerCache {
 
     /// Somebody stopped a container.
     pub fn stopped(&self, id: &str, by: StoppedBy, at: Timestamp) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let started = inner.containers.get(id).and_then(|facts| facts.report.started_at);
         inner.memory.marks.entry(id.to_owned()).or_default().stop(ContainerStop { by, at }, started);
         inner.revision += 1;
@@ -211,29 +211,29 @@ impl ContainerCache {
 
     /// An event was taken in: it is not asked for again.
     pub fn event_done(&self, nanos: i64) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.memory.last_event = inner.memory.last_event.max(nanos);
     }
 
     /// The agent is about to stop a container, which has so many seconds to end. On disk when this returns; blocks.
     pub fn begin_stop(&self, id: &str, grace: u64, now: Timestamp) -> Result<(), StateError> {
-        self.lock().memory.stop_requests.begin(id, grace, now);
+        self.inner.lock().memory.stop_requests.begin(id, grace, now);
         self.save()
     }
 
     /// The engine has answered.
     pub fn end_stop(&self, id: &str, was_refused: bool, now: Timestamp) {
-        self.lock().memory.stop_requests.end(id, was_refused, now);
+        self.inner.lock().memory.stop_requests.end(id, was_refused, now);
     }
 
     /// Whether the agent asked for the stop of this moment; told once.
     pub fn take_stop(&self, id: &str, at: Timestamp) -> bool {
-        self.lock().memory.stop_requests.take(id, at)
+        self.inner.lock().memory.stop_requests.take(id, at)
     }
 
     /// Takes in how much memory a container uses, in bytes.
     pub fn used_memory(&self, id: &str, bytes: i64) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.containers.contains_key(id) {
             let marks = inner.memory.marks.entry(id.to_owned()).or_default();
             marks.memory_peak = Some(marks.memory_peak.map_or(bytes, |peak| peak.max(bytes)));
@@ -242,7 +242,7 @@ impl ContainerCache {
 
     /// What an Up found of a container's compose file.
     pub fn set_drift(&self, id: &str, drift: Option<String>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let marks = inner.memory.marks.entry(id.to_owned()).or_default();
         if marks.drift != drift {
             marks.drift = drift;
@@ -252,7 +252,7 @@ impl ContainerCache {
 
     /// Which operation of a container of this name runs or waits.
     pub fn set_operation(&self, name: &str, operation: Option<&str>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         match operation {
             Some(id) => inner.operations.insert(name.to_owned(), id.to_owned()),
             None => inner.operations.remove(name),
@@ -263,30 +263,30 @@ impl ContainerCache {
     /// Writes down what is remembered, if it has changed. Blocks.
     pub fn save(&self) -> Result<(), StateError> {
         let memory = {
-            let inner = self.lock();
+            let inner = self.inner.lock();
             if inner.memory == inner.written {
                 return Ok(());
             }
             inner.memory.clone()
         };
         keep::write(&self.path, &memory)?;
-        self.lock().written = memory;
+        self.inner.lock().written = memory;
         Ok(())
     }
 
     /// How the labels of a container contradict what is known of its project.
     pub fn contradiction(&self, facts: &ContainerFacts) -> Option<String> {
-        self.lock().memory.contradiction(facts)
+        self.inner.lock().memory.contradiction(facts)
     }
 
     /// How compose made a project's containers.
     pub fn project(&self, name: &str) -> Option<ComposeProject> {
-        self.lock().memory.projects.get(name).cloned()
+        self.inner.lock().memory.projects.get(name).cloned()
     }
 
     /// Reply to a query. Refused while the engine is away, or has not been heard for a minute.
     pub fn list(&self, selector: &ContainerSelector, now: Timestamp) -> Result<ContainerList, Refused> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let observed_at = inner.fresh(now)?;
         let selected = inner.world(&self.allow).select(selector)?;
         let mut containers: Vec<_> = selected.here.iter().map(|f| inner.report(f)).collect();
@@ -297,7 +297,7 @@ impl ContainerCache {
 
     /// How one container is; `None`: it is missing. Refused while the engine is away.
     pub fn report_of(&self, target: &ContainerTarget, now: Timestamp) -> Result<Option<ContainerReport>, Refused> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let found = inner.world(&self.allow).find(target);
         // Before the engine has been heard, nobody can say what is permitted by a label.
         inner.fresh(now)?;
@@ -309,16 +309,11 @@ impl ContainerCache {
 
     /// What a target means now. Refused while the engine is away.
     pub fn find(&self, target: &ContainerTarget, now: Timestamp) -> Result<ContainerMatch, Refused> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         // What is not permitted is refused whether the engine is there or not.
         let found = inner.world(&self.allow).find(target)?;
         inner.fresh(now)?;
         Ok(found)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Each fact is set by itself: a panic elsewhere can't have left half of one.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

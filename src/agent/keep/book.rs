@@ -1,13 +1,9 @@
 //! The book of operations: written before anything is done, read again after a restart of the agent.
 
-use std::{
-    collections::VecDeque,
-    fmt::Display,
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, fmt::Display, path::PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -130,7 +126,7 @@ impl<E: OperationRecord> OperationBook<E> {
         now: Timestamp,
         judge: impl FnOnce(&E::Request) -> Result<(), Refused>,
     ) -> Result<(E, bool), Refused> {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         if let Some(known) = key.as_ref().and_then(|key| entries.iter().find(|e| e.key() == Some(key))) {
             return match *known.request() == request {
                 true => Ok((known.clone(), false)),
@@ -160,7 +156,7 @@ impl<E: OperationRecord> OperationBook<E> {
 
     /// Changes an entry, on disk first.
     pub fn change(&self, id: &str, change: impl FnOnce(&mut E)) -> Result<(), StateError> {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         let mut new = entries.clone();
         if let Some(entry) = new.iter_mut().find(|e| e.id() == id) {
             change(entry);
@@ -169,12 +165,12 @@ impl<E: OperationRecord> OperationBook<E> {
     }
 
     pub fn get(&self, id: &str) -> Option<E> {
-        self.lock().iter().find(|e| e.id() == id).cloned()
+        self.entries.lock().iter().find(|e| e.id() == id).cloned()
     }
 
     /// What is still to be done, in the order in which it was asked.
     pub fn all_unfinished(&self) -> Vec<E> {
-        self.lock().iter().filter(|e| e.finished_at().is_none()).cloned().collect()
+        self.entries.lock().iter().filter(|e| e.finished_at().is_none()).cloned().collect()
     }
 
     fn keep(&self, entries: &mut VecDeque<E>, new: VecDeque<E>) -> Result<(), StateError> {
@@ -183,11 +179,6 @@ impl<E: OperationRecord> OperationBook<E> {
             *entries = new;
         }
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<E>> {
-        // Replaced whole, so a panic elsewhere can't have left half of one.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,11 +1,9 @@
 //! What is remembered of a service across restarts of the agent.
 
-use std::{
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{self, StateError};
@@ -95,12 +93,12 @@ impl Keeper {
     }
 
     pub fn get(&self) -> ServiceRecord {
-        self.lock().clone()
+        self.memory.lock().clone()
     }
 
     /// Changes the memory if the change can be written down.
     pub fn change(&self, change: impl FnOnce(&mut ServiceRecord)) -> Result<(), StateError> {
-        let mut memory = self.lock();
+        let mut memory = self.memory.lock();
         let mut new = memory.clone();
         change(&mut new);
         if new != *memory {
@@ -108,11 +106,6 @@ impl Keeper {
             *memory = new;
         }
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ServiceRecord> {
-        // The value is replaced whole, so a panic elsewhere can't have left half of one.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::disk::{self, StateError};
@@ -56,7 +56,7 @@ impl ReplayGuard {
 
     /// Takes the id of a signed request once. It is on disk when this returns.
     pub fn take_id(&self, id: &str, now: Timestamp) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.replays.take(id, now)?;
         let line = format!("{} {id}\n", now.as_millisecond());
         let written = inner.file.write_all(line.as_bytes()).and_then(|()| inner.file.sync_data());
@@ -71,12 +71,12 @@ impl ReplayGuard {
 
     /// Takes the id of a signed request once that changes nothing, whose signature says so: it is remembered until a restart.
     pub fn take_id_of_read(&self, id: &str, now: Timestamp) -> Result<(), Refused> {
-        self.lock().replays.take(id, now)
+        self.inner.lock().replays.take(id, now)
     }
 
     /// Refuses a leader that another has followed, and keeps another epoch before anything is done for it.
     pub fn take_epoch(&self, (installation, epoch): (Uuid, i64), now: Timestamp) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let is_new = callers::check_epoch(&inner.epochs, (installation, epoch), now)?;
         let mut new = inner.epochs.clone();
         new.insert(installation, EpochHeard { epoch, at: now });
@@ -93,11 +93,6 @@ impl ReplayGuard {
         }
         inner.epochs = new;
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Ids only ever come in, and epochs are replaced whole.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,7 +157,7 @@ mod tests {
         for other in 1..200 {
             again.take_epoch((Uuid::from_u128(other), 1), now).unwrap();
         }
-        assert_eq!(again.lock().epochs.len(), INSTALLATIONS);
+        assert_eq!(again.inner.lock().epochs.len(), INSTALLATIONS);
         fs::remove_dir_all(folder).unwrap();
     }
 }

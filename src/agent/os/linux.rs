@@ -7,10 +7,11 @@ use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     process::Command,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::OnceLock,
 };
 
 use nix::unistd::{User, initgroups, setgid, setuid};
+use parking_lot::Mutex;
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
@@ -123,7 +124,7 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
 /// while it has the socket nobody older can get it, and nobody else need be looked at.
 fn socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
     static KNOWN: Mutex<BTreeMap<u64, Instance>> = Mutex::new(BTreeMap::new());
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = KNOWN.lock().clone();
     let still = |inode: &u64| {
         let owner = known.get(inode)?;
         let has = start_time(owner.pid) == Some(owner.start_time) && open_sockets(owner.pid).any(|open| open == *inode);
@@ -133,7 +134,7 @@ fn socket_owners(wanted: &HashSet<u64>) -> io::Result<Vec<(u64, u32)>> {
         return Ok(found);
     }
     let found = search_socket_owners(wanted)?;
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = KNOWN.lock();
     // Of sockets that are gone nothing need be known.
     if known.len() > MOST_KNOWN {
         known.clear();

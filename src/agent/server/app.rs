@@ -1,11 +1,12 @@
 //! What all requests share.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +120,7 @@ impl App {
     fn take(&self, is_old: impl FnOnce(&Taken) -> bool) -> AgentReport {
         let services: Vec<_> = self.services.iter().map(|r| Arc::clone(&r.service)).collect();
         // Held while it looks: what was seen earlier must not be published as the later revision.
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.published.lock();
         let now = Timestamp::now();
         let changes = self.changes.count();
         let glances = services.iter().map(|service| service.glance(now)).collect::<Option<Vec<_>>>();
@@ -155,7 +156,7 @@ impl App {
 
     /// The page that Prometheus reads. Blocks as `report` does, at most once a second, whoever asks: it needs no credentials.
     pub fn metrics_page(&self) -> String {
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut measured = self.measured.lock();
         if measured.is_none_or(|at| at.elapsed() >= MEASURED_FOR) {
             self.measure();
             *measured = Some(Instant::now());

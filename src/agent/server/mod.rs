@@ -7,7 +7,6 @@ mod keys;
 mod operate;
 mod recover;
 mod refusal_log;
-mod report;
 mod routes;
 mod start;
 

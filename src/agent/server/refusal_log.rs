@@ -3,10 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +34,7 @@ pub struct RefusalLog {
 impl RefusalLog {
     /// Counts a refusal; true: it gets a line of its own.
     pub fn is_first(&self, reason: AgentRefusal, caller: Option<IpAddr>, now: Instant) -> bool {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         let known = lines.len() < MAX_CALLERS || lines.contains_key(&(reason, caller));
         match lines.entry((reason, caller.filter(|_| known))) {
             Entry::Occupied(mut line) => {
@@ -50,7 +50,7 @@ impl RefusalLog {
 
     /// Ends the windows that are over: how many refusals each had beyond its line.
     fn end_windows(&self, now: Instant) -> Vec<(Key, u64)> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         let ended = lines.extract_if(|_, line| now.duration_since(line.written_at) >= WINDOW);
         ended.map(|(key, line)| (key, line.suppressed)).filter(|(_, suppressed)| *suppressed > 0).collect()
     }
@@ -96,7 +96,7 @@ mod tests {
         let lines =
             (0..10_000u32).filter(|n| log.is_first(AgentRefusal::BadToken, Some(IpAddr::from(n.to_be_bytes())), now));
         assert_eq!(lines.count(), MAX_CALLERS + 1);
-        assert_eq!(log.lines.lock().unwrap().len(), MAX_CALLERS + 1);
+        assert_eq!(log.lines.lock().len(), MAX_CALLERS + 1);
         assert_eq!(log.end_windows(now + WINDOW), [((AgentRefusal::BadToken, None), 10_000 - MAX_CALLERS as u64 - 1)]);
     }
 }

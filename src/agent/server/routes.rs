@@ -1,29 +1,33 @@
 //! The agent's paths.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde::de::DeserializeOwned;
-use std::time::Duration;
-use tokio::time::Instant;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     admit::{UnverifiedRequest, admit, admit_webhook, on_disk, watch},
     app::App,
     containers, operate,
     recover::{RecoverReply, recover},
-    report,
 };
 use crate::{
     agent::{callers, config::ManagerSpec, gate::Refused, service::log},
-    host::{AgentRefusal, CareRequest, LogPart, LogRequest, MOST_LOG_BYTES, OperationRequest, OperationStatus},
+    host::{
+        AgentRefusal, AgentReport, CareRequest, LogPart, LogRequest, MAX_WAIT_SECONDS, MOST_LOG_BYTES,
+        OperationRequest, OperationStatus,
+    },
 };
 
 pub(super) type AppState = State<Arc<App>>;
@@ -33,7 +37,7 @@ const LONGEST_CARE_SECONDS: u32 = 3600;
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/v1/report", get(report::report))
+        .route("/v1/report", get(report))
         .route("/v1/operations", post(operate))
         .route("/v1/operations/{id}", get(operation))
         .route("/v1/care", post(care))
@@ -176,4 +180,56 @@ async fn no_such_method() -> Refused {
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body)
         .map_err(|e| Refused::new(AgentRefusal::BadRequest, format!("the body can't be read: {e}")))
+}
+
+/// How many callers may wait at once. One more is answered at once, and knows by the revision that nothing has changed.
+pub const WAITERS: usize = 16;
+
+/// How often a waiting report is looked at again without being told of a change: a port's owner can change unheard.
+const LOOK: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    /// The revision that the caller knows.
+    after: Option<u64>,
+    #[serde(default = "default_wait")]
+    wait_seconds: u32,
+}
+
+fn default_wait() -> u32 {
+    20
+}
+
+pub async fn report(
+    State(app): AppState,
+    query: Result<Query<Wait>, QueryRejection>,
+    asked: UnverifiedRequest,
+) -> Result<Json<AgentReport>, Refused> {
+    admit(&app, asked).await?;
+    let Query(wait) = query.map_err(|e| Refused::new(AgentRefusal::BadRequest, e.body_text()))?;
+    if wait.wait_seconds > MAX_WAIT_SECONDS {
+        return Err(Refused::new(AgentRefusal::BadRequest, format!("waitSeconds: 0 to {MAX_WAIT_SECONDS}")));
+    }
+    let place = app.waiters.try_acquire();
+    let deadline = match (wait.after, &place) {
+        (Some(_), Ok(_)) => Instant::now() + Duration::from_secs(wait.wait_seconds.into()),
+        _ => Instant::now(),
+    };
+    let mut changes = app.changes.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let waits = wait.after.is_some();
+        let report = on_disk(&app, move |app| Ok(if waits { app.report_of_changes() } else { app.report() })).await?;
+        let now = Instant::now();
+        if report.revision != wait.after || now >= deadline || app.shutdown.is_cancelled() {
+            return Ok(Json(report));
+        }
+        tokio::select! {
+            // It ends with the agent only.
+            _ = changes.changed() => {}
+            () = sleep_until(deadline.min(now + LOOK)) => {}
+            () = app.shutdown.cancelled() => {}
+        }
+    }
 }

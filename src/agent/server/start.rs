@@ -5,11 +5,12 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
@@ -20,7 +21,7 @@ use super::{
     app::{App, Published, ServiceHandle},
     keys,
     refusal_log::RefusalLog,
-    report, routes,
+    routes,
 };
 use crate::{
     agent::{
@@ -260,7 +261,7 @@ fn build(
         metrics: settings.metrics.clone(),
         changes,
         refusals: RefusalLog::default(),
-        waiters: Semaphore::new(report::WAITERS),
+        waiters: Semaphore::new(routes::WAITERS),
         published: Mutex::new(Published::new(now)),
         measured: Mutex::new(None),
         shutdown: shutdown.clone(),

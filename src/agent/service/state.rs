@@ -1,12 +1,9 @@
 //! One service: its description, what is remembered of it, and what is known only while the agent runs.
 
-use std::{
-    path::PathBuf,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{path::PathBuf, pin::pin, sync::Arc};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::Notify,
     time::{Duration, Instant},
@@ -141,7 +138,7 @@ impl Service {
 
     pub fn live(&self) -> MutexGuard<'_, ServiceRuntime> {
         // Plain facts, each set by itself: a panic elsewhere can't have left half of one.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock()
     }
 
     pub(super) async fn ask(&self) -> Option<CheckOutcome> {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{FoundServer, manager::ServerManager};
 use crate::{
-    api::{API_VERSION, Engine},
+    api::{API_VERSION, EngineKind},
     host::mask,
 };
 
@@ -82,20 +82,12 @@ fn can_restart(manager: &ServerManager) -> bool {
     }
 }
 
-fn engine_word(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Ollama => "Ollama",
-        Engine::MLX => "MLX",
-        Engine::OpenAI => "OpenAI",
-    }
-}
-
 fn backend(found: &FoundServer, host: &str) -> String {
     let (FoundServer { name, server, manager }, talking) = (found, talking(found));
     let mut text = format!(
         "---\napiVersion: {API_VERSION}\nkind: LLMBackend\nmetadata: {{name: {}}}\nspec:\n  engine: {}\n  url: {}\n",
         json!(name),
-        engine_word(server.engine),
+        server.engine,
         json!(server.url())
     );
     if !server.models.is_empty() {
@@ -153,7 +145,7 @@ fn service(FoundServer { name, server, manager }: &FoundServer) -> String {
         }
         ServerManager::Container | ServerManager::App { .. } => {}
     }
-    let path = if server.engine == Engine::Ollama { "/api/tags" } else { "/v1/models" };
+    let path = if server.engine == EngineKind::Ollama { "/api/tags" } else { "/v1/models" };
     let _ = writeln!(text, "    check: {{url: {}}}", json!(format!("{}{path}", server.url())));
     text
 }
@@ -177,7 +169,7 @@ mod tests {
     use super::*;
     use crate::{api::LLMBackendSpec, cli::init::probe::ProbedServer, cli::process::PortHolder};
 
-    fn found(name: &str, engine: Engine, manager: ServerManager) -> FoundServer {
+    fn found(name: &str, engine: EngineKind, manager: ServerManager) -> FoundServer {
         let owner = PortHolder { pid: Some(7), user: Some("ada".into()), command: None };
         let server = ProbedServer {
             engine,
@@ -196,12 +188,12 @@ mod tests {
     fn each_server_becomes_a_backend_whatever_its_models_are_called() {
         let unit = ServerManager::Systemd { unit: "ollama.service".into(), user: false, restarts: None };
         let written = manifests(
-            &[found("ollama", Engine::Ollama, unit), found("mlx", Engine::MLX, ServerManager::Container)],
+            &[found("ollama", EngineKind::Ollama, unit), found("mlx", EngineKind::Mlx, ServerManager::Container)],
             "mac",
         );
         let [ollama, mlx] = documents(&written.backends).try_into().unwrap();
         let spec: LLMBackendSpec = serde_json::from_value(ollama["spec"].clone()).unwrap();
-        assert_eq!((spec.models[0].name.as_str(), spec.engine), ("a: \"b\"\n", Engine::Ollama));
+        assert_eq!((spec.models[0].name.as_str(), spec.engine), ("a: \"b\"\n", EngineKind::Ollama));
         assert_eq!(spec.recovery.unwrap().service.as_deref(), Some("ollama"));
         assert!(mlx["spec"].get("recovery").is_none(), "a container is not the agent's");
     }
@@ -209,7 +201,7 @@ mod tests {
     #[test]
     fn the_agent_restarts_by_whoever_started_it() {
         let service = |manager| {
-            let text = manifests(&[found("x", Engine::Ollama, manager)], "mac").agent.unwrap();
+            let text = manifests(&[found("x", EngineKind::Ollama, manager)], "mac").agent.unwrap();
             let config: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
             let service = config["spec"]["services"][0].clone();
             serde_json::from_value::<crate::api::AgentService>(service.clone()).unwrap();
@@ -235,7 +227,7 @@ mod tests {
     fn the_model_that_talks_is_called_as_the_expert_calls_it() {
         let server = |models: &[&str], command: &[&str]| {
             let command = command.iter().map(ToString::to_string).collect();
-            let mut found = found("x", Engine::MLX, ServerManager::Nobody { command, folder: None });
+            let mut found = found("x", EngineKind::Mlx, ServerManager::Nobody { command, folder: None });
             found.server.models = models.iter().map(ToString::to_string).collect();
             found
         };
@@ -260,13 +252,14 @@ mod tests {
     #[test]
     fn a_key_of_another_process_gets_into_no_file() {
         let command = ["vllm", "serve", "m", "--api-key", "hush-hush"].map(str::to_owned).to_vec();
-        let written = manifests(&[found("x", Engine::OpenAI, ServerManager::Nobody { command, folder: None })], "mac");
+        let written =
+            manifests(&[found("x", EngineKind::OpenAi, ServerManager::Nobody { command, folder: None })], "mac");
         assert_eq!(written.agent, None);
         assert!(!written.backends.contains("hush") && written.backends.contains("holds a key"), "{}", written.backends);
     }
 
     #[test]
     fn without_anything_to_restart_there_is_no_agent() {
-        assert_eq!(manifests(&[found("x", Engine::MLX, ServerManager::Container)], "mac").agent, None);
+        assert_eq!(manifests(&[found("x", EngineKind::Mlx, ServerManager::Container)], "mac").agent, None);
     }
 }

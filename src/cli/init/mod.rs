@@ -13,7 +13,7 @@ use std::{
 
 use super::{CliError, output::print, process::PortHolder};
 use crate::{
-    api::{Engine, number_of},
+    api::{EngineKind, number_of},
     net::HttpClient,
 };
 use manager::ServerManager;
@@ -71,17 +71,13 @@ pub async fn run(args: InitArgs) -> Result<(), CliError> {
 }
 
 fn named(servers: Vec<ProbedServer>) -> Vec<FoundServer> {
-    let mut count: HashMap<&str, usize> = HashMap::new();
+    let mut count: HashMap<EngineKind, usize> = HashMap::new();
     let mut found = Vec::new();
     for server in servers {
-        let base = match server.engine {
-            Engine::Ollama => "ollama",
-            Engine::MLX => "mlx",
-            Engine::OpenAI => "openai",
-        };
-        let nth = count.entry(base).or_default();
+        let base = server.engine.as_str().to_ascii_lowercase();
+        let nth = count.entry(server.engine).or_default();
         *nth += 1;
-        let name = if *nth == 1 { base.to_owned() } else { format!("{base}-{}", server.address.port()) };
+        let name = if *nth == 1 { base } else { format!("{base}-{}", server.address.port()) };
         let pid = server.owner.as_ref().and_then(|o| o.pid);
         let manager = pid.map_or(ServerManager::Nobody { command: Vec::new(), folder: None }, manager::of);
         found.push(FoundServer { name, server, manager });
@@ -142,7 +138,7 @@ mod tests {
     #[test]
     fn servers_of_one_engine_have_different_names() {
         let server = |port: u16| ProbedServer {
-            engine: Engine::OpenAI,
+            engine: EngineKind::OpenAi,
             address: ([127, 0, 0, 1], port).into(),
             models: Vec::new(),
             owner: None,
@@ -156,7 +152,7 @@ mod tests {
         let found = FoundServer {
             name: "ollama".into(),
             server: ProbedServer {
-                engine: Engine::Ollama,
+                engine: EngineKind::Ollama,
                 address: ([127, 0, 0, 1], 11434).into(),
                 models: vec!["a".into()],
                 owner: Some(PortHolder {

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use super::super::process::{PortHolder, port_owner};
-use crate::{api::Engine, net::HttpClient};
+use crate::{api::EngineKind, net::HttpClient};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_LISTING_BYTES: usize = 8 << 20;
@@ -17,7 +17,7 @@ const PORTS: [u16; 6] = [11434, 11435, 8080, 8000, 1234, 30000];
 /// A server that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbedServer {
-    pub engine: Engine,
+    pub engine: EngineKind,
     pub address: SocketAddr,
     /// As the server lists them.
     pub models: Vec<String>,
@@ -64,7 +64,12 @@ async fn server(http: &HttpClient, address: SocketAddr) -> Option<ProbedServer> 
     };
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
     if let Some(tags) = get("/api/tags").await.and_then(|b| json(&b)).filter(|tags| tags.get("models").is_some()) {
-        return Some(ProbedServer { engine: Engine::Ollama, address, models: names(&tags, "models", "name"), owner });
+        return Some(ProbedServer {
+            engine: EngineKind::Ollama,
+            address,
+            models: names(&tags, "models", "name"),
+            owner,
+        });
     }
     let listing = get("/v1/models").await?;
     let models = json(&listing).map(|v| names(&v, "data", "id"));
@@ -72,9 +77,9 @@ async fn server(http: &HttpClient, address: SocketAddr) -> Option<ProbedServer> 
     match (is_mlx, models) {
         // MLX answers 200 with an empty body when the folder of its model hub is missing.
         (true, models) => {
-            Some(ProbedServer { engine: Engine::MLX, address, models: models.unwrap_or_default(), owner })
+            Some(ProbedServer { engine: EngineKind::Mlx, address, models: models.unwrap_or_default(), owner })
         }
-        (false, Some(models)) => Some(ProbedServer { engine: Engine::OpenAI, address, models, owner }),
+        (false, Some(models)) => Some(ProbedServer { engine: EngineKind::OpenAi, address, models, owner }),
         (false, None) => None,
     }
 }

@@ -22,49 +22,21 @@ const WITHIN: Duration = Duration::from_secs(600);
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeVerb {
-    Cancel,
-    Retry,
-    Resume,
-    Reassign,
-    Close,
+    Command(TaskVerb),
     Purge,
 }
 
 impl ChangeVerb {
-    /// `3 tasks cancelled`
-    const fn past(self) -> &'static str {
+    /// `3 tasks cancelled`, and what that is for.
+    const fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Cancel => "cancelled",
-            Self::Retry => "opened anew",
-            Self::Resume => "resumed",
-            Self::Reassign => "reassigned",
-            Self::Close => "closed",
-            Self::Purge => "deleted",
+            Self::Command(TaskVerb::Cancel) => ("cancelled", "those that wait, run or need a human are cancelled"),
+            Self::Command(TaskVerb::Retry) => ("opened anew", "ended ones are opened anew"),
+            Self::Command(TaskVerb::Resume) => ("resumed", "those that need a human are resumed"),
+            Self::Command(TaskVerb::Reassign) => ("reassigned", "those that wait or need a human are reassigned"),
+            Self::Command(TaskVerb::Close) => ("closed", "those that need a human are closed"),
+            Self::Purge => ("deleted", "ended ones are deleted"),
         }
-    }
-
-    /// What it is for.
-    const fn applies_to(self) -> &'static str {
-        match self {
-            Self::Cancel => "those that wait, run or need a human are cancelled",
-            Self::Retry => "ended ones are opened anew",
-            Self::Resume => "those that need a human are resumed",
-            Self::Reassign => "those that wait or need a human are reassigned",
-            Self::Close => "those that need a human are closed",
-            Self::Purge => "ended ones are deleted",
-        }
-    }
-
-    /// The API's word; none for what is deleted.
-    const fn word(self) -> Option<TaskVerb> {
-        Some(match self {
-            Self::Cancel => TaskVerb::Cancel,
-            Self::Retry => TaskVerb::Retry,
-            Self::Resume => TaskVerb::Resume,
-            Self::Reassign => TaskVerb::Reassign,
-            Self::Close => TaskVerb::Close,
-            Self::Purge => return None,
-        })
     }
 }
 
@@ -105,7 +77,7 @@ pub async fn run(verb: ChangeVerb, args: TasksChangeArgs, global: &Global) -> Re
 }
 
 pub async fn reassign(ReassignArgs { to, args }: ReassignArgs, global: &Global) -> Result<(), CliError> {
-    carry_out(ChangeVerb::Reassign, args, Some(to), global).await
+    carry_out(ChangeVerb::Command(TaskVerb::Reassign), args, Some(to), global).await
 }
 
 async fn carry_out(
@@ -126,17 +98,17 @@ async fn carry_out(
             return if output::print_value(args.output, &reply)? {
                 Ok(())
             } else {
-                print(&format!("{count} {} would be {}\n", tasks(count), verb.past()))
+                print(&format!("{count} {} would be {}\n", tasks(count), verb.words().0))
             };
         }
         if count == 0 {
-            return Err(CliError::failed(format!("no task that matches is one for it: {}", verb.applies_to())));
+            return Err(CliError::failed(format!("no task that matches is one for it: {}", verb.words().1)));
         }
         confirm(verb, count)?;
     }
     let reply = send(&target, verb, &args, to.as_deref(), false).await?;
     if !output::print_value(args.output, &reply)? {
-        print(&format!("{} {} {} · {}\n", reply.count, tasks(reply.count), verb.past(), target.place))?;
+        print(&format!("{} {} {} · {}\n", reply.count, tasks(reply.count), verb.words().0, target.place))?;
     }
     if by_id { unchanged(&target, verb, &args.ids, &reply.ids).await } else { Ok(()) }
 }
@@ -164,7 +136,7 @@ fn check(verb: ChangeVerb, args: &TasksChangeArgs) -> Result<(), CliError> {
 
 /// Asks on a terminal; elsewhere `--yes` is needed.
 fn confirm(verb: ChangeVerb, count: i64) -> Result<(), CliError> {
-    let what = format!("{count} {} will be {}", tasks(count), verb.past());
+    let what = format!("{count} {} will be {}", tasks(count), verb.words().0);
     let no = || CliError::misused(format!("{what}: nothing was changed; add --yes to do it"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(no());
@@ -187,7 +159,7 @@ async fn send(
 ) -> Result<CommandReply, CliError> {
     let TasksChangeArgs { ids, which, all, reason, .. } = args;
     let mut query = target.namespace_query();
-    let Some(command) = verb.word() else {
+    let ChangeVerb::Command(command) = verb else {
         query.extend(which.query());
         if !ids.is_empty() {
             query.push(("ids", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")));
@@ -233,7 +205,7 @@ async fn unchanged(
     query.push(("limit", "1000".to_owned()));
     let list: TaskList = target.api.get(&["tasks"], &query).await?;
     let lines = left.iter().map(|id| left_as_it_is(*id, list.items.iter().find(|t| t.id == *id))).collect::<Vec<_>>();
-    Err(CliError::failed(format!("{}\n{}", lines.join("\n"), verb.applies_to())))
+    Err(CliError::failed(format!("{}\n{}", lines.join("\n"), verb.words().1)))
 }
 
 fn left_as_it_is(id: TaskId, task: Option<&Task>) -> String {
@@ -266,7 +238,7 @@ mod tests {
             (&["--all", "-q", "default"], false),
         ] {
             let line = Line::try_parse_from([&["x"], args].concat()).unwrap();
-            assert_eq!(check(ChangeVerb::Cancel, &line.args).is_ok(), good, "{args:?}");
+            assert_eq!(check(ChangeVerb::Command(TaskVerb::Cancel), &line.args).is_ok(), good, "{args:?}");
         }
         let purge =
             |args: &[&str]| check(ChangeVerb::Purge, &Line::try_parse_from([&["x"], args].concat()).unwrap().args);

@@ -50,7 +50,7 @@ fn one_line(value: &RawValue) -> String {
 /// With the defaults for what the task leaves out.
 fn with(line: &str, defaults: &Map<String, Value>) -> String {
     // What can't be kept would be lost here, and is for the server to name.
-    if defaults.is_empty() || json::scan(line, json::Bounds::default()).is_err() {
+    if defaults.is_empty() || json::scan(line, json::JsonBounds::default()).is_err() {
         return line.to_owned();
     }
     match serde_json::from_str::<Map<String, Value>>(line) {

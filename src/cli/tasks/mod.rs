@@ -13,8 +13,9 @@ mod which;
 
 use clap::Subcommand;
 
+use self::change::ChangeVerb;
 use super::{CliError, Global, output::Format};
-use crate::tasks::TaskId;
+use crate::{http::TaskVerb, tasks::TaskId};
 
 /// Submit tasks, see why they wait, read their answers, change them
 #[derive(Debug, clap::Args)]
@@ -57,7 +58,6 @@ pub async fn show(id: TaskId, output: Option<Format>, global: &Global) -> Result
 }
 
 pub async fn run(args: TasksArgs, global: &Global) -> Result<(), CliError> {
-    use change::ChangeVerb::{Cancel, Close, Purge, Resume, Retry};
     match args.command {
         Command::Add(args) => add::run(args, global).await,
         Command::List(args) => list::run(args, global).await,
@@ -65,11 +65,11 @@ pub async fn run(args: TasksArgs, global: &Global) -> Result<(), CliError> {
         Command::Explain(args) => explain::run(args, global).await,
         Command::Results(args) => results::run(args, global).await,
         Command::Assign(args) => assign::run(args, global).await,
-        Command::Cancel(args) => change::run(Cancel, args, global).await,
-        Command::Retry(args) => change::run(Retry, args, global).await,
-        Command::Resume(args) => change::run(Resume, args, global).await,
+        Command::Cancel(args) => change::run(ChangeVerb::Command(TaskVerb::Cancel), args, global).await,
+        Command::Retry(args) => change::run(ChangeVerb::Command(TaskVerb::Retry), args, global).await,
+        Command::Resume(args) => change::run(ChangeVerb::Command(TaskVerb::Resume), args, global).await,
         Command::Reassign(args) => change::reassign(args, global).await,
-        Command::Close(args) => change::run(Close, args, global).await,
-        Command::Purge(args) => change::run(Purge, args, global).await,
+        Command::Close(args) => change::run(ChangeVerb::Command(TaskVerb::Close), args, global).await,
+        Command::Purge(args) => change::run(ChangeVerb::Purge, args, global).await,
     }
 }

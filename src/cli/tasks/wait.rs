@@ -26,19 +26,16 @@ const SLOWEST_POLL: Duration = Duration::from_secs(1);
 const AWAY: Duration = Duration::from_secs(60);
 
 /// What came of a task, for programs.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskAnswer<'a> {
     id: TaskId,
     queue: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     expert: Option<&'a str>,
     state: TaskState,
-    #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }
 

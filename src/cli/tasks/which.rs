@@ -40,7 +40,7 @@ impl ValueEnum for StateArg {
 }
 
 /// Filters. All that is given must match.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskFilterArgs {
     /// Only tasks of this queue
     #[arg(long, short, add = ArgValueCompleter::new(complete::queues))]
@@ -128,13 +128,7 @@ impl TaskFilterArgs {
 
     /// Nothing is given: every task is meant.
     pub fn is_open(&self) -> bool {
-        let Self { queue, state, domain, role, expert, unassigned, key, labels, since, older_than } = self;
-        [queue, domain, role, expert, key].iter().all(|f| f.is_none())
-            && state.is_empty()
-            && !unassigned
-            && labels.is_empty()
-            && since.is_none()
-            && older_than.is_none()
+        *self == Self::default()
     }
 
     pub fn label_map(&self) -> BTreeMap<String, String> {

@@ -1,13 +1,9 @@
 //! The agents of this process: one for each AgentConfig of the folder, spoken to over loopback HTTP like any other.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::ResourceExt;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Derived;
@@ -188,7 +184,7 @@ impl UpAgents {
 
     /// Services that an agent of this data folder started, and that run on although no agent looks after them any more: in words.
     pub fn left_behind(&self) -> Vec<String> {
-        let known: Vec<String> = self.running.keys().chain(self.problems.lock().keys()).map(folder).collect();
+        let known: Vec<String> = self.running.keys().chain(self.problems.0.lock().keys()).map(folder).collect();
         let entries = std::fs::read_dir(&self.common.state_dir).into_iter().flatten().flatten();
         let mut left: Vec<String> = entries
             .filter_map(|entry| entry.file_name().into_string().ok())
@@ -221,29 +217,23 @@ impl AgentProblems {
     pub fn list(&self) -> Vec<Problem> {
         let problem = |((namespace, name), message): (&Key, &String)| Problem {
             error: true,
-            file: None,
-            line: None,
             about: Some(format!("AgentConfig {namespace}/{name}")),
-            field: None,
             message: message.clone(),
+            ..Problem::default()
         };
-        self.lock().iter().map(problem).collect()
+        self.0.lock().iter().map(problem).collect()
     }
 
     /// Whether it is news.
     fn set(&self, key: &Key, message: &str) -> bool {
-        self.lock().insert(key.clone(), message.to_owned()).as_deref() != Some(message)
+        self.0.lock().insert(key.clone(), message.to_owned()).as_deref() != Some(message)
     }
 
     fn clear(&self, key: &Key) {
-        self.lock().remove(key);
+        self.0.lock().remove(key);
     }
 
     fn keep(&self, declared: impl Fn(&Key) -> bool) {
-        self.lock().retain(|key, _| declared(key));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().retain(|key, _| declared(key));
     }
 }

@@ -5,9 +5,9 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
@@ -54,7 +54,7 @@ impl Derived {
 
     /// What was made for an agent; made now at the first time.
     fn made(&self, namespace: &str, name: &str, spec: &AgentConfigSpec) -> Made {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made.lock();
         let entry = made
             .entry((namespace.to_owned(), name.to_owned()))
             .or_insert_with(|| Made { secret: SigningSecret::generate(), free_port: None });

@@ -53,7 +53,7 @@ impl ContainerChecks {
             return Ok(());
         };
         if looked.relist {
-            self.lock().lists.remove(key);
+            self.state.lock().lists.remove(key);
         }
         self.probe(spec, key, found, &looked.probe, looked.planned_at);
         let (decision, mut memory) = (&looked.decision, looked.decision.memory.clone());
@@ -73,7 +73,7 @@ impl ContainerChecks {
             record(&mut memory, found, act, acted);
         }
         if !decision.acts.is_empty() {
-            self.lock().lists.remove(key);
+            self.state.lock().lists.remove(key);
         }
         self.commit(uid, key, &memory).await
     }
@@ -93,7 +93,7 @@ impl ContainerChecks {
                 show_log(entry, &log);
             }
             let known = KnownLog { end: end.clone(), log };
-            self.lock().logs.entry(key.clone()).or_default().insert(name.clone(), known);
+            self.state.lock().logs.entry(key.clone()).or_default().insert(name.clone(), known);
         }
     }
 

@@ -85,6 +85,7 @@ impl ContainerStep {
 }
 
 /// Something that was done.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastAction {
@@ -93,10 +94,8 @@ pub struct LastAction {
     /// The same key is the same operation at the host.
     pub key: String,
     /// Its id there, once it was accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// What came of it; absent while it is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<ActionOutcome>,
     /// Which try of the same in a row it is, from 1: those before failed, or nobody told what came of them.
     #[serde(default)]

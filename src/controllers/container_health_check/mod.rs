@@ -5,7 +5,6 @@
 
 mod apply;
 mod container;
-mod docker;
 mod judge;
 mod memory;
 mod observe;
@@ -16,12 +15,13 @@ mod status;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -162,7 +162,7 @@ impl Declares for ContainerChecks {
 
     fn gone(&self, key: &NamespacedName) {
         self.world.parts.metrics.containers.unknown(&key.namespace, &key.name);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.lists.remove(key);
         state.probes.remove(key);
         state.logs.remove(key);
@@ -242,14 +242,6 @@ impl ContainerChecks {
         let asking = Arc::new(Semaphore::new(probe::AT_ONCE));
         Self { world, term, memories: Memories::new(Self::KIND), state: Arc::default(), asking }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

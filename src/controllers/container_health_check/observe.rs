@@ -17,8 +17,7 @@ use crate::{
 use super::{
     super::{declared::DeclaredObserved, error::StepError, shared::NamespacedName},
     CheckObserved, ContainerChecks, KnownList,
-    container::Container,
-    docker,
+    container::{self, Container},
     judge::ContainerVerdict,
     memory::{ActionOutcome, CheckMemory, LastAction},
     pods,
@@ -78,7 +77,7 @@ impl ContainerChecks {
             let _ = timeout(FOLLOW, self.follow(spec, key, &observed.memory, &mut outcomes)).await;
         }
         let (parts, wishes) = (&self.world.parts, &self.world.shared.wishes);
-        let state = self.lock();
+        let state = self.state.lock();
         Ok(CheckObserved {
             requirements: self.world.requirements(&key.namespace, &spec.depends_on),
             found: Some(found),
@@ -142,20 +141,20 @@ impl ContainerChecks {
             _ => return Err(Blind::Unheard(format!("host agent {} has not been heard yet", agent.name))),
         };
         let is_good = |known: &&KnownList| revision == Some(known.revision) && known.at.elapsed() < FRESH;
-        if let Some(known) = self.lock().lists.get(key).filter(is_good) {
+        if let Some(known) = self.state.lock().lists.get(key).filter(is_good) {
             return Ok(known.found.clone());
         }
-        let query = ContainerQuery { selector: docker::selector(target) };
+        let query = ContainerQuery { selector: container::agent_selector(target) };
         let list = api.containers(&query).await.map_err(|error| match error {
             HostError::Unreachable { .. } | HostError::EngineUnavailable { .. } | HostError::BadReply { .. } => {
                 Blind::Unknown(error.to_string())
             }
             _ => Blind::Refused(error.to_string()),
         })?;
-        let (containers, docker) = docker::containers(target, &list);
+        let (containers, docker) = container::agent_containers(target, &list);
         let found = ContainersFound { containers, docker, ..ContainersFound::default() };
         let known = KnownList { revision: list.revision, at: Instant::now(), found: found.clone() };
-        self.lock().lists.insert(key.clone(), known);
+        self.state.lock().lists.insert(key.clone(), known);
         Ok(found)
     }
 

@@ -15,7 +15,6 @@ use super::{
     super::{declared::Declares, shared::NamespacedName},
     ContainerChecks,
     container::{Container, ContainerLife, ProbeHealth},
-    lock,
     observe::ContainersFound,
 };
 
@@ -107,7 +106,7 @@ impl ContainerChecks {
 
     /// It counts as asked.
     fn begin(&self, key: &NamespacedName, one: &Container, now: Timestamp) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let known = state.probes.entry(key.clone()).or_default().entry(one.name.clone()).or_default();
         if known.instance != of(one) {
             *known = ProbeState { instance: of(one), ..ProbeState::default() };
@@ -149,7 +148,7 @@ impl ContainerChecks {
                 Some(question) => answer(question, probe.timeout_seconds).await,
                 None => Ok(()),
             };
-            if let Some(known) = lock(&state).probes.get_mut(&key).and_then(|of_check| of_check.get_mut(&one.name)) {
+            if let Some(known) = state.lock().probes.get_mut(&key).and_then(|of_check| of_check.get_mut(&one.name)) {
                 take(&probe, known, &one, answer, Timestamp::now());
             }
             world.triggers.one(ContainerChecks::KIND, &key);

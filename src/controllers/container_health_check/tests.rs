@@ -44,7 +44,7 @@ fn listed(count: usize, dead: usize) -> String {
 
 fn pass(spec: &ContainerHealthCheckSpec, text: &str, memory: &CheckMemory, observes: bool) -> (CheckMemory, Value) {
     let list: ContainerList = serde_json::from_str(text).unwrap();
-    let (containers, _) = docker::containers(spec.target.docker.as_ref().unwrap(), &list);
+    let (containers, _) = container::agent_containers(spec.target.docker.as_ref().unwrap(), &list);
     let facts = plan::CheckInput {
         spec,
         containers: &containers,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    driver::{Controller, Object, Report},
+    driver::{Controller, KindObject, Report},
     error::StepError,
     shared::NamespacedName,
     status::{self, Conditions, Readiness},
@@ -37,7 +37,7 @@ pub use sealing::seal_secrets;
 /// A kind that is projected.
 #[async_trait]
 pub trait Declares: Send + Sync + 'static {
-    type Object: Object + HasSpec<Spec: Serialize>;
+    type Object: KindObject + HasSpec<Spec: Serialize>;
     /// What is read beside what every kind reads.
     type Observed: Send + Sync;
     /// What is done beside projecting.

@@ -1,11 +1,12 @@
 //! What controllers of projected kinds read, and whom they ask for passes.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 use super::{
     super::{
         Parts,
-        driver::{Object, Triggers},
+        driver::{KindObject, Triggers},
         feed::Feed,
         shared::{NamespacedName, Shared},
     },
@@ -92,13 +93,13 @@ impl ControlPlane {
     }
 
     fn backends(&self) -> Option<Arc<Vec<BackendRow>>> {
-        self.backends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.backends.lock().clone()
     }
 
     /// Reads the projected backends again; while the database is away the last ones hold.
     pub async fn read_backends(&self) {
         match self.parts.store.backends().await {
-            Ok(rows) => *self.backends.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rows)),
+            Ok(rows) => *self.backends.lock() = Some(Arc::new(rows)),
             Err(error) => tracing::debug!(%error, "could not read backends; will retry"),
         }
     }
@@ -139,7 +140,7 @@ impl ControlPlane {
         self.trigger_declared();
     }
 
-    fn trigger_all<K: Object>(&self, kind: Kind, feed: &Feed<K>) {
+    fn trigger_all<K: KindObject>(&self, kind: Kind, feed: &Feed<K>) {
         feed.objects.state().iter().for_each(|object| self.triggers.one(kind, &NamespacedName::of(&**object)));
     }
 
@@ -173,7 +174,7 @@ impl ControlPlane {
 }
 
 /// A condition as the status of an object tells it.
-fn condition_of<K: Object>(feed: &Feed<K>, namespace: &str, name: &str, type_: &str) -> RequirementObserved {
+fn condition_of<K: KindObject>(feed: &Feed<K>, namespace: &str, name: &str, type_: &str) -> RequirementObserved {
     let Some(object) = feed.objects.get(&ObjectRef::new(name).within(namespace)) else {
         // Before the first complete listing nobody knows what there is, nor how one is that can't be decoded.
         return if feed.knows(namespace) && !feed.holds(namespace, name) {
@@ -224,6 +225,6 @@ pub async fn heed_touches(world: Arc<ControlPlane>) {
     }
 }
 
-async fn touched<K: Object>(touches: &mut broadcast::Receiver<ObjectRef<K>>) -> bool {
+async fn touched<K: KindObject>(touches: &mut broadcast::Receiver<ObjectRef<K>>) -> bool {
     !matches!(touches.recv().await, Err(broadcast::error::RecvError::Closed))
 }

@@ -4,12 +4,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -48,7 +49,7 @@ impl ProjectionCache {
         for kind in projected.map(|kind| kind.as_str()).chain([seal::KIND]) {
             for row in self.store.declared(kind).await? {
                 // What a pass of this term has projected meanwhile is newer.
-                self.lock().entry(row.uid.clone()).or_insert(row);
+                self.rows.lock().entry(row.uid.clone()).or_insert(row);
             }
         }
         Ok(())
@@ -60,25 +61,25 @@ impl ProjectionCache {
 
     /// All of a kind.
     pub fn rows(&self, kind: &str) -> Vec<DeclaredRow> {
-        self.lock().values().filter(|row| row.kind == kind).cloned().collect()
+        self.rows.lock().values().filter(|row| row.kind == kind).cloned().collect()
     }
 
     pub fn row(&self, uid: &str) -> Option<DeclaredRow> {
-        self.lock().get(uid).cloned()
+        self.rows.lock().get(uid).cloned()
     }
 
     /// Whether a resource of this name is projected.
     pub fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
-        self.lock().values().any(|row| row.kind == kind.as_str() && row.namespace == namespace && row.name == name)
+        self.rows.lock().values().any(|row| row.kind == kind.as_str() && row.namespace == namespace && row.name == name)
     }
 
     /// Writes a row that differs from what is known.
     pub async fn project(&self, fence: &Fence, row: DeclaredRow) -> Result<(), StoreError> {
-        if self.lock().get(&row.uid) == Some(&row) {
+        if self.rows.lock().get(&row.uid) == Some(&row) {
             return Ok(());
         }
         self.store.project_declared(fence, &row).await?;
-        self.lock().insert(row.uid.clone(), row);
+        self.rows.lock().insert(row.uid.clone(), row);
         Ok(())
     }
 
@@ -93,11 +94,7 @@ impl ProjectionCache {
     /// Marks as gone what a complete listing lacks.
     pub async fn sweep(&self, fence: &Fence, kind: &str, complete: &[String]) -> Result<Vec<DeclaredRow>, StoreError> {
         let gone = self.store.sweep_declared(fence, kind, complete).await?;
-        self.lock().retain(|uid, row| row.kind != kind || complete.contains(uid));
+        self.rows.lock().retain(|uid, row| row.kind != kind || complete.contains(uid));
         Ok(gone)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, DeclaredRow>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     convert::Infallible,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use futures::{Stream, StreamExt, stream};
@@ -12,6 +12,7 @@ use kube::{
     Resource,
     runtime::{controller::ReconcileRequest, reflector::ObjectRef},
 };
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
@@ -106,13 +107,13 @@ where
     }
 
     fn joined(&self, object: &ObjectRef<K>) {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.objects.lock();
         objects.insert(object.clone());
         self.metrics.reconciles.queue_depth(self.kind, objects.len());
     }
 
     pub fn begun(&self, object: &ObjectRef<K>) {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.objects.lock();
         objects.remove(object);
         self.metrics.reconciles.queue_depth(self.kind, objects.len());
     }

@@ -1,10 +1,8 @@
 //! Says in the log when a resource is not ready, once for each reason: as a warning when a person may have to act.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::{
@@ -26,11 +24,11 @@ pub struct ReadinessLog(Mutex<HashMap<(String, String), Option<String>>>);
 
 impl ReadinessLog {
     pub fn knows(&self, namespace: &str, name: &str) -> bool {
-        self.lock().contains_key(&(namespace.to_owned(), name.to_owned()))
+        self.0.lock().contains_key(&(namespace.to_owned(), name.to_owned()))
     }
 
     pub fn forget(&self, namespace: &str, name: &str) {
-        self.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        self.0.lock().remove(&(namespace.to_owned(), name.to_owned()));
     }
 
     /// Logs what a status says of readiness, where that is news.
@@ -38,7 +36,7 @@ impl ReadinessLog {
         let Some(now) = Readiness::of(status) else { return };
         let reason = (!now.ready).then(|| now.reason.clone());
         let ObjectId { kind, namespace, name, .. } = id;
-        let before = self.lock().insert((namespace.clone(), name.clone()), reason);
+        let before = self.0.lock().insert((namespace.clone(), name.clone()), reason);
         match now.news(of, before.as_ref().map(Option::as_deref)) {
             None => {}
             Some(News::Ready) => tracing::info!(parent: None, kind, namespace, name, "resource is ready again"),
@@ -61,10 +59,6 @@ impl ReadinessLog {
                 );
             }
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Option<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

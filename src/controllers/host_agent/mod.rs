@@ -5,12 +5,13 @@ mod status;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::{
     api::{HostAgent, HostAgentStatus, Kind, LLMBackend, Mode, RECONCILE_REQUESTED_AT},
@@ -99,10 +100,6 @@ impl HostAgents {
         };
         self.backend_feed.objects.state().iter().filter_map(|backend| served(backend)).collect()
     }
-
-    fn pollers(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, Poller>> {
-        self.pollers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[async_trait]
@@ -149,11 +146,11 @@ impl Controller for HostAgents {
         let key = &observed.key;
         match plan {
             HostAgentPlan::LeaveAlone => {
-                self.pollers().remove(key);
+                self.pollers.lock().remove(key);
                 self.shared.agents.remove(key);
             }
             HostAgentPlan::Ask { access, care } => {
-                let mut pollers = self.pollers();
+                let mut pollers = self.pollers.lock();
                 let known = pollers.get(key).filter(|p| p.fingerprint == access.fingerprint && p.uid == observed.uid);
                 if let Some(poller) = known {
                     poller.direct(care);
@@ -193,7 +190,7 @@ impl Controller for HostAgents {
 
     fn gone(&self, namespace: &str, name: &str) {
         let key = NamespacedName::new(namespace, name);
-        self.pollers().remove(&key);
+        self.pollers.lock().remove(&key);
         self.shared.agents.remove(&key);
         for backend in self.backends.of_agent(&key) {
             self.triggers.one(Kind::LLMBackend, &backend);

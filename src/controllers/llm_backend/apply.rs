@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     super::{error::StepError, shared::NamespacedName},
-    Backends, engine_kind,
+    Backends,
     judge::BackendAssessment,
     memory::{BackendMemory, PodId, RecoveryCause},
     observe::BackendObserved,
@@ -134,7 +134,7 @@ impl Backends {
             return Ok(RecoveryOutcome::Failed { why: "no endpoint".into() });
         };
         self.parts.store.abort_slots(fence, &observed.server_url).await?;
-        let engine = engine(engine_kind(object.spec.engine));
+        let engine = engine(object.spec.engine);
         let loaded = match engine.loaded(endpoint, UNLOAD).await {
             Ok(loaded) => loaded.unwrap_or_default(),
             Err(error) => return Ok(RecoveryOutcome::Failed { why: error.to_string() }),

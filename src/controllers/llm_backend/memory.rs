@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// How many attempts the document keeps.
 const HISTORY: usize = 20;
@@ -53,7 +54,7 @@ pub struct Proof {
 }
 
 /// Why a backend does not serve, where a step might mend it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum RecoveryCause {
     /// Its host agent saw the process end.
     Exited,
@@ -67,19 +68,12 @@ pub enum RecoveryCause {
 
 impl RecoveryCause {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Exited => "Exited",
-            Self::Refused => "Refused",
-            Self::Reset => "Reset",
-            Self::ServerError => "ServerError",
-            Self::OutOfMemory => "OutOfMemory",
-            Self::Hung => "Hung",
-        }
+        self.into()
     }
 }
 
 /// A rung of the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr)]
 pub enum RecoveryStep {
     /// Ollama's `keep_alive: 0`.
     Unload,
@@ -89,10 +83,7 @@ pub enum RecoveryStep {
 
 impl RecoveryStep {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unload => "Unload",
-            Self::Restart => "Restart",
-        }
+        self.into()
     }
 }
 
@@ -178,7 +169,7 @@ pub struct RecoveryAttempt {
 }
 
 /// What came of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 pub enum AttemptResult {
     Running,
     Helped,
@@ -190,13 +181,7 @@ pub enum AttemptResult {
 
 impl AttemptResult {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "Running",
-            Self::Helped => "Helped",
-            Self::DidNotHelp => "DidNotHelp",
-            Self::Inconclusive => "Inconclusive",
-            Self::WouldDo => "WouldDo",
-        }
+        self.into()
     }
 }
 

@@ -22,19 +22,15 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::{
-    api::{Engine, HostAgent, Kind, LLMBackend, LLMBackendStatus},
-    engines::EngineKind,
+    api::{HostAgent, Kind, LLMBackend, LLMBackendStatus},
     platform::Note,
     store::{Observation, Term},
 };
@@ -52,15 +48,6 @@ use observe::BackendObserved;
 use plan::{BackendPlan, CanaryPlan};
 
 pub use observe::service_of;
-
-/// The engine's client for a declared engine.
-fn engine_kind(engine: Engine) -> EngineKind {
-    match engine {
-        Engine::Ollama => EngineKind::Ollama,
-        Engine::MLX => EngineKind::Mlx,
-        Engine::OpenAI => EngineKind::OpenAi,
-    }
-}
 
 /// The controller of one term.
 pub struct Backends {
@@ -139,7 +126,7 @@ impl Backends {
     fn duplicates(&self) -> Arc<HashMap<NamespacedName, NamespacedName>> {
         let objects = self.feed.objects.state();
         let versions: Vec<Version> = objects.iter().map(|o| (o.uid(), o.metadata.generation)).collect();
-        let mut known = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.duplicates.lock();
         if known.0 != versions {
             *known = (versions, Arc::new(server::duplicates(&objects)));
         }
@@ -203,7 +190,7 @@ impl Controller for Backends {
         let gone = NamespacedName::new(namespace, name);
         self.probers.stop(&gone);
         // Whoever shared its server has it alone now.
-        let known = Arc::clone(&self.duplicates.lock().unwrap_or_else(PoisonError::into_inner).1);
+        let known = Arc::clone(&self.duplicates.lock().1);
         known.iter().filter(|(_, older)| **older == gone).for_each(|(other, _)| self.probers.look_at(other));
     }
 }

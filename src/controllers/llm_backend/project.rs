@@ -1,11 +1,9 @@
 //! What workers need to know of a backend, in the database: its row, and that of its server.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::{
     api::{ConditionStatus, LLMBackend, LLMBackendSpec, condition},
@@ -15,7 +13,7 @@ use crate::{
 
 use super::{
     super::shared::NamespacedName,
-    Backends, engine_kind,
+    Backends,
     facts::{BackendFacts, Misdeclared},
     judge::BackendAssessment,
     observe::BackendObserved,
@@ -44,7 +42,7 @@ impl Backends {
             namespace: observed.key.namespace.clone(),
             name: observed.key.name.clone(),
             generation: observed.seen.generation,
-            engine: engine_kind(object.spec.engine).as_str().into(),
+            engine: object.spec.engine.as_str().into(),
             url: object.spec.url.clone(),
             server_url: observed.server_url.clone(),
             priority: object.spec.priority,
@@ -100,7 +98,7 @@ impl Backends {
 fn projected_spec(object: &LLMBackend, seen: &BackendFacts) -> LLMBackendSpec {
     let mut spec = object.spec.clone();
     let remote = seen.probes.listing().is_some_and(|listing| {
-        spec.models.iter().any(|m| listing.remote.iter().any(|r| same_model(engine_kind(spec.engine), r, &m.name)))
+        spec.models.iter().any(|m| listing.remote.iter().any(|r| same_model(spec.engine, r, &m.name)))
     });
     if remote && spec.concurrency.accept_spill.is_none() {
         spec.concurrency.accept_spill = Some(false);
@@ -116,19 +114,15 @@ pub struct Projected {
 
 impl Projected {
     fn is_known(&self, uid: &str, backend: &BackendRow, server: &ServerRow) -> bool {
-        self.lock().get(uid).is_some_and(|(b, s)| b == backend && s == server)
+        self.rows.lock().get(uid).is_some_and(|(b, s)| b == backend && s == server)
     }
 
     /// Whether it was ready, and since when so.
     pub(super) fn last(&self, uid: &str) -> Option<(bool, Option<Timestamp>)> {
-        self.lock().get(uid).map(|(backend, _)| (backend.ready, backend.ready_since))
+        self.rows.lock().get(uid).map(|(backend, _)| (backend.ready, backend.ready_since))
     }
 
     fn put(&self, uid: &str, backend: BackendRow, server: ServerRow) {
-        self.lock().insert(uid.to_owned(), (backend, server));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (BackendRow, ServerRow)>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rows.lock().insert(uid.to_owned(), (backend, server));
     }
 }

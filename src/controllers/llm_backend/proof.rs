@@ -3,13 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{CanaryWhen, Engine, LLMBackendSpec},
+    api::{CanaryWhen, EngineKind, LLMBackendSpec},
     engines::{Blame, MLX_DEFAULT_MODEL, same_model},
     store::CallFault,
 };
 
 use super::{
-    engine_kind,
     evidence::quote,
     facts::BackendFacts,
     memory::{BackendMemory, Proof, RecoveryPhase, RecoveryRun, RecoveryStep},
@@ -24,7 +23,7 @@ const MOST_MODELS: usize = 64;
 /// Models whose served calls prove the server; empty where none is declared, and any does.
 pub fn models(spec: &LLMBackendSpec) -> Vec<String> {
     let mut models: Vec<String> = spec.models.iter().map(|m| m.name.clone()).chain(spec.canary.model.clone()).collect();
-    if spec.engine == Engine::MLX && !models.is_empty() {
+    if spec.engine == EngineKind::Mlx && !models.is_empty() {
         // The name under which it serves what it was started with.
         models.push(MLX_DEFAULT_MODEL.to_owned());
     }
@@ -69,7 +68,7 @@ pub fn note(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &mut BackendMemo
         memory.generation = seen.generation;
         memory.generation_since = Some(now);
     }
-    let served = seen.evidence.last_served(engine_kind(spec.engine), &models(spec));
+    let served = seen.evidence.last_served(spec.engine, &models(spec));
     if let Some(call) = served
         && memory.served_at.is_none_or(|at| call.ended_at > at + SERVED_EVERY)
     {
@@ -111,7 +110,7 @@ fn full_since(seen: &BackendFacts, served_at: Option<Timestamp>, now: Timestamp)
 /// Whether a model is known to be in memory: by the engine's word, else because this process has served it.
 pub fn is_loaded(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory, model: Option<&str>) -> bool {
     let Some(model) = model else { return is_current(seen, memory) };
-    let engine = engine_kind(spec.engine);
+    let engine = spec.engine;
     if let Some(loaded) = &seen.loaded {
         return loaded.iter().any(|known| same_model(engine, &known.name, model));
     }

@@ -14,7 +14,6 @@ use crate::{
 
 use super::{
     super::status::{Conditions, NOT_STALLED, Readiness},
-    engine_kind,
     facts::BackendFacts,
     judge::{Aspect, BackendAssessment},
     limit,
@@ -144,7 +143,7 @@ fn conditions(
 }
 
 fn models(spec: &LLMBackendSpec, seen: &BackendFacts, old: Option<&LLMBackendStatus>) -> Vec<ModelStatus> {
-    let kind = engine_kind(spec.engine);
+    let kind = spec.engine;
     let same = |a: &str, b: &str| normalize(kind, a) == normalize(kind, b);
     let listing = seen.probes.listing();
     let known = |name: &str| old.and_then(|s| s.models.iter().find(|m| m.name == name));

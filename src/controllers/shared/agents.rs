@@ -1,12 +1,9 @@
 //! The host agents as they were last heard: written by their pollers, read by everybody who heals through them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use crate::host::{AgentReport, DiskSpace, HostError, HostErrorKind, HttpHost, Instance, LastExit, ServiceReport};
 
@@ -143,7 +140,7 @@ impl AgentRegistry {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<NamespacedName, Entry>) -> T) -> T {
-        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.inner.lock())
     }
 }
 

@@ -1,10 +1,8 @@
 //! What a controller remembers of its objects across passes, leaders and restarts: a document each, committed before acting.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -32,14 +30,14 @@ impl<M: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memories<M> 
         uid: &str,
         key: &NamespacedName,
     ) -> Result<M, StepError> {
-        if let Some(memory) = self.lock().get(uid) {
+        if let Some(memory) = self.known.lock().get(uid) {
             return Ok(memory.clone());
         }
         let memory = match store.recovery(uid).await? {
             Some(document) => serde_json::from_value(document).map_err(|e| self.unreadable(key, &e))?,
             None => M::default(),
         };
-        self.lock().insert(uid.to_owned(), memory.clone());
+        self.known.lock().insert(uid.to_owned(), memory.clone());
         Ok(memory)
     }
 
@@ -52,19 +50,15 @@ impl<M: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memories<M> 
         key: &NamespacedName,
         memory: &M,
     ) -> Result<Option<M>, StepError> {
-        if self.lock().get(uid) == Some(memory) {
+        if self.known.lock().get(uid) == Some(memory) {
             return Ok(None);
         }
         let document = serde_json::to_value(memory).map_err(|e| self.unreadable(key, &e))?;
         store.save_recovery(fence, uid, &document).await?;
-        Ok(Some(self.lock().insert(uid.to_owned(), memory.clone()).unwrap_or_default()))
+        Ok(Some(self.known.lock().insert(uid.to_owned(), memory.clone()).unwrap_or_default()))
     }
 
     fn unreadable(&self, key: &NamespacedName, error: &serde_json::Error) -> StepError {
         StepError::Memory { what: format!("{} {key}", self.kind), why: error.to_string() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, M>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,11 +3,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +111,7 @@ impl SlotWatch {
 
     /// Whether calls are open or tasks wait anywhere.
     pub fn is_busy(&self) -> bool {
-        self.lock().servers.values().any(|server| !server.calls.is_empty() || server.waiting > 0)
+        self.known.lock().servers.values().any(|server| !server.calls.is_empty() || server.waiting > 0)
     }
 
     /// Returns how many calls are open.
@@ -133,7 +134,7 @@ impl SlotWatch {
     }
 
     fn update(&self, change: impl FnOnce(&mut Known)) {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         change(&mut known);
         if !known.changed.is_empty() {
             self.changed.notify_one();
@@ -143,7 +144,7 @@ impl SlotWatch {
     /// Resolves with the servers whose open calls, evidence or demand changed. For one caller.
     pub async fn changed(&self) -> HashSet<String> {
         loop {
-            let changed = std::mem::take(&mut self.lock().changed);
+            let changed = std::mem::take(&mut self.known.lock().changed);
             if !changed.is_empty() {
                 return changed;
             }
@@ -152,11 +153,7 @@ impl SlotWatch {
     }
 
     pub fn of(&self, server_url: &str) -> Occupied {
-        self.lock().servers.get(server_url).cloned().unwrap_or_default()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().servers.get(server_url).cloned().unwrap_or_default()
     }
 }
 
@@ -217,12 +214,12 @@ pub struct ServerLimits {
 
 impl ServerLimits {
     pub fn put(&self, limits: HashMap<String, ServerLimit>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.known.lock() = limits;
     }
 
     /// None until it is known in this term.
     pub fn of(&self, server_url: &str) -> Option<ServerLimit> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server_url).cloned()
+        self.known.lock().get(server_url).cloned()
     }
 }
 

@@ -1,11 +1,9 @@
 //! Whether this machine slept: a pause is not a death.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::tick;
@@ -22,7 +20,7 @@ pub struct Wake {
 
 impl Wake {
     pub fn woke_at(&self) -> Option<Timestamp> {
-        *self.woke_at.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.woke_at.lock()
     }
 
     /// Watches the wall clock, which goes on while the machine sleeps.
@@ -38,7 +36,7 @@ impl Wake {
     fn tick(&self, last: Timestamp, now: Timestamp) {
         if now.duration_since(last) > GAP {
             tracing::info!(since = %last, "this machine slept or stood still: nothing is healed for a minute");
-            *self.woke_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+            *self.woke_at.lock() = Some(now);
         }
     }
 }

@@ -1,11 +1,9 @@
 //! What the clock and the controller of schedules tell each other: what became of runs, and what was requested.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::platform::Note;
 
@@ -81,10 +79,10 @@ impl ScheduleRuns {
     }
 
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| keep(uid));
+        self.0.lock().retain(|uid, _| keep(uid));
     }
 
     fn with<T>(&self, uid: &str, f: impl FnOnce(&mut KnownSchedule) -> T) -> T {
-        f(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default())
+        f(self.0.lock().entry(uid.to_owned()).or_default())
     }
 }

@@ -6,14 +6,11 @@
 mod observe;
 mod plan;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use crate::{
     api::{Kind, Mode, Requirement, WorkerPool, WorkerPoolSpec, WorkerPoolState, WorkerPoolStatus, number_of},
@@ -114,7 +111,7 @@ impl Declares for WorkerPools {
         plan: &mut PlanOf<Self>,
     ) -> Result<(), StepError> {
         let (Some(pods), Some(scale)) = (&observed.facts.pods, &plan.action) else { return Ok(()) };
-        lock(&self.settling).insert(observed.key.clone(), scale.settling.clone());
+        self.settling.lock().insert(observed.key.clone(), scale.settling.clone());
         if !scale.enforced {
             return Ok(());
         }
@@ -132,8 +129,8 @@ impl Declares for WorkerPools {
     }
 
     fn gone(&self, key: &NamespacedName) {
-        lock(&self.settling).remove(key);
-        lock(&self.applied).remove(key);
+        self.settling.lock().remove(key);
+        self.applied.lock().remove(key);
     }
 }
 
@@ -160,7 +157,7 @@ impl WorkerPools {
             drain_seconds: spec.drain_seconds,
             template: spec.template.clone(),
         })?;
-        let known = lock(&self.applied).get(key).cloned();
+        let known = self.applied.lock().get(key).cloned();
         let same = current.as_ref().zip(known.as_ref());
         if same
             .is_some_and(|(current, (applied, generation))| *applied == manifest && current.generation == *generation)
@@ -174,13 +171,9 @@ impl WorkerPools {
         }
         let generation = worker_pods.apply(&key.namespace, &manifest).await?;
         tracing::info!(pool = %key, replicas, "scaled a pool");
-        lock(&self.applied).insert(key.clone(), (manifest, generation));
+        self.applied.lock().insert(key.clone(), (manifest, generation));
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn assess(

@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     super::{error::StepError, shared::NamespacedName},
-    PoolPods, WorkerPoolObserved, WorkerPools, lock,
+    PoolPods, WorkerPoolObserved, WorkerPools,
     plan::{Room, Runnable},
 };
 
@@ -55,7 +55,7 @@ impl WorkerPools {
     ) -> Result<PoolPods, StepError> {
         let current = self.world.parts.worker_pods.seen(&key.namespace, &key.name).await;
         let runnable = self.runnable(spec, key, facts).await?;
-        let settling = lock(&self.settling).get(key).cloned().unwrap_or_default();
+        let settling = self.settling.lock().get(key).cloned().unwrap_or_default();
         Ok(PoolPods { current, runnable, settling })
     }
 

@@ -26,6 +26,7 @@ pub enum Level {
 }
 
 /// A backend on the screen.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendLine {
@@ -36,9 +37,7 @@ pub struct BackendLine {
     pub healthy: bool,
     /// `status.state`; `New` before the first pass.
     pub state: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots_in_use: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<i32>,
     pub detail: String,
 }

@@ -22,6 +22,7 @@ pub use lines::{BackendLine, Level, ResourceLine};
 pub use queues::QueueLine;
 
 /// Everything that one screen shows.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
@@ -30,9 +31,7 @@ pub struct Overview {
     /// Whether everything that is declared, and not suspended, is as declared.
     pub healthy: bool,
     /// `None`: nobody leads, so nothing is observed or healed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<LeaderView>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<PauseView>,
     /// Worst first.
     pub backends: Vec<BackendLine>,
@@ -153,10 +152,7 @@ fn overview(seen: Seen<'_>, now: Timestamp) -> Overview {
 fn nothing_in(namespace: &str) -> Problem {
     Problem {
         error: true,
-        file: None,
-        line: None,
-        about: None,
-        field: None,
         message: format!("nothing is declared in namespace {namespace:?}: correct -n, or leave it out to see all"),
+        ..Problem::default()
     }
 }

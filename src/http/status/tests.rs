@@ -131,7 +131,7 @@ fn what_a_person_suspended_is_not_unhealthy() {
 fn without_a_leader_or_with_a_refused_manifest_nothing_is_healthy() {
     assert!(overview(seen(vec![serving("a")]), now()).healthy);
     assert!(!overview(Seen { leader: None, ..seen(vec![serving("a")]) }, now()).healthy);
-    let problem = |error| Problem { error, file: None, line: None, about: None, field: None, message: "x".into() };
+    let problem = |error| Problem { error, message: "x".into(), ..Problem::default() };
     assert!(!overview(Seen { problems: vec![problem(true)], ..seen(vec![]) }, now()).healthy);
     assert!(overview(Seen { problems: vec![problem(false)], ..seen(vec![]) }, now()).healthy);
 }

@@ -1,11 +1,9 @@
 //! Tasks by the REST API: given in, seen, changed, followed, and kept and ended by agents that they were handed over to.
 
-pub(super) mod assign;
 mod check;
 pub(super) mod command;
 pub(super) mod counts;
 pub(super) mod events;
-pub(super) mod explain;
 mod fields;
 mod filter;
 pub(super) mod handover;

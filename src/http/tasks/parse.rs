@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::types::TaskProblem;
-use crate::json::{self, Bounds, Flaw, MAX_DEPTH, scan};
+use crate::json::{self, Flaw, JsonBounds, MAX_DEPTH, scan};
 
 /// As many tasks as one request may bring.
 pub const MOST_TASKS: usize = 10_000;
@@ -67,7 +67,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<SentTask>, UnreadableTasks> {
         return array(text);
     }
     if is_one(text) {
-        scan(text, Bounds::default()).map_err(|flaw| one(TaskPlace::Only, flaw))?;
+        scan(text, JsonBounds::default()).map_err(|flaw| one(TaskPlace::Only, flaw))?;
         let value = serde_json::from_str(text).map_err(|e| one(TaskPlace::Only, json::broken(&e)))?;
         return gathered([(TaskPlace::Only, object(value))].into_iter(), 1);
     }
@@ -82,7 +82,7 @@ fn is_one(text: &str) -> bool {
 
 fn array(text: &str) -> Result<Vec<SentTask>, UnreadableTasks> {
     // The array is one level more.
-    scan(text, Bounds { depth: MAX_DEPTH + 1, ..Bounds::default() }).map_err(|flaw| {
+    scan(text, JsonBounds { depth: MAX_DEPTH + 1, ..JsonBounds::default() }).map_err(|flaw| {
         // `[3].prompt`: the third element's, from 0.
         let place = flaw.field.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         match place.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?, rest))) {
@@ -100,7 +100,7 @@ fn array(text: &str) -> Result<Vec<SentTask>, UnreadableTasks> {
 
 fn lines(text: &str) -> Result<Vec<SentTask>, UnreadableTasks> {
     let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let mut left = Bounds::default();
+    let mut left = JsonBounds::default();
     let mut read = |line: &str| {
         left.values -= scan(line, left)?;
         object(serde_json::from_str(line).map_err(|e| json::broken(&e))?)

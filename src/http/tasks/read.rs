@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     filter::{Ended, Listed, limit},
-    types::{ResultList, TaskList},
+    types::{Explanation, ResultList, TaskList},
 };
 use crate::{
     http::{
@@ -16,8 +16,11 @@ use crate::{
         extract::{Path, Query},
         resources::InNamespace,
     },
-    store::{SETTLED, TaskCursor, TaskPage, Topics},
-    tasks::{Task, TaskId, TaskState},
+    store::{self, SETTLED, TaskCursor, TaskPage, Topics},
+    tasks::{
+        Task, TaskId, TaskState,
+        explain::{self, WaitingTask},
+    },
 };
 
 /// The cursor of whoever wants what comes next.
@@ -181,4 +184,30 @@ pub(super) async fn cursor(api: &Api, text: &str) -> Result<TaskCursor, ApiError
 /// Before all.
 fn beginning() -> TaskCursor {
     TaskCursor { at: Timestamp::UNIX_EPOCH, id: 0 }
+}
+
+/// Why a task waits, for what, since when; or how it is if it doesn't.
+#[utoipa::path(get, path = "/api/v1/tasks/{id}/explain", params(("id" = i64, Path), InNamespace), tag = "tasks",
+    responses((status = 200, body = Explanation), (status = 404, body = ErrorReply)))]
+pub async fn explain(
+    State(api): State<Api>,
+    Path(id): Path<TaskId>,
+    Query(query): Query<InNamespace>,
+) -> Result<Json<Explanation>, ApiError> {
+    let task = find(&api, id, query.namespace.as_deref()).await?;
+    let (world, now) = (store::world::read(&*api.store).await?, api.store.now().await?);
+    let since = match task.state {
+        TaskState::Pending => explain::since(&explain::why(&WaitingTask::of(&task), &world, now), task.state_since),
+        _ => task.state_since,
+    };
+    let why = explain::explain(&task, &world, now);
+    Ok(Json(Explanation {
+        id,
+        state: task.state,
+        why,
+        since,
+        expert: task.expert,
+        assignment_reason: task.assignment_reason,
+        candidates: task.candidates,
+    }))
 }

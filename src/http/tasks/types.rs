@@ -14,16 +14,14 @@ use crate::{
 };
 
 /// What is wrong with a task that was sent.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskProblem {
     /// Line of the text, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
     /// Element of the array, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// What it is, and the mend.
     pub message: String,
@@ -46,58 +44,44 @@ impl fmt::Display for TaskProblem {
 }
 
 /// A task as it is sent. Exactly one of `prompt`, `messages`, `input` and `data` is given.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskRequest {
     /// `default` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
     /// Its field, for assignment.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// Who is to do it, for assignment.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// One message of the user.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// A whole conversation.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
     /// Texts to embed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<Vec<String>>,
     /// Whatever a webhook understands: any JSON of at most 64 levels.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
     /// JSON Schema that the answer must match. References stay within it, patterns look around nowhere.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
     /// At most so many tokens of answer; else the expert's parameter.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000)]
     pub max_tokens: Option<i32>,
     /// Alias of the model, instead of the expert's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Higher goes first.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -100, maximum = 100)]
     pub priority: Option<i32>,
     /// Not before then.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub run_after: Option<TimeOrDuration>,
     /// After that it fails instead of being tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<TimeOrDuration>,
     /// Unique in its queue: a task that is there already is not added again.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub labels: std::collections::BTreeMap<String, String>,
     /// An assignment that is made already.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expert: Option<String>,
 }
 
@@ -149,40 +133,32 @@ pub enum TaskVerb {
 }
 
 /// A command and whom it concerns: `ids`, or filters, or `all` of the namespace.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CommandRequest {
     pub command: TaskVerb,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<TaskId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<TaskState>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// Those that have this expert now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unassigned: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub labels: std::collections::BTreeMap<String, String>,
     /// Ended, or in their state, since then; a duration is one before now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<TimeOrDuration>,
     /// Ended, or in their state, before then; a duration is one before now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<TimeOrDuration>,
     /// Every task that the command applies to.
     #[serde(default)]
     pub all: bool,
     /// For `reassign`: who gets them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// Kept with the tasks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -204,6 +180,7 @@ pub struct CommandReply {
 }
 
 /// Why a task waits, or how it is if it doesn't.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
@@ -213,16 +190,15 @@ pub struct Explanation {
     pub why: String,
     /// Since when.
     pub since: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<String>,
     /// Why that expert.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment_reason: Option<String>,
     /// Those as good.
     pub candidates: Vec<String>,
 }
 
 /// A change, as it is sent to whoever follows.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskChange {
@@ -231,13 +207,10 @@ pub struct TaskChange {
     pub queue: String,
     pub state: TaskState,
     pub state_since: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     pub attempts_used: i32,
     pub cycle: i32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
@@ -267,6 +240,7 @@ pub struct QueueList {
 }
 
 /// An expert and its load.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpertView {
@@ -277,14 +251,12 @@ pub struct ExpertView {
     pub suspended: bool,
     pub domains: Vec<String>,
     pub roles: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// `Chat`, `Embed` or `Webhook`.
     pub handler: String,
     pub pending: i64,
     pub in_progress: i64,
     /// As many as it takes at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrent: Option<i64>,
 }
 
@@ -325,22 +297,19 @@ pub struct HeartbeatReply {
 }
 
 /// Body of the end of a task that was handed over: `result`, or `error`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CompleteRequest {
     /// The claim's epoch. A claim token says it already.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
     /// What came of it: any JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub result: Option<Value>,
     /// What went wrong.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096)]
     pub error: Option<String>,
     /// With `error`: whether another attempt may go better. Absent: it may.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
 }
 

@@ -1,10 +1,10 @@
 //! The client of the API server, and where that serves our kinds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use kube::{Client, Config, core::ApiResource};
 
-use crate::{api, platform::PlatformError};
+use crate::{api::Kind, platform::PlatformError};
 
 /// Longer than any healthy handshake, shorter than a person's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,23 +30,11 @@ pub async fn connect() -> Result<(Client, String), ConnectError> {
     Ok((Client::try_from(config)?, namespace))
 }
 
-/// The served resources by kind.
-pub struct Resources(BTreeMap<String, ApiResource>);
-
-impl Resources {
-    pub fn new() -> Self {
-        let of = |crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
-            let names = crd.spec.names;
-            let gvk = kube::core::GroupVersionKind::gvk(&crd.spec.group, api::VERSION, &names.kind);
-            (names.kind, ApiResource::from_gvk_with_plural(&gvk, &names.plural))
-        };
-        Self(api::crds().into_iter().map(of).collect())
-    }
-
-    pub fn get(&self, kind: &str) -> Result<&ApiResource, PlatformError> {
-        self.0.get(kind).ok_or_else(|| {
-            let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-            PlatformError::Invalid(format!("there is no kind {kind}; known ones are {}", known.join(", ")))
-        })
-    }
+/// Where the API server serves a kind.
+pub fn resource(kind: &str) -> Result<ApiResource, PlatformError> {
+    let known = kind.parse::<Kind>().map_err(|_| {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        PlatformError::Invalid(format!("there is no kind {kind}; known ones are {}", known.join(", ")))
+    })?;
+    Ok(known.api_resource())
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,6 +10,7 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use parking_lot::Mutex;
 
 use super::error::answer;
 use crate::{
@@ -62,7 +62,7 @@ impl Events {
 
     fn recorder(&self, text: &str) -> Recorder {
         let now = Instant::now();
-        let mut recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorders = self.recorders.lock();
         recorders.retain(|_, (_, used)| now.duration_since(*used) < SERIES);
         let new = || (Recorder::new(self.client.clone(), self.reporter.clone()), now);
         let (recorder, used) = recorders.entry(text.to_owned()).or_insert_with(new);

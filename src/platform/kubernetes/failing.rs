@@ -1,9 +1,8 @@
 //! What goes wrong now between the controller and the API server.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
 
 use crate::{
     api::Kind,
@@ -40,7 +39,7 @@ pub struct WatchFailure {
 impl Failing {
     /// What a person should mend. Of a namespace that fails for one reason in all kinds, one line is enough.
     pub fn problems(&self) -> Vec<Problem> {
-        let wrong = self.lock();
+        let wrong = self.0.lock();
         let mut gone: Vec<&str> = Vec::new();
         let mut all = Vec::new();
         for (what, failure) in &wrong.watches {
@@ -58,7 +57,7 @@ impl Failing {
 
     /// Namespaces in which objects of a kind can't be read now.
     pub fn unreadable(&self, kind: Kind) -> BTreeMap<String, Unreadable> {
-        let wrong = self.lock();
+        let wrong = self.0.lock();
         let of_kind = wrong.watches.values().filter(|failure| failure.kind == kind.as_str());
         of_kind
             .map(|failure| {
@@ -69,20 +68,20 @@ impl Failing {
     }
 
     pub fn undecodable(&self, kind: Kind, problems: Vec<Problem>) {
-        self.lock().undecodable.insert(kind, problems);
+        self.0.lock().undecodable.insert(kind, problems);
     }
 
     pub fn failed(&self, what: &str, failure: WatchFailure) {
-        self.lock().watches.insert(what.to_owned(), failure);
+        self.0.lock().watches.insert(what.to_owned(), failure);
     }
 
     pub fn mended(&self, what: &str) {
-        self.lock().watches.remove(what);
+        self.0.lock().watches.remove(what);
     }
 
     /// How a write of a status ended. One that was overtaken says nothing about the kind.
     pub fn status_written(&self, kind: &str, result: &Result<(), PlatformError>) {
-        let mut wrong = self.lock();
+        let mut wrong = self.0.lock();
         match result {
             Ok(()) => drop(wrong.statuses.remove(kind)),
             Err(PlatformError::OlderSchema { .. } | PlatformError::Invalid(_)) => {
@@ -91,10 +90,6 @@ impl Failing {
             }
             Err(_) => {}
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Wrong> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use futures::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Secret},
@@ -19,7 +16,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{client::Resources, error::answer, events::Events, failing::Failing, watch};
+use super::{client, error::answer, events::Events, failing::Failing, watch};
 use crate::{
     api::{API_VERSION, FIELD_MANAGER, Kind},
     platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
@@ -33,7 +30,6 @@ pub struct KubernetesPlatform {
     client: Client,
     /// Empty: all.
     namespaces: Vec<String>,
-    resources: Resources,
     events: Events,
     failing: Failing,
 }
@@ -41,13 +37,7 @@ pub struct KubernetesPlatform {
 impl KubernetesPlatform {
     /// `namespaces`: those that are watched; none means all. `instance` names this process in Events: the pod's name.
     pub fn new(client: Client, namespaces: Vec<String>, instance: &str) -> Self {
-        Self {
-            events: Events::new(client.clone(), instance),
-            client,
-            namespaces,
-            resources: Resources::new(),
-            failing: Failing::default(),
-        }
+        Self { events: Events::new(client.clone(), instance), client, namespaces, failing: Failing::default() }
     }
 
     fn api(&self, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
@@ -58,17 +48,11 @@ impl KubernetesPlatform {
 #[async_trait]
 impl Platform for KubernetesPlatform {
     fn watch(&self, kind: Kind) -> BoxStream<'static, Result<Event<DynamicObject>, WatchError>> {
-        match self.resources.get(kind.as_str()) {
-            Ok(resource) => watch::watch(&self.client, resource, &self.namespaces, &self.failing),
-            // Never ends, like any watch: whoever asked for it would ask again at once.
-            Err(error) => stream::iter([Err(WatchError { kind: kind.into(), message: error.to_string() })])
-                .chain(stream::pending())
-                .boxed(),
-        }
+        watch::watch(&self.client, &kind.api_resource(), &self.namespaces, &self.failing)
     }
 
     async fn apply_status(&self, id: &ObjectId, status: &Value) -> Result<(), PlatformError> {
-        let api = self.api(&id.namespace, self.resources.get(&id.kind)?);
+        let api = self.api(&id.namespace, &client::resource(&id.kind)?);
         // Kubernetes 1.35 does not look at the uid in a status of a custom resource. The resourceVersion does its work: it is
         // unique over all objects, so a replaced one has another.
         let body = json!({
@@ -118,7 +102,7 @@ impl Platform for KubernetesPlatform {
     }
 
     async fn list(&self, kind: &str) -> Result<Vec<DynamicObject>, PlatformError> {
-        let resource = self.resources.get(kind)?;
+        let resource = &client::resource(kind)?;
         let apis: Vec<Api<DynamicObject>> = match self.namespaces.as_slice() {
             [] => vec![Api::all_with(self.client.clone(), resource)],
             several => several.iter().map(|namespace| self.api(namespace, resource)).collect(),

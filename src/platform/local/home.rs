@@ -82,7 +82,7 @@ pub struct LocalPlatform {
     journal: Arc<dyn LocalJournal>,
     inner: Arc<Mutex<Inner>>,
     problems: watch::Sender<Vec<Problem>>,
-    published: std::sync::Mutex<Published>,
+    published: parking_lot::Mutex<Published>,
 }
 
 /// When an event was last published, by object, reason and message.
@@ -118,7 +118,7 @@ impl LocalPlatform {
             journal,
             inner: Arc::new(Mutex::new(Inner { state, ..Inner::default() })),
             problems: watch::channel(Vec::new()).0,
-            published: std::sync::Mutex::default(),
+            published: parking_lot::Mutex::default(),
         };
         platform.rescan().await?;
         Ok(platform)
@@ -231,9 +231,7 @@ impl LocalPlatform {
     /// Whether the same was said within the time in which Kubernetes counts instead of repeating.
     fn is_repeated(&self, about: &ObjectKey, note: &Note, now: Timestamp) -> bool {
         const SERIES: SignedDuration = SignedDuration::from_mins(6);
-        let Ok(mut published) = self.published.lock() else {
-            return false;
-        };
+        let mut published = self.published.lock();
         published.retain(|_, at| now.duration_since(*at) < SERIES);
         let key = (about.clone(), note.reason.clone(), note.message.clone());
         published.insert(key, now).is_some()

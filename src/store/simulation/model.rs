@@ -17,7 +17,7 @@ use crate::{
     },
     tasks::{
         Completion, NewTask, QueueKey, Task, TaskId, TaskState, Unassigned,
-        assign::{ExpertView, QueueView, Roster},
+        assign::{AssignableExpert, QueueView, Roster},
         machine::{End, Event, Life, Next, step},
     },
 };
@@ -217,13 +217,13 @@ impl Home for Model {
             let live = |t: &&Task| !t.state.is_terminal() && t.expert.as_deref() == Some(name);
             i64::try_from(self.tasks.values().filter(live).count()).unwrap_or(i64::MAX)
         };
-        let expert = |(name, _, domain, model): &(&str, i64, &str, &str)| ExpertView {
+        let expert = |(name, _, domain, model): &(&str, i64, &str, &str)| AssignableExpert {
             namespace: NAMESPACE.into(),
             name: (*name).into(),
             domains: vec![(*domain).into()],
             model: Some((*model).into()),
             load: load(name),
-            ..ExpertView::default()
+            ..AssignableExpert::default()
         };
         let experts = EXPERTS.iter().map(expert).collect();
         let nobody = self.tasks.values().filter(|t| t.state == TaskState::Pending && t.assignment_reason.is_none());

@@ -23,7 +23,7 @@ const CANDIDATES: usize = 10;
 
 /// An expert as assignment sees one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExpertView {
+pub struct AssignableExpert {
     pub namespace: String,
     pub name: String,
     pub domains: Vec<String>,
@@ -78,7 +78,7 @@ pub struct Batch {
 #[derive(Debug, Default)]
 pub struct Roster {
     /// In the order of their names.
-    experts: Vec<ExpertView>,
+    experts: Vec<AssignableExpert>,
     by_name: HashMap<String, HashMap<String, usize>>,
     by_domain: HashMap<String, HashMap<String, Vec<usize>>>,
     by_role: HashMap<String, HashMap<String, Vec<usize>>>,
@@ -106,7 +106,7 @@ enum Answer {
 type Kind<'a> = (&'a QueueKey, &'a str, &'a str, Option<&'a str>, bool);
 
 impl Roster {
-    pub fn new(mut experts: Vec<ExpertView>, queues: Vec<QueueView>) -> Self {
+    pub fn new(mut experts: Vec<AssignableExpert>, queues: Vec<QueueView>) -> Self {
         experts.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let mut roster = Self {
             queues: queues.into_iter().map(|queue| (queue.key, queue.default_expert)).collect(),

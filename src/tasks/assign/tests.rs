@@ -6,14 +6,14 @@ fn words(list: &str) -> Vec<String> {
     list.split_whitespace().map(str::to_owned).collect()
 }
 
-fn expert(name: &str, domains: &str, roles: &str) -> ExpertView {
-    ExpertView {
+fn expert(name: &str, domains: &str, roles: &str) -> AssignableExpert {
+    AssignableExpert {
         namespace: "default".into(),
         name: name.into(),
         domains: words(domains),
         roles: words(roles),
         model: Some("small".into()),
-        ..ExpertView::default()
+        ..AssignableExpert::default()
     }
 }
 
@@ -26,15 +26,15 @@ fn task(id: TaskId, domain: &str, role: &str) -> Unassigned {
     Unassigned { id, queue: queue(None).key, domain: domain.into(), role: role.into(), model: None, expert: None }
 }
 
-fn team() -> Vec<ExpertView> {
+fn team() -> Vec<AssignableExpert> {
     vec![
         expert("igor", "backend", "engineer"),
         expert("anna", "backend infra", "reviewer"),
         expert("zoe", "frontend", "engineer"),
-        ExpertView { suspended: true, ..expert("sam", "legal", "counsel") },
-        ExpertView { webhook: true, model: None, ..expert("bot", "ops", "runner") },
-        ExpertView { namespace: "other".into(), ..expert("eve", "backend music", "engineer") },
-        ExpertView { model: None, ..expert("mute", "poetry", "poet") },
+        AssignableExpert { suspended: true, ..expert("sam", "legal", "counsel") },
+        AssignableExpert { webhook: true, model: None, ..expert("bot", "ops", "runner") },
+        AssignableExpert { namespace: "other".into(), ..expert("eve", "backend music", "engineer") },
+        AssignableExpert { model: None, ..expert("mute", "poetry", "poet") },
     ]
 }
 
@@ -111,9 +111,9 @@ fn the_model_is_the_tasks_else_the_experts_and_none_for_a_webhook() {
 #[test]
 fn the_least_loaded_is_taken_and_ties_go_by_name() {
     let experts = vec![
-        ExpertView { load: 2, ..expert("anna", "x", "") },
-        ExpertView { load: 0, ..expert("carl", "x", "") },
-        ExpertView { load: 0, ..expert("bert", "x", "") },
+        AssignableExpert { load: 2, ..expert("anna", "x", "") },
+        AssignableExpert { load: 0, ..expert("carl", "x", "") },
+        AssignableExpert { load: 0, ..expert("bert", "x", "") },
     ];
     let tasks: Vec<_> = (1..=7).map(|id| task(id, "x", "")).collect();
     let batch = Roster::new(experts, vec![queue(None)]).assign(&tasks);
@@ -160,19 +160,19 @@ fn the_report_adds_up_and_says_what_would_mend_it() {
 }
 
 /// The rule again, slowly: for each task, look at every expert.
-fn slowly(experts: &[ExpertView], tasks: &[Unassigned], default: Option<&str>) -> Vec<Option<String>> {
+fn slowly(experts: &[AssignableExpert], tasks: &[Unassigned], default: Option<&str>) -> Vec<Option<String>> {
     let mut loads: Vec<i64> = experts.iter().map(|e| e.load).collect();
     let does = |list: &[String], word: &str| !word.is_empty() && list.iter().any(|w| w == word);
     let mut all = Vec::new();
     for task in tasks {
-        let level = |e: &ExpertView| match (does(&e.domains, &task.domain), does(&e.roles, &task.role)) {
+        let level = |e: &AssignableExpert| match (does(&e.domains, &task.domain), does(&e.roles, &task.role)) {
             (true, true) => 0,
             (true, false) => 1,
             (false, true) => 2,
             (false, false) if default == Some(e.name.as_str()) => 3,
             (false, false) => 4,
         };
-        let able = |e: &ExpertView| e.namespace == "default" && !e.suspended && level(e) < 4;
+        let able = |e: &AssignableExpert| e.namespace == "default" && !e.suspended && level(e) < 4;
         let best = (0..experts.len())
             .filter(|i| able(&experts[*i]))
             .min_by_key(|i| (level(&experts[*i]), loads[*i], experts[*i].name.clone()));
@@ -188,9 +188,9 @@ fn some_words() -> impl Strategy<Value = Vec<String>> {
     proptest::collection::vec(prop_oneof![Just("a"), Just("b"), Just("c")].prop_map(str::to_owned), 0..3)
 }
 
-fn some_expert() -> impl Strategy<Value = ExpertView> {
+fn some_expert() -> impl Strategy<Value = AssignableExpert> {
     (some_words(), some_words(), 0_i64..4, proptest::bool::weighted(0.2), proptest::bool::weighted(0.1)).prop_map(
-        |(domains, roles, load, suspended, other)| ExpertView {
+        |(domains, roles, load, suspended, other)| AssignableExpert {
             namespace: if other { "other" } else { "default" }.into(),
             domains,
             roles,
@@ -238,7 +238,7 @@ fn fifty_thousand_tasks_and_a_hundred_experts_take_no_time() {
     println!("50,000 tasks to 100 experts in {took:?}");
     assert_eq!(batch.assignments.len(), 50_000);
     assert!(took < std::time::Duration::from_secs(5), "{took:?}");
-    let equal = |i: &ExpertView| i.name.as_str() > "e000";
+    let equal = |i: &AssignableExpert| i.name.as_str() > "e000";
     let loads: Vec<i64> = roster.experts.iter().filter(|e| equal(e)).map(|e| e.load).collect();
     assert!(loads.iter().all(|load| *load > 0));
 }

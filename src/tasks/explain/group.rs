@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Why, World, why};
+use super::{WaitingTask, Why, World, why};
 use crate::tasks::assign::{Wanted, WhyNobody};
 
 /// Pending tasks that are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    pub item: Item,
+pub struct WaitingTasks {
+    pub item: WaitingTask,
     pub count: i64,
 }
 
@@ -24,9 +24,9 @@ pub struct Group {
 }
 
 /// Groups by what is waited for, the most first.
-pub fn group(waiting: &[Waiting], world: &World, now: Timestamp) -> Vec<Group> {
+pub fn group(waiting: &[WaitingTasks], world: &World, now: Timestamp) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for Waiting { item, count } in waiting {
+    for WaitingTasks { item, count } in waiting {
         let (waits, what) = phrase(&why(item, world, now));
         match groups.iter_mut().find(|g| g.what == what && g.waits == waits) {
             Some(known) => known.count += count,

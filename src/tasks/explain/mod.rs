@@ -12,11 +12,11 @@ use crate::api::number_of;
 
 use super::{
     QueueKey, Task, TaskState, Unassigned,
-    assign::{ExpertView, QueueView, Roster, WhyNobody},
+    assign::{AssignableExpert, QueueView, Roster, WhyNobody},
     route::{self, Server},
 };
 
-pub use group::{Group, Waiting, group, line};
+pub use group::{Group, WaitingTasks, group, line};
 
 /// A queue as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub struct QueueState {
 
 /// An expert as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExpertState {
-    pub view: ExpertView,
+pub struct WorldExpert {
+    pub view: AssignableExpert,
     /// Its tasks in progress.
     pub running: i64,
     /// `maxConcurrentTasks`.
@@ -39,7 +39,7 @@ pub struct ExpertState {
 
 /// A backend as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendState {
+pub struct WorldBackend {
     pub server: Server,
     /// `status.state`, and the reason of `Ready`.
     pub state: String,
@@ -74,8 +74,8 @@ pub struct PoolState {
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub queues: Vec<QueueState>,
-    pub experts: Vec<ExpertState>,
-    pub backends: Vec<BackendState>,
+    pub experts: Vec<WorldExpert>,
+    pub backends: Vec<WorldBackend>,
     pub pools: Vec<PoolState>,
     /// Those that reported lately.
     pub workers: Vec<WorkerState>,
@@ -83,7 +83,7 @@ pub struct World {
 
 /// A pending task, or many that are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct WaitingTask {
     pub queue: QueueKey,
     pub domain: String,
     pub role: String,
@@ -170,7 +170,7 @@ pub enum Why {
 }
 
 /// Why a pending task waits.
-pub fn why(item: &Item, world: &World, now: Timestamp) -> Why {
+pub fn why(item: &WaitingTask, world: &World, now: Timestamp) -> Why {
     queue(item, world)
         .or_else(|| due(item, now))
         .or_else(|| assignment(item, world))
@@ -194,7 +194,7 @@ pub fn explain(task: &Task, world: &World, now: Timestamp) -> String {
     let expert = task.expert.as_deref().unwrap_or("nobody");
     match task.state {
         TaskState::Pending => {
-            let why = why(&Item::of(task), world, now);
+            let why = why(&WaitingTask::of(task), world, now);
             let before = task.reason.as_deref().map(|r| format!("; it was given back: {r}")).unwrap_or_default();
             format!("{}{before}", why.in_words())
         }
@@ -211,7 +211,7 @@ pub fn explain(task: &Task, world: &World, now: Timestamp) -> String {
     }
 }
 
-impl Item {
+impl WaitingTask {
     /// Of a pending task.
     pub fn of(task: &Task) -> Self {
         Self {
@@ -226,7 +226,7 @@ impl Item {
     }
 }
 
-fn queue(item: &Item, world: &World) -> Option<Why> {
+fn queue(item: &WaitingTask, world: &World) -> Option<Why> {
     let Some(queue) = world.queues.iter().find(|q| q.view.key == item.queue) else {
         return Some(Why::QueueMissing { queue: item.queue.clone() });
     };
@@ -237,7 +237,7 @@ fn queue(item: &Item, world: &World) -> Option<Why> {
     queue.held.clone().map(|gate| Why::QueueHeld { queue: name, gate })
 }
 
-fn due(item: &Item, now: Timestamp) -> Option<Why> {
+fn due(item: &WaitingTask, now: Timestamp) -> Option<Why> {
     match item.not_before? {
         Ok(at) if at <= now => None,
         Ok(at) => Some(Why::NotDue { at: Some(at) }),
@@ -245,7 +245,7 @@ fn due(item: &Item, now: Timestamp) -> Option<Why> {
     }
 }
 
-fn assignment(item: &Item, world: &World) -> Option<Why> {
+fn assignment(item: &WaitingTask, world: &World) -> Option<Why> {
     if item.assigned {
         return None;
     }
@@ -268,9 +268,9 @@ fn assignment(item: &Item, world: &World) -> Option<Why> {
     })
 }
 
-fn expert(item: &Item, world: &World) -> Option<Why> {
+fn expert(item: &WaitingTask, world: &World) -> Option<Why> {
     let name = item.expert.clone()?;
-    let in_place = |e: &&ExpertState| e.view.namespace == item.queue.namespace && e.view.name == name;
+    let in_place = |e: &&WorldExpert| e.view.namespace == item.queue.namespace && e.view.name == name;
     let Some(expert) = world.experts.iter().find(in_place) else { return Some(Why::ExpertMissing { expert: name }) };
     if expert.view.suspended {
         return Some(Why::ExpertSuspended { expert: name });
@@ -279,7 +279,7 @@ fn expert(item: &Item, world: &World) -> Option<Why> {
     (running >= most).then_some(Why::PlacesTaken { expert: name, running, most })
 }
 
-fn backend(item: &Item, world: &World) -> Option<Why> {
+fn backend(item: &WaitingTask, world: &World) -> Option<Why> {
     let webhook = world.experts.iter().any(|e| {
         e.view.webhook && e.view.namespace == item.queue.namespace && Some(&e.view.name) == item.expert.as_ref()
     });
@@ -313,7 +313,7 @@ fn backend(item: &Item, world: &World) -> Option<Why> {
     })
 }
 
-fn worker(item: &Item, world: &World) -> Option<Why> {
+fn worker(item: &WaitingTask, world: &World) -> Option<Why> {
     let queue = &item.queue;
     let serves = |p: &&PoolState| p.namespace == queue.namespace && !p.suspended && p.queues.contains(&queue.name);
     let pools: Vec<&PoolState> = world.pools.iter().filter(serves).collect();

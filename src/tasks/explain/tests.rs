@@ -10,18 +10,18 @@ fn default() -> QueueKey {
     QueueKey { namespace: "default".into(), name: "default".into() }
 }
 
-fn expert(name: &str, domain: &str) -> ExpertState {
-    let view = ExpertView {
+fn expert(name: &str, domain: &str) -> WorldExpert {
+    let view = AssignableExpert {
         namespace: "default".into(),
         name: name.into(),
         domains: vec![domain.into()],
         model: Some("small".into()),
-        ..ExpertView::default()
+        ..AssignableExpert::default()
     };
-    ExpertState { view, running: 0, most: 5 }
+    WorldExpert { view, running: 0, most: 5 }
 }
 
-fn backend(name: &str, priority: i32) -> BackendState {
+fn backend(name: &str, priority: i32) -> WorldBackend {
     let server = Server {
         namespace: "default".into(),
         name: name.into(),
@@ -34,7 +34,7 @@ fn backend(name: &str, priority: i32) -> BackendState {
         calls: None,
         models: vec![("small".into(), "s".into())],
     };
-    BackendState { server, state: "Serving".into(), reason: "Serving".into(), since: Some(at(50)), limit: 2 }
+    WorldBackend { server, state: "Serving".into(), reason: "Serving".into(), since: Some(at(50)), limit: 2 }
 }
 
 /// Where nothing stands in the way of anybody.
@@ -61,8 +61,8 @@ fn world() -> World {
     }
 }
 
-fn item() -> Item {
-    Item {
+fn item() -> WaitingTask {
+    WaitingTask {
         queue: default(),
         domain: "backend".into(),
         role: String::new(),
@@ -73,8 +73,8 @@ fn item() -> Item {
     }
 }
 
-fn unassigned(domain: &str) -> Item {
-    Item { expert: None, assigned: false, model: None, domain: domain.into(), ..item() }
+fn unassigned(domain: &str) -> WaitingTask {
+    WaitingTask { expert: None, assigned: false, model: None, domain: domain.into(), ..item() }
 }
 
 fn down(world: &mut World, index: usize) {
@@ -87,7 +87,7 @@ type Change = fn(&mut World);
 
 #[test]
 fn the_first_thing_in_the_way_is_named() {
-    let cases: [(Item, Change, &str); 24] = [
+    let cases: [(WaitingTask, Change, &str); 24] = [
         (item(), |_| {}, "nothing stands in its way"),
         (item(), |w| w.queues.clear(), "there is no TaskQueue default/default"),
         (item(), |w| w.queues[0].suspended = true, "queue default is suspended"),
@@ -96,15 +96,19 @@ fn the_first_thing_in_the_way_is_named() {
             |w| w.queues[0].held = Some("ollama is not Ready".into()),
             "queue default is held: ollama is not Ready",
         ),
-        (Item { not_before: Some(Ok(at(101))), ..item() }, |_| {}, "it is not to run before 1970-01-01T00:01:41Z"),
-        (Item { not_before: Some(Ok(at(100))), ..item() }, |_| {}, "nothing stands in its way"),
-        (Item { not_before: Some(Err(())), ..item() }, |_| {}, "it is to run later"),
+        (
+            WaitingTask { not_before: Some(Ok(at(101))), ..item() },
+            |_| {},
+            "it is not to run before 1970-01-01T00:01:41Z",
+        ),
+        (WaitingTask { not_before: Some(Ok(at(100))), ..item() }, |_| {}, "nothing stands in its way"),
+        (WaitingTask { not_before: Some(Err(())), ..item() }, |_| {}, "it is to run later"),
         (unassigned("legal"), |_| {}, "no expert does \"legal\", and queue default has no defaultExpertRef"),
         (unassigned("backend"), |_| {}, "it waits for the next round"),
         (item(), |w| w.experts.clear(), "expert igor is not there"),
         (item(), |w| w.experts[0].view.suspended = true, "expert igor is suspended"),
         (item(), |w| w.experts[0].running = 5, "it waits for a place of igor: 5 of 5"),
-        (Item { model: Some("huge".into()), ..item() }, |_| {}, "no backend serves \"huge\""),
+        (WaitingTask { model: Some("huge".into()), ..item() }, |_| {}, "no backend serves \"huge\""),
         (
             item(),
             |w| {
@@ -198,17 +202,17 @@ fn the_status_screen_says_it_on_one_line() {
     world.backends[0].server.overflow = Overflow::Wait;
     world.backends[1].server.models = vec![("large".into(), "l".into())];
     down(&mut world, 1);
-    let large = Item { model: Some("large".into()), ..item() };
+    let large = WaitingTask { model: Some("large".into()), ..item() };
     let mut waiting = vec![
-        Waiting { item: unassigned("legal"), count: 1 },
-        Waiting { item: item(), count: 300 },
-        Waiting { item: large, count: 24 },
-        Waiting { item: Item { domain: "other".into(), ..item() }, count: 80 },
+        WaitingTasks { item: unassigned("legal"), count: 1 },
+        WaitingTasks { item: item(), count: 300 },
+        WaitingTasks { item: large, count: 24 },
+        WaitingTasks { item: WaitingTask { domain: "other".into(), ..item() }, count: 80 },
     ];
     let groups = group(&waiting, &world, at(100));
     assert_eq!(line(&groups), "380 wait for a slot of mlx · 24 for ollama to come back · 1: no expert does \"legal\"");
     waiting.truncate(1);
-    waiting.push(Waiting { item: item(), count: 1 });
+    waiting.push(WaitingTasks { item: item(), count: 1 });
     assert_eq!(line(&group(&waiting, &world, at(100))), "1 waits for a slot of mlx · 1: no expert does \"legal\"");
     assert_eq!(line(&[]), "");
 }

@@ -47,26 +47,15 @@ pub struct AgentMetrics {
 impl AgentMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            refusals: registered(
-                r,
-                "agent_refusals",
-                "Requests that the host agent refused, by reason",
-                Family::default(),
-            ),
-            operations: registered(r, "agent_operations", "Finished operations of the host agent", Family::default()),
-            self_starts: registered(r, "agent_self_starts", "Starts by the host agent's own loop", Family::default()),
-            up: registered(
-                r,
-                "agent_service_up",
-                "Whether the service runs and its last check passed",
-                Family::default(),
-            ),
-            held: registered(r, "agent_service_held", "Whether somebody holds the service", Family::default()),
+            refusals: registered(r, "agent_refusals", "Requests that the host agent refused, by reason"),
+            operations: registered(r, "agent_operations", "Finished operations of the host agent"),
+            self_starts: registered(r, "agent_self_starts", "Starts by the host agent's own loop"),
+            up: registered(r, "agent_service_up", "Whether the service runs and its last check passed"),
+            held: registered(r, "agent_service_held", "Whether somebody holds the service"),
             gave_up: registered(
                 r,
                 "agent_service_gave_up",
                 "Whether the agent's own loop gave up after five failed starts in a row",
-                Family::default(),
             ),
         }
     }

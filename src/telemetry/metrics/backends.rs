@@ -2,18 +2,19 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use super::{NewHistogram, durations, registered};
+use super::{NewHistogram, durations, registered, registered_as};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Backend {
@@ -72,35 +73,19 @@ impl BackendMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         let histogram = || Family::new_with_constructor(durations as NewHistogram);
         Self {
-            state: registered(
-                r,
-                "backend_state",
-                "1 for the state that the backend is in, 0 for those that it was in",
-                Family::default(),
-            ),
-            ready: registered(r, "backend_ready", "Whether the backend is Ready", Family::default()),
+            state: registered(r, "backend_state", "1 for the state that the backend is in, 0 for those that it was in"),
+            ready: registered(r, "backend_ready", "Whether the backend is Ready"),
             effective_limit: registered(
                 r,
                 "backend_effective_limit",
                 "Calls at once that the backend's server is given",
-                Family::default(),
             ),
-            slots_in_use: registered(
-                r,
-                "backend_slots_in_use",
-                "Occupied slots of the backend's server",
-                Family::default(),
-            ),
-            probes: registered(r, "probe_duration_seconds", "Duration of a probe, failed ones too", histogram()),
-            canaries: registered(r, "canary_duration_seconds", "Duration of a canary, failed ones too", histogram()),
-            recoveries: registered(r, "recoveries", "Recovery steps, by cause, step and outcome", Family::default()),
-            deferred: registered(r, "deferred_to_human", "Backends that wait for a human", Gauge::default()),
-            deferred_age: registered(
-                r,
-                "deferred_age_seconds",
-                "For how long the backend has waited for a human",
-                Family::default(),
-            ),
+            slots_in_use: registered(r, "backend_slots_in_use", "Occupied slots of the backend's server"),
+            probes: registered_as(r, "probe_duration_seconds", "Duration of a probe, failed ones too", histogram()),
+            canaries: registered_as(r, "canary_duration_seconds", "Duration of a canary, failed ones too", histogram()),
+            recoveries: registered(r, "recoveries", "Recovery steps, by cause, step and outcome"),
+            deferred: registered(r, "deferred_to_human", "Backends that wait for a human"),
+            deferred_age: registered(r, "deferred_age_seconds", "For how long the backend has waited for a human"),
             known: Arc::default(),
         }
     }
@@ -108,7 +93,7 @@ impl BackendMetrics {
     /// The backend's `status.state`, and whether it is Ready.
     pub fn state(&self, namespace: &str, name: &str, state: &str, ready: bool) {
         let backend = Backend::new(namespace, name);
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let states = known.states.entry(backend.clone()).or_default();
         states.insert(state.to_owned());
         for each in states.iter() {
@@ -149,7 +134,7 @@ impl BackendMetrics {
     /// Since when the backend waits for a human; `None`: it does not.
     pub fn deferred(&self, namespace: &str, name: &str, since: Option<Timestamp>) {
         let backend = Backend::new(namespace, name);
-        let mut known = self.known();
+        let mut known = self.known.lock();
         if let Some(since) = since {
             known.deferred_since.insert(backend, since);
         } else {
@@ -161,12 +146,12 @@ impl BackendMetrics {
 
     /// Drops what is shown of a backend that is gone. Its counters stay.
     pub fn forget(&self, namespace: &str, name: &str) {
-        self.forget_one(&mut self.known(), &Backend::new(namespace, name));
+        self.forget_one(&mut self.known.lock(), &Backend::new(namespace, name));
     }
 
     /// Drops what is shown of all backends: this process leads no longer.
     pub fn forget_all(&self) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let all: Vec<Backend> = known.states.keys().chain(known.deferred_since.keys()).cloned().collect();
         for backend in &all {
             self.forget_one(&mut known, backend);
@@ -190,15 +175,10 @@ impl BackendMetrics {
     }
 
     pub(super) fn age_deferrals(&self, now: Timestamp) {
-        for (backend, since) in &self.known().deferred_since {
+        for (backend, since) in &self.known.lock().deferred_since {
             let age = now.duration_since(*since).as_secs_f64().max(0.0);
             self.deferred_age.get_or_create(backend).set(age);
         }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Whoever panicked while holding it left at worst one gauge behind.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

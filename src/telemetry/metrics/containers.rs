@@ -33,20 +33,18 @@ pub struct ContainerMetrics {
 impl ContainerMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            total: registered(r, "containers", "Containers that a check selects", Family::default()),
+            total: registered(r, "containers", "Containers that a check selects"),
             unhealthy: registered(
                 r,
                 "containers_unhealthy",
                 "Those that are not as declared, and not by a person's wish",
-                Family::default(),
             ),
             out_of_memory: registered(
                 r,
                 "container_out_of_memory",
                 "How often a container of the check ran out of memory",
-                Family::default(),
             ),
-            actions: registered(r, "container_actions", "What was done about containers", Family::default()),
+            actions: registered(r, "container_actions", "What was done about containers"),
         }
     }
 

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{NewHistogram, durations, registered};
+use super::{NewHistogram, durations, registered, registered_as};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallEnded {
@@ -75,45 +75,35 @@ impl GatewayMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         let times = || Family::new_with_constructor(durations as NewHistogram);
         Self {
-            calls: registered(
-                r,
-                "gateway_calls",
-                "Attempts that an engine was asked for, by how they ended",
-                Family::default(),
-            ),
-            refusals: registered(r, "gateway_refusals", "Calls that the gateway refused itself", Family::default()),
-            waiting: registered(r, "gateway_waiting_calls", "Calls that wait for a slot", Gauge::default()),
-            in_flight: registered(
-                r,
-                "gateway_calls_in_flight",
-                "Calls that are under way, waiting ones too",
-                Gauge::default(),
-            ),
-            wait: registered(
+            calls: registered(r, "gateway_calls", "Attempts that an engine was asked for, by how they ended"),
+            refusals: registered(r, "gateway_refusals", "Calls that the gateway refused itself"),
+            waiting: registered(r, "gateway_waiting_calls", "Calls that wait for a slot"),
+            in_flight: registered(r, "gateway_calls_in_flight", "Calls that are under way, waiting ones too"),
+            wait: registered_as(
                 r,
                 "gateway_wait_seconds",
                 "How long calls waited for the slot that they got",
                 Histogram::new(exponential_buckets(0.001, 4.0, 10)),
             ),
-            duration: registered(
+            duration: registered_as(
                 r,
                 "gateway_request_duration_seconds",
                 "From sending a call to the end of its answer",
                 times(),
             ),
-            first_token: registered(
+            first_token: registered_as(
                 r,
                 "gateway_time_to_first_token_seconds",
                 "From sending a streamed call to the first part of its answer",
                 times(),
             ),
-            per_token: registered(
+            per_token: registered_as(
                 r,
                 "gateway_time_per_output_token_seconds",
                 "From the first part of a streamed answer to its end, by the tokens in between",
                 times(),
             ),
-            tokens: registered(r, "gateway_tokens", "Tokens as engines counted them", Family::default()),
+            tokens: registered(r, "gateway_tokens", "Tokens as engines counted them"),
         }
     }
 

@@ -30,19 +30,13 @@ pub struct ProcessMetrics {
 impl ProcessMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            leader: registered(r, "leader", "Whether this process leads", Gauge::default()),
-            leader_epoch: registered(r, "leader_epoch", "The epoch that this process last led in", Gauge::default()),
-            store_errors: registered(
-                r,
-                "store_errors",
-                "What the database did not carry out, by operation",
-                Family::default(),
-            ),
+            leader: registered(r, "leader", "Whether this process leads"),
+            leader_epoch: registered(r, "leader_epoch", "The epoch that this process last led in"),
+            store_errors: registered(r, "store_errors", "What the database did not carry out, by operation"),
             platform_writes: registered(
                 r,
                 "platform_writes",
                 "Writes to the API server, or to the state of the folder, by kind and by what was written",
-                Family::default(),
             ),
         }
     }

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{NewHistogram, durations, registered};
+use super::{NewHistogram, durations, registered, registered_as};
 
 /// How a pass ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -64,26 +64,24 @@ pub struct ReconcileMetrics {
 impl ReconcileMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            passes: registered(r, "reconcile", "Passes over one resource, by result", Family::default()),
-            errors: registered(r, "reconcile_errors", "Passes that failed, by reason", Family::default()),
-            durations: registered(
+            passes: registered(r, "reconcile", "Passes over one resource, by result"),
+            errors: registered(r, "reconcile_errors", "Passes that failed, by reason"),
+            durations: registered_as(
                 r,
                 "reconcile_duration_seconds",
                 "Duration of a pass over one resource",
                 Family::new_with_constructor(durations as NewHistogram),
             ),
-            queue_depth: registered(r, "reconcile_queue_depth", "Resources that wait for a pass", Family::default()),
+            queue_depth: registered(r, "reconcile_queue_depth", "Resources that wait for a pass"),
             undecodable: registered(
                 r,
                 "undecodable_objects",
                 "Resources that this release can't decode and leaves alone",
-                Family::default(),
             ),
             watch_failing: registered(
                 r,
                 "watch_failing",
                 "1 while the resources of a namespace can't be watched; no namespace means all",
-                Family::default(),
             ),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -58,32 +59,24 @@ struct Since {
 impl TaskMetrics {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
-            tasks: registered(
-                r,
-                "tasks",
-                "Live tasks of a queue by state; unassigned ones are pending too",
-                Family::default(),
-            ),
+            tasks: registered(r, "tasks", "Live tasks of a queue by state; unassigned ones are pending too"),
             oldest_age: registered(
                 r,
                 "task_oldest_pending_seconds",
                 "For how long the oldest task of a queue has waited that is pending and due",
-                Family::default(),
             ),
             deferred_age: registered(
                 r,
                 "task_deferred_age_seconds",
                 "For how long the oldest task of a queue has waited for a human",
-                Family::default(),
             ),
-            assigned: registered(r, "tasks_assigned", "Tasks that were given to an expert", Counter::default()),
-            nobody: registered(r, "tasks_nobody", "Pending tasks that no expert can take", Gauge::default()),
-            leases_lost: registered(r, "leases_lost", "Leases that lapsed with tasks under them", Counter::default()),
+            assigned: registered(r, "tasks_assigned", "Tasks that were given to an expert"),
+            nobody: registered(r, "tasks_nobody", "Pending tasks that no expert can take"),
+            leases_lost: registered(r, "leases_lost", "Leases that lapsed with tasks under them"),
             reaped: registered(
                 r,
                 "tasks_reaped",
                 "Tasks that were taken away: requeued or deferred after a lost lease, expired past their deadline",
-                Family::default(),
             ),
             known: Arc::default(),
         }
@@ -94,14 +87,14 @@ impl TaskMetrics {
         for (state, count) in states {
             self.tasks.get_or_create(&in_state(namespace, queue, state)).set(*count);
         }
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let entry = known.entry((namespace.to_owned(), queue.to_owned())).or_default();
         entry.states = states.iter().map(|(state, _)| *state).collect();
     }
 
     /// Since when the oldest pending and the oldest deferred task of a queue wait; none: there is none.
     pub fn oldest(&self, namespace: &str, queue: &str, pending: Option<Timestamp>, deferred: Option<Timestamp>) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let entry = known.entry((namespace.to_owned(), queue.to_owned())).or_default();
         (entry.pending, entry.deferred) = (pending, deferred);
     }
@@ -126,7 +119,7 @@ impl TaskMetrics {
     /// Drops what is shown of queues that have no tasks any more.
     pub fn forget_others<'a>(&self, kept: impl Iterator<Item = (&'a str, &'a str)>) {
         let kept: Vec<_> = kept.collect();
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let gone: Vec<_> =
             known.keys().filter(|(ns, queue)| !kept.contains(&(ns.as_str(), queue.as_str()))).cloned().collect();
         for key in gone {
@@ -148,17 +141,12 @@ impl TaskMetrics {
     }
 
     pub(super) fn age(&self, now: Timestamp) {
-        for ((namespace, queue), since) in self.known().iter() {
+        for ((namespace, queue), since) in self.known.lock().iter() {
             let label = Queue { namespace: namespace.clone(), queue: queue.clone() };
             let age = |at: Option<Timestamp>| at.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
             self.oldest_age.get_or_create(&label).set(age(since.pending));
             self.deferred_age.get_or_create(&label).set(age(since.deferred));
         }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Whoever panicked while holding it left at worst one gauge behind.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

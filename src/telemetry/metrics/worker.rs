@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{NewHistogram, durations, registered};
+use super::{NewHistogram, durations, registered, registered_as};
 use crate::telemetry::Troubles;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,12 +49,12 @@ pub struct WorkerMetrics {
 impl WorkerMetrics {
     pub(super) fn register(r: &mut Registry, troubles: Troubles) -> Self {
         Self {
-            in_flight: registered(r, "worker_tasks_in_flight", "Tasks that are being done", Family::default()),
-            allowed: registered(r, "worker_effective_concurrency", "Tasks that may be done at once", Family::default()),
-            claims: registered(r, "worker_claims", "Tasks claimed", Family::default()),
-            calls: registered(r, "worker_calls", "Calls to backends, by how they ended", Family::default()),
-            tokens: registered(r, "worker_tokens", "Tokens of answers", Family::default()),
-            seconds: registered(
+            in_flight: registered(r, "worker_tasks_in_flight", "Tasks that are being done"),
+            allowed: registered(r, "worker_effective_concurrency", "Tasks that may be done at once"),
+            claims: registered(r, "worker_claims", "Tasks claimed"),
+            calls: registered(r, "worker_calls", "Calls to backends, by how they ended"),
+            tokens: registered(r, "worker_tokens", "Tokens of answers"),
+            seconds: registered_as(
                 r,
                 "worker_call_duration_seconds",
                 "Duration of a call, failed ones too",
@@ -64,14 +64,8 @@ impl WorkerMetrics {
                 r,
                 "worker_late_results",
                 "Results that changed nothing: the task was somebody else's already",
-                Counter::default(),
             ),
-            spooled: registered(
-                r,
-                "worker_spooled_results",
-                "Results that wait for the database, on disk or for it",
-                Gauge::default(),
-            ),
+            spooled: registered(r, "worker_spooled_results", "Results that wait for the database, on disk or for it"),
             troubles,
         }
     }

@@ -22,7 +22,7 @@ async fn a_reply_of_a_real_server_comes_in_place_of_the_answer() {
         ("not-implemented", 501, "does not support chat completions"),
         ("context-length", 400, "maximum context length"),
     ];
-    assert_eq!(cases.len(), ostler::simulate::Like::ALL.len());
+    assert_eq!(cases.len(), <ostler::simulate::Like as strum::VariantArray>::VARIANTS.len());
     let bench = Bench::new(EngineKind::OpenAi, &[]).await;
     for (name, status, words) in cases {
         bench.set(&[&format!("reply:like={name}")]);

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{BackendState, ConditionStatus, Engine},
+    api::{BackendState, ConditionStatus, EngineKind},
     engines::{Blame, Failure, ProbeVerdict, same_model},
     store::CallFault,
 };
@@ -127,7 +127,7 @@ impl JudgeInput<'_> {
 
     /// Whether somebody else holds a model: used it since it was loaded, or keeps it past its expiry while no call of ours is open.
     fn others_use_it(&self) -> bool {
-        let Some(loaded) = self.seen.loaded.as_ref().filter(|_| self.spec.engine == Engine::Ollama) else {
+        let Some(loaded) = self.seen.loaded.as_ref().filter(|_| self.spec.engine == EngineKind::Ollama) else {
             return false;
         };
         let grace = SignedDuration::from_secs(5);
@@ -159,7 +159,7 @@ impl JudgeInput<'_> {
         let listed = self.seen.probes.listed();
         let nothing_to_ask = self.spec.models.is_empty()
             && self.spec.canary.model.is_none()
-            && (listed.is_some_and(<[String]>::is_empty) || (listed.is_none() && self.spec.engine != Engine::MLX));
+            && (listed.is_some_and(<[String]>::is_empty) || (listed.is_none() && self.spec.engine != EngineKind::Mlx));
         if self.is_proved() || nothing_to_ask {
             return None;
         }

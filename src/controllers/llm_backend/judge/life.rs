@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::Engine;
+use crate::api::EngineKind;
 
 use super::{
     super::{facts::OpenBackendCall, proof},
@@ -60,8 +60,8 @@ impl JudgeInput<'_> {
     fn hangs_at(&self, call: &OpenBackendCall) -> Option<Timestamp> {
         if let Some(at) = call.last_byte_at {
             // MLX stops generating while it reads another call's prompt, and may say nothing meanwhile.
-            let reads_prompt =
-                self.spec.engine == Engine::MLX && self.seen.load.open.iter().any(|other| other.last_byte_at.is_none());
+            let reads_prompt = self.spec.engine == EngineKind::Mlx
+                && self.seen.load.open.iter().any(|other| other.last_byte_at.is_none());
             return (!reads_prompt).then(|| at + self.stall());
         }
         let patience = if !proof::is_loaded(self.spec, self.seen, self.memory, call.model.as_deref()) {

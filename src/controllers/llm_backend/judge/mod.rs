@@ -7,18 +7,16 @@ mod declared;
 mod life;
 mod models;
 mod probes;
-mod words;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{BackendState, CanaryWhen, ConditionStatus, LLMBackendSpec},
-    engines::{EngineKind, Failure},
+    api::{BackendState, CanaryWhen, ConditionStatus, LLMBackendSpec, number_of},
+    engines::{EngineKind, Failure, ProbeVerdict},
     store::{Admission, ServedCall},
 };
 
 use super::{
-    engine_kind,
     facts::{BackendFacts, CanaryResult},
     history::just_before,
     memory::{BackendMemory, RecoveryCause},
@@ -26,7 +24,6 @@ use super::{
 };
 
 pub use life::FIRST_BYTE_AT_LEAST;
-pub use words::{describe, word};
 
 /// After this time without work a server that loads models on demand counts as idle.
 pub const DEMAND_WINDOW: SignedDuration = SignedDuration::from_mins(5);
@@ -100,7 +97,7 @@ struct JudgeInput<'a> {
 
 impl<'a> JudgeInput<'a> {
     fn new(spec: &'a LLMBackendSpec, seen: &'a BackendFacts, memory: &'a BackendMemory, now: Timestamp) -> Self {
-        let engine = engine_kind(spec.engine);
+        let engine = spec.engine;
         let served = seen.evidence.last_served(engine, &proof::models(spec));
         Self { spec, seen, memory, now, engine, served }
     }
@@ -266,5 +263,26 @@ impl BackendAssessment {
     fn needing_proof(mut self) -> Self {
         self.needs_proof = true;
         self
+    }
+}
+
+/// A verdict in words.
+pub fn describe(verdict: &ProbeVerdict) -> String {
+    match verdict {
+        ProbeVerdict::Models(listing) => {
+            format!("lists {}", number_of(listing.models.len(), "model"))
+        }
+        ProbeVerdict::NeedsInference { bad_body: true } => "answers 200 without a body that lists models".into(),
+        ProbeVerdict::NeedsInference { bad_body: false } => "answers, but no path lists models".into(),
+        ProbeVerdict::Unauthorized { status } => format!("HTTP {status}"),
+        ProbeVerdict::RateLimited { .. } => "HTTP 429".into(),
+        ProbeVerdict::Busy => "HTTP 503".into(),
+        ProbeVerdict::ServerError { status } => format!("HTTP {status}"),
+        ProbeVerdict::Refused => "connection refused".into(),
+        ProbeVerdict::Reset => "connection reset".into(),
+        ProbeVerdict::Timeout => "no answer to the probe in time".into(),
+        ProbeVerdict::Loading => "HTTP 503: it loads its model".into(),
+        ProbeVerdict::Unreachable(why) => format!("cannot reach the host: {why}"),
+        ProbeVerdict::Misconfigured(why) => format!("no such API at this URL: {why}; check spec.url"),
     }
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{CanaryWhen, Engine, LLMBackendSpec},
+    api::{CanaryWhen, EngineKind, LLMBackendSpec},
     engines::{KeepAlive, LoadedModel, MLX_DEFAULT_MODEL, SendableModel, model_to_send, same_model},
 };
 
 use super::super::{
-    engine_kind,
     facts::{BackendFacts, CanaryResult},
     judge::{DEMAND_WINDOW, FIRST_BYTE_AT_LEAST},
 };
@@ -96,7 +95,7 @@ fn unwanted(spec: &LLMBackendSpec, seen: &BackendFacts, prove: bool, failures: u
         Skip::Running
     } else if seen.load.in_flight > 0 {
         Skip::CallInFlight
-    } else if !prove && spec.engine == Engine::OpenAI && spec.auth_secret_ref.is_some() && failures == 0 {
+    } else if !prove && spec.engine == EngineKind::OpenAi && spec.auth_secret_ref.is_some() && failures == 0 {
         // A paid server is asked only after failures.
         Skip::NotWanted
     } else {
@@ -149,7 +148,7 @@ fn choose(
     is_loaded: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> CanaryPlan {
-    let kind = engine_kind(spec.engine);
+    let kind = spec.engine;
     let wanted = declared(spec, seen);
     let Some(first) = wanted.first() else { return CanaryPlan::Skip(Skip::NoModel) };
     let Some(loaded) = &seen.loaded else {
@@ -194,11 +193,11 @@ fn remaining(model: &LoadedModel, prove: bool, now: Timestamp) -> Option<KeepAli
 
 /// Models that may be asked, best first: the canary's own, the declared ones that are listed, else what the server lists and runs itself.
 fn declared(spec: &LLMBackendSpec, seen: &BackendFacts) -> Vec<String> {
-    let kind = engine_kind(spec.engine);
+    let kind = spec.engine;
     let listed = seen.probes.listed();
     let declared = spec.canary.model.iter().chain(spec.models.iter().map(|m| &m.name));
     let mut names: Vec<String> = declared.cloned().collect();
-    if spec.engine == Engine::MLX {
+    if spec.engine == EngineKind::Mlx {
         // An unlisted name evicts its model: only the default may be asked then.
         let is_listed = |name: &String| listed.is_some_and(|all| all.iter().any(|l| same_model(kind, l, name)));
         let any = !names.is_empty();
@@ -225,7 +224,7 @@ fn send(
     keep_alive: Option<KeepAlive>,
     loads: bool,
 ) -> CanaryPlan {
-    let Ok(model) = model_to_send(engine_kind(spec.engine), name, seen.probes.listed()) else {
+    let Ok(model) = model_to_send(spec.engine, name, seen.probes.listed()) else {
         return CanaryPlan::Skip(Skip::NoModel);
     };
     let seconds = |seconds: i32| Duration::from_secs(seconds.unsigned_abs().into());

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use crate::api::{Engine, Recovery, number_of};
+use crate::api::{EngineKind, Recovery, number_of};
 
 use super::{
     super::{
@@ -69,7 +69,7 @@ impl Pass<'_> {
     /// The steps for a cause, in order.
     pub(super) fn ladder(&self, cause: RecoveryCause) -> Vec<RecoveryStep> {
         let mut steps = Vec::new();
-        if cause == RecoveryCause::Hung && self.spec.engine == Engine::Ollama {
+        if cause == RecoveryCause::Hung && self.spec.engine == EngineKind::Ollama {
             steps.push(RecoveryStep::Unload);
         }
         if self.spec.recovery.is_some() {

@@ -8,10 +8,11 @@ pub use calls::evidence;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -116,7 +117,7 @@ impl Probers {
 
     /// Starts or directs the prober of a backend.
     pub fn direct(&self, key: &NamespacedName, uid: &str, wish: ProberOrder) {
-        let mut running = self.lock();
+        let mut running = self.running.lock();
         if let Some(prober) = running.get(key).filter(|p| p.uid == uid) {
             prober.wish.send_if_modified(|old| {
                 let changed = *old != wish;
@@ -137,24 +138,24 @@ impl Probers {
     }
 
     pub fn stop(&self, key: &NamespacedName) {
-        self.lock().remove(key);
+        self.running.lock().remove(key);
         self.tools.metrics.backends.forget(&key.namespace, &key.name);
     }
 
     /// What is known of a backend; nothing before its first pass.
     pub fn findings(&self, key: &NamespacedName, uid: &str) -> Findings {
-        let running = self.lock();
-        running.get(key).filter(|p| p.uid == uid).map(|p| lock(&p.findings).clone()).unwrap_or_default()
+        let running = self.running.lock();
+        running.get(key).filter(|p| p.uid == uid).map(|p| p.findings.lock().clone()).unwrap_or_default()
     }
 
     /// Whether a backend fails now, and since when its row of failures lasts.
     pub fn failing_since(&self, key: &NamespacedName) -> Option<jiff::Timestamp> {
-        self.lock().get(key).and_then(|p| lock(&p.findings).probes.failing_since)
+        self.running.lock().get(key).and_then(|p| p.findings.lock().probes.failing_since)
     }
 
     /// Ask this server again now: something about its process has changed.
     pub fn poke(&self, key: &NamespacedName) {
-        if let Some(prober) = self.lock().get(key) {
+        if let Some(prober) = self.running.lock().get(key) {
             prober.poke.notify_one();
         }
     }
@@ -167,7 +168,7 @@ impl Probers {
     /// The last probe and canary of every backend, by uid.
     pub fn observations(&self) -> Vec<(String, Observation)> {
         let observed = |prober: &Prober| {
-            let findings = lock(&prober.findings);
+            let findings = prober.findings.lock();
             let workers = self.tools.slots.of(&prober.wish.borrow().server_url).evidence;
             let evidence = BackendEvidence::default().with(&findings.calls).with(&workers);
             let served = evidence.last_served_by_anyone();
@@ -177,16 +178,8 @@ impl Probers {
                 ..findings.observation.clone()
             }
         };
-        self.lock().values().map(|prober| (prober.uid.clone(), observed(prober))).collect()
+        self.running.lock().values().map(|prober| (prober.uid.clone(), observed(prober))).collect()
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, Prober>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn lock(findings: &Mutex<Findings>) -> std::sync::MutexGuard<'_, Findings> {
-    findings.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn note_canary(observation: &mut Observation, canaried: &CanaryResult, millis: i64) {

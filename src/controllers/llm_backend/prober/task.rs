@@ -1,11 +1,9 @@
 //! The loop of one prober. Calls that take long (canary, pull) run beside it, so that probing never waits for them.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rand::Rng;
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -18,15 +16,13 @@ use crate::engines::{Endpoint, Failure, LoadedModel, ProbeVerdict, ProofShape, e
 use super::{
     super::{
         super::shared::NamespacedName,
-        engine_kind,
         facts::{Misdeclared, ProbeResult, Pull},
-        judge::word,
         plan::CanaryOrder,
         session::Session,
     },
     Findings, ProberOrder, ProberTools,
     calls::{self, CanaryOutcome},
-    fingerprint, lock, note_canary,
+    fingerprint, note_canary,
 };
 
 /// After a refusal the server is asked again this soon, until the threshold.
@@ -115,7 +111,7 @@ impl ProberTask {
                     let wish = self.wishes.borrow_and_update().clone();
                     if wish.generation != generation {
                         generation = wish.generation;
-                        *lock(&self.findings) = Findings::default();
+                        *self.findings.lock() = Findings::default();
                         self.session = Session::default();
                         next = Instant::now();
                     }
@@ -136,7 +132,7 @@ impl ProberTask {
         let ours = wish.misdeclared.as_ref().is_none_or(Misdeclared::leaves_the_server);
         let Some(endpoint) = wish.endpoint.as_ref().filter(|_| ours) else { return LOOK };
         let timeout = Duration::from_secs(wish.spec.probe.timeout_seconds.unsigned_abs().into());
-        let engine = engine(engine_kind(wish.spec.engine));
+        let engine = engine(wish.spec.engine);
         let began = Instant::now();
         let verdict = engine.probe(endpoint, &wish.spec.probe.paths, timeout).await;
         let took = began.elapsed();
@@ -164,7 +160,7 @@ impl ProberTask {
         let between = wish.spec.probe.period_seconds.max(wish.spec.canary.timeout_seconds).max(2);
         let oldest = Duration::from_secs(between.unsigned_abs().into()) * 3 / 2;
         let Some(sample) = self.cpu.sample(&self.tools.agents, wish.service.as_ref(), oldest).await else { return };
-        let mut findings = lock(&self.findings);
+        let mut findings = self.findings.lock();
         findings.cpu.push(sample.instance, sample.advanced, sample.since, sample.until);
     }
 
@@ -180,7 +176,7 @@ impl ProberTask {
         let now = Timestamp::now();
         let millis = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
         let probe = &wish.spec.probe;
-        let mut findings = lock(&self.findings);
+        let mut findings = self.findings.lock();
         let before = fingerprint(&findings);
         // Before the machine slept is another time: its failures don't count towards the threshold.
         let slept = self.tools.wake.woke_at().filter(|woke| findings.probes.failing_since.is_some_and(|at| at < *woke));
@@ -189,7 +185,7 @@ impl ProberTask {
             findings.probes.failing_since = None;
         }
         findings.observation.probe_at = Some(now);
-        findings.observation.probe_verdict = Some(word(&verdict).into());
+        findings.observation.probe_verdict = Some(<&str>::from(&verdict).to_owned());
         findings.observation.probe_millis = Some(millis);
         let not_before = retry_after.and_then(|wait| now.checked_add(wait).ok());
         findings.probes.push(
@@ -226,7 +222,7 @@ impl ProberTask {
     async fn obey(&mut self, wish: &ProberOrder) {
         let Some(endpoint) = wish.endpoint.clone() else { return };
         self.start_pulls(wish, &endpoint);
-        let busy = lock(&self.findings).canary.running_since.is_some() || self.preloading;
+        let busy = self.findings.lock().canary.running_since.is_some() || self.preloading;
         if busy {
             return;
         }
@@ -234,7 +230,7 @@ impl ProberTask {
             self.send_canary(wish, endpoint, order).await;
         } else if let Some(model) = wish.preload.clone() {
             self.preloading = true;
-            let (kind, reports) = (engine_kind(wish.spec.engine), self.reports.clone());
+            let (kind, reports) = (wish.spec.engine, self.reports.clone());
             let patience = Duration::from_secs(wish.spec.probe.startup_seconds.unsigned_abs().into());
             tokio::spawn(async move {
                 if let Err(error) = engine(kind).preload(&endpoint, &model, patience).await {
@@ -248,7 +244,7 @@ impl ProberTask {
     /// An order is carried out once: it names how many canaries had ended when it was given.
     async fn send_canary(&mut self, wish: &ProberOrder, endpoint: Endpoint, order: &CanaryOrder) {
         {
-            let mut findings = lock(&self.findings);
+            let mut findings = self.findings.lock();
             if findings.canary.finished != order.after {
                 return;
             }
@@ -258,7 +254,7 @@ impl ProberTask {
         self.sample_cpu(wish).await;
         let call = calls::CanaryCall {
             key: self.key.clone(),
-            engine: engine_kind(wish.spec.engine),
+            engine: wish.spec.engine,
             endpoint,
             server_url: wish.server_url.clone(),
             order: order.clone(),
@@ -278,26 +274,26 @@ impl ProberTask {
         }
         let Some(model) = wish.pull.first().cloned() else { return };
         self.pulls_running += 1;
-        lock(&self.findings).pulls.entry(model.clone()).or_default().percent = Some(0);
-        let (kind, endpoint, reports) = (engine_kind(wish.spec.engine), endpoint.clone(), self.reports.clone());
+        self.findings.lock().pulls.entry(model.clone()).or_default().percent = Some(0);
+        let (kind, endpoint, reports) = (wish.spec.engine, endpoint.clone(), self.reports.clone());
         tokio::spawn(calls::pull(kind, endpoint, model, reports));
     }
 
     /// Takes in what a call brought back.
     async fn take(&mut self, done: ProberReport) {
-        let before = fingerprint(&lock(&self.findings));
+        let before = fingerprint(&self.findings.lock());
         match done {
             ProberReport::Canary(done) => self.take_canary(done).await,
             ProberReport::PullProgress { model, percent } => {
                 let due = self.last_pull_report.is_none_or(|at| at.elapsed() >= PULL_REPORT);
                 if due {
                     self.last_pull_report = Some(Instant::now());
-                    lock(&self.findings).pulls.entry(model).or_default().percent = Some(percent);
+                    self.findings.lock().pulls.entry(model).or_default().percent = Some(percent);
                 }
             }
             ProberReport::Pulled { model, error } => {
                 self.pulls_running -= 1;
-                let mut findings = lock(&self.findings);
+                let mut findings = self.findings.lock();
                 match error {
                     None => {
                         findings.pulls.remove(&model);
@@ -318,7 +314,7 @@ impl ProberTask {
                 self.poke.notify_one();
             }
         }
-        if fingerprint(&lock(&self.findings)) != before {
+        if fingerprint(&self.findings.lock()) != before {
             self.tools.look_at(&self.key);
         }
         let wish = self.wishes.borrow().clone();
@@ -327,7 +323,7 @@ impl ProberTask {
 
     async fn take_canary(&mut self, done: CanaryOutcome) {
         let CanaryOutcome::Asked(asked) = done else {
-            let mut findings = lock(&self.findings);
+            let mut findings = self.findings.lock();
             findings.canary.running_since = None;
             findings.canary.finished += 1;
             findings.canary.no_slot_at = Some(Timestamp::now());
@@ -352,12 +348,12 @@ impl ProberTask {
             self.sample_cpu(&wish).await;
         }
         // What it left in memory is to be known before anybody else's call moves it.
-        let engine = engine(engine_kind(wish.spec.engine));
+        let engine = engine(wish.spec.engine);
         let loaded = match (&wish.endpoint, canaried.result.is_ok() && engine.manages_models()) {
             (Some(endpoint), true) => engine.loaded(endpoint, Duration::from_secs(2)).await.ok().flatten(),
             _ => None,
         };
-        let mut findings = lock(&self.findings);
+        let mut findings = self.findings.lock();
         note_canary(&mut findings.observation, &canaried, i64::try_from(millis).unwrap_or(i64::MAX));
         let number = findings.canary.finished + 1;
         match calls::evidence(&canaried, number) {

@@ -1,15 +1,15 @@
-//! A chat: the expert's system prompt and parameters, the task's prompt or messages.
+//! What a server is asked for a task: a chat, or vectors of texts. Pure.
 
 use std::time::Duration;
 
 use crate::{
     api::ExpertSpec,
-    engines::{InferRequest, KeepAlive, Sampling, SendableModel},
+    engines::{EmbedRequest, InferRequest, KeepAlive, Sampling, SendableModel},
     tasks::{ClaimedTask, Message},
 };
 
-/// What is sent. The error says why this task is no chat.
-pub fn request(
+/// The expert's system prompt and parameters with the task's prompt or messages. The error says why this task is no chat.
+pub fn chat(
     task: &ClaimedTask,
     expert: &ExpertSpec,
     model: SendableModel,
@@ -53,6 +53,22 @@ fn messages(task: &ClaimedTask, system: Option<&str>) -> Result<Vec<Message>, St
         None => messages.insert(0, Message { role: "system".into(), content: system.to_owned() }),
     }
     Ok(messages)
+}
+
+/// Vectors of the task's texts. The error says why it has none.
+pub fn embed(
+    task: &ClaimedTask,
+    model: SendableModel,
+    keep_alive: KeepAlive,
+    timeout: Duration,
+) -> Result<EmbedRequest, String> {
+    let payload = &task.payload;
+    let input = match (&payload.input, &payload.prompt) {
+        (Some(texts), _) if !texts.is_empty() => texts.clone(),
+        (None, Some(prompt)) => vec![prompt.clone()],
+        _ => return Err("its expert embeds, and the task has neither input nor a prompt".into()),
+    };
+    Ok(EmbedRequest { model, input, keep_alive: Some(keep_alive), timeout })
 }
 
 #[cfg(test)]
@@ -109,10 +125,23 @@ mod tests {
             let task = task(Payload { prompt: Some("hi".into()), max_tokens: asked, ..Payload::default() });
             let second = Duration::from_secs(1);
             let keep = KeepAlive::For(second);
-            let built = request(&task, &expert, SendableModel::mlx_default(), keep, second, second).unwrap();
+            let built = chat(&task, &expert, SendableModel::mlx_default(), keep, second, second).unwrap();
             assert_eq!(built.max_tokens, expected);
             let Sampling { temperature, top_p, seed, stop } = built.sampling;
             assert_eq!((temperature, top_p, seed, stop), (Some(0.7), Some(0.9), Some(4), vec!["END".to_owned()]));
         }
+    }
+
+    #[test]
+    fn texts_or_a_prompt_are_embedded() {
+        let of = |payload: Payload| {
+            let second = Duration::from_secs(1);
+            embed(&task(payload), SendableModel::mlx_default(), KeepAlive::Forever, second).map(|request| request.input)
+        };
+        let texts = || Some(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(of(Payload { input: texts(), ..Payload::default() }), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(of(Payload { prompt: Some("a".into()), ..Payload::default() }), Ok(vec!["a".to_owned()]));
+        of(Payload { data: Some(1.into()), ..Payload::default() }).expect_err("nothing to embed");
+        of(Payload { input: Some(vec![]), ..Payload::default() }).expect_err("nothing to embed");
     }
 }
