@@ -15,6 +15,7 @@ pub enum Kind {
     WorkerPool,
     TaskSchedule,
     ContainerHealthCheck,
+    Caller,
 }
 
 impl Kind {
@@ -55,6 +56,7 @@ impl Kind {
             Self::WorkerPool => ("workerpools", "wp"),
             Self::TaskSchedule => ("taskschedules", "ts"),
             Self::ContainerHealthCheck => ("containerhealthchecks", "chc"),
+            Self::Caller => ("callers", "cl"),
         }
     }
 

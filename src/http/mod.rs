@@ -3,6 +3,7 @@
 
 mod access;
 mod auth;
+mod calls;
 mod controls;
 mod error;
 mod events;
@@ -33,6 +34,7 @@ fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
 
 pub use access::Access;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
+pub use calls::CallList;
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};
 pub use moment::TimeOrDuration;
