@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 use super::{Operation, object::Object};
 
 /// The names that are read of any request. A name that differs from one of them in case alone is refused: Ollama would read it.
-const READ: [&str; 19] = [
+const READ: [&str; 20] = [
     "model",
     "name",
     "stream",
+    "stream_options",
     "messages",
     "prompt",
     "suffix",
