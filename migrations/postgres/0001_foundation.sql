@@ -74,6 +74,8 @@ CREATE TABLE slots (
     purpose text NOT NULL CHECK (purpose IN ('Call', 'Canary')),
     -- Whose call: NULL for canaries.
     class text CHECK (class IN ('Interactive', 'Batch')),
+    -- Of the gateway's calls, NAMESPACE/NAME of the Caller.
+    caller text,
     model text,
     taken_at timestamptz NOT NULL,
     lease_expires_at timestamptz NOT NULL,
@@ -94,20 +96,41 @@ CREATE TABLE slot_waits (
     server_url text NOT NULL,
     holder text NOT NULL,
     class text NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    -- Of the gateway's calls; empty: tasks.
+    caller text NOT NULL,
+    weight integer NOT NULL,
     calls bigint NOT NULL,
     since timestamptz NOT NULL,
     seen_at timestamptz NOT NULL,
-    PRIMARY KEY (server_url, holder, class)
+    PRIMARY KEY (server_url, holder, class, caller)
 );
 
 -- The time that slots of a server were taken, by the minute in which they were given back. A row is used again after some minutes.
 CREATE TABLE slot_shares (
     server_url text NOT NULL,
     class text NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    -- Of the gateway's calls; empty: tasks.
+    caller text NOT NULL DEFAULT '',
     place bigint NOT NULL,
     minute bigint NOT NULL,
     micros bigint NOT NULL,
-    PRIMARY KEY (server_url, class, place)
+    PRIMARY KEY (server_url, class, caller, place)
+);
+
+-- What a caller of the gateway used on its last UTC day (days since 1970). Slots of callers with limits are given under the lock of its row.
+CREATE TABLE caller_days (
+    caller text PRIMARY KEY,
+    day bigint NOT NULL,
+    calls bigint NOT NULL,
+    tokens bigint NOT NULL,
+    -- NULL: no call of it has ended yet.
+    used_at timestamptz
+);
+
+-- Calls of the gateway that a person wants ended: whoever runs one ends it. Forgotten after some minutes.
+CREATE TABLE cancelled_calls (
+    id text PRIMARY KEY,
+    at timestamptz NOT NULL
 );
 
 CREATE TABLE journal (

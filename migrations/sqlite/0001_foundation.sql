@@ -61,6 +61,8 @@ CREATE TABLE slots (
     purpose TEXT NOT NULL CHECK (purpose IN ('Call', 'Canary')),
     -- Whose call: NULL for canaries.
     class TEXT CHECK (class IN ('Interactive', 'Batch')),
+    -- Of the gateway's calls, NAMESPACE/NAME of the Caller.
+    caller TEXT,
     model TEXT,
     taken_at INTEGER NOT NULL,
     lease_expires_at INTEGER NOT NULL,
@@ -81,20 +83,41 @@ CREATE TABLE slot_waits (
     server_url TEXT NOT NULL,
     holder TEXT NOT NULL,
     class TEXT NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    -- Of the gateway's calls; empty: tasks.
+    caller TEXT NOT NULL,
+    weight INTEGER NOT NULL,
     calls INTEGER NOT NULL,
     since INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
-    PRIMARY KEY (server_url, holder, class)
+    PRIMARY KEY (server_url, holder, class, caller)
 ) STRICT;
 
 -- The time that slots of a server were taken, by the minute in which they were given back. A row is used again after some minutes.
 CREATE TABLE slot_shares (
     server_url TEXT NOT NULL,
     class TEXT NOT NULL CHECK (class IN ('Interactive', 'Batch')),
+    -- Of the gateway's calls; empty: tasks.
+    caller TEXT NOT NULL DEFAULT '',
     place INTEGER NOT NULL,
     minute INTEGER NOT NULL,
     micros INTEGER NOT NULL,
-    PRIMARY KEY (server_url, class, place)
+    PRIMARY KEY (server_url, class, caller, place)
+) STRICT;
+
+-- What a caller of the gateway used on its last UTC day (days since 1970). Slots of callers with limits are given under the lock of its row.
+CREATE TABLE caller_days (
+    caller TEXT PRIMARY KEY,
+    day INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    -- NULL: no call of it has ended yet.
+    used_at INTEGER
+) STRICT;
+
+-- Calls of the gateway that a person wants ended: whoever runs one ends it. Forgotten after some minutes.
+CREATE TABLE cancelled_calls (
+    id TEXT PRIMARY KEY,
+    at INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE journal (

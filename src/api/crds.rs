@@ -5,11 +5,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use super::{AgentConfig, ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool};
+use super::{
+    AgentConfig, Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool,
+};
 
 /// All kinds, as they are applied to a cluster and as the folder of manifests is validated.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut all = vec![
+        Caller::crd(),
         ContainerHealthCheck::crd(),
         Expert::crd(),
         HostAgent::crd(),

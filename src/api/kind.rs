@@ -18,6 +18,7 @@ pub enum Kind {
     WorkerPool,
     TaskSchedule,
     ContainerHealthCheck,
+    Caller,
 }
 
 impl Kind {
@@ -63,6 +64,7 @@ impl Kind {
             Self::WorkerPool => ("workerpools", "wp"),
             Self::TaskSchedule => ("taskschedules", "ts"),
             Self::ContainerHealthCheck => ("containerhealthchecks", "chc"),
+            Self::Caller => ("callers", "cl"),
         }
     }
 

@@ -2,9 +2,10 @@
 //! calls showed of a server.
 //!
 //! `slots` knows until when a slot is ours, on a clock that counts sleep. `declared` and `target` are the servers as they are declared
-//! and called, `secrets` their credentials. `contact`, `evidence` and `shown` keep what calls showed: for the next call, and for the
+//! and called, `secrets` their credentials; `callers` are those who call through the gateway. `contact`, `evidence` and `shown` keep what calls showed: for the next call, and for the
 //! leader.
 
+mod callers;
 mod contact;
 mod declared;
 mod evidence;
@@ -13,6 +14,7 @@ mod shown;
 mod slots;
 mod target;
 
+pub use callers::{CallerKey, KeyHash, KnownCaller, ProjectedCaller, fits};
 pub use contact::Contact;
 pub use declared::{Backend, seconds, servers};
 pub use evidence::EvidenceLog;

@@ -114,6 +114,11 @@ impl DataDir {
         fs::read_to_string(self.0.join(SERVED)).is_ok_and(|last| Path::new(&last) != identity(folder))
     }
 
+    /// The folder of manifests that was served last; none: nothing was.
+    pub fn served_folder(&self) -> Option<PathBuf> {
+        fs::read_to_string(self.0.join(SERVED)).ok().map(PathBuf::from)
+    }
+
     /// Writes down which folder of manifests is served.
     pub fn serves(&self, folder: &Path) -> Result<(), CliError> {
         let file = self.0.join(SERVED);

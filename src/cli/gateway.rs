@@ -25,7 +25,7 @@ pub const USUAL_ADDRESS: &str = "127.0.0.1:9181";
 /// ask again, what is streamed is finished within --drain-seconds; a second signal ends it at once.
 #[derive(Debug, clap::Args)]
 pub struct GatewayArgs {
-    /// Where clients call; loopback only
+    /// Where clients call; beyond this machine each needs a key (`ostler callers create`)
     #[arg(long, value_name = "ADDRESS", default_value = USUAL_ADDRESS)]
     address: SocketAddr,
     #[command(flatten)]
@@ -51,17 +51,6 @@ impl OriginArgs {
     }
 }
 
-/// Only programs of this machine may ask, so nothing else is listened for.
-pub fn on_loopback(address: SocketAddr, option: &str) -> Result<SocketAddr, CliError> {
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(CliError::misused(format!(
-        "{option} {address}: the gateway listens on loopback only, because it does not tell callers of other machines apart; \
-         run one on each machine, or reach it by `ssh -L`"
-    )))
-}
-
 pub async fn run(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
     reaper::start();
     logged(global, LOGS, serve(args, global)).await
@@ -69,7 +58,6 @@ pub async fn run(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
 
 async fn serve(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
     let GatewayArgs { address, plane, drain_seconds, origins } = args;
-    let address = on_loopback(address, "--address")?;
     let mut plane = plane.open(global).await?;
     let clients = process::listen_as(address, "--address").await?;
     let gateway = Gateway::new(GatewayParts {

@@ -1,12 +1,17 @@
 //! The way to an Ostler in a cluster: port-forward to a pod of the controller, with a token of the caller's.
 
-use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::{Pod, ServiceAccount},
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{Pod, Secret, ServiceAccount},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Client, Config,
-    api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::net::TcpListener;
@@ -114,6 +119,42 @@ impl Cluster {
             ))
         })?;
         Ok(answer.status.map(|s| s.token).unwrap_or_default())
+    }
+
+    /// Makes a resource that is not there yet.
+    pub async fn create(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        spec: serde_json::Value,
+    ) -> Result<(), CliError> {
+        let object = DynamicObject::new(name, &kind.api_resource()).data(serde_json::json!({"spec": spec}));
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind.api_resource());
+        api.create(&PostParams::default(), &object)
+            .await
+            .map(drop)
+            .map_err(|e| CliError::failed(format!("can't create {kind} {namespace}/{name}: {e}")))
+    }
+
+    /// Makes a Secret of one key.
+    pub async fn create_secret(&self, namespace: &str, name: &str, key: &str, value: &str) -> Result<(), CliError> {
+        let secret = Secret {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            string_data: Some(BTreeMap::from([(key.to_owned(), value.to_owned())])),
+            ..Secret::default()
+        };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        api.create(&PostParams::default(), &secret)
+            .await
+            .map(drop)
+            .map_err(|e| CliError::failed(format!("can't create Secret {namespace}/{name}: {e}")))
+    }
+
+    pub async fn delete_secret(&self, namespace: &str, name: &str) -> Result<(), CliError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let deleted = api.delete(name, &DeleteParams::default()).await;
+        deleted.map(drop).map_err(|e| CliError::failed(format!("can't delete Secret {namespace}/{name}: {e}")))
     }
 
     /// Changes a resource as the caller: the API server decides, and records who it was.

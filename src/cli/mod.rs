@@ -4,6 +4,8 @@
 mod act;
 mod agent;
 pub mod bench;
+mod callers;
+mod calls;
 mod client;
 mod complete;
 mod controller;
@@ -113,6 +115,8 @@ pub enum CliCommand {
     Events(events::EventsArgs),
     Logs(logs::LogsArgs),
     Tasks(tasks::TasksArgs),
+    Calls(calls::CallsArgs),
+    Callers(callers::CallersArgs),
     /// Reconcile a resource now; if it is deferred to a human, start a new episode
     Reconcile(act::ResourceArgs),
     /// Suspend a resource: it is probed, and nothing else
@@ -188,6 +192,7 @@ fn options_of(name: &str) -> &'static [&'static str] {
         "down" | "migrate" => &["data_dir"],
         "controller" => &["namespaces", "log_format"],
         "worker" | "gateway" => &["data_dir", "namespaces", "log_format"],
+        "callers" => &["data_dir", "kube", "namespaces"],
         "pause" | "unpause" | "version" => &["data_dir", "server", "kube"],
         _ => &["data_dir", "server", "kube", "namespaces"],
     }
@@ -202,6 +207,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         CliCommand::Events(args) => block_on(events::run(args, &global)),
         CliCommand::Logs(args) => block_on(logs::run(args, &global)),
         CliCommand::Tasks(args) => block_on(tasks::run(args, &global)),
+        CliCommand::Calls(args) => block_on(calls::run(args, &global)),
+        CliCommand::Callers(args) => block_on(callers::run(args, &global)),
         CliCommand::Reconcile(args) => block_on(act::run(act::ResourceVerb::Reconcile, args, &global)),
         CliCommand::Suspend(args) => block_on(act::run(act::ResourceVerb::Suspend, args, &global)),
         CliCommand::Resume(args) => block_on(act::run(act::ResourceVerb::Resume, args, &global)),

@@ -1,6 +1,7 @@
 //! One folder per kind: observe, plan, apply, status; run starts them all.
 
 mod backoff;
+mod caller;
 mod container_health_check;
 mod declared;
 mod dispatch;

@@ -12,6 +12,7 @@ use crate::{
 
 use super::{
     Parts,
+    caller::Callers,
     container_health_check::ContainerChecks,
     declared::{ControlPlane, Declared, Declares, Feeds, heed_touches, seal_secrets, watch_gates},
     driver::{Controller, Drive, KindObject, drive},
@@ -41,6 +42,7 @@ pub fn watches(parts: &Parts, shutdown: &CancellationToken) -> Feeds {
         pools: watch(parts, Kind::WorkerPool, shutdown),
         schedules: watch(parts, Kind::TaskSchedule, shutdown),
         checks: watch(parts, Kind::ContainerHealthCheck, shutdown),
+        callers: watch(parts, Kind::Caller, shutdown),
     }
 }
 
@@ -71,6 +73,7 @@ impl TermLoops<'_> {
         self.projected(schedules, &feeds.schedules);
         let checks = ContainerChecks::new(Arc::clone(&world), self.term.clone());
         self.projected(checks, &feeds.checks);
+        self.projected(Callers(Arc::clone(&world)), &feeds.callers);
         self.run("load projections", |world, term, _| async move { world.book.load(term.ended()).await });
         self.run("heed touches", |world, _, _| heed_touches(world));
         self.run("heed wishes", |world, _, _| heed_wishes(world.shared.wishes.clone(), world));

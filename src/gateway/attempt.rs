@@ -20,7 +20,7 @@ use crate::{
     calls,
     engines::{EngineKind, Failure, failure_of, failure_of_response},
     net::{Broken, HttpReply},
-    protocols::{Ask, FrameSplitter, Meter, Refusal, RefusalReason, edited},
+    protocols::{Ask, Meter, Passage, Refusal, RefusalReason, edited},
     store::BootInstant,
 };
 
@@ -227,11 +227,11 @@ impl Exchange<'_> {
         // An engine may answer at once what was to be streamed.
         let is_json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         let framing = self.client.framing().filter(|_| !is_json);
-        let mut splitter = framing.map(FrameSplitter::new);
+        let mut passage = framing.map(|framing| Passage::new(framing, self.ask));
         let mut whole = Vec::new();
         loop {
             let until = self.silent_until();
-            let chunk = match self.step(reply.chunk(until)).await {
+            let mut chunk = match self.step(reply.chunk(until)).await {
                 Step::Came(Ok(Some(chunk))) => Bytes::copy_from_slice(chunk.as_ref()),
                 Step::Came(Ok(None)) => break,
                 Step::Came(Err(Broken::Timeout)) if Instant::now() < self.silent_until() => continue,
@@ -250,11 +250,12 @@ impl Exchange<'_> {
                 Step::Gone => return (AttemptEnd::Done, self.linger()),
             };
             self.received();
-            let between = match &mut splitter {
-                Some(splitter) => {
+            let between = match &mut passage {
+                Some(passage) => {
                     let (meter, operation) = (&mut self.meter, self.ask.operation);
-                    splitter.push(&chunk, |_, data| meter.read(operation, data.unwrap_or_default()));
-                    splitter.is_between()
+                    let (passed, between) = passage.push(&chunk, |data| meter.read(operation, data));
+                    chunk = passed.map_or(chunk, Bytes::from);
+                    between
                 }
                 None => {
                     if whole.len() + chunk.len() <= MOST_READ {
@@ -278,6 +279,9 @@ impl Exchange<'_> {
                 }
                 continue;
             }
+            if chunk.is_empty() {
+                continue;
+            }
             self.client.begin(status, headers.clone(), Some(&self.lent.target.backend));
             if !self.client.send(chunk, between).await {
                 self.gone = true;
@@ -285,6 +289,11 @@ impl Exchange<'_> {
                     return (AttemptEnd::Done, self.linger());
                 }
             }
+        }
+        let rest = passage.map(|mut passage| passage.rest()).unwrap_or_default();
+        if !rest.is_empty() && !self.gone {
+            self.client.begin(status, headers.clone(), Some(&self.lent.target.backend));
+            self.client.send(rest.into(), false).await;
         }
         if framing.is_none() {
             self.meter.read(self.ask.operation, &whole);

@@ -18,6 +18,7 @@ use super::{
     view::Wanted,
 };
 use crate::{
+    calls,
     engines::words_of,
     protocols::{Ask, Load, Refusal, RefusalReason, loaded},
 };
@@ -32,20 +33,32 @@ pub(super) struct CallRequest {
 }
 
 /// Counts a call for as long as it is under way.
-struct InFlight(Arc<GatewayCore>);
+struct InFlight(Arc<GatewayCore>, Arc<Client>);
+
+impl InFlight {
+    fn new(core: &Arc<GatewayCore>, client: &Arc<Client>) -> Self {
+        core.in_flight.fetch_add(1, Ordering::Relaxed);
+        core.metrics.in_flight(1);
+        core.open.add(client);
+        Self(Arc::clone(core), Arc::clone(client))
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.in_flight(-1);
+        self.0.open.remove(&self.1.id);
     }
 }
 
 /// Serves a call to its end.
-pub(super) async fn run(core: Arc<GatewayCore>, request: CallRequest, client: Client) {
-    core.in_flight.fetch_add(1, Ordering::Relaxed);
-    core.metrics.in_flight(1);
-    let _in_flight = InFlight(Arc::clone(&core));
+pub(super) async fn run(core: Arc<GatewayCore>, request: CallRequest, client: Arc<Client>) {
+    let _in_flight = InFlight::new(&core, &client);
+    // It may have been withdrawn since it came to the door.
+    if let Err(refusal) = core.view().may_go_on(&client.asker) {
+        return refuse(&core, &client, &refusal).await;
+    }
     tokio::select! {
         () = serve(&core, &request, &client) => {}
         never = client.keep_alive() => match never {},
@@ -61,7 +74,8 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
             return refuse(core, client, &refusal).await;
         }
     };
-    let alias = core.view().alias(&ask.model).unwrap_or_else(|| ask.model.clone());
+    let caller = &*client.asker.caller;
+    let alias = core.view().alias(caller, &ask.model).unwrap_or_else(|| caller.alias_of(&ask.model).to_owned());
     client.asks(&alias, ask.streams);
     if ask.load == Some(Load::Out) {
         // Others use it.
@@ -70,14 +84,21 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         client.answer(StatusCode::OK, headers, None, loaded(client.operation, &alias, Timestamp::now()).into());
         return;
     }
-    let wait = if ask.streams { core.timings.wait_streamed } else { core.timings.wait_whole };
+    let usual = if ask.streams { core.timings.wait_streamed } else { core.timings.wait_whole };
+    let wait = caller.spec.max_wait_seconds.map_or(usual, calls::seconds);
     let deadline = Instant::now() + wait;
-    let wanted = Wanted { operation: ask.operation, alias: &alias, images: ask.has_images() };
+    let wanted = Wanted {
+        operation: ask.operation,
+        namespace: &caller.namespace,
+        alias: &alias,
+        images: ask.has_images(),
+        local_only: caller.spec.local_only,
+    };
     let mut tried = Tried::default();
     let mut failed: Option<Failed> = None;
     loop {
         let began = Instant::now();
-        let lent = match line::stand(core, wanted, &tried, deadline, &client.gone).await {
+        let lent = match line::stand(core, (caller, wanted), &tried, deadline, &client.gone).await {
             Ok(lent) => lent,
             Err(LineEnd::Gone) => return,
             Err(LineEnd::Refused(refusal)) => return refuse(core, client, &refusal).await,
@@ -94,10 +115,11 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
             }
         };
         core.metrics.waited(began.elapsed());
-        client.has_slot();
+        client.has_slot(&lent.target.backend);
         let server = lent.target.server_url.clone();
         let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).await;
         lent.give_back(linger).await;
+        client.has_no_slot();
         match ended {
             AttemptEnd::Done => return,
             AttemptEnd::Refused(refusal) => return refuse(core, client, &refusal).await,

@@ -11,38 +11,40 @@ use tokio::time::Instant;
 
 use super::core::GatewayCore;
 use crate::{
-    calls::{self, Backend},
+    calls::{self, Backend, KnownCaller},
     engines::{EngineKind, engine, same_model, words_of},
-    protocols::{self, Listed, Refusal, RefusalReason},
+    protocols::{self, Ask, Listed, Operation, Refusal, RefusalReason},
 };
 
 /// A server that does not answer a listing within this is left out.
 const WITHIN: Duration = Duration::from_secs(3);
 const MOST: usize = 16 << 20;
 
-pub(super) async fn models(core: &GatewayCore) -> Result<Value, Refusal> {
-    Ok(protocols::models(&listed(core, None).await?))
+pub(super) async fn models(core: &GatewayCore, caller: &KnownCaller) -> Result<Value, Refusal> {
+    Ok(protocols::models(&listed(core, caller, None).await?))
 }
 
-pub(super) async fn model(core: &GatewayCore, id: &str) -> Result<Value, Refusal> {
-    let all = listed(core, None).await?;
-    let alias = core.view().alias(id);
+pub(super) async fn model(core: &GatewayCore, caller: &KnownCaller, id: &str) -> Result<Value, Refusal> {
+    let all = listed(core, caller, None).await?;
+    let alias = core.view().alias(caller, id);
     let one = all.iter().find(|one| Some(&one.alias) == alias.as_ref());
     one.map(protocols::model).ok_or_else(|| unknown(id, &all))
 }
 
-pub(super) async fn tags(core: &GatewayCore) -> Result<Value, Refusal> {
-    Ok(protocols::tags(&listed(core, Some(EngineKind::Ollama)).await?))
+pub(super) async fn tags(core: &GatewayCore, caller: &KnownCaller) -> Result<Value, Refusal> {
+    Ok(protocols::tags(&listed(core, caller, Some(EngineKind::Ollama)).await?))
 }
 
 /// The aliases of what the Ollama servers have in memory.
-pub(super) async fn loaded(core: &GatewayCore) -> Result<Value, Refusal> {
+pub(super) async fn loaded(core: &GatewayCore, caller: &KnownCaller) -> Result<Value, Refusal> {
     let view = core.view();
-    let asked = ollamas(&view.backends).map(|backend| async move {
+    let asked = ollamas(view.of(&caller.namespace)).map(|backend| async move {
         let target = core.targets.of(backend).await.ok()?;
         let loaded = engine(target.kind).loaded(&target.endpoint, WITHIN).await.ok()??;
         let each = loaded.into_iter().flat_map(|one| {
-            let declared = backend.spec.models.iter().filter(|model| same_model(target.kind, &model.name, &one.name));
+            let declared = backend.spec.models.iter().filter(|model| {
+                same_model(target.kind, &model.name, &one.name) && caller.may_ask_for(model.asked_as())
+            });
             let of = |model: &crate::api::Model| (model.asked_as().to_owned(), one.size, one.size_vram, one.expires_at);
             declared.map(of).collect::<Vec<_>>()
         });
@@ -55,9 +57,9 @@ pub(super) async fn loaded(core: &GatewayCore) -> Result<Value, Refusal> {
 }
 
 /// Clients do what the server's version can: so it is the lowest.
-pub(super) async fn version(core: &GatewayCore) -> Result<Value, Refusal> {
+pub(super) async fn version(core: &GatewayCore, caller: &KnownCaller) -> Result<Value, Refusal> {
     let view = core.view();
-    let asked = ollamas(&view.backends).map(|backend| async move {
+    let asked = ollamas(view.of(&caller.namespace)).map(|backend| async move {
         let answer = pass(core, backend, Method::GET, "/api/version", Vec::new()).await.ok()?;
         let version = answer.get("version")?.as_str()?.to_owned();
         let numbers: Vec<u64> = version.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
@@ -69,7 +71,7 @@ pub(super) async fn version(core: &GatewayCore) -> Result<Value, Refusal> {
 }
 
 /// What an Ollama server says of the model behind an alias.
-pub(super) async fn show(core: &Arc<GatewayCore>, body: &[u8]) -> Result<Value, Refusal> {
+pub(super) async fn show(core: &Arc<GatewayCore>, caller: &KnownCaller, body: &[u8]) -> Result<Value, Refusal> {
     #[derive(Deserialize)]
     struct Show {
         model: Option<String>,
@@ -84,11 +86,11 @@ pub(super) async fn show(core: &Arc<GatewayCore>, body: &[u8]) -> Result<Value, 
     let given = |name: Option<String>| name.filter(|name| !name.is_empty());
     let asked = given(model).or(given(name)).ok_or_else(|| wrong("model is missing".to_owned()))?;
     let view = core.view();
-    let Some(alias) = view.alias(&asked) else {
-        return Err(unknown(&asked, &listed(core, Some(EngineKind::Ollama)).await?));
+    let Some(alias) = view.alias(caller, &asked) else {
+        return Err(unknown(&asked, &listed(core, caller, Some(EngineKind::Ollama)).await?));
     };
     let mut why = format!("no Ollama server serves {alias:?}: only Ollama tells of its models");
-    for backend in view.serving(&alias).filter(|backend| backend.spec.engine == EngineKind::Ollama) {
+    for backend in ollamas(view.serving(&caller.namespace, &alias)) {
         let Some(model) = backend.spec.models.iter().find(|model| model.asked_as() == alias) else { continue };
         let body = json!({"model": model.name, "verbose": verbose}).to_string().into_bytes();
         match pass(core, backend, Method::POST, "/api/show", body).await {
@@ -99,8 +101,19 @@ pub(super) async fn show(core: &Arc<GatewayCore>, body: &[u8]) -> Result<Value, 
     Err(Refusal::new(RefusalReason::UnknownModel, why))
 }
 
-fn ollamas(backends: &[Backend]) -> impl Iterator<Item = &Backend> {
-    backends.iter().filter(|backend| backend.spec.engine == EngineKind::Ollama)
+/// How long a prompt is, as far as that can be told without asking an engine: it takes no slot.
+pub(super) fn count_tokens(core: &GatewayCore, caller: &KnownCaller, body: &[u8]) -> Result<Value, Refusal> {
+    let ask = Ask::read(Operation::Messages, body)
+        .map_err(|error| Refusal { field: error.field, ..Refusal::new(RefusalReason::Invalid, error.message) })?;
+    let view = core.view();
+    if view.alias(caller, &ask.model).is_none() {
+        return Err(unserved(&ask.model, &view.aliases(caller).into_iter().collect::<Vec<_>>()));
+    }
+    Ok(json!({"input_tokens": ask.prompt_estimate()}))
+}
+
+fn ollamas<'a>(backends: impl Iterator<Item = &'a Backend>) -> impl Iterator<Item = &'a Backend> {
+    backends.filter(|backend| backend.spec.engine == EngineKind::Ollama)
 }
 
 /// Asks a server something that takes no slot; the error is in its words.
@@ -122,16 +135,19 @@ async fn pass(
     serde_json::from_slice(&body).map_err(|_| "its answer is no JSON".to_owned())
 }
 
-async fn listed(core: &GatewayCore, only: Option<EngineKind>) -> Result<Vec<Listed>, Refusal> {
+async fn listed(core: &GatewayCore, caller: &KnownCaller, only: Option<EngineKind>) -> Result<Vec<Listed>, Refusal> {
     let view = core.view();
     let servers = calls::servers(&view.backends, &*core.store, |_| false).await.map_err(|error| {
         Refusal::new(RefusalReason::Unavailable, format!("what is served is not known now: {error}"))
     })?;
-    Ok(view.listed(&servers, &core.namespace, only))
+    Ok(view.listed(&servers, caller, only))
 }
 
 fn unknown(asked: &str, all: &[Listed]) -> Refusal {
-    let aliases: Vec<&str> = all.iter().map(|one| one.alias.as_str()).collect();
+    unserved(asked, &all.iter().map(|one| one.alias.as_str()).collect::<Vec<_>>())
+}
+
+fn unserved(asked: &str, aliases: &[&str]) -> Refusal {
     let asked: String = asked.chars().take(200).collect();
     let there = if aliases.is_empty() { "none".to_owned() } else { aliases.join(", ") };
     Refusal {

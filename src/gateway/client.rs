@@ -16,10 +16,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    asker::Asker,
     core::GatewayTimings,
     pipe::{PipeReceiver, PipeSender, pipe},
 };
-use crate::protocols::{Framing, Operation, Refusal, RefusalReason, beat};
+use crate::{
+    protocols::{Framing, Operation, Refusal, RefusalReason, beat},
+    store::{OpenCall, OpenCallState},
+};
 
 pub(super) const CALL_ID: HeaderName = HeaderName::from_static("ostler-call-id");
 const MODEL: HeaderName = HeaderName::from_static("ostler-model");
@@ -61,10 +65,12 @@ impl Waiting {
 pub(super) struct Client {
     pub operation: Operation,
     pub id: String,
+    pub asker: Asker,
     pub gone: CancellationToken,
     pipe: PipeSender,
     timings: GatewayTimings,
     asked: Instant,
+    asked_at: Timestamp,
     state: Mutex<ClientState>,
 }
 
@@ -76,15 +82,19 @@ struct ClientState {
     alias: String,
     /// How long it waited for its slot.
     waited: Option<Duration>,
+    /// Where it runs.
+    backend: Option<String>,
     last_byte: Instant,
     /// Nothing of a frame is under way.
     between: bool,
     /// No more of it comes.
     whole: bool,
+    /// It was ended from outside: nothing of the engine's is sent any more.
+    ended: bool,
 }
 
 impl Client {
-    pub fn new(operation: Operation, id: String, timings: GatewayTimings) -> (Self, Waiting) {
+    pub fn new(operation: Operation, id: String, asker: Asker, timings: GatewayTimings) -> (Self, Waiting) {
         let (head, answered) = oneshot::channel();
         let (sender, receiver) = pipe();
         let gone = CancellationToken::new();
@@ -94,12 +104,23 @@ impl Client {
             framing: None,
             alias: String::new(),
             waited: None,
+            backend: None,
             last_byte: now,
             between: true,
             whole: false,
+            ended: false,
         };
-        let client =
-            Self { operation, id, gone: gone.clone(), pipe: sender, timings, asked: now, state: Mutex::new(state) };
+        let client = Self {
+            operation,
+            id,
+            asker,
+            gone: gone.clone(),
+            pipe: sender,
+            timings,
+            asked: now,
+            asked_at: Timestamp::now(),
+            state: Mutex::new(state),
+        };
         (client, Waiting { head: answered, pipe: receiver, gone })
     }
 
@@ -110,9 +131,31 @@ impl Client {
         state.framing = self.operation.framing().filter(|_| streams);
     }
 
-    /// It has a slot.
-    pub fn has_slot(&self) {
-        self.state.lock().waited = Some(self.asked.elapsed());
+    /// It has a slot of a backend.
+    pub fn has_slot(&self, backend: &str) {
+        let mut state = self.state.lock();
+        state.waited = Some(self.asked.elapsed());
+        state.backend = Some(backend.to_owned());
+    }
+
+    /// It waits again.
+    pub fn has_no_slot(&self) {
+        self.state.lock().backend = None;
+    }
+
+    /// For whoever looks on.
+    pub fn shown(&self) -> OpenCall {
+        let state = self.state.lock();
+        OpenCall {
+            id: self.id.clone(),
+            namespace: self.asker.caller.namespace.clone(),
+            caller: self.asker.caller.name.clone(),
+            path: self.operation.path().to_owned(),
+            model: state.alias.clone(),
+            state: if state.backend.is_some() { OpenCallState::Running } else { OpenCallState::Waiting },
+            backend: state.backend.clone(),
+            asked_at: self.asked_at,
+        }
     }
 
     pub fn framing(&self) -> Option<Framing> {
@@ -170,6 +213,10 @@ impl Client {
 
     /// Sends what the engine sent; `between`: a frame ended with it. False: the client is gone, or reads nothing.
     pub async fn send(&self, bytes: Bytes, between: bool) -> bool {
+        !self.state.lock().ended && self.push(bytes, between).await
+    }
+
+    async fn push(&self, bytes: Bytes, between: bool) -> bool {
         {
             let mut state = self.state.lock();
             state.last_byte = Instant::now();
@@ -205,10 +252,18 @@ impl Client {
                     (false, Framing::Ndjson) => "\n",
                 };
                 let frame = format!("{end}{}", refusal.frame(self.operation));
-                self.send(Bytes::from(frame), true).await;
+                self.push(Bytes::from(frame), true).await;
             }
             None => self.pipe.break_off(),
         }
+    }
+
+    /// Ends the call as if its client had left, who is told why.
+    pub async fn end(&self, refusal: &Refusal) {
+        self.state.lock().ended = true;
+        self.gone.cancel();
+        self.refuse(refusal).await;
+        self.pipe.end();
     }
 
     /// Sends signs of life for as long as the call goes on, where its protocol has any.
@@ -251,8 +306,8 @@ pub(super) fn refusal_headers(refusal: &Refusal) -> HeaderMap {
     if let Some(after) = refusal.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
-    if refusal.reason == RefusalReason::Full {
-        // Whoever waited for ten minutes need not be asked again by a client that waits no longer.
+    if matches!(refusal.reason, RefusalReason::Full | RefusalReason::Spent | RefusalReason::Cancelled) {
+        // A client would ask again at once, and get the same.
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     headers

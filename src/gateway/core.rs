@@ -1,21 +1,24 @@
 //! What everything in a gateway shares.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock as AsyncRwLock, Semaphore};
+use parking_lot::RwLock;
+use tokio::sync::{Notify, RwLock as AsyncRwLock, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Origins, view::GatewayView};
+use super::{
+    Origins,
+    open::{OpenCalls, Uses},
+    queues::WaitQueues,
+    view::GatewayView,
+};
 use crate::{
     calls::{CachedSecrets, CallSecrets, EvidenceLog, HeldSlots, Targets},
     net::HttpClient,
-    store::{SlotWait, Store},
-    tasks::share::CallClass,
+    store::Store,
     telemetry::{GatewayMetrics, Loops},
 };
 
@@ -33,7 +36,7 @@ pub struct GatewayParts {
     pub holder: String,
     /// The pod, or the machine.
     pub host: String,
-    /// Whose backends are served.
+    /// Of the calls that need no key.
     pub namespace: String,
     /// Which web pages and apps may ask.
     pub origins: Origins,
@@ -102,12 +105,9 @@ pub(super) struct GatewayCore {
     pub view: RwLock<Arc<GatewayView>>,
     /// Read while a slot is asked for: what the database has and we don't know is not given back then.
     pub asking: AsyncRwLock<()>,
-    /// Those who wait for the same servers stand in line: the first of them looks for a slot.
-    lines: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
-    /// How many calls wait for each server.
-    waits: Mutex<BTreeMap<String, i64>>,
-    /// Some began to wait.
-    pub more_wait: Notify,
+    pub queues: WaitQueues,
+    pub open: OpenCalls,
+    pub uses: Uses,
     /// A slot was given back by this process.
     pub freed: Notify,
     pub bodies: Arc<Semaphore>,
@@ -128,9 +128,9 @@ impl GatewayCore {
             evidence: EvidenceLog::default(),
             view: RwLock::default(),
             asking: AsyncRwLock::default(),
-            lines: Mutex::default(),
-            waits: Mutex::default(),
-            more_wait: Notify::new(),
+            queues: WaitQueues::default(),
+            open: OpenCalls::default(),
+            uses: Uses::default(),
             freed: Notify::new(),
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             closing: CancellationToken::new(),
@@ -152,33 +152,6 @@ impl GatewayCore {
         Arc::clone(&self.view.read())
     }
 
-    /// The line of those who wait for these servers. There are no more lines than aliases and ways to ask for them.
-    pub fn line(&self, servers: &str) -> Arc<AsyncMutex<()>> {
-        Arc::clone(self.lines.lock().entry(servers.to_owned()).or_default())
-    }
-
-    /// Calls begin to wait for these servers, or wait no more.
-    pub fn wait(&self, servers: &[String], calls: i64) {
-        let mut waits = self.waits.lock();
-        for server in servers {
-            *waits.entry(server.clone()).or_default() += calls;
-        }
-        waits.retain(|_, calls| *calls > 0);
-        if calls > 0 {
-            self.more_wait.notify_one();
-        }
-    }
-
-    /// What waits now.
-    pub fn waits(&self) -> Vec<SlotWait> {
-        let wait = |(server_url, calls): (&String, &i64)| SlotWait {
-            server_url: server_url.clone(),
-            class: CallClass::Interactive,
-            calls: *calls,
-        };
-        self.waits.lock().iter().map(wait).collect()
-    }
-
     /// Ends the calls that still run, and waits until their slots are given back.
     pub async fn end_calls(&self) {
         const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -194,6 +167,9 @@ impl GatewayCore {
         self.slots.doubt();
         if let Err(error) = self.give_back_unknown().await {
             tracing::debug!(%error, "slots lapse by themselves");
+        }
+        if let Err(error) = self.count_uses().await {
+            tracing::warn!(%error, "what the last calls used is not counted");
         }
         if let Err(error) = self.store.worker_left(&self.holder).await {
             tracing::debug!(%error, "the last report stays until it is old");

@@ -9,7 +9,11 @@ use std::{
 use axum::http::{HeaderMap, Method, header};
 use reqwest::Url;
 
-use crate::protocols::{Refusal, RefusalReason};
+use super::asker::Presented;
+use crate::{
+    calls::fits,
+    protocols::{Refusal, RefusalReason},
+};
 
 /// Schemes of apps whose pages have no host.
 const APPS: [&str; 5] = ["app", "file", "tauri", "vscode-webview", "vscode-file"];
@@ -31,7 +35,7 @@ impl Origins {
 
     fn admits(&self, origin: &str) -> bool {
         let origin = origin.to_ascii_lowercase();
-        is_usual(&origin) || self.0.iter().any(|pattern| matches(pattern, &origin))
+        is_usual(&origin) || self.0.iter().any(|pattern| fits(pattern, &origin))
     }
 }
 
@@ -44,24 +48,14 @@ fn is_usual(origin: &str) -> bool {
     matches!(scheme, "http" | "https") && HOSTS.contains(&host) && port.parse::<u16>().is_ok()
 }
 
-/// Whether a text is a pattern with its stars replaced.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let mut last = None;
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-        last = Some(part);
-    }
-    match last {
-        None => rest.is_empty(),
-        // The last part must be at the end.
-        Some(part) => rest.is_empty() || text.ends_with(part),
-    }
+/// Somebody at the door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Visitor {
+    /// The page or app that asks.
+    pub origin: Option<String>,
+    /// A program of this machine, which needs no key.
+    pub is_beside: bool,
+    pub presented: Presented,
 }
 
 /// Admits a request, or says why not. `peer` is whoever opened the connection.
@@ -70,30 +64,32 @@ pub(super) fn admit(
     method: &Method,
     headers: &HeaderMap,
     origins: &Origins,
-) -> Result<Option<String>, Refusal> {
-    let refused = |reason, why: String| Err(Refusal::new(reason, why));
+) -> Result<Visitor, Refusal> {
+    let refused = |why: String| Err(Refusal::new(RefusalReason::Forbidden, why));
     let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    if !peer.ip().to_canonical().is_loopback() {
-        let why = "only programs of this machine may ask this gateway".to_owned();
-        return refused(RefusalReason::Unauthenticated, why);
-    }
+    // What a proxy of this machine passes on may come from anywhere.
+    let is_passed_on = headers.contains_key(header::FORWARDED) || headers.contains_key("x-forwarded-for");
+    let is_beside = peer.ip().to_canonical().is_loopback() && !is_passed_on;
+    let presented = Presented::of(headers);
     let host = text(header::HOST).unwrap_or_default();
-    if !is_own_host(host) {
-        let why = format!("host {host:?} is not of this machine or its network: call it by localhost or an address");
-        return refused(RefusalReason::Forbidden, why);
+    // A page whose name was made to resolve to this machine has no key.
+    if is_beside && presented == Presented::Nothing && !is_own_host(host) {
+        return refused(format!(
+            "host {host:?} is not of this machine or its network: call it by localhost or an address, or send a key"
+        ));
     }
     if let Some(origin) = text(header::ORIGIN) {
         if !origins.admits(origin) {
             let why = format!("pages of {origin:?} may not ask: allow them with --origins, or OLLAMA_ORIGINS");
-            return refused(RefusalReason::Forbidden, why);
+            return refused(why);
         }
-        return Ok(Some(origin.to_owned()));
+        return Ok(Visitor { origin: Some(origin.to_owned()), is_beside, presented });
     }
     let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
     if site == Some("cross-site") && *method != Method::OPTIONS {
-        return refused(RefusalReason::Forbidden, "a page from elsewhere may not ask".to_owned());
+        return refused("a page from elsewhere may not ask".to_owned());
     }
-    Ok(None)
+    Ok(Visitor { origin: None, is_beside, presented })
 }
 
 /// As Ollama's `allowedHostsMiddleware`: a page whose name was made to resolve to this machine is told by its host.
@@ -116,12 +112,16 @@ fn is_own_host(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn admitted(peer: &str, headers: &[(&'static str, &str)], origins: &[&str]) -> bool {
+    fn visitor(peer: &str, headers: &[(&'static str, &str)], origins: &[&str]) -> Result<Visitor, Refusal> {
         let headers = headers.iter().map(|(name, value)| {
             (header::HeaderName::from_static(name), header::HeaderValue::from_str(value).unwrap())
         });
         let origins = Origins::new(origins.iter().map(|origin| (*origin).to_owned()));
-        admit(peer.parse().unwrap(), &Method::POST, &headers.collect(), &origins).is_ok()
+        admit(peer.parse().unwrap(), &Method::POST, &headers.collect(), &origins)
+    }
+
+    fn admitted(peer: &str, headers: &[(&'static str, &str)], origins: &[&str]) -> bool {
+        visitor(peer, headers, origins).is_ok()
     }
 
     #[test]
@@ -138,10 +138,28 @@ mod tests {
             ("127.0.0.1:5", "8.8.8.8", false),
             ("127.0.0.1:5", "localhost.example.com", false),
             ("127.0.0.1:5", "a b", false),
-            ("192.168.1.7:5", "127.0.0.1:9181", false),
         ] {
             assert_eq!(admitted(peer, &[("host", host)], &[]), admits, "{peer} {host}");
         }
+    }
+
+    #[test]
+    fn who_is_not_beside_needs_a_key_and_with_one_may_come_by_any_name() {
+        let key = crate::calls::CallerKey::generate();
+        let (own, other) = (("host", "localhost"), ("host", "llm.example.com"));
+        for (peer, headers, is_beside) in [
+            ("127.0.0.1:5", vec![own], true),
+            ("192.168.1.7:5", vec![own], false),
+            ("[::ffff:10.0.0.1]:5", vec![other], false),
+            ("127.0.0.1:5", vec![own, ("x-forwarded-for", "203.0.113.7")], false),
+            ("127.0.0.1:5", vec![other, ("forwarded", "for=203.0.113.7")], false),
+            ("127.0.0.1:5", vec![other, ("x-api-key", key.text())], true),
+        ] {
+            let visitor = visitor(peer, &headers, &[]).map(|visitor| visitor.is_beside);
+            assert_eq!(visitor, Ok(is_beside), "{peer} {headers:?}");
+        }
+        let page = [other, ("x-api-key", key.text()), ("origin", "https://evil.example")];
+        assert!(!admitted("192.168.1.7:5", &page, &[]), "a key opens nothing to pages of elsewhere");
     }
 
     #[test]
@@ -167,20 +185,5 @@ mod tests {
         assert!(!admitted("127.0.0.1:5", &cross, &["*"]), "a form or an image of another page");
         assert!(admitted("127.0.0.1:5", &[("host", "localhost"), ("origin", "https://any.example")], &["*"]));
         assert!(admitted("127.0.0.1:5", &[("host", "localhost"), ("sec-fetch-site", "none")], &[]));
-    }
-
-    #[test]
-    fn a_star_stands_for_any_text() {
-        for (pattern, text, fits) in [
-            ("a*c", "abc", true),
-            ("a*c", "ac", true),
-            ("a*c", "acx", false),
-            ("a*c", "abcxc", true),
-            ("*", "", true),
-            ("ab", "ab", true),
-            ("ab", "abc", false),
-        ] {
-            assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
-        }
     }
 }

@@ -2,23 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::Mutex as AsyncMutex,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     call_within,
     core::GatewayCore,
     failover::Tried,
+    queues::WaitQueue,
     view::{Wanted, hopeless},
 };
 use crate::{
-    calls::{self, Backend, CallTarget, HeldSlot},
+    base::age,
+    calls::{self, Backend, CallTarget, HeldSlot, KnownCaller},
     protocols::{Refusal, RefusalReason},
-    store::{BootInstant, SlotAnswer, SlotPurpose, SlotRequest, Topics},
-    tasks::{route, share::CallClass},
+    store::{BootInstant, CallerLimit, SlotAnswer, SlotPurpose, SlotRequest, Topics},
+    tasks::route,
 };
 
 /// When whoever waited in vain may come again.
@@ -61,28 +60,20 @@ impl Drop for LentSlot {
 /// A call that waits counts for the servers that could take it: workers give up their slots for it, and the leader proves servers.
 struct WaitTicket {
     core: Arc<GatewayCore>,
-    servers: Vec<String>,
+    queue: Arc<WaitQueue>,
 }
 
 impl WaitTicket {
-    /// For a call that stands behind others; the first one may find a slot at once.
-    fn unless_first(core: &Arc<GatewayCore>, line: &AsyncMutex<()>, candidates: &[Backend]) -> Option<Self> {
-        line.try_lock().is_err().then(|| Self::of(core, candidates))
-    }
-
-    fn of(core: &Arc<GatewayCore>, candidates: &[Backend]) -> Self {
-        let mut servers: Vec<String> = candidates.iter().map(|backend| backend.row.server_url.clone()).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        core.wait(&servers, 1);
+    fn new(core: &Arc<GatewayCore>, queue: &Arc<WaitQueue>) -> Self {
+        core.queues.count(queue, 1);
         core.metrics.waiting(1);
-        Self { core: Arc::clone(core), servers }
+        Self { core: Arc::clone(core), queue: Arc::clone(queue) }
     }
 }
 
 impl Drop for WaitTicket {
     fn drop(&mut self) {
-        self.core.wait(&self.servers, -1);
+        self.core.queues.count(&self.queue, -1);
         self.core.metrics.waiting(-1);
     }
 }
@@ -99,24 +90,23 @@ pub(super) enum LineEnd {
 /// Waits for a slot of a server that can take the call, in the order of priority and spill.
 pub(super) async fn stand(
     core: &Arc<GatewayCore>,
-    wanted: Wanted<'_>,
+    (caller, wanted): (&KnownCaller, Wanted<'_>),
     tried: &Tried,
     deadline: Instant,
     gone: &CancellationToken,
 ) -> Result<LentSlot, LineEnd> {
-    let candidates = candidates(core, wanted)?;
-    let mut names: Vec<&str> = candidates.iter().map(|backend| backend.row.name.as_str()).collect();
-    names.sort_unstable();
-    let line = core.line(&names.join(" "));
-    // Whoever comes when nobody waits is the first at once.
-    let waits = WaitTicket::unless_first(core, &line, &candidates);
+    let candidates = candidates(core, caller, wanted)?;
+    let servers = candidates.iter().map(|backend| backend.row.server_url.clone()).collect();
+    let queue = core.queues.of(caller, servers);
+    // Whoever comes when nobody waits is the first at once, and may find a slot.
+    let waits = queue.first.try_lock().is_err().then(|| WaitTicket::new(core, &queue));
     let first = tokio::select! {
         biased;
         () = gone.cancelled() => return Err(LineEnd::Gone),
         () = core.closing.cancelled() => return Err(closing()),
-        first = timeout_at(deadline, line.lock_owned()) => first,
+        first = timeout_at(deadline, Arc::clone(&queue.first).lock_owned()) => first,
     };
-    let Ok(_first) = first else { return Err(full()) };
+    let Ok(_first) = first else { return Err(full(&queue)) };
     drop(waits);
     let mut ticket: Option<WaitTicket> = None;
     let mut changes = core.store.follow(Topics::WORLD | Topics::SLOTS);
@@ -128,14 +118,14 @@ pub(super) async fn stand(
             return Err(closing());
         }
         let freed = core.freed.notified();
-        if let Some(lent) = look(core, wanted, tried).await? {
+        if let Some(lent) = look(core, (caller, wanted), tried, &queue).await? {
             return Ok(lent);
         }
         if Instant::now() >= deadline {
-            return Err(full());
+            return Err(full(&queue));
         }
         if ticket.is_none() {
-            ticket = Some(WaitTicket::of(core, &candidates));
+            ticket = Some(WaitTicket::new(core, &queue));
         }
         tokio::select! {
             () = gone.cancelled() => return Err(LineEnd::Gone),
@@ -147,11 +137,12 @@ pub(super) async fn stand(
 }
 
 /// The backends that can take a call. What is declared may change while one waits.
-fn candidates(core: &GatewayCore, wanted: Wanted<'_>) -> Result<Vec<Backend>, LineEnd> {
+fn candidates(core: &GatewayCore, caller: &KnownCaller, wanted: Wanted<'_>) -> Result<Vec<Backend>, LineEnd> {
     let refused = |reason, why| LineEnd::Refused(Refusal { field: Some("model"), ..Refusal::new(reason, why) });
     let view = core.view();
-    if view.alias(wanted.alias).is_none() {
-        let all: Vec<&str> = view.aliases().into_iter().collect();
+    let aliases = view.aliases(caller);
+    if !aliases.contains(wanted.alias) {
+        let all: Vec<&str> = aliases.into_iter().collect();
         let why = format!("no server serves {:?}; there are: {}", wanted.alias, listed(&all));
         return Err(refused(RefusalReason::UnknownModel, why));
     }
@@ -167,8 +158,13 @@ fn listed(aliases: &[&str]) -> String {
 }
 
 /// One look. Nothing of it is dropped on the way: what the database gives is ours.
-async fn look(core: &Arc<GatewayCore>, wanted: Wanted<'_>, tried: &Tried) -> Result<Option<LentSlot>, LineEnd> {
-    let candidates = candidates(core, wanted)?;
+async fn look(
+    core: &Arc<GatewayCore>,
+    (caller, wanted): (&KnownCaller, Wanted<'_>),
+    tried: &Tried,
+    queue: &WaitQueue,
+) -> Result<Option<LentSlot>, LineEnd> {
+    let candidates = candidates(core, caller, wanted)?;
     let cooling = |url: &str| tried.excludes(url) || core.targets.contact(url).is_waiting();
     let servers = match calls::servers(&candidates, &*core.store, cooling).await {
         Ok(servers) => servers,
@@ -177,7 +173,7 @@ async fn look(core: &Arc<GatewayCore>, wanted: Wanted<'_>, tried: &Tried) -> Res
             return Ok(None);
         }
     };
-    let serving = route::serving(&servers, &core.namespace, wanted.alias);
+    let serving = route::serving(&servers, wanted.namespace, wanted.alias);
     let allowed = route::allowed(&serving);
     if !allowed.is_empty() && allowed.iter().all(|server| tried.excludes(&server.url)) {
         return Err(LineEnd::Nowhere);
@@ -195,30 +191,46 @@ async fn look(core: &Arc<GatewayCore>, wanted: Wanted<'_>, tried: &Tried) -> Res
         if target.lacks(model) {
             continue;
         }
-        if let Some(held) = ask(core, &server.url, wanted.alias).await {
-            target.contact.tried();
-            target.called(wanted.alias);
-            let (core, alias, model) = (Arc::clone(core), wanted.alias.to_owned(), model.to_owned());
-            return Ok(Some(LentSlot { core, held, target, alias, model, given_back: false }));
+        let answer = ask(core, caller, &server.url, wanted.alias).await;
+        core.queues.limit(queue, matches!(answer, Some(Err(CallerLimit::Concurrent))));
+        match answer {
+            None => {}
+            Some(Ok(held)) => {
+                target.contact.tried();
+                target.called(wanted.alias);
+                let (core, alias, model) = (Arc::clone(core), wanted.alias.to_owned(), model.to_owned());
+                return Ok(Some(LentSlot { core, held, target, alias, model, given_back: false }));
+            }
+            Some(Err(CallerLimit::Tokens { for_ })) => return Err(spent(caller, for_)),
+            // It is so at every server.
+            Some(Err(CallerLimit::Concurrent)) => return Ok(None),
         }
     }
     Ok(None)
 }
 
-async fn ask(core: &GatewayCore, server_url: &str, alias: &str) -> Option<Arc<HeldSlot>> {
+/// Asks for a slot; an error is a limit of the caller's own.
+async fn ask(
+    core: &GatewayCore,
+    caller: &KnownCaller,
+    server_url: &str,
+    alias: &str,
+) -> Option<Result<Arc<HeldSlot>, CallerLimit>> {
     let _asks = core.asking.read().await;
     let request = SlotRequest {
         server_url: server_url.to_owned(),
         holder: core.holder.clone(),
         purpose: SlotPurpose::Call,
-        class: Some(CallClass::Interactive),
+        class: Some(caller.class()),
+        caller: Some(caller.for_slots()),
         model: Some(alias.to_owned()),
         lease: core.timings.slot_lease,
         call_within: call_within(core),
     };
     let asked_at = BootInstant::now();
     match core.store.take_slot(&request).await {
-        Ok(SlotAnswer::Given(slot)) => Some(core.slots.add_lasting(slot, asked_at, request.call_within)),
+        Ok(SlotAnswer::Given(slot)) => Some(Ok(core.slots.add_lasting(slot, asked_at, request.call_within))),
+        Ok(SlotAnswer::Limited(limit)) => Some(Err(limit)),
         Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => None,
         Err(error) => {
             tracing::debug!(server = server_url, %error, "no slot");
@@ -229,9 +241,26 @@ async fn ask(core: &GatewayCore, server_url: &str, alias: &str) -> Option<Arc<He
     }
 }
 
-fn full() -> LineEnd {
-    let why = "every server that can serve this is full or away, and was for as long as a call waits: ask again later";
+fn full(queue: &WaitQueue) -> LineEnd {
+    let why = match queue.is_limited() {
+        true => {
+            "as many calls of this caller run as may at once (maxConcurrent), and did for as long as a call waits: ask again later"
+        }
+        false => {
+            "every server that can serve this is full or away, and was for as long as a call waits: ask again later"
+        }
+    };
     LineEnd::Refused(Refusal { retry_after: Some(RETRY_AFTER), ..Refusal::new(RefusalReason::Full, why) })
+}
+
+fn spent(caller: &KnownCaller, for_: Duration) -> LineEnd {
+    let most = caller.spec.tokens_per_day.unwrap_or_default();
+    let why = format!(
+        "the tokens of this day are used: Caller {} has {most} (tokensPerDay), and again in {} at 00:00 UTC",
+        caller.id(),
+        age(i64::try_from(for_.as_secs()).unwrap_or(i64::MAX))
+    );
+    LineEnd::Refused(Refusal { retry_after: Some(for_), ..Refusal::new(RefusalReason::Spent, why) })
 }
 
 fn closing() -> LineEnd {

@@ -1,11 +1,12 @@
 //! A reverse proxy for agents, IDEs and scripts: their calls take the slots that tasks take, go to a server that is well, and are
 //! streamed through unchanged.
 //!
-//! `door` says who may ask at all, `routes` what may be asked, `intake` reads bodies. `call` is the life of one call: `line` waits for a
-//! slot, `attempt` sends the request and streams the answer, `shown` notes what that showed, `failover` says what comes after a failure. `client` is the side of whoever asked.
-//! `catalog` lists what is served; `upkeep` renews slots and reports what calls showed.
+//! `door` says who may ask at all, `asker` who asks, `routes` what may be asked, `intake` reads bodies. `call` is the life of one call: `line` waits for a
+//! slot in one of the `queues`, `attempt` sends the request and streams the answer, `shown` notes what that showed, `failover` says what comes after a failure. `client` is the side of whoever asked.
+//! `catalog` lists what is served; `open` are the calls that run, `upkeep` renews slots and reports what calls showed.
 
 mod answer;
+mod asker;
 mod attempt;
 mod call;
 mod catalog;
@@ -15,7 +16,9 @@ mod door;
 mod failover;
 mod intake;
 mod line;
+mod open;
 mod pipe;
+mod queues;
 mod routes;
 mod shown;
 mod upkeep;
@@ -52,13 +55,14 @@ impl Gateway {
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let core = self.core;
         let usual = Limits::of_process();
+        let address = listener.local_addr()?;
         let limits = Limits {
-            per_peer: usual.connections,
+            // Programs of this machine all come from one address.
+            per_peer: if address.ip().is_loopback() { usual.connections } else { usual.per_peer },
             body_gap: std::time::Duration::from_secs(30),
             drain: core.timings.drain,
             ..usual
         };
-        let address = listener.local_addr()?;
         tracing::info!(%address, namespace = core.namespace, holder = core.holder, "gateway begins");
         let ended = CancellationToken::new();
         let mut loops = tokio::task::JoinSet::new();
@@ -66,6 +70,7 @@ impl Gateway {
         loops.spawn(upkeep::follow(Arc::clone(&core), ended.clone()));
         loops.spawn(upkeep::report(Arc::clone(&core), ended.clone()));
         loops.spawn(upkeep::wait(Arc::clone(&core), ended.clone()));
+        loops.spawn(upkeep::cancel(Arc::clone(&core), ended.clone()));
         let closing = tokio::spawn({
             let (core, shutdown) = (Arc::clone(&core), shutdown.clone());
             async move {

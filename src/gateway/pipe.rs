@@ -13,13 +13,16 @@ use tokio_util::sync::DropGuard;
 /// Bytes of a call that its client has not read.
 const MOST: usize = 4 << 20;
 
+/// `None`: nothing follows.
+type Piece = Option<io::Result<Bytes>>;
+
 pub(super) struct PipeSender {
-    sender: mpsc::UnboundedSender<io::Result<Bytes>>,
+    sender: mpsc::UnboundedSender<Piece>,
     room: Arc<Semaphore>,
 }
 
 pub(super) struct PipeReceiver {
-    receiver: mpsc::UnboundedReceiver<io::Result<Bytes>>,
+    receiver: mpsc::UnboundedReceiver<Piece>,
     room: Arc<Semaphore>,
 }
 
@@ -36,7 +39,7 @@ impl PipeSender {
         match timeout(patience, self.room.acquire_many(needed)).await {
             Ok(Ok(room)) => {
                 room.forget();
-                self.sender.send(Ok(bytes)).is_ok()
+                self.sender.send(Some(Ok(bytes))).is_ok()
             }
             _ => false,
         }
@@ -45,7 +48,13 @@ impl PipeSender {
     /// The client sees that the answer is not whole.
     pub fn break_off(&self) {
         // Whoever is gone need not be told.
-        let _ = self.sender.send(Err(io::Error::other("the engine broke its answer off")));
+        let _ = self.sender.send(Some(Err(io::Error::other("the engine broke its answer off"))));
+    }
+
+    /// The client sees an end, though the engine is still read.
+    pub fn end(&self) {
+        // Whoever is gone need not be told.
+        let _ = self.sender.send(None);
     }
 }
 
@@ -54,7 +63,7 @@ impl PipeReceiver {
     pub fn body(self, guard: DropGuard) -> Body {
         let Self { receiver, room } = self;
         Body::from_stream(stream::unfold((receiver, room, guard), |(mut receiver, room, guard)| async move {
-            let next = receiver.recv().await?;
+            let next = receiver.recv().await.flatten()?;
             if let Ok(bytes) = &next {
                 room.add_permits(bytes.len().min(MOST));
             }
@@ -82,7 +91,7 @@ mod tests {
         assert_eq!(body.next().await.expect("a piece").expect("bytes").len(), MOST / 2);
         assert!(sender.send(piece(), patience).await, "there is room again");
         sender.break_off();
-        drop(sender);
+        sender.end();
         let rest: Vec<_> = body.by_ref().map(|piece| piece.is_ok()).collect().await;
         assert_eq!(rest, [true, true, false]);
         drop(body);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Extension, Path, Request, State},
     http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
     middleware::{self, Next},
     response::IntoResponse,
@@ -16,11 +16,13 @@ use uuid::Uuid;
 
 use super::{
     answer,
+    asker::Asker,
     call::{self, CallRequest},
     catalog,
     client::{CALL_ID, Client, refusal_headers},
     core::GatewayCore,
-    door, intake,
+    door::{self, Visitor},
+    intake,
 };
 use crate::protocols::{Operation, Protocol, Refusal, RefusalReason};
 
@@ -32,10 +34,12 @@ pub(super) fn router(core: Arc<GatewayCore>) -> Router {
         .route("/api/tags", get(tags))
         .route("/api/ps", get(loaded))
         .route("/api/version", get(version))
-        .route("/api/show", post(show));
+        .route("/api/show", post(show))
+        .route("/v1/messages/count_tokens", post(count_tokens));
     for operation in Operation::ALL {
-        let serve =
-            async move |State(core): State<Arc<GatewayCore>>, request: Request| infer(core, operation, request).await;
+        let serve = async move |State(core): State<Arc<GatewayCore>>,
+                                Extension(asker): Extension<Asker>,
+                                request: Request| { infer(core, operation, asker, request).await };
         router = router.route(operation.path(), post(serve));
     }
     router
@@ -49,14 +53,15 @@ pub(super) fn router(core: Arc<GatewayCore>) -> Router {
 async fn at_the_door(
     State(core): State<Arc<GatewayCore>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response<Body> {
     let protocol = Protocol::of_path(request.uri().path());
-    let origin = match door::admit(peer, request.method(), request.headers(), &core.origins) {
-        Ok(origin) => origin,
-        Err(refusal) => return refused(protocol, &refusal),
-    };
+    let Visitor { origin, is_beside, presented } =
+        match door::admit(peer, request.method(), request.headers(), &core.origins) {
+            Ok(visitor) => visitor,
+            Err(refusal) => return refused(protocol, &refusal),
+        };
     let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let mut response = if *request.method() == Method::OPTIONS {
         preflight(wanted)
@@ -67,7 +72,13 @@ async fn at_the_door(
         let why = "no protocol but HTTP is spoken here: ask without an upgrade";
         refused(protocol, &Refusal::new(RefusalReason::Upgrade, why))
     } else {
-        next.run(request).await
+        match core.view().asker(&presented, is_beside.then_some(&core.namespace)) {
+            Ok(asker) => {
+                request.extensions_mut().insert(asker);
+                next.run(request).await
+            }
+            Err(refusal) => refused(protocol, &refusal),
+        }
     };
     let allowed = origin.and_then(|origin| HeaderValue::from_str(&origin).ok());
     if let Some(origin) = allowed {
@@ -88,47 +99,68 @@ fn preflight(wanted: Option<HeaderValue>) -> Response<Body> {
     response
 }
 
-async fn infer(core: Arc<GatewayCore>, operation: Operation, request: Request) -> Response<Body> {
+async fn infer(core: Arc<GatewayCore>, operation: Operation, asker: Asker, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let (body, room) = match intake::read(&core.bodies, &parts.headers, body).await {
         Ok(read) => read,
         Err(refusal) => return refused(operation.protocol(), &refusal),
     };
     let id = Uuid::now_v7().simple().to_string();
-    let (client, waiting) = Client::new(operation, id, core.timings.clone());
+    let (client, waiting) = Client::new(operation, id, asker, core.timings.clone());
     let request = CallRequest { body, headers: answer::to_engine(&parts.headers), _room: room };
     // The call outlives this handler, which is dropped when its client leaves: its slot is given back whatever happens.
-    core.calls.spawn(call::run(Arc::clone(&core), request, client));
+    core.calls.spawn(call::run(Arc::clone(&core), request, Arc::new(client)));
     waiting.response().await
 }
 
-async fn models(State(core): State<Arc<GatewayCore>>) -> Response<Body> {
-    answered(Protocol::OpenAi, catalog::models(&core).await)
+async fn models(State(core): State<Arc<GatewayCore>>, Extension(asker): Extension<Asker>) -> Response<Body> {
+    answered(Protocol::OpenAi, catalog::models(&core, &asker.caller).await)
 }
 
-async fn model(State(core): State<Arc<GatewayCore>>, Path(id): Path<String>) -> Response<Body> {
-    answered(Protocol::OpenAi, catalog::model(&core, &id).await)
+async fn model(
+    State(core): State<Arc<GatewayCore>>,
+    Extension(asker): Extension<Asker>,
+    Path(id): Path<String>,
+) -> Response<Body> {
+    answered(Protocol::OpenAi, catalog::model(&core, &asker.caller, &id).await)
 }
 
-async fn tags(State(core): State<Arc<GatewayCore>>) -> Response<Body> {
-    answered(Protocol::Ollama, catalog::tags(&core).await)
+async fn tags(State(core): State<Arc<GatewayCore>>, Extension(asker): Extension<Asker>) -> Response<Body> {
+    answered(Protocol::Ollama, catalog::tags(&core, &asker.caller).await)
 }
 
-async fn loaded(State(core): State<Arc<GatewayCore>>) -> Response<Body> {
-    answered(Protocol::Ollama, catalog::loaded(&core).await)
+async fn loaded(State(core): State<Arc<GatewayCore>>, Extension(asker): Extension<Asker>) -> Response<Body> {
+    answered(Protocol::Ollama, catalog::loaded(&core, &asker.caller).await)
 }
 
-async fn version(State(core): State<Arc<GatewayCore>>) -> Response<Body> {
-    answered(Protocol::Ollama, catalog::version(&core).await)
+async fn version(State(core): State<Arc<GatewayCore>>, Extension(asker): Extension<Asker>) -> Response<Body> {
+    answered(Protocol::Ollama, catalog::version(&core, &asker.caller).await)
 }
 
-async fn show(State(core): State<Arc<GatewayCore>>, request: Request) -> Response<Body> {
+async fn show(
+    State(core): State<Arc<GatewayCore>>,
+    Extension(asker): Extension<Asker>,
+    request: Request,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let shown = match intake::read(&core.bodies, &parts.headers, body).await {
-        Ok((body, _room)) => catalog::show(&core, &body).await,
+        Ok((body, _room)) => catalog::show(&core, &asker.caller, &body).await,
         Err(refusal) => Err(refusal),
     };
     answered(Protocol::Ollama, shown)
+}
+
+async fn count_tokens(
+    State(core): State<Arc<GatewayCore>>,
+    Extension(asker): Extension<Asker>,
+    request: Request,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let counted = match intake::read(&core.bodies, &parts.headers, body).await {
+        Ok((body, _room)) => catalog::count_tokens(&core, &asker.caller, &body),
+        Err(refusal) => Err(refusal),
+    };
+    answered(Protocol::Anthropic, counted)
 }
 
 /// Whatever is not served, with a sentence that says why.

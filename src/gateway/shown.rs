@@ -12,6 +12,14 @@ use crate::{
 
 impl Exchange<'_> {
     pub fn count(&self) {
+        // What an engine refused cost nothing.
+        if self.is_served || self.meter.parts > 0 || self.gone {
+            let usage = self.meter.usage;
+            let tokens = usage.prompt.unwrap_or_else(|| self.ask.prompt_estimate())
+                + usage.completion.unwrap_or(self.meter.parts);
+            let caller = self.client.asker.caller.id();
+            self.core.uses.add(caller, 1, i64::try_from(tokens).unwrap_or(i64::MAX));
+        }
         let status = match (self.is_served, self.gone) {
             (true, _) => "served",
             (false, true) => "left",

@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{core::GatewayCore, view::GatewayView};
 use crate::base::tick;
-use crate::store::{ProcessIdentity, Topics, WorkerReport};
+use crate::store::{CallEvidence, OpenCall, ProcessIdentity, Topics, WorkerReport};
 
 /// A loop that is silent for longer is stuck: longer than any statement's timeout.
 const MAY_BE_SILENT: Duration = Duration::from_secs(120);
 /// Slots are looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
+/// Calls that are open are told of again, so that those of a process that is gone are known by their age.
+const REPEAT: Duration = Duration::from_secs(10);
 /// Between two tries while the database is away.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -33,7 +35,7 @@ pub(super) async fn follow(core: Arc<GatewayCore>, ended: CancellationToken) {
                 core.store.register_holder(&core.holder, ProcessIdentity::own()).await?;
                 is_registered = true;
             }
-            GatewayView::read(&*core.store, &core.namespace).await
+            GatewayView::read(&*core.store).await
         };
         let read = read.await;
         let wait = match &read {
@@ -47,9 +49,24 @@ pub(super) async fn follow(core: Arc<GatewayCore>, ended: CancellationToken) {
         };
         is_failing = read.is_err();
         if let Ok(view) = read {
-            *core.view.write() = Arc::new(view);
+            let view = Arc::new(view);
+            *core.view.write() = Arc::clone(&view);
+            core.end_withdrawn(&view);
         }
         let _ = ended.run_until_cancelled(changes.changed(wait)).await;
+    }
+}
+
+/// Ends the calls that people want ended.
+pub(super) async fn cancel(core: Arc<GatewayCore>, ended: CancellationToken) {
+    let beat = core.loops.register("gateway: cancelled calls", MAY_BE_SILENT);
+    let mut wishes = core.store.follow(Topics::WISHES);
+    // In parts, so that the loop is seen to be alive.
+    while ended.run_until_cancelled(wishes.changed(MAY_BE_SILENT / 4)).await.is_some() {
+        beat.beat();
+        if let Err(error) = core.end_cancelled().await {
+            tracing::debug!(%error, "calls are cancelled later");
+        }
     }
 }
 
@@ -68,6 +85,9 @@ pub(super) async fn keep(core: Arc<GatewayCore>, ended: CancellationToken) {
         if let Err(error) = core.give_back_unknown().await {
             tracing::debug!(%error, "slots that nobody knows of are given back later");
         }
+        if let Err(error) = core.count_uses().await {
+            tracing::debug!(%error, "what calls used is counted later");
+        }
     }
 }
 
@@ -81,12 +101,12 @@ pub(super) async fn wait(core: Arc<GatewayCore>, ended: CancellationToken) {
             sleep(LOOK).await;
         } else {
             // In parts, so that the loop is seen to be alive.
-            let _ = tokio::time::timeout(MAY_BE_SILENT / 4, core.more_wait.notified()).await;
+            let _ = tokio::time::timeout(MAY_BE_SILENT / 4, core.queues.more()).await;
         }
     };
     while ended.run_until_cancelled(next(told)).await.is_some() {
         beat.beat();
-        let waits = core.waits();
+        let waits = core.queues.waits();
         if waits.is_empty() && !told {
             continue;
         }
@@ -97,19 +117,24 @@ pub(super) async fn wait(core: Arc<GatewayCore>, ended: CancellationToken) {
     }
 }
 
+/// What a report tells.
+type ReportContent = (Vec<CallEvidence>, Vec<OpenCall>);
+
 /// Tells the leader what calls showed of servers.
 pub(super) async fn report(core: Arc<GatewayCore>, ended: CancellationToken) {
     let beat = core.loops.register("gateway: reports", MAY_BE_SILENT);
-    let mut last = None;
+    let mut last: Option<(Instant, ReportContent)> = None;
     let mut last_at = Instant::now();
     while ended.run_until_cancelled(core.evidence.report_due(core.timings.report, last_at)).await.is_some() {
         last_at = Instant::now();
         beat.beat();
         let reported_at = Timestamp::now();
-        let evidence = core.evidence.all(reported_at);
-        if last.as_ref().unwrap_or(&Vec::new()) == &evidence {
+        let told = (core.evidence.all(reported_at), core.open.shown());
+        let said = last.as_ref().filter(|(at, (_, open))| open.is_empty() || at.elapsed() < REPEAT);
+        if said.map_or(told == Default::default(), |(_, said)| *said == told) {
             continue;
         }
+        let (evidence, open_calls) = told.clone();
         let report = WorkerReport {
             holder: core.holder.clone(),
             namespace: core.namespace.clone(),
@@ -121,11 +146,12 @@ pub(super) async fn report(core: Arc<GatewayCore>, ended: CancellationToken) {
             limited_by: "Backends".to_owned(),
             draining: core.closing.is_cancelled(),
             calls: Vec::new(),
-            evidence: evidence.clone(),
+            evidence,
+            open_calls,
             reported_at,
         };
         match core.store.report_worker(&report).await {
-            Ok(()) => last = Some(evidence),
+            Ok(()) => last = Some((Instant::now(), told)),
             Err(error) => tracing::debug!(%error, "no report"),
         }
     }

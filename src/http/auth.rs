@@ -185,6 +185,8 @@ pub(super) enum Rule {
     OfBackends(&'static str),
     /// A verb on the `{agent}` of the path, or on its services.
     OfAgent(&'static str, Option<&'static str>),
+    /// A verb on the calls of callers, in the query's namespace or in all.
+    OfCalls(&'static str),
     /// A verb on tasks, in the query's namespace or in all.
     OfTasks(&'static str),
     /// A verb on tasks in the query's namespace, or in `default`.
@@ -217,6 +219,10 @@ impl Rule {
                 let of = access(verb, Kind::HostAgent.plural().to_owned(), Some(namespace), path.get("agent").cloned());
                 Access { subresource, ..of }
             }
+            Self::OfCalls(verb) => Access {
+                subresource: Some("calls"),
+                ..access(verb, Kind::Caller.plural().to_owned(), namespace(), None)
+            },
             Self::OfTasks(verb) => tasks(verb, namespace()),
             Self::OfClaim => tasks("update", namespace()),
             Self::OfNewTasks(verb) => {

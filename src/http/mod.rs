@@ -2,6 +2,7 @@
 //! answers the same. docs/api.md and `/api/v1/openapi.json` say what can be asked.
 
 mod auth;
+mod calls;
 mod controls;
 mod error;
 mod events;
@@ -32,6 +33,7 @@ fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
 
 pub use auth::Access;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
+pub use calls::CallList;
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};
 pub use moment::TimeOrDuration;

@@ -18,6 +18,8 @@ use super::tasks::TaskRequest;
 #[openapi(
     info(title = "Ostler", description = "Resources with status, live facts and controls; tasks"),
     paths(
+        super::calls::cancel,
+        super::calls::list,
         super::controls::down,
         super::controls::pause,
         super::controls::reconcile,
@@ -77,7 +79,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Each operation's name and group, for clients that are generated from this.
-const OPERATIONS: [(&str, &str, &str, &str); 34] = [
+const OPERATIONS: [(&str, &str, &str, &str); 36] = [
     ("get", "/livez", "livez", "health"),
     ("get", "/readyz", "readyz", "health"),
     ("get", "/metrics", "metrics", "health"),
@@ -98,6 +100,8 @@ const OPERATIONS: [(&str, &str, &str, &str); 34] = [
     ("post", "/api/v1/services/{agent}/{service}/start", "start_service", "services"),
     ("get", "/api/v1/services/{agent}/{service}/log", "get_log", "services"),
     ("get", "/api/v1/operations/{agent}/{id}", "get_operation", "services"),
+    ("get", "/api/v1/calls", "list_calls", "calls"),
+    ("post", "/api/v1/calls/{id}/cancel", "cancel_call", "calls"),
     ("get", "/api/v1/tasks", "list_tasks", "tasks"),
     ("post", "/api/v1/tasks", "submit_tasks", "tasks"),
     ("delete", "/api/v1/tasks", "purge_tasks", "tasks"),

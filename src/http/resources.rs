@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::Kind,
-    store::{ControlSet, Observation, ServerRow},
+    store::{CallerDay, ControlSet, Observation, ServerRow, caller_id},
 };
 
 /// Which namespace; all when absent.
@@ -32,14 +32,14 @@ pub(super) struct InNamespace {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct Named {
-    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules` or `containerhealthchecks`; short names do as well.
+    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks` or `callers`; short names do as well.
     pub kind: String,
     pub namespace: String,
     pub name: String,
 }
 
 /// All resources of a kind.
-#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules` or `containerhealthchecks`; short names do as well."), InNamespace),
+#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks` or `callers`; short names do as well."), InNamespace),
     responses((status = 200, body = ItemList), (status = 404, body = super::ErrorReply)))]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -94,12 +94,18 @@ struct Facts {
     occupied: HashMap<String, i64>,
     last_byte: HashMap<String, Timestamp>,
     observed: HashMap<String, Observation>,
+    /// What callers used, by [`caller_id`].
+    used: HashMap<String, CallerDay>,
     controls: ControlSet,
 }
 
 impl Facts {
     async fn read(api: &Api, kind: Kind) -> Result<Self, ApiError> {
         let mut facts = Self { controls: api.store.controls().await?, ..Self::default() };
+        if kind == Kind::Caller {
+            let days = api.store.caller_days().await?;
+            facts.used = days.into_iter().map(|day| (day.caller.clone(), day)).collect();
+        }
         if kind != Kind::LLMBackend {
             return Ok(facts);
         }
@@ -138,6 +144,11 @@ impl Facts {
         }
         if let Some(seen) = self.observed.get(uid) {
             live.observed(seen);
+        }
+        if let Some(used) = self.used.get(&caller_id(namespace, name)) {
+            live.calls_today = Some(used.calls);
+            live.tokens_today = Some(used.tokens);
+            live.last_used_at = Some(used.last_used_at);
         }
         live
     }

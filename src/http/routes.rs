@@ -17,7 +17,7 @@ use tower_http::trace::TraceLayer;
 use super::{
     Api, ApiError, AuthError,
     auth::Rule,
-    controls, events,
+    calls, controls, events,
     extract::{BODIES_BYTES, Bodies, BodyLimit, USUAL_BODY},
     health, openapi, resources, services, status, tasks,
 };
@@ -32,7 +32,7 @@ pub(super) const MAX_TASKS_BYTES: usize = BODIES_BYTES;
 const MAX_TASK_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
-    use Rule::{OfAgent, OfAll, OfBackends, OfPath, Open};
+    use Rule::{OfAgent, OfAll, OfBackends, OfCalls, OfPath, Open};
     let mut table = vec![
         ("/livez", Open, get(health::livez)),
         ("/readyz", Open, get(health::readyz)),
@@ -48,6 +48,8 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/services/{agent}/{service}/start", OfAgent("update", Some("services")), post(services::start)),
         ("/api/v1/services/{agent}/{service}/log", OfAgent("get", Some("log")), get(services::log)),
         ("/api/v1/operations/{agent}/{id}", OfAgent("get", None), get(services::operation)),
+        ("/api/v1/calls", OfCalls("list"), get(calls::list)),
+        ("/api/v1/calls/{id}/cancel", OfCalls("update"), post(calls::cancel)),
         ("/api/v1/{kind}", OfPath("list"), get(resources::list)),
         ("/api/v1/{kind}/{namespace}/{name}", OfPath("get"), get(resources::get)),
         ("/api/v1/{kind}/{namespace}/{name}/reconcile", OfPath("patch"), post(controls::reconcile)),

@@ -54,6 +54,13 @@ pub struct Live {
     pub last_served: Option<Check>,
     /// When an open call last received a byte.
     pub last_byte_at: Option<Timestamp>,
+    /// Of a caller: calls that an engine was asked, and tokens, on this UTC day; when one of its calls last ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_today: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_today: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Timestamp>,
     /// A person suspended or resumed it, against its manifest.
     pub suspension: Option<SuspensionView>,
 }

@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 use super::{Operation, object::Object};
 
 /// The names that are read of any request. A name that differs from one of them in case alone is refused: Ollama would read it.
-const READ: [&str; 19] = [
+const READ: [&str; 20] = [
     "model",
     "name",
     "stream",
+    "stream_options",
     "messages",
     "prompt",
     "suffix",
@@ -80,6 +81,14 @@ impl<'a> Ask<'a> {
         let streams = operation.framing().is_some() && stream.unwrap_or(operation.streams_by_default());
         let load = load(operation, &object);
         Ok(Self { operation, model, streams, load, object })
+    }
+
+    /// Tokens of its prompt, where no engine counted them: texts have some four bytes to one.
+    pub fn prompt_estimate(&self) -> u64 {
+        const PROMPT: [&str; 7] = ["messages", "prompt", "suffix", "input", "system", "instructions", "tools"];
+        const BYTES: u64 = 4;
+        let bytes: usize = PROMPT.iter().filter_map(|field| self.object.get(field)).map(str::len).sum();
+        (bytes as u64).div_ceil(BYTES)
     }
 
     /// Whether it shows pictures, which text engines refuse in ways of their own.

@@ -26,10 +26,12 @@ pub fn edited(ask: &Ask<'_>, engine: EngineKind, model: &str) -> Result<String, 
     let size: usize = ask.object.fields().map(|(name, value)| name.len() + value.len() + 4).sum();
     let mut out = ObjectWriter::new(size + model.len());
     let ollama = ask.operation.protocol() == Protocol::Ollama;
+    let usage = ask.usage_options();
     for (name, value) in ask.object.fields() {
         let value = match name {
             "model" => Cow::Owned(Value::from(model).to_string()),
             // How long a model stays is declared, for all who use it.
+            "stream_options" if usage.is_some() => continue,
             "keep_alive" if engine == EngineKind::Ollama => continue,
             "truncate" if ollama => continue,
             "options" if ollama => options(value)?,
@@ -40,6 +42,9 @@ pub fn edited(ask: &Ask<'_>, engine: EngineKind, model: &str) -> Result<String, 
             _ => Cow::Borrowed(value),
         };
         out.field(name, &value);
+    }
+    if let Some(usage) = usage {
+        out.field("stream_options", &usage);
     }
     if cuts_prompts(ask.operation) {
         // A prompt that does not fit is an error, never an answer to a part of it.

@@ -28,6 +28,10 @@ pub enum RefusalReason {
     Loop,
     /// All servers are full for longer than one waits.
     Full,
+    /// Whoever asks has used what it may of this day.
+    Spent,
+    /// A person ended it.
+    Cancelled,
     /// No server can serve it now.
     Unavailable,
     /// The engine failed under it.
@@ -50,6 +54,8 @@ impl RefusalReason {
             Self::Upgrade => "Upgrade",
             Self::Loop => "Loop",
             Self::Full => "Full",
+            Self::Spent => "Spent",
+            Self::Cancelled => "Cancelled",
             Self::Unavailable => "Unavailable",
             Self::EngineFailed => "EngineFailed",
             Self::EngineSilent => "EngineSilent",
@@ -81,9 +87,9 @@ impl Refusal {
             RefusalReason::TooLarge => 413,
             RefusalReason::Encoding => 415,
             RefusalReason::Upgrade => 426,
-            RefusalReason::Full => 429,
+            RefusalReason::Full | RefusalReason::Spent => 429,
             RefusalReason::EngineFailed => 502,
-            RefusalReason::Unavailable => 503,
+            RefusalReason::Unavailable | RefusalReason::Cancelled => 503,
             RefusalReason::EngineSilent => 504,
             RefusalReason::Loop => 508,
         }
@@ -102,6 +108,8 @@ impl Refusal {
             RefusalReason::Upgrade => ("invalid_request_error", "upgrade_not_supported"),
             RefusalReason::Loop => ("server_error", "loop_detected"),
             RefusalReason::Full => ("rate_limit_error", "servers_full"),
+            RefusalReason::Spent => ("insufficient_quota", "insufficient_quota"),
+            RefusalReason::Cancelled => ("server_error", "cancelled"),
             RefusalReason::Unavailable => ("server_error", "unavailable"),
             RefusalReason::EngineFailed => ("server_error", "engine_failed"),
             RefusalReason::EngineSilent => ("server_error", "engine_timeout"),
@@ -116,9 +124,12 @@ impl Refusal {
             RefusalReason::Forbidden => "permission_error",
             RefusalReason::UnknownModel | RefusalReason::UnknownPath => "not_found_error",
             RefusalReason::TooLarge => "request_too_large",
-            RefusalReason::Full => "rate_limit_error",
+            RefusalReason::Full | RefusalReason::Spent => "rate_limit_error",
             RefusalReason::Unavailable => "overloaded_error",
-            RefusalReason::Loop | RefusalReason::EngineFailed | RefusalReason::EngineSilent => "api_error",
+            RefusalReason::Cancelled
+            | RefusalReason::Loop
+            | RefusalReason::EngineFailed
+            | RefusalReason::EngineSilent => "api_error",
         }
     }
 

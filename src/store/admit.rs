@@ -21,6 +21,8 @@ pub(super) struct SlotRecord {
     pub purpose: String,
     /// `None`: a canary's.
     pub class: Option<String>,
+    /// Whose call, of the gateway's.
+    pub caller: Option<String>,
     pub model: Option<String>,
     pub taken_at: Stamp,
     pub lease_expires_at: Stamp,
@@ -85,6 +87,7 @@ impl TryFrom<SlotRecord> for SlotRow {
             epoch,
             purpose,
             class: _,
+            caller: _,
             model,
             taken_at,
             lease_expires_at,
@@ -274,6 +277,7 @@ mod tests {
             epoch: 1,
             purpose: "Call".into(),
             class: None,
+            caller: None,
             model: None,
             taken_at: second(900),
             lease_expires_at: second(1_020),

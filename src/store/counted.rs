@@ -167,6 +167,12 @@ pass_on! {
         fn report_worker(report: &WorkerReport) -> ();
         fn worker_left(holder: &str) -> ();
     }
+    Callers {
+        fn count_use(uses: &[CallerUse]) -> ();
+        fn caller_days() -> Vec<CallerDay>;
+        fn cancel_call(id: &str) -> ();
+        fn cancelled_calls() -> Vec<String>;
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod admit;
 mod batch;
+mod callers;
 mod changes;
 mod clock;
 mod commands;
@@ -44,6 +45,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
+pub use callers::{CallerDay, CallerLimit, CallerUse, Callers, OpenCall, OpenCallState, SlotCaller, caller_id};
 pub use changes::{Changes, Follower, Topics};
 pub use clock::BootInstant;
 pub use counted::counted;
@@ -78,6 +80,7 @@ pub trait Store:
     + Tasks
     + Dispatch
     + Work
+    + Callers
     + Changes
 {
 }
@@ -93,6 +96,7 @@ impl<T> Store for T where
         + Tasks
         + Dispatch
         + Work
+        + Callers
         + Changes
 {
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
+use super::SlotRequest;
 use super::admit::{SlotRecord, calls_at_once};
 use super::stamp::Stamp;
 use super::{ServerRow, SlotAnswer};
-use crate::tasks::share::{CallClass, FreeSlot, SHARE_WINDOW, SlotTime, WaitingCalls, may_take};
+use crate::tasks::share::{CallClass, FreeSlot, SHARE_WINDOW, SlotTime, USUAL_WEIGHT, WaitingCalls, may_take};
 
 const MINUTE_MILLIS: i64 = 60_000;
 /// Minutes of which the time is kept, the present one with them.
@@ -21,14 +22,19 @@ const PLACES: i64 = SHARE_WINDOW.as_secs() as i64 / 60 + 1;
 pub(super) struct WaitRecord {
     pub holder: String,
     pub class: String,
+    /// Empty: tasks.
+    pub caller: String,
+    pub weight: i32,
     pub calls: i64,
     pub since: Stamp,
 }
 
-/// The time of a class in `slot_shares`.
+/// The time of a caller's calls of a class in `slot_shares`.
 #[derive(Clone, Debug, FromRow)]
 pub(super) struct ShareRecord {
     pub class: String,
+    /// Empty: tasks.
+    pub caller: String,
     pub micros: i64,
 }
 
@@ -65,13 +71,41 @@ pub(super) const fn first_minute(now: Stamp) -> i64 {
     minute_of(now) - PLACES + 1
 }
 
-/// How many of its free slots a server has for calls of a class of this process. `keeps`: the process has one more already, which is not
+/// Who asks for slots.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlotAsker<'a> {
+    pub holder: &'a str,
+    pub class: CallClass,
+    /// Empty: tasks.
+    pub caller: &'a str,
+    pub weight: i32,
+    pub wanted: i32,
+}
+
+/// A worker, for tasks.
+impl<'a> From<(&'a str, CallClass, i32)> for SlotAsker<'a> {
+    fn from((holder, class, wanted): (&'a str, CallClass, i32)) -> Self {
+        Self { holder, class, caller: "", weight: USUAL_WEIGHT, wanted }
+    }
+}
+
+impl<'a> SlotAsker<'a> {
+    /// `None`: it stands in no line.
+    pub fn of(request: &'a SlotRequest) -> Option<Self> {
+        let class = request.class?;
+        let (caller, weight) =
+            request.caller.as_ref().map_or(("", USUAL_WEIGHT), |caller| (caller.id.as_str(), caller.weight));
+        Some(Self { holder: &request.holder, class, caller, weight, wanted: 1 })
+    }
+}
+
+/// How many of its free slots a server has for whoever asks. `keeps`: the process has one more already, which is not
 /// among `slots`, and asks whether it may go on with it.
-pub(super) fn grants(
+pub(super) fn grants<'a>(
     server: &ServerRow,
     slots: &[SlotRecord],
     line: &Line,
-    (holder, class, wanted): (&str, CallClass, i32),
+    asker: impl Into<SlotAsker<'a>>,
     keeps: bool,
     now: Stamp,
 ) -> usize {
@@ -90,9 +124,19 @@ pub(super) fn grants(
     // Rows that were never given, or are no more than the limit allows: what was given back last counts.
     free.sort_by_key(|slot| slot.free_for);
     free.resize(capacity, FreeSlot { free_for: Duration::MAX, after_interactive: false });
-    let waiting: Vec<WaitingCalls> = line.waits.iter().filter_map(|wait| waiting(wait, now)).collect();
-    let wanted = usize::try_from(wanted).unwrap_or(0);
-    may_take(&free, &waiting, time(&occupied, line, now), (holder, class, wanted))
+    let times = Times { occupied: &occupied, line, now };
+    let waiting: Vec<WaitingCalls> = line.waits.iter().filter_map(|wait| times.waiting(wait)).collect();
+    let SlotAsker { holder, class, caller, weight, wanted } = asker.into();
+    let asker = WaitingCalls {
+        process: holder.to_owned(),
+        class,
+        caller: caller.to_owned(),
+        weight,
+        had: times.had(class, caller),
+        calls: usize::try_from(wanted).unwrap_or(0),
+        waiting_for: Duration::ZERO,
+    };
+    may_take(&free, &waiting, times.by_class(), &asker)
 }
 
 /// As many are occupied as may be, as far as whoever asks is concerned.
@@ -101,25 +145,49 @@ pub(super) fn full(server: &ServerRow, slots: &[SlotRecord], now: Stamp) -> Slot
     SlotAnswer::Full { occupied: i64::try_from(occupied).unwrap_or(i64::MAX), limit: calls_at_once(server) }
 }
 
-fn waiting(wait: &WaitRecord, now: Stamp) -> Option<WaitingCalls> {
-    let class = class_of(&wait.class)?;
-    let calls = usize::try_from(wait.calls).unwrap_or(0);
-    Some(WaitingCalls { process: wait.holder.clone(), class, calls, waiting_for: wait.since.until(now) })
+/// The time that slots were taken lately, those that are taken now with them.
+struct Times<'a> {
+    occupied: &'a [&'a SlotRecord],
+    line: &'a Line,
+    now: Stamp,
 }
 
-fn time(occupied: &[&SlotRecord], line: &Line, now: Stamp) -> SlotTime {
-    let mut time = SlotTime::default();
-    for share in &line.shares {
-        if let Some(class) = class_of(&share.class) {
-            time.add(class, Duration::from_micros(share.micros.max(0).unsigned_abs()));
-        }
+impl Times<'_> {
+    /// By class and caller.
+    fn each(&self) -> impl Iterator<Item = (CallClass, &str, Duration)> {
+        let shares = self.line.shares.iter().filter_map(|share| {
+            let time = Duration::from_micros(share.micros.max(0).unsigned_abs());
+            Some((class_of(&share.class)?, share.caller.as_str(), time))
+        });
+        let running = self.occupied.iter().filter_map(|slot| {
+            let class = slot.class.as_deref().and_then(class_of)?;
+            Some((class, slot.caller.as_deref().unwrap_or_default(), slot.taken_at.until(self.now)))
+        });
+        shares.chain(running)
     }
-    for slot in occupied {
-        if let Some(class) = slot.class.as_deref().and_then(class_of) {
-            time.add(class, slot.taken_at.until(now));
-        }
+
+    fn by_class(&self) -> SlotTime {
+        let mut all = SlotTime::default();
+        self.each().for_each(|(class, _, time)| all.add(class, time));
+        all
     }
-    time
+
+    fn had(&self, class: CallClass, caller: &str) -> Duration {
+        self.each().filter(|(of, by, _)| *of == class && *by == caller).map(|(_, _, time)| time).sum()
+    }
+
+    fn waiting(&self, wait: &WaitRecord) -> Option<WaitingCalls> {
+        let class = class_of(&wait.class)?;
+        Some(WaitingCalls {
+            process: wait.holder.clone(),
+            class,
+            caller: wait.caller.clone(),
+            weight: wait.weight,
+            had: self.had(class, &wait.caller),
+            calls: usize::try_from(wait.calls).unwrap_or(0),
+            waiting_for: wait.since.until(self.now),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use crate::tasks::{ClaimedTask, QueueKey, Task, TaskId, TaskState};
 
 pub use crate::tasks::Unassigned;
 
-use super::{CallEvidence, Slot, is_storable};
+use super::{CallEvidence, OpenCall, Slot, is_storable};
 
-/// A resource that workers need, as it is projected: an Expert, TaskQueue, WorkerPool or TaskSchedule.
+/// A resource that workers or gateways need, as it is projected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeclaredRow {
@@ -287,10 +287,16 @@ pub struct WorkerReport {
     /// What its calls showed of servers: a state, which each report repeats.
     #[serde(default)]
     pub evidence: Vec<CallEvidence>,
+    /// Of a gateway: the calls that are open, the oldest first, at most [`MOST_OPEN_CALLS`].
+    #[serde(default)]
+    pub open_calls: Vec<OpenCall>,
     /// By the worker's clock, as are the times of `evidence`.
     #[serde(default)]
     pub reported_at: Timestamp,
 }
+
+/// How many open calls a report tells of.
+pub const MOST_OPEN_CALLS: usize = 500;
 
 /// Calls for one model of one server over a few seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -5,8 +5,12 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
+use super::{CallerLimit, SlotCaller};
 pub use crate::api::ObjectKey as ResourceKey;
-use crate::tasks::{route::CallsOfDay, share::CallClass};
+use crate::tasks::{
+    route::CallsOfDay,
+    share::{CallClass, USUAL_WEIGHT},
+};
 
 /// What can go wrong with a database.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -170,12 +174,23 @@ pub struct ServerNow {
     pub interactive: i64,
 }
 
-/// Calls of a process that wait for a slot of a server.
+/// Calls of a process that wait for a slot of a server, by class and caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotWait {
     pub server_url: String,
     pub class: CallClass,
+    /// Of the gateway's calls, see [`super::caller_id`]; empty: tasks.
+    pub caller: String,
+    pub weight: i32,
     pub calls: i64,
+}
+
+impl SlotWait {
+    /// Tasks of a worker.
+    pub fn of_tasks(server_url: &str) -> Self {
+        let (caller, weight) = (String::new(), USUAL_WEIGHT);
+        Self { server_url: server_url.to_owned(), class: CallClass::Batch, caller, weight, calls: 1 }
+    }
 }
 
 /// What a slot is for.
@@ -196,6 +211,8 @@ pub struct SlotRequest {
     pub purpose: SlotPurpose,
     /// Whose call it is; `None`: it stands in no line, as canaries don't.
     pub class: Option<CallClass>,
+    /// `None`: a task's, or a canary.
+    pub caller: Option<SlotCaller>,
     pub model: Option<String>,
     pub lease: Duration,
     /// By when the call must have ended, from now: bounded tokens and seconds.
@@ -239,6 +256,8 @@ pub enum SlotAnswer {
     Closed,
     /// It may not be called again today.
     Spent,
+    /// Whoever asks has reached a limit of its own.
+    Limited(CallerLimit),
 }
 
 /// An occupied slot. Its times are by the reader's clock.

@@ -15,10 +15,7 @@ use super::{
 };
 use crate::{
     store::{Admission, BootInstant, FreeClaim, Served, ServerNow, SlotClaim, SlotWait, StoreError},
-    tasks::{
-        route::{self, Route},
-        share::CallClass,
-    },
+    tasks::route::{self, Route},
 };
 
 /// Webhooks' tasks in one statement.
@@ -57,7 +54,7 @@ impl BatchWait {
                 .iter()
                 .filter(is_shared)
                 .filter(|now| ours(&now.row.url))
-                .map(|now| SlotWait { server_url: now.row.url.clone(), class: CallClass::Batch, calls: 1 })
+                .map(|now| SlotWait::of_tasks(&now.row.url))
                 .collect();
             if !waits.is_empty() || self.told_at.is_some() {
                 core.store.wait_for_slots(&core.holder, &waits).await?;

@@ -58,6 +58,7 @@ pub async fn report(core: Arc<Core>, state: Arc<State>, host: String, beat: Beat
             draining,
             calls: core.stats.take(),
             evidence: core.evidence.all(reported_at),
+            open_calls: Vec::new(),
             reported_at,
         };
         let said = last.as_ref().filter(|(at, _)| at.elapsed() < core.timings.report_idle).map(|(_, last)| last);

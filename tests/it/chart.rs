@@ -113,6 +113,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("patch", "pods"),
     ("watch", "containerhealthchecks.ostler.dev"),
     ("patch", "containerhealthchecks.ostler.dev/status"),
+    ("watch", "callers.ostler.dev"),
+    ("patch", "callers.ostler.dev/status"),
     ("get", "pods/log"),
     ("patch", "pods/resize"),
 ];
@@ -129,6 +131,7 @@ const NEVER: &[(&str, &str)] = &[
     ("delete", "deployments.apps"),
     ("patch", "statefulsets.apps"),
     ("patch", "containerhealthchecks.ostler.dev"),
+    ("patch", "callers.ostler.dev"),
     ("update", "deployments.apps"),
     ("list", "deployments.apps"),
     ("list", "configmaps"),

@@ -64,7 +64,6 @@ pub struct UpArgs {
 pub async fn run(args: UpArgs, global: &Global) -> Result<(), CliError> {
     let UpArgs { folder, listen, gateway, database, observe } = args;
     let folder = checked(&folder, listen)?;
-    gateway.check()?;
     let dir = DataDir::of(global)?;
     dir.create()?;
     reaper::start();

@@ -11,10 +11,10 @@ use tokio::sync::broadcast;
 
 use crate::{
     api::{
-        ConditionStatus, ContainerHealthCheck, Expert, HostAgent, Kind, LLMBackend, RequiredKind, Requirement,
+        Caller, ConditionStatus, ContainerHealthCheck, Expert, HostAgent, Kind, LLMBackend, RequiredKind, Requirement,
         ResourceStatus, TaskQueue, TaskSchedule, WorkerPool, condition,
     },
-    store::{BackendRow, DeclaredRow, QueueCounts, StoreError, WaitingGroup},
+    store::{BackendRow, CallerDay, DeclaredRow, QueueCounts, StoreError, WaitingGroup, caller_id},
 };
 
 use super::{
@@ -42,6 +42,7 @@ pub struct Feeds {
     pub pools: Feed<WorkerPool>,
     pub schedules: Feed<TaskSchedule>,
     pub checks: Feed<ContainerHealthCheck>,
+    pub callers: Feed<Caller>,
 }
 
 /// A figure that is read at most every few seconds.
@@ -72,6 +73,7 @@ impl<T> Figure<T> {
 struct Figures {
     counts: Figure<Vec<QueueCounts>>,
     waiting: Figure<Vec<WaitingGroup>>,
+    callers: Figure<Vec<CallerDay>>,
 }
 
 /// Of one term.
@@ -111,6 +113,13 @@ impl ControlPlane {
         Some(found.map_or((0, 0), |c| (c.pending, c.in_progress)))
     }
 
+    /// What a caller used today, a few seconds old; `None`: nothing yet, or the database does not tell.
+    pub async fn used_by(&self, caller: &NamespacedName) -> Option<CallerDay> {
+        let days = self.figures.callers.fresh(|| self.parts.store.caller_days()).await.ok()?;
+        let id = caller_id(&caller.namespace, &caller.name);
+        days.iter().find(|day| day.caller == id).cloned()
+    }
+
     /// What waits, by what it could be waiting for; a few seconds old.
     pub async fn waiting(&self) -> Result<Arc<Vec<WaitingGroup>>, StoreError> {
         self.figures.waiting.fresh(|| self.parts.store.waiting()).await
@@ -125,12 +134,13 @@ impl ControlPlane {
 
     /// Asks for a pass of every object of the projected kinds.
     fn trigger_declared(&self) {
-        let Feeds { backends: _, agents: _, experts, queues, pools, schedules, checks } = &self.feeds;
+        let Feeds { backends: _, agents: _, experts, queues, pools, schedules, checks, callers } = &self.feeds;
         self.trigger_all(Kind::Expert, experts);
         self.trigger_all(Kind::TaskQueue, queues);
         self.trigger_all(Kind::WorkerPool, pools);
         self.trigger_all(Kind::TaskSchedule, schedules);
         self.trigger_all(Kind::ContainerHealthCheck, checks);
+        self.trigger_all(Kind::Caller, callers);
     }
 
     /// Asks for a pass of every object.
@@ -195,7 +205,8 @@ fn condition_of<K: KindObject>(feed: &Feed<K>, namespace: &str, name: &str, type
 
 /// A changed object may concern all projected kinds: they refer to each other.
 pub async fn heed_touches(world: Arc<ControlPlane>) {
-    let Feeds { backends, agents, experts, queues, pools, schedules, checks } = &world.feeds;
+    // No other kind refers to callers.
+    let Feeds { backends, agents, experts, queues, pools, schedules, checks, callers: _ } = &world.feeds;
     let (mut backends, mut agents, mut experts) = (backends.touches(), agents.touches(), experts.touches());
     let (mut queues, mut pools, mut schedules) = (queues.touches(), pools.touches(), schedules.touches());
     let mut checks = checks.touches();

@@ -225,6 +225,7 @@ mod tests {
             draining: false,
             calls: vec![calls],
             evidence: Vec::new(),
+            open_calls: Vec::new(),
             reported_at: Timestamp::UNIX_EPOCH,
         };
         WorkerRow { report, age: Duration::from_millis(age_millis) }

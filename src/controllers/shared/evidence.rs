@@ -102,6 +102,7 @@ mod tests {
             draining: false,
             calls: Vec::new(),
             evidence: vec![evidence],
+            open_calls: Vec::new(),
             reported_at: at(reported),
         };
         WorkerRow { report, age: Duration::from_millis(age) }

@@ -256,7 +256,9 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
-    use crate::api::{ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool};
+    use crate::api::{
+        Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool,
+    };
 
     static KINDS: LazyLock<Kinds> = LazyLock::new(|| Kinds::new(&[]).unwrap());
 
@@ -325,6 +327,7 @@ mod tests {
                     "TaskQueue" => decodes::<TaskQueue>(object),
                     "WorkerPool" => decodes::<WorkerPool>(object),
                     "TaskSchedule" => decodes::<TaskSchedule>(object),
+                    "Caller" => decodes::<Caller>(object),
                     _ => decodes::<ContainerHealthCheck>(object),
                 };
                 assert!(decoded.is_ok(), "{decoded:?}: {object}");

@@ -13,13 +13,14 @@ use crate::store::admit::{
     DayRecord, Decision, ServerNowRecord, SlotRecord, calls_of_day, day_of, decide, life_at, occupied_rows,
     with_servers,
 };
+use crate::store::callers::limit_of;
 use crate::store::changes::Topics;
-use crate::store::order::{class_word, full, grants};
+use crate::store::order::{SlotAsker, class_word, full, grants};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, SlotWait, Slots,
-    StoreError,
+    CallLife, CallerLimit, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, SlotWait,
+    Slots, StoreError,
 };
 
 /// A server, with the database's time.
@@ -95,7 +96,9 @@ impl Slots for PostgresStore {
             let answer = give(session.connection(), request).await?;
             match answer {
                 SlotAnswer::Given(_) => session.commit().await?,
-                SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent => session.roll_back().await?,
+                SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent | SlotAnswer::Limited(_) => {
+                    session.roll_back().await?;
+                }
             }
             Ok(answer)
         })
@@ -137,12 +140,15 @@ impl Slots for PostgresStore {
             .bind(holder)
             .bind(column(|wait| wait.server_url.as_str()))
             .bind(column(|wait| class_word(wait.class)))
+            .bind(column(|wait| wait.caller.as_str()))
+            .bind(waits.iter().map(|wait| wait.weight).collect::<Vec<_>>())
             .bind(waits.iter().map(|wait| wait.calls).collect::<Vec<_>>())
             .bind(lapse_micros());
         let done = sqlx::query(WAIT_NO_MORE)
             .bind(holder)
             .bind(column(|wait| wait.server_url.as_str()))
-            .bind(column(|wait| class_word(wait.class)));
+            .bind(column(|wait| class_word(wait.class)))
+            .bind(column(|wait| wait.caller.as_str()));
         self.execute_all(vec![wait, done]).await?;
         self.work.changed(Topics::SLOTS.when(!waits.is_empty()));
         Ok(())
@@ -276,18 +282,44 @@ pub(super) async fn count_calls(
     Ok(())
 }
 
+/// The limit of the caller that is reached, if one is. Its row is locked until the slot is given.
+async fn caller_limit(
+    connection: &mut PgConnection,
+    request: &SlotRequest,
+    now: Stamp,
+) -> Result<Option<CallerLimit>, StoreError> {
+    let Some(caller) = request.caller.as_ref().filter(|caller| caller.is_limited()) else { return Ok(None) };
+    let used: (i64, i64) = sqlx::query_as(
+        "INSERT INTO caller_days AS d (caller, day, calls, tokens) VALUES ($1, $2, 0, 0)
+         ON CONFLICT (caller) DO UPDATE SET calls = d.calls RETURNING day, tokens",
+    )
+    .bind(&caller.id)
+    .bind(day_of(now))
+    .fetch_one(&mut *connection)
+    .await?;
+    let occupied = sqlx::query_scalar(
+        "SELECT count(*) FROM slots WHERE caller = $1
+         AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock_timestamp()",
+    );
+    Ok(limit_of(caller, occupied.bind(&caller.id).fetch_one(connection).await?, used, now))
+}
+
 async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
     let Some((server, now)) = lock_server(connection, &request.server_url).await? else {
         return Ok(SlotAnswer::Closed);
     };
+    // Before the server's: whoever may not go on waits for no server.
+    if let Some(limit) = caller_limit(connection, request, now).await? {
+        return Ok(SlotAnswer::Limited(limit));
+    }
     let slots = rows(connection, &server.url).await?;
     let (number, epoch) = match decide(&server, &slots, request.purpose, now) {
         Decision::Give { number, epoch } => (number, epoch),
         Decision::Refuse(answer) => return Ok(answer),
     };
-    if let Some(class) = request.class {
+    if let Some(asker) = SlotAsker::of(request) {
         let line = line(connection, &server.url, now).await?;
-        if grants(&server, &slots, &line, (&request.holder, class, 1), false, now) == 0 {
+        if grants(&server, &slots, &line, asker, false, now) == 0 {
             return Ok(full(&server, &slots, now));
         }
     }
@@ -299,9 +331,9 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     }
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at, class)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL, $11)
-         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7, class = $11,
+            call_began_at, last_byte_at, instance, aborted, frees_at, class, caller)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL, $11, $12)
+         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7, class = $11, caller = $12,
             lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL,
             outlives_client = false, instance = $10, aborted = false, frees_at = NULL",
     )
@@ -316,6 +348,7 @@ async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<Sl
     .bind(now.after(request.call_within))
     .bind(&server.instance)
     .bind(request.class.map(class_word))
+    .bind(request.caller.as_ref().map(|caller| &caller.id))
     .execute(connection)
     .await?;
     Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))

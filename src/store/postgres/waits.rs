@@ -11,29 +11,30 @@ use crate::tasks::share::WAIT_LAPSES;
 pub(super) const RELEASE: &str = "WITH released AS (
         UPDATE slots SET frees_at = clock_timestamp() + $5 * interval '1 microsecond'
         WHERE server_url = $1 AND number = $2 AND holder = $3 AND epoch = $4 AND frees_at IS NULL
-        RETURNING class, taken_at, floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute
+        RETURNING class, coalesce(caller, '') AS caller, taken_at, floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute
     ), counted AS (
-        INSERT INTO slot_shares AS s (server_url, class, place, minute, micros)
-        SELECT $1, class, minute % 11, minute, greatest(0, extract(epoch FROM clock_timestamp() - taken_at) * 1000000)::bigint
+        INSERT INTO slot_shares AS s (server_url, class, caller, place, minute, micros)
+        SELECT $1, class, caller, minute % 11, minute, greatest(0, extract(epoch FROM clock_timestamp() - taken_at) * 1000000)::bigint
         FROM released WHERE class IS NOT NULL
-        ON CONFLICT (server_url, class, place) DO UPDATE SET minute = excluded.minute,
+        ON CONFLICT (server_url, class, caller, place) DO UPDATE SET minute = excluded.minute,
             micros = CASE WHEN s.minute = excluded.minute THEN s.micros ELSE 0 END + excluded.micros
     )
     SELECT EXISTS (SELECT FROM slot_waits
         WHERE server_url = $1 AND seen_at > clock_timestamp() - $6 * interval '1 microsecond') FROM released";
 
 /// Refreshes what a process waits for.
-pub(super) const WAIT: &str = "INSERT INTO slot_waits AS w (server_url, holder, class, calls, since, seen_at)
-    SELECT server_url, $1, class, calls, clock_timestamp(), clock_timestamp()
-    FROM unnest($2::text[], $3::text[], $4::bigint[]) AS given (server_url, class, calls) ORDER BY server_url, class
-    ON CONFLICT (server_url, holder, class) DO UPDATE SET calls = excluded.calls, seen_at = excluded.seen_at,
-        since = CASE WHEN w.seen_at > excluded.seen_at - $5 * interval '1 microsecond' THEN w.since ELSE excluded.since END";
+pub(super) const WAIT: &str = "INSERT INTO slot_waits AS w (server_url, holder, class, caller, weight, calls, since, seen_at)
+    SELECT server_url, $1, class, caller, weight, calls, clock_timestamp(), clock_timestamp()
+    FROM unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[]) AS given (server_url, class, caller, weight, calls)
+    ORDER BY server_url, class, caller
+    ON CONFLICT (server_url, holder, class, caller) DO UPDATE SET calls = excluded.calls, weight = excluded.weight, seen_at = excluded.seen_at,
+        since = CASE WHEN w.seen_at > excluded.seen_at - $7 * interval '1 microsecond' THEN w.since ELSE excluded.since END";
 
 /// Forgets what it waits for no more, and what processes left that are gone.
 pub(super) const WAIT_NO_MORE: &str = "DELETE FROM slot_waits WHERE ctid IN (
     SELECT ctid FROM slot_waits AS w
-    WHERE (holder = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[]) AS given (server_url, class)
-            WHERE given.server_url = w.server_url AND given.class = w.class))
+    WHERE (holder = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS given (server_url, class, caller)
+            WHERE given.server_url = w.server_url AND given.class = w.class AND given.caller = w.caller))
         OR seen_at < clock_timestamp() - interval '10 minutes'
     FOR UPDATE SKIP LOCKED)";
 
@@ -43,17 +44,19 @@ pub(super) fn lapse_micros() -> i64 {
 
 /// Those who wait for a server. A statement of its own after the lock, as for slots.
 pub(super) async fn line(connection: &mut PgConnection, url: &str, now: Stamp) -> Result<Line, StoreError> {
-    let waits =
-        sqlx::query_as("SELECT holder, class, calls, since FROM slot_waits WHERE server_url = $1 AND seen_at > $2")
-            .bind(url)
-            .bind(now.before(WAIT_LAPSES))
-            .fetch_all(&mut *connection)
-            .await?;
+    let waits = sqlx::query_as(
+        "SELECT holder, class, caller, weight, calls, since FROM slot_waits WHERE server_url = $1 AND seen_at > $2",
+    )
+    .bind(url)
+    .bind(now.before(WAIT_LAPSES))
+    .fetch_all(&mut *connection)
+    .await?;
     if waits.is_empty() {
         return Ok(Line::default());
     }
     let shares = sqlx::query_as(
-        "SELECT class, sum(micros)::bigint AS micros FROM slot_shares WHERE server_url = $1 AND minute >= $2 GROUP BY class",
+        "SELECT class, caller, sum(micros)::bigint AS micros FROM slot_shares
+         WHERE server_url = $1 AND minute >= $2 GROUP BY class, caller",
     );
     let shares = shares.bind(url).bind(first_minute(now)).fetch_all(connection).await?;
     Ok(Line { waits, shares })

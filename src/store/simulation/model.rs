@@ -157,6 +157,7 @@ impl Model {
             epoch,
             purpose: "Call".into(),
             class: Some("Batch".into()),
+            caller: None,
             model: None,
             taken_at: self.now,
             lease_expires_at: self.now.after(claim.slot_lease),

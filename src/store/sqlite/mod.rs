@@ -13,6 +13,7 @@ mod slots;
 #[cfg(test)]
 mod slots_model;
 mod tasks;
+mod waits;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

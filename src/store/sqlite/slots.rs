@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
+use super::waits::{caller_limit, line};
 use crate::store::admit::{
     DayRecord, Decision, ServerNowRecord, SlotRecord, calls_of_day, day_of, decide, life_at, not_before, occupied_rows,
     with_servers,
 };
 use crate::store::changes::Topics;
-use crate::store::order::{Line, class_word, first_minute, full, grants, minute_of, place_of};
+use crate::store::order::{SlotAsker, class_word, full, grants, minute_of, place_of};
 use crate::store::rows::{ServerRecord, admission_word, purpose_word};
 use crate::store::stamp::Stamp;
 use crate::store::{
@@ -74,14 +75,18 @@ impl Slots for SqliteStore {
             return Ok(SlotAnswer::Closed);
         };
         let now = self.now();
+        // Before the server's: whoever may not go on waits for no server.
+        if let Some(limit) = caller_limit(&mut tx, request, now).await? {
+            return Ok(SlotAnswer::Limited(limit));
+        }
         let slots = rows(&mut tx, &server.url).await?;
         let (number, epoch) = match decide(&server, &slots, request.purpose, now) {
             Decision::Give { number, epoch } => (number, epoch),
             Decision::Refuse(answer) => return Ok(answer),
         };
-        if let Some(class) = request.class {
+        if let Some(asker) = SlotAsker::of(request) {
             let line = line(&mut tx, &server.url, now).await?;
-            if grants(&server, &slots, &line, (&request.holder, class, 1), false, now) == 0 {
+            if grants(&server, &slots, &line, asker, false, now) == 0 {
                 return Ok(full(&server, &slots, now));
             }
         }
@@ -98,6 +103,7 @@ impl Slots for SqliteStore {
             epoch,
             purpose: purpose_word(request.purpose).to_owned(),
             class: request.class.map(|class| class_word(class).to_owned()),
+            caller: request.caller.as_ref().map(|caller| caller.id.clone()),
             model: request.model.clone(),
             taken_at: now,
             lease_expires_at: now.after(request.lease),
@@ -145,10 +151,10 @@ impl Slots for SqliteStore {
     async fn release_slot(&self, slot: &Slot, linger: Duration) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         let now = self.now();
-        let released: Option<(Option<String>, Stamp)> = sqlx::query_as(
+        let released: Option<(Option<String>, String, Stamp)> = sqlx::query_as(
             "UPDATE slots SET frees_at = ?5
              WHERE server_url = ?1 AND number = ?2 AND holder = ?3 AND epoch = ?4 AND frees_at IS NULL
-             RETURNING class, taken_at",
+             RETURNING class, coalesce(caller, ''), taken_at",
         )
         .bind(&slot.server_url)
         .bind(slot.number)
@@ -157,11 +163,11 @@ impl Slots for SqliteStore {
         .bind(now.after(linger))
         .fetch_optional(&mut *tx)
         .await?;
-        if let Some((Some(class), taken_at)) = released {
+        if let Some((Some(class), caller, taken_at)) = released {
             let minute = minute_of(now);
             sqlx::query(
-                "INSERT INTO slot_shares (server_url, class, place, minute, micros) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (server_url, class, place) DO UPDATE SET minute = ?4,
+                "INSERT INTO slot_shares (server_url, class, place, minute, micros, caller) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (server_url, class, caller, place) DO UPDATE SET minute = ?4,
                     micros = CASE WHEN minute = ?4 THEN micros ELSE 0 END + ?5",
             )
             .bind(&slot.server_url)
@@ -169,6 +175,7 @@ impl Slots for SqliteStore {
             .bind(place_of(minute))
             .bind(minute)
             .bind(i64::try_from(taken_at.until(now).as_micros()).unwrap_or(i64::MAX))
+            .bind(caller)
             .execute(&mut *tx)
             .await?;
         }
@@ -188,10 +195,11 @@ impl Slots for SqliteStore {
         const FORGOTTEN: Duration = Duration::from_secs(600);
         let mut tx = self.write().await?;
         let now = self.now();
-        for SlotWait { server_url, class, calls } in waits {
+        for SlotWait { server_url, class, caller, weight, calls } in waits {
             sqlx::query(
-                "INSERT INTO slot_waits (server_url, holder, class, calls, since, seen_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)
-                 ON CONFLICT (server_url, holder, class) DO UPDATE SET calls = ?4, seen_at = ?5,
+                "INSERT INTO slot_waits (server_url, holder, class, calls, since, seen_at, caller, weight)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?7, ?8)
+                 ON CONFLICT (server_url, holder, class, caller) DO UPDATE SET calls = ?4, weight = ?8, seen_at = ?5,
                     since = CASE WHEN seen_at > ?6 THEN since ELSE ?5 END",
             )
             .bind(server_url)
@@ -200,6 +208,8 @@ impl Slots for SqliteStore {
             .bind(calls)
             .bind(now)
             .bind(now.before(WAIT_LAPSES))
+            .bind(caller)
+            .bind(weight)
             .execute(&mut *tx)
             .await?;
         }
@@ -269,24 +279,6 @@ impl Slots for SqliteStore {
     }
 }
 
-/// Those who wait for a server.
-pub(super) async fn line(tx: &mut SqliteConnection, url: &str, now: Stamp) -> Result<Line, StoreError> {
-    let waits =
-        sqlx::query_as("SELECT holder, class, calls, since FROM slot_waits WHERE server_url = ? AND seen_at > ?")
-            .bind(url)
-            .bind(now.before(WAIT_LAPSES))
-            .fetch_all(&mut *tx)
-            .await?;
-    if waits.is_empty() {
-        return Ok(Line::default());
-    }
-    let shares = sqlx::query_as(
-        "SELECT class, sum(micros) AS micros FROM slot_shares WHERE server_url = ? AND minute >= ? GROUP BY class",
-    );
-    let shares = shares.bind(url).bind(first_minute(now)).fetch_all(tx).await?;
-    Ok(Line { waits, shares })
-}
-
 /// Calls that a server may still begin today.
 pub(super) async fn calls_left(tx: &mut SqliteConnection, server: &ServerRow, now: Stamp) -> Result<i64, StoreError> {
     if server.calls_per_day.is_none() {
@@ -342,6 +334,7 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
         epoch,
         purpose,
         class,
+        caller,
         model,
         taken_at,
         lease_expires_at,
@@ -355,11 +348,11 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
     } = slot;
     sqlx::query(
         "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at, outlives_client, class)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+            call_began_at, last_byte_at, instance, aborted, frees_at, outlives_client, class, caller)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
          ON CONFLICT (server_url, number) DO UPDATE SET holder = ?3, epoch = ?4, purpose = ?5, model = ?6, taken_at = ?7,
             lease_expires_at = ?8, call_ends_at = ?9, call_began_at = ?10, last_byte_at = ?11, instance = ?12, aborted = ?13,
-            frees_at = ?14, outlives_client = ?15, class = ?16",
+            frees_at = ?14, outlives_client = ?15, class = ?16, caller = ?17",
     )
     .bind(server_url)
     .bind(number)
@@ -377,6 +370,7 @@ pub(super) async fn put_slot(tx: &mut SqliteConnection, slot: &SlotRecord) -> Re
     .bind(frees_at)
     .bind(outlives_client)
     .bind(class)
+    .bind(caller)
     .execute(tx)
     .await?;
     Ok(())

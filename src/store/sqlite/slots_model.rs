@@ -218,6 +218,7 @@ impl Bench {
             holder: format!("holder-{}", model.calls.len()),
             purpose,
             class: None,
+            caller: None,
             model: None,
             lease: secs(lease),
             call_within: secs(within),

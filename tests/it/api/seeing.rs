@@ -41,6 +41,7 @@ async fn a_backend_is_shown_with_its_slots_and_its_last_probe() {
         holder: "a worker".into(),
         purpose: SlotPurpose::Call,
         class: None,
+        caller: None,
         model: None,
         lease: Duration::from_secs(60),
         call_within: Duration::from_secs(60),

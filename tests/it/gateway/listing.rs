@@ -37,5 +37,8 @@ async fn aliases_are_listed_for_each_protocol_with_who_serves_them() {
     let loaded: Value = gate.get("/api/ps").await.json().await.expect("JSON");
     assert_eq!(loaded["models"][0]["name"], "small", "{loaded}");
     assert_eq!(gate.answer("/api/show", &json!({"model": "nobody"})).await.0, 404);
+    let prompt = json!({"model": "small", "system": "x".repeat(398), "messages": []});
+    let (status, counted) = gate.answer("/v1/messages/count_tokens", &prompt).await;
+    assert_eq!((status, counted), (200, json!({"input_tokens": 101})), "400 bytes and those of an empty list");
     gate.end().await;
 }

@@ -1,5 +1,6 @@
 //! A gateway on a database and simulated engines: what it does is counted at the engines and in the database.
 
+mod callers;
 mod doors;
 mod ending;
 mod failing;

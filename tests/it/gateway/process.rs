@@ -10,6 +10,7 @@ use nix::{
     unistd::Pid,
 };
 use ostler::{
+    calls::CallerKey,
     engines::EngineKind,
     simulate::{ActiveFault, SimulateOptions},
     store::Home,
@@ -33,9 +34,13 @@ struct GatewayProcess {
 
 impl GatewayProcess {
     async fn start(bench: &Bench) -> Self {
+        Self::start_at(bench, "127.0.0.1:0").await
+    }
+
+    async fn start_at(bench: &Bench, address: &str) -> Self {
         let log = std::env::temp_dir().join(format!("ostler-gateway-{}.log", uuid::Uuid::new_v4()));
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
-        command.args(["gateway", "--address", "127.0.0.1:0"]);
+        command.args(["gateway", "--address", address]);
         match &bench.home {
             Home::Folder { path, .. } => command.arg("--data-dir").arg(path),
             Home::Postgres(_) => command.env("OSTLER_DATABASE_URL", &bench.url),
@@ -110,12 +115,24 @@ async fn real_postgres_a_process_serves_and_what_a_killed_one_held_is_free_soon(
     serves_and_is_killed(Bench::postgres().await).await;
 }
 
-#[test]
-fn only_loopback_is_listened_on() {
-    let command = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
-        .args(["gateway", "--address", "0.0.0.0:0", "--data-dir", "/nonexistent"])
-        .output()
-        .expect("run ostler");
-    assert_eq!(command.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&command.stderr).contains("loopback only"));
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_calls_from_elsewhere_needs_a_key() {
+    let shop = Shop::sqlite().await;
+    let _server = shop.simulated("one", SimulateOptions::new(EngineKind::OpenAi), 1, 10).await;
+    let key = CallerKey::generate();
+    shop.declare("Caller", "editor", json!({"keyHashes": [key.hash()]})).await;
+    let gateway = GatewayProcess::start_at(&shop.bench, "0.0.0.0:0").await;
+    let port = gateway.url.rsplit(':').next().expect("a port");
+    // This machine's own address, which is not its loopback: nothing is sent.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    probe.connect("192.0.2.1:9").expect("a route");
+    let elsewhere = format!("http://{}:{port}/v1/chat/completions", probe.local_addr().expect("an address").ip());
+    let here = format!("http://127.0.0.1:{port}/v1/chat/completions");
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let status = async |url: &str, key: &str| {
+        http.post(url).bearer_auth(key).json(&chat(false)).send().await.map_or(0, |answer| answer.status().as_u16())
+    };
+    eventually("it serves", async || status(&here, "none").await == 200).await;
+    assert_eq!(status(&elsewhere, "none").await, 401);
+    assert_eq!(status(&elsewhere, key.text()).await, 200);
 }

@@ -157,6 +157,7 @@ pub fn request(holder: &str, lease: Duration, call_within: Duration) -> SlotRequ
         holder: holder.to_owned(),
         purpose: SlotPurpose::Call,
         class: None,
+        caller: None,
         model: Some("llama3.2:3b".to_owned()),
         lease,
         call_within,

@@ -13,7 +13,7 @@ fn interactive(holder: &str) -> SlotRequest {
 }
 
 fn waits(class: CallClass, calls: i64) -> [SlotWait; 1] {
-    [SlotWait { server_url: URL.to_owned(), class, calls }]
+    [SlotWait { class, calls, ..SlotWait::of_tasks(URL) }]
 }
 
 async fn given(bench: &Bench, claim: &SlotClaim) -> Vec<Slot> {

@@ -267,6 +267,7 @@ pub async fn workers_report_until_they_leave(bench: &Bench) {
             token_millis: 1_234,
         }],
         evidence: Vec::new(),
+        open_calls: Vec::new(),
         reported_at: jiff::Timestamp::UNIX_EPOCH,
     };
     let peer = bench.peer().await;

@@ -1,5 +1,6 @@
 //! The whole of `ostler up`, as a user runs it.
 
+mod callers;
 mod composed;
 mod containers;
 mod crashes;

@@ -39,8 +39,16 @@ async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
     let platform = LocalPlatform::open(LocalConfig::new(folder.path()), kept.clone(), kept).await.expect("open");
     let problems = platform.problems();
     let mut objects = Vec::new();
-    for kind in ["LLMBackend", "HostAgent", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", "ContainerHealthCheck"]
-    {
+    for kind in [
+        "LLMBackend",
+        "HostAgent",
+        "Expert",
+        "TaskQueue",
+        "WorkerPool",
+        "TaskSchedule",
+        "ContainerHealthCheck",
+        "Caller",
+    ] {
         objects.extend(platform.list(kind).await.expect("list"));
     }
     let mut outcomes = Vec::new();

@@ -30,6 +30,11 @@ fn base(kind: &str) -> Value {
             "probe": {"http": {"url": "http://HOST:1/a"}, "periodSeconds": 5}, "dependsOn": [{"kind": "LLMBackend", "name": "a"}],
             "restart": {"backoffSeconds": 5}, "outOfMemory": {"policy": "Resize", "max": "1Gi"}, "maxUnhealthy": "50%",
         }),
+        "Caller" => json!({
+            "secretRefs": [{"name": "a"}, {"name": "b"}], "aliases": [{"match": "claude-*", "alias": "small"}],
+            "models": ["small", "large"], "class": "Batch", "weight": 20, "maxConcurrent": 2, "tokensPerDay": 100000,
+            "localOnly": true, "maxWaitSeconds": 60,
+        }),
         "TaskSchedule" => json!({
             "queueRef": {"name": "a"}, "schedule": "0 3 * * *", "timeZone": "Europe/Berlin",
             "forEachExpert": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
@@ -138,7 +143,8 @@ fn manifests(seed: u64) -> Vec<(&'static str, String)> {
     let mut random = StdRng::seed_from_u64(seed);
     let names = names();
     let one = |at: usize| {
-        let kinds = ["LLMBackend", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", "LLMBackend", "HostAgent"];
+        let kinds =
+            ["LLMBackend", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", "LLMBackend", "HostAgent", "Caller"];
         let kind = kinds[at % kinds.len()];
         let mut spec = base(kind);
         for _ in 0..random.random_range(1..4) {

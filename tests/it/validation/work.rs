@@ -6,7 +6,7 @@ use super::cases::{
 };
 
 pub fn all() -> Vec<Case> {
-    [experts(), queues(), pools(), schedules(), checks()].into_iter().flatten().collect()
+    [experts(), queues(), pools(), schedules(), checks(), callers()].into_iter().flatten().collect()
 }
 
 fn rows(kind: &'static str, rows: Vec<(&'static str, &'static str, Verdict)>) -> Vec<Case> {
@@ -396,4 +396,32 @@ fn checks() -> Vec<Case> {
         verdict,
     };
     all.into_iter().map(case).collect()
+}
+
+fn callers() -> Vec<Case> {
+    let all = vec![
+        ("the least of a caller", "spec: {}", Accepted),
+        (
+            "a caller in whole",
+            "spec: {secretRefs: [{name: a}, {name: b}], aliases: [{match: 'claude-*', alias: coder}], models: [coder], class: Batch, \
+             weight: 20, maxConcurrent: 1, tokensPerDay: 1000000000000, localOnly: true, maxWaitSeconds: 1, suspend: true}",
+            Accepted,
+        ),
+        ("the same Secret twice", "spec: {secretRefs: [{name: a}, {name: a}]}", Refused("secretRefs")),
+        ("a Secret of another place", "spec: {secretRefs: [{name: ../a}]}", Refused("secretRefs")),
+        (
+            "two aliases of one name",
+            "spec: {aliases: [{match: a, alias: b}, {match: a, alias: c}]}",
+            Refused("aliases"),
+        ),
+        ("an alias for nothing", "spec: {aliases: [{match: a}]}", Refused("alias")),
+        ("a name of two lines", "spec: {aliases: [{match: \"a\\nb\", alias: c}]}", Refused("match")),
+        ("the same model twice", "spec: {models: [a, a]}", Refused("models")),
+        ("a class that is none", "spec: {class: Urgent}", Refused("class")),
+        ("no weight", "spec: {weight: 0}", Refused("weight")),
+        ("nothing at once", "spec: {maxConcurrent: 0}", Refused("maxConcurrent")),
+        ("no tokens", "spec: {tokensPerDay: 0}", Refused("tokensPerDay")),
+        ("a field that there is not", "spec: {keys: [a]}", Refused("keys")),
+    ];
+    rows("Caller", all)
 }

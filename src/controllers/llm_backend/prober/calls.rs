@@ -62,6 +62,7 @@ impl CanaryCall {
             holder: tools.holder.clone(),
             purpose: SlotPurpose::Canary,
             class: None,
+            caller: None,
             model: Some(model.as_str().to_owned()),
             lease: longest + Duration::from_secs(10),
             call_within: longest + Duration::from_secs(5),
@@ -72,7 +73,9 @@ impl CanaryCall {
         };
         let slot = match answer {
             Ok(SlotAnswer::Given(slot)) => slot,
-            Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent) => return CanaryOutcome::NoSlot,
+            Ok(SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent | SlotAnswer::Limited(_)) => {
+                return CanaryOutcome::NoSlot;
+            }
             Err(error) => {
                 tracing::debug!(backend = %self.key, %error, "could not take a slot for a canary; will retry");
                 return CanaryOutcome::NoSlot;

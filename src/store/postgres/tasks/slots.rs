@@ -110,6 +110,7 @@ fn taken(server: &ServerRow, claim: &SlotClaim, number: i64, epoch: i64, now: St
         epoch,
         purpose: purpose_word(SlotPurpose::Call).to_owned(),
         class: Some(class_word(CallClass::Batch).to_owned()),
+        caller: None,
         model: None,
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),
@@ -139,7 +140,7 @@ async fn occupy(
             purpose = excluded.purpose, model = excluded.model, taken_at = excluded.taken_at,
             lease_expires_at = excluded.lease_expires_at, call_ends_at = excluded.call_ends_at, call_began_at = NULL,
             last_byte_at = NULL, outlives_client = false, instance = excluded.instance, aborted = false, frees_at = NULL,
-            class = excluded.class",
+            class = excluded.class, caller = NULL",
     )
     .bind(&server.url)
     .bind(&claim.holder)
@@ -215,7 +216,7 @@ async fn hold(connection: &mut PgConnection, slot: &Slot) -> Result<Option<(Serv
     own.renewable(slot, now)?;
     let given = matches!(decide(&server, &slots, SlotPurpose::Call, now), Decision::Give { .. });
     let waiting = line(connection, &server.url, now).await?;
-    let keeps = grants(&server, &slots, &waiting, (&slot.holder, CallClass::Batch, 1), true, now) > 0;
+    let keeps = grants(&server, &slots, &waiting, (slot.holder.as_str(), CallClass::Batch, 1), true, now) > 0;
     let may = given && keeps && calls_left(connection, &server, now).await? > 0;
     Ok(may.then_some((server, now)))
 }

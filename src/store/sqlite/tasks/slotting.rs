@@ -6,7 +6,8 @@ use super::claiming::{Line, Preference};
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::order::{class_word, grants};
 use crate::store::rows::purpose_word;
-use crate::store::sqlite::slots::{calls_left, count_calls, find_server, line as waiting, put_slot, rows};
+use crate::store::sqlite::slots::{calls_left, count_calls, find_server, put_slot, rows};
+use crate::store::sqlite::waits::line as waiting;
 use crate::store::stamp::Stamp;
 use crate::store::{
     Admission, CallLife, Claimed, ServerRow, Slot, SlotClaim, SlotClaimAnswer, SlotPurpose, StoreError,
@@ -112,6 +113,7 @@ fn slot_record(
         epoch,
         purpose: purpose_word(SlotPurpose::Call).to_owned(),
         class: Some(class_word(CallClass::Batch).to_owned()),
+        caller: None,
         model: given.task.assigned_model.clone(),
         taken_at: now,
         lease_expires_at: now.after(claim.slot_lease),
