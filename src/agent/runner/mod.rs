@@ -113,6 +113,10 @@ impl ServiceRunner {
     }
 
     fn patience(&self) -> WaitContext {
-        WaitContext { book: Arc::clone(&self.book), shutdown: self.shutdown.clone(), leaving: self.service.leaving.clone() }
+        WaitContext {
+            book: Arc::clone(&self.book),
+            shutdown: self.shutdown.clone(),
+            leaving: self.service.leaving.clone(),
+        }
     }
 }

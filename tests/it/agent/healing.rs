@@ -1,5 +1,7 @@
 //! The agent's own loop: heals without a controller, leaves to one that cares, gives up, and says what it would do.
 
+use std::time::{Duration, Instant};
+
 use ostler::host::{Action, CareRequest, OperationRequest, Phase, ServiceState, sign};
 use serde_json::json;
 
@@ -50,7 +52,7 @@ async fn a_controller_that_cares_is_left_to_act_until_its_care_is_over() {
     let first = agent.until("one", "up", |s| s.instance.is_some()).await.instance.unwrap();
     let care = CareRequest { services: vec!["one".into()], seconds: 4 };
     agent.client.care(&care, agent.caller).await.unwrap();
-    let killed = std::time::Instant::now();
+    let killed = Instant::now();
     kill_9(first.pid as i32);
     agent.until("one", "healed", |s| s.instance.as_ref().is_some_and(|i| *i != first)).await;
     assert!(killed.elapsed().as_secs_f64() > 4.0, "two checks are over in two seconds: care was not heeded");
@@ -184,7 +186,7 @@ async fn going_down_breaks_off_a_start_and_the_next_agent_starts_without_an_atte
             assert_ne!(report.state, ServiceState::Stopped, "a controller would start {name}, too");
             eventually("started", || bench.starts(file).len() == run).await;
         }
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         for (name, result) in agent.handle.stop_services().await {
             result.unwrap_or_else(|error| panic!("{name}: {error}"));
         }
