@@ -1,6 +1,7 @@
 //! What the agent's own loop does about a service: pure, from what one check saw.
 
 use crate::{
+    agent::keep::ServiceRecord,
     api::RestartPolicy,
     host::{Hold, HoldOwner, LastExit},
 };
@@ -123,6 +124,14 @@ impl Leave {
 /// Holds that have not run out.
 pub fn active(holds: &[Hold], now: Timestamp) -> impl Iterator<Item = &Hold> {
     holds.iter().filter(move |h| h.until.is_none_or(|until| now < until))
+}
+
+/// Whether a start by the agent's own loop is one after a failure, which a controller counts as an attempt: the first one of an
+/// agent, of what never ran or was left in good order, is not.
+pub fn is_attempt(occasion: Occasion, seen: ServiceObserved, memory: &ServiceRecord) -> bool {
+    let ended = memory.last_exit.is_some() && memory.last_exit_of.is_some();
+    let failed = ended || memory.last_failure.is_some() || memory.failed_starts_in_row > 0;
+    occasion != Occasion::AgentStart || seen != ServiceObserved::Down || failed
 }
 
 /// Whether a process ended as somebody wished, by systemd's rule: exit code 0, or SIGHUP, SIGINT, SIGPIPE, SIGTERM.
@@ -277,6 +286,32 @@ mod tests {
         ];
         for (name, view, expected) in cases {
             assert_eq!(decide(&view, now()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_first_start_of_an_agent_is_no_attempt_unless_something_failed_before() {
+        use Occasion::{AgentStart, Periodic};
+        use ServiceObserved::{Down, Failing};
+        let new = ServiceRecord::default;
+        let died = exit(Some(0), None);
+        let of = Some(crate::host::Instance { pid: 7, start_time: 70 });
+        let ended = ServiceRecord { last_exit: Some(died.clone()), last_exit_of: of, ..new() };
+        let stopped = LastExit { requested: true, ..died };
+        let mut left = ServiceRecord { last_exit: Some(stopped), last_failure: Some("x".into()), ..ended.clone() };
+        let mut rebooted = ended.clone();
+        rebooted.enter_boot("another");
+        left.leave_for_good();
+        for (what, occasion, seen, memory, attempt) in [
+            ("never ran", AgentStart, Down, new(), false),
+            ("left with `down`", AgentStart, Down, left.clone(), false),
+            ("died before the host booted", AgentStart, Down, rebooted, false),
+            ("died while no agent ran", AgentStart, Down, ended, true),
+            ("could not be started", AgentStart, Down, ServiceRecord { last_failure: Some("x".into()), ..new() }, true),
+            ("runs and fails", AgentStart, Failing, new(), true),
+            ("went down later", Periodic, Down, left, true),
+        ] {
+            assert_eq!(is_attempt(occasion, seen, &memory), attempt, "{what}");
         }
     }
 

@@ -73,12 +73,15 @@ fn service(service: &Arc<Service>, processes: &Processes, now: Timestamp) -> Ser
         service.note_port_owner(owner);
     }
     let memory = service.keeper.get();
-    let state = match manager {
+    let mut state = match manager {
         _ if !known => ServiceState::Unknown,
         Manager::Process => state_of_process(instance.as_ref(), port.as_ref(), service),
         Manager::Container => state_of_container(container.as_ref(), service),
         Manager::Command | Manager::Other => state_by_command(instance.as_ref(), port.as_ref(), service),
     };
+    if state == ServiceState::Stopped && service.starts_by_itself(now) {
+        state = ServiceState::Starting;
+    }
     let last_failure = match (state, &port) {
         (ServiceState::Foreign, Some(port)) => {
             let text = ServiceError::Foreign { port: port.owner.port, owner: port.describe() }.to_string();

@@ -111,8 +111,8 @@ mod tests {
         assert_eq!(
             table(&[call, waits], now).render(Style::default()),
             "ID     CALLER        MODEL   STATE     BACKEND   AGE   PATH\n\
-             01ab   team/editor   coder   Running   mlx       1m    /v1/messages\n\
-             01ab   team/editor   coder   Waiting   -         1m    /v1/messages\n"
+             01ab   team/editor   coder   Running   mlx       60s   /v1/messages\n\
+             01ab   team/editor   coder   Waiting   -         60s   /v1/messages\n"
         );
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -207,13 +207,26 @@ pub async fn signaled() -> Result<(), CliError> {
     tokio::spawn(async move {
         // For as long as this process lives.
         let _hangup = hangup;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        std::process::exit(130);
+        ended_by(&mut interrupt, &mut terminate).await
     });
     Ok(())
+}
+
+/// From now on one signal ends the process at once: it is ending already, for another reason.
+pub fn end_at_next_signal() -> Result<(), CliError> {
+    let failed = |e: io::Error| CliError::failed(format!("can't wait for signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::spawn(async move { ended_by(&mut interrupt, &mut terminate).await });
+    Ok(())
+}
+
+async fn ended_by(interrupt: &mut Signal, terminate: &mut Signal) -> ! {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    std::process::exit(130)
 }
 
 /// Whether whoever started this process wants it to outlive its terminal (nohup).

@@ -33,6 +33,11 @@ pub fn is_secret_name(name: &str) -> bool {
     NAMES.iter().any(|part| name.contains(part))
 }
 
+/// Whether a variable looks like one that holds a secret, by its name or by its value.
+pub fn is_secret_variable(name: &str, value: &str) -> bool {
+    is_secret_name(name) || is_secret_option(&format!("--{name}")) || holds_secret(&[value.to_owned()])
+}
+
 /// The secrets among variables written as `NAME=VALUE`: values of secret names, and passwords in URLs.
 pub fn secrets_of<'a>(environment: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut secrets: Vec<String> = environment

@@ -242,7 +242,10 @@ mod tests {
         assert_eq!(names.len(), all.len());
         for (which, operation) in all {
             let tags: Vec<&str> = operation["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-            assert!(["health", "resources", "controls", "services", "tasks"].contains(&tags[0]), "{which}: {tags:?}");
+            assert!(
+                ["health", "resources", "controls", "services", "tasks", "calls"].contains(&tags[0]),
+                "{which}: {tags:?}"
+            );
             for (status, response) in operation["responses"].as_object().unwrap() {
                 let said = response["description"].as_str().unwrap_or_default();
                 assert!(!said.is_empty(), "{which}: {status}");

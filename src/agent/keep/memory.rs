@@ -68,6 +68,18 @@ impl ServiceRecord {
         instance.is_some() && self.last_exit_of.as_ref() == instance
     }
 
+    /// The agent ends and has stopped it, now or before: that is no failure, and the next start begins from nothing. Which process ended stays
+    /// known, so that its end is not noticed once more.
+    pub fn leave_for_good(&mut self) {
+        if !self.last_exit.as_ref().is_some_and(|exit| exit.requested) {
+            return;
+        }
+        self.last_exit = None;
+        self.last_failure = None;
+        self.start = None;
+        self.failed_starts_in_row = 0;
+    }
+
     /// A new boot of the host: what failed before says nothing of now.
     pub fn enter_boot(&mut self, boot: &str) {
         if self.boot != boot {
@@ -135,6 +147,34 @@ mod tests {
         let error = keeper.change(|m| m.failed_starts_in_row = 3).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/folder/x.json"));
         assert_eq!(keeper.get(), ServiceRecord::default());
+    }
+
+    #[test]
+    fn what_the_agent_stopped_in_order_to_end_is_no_failure_and_stays_noticed() {
+        let instance = Instance { pid: 7, start_time: 70 };
+        let exit = LastExit {
+            code: Some(0),
+            signal: None,
+            out_of_memory: false,
+            at: Timestamp::UNIX_EPOCH,
+            unknown: false,
+            requested: true,
+        };
+        let mut memory = ServiceRecord {
+            last_exit: Some(exit.clone()),
+            last_exit_of: Some(instance.clone()),
+            last_failure: Some("it ended before".into()),
+            failed_starts_in_row: 2,
+            ..ServiceRecord::default()
+        };
+        memory.leave_for_good();
+        assert!(memory.has_ended(Some(&instance)), "else its end is noticed again, by nobody who knows how");
+        let expected = ServiceRecord { last_exit_of: Some(instance), ..ServiceRecord::default() };
+        assert_eq!(memory, expected);
+        let died = ServiceRecord { last_exit: Some(LastExit { requested: false, ..exit }), ..expected };
+        let mut memory = died.clone();
+        memory.leave_for_good();
+        assert_eq!(memory, died, "what died by itself stays a failure");
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl ServiceRunner {
     }
 
     pub(super) async fn finish_restart(&mut self) {
-        let Some(half_done) = self.half_done.take().filter(|_| !self.leaving) else { return };
+        let Some(half_done) = self.half_done.take().filter(|_| !self.service.leaving.is_cancelled()) else { return };
         let memory = self.service.keeper.get();
         let held = crate::agent::plan::active(&memory.holds, jiff::Timestamp::now()).next().is_some();
         if held || memory.failed_starts_in_row >= MAX_FAILED_STARTS {
@@ -68,7 +68,7 @@ impl ServiceRunner {
             return;
         }
         tracing::warn!(service = %self.service.spec.name, "service is down after an unfinished restart; starting it");
-        match self.act(ServiceDecision::Start, ServiceObserved::Down).await {
+        match self.act(ServiceDecision::Start, ServiceObserved::Down, true).await {
             Err(error) if error.is_failure() && !self.leaves_to_controller(&error) => {
                 self.half_done = half_done.again(Instant::now());
             }

@@ -30,7 +30,7 @@ use crate::telemetry::{Beat, Metrics};
 pub enum RunnerCommand {
     /// An operation was written down: its id.
     Operate(String),
-    /// The agent ends for good: stop what it started, without a hold, and start nothing more.
+    /// The agent ends for good, as the service was told by its `leaving`: stop what it started, without a hold.
     StopForGood(oneshot::Sender<Result<(), ServiceError>>),
 }
 
@@ -53,8 +53,6 @@ pub struct ServiceRunner {
     pace: RunnerSettings,
     shutdown: CancellationToken,
     beat: Beat,
-    /// Nothing is started any more.
-    leaving: bool,
     half_done: Option<HalfDone>,
 }
 
@@ -67,7 +65,9 @@ impl ServiceRunner {
         shutdown: CancellationToken,
         beat: Beat,
     ) -> Self {
-        Self { service, book, metrics, pace, shutdown, beat, leaving: false, half_done: None }
+        // From the first report on: until it was looked at, nobody else need start it.
+        service.live().own_start = !pace.observe;
+        Self { service, book, metrics, pace, shutdown, beat, half_done: None }
     }
 
     /// Finishes what an earlier agent began, starts what is down, and then serves until the agent ends.
@@ -76,6 +76,8 @@ impl ServiceRunner {
         if !self.shutdown.is_cancelled() {
             self.check(Occasion::AgentStart).await;
         }
+        self.service.live().own_start = false;
+        self.service.changes.tell();
         let mut checks = interval_at(Instant::now() + self.pace.self_check, self.pace.self_check);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -86,9 +88,8 @@ impl ServiceRunner {
                 command = commands.recv() => match command {
                     Some(RunnerCommand::Operate(id)) => self.operate(&id).await,
                     Some(RunnerCommand::StopForGood(done)) => {
-                        self.leaving = true;
                         // Whoever asked may be gone; the service is stopped all the same.
-                        let _ = done.send(self.stop_for_good().await);
+                        let _ = done.send(self.service.stop_for_good().await);
                     }
                     None => return,
                 },
@@ -112,6 +113,10 @@ impl ServiceRunner {
     }
 
     fn patience(&self) -> WaitContext {
-        WaitContext { book: Arc::clone(&self.book), shutdown: self.shutdown.clone() }
+        WaitContext {
+            book: Arc::clone(&self.book),
+            shutdown: self.shutdown.clone(),
+            leaving: self.service.leaving.clone(),
+        }
     }
 }

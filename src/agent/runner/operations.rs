@@ -30,6 +30,10 @@ impl ServiceRunner {
         let Some(entry) = self.book.get(id).filter(|e| !e.status.phase.is_finished()) else {
             return;
         };
+        if self.service.leaving.is_cancelled() {
+            tracing::info!(service = %self.service.spec.name, id, "the agent ends for good; the operation is done at its next start");
+            return;
+        }
         let name = self.service.spec.name.clone();
         self.service.settle().await;
         let entry = match self.begin(entry) {

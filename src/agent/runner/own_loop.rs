@@ -9,7 +9,7 @@ use super::ServiceRunner;
 use crate::{
     agent::{
         plan::{self, Leave, MAX_FAILED_STARTS, Occasion, ServiceAssessment, ServiceDecision, ServiceObserved},
-        service::{self, ServiceError},
+        service::ServiceError,
     },
     telemetry::crash_point,
 };
@@ -20,7 +20,7 @@ const BUSY_GRACE: Duration = Duration::from_secs(1800);
 impl ServiceRunner {
     /// Looks at the service, decides, acts.
     pub(super) async fn check(&mut self, occasion: Occasion) {
-        if self.leaving {
+        if self.service.leaving.is_cancelled() {
             return;
         }
         let name = &self.service.spec.name.clone();
@@ -33,6 +33,7 @@ impl ServiceRunner {
         };
         let seen = self.bound_busy(seen);
         let decision = self.decide(occasion, seen);
+        let attempt = plan::is_attempt(occasion, seen, &self.service.keeper.get());
         match decision {
             ServiceDecision::Nothing => self.passed(),
             ServiceDecision::Leave(why) => {
@@ -47,10 +48,10 @@ impl ServiceRunner {
             }
             ServiceDecision::Start => {
                 // What went wrong is logged, and tried again at the next check.
-                let _ = self.act(decision, seen).await;
+                let _ = self.act(decision, seen, attempt).await;
             }
             ServiceDecision::Restart => {
-                let restarted = self.act(decision, seen).await;
+                let restarted = self.act(decision, seen, attempt).await;
                 self.after_restart(&restarted);
             }
         }
@@ -93,17 +94,40 @@ impl ServiceRunner {
         self.service.remember(|m| m.failed_starts_in_row = 0);
     }
 
-    pub(super) async fn act(&self, decision: ServiceDecision, seen: ServiceObserved) -> Result<(), ServiceError> {
+    /// Meanwhile its report says that it is starting, so that no controller starts it, too.
+    pub(super) async fn act(
+        &self,
+        decision: ServiceDecision,
+        seen: ServiceObserved,
+        attempt: bool,
+    ) -> Result<(), ServiceError> {
+        self.service.live().own_start = true;
+        let result = self.start_or_restart(decision, seen, attempt).await;
+        self.service.live().own_start = false;
+        self.service.changes.tell();
+        result
+    }
+
+    async fn start_or_restart(
+        &self,
+        decision: ServiceDecision,
+        seen: ServiceObserved,
+        attempt: bool,
+    ) -> Result<(), ServiceError> {
         let name = &self.service.spec.name;
-        tracing::warn!(service = %name, state = seen.as_str(), action = decision.as_str(), "service is down and no controller manages it; acting");
-        // Written down first: a controller counts these as attempts.
-        let counted = self.service.keeper.change(|m| {
-            m.self_starts.count += 1;
-            m.self_starts.last = Some(Timestamp::now());
-        });
-        if let Err(error) = counted {
-            tracing::error!(service = %name, %error, "cannot record the start; not starting");
-            return Err(error.into());
+        if attempt {
+            tracing::warn!(service = %name, state = seen.as_str(), action = decision.as_str(), "service is down and no controller manages it; acting");
+            // Written down first: a controller counts these as attempts.
+            let counted = self.service.keeper.change(|m| {
+                m.self_starts.count += 1;
+                m.self_starts.last = Some(Timestamp::now());
+            });
+            if let Err(error) = counted {
+                tracing::error!(service = %name, %error, "cannot record the start; not starting");
+                return Err(error.into());
+            }
+        } else {
+            tracing::info!(service = %name, "service does not run yet; starting it");
         }
         crash_point("agent.before-self-start");
         let patience = self.patience();
@@ -128,13 +152,5 @@ impl ServiceRunner {
             }
         }
         result.map(drop)
-    }
-
-    /// Stops what this or an earlier agent started; what was taken over was there before, and stays.
-    pub(super) async fn stop_for_good(&self) -> Result<(), ServiceError> {
-        if service::own_started(&self.service.record)? {
-            self.service.stop().await?;
-        }
-        Ok(())
     }
 }

@@ -126,6 +126,8 @@ impl AgentHandle {
             .services
             .iter()
             .map(|runs| {
+                // At once: a start that runs may take its time.
+                runs.service.leaving.cancel();
                 let (done, answer) = oneshot::channel();
                 let sent = runs.commands.send(RunnerCommand::StopForGood(done)).is_ok();
                 (runs.service.spec.name.clone(), sent.then_some(answer))

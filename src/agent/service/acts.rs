@@ -18,6 +18,7 @@ use super::{
 use crate::{
     agent::{
         config::{Commands, ManagerSpec},
+        keep::ServiceRecord,
         os::Processes,
         plan::ServiceObserved,
     },
@@ -130,6 +131,16 @@ impl Service {
                 stopped.map(|()| "stopped")
             }
         }
+    }
+
+    /// Stops what this or an earlier agent started, once and for all: that end is no news to anybody, and the next agent starts it
+    /// as if it had never run. What was taken over was there before, and stays.
+    pub async fn stop_for_good(self: &Arc<Self>) -> Result<(), ServiceError> {
+        if process::own_started(&self.record)? {
+            self.stop().await?;
+        }
+        self.keeper.change(ServiceRecord::leave_for_good)?;
+        Ok(())
     }
 
     /// Returns when the end of a child has been told, so that it is written down before anything is started.

@@ -16,6 +16,6 @@ mod wait;
 pub use contained::{instance_of_run, running_seconds};
 pub use error::ServiceError;
 pub use launch::Launcher;
-pub use process::{PortSight, own_started, running_in};
+pub use process::{PortSight, running_in};
 pub use state::{Means, Service, ServiceGlance};
 pub use wait::WaitContext;

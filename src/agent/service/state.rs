@@ -50,6 +50,8 @@ pub struct ServiceRuntime {
     pub status_up: Option<bool>,
     /// The operation that runs.
     pub operation: Option<String>,
+    /// The agent's own loop starts it, or is about to look whether it must.
+    pub own_start: bool,
     /// State and run of its container when it was last looked at.
     pub(super) container_seen: Option<(ContainerState, Option<Instance>)>,
     /// Somebody waits for its start, and asks its check meanwhile.
@@ -105,6 +107,8 @@ pub struct Service {
     pub(super) accepted: Notify,
     pub(super) launcher: Launcher,
     pub(super) shutdown: CancellationToken,
+    /// The agent ends for good: nothing is started any more, and what waits for a start gives up.
+    pub leaving: CancellationToken,
     pub(super) opened: Instant,
     pub(super) containers: Option<Arc<Containers>>,
     http: HttpClient,
@@ -129,6 +133,7 @@ impl Service {
             accepted: Notify::new(),
             launcher,
             shutdown,
+            leaving: CancellationToken::new(),
             opened: Instant::now(),
             containers,
             http,
@@ -195,6 +200,14 @@ impl Service {
             _ => instance.is_some(),
         };
         runs && checked && answered
+    }
+
+    /// Whether the agent's own loop is about to start it, or at it: nobody else need do anything.
+    pub fn starts_by_itself(&self, now: Timestamp) -> bool {
+        let memory = self.keeper.get();
+        self.live().own_start
+            && plan::active(&memory.holds, now).next().is_none()
+            && memory.failed_starts_in_row < plan::MAX_FAILED_STARTS
     }
 
     /// What runs as far as the agent is told: its own process, or the run of a container.

@@ -25,12 +25,17 @@ const LEAST_TIME: Duration = Duration::from_secs(10);
 pub struct WaitContext {
     pub book: Arc<OperationBook>,
     pub shutdown: CancellationToken,
+    /// The agent ends for good, and stops what it started.
+    pub leaving: CancellationToken,
 }
 
 impl WaitContext {
     fn broken(&self, service: &str) -> Option<ServiceError> {
         if self.shutdown.is_cancelled() {
             return Some(ServiceError::Interrupted);
+        }
+        if self.leaving.is_cancelled() {
+            return Some(ServiceError::Superseded(Action::Stop.verb()));
         }
         let unfinished = self.book.unfinished(service);
         unfinished
@@ -105,6 +110,7 @@ impl Service {
                 () = self.accepted.notified() => {}
                 () = exited(exit.as_mut()) => {}
                 () = patience.shutdown.cancelled() => {}
+                () = patience.leaving.cancelled() => {}
             }
             pause = (pause * 2).min(Duration::from_millis(500));
         }

@@ -2,6 +2,7 @@
 //! this machine restarts servers: two healers of one server get into each other's way.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     process::{Command, Stdio},
 };
@@ -23,7 +24,15 @@ pub enum ServerManager {
     /// An application of macOS, such as Ollama.app.
     App { path: String },
     /// Started by hand, or by something that leaves no trace.
-    Nobody { command: Vec<String>, folder: Option<String> },
+    /// With what of its environment makes a start the same again.
+    Nobody { command: Vec<String>, folder: Option<String>, environment: BTreeMap<String, String> },
+}
+
+impl ServerManager {
+    /// Of a process that can't be seen.
+    pub fn unseen() -> Self {
+        Self::Nobody { command: Vec::new(), folder: None, environment: BTreeMap::new() }
+    }
 }
 
 /// Finds out about a process of this machine.
@@ -47,7 +56,7 @@ pub fn of(pid: u32) -> ServerManager {
         return ServerManager::App { path: app };
     }
     let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).ok().map(|p| p.display().to_string());
-    ServerManager::Nobody { command, folder }
+    ServerManager::Nobody { command, folder, environment: engine_environment(&variables(pid)) }
 }
 
 /// Lines such as `0::/system.slice/ollama.service` or `0::/user.slice/…/user@1000.service/app.slice/mlx.service`.
@@ -99,6 +108,56 @@ fn arguments(pid: u32) -> Vec<String> {
             .map(|line| line.split_whitespace().map(str::to_owned).collect())
             .unwrap_or_default(),
     }
+}
+
+/// The variables of a process, written as `NAME=VALUE`; none of a process of another user.
+fn variables(pid: u32) -> Vec<String> {
+    match std::fs::read(format!("/proc/{pid}/environ")) {
+        Ok(bytes) => {
+            bytes.split(|b| *b == 0).filter_map(|part| std::str::from_utf8(part).ok()).map(str::to_owned).collect()
+        }
+        Err(_) if cfg!(target_os = "macos") => {
+            let words = |options| output("ps", &["-ww", options, "command=", "-p", &pid.to_string()]);
+            words("-Eo").zip(words("-o")).map(|(all, command)| after_command(&all, &command)).unwrap_or_default()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// `ps -E` writes the variables after the command line, with spaces between them; values may hold some, too.
+fn after_command(all: &str, command: &str) -> Vec<String> {
+    let mut variables: Vec<String> = Vec::new();
+    for word in all.trim_end().strip_prefix(command.trim_end()).unwrap_or_default().trim_start().split(' ') {
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                && !name.starts_with(char::is_numeric)
+        };
+        match variables.last_mut() {
+            Some(last) if !word.split_once('=').is_some_and(|(name, _)| is_name(name)) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => variables.push(word.to_owned()),
+        }
+    }
+    variables
+}
+
+/// What engines go by, and no more: an environment holds keys, and much that is of a session.
+fn engine_environment(variables: &[String]) -> BTreeMap<String, String> {
+    const PREFIXES: [&str; 2] = ["OLLAMA_", "MLX_"];
+    const NAMES: [&str; 2] = ["HF_HOME", "HF_HUB_OFFLINE"];
+    const LONGEST: usize = 1024;
+    const MOST: usize = 64;
+    let is_known = |name: &str| PREFIXES.iter().any(|p| name.starts_with(p)) || NAMES.contains(&name);
+    let is_plain = |value: &str| value.len() <= LONGEST && !value.chars().any(char::is_control);
+    let variables = variables.iter().filter_map(|variable| variable.split_once('='));
+    variables
+        .filter(|(name, value)| is_known(name) && is_plain(value) && !mask::is_secret_variable(name, value))
+        .take(MOST)
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn read(path: &str) -> Option<String> {
@@ -165,6 +224,46 @@ mod tests {
         ] {
             assert_eq!(from_cgroup(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_start_gets_what_its_engine_goes_by_and_no_secret() {
+        let variables = [
+            "PATH=/bin",
+            "HOME=/root",
+            "OLLAMA_HOST=127.0.0.1:11500",
+            "OLLAMA_MODELS=/srv/my models",
+            "OLLAMA_API_KEY=abcdefgh",
+            "OLLAMA_AUTH=Bearer abcdefghijkl",
+            "OLLAMA_REMOTE=https://ada:hush-hush@host/",
+            "OLLAMA_KEY=sk-abcdefghijklmnop",
+            "OLLAMA_PRIVATE=a\nb",
+            "MLX_METAL_DEBUG=0",
+            "HF_HOME=/srv/hf",
+            "HF_HUB_OFFLINE=1",
+            "HF_TOKEN=hf_abcdefghijkl",
+            "OPENAI_API_KEY=x",
+            "no variable",
+        ]
+        .map(str::to_owned);
+        let taken = engine_environment(&variables);
+        let taken: Vec<(&str, &str)> = taken.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected = [
+            ("HF_HOME", "/srv/hf"),
+            ("HF_HUB_OFFLINE", "1"),
+            ("MLX_METAL_DEBUG", "0"),
+            ("OLLAMA_HOST", "127.0.0.1:11500"),
+            ("OLLAMA_MODELS", "/srv/my models"),
+        ];
+        assert_eq!(taken, expected);
+    }
+
+    #[test]
+    fn variables_after_a_command_line_keep_their_spaces() {
+        let all = "/opt/ollama serve --x=1 HOME=/Users/ada OLLAMA_MODELS=/Volumes/My Disk/models TERM=x\n";
+        let expected = ["HOME=/Users/ada", "OLLAMA_MODELS=/Volumes/My Disk/models", "TERM=x"];
+        assert_eq!(after_command(all, "/opt/ollama serve --x=1\n"), expected);
+        assert!(engine_environment(&after_command("sh", "another")).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From what was found to manifests. Values are written as JSON strings, which are YAML too: no name can break a file.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::json;
 
@@ -140,8 +140,8 @@ fn service(FoundServer { name, server, manager }: &FoundServer) -> String {
             command("stop", &["launchctl", "stop", label]);
             text += "    manager: Command\n";
         }
-        ServerManager::Nobody { command: argv, folder } => {
-            text += &process(argv, folder.as_deref(), server.owner.as_ref())
+        ServerManager::Nobody { command: argv, folder, environment } => {
+            text += &process(argv, folder.as_deref(), environment, server.owner.as_ref())
         }
         ServerManager::Container | ServerManager::App { .. } => {}
     }
@@ -150,10 +150,18 @@ fn service(FoundServer { name, server, manager }: &FoundServer) -> String {
     text
 }
 
-fn process(argv: &[String], folder: Option<&str>, owner: Option<&super::PortHolder>) -> String {
+fn process(
+    argv: &[String],
+    folder: Option<&str>,
+    environment: &BTreeMap<String, String>,
+    owner: Option<&super::PortHolder>,
+) -> String {
     let mut start = json!({"command": argv});
     if let Some(folder) = folder {
         start["workingDirectory"] = json!(folder);
+    }
+    if !environment.is_empty() {
+        start["environment"] = json!(environment);
     }
     if let Some(user) = owner.and_then(|o| o.user.as_deref()) {
         start["user"] = json!(user);
@@ -215,10 +223,12 @@ mod tests {
         let process = service(ServerManager::Nobody {
             command: vec!["ollama".into(), "serve".into()],
             folder: Some("/srv".into()),
+            environment: BTreeMap::from([("OLLAMA_HOST".into(), "127.0.0.1:11500".into())]),
         });
         assert_eq!(
             process["start"],
-            json!({"command": ["ollama", "serve"], "user": "ada", "workingDirectory": "/srv"})
+            json!({"command": ["ollama", "serve"], "user": "ada", "workingDirectory": "/srv",
+                "environment": {"OLLAMA_HOST": "127.0.0.1:11500"}})
         );
         assert_eq!(process["adopt"], false);
     }
@@ -227,7 +237,8 @@ mod tests {
     fn the_model_that_talks_is_called_as_the_expert_calls_it() {
         let server = |models: &[&str], command: &[&str]| {
             let command = command.iter().map(ToString::to_string).collect();
-            let mut found = found("x", EngineKind::Mlx, ServerManager::Nobody { command, folder: None });
+            let nobody = ServerManager::Nobody { command, folder: None, environment: BTreeMap::new() };
+            let mut found = found("x", EngineKind::Mlx, nobody);
             found.server.models = models.iter().map(ToString::to_string).collect();
             found
         };
@@ -252,8 +263,8 @@ mod tests {
     #[test]
     fn a_key_of_another_process_gets_into_no_file() {
         let command = ["vllm", "serve", "m", "--api-key", "hush-hush"].map(str::to_owned).to_vec();
-        let written =
-            manifests(&[found("x", EngineKind::OpenAi, ServerManager::Nobody { command, folder: None })], "mac");
+        let nobody = ServerManager::Nobody { command, folder: None, environment: BTreeMap::new() };
+        let written = manifests(&[found("x", EngineKind::OpenAi, nobody)], "mac");
         assert_eq!(written.agent, None);
         assert!(!written.backends.contains("hush") && written.backends.contains("holds a key"), "{}", written.backends);
     }

@@ -79,7 +79,7 @@ fn named(servers: Vec<ProbedServer>) -> Vec<FoundServer> {
         *nth += 1;
         let name = if *nth == 1 { base } else { format!("{base}-{}", server.address.port()) };
         let pid = server.owner.as_ref().and_then(|o| o.pid);
-        let manager = pid.map_or(ServerManager::Nobody { command: Vec::new(), folder: None }, manager::of);
+        let manager = pid.map_or_else(ServerManager::unseen, manager::of);
         found.push(FoundServer { name, server, manager });
     }
     found

@@ -1,6 +1,11 @@
 //! The agents of this process: one for each AgentConfig of the folder, spoken to over loopback HTTP like any other.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -80,18 +85,20 @@ impl UpAgents {
     /// their agent.
     pub async fn converge(&mut self) {
         let Ok(objects) = self.common.platform.list("AgentConfig").await else { return };
-        let mut declared = BTreeMap::new();
+        let (mut declared, mut known) = (BTreeMap::new(), BTreeSet::new());
         for object in objects {
             let key = (object.namespace().unwrap_or_default(), object.name_any());
             let spec = object.data.get("spec").cloned().unwrap_or_default();
+            known.insert(key.clone());
             match serde_json::from_value::<AgentConfigSpec>(spec) {
-                Ok(spec) => {
-                    let secret = self.secret(&key, &spec).await;
-                    declared.insert(key, (spec, secret));
-                }
-                Err(error) => {
-                    self.problems.set(&key, &error.to_string());
-                }
+                Ok(spec) => match (self.secret(&key, &spec).await, self.running.get(&key)) {
+                    (Ok(secret), _) => _ = declared.insert(key, (spec, secret)),
+                    // Until it is known again: the one that it has.
+                    (Err(_), Some(running)) => _ = declared.insert(key, (spec, running.secret.clone())),
+                    // Without one every program on this machine could start and stop services.
+                    (Err(why), None) => self.not_started(&key, &why),
+                },
+                Err(error) => self.not_started(&key, &error.to_string()),
             }
         }
         let stale = |key: &Key, running: &Running| {
@@ -101,7 +108,7 @@ impl UpAgents {
         for key in old {
             self.end(&key).await;
         }
-        self.problems.keep(|key| declared.contains_key(key));
+        self.problems.keep(|key| known.contains(key));
         for (key, (spec, secret)) in declared {
             if !self.running.contains_key(&key) {
                 self.start(key, spec, secret).await;
@@ -130,25 +137,34 @@ impl UpAgents {
                 self.problems.clear(&key);
                 self.running.insert(key, Running { spec, secret, handle, shutdown });
             }
-            Err(error) => {
-                if self.problems.set(&key, &error.to_string()) {
-                    tracing::error!(agent = key.1, %error, "agent not started; trying again");
-                }
-            }
+            Err(error) => self.not_started(&key, &error.to_string()),
         }
     }
 
-    /// The secret that callers sign with: the files of the AgentConfig decide; without any, that of the HostAgent.
-    async fn secret(&self, (namespace, name): &Key, spec: &AgentConfigSpec) -> Option<SigningSecret> {
+    fn not_started(&self, key: &Key, why: &str) {
+        if self.problems.set(key, why) {
+            tracing::error!(agent = key.1, error = why, "agent not started; trying again");
+        }
+    }
+
+    /// The secret that callers sign with: the files of the AgentConfig decide; without any, that of the HostAgent. `None`: its files
+    /// have it, or somebody wrote a HostAgent without one.
+    async fn secret(&self, (namespace, name): &Key, spec: &AgentConfigSpec) -> Result<Option<SigningSecret>, String> {
         if spec.auth.signing_secret_file.is_some() || spec.auth.token_file.is_some() {
-            return None;
+            return Ok(None);
         }
         let platform = &self.common.platform;
-        let objects = platform.list(Kind::HostAgent.as_str()).await.ok()?;
+        let objects = platform.list(Kind::HostAgent.as_str()).await.map_err(|e| e.to_string())?;
         let mine = |o: &kube::api::DynamicObject| o.name_any() == *name && o.namespace().as_ref() == Some(namespace);
-        let agent: HostAgent = objects.into_iter().find(mine)?.try_parse().ok()?;
-        let data = platform.secret(namespace, &agent.spec.secret_ref?.name).await.ok()?;
-        SigningSecret::parse(std::str::from_utf8(data.get("signingSecret")?).ok()?).ok()
+        let agent = objects.into_iter().find(mine).map(|o| o.try_parse::<HostAgent>()).transpose();
+        let agent = agent.map_err(|e| format!("HostAgent {namespace}/{name} can't be read: {e}"))?;
+        let Some(reference) = secret_reference(agent.as_ref())? else { return Ok(None) };
+        let data = platform.secret(namespace, reference).await.map_err(|e| e.to_string());
+        signing_secret(data).map(Some).map_err(|why| {
+            format!(
+                "it would listen without a secret: HostAgent {namespace}/{name} names Secret {reference}, and {why}: mend the manifests"
+            )
+        })
     }
 
     async fn end(&mut self, key: &Key) {
@@ -207,6 +223,19 @@ impl UpAgents {
     }
 }
 
+/// The Secret that a HostAgent names. An agent without a HostAgent has none yet: it waits.
+fn secret_reference(agent: Option<&HostAgent>) -> Result<Option<&str>, String> {
+    let agent = agent.ok_or("it would listen without a secret, because it has no HostAgent: mend the manifests")?;
+    Ok(agent.spec.secret_ref.as_ref().map(|reference| reference.name.as_str()))
+}
+
+fn signing_secret(data: Result<BTreeMap<String, Vec<u8>>, String>) -> Result<SigningSecret, String> {
+    let data = data?;
+    let secret = data.get("signingSecret").ok_or("it has no key signingSecret")?;
+    let secret = std::str::from_utf8(secret).map_err(|_| "its signingSecret is no text".to_owned())?;
+    SigningSecret::parse(secret).map_err(|e| e.to_string())
+}
+
 /// Where an agent keeps its state.
 fn folder((namespace, name): &Key) -> String {
     if namespace == "default" { name.clone() } else { format!("{namespace}_{name}") }
@@ -235,5 +264,33 @@ impl AgentProblems {
 
     fn keep(&self, declared: impl Fn(&Key) -> bool) {
         self.0.lock().retain(|key, _| declared(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn without_the_secret_that_it_should_have_no_agent_listens() {
+        let agent = |spec| -> HostAgent {
+            let object = json!({"apiVersion": crate::api::API_VERSION, "kind": "HostAgent", "metadata": {"name": "here"}, "spec": spec});
+            serde_json::from_value(object).unwrap()
+        };
+        let bare = agent(json!({"url": "http://127.0.0.1:9"}));
+        let made = agent(json!({"url": "http://127.0.0.1:9", "secretRef": {"name": "here-ostler-up"}}));
+        assert!(secret_reference(None).is_err(), "it has not been made yet");
+        assert_eq!(secret_reference(Some(&bare)), Ok(None), "so somebody wrote it");
+        assert_eq!(secret_reference(Some(&made)), Ok(Some("here-ostler-up")));
+
+        let secret = SigningSecret::generate();
+        let data = |key: &str, value: &[u8]| Ok(BTreeMap::from([(key.to_owned(), value.to_vec())]));
+        assert!(signing_secret(Err("there is no Secret".into())).is_err());
+        assert!(signing_secret(data("token", b"abc")).is_err());
+        assert!(signing_secret(data("signingSecret", b"abc")).is_err());
+        assert!(signing_secret(data("signingSecret", b"\xff")).is_err());
+        assert!(signing_secret(data("signingSecret", secret.expose().as_bytes())) == Ok(secret));
     }
 }

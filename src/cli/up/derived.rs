@@ -67,7 +67,8 @@ impl Derived {
 
     /// A HostAgent and its Secret for each AgentConfig among the documents.
     pub fn documents(&self, documents: &[&Value]) -> Vec<Value> {
-        documents.iter().filter(|d| d["kind"] == "AgentConfig").flat_map(|d| self.of(d)).collect()
+        let configs = documents.iter().filter(|d| d["kind"] == "AgentConfig");
+        configs.filter(|d| !has_written_agent(d, documents)).flat_map(|d| self.of(d)).collect()
     }
 
     fn of(&self, config: &Value) -> Vec<Value> {
@@ -78,7 +79,7 @@ impl Derived {
         };
         let made = self.made(&namespace, &name, &spec);
         let Some(url) = url(&spec, &made) else { return Vec::new() };
-        let secret_name = format!("{name}-ostler-up");
+        let secret_name = secret_name(&name);
         let mut agent = json!({"url": url, "secretRef": {"name": secret_name}});
         // An agent whose files can't be read does not start either, and says why.
         let Ok(mut data) = self.credentials(&spec, &made) else { return Vec::new() };
@@ -109,6 +110,21 @@ impl Derived {
     }
 }
 
+fn secret_name(agent: &str) -> String {
+    format!("{agent}-ostler-up")
+}
+
+/// Whether somebody wrote the HostAgent of an AgentConfig. One with the Secret's name of here was made here.
+fn has_written_agent(config: &Value, documents: &[&Value]) -> bool {
+    let place = |d: &Value| {
+        let text = |key: &str| d["metadata"][key].as_str().unwrap_or("default").to_owned();
+        (text("namespace"), text("name"))
+    };
+    let (_, name) = place(config);
+    let is_its_own = |d: &&&Value| d["kind"] == "HostAgent" && place(d) == place(config);
+    documents.iter().filter(is_its_own).any(|d| d["spec"]["secretRef"]["name"] != secret_name(&name))
+}
+
 /// Where callers on this machine reach the agent.
 fn url(spec: &AgentConfigSpec, made: &Made) -> Option<String> {
     let mut listen: SocketAddr = spec.listen.parse().ok()?;
@@ -135,6 +151,20 @@ mod tests {
     fn config(listen: &str) -> Value {
         json!({"apiVersion": API_VERSION, "kind": "AgentConfig", "metadata": {"name": "mac", "namespace": "team"},
             "spec": {"listen": listen}})
+    }
+
+    #[test]
+    fn nothing_is_made_where_somebody_wrote_the_host_agent_and_what_was_made_is_made_again() {
+        let derived = Derived::new(Path::new("/nowhere"));
+        let config = config("127.0.0.1:9099");
+        let made = derived.documents(&[&config]);
+        let again = derived.documents(&[&config, &made[0]]);
+        assert_eq!((made.len(), &again), (2, &made));
+        let mut written = made[0].clone();
+        written["spec"]["secretRef"] = json!({"name": "mine"});
+        assert!(derived.documents(&[&config, &written]).is_empty());
+        written["metadata"]["namespace"] = json!("other");
+        assert_eq!(derived.documents(&[&config, &written]).len(), 2, "that one is another's");
     }
 
     #[test]

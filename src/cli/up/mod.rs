@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CliError, DataDir, Global, UpEndpoint,
     database::Database,
-    process::{self, ControllerParts, ControllerProcess, holder, logged, signaled},
+    process::{self, ControllerParts, ControllerProcess, end_at_next_signal, holder, logged, signaled},
     reaper,
 };
 use crate::{
@@ -185,7 +185,7 @@ impl Up {
         let beat = self.loops.register("agents", std::time::Duration::from_secs(120));
         let ended = tokio::select! {
             signal = signaled() => signal,
-            () = self.down.cancelled() => Ok(()),
+            () = self.down.cancelled() => end_at_next_signal(),
             broken = self.process.broken() => Err(broken),
             () = self.agents.follow(beat, following.clone()) => Ok(()),
         };

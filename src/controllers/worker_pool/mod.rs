@@ -47,6 +47,8 @@ pub struct WorkerPoolObserved {
     pub reports: Vec<WorkerReport>,
     /// Where processes are pods.
     pub pods: Option<PoolPods>,
+    /// This process works for it.
+    pub brings_worker: bool,
     /// Nothing is scaled now: `pause`, or a process that only observes.
     pub hands_off: bool,
 }
@@ -214,6 +216,9 @@ fn assess(
         let message = match wanted {
             Some(n) if spec.mode == Mode::Enforce => format!("none of {n} pods has reported yet"),
             Some(_) => planned.clone(),
+            None if facts.brings_worker => {
+                "its worker is starting; should that last, the log of `ostler up` says why".to_owned()
+            }
             None => format!("no process works for it: start one with `ostler worker --pool {}`", observed.key.name),
         };
         of(WorkerPoolState::Waiting, false, false, message)
@@ -251,6 +256,7 @@ mod tests {
             missing_queues: missing.iter().map(ToString::to_string).collect(),
             reports: vec![report(); reports],
             pods: wanted.map(|_| pods(None)),
+            brings_worker: false,
             hands_off: false,
         };
         let wanted = wanted.map(|replicas| Recommendation { replicas, capped: false });
@@ -288,6 +294,17 @@ mod tests {
             assert_eq!((judged.state, judged.ready), (state, ready), "{what}: {}", judged.message);
         }
         assert!(judged("Observe", false, 1, Some(3), &[]).message.contains("would run 3"));
+    }
+
+    #[test]
+    fn where_its_own_process_works_nobody_is_told_to_start_another() {
+        let spec: WorkerPoolSpec = serde_json::from_value(json!({"queueRefs": [{"name": "q"}]})).unwrap();
+        for (brings_worker, message) in [(true, "its worker is starting"), (false, "`ostler worker --pool smart`")] {
+            let facts = WorkerPoolObserved { brings_worker, ..WorkerPoolObserved::default() };
+            let judged = assess(&spec, &seen(false, facts), None);
+            assert_eq!(judged.state, WorkerPoolState::Waiting);
+            assert!(judged.message.contains(message), "{}", judged.message);
+        }
     }
 
     #[test]

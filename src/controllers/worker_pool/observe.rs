@@ -38,6 +38,7 @@ impl WorkerPools {
         let mut facts = WorkerPoolObserved {
             missing_queues,
             hands_off: parts.observe || self.world.shared.wishes.is_paused(Timestamp::now()),
+            brings_worker: !parts.observe && !parts.platform.workers_are_pods(),
             reports,
             pods: None,
         };

@@ -87,7 +87,9 @@ pub fn plan(
     keep_those_of_broken_files(&mut declared, &mut reading, folder, state);
     let mut files = state.files.clone();
     files.extend(declared.iter().map(|(key, manifest)| (key.clone(), manifest.place.file.clone())));
-    add_derived(&mut declared, &mut reading, kinds, derive);
+    let keeps = keeps_everything(folder, &reading, &declared);
+    let staying = keeps.filter(|_| !state.of_another).map(|_| &state.records);
+    add_derived(&mut declared, &mut reading, kinds, derive, staying);
     let mut version = state.resource_version;
     let mut puts = Vec::new();
     let mut secrets = state.secrets.clone();
@@ -115,7 +117,7 @@ pub fn plan(
     }
     if state.of_another {
         deletes.extend(gone.into_iter().filter(|key| secrets.remove(*key).is_none()).cloned());
-    } else if let Some(reason) = keeps_everything(folder, &reading, &declared) {
+    } else if let Some(reason) = keeps.or_else(|| keeps_everything(folder, &reading, &declared)) {
         reading.problems.extend(kept(&gone, reason, &reading.problems));
     } else {
         for key in gone {
@@ -225,18 +227,22 @@ fn speaks_of(folder: &FolderSnapshot, file: &str, key: &ObjectKey) -> bool {
     text.contains(&key.kind) && words.any(|word| word == key.name)
 }
 
+/// `kept`: what stays in force although it is not declared now, and what is derived of it does, too.
 fn add_derived(
     declared: &mut BTreeMap<ObjectKey, Manifest>,
     reading: &mut FileReading,
     kinds: &Kinds,
     derive: &Derive,
+    kept: Option<&BTreeMap<ObjectKey, LocalRecord>>,
 ) {
+    let kept = kept.into_iter().flatten().filter(|(key, _)| !declared.contains_key(*key));
     let documents: Vec<&Value> = declared
         .values()
         .filter_map(|manifest| match &manifest.content {
             ManifestContent::Resource(object) => Some(object),
             ManifestContent::Secret(_) => None,
         })
+        .chain(kept.map(|(_, record)| &record.manifest))
         .collect();
     for document in derive(&documents) {
         let derived = manifest::read("(made by ostler)", &document.to_string(), kinds);

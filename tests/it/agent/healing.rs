@@ -1,5 +1,7 @@
 //! The agent's own loop: heals without a controller, leaves to one that cares, gives up, and says what it would do.
 
+use std::time::{Duration, Instant};
+
 use ostler::host::{Action, CareRequest, OperationRequest, Phase, ServiceState, sign};
 use serde_json::json;
 
@@ -50,7 +52,7 @@ async fn a_controller_that_cares_is_left_to_act_until_its_care_is_over() {
     let first = agent.until("one", "up", |s| s.instance.is_some()).await.instance.unwrap();
     let care = CareRequest { services: vec!["one".into()], seconds: 4 };
     agent.client.care(&care, agent.caller).await.unwrap();
-    let killed = std::time::Instant::now();
+    let killed = Instant::now();
     kill_9(first.pid as i32);
     agent.until("one", "healed", |s| s.instance.as_ref().is_some_and(|i| *i != first)).await;
     assert!(killed.elapsed().as_secs_f64() > 4.0, "two checks are over in two seconds: care was not heeded");
@@ -167,4 +169,33 @@ async fn a_start_that_takes_its_time_gives_way_to_a_stop() {
     assert_eq!(stopped.phase, Phase::Succeeded, "{}", stopped.message);
     assert_eq!(agent.service("slow").await.state, ServiceState::Stopped);
     agent.end().await;
+}
+
+#[tokio::test]
+async fn going_down_breaks_off_a_start_and_the_next_agent_starts_without_an_attempt() {
+    let bench = Bench::new();
+    let nobody_listens = format!("http://127.0.0.1:{}/", free_port());
+    let services = json!([
+        with(sleeper("slow"), json!({"check": {"url": nobody_listens}, "startupSeconds": 600})),
+        with(sleeper("quick"), json!({"restart": "OnFailure"})),
+    ]);
+    for run in 1..=3 {
+        let agent = bench.start(services.clone()).await;
+        for (name, file) in [("slow", "slow.starts"), ("quick", "quick.starts")] {
+            let report = agent.service(name).await;
+            assert_ne!(report.state, ServiceState::Stopped, "a controller would start {name}, too");
+            eventually("started", || bench.starts(file).len() == run).await;
+        }
+        let begun = Instant::now();
+        for (name, result) in agent.handle.stop_services().await {
+            result.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it waited for a start of 600 s");
+        for name in ["slow", "quick"] {
+            let report = agent.service(name).await;
+            let told = (report.state, report.last_exit, report.last_failure, report.self_starts.count);
+            assert_eq!(told, (ServiceState::Stopped, None, None, 0), "{name} in run {run}");
+        }
+        agent.end().await;
+    }
 }

@@ -162,8 +162,8 @@ impl JudgeInput<'_> {
         }
         let Some(service) = self.seen.agent.service() else { return false };
         match (service.report.state, service.instance_since) {
-            // The agent knows how long it may take.
-            (ServiceState::Starting, None) => true,
+            // The agent knows how long it may take, also before there is a process.
+            (ServiceState::Starting, began) if began.is_none() || service.report.instance.is_none() => true,
             (ServiceState::Running | ServiceState::Starting, Some(began)) => {
                 !self.answered_since(Some(began)) && self.now < began + self.startup()
             }

@@ -350,6 +350,19 @@ fn a_server_that_just_started_is_given_startup_seconds() {
 }
 
 #[test]
+fn what_the_agent_is_about_to_start_has_not_exited_whatever_ran_before() {
+    let mut seen = probed(&vec![ProbeVerdict::Refused; 3], at(0));
+    let mut report = service(ServiceState::Starting);
+    (report.instance, report.last_failure) = (None, Some("exited with code 1".into()));
+    seen.agent = heard(report, at(0));
+    if let AgentView::Heard(service) = &mut seen.agent {
+        (service.instance_since, service.exited_at) = (Some(at(-9_000)), Some(at(-30)));
+    }
+    let judged = judged(&ollama(), &seen, &BackendMemory::default());
+    assert_eq!((judged.reason, judged.cause), ("Starting", None));
+}
+
+#[test]
 fn an_old_verdict_is_unknown_and_gives_one_slot_at_a_time() {
     let fresh = judged_at(&ollama(), &probed(&[listing()], at(-31)), &proved(at(-100)), at(0));
     assert_eq!(fresh.state, BackendState::Idle);

@@ -330,6 +330,33 @@ fn what_is_derived_lives_and_goes_with_what_it_is_derived_from_and_a_file_wins()
 }
 
 #[test]
+fn what_is_derived_of_what_a_broken_folder_keeps_is_there_for_a_new_process_too() {
+    let derive: Derive = Arc::new(|documents: &[&Value]| {
+        let is_a = |d: &&&Value| d["kind"] == "LLMBackend";
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "made"}, "stringData": {"token": "abc"}});
+        documents.iter().filter(is_a).map(|_| secret.clone()).collect()
+    });
+    for (what, later, of_another, made) in [
+        ("a broken file", &[("a.yaml", BROKEN)][..], false, 1),
+        ("an emptied folder", &[], false, 1),
+        ("its home is broken, another file is not", &[("a.yaml", BROKEN), ("b.yaml", B)], false, 1),
+        ("a folder without it", &[("b.yaml", B)], false, 0),
+        ("another folder", &[("x.yaml", BROKEN)], true, 0),
+    ] {
+        let mut home = Home::new();
+        home.derive = Arc::clone(&derive);
+        home.sees(&[("a.yaml", A)]);
+        // A new process: records are kept, Secrets and the files of each are not.
+        home.state.secrets.clear();
+        home.state.files.clear();
+        home.state.of_another = of_another;
+        assert_eq!(home.sees(later).secrets.len(), made, "{what}");
+        assert_eq!(home.names().contains(&"a"), !of_another, "{what}");
+    }
+}
+
+#[test]
 fn another_folder_is_another_set_whatever_state_it_is_in() {
     for files in [&[("b.yaml", B)][..], &[("b.yaml", B), ("x.yaml", BROKEN)], &[]] {
         let mut home = Home::new();
