@@ -61,7 +61,8 @@ async fn past_its_time_it_is_restarted_counted_from_its_own_start() {
 async fn a_restart_does_not_wait_for_a_start_that_goes_nowhere() {
     let bench = Bench::new();
     let agent = bench.start(json!([with(loading(free_port(), 3600), json!({"stopGraceSeconds": 1}))])).await;
-    let first = agent.until("llm", "starting", |s| s.state == ServiceState::Starting && s.instance.is_some()).await.instance;
+    let first =
+        agent.until("llm", "starting", |s| s.state == ServiceState::Starting && s.instance.is_some()).await.instance;
     let request = ostler::host::OperationRequest::new("llm", Action::Restart, "it hangs");
     let asked = agent.client.operate(&request, "restart", agent.caller).await.unwrap();
     agent.until("llm", "restarted", |s| s.instance.is_some() && s.instance != first).await;
