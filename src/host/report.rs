@@ -138,7 +138,7 @@ pub struct ServiceReport {
     pub holds: Vec<Hold>,
     /// Who listens on the port of the check's URL.
     pub port_owner: Option<PortOwner>,
-    /// Starts that the agent's own loop did: a controller counts them as attempts.
+    /// Starts that the agent's own loop did after a failure: a controller counts them as attempts.
     #[serde(default)]
     pub self_starts: SelfStarts,
     #[serde(default)]
@@ -231,7 +231,7 @@ pub struct PortOwner {
     pub command: Option<String>,
 }
 
-/// Starts by the agent's own loop since the agent first knew the service.
+/// Starts by the agent's own loop after a failure, since the agent first knew the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfStarts {

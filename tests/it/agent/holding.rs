@@ -29,7 +29,7 @@ async fn what_a_person_stopped_stays_stopped_for_agents_and_controllers_until_a_
     kill_9(two.pid as i32);
     agent.until("two", "healed", |s| s.instance.as_ref().is_some_and(|i| *i != two)).await;
     let one = agent.service("one").await;
-    assert_eq!((one.state, one.holds.len(), one.self_starts.count), (ServiceState::Stopped, 1, 1));
+    assert_eq!((one.state, one.holds.len(), one.self_starts.count), (ServiceState::Stopped, 1, 0));
     assert!(one.last_exit.is_some_and(|e| e.requested && e.signal == Some(15)));
 
     assert_eq!(ask(&agent, Action::Start, HoldOwner::Person).await.unwrap(), Phase::Succeeded);

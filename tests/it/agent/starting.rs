@@ -35,7 +35,7 @@ async fn a_service_that_loads_is_left_alone_by_every_agent_until_it_answers() {
     let up = agent.until("llm", "up", |s| s.state == ServiceState::Running).await;
     assert!(up.last_check.is_some_and(|c| c.ok));
     assert_eq!(bench.starts("llm.starts").len(), 1);
-    assert_eq!((up.self_starts.count, up.failed_starts_in_row), (1, 0));
+    assert_eq!((up.self_starts.count, up.failed_starts_in_row), (0, 0));
     agent.end().await;
     // The next agent knows that it has answered.
     let agent = bench.start(json!([loading(free_port(), 12)])).await;
@@ -48,11 +48,12 @@ async fn past_its_time_it_is_restarted_counted_from_its_own_start() {
     let bench = Bench::new();
     let services = json!([with(loading(free_port(), 3600), json!({"startupSeconds": 6, "stopGraceSeconds": 1}))]);
     let agent = bench.start(services.clone()).await;
-    let first = agent.until("llm", "starting", |s| s.state == ServiceState::Starting).await.instance;
+    let starting = agent.until("llm", "starting", |s| s.state == ServiceState::Starting && s.instance.is_some()).await;
+    let first = starting.instance;
     agent.end().await;
     let agent = bench.start(services).await;
     let again = agent.until("llm", "restarted", |s| s.instance.is_some() && s.instance != first).await;
-    assert!(again.self_starts.count >= 2, "{again:#?}");
+    assert!(again.self_starts.count >= 1, "{again:#?}");
     agent.end().await;
 }
 
@@ -60,7 +61,8 @@ async fn past_its_time_it_is_restarted_counted_from_its_own_start() {
 async fn a_restart_does_not_wait_for_a_start_that_goes_nowhere() {
     let bench = Bench::new();
     let agent = bench.start(json!([with(loading(free_port(), 3600), json!({"stopGraceSeconds": 1}))])).await;
-    let first = agent.until("llm", "starting", |s| s.state == ServiceState::Starting).await.instance;
+    let first =
+        agent.until("llm", "starting", |s| s.state == ServiceState::Starting && s.instance.is_some()).await.instance;
     let request = ostler::host::OperationRequest::new("llm", Action::Restart, "it hangs");
     let asked = agent.client.operate(&request, "restart", agent.caller).await.unwrap();
     agent.until("llm", "restarted", |s| s.instance.is_some() && s.instance != first).await;

@@ -33,14 +33,14 @@ async fn real_docker_a_service_that_is_a_container_is_kept_up_and_what_a_person_
     docker.docker(&["kill", &name]);
     let agent = agent_with(&bench, docker, json!({"names": [name]}), service(json!({"name": name}))).await;
     let first = agent.until("search", "up", runs).await;
-    assert_eq!((first.manager, first.self_starts.count), (Manager::Container, 1));
+    assert_eq!(first.manager, Manager::Container);
 
     // A kill from outside is no wish: the agent's own loop brings it up again.
     docker.docker(&["kill", &name]);
     let again = agent.until("search", "up again", |s| runs(s) && s.instance != first.instance).await;
     let exit: LastExit = again.last_exit.unwrap();
     assert_eq!((exit.code, exit.signal, exit.out_of_memory, exit.requested), (None, Some(9), false, false));
-    assert_eq!(again.self_starts.count, 2);
+    assert_eq!(again.self_starts.count, first.self_starts.count + 1);
 
     docker.docker(&["stop", &name]);
     let held = agent.until("search", "held", by_a_person).await;
@@ -49,7 +49,7 @@ async fn real_docker_a_service_that_is_a_container_is_kept_up_and_what_a_person_
     // It ends with a start by the same means, and is not made again of the same stop.
     docker.docker(&["start", &name]);
     let up = agent.until("search", "up and free", |s| runs(s) && s.holds.is_empty()).await;
-    assert_eq!(up.self_starts.count, 2);
+    assert_eq!(up.self_starts.count, again.self_starts.count);
     docker.docker(&["pause", &name]);
     agent.until("search", "held while paused", by_a_person).await;
     docker.docker(&["unpause", &name]);
