@@ -33,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::core::GatewayCore;
+use self::view::GatewayView;
 use crate::{
     calls,
     listener::{self, Limits},
@@ -64,6 +65,10 @@ impl Gateway {
             ..usual
         };
         tracing::info!(%address, namespace = core.namespace, holder = core.holder, "gateway begins");
+        // Before that is known, nobody is told that a model is not served.
+        if let Ok(Ok(view)) = tokio::time::timeout(FIRST_READ, GatewayView::read(&*core.store)).await {
+            *core.view.write() = Arc::new(view);
+        }
         let ended = CancellationToken::new();
         let mut loops = tokio::task::JoinSet::new();
         loops.spawn(upkeep::keep(Arc::clone(&core), ended.clone()));
@@ -89,6 +94,9 @@ impl Gateway {
         served
     }
 }
+
+/// Calls are taken after this though the database did not tell what is declared.
+const FIRST_READ: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The longest that a call may go on after it was last renewed: also the bound of a slot whose gateway is gone.
 fn call_within(core: &GatewayCore) -> std::time::Duration {

@@ -66,7 +66,7 @@ impl ServiceRunner {
         beat: Beat,
     ) -> Self {
         // From the first report on: until it was looked at, nobody else need start it.
-        service.live().own_start = !pace.observe;
+        service.live().own_start = (!pace.observe).then(jiff::Timestamp::now);
         Self { service, book, metrics, pace, shutdown, beat, half_done: None }
     }
 
@@ -76,7 +76,7 @@ impl ServiceRunner {
         if !self.shutdown.is_cancelled() {
             self.check(Occasion::AgentStart).await;
         }
-        self.service.live().own_start = false;
+        self.service.live().own_start = None;
         self.service.changes.tell();
         let mut checks = interval_at(Instant::now() + self.pace.self_check, self.pace.self_check);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);

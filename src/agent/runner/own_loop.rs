@@ -101,9 +101,9 @@ impl ServiceRunner {
         seen: ServiceObserved,
         attempt: bool,
     ) -> Result<(), ServiceError> {
-        self.service.live().own_start = true;
+        self.service.live().own_start = Some(Timestamp::now());
         let result = self.start_or_restart(decision, seen, attempt).await;
-        self.service.live().own_start = false;
+        self.service.live().own_start = None;
         self.service.changes.tell();
         result
     }

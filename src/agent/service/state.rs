@@ -50,8 +50,8 @@ pub struct ServiceRuntime {
     pub status_up: Option<bool>,
     /// The operation that runs.
     pub operation: Option<String>,
-    /// The agent's own loop starts it, or is about to look whether it must.
-    pub own_start: bool,
+    /// Since when the agent's own loop starts it, or is about to look whether it must.
+    pub own_start: Option<Timestamp>,
     /// State and run of its container when it was last looked at.
     pub(super) container_seen: Option<(ContainerState, Option<Instance>)>,
     /// Somebody waits for its start, and asks its check meanwhile.
@@ -205,7 +205,9 @@ impl Service {
     /// Whether the agent's own loop is about to start it, or at it: nobody else need do anything.
     pub fn starts_by_itself(&self, now: Timestamp) -> bool {
         let memory = self.keeper.get();
-        self.live().own_start
+        let has_ended = |begun| memory.last_exit.as_ref().is_some_and(|exit| !exit.requested && exit.at > begun);
+        let begun = self.live().own_start;
+        begun.is_some_and(|begun| !has_ended(begun))
             && plan::active(&memory.holds, now).next().is_none()
             && memory.failed_starts_in_row < plan::MAX_FAILED_STARTS
     }

@@ -63,7 +63,7 @@ pub struct TasksAddArgs {
     /// Start it not before then: a time (2026-03-01T12:00:00Z), or 2h from now by the server's clock
     #[arg(long, value_name = "TIME")]
     run_after: Option<TimeOrDuration>,
-    /// Fail it if it has not started by then: a time, or 2h from now by the server's clock
+    /// Fail it if it is not done by then: a time, or 2h from now by the server's clock
     #[arg(long, value_name = "TIME")]
     deadline: Option<TimeOrDuration>,
     /// File with the JSON Schema that the answer must match

@@ -11,7 +11,6 @@ use crate::{
 use super::{
     super::{evidence::describe_failures, facts::CanaryResult, memory::RecoveryCause, proof},
     Aspect, BackendAssessment, JudgeInput,
-    life::FIRST_BYTE_AT_LEAST,
 };
 
 /// Failed calls under different requests that demand a proof.
@@ -105,8 +104,7 @@ impl JudgeInput<'_> {
         if last.loads && !worked {
             return self.hung(format!("{asked}, which is startupSeconds: the model does not load"));
         }
-        let shortest = FIRST_BYTE_AT_LEAST.min(self.stall());
-        if self.idle_since(last.started_at) && last.ended_at.duration_since(last.started_at) >= shortest {
+        if self.idle_since(last.started_at) {
             return self.hung(format!("{asked}, and its processes use no CPU"));
         }
         let silent_for = last.ended_at.duration_since(since);

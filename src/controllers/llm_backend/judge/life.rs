@@ -10,7 +10,7 @@ use super::{
 };
 
 /// A call that waits for its first byte is never taken for a sign of a hang before this.
-pub const FIRST_BYTE_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
+const FIRST_BYTE_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
 
 impl JudgeInput<'_> {
     /// Whether an open call got a byte, or a call was served, within `stallSeconds`.

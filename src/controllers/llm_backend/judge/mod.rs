@@ -23,8 +23,6 @@ use super::{
     proof,
 };
 
-pub use life::FIRST_BYTE_AT_LEAST;
-
 /// After this time without work a server that loads models on demand counts as idle.
 pub const DEMAND_WINDOW: SignedDuration = SignedDuration::from_mins(5);
 

@@ -11,7 +11,7 @@ use crate::{
 
 use super::super::{
     facts::{BackendFacts, CanaryResult},
-    judge::{DEMAND_WINDOW, FIRST_BYTE_AT_LEAST},
+    judge::DEMAND_WINDOW,
 };
 
 /// A model that leaves memory sooner than this is not touched.
@@ -228,12 +228,7 @@ fn send(
         return CanaryPlan::Skip(Skip::NoModel);
     };
     let seconds = |seconds: i32| Duration::from_secs(seconds.unsigned_abs().into());
-    let mut silence = seconds(spec.canary.timeout_seconds);
-    // After one without an answer: a server whose first token takes long is not to be blamed for that.
-    if seen.canary.silent_after(None).0 > 0 {
-        let stall = SignedDuration::from_secs(spec.stall_seconds.into());
-        silence = silence.max(FIRST_BYTE_AT_LEAST.min(stall).unsigned_abs());
-    }
+    let silence = seconds(spec.canary.timeout_seconds);
     let longest = seconds(spec.probe.startup_seconds).max(silence);
     let timeout = if loads { longest } else { silence };
     CanaryPlan::Send(CanaryOrder { model, keep_alive, loads, timeout, longest, after: seen.canary.finished })
