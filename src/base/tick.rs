@@ -7,10 +7,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Sleeps for about `period` (half of it to one and a half), until a multiple of it since the first tick of the process.
 pub fn tick(period: Duration) -> Sleep {
+    sleep_until(next(period))
+}
+
+fn next(period: Duration) -> Instant {
     static FIRST: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
     let first = *FIRST.get_or_init(|| now);
-    sleep_until(now + until_next(now.duration_since(first), period))
+    now + until_next(now.duration_since(first), period)
 }
 
 /// Ticks like [`tick`] for a loop that waits for other things too: what comes in between doesn't put its next tick off.
@@ -22,13 +26,13 @@ pub struct Ticker {
 
 impl Ticker {
     pub fn new(period: Duration) -> Self {
-        Self { period, next: tick(period).deadline() }
+        Self { period, next: next(period) }
     }
 
     /// Waits for the next tick; dropped before that, nothing is lost.
     pub async fn tick(&mut self) {
         sleep_until(self.next).await;
-        self.next = tick(self.period).deadline();
+        self.next = next(self.period);
     }
 }
 

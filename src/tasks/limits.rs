@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::parallel::{LaneQueues, OpenCall, Parallelism};
+use super::parallel::{LaneQueues, Parallelism, SampledCall};
 
 /// Tokens that take this much longer than usual mean congestion. Filling a batch costs something too, and is none.
 const SLOWER: f64 = 2.0;
@@ -63,7 +63,7 @@ pub struct Heard {
     /// Under how many different requests it failed within the last minute.
     pub failed_requests: usize,
     /// Its open calls.
-    pub calls: Vec<OpenCall>,
+    pub calls: Vec<SampledCall>,
     /// Tasks are due that it could do.
     pub more_waits: bool,
 }
@@ -362,7 +362,7 @@ mod tests {
         let bounds = Bounds { min: 1, max: 4, adaptive: true };
         let mut server = Adaptive::new(bounds, at(0));
         // Two calls get bytes in turns of twenty seconds.
-        let call = |number, began: i64, byte: Option<i64>| OpenCall {
+        let call = |number, began: i64, byte: Option<i64>| SampledCall {
             slot: (number, 1),
             model: Some("m".into()),
             began_at: at(began),

@@ -21,7 +21,7 @@ const BETWEEN_PROBES: SignedDuration = SignedDuration::from_mins(5);
 
 /// A call that runs in a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenCall {
+pub struct SampledCall {
     /// Number and epoch of its slot.
     pub slot: (i64, i64),
     pub model: Option<String>,
@@ -31,7 +31,7 @@ pub struct OpenCall {
 
 type CallId = ((i64, i64), Timestamp);
 
-impl OpenCall {
+impl SampledCall {
     fn id(&self) -> CallId {
         (self.slot, self.began_at)
     }
@@ -96,13 +96,13 @@ impl Parallelism {
     }
 
     /// Takes in the open calls as they are now. `more_waits`: tasks are due that this server could do. Returns what lowered the bound.
-    pub fn observe(&mut self, calls: &[OpenCall], more_waits: bool, max: i32, now: Timestamp) -> Option<LaneQueues> {
+    pub fn observe(&mut self, calls: &[SampledCall], more_waits: bool, max: i32, now: Timestamp) -> Option<LaneQueues> {
         self.probe(calls.len(), more_waits, max, now);
         let newest_byte = calls.iter().filter_map(|call| call.last_byte_at).max()?;
         let running: Vec<_> =
             calls.iter().filter(|call| call.last_byte_at.is_some_and(|at| at >= newest_byte - LATE)).collect();
         // A call for another model may wait for that to load.
-        let is_loaded = |call: &OpenCall| running.iter().any(|running| running.model == call.model);
+        let is_loaded = |call: &SampledCall| running.iter().any(|running| running.model == call.model);
         let waiting: Vec<_> = calls
             .iter()
             .filter(|call| call.last_byte_at.is_none() && call.began_at <= newest_byte - LATE && is_loaded(call))
@@ -213,9 +213,9 @@ mod tests {
             lowered
         }
 
-        fn seen(&self, call: &Call, second: i64) -> OpenCall {
+        fn seen(&self, call: &Call, second: i64) -> SampledCall {
             let first = call.runs_since.map(|since| since + self.prefill).filter(|first| *first <= second);
-            OpenCall {
+            SampledCall {
                 slot: (call.number, 1),
                 model: Some(format!("m{}", usize::try_from(call.number).unwrap() % self.models)),
                 began_at: at(call.began),
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_hung_call_is_no_queue() {
-        let open = |number, last_byte_at| OpenCall {
+        let open = |number, last_byte_at| SampledCall {
             slot: (number, 1),
             model: Some("m".into()),
             began_at: at(0),

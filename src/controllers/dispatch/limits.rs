@@ -19,7 +19,7 @@ use crate::{
     store::{BackendRow, SlotRow, Store, StoreError, Topics, WorkerRow, world},
     tasks::{
         limits::{Adaptive, Bounds, Heard, Sample},
-        parallel::OpenCall,
+        parallel::SampledCall,
     },
 };
 
@@ -144,8 +144,8 @@ async fn pass(
     Ok(moved)
 }
 
-fn open_call(slot: &SlotRow) -> Option<OpenCall> {
-    Some(OpenCall {
+fn open_call(slot: &SlotRow) -> Option<SampledCall> {
+    Some(SampledCall {
         slot: (slot.number, slot.epoch),
         model: slot.model.clone(),
         began_at: slot.call_began_at?,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use ostler::{
     engines::EngineKind,
     simulate::SimulateOptions,
-    tasks::parallel::{OpenCall, Parallelism},
+    tasks::parallel::{Parallelism, SampledCall},
 };
 use serde_json::json;
 
@@ -27,7 +27,7 @@ async fn learned(parallel: usize) -> Option<String> {
         let rows = shop.store().slots(server.url()).await.expect("read");
         let open = rows.into_iter().filter_map(|row| {
             let (slot, began_at) = ((row.number, row.epoch), row.call_began_at?);
-            Some(OpenCall { slot, model: row.model, began_at, last_byte_at: row.last_byte_at })
+            Some(SampledCall { slot, model: row.model, began_at, last_byte_at: row.last_byte_at })
         });
         let queues = parallelism.observe(&open.collect::<Vec<_>>(), true, 4, Timestamp::now());
         if let Some(queues) = queues {
