@@ -103,6 +103,8 @@ pub(super) struct GatewayCore {
     pub targets: Targets,
     pub evidence: EvidenceLog,
     pub view: RwLock<Arc<GatewayView>>,
+    /// The view was read for the first time, or again.
+    pub known: Notify,
     /// Read while a slot is asked for: what the database has and we don't know is not given back then.
     pub asking: AsyncRwLock<()>,
     pub queues: WaitQueues,
@@ -127,6 +129,7 @@ impl GatewayCore {
             targets: Targets::new(http, CachedSecrets::new(secrets)),
             evidence: EvidenceLog::default(),
             view: RwLock::default(),
+            known: Notify::new(),
             asking: AsyncRwLock::default(),
             queues: WaitQueues::default(),
             open: OpenCalls::default(),

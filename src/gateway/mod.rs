@@ -33,7 +33,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::core::GatewayCore;
-use self::view::GatewayView;
 use crate::{
     calls,
     listener::{self, Limits},
@@ -65,10 +64,6 @@ impl Gateway {
             ..usual
         };
         tracing::info!(%address, namespace = core.namespace, holder = core.holder, "gateway begins");
-        // Before that is known, nobody is told that a model is not served.
-        if let Ok(Ok(view)) = tokio::time::timeout(FIRST_READ, GatewayView::read(&*core.store)).await {
-            *core.view.write() = Arc::new(view);
-        }
         let ended = CancellationToken::new();
         let mut loops = tokio::task::JoinSet::new();
         loops.spawn(upkeep::keep(Arc::clone(&core), ended.clone()));
@@ -76,6 +71,8 @@ impl Gateway {
         loops.spawn(upkeep::report(Arc::clone(&core), ended.clone()));
         loops.spawn(upkeep::wait(Arc::clone(&core), ended.clone()));
         loops.spawn(upkeep::cancel(Arc::clone(&core), ended.clone()));
+        // Before what is declared is known, nobody is told that a model is not served.
+        let _ = tokio::time::timeout(FIRST_READ, core.known.notified()).await;
         let closing = tokio::spawn({
             let (core, shutdown) = (Arc::clone(&core), shutdown.clone());
             async move {

@@ -51,6 +51,7 @@ pub(super) async fn follow(core: Arc<GatewayCore>, ended: CancellationToken) {
         if let Ok(view) = read {
             let view = Arc::new(view);
             *core.view.write() = Arc::clone(&view);
+            core.known.notify_one();
             core.end_withdrawn(&view);
         }
         let _ = ended.run_until_cancelled(changes.changed(wait)).await;
