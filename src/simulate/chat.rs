@@ -45,7 +45,9 @@ impl ChatRequest {
 
     /// The tool that the last prompt says to call, in the words "call NAME".
     fn tool(&self) -> Option<WantedTool> {
-        let last = self.messages.last().filter(|message| message["role"] == "user")?;
+        // Coding agents let reminders of the system's follow the prompt.
+        let mut said = self.messages.iter().rev().filter(|message| message["role"] != "system");
+        let last = said.next().filter(|message| message["role"] == "user")?;
         let said = joined(std::slice::from_ref(last));
         let mut tools = self.others.get("tools")?.as_array()?.iter().filter_map(|tool| {
             let function = tool.get("function")?;
