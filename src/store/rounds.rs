@@ -160,7 +160,11 @@ pub async fn write_assignments(store: &dyn Store, fence: &Fence, all: &[Assignme
             Err(StoreError::Refused(why)) if part.len() == 1 => {
                 refused += 1;
                 let task = part[0].task;
-                tracing::warn!(task, why, "the database refuses the assignment of a task: it waits until that is mended");
+                tracing::warn!(
+                    task,
+                    why,
+                    "the database refuses the assignment of a task: it waits until that is mended"
+                );
             }
             Err(error) => return Err(error),
         }

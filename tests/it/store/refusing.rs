@@ -321,7 +321,9 @@ pub async fn an_assignment_that_a_trigger_refuses_holds_up_no_other(bench: &Benc
     let tasks = [new_task(), secret.clone(), new_task(), new_task(), secret, new_task()];
     let ids = insert(bench, &tasks).await;
     let assignments: Vec<_> = ids.iter().map(|id| assignment(*id, "hook", None)).collect();
-    ostler::store::rounds::write_assignments(&*bench.store, &fence, &assignments).await.expect("the others are assigned");
+    ostler::store::rounds::write_assignments(&*bench.store, &fence, &assignments)
+        .await
+        .expect("the others are assigned");
     let lease = lease(&bench.store, "worker").await;
     let claimed = super::tasks_bench::ids(&claim_hooks(&bench.store, &lease, 9).await);
     assert_eq!(claimed, [ids[0], ids[2], ids[3], ids[5]]);
