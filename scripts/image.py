@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a container image from scratch, as a docker-archive tar: files of this machine, with the libraries that they need.
 
-    image.py OUT NAME [--file SOURCE=PATH]… [--folder SOURCE=PATH]… [--link PATH=TARGET]… [--text PATH=CONTENT]… [--user UID:GID] [--run COMMAND…]
+    image.py OUT NAME [--root FOLDER] [--file SOURCE=PATH]… [--link PATH=TARGET]… [--text PATH=CONTENT]… [--user UID:GID] [--run COMMAND…]
 
 `ctr images import OUT`, `docker load -i OUT`, `podman load -i OUT` and `skopeo copy docker-archive:OUT …` take it.
 """
@@ -64,12 +64,20 @@ class Layer:
         for library in libraries(source):
             self.file(library, library)
 
-    def tree(self, source, path):
-        """The files of a folder and of those in it; links among them as the files that they lead to."""
-        for at, _, names in sorted(os.walk(source)):
-            for name in sorted(names):
-                if os.path.isfile(os.path.join(at, name)):
-                    self.file(os.path.join(at, name), os.path.join(path, os.path.relpath(at, source), name))
+    def root(self, source):
+        """A folder as the image's root, as it is: with its modes and links, without what programs in it need."""
+        for at, folders, names in os.walk(source):
+            folders.sort()
+            for name in sorted(folders + names):
+                path = os.path.join(at, name)
+                inside, mode = os.path.relpath(path, source), os.lstat(path).st_mode & 0o7777
+                if os.path.islink(path):
+                    self.link(inside, os.readlink(path))
+                elif os.path.isdir(path):
+                    self.folder(inside, mode)
+                else:
+                    with open(path, "rb") as content:
+                        self._add(inside, tarfile.REGTYPE, mode, content.read())
 
     def bytes(self):
         self.tar.close()
@@ -109,8 +117,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("name")
+    parser.add_argument("--root", metavar="FOLDER")
     parser.add_argument("--file", type=pair, action="append", default=[], metavar="SOURCE=PATH")
-    parser.add_argument("--folder", type=pair, action="append", default=[], metavar="SOURCE=PATH")
     parser.add_argument("--link", type=pair, action="append", default=[], metavar="PATH=TARGET")
     parser.add_argument("--text", type=pair, action="append", default=[], metavar="PATH=CONTENT")
     parser.add_argument("--user", default="")
@@ -118,11 +126,11 @@ def main():
     wanted = parser.parse_args()
 
     layer = Layer()
+    if wanted.root:
+        layer.root(wanted.root)
     layer.folder("tmp", 0o1777)
     for source, path in wanted.file:
         layer.file(source, path)
-    for source, path in wanted.folder:
-        layer.tree(source, path)
     for path, target in wanted.link:
         layer.link(path, target)
     for path, content in wanted.text:
