@@ -7,6 +7,7 @@ use k8s_openapi::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
         core::v1::{Pod, Secret, ServiceAccount},
     },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -17,7 +18,7 @@ use kube::{
 use tokio::net::TcpListener;
 
 use super::CliError;
-use crate::api::Kind;
+use crate::api::{Kind, RELEASE};
 
 const CONTROLLERS: &str = "app.kubernetes.io/name=ostler,app.kubernetes.io/component=controller";
 const PORT_NAME: &str = "http";
@@ -85,6 +86,26 @@ impl Cluster {
             }
         });
         Ok((format!("http://{address}"), token))
+    }
+
+    /// The release that each of Ostler's CRDs is of; empty: it is not there. Else why nobody says.
+    pub async fn crd_releases(&self) -> Result<BTreeMap<String, String>, String> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut releases = BTreeMap::new();
+        for crd in crate::api::crds() {
+            let name = crd.metadata.name.unwrap_or_default();
+            let found = api.get_metadata_opt(&name).await.map_err(|e| e.to_string())?;
+            let release = found.map(|found| {
+                found
+                    .metadata
+                    .annotations
+                    .unwrap_or_default()
+                    .remove(RELEASE)
+                    .unwrap_or_else(|| "an unknown release".to_owned())
+            });
+            releases.insert(name, release.unwrap_or_default());
+        }
+        Ok(releases)
     }
 
     /// A controller's pod that is ready, its port, and its service account.

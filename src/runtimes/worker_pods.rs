@@ -69,6 +69,11 @@ impl WorkerPods {
         Self { cluster: Cluster(client), settings }
     }
 
+    /// Whether there is a cluster, and the chart said what pods are made from: else workers are somebody else's to start.
+    pub fn makes(&self) -> bool {
+        self.cluster.0.is_some() && self.settings.database_secret.is_some()
+    }
+
     async fn trouble(
         &self,
         namespace: &str,

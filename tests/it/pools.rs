@@ -56,7 +56,7 @@ impl World {
         let server = own.as_ref().unwrap_or_else(|| ApiServer::shared());
         server.install_crds();
         let namespace = server.namespace();
-        let account = Chart::new(&namespace, &[&format!(r#"watchNamespaces=["{namespace}"]"#)]).service_account(server);
+        let account = Chart::able(&namespace, &[]).service_account(server);
         let postgres = Postgres::start();
         let root = std::env::temp_dir().join(format!("ostler-pools-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&root).unwrap();

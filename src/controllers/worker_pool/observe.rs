@@ -42,7 +42,7 @@ impl WorkerPools {
             reports,
             pods: None,
         };
-        if parts.platform.workers_are_pods() {
+        if parts.platform.workers_are_pods() && parts.worker_pods.makes() {
             facts.pods = Some(self.pods(spec, key, &facts).await?);
         }
         Ok(facts)

@@ -18,13 +18,48 @@ impl Chart {
         Self { namespace: namespace.to_owned(), values }
     }
 
+    /// With every ability on, in this and other namespaces: what a controller under test may do is then what the chart grants.
+    pub fn able(namespace: &str, watched: &[&str]) -> Self {
+        let all: Vec<&str> = std::iter::once(namespace).chain(watched.iter().copied()).collect();
+        let all = serde_json::json!(all);
+        let namespaces = ["watchNamespaces", "secretNamespaces"].map(|value| format!("{value}={all}"));
+        let abilities = Self::ABILITIES.map(|ability| format!("{ability}=true"));
+        let values: Vec<&str> = namespaces.iter().chain(&abilities).map(String::as_str).collect();
+        Self::new(namespace, &values)
+    }
+
+    /// What the controller may do only where the chart is told so.
+    pub const ABILITIES: [&str; 7] = [
+        "scaleWorkers",
+        "restartWorkloads",
+        "readLogs",
+        "resizePods",
+        "patchWorkloads",
+        "makeWorkers",
+        "readConfigMaps",
+    ];
+
+    /// The same with one more value.
+    #[must_use]
+    pub fn with(mut self, value: &str) -> Self {
+        self.values.push(value.to_owned());
+        self
+    }
+
+    /// What is told after an installation.
+    pub fn notes(&self) -> String {
+        let told = self.helm("install", vec!["--dry-run=client".to_owned()]).expect("a dry run");
+        told.split("NOTES:").nth(1).unwrap_or_default().to_owned()
+    }
+
     /// All its manifests, or only those of some templates (`role.yaml`); Helm's complaint if it refuses.
     pub fn render(&self, templates: &[&str]) -> Result<String, String> {
         let shown = templates.iter().map(|name| format!("--show-only=templates/{name}"));
-        self.helm("template", shown.collect())
+        // The pod of `helm test` is no part of what is installed.
+        self.helm("template", shown.chain(["--skip-tests".to_owned()]).collect())
     }
 
-    /// Installs all of it but the CRDs: see [`ApiServer::install_crds`].
+    /// Installs all of it.
     pub fn install(&self, server: &ApiServer) {
         server.apply(&self.render(&[]).unwrap_or_else(|complaint| panic!("render the chart: {complaint}")));
     }
@@ -46,7 +81,7 @@ impl Chart {
         let program = cache().join("bin/helm");
         let mut helm = Command::new(&program);
         helm.arg(command);
-        if command == "template" {
+        if command != "lint" {
             helm.arg("ostler");
         }
         helm.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/ostler"));
