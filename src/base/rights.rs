@@ -20,8 +20,10 @@ fn chart_value(refusal: &str) -> Option<&'static str> {
         (_, "deployments/scale") => "scaleWorkers: true",
         ("create", "deployments") | ("patch", "pods") => "makeWorkers: true",
         ("patch", "deployments" | "statefulsets" | "daemonsets") => "patchWorkloads: true",
-        ("delete" | "list", "pods") | ("list", "replicasets") => "restartWorkloads: true",
-        ("get", "deployments" | "statefulsets" | "daemonsets") => "restartWorkloads: true",
+        ("get", "deployments") | ("list", "pods") => "restartWorkloads: true, or for a WorkerPool scaleWorkers: true",
+        ("delete", "pods") | ("list", "replicasets") | ("get", "statefulsets" | "daemonsets") => {
+            "restartWorkloads: true"
+        }
         (_, "llmbackends" | "hostagents" | "experts" | "taskqueues" | "workerpools")
         | (_, "taskschedules" | "containerhealthchecks" | "callers") => "watchNamespaces: [NAMESPACE]",
         _ => return None,
@@ -49,6 +51,7 @@ mod tests {
             ("patch", "statefulsets", Some("patchWorkloads: true")),
             ("delete", "pods", Some("restartWorkloads: true")),
             ("get", "daemonsets", Some("restartWorkloads: true")),
+            ("get", "deployments", Some("restartWorkloads: true, or for a WorkerPool scaleWorkers: true")),
             ("list", "llmbackends", Some("watchNamespaces: [NAMESPACE]")),
             ("list", "nodes", None),
         ] {

@@ -24,6 +24,8 @@ const CONTROLLERS: &str = "app.kubernetes.io/name=ostler,app.kubernetes.io/compo
 const PORT_NAME: &str = "http";
 const DEFAULT_PORT: u16 = 9180;
 const TOKEN_SECONDS: i64 = 600;
+/// What the chart appends to the name of the controller's service account for that of people without a token of their own.
+const FOR_PEOPLE: &str = "-operator";
 
 /// The cluster of the kubeconfig's current context.
 pub struct Cluster {
@@ -124,15 +126,25 @@ impl Cluster {
         })
     }
 
-    /// A short-lived token of a service account: OSTLER_SERVICE_ACCOUNT, else the controller's own.
+    /// A short-lived token of a service account: OSTLER_SERVICE_ACCOUNT, else the chart's for people, else the controller's own, which
+    /// can only read. Who may ask for which is the cluster's to say.
     async fn requested_token(&self, account: &str) -> Result<String, CliError> {
-        let account = std::env::var("OSTLER_SERVICE_ACCOUNT").unwrap_or_else(|_| account.to_owned());
+        if let Ok(named) = std::env::var("OSTLER_SERVICE_ACCOUNT") {
+            return self.token_of(&named).await;
+        }
+        match self.token_of(&format!("{account}{FOR_PEOPLE}")).await {
+            Ok(token) => Ok(token),
+            Err(_) => self.token_of(account).await,
+        }
+    }
+
+    async fn token_of(&self, account: &str) -> Result<String, CliError> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.system_namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() },
             ..TokenRequest::default()
         };
-        let answer = accounts.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| {
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.map_err(|e| {
             CliError::failed(format!(
                 "the kubeconfig has no token, and none can be had for service account {}/{account}: {e}; set \
                  OSTLER_SERVICE_ACCOUNT to one that you may ask tokens for",

@@ -16,7 +16,7 @@ use super::{
 use crate::api::{API_VERSION, WorkerTemplate, WorkerVariable};
 
 /// Field manager of the Deployments: theirs alone, apart from that of statuses.
-const MANAGER: &str = "ostler-worker-pool";
+pub(super) const MANAGER: &str = "ostler-worker-pool";
 /// Label of a pool's pods: the pool's name, cut where it is longer than a label may be.
 pub const POOL: &str = "ostler.dev/worker-pool";
 /// Of several pods the one with the lowest cost is deleted first.
@@ -59,7 +59,7 @@ pub struct WorkersSeen {
 
 /// Makes and scales the pods of worker pools. It needs `get`, `create` and `patch` on deployments, `list` and `patch` on pods.
 pub struct WorkerPods {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     settings: WorkerPodSettings,
 }
 

@@ -68,8 +68,9 @@ fn real_chart_brings_monitors_alerts_and_certificates_where_they_are_asked_for()
     ];
     let manifests = Chart::new("team", &values).render(&[]).expect("render");
     let of = |kind: &str| {
-        let mut documents = serde_saphyr::from_multiple::<Value>(&manifests).expect("YAML").into_iter();
-        documents.find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+        let line = format!("\nkind: {kind}\n");
+        let document = manifests.split("\n---\n").find(|document| document.contains(&line));
+        serde_saphyr::from_str::<Value>(document.unwrap_or_else(|| panic!("no {kind}"))).expect("YAML")
     };
     let monitor = of("PodMonitor");
     assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["honorLabels"], true);
@@ -307,11 +308,11 @@ async fn real_chart_adds_for_each_value_its_rights_and_no_others() {
             assert!(rights.allow(&home, verb, resource).await, "{value}: needs to {verb} {resource}");
             assert!(!rights.allow(&other, verb, resource).await, "{value}: must not {verb} {resource} elsewhere");
         }
-        for (verb, resource) in not_added_by(&[value]).iter().chain(NEVER).chain(&[("get", "secrets")]) {
+        for (verb, resource) in not_added_by(&[*value]).iter().chain(NEVER).chain(&[("get", "secrets")]) {
             assert!(!rights.allow(&home, verb, resource).await, "{value}: must not {verb} {resource}");
         }
         // What `ostler doctor` takes for needed is what the chart gives.
-        for (verb, group, resource) in doctor::rights::of_ability(value) {
+        for &(verb, group, resource) in doctor::rights::of_ability(value) {
             let (plural, sub) = resource.split_once('/').unwrap_or((resource, ""));
             let named = format!("{plural}.{group}/{sub}").replace("./", "/");
             let named = named.trim_end_matches(['/', '.']);

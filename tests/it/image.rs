@@ -155,6 +155,22 @@ fn real_image_runs_as_nobody_in_particular_with_time_zones_and_certificates() {
     assert_eq!(code, Some(0), "a time zone of the image: {said}");
 }
 
+#[test]
+fn real_release_is_an_archive_with_program_completions_and_a_checksum_that_holds() {
+    let folder = Folder::new();
+    let made = run(Path::new(REPOSITORY).join("scripts/release"), &[text(&folder.0), env!("CARGO_BIN_EXE_ostler")]);
+    let archive = made.trim();
+    assert!(archive.contains(concat!("/ostler-", env!("CARGO_PKG_VERSION"), "-linux-")), "{archive}");
+    let name = archive.rsplit('/').next().expect("a name").strip_suffix(".tar.gz").expect("an archive");
+    let listed = run("tar", &["-tzf", archive]);
+    for file in ["ostler", "completions/ostler.bash", "completions/ostler.zsh", "completions/ostler.fish", "LICENSE"] {
+        assert!(listed.lines().any(|line| line == format!("{name}/{file}")), "{file}: {listed}");
+    }
+    let sum = run("sha256sum", &[archive]);
+    let told = fs::read_to_string(format!("{archive}.sha256")).expect("read it");
+    assert_eq!(sum.split_whitespace().next(), told.split_whitespace().next());
+}
+
 /// The last stage of the Dockerfile, with the files that its build stage would have made.
 #[test]
 fn real_docker_build_makes_the_same_files_and_configuration() {

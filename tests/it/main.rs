@@ -11,6 +11,7 @@ mod controllers;
 mod crds;
 mod engines;
 mod gateway;
+mod gitops;
 mod image;
 mod installed;
 mod namespaces;

@@ -83,7 +83,7 @@ fn an_uninstalled_job_is_told_and_a_file_of_somebody_else_is_left_alone() {
 fn real_systemd_takes_the_units() {
     let bench = bench();
     let folder = bench.path(ODD);
-    for (name, args) in [("user", &[][..]), ("system", &["--system", "--run-as", "nobody"])] {
+    for (name, args) in [("user", &[][..]), ("system", &["--system", "--run-as", "daemon"])] {
         let args = [&["up", "-f", folder.to_str().unwrap(), "--manager", "systemd"], args].concat();
         let unit = bench.path(&format!("{name}/ostler-up.service"));
         fs::create_dir_all(unit.parent().unwrap()).unwrap();

@@ -4,6 +4,7 @@
 mod containers;
 mod healing;
 mod pools;
+mod releases;
 mod working;
 
 use std::io::Write;

@@ -6,6 +6,7 @@ use super::{ApiServer, cache};
 /// `charts/ostler`, rendered by Helm as release `ostler` of one namespace.
 pub struct Chart {
     namespace: String,
+    folder: PathBuf,
     values: Vec<String>,
 }
 
@@ -15,12 +16,14 @@ impl Chart {
     pub fn new(namespace: &str, values: &[&str]) -> Self {
         let database = r#"database.existingSecret="ostler-database""#;
         let values = std::iter::once(database).chain(values.iter().copied()).map(str::to_owned).collect();
-        Self { namespace: namespace.to_owned(), values }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/ostler");
+        Self { namespace: namespace.to_owned(), folder, values }
     }
 
     /// With every ability on, in this and other namespaces: what a controller under test may do is then what the chart grants.
     pub fn able(namespace: &str, watched: &[&str]) -> Self {
-        let all: Vec<&str> = std::iter::once(namespace).chain(watched.iter().copied()).collect();
+        let all: Vec<&str> =
+            std::iter::once(namespace).chain(watched.iter().copied().filter(|other| *other != namespace)).collect();
         let all = serde_json::json!(all);
         let namespaces = ["watchNamespaces", "secretNamespaces"].map(|value| format!("{value}={all}"));
         let abilities = Self::ABILITIES.map(|ability| format!("{ability}=true"));
@@ -72,6 +75,18 @@ impl Chart {
         server.service_account(&self.namespace, "ostler")
     }
 
+    /// Another folder than `charts/ostler`.
+    #[must_use]
+    pub fn in_folder(self, folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), ..self }
+    }
+
+    /// `helm install` or `upgrade` as release `ostler`, by whom the kubeconfig says.
+    pub fn release(&self, command: &str, kubeconfig: &Path, flags: &[&str]) -> Result<String, String> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned());
+        self.helm(command, flags.chain([format!("--kubeconfig={}", kubeconfig.display())]).collect())
+    }
+
     /// `helm lint --strict`.
     pub fn lint(&self) -> Result<String, String> {
         self.helm("lint", vec!["--strict".to_owned()])
@@ -84,10 +99,13 @@ impl Chart {
         if command != "lint" {
             helm.arg("ostler");
         }
-        helm.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/ostler"));
         helm.args(["--namespace", &self.namespace]).args(flags);
-        for value in &self.values {
-            helm.args(["--set-json", value]);
+        // What is there already knows its chart.
+        if !["test", "uninstall", "rollback"].contains(&command) {
+            helm.arg(&self.folder);
+            for value in &self.values {
+                helm.args(["--set-json", value]);
+            }
         }
         let output = helm.output().unwrap_or_else(|error| panic!("can't run {}: {error}", program.display()));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
