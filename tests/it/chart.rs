@@ -339,7 +339,8 @@ async fn real_chart_reaches_the_namespaces_that_are_named_and_all_only_where_it_
         assert_eq!(rights.allow(namespace, "get", "secrets").await, readable, "secrets of {namespace}");
     }
     let wide = server.namespace();
-    Chart::new(&wide, &["clusterWide=true"]).service_account(server);
+    let own = format!(r#"secretNamespaces=["{wide}"]"#);
+    Chart::new(&wide, &["clusterWide=true", &own]).service_account(server);
     let rights = Rights::of(server, &wide).await;
     for (verb, resource) in NEEDED {
         assert!(rights.allow(&other, verb, resource).await, "clusterWide: {verb} {resource}");

@@ -138,7 +138,7 @@ fn real_image_runs_as_nobody_in_particular_with_time_zones_and_certificates() {
     fs::create_dir_all(root.join("data")).expect("make a folder");
     fs::set_permissions(root.join("data"), fs::Permissions::from_mode(0o777)).expect("open it");
     let inside = |args: &[&str]| {
-        let mut command = Command::new("chroot");
+        let mut command = Command::new("/usr/sbin/chroot");
         command.args(["--userspec=65532:65532", text(&root), "/bin/ostler"]).args(args);
         let output =
             command.env_clear().env("PATH", "/bin").env("OSTLER_DATA_DIR", "/data/d").output().expect("chroot");
