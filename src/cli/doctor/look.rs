@@ -20,6 +20,7 @@ use super::observed::{
 };
 use crate::{
     cli::{DataDir, Global, TargetSystem, job, process::port_owner},
+    host::DiskSpace,
     http::{Item, ItemList},
     net::HttpClient,
     platform::kubernetes,
@@ -97,8 +98,6 @@ async fn database(folder: Option<&Path>) -> Option<DatabaseObserved> {
 /// Blocks.
 fn machine(data_dir: &Path, up: Option<u32>) -> MachineObserved {
     let there = data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let free = nix::sys::statvfs::statvfs(there).ok();
-    let free_bytes = free.map(|of| u64::from(of.blocks_available()).saturating_mul(of.fragment_size()));
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let ports = PORTS
         .iter()
@@ -111,7 +110,7 @@ fn machine(data_dir: &Path, up: Option<u32>) -> MachineObserved {
     MachineObserved {
         data_dir: data_dir.to_owned(),
         folder: folder(data_dir),
-        free_bytes,
+        disk: DiskSpace::of(there),
         open_files: limit.map_or(u64::MAX, |(soft, _)| soft),
         ports: ports.collect(),
         up: up.map(|pid| (pid, is_alive(pid))),

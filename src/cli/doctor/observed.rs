@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     cli::job::JobState,
     cli::process::PortHolder,
+    host::DiskSpace,
     http::{Item, Overview},
     store::DatabaseFacts,
 };
@@ -32,8 +33,8 @@ pub struct MachineObserved {
     pub data_dir: PathBuf,
     /// `None`: there is none yet.
     pub folder: Option<FolderObserved>,
-    /// Bytes that are free where the data folder is, or will be.
-    pub free_bytes: Option<u64>,
+    /// Where the data folder is, or will be.
+    pub disk: Option<DiskSpace>,
     /// The soft limit of open files.
     pub open_files: u64,
     /// Who listens on the usual ports.

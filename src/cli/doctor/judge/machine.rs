@@ -4,29 +4,26 @@ use super::{
     super::observed::{EngineParallel, FindingLevel, FolderObserved, MachineObserved},
     Findings,
 };
-use crate::cli::process::PortHolder;
+use crate::{cli::process::PortHolder, host::DiskSpace};
 
 /// Fewer open files than this, and many servers or clients are too many.
 const FEW_FILES: u64 = 4_096;
-/// Less than this is free: workers begin nothing that they would have to write.
-const LITTLE_DISK: u64 = 1 << 30;
 
 impl Findings {
     pub(super) fn machine(&mut self, machine: &MachineObserved) {
-        let MachineObserved { data_dir, folder, free_bytes, open_files, ports, up, jobs, sleeps_after, engines } =
-            machine;
+        let MachineObserved { data_dir, folder, disk, open_files, ports, up, jobs, sleeps_after, engines } = machine;
         let place = data_dir.display().to_string();
         match folder {
             None => self.add("data-folder", FindingLevel::Note, format!("{place} is not there yet"), ""),
             Some(folder) => self.folder(&place, folder),
         }
-        match free_bytes {
-            Some(free) if *free < LITTLE_DISK => self.error(
+        match disk {
+            Some(disk) if disk.is_short_of(DiskSpace::FOR_RESULTS) => self.error(
                 "disk.free",
-                format!("{} MiB are free at {place}", free >> 20),
+                format!("{} MiB are free at {place}", disk.free_bytes >> 20),
                 "free some space: workers begin nothing, and the database may take no writes",
             ),
-            Some(free) => self.ok("disk.free", format!("{} GiB are free at {place}", free >> 30)),
+            Some(disk) => self.ok("disk.free", format!("{} GiB are free at {place}", disk.free_bytes >> 30)),
             None => {}
         }
         if *open_files < FEW_FILES {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     cli::{job::JobState, process::PortHolder},
+    host::DiskSpace,
     http::Item,
     store::{DatabaseFacts, StoreError},
 };
@@ -42,7 +43,7 @@ fn machine() -> MachineObserved {
     MachineObserved {
         data_dir: "/home/ada/.local/share/ostler".into(),
         folder: Some(FolderObserved { owner: 1, own_uid: 1, mode: 0o700, ..FolderObserved::default() }),
-        free_bytes: Some(50 << 30),
+        disk: Some(DiskSpace { free_bytes: 50 << 30, total_bytes: 100 << 30 }),
         open_files: 8_192,
         sleeps_after: Some(0),
         ..MachineObserved::default()
@@ -74,8 +75,12 @@ fn a_machine_is_judged_by_folder_disk_limits_ports_jobs_and_sleep() {
         (folder(&|f| f.is_symlink = true), "data-folder", Some(Error)),
         (folder(&|f| f.network = Some("NFS".into())), "data-folder.place", Some(Error)),
         (folder(&|f| f.synced_by = Some("iCloud".into())), "data-folder.place", Some(Error)),
-        (MachineObserved { free_bytes: Some(1 << 20), ..machine() }, "disk.free", Some(Error)),
-        (MachineObserved { free_bytes: None, ..machine() }, "disk.free", None),
+        (
+            MachineObserved { disk: Some(DiskSpace { free_bytes: 1 << 20, total_bytes: 100 << 30 }), ..machine() },
+            "disk.free",
+            Some(Error),
+        ),
+        (MachineObserved { disk: None, ..machine() }, "disk.free", None),
         (MachineObserved { open_files: 256, ..machine() }, "open-files", Some(Warning)),
         (MachineObserved { sleeps_after: Some(10), ..machine() }, "sleep", Some(Warning)),
         (MachineObserved { sleeps_after: None, ..machine() }, "sleep", None),
