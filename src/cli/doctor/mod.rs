@@ -11,6 +11,7 @@ use super::{
     CliError, Global,
     output::{self, Format, print},
 };
+use crate::api::number_of;
 
 pub use observed::{DoctorFinding, DoctorObserved, FindingLevel};
 
@@ -52,8 +53,10 @@ fn text(findings: &[DoctorFinding], all: bool) -> String {
             text += &format!("    {fix}\n");
         }
     }
-    let (errors, warnings) = (count(FindingLevel::Error), count(FindingLevel::Warning));
-    text + &format!("{errors} errors, {warnings} warnings, {} checks passed\n", count(FindingLevel::Ok))
+    let [errors, warnings, passed] =
+        [(FindingLevel::Error, "error"), (FindingLevel::Warning, "warning"), (FindingLevel::Ok, "check")]
+            .map(|(level, word)| number_of(count(level), word));
+    text + &format!("{errors}, {warnings}, {passed} passed\n")
 }
 
 #[cfg(test)]
@@ -71,7 +74,7 @@ mod tests {
         let findings =
             [of("a", FindingLevel::Error, "do"), of("b", FindingLevel::Warning, "do"), of("c", FindingLevel::Ok, "")];
         let said = text(&findings, false);
-        assert_eq!(said, "✗ a: m\n    do\n! b: m\n    do\n1 errors, 1 warnings, 1 checks passed\n");
+        assert_eq!(said, "✗ a: m\n    do\n! b: m\n    do\n1 error, 1 warning, 1 check passed\n");
         assert!(text(&findings, true).contains("✓ c: m\n"));
     }
 }
