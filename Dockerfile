@@ -3,8 +3,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# The list of crates that scanners read is part of a binary of `cargo auditable`.
-RUN cargo install --locked cargo-auditable && cargo auditable build --release --locked
+# The list of crates that scanners read is part of a binary of `cargo auditable`, where that can be had.
+RUN if cargo install --locked cargo-auditable; then cargo auditable build --release --locked; else cargo build --release --locked; fi
 RUN scripts/image-files target/release/ostler /image
 
 FROM scratch
