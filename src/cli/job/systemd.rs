@@ -1,6 +1,6 @@
 //! A unit of systemd, of the machine or of a user.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{JobProgram, JobState, JobSteps, MARK, ManagedJob, OPEN_FILES, RESTART_SECONDS};
 
@@ -52,7 +52,7 @@ fn text(job: &ManagedJob) -> String {
     if let Some(user) = job.run_as.as_deref().filter(|_| job.system) {
         lines.push(format!("User={}", user.replace('%', "%%")));
     }
-    if job.system && job.data_dir == PathBuf::from("/var/lib/ostler") {
+    if job.system && job.data_dir == Path::new("/var/lib/ostler") {
         lines.extend(["StateDirectory=ostler".into(), "StateDirectoryMode=0700".into()]);
     }
     lines.extend([
