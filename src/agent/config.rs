@@ -16,6 +16,7 @@ use crate::{
         agent_config_schema, quantity,
     },
     host::{ComposeService, ContainerTarget, mask::without_user},
+    listener::TlsFiles,
     platform::local::{LocalKind, read_single},
 };
 
@@ -73,12 +74,6 @@ pub struct Resolved {
     pub token_file: Option<PathBuf>,
     pub self_check: Duration,
     pub services: Vec<ServiceSpec>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug)]

@@ -9,6 +9,9 @@ use super::{
     AgentConfig, Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool,
 };
 
+/// Annotation of a CRD: the release that it is of.
+pub const RELEASE: &str = "ostler.dev/release";
+
 /// All kinds, as they are applied to a cluster and as the folder of manifests is validated.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut all = vec![
@@ -22,6 +25,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         WorkerPool::crd(),
     ];
     for crd in &mut all {
+        let release = (RELEASE.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        crd.metadata.annotations = Some([release].into());
         for version in &mut crd.spec.versions {
             if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
                 tidy(schema);

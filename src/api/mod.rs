@@ -37,7 +37,7 @@ pub use container_health_check::{
 pub use container_health_check_status::{
     ContainerHealthCheckState, ContainerHealthCheckStatus, ContainerStatusEntry, ContainerWord,
 };
-pub use crds::{agent_config_definition, agent_config_schema, crds};
+pub use crds::{RELEASE, agent_config_definition, agent_config_schema, crds};
 pub use expert::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Parameters, TextKind, TextRef};
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
 pub use kind::{Kind, ObjectKey};

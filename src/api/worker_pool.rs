@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
 use super::{
-    LocalRef, Mode, StatusBase,
+    LocalRef, Mode, StatusBase, WorkloadRef,
     common::{KEY, NAME},
     quantity,
 };
 
 /// Worker processes that do the tasks of some queues: how many, how much at once, and what their pods are made from.
+#[serde_with::skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "ostler.dev",
@@ -46,7 +47,9 @@ use super::{
     {"rule": "self.replicas.min <= self.replicas.max",
      "message": "replicas.min is above replicas.max: lower min or raise max", "fieldPath": ".replicas"},
     {"rule": "self.concurrency.min <= self.concurrency.max",
-     "message": "concurrency.min is above concurrency.max: lower min or raise max", "fieldPath": ".concurrency"}
+     "message": "concurrency.min is above concurrency.max: lower min or raise max", "fieldPath": ".concurrency"},
+    {"rule": "!has(self.workloadRef) || self.workloadRef.kind == 'Deployment'",
+     "message": "workloadRef: only a Deployment is scaled; set kind: Deployment", "fieldPath": ".workloadRef"}
 ]))]
 pub struct WorkerPoolSpec {
     /// The queues whose tasks it does.
@@ -62,7 +65,10 @@ pub struct WorkerPoolSpec {
     #[serde(default = "default_drain")]
     #[schemars(range(min = 1, max = 86400))]
     pub drain_seconds: i32,
-    /// What its pods are made from, in a cluster.
+    /// The Deployment of its worker processes, in a cluster: it is scaled, and nothing else. Absent: the controller makes one of `template`, if
+    /// the chart lets it (makeWorkers).
+    pub workload_ref: Option<WorkloadRef>,
+    /// What its pods are made from, in a cluster and without `workloadRef`.
     #[serde(default)]
     pub template: WorkerTemplate,
     /// Enforce makes and scales pods; Observe says what it would do.

@@ -1,8 +1,9 @@
 //! What every room needs: text (escapes, ages, durations, "did you mean …?"), how often a loop may begin, and
-//! when it looks again. It uses no other room.
+//! when it looks again; what a refusal of the API server asks for. It uses no other room.
 
 mod burst;
 pub mod escape;
+pub mod rights;
 mod text;
 mod tick;
 

@@ -2,12 +2,15 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     CliError, Global,
     data_dir::sealing_key_of_environment,
     database::Database,
     journaled::Journaled,
-    process::{self, ControllerParts, ControllerProcess, holder, logged, signaled},
+    process::{self, ControllerDoors, ControllerParts, ControllerProcess, holder, logged, signaled},
+    tls::TlsArgs,
 };
 use crate::{
     http::{KubeAuthorizer, Problem, ResourceHome},
@@ -32,6 +35,14 @@ pub struct ControllerArgs {
     /// Where API, health and metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
     listen: SocketAddr,
+    /// Where health and metrics are alone, for probes and Prometheus where the API is on loopback
+    #[arg(long, value_name = "ADDRESS")]
+    health: Option<SocketAddr>,
+    /// Where the API is by TLS too
+    #[arg(long, value_name = "ADDRESS", requires = "tls_cert")]
+    expose: Option<SocketAddr>,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     database: Database,
     #[command(flatten)]
@@ -90,11 +101,24 @@ pub async fn run(args: ControllerArgs, global: &Global) -> Result<(), CliError> 
 }
 
 async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
-    let ControllerArgs { listen, database, workers, observe } = args;
+    let ControllerArgs { listen, health, expose, tls, database, workers, observe } = args;
+    let following = CancellationToken::new();
+    let _followed = following.clone().drop_guard();
+    let tls = tls.read(&following)?;
     let metrics = Metrics::new();
     let store = counted(database.open(None).await?, metrics.clone());
     let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
-    let listener = process::listen(listen).await?;
+    let doors = ControllerDoors {
+        api: process::listen(listen).await?,
+        health: match health {
+            Some(address) => Some(process::listen_as(address, "--health").await?),
+            None => None,
+        },
+        exposed: match expose.zip(tls) {
+            Some((address, tls)) => Some((process::listen_as(address, "--expose").await?, tls)),
+            None => None,
+        },
+    };
     let holder = holder();
     let cluster = KubernetesPlatform::new(client.clone(), global.namespaces.clone(), &holder);
     let platform = Arc::new(Journaled::new(Arc::new(cluster), Arc::clone(&store)));
@@ -115,7 +139,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,
     };
-    let mut process = ControllerProcess::start(parts, listener).await?;
+    let mut process = ControllerProcess::start(parts, doors).await?;
     tracing::info!(%listen, observe, "controller serves");
     let ended = tokio::select! {
         signal = signaled() => signal,

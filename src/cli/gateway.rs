@@ -9,6 +9,7 @@ use super::{
     data_plane::DataPlaneArgs,
     process::{self, holder, host, logged},
     reaper,
+    tls::TlsArgs,
 };
 use crate::{
     gateway::{Gateway, GatewayParts, GatewayTimings, Origins},
@@ -28,6 +29,8 @@ pub struct GatewayArgs {
     /// Where clients call; beyond this machine each needs a key (`ostler callers create`)
     #[arg(long, value_name = "ADDRESS", default_value = USUAL_ADDRESS)]
     address: SocketAddr,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     plane: DataPlaneArgs,
     /// How long open calls may take when it ends
@@ -57,7 +60,9 @@ pub async fn run(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
 }
 
 async fn serve(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
-    let GatewayArgs { address, plane, drain_seconds, origins } = args;
+    let GatewayArgs { address, tls, plane, drain_seconds, origins } = args;
+    let shutdown = CancellationToken::new();
+    let tls = tls.read(&shutdown)?;
     let mut plane = plane.open(global).await?;
     let clients = process::listen_as(address, "--address").await?;
     let gateway = Gateway::new(GatewayParts {
@@ -71,8 +76,8 @@ async fn serve(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
         namespace: plane.namespace.clone(),
         origins: origins.origins(),
         timings: GatewayTimings { drain: Duration::from_secs(drain_seconds.into()), ..GatewayTimings::default() },
-    });
-    let shutdown = CancellationToken::new();
+    })
+    .with_tls(tls);
     let mut serving = tokio::spawn(gateway.run(clients, shutdown.clone()));
     let outcome = tokio::select! {
         ended = plane.until_ended() => ended,

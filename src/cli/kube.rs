@@ -7,6 +7,7 @@ use k8s_openapi::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
         core::v1::{Pod, Secret, ServiceAccount},
     },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -17,12 +18,14 @@ use kube::{
 use tokio::net::TcpListener;
 
 use super::CliError;
-use crate::api::Kind;
+use crate::api::{Kind, RELEASE};
 
 const CONTROLLERS: &str = "app.kubernetes.io/name=ostler,app.kubernetes.io/component=controller";
 const PORT_NAME: &str = "http";
 const DEFAULT_PORT: u16 = 9180;
 const TOKEN_SECONDS: i64 = 600;
+/// What the chart appends to the name of the controller's service account for that of people without a token of their own.
+const FOR_PEOPLE: &str = "-operator";
 
 /// The cluster of the kubeconfig's current context.
 pub struct Cluster {
@@ -87,6 +90,26 @@ impl Cluster {
         Ok((format!("http://{address}"), token))
     }
 
+    /// The release that each of Ostler's CRDs is of; empty: it is not there. Else why nobody says.
+    pub async fn crd_releases(&self) -> Result<BTreeMap<String, String>, String> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut releases = BTreeMap::new();
+        for crd in crate::api::crds() {
+            let name = crd.metadata.name.unwrap_or_default();
+            let found = api.get_metadata_opt(&name).await.map_err(|e| e.to_string())?;
+            let release = found.map(|found| {
+                found
+                    .metadata
+                    .annotations
+                    .unwrap_or_default()
+                    .remove(RELEASE)
+                    .unwrap_or_else(|| "an unknown release".to_owned())
+            });
+            releases.insert(name, release.unwrap_or_default());
+        }
+        Ok(releases)
+    }
+
     /// A controller's pod that is ready, its port, and its service account.
     async fn controller(&self) -> Result<(String, u16, String), CliError> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.system_namespace);
@@ -103,15 +126,25 @@ impl Cluster {
         })
     }
 
-    /// A short-lived token of a service account: OSTLER_SERVICE_ACCOUNT, else the controller's own.
+    /// A short-lived token of a service account: OSTLER_SERVICE_ACCOUNT, else the chart's for people, else the controller's own, which
+    /// can only read. Who may ask for which is the cluster's to say.
     async fn requested_token(&self, account: &str) -> Result<String, CliError> {
-        let account = std::env::var("OSTLER_SERVICE_ACCOUNT").unwrap_or_else(|_| account.to_owned());
+        if let Ok(named) = std::env::var("OSTLER_SERVICE_ACCOUNT") {
+            return self.token_of(&named).await;
+        }
+        match self.token_of(&format!("{account}{FOR_PEOPLE}")).await {
+            Ok(token) => Ok(token),
+            Err(_) => self.token_of(account).await,
+        }
+    }
+
+    async fn token_of(&self, account: &str) -> Result<String, CliError> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.system_namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() },
             ..TokenRequest::default()
         };
-        let answer = accounts.create_token_request(&account, &PostParams::default(), &request).await.map_err(|e| {
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.map_err(|e| {
             CliError::failed(format!(
                 "the kubeconfig has no token, and none can be had for service account {}/{account}: {e}; set \
                  OSTLER_SERVICE_ACCOUNT to one that you may ask tokens for",

@@ -3,6 +3,7 @@
 
 mod act;
 mod agent;
+mod backup;
 pub mod bench;
 mod callers;
 mod calls;
@@ -14,12 +15,14 @@ mod data_dir;
 mod data_plane;
 mod database;
 mod describe;
+pub mod doctor;
 mod down;
 mod error;
 mod events;
 mod gateway;
 mod get;
 mod init;
+mod job;
 mod journaled;
 mod kube;
 mod logs;
@@ -32,6 +35,7 @@ mod simulate;
 mod status;
 mod target;
 mod tasks;
+mod tls;
 mod up;
 mod validate;
 mod worker;
@@ -137,6 +141,9 @@ pub enum CliCommand {
     Up(up::UpArgs),
     Down(down::DownArgs),
     Migrate(database::MigrateArgs),
+    Backup(backup::BackupArgs),
+    Doctor(doctor::DoctorArgs),
+    Service(job::JobArgs),
     Controller(controller::ControllerArgs),
     Worker(worker::WorkerArgs),
     Gateway(gateway::GatewayArgs),
@@ -189,6 +196,7 @@ fn options_of(name: &str) -> &'static [&'static str] {
     match name {
         "init" | "validate" | "simulate" | "bench" | "crds" | "agent-exec" | "completions" => &[],
         "up" | "agent" => &["data_dir", "log_format"],
+        "backup" | "service" => &["data_dir"],
         "down" | "migrate" => &["data_dir"],
         "controller" => &["namespaces", "log_format"],
         "worker" | "gateway" => &["data_dir", "namespaces", "log_format"],
@@ -225,6 +233,9 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         CliCommand::Gateway(args) => block_on(gateway::run(args, &global)),
         CliCommand::Down(args) => block_on(down::run(args, &global)),
         CliCommand::Migrate(args) => block_on(database::migrate(args, &global)),
+        CliCommand::Backup(args) => block_on(backup::run(args, &global)),
+        CliCommand::Doctor(args) => block_on(doctor::run(args, &global)),
+        CliCommand::Service(args) => job::run(args, &global),
         CliCommand::Agent(args) => block_on(agent::run(args, &global)),
         CliCommand::AgentExec(args) => agent::exec_service(args),
         CliCommand::Simulate(args) => block_on(simulate::run(args)),

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use axum::extract::FromRef;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -22,7 +23,7 @@ use crate::{
     controllers,
     host::mask,
     http::{self, Api, Authorizer, ProblemSource, ResourceHome},
-    listener::raise_open_files,
+    listener::{Tls, raise_open_files},
     net::HttpClient,
     platform::Platform,
     runtimes::{WorkerPods, Workloads},
@@ -52,6 +53,22 @@ pub struct ControllerParts {
     pub down: Option<CancellationToken>,
 }
 
+/// Where a controller listens.
+pub struct ControllerDoors {
+    pub api: TcpListener,
+    /// Health and metrics alone, for probes from elsewhere.
+    pub health: Option<TcpListener>,
+    /// The API once more, by TLS.
+    pub exposed: Option<(TcpListener, Tls)>,
+}
+
+impl ControllerDoors {
+    /// The API and nothing else.
+    pub fn only(api: TcpListener) -> Self {
+        Self { api, health: None, exposed: None }
+    }
+}
+
 /// Leadership, controllers and API at work.
 pub struct ControllerProcess {
     acting: CancellationToken,
@@ -59,12 +76,12 @@ pub struct ControllerProcess {
     leading: CancellationToken,
     lead: LeadWatch,
     serving: CancellationToken,
-    server: JoinHandle<io::Result<()>>,
+    servers: JoinSet<io::Result<()>>,
 }
 
 impl ControllerProcess {
     /// Starts everything. Whether this process leads is known some moments later.
-    pub async fn start(parts: ControllerParts, listener: TcpListener) -> Result<Self, CliError> {
+    pub async fn start(parts: ControllerParts, doors: ControllerDoors) -> Result<Self, CliError> {
         let ControllerParts {
             store,
             platform,
@@ -103,8 +120,16 @@ impl ControllerProcess {
         };
         let controllers = tokio::spawn(controllers::run(controllers, lead.subscribe(), acting.clone()));
         let api = Api { store, platform, authorizer, home, sealing, http, metrics, loops, problems, down };
-        let server = tokio::spawn(http::serve(listener, api, serving.clone()));
-        Ok(Self { acting, controllers, leading, lead, serving, server })
+        let ControllerDoors { api: listener, health, exposed } = doors;
+        let mut servers = JoinSet::new();
+        if let Some(listener) = health {
+            servers.spawn(http::serve_health(listener, http::Health::from_ref(&api), serving.clone()));
+        }
+        if let Some((listener, tls)) = exposed {
+            servers.spawn(http::serve_by(listener, Some(tls), api.clone(), serving.clone()));
+        }
+        servers.spawn(http::serve(listener, api, serving.clone()));
+        Ok(Self { acting, controllers, leading, lead, serving, servers })
     }
 
     /// Returns what went wrong, when a part ends that should not.
@@ -114,7 +139,7 @@ impl ControllerProcess {
                 Ok(()) => "the controllers ended by themselves".to_owned(),
                 Err(e) => format!("the controllers failed: {e}"),
             }),
-            ended = &mut self.server => CliError::failed(match ended {
+            Some(ended) = self.servers.join_next() => CliError::failed(match ended {
                 Ok(Ok(())) => "the API ended by itself".to_owned(),
                 Ok(Err(e)) => format!("the API failed: {e}"),
                 Err(e) => format!("the API failed: {e}"),
@@ -133,13 +158,11 @@ impl ControllerProcess {
     }
 
     /// Ends the rest, after [`ControllerProcess::rest`].
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         self.lead.stopped().await;
         self.serving.cancel();
-        if !self.server.is_finished() {
-            // Its errors at this moment concern nobody.
-            let _ = self.server.await;
-        }
+        // Their errors at this moment concern nobody.
+        while self.servers.join_next().await.is_some() {}
     }
 }
 

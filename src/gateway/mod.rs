@@ -36,17 +36,23 @@ use tokio_util::sync::CancellationToken;
 use self::core::GatewayCore;
 use crate::{
     calls,
-    listener::{self, Limits},
+    listener::{self, Limits, Tls},
 };
 
 /// A gateway at work.
 pub struct Gateway {
     core: Arc<GatewayCore>,
+    tls: Option<Tls>,
 }
 
 impl Gateway {
     pub fn new(parts: GatewayParts) -> Self {
-        Self { core: Arc::new(GatewayCore::new(parts)) }
+        Self { core: Arc::new(GatewayCore::new(parts)), tls: None }
+    }
+
+    /// Serves by TLS alone.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Serves until `shutdown`; then takes no call, tells those that wait to come again, and finishes what is streamed.
@@ -54,7 +60,7 @@ impl Gateway {
     /// # Errors
     /// Those of the listener.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        let core = self.core;
+        let Self { core, tls } = self;
         let usual = Limits::of_process();
         let address = listener.local_addr()?;
         let limits = Limits {
@@ -64,7 +70,7 @@ impl Gateway {
             drain: core.timings.drain,
             ..usual
         };
-        tracing::info!(%address, namespace = core.namespace, holder = core.holder, "gateway begins");
+        tracing::info!(%address, tls = tls.is_some(), namespace = core.namespace, holder = core.holder, "gateway begins");
         let ended = CancellationToken::new();
         let mut loops = tokio::task::JoinSet::new();
         loops.spawn(upkeep::keep(Arc::clone(&core), ended.clone()));
@@ -81,7 +87,7 @@ impl Gateway {
                 core.closing.cancel();
             }
         });
-        let served = listener::serve(listener, None, routes::router(Arc::clone(&core)), limits, shutdown).await;
+        let served = listener::serve(listener, tls, routes::router(Arc::clone(&core)), limits, shutdown).await;
         closing.abort();
         core.closing.cancel();
         core.end_calls().await;

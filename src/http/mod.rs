@@ -37,7 +37,7 @@ pub use calls::CallList;
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};
 pub use moment::TimeOrDuration;
-pub use routes::serve;
+pub use routes::{serve, serve_by};
 pub use state::{Api, ProblemSource, ResourceHome};
 pub use status::{BackendLine, Level, Overview, QueueLine, ResourceLine};
 pub use tasks::{

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     host::sign::named_claim,
-    listener::{self, Limits},
+    listener::{self, Limits, Tls},
 };
 
 /// Ten thousand tasks of some kilobytes.
@@ -84,8 +84,18 @@ fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
 
 /// Serves the API until `shutdown`, then finishes what is open.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> io::Result<()> {
+    serve_by(listener, None, api, shutdown).await
+}
+
+/// The same, by TLS where there is a certificate.
+pub async fn serve_by(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    api: Api,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let router = router(api, shutdown.clone());
-    listener::serve(listener, None, router, Limits::of_process(), shutdown).await
+    listener::serve(listener, tls, router, Limits::of_process(), shutdown).await
 }
 
 /// The whole API.

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use files::{limit_open_files, open_files_at_start, raise_open_files};
 pub use limits::Limits;
-pub use tls::Tls;
+pub use tls::{Tls, TlsFiles};
 
 use connection::Connection;
 use slots::ConnectionSlots;

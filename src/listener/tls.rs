@@ -1,6 +1,11 @@
 //! A certificate that can be renewed while connections are open.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::RwLock;
 use rustls::{
@@ -9,6 +14,17 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// How often the files are looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// PEM files of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
 
 /// Certificate and key of a listener.
 #[derive(Clone)]
@@ -31,6 +47,25 @@ impl Tls {
         let renewed = acceptor(cert, key)?;
         *self.0.write() = renewed;
         Ok(())
+    }
+
+    /// Takes up a renewed certificate, until `shutdown`; one that can't be read leaves the old one in force.
+    pub async fn keep_renewed(self, files: TlsFiles, shutdown: CancellationToken) {
+        let age = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+        let both = || (age(&files.cert), age(&files.key));
+        let mut seen = both();
+        while shutdown.run_until_cancelled(tokio::time::sleep(LOOK_AGAIN)).await.is_some() {
+            let now = both();
+            if now != seen {
+                match self.renew(&files.cert, &files.key) {
+                    Ok(()) => tracing::info!(cert = %files.cert.display(), "certificate renewed"),
+                    Err(error) => {
+                        tracing::error!(cert = %files.cert.display(), %error, "cannot use the new certificate; keeping the old one")
+                    }
+                }
+                seen = now;
+            }
+        }
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {

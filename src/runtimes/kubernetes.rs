@@ -26,7 +26,10 @@ use super::{
     Cluster, ContainersSeen, MEMORY_MANAGER, PodContainer, PodSeen, Terminated, WorkloadError, WorkloadSeen,
     containers::{containers, resize_patch, template_limits, template_patch},
 };
-use crate::api::{PodTarget, WorkloadKind, WorkloadRef};
+use crate::{
+    api::{PodTarget, WorkloadKind, WorkloadRef},
+    base::rights,
+};
 
 /// Longest wait for an answer of the API server.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -322,7 +325,7 @@ pub(super) async fn answer<T>(
         404 => WorkloadError::NotFound(about.to_owned()),
         // The precondition: the pod of this name has another uid.
         409 => WorkloadError::Replaced(about.to_owned()),
-        401 | 403 => WorkloadError::Forbidden(said),
+        401 | 403 => WorkloadError::Forbidden(rights::with_mend(&said)),
         429 | 500.. => WorkloadError::Unavailable(said),
         _ => WorkloadError::Refused(said),
     })

@@ -4,6 +4,7 @@ mod containers;
 mod kubernetes;
 mod pod_trouble;
 mod worker_pods;
+mod worker_scale;
 
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;

@@ -16,7 +16,7 @@ use super::{
 use crate::api::{API_VERSION, WorkerTemplate, WorkerVariable};
 
 /// Field manager of the Deployments: theirs alone, apart from that of statuses.
-const MANAGER: &str = "ostler-worker-pool";
+pub(super) const MANAGER: &str = "ostler-worker-pool";
 /// Label of a pool's pods: the pool's name, cut where it is longer than a label may be.
 pub const POOL: &str = "ostler.dev/worker-pool";
 /// Of several pods the one with the lowest cost is deleted first.
@@ -59,7 +59,7 @@ pub struct WorkersSeen {
 
 /// Makes and scales the pods of worker pools. It needs `get`, `create` and `patch` on deployments, `list` and `patch` on pods.
 pub struct WorkerPods {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     settings: WorkerPodSettings,
 }
 
@@ -67,6 +67,11 @@ impl WorkerPods {
     /// `None`: there is no cluster here, and nobody makes pods.
     pub fn new(client: Option<Client>, settings: WorkerPodSettings) -> Self {
         Self { cluster: Cluster(client), settings }
+    }
+
+    /// Whether there is a cluster, and the chart said what pods are made from: else workers are somebody else's to start.
+    pub fn makes(&self) -> bool {
+        self.cluster.0.is_some() && self.settings.database_secret.is_some()
     }
 
     async fn trouble(

@@ -17,6 +17,7 @@ mod filter;
 mod folder;
 mod holders;
 mod home;
+mod inspect;
 mod lead;
 mod order;
 mod pause;
@@ -53,6 +54,7 @@ pub use evidence::{CallEvidence, CallFault, FailedCall, MAX_FAILED_CALLS, Served
 pub use folder::{check_folder, new_file, open_own, own_folder};
 pub use holders::{DeathWatch, ENGINE_LINGER, HolderRow, Holders, watch_deaths};
 pub use home::{Home, Migrated, migrate, open};
+pub use inspect::{DatabaseFacts, back_up, inspect};
 pub use lead::{LeadState, LeadWatch, LeaseTimings, Term, lead};
 pub use pause::{Patience, Reapable};
 pub use postgres::{DatabaseUrl, drop_schema};

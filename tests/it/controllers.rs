@@ -81,8 +81,7 @@ impl World {
         let api = ApiServer::start();
         api.install_crds();
         let namespace = api.namespace();
-        let watched = format!(r#"watchNamespaces=["{namespace}"]"#);
-        let account = Chart::new(&namespace, &[&watched]).service_account(&api);
+        let account = Chart::able(&namespace, &[]).service_account(&api);
         let postgres = Postgres::start();
         let database = postgres.database();
         let mut world =

@@ -22,7 +22,24 @@ fn the_generated_manifests_are_not_stale() {
     }
     let found = fs::read_dir(repository("crds")).expect("read crds/").map(|entry| entry.expect("an entry").file_name());
     let found: BTreeSet<String> = found.map(|name| name.to_string_lossy().into_owned()).collect();
+    let names = names.into_iter().chain(["kustomization.yaml".to_owned()]).collect();
     assert_eq!(found, names, "crds/ has files of kinds that are no more, or lacks some");
+}
+
+#[test]
+fn a_kustomization_names_every_definition() {
+    let text = fs::read_to_string(repository("crds/kustomization.yaml")).expect("read it");
+    let listed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    let generated: Vec<String> = crds::files().expect("write").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(listed, generated);
+}
+
+#[test]
+fn every_definition_tells_its_release() {
+    for crd in api::crds() {
+        let release = crd.metadata.annotations.unwrap_or_default().remove(api::RELEASE);
+        assert_eq!(release.as_deref(), Some(env!("CARGO_PKG_VERSION")), "{:?}", crd.metadata.name);
+    }
 }
 
 #[test]
@@ -306,7 +323,7 @@ fn real_api_server_takes_the_manifests_without_a_warning_and_shows_each_kind_on_
     let server = crate::real::ApiServer::shared();
     server.install_crds();
     let folder = repository("crds").display().to_string();
-    server.kubectl(&["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-f", &folder]);
+    server.kubectl(&["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-k", &folder]);
     let namespace = server.namespace();
     server.apply(&format!(
         "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: mlx, namespace: {namespace}}}\nspec: {{engine: MLX, url: 'http://mac:1'}}"

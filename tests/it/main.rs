@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test asks as anybody may")]
 
 mod agent;
+mod alerts;
 mod api;
 mod chart;
 mod cli;
@@ -10,6 +11,8 @@ mod controllers;
 mod crds;
 mod engines;
 mod gateway;
+mod gitops;
+mod image;
 mod installed;
 mod namespaces;
 mod parts;

@@ -114,7 +114,7 @@ impl Drop for World {
 }
 
 fn chart(namespaces: &[String]) -> Chart {
-    Chart::new(&namespaces[0], &[&format!("watchNamespaces={}", json!(namespaces))])
+    Chart::able(&namespaces[0], &namespaces.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// The body of an answer, or nothing.

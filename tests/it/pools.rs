@@ -44,19 +44,24 @@ pub struct World {
 
 impl World {
     fn new() -> Self {
-        Self::on(None)
+        Self::on(None, |namespace| Chart::able(namespace, &[]))
+    }
+
+    /// With what the chart grants so.
+    fn with(chart: impl Fn(&str) -> Chart) -> Self {
+        Self::on(None, chart)
     }
 
     /// With an API server of its own, to be taken away.
     pub fn alone() -> Self {
-        Self::on(Some(ApiServer::start()))
+        Self::on(Some(ApiServer::start()), |namespace| Chart::able(namespace, &[]))
     }
 
-    fn on(own: Option<ApiServer>) -> Self {
+    fn on(own: Option<ApiServer>, chart: impl Fn(&str) -> Chart) -> Self {
         let server = own.as_ref().unwrap_or_else(|| ApiServer::shared());
         server.install_crds();
         let namespace = server.namespace();
-        let account = Chart::new(&namespace, &[&format!(r#"watchNamespaces=["{namespace}"]"#)]).service_account(server);
+        let account = chart(&namespace).service_account(server);
         let postgres = Postgres::start();
         let root = std::env::temp_dir().join(format!("ostler-pools-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&root).unwrap();
@@ -72,8 +77,13 @@ impl World {
     }
 
     pub fn start(&self, name: &str, args: &[&str]) -> Process {
+        Process(self.command(name, args).spawn().unwrap())
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Command {
         let log = std::fs::File::create(self.root.join(format!("{name}.log"))).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ostler"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
+        command
             .args(args)
             .args(["-n", &self.namespace])
             .env("OSTLER_DATABASE_URL", &self.database)
@@ -83,10 +93,8 @@ impl World {
             .env("OSTLER_SPOOL_DIR", self.root.join("spool"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Process(child)
+            .stderr(log);
+        command
     }
 
     pub fn kubectl(&self, args: &[&str]) -> String {
@@ -184,4 +192,79 @@ fn real_pool_has_a_deployment_as_planned_and_a_schedule_fires_by_annotation() {
     world.until("wp/pool", is("Scaling"));
     world.kubectl(&["patch", "wp/pool", "--type=merge", "-p", r#"{"spec": {"suspend": true}}"#]);
     world.until("wp/pool", is("Suspended"));
+}
+
+const SCALED: &str = "
+apiVersion: ostler.dev/v1alpha1
+kind: TaskQueue
+metadata: {name: default}
+spec: {}
+---
+apiVersion: ostler.dev/v1alpha1
+kind: WorkerPool
+metadata: {name: pool}
+spec: {queueRefs: [{name: default}], replicas: {min: 2, max: 3}, workloadRef: {kind: Deployment, name: workers}}
+";
+
+const WORKERS: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: workers}
+spec:
+  selector: {matchLabels: {app: workers}}
+  template:
+    metadata: {labels: {app: workers}}
+    spec: {containers: [{name: worker, image: 'registry.example/ostler:1'}]}
+";
+
+#[test]
+fn real_pool_scales_the_deployment_that_it_refers_to_and_makes_none() {
+    let world = World::with(|namespace| Chart::new(namespace, &[]));
+    let apply = |text: &str| {
+        let args = ["-n", &world.namespace, "apply", "--server-side", "--validate=strict", "-f", "-"];
+        world.api().try_kubectl(&args, text).unwrap();
+    };
+    apply(SCALED);
+    let _controller = world.start("controller", &["controller", "--listen", "127.0.0.1:0"]);
+    let says = |word: &'static str| {
+        move |seen: &Value| {
+            let conditions = seen["status"]["conditions"].as_array();
+            let ready = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
+            ready.is_some_and(|ready| ready["message"].as_str().unwrap_or_default().contains(word))
+        }
+    };
+    world.until("wp/pool", says("scaleWorkers: true"));
+    // The ability is turned on, as an upgrade of the chart does.
+    Chart::new(&world.namespace, &["scaleWorkers=true"]).service_account(world.api());
+    world.until("wp/pool", says("Deployment"));
+    world.until("wp/pool", says("is not there"));
+    apply(WORKERS);
+    world.until("deploy/workers", |seen| seen["spec"]["replicas"] == 2);
+    world.until("wp/pool", is("Waiting"));
+    world.kubectl(&["patch", "wp/pool", "--type=merge", "-p", r#"{"spec": {"replicas": {"min": 3}}}"#]);
+    let scaled = world.until("deploy/workers", |seen| seen["spec"]["replicas"] == 3);
+    assert_eq!(scaled["spec"]["template"]["spec"]["containers"][0]["image"], "registry.example/ostler:1");
+    assert_eq!(world.kubectl(&["get", "deployments", "-o", "name"]).trim(), "deployment.apps/workers");
+    let writes = world.api().writes(&world.namespace);
+    let about: Vec<&String> =
+        writes.iter().filter(|write| write.contains("deployments") && write.ends_with(" 200")).collect();
+    assert!(
+        !about.is_empty() && about.iter().all(|write| write.starts_with("patch deployments/scale workers")),
+        "{about:?}"
+    );
+}
+
+#[test]
+fn real_pool_without_rights_to_make_pods_counts_the_workers_that_report() {
+    let world = World::with(|namespace| Chart::new(namespace, &[]));
+    let apply = ["-n", &world.namespace, "apply", "--server-side", "-f", "-"];
+    let pool = SCALED.replace(", workloadRef: {kind: Deployment, name: workers}", "");
+    world.api().try_kubectl(&apply, &pool).unwrap();
+    // As the chart without makeWorkers: nothing says what pods are made from.
+    let mut controller = world.command("controller", &["controller", "--listen", "127.0.0.1:0"]);
+    let _controller = Process(controller.env_remove("OSTLER_WORKER_DATABASE_SECRET").spawn().unwrap());
+    world.until("wp/pool", |seen| seen["status"]["state"] == "Waiting" && !seen.to_string().contains("could not"));
+    let _worker = world.start("worker", &["worker", "--pool", "pool"]);
+    let running = world.until("wp/pool", is("Running"));
+    assert_eq!(running["status"]["readyReplicas"], 1, "{running:#}");
 }

@@ -16,6 +16,8 @@ iptables iptables
 iproute2 ip
 util-linux unshare
 binutils strip
+prometheus promtool
+systemd systemd-analyze
 g++ g++
 nlohmann-json3-dev /usr/include/nlohmann/json.hpp
 libstb-dev /usr/include/stb/stb_image.h
@@ -94,7 +96,7 @@ build_part() {
 build_parts() {
   mkdir -p "$cache/bin" "$cache/stamps"
   local name
-  for name in python cluster ollama helm compose; do
+  for name in argo python cluster ollama helm compose; do
     (build_part "$name") || { echo "tests: can't build $name (tests/parts/$name/build.sh)"; return 1; }
   done
 }

@@ -62,7 +62,7 @@ mod tests {
     use std::{net::SocketAddr, time::Duration};
 
     use super::*;
-    use crate::agent::config::TlsFiles;
+    use crate::listener::TlsFiles;
 
     #[test]
     fn only_what_can_not_be_overheard_leaves_the_machine() {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     agent::{
-        config::{self, ConfigError, Resolved, TlsFiles},
+        config::{self, ConfigError, Resolved},
         docker::Containers,
         keep::{OperationBook, ReplayGuard, StateError, StateFolder},
         report::ReportChanges,
@@ -34,15 +34,13 @@ use crate::{
     },
     api::AgentConfigSpec,
     host::{AgentReport, Credentials, SigningSecret},
-    listener::{self, Limits, Tls},
+    listener::{self, Limits, Tls, TlsFiles},
     net::{ClientError, HttpClient},
     telemetry::{Loops, Metrics, StuckLoop},
 };
 
 /// How long a service's loop may be silent beyond its longest act: checks, disks and a busy machine.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How often certificate files are looked at for newer ones.
-const CERTIFICATE_PERIOD: Duration = Duration::from_secs(60);
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]
@@ -169,7 +167,7 @@ pub async fn start(settings: AgentSettings, shutdown: CancellationToken) -> Resu
     let app = Arc::new(build(&settings, &config, keys, folder, &tasks, &shutdown)?);
     let handle = AgentHandle { local_addr, tls: tls.is_some(), app: Arc::clone(&app), tasks: tasks.clone() };
     if let (Some(tls), Some(files)) = (&tls, config.tls) {
-        tasks.spawn(renew(tls.clone(), files, shutdown.clone()));
+        tasks.spawn(tls.clone().keep_renewed(files, shutdown.clone()));
     }
     let (watched, ends) = (Arc::clone(&app), shutdown.clone());
     tasks.spawn(async move { watched.refusals.run(ends).await });
@@ -276,25 +274,6 @@ fn load_tls(files: &TlsFiles) -> Result<Tls, AgentError> {
         key: files.key.display().to_string(),
         cause,
     })
-}
-
-/// Takes up a renewed certificate; one that can't be read leaves the old one in force.
-async fn renew(tls: Tls, files: TlsFiles, shutdown: CancellationToken) {
-    let age = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-    let both = || (age(&files.cert), age(&files.key));
-    let mut seen = both();
-    while shutdown.run_until_cancelled(tokio::time::sleep(CERTIFICATE_PERIOD)).await.is_some() {
-        let now = both();
-        if now != seen {
-            match tls.renew(&files.cert, &files.key) {
-                Ok(()) => tracing::info!(cert = %files.cert.display(), "certificate renewed"),
-                Err(error) => {
-                    tracing::error!(cert = %files.cert.display(), %error, "cannot use the new certificate; keeping the old one")
-                }
-            }
-            seen = now;
-        }
-    }
 }
 
 async fn serve(listener: TcpListener, tls: Option<Tls>, app: Arc<App>, shutdown: CancellationToken) {

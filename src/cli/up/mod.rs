@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CliError, DataDir, Global, UpEndpoint,
     database::Database,
-    process::{self, ControllerParts, ControllerProcess, end_at_next_signal, holder, logged, signaled},
+    process::{
+        self, ControllerDoors, ControllerParts, ControllerProcess, end_at_next_signal, holder, logged, signaled,
+    },
     reaper,
 };
 use crate::{
@@ -161,7 +163,7 @@ impl Up {
             problems: problems(&platform, &agents),
             down: Some(down.clone()),
         };
-        let process = ControllerProcess::start(parts, listener).await?;
+        let process = ControllerProcess::start(parts, ControllerDoors::only(listener)).await?;
         let stop = folder_stop.clone();
         tokio::spawn({
             let (platform, loops) = (Arc::clone(&platform), loops.clone());

@@ -124,7 +124,8 @@ impl Declares for WorkerPools {
             }
             Err(error) => {
                 (plan.state, plan.ready, plan.stalled) = (WorkerPoolState::Refused, false, true);
-                plan.message = format!("could not make its pods: {error}");
+                let what = if object.spec.workload_ref.is_some() { "scale its Deployment" } else { "make its pods" };
+                plan.message = format!("could not {what}: {error}");
                 Ok(())
             }
         }
@@ -151,6 +152,13 @@ impl WorkerPools {
     ) -> Result<(), WorkloadError> {
         let (key, worker_pods) = (&observed.key, &self.world.parts.worker_pods);
         let current = pods.current.clone()?;
+        if let Some(workload) = &spec.workload_ref {
+            if current.is_some_and(|current| current.replicas != replicas) {
+                worker_pods.scale(&key.namespace, &workload.name, replicas).await?;
+                tracing::info!(pool = %key, deployment = workload.name, replicas, "scaled a pool");
+            }
+            return Ok(());
+        }
         let manifest = worker_pods.manifest(&WorkersWanted {
             namespace: key.namespace.clone(),
             pool: key.name.clone(),

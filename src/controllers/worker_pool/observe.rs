@@ -42,7 +42,8 @@ impl WorkerPools {
             reports,
             pods: None,
         };
-        if parts.platform.workers_are_pods() {
+        let scales = spec.workload_ref.is_some() || parts.worker_pods.makes();
+        if parts.platform.workers_are_pods() && scales {
             facts.pods = Some(self.pods(spec, key, &facts).await?);
         }
         Ok(facts)
@@ -54,7 +55,11 @@ impl WorkerPools {
         key: &NamespacedName,
         facts: &WorkerPoolObserved,
     ) -> Result<PoolPods, StepError> {
-        let current = self.world.parts.worker_pods.seen(&key.namespace, &key.name).await;
+        let pods = &self.world.parts.worker_pods;
+        let current = match &spec.workload_ref {
+            Some(workload) => pods.seen_workload(&key.namespace, &workload.name).await.map(Some),
+            None => pods.seen(&key.namespace, &key.name).await,
+        };
         let runnable = self.runnable(spec, key, facts).await?;
         let settling = self.settling.lock().get(key).cloned().unwrap_or_default();
         Ok(PoolPods { current, runnable, settling })

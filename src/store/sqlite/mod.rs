@@ -3,6 +3,7 @@
 //! Writes go one after the other through one connection, each in a `BEGIN IMMEDIATE`; other processes that share the
 //! folder wait for a busy timeout. Leases use the wall clock, which all processes of a machine share.
 
+mod inspect;
 mod leadership;
 mod lock;
 mod memory;
@@ -29,6 +30,7 @@ use super::changes::{Reported, Topics};
 use super::rows::LeadershipRecord;
 use super::stamp::Stamp;
 use super::{Fence, StoreError, check_folder, schema};
+pub(super) use inspect::{back_up, inspect};
 use lock::FolderLock;
 use memory::Memory;
 use peers::Peers;

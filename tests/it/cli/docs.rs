@@ -13,7 +13,10 @@ fn root() -> &'static Path {
 }
 
 fn pages() -> Vec<(String, String)> {
-    let mut files: Vec<PathBuf> = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
+    let of = |folder: &str| {
+        fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().path()).filter(|path| path.is_file())
+    };
+    let mut files: Vec<PathBuf> = of("docs").chain(of("docs/runbooks")).collect();
     files.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
     files.sort();
     let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();

@@ -3,8 +3,10 @@
 mod bench;
 mod declared;
 mod docs;
+mod doctor;
 mod following;
 mod initial;
+mod jobs;
 mod misuse;
 mod quickstart;
 mod readers;

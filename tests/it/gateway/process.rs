@@ -38,9 +38,13 @@ impl GatewayProcess {
     }
 
     async fn start_at(bench: &Bench, address: &str) -> Self {
+        Self::start_with(bench, address, &[]).await
+    }
+
+    async fn start_with(bench: &Bench, address: &str, more: &[&str]) -> Self {
         let log = std::env::temp_dir().join(format!("ostler-gateway-{}.log", uuid::Uuid::new_v4()));
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
-        command.args(["gateway", "--address", address]);
+        command.args(["gateway", "--address", address]).args(more);
         match &bench.home {
             Home::Folder { path, .. } => command.arg("--data-dir").arg(path),
             Home::Postgres(_) => command.env("OSTLER_DATABASE_URL", &bench.url),
@@ -135,4 +139,58 @@ async fn who_calls_from_elsewhere_needs_a_key() {
     eventually("it serves", async || status(&here, "none").await == 200).await;
     assert_eq!(status(&elsewhere, "none").await, 401);
     assert_eq!(status(&elsewhere, key.text()).await, 200);
+}
+
+/// A folder with a certificate for this machine and its key; returns the certificate, which trusts itself.
+fn certify(folder: &std::path::Path) -> reqwest::Certificate {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, made.signing_key.serialize_der());
+    let key = format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n");
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, made.cert.der());
+    let cert = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
+    std::fs::write(folder.join("tls.key"), key).expect("write the key");
+    std::fs::write(folder.join("tls.crt"), &cert).expect("write the certificate");
+    reqwest::Certificate::from_pem(cert.as_bytes()).expect("a certificate")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn by_tls_it_serves_nobody_in_the_clear_and_takes_up_a_renewed_certificate() {
+    ostler::net::install_crypto();
+    let shop = Shop::sqlite().await;
+    let _server = shop.simulated("one", SimulateOptions::new(EngineKind::OpenAi), 1, 10).await;
+    let folder = std::env::temp_dir().join(format!("ostler-tls-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&folder).expect("make a folder");
+    let first = certify(&folder);
+    let [cert, key] = ["tls.crt", "tls.key"].map(|name| folder.join(name).display().to_string());
+    let gateway =
+        GatewayProcess::start_with(&shop.bench, "127.0.0.1:0", &["--tls-cert", &cert, "--tls-key", &key]).await;
+    let address = gateway.url.strip_prefix("http://").expect("an address").to_owned();
+    let trusting = |certificate: reqwest::Certificate| {
+        reqwest::Client::builder().no_proxy().tls_certs_only([certificate]).build().expect("a client")
+    };
+    let served = async |client: &reqwest::Client| {
+        let url = format!("https://{address}/v1/chat/completions");
+        client.post(url).json(&chat(false)).send().await.is_ok_and(|answer| answer.status() == 200)
+    };
+    let client = trusting(first.clone());
+    eventually("it serves", async || served(&client).await).await;
+    let clear = reqwest::Client::builder().no_proxy().build().expect("a client");
+    clear.get(format!("http://{address}/")).send().await.expect_err("it speaks TLS alone");
+
+    // As a Secret that cert-manager renewed. What was trusted before is not served any longer.
+    let second = trusting(certify(&folder));
+    eventually("the renewed certificate", async || served(&second).await).await;
+    assert!(!served(&trusting(first)).await, "the former one is gone");
+    std::fs::remove_dir_all(folder).expect("remove the folder");
+}
+
+#[tokio::test]
+async fn a_certificate_that_can_not_be_read_is_told_with_its_path() {
+    let shop = Shop::sqlite().await;
+    let Home::Folder { path, .. } = &shop.bench.home else { unreachable!("a folder") };
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
+    command.args(["gateway", "--address", "127.0.0.1:0", "--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"]);
+    let output = command.arg("--data-dir").arg(path).output().await.expect("run ostler");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("/nowhere.crt") && said.contains("PEM"), "{said}");
 }

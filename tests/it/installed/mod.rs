@@ -4,6 +4,7 @@
 mod containers;
 mod healing;
 mod pools;
+mod releases;
 mod working;
 
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::real::{Chart, Cluster, Postgres, part_script};
+use crate::real::{Chart, Cluster, Postgres};
 
 /// Namespaces whose resources count, beside that of the release.
 const CONTAINERS: &str = "installed-containers";
@@ -37,7 +38,7 @@ fn until(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<(), String
 /// Builds the image of the binary under test and puts it on the node as `local/ostler:test`.
 fn bring_image(cluster: &Cluster) {
     let archive = std::env::temp_dir().join(format!("ostler-image-{}.tar", std::process::id()));
-    let made = Command::new(part_script("image/ostler.sh"))
+    let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/image"))
         .args([env!("CARGO_BIN_EXE_ostler"), "docker.io/local/ostler:test"])
         .arg(&archive)
         .output()
@@ -82,10 +83,10 @@ impl Installed {
                 cluster.api.kubectl(&["--namespace", namespace, "create", "secret", "generic", name, value]);
             }
         }
-        let watched = format!(r#"watchNamespaces=["{CONTAINERS}", "{HEALING}", "{WORKING}"]"#);
         let image = r#"image={"repository":"local/ostler","tag":"test","pullPolicy":"Never"}"#;
         let sealing = r#"sealing.existingSecret="ostler-key""#;
-        Chart::new(&this.system, &[image, &watched, sealing, "rbac.patchWorkloads=true"]).install(&cluster.api);
+        let chart = Chart::able(&this.system, &[CONTAINERS, HEALING, WORKING]);
+        chart.with(image).with(sealing).with("rbac.aggregate=true").install(&cluster.api);
         let rolled = ["--namespace", &this.system, "rollout", "status", "deployment/ostler", "--timeout=90s"];
         let rolled = cluster.api.try_kubectl(&rolled, "");
         assert!(rolled.is_ok(), "{rolled:?}\n{}", this.controllers());

@@ -22,8 +22,8 @@ async fn platform(namespaces: usize) -> (&'static ApiServer, Vec<String>, Kubern
     server.install_crds();
     let namespaces: Vec<String> = (0..namespaces).map(|_| server.namespace()).collect();
     // As the controller: what the chart grants must do.
-    let watched = format!("watchNamespaces={}", serde_json::json!(namespaces));
-    let account = Chart::new(&namespaces[0], &[&watched]).service_account(server);
+    let watched: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+    let account = Chart::able(&namespaces[0], &watched).service_account(server);
     let client = ApiServer::client(&account, &namespaces[0]).await;
     (server, namespaces.clone(), KubernetesPlatform::new(client, namespaces, "test-0"))
 }
@@ -177,8 +177,8 @@ async fn real_watch_of_several_namespaces_leaves_out_the_one_that_is_shut_until_
         platform.list("LLMBackend").await.expect("list").iter().map(ResourceExt::name_any).collect();
     assert_eq!(listed, ["a", "c"]);
 
-    let watched = format!("watchNamespaces={}", json!(namespaces));
-    server.apply(&Chart::new(&namespaces[0], &[&watched]).render(&["role.yaml"]).expect("render"));
+    let watched: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+    server.apply(&Chart::able(&namespaces[0], &watched).render(&["role.yaml"]).expect("render"));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let event = tokio::time::timeout_at(deadline, watch.next()).await.expect("opened in time").expect("never ends");

@@ -81,6 +81,8 @@ impl Docker {
             .args(args)
             .current_dir(folder)
             .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            // The builder of newer clients is a plugin, which is not there.
+            .env("DOCKER_BUILDKIT", "0")
             .env("DOCKER_CONFIG", self.part.dir().join("config"))
             .output()
             .unwrap_or_else(|error| panic!("can't run {}: {error}", program.display()));

@@ -76,7 +76,7 @@ async fn real_workloads_pods_are_found_by_owner_and_replaced_by_uid() {
     let namespace = cluster.api.namespace();
     cluster.api.apply(&manifests(&namespace));
     // As the controller: what the chart grants must do.
-    let account = Chart::new(&namespace, &[]).service_account(&cluster.api);
+    let account = Chart::able(&namespace, &[]).service_account(&cluster.api);
     let client = ApiServer::client(&account, &namespace).await;
     let workloads = Workloads::new(Some(client));
     for (kind, name, count) in [

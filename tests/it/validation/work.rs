@@ -159,6 +159,16 @@ fn pools() -> Vec<Case> {
             Refused("set value or secretKeyRef"),
         ),
         (
+            "somebody's Deployment, scaled",
+            "spec: {queueRefs: [{name: a}], workloadRef: {kind: Deployment, name: ostler-worker-a}}",
+            Accepted,
+        ),
+        (
+            "what is no Deployment, scaled",
+            "spec: {queueRefs: [{name: a}], workloadRef: {kind: DaemonSet, name: w}}",
+            Refused("only a Deployment is scaled"),
+        ),
+        (
             "a variable of the controller's",
             "spec: {queueRefs: [{name: a}], template: {env: [{name: OSTLER_KEY, value: x}]}}",
             Refused("begin with OSTLER_"),

@@ -66,7 +66,7 @@ END
 
 # One program makes both images: busybox, and the pause container's as busybox asleep.
 import_busybox() {
-  local image=(python3 "$here/../image/image.py") links=() name
+  local image=(python3 "$here/../../../scripts/image.py") links=() name
   for name in sh sleep cat dd tail head grep httpd wget nc env ls ps kill; do links+=(--link "/bin/$name=busybox"); done
   "${image[@]}" "$dir/busybox.tar" docker.io/local/busybox:1 --file "$(command -v busybox)=/bin/busybox" "${links[@]}" \
     --text $'/etc/passwd=root:x:0:0::/:/bin/sh\n' --run

@@ -36,7 +36,7 @@ do_thaw() { kill -s CONT "$(cat "$dir/dockerd.pid")"; }
 load_busybox() {
   local links=() name
   for name in sh sleep cat dd tail head grep echo env ls ps kill test; do links+=(--link "/bin/$name=busybox"); done
-  python3 "$here/../image/image.py" "$dir/busybox.tar" local/busybox:1 --file "$(command -v busybox)=/bin/busybox" "${links[@]}" \
+  python3 "$here/../../../scripts/image.py" "$dir/busybox.tar" local/busybox:1 --file "$(command -v busybox)=/bin/busybox" "${links[@]}" \
     --text $'/etc/passwd=root:x:0:0::/:/bin/sh\n' --run
   docker load --quiet --input "$dir/busybox.tar" >/dev/null
   rm "$dir/busybox.tar"

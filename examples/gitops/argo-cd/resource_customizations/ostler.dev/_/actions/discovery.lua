@@ -1,0 +1,3 @@
+actions = {}
+actions["reconcile"] = {["disabled"] = false}
+return actions
