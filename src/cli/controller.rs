@@ -17,7 +17,7 @@ use crate::{
         kubernetes::{self, KubernetesPlatform},
     },
     runtimes::{WorkerPodSettings, WorkerPods, Workloads},
-    store::counted,
+    store::{ProcessIdentity, counted},
     telemetry::{Loops, Metrics},
 };
 
@@ -93,7 +93,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
     let ControllerArgs { listen, database, workers, observe } = args;
     let metrics = Metrics::new();
     let store = counted(database.open(None).await?, metrics.clone());
-    let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
+    let (client, namespace) = kubernetes::connect().await.map_err(CliError::failed)?;
     let listener = process::listen(listen).await?;
     let holder = holder();
     let cluster = KubernetesPlatform::new(client.clone(), global.namespaces.clone(), &holder);
@@ -111,6 +111,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         metrics,
         loops: Loops::new(),
         observe,
+        home_namespace: ProcessIdentity::own().pod.as_ref().map_or(namespace, |pod| pod.namespace.clone()),
         holder,
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,

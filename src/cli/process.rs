@@ -46,6 +46,8 @@ pub struct ControllerParts {
     pub metrics: Metrics,
     pub loops: Loops,
     pub observe: bool,
+    /// A Notifier of this namespace is told of all.
+    pub home_namespace: String,
     /// Unique for this process.
     pub holder: String,
     pub problems: ProblemSource,
@@ -77,6 +79,7 @@ impl ControllerProcess {
             metrics,
             loops,
             observe,
+            home_namespace,
             holder,
             problems,
             down,
@@ -98,6 +101,7 @@ impl ControllerProcess {
             metrics: metrics.clone(),
             loops: loops.clone(),
             installation,
+            home_namespace,
             holder,
             observe,
         };

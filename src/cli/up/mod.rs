@@ -157,6 +157,7 @@ impl Up {
             metrics,
             loops: loops.clone(),
             observe,
+            home_namespace: "default".to_owned(),
             holder: holder(),
             problems: problems(&platform, &agents),
             down: Some(down.clone()),
