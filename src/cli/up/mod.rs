@@ -2,6 +2,7 @@
 
 mod agents;
 mod derived;
+mod desktop;
 mod gateway;
 mod records;
 mod say;
@@ -145,6 +146,10 @@ impl Up {
         };
         let token = uuid::Uuid::new_v4().simple().to_string();
         let endpoint = UpEndpoint { address: format!("http://{address}"), token, pid: std::process::id() };
+        if let Some(desktop) = desktop::Desktop::of_session() {
+            let platform = Arc::clone(&platform) as Arc<dyn Platform>;
+            tokio::spawn(desktop::tell(desktop, Arc::clone(&store), platform, folder_stop.clone()));
+        }
         let parts = ControllerParts {
             store,
             platform: Arc::clone(&platform) as Arc<dyn Platform>,

@@ -188,3 +188,29 @@ async fn a_notifier_is_tried_at_once_and_says_what_is_wrong_without_its_secret()
         assert!(!said.contains("hidden") && !said.contains("/gone"), "{name}: {said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sits_at_the_machine_is_shown_what_nobody_else_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut up = Up::prepare(&[(
+        "all.yaml",
+        &format!(
+            "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: dead}}\nspec: {{engine: Ollama, \
+             url: 'http://127.0.0.1:{}', models: [{{name: small}}], probe: {{periodSeconds: 1}}}}\n",
+            free_port()
+        ),
+    )]);
+    let (bin, shown) = (up.root.join("bin"), up.root.join("shown"));
+    std::fs::create_dir_all(&bin).unwrap();
+    let script = format!("#!/bin/sh\nfor text; do printf '%s\\n' \"$text\"; done >>'{}'\n", shown.display());
+    std::fs::write(bin.join("notify-send"), script).unwrap();
+    std::fs::set_permissions(bin.join("notify-send"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    up.run(&[("DISPLAY", ":0"), ("SSH_CONNECTION", ""), ("PATH", &path)]).await;
+    until("a notification", &up, async || {
+        std::fs::read_to_string(&shown).is_ok_and(|text| text.contains("Critical: LLMBackend default/dead is down"))
+    })
+    .await;
+    let status = up.ostler_ok(&["status"]);
+    assert!(status.contains("✗ LLMBackend default/dead is down") && status.contains("! nobody is told"), "{status}");
+}
