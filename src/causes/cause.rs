@@ -71,6 +71,8 @@ pub struct Cause {
     pub root: ObjectKey,
     pub class: CauseClass,
     pub severity: CauseSeverity,
+    /// The worst that it was this time; once it is over, that is its severity.
+    pub worst: CauseSeverity,
     pub acts: WhoActs,
     pub title: String,
     pub evidence: String,

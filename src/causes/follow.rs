@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Cause, CauseFact, CauseFacts, CauseHealth, DerivedCause, WhoActs,
+    Cause, CauseFact, CauseFacts, CauseHealth, CauseSeverity, DerivedCause, WhoActs,
     cause::{MOST_MEMBERS, is_group},
 };
 use crate::api::ObjectKey;
@@ -36,10 +36,12 @@ fn seen_again(known: &[Cause], seen: &DerivedCause, now: Timestamp) -> Option<Ca
         next.times += 1;
         next.since = seen.since.max(resolved_at).min(now);
         next.ended = None;
+        next.worst = CauseSeverity::Info;
     }
     next.well_since = None;
     next.folded_into = None;
     next.severity = next.severity_at(now);
+    next.worst = next.worst.max(next.severity);
     let is_counted = now.duration_since(cause.updated_at) >= COUNTED;
     let steady = Cause { waiting: if is_counted { next.waiting } else { cause.waiting }, ..next };
     (steady != *cause).then_some(Cause { updated_at: now, ..steady })
@@ -53,7 +55,8 @@ fn opened(seen: &DerivedCause, now: Timestamp) -> Cause {
         opened_at,
         root: seen.root.clone(),
         class: seen.class,
-        severity: super::CauseSeverity::Info,
+        severity: CauseSeverity::Info,
+        worst: CauseSeverity::Info,
         acts: seen.acts,
         title: String::new(),
         evidence: String::new(),
@@ -71,7 +74,8 @@ fn opened(seen: &DerivedCause, now: Timestamp) -> Cause {
         updated_at: now,
     };
     let cause = merged(&cause, seen, now);
-    Cause { severity: cause.severity_at(now), ..cause }
+    let severity = cause.severity_at(now);
+    Cause { severity, worst: severity, ..cause }
 }
 
 /// With what is seen of it now.
@@ -110,6 +114,7 @@ fn unseen(cause: &Cause, derived: &[DerivedCause], facts: &CauseFacts, now: Time
     let needed = WELL.saturating_mul(1 << cause.times.saturating_sub(1).min(10)).min(AGAIN_WITHIN);
     if at_once || now.duration_since(well_since) >= needed {
         next.resolved_at = Some(now);
+        next.severity = next.worst;
         next.ended = Some(how.to_owned());
     }
     next

@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn an_attempt_has_the_id_of_the_one_before_and_a_thread_that_of_its_cause() {
-        let at = |second| Timestamp::from_second(1_800_000_000 + second).unwrap();
-        let test = |second| message_id(&Letter { at: at(second), items: Vec::new() });
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let test = |second: i64| message_id(&Letter { at: at(second), items: Vec::new() });
         assert_ne!(test(0), test(1));
         assert_eq!(thread_id("a", at(0)), thread_id("a", at(0)));
         assert_ne!(thread_id("a", at(0)), thread_id("a", at(1)));

@@ -122,3 +122,14 @@ fn the_last_backend_of_a_host_is_no_second_message() {
     leader.look_for(400, &[well("a"), well("b")]);
     assert_eq!(leader.sent.len(), 2, "{:?}", leader.sent);
 }
+
+#[test]
+fn what_was_told_and_is_healed_afterwards_is_reported_as_it_was() {
+    let mut leader = TestLeader::new(everybody());
+    leader.look_for(60, &[down("mlx")]);
+    leader.look_for(30, &[fact(Kind::LLMBackend, "mlx", unwell(WhoActs::Healing, 0), &[])]);
+    assert_eq!(leader.causes[0].cause.severity, CauseSeverity::Info, "it is being healed");
+    leader.look_for(400, &[well("mlx")]);
+    let report = super::super::night(&[leader.causes[0].cause.clone()], at(0), leader.now);
+    assert_eq!((report.resolved.len(), report.healed.len()), (1, 0));
+}

@@ -113,6 +113,7 @@ fn cause(name: &str, opened: i64) -> Cause {
         root: root.clone(),
         class: CauseClass::Down,
         severity: CauseSeverity::Critical,
+        worst: CauseSeverity::Critical,
         acts: WhoActs::Person,
         title: format!("{root} is down"),
         evidence: "größer\\u0000".to_owned(),
