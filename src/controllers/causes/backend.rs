@@ -115,3 +115,61 @@ fn tried(status: &LLMBackendStatus, since: Option<Timestamp>) -> Vec<String> {
         .collect();
     words[words.len().saturating_sub(MOST_TRIED)..].to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn judged(state: &str, ready: bool, recovery: serde_json::Value, cause: &str) -> CauseHealth {
+        let mut spec = json!({"engine": "Ollama", "url": "http://h:1"});
+        if recovery != json!(null) {
+            spec["recovery"] = recovery;
+        }
+        let object: LLMBackend = serde_json::from_value(json!({
+            "apiVersion": "ostler.dev/v1alpha1", "kind": "LLMBackend", "metadata": {"name": "mlx", "namespace": "team"}, "spec": spec,
+            "status": {"recovery": {"cause": cause}},
+        }))
+        .unwrap();
+        let row = BackendRow {
+            uid: "u".into(),
+            namespace: "team".into(),
+            name: "mlx".into(),
+            generation: 1,
+            engine: "Ollama".into(),
+            url: "http://h:1".into(),
+            server_url: "http://h:1".into(),
+            priority: 0,
+            spec: json!({}),
+            state: state.into(),
+            reason: state.into(),
+            ready,
+            ready_since: None,
+        };
+        let state = BackendState::deserialize(&json!(state)).unwrap();
+        health(&row, state, &object, false, false)
+    }
+
+    #[test]
+    fn each_state_is_somebodys_to_mend() {
+        let agent = || json!({"hostAgentRef": {"name": "mac"}, "service": "mlx"});
+        for (state, recovery, cause, class, acts, silent) in [
+            ("Down", agent(), "Refused", CauseClass::Down, WhoActs::Healing, true),
+            ("Down", json!(null), "Refused", CauseClass::Down, WhoActs::Nobody, true),
+            ("Recovering", agent(), "OutOfMemory", CauseClass::Memory, WhoActs::Healing, false),
+            ("Hung", agent(), "Hung", CauseClass::Down, WhoActs::Healing, false),
+            ("Deferred", agent(), "Refused", CauseClass::Down, WhoActs::Person, true),
+            ("SecretMissing", agent(), "", CauseClass::Config, WhoActs::Person, false),
+            ("ModelsMissing", agent(), "", CauseClass::Config, WhoActs::Healing, false),
+        ] {
+            let CauseHealth::Unwell(trouble) = judged(state, false, recovery, cause) else {
+                panic!("{state} is unwell")
+            };
+            assert_eq!((trouble.class, trouble.acts, trouble.silent), (class, acts, silent), "{state}");
+        }
+        assert_eq!(judged("Idle", true, json!(null), ""), CauseHealth::Well);
+        assert_eq!(judged("Proving", false, json!(null), ""), CauseHealth::Unknown);
+        assert_eq!(judged("Suspended", false, json!(null), ""), CauseHealth::Wished);
+    }
+}

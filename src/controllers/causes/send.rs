@@ -191,3 +191,40 @@ fn letter(
     items.sort_by(|a, b| (b.cause.severity, &a.cause.key).cmp(&(a.cause.severity, &b.cause.key)));
     (!items.is_empty()).then_some((Letter { at: now, items }, told))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causes::Telling;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn due(cause: &str, not_before: i64, attempts: u32) -> Delivery {
+        Delivery {
+            uid: "n".into(),
+            cause: cause.into(),
+            opened_at: at(0),
+            due: Some(Telling::Opened),
+            due_at: at(0),
+            not_before: at(not_before),
+            told: None,
+            told_at: None,
+            attempts,
+            failing_since: None,
+            error: None,
+            refused: false,
+        }
+    }
+
+    #[test]
+    fn what_is_due_goes_together_and_waits_out_a_failure_together() {
+        let names =
+            |deliveries: &[Delivery]| ready(deliveries, at(100)).into_iter().map(|d| d.cause).collect::<Vec<_>>();
+        assert_eq!(names(&[due("a", 0, 0), due("b", 100, 0)]), ["a", "b"]);
+        assert_eq!(names(&[due("a", 0, 0), due("quiet", 900, 0)]), ["a"], "quiet hours of one hold up no other");
+        assert!(names(&[due("a", 0, 0), due("failed", 900, 1)]).is_empty(), "the address was asked a moment ago");
+        assert_eq!(names(&[due("a", 0, 0), due("failed", 100, 1)]), ["a", "failed"]);
+    }
+}

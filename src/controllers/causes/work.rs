@@ -145,3 +145,41 @@ fn of_why(why: &Why, namespace: &str, requires: Vec<ObjectKey>) -> (CauseHealth,
         | Why::Soon => (CauseHealth::Well, Vec::new()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_points_to_what_its_tasks_wait_for_and_is_stuck_where_only_a_person_helps() {
+        let down = Why::BackendDown {
+            backend: "mlx".into(),
+            state: "Down".into(),
+            reason: "Refused".into(),
+            since: None,
+            others: 0,
+        };
+        let requires = || vec![ObjectKey::new(Kind::LLMBackend, "team", "gate")];
+        for (why, health, points) in [
+            (down, "waiting", vec!["mlx"]),
+            (Why::QueueHeld { queue: "q".into(), gate: "g".into() }, "waiting", vec!["gate"]),
+            (Why::ExpertSuspended { expert: "igor".into() }, "waiting", vec!["igor"]),
+            (Why::NoWorker { pool: "p".into() }, "stuck", vec!["p"]),
+            (Why::NoBackend { alias: "x".into() }, "stuck", vec![]),
+            (Why::ExpertMissing { expert: "olga".into() }, "stuck", vec!["olga"]),
+            (Why::Soon, "well", vec![]),
+            (Why::PlacesTaken { expert: "igor".into(), running: 2, most: 2 }, "well", vec![]),
+            (Why::NotDue { at: None }, "well", vec![]),
+        ] {
+            let (found, points_to) = of_why(&why, "team", requires());
+            let found = match found {
+                CauseHealth::Waiting => "waiting",
+                CauseHealth::Unwell(trouble) if trouble.class == CauseClass::Work => "stuck",
+                CauseHealth::Well => "well",
+                other => panic!("{why}: {other:?}"),
+            };
+            let names: Vec<_> = points_to.iter().map(|key| key.name.as_str()).collect();
+            assert_eq!((found, names), (health, points), "{why}");
+        }
+    }
+}
