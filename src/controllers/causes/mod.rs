@@ -55,14 +55,11 @@ pub async fn watch_causes(world: Arc<ControlPlane>, term: Term, beat: Beat) {
             continue;
         }
         let now = Timestamp::now();
-        if wishes.take() || !world.causes.is_loaded() {
-            match load(&world, now).await {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "could not read causes; will retry");
-                    continue;
-                }
-            }
+        if (wishes.take() || !world.causes.is_loaded())
+            && let Err(error) = load(&world, now).await
+        {
+            tracing::debug!(%error, "could not read causes; will retry");
+            continue;
         }
         let slept = world.shared.wake.woke_at().is_some_and(|woke| now < woke + AFTER_SLEEP);
         let passed = if slept { Ok(()) } else { pass(&world, &term, &mut work, now).await };
