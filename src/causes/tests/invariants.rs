@@ -65,10 +65,16 @@ proptest! {
         let after: Vec<_> = derive(&all(more), at(300)).into_iter().map(|cause| cause.key).collect();
         prop_assert_eq!(before, after);
     }
+}
+
+proptest! {
+    // Hours of each world.
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn whatever_happens_each_word_has_its_turn(worlds in prop::collection::vec((any_world(), 5_i64..900), 1..8)) {
         let mut leader = TestLeader::new(Audience { min_severity: CauseSeverity::Warning, ..everybody() });
+        leader.period = 60;
         for (world, seconds) in &worlds {
             leader.look_for(*seconds, world);
         }

@@ -70,15 +70,17 @@ pub struct TestLeader {
     pub writes: usize,
     /// Messages don't arrive.
     pub deaf: bool,
+    /// Seconds between two looks.
+    pub period: i64,
 }
 
 impl TestLeader {
     pub fn new(audience: Audience) -> Self {
         let (causes, deliveries, sent) = (Vec::new(), Vec::new(), Vec::new());
-        Self { causes, deliveries, audience, sent, now: at(0), writes: 0, deaf: false }
+        Self { causes, deliveries, audience, sent, now: at(0), writes: 0, deaf: false, period: 5 }
     }
 
-    /// One pass over these facts, which ends five seconds later.
+    /// One pass over these facts.
     pub fn look(&mut self, objects: &[CauseFact]) {
         let now = self.now;
         let open = self.causes.iter().filter(|k| k.cause.is_open()).map(|k| k.cause.key.clone()).collect();
@@ -98,7 +100,7 @@ impl TestLeader {
         self.writes += usize::from(!changed.is_empty() || !due.is_empty());
         due.into_iter().for_each(|delivery| self.put(delivery));
         self.send();
-        self.now = now + SignedDuration::from_secs(5);
+        self.now = now + SignedDuration::from_secs(self.period);
     }
 
     /// The same world for so many seconds.
