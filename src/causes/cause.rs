@@ -212,13 +212,10 @@ pub fn named(root: &ObjectKey) -> String {
 
 pub fn group_title(root: &ObjectKey, count: usize) -> String {
     match root.kind.as_str() {
-        HOST => format!("{} of host {} down", backends(count), root.name),
+        HOST if count == 1 => format!("1 backend of host {} is down", root.name),
+        HOST => format!("{count} backends of host {} are down", root.name),
         _ => format!("the network is suspected: {count} host agents do not answer"),
     }
-}
-
-fn backends(count: usize) -> String {
-    if count == 1 { "1 backend".to_owned() } else { format!("{count} backends") }
 }
 
 /// A text from outside, in one line without control characters, and bounded.

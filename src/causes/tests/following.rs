@@ -102,7 +102,7 @@ fn what_was_told_of_a_host_is_not_told_again_when_its_agent_turns_out_to_be_sile
     };
     let world = |agent| vec![of("a"), of("b"), fact(Kind::HostAgent, "mac", agent, &[])];
     leader.look_for(60, &world(CauseHealth::Well));
-    assert_eq!(leader.sent, ["Critical: 2 backends of host mac.lan down"]);
+    assert_eq!(leader.sent, ["Critical: 2 backends of host mac.lan are down"]);
     leader.look_for(1_200, &world(unwell(WhoActs::Nobody, 60)));
     assert_eq!(leader.sent.len(), 1, "{:?}", leader.sent);
     let well = |name: &str| backend(name, "mac.lan", CauseHealth::Well);

@@ -122,7 +122,7 @@ fn a_notifier_of_a_namespace_hears_of_its_own_only() {
     leader.look_for(60, &objects);
     assert_eq!(leader.sent.len(), 1);
     let seen = leader.causes[0].cause.within(Some("team"));
-    assert_eq!((seen.title.as_str(), seen.members.len()), ("1 backend of host h down", 1));
+    assert_eq!((seen.title.as_str(), seen.members.len()), ("1 backend of host h is down", 1));
     let mut other = TestLeader::new(Audience { namespace: Some("elsewhere".into()), ..everybody() });
     other.look_for(60, &objects);
     assert!(other.sent.is_empty());

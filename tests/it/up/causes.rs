@@ -139,7 +139,7 @@ async fn fifty_backends_of_a_dead_host_are_one_message_and_one_resolution() {
     .await;
 
     let status = up.ostler_ok(&["status"]);
-    assert!(status.contains("✗ 50 backends of host 127.0.0.1 down") && status.contains("✗ gone"), "{status}");
+    assert!(status.contains("✗ 50 backends of host 127.0.0.1 are down") && status.contains("✗ gone"), "{status}");
     assert!(!status.contains("nobody is told"), "{status}");
     let causes = up.ostler_ok(&["causes"]);
     assert_eq!(causes.lines().filter(|line| line.contains("/Down")).count(), 1, "{causes}");
