@@ -18,8 +18,9 @@ use crate::{
     causes::{Letter, LetterWords},
 };
 
-/// For one command of the mail server.
+/// For one command of the mail server, and for all: whoever tests a Notifier waits for half a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
+const WHOLE: Duration = Duration::from_secs(25);
 
 /// What the Secret has for a mail server.
 #[derive(Default)]
@@ -76,7 +77,7 @@ pub async fn send(smtp: &Smtp, secret: MailSecret, mail: Message) -> Result<(), 
     if let (Some(user), Some(password)) = (secret.user, secret.password) {
         transport = transport.credentials(Credentials::new(user, password));
     }
-    match tokio::time::timeout(PATIENCE * 3, transport.build::<Tokio1Executor>().send(mail)).await {
+    match tokio::time::timeout(WHOLE, transport.build::<Tokio1Executor>().send(mail)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if error.is_permanent() => Err(SendError::Refused(format!("{place}: {}", words_of(&error)))),
         Ok(Err(error)) => Err(SendError::Failed { why: format!("{place}: {}", words_of(&error)), retry_after: None }),

@@ -24,7 +24,7 @@ class Kept:
 
 def login(server, session, envelope, mechanism, data):
     given = isinstance(data, LoginPassword) and (data.login.decode(), data.password.decode())
-    return AuthResult(success=given == (user, password))
+    return AuthResult(success=given == (user, password), handled=False)
 
 
 def connection():
