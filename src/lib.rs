@@ -12,6 +12,7 @@ pub mod simulate;
 pub mod worker;
 
 pub mod calls;
+pub mod notify;
 
 pub mod engines;
 pub mod platform;
@@ -25,6 +26,7 @@ pub mod protocols;
 pub mod tasks;
 pub mod telemetry;
 
+pub mod causes;
 pub mod net;
 
 pub mod api;

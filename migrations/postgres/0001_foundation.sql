@@ -146,6 +146,27 @@ CREATE TABLE journal (
 CREATE INDEX journal_by_time ON journal (at);
 CREATE INDEX journal_by_resource ON journal (kind, namespace, name, at);
 
+-- What is or was wrong, each time that it began: see the report. `document` has all of it.
+CREATE TABLE causes (
+    key text NOT NULL,
+    opened_at timestamptz NOT NULL,
+    resolved_at timestamptz,
+    document jsonb NOT NULL,
+    acknowledged_by text,
+    acknowledged_until timestamptz,
+    PRIMARY KEY (key, opened_at)
+);
+CREATE INDEX causes_by_end ON causes (resolved_at);
+
+-- What a Notifier was told of a cause, and what it is still to be told.
+CREATE TABLE deliveries (
+    uid text NOT NULL,
+    cause text NOT NULL,
+    opened_at timestamptz NOT NULL,
+    document jsonb NOT NULL,
+    PRIMARY KEY (uid, cause, opened_at)
+);
+
 CREATE TABLE pause (
     one boolean PRIMARY KEY CHECK (one),
     since timestamptz NOT NULL,

@@ -133,6 +133,27 @@ CREATE TABLE journal (
 CREATE INDEX journal_by_time ON journal (at);
 CREATE INDEX journal_by_resource ON journal (kind, namespace, name, at);
 
+-- What is or was wrong, each time that it began: see the report. `document` has all of it.
+CREATE TABLE causes (
+    key TEXT NOT NULL,
+    opened_at INTEGER NOT NULL,
+    resolved_at INTEGER,
+    document TEXT NOT NULL,
+    acknowledged_by TEXT,
+    acknowledged_until INTEGER,
+    PRIMARY KEY (key, opened_at)
+) STRICT;
+CREATE INDEX causes_by_end ON causes (resolved_at);
+
+-- What a Notifier was told of a cause, and what it is still to be told.
+CREATE TABLE deliveries (
+    uid TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    opened_at INTEGER NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (uid, cause, opened_at)
+) STRICT;
+
 CREATE TABLE pause (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     since INTEGER NOT NULL,

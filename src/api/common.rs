@@ -56,6 +56,8 @@ pub(super) const CONTAINER: &str = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$";
 /// Key and value of a label.
 pub(super) const LABEL: &str = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 pub(super) const LABEL_VALUE: &str = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+/// A time zone, as the IANA names them.
+pub(super) const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
 /// Text of one line. What begins or ends with a space, or contains a control character, was written by mistake.
 pub(super) const LINE: &str = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$";
 /// Type of a condition.

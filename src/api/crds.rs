@@ -6,7 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use super::{
-    AgentConfig, Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool,
+    AgentConfig, Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, Notifier, TaskQueue, TaskSchedule,
+    WorkerPool,
 };
 
 /// Annotation of a CRD: the release that it is of.
@@ -20,6 +21,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         Expert::crd(),
         HostAgent::crd(),
         LLMBackend::crd(),
+        Notifier::crd(),
         TaskQueue::crd(),
         TaskSchedule::crd(),
         WorkerPool::crd(),

@@ -19,6 +19,7 @@ pub enum Kind {
     TaskSchedule,
     ContainerHealthCheck,
     Caller,
+    Notifier,
 }
 
 impl Kind {
@@ -65,6 +66,7 @@ impl Kind {
             Self::TaskSchedule => ("taskschedules", "ts"),
             Self::ContainerHealthCheck => ("containerhealthchecks", "chc"),
             Self::Caller => ("callers", "cl"),
+            Self::Notifier => ("notifiers", "nt"),
         }
     }
 

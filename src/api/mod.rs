@@ -14,6 +14,7 @@ mod host_agent;
 mod kind;
 mod llm_backend;
 mod llm_backend_status;
+mod notifier;
 pub mod quantity;
 mod selector;
 mod status;
@@ -45,6 +46,9 @@ pub use llm_backend::{
     Canary, CanaryWhen, Concurrency, EngineKind, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
+pub use notifier::{
+    MinSeverity, Notifier, NotifierSpec, NotifierState, NotifierStatus, NotifierType, QuietHours, Smtp, SmtpTls,
+};
 pub use selector::{LabelSelector, SelectorOperator, SelectorRule};
 pub use status::{ResourceStatus, StatusBase};
 pub use task_queue::{

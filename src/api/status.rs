@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BackendState, CallerState, CallerStatus, Condition, ContainerHealthCheckState, ContainerHealthCheckStatus,
-    ExpertState, ExpertStatus, HostAgentState, HostAgentStatus, LLMBackendStatus, TaskQueueState, TaskQueueStatus,
-    TaskScheduleState, TaskScheduleStatus, WorkerPoolState, WorkerPoolStatus,
+    ExpertState, ExpertStatus, HostAgentState, HostAgentStatus, LLMBackendStatus, NotifierState, NotifierStatus,
+    TaskQueueState, TaskQueueStatus, TaskScheduleState, TaskScheduleStatus, WorkerPoolState, WorkerPoolStatus,
 };
 
 /// The fields that every status has; `S` is the state of the kind.
@@ -69,6 +69,7 @@ macro_rules! resource_status {
 }
 
 resource_status!(CallerStatus, CallerState, |it| (it.calls_today, it.tokens_today) = (None, None));
+resource_status!(NotifierStatus, NotifierState, |it| it.told = None);
 resource_status!(ContainerHealthCheckStatus, ContainerHealthCheckState);
 resource_status!(ExpertStatus, ExpertState);
 // A skew that grows by some seconds is no change.

@@ -14,7 +14,7 @@ use strum::IntoStaticStr;
 
 use super::{
     LabelSelector, LocalRef, Mode, Requirement, StatusBase,
-    common::{LINE, NAME},
+    common::{LINE, NAME, ZONE},
 };
 
 /// Annotation that fires a schedule once, now; its value is echoed in `status.lastHandledRunAt`.
@@ -145,8 +145,6 @@ pub const CRON: &str = cron!();
 pub const BACKWARDS: &str = backwards!();
 const CRON_RULE: &str = concat!("self.schedule.matches('", cron!(), "')");
 const BACKWARDS_RULE: &str = concat!("!self.schedule.matches('", backwards!(), "')");
-/// As the IANA names them.
-const ZONE: &str = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$";
 
 /// Tasks that come by the clock.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -20,7 +20,7 @@ use crate::{
         kubernetes::{self, KubernetesPlatform},
     },
     runtimes::{WorkerPodSettings, WorkerPods, Workloads},
-    store::counted,
+    store::{ProcessIdentity, counted},
     telemetry::{Loops, Metrics},
 };
 
@@ -107,7 +107,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
     let tls = tls.read(&following)?;
     let metrics = Metrics::new();
     let store = counted(database.open(None).await?, metrics.clone());
-    let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
+    let (client, namespace) = kubernetes::connect().await.map_err(CliError::failed)?;
     let doors = ControllerDoors {
         api: process::listen(listen).await?,
         health: match health {
@@ -135,6 +135,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         metrics,
         loops: Loops::new(),
         observe,
+        home_namespace: ProcessIdentity::own().pod.as_ref().map_or(namespace, |pod| pod.namespace.clone()),
         holder,
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,

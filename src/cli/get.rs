@@ -21,7 +21,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
     /// KIND, KIND/NAME, or a NAME alone where one resource only is called so. Kinds: llmbackends (llm), hostagents (ha), experts
-    /// (exp), queues (tq), pools (wp), schedules (ts), containerhealthchecks (chc), callers (cl), tasks
+    /// (exp), queues (tq), pools (wp), schedules (ts), containerhealthchecks (chc), callers (cl), notifiers (nt),
+    /// tasks
     #[arg(value_name = "KIND[/NAME]|NAME", add = ArgValueCompleter::new(complete::kinds_and_resources))]
     kind: String,
     /// One resource

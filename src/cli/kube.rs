@@ -170,11 +170,16 @@ impl Cluster {
             .map_err(|e| CliError::failed(format!("can't create {kind} {namespace}/{name}: {e}")))
     }
 
-    /// Makes a Secret of one key.
-    pub async fn create_secret(&self, namespace: &str, name: &str, key: &str, value: &str) -> Result<(), CliError> {
+    /// Makes a Secret.
+    pub async fn create_secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        data: BTreeMap<String, String>,
+    ) -> Result<(), CliError> {
         let secret = Secret {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-            string_data: Some(BTreeMap::from([(key.to_owned(), value.to_owned())])),
+            string_data: Some(data),
             ..Secret::default()
         };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);

@@ -7,6 +7,7 @@ mod backup;
 pub mod bench;
 mod callers;
 mod calls;
+mod causes;
 mod client;
 mod complete;
 mod controller;
@@ -27,6 +28,7 @@ mod journaled;
 mod kube;
 mod logs;
 mod names;
+mod notify;
 mod output;
 mod process;
 mod reaper;
@@ -114,6 +116,10 @@ impl From<LogFormatArg> for telemetry::LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
     Status(status::StatusArgs),
+    Causes(causes::CausesArgs),
+    Ack(causes::AckArgs),
+    Report(causes::ReportArgs),
+    Notify(notify::NotifyArgs),
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
     Events(events::EventsArgs),
@@ -210,6 +216,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     match command {
         CliCommand::Status(args) => block_on(status::run(args, &global)),
+        CliCommand::Causes(args) => block_on(causes::run(args, &global)),
+        CliCommand::Ack(args) => block_on(causes::acknowledge(args, &global)),
+        CliCommand::Report(args) => block_on(causes::report(args, &global)),
+        CliCommand::Notify(args) => block_on(notify::run(args, &global)),
         CliCommand::Get(args) => block_on(get::run(args, &global)),
         CliCommand::Describe(args) => block_on(describe::run(args, &global)),
         CliCommand::Events(args) => block_on(events::run(args, &global)),

@@ -47,6 +47,8 @@ pub struct ControllerParts {
     pub metrics: Metrics,
     pub loops: Loops,
     pub observe: bool,
+    /// A Notifier of this namespace is told of all.
+    pub home_namespace: String,
     /// Unique for this process.
     pub holder: String,
     pub problems: ProblemSource,
@@ -94,6 +96,7 @@ impl ControllerProcess {
             metrics,
             loops,
             observe,
+            home_namespace,
             holder,
             problems,
             down,
@@ -115,6 +118,7 @@ impl ControllerProcess {
             metrics: metrics.clone(),
             loops: loops.clone(),
             installation,
+            home_namespace,
             holder,
             observe,
         };

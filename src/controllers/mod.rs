@@ -2,6 +2,7 @@
 
 mod backoff;
 mod caller;
+mod causes;
 mod container_health_check;
 mod declared;
 mod dispatch;
@@ -11,6 +12,7 @@ mod expert;
 mod feed;
 mod host_agent;
 mod llm_backend;
+mod notifier;
 mod run;
 mod shared;
 mod status;
@@ -53,6 +55,8 @@ pub struct Parts {
     pub loops: Loops,
     /// The installation of the database: agents tell callers apart by it.
     pub installation: Uuid,
+    /// Where Ostler itself runs: a Notifier there is told of all namespaces.
+    pub home_namespace: String,
     /// Unique for this process; also the holder of its lead.
     pub holder: String,
     /// Say what would be done, and do nothing (`up --observe`).

@@ -52,6 +52,7 @@ pub async fn run(parts: Parts, mut lead: watch::Receiver<LeadState>, shutdown: C
             }
             parts.metrics.process.leading(None);
             parts.metrics.backends.forget_all();
+            parts.metrics.causes.forget_all();
             parts.metrics.containers.forget_all();
             parts.metrics.tasks.forget_all();
         }

@@ -13,11 +13,13 @@ use crate::{
 use super::{
     Parts,
     caller::Callers,
+    causes::watch_causes,
     container_health_check::ContainerChecks,
     declared::{ControlPlane, Declared, Declares, Feeds, heed_touches, seal_secrets, watch_gates},
     driver::{Controller, Drive, KindObject, drive},
     expert::Experts,
     feed::Feed,
+    notifier::Notifiers,
     shared::Wishes,
     supervise::Supervisor,
     task_queue::TaskQueues,
@@ -43,6 +45,7 @@ pub fn watches(parts: &Parts, shutdown: &CancellationToken) -> Feeds {
         schedules: watch(parts, Kind::TaskSchedule, shutdown),
         checks: watch(parts, Kind::ContainerHealthCheck, shutdown),
         callers: watch(parts, Kind::Caller, shutdown),
+        notifiers: watch(parts, Kind::Notifier, shutdown),
     }
 }
 
@@ -74,6 +77,8 @@ impl TermLoops<'_> {
         let checks = ContainerChecks::new(Arc::clone(&world), self.term.clone());
         self.projected(checks, &feeds.checks);
         self.projected(Callers(Arc::clone(&world)), &feeds.callers);
+        self.projected(Notifiers::new(Arc::clone(&world)), &feeds.notifiers);
+        self.run("causes", watch_causes);
         self.run("load projections", |world, term, _| async move { world.book.load(term.ended()).await });
         self.run("heed touches", |world, _, _| heed_touches(world));
         self.run("heed wishes", |world, _, _| heed_wishes(world.shared.wishes.clone(), world));

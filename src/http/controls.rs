@@ -72,6 +72,7 @@ pub(super) async fn suspend(
             Kind::TaskSchedule => "it does not fire",
             Kind::ContainerHealthCheck => "its containers are neither looked at nor touched",
             Kind::TaskQueue | Kind::WorkerPool => "no more tasks are started",
+            Kind::Notifier => "it sends nothing",
             Kind::Caller => "its calls are refused, and those that ran are ended",
         }
     )))

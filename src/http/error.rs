@@ -47,6 +47,9 @@ pub enum ApiError {
     /// It can't be done in this home (cluster or folder), or in this state.
     #[error("{message}")]
     NotHere { message: String, hint: String },
+    /// A message did not arrive where it was sent.
+    #[error("{0}")]
+    NotDelivered(String),
     #[error("nobody leads now")]
     NoLeader,
     #[error(transparent)]
@@ -114,6 +117,7 @@ impl ApiError {
                 HostError::Held { .. } | HostError::StaleEpoch { .. } => StatusCode::CONFLICT,
                 _ => StatusCode::BAD_GATEWAY,
             },
+            Self::NotDelivered(_) => StatusCode::BAD_GATEWAY,
             Self::Platform(PlatformError::Forbidden(_) | PlatformError::OlderSchema { .. }) | Self::Broken(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -164,6 +168,7 @@ impl ApiError {
                 }
                 StoreClass::Person => "see the log, and the database's: this does not pass by itself",
             },
+            Self::NotDelivered(_) => "correct the address and the credentials in its Secret",
             Self::Platform(_) => "see the controller's log",
             Self::Agent(_) => "the error says what to do at the agent",
             Self::Broken(_) => "see the log: this is a defect",

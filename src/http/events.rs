@@ -19,7 +19,7 @@ use crate::store::JournalFilter;
 #[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
     pub namespace: Option<String>,
-    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks` or `callers`; short names do as well.
+    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks`, `callers` or `notifiers`; short names do as well.
     #[param(min_length = 1)]
     pub kind: Option<String>,
     pub name: Option<String>,

@@ -3,6 +3,7 @@
 
 mod auth;
 mod calls;
+mod causes;
 mod controls;
 mod error;
 mod events;
@@ -34,6 +35,7 @@ fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
 pub use auth::Access;
 pub use auth::{AuthError, Authorizer, KubeAuthorizer, Person, TokenAuthorizer};
 pub use calls::CallList;
+pub use causes::{AcknowledgeRequest, CauseList, CauseView};
 pub use error::{ApiError, ErrorReply};
 pub use health::{Health, serve_health};
 pub use moment::TimeOrDuration;

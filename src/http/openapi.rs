@@ -20,6 +20,10 @@ use super::tasks::TaskRequest;
     paths(
         super::calls::cancel,
         super::calls::list,
+        super::causes::acknowledge,
+        super::causes::list,
+        super::causes::report,
+        super::causes::test,
         super::controls::down,
         super::controls::pause,
         super::controls::reconcile,
@@ -79,7 +83,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Each operation's name and group, for clients that are generated from this.
-const OPERATIONS: [(&str, &str, &str, &str); 36] = [
+const OPERATIONS: [(&str, &str, &str, &str); 40] = [
     ("get", "/livez", "livez", "health"),
     ("get", "/readyz", "readyz", "health"),
     ("get", "/metrics", "metrics", "health"),
@@ -87,6 +91,10 @@ const OPERATIONS: [(&str, &str, &str, &str); 36] = [
     ("get", "/api/v1/status", "get_status", "resources"),
     ("get", "/api/v1/events", "list_events", "resources"),
     ("get", "/api/v1/problems", "list_problems", "resources"),
+    ("get", "/api/v1/causes", "list_causes", "causes"),
+    ("post", "/api/v1/causes/acknowledge", "acknowledge_cause", "causes"),
+    ("get", "/api/v1/report", "get_report", "causes"),
+    ("post", "/api/v1/{kind}/{namespace}/{name}/test", "test_notifier", "causes"),
     ("get", "/api/v1/{kind}", "list_resources", "resources"),
     ("get", "/api/v1/{kind}/{namespace}/{name}", "get_resource", "resources"),
     ("post", "/api/v1/{kind}/{namespace}/{name}/reconcile", "reconcile_resource", "controls"),
@@ -243,7 +251,7 @@ mod tests {
         for (which, operation) in all {
             let tags: Vec<&str> = operation["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
             assert!(
-                ["health", "resources", "controls", "services", "tasks", "calls"].contains(&tags[0]),
+                ["health", "resources", "controls", "services", "tasks", "calls", "causes"].contains(&tags[0]),
                 "{which}: {tags:?}"
             );
             for (status, response) in operation["responses"].as_object().unwrap() {

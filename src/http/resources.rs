@@ -32,14 +32,14 @@ pub(super) struct InNamespace {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct Named {
-    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks` or `callers`; short names do as well.
+    /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks`, `callers` or `notifiers`; short names do as well.
     pub kind: String,
     pub namespace: String,
     pub name: String,
 }
 
 /// All resources of a kind.
-#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks` or `callers`; short names do as well."), InNamespace),
+#[utoipa::path(get, path = "/api/v1/{kind}", params(("kind" = String, Path, description = "`llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks`, `callers` or `notifiers`; short names do as well."), InNamespace),
     responses((status = 200, body = ItemList), (status = 404, body = super::ErrorReply)))]
 pub(super) async fn list(
     State(api): State<Api>,

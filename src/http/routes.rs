@@ -17,7 +17,7 @@ use tower_http::trace::TraceLayer;
 use super::{
     Api, ApiError, AuthError,
     auth::Rule,
-    calls, controls, events,
+    calls, causes, controls, events,
     extract::{BODIES_BYTES, Bodies, BodyLimit, USUAL_BODY},
     health, openapi, resources, services, status, tasks,
 };
@@ -41,6 +41,9 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/status", OfBackends("list"), get(status::status)),
         ("/api/v1/events", OfBackends("list"), get(events::events)),
         ("/api/v1/problems", OfAll("list", "problems"), get(events::problems)),
+        ("/api/v1/causes", OfBackends("list"), get(causes::list)),
+        ("/api/v1/causes/acknowledge", OfBackends("patch"), post(causes::acknowledge)),
+        ("/api/v1/report", OfBackends("list"), get(causes::report)),
         ("/api/v1/pause", OfAll("create", "pauses"), post(controls::pause)),
         ("/api/v1/pause", OfAll("delete", "pauses"), delete(controls::unpause)),
         ("/api/v1/down", OfAll("delete", "installations"), post(controls::down)),
@@ -54,6 +57,7 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/{kind}/{namespace}/{name}", OfPath("get"), get(resources::get)),
         ("/api/v1/{kind}/{namespace}/{name}/reconcile", OfPath("patch"), post(controls::reconcile)),
         ("/api/v1/{kind}/{namespace}/{name}/run", OfPath("patch"), post(controls::run)),
+        ("/api/v1/{kind}/{namespace}/{name}/test", OfPath("patch"), post(causes::test)),
         ("/api/v1/{kind}/{namespace}/{name}/suspend", OfPath("patch"), post(controls::suspend)),
         ("/api/v1/{kind}/{namespace}/{name}/resume", OfPath("patch"), post(controls::resume)),
     ];

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
+use crate::causes::{Acknowledgment, Cause, Delivery, KnownCause};
 use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
 use crate::telemetry::Metrics;
 
@@ -172,6 +173,13 @@ pass_on! {
         fn caller_days() -> Vec<CallerDay>;
         fn cancel_call(id: &str) -> ();
         fn cancelled_calls() -> Vec<String>;
+    }
+    Causes {
+        fn causes(resolved_since: Timestamp) -> Vec<KnownCause>;
+        fn deliveries() -> Vec<Delivery>;
+        fn put_causes(fence: &Fence, causes: &[Cause], deliveries: &[Delivery]) -> ();
+        fn acknowledge_cause(key: &str, by: &Acknowledgment) -> bool;
+        fn prune_causes(fence: &Fence, before: Timestamp) -> u64;
     }
 }
 

@@ -6,6 +6,7 @@
 mod admit;
 mod batch;
 mod callers;
+mod causes;
 mod changes;
 mod clock;
 mod commands;
@@ -47,6 +48,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use callers::{CallerDay, CallerLimit, CallerUse, Callers, OpenCall, OpenCallState, SlotCaller, caller_id};
+pub use causes::Causes;
 pub use changes::{Changes, Follower, Topics};
 pub use clock::BootInstant;
 pub use counted::counted;
@@ -83,6 +85,7 @@ pub trait Store:
     + Dispatch
     + Work
     + Callers
+    + Causes
     + Changes
 {
 }
@@ -99,6 +102,8 @@ impl<T> Store for T where
         + Dispatch
         + Work
         + Callers
+        + Causes
+        + Causes
         + Changes
 {
 }

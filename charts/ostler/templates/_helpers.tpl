@@ -62,10 +62,10 @@ app.kubernetes.io/component: controller
 {{/* What the controller does with the resources that it watches, and what each ability adds; Secrets apart. */}}
 {{- define "ostler.resourceRules" -}}
 - apiGroups: [ostler.dev]
-  resources: [llmbackends, hostagents, experts, taskqueues, workerpools, taskschedules, containerhealthchecks, callers]
+  resources: [llmbackends, hostagents, experts, taskqueues, workerpools, taskschedules, containerhealthchecks, callers, notifiers]
   verbs: [get, list, watch]
 - apiGroups: [ostler.dev]
-  resources: [llmbackends/status, hostagents/status, experts/status, taskqueues/status, workerpools/status, taskschedules/status, containerhealthchecks/status, callers/status]
+  resources: [llmbackends/status, hostagents/status, experts/status, taskqueues/status, workerpools/status, taskschedules/status, containerhealthchecks/status, callers/status, notifiers/status]
   verbs: [patch]
 - apiGroups: [events.k8s.io]
   resources: [events]

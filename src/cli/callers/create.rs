@@ -1,6 +1,6 @@
 //! `ostler callers create NAME`.
 
-use std::{io::Write, path::PathBuf};
+use std::{collections::BTreeMap, io::Write, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -136,7 +136,8 @@ fn in_folder(args: &CallersCreateArgs, namespace: &str, key: &CallerKey, global:
 async fn in_cluster(args: &CallersCreateArgs, namespace: Option<String>, key: &CallerKey) -> Result<String, CliError> {
     let cluster = Cluster::connect().await?;
     let namespace = namespace.unwrap_or_else(|| cluster.default_namespace().to_owned());
-    cluster.create_secret(&namespace, &args.secret_name(), "key", key.text()).await?;
+    let data = BTreeMap::from([("key".to_owned(), key.text().to_owned())]);
+    cluster.create_secret(&namespace, &args.secret_name(), data).await?;
     if let Err(error) = cluster.create(Kind::Caller, &namespace, &args.name, args.spec()).await {
         // Nobody would know what it is for.
         if let Err(left) = cluster.delete_secret(&namespace, &args.secret_name()).await {

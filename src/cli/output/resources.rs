@@ -46,6 +46,7 @@ fn columns(kind: Kind, wide: bool, namespaces: bool) -> Vec<Column> {
         }
         Kind::TaskSchedule => ("NEXT", |item, _| status(item, "nextRunTime")),
         Kind::Caller => ("TOKENS TODAY", |item, _| item.live.tokens_today.map_or("-".to_owned(), |n| n.to_string())),
+        Kind::Notifier => ("HELD BACK", |item, _| status(item, "heldBack")),
         Kind::HostAgent => ("VERSION", |item, _| status(item, "version")),
     });
     all.push(("AGE", created));

@@ -1,9 +1,10 @@
 //! The one screen of `ostler status`.
 
-use super::{Style, Table};
+use super::{super::causes::details, Style, Table};
 use crate::{
     api::number_of,
     base::{age, escape},
+    causes::CauseSeverity,
     http::{Level, Overview, Problem, ResourceLine},
 };
 
@@ -15,6 +16,9 @@ pub fn screen(overview: &Overview, style: Style) -> String {
     };
     let mut parts = notes(overview);
     let notes_count = parts.len();
+    if let Some(table) = cause_table(overview) {
+        parts.push(table.render(style));
+    }
     if !overview.backends.is_empty() {
         let mut table = Table::new(&["BACKEND", "STATE", "SLOTS", "DETAIL"]);
         for b in &overview.backends {
@@ -43,7 +47,12 @@ pub fn screen(overview: &Overview, style: Style) -> String {
         parts.push(table.render(style));
     }
     // Of these, those that are well are only counted: there may be many.
-    let quiet = [("EXPERT", &overview.experts), ("POOL", &overview.pools), ("SCHEDULE", &overview.schedules)];
+    let quiet = [
+        ("EXPERT", &overview.experts),
+        ("POOL", &overview.pools),
+        ("SCHEDULE", &overview.schedules),
+        ("NOTIFIER", &overview.notifiers),
+    ];
     let is_well = |line: &ResourceLine| line.level == Level::Ok;
     let always = [("CONTAINERS", &overview.containers), ("AGENT", &overview.agents)];
     let shown = always.map(|(heading, lines)| (heading, lines.iter().collect::<Vec<_>>()));
@@ -69,10 +78,28 @@ pub fn screen(overview: &Overview, style: Style) -> String {
     if !well.is_empty() {
         parts.push(format!("✓ {} ready\n", well.join(", ")));
     }
+    if parts.len() > notes_count && overview.told == Some(0) {
+        parts.push("! nobody is told when something fails: `ostler notify setup` makes a Notifier\n".to_owned());
+    }
     if parts.len() == notes_count {
         parts.push("Nothing is declared. `ostler init DIR` writes manifests of what runs here.\n".to_owned());
     }
     parts.join("\n")
+}
+
+/// What is wrong, each cause once.
+fn cause_table(overview: &Overview) -> Option<Table> {
+    if overview.causes.is_empty() {
+        return None;
+    }
+    let mut table = Table::new(&["CAUSE", "FOR", "WHY"]);
+    for cause in &overview.causes {
+        let level = if cause.severity == CauseSeverity::Critical { Level::Bad } else { Level::Warning };
+        let lasts = age(overview.now.duration_since(cause.since).as_secs());
+        table.push([format!("{} {}", symbol(level), cause.title), lasts, details(cause)]);
+        table.color_last(color(level));
+    }
+    Some(table)
 }
 
 /// What stands above the tables because it is about all of them.
@@ -109,7 +136,14 @@ pub fn problem_line(problem: &Problem) -> String {
 fn several_namespaces(overview: &Overview) -> bool {
     let mut all: Vec<&str> = overview.backends.iter().map(|b| b.namespace.as_str()).collect();
     all.extend(overview.queues.iter().map(|q| q.namespace.as_str()));
-    let lines = [&overview.agents, &overview.containers, &overview.experts, &overview.pools, &overview.schedules];
+    let lines = [
+        &overview.agents,
+        &overview.containers,
+        &overview.experts,
+        &overview.pools,
+        &overview.schedules,
+        &overview.notifiers,
+    ];
     all.extend(lines.into_iter().flatten().map(|line| line.namespace.as_str()));
     all.windows(2).any(|pair| pair[0] != pair[1])
 }

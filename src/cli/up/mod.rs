@@ -2,6 +2,7 @@
 
 mod agents;
 mod derived;
+mod desktop;
 mod gateway;
 mod records;
 mod say;
@@ -147,6 +148,10 @@ impl Up {
         };
         let token = uuid::Uuid::new_v4().simple().to_string();
         let endpoint = UpEndpoint { address: format!("http://{address}"), token, pid: std::process::id() };
+        if let Some(desktop) = desktop::Desktop::of_session() {
+            let platform = Arc::clone(&platform) as Arc<dyn Platform>;
+            tokio::spawn(desktop::tell(desktop, Arc::clone(&store), platform, folder_stop.clone()));
+        }
         let parts = ControllerParts {
             store,
             platform: Arc::clone(&platform) as Arc<dyn Platform>,
@@ -159,6 +164,7 @@ impl Up {
             metrics,
             loops: loops.clone(),
             observe,
+            home_namespace: "default".to_owned(),
             holder: holder(),
             problems: problems(&platform, &agents),
             down: Some(down.clone()),

@@ -11,8 +11,8 @@ use tokio::sync::broadcast;
 
 use crate::{
     api::{
-        Caller, ConditionStatus, ContainerHealthCheck, Expert, HostAgent, Kind, LLMBackend, RequiredKind, Requirement,
-        ResourceStatus, TaskQueue, TaskSchedule, WorkerPool, condition,
+        Caller, ConditionStatus, ContainerHealthCheck, Expert, HostAgent, Kind, LLMBackend, Notifier, RequiredKind,
+        Requirement, ResourceStatus, TaskQueue, TaskSchedule, WorkerPool, condition,
     },
     store::{BackendRow, CallerDay, DeclaredRow, QueueCounts, StoreError, WaitingGroup, caller_id},
 };
@@ -20,6 +20,7 @@ use crate::{
 use super::{
     super::{
         Parts,
+        causes::CauseBook,
         driver::{KindObject, Triggers},
         feed::Feed,
         shared::{NamespacedName, Shared},
@@ -43,6 +44,7 @@ pub struct Feeds {
     pub schedules: Feed<TaskSchedule>,
     pub checks: Feed<ContainerHealthCheck>,
     pub callers: Feed<Caller>,
+    pub notifiers: Feed<Notifier>,
 }
 
 /// A figure that is read at most every few seconds.
@@ -83,6 +85,7 @@ pub struct ControlPlane {
     pub feeds: Feeds,
     pub triggers: Triggers,
     pub book: ProjectionCache,
+    pub causes: CauseBook,
     /// `None`: not read yet.
     backends: Mutex<Option<Arc<Vec<BackendRow>>>>,
     figures: Figures,
@@ -91,10 +94,20 @@ pub struct ControlPlane {
 impl ControlPlane {
     pub fn new(parts: Parts, shared: Shared, feeds: Feeds, triggers: Triggers) -> Self {
         let book = ProjectionCache::new(Arc::clone(&parts.store));
-        Self { parts, shared, feeds, triggers, book, backends: Mutex::default(), figures: Figures::default() }
+        Self {
+            parts,
+            shared,
+            feeds,
+            triggers,
+            book,
+            causes: CauseBook::default(),
+            backends: Mutex::default(),
+            figures: Figures::default(),
+        }
     }
 
-    fn backends(&self) -> Option<Arc<Vec<BackendRow>>> {
+    /// As they were last read; `None`: not yet.
+    pub fn backends(&self) -> Option<Arc<Vec<BackendRow>>> {
         self.backends.lock().clone()
     }
 
@@ -125,6 +138,12 @@ impl ControlPlane {
         self.figures.waiting.fresh(|| self.parts.store.waiting()).await
     }
 
+    /// By its manifest or by a person.
+    pub fn is_suspended(&self, notifier: &Notifier) -> bool {
+        let suspended = self.shared.wishes.suspended(Kind::Notifier, &NamespacedName::of(notifier));
+        suspended.unwrap_or(notifier.spec.suspend)
+    }
+
     /// Asks for a pass of what a row is projected of.
     pub fn trigger(&self, row: &DeclaredRow) {
         if let Ok(kind) = row.kind.parse() {
@@ -134,13 +153,15 @@ impl ControlPlane {
 
     /// Asks for a pass of every object of the projected kinds.
     fn trigger_declared(&self) {
-        let Feeds { backends: _, agents: _, experts, queues, pools, schedules, checks, callers } = &self.feeds;
+        let Feeds { backends: _, agents: _, experts, queues, pools, schedules, checks, callers, notifiers } =
+            &self.feeds;
         self.trigger_all(Kind::Expert, experts);
         self.trigger_all(Kind::TaskQueue, queues);
         self.trigger_all(Kind::WorkerPool, pools);
         self.trigger_all(Kind::TaskSchedule, schedules);
         self.trigger_all(Kind::ContainerHealthCheck, checks);
         self.trigger_all(Kind::Caller, callers);
+        self.trigger_all(Kind::Notifier, notifiers);
     }
 
     /// Asks for a pass of every object.
@@ -205,8 +226,8 @@ fn condition_of<K: KindObject>(feed: &Feed<K>, namespace: &str, name: &str, type
 
 /// A changed object may concern all projected kinds: they refer to each other.
 pub async fn heed_touches(world: Arc<ControlPlane>) {
-    // No other kind refers to callers.
-    let Feeds { backends, agents, experts, queues, pools, schedules, checks, callers: _ } = &world.feeds;
+    // No other kind refers to callers and Notifiers.
+    let Feeds { backends, agents, experts, queues, pools, schedules, checks, callers: _, notifiers: _ } = &world.feeds;
     let (mut backends, mut agents, mut experts) = (backends.touches(), agents.touches(), experts.touches());
     let (mut queues, mut pools, mut schedules) = (queues.touches(), pools.touches(), schedules.touches());
     let mut checks = checks.touches();

@@ -218,7 +218,7 @@ fn read_status<T: Default + for<'a> Deserialize<'a>>(item: &Item) -> T {
 }
 
 /// By the manifest, unless a person said otherwise.
-fn is_suspended(item: &Item) -> bool {
+pub(super) fn is_suspended(item: &Item) -> bool {
     match &item.live.suspension {
         Some(person) => person.suspended,
         None => item.spec.get("suspend").and_then(Value::as_bool).unwrap_or(false),

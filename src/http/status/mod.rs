@@ -12,11 +12,12 @@ use utoipa::ToSchema;
 
 use super::{
     Api, ApiError,
+    causes::{self, CauseView},
     extract::Query,
     resources::{self, InNamespace},
     types::{Item, LeaderView, Problem},
 };
-use crate::{api::Kind, store::Pause};
+use crate::{api::Kind, causes::CauseSeverity, store::Pause};
 
 pub use lines::{BackendLine, Level, ResourceLine};
 pub use queues::QueueLine;
@@ -33,6 +34,11 @@ pub struct Overview {
     /// `None`: nobody leads, so nothing is observed or healed.
     pub leader: Option<LeaderView>,
     pub pause: Option<PauseView>,
+    /// What is wrong, each once, worst first: without what heals by itself.
+    #[serde(default)]
+    pub causes: Vec<CauseView>,
+    /// How many Notifiers are told of causes.
+    pub told: Option<usize>,
     /// Worst first.
     pub backends: Vec<BackendLine>,
     /// Worst first.
@@ -52,6 +58,9 @@ pub struct Overview {
     /// Worst first.
     #[serde(default)]
     pub schedules: Vec<ResourceLine>,
+    /// Worst first.
+    #[serde(default)]
+    pub notifiers: Vec<ResourceLine>,
     /// Manifests that are not in force.
     pub problems: Vec<Problem>,
 }
@@ -81,6 +90,9 @@ pub(super) async fn status(
         experts: items(Kind::Expert).await?,
         pools: items(Kind::WorkerPool).await?,
         schedules: items(Kind::TaskSchedule).await?,
+        notifiers: items(Kind::Notifier).await?,
+        told: told(&resources::items(&api, Kind::Notifier, None).await?),
+        causes: causes::open(&api, namespace, now).await?,
         queues: queues::queue_lines(&api, namespace, &items(Kind::TaskQueue).await?, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
@@ -99,6 +111,9 @@ struct Seen<'a> {
     experts: Vec<Item>,
     pools: Vec<Item>,
     schedules: Vec<Item>,
+    notifiers: Vec<Item>,
+    told: usize,
+    causes: Vec<CauseView>,
     queues: Vec<QueueLine>,
     leader: Option<LeaderView>,
     pause: Option<Pause>,
@@ -116,10 +131,10 @@ fn overview(seen: Seen<'_>, now: Timestamp) -> Overview {
     let declared = |item: &Item| ResourceLine::of_declared(item, now);
     let agents = lines(&seen.agents, &ResourceLine::of_agent);
     let containers = lines(&seen.checks, &|item| ResourceLine::of_check(item, now));
-    let [experts, pools, schedules] =
-        [&seen.experts, &seen.pools, &seen.schedules].map(|items| lines(items, &declared));
+    let [experts, pools, schedules, notifiers] =
+        [&seen.experts, &seen.pools, &seen.schedules, &seen.notifiers].map(|items| lines(items, &declared));
     let mut problems = seen.problems;
-    let others = [&agents, &containers, &experts, &pools, &schedules];
+    let others = [&agents, &containers, &experts, &pools, &schedules, &notifiers];
     if let Some(namespace) = seen.namespace
         && backends.is_empty()
         && seen.queues.is_empty()
@@ -137,6 +152,8 @@ fn overview(seen: Seen<'_>, now: Timestamp) -> Overview {
             && !problems.iter().any(|p| p.error),
         leader: seen.leader,
         pause: seen.pause.filter(|pause| !over(pause)).map(|Pause { since, until, by }| PauseView { since, until, by }),
+        causes: seen.causes.into_iter().filter(|cause| cause.severity > CauseSeverity::Info).collect(),
+        told: Some(seen.told),
         backends,
         queues: seen.queues,
         agents,
@@ -144,8 +161,16 @@ fn overview(seen: Seen<'_>, now: Timestamp) -> Overview {
         experts,
         pools,
         schedules,
+        notifiers,
         problems,
     }
+}
+
+/// Those that are told of causes: not suspended, and no mere heartbeat.
+fn told(notifiers: &[Item]) -> usize {
+    let is_told =
+        |item: &&Item| item.spec.get("type").is_some_and(|type_| type_ != "Heartbeat") && !lines::is_suspended(item);
+    notifiers.iter().filter(is_told).count()
 }
 
 /// A namespace that is asked for by name and holds nothing is most likely mistyped.

@@ -257,7 +257,7 @@ mod tests {
 
     use super::*;
     use crate::api::{
-        Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, TaskQueue, TaskSchedule, WorkerPool,
+        Caller, ContainerHealthCheck, Expert, HostAgent, LLMBackend, Notifier, TaskQueue, TaskSchedule, WorkerPool,
     };
 
     static KINDS: LazyLock<Kinds> = LazyLock::new(|| Kinds::new(&[]).unwrap());
@@ -328,6 +328,7 @@ mod tests {
                     "WorkerPool" => decodes::<WorkerPool>(object),
                     "TaskSchedule" => decodes::<TaskSchedule>(object),
                     "Caller" => decodes::<Caller>(object),
+                    "Notifier" => decodes::<Notifier>(object),
                     _ => decodes::<ContainerHealthCheck>(object),
                 };
                 assert!(decoded.is_ok(), "{decoded:?}: {object}");

@@ -208,6 +208,22 @@ impl PostgresStore {
         .await
     }
 
+    /// Several statements of the leader's that write, in one transaction.
+    pub(super) async fn execute_all_fenced(
+        &self,
+        fence: &Fence,
+        statements: Vec<Query<'_, Postgres, PgArguments>>,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut session = self.write_fenced(fence).await?;
+            for statement in statements {
+                statement.execute(session.connection()).await?;
+            }
+            session.commit().await
+        })
+        .await
+    }
+
     /// One statement that gives rows.
     pub(super) async fn fetch<T>(&self, statement: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Vec<T>, StoreError>
     where

@@ -178,6 +178,19 @@ impl SqliteStore {
         Ok(tx.commit().await?)
     }
 
+    /// Several statements of the leader's that write, in one transaction.
+    pub(super) async fn execute_all_fenced(
+        &self,
+        fence: &Fence,
+        statements: Vec<Query<'_, Sqlite, SqliteArguments>>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write_fenced(fence).await?;
+        for statement in statements {
+            statement.execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     /// One statement that gives rows.
     pub(super) async fn fetch<T>(
         &self,

@@ -2,6 +2,7 @@
 
 mod agent;
 mod backends;
+mod causes;
 mod containers;
 mod gateway;
 mod process;
@@ -23,6 +24,7 @@ use prometheus_client::{
 
 pub use agent::AgentMetrics;
 pub use backends::BackendMetrics;
+pub use causes::CauseMetrics;
 pub use containers::ContainerMetrics;
 pub use gateway::{GatewayCallEnd, GatewayMetrics};
 pub use process::ProcessMetrics;
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub reconciles: ReconcileMetrics,
     /// Backends as the leader sees them.
     pub backends: BackendMetrics,
+    /// Causes as the leader sees them, and messages about them.
+    pub causes: CauseMetrics,
     /// Containers of checks as the leader sees them.
     pub containers: ContainerMetrics,
     /// Tasks as the leader sees them.
@@ -64,6 +68,7 @@ impl Metrics {
         Self {
             reconciles: ReconcileMetrics::register(&mut registry),
             backends: BackendMetrics::register(&mut registry),
+            causes: CauseMetrics::register(&mut registry),
             containers: ContainerMetrics::register(&mut registry),
             tasks: TaskMetrics::register(&mut registry),
             process: ProcessMetrics::register(&mut registry),
@@ -221,6 +226,8 @@ mod tests {
         backends.canary("a", "b", took);
         backends.recovery("a", "b", "c", "d", "e");
         backends.deferred("a", "b", Some(Timestamp::UNIX_EPOCH));
+        metrics.causes.show_one("Critical", "Down", "a/b");
+        metrics.causes.sent("Slack", true);
         metrics.containers.seen("a", "b", 2, 1);
         metrics.containers.ran_out_of_memory("a", "b", 1);
         metrics.containers.acted("a", "b", "Up", "Done");

@@ -83,6 +83,7 @@ on_both! {
     calls_of_day::the_next_day_has_calls_again,
     records::the_journal_is_filtered_and_pruned,
     records::controls_are_set_and_taken_back,
+    records::causes_are_kept_with_who_took_them_and_who_was_told,
     records::local_objects_are_kept_until_deleted,
     migrating::migrating_again_changes_nothing,
     migrating::another_installation_is_refused_until_adopted,

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use ostler::causes::{Acknowledgment, Cause, CauseClass, CauseSeverity, Delivery, WhoActs};
 use ostler::store::{ControlSet, JournalEntry, JournalFilter, LocalObject, Pause, ResourceKey, Suspension};
 use serde_json::json;
 
-use super::bench::{Bench, at, eventually};
+use super::bench::{Bench, LEASE, at, eventually};
 
 fn key(kind: &str, name: &str) -> ResourceKey {
     ResourceKey { kind: kind.to_owned(), namespace: "default".to_owned(), name: name.to_owned() }
@@ -102,4 +103,84 @@ pub async fn local_objects_are_kept_until_deleted(bench: &Bench) {
     bench.store.delete_local_object(&changed.key).await.expect("twice does no harm");
     assert_eq!(bench.store.local_objects().await, Ok(vec![other]));
     assert_eq!(bench.store.controls().await, Ok(ControlSet::default()), "what was asked of it goes with it");
+}
+
+fn cause(name: &str, opened: i64) -> Cause {
+    let root = key("LLMBackend", name);
+    Cause {
+        key: format!("LLMBackend/default/{name}/Down"),
+        opened_at: at(opened),
+        root: root.clone(),
+        class: CauseClass::Down,
+        severity: CauseSeverity::Critical,
+        worst: CauseSeverity::Critical,
+        acts: WhoActs::Person,
+        title: format!("{root} is down"),
+        evidence: "größer\\u0000".to_owned(),
+        tried: vec!["Restart: did not help".to_owned()],
+        next: "look".to_owned(),
+        members: vec![key("TaskQueue", "default")],
+        member_count: 1,
+        waiting: 405,
+        since: at(opened),
+        times: 1,
+        well_since: None,
+        resolved_at: None,
+        ended: None,
+        folded_into: None,
+        updated_at: at(opened),
+    }
+}
+
+pub async fn causes_are_kept_with_who_took_them_and_who_was_told(bench: &Bench) {
+    let fence = bench.store.campaign("leader", LEASE).await.expect("campaign").expect("free");
+    let (mlx, ollama) = (cause("mlx", 1), cause("ollama", 2));
+    let delivery = Delivery {
+        uid: "n".to_owned(),
+        cause: mlx.key.clone(),
+        opened_at: mlx.opened_at,
+        due: Some(ostler::causes::Telling::Opened),
+        due_at: at(3),
+        not_before: at(3),
+        told: None,
+        told_at: None,
+        attempts: 0,
+        failing_since: None,
+        error: None,
+        refused: false,
+    };
+    bench.store.put_causes(&fence, &[mlx.clone(), ollama.clone()], &[delivery.clone()]).await.expect("put");
+    let read = async || {
+        let known = bench.store.causes(at(50)).await.expect("causes");
+        known.into_iter().map(|k| (k.cause, k.acknowledged.map(|a| a.by))).collect::<Vec<_>>()
+    };
+    assert_eq!(read().await, [(ollama.clone(), None), (mlx.clone(), None)], "the latest first");
+    assert_eq!(bench.store.deliveries().await, Ok(vec![delivery.clone()]));
+
+    let ack = Acknowledgment { by: "jo".to_owned(), until: at(99) };
+    assert_eq!(bench.store.acknowledge_cause(&mlx.key, &ack).await, Ok(true));
+    assert_eq!(bench.store.acknowledge_cause("nothing", &ack).await, Ok(false));
+    let worse = Cause { waiting: 406, ..mlx.clone() };
+    let told = delivery.sent(at(4));
+    bench.store.put_causes(&fence, &[worse.clone()], &[told.clone()]).await.expect("put");
+    assert_eq!(read().await, [(ollama.clone(), None), (worse.clone(), Some("jo".to_owned()))], "a write keeps it");
+    assert_eq!(bench.store.deliveries().await, Ok(vec![told]));
+
+    let over = Cause { resolved_at: Some(at(60)), ..worse.clone() };
+    let old = Cause { resolved_at: Some(at(40)), ..ollama.clone() };
+    bench.store.put_causes(&fence, &[over.clone(), old], &[]).await.expect("put");
+    assert_eq!(read().await, [(over.clone(), None)], "its end ends that, and older ones are not read");
+    assert_eq!(bench.store.acknowledge_cause(&mlx.key, &ack).await, Ok(false), "it is over");
+    let again = Cause { resolved_at: None, times: 2, ..over };
+    bench.store.put_causes(&fence, &[again.clone()], &[]).await.expect("put");
+    assert_eq!(read().await, [(again.clone(), None)]);
+
+    bench.store.resign(&fence).await.expect("resign");
+    let refused = bench.store.put_causes(&fence, &[mlx.clone()], &[]).await;
+    assert!(matches!(refused, Err(ostler::store::StoreError::Fenced(_))), "{refused:?}");
+    let fence = bench.store.campaign("another", LEASE).await.expect("campaign").expect("free");
+    let ended = Cause { resolved_at: Some(at(61)), ..again };
+    bench.store.put_causes(&fence, &[ended], &[]).await.expect("put");
+    assert_eq!(bench.store.prune_causes(&fence, at(70)).await, Ok(2));
+    assert_eq!((read().await.len(), bench.store.deliveries().await.expect("deliveries").len()), (0, 0));
 }

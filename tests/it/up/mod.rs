@@ -1,6 +1,7 @@
 //! The whole of `ostler up`, as a user runs it.
 
 mod callers;
+mod causes;
 mod composed;
 mod containers;
 mod crashes;
@@ -18,6 +19,7 @@ mod queues;
 mod real_client;
 mod real_engines;
 mod real_evidence;
+mod real_mail;
 mod schedules;
 mod storms;
 mod webhooks;

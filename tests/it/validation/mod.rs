@@ -48,6 +48,7 @@ async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
         "TaskSchedule",
         "ContainerHealthCheck",
         "Caller",
+        "Notifier",
     ] {
         objects.extend(platform.list(kind).await.expect("list"));
     }

@@ -30,6 +30,11 @@ fn base(kind: &str) -> Value {
             "probe": {"http": {"url": "http://HOST:1/a"}, "periodSeconds": 5}, "dependsOn": [{"kind": "LLMBackend", "name": "a"}],
             "restart": {"backoffSeconds": 5}, "outOfMemory": {"policy": "Resize", "max": "1Gi"}, "maxUnhealthy": "50%",
         }),
+        "Notifier" => json!({
+            "type": "Email", "secretRef": {"name": "a"}, "minSeverity": "Warning", "repeatSeconds": 3600,
+            "smtp": {"host": "mail.example.org", "port": 465, "tls": "Implicit", "from": "o@example.org", "to": ["a@example.org"]},
+            "quietHours": {"from": "22:00", "to": "07:00", "timeZone": "Europe/Berlin"},
+        }),
         "Caller" => json!({
             "secretRefs": [{"name": "a"}, {"name": "b"}], "aliases": [{"match": "claude-*", "alias": "small"}],
             "models": ["small", "large"], "class": "Batch", "weight": 20, "maxConcurrent": 2, "tokensPerDay": 100000,
@@ -143,8 +148,17 @@ fn manifests(seed: u64) -> Vec<(&'static str, String)> {
     let mut random = StdRng::seed_from_u64(seed);
     let names = names();
     let one = |at: usize| {
-        let kinds =
-            ["LLMBackend", "Expert", "TaskQueue", "WorkerPool", "TaskSchedule", "LLMBackend", "HostAgent", "Caller"];
+        let kinds = [
+            "LLMBackend",
+            "Expert",
+            "TaskQueue",
+            "WorkerPool",
+            "TaskSchedule",
+            "LLMBackend",
+            "HostAgent",
+            "Caller",
+            "Notifier",
+        ];
         let kind = kinds[at % kinds.len()];
         let mut spec = base(kind);
         for _ in 0..random.random_range(1..4) {

@@ -6,7 +6,7 @@ use super::cases::{
 };
 
 pub fn all() -> Vec<Case> {
-    [experts(), queues(), pools(), schedules(), checks(), callers()].into_iter().flatten().collect()
+    [experts(), queues(), pools(), schedules(), checks(), callers(), notifiers()].into_iter().flatten().collect()
 }
 
 fn rows(kind: &'static str, rows: Vec<(&'static str, &'static str, Verdict)>) -> Vec<Case> {
@@ -434,4 +434,59 @@ fn callers() -> Vec<Case> {
         ("a field that there is not", "spec: {keys: [a]}", Refused("keys")),
     ];
     rows("Caller", all)
+}
+
+fn notifiers() -> Vec<Case> {
+    let all = vec![
+        ("the least of a notifier", "spec: {type: Slack, secretRef: {name: s}}", Accepted),
+        (
+            "a notifier in whole",
+            "spec: {type: Email, secretRef: {name: s}, minSeverity: Warning, repeatSeconds: 3600, \
+             quietHours: {from: '22:00', to: '07:00', timeZone: Europe/Berlin}, suspend: true, \
+             smtp: {host: mail.example.org, port: 465, tls: Implicit, from: o@example.org, to: [a@example.org, b@example.org]}}",
+            Accepted,
+        ),
+        (
+            "a mail server on this machine",
+            "spec: {type: Email, smtp: {host: 127.0.0.1, port: 25, tls: None, from: o@h, to: [a@h]}}",
+            Accepted,
+        ),
+        ("a heartbeat", "spec: {type: Heartbeat, secretRef: {name: s}, periodSeconds: 30}", Accepted),
+        ("a type that is none", "spec: {type: Pager, secretRef: {name: s}}", Refused("type")),
+        ("no address", "spec: {type: Slack}", Refused("set secretRef")),
+        ("mail without a server", "spec: {type: Email, secretRef: {name: s}}", Refused("set smtp with type Email")),
+        (
+            "a server without mail",
+            "spec: {type: Slack, secretRef: {name: s}, smtp: {host: h, from: o@h, to: [a@h]}}",
+            Refused("set smtp with type Email"),
+        ),
+        (
+            "mail in the open",
+            "spec: {type: Email, smtp: {host: mail.example.org, tls: None, from: o@h, to: [a@h]}}",
+            Refused("set tls to StartTLS"),
+        ),
+        ("mail for nobody", "spec: {type: Email, smtp: {host: h, from: o@h, to: []}}", Refused("smtp.to")),
+        ("mail to no mailbox", "spec: {type: Email, smtp: {host: h, from: o@h, to: ['a b']}}", Refused("smtp.to")),
+        (
+            "quiet for no time",
+            "spec: {type: Slack, secretRef: {name: s}, quietHours: {from: '22:00', to: '22:00'}}",
+            Refused("set from and to to different times"),
+        ),
+        (
+            "quiet at no time of a day",
+            "spec: {type: Slack, secretRef: {name: s}, quietHours: {from: '24:00', to: '07:00'}}",
+            Refused("quietHours.from"),
+        ),
+        (
+            "a period of what has none",
+            "spec: {type: Slack, secretRef: {name: s}, periodSeconds: 30}",
+            Refused("remove periodSeconds"),
+        ),
+        (
+            "repeats without end",
+            "spec: {type: Slack, secretRef: {name: s}, repeatSeconds: 1}",
+            Refused("repeatSeconds"),
+        ),
+    ];
+    rows("Notifier", all)
 }

@@ -113,3 +113,23 @@ fn suspended_gives_no_slots_and_says_what_it_is_otherwise() {
     assert_eq!((shown.state, shown.admission), (BackendState::Suspended, Admission::Closed));
     assert!(shown.message.contains("without that: answers"), "{}", shown.message);
 }
+
+#[test]
+fn a_backend_that_nothing_can_restart_for_five_minutes_waits_for_a_person_until_something_can() {
+    let silent = |now| {
+        let mut seen = probed(&vec![ProbeVerdict::Refused; 3], now);
+        seen.agent = AgentView::Unreachable { since: at(0), why: "no answer".into() };
+        seen
+    };
+    let (first, memory) = pass(&silent(at(0)), &proved(at(-100)), None, at(0));
+    assert_eq!(of(&first, "Stalled").status, ConditionStatus::False);
+    let (later, memory) = pass(&silent(at(301)), &memory, Some(&first), at(301));
+    assert_eq!(
+        (later.base.state, of(&later, "Ready").reason.as_str(), of(&later, "Stalled").status),
+        (Some(BackendState::Deferred), "AgentUnreachable", ConditionStatus::True)
+    );
+    let mut heard_again = probed(&vec![ProbeVerdict::Refused; 3], at(310));
+    heard_again.agent = heard(service(ServiceState::Stopped), at(310));
+    let (back, _) = pass(&heard_again, &memory, Some(&later), at(310));
+    assert_eq!(of(&back, "Stalled").status, ConditionStatus::False);
+}
