@@ -10,6 +10,7 @@ mod client;
 mod complete;
 mod controller;
 pub mod crds;
+mod dashboard;
 mod data_dir;
 mod data_plane;
 mod database;
@@ -110,6 +111,7 @@ impl From<LogFormatArg> for telemetry::LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
     Status(status::StatusArgs),
+    Dashboard(dashboard::DashboardArgs),
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
     Events(events::EventsArgs),
@@ -202,6 +204,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     match command {
         CliCommand::Status(args) => block_on(status::run(args, &global)),
+        CliCommand::Dashboard(args) => block_on(dashboard::run(args, &global)),
         CliCommand::Get(args) => block_on(get::run(args, &global)),
         CliCommand::Describe(args) => block_on(describe::run(args, &global)),
         CliCommand::Events(args) => block_on(events::run(args, &global)),

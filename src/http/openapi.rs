@@ -53,6 +53,7 @@ use super::tasks::TaskRequest;
         super::tasks::read::list,
         super::tasks::read::results,
         super::tasks::read::explain,
+        super::ui::sign::create_link,
         openapi,
     ),
     components(schemas(TaskRequest, super::ErrorReply)),
@@ -79,7 +80,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Each operation's name and group, for clients that are generated from this.
-const OPERATIONS: [(&str, &str, &str, &str); 36] = [
+const OPERATIONS: [(&str, &str, &str, &str); 37] = [
     ("get", "/livez", "livez", "health"),
     ("get", "/readyz", "readyz", "health"),
     ("get", "/metrics", "metrics", "health"),
@@ -93,6 +94,7 @@ const OPERATIONS: [(&str, &str, &str, &str); 36] = [
     ("post", "/api/v1/{kind}/{namespace}/{name}/run", "run_schedule", "controls"),
     ("post", "/api/v1/{kind}/{namespace}/{name}/suspend", "suspend_resource", "controls"),
     ("post", "/api/v1/{kind}/{namespace}/{name}/resume", "resume_resource", "controls"),
+    ("post", "/api/v1/links", "create_link", "controls"),
     ("post", "/api/v1/pause", "pause", "controls"),
     ("delete", "/api/v1/pause", "unpause", "controls"),
     ("post", "/api/v1/down", "down", "controls"),

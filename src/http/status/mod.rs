@@ -1,5 +1,6 @@
 //! The one screen: what is not well first.
 
+mod line_text;
 mod lines;
 mod queues;
 #[cfg(test)]
@@ -18,8 +19,10 @@ use super::{
 };
 use crate::{api::Kind, store::Pause};
 
+pub(super) use line_text::{LinePart, LineText};
 pub use lines::{BackendLine, Level, ResourceLine};
 pub use queues::QueueLine;
+pub(super) use queues::{WaitingLine, queue_lines, waiting_lines};
 
 /// Everything that one screen shows.
 #[serde_with::skip_serializing_none]
@@ -81,7 +84,7 @@ pub(super) async fn status(
         experts: items(Kind::Expert).await?,
         pools: items(Kind::WorkerPool).await?,
         schedules: items(Kind::TaskSchedule).await?,
-        queues: queues::queue_lines(&api, namespace, &items(Kind::TaskQueue).await?, now).await?,
+        queues: queue_lines(&api, namespace, &items(Kind::TaskQueue).await?, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
         problems: api.all_problems(),
