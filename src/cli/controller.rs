@@ -10,7 +10,7 @@ use super::{
     process::{self, ControllerParts, ControllerProcess, holder, logged, signaled},
 };
 use crate::{
-    http::{KubeAuthorizer, Problem, ResourceHome},
+    http::{ExternalUrl, KubeAuthorizer, Problem, ResourceHome},
     net::HttpClient,
     platform::{
         Platform,
@@ -32,6 +32,9 @@ pub struct ControllerArgs {
     /// Where API, health and metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
     listen: SocketAddr,
+    /// Where the dashboard is reached beside loopback: the address of an ingress or a proxy
+    #[arg(long, value_name = "URL", env = "OSTLER_EXTERNAL_URL")]
+    external_url: Option<ExternalUrl>,
     #[command(flatten)]
     database: Database,
     #[command(flatten)]
@@ -90,7 +93,7 @@ pub async fn run(args: ControllerArgs, global: &Global) -> Result<(), CliError> 
 }
 
 async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
-    let ControllerArgs { listen, database, workers, observe } = args;
+    let ControllerArgs { listen, external_url, database, workers, observe } = args;
     let metrics = Metrics::new();
     let store = counted(database.open(None).await?, metrics.clone());
     let (client, _) = kubernetes::connect().await.map_err(CliError::failed)?;
@@ -114,6 +117,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         holder,
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,
+        external_url,
     };
     let mut process = ControllerProcess::start(parts, listener).await?;
     tracing::info!(%listen, observe, "controller serves");

@@ -19,16 +19,21 @@ pub struct DashboardArgs {
 pub async fn run(args: DashboardArgs, global: &Global) -> Result<(), CliError> {
     let DashboardArgs { open, look_only } = args;
     let target = TargetSystem::of(global).await?;
-    let base = target.api.loopback().ok_or_else(|| {
+    let request = LinkRequest { look_only };
+    let link: SignInLink = target.api.post(&["links"], &target.namespace_query(), Some(&request)).await?;
+    // A forwarded port leads to the very process that made the link.
+    let forwarded = target.api.loopback().map(|base| format!("{base}{}", link.path));
+    let url = match (target.cluster.is_some(), link.url) {
+        (false, Some(external)) => Some(external),
+        _ => forwarded,
+    };
+    let url = url.ok_or_else(|| {
         CliError::failed(format!(
-            "{} serves its dashboard by loopback addresses only: forward a port, `ssh -L 9180:127.0.0.1:9180 HOST`, and name \
-             it with --server http://127.0.0.1:9180",
+            "{} serves its dashboard by loopback addresses only: start it with --external-url, or forward a port, `ssh -L \
+             9180:127.0.0.1:9180 HOST`, and name it with --server http://127.0.0.1:9180",
             target.place
         ))
     })?;
-    let request = LinkRequest { look_only };
-    let link: SignInLink = target.api.post(&["links"], &target.namespace_query(), Some(&request)).await?;
-    let url = format!("{base}{}", link.path);
     let within = link.expires_in_seconds;
     print(&format!("{url}\nsigns in once, within {within} s · {}\n", target.place))?;
     if open {

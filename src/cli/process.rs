@@ -21,7 +21,7 @@ use crate::{
     agent::os,
     controllers,
     host::mask,
-    http::{self, Api, Authorizer, ProblemSource, ResourceHome},
+    http::{self, Api, Authorizer, ExternalUrl, ProblemSource, ResourceHome},
     listener::raise_open_files,
     net::HttpClient,
     platform::Platform,
@@ -50,6 +50,7 @@ pub struct ControllerParts {
     pub holder: String,
     pub problems: ProblemSource,
     pub down: Option<CancellationToken>,
+    pub external_url: Option<ExternalUrl>,
 }
 
 /// Leadership, controllers and API at work.
@@ -80,6 +81,7 @@ impl ControllerProcess {
             holder,
             problems,
             down,
+            external_url,
         } = parts;
         let (acting, leading, serving) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let installation = store.installation().await?;
@@ -102,7 +104,8 @@ impl ControllerProcess {
             observe,
         };
         let controllers = tokio::spawn(controllers::run(controllers, lead.subscribe(), acting.clone()));
-        let api = Api { store, platform, authorizer, home, sealing, http, metrics, loops, problems, down };
+        let api =
+            Api { store, platform, authorizer, home, sealing, http, metrics, loops, problems, down, external_url };
         let server = tokio::spawn(http::serve(listener, api, serving.clone()));
         Ok(Self { acting, controllers, leading, lead, serving, server })
     }

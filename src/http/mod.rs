@@ -50,4 +50,7 @@ pub use types::{
     Changed, Check, Event, EventList, Item, ItemList, LeaderView, Live, OperationView, PauseRequest, Problem,
     ProblemList, ReasonRequest, SuspensionView,
 };
-pub use ui::sign::{LinkRequest, SignInLink};
+pub use ui::{
+    ExternalUrl,
+    sign::{LinkRequest, SignInLink},
+};

@@ -16,9 +16,12 @@ use super::{
     frame,
     rights::UiRights,
     session::{UiSession, UiSessions},
+    snapshots::UiSnapshots,
     visit::UiVisit,
 };
-use crate::http::{Access, Api, ApiError, AuthError, Person, auth::Rule, extract::RawBody, routes::query_namespace};
+use crate::http::{
+    Access, Api, ApiError, AuthError, ExternalUrl, Person, auth::Rule, extract::RawBody, routes::query_namespace,
+};
 
 /// The only sources of anything: what this process serves itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -30,6 +33,7 @@ pub const REFRESH: &str = "ostler-refresh";
 #[derive(Clone)]
 pub struct UiDoor {
     pub sessions: UiSessions,
+    pub snapshots: UiSnapshots,
     pub rights: UiRights,
 }
 
@@ -37,6 +41,7 @@ impl UiDoor {
     pub fn new(api: &Api) -> Self {
         Self {
             sessions: UiSessions::new(api.sealing.clone()),
+            snapshots: UiSnapshots::default(),
             rights: UiRights::new(std::sync::Arc::clone(&api.authorizer)),
         }
     }
@@ -55,10 +60,21 @@ pub async fn enter(
     next: Next,
 ) -> Response {
     let path = path.map(|path| path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
-    match admitted(&api, door, rule, path.unwrap_or_default(), request).await {
-        Ok(request) => next.run(request).await,
+    let changes = changes(request.method());
+    match admitted(&api, door.clone(), rule, path.unwrap_or_default(), request).await {
+        Ok(request) => {
+            let response = next.run(request).await;
+            if changes {
+                door.snapshots.forget().await;
+            }
+            response
+        }
         Err(response) => response,
     }
+}
+
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD)
 }
 
 async fn admitted(
@@ -70,14 +86,15 @@ async fn admitted(
 ) -> Result<Request, Response> {
     let (parts, body) = request.into_parts();
     let host = text(&parts.headers, header::HOST).unwrap_or_default().to_owned();
-    if !is_own_host(&host) {
+    let external = api.external_url.as_ref().filter(|url| url.is_host(&host));
+    if external.is_none() && !is_own_host(&host) {
         return Err(frame::refusal(
             StatusCode::MISDIRECTED_REQUEST,
             &format!("The dashboard is not served as {host:?}"),
-            "Open it by a loopback address, as `ostler dashboard` prints it.",
+            "Open it as `ostler dashboard` prints it: by a loopback address, or by that of --external-url.",
         ));
     }
-    let changes = !matches!(parts.method, Method::GET | Method::HEAD);
+    let changes = changes(&parts.method);
     if changes && !is_own_origin(&parts.headers, &host) {
         return Err(frame::refusal(
             StatusCode::FORBIDDEN,
@@ -95,7 +112,9 @@ async fn admitted(
     let namespace = query_namespace(parts.uri.query().unwrap_or_default()).filter(|text| !text.is_empty());
     let access = rule.access(&path, namespace.as_deref());
     let known = text(&parts.headers, header::IF_NONE_MATCH).map(str::to_owned);
-    let visit = UiVisit { door, installation, session, path, namespace, form, known, uri: parts.uri.clone() };
+    let is_secure = external.is_some_and(ExternalUrl::is_secure);
+    let uri = parts.uri.clone();
+    let visit = UiVisit { door, installation, is_secure, session, path, namespace, form, known, uri };
     if let Some(access) = &access {
         may(&visit, access, changes, parts.headers.contains_key(REFRESH)).await?;
     }

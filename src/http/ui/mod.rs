@@ -9,6 +9,7 @@ mod commands;
 mod containers;
 mod door;
 mod events;
+mod external;
 mod frame;
 mod look;
 mod overview;
@@ -17,6 +18,7 @@ mod resources;
 mod rights;
 mod session;
 pub(super) mod sign;
+mod snapshots;
 mod task;
 mod tasks;
 mod verdict;
@@ -29,6 +31,7 @@ use axum::{
 };
 
 pub(super) use door::UiDoor;
+pub use external::ExternalUrl;
 
 use super::{Api, auth::Rule};
 

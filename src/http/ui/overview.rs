@@ -31,12 +31,14 @@ pub async fn page(State(api): State<Api>, Extension(visit): Extension<UiVisit>) 
 
 async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let namespace = visit.namespace.clone();
-    let overview = status::status(State(api.clone()), Query(InNamespace { namespace: namespace.clone() })).await?.0;
+    let asked = Query(InNamespace { namespace: namespace.clone() });
+    let read = async { status::status(State(api.clone()), asked).await.map(|overview| overview.0) };
+    let overview = visit.door.snapshots.get(namespace.as_deref(), read).await?;
     let lately = EventQuery { namespace, limit: Some(LATELY), ..EventQuery::default() };
     let lately = events::events(State(api), Query(lately)).await?.0.items;
     let verdict = verdict(&overview);
     let may_pause = visit.may(&on_pauses("create")).await;
-    let shown = Shown { visit, now: overview.now, qualified: several_namespaces(&overview) };
+    let shown = Shown { visit, now: Timestamp::now(), qualified: several_namespaces(&overview) };
     let sign = match verdict.level {
         Level::Ok => "✓",
         Level::Warning => "!",
@@ -87,21 +89,25 @@ fn body(shown: &Shown<'_>, overview: &Overview, verdict: &Verdict, lately: &[Eve
                     ul.lines data-rows { @for line in &overview.backends { (backend(shown, line)) } }
                 }
             }
-            @if !overview.queues.is_empty() {
-                section.panel aria-labelledby="queues" {
-                    h2 #queues { "Queues" }
-                    ul.lines data-rows { @for line in &overview.queues { (queue(shown, line)) } }
+            div {
+                @if !overview.queues.is_empty() {
+                    section.panel aria-labelledby="queues" {
+                        h2 #queues { "Queues" }
+                        ul.lines data-rows { @for line in &overview.queues { (queue(shown, line)) } }
+                    }
+                }
+                @if !lately.is_empty() {
+                    section.panel aria-labelledby="lately" {
+                        h2 #lately { "Lately" }
+                        (super::events::list(shown, lately))
+                        p.more { a href=(visit.link(&["events"], &[])) { "All events" } }
+                    }
                 }
             }
+        }
+        div.columns {
             @for (heading, kind, lines) in others {
                 @if !lines.is_empty() { (resources(shown, heading, kind, lines)) }
-            }
-            @if !lately.is_empty() {
-                section.panel aria-labelledby="lately" {
-                    h2 #lately { "Lately" }
-                    (super::events::list(shown, lately))
-                    p.more { a href=(visit.link(&["events"], &[])) { "All events" } }
-                }
             }
         }
         @if overview.pause.is_none() && may_pause { (pause_form(visit)) }

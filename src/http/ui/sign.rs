@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{
     bits::clean,
@@ -41,6 +40,9 @@ pub struct LinkRequest {
 pub struct SignInLink {
     /// Follows the address of this API.
     pub path: String,
+    /// The whole link, where the dashboard has an external address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// It is worth nothing after that.
     pub expires_in_seconds: u64,
 }
@@ -61,7 +63,8 @@ pub async fn create_link(
     let code = door.sessions.link(grant);
     let code = code.ok_or_else(|| ApiError::Busy("too many links wait to be opened".to_owned()))?;
     let path = link(&["link", &code], []);
-    Ok((StatusCode::CREATED, Json(SignInLink { path, expires_in_seconds: LINK_LASTS.as_secs() })))
+    let url = api.external_url.as_ref().map(|external| format!("{}{path}", external.origin()));
+    Ok((StatusCode::CREATED, Json(SignInLink { path, url, expires_in_seconds: LINK_LASTS.as_secs() })))
 }
 
 /// What a session keeps of a token. That of a folder may do everything, and is another one after a restart: it is not kept.
@@ -175,17 +178,17 @@ fn begin(visit: &UiVisit, grant: UiGrant, next: &str) -> Response {
             "See the log: this is a defect.",
         );
     };
-    with_cookie(see_other(next), visit.installation, &value, SESSION_LASTS.as_secs())
+    with_cookie(see_other(next), visit, &value, SESSION_LASTS.as_secs())
 }
 
 /// The cookie goes; what it held ends by itself within its hours.
 pub async fn sign_out(Extension(visit): Extension<UiVisit>) -> Response {
-    with_cookie(see_other("/ui/sign-in"), visit.installation, "", 0)
+    with_cookie(see_other("/ui/sign-in"), &visit, "", 0)
 }
 
-fn with_cookie(response: Response, installation: Uuid, value: &str, seconds: i64) -> Response {
-    let name = cookie_name(installation);
-    let cookie = format!("{name}={value}; Path=/ui; Max-Age={seconds}; HttpOnly; SameSite=Lax");
+fn with_cookie(response: Response, visit: &UiVisit, value: &str, seconds: i64) -> Response {
+    let (name, secure) = (cookie_name(visit.installation), if visit.is_secure { "; Secure" } else { "" });
+    let cookie = format!("{name}={value}; Path=/ui; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
     match HeaderValue::from_str(&cookie) {
         Ok(cookie) => ([(header::SET_COOKIE, cookie)], response).into_response(),
         Err(_) => response,

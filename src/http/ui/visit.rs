@@ -21,6 +21,8 @@ use crate::http::{Access, ApiError};
 pub struct UiVisit {
     pub door: UiDoor,
     pub installation: Uuid,
+    /// It came by https.
+    pub is_secure: bool,
     /// `None` where the page is open to everybody.
     pub session: Option<UiSession>,
     /// Parameters of the path.

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use super::{
-    bench::{Bench, TEAM, TOKEN},
+    bench::{Bench, EXTERNAL, TEAM, TOKEN},
     browser::Browser,
     tasks::shop,
 };
@@ -130,6 +130,22 @@ async fn other_names_and_other_pages_reach_nothing() {
 }
 
 #[tokio::test]
+async fn the_external_address_is_another_name_with_a_cookie_for_https_alone() {
+    let bench = Bench::new(TEAM).await;
+    let (_, link) = bench.post("/api/v1/links", None).await;
+    let (path, host) = (link["path"].as_str().unwrap(), EXTERNAL.trim_start_matches("https://"));
+    assert_eq!(link["url"], format!("{EXTERNAL}{path}"));
+    let browser = Browser::new(&bench);
+    let shown = browser.get_with(path, &[("host", host)]).await;
+    assert!(shown.status == StatusCode::OK && shown.text.contains("Sign in as ada"));
+    let other = browser.post_with(path, &[], &[("host", host), ("origin", &browser.origin())]).await;
+    assert_eq!(other.status, StatusCode::FORBIDDEN);
+    let opened = browser.post_with(path, &[], &[("host", host), ("origin", EXTERNAL)]).await;
+    assert!(opened.header("set-cookie").ends_with("; SameSite=Lax; Secure"), "{}", opened.header("set-cookie"));
+    assert_eq!(browser.get_with("/ui", &[("host", "ostler.example")]).await.status, StatusCode::MISDIRECTED_REQUEST);
+}
+
+#[tokio::test]
 async fn a_page_that_says_the_same_is_not_sent_again() {
     let (bench, _) = shop(TEAM).await;
     let browser = Browser::signed_in(&bench, false).await;
@@ -142,6 +158,8 @@ async fn a_page_that_says_the_same_is_not_sent_again() {
     }
     let version = browser.get("/ui").await.header("etag").to_owned();
     bench.post("/api/v1/tasks", Some(json!({"prompt": "a"}))).await;
+    // However many look, it is read once a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     let changed = browser.get_with("/ui", &[("if-none-match", &version)]).await;
     assert_eq!(changed.status, StatusCode::OK);
     assert!(changed.text.contains("1 task waits"), "{}", changed.text);
