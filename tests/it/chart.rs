@@ -13,7 +13,7 @@ fn real_chart_passes_its_linter_and_every_manifest_is_one_that_kubernetes_takes(
     let server = ApiServer::shared();
     let cases: &[&[&str]] = &[
         &[],
-        &["replicas=1", "metrics.annotations=false"],
+        &["replicas=1", "metrics.annotations=false", r#"externalUrl="https://ostler.example:8443""#],
         &[r#"watchNamespaces=["default","kube-system"]"#, r#"secretNamespaces=["default","kube-public"]"#],
         &["rbac.workloadRecovery=false", r#"serviceAccount={"create":true,"name":"mine","annotations":{"a":"b"}}"#],
         &["rbac.containers=false", "rbac.patchWorkloads=true"],
@@ -44,6 +44,7 @@ fn real_chart_refuses_what_it_does_not_know_and_says_what_it_lacks() {
     let cases = [
         ("replicaCount=3", "replicaCount"),
         (r#"watchNamespaces=["Not A Name"]"#, "watchNamespaces"),
+        (r#"externalUrl="https://ostler.example/below""#, "externalUrl"),
         (r#"database={"existingSecret":"","key":"url"}"#, "name the Secret that holds the URL"),
         (r#"serviceAccount={"create":false}"#, "say which service account to use"),
     ];

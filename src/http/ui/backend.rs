@@ -5,14 +5,14 @@ use serde_json::Value;
 
 use super::{
     bits::{self, clean, prose},
-    overview::Shown,
+    overview::UiShown,
 };
 use crate::{
     api::{LLMBackendStatus, RecoveryStatus},
     http::{Check, Item},
 };
 
-pub fn body(shown: &Shown<'_>, item: &Item) -> Markup {
+pub fn body(shown: &UiShown<'_>, item: &Item) -> Markup {
     let status = item.status.clone().unwrap_or_default();
     let status: LLMBackendStatus = serde_json::from_value(Value::Object(status)).unwrap_or_default();
     html! {
@@ -24,7 +24,7 @@ pub fn body(shown: &Shown<'_>, item: &Item) -> Markup {
     }
 }
 
-fn evidence(shown: &Shown<'_>, item: &Item, status: &LLMBackendStatus) -> Markup {
+fn evidence(shown: &UiShown<'_>, item: &Item, status: &LLMBackendStatus) -> Markup {
     let live = &item.live;
     let text = |name: &str| item.spec.get(name).and_then(Value::as_str).unwrap_or("–");
     let check = |check: &Check| {
@@ -79,7 +79,7 @@ fn models(status: &LLMBackendStatus) -> Markup {
     }
 }
 
-fn healing(shown: &Shown<'_>, recovery: &RecoveryStatus) -> Markup {
+fn healing(shown: &UiShown<'_>, recovery: &RecoveryStatus) -> Markup {
     let attempts = recovery.history.iter().rev().enumerate().map(|(index, attempt)| {
         let cells = vec![
             html! { (bits::since(attempt.time.0, shown.now)) " ago" },

@@ -5,14 +5,14 @@ use serde_json::Value;
 
 use super::{
     bits::{self, clean, prose},
-    overview::Shown,
+    overview::UiShown,
 };
 use crate::{
     api::{ContainerHealthCheckStatus, ContainerStatusEntry},
     http::Item,
 };
 
-pub fn body(shown: &Shown<'_>, item: &Item) -> Markup {
+pub fn body(shown: &UiShown<'_>, item: &Item) -> Markup {
     let status = item.status.clone().unwrap_or_default();
     let status: ContainerHealthCheckStatus = serde_json::from_value(Value::Object(status)).unwrap_or_default();
     let columns = ["Container", "State", "Why", "Memory", "Attempts"];
@@ -29,7 +29,7 @@ pub fn body(shown: &Shown<'_>, item: &Item) -> Markup {
     }
 }
 
-fn row(shown: &Shown<'_>, entry: &ContainerStatusEntry) -> (String, Vec<Markup>) {
+fn row(shown: &UiShown<'_>, entry: &ContainerStatusEntry) -> (String, Vec<Markup>) {
     let state: &'static str = entry.state.into();
     let logs = [("The log's first lines", &entry.log_head), ("Its last lines", &entry.log_tail)];
     let id = format!("container.{}", entry.name);

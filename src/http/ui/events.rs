@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::{
     bits::{self, clean, prose},
     frame::{UiPage, UiTab},
-    overview::Shown,
+    overview::UiShown,
     visit::UiVisit,
 };
 use crate::{
@@ -33,7 +33,7 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let limit = *which.limit.get_or_insert(USUAL);
     let (kind, name) = (which.kind.clone(), which.name.clone());
     let seen = events::events(State(api), Query(which)).await?.0;
-    let shown = Shown { visit, now: seen.now, qualified: visit.namespace.is_none() };
+    let shown = UiShown { visit, now: seen.now, qualified: visit.namespace.is_none() };
     let is_cut = seen.items.len() >= limit as usize;
     let oldest = seen.items.last().map(|event| event.at);
     let body = html! {
@@ -77,7 +77,7 @@ fn filter(visit: &UiVisit, kind: Option<&str>, name: Option<&str>) -> Markup {
 }
 
 /// Events, newest first.
-pub fn list(shown: &Shown<'_>, events: &[Event]) -> Markup {
+pub fn list(shown: &UiShown<'_>, events: &[Event]) -> Markup {
     html! {
         ol.events data-rows {
             @for event in events {
@@ -101,7 +101,7 @@ fn id(event: &Event) -> String {
     format!("e{}-{}", event.at.as_microsecond(), super::session::hex(&super::session::hashed(&said)[..4]))
 }
 
-fn about(shown: &Shown<'_>, event: &Event) -> Markup {
+fn about(shown: &UiShown<'_>, event: &Event) -> Markup {
     let Ok(kind) = event.kind.parse::<Kind>() else { return html! { (clean(&event.kind)) } };
     let href = shown.visit.link(&[kind.plural(), &event.namespace, &event.name], &[]);
     html! {

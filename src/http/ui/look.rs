@@ -45,7 +45,7 @@ pub enum LookEnd {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Looked {
+pub struct TaskLook {
     pub tasks: Vec<Task>,
     pub end: LookEnd,
 }
@@ -93,7 +93,7 @@ impl TaskSearch {
 
 /// # Errors
 /// Those of the store.
-pub async fn look(store: &dyn Store, search: &TaskSearch) -> Result<Looked, StoreError> {
+pub async fn look(store: &dyn Store, search: &TaskSearch) -> Result<TaskLook, StoreError> {
     let begun = Instant::now();
     look_until(store, search, |seen| begun.elapsed() > MOST_TIME || seen >= MOST_SEEN).await
 }
@@ -102,7 +102,7 @@ async fn look_until(
     store: &dyn Store,
     search: &TaskSearch,
     is_enough: impl Fn(usize) -> bool,
-) -> Result<Looked, StoreError> {
+) -> Result<TaskLook, StoreError> {
     let filter = search.filter();
     let one_more = i64::try_from(PAGE + 1).unwrap_or(i64::MAX);
     let limit = if search.is_plain() { one_more } else { BATCH };
@@ -116,16 +116,16 @@ async fn look_until(
         if tasks.len() > PAGE {
             tasks.truncate(PAGE);
             let next = tasks.last().map_or(0, |task| task.id);
-            return Ok(Looked { tasks, end: LookEnd::Full(next) });
+            return Ok(TaskLook { tasks, end: LookEnd::Full(next) });
         }
         match last {
             Some((id, at)) if !is_last => {
                 if is_enough(seen) {
-                    return Ok(Looked { tasks, end: LookEnd::Tired(id, at) });
+                    return Ok(TaskLook { tasks, end: LookEnd::Tired(id, at) });
                 }
                 before = Some(id);
             }
-            _ => return Ok(Looked { tasks, end: LookEnd::All }),
+            _ => return Ok(TaskLook { tasks, end: LookEnd::All }),
         }
     }
 }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::{
     bits::{self, clean, line_text, prose},
     frame::{UiPage, UiTab},
-    verdict::{Verdict, verdict},
+    verdict::{OverallVerdict, verdict},
     visit::UiVisit,
 };
 use crate::{
@@ -38,7 +38,7 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let lately = events::events(State(api), Query(lately)).await?.0.items;
     let verdict = verdict(&overview);
     let may_pause = visit.may(&on_pauses("create")).await;
-    let shown = Shown { visit, now: Timestamp::now(), qualified: several_namespaces(&overview) };
+    let shown = UiShown { visit, now: Timestamp::now(), qualified: several_namespaces(&overview) };
     let sign = match verdict.level {
         Level::Ok => "✓",
         Level::Warning => "!",
@@ -56,15 +56,21 @@ fn on_pauses(verb: &'static str) -> Access {
 }
 
 /// What all parts of the page need.
-pub struct Shown<'a> {
+pub struct UiShown<'a> {
     pub visit: &'a UiVisit,
     pub now: Timestamp,
     /// Names stand with their namespaces.
     pub qualified: bool,
 }
 
-fn body(shown: &Shown<'_>, overview: &Overview, verdict: &Verdict, lately: &[Event], may_pause: bool) -> Markup {
-    let Shown { visit, now, .. } = shown;
+fn body(
+    shown: &UiShown<'_>,
+    overview: &Overview,
+    verdict: &OverallVerdict,
+    lately: &[Event],
+    may_pause: bool,
+) -> Markup {
+    let UiShown { visit, now, .. } = shown;
     let others = [
         ("Containers", Kind::ContainerHealthCheck, &overview.containers),
         ("Agents", Kind::HostAgent, &overview.agents),
@@ -169,7 +175,7 @@ fn problems(problems: &[Problem]) -> Markup {
     }
 }
 
-pub fn backend(shown: &Shown<'_>, line: &BackendLine) -> Markup {
+pub fn backend(shown: &UiShown<'_>, line: &BackendLine) -> Markup {
     let tail = html! { (bits::slots(line.slots_in_use, line.limit)) };
     line_of(
         shown,
@@ -182,7 +188,7 @@ pub fn backend(shown: &Shown<'_>, line: &BackendLine) -> Markup {
     )
 }
 
-pub fn queue(shown: &Shown<'_>, line: &QueueLine) -> Markup {
+pub fn queue(shown: &UiShown<'_>, line: &QueueLine) -> Markup {
     let tasks = |state: &str, number: i64, words: &str| {
         let query = [("namespace", line.namespace.as_str()), ("queue", line.name.as_str()), ("state", state)];
         let href = super::visit::link(&["tasks"], query);
@@ -201,7 +207,7 @@ pub fn queue(shown: &Shown<'_>, line: &QueueLine) -> Markup {
     line_of(shown, Kind::TaskQueue, (&line.namespace, &line.name), line.level, "", &html! {}, &detail)
 }
 
-fn resources(shown: &Shown<'_>, heading: &str, kind: Kind, lines: &[ResourceLine]) -> Markup {
+fn resources(shown: &UiShown<'_>, heading: &str, kind: Kind, lines: &[ResourceLine]) -> Markup {
     let id = kind.plural();
     html! {
         section.panel aria-labelledby=(id) {
@@ -211,13 +217,13 @@ fn resources(shown: &Shown<'_>, heading: &str, kind: Kind, lines: &[ResourceLine
     }
 }
 
-pub fn resource(shown: &Shown<'_>, kind: Kind, line: &ResourceLine) -> Markup {
+pub fn resource(shown: &UiShown<'_>, kind: Kind, line: &ResourceLine) -> Markup {
     let text = line_text(&line.text, shown.now);
     line_of(shown, kind, (&line.namespace, &line.name), line.level, &line.state, &html! {}, &text)
 }
 
 fn line_of(
-    shown: &Shown<'_>,
+    shown: &UiShown<'_>,
     kind: Kind,
     (namespace, name): (&str, &str),
     level: Level,

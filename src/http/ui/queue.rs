@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{
     bits::{self, clean, prose},
-    overview::Shown,
+    overview::UiShown,
 };
 use crate::{
     http::{
@@ -15,7 +15,7 @@ use crate::{
     store::{QueueCounts, world},
 };
 
-pub async fn body(api: &Api, shown: &Shown<'_>, item: &Item) -> Result<Markup, ApiError> {
+pub async fn body(api: &Api, shown: &UiShown<'_>, item: &Item) -> Result<Markup, ApiError> {
     let (namespace, name) = (item.namespace(), item.name());
     let counts = tasks::queue_counts(api, Some(namespace)).await?;
     let counts = counts.into_iter().find(|c| c.queue == name).unwrap_or_else(|| QueueCounts::none(namespace, name));

@@ -10,7 +10,7 @@ use super::{
     bits::{self, clean, prose},
     containers,
     frame::{UiPage, UiTab},
-    overview::{self, Shown},
+    overview::{self, UiShown},
     queue,
     visit::UiVisit,
 };
@@ -37,7 +37,7 @@ async fn read_list(api: &Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let kind = resources::known(visit.param("kind"))?;
     let items = resources::items(api, kind, visit.namespace.as_deref()).await?;
     let qualified = items.windows(2).any(|pair| pair[0].namespace() != pair[1].namespace());
-    let shown = Shown { visit, now: Timestamp::now(), qualified };
+    let shown = UiShown { visit, now: Timestamp::now(), qualified };
     let mut lines: Vec<(Level, Markup)> = match kind {
         Kind::TaskQueue => queue_lines(api, visit.namespace.as_deref(), &items, shown.now)
             .await?
@@ -79,7 +79,7 @@ fn kinds(visit: &UiVisit, current: Kind) -> Markup {
     }
 }
 
-fn line(shown: &Shown<'_>, kind: Kind, item: &Item) -> (Level, Markup) {
+fn line(shown: &UiShown<'_>, kind: Kind, item: &Item) -> (Level, Markup) {
     let of = |line: ResourceLine| (line.level, overview::resource(shown, kind, &line));
     match kind {
         Kind::LLMBackend => {
@@ -102,7 +102,7 @@ async fn read_one(api: &Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let (namespace, name) = (visit.param("namespace").to_owned(), visit.param("name").to_owned());
     let named = Named { kind: kind.plural().to_owned(), namespace: namespace.clone(), name: name.clone() };
     let item = resources::find(api, &named).await?;
-    let shown = Shown { visit, now: Timestamp::now(), qualified: true };
+    let shown = UiShown { visit, now: Timestamp::now(), qualified: true };
     let own = match kind {
         Kind::LLMBackend => backend::body(&shown, &item),
         Kind::ContainerHealthCheck => containers::body(&shown, &item),
@@ -166,7 +166,7 @@ fn acts(visit: &UiVisit, kind: Kind, item: &Item) -> Markup {
     }
 }
 
-fn conditions(shown: &Shown<'_>, item: &Item) -> Markup {
+fn conditions(shown: &UiShown<'_>, item: &Item) -> Markup {
     let all = item.status.as_ref().and_then(|status| status.get("conditions")).cloned().unwrap_or_default();
     let all: Vec<Condition> = serde_json::from_value(all).unwrap_or_default();
     let rows = all.iter().map(|condition| {
@@ -194,7 +194,7 @@ fn conditions(shown: &Shown<'_>, item: &Item) -> Markup {
     }
 }
 
-fn past(shown: &Shown<'_>, events: &[Event]) -> Markup {
+fn past(shown: &UiShown<'_>, events: &[Event]) -> Markup {
     html! {
         section.panel {
             h2 { "Events" }

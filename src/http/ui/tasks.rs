@@ -7,8 +7,8 @@ use super::{
     bits::{self, clean, prose},
     commands,
     frame::{UiPage, UiTab},
-    look::{LookEnd, Looked, TaskSearch, look},
-    overview::Shown,
+    look::{LookEnd, TaskLook, TaskSearch, look},
+    overview::UiShown,
     queue,
     visit::UiVisit,
 };
@@ -45,13 +45,13 @@ async fn read(api: &Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
         _ => Vec::new(),
     };
     let waits = waits.iter().filter(|line| search.queue.as_ref().is_none_or(|queue| line.queue == *queue));
-    let shown = Shown { visit, now: api.store.now().await?, qualified: visit.namespace.is_none() };
+    let shown = UiShown { visit, now: api.store.now().await?, qualified: visit.namespace.is_none() };
     let may_act = visit.may(&commands::access(visit.namespace.as_deref())).await;
     let body = html! {
         h1 { "Tasks" }
         (tabs(visit, &search, &counts))
-        (filter(visit, &search))
         (queue::waits(&waits.take(MOST_WAITS).collect::<Vec<_>>()))
+        (filter(visit, &search))
         (list(&shown, &search, &looked, &world, may_act))
         (end(visit, &search, &looked))
     };
@@ -119,7 +119,7 @@ fn filter(visit: &UiVisit, search: &TaskSearch) -> Markup {
     }
 }
 
-fn list(shown: &Shown<'_>, search: &TaskSearch, looked: &Looked, world: &World, may_act: bool) -> Markup {
+fn list(shown: &UiShown<'_>, search: &TaskSearch, looked: &TaskLook, world: &World, may_act: bool) -> Markup {
     let rows = html! {
         ul.lines.panel data-rows {
             @for task in &looked.tasks { (row(shown, task, world, may_act)) }
@@ -140,7 +140,7 @@ fn list(shown: &Shown<'_>, search: &TaskSearch, looked: &Looked, world: &World, 
     }
 }
 
-fn row(shown: &Shown<'_>, task: &Task, world: &World, may_act: bool) -> Markup {
+fn row(shown: &UiShown<'_>, task: &Task, world: &World, may_act: bool) -> Markup {
     let why = match task.state {
         TaskState::Pending => Some(explain::why(&WaitingTask::of(task), world, shown.now).in_words()),
         TaskState::InProgress => None,
@@ -167,7 +167,7 @@ fn row(shown: &Shown<'_>, task: &Task, world: &World, may_act: bool) -> Markup {
     }
 }
 
-fn end(visit: &UiVisit, search: &TaskSearch, looked: &Looked) -> Markup {
+fn end(visit: &UiVisit, search: &TaskSearch, looked: &TaskLook) -> Markup {
     let onward = |before: i64| {
         let before = before.to_string();
         let mut query = vec![("state", search.state().as_str())];

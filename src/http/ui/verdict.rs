@@ -11,14 +11,14 @@ use super::bits::grouped;
 const MOST_NAMES: usize = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct OverallVerdict {
     pub level: Level,
     pub headline: String,
     /// How many tasks wait, run and need a human; `None`: there is no queue.
     pub tasks: Option<String>,
 }
 
-pub fn verdict(overview: &Overview) -> Verdict {
+pub fn verdict(overview: &Overview) -> OverallVerdict {
     let all = lines(overview);
     let of = |wanted: Level| -> Vec<&str> {
         all.iter().filter(|(level, _)| *level == wanted).map(|(_, name)| *name).collect()
@@ -40,7 +40,7 @@ pub fn verdict(overview: &Overview) -> Verdict {
     } else {
         (Level::Ok, "Everything is as declared".to_owned())
     };
-    Verdict { level, headline, tasks: (!overview.queues.is_empty()).then(|| tasks(overview)) }
+    OverallVerdict { level, headline, tasks: (!overview.queues.is_empty()).then(|| tasks(overview)) }
 }
 
 fn lines(overview: &Overview) -> Vec<(Level, &str)> {
