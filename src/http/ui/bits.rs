@@ -143,6 +143,7 @@ pub fn done_in_words(word: &str, count: Option<u64>) -> Option<String> {
         "retry" => format!("{} made pending again.", tasks()),
         "resume-tasks" => format!("{} resumed.", tasks()),
         "close" => format!("{} closed.", tasks()),
+        "end-call" => "The call is being ended.".to_owned(),
         "reconcile" => "It is looked at now.".to_owned(),
         "suspend" => "It is suspended.".to_owned(),
         "resume" => "It is resumed.".to_owned(),

@@ -21,6 +21,7 @@ use crate::http::ApiError;
 pub enum UiTab {
     Overview,
     Tasks,
+    Calls,
     Resources,
     Events,
 }
@@ -114,6 +115,7 @@ fn navigation(visit: &UiVisit, tab: Option<UiTab>) -> Markup {
     let tabs = [
         (UiTab::Overview, "Overview", visit.link(&[], &[])),
         (UiTab::Tasks, "Tasks", visit.link(&["tasks"], &[])),
+        (UiTab::Calls, "Calls", visit.link(&["calls"], &[])),
         (UiTab::Resources, "Resources", visit.link(&["llmbackends"], &[])),
         (UiTab::Events, "Events", visit.link(&["events"], &[])),
     ];

@@ -5,6 +5,7 @@ mod acts;
 mod assets;
 mod backend;
 mod bits;
+mod calls;
 mod commands;
 mod containers;
 mod door;
@@ -37,7 +38,7 @@ use super::{Api, auth::Rule};
 
 /// Every page and form with what it needs, as the API's own table has it.
 fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
-    use Rule::{OfAll, OfBackends, OfPath, OfTasks, Open};
+    use Rule::{OfAll, OfBackends, OfCalls, OfPath, OfTasks, Open};
     let home = || get(|| async { visit::see_other("/ui") });
     vec![
         ("/", Open, home()),
@@ -54,6 +55,8 @@ fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/ui/tasks/confirm", OfTasks("update"), get(commands::confirm)),
         ("/ui/tasks/commands", OfTasks("update"), post(commands::act)),
         ("/ui/tasks/{id}", OfTasks("get"), get(task::page)),
+        ("/ui/calls", OfCalls("list"), get(calls::page)),
+        ("/ui/calls/cancel", OfCalls("update"), post(calls::cancel)),
         ("/ui/{kind}", OfPath("list"), get(resources::list)),
         ("/ui/{kind}/{namespace}/{name}", OfPath("get"), get(resources::one)),
         ("/ui/{kind}/{namespace}/{name}/reconcile", OfPath("patch"), post(acts::on_resource)),

@@ -13,8 +13,9 @@ use super::{
     tasks::shop,
 };
 
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "/ui",
+    "/ui/calls",
     "/ui/tasks",
     "/ui/tasks?state=failed",
     "/ui/events",

@@ -1,5 +1,6 @@
 //! What the dashboard does, by forms alone.
 
+use ostler::store::{OpenCall, OpenCallState, WorkerReport};
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -111,4 +112,44 @@ async fn recovery_is_paused_and_resources_are_suspended_and_reconciled() {
     assert_eq!(controls().await.reconcile_requested.len(), 1);
     assert_eq!(browser.post(&path("run"), &[token]).await.status, StatusCode::BAD_REQUEST, "no schedule");
     assert!(browser.page("/ui/events").await.contains("ReconcileRequested"));
+}
+
+#[tokio::test]
+async fn an_open_call_is_shown_and_ended() {
+    let bench = Bench::new(TEAM).await;
+    let call = OpenCall {
+        id: "01ab".to_owned(),
+        namespace: "team".to_owned(),
+        caller: "editor".to_owned(),
+        path: "/v1/messages".to_owned(),
+        model: "coder".to_owned(),
+        state: OpenCallState::Running,
+        backend: Some("mlx".to_owned()),
+        asked_at: jiff::Timestamp::now(),
+    };
+    let report = WorkerReport {
+        holder: "gateway".to_owned(),
+        namespace: String::new(),
+        pool: String::new(),
+        host: "mac".to_owned(),
+        in_flight: 1,
+        effective_concurrency: 1,
+        limited_by: String::new(),
+        draining: false,
+        calls: Vec::new(),
+        evidence: Vec::new(),
+        open_calls: vec![call],
+        reported_at: jiff::Timestamp::now(),
+    };
+    bench.store.report_worker(&report).await.unwrap();
+    let mut browser = Browser::signed_in(&bench, false).await;
+    let page = browser.get("/ui/calls").await;
+    assert!(page.text.contains("team/editor") && page.text.contains("runs at mlx"), "{}", page.text);
+    assert!(!browser.page("/ui/calls?namespace=default").await.contains("editor"));
+    let token = page.form_token();
+    let none = browser.post("/ui/calls/cancel", &[("token", &token), ("id", "02")]).await;
+    assert_eq!(none.status, StatusCode::NOT_FOUND);
+    let answer = browser.post("/ui/calls/cancel", &[("token", &token), ("id", "01ab")]).await;
+    assert!(browser.page(answer.header("location")).await.contains("The call is being ended."));
+    assert_eq!(bench.store.cancelled_calls().await.unwrap(), ["01ab"]);
 }

@@ -70,5 +70,5 @@ async fn real_browser_finds_nothing_wrong_with_the_dashboard_while_everything_is
     python.arg(part_script("browser/pages.py")).args([text("address"), text("token")]).arg(shots);
     let said = python.output().await.expect("tests/run installs Python");
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
-    assert!(said.status.success() && out.contains("ok 11 pages"), "{out}\n{err}");
+    assert!(said.status.success() && out.contains("ok 12 pages"), "{out}\n{err}");
 }

@@ -21,6 +21,7 @@ pages = {
     "done": "/ui/tasks?state=completed",
     "task": "/ui/tasks/1",
     "question": "/ui/tasks/confirm?matching=cancel&state=pending&queue=default",
+    "calls": "/ui/calls",
     "events": "/ui/events",
     "backends": "/ui/llmbackends",
     "backend": "/ui/llmbackends/default/mlx",
