@@ -83,19 +83,24 @@ async fn ask(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let filters: Vec<&(String, String)> = fields.iter().filter(|(name, _)| FILTERS.contains(&name.as_str())).collect();
     let title = format!("{words} {}?", number_of(count, "task"));
     let body = html! {
-        h1 { (title) }
-        @if !selected {
-            p { "All that match" @for (name, value) in &filters { ", " (name) " " b { (clean(value)) } } " now"
-                @if let Some(namespace) = &visit.namespace { ", in namespace " b { (clean(namespace)) } }
-                ". What comes later is left alone." }
-        }
-        form method="post" action=(visit.link(&["tasks", "commands"], &[])) {
-            (bits::form_token(session))
-            @for (name, value) in &fields { input type="hidden" name=(name) value=(value); }
-            p { label { "Reason, kept with the tasks " input name="reason" maxlength="200" autocomplete="off"; } }
-            div.acts {
-                button.act disabled[count == 0] { (words) " " (number_of(count, "task")) }
-                a href=(visit.link(&["tasks"], &[])) { "Leave them" }
+        section.panel.ask {
+            h1 { (title) }
+            @if !selected {
+                p {
+                    "All that are there now"
+                    @if let Some(namespace) = &visit.namespace { " in namespace " b { (clean(namespace)) } }
+                    @for (name, value) in &filters { ", " (name) " " b { (clean(value)) } }
+                    ". What comes later is left alone."
+                }
+            }
+            form method="post" action=(visit.link(&["tasks", "commands"], &[])) {
+                (bits::form_token(session))
+                @for (name, value) in &fields { input type="hidden" name=(name) value=(value); }
+                label { "Reason, kept with the tasks " input name="reason" maxlength="200" autocomplete="off"; }
+                div.acts {
+                    button.act disabled[count == 0] { (words) " " (number_of(count, "task")) }
+                    a href=(visit.link(&["tasks"], &[])) { "Leave them" }
+                }
             }
         }
     };

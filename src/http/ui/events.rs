@@ -40,7 +40,7 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
         h1 { "Events" }
         (filter(visit, kind.as_deref(), name.as_deref()))
         @if seen.items.is_empty() { p.empty { "Nothing happened in the last 30 days that this looks for." } }
-        (list(&shown, &seen.items))
+        @if !seen.items.is_empty() { div.panel { (list(&shown, &seen.items)) } }
         @if is_cut {
             p.more {
                 "Looked back to " @if let Some(at) = oldest { (bits::moment(at)) } "."

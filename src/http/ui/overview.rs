@@ -11,7 +11,7 @@ use super::{
     visit::UiVisit,
 };
 use crate::{
-    api::Kind,
+    api::{Kind, number_of},
     http::{
         Access, Api, ApiError, BackendLine, Event, Problem, QueueLine, ResourceLine,
         events::{self, EventQuery},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Events that stand below all else.
-const LATELY: u32 = 8;
+const LATELY: u32 = 6;
 
 pub async fn page(State(api): State<Api>, Extension(visit): Extension<UiVisit>) -> Response {
     let page = read(api, &visit).await;
@@ -71,13 +71,24 @@ fn body(
     may_pause: bool,
 ) -> Markup {
     let UiShown { visit, now, .. } = shown;
-    let others = [
+    let all = [
         ("Containers", Kind::ContainerHealthCheck, &overview.containers),
         ("Agents", Kind::HostAgent, &overview.agents),
         ("Pools", Kind::WorkerPool, &overview.pools),
         ("Experts", Kind::Expert, &overview.experts),
         ("Schedules", Kind::TaskSchedule, &overview.schedules),
     ];
+    // Of these, those that are well are only counted: there may be many.
+    let is_quiet = |kind: Kind| matches!(kind, Kind::WorkerPool | Kind::Expert | Kind::TaskSchedule);
+    let others = all.map(|(heading, kind, lines)| {
+        let shown = lines.iter().filter(|line| !is_quiet(kind) || line.level != Level::Ok);
+        (heading, kind, shown.collect::<Vec<_>>())
+    });
+    let well = all.into_iter().filter(|(_, kind, _)| is_quiet(*kind)).filter_map(|(_, kind, lines)| {
+        let count = lines.iter().filter(|line| line.level == Level::Ok).count();
+        (count > 0).then_some((kind, count))
+    });
+    let well: Vec<(Kind, usize)> = well.collect();
     html! {
         section #verdict class={ "verdict " (bits::class(verdict.level)) } {
             h1 { (bits::mark(verdict.level)) (clean(&verdict.headline)) }
@@ -103,7 +114,7 @@ fn body(
                     }
                 }
                 @if !lately.is_empty() {
-                    section.panel aria-labelledby="lately" {
+                    section.panel.lately aria-labelledby="lately" {
                         h2 #lately { "Lately" }
                         (super::events::list(shown, lately))
                         p.more { a href=(visit.link(&["events"], &[])) { "All events" } }
@@ -113,7 +124,17 @@ fn body(
         }
         div.columns {
             @for (heading, kind, lines) in others {
-                @if !lines.is_empty() { (resources(shown, heading, kind, lines)) }
+                @if !lines.is_empty() { (resources(shown, heading, kind, &lines)) }
+            }
+        }
+        @if !well.is_empty() {
+            p.ready {
+                (bits::mark(Level::Ok)) " "
+                @for (index, (kind, count)) in well.iter().enumerate() {
+                    @if index > 0 { ", " }
+                    a href=(visit.link(&[kind.plural()], &[])) { (number_of(count, kind.as_str())) }
+                }
+                " ready"
             }
         }
         @if overview.pause.is_none() && may_pause { (pause_form(visit)) }
@@ -207,7 +228,7 @@ pub fn queue(shown: &UiShown<'_>, line: &QueueLine) -> Markup {
     line_of(shown, Kind::TaskQueue, (&line.namespace, &line.name), line.level, "", &html! {}, &detail)
 }
 
-fn resources(shown: &UiShown<'_>, heading: &str, kind: Kind, lines: &[ResourceLine]) -> Markup {
+fn resources(shown: &UiShown<'_>, heading: &str, kind: Kind, lines: &[&ResourceLine]) -> Markup {
     let id = kind.plural();
     html! {
         section.panel aria-labelledby=(id) {

@@ -102,7 +102,7 @@ async fn read_one(api: &Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let (namespace, name) = (visit.param("namespace").to_owned(), visit.param("name").to_owned());
     let named = Named { kind: kind.plural().to_owned(), namespace: namespace.clone(), name: name.clone() };
     let item = resources::find(api, &named).await?;
-    let shown = UiShown { visit, now: Timestamp::now(), qualified: true };
+    let shown = UiShown { visit, now: Timestamp::now(), qualified: false };
     let own = match kind {
         Kind::LLMBackend => backend::body(&shown, &item),
         Kind::ContainerHealthCheck => containers::body(&shown, &item),

@@ -63,8 +63,11 @@ fn because(task: &Task, why: &Explanation, now: Timestamp) -> Markup {
             h2 { (heading) }
             p.why { (prose(&why.why)) }
             p {
-                @if task.state.is_terminal() { (bits::since(why.since, now)) " ago" } @else { "For " (bits::since(why.since, now)) }
-                ", since " (bits::moment(why.since)) "."
+                @if task.state.is_terminal() {
+                    (bits::since(why.since, now)) " ago, " (bits::moment(why.since)) "."
+                } @else {
+                    "For " (bits::since(why.since, now)) ", since " (bits::moment(why.since)) "."
+                }
             }
             @if let (Some(expert), Some(reason)) = (&why.expert, &why.assignment_reason) {
                 p {

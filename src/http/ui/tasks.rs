@@ -45,7 +45,8 @@ async fn read(api: &Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
         _ => Vec::new(),
     };
     let waits = waits.iter().filter(|line| search.queue.as_ref().is_none_or(|queue| line.queue == *queue));
-    let shown = UiShown { visit, now: api.store.now().await?, qualified: visit.namespace.is_none() };
+    let qualified = looked.tasks.windows(2).any(|pair| pair[0].namespace != pair[1].namespace);
+    let shown = UiShown { visit, now: api.store.now().await?, qualified };
     let may_act = visit.may(&commands::access(visit.namespace.as_deref())).await;
     let body = html! {
         h1 { "Tasks" }
@@ -161,8 +162,12 @@ fn row(shown: &UiShown<'_>, task: &Task, world: &World, may_act: bool) -> Markup
                     @if task.state.is_terminal() { " ago" }
                 }
             }
-            @if let Some(why) = why { p.detail { (prose(&why)) } }
-            @if let Some(key) = &task.key { p.detail { "key " code { (clean(key)) } } }
+            @if why.is_some() || task.key.is_some() {
+                p.detail {
+                    @if let Some(why) = &why { (prose(why)) " " }
+                    @if let Some(key) = &task.key { code { (clean(key)) } }
+                }
+            }
         }
     }
 }

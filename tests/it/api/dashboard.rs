@@ -169,7 +169,7 @@ async fn a_page_that_says_the_same_is_not_sent_again() {
 #[tokio::test]
 async fn whatever_is_in_a_field_is_text() {
     let (bench, _) = shop(TEAM).await;
-    let task = json!({"prompt": EVIL, "domain": EVIL, "role": EVIL, "key": EVIL, "labels": {"why": EVIL},
+    let task = json!({"prompt": EVIL, "domain": EVIL, "role": EVIL, "key": EVIL, "labels": {"why": "<script>alert(1)</script>"},
         "model": EVIL, "schema": {"type": "object", "description": EVIL}});
     let (status, reply) = bench.post("/api/v1/tasks", Some(task)).await;
     assert_eq!(status, StatusCode::CREATED, "{reply}");
