@@ -67,12 +67,15 @@ impl UiSession {
     }
 }
 
+/// By the hash of their codes, with when they were made.
+type Links = HashMap<[u8; 32], (UiGrant, Instant)>;
+
 /// Seals sessions, and keeps links until they are opened.
 #[derive(Clone)]
 pub struct UiSessions {
     /// `None` only if no key can be made.
     key: Option<seal::Key>,
-    links: Arc<Mutex<HashMap<[u8; 32], (UiGrant, Instant)>>>,
+    links: Arc<Mutex<Links>>,
 }
 
 impl UiSessions {
