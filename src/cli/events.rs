@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{age, duration},
-    http::{Event, EventList, TimeOrDuration},
+    http::{Event, EventList, Item, TimeOrDuration},
 };
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -47,9 +47,9 @@ pub async fn run(args: EventsArgs, global: &Global) -> Result<(), CliError> {
         Err(name) => names::resolve(&name, &target).await.map(|(kind, name)| Some((kind, Some(name))))?,
     };
     let mut query = target.namespace_query();
-    if let Some((kind, name)) = about {
+    if let Some((kind, name)) = &about {
         query.push(("kind", kind.plural().to_owned()));
-        query.extend(name.map(|name| ("name", name)));
+        query.extend(name.clone().map(|name| ("name", name)));
     }
     if follow {
         return until_unread(following(&target, &query, since.map(TimeOrDuration::Away), output)).await;
@@ -60,6 +60,10 @@ pub async fn run(args: EventsArgs, global: &Global) -> Result<(), CliError> {
         return Ok(());
     }
     if list.items.is_empty() {
+        if let Some((kind, Some(name))) = about {
+            // What is not there has none, either, and the name may be mistyped.
+            target.api.get::<Item>(&[kind.plural(), target.namespace_of_one(), &name], &[]).await?;
+        }
         return print("no events\n");
     }
     print_ready(&table(&list.items, list.now).render(Style::of_stdout()))

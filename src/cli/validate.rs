@@ -12,7 +12,7 @@ use super::{
 use crate::{
     agent,
     api::{Kind, number_of},
-    controllers::check_schedule,
+    controllers::{check_schedule, server_url},
     http::Problem,
     platform::local::{Checked, check},
 };
@@ -43,6 +43,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
         check(folder, &[agent::local_kind()], &derive).map_err(CliError::failed)?;
     let mut problems: Vec<Problem> = problems.into_iter().map(Problem::from).collect();
     problems.extend(of_schedules(&objects));
+    problems.extend(of_backends(&objects));
     problems.extend(dangling(&objects));
     let bad = problems.iter().filter(|problem| problem.error).count();
     if !output::print_value(*output, &problems)? {
@@ -95,6 +96,36 @@ fn of_schedules(objects: &[Value]) -> Vec<Problem> {
             Some(problem(true, object, "spec.schedule", why))
         })
         .collect()
+}
+
+/// A service that its agent here does not list, and a server that two declare.
+fn of_backends(objects: &[Value]) -> Vec<Problem> {
+    let of = |wanted: Kind| objects.iter().filter(move |object| kind(object) == Some(wanted));
+    let same = |one: &Value, other: &Value| text(one, "/metadata/namespace") == text(other, "/metadata/namespace");
+    let mut problems = Vec::new();
+    let mut servers: BTreeMap<(&str, String), &str> = BTreeMap::new();
+    for backend in of(Kind::LLMBackend) {
+        let (agent, service) =
+            (text(backend, "/spec/recovery/hostAgentRef/name"), text(backend, "/spec/recovery/service"));
+        let config = objects.iter().find(|object| {
+            text(object, "/kind") == "AgentConfig" && text(object, "/metadata/name") == agent && same(object, backend)
+        });
+        if let Some(listed) = config.and_then(|config| config.pointer("/spec/services")?.as_array()) {
+            let names: Vec<&str> = listed.iter().map(|listed| text(listed, "/name")).collect();
+            if !service.is_empty() && !names.contains(&service) {
+                let message = format!("agent {agent} lists no service {service}; it lists {}", names.join(", "));
+                problems.push(problem(true, backend, "spec.recovery.service", message));
+            }
+        }
+        let url = text(backend, "/spec/url");
+        let Some(server) = server_url(url) else { continue };
+        let name = text(backend, "/metadata/name");
+        if let Some(other) = servers.insert((text(backend, "/metadata/namespace"), server), name) {
+            let message = format!("{url} is the server of LLMBackend {other}, too: delete one of the two");
+            problems.push(problem(true, backend, "spec.url", message));
+        }
+    }
+    problems
 }
 
 /// References to what these manifests do not declare.
@@ -188,5 +219,30 @@ mod tests {
         assert_eq!(told.len(), 5, "{told:?}");
         assert_eq!(told[1], "TaskQueue default/q: spec.defaultExpertRef: no Expert nobody is declared here");
         assert!(of_schedules(&lost)[0].error);
+    }
+
+    #[test]
+    fn two_backends_of_one_server_and_a_service_that_no_agent_lists_are_errors() {
+        let backend = |name: &str, url: &str, service: &str| {
+            let recovery = json!({"hostAgentRef": {"name": "mac"}, "service": service});
+            object("LLMBackend", name, json!({"url": url, "recovery": recovery}))
+        };
+        let agent = object("AgentConfig", "mac", json!({"services": [{"name": "ollama"}]}));
+        let told = |backends: &[Value]| {
+            let all: Vec<Value> = backends.iter().chain([&agent]).cloned().collect();
+            of_backends(&all).iter().map(problem_line).collect::<Vec<_>>()
+        };
+        let ollama = backend("ollama", "http://127.0.0.1:11434", "ollama");
+        assert_eq!(told(&[ollama.clone(), backend("mlx", "http://127.0.0.1:8080", "ollama")]), Vec::<String>::new());
+        assert_eq!(
+            told(&[ollama.clone(), backend("other", "http://localhost:11434/v1", "ollama")]),
+            [
+                "LLMBackend default/other: spec.url: http://localhost:11434/v1 is the server of LLMBackend ollama, too: delete one of the two"
+            ]
+        );
+        assert_eq!(
+            told(&[backend("mlx", "http://127.0.0.1:8080", "mlxx")]),
+            ["LLMBackend default/mlx: spec.recovery.service: agent mac lists no service mlxx; it lists ollama"]
+        );
     }
 }

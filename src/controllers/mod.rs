@@ -34,6 +34,7 @@ use crate::{
     telemetry::{Loops, Metrics},
 };
 
+pub use llm_backend::server_url;
 pub use run::run;
 pub use task_schedule::check_schedule;
 

@@ -175,11 +175,26 @@ async fn unknown(request: Request) -> Response<Body> {
             format!("{shown} uploads a model: models are declared, in their LLMBackend")
         }
         _ if path.starts_with("/v1/responses/") => format!("{shown}: nothing is kept between calls here"),
-        _ => format!(
-            "{method} {shown} is not served: what OpenAI, Anthropic and Ollama have for chats, completions, embeddings and listings is"
-        ),
+        _ => match meant(path) {
+            Some(meant) => format!("{method} {shown} is not served: did you mean POST {meant}?"),
+            None => format!(
+                "{method} {shown} is not served: what OpenAI, Anthropic and Ollama have for chats, completions, embeddings and listings is"
+            ),
+        },
     };
     refused(Protocol::of_path(path), &Refusal::new(RefusalReason::UnknownPath, why))
+}
+
+/// The call whose path this one ends with: a base URL had too much or too little of it.
+fn meant(path: &str) -> Option<&'static str> {
+    let paths = Operation::ALL.map(Operation::path);
+    let within = |whole: &str, end: &str| !end.is_empty() && whole.ends_with(&format!("/{end}"));
+    let path = path.trim_matches('/');
+    paths
+        .into_iter()
+        .find(|known| *known == format!("/{path}"))
+        .or_else(|| paths.into_iter().find(|known| within(known, path)))
+        .or_else(|| paths.into_iter().find(|known| path.ends_with(&known[1..])))
 }
 
 fn answered(protocol: Protocol, answer: Result<Value, Refusal>) -> Response<Body> {
@@ -203,4 +218,24 @@ fn whole(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Body> 
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_too_much_or_too_little_is_understood() {
+        for (path, known) in [
+            ("/chat/completions", Some("/v1/chat/completions")),
+            ("/v1/v1/chat/completions", Some("/v1/chat/completions")),
+            ("/v1/messages/v1/messages", Some("/v1/messages")),
+            ("/v1/api/chat", Some("/api/chat")),
+            ("/v1/chat/completions/", Some("/v1/chat/completions")),
+            ("/", None),
+            ("/v1/audio/speech", None),
+        ] {
+            assert_eq!(meant(path), known, "{path}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::attempt::Exchange;
+use super::exchange::Exchange;
 use crate::{
     calls::{self, CallShown, Waited},
     engines::Failure,
@@ -26,7 +26,7 @@ impl Exchange<'_> {
             (false, false) => "failed",
         };
         self.core.metrics.ended(&GatewayCallEnd {
-            operation: self.ask.operation.path(),
+            operation: self.client.operation.path(),
             model: &self.lent.alias,
             backend: &self.lent.target.backend,
             status,

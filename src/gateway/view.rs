@@ -153,14 +153,14 @@ impl GatewayView {
     pub fn candidates(&self, wanted: Wanted<'_>) -> Result<Vec<Backend>, String> {
         let Wanted { operation, namespace, alias, images, local_only } = wanted;
         let engine = |backend: &Backend| backend.spec.engine;
-        let native: Vec<&Backend> =
-            self.serving(namespace, alias).filter(|backend| operation.is_native(engine(backend))).collect();
-        if native.is_empty() {
+        let serving: Vec<&Backend> =
+            self.serving(namespace, alias).filter(|backend| operation.is_served_by(engine(backend))).collect();
+        if serving.is_empty() {
             let path = operation.path();
             return Err(format!("no server of {alias:?} answers {path}: its engines don't have this call"));
         }
         let able: Vec<Backend> =
-            native.into_iter().filter(|backend| !images || engine(backend) != EngineKind::Mlx).cloned().collect();
+            serving.into_iter().filter(|backend| !images || engine(backend) != EngineKind::Mlx).cloned().collect();
         if able.is_empty() {
             return Err(format!("no server of {alias:?} reads pictures: MLX's server takes text alone"));
         }

@@ -80,21 +80,25 @@ fn options(value: &str) -> Result<Cow<'_, str>, AskError> {
 
 /// Without what changes with each call and says nothing to a model: it would keep the engine from using its prompt cache.
 fn system(value: &str) -> Result<Cow<'_, str>, AskError> {
-    const BILLING: &str = "x-anthropic-billing-header:";
     if !value.starts_with('[') {
         return Ok(Cow::Borrowed(value));
     }
     let blocks: Vec<&RawValue> = serde_json::from_str(value).map_err(|error| wrong("system", &error))?;
-    let is_billing = |block: &RawValue| {
+    let is_left_out = |block: &RawValue| {
         let text = serde_json::from_str::<Object>(block.get()).ok()?.get("text")?.to_owned();
-        Some(serde_json::from_str::<String>(&text).ok()?.trim_start().starts_with(BILLING))
+        Some(is_billing(&serde_json::from_str::<String>(&text).ok()?))
     };
     let kept: Vec<&str> =
-        blocks.iter().filter(|block| is_billing(block) != Some(true)).map(|block| block.get()).collect();
+        blocks.iter().filter(|block| is_left_out(block) != Some(true)).map(|block| block.get()).collect();
     if kept.len() == blocks.len() {
         return Ok(Cow::Borrowed(value));
     }
     Ok(Cow::Owned(format!("[{}]", kept.join(","))))
+}
+
+/// Whether a block of `system` is one of those.
+pub(super) fn is_billing(text: &str) -> bool {
+    text.trim_start().starts_with("x-anthropic-billing-header:")
 }
 
 /// MLX's chat templates know no `developer`.

@@ -2,7 +2,8 @@
 //! answer end, what they count, and how refusals, signs of life and listings are written.
 //!
 //! `object` reads the top level of JSON, `ask` what routing needs of a request, `edit` writes what the engine is sent. `frames` finds the
-//! ends of frames in what an engine streams, `meter` reads them. `usage` asks what an answer took. `beat` writes signs of life, `refusal` errors, `listing` listings.
+//! ends of frames in what an engine streams, `meter` reads them. `usage` asks what an answer took. `beat` writes signs of life, `refusal` errors, `listing` listings. `translate`
+//! puts calls that an engine lacks into one that it has.
 
 mod ask;
 mod beat;
@@ -13,6 +14,7 @@ mod meter;
 mod object;
 mod operation;
 mod refusal;
+mod translate;
 mod usage;
 
 pub use ask::{Ask, AskError, Load};
@@ -23,4 +25,5 @@ pub use listing::{Listed, is_alias, loaded_models, model, models, tags};
 pub use meter::{Meter, Usage};
 pub use operation::{Operation, Protocol};
 pub use refusal::{Refusal, RefusalReason};
+pub use translate::{AnswerTranslator, chat_of};
 pub use usage::Passage;

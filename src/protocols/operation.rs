@@ -91,6 +91,11 @@ impl Operation {
         matches!(self, Self::OllamaChat | Self::OllamaGenerate)
     }
 
+    /// Whether an engine is asked for this: by itself, or put into a chat.
+    pub const fn is_served_by(self, engine: EngineKind) -> bool {
+        self.is_native(engine) || matches!(self, Self::Messages | Self::Responses)
+    }
+
     /// Whether an engine answers this by itself (Ollama 0.17, mlx_lm 0.32).
     pub const fn is_native(self, engine: EngineKind) -> bool {
         match engine {

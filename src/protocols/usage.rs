@@ -4,7 +4,7 @@
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    Ask, FrameSplitter, Framing, Operation,
+    AnswerTranslator, Ask, FrameSplitter, Framing, Operation,
     object::{Object, ObjectWriter},
 };
 
@@ -33,38 +33,60 @@ impl Ask<'_> {
 }
 
 /// What of a streamed answer is passed on, and where something else may be put in between.
-#[derive(Debug)]
 pub struct Passage {
     splitter: FrameSplitter,
-    /// `None`: everything is passed on as it comes.
-    filter: Option<UsageFilter>,
+    filter: PassageFilter,
+}
+
+enum PassageFilter {
+    /// Everything is passed on as it comes.
+    Nothing,
+    Usage(UsageFilter),
+    /// What comes is passed on in another protocol.
+    Translation(Box<AnswerTranslator>),
 }
 
 impl Passage {
     pub fn new(framing: Framing, ask: &Ask<'_>) -> Self {
-        let filter = ask.usage_options().map(|_| UsageFilter::default());
+        let filter = match ask.usage_options() {
+            Some(_) => PassageFilter::Usage(UsageFilter::default()),
+            None => PassageFilter::Nothing,
+        };
         Self { splitter: FrameSplitter::new(framing), filter }
+    }
+
+    pub fn translated(framing: Framing, translator: AnswerTranslator) -> Self {
+        Self { splitter: FrameSplitter::new(framing), filter: PassageFilter::Translation(Box::new(translator)) }
     }
 
     /// Reads the frames that end in a piece. Returns what is passed on (`None`: the piece), and whether that ends with a frame.
     pub fn push(&mut self, piece: &[u8], mut read: impl FnMut(&[u8])) -> (Option<Vec<u8>>, bool) {
         let Self { splitter, filter } = self;
-        let mut ends = Vec::new();
+        let (mut ends, mut translated) = (Vec::new(), String::new());
         splitter.push(piece, |end, data| {
             let data = data.unwrap_or_default();
             read(data);
-            ends.push((end, filter.is_some() && is_usage_alone(data)));
+            match filter {
+                PassageFilter::Nothing => {}
+                PassageFilter::Usage(_) => ends.push((end, is_usage_alone(data))),
+                PassageFilter::Translation(translator) => translated += &translator.read(data),
+            }
         });
         match filter {
+            PassageFilter::Nothing => (None, splitter.is_between()),
             // Whole frames alone.
-            Some(filter) => (Some(filter.pass(piece, &ends)), true),
-            None => (None, splitter.is_between()),
+            PassageFilter::Usage(filter) => (Some(filter.pass(piece, &ends)), true),
+            PassageFilter::Translation(_) => (Some(translated.into()), true),
         }
     }
 
-    /// What came of a frame that did not end, and was not passed on.
-    pub fn rest(&mut self) -> Vec<u8> {
-        self.filter.as_mut().map(UsageFilter::rest).unwrap_or_default()
+    /// What was not passed on yet of an answer that is over: a frame that did not end, or the end in another protocol.
+    pub fn rest(&mut self, is_whole: bool) -> Vec<u8> {
+        match &mut self.filter {
+            PassageFilter::Usage(filter) => filter.rest(),
+            PassageFilter::Translation(translator) if is_whole => translator.end().into(),
+            PassageFilter::Nothing | PassageFilter::Translation(_) => Vec::new(),
+        }
     }
 }
 
@@ -172,7 +194,7 @@ mod tests {
                 let piece = &whole.as_bytes()[pair[0]..pair[1]];
                 out.extend(passage.push(piece, |_| {}).0.expect("it is filtered"));
             }
-            out.extend(passage.rest());
+            out.extend(passage.rest(true));
             prop_assert_eq!(String::from_utf8(out).unwrap(), text(false));
         }
     }

@@ -12,7 +12,7 @@ use super::reply;
 /// A body is read into memory at once.
 const LARGEST_BODY: usize = 64 << 20;
 
-const INFERENCES: [&str; 7] = [
+const INFERENCES: [&str; 9] = [
     "/api/chat",
     "/api/generate",
     "/api/embed",
@@ -20,6 +20,8 @@ const INFERENCES: [&str; 7] = [
     "/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/messages",
+    "/v1/responses",
 ];
 
 /// A request as it came.

@@ -43,6 +43,20 @@ impl ChatRequest {
         }
     }
 
+    /// The tool that the last prompt says to call, in the words "call NAME".
+    fn tool(&self) -> Option<WantedTool> {
+        // Coding agents let reminders of the system's follow the prompt.
+        let mut said = self.messages.iter().rev().filter(|message| message["role"] != "system");
+        let last = said.next().filter(|message| message["role"] == "user")?;
+        let said = joined(std::slice::from_ref(last));
+        let mut tools = self.others.get("tools")?.as_array()?.iter().filter_map(|tool| {
+            let function = tool.get("function")?;
+            let name = function.get("name")?.as_str()?.to_owned();
+            Some(WantedTool { name, parameters: function.get("parameters").cloned().unwrap_or_default() })
+        });
+        tools.find(|tool| said.contains(&format!("call {}", tool.name)))
+    }
+
     fn options(&self, schema: Option<&Value>) -> Value {
         let known = ["temperature", "top_p", "seed", "stop"];
         let mut options: Map<String, Value> =
@@ -51,6 +65,24 @@ impl ChatRequest {
             options.insert("schema".to_owned(), schema.clone());
         }
         options.into()
+    }
+}
+
+/// A tool that is called with the simplest arguments that fit.
+struct WantedTool {
+    name: String,
+    parameters: Value,
+}
+
+impl WantedTool {
+    /// The message, or with its number a part of it.
+    fn message(&self, arguments: &str, is_first: bool) -> Value {
+        let mut call = json!({"index": 0, "type": "function", "function": {"arguments": arguments}});
+        if is_first {
+            call["id"] = format!("call_{}", self.name).into();
+            call["function"]["name"] = self.name.clone().into();
+        }
+        json!({"role": "assistant", "content": "", "tool_calls": [call]})
     }
 }
 
@@ -66,7 +98,11 @@ pub(super) async fn chat(
     Lenient(request): Lenient<ChatRequest>,
 ) -> Response {
     let engine = shared.options.engine;
-    let schema = request.schema(engine);
+    let tool = request.tool();
+    let schema = match &tool {
+        Some(tool) => Some(tool.parameters.clone()),
+        None => request.schema(engine),
+    };
     let last = request.messages.last().and_then(|m| m.get("content")?.as_str()).unwrap_or_default();
     let wanted = WantedAnswer {
         prompt: last.to_owned(),
@@ -88,8 +124,11 @@ pub(super) async fn chat(
             Ok(text) => text,
             Err(why) => return replies::openai(&shared, why, &asked),
         };
-        let message = json!({"role": "assistant", "content": text});
-        let choice = json!({"index": 0, "message": message, "finish_reason": finish(&generation)});
+        let (message, finish) = match &tool {
+            Some(tool) => (tool.message(&text, true), "tool_calls"),
+            None => (json!({"role": "assistant", "content": text}), finish(&generation)),
+        };
+        let choice = json!({"index": 0, "message": message, "finish_reason": finish});
         let mut answer = head(&generation, "chat.completion", vec![choice]);
         answer["usage"] = usage(&generation);
         return match whole {
@@ -104,17 +143,23 @@ pub(super) async fn chat(
         EngineKind::Ollama => String::new(),
         EngineKind::OpenAi => event(&chunk(&generation, json!({"role": "assistant", "content": ""}), Value::Null)),
     };
+    let mut is_first = true;
     reply::streamed(generation, EVENT_STREAM, move |generation, piece| {
         // The opening comes with the first token.
         let mut text = if matches!(piece, Piece::Progress(..)) { String::new() } else { std::mem::take(&mut opening) };
         match piece {
             Piece::Progress(done, total) => text.push_str(&progress(done, total)),
             Piece::Token(token) => {
-                let delta = json!({"role": "assistant", "content": token});
+                let is_first = std::mem::take(&mut is_first);
+                let delta = match &tool {
+                    Some(tool) => tool.message(&token, is_first),
+                    None => json!({"role": "assistant", "content": token}),
+                };
                 text.push_str(&event(&chunk(generation, delta, Value::Null)));
             }
             Piece::End => {
-                text.push_str(&event(&chunk(generation, json!({}), finish(generation).into())));
+                let finish = if tool.is_some() { "tool_calls" } else { finish(generation) };
+                text.push_str(&event(&chunk(generation, json!({}), finish.into())));
                 if with_usage {
                     let mut last = head(generation, "chat.completion.chunk", Vec::new());
                     last["usage"] = usage(generation);

@@ -21,6 +21,7 @@ mod ollama;
 mod ollama_calls;
 mod openai;
 mod options;
+mod other_protocols;
 mod replies;
 mod reply;
 mod server;

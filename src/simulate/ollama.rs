@@ -7,11 +7,16 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::in_force::checked;
 use super::state::SimulatedState;
-use super::{Fault, chat, models, ollama_calls, reply};
+use super::{Fault, asked::Lenient, chat, models, ollama_calls, other_protocols, reply};
+use crate::{
+    engines::{EngineKind, same_model},
+    protocols::Operation,
+};
 
 const VERSION: &str = "0.17.4";
 /// Of a model, in bytes: a small one's.
@@ -27,9 +32,12 @@ pub(super) fn router() -> Router<Arc<SimulatedState>> {
         .route("/api/generate", post(ollama_calls::generate))
         .route("/api/embed", post(ollama_calls::embed))
         .route("/api/pull", post(models::pull))
+        .route("/api/show", post(show))
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/embeddings", post(chat::embeddings))
+        .route(Operation::Messages.path(), post(other_protocols::messages))
+        .route(Operation::Responses.path(), post(other_protocols::responses))
         .fallback(async || reply::text(404, "404 page not found"))
 }
 
@@ -82,6 +90,30 @@ async fn ps(State(shared): State<Arc<SimulatedState>>) -> Response {
         })
         .collect();
     reply::json(200, &json!({"models": models}))
+}
+
+#[derive(Deserialize)]
+struct ShowRequest {
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    name: String,
+}
+
+async fn show(State(shared): State<Arc<SimulatedState>>, Lenient(request): Lenient<ShowRequest>) -> Response {
+    let asked = if request.model.is_empty() { request.name } else { request.model };
+    if !shared.listed().iter().any(|name| same_model(EngineKind::Ollama, name, &asked)) {
+        return reply::json(404, &json!({"error": format!("model '{asked}' not found")}));
+    }
+    let told = describe(&asked);
+    reply::json(
+        200,
+        &json!({
+            "modelfile": format!("FROM {asked}"), "parameters": "", "template": "{{ .Prompt }}", "details": told["details"],
+            "model_info": {"general.architecture": "llama", "llama.context_length": shared.context_limit(None)},
+            "capabilities": ["completion", "tools"], "modified_at": told["modified_at"],
+        }),
+    )
 }
 
 async fn models(State(shared): State<Arc<SimulatedState>>) -> Response {

@@ -143,7 +143,7 @@ impl std::fmt::Display for Congested {
             Self::Slow { model, millis, usual } => {
                 write!(f, "{model} takes {millis:.0} ms/token, usually {usual:.0}")
             }
-            Self::Errors { errors, calls } => write!(f, "{errors} of {calls} calls failed"),
+            Self::Errors { errors, calls } => write!(f, "{errors} of the last {calls} calls failed"),
         }
     }
 }
@@ -350,7 +350,7 @@ mod tests {
         server.observe(EIGHT, &one(4, 0, 400, 80), at(305));
         assert_eq!(server.limited_by().as_deref(), Some("m takes 80 ms/token, usually 30"));
         server.observe(EIGHT, &one(4, 2, 0, 0), at(325));
-        assert_eq!((server.limit, server.limited_by().as_deref()), (3, Some("2 of 4 calls failed")));
+        assert_eq!((server.limit, server.limited_by().as_deref()), (3, Some("2 of the last 4 calls failed")));
         for second in (330..600).step_by(5) {
             server.observe(EIGHT, &one(4, 0, 400, 30), at(second));
         }

@@ -69,8 +69,8 @@ impl ReplayGuard {
         Ok(())
     }
 
-    /// Takes the id of a signed request once that changes nothing, whose signature says so: it is remembered until a restart.
-    pub fn take_id_of_read(&self, id: &str, now: Timestamp) -> Result<(), Refused> {
+    /// The same for a request that does no harm when it comes again after a restart: nothing is written.
+    pub fn take_id_until_restart(&self, id: &str, now: Timestamp) -> Result<(), Refused> {
         self.inner.lock().replays.take(id, now)
     }
 
@@ -144,9 +144,9 @@ mod tests {
         first.take_id("a b", now).unwrap();
         first.take_epoch((Uuid::nil(), 3), now).unwrap();
         let written = fs::metadata(folder.join("replays")).unwrap().len();
-        first.take_id_of_read("read", now).unwrap();
-        assert_eq!(first.take_id_of_read("read", now).unwrap_err().reason, AgentRefusal::ReplayedId);
-        assert_eq!(fs::metadata(folder.join("replays")).unwrap().len(), written, "reads write nothing");
+        first.take_id_until_restart("care", now).unwrap();
+        assert_eq!(first.take_id_until_restart("care", now).unwrap_err().reason, AgentRefusal::ReplayedId);
+        assert_eq!(fs::metadata(folder.join("replays")).unwrap().len(), written, "nothing is written");
         drop(first);
         let mut file = OpenOptions::new().append(true).open(folder.join("replays")).unwrap();
         file.write_all(b"12345 cut-sho").unwrap();

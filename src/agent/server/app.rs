@@ -27,6 +27,7 @@ use crate::{
 
 /// Reading all processes costs milliseconds: what is looked at again and again reads them only when something has changed, or after
 /// this time.
+const THIS_MOMENT: Duration = Duration::from_millis(100);
 const TAKEN_FOR: Duration = Duration::from_secs(10);
 /// The page of metrics needs no credentials: who asks for it again and again costs no more than this.
 const MEASURED_FOR: Duration = Duration::from_secs(1);
@@ -107,9 +108,9 @@ impl App {
         })
     }
 
-    /// Everything that the agent knows, CPU times of this moment too. Blocks while processes are read.
+    /// Everything that the agent knows, CPU times of this moment too. Blocks while processes are read, once for all who ask at once.
     pub fn report(&self) -> AgentReport {
-        self.take(|_| true)
+        self.take(|taken| taken.at.elapsed() >= THIS_MOMENT)
     }
 
     /// The same; while nothing has changed, CPU times and the like may be ten seconds old.

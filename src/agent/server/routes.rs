@@ -32,6 +32,8 @@ use crate::{
 
 pub(super) type AppState = State<Arc<App>>;
 
+/// Where a controller says that it looks after services.
+pub const CARE: &str = "/v1/care";
 /// The longest care that a controller may ask for: one that is gone must not keep the agent from healing.
 const LONGEST_CARE_SECONDS: u32 = 3600;
 
@@ -40,7 +42,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/report", get(report))
         .route("/v1/operations", post(operate))
         .route("/v1/operations/{id}", get(operation))
-        .route("/v1/care", post(care))
+        .route(CARE, post(care))
         .route("/v1/logs", post(logs))
         .route("/v1/containers", post(containers::list))
         .route("/v1/containers/logs", post(containers::logs))

@@ -2,6 +2,7 @@
 
 use std::{io::IsTerminal, path::Path};
 
+use nix::sys::stat::fstat;
 use tokio::sync::watch;
 
 use super::{CliError, DataDir, UpAgents, UpEndpoint};
@@ -73,9 +74,12 @@ pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
     }
 }
 
-/// For whoever reads the log alone. On a terminal that shows both it would stand there twice.
+/// For whoever reads the log alone. Where both go to one place it would stand there twice.
 fn log(problem: &Problem) {
-    if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
+    let (said, logged) = (std::io::stdout(), std::io::stderr());
+    let place = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
+    let same = matches!((fstat(&said).map(place), fstat(&logged).map(place)), (Ok(one), Ok(other)) if one == other);
+    if same || said.is_terminal() && logged.is_terminal() {
         return;
     }
     let Problem { severity, place, about, field, message } = problem;

@@ -48,6 +48,7 @@ use observe::BackendObserved;
 use plan::{BackendPlan, CanaryPlan};
 
 pub use observe::service_of;
+pub use server::server_url;
 
 /// The controller of one term.
 pub struct Backends {

@@ -67,6 +67,8 @@ pub fn shown(judged: &BackendAssessment, plan: &BackendPlan, seen: &BackendFacts
     } else if let Some(run) = &episode.running {
         shown.state = BackendState::Recovering;
         shown.reason = "Recovering";
+        // Not before the step is over.
+        shown.for_human = false;
         let step = run.step.as_str().to_lowercase();
         let count = if run.step == super::memory::RecoveryStep::Restart {
             format!(" {}", episode.attempts)

@@ -73,7 +73,11 @@ impl BackendLine {
         Self {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
-            level: level(status.base.state, suspended),
+            level: match level(status.base.state, suspended) {
+                // It serves, but not all of its models.
+                Level::Ok if !all_models(&status) => Level::Warning,
+                level => level,
+            },
             healthy: (is_ready && is_current(item)) || suspended,
             state: word(item, suspended),
             slots_in_use: live.slots_in_use,
@@ -186,6 +190,10 @@ fn is_current(item: &Item) -> bool {
     }
 }
 
+fn all_models(status: &LLMBackendStatus) -> bool {
+    condition(&status.base.conditions, "ModelsReady").is_none_or(|c| c.status != ConditionStatus::False)
+}
+
 /// The table of docs/backends.md, by what a person would want to be woken for.
 fn level(state: Option<BackendState>, suspended: bool) -> Level {
     use BackendState as S;
@@ -260,6 +268,9 @@ fn failing_text(item: &Item, status: &LLMBackendStatus, ready: Option<&Condition
 fn serving_text(item: &Item, status: &LLMBackendStatus) -> LineText {
     let live = &item.live;
     let mut parts = Vec::new();
+    if !all_models(status) {
+        parts.push(message(condition(&status.base.conditions, "ModelsReady")));
+    }
     let recorded = live.last_served.as_ref().map(|served| served.at);
     let served =
         [live.last_byte_at, recorded, status.last_served_time.as_ref().map(|t| t.0)].into_iter().flatten().max();

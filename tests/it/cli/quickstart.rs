@@ -19,14 +19,13 @@ fn two_backends_become_ready_and_a_killed_one_is_restarted() {
     let (old, other) = (Bench::pid_on(ollama).unwrap(), Bench::pid_on(mlx).unwrap());
 
     kill(old);
-    let gone = bench.until(&["status"], |said| said.out.contains("✗ ollama"));
-    let first = gone.out.lines().nth(1).unwrap();
-    assert!(first.starts_with("✗ ollama"), "the worst comes first: {}", gone.out);
+    // It may run again before anybody could have seen it down.
+    bench.until(&["events", "llm/ollama"], |said| said.out.contains("RecoveryHelped"));
     bench.healthy();
     assert_ne!(Bench::pid_on(ollama).unwrap(), old);
     assert_eq!(Bench::pid_on(mlx).unwrap(), other, "the other one is left alone");
     let events = bench.ostler(&["events", "llm/ollama"]);
-    assert!(events.out.contains("RecoveryHelped") && !events.out.contains("mlx"), "{}", events.out);
+    assert!(!events.out.contains("mlx"), "{}", events.out);
 
     let item: Value = serde_json::from_str(&bench.ostler(&["get", "llm/ollama", "-o", "json"]).out).unwrap();
     assert_eq!(item["status"]["recovery"]["history"][0]["outcome"], "Helped");
@@ -89,6 +88,8 @@ fn a_pause_is_shown_and_nothing_is_restarted_until_it_ends() {
     kill(Bench::pid_on(ollama).unwrap());
     let dead = bench.until(&["status"], |said| said.out.contains("✗ ollama"));
     assert!(dead.out.contains("! paused by"), "{}", dead.out);
+    let first = dead.out.lines().find(|line| line.contains("ollama") || line.contains("mlx")).unwrap();
+    assert!(first.starts_with("✗ ollama"), "the worst comes first: {}", dead.out);
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(Bench::pid_on(ollama), None, "{}", bench.ostler(&["status"]).out);
     assert_eq!(bench.ostler(&["unpause"]).code, 0);

@@ -20,7 +20,7 @@ async fn pages_and_names_of_elsewhere_are_refused_and_apps_of_this_machine_are_n
         ("sec-fetch-site", "cross-site", 403),
         ("ostler-call-id", "1", 508),
         ("upgrade", "websocket", 426),
-        ("content-encoding", "zstd", 415),
+        ("content-encoding", "br", 415),
     ] {
         let before = server.log().inferences().count();
         let response =

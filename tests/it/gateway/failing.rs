@@ -124,7 +124,12 @@ async fn a_request_that_no_server_can_take_is_refused_in_its_protocols_shape() {
         ("/v1/chat/completions", json!({"model": "small", "Model": "other"}), 400, "write \"model\""),
         ("/api/pull", json!({"model": "small"}), 404, "are declared"),
         ("/v1/audio/speech", json!({}), 404, "is not served"),
-        ("/v1/messages", json!({"model": "small", "max_tokens": 5, "messages": []}), 400, "don't have this call"),
+        (
+            "/v1/messages",
+            json!({"model": "small", "messages": [{"role": "user", "content": [{"type": "document"}]}]}),
+            400,
+            "\"document\"",
+        ),
         ("/v1/responses", json!({"model": "small", "previous_response_id": "resp_1"}), 400, "whole conversation"),
         ("/v1/messages/count_tokens", json!({"model": "nobody"}), 404, "there are: small"),
         ("/v1/messages/batches", json!({"model": "small"}), 404, "is not served"),

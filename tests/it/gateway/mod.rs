@@ -10,4 +10,5 @@ mod listing;
 mod passing;
 mod process;
 mod real;
+mod translated;
 mod waiting;

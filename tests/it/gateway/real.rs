@@ -115,6 +115,15 @@ async fn real_mlx_answers_through_the_gateway_and_never_more_than_two_calls_at_o
         assert_eq!((status, expected_status), (200, 200), "{text}");
         assert_eq!(frames(&text), frames(&expected));
     }
+    for (path, body, end) in [
+        ("/v1/messages", chat(true), "event: message_stop"),
+        ("/v1/responses", json!({"stream": true, "input": "hay", "max_output_tokens": 8}), "event: response."),
+    ] {
+        let mut body = body;
+        body["model"] = "small".into();
+        let (status, text) = ask(&gate.http, &gate.url, path, &body).await;
+        assert!(status == 200 && text.contains(end) && text.contains("\"output_tokens\":8"), "{path}: {text}");
+    }
     let calls = (0..24_u64).map(|n| {
         let body = json!({"model": "small", "stream": n % 2 == 0, "max_tokens": 12, "messages": [{"role": "developer", "content": "hay"}]});
         let request = gate.post("/v1/chat/completions", &body);

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{BackendState, ConditionStatus, EngineKind},
     engines::{Blame, Failure, ProbeVerdict, same_model},
-    store::CallFault,
+    store::{CallFault, FailedCall},
 };
 
 use super::{
@@ -21,6 +21,8 @@ const DOUBT_WITHOUT_CANARY: usize = 4;
 const BLIND_TIMEOUTS: usize = 3;
 /// The same, by time: others' work takes long.
 const BLIND_SILENCE: i32 = 2;
+/// Silence that is shorter is slowness, although no CPU is used: a device computes, or a queue is long.
+const SILENT_FOR_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
 
 /// What speaks against the server, and not its request.
 const AGAINST_SERVER: [CallFault; 2] = [CallFault::Failed, CallFault::OutOfMemory];
@@ -29,6 +31,18 @@ impl JudgeInput<'_> {
     /// When evidence against the server begins to count: since something was served, and since it was proved or begun anew.
     pub(super) fn failing_after(&self) -> Option<Timestamp> {
         self.served_at().max(proof::needed_since(self.seen, self.memory))
+    }
+
+    /// The last failure of a declared model that fails while the server serves others: a restart would take those away.
+    pub(super) fn failing_model(&self) -> Option<&FailedCall> {
+        self.spec.models.iter().find_map(|model| {
+            let (evidence, own) = (&self.seen.evidence, [model.name.clone()]);
+            let served = evidence.last_served(self.engine, &own).map(|call| call.ended_at);
+            let since = served.max(proof::needed_since(self.seen, self.memory));
+            let mut failures = evidence.failures(since, self.now, &AGAINST_SERVER);
+            failures.retain(|call| same_model(self.engine, &model.name, &call.model));
+            failures.last().copied().filter(|_| failures.len() >= DOUBT)
+        })
     }
 
     /// Calls fail. Two of them demand a proof; a canary that fails after that confirms them.
@@ -104,10 +118,11 @@ impl JudgeInput<'_> {
         if last.loads && !worked {
             return self.hung(format!("{asked}, which is startupSeconds: the model does not load"));
         }
-        if self.idle_since(last.started_at) {
-            return self.hung(format!("{asked}, and its processes use no CPU"));
-        }
         let silent_for = last.ended_at.duration_since(since);
+        if silent_for >= SILENT_FOR_AT_LEAST && self.idle_since(since) {
+            let silent_for = silent_for.as_secs();
+            return self.hung(format!("{asked}, none in {silent_for} s, and its processes use no CPU"));
+        }
         let long = silent_for >= (self.stall() * BLIND_SILENCE).min(SignedDuration::from_mins(2));
         if !worked && timeouts >= BLIND_TIMEOUTS && (long || self.spec.stall_seconds < self.spec.canary.timeout_seconds)
         {

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{BackendState, CanaryWhen, ConditionStatus, LLMBackendSpec, number_of},
     engines::{EngineKind, Failure, ProbeVerdict},
-    store::{Admission, ServedCall},
+    store::{Admission, FailedCall, ServedCall},
 };
 
 use super::{
@@ -191,15 +191,21 @@ impl<'a> JudgeInput<'a> {
     }
 
     fn well(&self, state: BackendState, reason: &'static str, message: String) -> BackendAssessment {
-        let message = match self.without_device() {
-            Some(model) => {
-                format!("{message}; {model} runs on the CPU alone, and ran on a device before: restart the server")
-            }
-            None => message,
+        let without_device = self
+            .without_device()
+            .map(|model| format!("{model} runs on the CPU alone, and ran on a device before: restart the server"));
+        let failing = self.failing_model().map(|call| {
+            let FailedCall { model, message, .. } = call;
+            format!("calls of {model} alone fail, the last one with: {message}; try it by hand, or remove it from spec.models")
+        });
+        let models_ready = match failing {
+            Some(_) => Aspect::new(ConditionStatus::False, "ModelFails"),
+            None => self.models_aspect(),
         };
+        let message = [Some(message), without_device, failing].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let mut well = self.judgement(state, reason, message);
         well.reachable = Aspect::new(ConditionStatus::True, "Answers");
-        well.models_ready = self.models_aspect();
+        well.models_ready = models_ready;
         well.serving = Aspect::new(ConditionStatus::True, reason);
         well.ready = true;
         well.admission = Admission::Open;

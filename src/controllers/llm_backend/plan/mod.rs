@@ -203,8 +203,16 @@ impl Pass<'_> {
         let since = *self.plan.memory.healthy_since.get_or_insert(self.now);
         let Some(episode) = &self.plan.memory.episode else { return };
         if episode.running.is_some() {
-            let served = self.plan.memory.proof.as_ref().map_or_else(String::new, |proof| proof.served.clone());
-            let note = conclude(&mut self.plan.memory, AttemptResult::Helped, &served);
+            let proof = self.plan.memory.proof.as_ref().filter(|_| proof::is_current(self.seen, &self.plan.memory));
+            // It is well without a proof where no model is known that could be asked.
+            let (result, evidence) = match proof {
+                Some(proof) => (AttemptResult::Helped, proof.served.clone()),
+                None => {
+                    let why = "it answers; no model is known that an inference could be sent to";
+                    (AttemptResult::Inconclusive, why.to_owned())
+                }
+            };
+            let note = conclude(&mut self.plan.memory, result, &evidence);
             self.plan.notes.push(note);
         }
         let episode = self.plan.memory.episode.as_mut().expect("it was there a line ago");

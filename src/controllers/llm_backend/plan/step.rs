@@ -83,11 +83,17 @@ impl Pass<'_> {
             s.report.state == ServiceState::Stopped
                 && s.exited_at.is_none_or(|at| at >= since)
                 && s.report.operation.is_none()
+                // What left its first process behind goes on elsewhere.
+                && !s.exited_at.is_some_and(|at| self.answered_after(at))
         });
         if step == RecoveryStep::Restart && exited {
             let why = format!("the process exited again: {}", self.judged.message);
             self.conclude_step(AttemptResult::DidNotHelp, &why);
         }
+    }
+
+    fn answered_after(&self, at: Timestamp) -> bool {
+        self.seen.probes.last_good.as_ref().is_some_and(|good| good.at > at)
     }
 
     /// What shows at its deadline that the step did not help: a failed call, or that nothing came up.

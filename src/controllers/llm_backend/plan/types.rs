@@ -61,7 +61,7 @@ impl WaitReason {
             Self::Paused => "nothing acts until `ostler unpause`",
             Self::Held => "its service is held at the agent",
             Self::JustWoke => "this machine just woke",
-            Self::AgentUnreachable => "its host agent does not answer, so that nothing can restart it",
+            Self::AgentUnreachable => "its host agent is not heard, so that nothing can restart it",
             Self::Operation => "the agent carries out an operation on its service",
             Self::Storm => "more than half of this agent's backends fail: host or network is suspected",
             Self::Period => "the next attempt comes after a wait that doubles to recovery.periodSeconds",

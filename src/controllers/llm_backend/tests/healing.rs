@@ -25,7 +25,9 @@ fn hung(now: Timestamp) -> BackendFacts {
     let mut seen = probed(&[listing()], now);
     seen.agent = heard(service(ServiceState::Running), now);
     seen.cpu = cpu(Some(false), now);
-    seen.canary.push(canaried(Err(timeout()), now));
+    for ago in [20, 0] {
+        seen.canary.push(canaried(Err(timeout()), now - SignedDuration::from_secs(ago)));
+    }
     seen
 }
 
@@ -221,6 +223,35 @@ fn a_restart_whose_process_exits_is_over_at_once() {
     let over = pass(&spec, &down(at(4)), &memory, at(4));
     assert_eq!(running(&over), None);
     assert!(over.notes.iter().any(|n| matches!(n, PlanNote::DidNotHelp { .. })), "{:?}", over.notes);
+}
+
+#[test]
+fn a_server_that_leaves_its_first_process_behind_has_not_exited_again() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &RecoveryOutcome::Done, at(1));
+    let mut forked = down(at(4));
+    forked.probes.push(ProbeResult { at: at(5), verdict: listing(), millis: 1, not_before: None }, 3, 1);
+    let asked = pass(&spec, &forked, &memory, at(5));
+    assert_eq!(running(&asked), Some(RecoveryStep::Restart), "{:?}", asked.notes);
+    forked.evidence = served(6);
+    let helped = pass(&spec, &forked, &asked.memory, at(8));
+    assert!(helped.notes.iter().any(|n| matches!(n, PlanNote::Helped { .. })), "{:?}", helped.notes);
+}
+
+#[test]
+fn a_step_after_which_there_is_no_model_to_ask_is_not_said_to_have_helped() {
+    let spec =
+        spec("{engine: OpenAI, url: 'http://127.0.0.1:9', recovery: {hostAgentRef: {name: mac}, service: ollama}}");
+    let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &RecoveryOutcome::Done, at(1));
+    let mut back = down(at(1));
+    back.agent = heard(service(ServiceState::Running), at(1));
+    back.probes.push(ProbeResult { at: at(2), verdict: models(&[]), millis: 1, not_before: None }, 3, 1);
+    let over = pass(&spec, &back, &memory, at(2));
+    assert_eq!(running(&over), None);
+    assert!(over.notes.iter().any(|n| matches!(n, PlanNote::Inconclusive { .. })), "{:?}", over.notes);
+    assert!(!over.notes.iter().any(|n| matches!(n, PlanNote::Helped { .. })), "{:?}", over.notes);
 }
 
 #[test]

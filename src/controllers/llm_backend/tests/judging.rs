@@ -183,7 +183,8 @@ fn a_canary_that_times_out_is_judged_by_who_works() {
     use BackendState as S;
     // Whether the CPU advanced, how many time-outs → state
     let cases = [
-        ("CPU stands still", Some(false), 1, S::Hung),
+        ("CPU stands still, for 15 s", Some(false), 1, S::Unknown),
+        ("CPU stands still, for 35 s", Some(false), 2, S::Hung),
         ("CPU advances", Some(true), 1, S::Busy),
         ("CPU advances thrice", Some(true), 3, S::Busy),
         ("nobody sees the CPU, once", None, 1, S::Unknown),
@@ -328,6 +329,34 @@ fn two_failed_calls_demand_a_proof_and_a_canary_confirms_them() {
     let served = served_call("small", at(-2), "task 3");
     let since = two.evidence.clone().with(&CallEvidence { served: vec![served], ..CallEvidence::default() });
     assert!(judged(&ollama(), &of(since), &memory).ready, "something was served since");
+}
+
+#[test]
+fn a_model_that_fails_beside_one_that_is_served_is_told_and_takes_nothing_from_that() {
+    let spec = spec("{engine: Ollama, url: 'http://h:1', models: [{name: small}, {name: org/m}]}");
+    let broken = |n: usize| {
+        let of = |n: usize| FailedCall {
+            model: "org/m".into(),
+            ..failed_call(&format!("task {n}"), -9 + i64::try_from(n).unwrap(), CallFault::Failed)
+        };
+        CallEvidence {
+            served: vec![served_call("small", at(-2), "task 9")],
+            failed: (0..n).map(of).collect(),
+            ..CallEvidence::default()
+        }
+    };
+    let with =
+        |n| BackendFacts { evidence: BackendEvidence::default().with(&broken(n)), ..probed(&[listing()], at(0)) };
+    let one = judged(&spec, &with(1), &proved(at(-100)));
+    assert_eq!((one.ready, one.models_ready.status), (true, ConditionStatus::True));
+    let two = judged(&spec, &with(2), &proved(at(-100)));
+    assert_eq!((two.ready, two.cause, two.models_ready.reason), (true, None, "ModelFails"));
+    assert!(two.message.contains("calls of org/m alone fail"), "{}", two.message);
+    let mut again = with(2);
+    again.evidence = again
+        .evidence
+        .with(&CallEvidence { served: vec![served_call("org/m", at(-3), "task 8")], ..CallEvidence::default() });
+    assert_eq!(judged(&spec, &again, &proved(at(-100))).models_ready.status, ConditionStatus::True);
 }
 
 #[test]
