@@ -269,7 +269,7 @@ fn serving_text(item: &Item, status: &LLMBackendStatus) -> LineText {
     let live = &item.live;
     let mut parts = Vec::new();
     if !all_models(status) {
-        parts.push(message(condition(&status.base.conditions, "ModelsReady")));
+        parts.push(LineText::new(message(condition(&status.base.conditions, "ModelsReady"))));
     }
     let recorded = live.last_served.as_ref().map(|served| served.at);
     let served =
