@@ -14,6 +14,7 @@ fn root() -> &'static Path {
 
 fn pages() -> Vec<(String, String)> {
     let mut files: Vec<PathBuf> = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "md"));
     files.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
     files.sort();
     let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
