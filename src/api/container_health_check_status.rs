@@ -42,7 +42,9 @@ pub enum ContainerHealthCheckState {
 }
 
 /// The one word for how a container is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr,
+)]
 pub enum ContainerWord {
     /// As declared.
     Healthy,

@@ -213,6 +213,14 @@ impl ApiClient {
         shown(self.door().base.as_str())
     }
 
+    /// The address, where it is one of this machine.
+    pub fn loopback(&self) -> Option<String> {
+        let base = self.door().base;
+        let host = base.host_str()?.trim_matches(['[', ']']);
+        let is_loopback = host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback());
+        is_loopback.then(|| base.origin().ascii_serialization())
+    }
+
     fn door(&self) -> Door {
         self.door.lock().clone()
     }
@@ -292,6 +300,19 @@ mod tests {
     fn an_address_needs_scheme_and_host() {
         for (address, good) in [("http://h:1", true), ("https://h/prefix/", true), ("h:1", false), ("ftp://h", false)] {
             assert_eq!(client(address).is_ok(), good, "{address}");
+        }
+    }
+
+    #[test]
+    fn only_an_address_of_this_machine_is_loopback() {
+        for (address, loopback) in [
+            ("http://127.0.0.1:9180", Some("http://127.0.0.1:9180")),
+            ("http://[::1]:9180/", Some("http://[::1]:9180")),
+            ("http://localhost:9180", Some("http://localhost:9180")),
+            ("https://ostler.example", None),
+            ("http://10.0.0.7:9180", None),
+        ] {
+            assert_eq!(client(address).unwrap().loopback().as_deref(), loopback, "{address}");
         }
     }
 

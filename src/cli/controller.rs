@@ -13,7 +13,7 @@ use super::{
     tls::TlsArgs,
 };
 use crate::{
-    http::{KubeAuthorizer, Problem, ResourceHome},
+    http::{ExternalUrl, KubeAuthorizer, Problem, ResourceHome},
     net::HttpClient,
     platform::{
         Platform,
@@ -43,6 +43,9 @@ pub struct ControllerArgs {
     expose: Option<SocketAddr>,
     #[command(flatten)]
     tls: TlsArgs,
+    /// Where the dashboard is reached beside loopback: the address of an ingress or a proxy
+    #[arg(long, value_name = "URL", env = "OSTLER_EXTERNAL_URL")]
+    external_url: Option<ExternalUrl>,
     #[command(flatten)]
     database: Database,
     #[command(flatten)]
@@ -101,7 +104,7 @@ pub async fn run(args: ControllerArgs, global: &Global) -> Result<(), CliError> 
 }
 
 async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
-    let ControllerArgs { listen, health, expose, tls, database, workers, observe } = args;
+    let ControllerArgs { listen, health, expose, tls, external_url, database, workers, observe } = args;
     let following = CancellationToken::new();
     let _followed = following.clone().drop_guard();
     let tls = tls.read(&following)?;
@@ -139,6 +142,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         holder,
         problems: Arc::new(move || watched.problems().into_iter().map(Problem::from).collect()),
         down: None,
+        external_url,
     };
     let mut process = ControllerProcess::start(parts, doors).await?;
     tracing::info!(%listen, observe, "controller serves");

@@ -12,6 +12,7 @@ mod client;
 mod complete;
 mod controller;
 pub mod crds;
+mod dashboard;
 mod data_dir;
 mod data_plane;
 mod database;
@@ -120,6 +121,7 @@ pub enum CliCommand {
     Ack(causes::AckArgs),
     Report(causes::ReportArgs),
     Notify(notify::NotifyArgs),
+    Dashboard(dashboard::DashboardArgs),
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
     Events(events::EventsArgs),
@@ -220,6 +222,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         CliCommand::Ack(args) => block_on(causes::acknowledge(args, &global)),
         CliCommand::Report(args) => block_on(causes::report(args, &global)),
         CliCommand::Notify(args) => block_on(notify::run(args, &global)),
+        CliCommand::Dashboard(args) => block_on(dashboard::run(args, &global)),
         CliCommand::Get(args) => block_on(get::run(args, &global)),
         CliCommand::Describe(args) => block_on(describe::run(args, &global)),
         CliCommand::Events(args) => block_on(events::run(args, &global)),

@@ -22,7 +22,7 @@ use crate::{
     agent::os,
     controllers,
     host::mask,
-    http::{self, Api, Authorizer, ProblemSource, ResourceHome},
+    http::{self, Api, Authorizer, ExternalUrl, ProblemSource, ResourceHome},
     listener::{Tls, raise_open_files},
     net::HttpClient,
     platform::Platform,
@@ -53,6 +53,7 @@ pub struct ControllerParts {
     pub holder: String,
     pub problems: ProblemSource,
     pub down: Option<CancellationToken>,
+    pub external_url: Option<ExternalUrl>,
 }
 
 /// Where a controller listens.
@@ -100,6 +101,7 @@ impl ControllerProcess {
             holder,
             problems,
             down,
+            external_url,
         } = parts;
         let (acting, leading, serving) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let installation = store.installation().await?;
@@ -123,7 +125,8 @@ impl ControllerProcess {
             observe,
         };
         let controllers = tokio::spawn(controllers::run(controllers, lead.subscribe(), acting.clone()));
-        let api = Api { store, platform, authorizer, home, sealing, http, metrics, loops, problems, down };
+        let api =
+            Api { store, platform, authorizer, home, sealing, http, metrics, loops, problems, down, external_url };
         let ControllerDoors { api: listener, health, exposed } = doors;
         let mut servers = JoinSet::new();
         if let Some(listener) = health {

@@ -164,7 +164,7 @@ fn access_review(user: UserInfo, access: &Access) -> SubjectAccessReview {
 }
 
 /// A verb on a resource of the group `ostler.dev`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Access {
     pub verb: &'static str,
     pub resource: String,

@@ -124,7 +124,7 @@ impl ApiError {
         }
     }
 
-    fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Auth(error) => error.into(),
             Self::Store(error) => match error.class() {
@@ -138,7 +138,7 @@ impl ApiError {
         }
     }
 
-    fn hint(&self) -> &str {
+    pub(super) fn hint(&self) -> &str {
         match self {
             Self::Auth(AuthError::NoToken) => {
                 "send the header `Authorization: Bearer TOKEN`; the token of `ostler up` is \

@@ -18,6 +18,7 @@ mod state;
 mod status;
 mod tasks;
 mod types;
+mod ui;
 
 /// The longest reason of a person, in characters: it is shown beside what it is about.
 const MOST_REASON_CHARS: usize = 1_024;
@@ -50,4 +51,8 @@ pub use tasks::{
 pub use types::{
     Changed, Check, Event, EventList, Item, ItemList, LeaderView, Live, OperationView, PauseRequest, Problem,
     ProblemList, ReasonRequest, SuspensionView,
+};
+pub use ui::{
+    ExternalUrl,
+    sign::{LinkRequest, SignInLink},
 };

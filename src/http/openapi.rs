@@ -57,6 +57,7 @@ use super::tasks::TaskRequest;
         super::tasks::read::list,
         super::tasks::read::results,
         super::tasks::read::explain,
+        super::ui::sign::create_link,
         openapi,
     ),
     components(schemas(TaskRequest, super::ErrorReply)),
@@ -83,7 +84,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Each operation's name and group, for clients that are generated from this.
-const OPERATIONS: [(&str, &str, &str, &str); 40] = [
+const OPERATIONS: [(&str, &str, &str, &str); 41] = [
     ("get", "/livez", "livez", "health"),
     ("get", "/readyz", "readyz", "health"),
     ("get", "/metrics", "metrics", "health"),
@@ -101,6 +102,7 @@ const OPERATIONS: [(&str, &str, &str, &str); 40] = [
     ("post", "/api/v1/{kind}/{namespace}/{name}/run", "run_schedule", "controls"),
     ("post", "/api/v1/{kind}/{namespace}/{name}/suspend", "suspend_resource", "controls"),
     ("post", "/api/v1/{kind}/{namespace}/{name}/resume", "resume_resource", "controls"),
+    ("post", "/api/v1/links", "create_link", "controls"),
     ("post", "/api/v1/pause", "pause", "controls"),
     ("delete", "/api/v1/pause", "unpause", "controls"),
     ("post", "/api/v1/down", "down", "controls"),

@@ -5,7 +5,7 @@ use std::{collections::HashMap, io};
 use axum::{
     Extension, Router,
     extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
-    http::header,
+    http::{HeaderMap, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
@@ -19,7 +19,7 @@ use super::{
     auth::Rule,
     calls, causes, controls, events,
     extract::{BODIES_BYTES, Bodies, BodyLimit, USUAL_BODY},
-    health, openapi, resources, services, status, tasks,
+    health, openapi, resources, services, status, tasks, ui,
 };
 use crate::{
     host::sign::named_claim,
@@ -47,6 +47,7 @@ pub(super) fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/pause", OfAll("create", "pauses"), post(controls::pause)),
         ("/api/v1/pause", OfAll("delete", "pauses"), delete(controls::unpause)),
         ("/api/v1/down", OfAll("delete", "installations"), post(controls::down)),
+        ("/api/v1/links", OfBackends("list"), post(ui::sign::create_link)),
         ("/api/v1/services/{agent}/{service}/stop", OfAgent("update", Some("services")), post(services::stop)),
         ("/api/v1/services/{agent}/{service}/start", OfAgent("update", Some("services")), post(services::start)),
         ("/api/v1/services/{agent}/{service}/log", OfAgent("get", Some("log")), get(services::log)),
@@ -104,7 +105,8 @@ pub async fn serve_by(
 
 /// The whole API.
 pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
-    let mut router = Router::new();
+    let door = ui::UiDoor::new(&api);
+    let mut router = ui::router(&api, &door);
     for (path, rule, handler) in table() {
         let guarded = handler.route_layer(middleware::from_fn_with_state((api.clone(), rule), guard));
         router = router.route(path, guarded);
@@ -116,6 +118,7 @@ pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
         .method_not_allowed_fallback(|request: Request| async move {
             ApiError::MethodNotAllowed(format!("there is no {} {}", request.method(), request.uri().path()))
         })
+        .layer(Extension(door))
         .layer(Extension(tasks::Closing(closing)))
         .layer(Extension(health::StoreCheck::default()))
         .layer(Extension(USUAL_BODY))
@@ -143,7 +146,7 @@ async fn guard(
     let path: HashMap<_, _> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let namespace = query_namespace(request.uri().query().unwrap_or_default());
     // A claim is proven here or nowhere: no API server is asked about a token that anybody can make up.
-    let claim = bearer(&request).filter(|token| named_claim(token).is_some()).map(str::to_owned);
+    let claim = bearer(request.headers()).filter(|token| named_claim(token).is_some()).map(str::to_owned);
     if let Some(token) = claim.filter(|_| rule != Rule::Open) {
         let id = path.get("id").filter(|_| rule == Rule::OfClaim);
         match tasks::prove(&api, id.map(String::as_str), &token).await {
@@ -151,7 +154,7 @@ async fn guard(
             Err(error) => return error.into_response(),
         };
     } else if let Some(access) = rule.access(&path, namespace.as_deref()) {
-        let person = match bearer(&request) {
+        let person = match bearer(request.headers()) {
             Some(token) => api.authorizer.authorize(token, &access).await,
             None => Err(AuthError::NoToken),
         };
@@ -163,8 +166,8 @@ async fn guard(
     next.run(request).await
 }
 
-fn bearer(request: &Request) -> Option<&str> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
@@ -177,7 +180,7 @@ struct Namespace {
 }
 
 /// The namespace that the handler will read from the same query.
-fn query_namespace(query: &str) -> Option<String> {
+pub(super) fn query_namespace(query: &str) -> Option<String> {
     let uri = format!("/?{query}").parse().ok()?;
     axum::extract::Query::<Namespace>::try_from_uri(&uri).ok()?.0.namespace
 }
@@ -223,9 +226,7 @@ mod tests {
 
     #[test]
     fn a_token_is_read_from_a_bearer_header_only() {
-        let request = |value: &str| {
-            axum::http::Request::builder().header("authorization", value).body(axum::body::Body::empty()).unwrap()
-        };
+        let request = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
         assert_eq!(bearer(&request("Bearer abc")), Some("abc"));
         assert_eq!(bearer(&request("bearer  abc ")), Some("abc"));
         for none in ["Basic abc", "Bearer", "Bearer ", "abc"] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{auth::Authorizer, types::Problem};
+use super::{ExternalUrl, auth::Authorizer, types::Problem};
 use crate::{
     api::ObjectKey,
     net::HttpClient,
@@ -42,6 +42,8 @@ pub struct Api {
     pub problems: ProblemSource,
     /// Cancelled by `POST /api/v1/down`; `None` where nobody may end the process that way.
     pub down: Option<CancellationToken>,
+    /// By which the dashboard is reached, beside loopback.
+    pub external_url: Option<ExternalUrl>,
 }
 
 impl Api {

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use rand::RngCore;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde_json::{Value, json};
@@ -56,6 +59,35 @@ impl Key {
         rand::rng().fill_bytes(&mut bytes);
         STANDARD.encode(bytes)
     }
+
+    /// Seals a text for one purpose, in characters that a cookie takes.
+    pub fn seal_text(&self, purpose: &str, text: &str) -> Result<String, SealError> {
+        Ok(URL_SAFE_NO_PAD.encode(self.sealed(Aad::from(purpose.as_bytes().to_vec()), text.as_bytes().to_vec())?))
+    }
+
+    /// Opens what [`Self::seal_text`] sealed for the same purpose.
+    pub fn open_text(&self, purpose: &str, sealed: &str) -> Result<String, SealError> {
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| SealError::Open)?;
+        let plain = self.opened(Aad::from(purpose.as_bytes().to_vec()), &bytes)?;
+        String::from_utf8(plain).map_err(|_| SealError::Open)
+    }
+
+    fn sealed(&self, bound_to: Aad<Vec<u8>>, mut plain: Vec<u8>) -> Result<Vec<u8>, SealError> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::rng().fill_bytes(&mut nonce);
+        self.0
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), bound_to, &mut plain)
+            .map_err(|_| SealError::Key)?;
+        Ok([nonce.as_slice(), &plain].concat())
+    }
+
+    fn opened(&self, bound_to: Aad<Vec<u8>>, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN).ok_or(SealError::Open)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Open)?;
+        let mut sealed = sealed.to_vec();
+        let plain = self.0.open_in_place(nonce, bound_to, &mut sealed).map_err(|_| SealError::Open)?;
+        Ok(plain.to_vec())
+    }
 }
 
 /// By which a Secret's row is known.
@@ -76,13 +108,7 @@ pub fn seal(
     }
     let plain: BTreeMap<&str, String> =
         data.iter().map(|(key, value)| (key.as_str(), STANDARD.encode(value))).collect();
-    let mut sealed = json!(plain).to_string().into_bytes();
-    let mut nonce = [0; NONCE_LEN];
-    rand::rng().fill_bytes(&mut nonce);
-    key.0
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), bound_to(namespace, name), &mut sealed)
-        .map_err(|_| SealError::Key)?;
-    let text = STANDARD.encode([nonce.as_slice(), &sealed].concat());
+    let text = STANDARD.encode(key.sealed(bound_to(namespace, name), json!(plain).to_string().into_bytes())?);
     Ok(DeclaredRow {
         uid: uid(namespace, name),
         kind: KIND.to_owned(),
@@ -100,12 +126,8 @@ pub fn seal(
 pub fn open(key: &Key, row: &DeclaredRow) -> Result<Data, SealError> {
     let text = row.spec.get(FIELD).and_then(Value::as_str).ok_or(SealError::Open)?;
     let bytes = STANDARD.decode(text).map_err(|_| SealError::Open)?;
-    let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN).ok_or(SealError::Open)?;
-    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Open)?;
-    let mut sealed = sealed.to_vec();
-    let plain =
-        key.0.open_in_place(nonce, bound_to(&row.namespace, &row.name), &mut sealed).map_err(|_| SealError::Open)?;
-    let encoded: BTreeMap<String, String> = serde_json::from_slice(plain).map_err(|_| SealError::Open)?;
+    let plain = key.opened(bound_to(&row.namespace, &row.name), &bytes)?;
+    let encoded: BTreeMap<String, String> = serde_json::from_slice(&plain).map_err(|_| SealError::Open)?;
     let decode = |(key, value): (String, String)| Some((key, STANDARD.decode(value).ok()?));
     encoded.into_iter().map(decode).collect::<Option<Data>>().ok_or(SealError::Open)
 }
@@ -146,6 +168,17 @@ mod tests {
         assert_eq!(open(&key, &sealed), Ok(changed));
         let renewed = seal(&Key::parse(&Key::generate()).unwrap(), "team", "cloud", &data(), Some(&row)).unwrap();
         assert_ne!(renewed, row, "another key seals anew");
+    }
+
+    #[test]
+    fn a_text_is_opened_for_its_own_purpose_only() {
+        let key = Key::parse(&Key::generate()).unwrap();
+        let sealed = key.seal_text("session", "ada").unwrap();
+        assert_eq!(key.open_text("session", &sealed), Ok("ada".to_owned()));
+        assert_eq!(key.open_text("link", &sealed), Err(SealError::Open));
+        for bad in ["", "AAAA", &sealed[1..], "ä"] {
+            assert_eq!(key.open_text("session", bad), Err(SealError::Open), "{bad:?}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn real_chart_passes_its_linter_and_every_manifest_is_one_that_kubernetes_takes(
     let cases: &[&[&str]] = &[
         &[],
         &["replicas=1", "metrics.annotations=false", r#"mode="Observe""#],
+        &["replicas=1", "metrics.annotations=false", r#"externalUrl="https://ostler.example:8443""#],
         &[r#"watchNamespaces=["default","kube-system"]"#, r#"secretNamespaces=["default","kube-public"]"#],
         &["clusterWide=true", r#"serviceAccount={"create":true,"name":"mine","annotations":{"a":"b"}}"#],
         &["readLogs=true", "patchWorkloads=true", "rbac.aggregate=true", "crds.keep=false"],
@@ -93,6 +94,7 @@ fn real_chart_refuses_what_it_does_not_know_and_says_what_it_lacks() {
         (r#"mode="Watch""#, "mode"),
         (r#"workers=[{"replicas":1}]"#, "pool"),
         (r#"networkPolicy.egress.cidrs=["everywhere"]"#, "cidrs"),
+        (r#"externalUrl="https://ostler.example/below""#, "externalUrl"),
         (r#"database={"existingSecret":"","key":"url"}"#, "name the Secret that holds the URL"),
         (r#"serviceAccount={"create":false}"#, "say which service account to use"),
         ("gateway.enabled=true", "gateway.enabled: only by TLS"),

@@ -11,6 +11,8 @@ docker.io dockerd
 runc runc
 containernetworking-plugins /usr/lib/cni/ptp
 busybox-static busybox
+chromium chromium
+fonts-dejavu-core /usr/share/fonts/truetype/dejavu
 openssl openssl
 iptables iptables
 iproute2 ip

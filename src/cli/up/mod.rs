@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     agent,
-    http::{Problem, ResourceHome, TokenAuthorizer},
+    http::{ExternalUrl, Problem, ResourceHome, TokenAuthorizer},
     net::HttpClient,
     platform::{
         Platform,
@@ -55,6 +55,9 @@ pub struct UpArgs {
     /// Where API, health and metrics are; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
     listen: SocketAddr,
+    /// Where the dashboard is reached beside loopback: the address of a proxy of this machine, such as Tailscale Serve
+    #[arg(long, value_name = "URL", env = "OSTLER_EXTERNAL_URL")]
+    external_url: Option<ExternalUrl>,
     #[command(flatten)]
     gateway: UpGatewayArgs,
     #[command(flatten)]
@@ -65,7 +68,7 @@ pub struct UpArgs {
 }
 
 pub async fn run(args: UpArgs, global: &Global) -> Result<(), CliError> {
-    let UpArgs { folder, listen, gateway, database, observe } = args;
+    let UpArgs { folder, listen, external_url, gateway, database, observe } = args;
     let folder = checked(&folder, listen)?;
     let dir = DataDir::of(global)?;
     dir.create()?;
@@ -73,7 +76,7 @@ pub async fn run(args: UpArgs, global: &Global) -> Result<(), CliError> {
     let work = async {
         let store = database.open(Some(&dir)).await?;
         let listener = process::listen(listen).await?;
-        Up::start(&dir, &folder, store, listener, (gateway, observe)).await?.until_ended(&dir).await
+        Up::start(&dir, &folder, store, listener, (external_url, gateway, observe)).await?.until_ended(&dir).await
     };
     logged(global, LOGS, work).await
 }
@@ -109,7 +112,7 @@ impl Up {
         folder: &Path,
         store: Arc<dyn Store>,
         listener: TcpListener,
-        (gateway, observe): (UpGatewayArgs, bool),
+        (external_url, gateway, observe): (Option<ExternalUrl>, UpGatewayArgs, bool),
     ) -> Result<Self, CliError> {
         let address = listener.local_addr().map_err(CliError::failed)?;
         let base_dir = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
@@ -168,6 +171,7 @@ impl Up {
             holder: holder(),
             problems: problems(&platform, &agents),
             down: Some(down.clone()),
+            external_url,
         };
         let process = ControllerProcess::start(parts, ControllerDoors::only(listener)).await?;
         let stop = folder_stop.clone();

@@ -50,7 +50,7 @@ pub async fn welcome(
              ends it then\n"
         );
     }
-    text += "next: `ostler status` in another terminal; Ctrl-C here ends this and leaves services up, `ostler down` ends both\n";
+    text += "next: `ostler status` or `ostler dashboard` in another terminal; Ctrl-C here ends this and leaves services up, `ostler down` ends both\n";
     announce(&text);
     Ok(())
 }

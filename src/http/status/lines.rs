@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::LineText;
 use crate::{
     api::{
         BackendState, Condition, ConditionStatus, ContainerHealthCheckState, ContainerHealthCheckStatus,
         HostAgentStatus, Kind, LLMBackendStatus, condition,
     },
-    base::age,
     http::types::Item,
 };
 
@@ -40,6 +40,9 @@ pub struct BackendLine {
     pub slots_in_use: Option<i64>,
     pub limit: Option<i32>,
     pub detail: String,
+    /// The same, for pages.
+    #[serde(skip)]
+    pub(in crate::http) text: LineText,
 }
 
 /// A host agent, a check of containers, an expert, a pool or a schedule on the screen.
@@ -54,15 +57,19 @@ pub struct ResourceLine {
     /// `status.state`; `New` before the first pass.
     pub state: String,
     pub detail: String,
+    /// The same, for pages.
+    #[serde(skip)]
+    pub(in crate::http) text: LineText,
 }
 
 impl BackendLine {
-    pub(super) fn of(item: &Item, now: Timestamp) -> Self {
+    pub(in crate::http) fn of(item: &Item, now: Timestamp) -> Self {
         let status: LLMBackendStatus = read_status(item);
         let live = &item.live;
         let ready = condition(&status.base.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
         let suspended = is_suspended(item) || status.base.state == Some(BackendState::Suspended);
+        let text = if is_ready { serving_text(item, &status) } else { failing_text(item, &status, ready, now) };
         Self {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
@@ -75,22 +82,20 @@ impl BackendLine {
             state: word(item, suspended),
             slots_in_use: live.slots_in_use,
             limit: live.limit.or(status.effective_limit),
-            detail: if is_ready {
-                serving_detail(item, &status, now)
-            } else {
-                failing_detail(item, &status, ready, now)
-            },
+            detail: text.in_words(now),
+            text,
         }
     }
 }
 
 impl ResourceLine {
-    pub(super) fn of_agent(item: &Item) -> Self {
+    pub(in crate::http) fn of_agent(item: &Item) -> Self {
         let status: HostAgentStatus = read_status(item);
         let ready = condition(&status.base.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
         let suspended = is_suspended(item);
         let held = !status.held_services.is_empty();
+        let detail = if is_ready { services(&status) } else { message(ready) };
         Self {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
@@ -101,17 +106,21 @@ impl ResourceLine {
             },
             healthy: (is_ready && is_current(item)) || suspended,
             state: word(item, suspended),
-            detail: if is_ready { services(&status) } else { message(ready) },
+            text: LineText::new(detail.clone()),
+            detail,
         }
     }
 
-    pub(super) fn of_check(item: &Item, now: Timestamp) -> Self {
+    pub(in crate::http) fn of_check(item: &Item, now: Timestamp) -> Self {
         use ContainerHealthCheckState as S;
         let status: ContainerHealthCheckStatus = read_status(item);
         let ready = condition(&status.base.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True);
         let suspended = is_suspended(item);
-        let since = ready.map(|c| format!(" (for {})", age(seconds_between(c.last_transition_time.0, now))));
+        let text = match status.base.state {
+            Some(S::Healthy) => LineText::new(format!("{} {}", status.total.unwrap_or_default(), message(ready))),
+            _ => LineText::new(message(ready)).lasting(since(ready)),
+        };
         Self {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
@@ -124,10 +133,8 @@ impl ResourceLine {
             // What a person stopped is as that person wants it.
             healthy: (is_ready && is_current(item)) || suspended || status.base.state == Some(S::HeldByPerson),
             state: word(item, suspended),
-            detail: match status.base.state {
-                Some(S::Healthy) => format!("{} {}", status.total.unwrap_or_default(), message(ready)),
-                _ => format!("{}{}", message(ready), since.unwrap_or_default()),
-            },
+            detail: text.in_words(now),
+            text,
         }
     }
 }
@@ -142,7 +149,7 @@ struct Conditions {
 
 impl ResourceLine {
     /// An expert, a queue, a pool or a schedule.
-    pub(super) fn of_declared(item: &Item, now: Timestamp) -> Self {
+    pub(in crate::http) fn of_declared(item: &Item, now: Timestamp) -> Self {
         let status: Conditions = read_status(item);
         let ready = condition(&status.conditions, "Ready");
         let is_ready = ready.is_some_and(|c| c.status == ConditionStatus::True) && is_current(item);
@@ -155,12 +162,11 @@ impl ResourceLine {
             "Held" | "Scaling" | "Waiting" => Level::Warning,
             _ => Level::Bad,
         };
-        let since = ready.map(|c| format!(" (for {})", age(seconds_between(c.last_transition_time.0, now))));
-        let detail = match status.next_run_time.filter(|at| *at > now) {
-            _ if !is_current(item) => "changed; not looked at yet".to_owned(),
-            Some(at) if is_ready => format!("next run in {}", age(seconds_between(now, at))),
-            _ if is_ready => message(ready),
-            _ => format!("{}{}", message(ready), since.unwrap_or_default()),
+        let text = match status.next_run_time.filter(|at| *at > now) {
+            _ if !is_current(item) => LineText::new("changed; not looked at yet"),
+            Some(at) if is_ready => LineText::new("next run in ").until(at),
+            _ if is_ready => LineText::new(message(ready)),
+            _ => LineText::new(message(ready)).lasting(since(ready)),
         };
         Self {
             namespace: item.namespace().to_owned(),
@@ -168,7 +174,8 @@ impl ResourceLine {
             level,
             healthy: is_ready || suspended,
             state,
-            detail,
+            detail: text.in_words(now),
+            text,
         }
     }
 }
@@ -238,57 +245,57 @@ fn message(ready: Option<&Condition>) -> String {
     }
 }
 
-fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
-    to.duration_since(from).as_secs()
+fn since(ready: Option<&Condition>) -> Option<Timestamp> {
+    ready.map(|ready| ready.last_transition_time.0)
 }
 
 /// Why it is not ready and since when; when the next attempt comes, and what a person can do.
-fn failing_detail(item: &Item, status: &LLMBackendStatus, ready: Option<&Condition>, now: Timestamp) -> String {
-    let mut detail = message(ready);
-    if let Some(ready) = ready {
-        detail = format!("{detail} (for {})", age(seconds_between(ready.last_transition_time.0, now)));
-    }
+fn failing_text(item: &Item, status: &LLMBackendStatus, ready: Option<&Condition>, now: Timestamp) -> LineText {
+    let mut text = LineText::new(message(ready)).lasting(since(ready));
     let next = status.recovery.as_ref().and_then(|r| r.next_attempt_time.as_ref());
-    if let Some(wait) = next.map(|at| seconds_between(now, at.0)).filter(|wait| *wait > 0) {
-        detail = format!("{detail}; next attempt in {}", age(wait));
+    if let Some(at) = next.map(|at| at.0).filter(|at| at.duration_since(now).as_secs() > 0) {
+        text = text.words("; next attempt in ").until(at);
     }
     let Some(next) = ready.and_then(|c| Kind::LLMBackend.remedy(item.namespace(), item.name(), &c.reason)) else {
-        return detail;
+        return text;
     };
     let service = item.spec.get("recovery").and_then(|r| r.get("service")).and_then(Value::as_str);
     let log = service.map_or_else(String::new, |service| format!("; `ostler logs {service}` shows its log"));
-    format!("{detail}; {next}{log}")
+    text.words(format!("; {next}{log}"))
 }
 
 /// What a well server last did, with the ages that status does not have.
-fn serving_detail(item: &Item, status: &LLMBackendStatus, now: Timestamp) -> String {
+fn serving_text(item: &Item, status: &LLMBackendStatus) -> LineText {
     let live = &item.live;
     let mut parts = Vec::new();
     if !all_models(status) {
-        parts.push(message(condition(&status.base.conditions, "ModelsReady")));
+        parts.push(LineText::new(message(condition(&status.base.conditions, "ModelsReady"))));
     }
     let recorded = live.last_served.as_ref().map(|served| served.at);
     let served =
         [live.last_byte_at, recorded, status.last_served_time.as_ref().map(|t| t.0)].into_iter().flatten().max();
     if let Some(at) = served {
-        parts.push(format!("last answer {} ago", age(seconds_between(at, now))));
+        parts.push(LineText::new("last answer ").since(at).words(" ago"));
     }
     for (name, check) in [("canary", &live.last_canary), ("probe", &live.last_probe)] {
         if let Some(check) = check {
             let took = check.millis.map_or_else(|| check.verdict.clone(), |ms| format!("{ms} ms"));
-            parts.push(format!("{name} {took}, {} ago", age(seconds_between(check.at, now))));
+            parts.push(LineText::new(format!("{name} {took}, ")).since(check.at).words(" ago"));
         }
     }
     for model in status.models.iter().filter(|m| !m.present) {
-        parts.push(match model.pull_percent {
+        parts.push(LineText::new(match model.pull_percent {
             Some(percent) => format!("pulling {}: {percent} %", model.name),
             None => format!("{} is missing", model.name),
-        });
+        }));
     }
     if let (Some(limit), Some(why)) = (status.effective_limit, &status.limited_by) {
-        parts.push(format!("at most {limit} at once: {why}"));
+        parts.push(LineText::new(format!("at most {limit} at once: {why}")));
     }
-    if parts.is_empty() { message(condition(&status.base.conditions, "Ready")) } else { parts.join(" · ") }
+    match parts.is_empty() {
+        true => LineText::new(message(condition(&status.base.conditions, "Ready"))),
+        false => LineText::joined(parts, " · "),
+    }
 }
 
 /// `mlx Running · ollama Stopped, held (Person: by ada)`

@@ -1,5 +1,6 @@
 //! The one screen: what is not well first.
 
+mod line_text;
 mod lines;
 mod queues;
 #[cfg(test)]
@@ -19,8 +20,10 @@ use super::{
 };
 use crate::{api::Kind, causes::CauseSeverity, store::Pause};
 
+pub(super) use line_text::{LinePart, LineText};
 pub use lines::{BackendLine, Level, ResourceLine};
 pub use queues::QueueLine;
+pub(super) use queues::{WaitingLine, queue_lines, waiting_lines};
 
 /// Everything that one screen shows.
 #[serde_with::skip_serializing_none]
@@ -93,7 +96,7 @@ pub(super) async fn status(
         notifiers: items(Kind::Notifier).await?,
         told: told(&resources::items(&api, Kind::Notifier, None).await?),
         causes: causes::open(&api, namespace, now).await?,
-        queues: queues::queue_lines(&api, namespace, &items(Kind::TaskQueue).await?, now).await?,
+        queues: queue_lines(&api, namespace, &items(Kind::TaskQueue).await?, now).await?,
         leader: api.store.leader().await?.and_then(LeaderView::of),
         pause: api.store.controls().await?.pause,
         problems: api.all_problems(),

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Level, ResourceLine};
+use super::{Level, LineText, ResourceLine};
 use crate::{
     http::{Api, ApiError, tasks, types::Item},
     store::{QueueCounts, WaitingGroup, world},
-    tasks::explain::{World, group, line},
+    tasks::explain::{Group, World, group, line},
 };
 
 /// Groups that the line names; there may be one for each expert.
@@ -32,6 +32,9 @@ pub struct QueueLine {
     pub needs_human: i64,
     /// Why the queue is not ready, and why those that wait do, the most first; empty when it is and none waits.
     pub detail: String,
+    /// The same, for pages.
+    #[serde(skip)]
+    pub(in crate::http) text: LineText,
 }
 
 /// The queues that are declared or have tasks, worst first.
@@ -83,8 +86,8 @@ impl QueueLine {
         // What holds all tasks of the queue is told by those that wait already.
         let is_told = matches!(object.state.as_str(), "Held" | "Suspended") && !self.detail.is_empty();
         if !is_told {
-            let parts = [object.detail, self.detail];
-            self.detail = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ");
+            self.text = LineText::joined([object.text, self.text], " · ");
+            self.detail = self.text.in_words(now);
         }
         self
     }
@@ -111,8 +114,33 @@ fn of(counts: &QueueCounts, waiting: &[WaitingGroup], world: &World, now: Timest
         done: counts.completed,
         failed: counts.failed,
         needs_human: counts.deferred_to_human,
+        text: LineText::new(detail.clone()),
         detail,
     }
+}
+
+/// Tasks of a queue that wait for the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingLine {
+    pub namespace: String,
+    pub queue: String,
+    pub group: Group,
+}
+
+/// What the pending tasks of a namespace, or of all, wait for: the most first in each queue.
+pub async fn waiting_lines(api: &Api, world: &World, in_namespace: Option<&str>) -> Result<Vec<WaitingLine>, ApiError> {
+    let (waiting, now) = (api.store.waiting().await?, api.store.now().await?);
+    let mut queues: Vec<(&str, &str)> = waiting.iter().map(|w| (w.namespace.as_str(), w.queue.as_str())).collect();
+    queues.retain(|(namespace, _)| in_namespace.is_none_or(|wanted| *namespace == wanted));
+    queues.sort_unstable();
+    queues.dedup();
+    let of_queue = |(namespace, queue): (&str, &str)| {
+        let ours = waiting.iter().filter(|w| w.namespace == namespace && w.queue == queue).map(world::waiting);
+        let groups = group(&ours.collect::<Vec<_>>(), world, now);
+        let (namespace, queue) = (namespace.to_owned(), queue.to_owned());
+        groups.into_iter().map(move |group| WaitingLine { namespace: namespace.clone(), queue: queue.clone(), group })
+    };
+    Ok(queues.into_iter().flat_map(of_queue).collect())
 }
 
 #[cfg(test)]

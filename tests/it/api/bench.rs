@@ -26,6 +26,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// Where a proxy serves the dashboard.
+pub const EXTERNAL: &str = "https://ostler.example:8443";
 pub const TOKEN: &str = "the token of this test";
 
 /// Two backends and a broken one.
@@ -100,6 +102,7 @@ impl Bench {
             loops: loops.clone(),
             problems: Arc::new(move || problems.problems().into_iter().map(Problem::from).collect()),
             down: Some(down.clone()),
+            external_url: Some(EXTERNAL.parse().unwrap()),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -2,7 +2,10 @@
 
 mod auth;
 mod bench;
+mod browser;
 mod controls;
+mod dashboard;
+mod dashboard_acts;
 mod doors;
 mod real_cluster;
 mod seeing;

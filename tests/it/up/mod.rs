@@ -17,6 +17,7 @@ mod outage;
 mod polite;
 mod queues;
 mod real_client;
+mod real_dashboard;
 mod real_engines;
 mod real_evidence;
 mod real_mail;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Python environment with the MLX server, what writes tiny models, what generates API clients and a mail server: build.sh BIN (a minute; it goes beside BIN)
+# A Python environment with the MLX server, what writes tiny models, what generates API clients, a mail server and what drives a browser: build.sh BIN (a minute; it goes beside BIN)
 set -euo pipefail
 cd "$(dirname "$0")"
 python3 -m venv "$1/../python"
