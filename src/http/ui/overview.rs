@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::{
     bits::{self, clean, line_text, prose},
+    causes,
     frame::{UiPage, UiTab},
     verdict::{OverallVerdict, verdict},
     visit::UiVisit,
@@ -77,9 +78,10 @@ fn body(
         ("Pools", Kind::WorkerPool, &overview.pools),
         ("Experts", Kind::Expert, &overview.experts),
         ("Schedules", Kind::TaskSchedule, &overview.schedules),
+        ("Notifiers", Kind::Notifier, &overview.notifiers),
     ];
     // Of these, those that are well are only counted: there may be many.
-    let is_quiet = |kind: Kind| matches!(kind, Kind::WorkerPool | Kind::Expert | Kind::TaskSchedule);
+    let is_quiet = |kind: Kind| matches!(kind, Kind::WorkerPool | Kind::Expert | Kind::TaskSchedule | Kind::Notifier);
     let others = all.map(|(heading, kind, lines)| {
         let shown = lines.iter().filter(|line| !is_quiet(kind) || line.level != Level::Ok);
         (heading, kind, shown.collect::<Vec<_>>())
@@ -99,6 +101,7 @@ fn body(
         }
         @if let Some(pause) = &overview.pause { (paused(visit, pause, *now, may_pause)) }
         @if !overview.problems.is_empty() { (problems(&overview.problems)) }
+        (causes::list(shown, &overview.causes))
         div.columns {
             @if !overview.backends.is_empty() {
                 section.panel aria-labelledby="backends" {

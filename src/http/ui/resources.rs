@@ -66,6 +66,7 @@ fn heading(kind: Kind) -> &'static str {
         Kind::WorkerPool => "Pools",
         Kind::TaskSchedule => "Schedules",
         Kind::Caller => "Callers",
+        Kind::Notifier => "Notifiers",
     }
 }
 

@@ -46,7 +46,14 @@ pub fn verdict(overview: &Overview) -> OverallVerdict {
 fn lines(overview: &Overview) -> Vec<(Level, &str)> {
     let mut all: Vec<(Level, &str)> = overview.backends.iter().map(|line| (line.level, line.name.as_str())).collect();
     all.extend(overview.queues.iter().map(|line| (line.level, line.name.as_str())));
-    let others = [&overview.containers, &overview.agents, &overview.pools, &overview.experts, &overview.schedules];
+    let others = [
+        &overview.containers,
+        &overview.agents,
+        &overview.pools,
+        &overview.experts,
+        &overview.schedules,
+        &overview.notifiers,
+    ];
     all.extend(others.into_iter().flatten().map(|line| (line.level, line.name.as_str())));
     all
 }

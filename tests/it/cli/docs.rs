@@ -14,7 +14,10 @@ fn root() -> &'static Path {
 
 fn pages() -> Vec<(String, String)> {
     let of = |folder: &str| {
-        fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().path()).filter(|path| path.extension().is_some_and(|kind| kind == "md"))
+        fs::read_dir(root().join(folder))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|kind| kind == "md"))
     };
     let mut files: Vec<PathBuf> = of("docs").chain(of("docs/runbooks")).collect();
     files.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
