@@ -90,7 +90,7 @@ mod tests {
             (rule(&["list"], &[""], &["pods/log"], &[]), false),
             (rule(&["list"], &[""], &["pods"], &["one"]), false),
         ] {
-            assert_eq!(allows(&[rules.clone()], ("list", "", "pods")), allowed, "{rules:?}");
+            assert_eq!(allows(std::slice::from_ref(&rules), ("list", "", "pods")), allowed, "{rules:?}");
         }
         assert!(!allows(&[], ("list", "", "pods")));
     }

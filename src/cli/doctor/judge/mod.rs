@@ -36,7 +36,7 @@ pub fn judge(observed: &DoctorObserved) -> Vec<DoctorFinding> {
         found.crds(crds, &observed.version);
     }
     let mut all = found.0;
-    all.sort_by(|a, b| b.level.cmp(&a.level));
+    all.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     all
 }
 
