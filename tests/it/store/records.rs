@@ -121,6 +121,8 @@ fn cause(name: &str, opened: i64) -> Cause {
         next: "look".to_owned(),
         members: vec![key("TaskQueue", "default")],
         member_count: 1,
+        most: 1,
+        most_title: format!("{root} is down"),
         waiting: 405,
         since: at(opened),
         times: 1,
