@@ -85,6 +85,9 @@ pub struct Cause {
     #[serde(default)]
     pub members: Vec<ObjectKey>,
     pub member_count: usize,
+    /// The most that there were this time, and the title then; once it is over, that is what it was.
+    pub most: usize,
+    pub most_title: String,
     /// Tasks that wait because of it.
     #[serde(default)]
     pub waiting: i64,
@@ -105,6 +108,14 @@ pub struct Cause {
 impl Cause {
     pub fn is_open(&self) -> bool {
         self.resolved_at.is_none()
+    }
+
+    /// Remembers how far it reached.
+    pub fn note_most(&mut self) {
+        if self.member_count >= self.most {
+            self.most = self.member_count;
+            self.most_title.clone_from(&self.title);
+        }
     }
 
     /// Whether it stands for itself: it is open, and a symptom of nothing.

@@ -37,11 +37,13 @@ fn seen_again(known: &[Cause], seen: &DerivedCause, now: Timestamp) -> Option<Ca
         next.since = seen.since.max(resolved_at).min(now);
         next.ended = None;
         next.worst = CauseSeverity::Info;
+        next.most = 0;
     }
     next.well_since = None;
     next.folded_into = None;
     next.severity = next.severity_at(now);
     next.worst = next.worst.max(next.severity);
+    next.note_most();
     let is_counted = now.duration_since(cause.updated_at) >= COUNTED;
     let steady = Cause { waiting: if is_counted { next.waiting } else { cause.waiting }, ..next };
     (steady != *cause).then_some(Cause { updated_at: now, ..steady })
@@ -64,6 +66,8 @@ fn opened(seen: &DerivedCause, now: Timestamp) -> Cause {
         next: String::new(),
         members: Vec::new(),
         member_count: 0,
+        most: 0,
+        most_title: String::new(),
         waiting: 0,
         since: seen.since.min(now),
         times: 1,
@@ -73,7 +77,8 @@ fn opened(seen: &DerivedCause, now: Timestamp) -> Cause {
         folded_into: None,
         updated_at: now,
     };
-    let cause = merged(&cause, seen, now);
+    let mut cause = merged(&cause, seen, now);
+    cause.note_most();
     let severity = cause.severity_at(now);
     Cause { severity, worst: severity, ..cause }
 }
@@ -115,6 +120,8 @@ fn unseen(cause: &Cause, derived: &[DerivedCause], facts: &CauseFacts, now: Time
     if at_once || now.duration_since(well_since) >= needed {
         next.resolved_at = Some(now);
         next.severity = next.worst;
+        next.title.clone_from(&next.most_title);
+        next.member_count = next.most;
         next.ended = Some(how.to_owned());
     }
     next

@@ -89,7 +89,6 @@ fn is_known(world: &ControlPlane) -> bool {
         && feeds.queues.is_complete()
         && feeds.pools.is_complete()
         && feeds.schedules.is_complete()
-        && feeds.notifiers.is_complete()
         && world.book.is_loaded()
 }
 
