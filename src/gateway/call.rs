@@ -8,6 +8,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tracing::{Instrument, field};
 
 use super::{
     attempt::{self, AttemptEnd, Failed},
@@ -59,8 +60,9 @@ pub(super) async fn run(core: Arc<GatewayCore>, request: CallRequest, client: Ar
     if let Err(refusal) = core.view().may_go_on(&client.asker) {
         return refuse(&core, &client, &refusal).await;
     }
+    let span = tracing::info_span!("call", id = client.id, path = client.operation.path(), model = field::Empty);
     tokio::select! {
-        () = serve(&core, &request, &client) => {}
+        () = serve(&core, &request, &client).instrument(span) => {}
         never = client.keep_alive() => match never {},
     }
     tracing::debug!(call = client.id, path = client.operation.path(), took = ?client.waited(), "a call ended");
@@ -75,8 +77,10 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         }
     };
     let caller = &*client.asker.caller;
+    core.until_declared(&caller.namespace).await;
     let alias = core.view().alias(caller, &ask.model).unwrap_or_else(|| caller.alias_of(&ask.model).to_owned());
     client.asks(&alias, ask.streams);
+    tracing::Span::current().record("model", alias.as_str());
     if ask.load == Some(Load::Out) {
         // Others use it.
         let mut headers = HeaderMap::new();
@@ -98,7 +102,8 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
     let mut failed: Option<Failed> = None;
     loop {
         let began = Instant::now();
-        let lent = match line::stand(core, (caller, wanted), &tried, deadline, &client.gone).await {
+        let standing = line::stand(core, (caller, wanted), &tried, deadline, &client.gone);
+        let lent = match standing.instrument(tracing::info_span!("wait")).await {
             Ok(lent) => lent,
             Err(LineEnd::Gone) => return,
             Err(LineEnd::Refused(refusal)) => return refuse(core, client, &refusal).await,
@@ -117,7 +122,8 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         core.metrics.waited(began.elapsed());
         client.has_slot(&lent.target.backend);
         let server = lent.target.server_url.clone();
-        let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).await;
+        let span = tracing::info_span!("attempt", backend = lent.target.backend);
+        let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).instrument(span).await;
         lent.give_back(linger).await;
         client.has_no_slot();
         match ended {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{Notify, RwLock as AsyncRwLock, Semaphore};
+use tokio::{
+    sync::{Notify, RwLock as AsyncRwLock, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -18,10 +21,12 @@ use super::{
 use crate::{
     calls::{CachedSecrets, CallSecrets, EvidenceLog, HeldSlots, Targets},
     net::HttpClient,
-    store::Store,
+    store::{Store, Topics},
     telemetry::{GatewayMetrics, Loops},
 };
 
+/// For so long a gateway waits for the first thing that is declared.
+const FIRST_SECONDS: Duration = Duration::from_secs(5);
 /// All bodies that are held, in KiB.
 const BODIES_KIB: usize = 256 * 1024;
 
@@ -105,6 +110,7 @@ pub(super) struct GatewayCore {
     pub view: RwLock<Arc<GatewayView>>,
     /// The view was read for the first time, or again.
     pub known: Notify,
+    begun: Instant,
     /// Read while a slot is asked for: what the database has and we don't know is not given back then.
     pub asking: AsyncRwLock<()>,
     pub queues: WaitQueues,
@@ -130,6 +136,7 @@ impl GatewayCore {
             evidence: EvidenceLog::default(),
             view: RwLock::default(),
             known: Notify::new(),
+            begun: Instant::now(),
             asking: AsyncRwLock::default(),
             queues: WaitQueues::default(),
             open: OpenCalls::default(),
@@ -153,6 +160,15 @@ impl GatewayCore {
 
     pub fn view(&self) -> Arc<GatewayView> {
         Arc::clone(&self.view.read())
+    }
+
+    /// Waits, in the first seconds, until anything is declared in a namespace: an `up` that has just started serves before its manifests
+    /// are in force.
+    pub async fn until_declared(&self, namespace: &str) {
+        let mut changes = self.store.follow(Topics::WORLD);
+        while self.view().of(namespace).next().is_none() && self.begun.elapsed() < FIRST_SECONDS {
+            changes.changed(Duration::from_millis(100)).await;
+        }
     }
 
     /// Ends the calls that still run, and waits until their slots are given back.

@@ -23,6 +23,8 @@ const WORDS: [&str; 16] = [
     "loft", "again",
 ];
 
+/// A limit from which on an answer ends by itself.
+const NOBODY_WANTS: u32 = 4096;
 /// What mlx_lm takes for a limit where none is given.
 const MLX_MAX_TOKENS: u32 = 512;
 
@@ -120,9 +122,13 @@ impl Generation {
         // The same call gets the same words, whatever ran beside it.
         let mut rng = StdRng::seed_from_u64(shared.options.seed ^ u64::from(prompt_tokens));
         let scripted = wanted.schema.as_ref().map(chat::pieces);
-        // A model that answers in a format ends where the format ends; of others a limit that is given is reached.
+        // A model that answers in a format ends where the format ends; of others a limit that is given is reached, unless it is so high
+        // that nobody wants as much: coding agents and the gateway name one with each request.
         let said = scripted.as_deref().map(length).or_else(|| shared.long_answer());
-        let natural = said.unwrap_or_else(|| wanted.max_tokens.map_or_else(|| rng.random_range(20..60), |_| u32::MAX));
+        let natural = said.unwrap_or_else(|| {
+            let is_reached = wanted.max_tokens.is_some_and(|most| most < NOBODY_WANTS);
+            if is_reached { u32::MAX } else { rng.random_range(20..60) }
+        });
         let usual = if shared.options.engine == EngineKind::Mlx { MLX_MAX_TOKENS } else { u32::MAX };
         let most = wanted.max_tokens.unwrap_or(usual);
         let answering = Instant::now();

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{BootInstant, Fence, ResourceKey, Store, StoreError, world};
 use crate::tasks::{
-    TaskId, Unassigned,
+    Assignment, TaskId, Unassigned,
     assign::{AssignReport, Batch, Roster, Tally},
 };
 
@@ -22,6 +22,8 @@ use crate::tasks::{
 const BATCH: i64 = 5_000;
 /// Batches that are written at once, while the next one is read and planned.
 const WRITES: usize = 2;
+/// Tasks of one page whose assignments are refused one by one; with more of them the page is refused.
+const MOST_REFUSED: usize = 16;
 /// The document that holds the last report.
 const DOCUMENT: &str = "assignment";
 /// How often somebody who asked looks for the report.
@@ -117,7 +119,7 @@ impl<'a> Pages<'a> {
         });
         let write = move |page: Page| async move {
             if let Some(fence) = fence.filter(|_| !page.batch.assignments.is_empty()) {
-                store.assign(fence, &page.batch.assignments).await?;
+                write_assignments(store, fence, &page.batch.assignments).await?;
             }
             Ok(page)
         };
@@ -140,6 +142,34 @@ impl<'a> Pages<'a> {
         let batch = roster.assign(&tasks);
         Ok(Some(Page { tasks, batch, last }))
     }
+}
+
+/// Writes assignments; by halves where the database refuses them for one task, so that nobody else waits because of that.
+///
+/// # Errors
+/// Those of the store, and a refusal of more tasks than are singled out.
+pub async fn write_assignments(store: &dyn Store, fence: &Fence, all: &[Assignment]) -> Result<(), StoreError> {
+    let (mut parts, mut refused) = (vec![all], 0);
+    while let Some(part) = parts.pop() {
+        match store.assign(fence, part).await {
+            Ok(_) => {}
+            Err(StoreError::Refused(_)) if part.len() > 1 && refused < MOST_REFUSED => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+            Err(StoreError::Refused(why)) if part.len() == 1 => {
+                refused += 1;
+                let task = part[0].task;
+                tracing::warn!(
+                    task,
+                    why,
+                    "the database refuses the assignment of a task: it waits until that is mended"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 async fn read_roster(store: &dyn Store) -> Result<Roster, StoreError> {

@@ -34,6 +34,8 @@ const WEBHOOK: Duration = Duration::from_secs(10);
 pub struct BackendOutcome {
     pub judged: BackendAssessment,
     pub plan: BackendPlan,
+    /// That it is down is shown first: what is done about it may take as long as an agent needs to answer.
+    pub act_follows: bool,
 }
 
 impl Backends {
@@ -54,7 +56,8 @@ impl Backends {
         if was_ready != Some(shown.ready) {
             self.look_at_sharers(&observed.server_url, &observed.key);
         }
-        if let Some(act) = plan.act.clone().filter(|_| term.still_leads()) {
+        let act_follows = was_ready == Some(true) && plan.act.as_ref().is_some_and(RecoveryAct::changes_something);
+        if let Some(act) = plan.act.clone().filter(|_| !act_follows && term.still_leads()) {
             crash_point("recovery.committed");
             let outcome = self.act(object, observed, &act, term).await?;
             crash_point("recovery.sent");
@@ -71,7 +74,7 @@ impl Backends {
         self.change_holds(observed, &plan.holds, term).await;
         self.probers.direct(&observed.key, &observed.uid, wish(object, observed, &judged, &plan));
         self.count(object, observed, &plan, &shown);
-        Ok(BackendOutcome { judged, plan })
+        Ok(BackendOutcome { judged, plan, act_follows })
     }
 
     async fn free_lapsed(&self, observed: &BackendObserved, fence: &Fence) -> Result<(), StoreError> {

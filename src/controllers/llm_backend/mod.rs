@@ -174,7 +174,7 @@ impl Controller for Backends {
         outcome: &apply::BackendOutcome,
         now: Timestamp,
     ) -> Report<LLMBackendStatus> {
-        let apply::BackendOutcome { judged, plan } = outcome;
+        let apply::BackendOutcome { judged, plan, act_follows: _ } = outcome;
         Report {
             status: status::status(&object.spec, &observed.seen, judged, plan, object.status.as_ref(), now),
             undecided: observed.is_undecided(object, judged),
@@ -198,6 +198,9 @@ impl Controller for Backends {
 
 /// When to look again although nobody triggers it.
 fn again(observed: &BackendObserved, outcome: &apply::BackendOutcome, now: Timestamp) -> Option<Duration> {
+    if outcome.act_follows {
+        return Some(Duration::ZERO);
+    }
     let plan = &outcome.plan;
     let running = plan.memory.episode.as_ref().is_some_and(|e| e.running.is_some());
     let soon = if running {

@@ -11,7 +11,7 @@ use std::{
 use crate::real::free_port;
 
 /// Long for what takes seconds: the machine may be busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A finished command.
 #[derive(Debug)]

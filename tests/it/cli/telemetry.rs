@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use axum::{Router, body::Bytes, http::HeaderMap, routing::post};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::bench::{Bench, Said};
@@ -39,16 +39,24 @@ async fn passes_and_requests_are_exported_and_the_last_ones_are_sent_at_exit() {
     let seen = collected.clone();
     tokio::task::spawn_blocking(move || {
         let (mut bench, _) = Bench::of_quickstart();
-        bench.up_with(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_SERVICE_NAME", "ostler-of-a-test")]);
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()), ("OTEL_SERVICE_NAME", "ostler-of-a-test")];
+        let said = bench.up_with(&["--gateway", "127.0.0.1:0"], &variables);
         bench.healthy();
         // A request after the last export but one: it is sent because the end flushes.
         bench.ostler(&["events"]);
+        let call = json!({"model": "small", "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}]});
+        let (_, gateway) = said.split_once("scripts on ").unwrap();
+        let url = format!("{}/v1/chat/completions", gateway.split_whitespace().next().unwrap());
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = tokio::runtime::Handle::current().block_on(http.post(url).json(&call).send());
+        assert_eq!(answer.unwrap().status(), 200, "{said}");
         assert_eq!(bench.ostler(&["down"]).code, 0);
         assert_eq!(bench.up_ended(), 0);
     })
     .await
     .unwrap();
-    for word in ["pass", "LLMBackend", "request", "/api/v1/events", "ostler-of-a-test", "service.version"] {
+    let passes = ["pass", "LLMBackend", "request", "/api/v1/events", "ostler-of-a-test", "service.version"];
+    for word in passes.into_iter().chain(["call", "/v1/chat/completions", "wait", "attempt"]) {
         assert!(seen.mentions(word), "no span mentions {word}");
     }
     assert!(seen.0.lock().unwrap().iter().all(|(kind, _)| kind == "application/x-protobuf"));

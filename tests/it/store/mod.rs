@@ -141,6 +141,7 @@ on_both! {
     refusing::a_nul_is_stored_as_the_replacement_character,
     refusing::now_is_the_databases,
     refusing::a_claim_that_a_trigger_refuses_is_singled_out,
+    refusing::an_assignment_that_a_trigger_refuses_holds_up_no_other,
     refusing::a_task_that_may_not_be_changed_at_all_is_stepped_over,
     killed::what_must_hold_holds_when_workers_are_killed,
 }

@@ -303,3 +303,29 @@ pub async fn a_task_that_may_not_be_changed_at_all_is_stepped_over(bench: &Bench
     assert_eq!(claim_hooks(&bench.store, &lease, 1).await, []);
     assert_eq!(state(bench, ids[0]).await, TaskState::Pending);
 }
+
+/// One task whose assignment the database refuses keeps no other one from being assigned.
+pub async fn an_assignment_that_a_trigger_refuses_holds_up_no_other(bench: &Bench) {
+    let fence = shop(bench, 9).await;
+    refuse(
+        bench,
+        if bench.url.is_empty() {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN new.domain = 'secret'
+             BEGIN SELECT raise(ABORT, 'not in this house'); END"
+        } else {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.domain = 'secret') EXECUTE FUNCTION refuse()"
+        },
+    )
+    .await;
+    let secret = ostler::tasks::NewTask { domain: "secret".into(), ..new_task() };
+    let tasks = [new_task(), secret.clone(), new_task(), new_task(), secret, new_task()];
+    let ids = insert(bench, &tasks).await;
+    let assignments: Vec<_> = ids.iter().map(|id| assignment(*id, "hook", None)).collect();
+    ostler::store::rounds::write_assignments(&*bench.store, &fence, &assignments)
+        .await
+        .expect("the others are assigned");
+    let lease = lease(&bench.store, "worker").await;
+    let claimed = super::tasks_bench::ids(&claim_hooks(&bench.store, &lease, 9).await);
+    assert_eq!(claimed, [ids[0], ids[2], ids[3], ids[5]]);
+    assert_eq!(state(bench, ids[1]).await, TaskState::Pending);
+}

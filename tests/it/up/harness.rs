@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Up {
     pub root: PathBuf,

@@ -22,7 +22,7 @@ const BLIND_TIMEOUTS: usize = 3;
 /// The same, by time: others' work takes long.
 const BLIND_SILENCE: i32 = 2;
 /// Silence that is shorter is slowness, although no CPU is used: a device computes, or a queue is long.
-const SILENT_FOR_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
+pub const SILENT_FOR_AT_LEAST: SignedDuration = SignedDuration::from_secs(30);
 
 /// What speaks against the server, and not its request.
 const AGAINST_SERVER: [CallFault; 2] = [CallFault::Failed, CallFault::OutOfMemory];

@@ -8,6 +8,8 @@ mod life;
 mod models;
 mod probes;
 
+pub use calls::SILENT_FOR_AT_LEAST;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{

@@ -11,7 +11,7 @@ use crate::{
 
 use super::super::{
     facts::{BackendFacts, CanaryResult},
-    judge::DEMAND_WINDOW,
+    judge::{DEMAND_WINDOW, SILENT_FOR_AT_LEAST},
 };
 
 /// A model that leaves memory sooner than this is not touched.
@@ -113,7 +113,13 @@ fn not_due(
 ) -> Option<CanaryPlan> {
     let period = SignedDuration::from_secs(spec.canary.period_seconds.into());
     let last = seen.canary.last.as_ref();
-    let after_failure = last.filter(|_| failures > 0).map(|last| last.ended_at + retry(spec, failures));
+    let (_, silent_since) = seen.canary.silent_after(fresh_after);
+    let wait = match silent_since {
+        // Not long enough to call it hung: it is asked again soon, however often that was.
+        Some(since) if last.is_some_and(|last| last.ended_at < since + SILENT_FOR_AT_LEAST) => FIRST_RETRY,
+        _ => retry(spec, failures),
+    };
+    let after_failure = last.filter(|_| failures > 0).map(|last| last.ended_at + wait);
     let no_slot = seen.canary.no_slot_at.map(|at| at + NO_SLOT_RETRY);
     let mut due = after_failure.max(no_slot).max(seen.canary.not_before);
     if !prove && failures == 0 {

@@ -6,6 +6,7 @@ mod healing;
 mod histories;
 mod invariants;
 mod judging;
+mod judging_calls;
 mod shown;
 mod world;
 
@@ -23,7 +24,9 @@ use crate::{
 use super::{
     evidence::BackendEvidence,
     facts::{AgentView, BackendFacts, BackendService, CanaryResult, CpuHistory, OpenBackendCall, ProbeResult},
+    judge::BackendAssessment,
     memory::{BackendMemory, Proof},
+    plan::decide,
 };
 
 fn at(seconds: i64) -> Timestamp {
@@ -175,4 +178,13 @@ fn proved(at: Timestamp) -> BackendMemory {
 
 fn loaded(name: &str, expires_at: Option<Timestamp>) -> LoadedModel {
     LoadedModel { name: name.into(), expires_at, size: 1, size_vram: 1 }
+}
+
+/// As a pass does: the proof is noted first.
+fn judged(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory) -> BackendAssessment {
+    judged_at(spec, seen, memory, at(0))
+}
+
+fn judged_at(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &BackendMemory, now: Timestamp) -> BackendAssessment {
+    decide(spec, seen, memory, "e", now).0
 }
