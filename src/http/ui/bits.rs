@@ -158,12 +158,12 @@ pub fn done_in_words(word: &str, count: Option<u64>) -> Option<String> {
 pub fn table(caption: &str, columns: &[&str], rows: impl IntoIterator<Item = (String, Vec<Markup>)>) -> Markup {
     html! {
         table {
-            caption.aloud { (caption) }
-            thead { tr { @for column in columns { th scope="col" { (column) } } } }
+            caption.aloud { (clean(caption)) }
+            thead { tr { @for column in columns { th scope="col" { (clean(column)) } } } }
             tbody data-rows {
                 @for (id, cells) in rows {
                     tr id=(id) {
-                        @for (column, cell) in columns.iter().zip(cells) { td data-column=(column) { (cell) } }
+                        @for (column, cell) in columns.iter().zip(cells) { td data-column=(clean(column)) { (cell) } }
                     }
                 }
             }
