@@ -5,6 +5,8 @@
 //!
 //! In a data folder (SQLite), and with OSTLER_DATABASE_URL in PostgreSQL too. CPU time is that of the whole `up`, less what it takes idle.
 
+#![allow(clippy::disallowed_methods, reason = "a test asks as anybody may")]
+
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
