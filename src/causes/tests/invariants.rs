@@ -22,11 +22,14 @@ fn any_health() -> impl Strategy<Value = CauseHealth> {
     ]
 }
 
+/// An object's kind, health, what it points to, and its host.
+type Drawn = (usize, CauseHealth, Vec<(usize, usize)>, usize);
+
 /// Objects that point to each other in any way, rings included.
 fn any_world() -> impl Strategy<Value = Vec<CauseFact>> {
     let object = (0..KINDS.len(), any_health(), prop::collection::vec((0..KINDS.len(), 0_usize..6), 0..3), 0_usize..3);
     prop::collection::vec(object, 0..24).prop_map(|objects| {
-        let of = |(n, (kind, health, points, host)): (usize, (usize, CauseHealth, Vec<(usize, usize)>, usize))| {
+        let of = |(n, (kind, health, points, host)): (usize, Drawn)| {
             let points: Vec<_> = points.into_iter().map(|(kind, n)| key(KINDS[kind], &format!("o{n}"))).collect();
             let host = (KINDS[kind] == Kind::LLMBackend).then(|| format!("h{host}"));
             CauseFact { host, ..fact(KINDS[kind], &format!("o{}", n % 6), health, &points) }
