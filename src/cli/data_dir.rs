@@ -45,12 +45,17 @@ pub fn sealing_key_of_environment() -> Result<Option<seal::Key>, CliError> {
 impl DataDir {
     /// `--data-dir`, else OSTLER_DATA_DIR, else the folder of the user: XDG's data folder, or Application Support.
     pub fn of(global: &Global) -> Result<Self, CliError> {
+        // Services are started elsewhere, and files opened link by link: by the whole path.
+        let whole = |given: &Path| {
+            let failed = |e| CliError::failed(format!("can't use the data folder {}: {e}", given.display()));
+            std::path::absolute(given).map(Self).map_err(failed)
+        };
         if let Some(given) = &global.data_dir {
-            return Ok(Self(given.clone()));
+            return whole(given);
         }
         let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         if let Some(given) = env("OSTLER_DATA_DIR") {
-            return Ok(Self(given));
+            return whole(&given);
         }
         default_folder(env("XDG_DATA_HOME"), env("HOME"), cfg!(target_os = "macos")).map(Self).ok_or_else(|| {
             CliError::failed("no folder for data: HOME is not set; say where with --data-dir DIR or OSTLER_DATA_DIR")

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, Method, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE},
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -143,7 +143,7 @@ impl Exchange<'_> {
     }
 
     async fn stream(&mut self, status: StatusCode, reply: HttpReply) -> (AttemptEnd, Duration) {
-        let headers = answer::from_engine(reply.headers());
+        let mut headers = answer::from_engine(reply.headers());
         if headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
             // A page of something else, which no client of ours reads.
             let failure = Failure::Misconfigured("it answers with an HTML page".to_owned());
@@ -225,14 +225,33 @@ impl Exchange<'_> {
                 }
             }
         }
-        let mut rest = passage.map(|mut passage| passage.rest(self.meter.is_whole)).unwrap_or_default();
-        if let Some(translator) = &mut self.translator {
-            match translator.whole(&whole) {
-                Some(answer) if is_all_read => rest = answer.into_bytes(),
-                _ => {
-                    let detail = String::from_utf8_lossy(&whole).chars().take(200).collect();
+        let mut rest = Vec::new();
+        if let Some(mut passage) = passage {
+            let (meter, operation) = (&mut self.meter, self.ask.operation);
+            rest = passage.flush(|data| meter.read(operation, data)).into_bytes();
+            rest.extend(passage.rest(self.meter.is_whole && self.meter.parts > 0));
+        }
+        if let Some(mut translator) = self.translator.take() {
+            if !is_all_read {
+                // A bound of ours: the engine is not to blame.
+                let why = format!("the answer is longer than {} MiB: ask for it streamed", MOST_READ >> 20);
+                return (AttemptEnd::Refused(Refusal::new(RefusalReason::EngineFailed, why)), Duration::ZERO);
+            }
+            let answer = match self.client.framing() {
+                // It was asked for a stream, and answered at once.
+                Some(_) => Some(translator.read(&whole) + &translator.end()),
+                None => translator.whole(&whole),
+            };
+            match answer {
+                Some(answer) => rest = answer.into_bytes(),
+                None => {
+                    // None of its words: they may be an answer's.
+                    let detail = "what came is no chat completion".to_owned();
                     return self.broken(Failure::BadBody { detail });
                 }
+            }
+            if let Some(framing) = self.client.framing() {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(framing.content_type()));
             }
         }
         if !rest.is_empty() && !self.gone {
@@ -261,6 +280,10 @@ impl Exchange<'_> {
                 return self.silent(Trouble::Silent(failure));
             }
             return self.broken(Failure::Reset { tokens_seen: parts(&self.meter) });
+        }
+        if framed && self.meter.parts == 0 && self.meter.error.is_none() {
+            // The mark of its end alone: nothing was answered.
+            return self.broken(Failure::BadBody { detail: "the answer has no content".to_owned() });
         }
         if let Some(why) = self.meter.error.clone().filter(|_| framed) {
             // The engine said so itself: it is passed on, and the client knows.
@@ -298,11 +321,18 @@ impl Exchange<'_> {
         if unsent {
             return (AttemptEnd::Failed(Failed::without_answer(Trouble::Unsent(failure), self.lent)), Duration::ZERO);
         }
+        if !calls::may_still_run(&failure) {
+            // It died: nothing of the call goes on there.
+            return self.ends_without_answer(Trouble::Silent(failure), Duration::ZERO);
+        }
         self.silent(Trouble::Silent(failure))
     }
 
     fn silent(&self, trouble: Trouble) -> (AttemptEnd, Duration) {
-        let linger = self.linger();
+        self.ends_without_answer(trouble, self.linger())
+    }
+
+    fn ends_without_answer(&self, trouble: Trouble, linger: Duration) -> (AttemptEnd, Duration) {
         if self.gone {
             return (AttemptEnd::Done, linger);
         }

@@ -59,7 +59,7 @@ pub(super) async fn read(
 fn decoder(headers: &HeaderMap, body: Body) -> Result<Pin<Box<dyn AsyncRead + Send>>, Refusal> {
     let raw = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
     let encoding = headers.get(header::CONTENT_ENCODING).map_or("", |value| value.to_str().unwrap_or("?"));
-    Ok(match encoding {
+    Ok(match encoding.to_ascii_lowercase().as_str() {
         "" | "identity" => Box::pin(raw),
         "gzip" | "x-gzip" => Box::pin(GzipDecoder::new(raw)),
         "zstd" => Box::pin(ZstdDecoder::with_params(raw, &[DParameter::window_log_max(ZSTD_WINDOW)])),

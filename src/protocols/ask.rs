@@ -96,9 +96,10 @@ impl<'a> Ask<'a> {
         if self.object.get("images").is_some_and(|images| !is_empty(images)) {
             return true;
         }
-        let Some(messages) = self.object.get("messages") else { return false };
-        let Ok(messages) = serde_json::from_str::<Vec<&RawValue>>(messages) else { return false };
-        messages.iter().any(|message| shows_image(message.get()))
+        // Of Responses, what is said before stands in `input`.
+        let said = ["messages", "input"].iter().filter_map(|field| self.object.get(field));
+        let mut messages = said.filter_map(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok()).flatten();
+        messages.any(|message| shows_image(message.get()))
     }
 }
 
@@ -175,9 +176,18 @@ fn shows_image(message: &str) -> bool {
     if message.get("images").is_some_and(|images| !is_empty(images)) {
         return true;
     }
-    let Some(parts) = message.get("content").filter(|content| content.starts_with('[')) else { return false };
-    let Ok(parts) = serde_json::from_str::<Vec<Object>>(parts) else { return false };
-    parts.iter().any(|part| matches!(part.get("type"), Some("\"image_url\"" | "\"input_image\"" | "\"image\"")))
+    has_picture(&message, 0)
+}
+
+/// Whether a part of its content, or of what a tool gave in it, is a picture.
+fn has_picture(holder: &Object, depth: usize) -> bool {
+    const DEEPEST: usize = 2;
+    let lists = ["content", "output"].iter().filter_map(|field| holder.get(field)).filter(|list| list.starts_with('['));
+    let mut parts = lists.filter_map(|list| serde_json::from_str::<Vec<Object>>(list).ok()).flatten();
+    parts.any(|part| {
+        matches!(part.get("type"), Some("\"image_url\"" | "\"input_image\"" | "\"image\""))
+            || depth < DEEPEST && has_picture(&part, depth + 1)
+    })
 }
 
 #[cfg(test)]
@@ -247,6 +257,10 @@ mod tests {
             (r#"{"model":"m","messages":[{"content":"x","images":["aGk="]}]}"#, true),
             (r#"{"model":"m","messages":[{"content":"x","images":[]}]}"#, false),
             (r#"{"model":"m","images":["aGk="]}"#, true),
+            (r#"{"model":"m","input":[{"content":[{"type":"input_image"}]}]}"#, true),
+            (r#"{"model":"m","input":[{"type":"function_call_output","output":[{"type":"input_image"}]}]}"#, true),
+            (r#"{"model":"m","input":"an image_url"}"#, false),
+            (r#"{"model":"m","messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#, true),
         ] {
             let ask = Ask::read(Operation::ChatCompletions, body.as_bytes()).unwrap();
             assert_eq!(ask.has_images(), shows, "{body}");

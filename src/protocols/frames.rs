@@ -19,6 +19,7 @@ impl Framing {
     }
 }
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// A longer frame is passed on, and not read.
 const MAX_READ: usize = 1 << 20;
 
@@ -117,7 +118,10 @@ impl FrameSplitter {
             Framing::Sse => {
                 let mut data = Vec::with_capacity(self.open.len());
                 for line in self.open.split(|byte| matches!(byte, b'\n' | b'\r')) {
-                    if let Some(rest) = line.strip_prefix(b"data:") {
+                    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+                    // Some engines name the field of an error so.
+                    let data = line.strip_prefix(b"data:").or_else(|| line.strip_prefix(b"error:"));
+                    if let Some(rest) = data {
                         if !data.is_empty() {
                             data.push(b'\n');
                         }

@@ -33,6 +33,11 @@ struct Chunk {
     usage: Option<Counts>,
     #[serde(default)]
     error: Option<Value>,
+    /// Of errors in other shapes: `{"object": "error", "message": …}`, `{"detail": …}`, what stands behind `event: error`.
+    #[serde(default)]
+    message: Option<Value>,
+    #[serde(default)]
+    detail: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +107,11 @@ struct Event {
     error: Option<Value>,
 }
 
+/// Some engines send the field with every chunk.
+fn is_error(error: &Value) -> bool {
+    !matches!(error, Value::Null | Value::Bool(false)) && *error != ""
+}
+
 fn spent(usage: &Value) -> Option<Usage> {
     let count = |name: &str| usage.get(name).and_then(Value::as_u64);
     let usage = Usage { prompt: count("input_tokens"), completion: count("output_tokens") };
@@ -128,12 +138,15 @@ impl Meter {
     }
 
     fn chunk(&mut self, data: &[u8]) {
-        if data == b"[DONE]" {
+        if data.trim_ascii() == b"[DONE]" {
             self.is_whole = true;
             return;
         }
-        let Ok(Chunk { choices, usage, error }) = serde_json::from_slice::<Chunk>(data) else { return };
-        self.fault(error);
+        let Ok(Chunk { choices, usage, error, message, detail }) = serde_json::from_slice::<Chunk>(data) else {
+            return;
+        };
+        let other = if choices.is_none() { message.or(detail) } else { None };
+        self.fault(error.filter(is_error).or(other));
         if let Some(Counts { prompt_tokens, completion_tokens }) = usage {
             self.usage = Usage { prompt: prompt_tokens, completion: completion_tokens };
         }
@@ -257,8 +270,12 @@ mod tests {
         assert_eq!(responses.usage, Usage { prompt: Some(2), completion: Some(3) });
         let cut = metered(Operation::OllamaGenerate, &[r#"{"response":"a","done":false}"#]);
         assert_eq!((cut.parts, cut.is_whole), (1, false));
+        let well = metered(Operation::ChatCompletions, &[r#"{"choices":[],"error":false}"#, "[DONE] "]);
+        assert_eq!((well.error, well.is_whole), (None, true));
         for (operation, frame) in [
             (Operation::ChatCompletions, r#"{"error":{"message":"the runner died"}}"#),
+            (Operation::ChatCompletions, r#"{"object":"error","message":"the runner died"}"#),
+            (Operation::ChatCompletions, r#"{"detail":"the runner died"}"#),
             (Operation::OllamaChat, r#"{"error":"the runner died"}"#),
             (Operation::Messages, r#"{"type":"error","error":{"type":"api_error","message":"the runner died"}}"#),
             (Operation::Responses, r#"{"type":"error","code":null,"message":"the runner died"}"#),

@@ -64,12 +64,14 @@ impl Passage {
         let Self { splitter, filter } = self;
         let (mut ends, mut translated) = (Vec::new(), String::new());
         splitter.push(piece, |end, data| {
-            let data = data.unwrap_or_default();
-            read(data);
-            match filter {
-                PassageFilter::Nothing => {}
-                PassageFilter::Usage(_) => ends.push((end, is_usage_alone(data))),
-                PassageFilter::Translation(translator) => translated += &translator.read(data),
+            read(data.unwrap_or_default());
+            match (&mut *filter, data) {
+                (PassageFilter::Nothing, _) => {}
+                (PassageFilter::Usage(_), data) => ends.push((end, is_usage_alone(data.unwrap_or_default()))),
+                (PassageFilter::Translation(translator), Some(data)) => translated += &translator.read(data),
+                (PassageFilter::Translation(translator), None) => {
+                    translated += &translator.fail("a part of it is too long")
+                }
             }
         });
         match filter {
@@ -77,6 +79,16 @@ impl Passage {
             // Whole frames alone.
             PassageFilter::Usage(filter) => (Some(filter.pass(piece, &ends)), true),
             PassageFilter::Translation(_) => (Some(translated.into()), true),
+        }
+    }
+
+    /// Reads what came of a frame that has no end, after the last byte. Returns what that is in another protocol.
+    pub fn flush(&mut self, read: impl FnOnce(&[u8])) -> String {
+        let Some(data) = self.splitter.rest().filter(|data| !data.is_empty()) else { return String::new() };
+        read(&data);
+        match &mut self.filter {
+            PassageFilter::Translation(translator) => translator.read(&data),
+            PassageFilter::Nothing | PassageFilter::Usage(_) => String::new(),
         }
     }
 

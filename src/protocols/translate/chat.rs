@@ -1,12 +1,11 @@
 //! What an engine answers to a chat: texts, thoughts, tool calls, and why it ended.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Usage;
 
-/// Of tool calls and texts that are kept until the end, all together.
-const MOST_KEPT: usize = 8 << 20;
+/// Of what is kept until the end.
+pub(super) const MOST_KEPT: usize = 8 << 20;
 const MOST_CALLS: usize = 256;
 
 /// A piece of an answer.
@@ -23,6 +22,7 @@ pub(super) enum ChatPart {
 pub(super) struct WantedCall {
     index: Option<u64>,
     pub id: String,
+    has_own_id: bool,
     pub name: String,
     /// JSON, as the model wrote it.
     pub arguments: String,
@@ -45,105 +45,64 @@ pub(super) struct ChatReader {
     pub calls: Vec<WantedCall>,
     pub finish: Option<String>,
     pub usage: Usage,
-    kept: usize,
-}
-
-#[derive(Deserialize)]
-struct Frame {
-    #[serde(default)]
-    choices: Option<Vec<FrameChoice>>,
-    #[serde(default)]
-    usage: Option<FrameUsage>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct FrameUsage {
-    #[serde(default)]
-    prompt_tokens: Option<u64>,
-    #[serde(default)]
-    completion_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct FrameChoice {
-    #[serde(default)]
-    index: Option<u64>,
-    #[serde(default)]
-    delta: Option<FrameMessage>,
-    #[serde(default)]
-    message: Option<FrameMessage>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct FrameMessage {
-    #[serde(default)]
-    content: Option<Value>,
-    #[serde(default)]
-    reasoning: Option<String>,
-    #[serde(default)]
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    refusal: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<FrameCall>>,
-}
-
-#[derive(Deserialize)]
-struct FrameCall {
-    #[serde(default)]
-    index: Option<u64>,
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
-    function: Option<FrameFunction>,
-}
-
-#[derive(Deserialize)]
-struct FrameFunction {
-    #[serde(default)]
-    name: Option<String>,
-    /// Some engines give an object.
-    #[serde(default)]
-    arguments: Option<Value>,
+    /// A text, a thought, a call or a reason to end came.
+    pub has_answered: bool,
+    /// Bytes of texts, for whoever keeps them, and of calls.
+    pub kept: usize,
+    kept_of_calls: usize,
+    id: String,
 }
 
 impl ChatReader {
-    /// Takes in a frame; what is no JSON says nothing.
+    /// `id` is the call's own: ids that a model leaves out differ from those of other answers.
+    pub fn new(id: &str) -> Self {
+        Self { id: id.to_owned(), ..Self::default() }
+    }
+
+    /// Takes in a frame. Engines differ in what they write: what is missing or of another type says nothing.
     pub fn read(&mut self, data: &[u8]) -> Vec<ChatPart> {
-        let Ok(Frame { choices, usage, error }) = serde_json::from_slice::<Frame>(data) else { return Vec::new() };
-        if let Some(error) = error.filter(|error| !error.is_null()) {
-            let why = error.as_str().or_else(|| error.get("message")?.as_str()).unwrap_or("no explanation");
+        let text = String::from_utf8_lossy(data);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if matches!(text, "" | "[DONE]") {
+            return Vec::new();
+        }
+        let Ok(frame) = serde_json::from_str::<Value>(text) else {
+            return vec![ChatPart::Failed("a part of its answer is no JSON".to_owned())];
+        };
+        if let Some(why) = failure(&frame) {
             return vec![ChatPart::Failed(why.chars().take(300).collect())];
         }
-        if let Some(FrameUsage { prompt_tokens, completion_tokens }) = usage {
-            self.usage = Usage { prompt: prompt_tokens, completion: completion_tokens };
+        let count = |name: &str| frame["usage"][name].as_f64().map(|count| count as u64);
+        if let Some(prompt) = count("prompt_tokens") {
+            self.usage = Usage { prompt: Some(prompt), completion: count("completion_tokens") };
         }
         let mut parts = Vec::new();
         // Nobody asked for more than one answer.
-        for choice in choices.into_iter().flatten().filter(|choice| choice.index.unwrap_or(0) == 0) {
-            if let Some(message) = choice.delta.or(choice.message) {
-                self.message(message, &mut parts);
+        let choices = frame["choices"].as_array().into_iter().flatten();
+        for choice in choices.filter(|choice| choice["index"].as_u64().unwrap_or(0) == 0) {
+            let message = if choice["delta"].is_null() { &choice["message"] } else { &choice["delta"] };
+            self.message(message, &mut parts);
+            if let Some(finish) = choice["finish_reason"].as_str() {
+                self.finish = Some(finish.to_owned());
             }
-            self.finish = choice.finish_reason.or(self.finish.take());
         }
+        self.has_answered |= !parts.is_empty() || !self.calls.is_empty() || self.finish.is_some();
         parts
     }
 
-    fn message(&mut self, message: FrameMessage, parts: &mut Vec<ChatPart>) {
-        let FrameMessage { content, reasoning, reasoning_content, refusal, tool_calls } = message;
-        let thought = reasoning_content.or(reasoning).filter(|thought| !thought.is_empty());
-        parts.extend(thought.map(ChatPart::Thought));
-        let text = match content {
-            Some(Value::String(text)) => Some(text),
-            Some(Value::Array(pieces)) => Some(pieces.iter().map(|piece| super::words(piece, "text")).collect()),
-            _ => None,
+    fn message(&mut self, message: &Value, parts: &mut Vec<ChatPart>) {
+        let said = ["reasoning_content", "reasoning"].into_iter().map(|name| super::words(message, name));
+        let thought = said.into_iter().find(|thought| !thought.is_empty());
+        parts.extend(thought.map(|thought| ChatPart::Thought(thought.to_owned())));
+        let content = match &message["content"] {
+            Value::Array(pieces) => pieces.iter().map(|piece| super::words(piece, "text")).collect(),
+            content => content.as_str().unwrap_or_default().to_owned(),
         };
-        parts.extend([text, refusal].into_iter().flatten().filter(|text| !text.is_empty()).map(ChatPart::Text));
-        for call in tool_calls.into_iter().flatten() {
+        for text in [content.as_str(), super::words(message, "refusal")].into_iter().filter(|text| !text.is_empty()) {
+            self.kept += text.len();
+            parts.push(ChatPart::Text(text.to_owned()));
+        }
+        for call in message["tool_calls"].as_array().into_iter().flatten() {
             if self.call(call).is_none() {
                 parts.push(ChatPart::Failed("its tool calls are longer than can be kept".to_owned()));
             }
@@ -151,37 +110,61 @@ impl ChatReader {
     }
 
     /// A call comes whole, or piece by piece; `None`: it is too long.
-    fn call(&mut self, piece: FrameCall) -> Option<()> {
-        let FrameCall { index, id, function } = piece;
-        let (name, arguments) = function.map_or((None, None), |function| (function.name, function.arguments));
-        let arguments = match arguments {
-            Some(Value::String(text)) => text,
-            Some(Value::Null) | None => String::new(),
-            Some(other) => other.to_string(),
+    fn call(&mut self, piece: &Value) -> Option<()> {
+        let index = piece["index"].as_u64();
+        let id = match &piece["id"] {
+            Value::String(id) => id.clone(),
+            Value::Number(id) => id.to_string(),
+            _ => String::new(),
         };
-        self.kept += arguments.len() + name.as_ref().map_or(0, String::len);
-        if self.kept > MOST_KEPT {
+        let name = super::words(&piece["function"], "name");
+        let arguments = match &piece["function"]["arguments"] {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        self.kept_of_calls += arguments.len() + name.len();
+        if self.kept_of_calls > MOST_KEPT {
             return None;
         }
         let are_many = self.calls.len() >= MOST_CALLS;
-        let begun = match index {
-            Some(_) => self.calls.iter_mut().find(|call| call.index == index),
+        let begun = self.calls.iter_mut().rev().find(|call| match (index, id.is_empty()) {
+            // An engine may give all calls of an answer one number, or none, and an id each.
+            (_, false) if call.has_own_id => call.id == id,
+            (Some(_), _) => call.index == index,
             // Without a number, one that has a name is another one.
-            None => self.calls.last_mut().filter(|_| name.is_none()),
-        };
+            (None, _) => name.is_empty(),
+        });
         match begun {
             Some(call) => {
                 call.arguments += &arguments;
-                call.name += &name.unwrap_or_default();
+                if call.name.is_empty() {
+                    name.clone_into(&mut call.name);
+                }
             }
             None if are_many => return None,
             None => {
-                let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("call_{}", self.calls.len()));
-                self.calls.push(WantedCall { index, id, name: name.unwrap_or_default(), arguments });
+                let has_own_id = !id.is_empty();
+                let id = if has_own_id { id } else { format!("call_{}_{}", self.id, self.calls.len()) };
+                self.calls.push(WantedCall { index, id, has_own_id, name: name.to_owned(), arguments });
             }
         }
         Some(())
     }
+}
+
+/// The words of an error, in the shapes that engines give it within a stream.
+fn failure(frame: &Value) -> Option<&str> {
+    let error = &frame["error"];
+    let is_none = matches!(error, Value::Null | Value::Bool(false)) || error == "";
+    let words = |of: &'_ Value| of.as_str().is_some();
+    if !is_none {
+        return error.as_str().or_else(|| error["message"].as_str()).or(Some("no explanation"));
+    }
+    if frame["choices"].is_null() {
+        return [&frame["message"], &frame["detail"]].into_iter().find(|of| words(of)).and_then(Value::as_str);
+    }
+    None
 }
 
 /// A message of a chat that calls functions, or says what one gave.
@@ -226,7 +209,40 @@ mod tests {
             r#"{"function":{"name":"f","arguments":{"x":1}}}"#,
             r#"{"id":"","function":{"name":"f","arguments":"{}"}}"#,
         ];
-        assert_eq!(calls(&whole), [of("call_0", "f", r#"{"x":1}"#), of("call_1", "f", "{}")]);
+        assert_eq!(calls(&whole), [of("call__0", "f", r#"{"x":1}"#), of("call__1", "f", "{}")]);
+        let one_number = [
+            r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}"#,
+            r#"{"index":0,"id":"b","function":{"name":"f","arguments":"{"}}"#,
+            r#"{"index":0,"id":"b","function":{"name":"f","arguments":"}"}}"#,
+        ];
+        assert_eq!(calls(&one_number), [of("a", "f", "{}"), of("b", "f", "{}")]);
+        let no_number = [
+            r#"{"id":"a","function":{"name":"f","arguments":"{"}}"#,
+            r#"{"id":"a","function":{"name":"f","arguments":"}"}}"#,
+        ];
+        assert_eq!(calls(&no_number), [of("a", "f", "{}")]);
+    }
+
+    #[test]
+    fn what_engines_write_otherwise_is_read_all_the_same() {
+        let text = |frame: &str| ChatReader::default().read(frame.as_bytes());
+        let hay = || vec![ChatPart::Text("hay".to_owned())];
+        for frame in [
+            r#"{"choices":[{"delta":{"content":"hay","reasoning":{"a":1}}}],"usage":{"prompt_tokens":7.0}}"#,
+            r#"{"choices":[{"delta":{"content":"x","content":"hay"}}]}"#,
+            "\u{feff}{\"choices\":[{\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"hay\"}]}}],\"error\":false}",
+        ] {
+            assert_eq!(text(frame), hay(), "{frame}");
+        }
+        for frame in [
+            r#"{"error":{"message":"why"}}"#,
+            r#"{"error":"why"}"#,
+            r#"{"object":"error","message":"why","code":500}"#,
+            r#"{"detail":"why"}"#,
+        ] {
+            assert_eq!(text(frame), [ChatPart::Failed("why".to_owned())], "{frame}");
+        }
+        assert!(matches!(text("{\"choices\"").as_slice(), [ChatPart::Failed(_)]), "nothing is lost in silence");
     }
 
     #[test]

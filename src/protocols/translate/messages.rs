@@ -85,7 +85,7 @@ fn system(given: &Value) -> String {
 /// What a person said, and what their tools gave: that stands first, right after the calls.
 fn user(content: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
     let mut said = Vec::new();
-    for block in blocks(content) {
+    for block in blocks(content)? {
         match words(&block, "type") {
             "text" => said.push(json!({"type": "text", "text": block["text"]})),
             "image" => said.push(picture(&block["source"])?),
@@ -110,7 +110,7 @@ fn user(content: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
 /// What a tool gave; a tool message of a chat has text alone, so pictures follow it.
 fn given(content: &Value) -> Result<(String, Vec<Value>), AskError> {
     let (mut texts, mut pictures) = (Vec::new(), Vec::new());
-    for block in blocks(content) {
+    for block in blocks(content)? {
         match words(&block, "type") {
             "text" => texts.push(words(&block, "text").to_owned()),
             "image" => pictures.push(picture(&block["source"])?),
@@ -123,11 +123,11 @@ fn given(content: &Value) -> Result<(String, Vec<Value>), AskError> {
 
 fn assistant(content: &Value) -> Result<Value, AskError> {
     let (mut texts, mut calls) = (Vec::new(), Vec::new());
-    for block in blocks(content) {
+    for block in blocks(content)? {
         match words(&block, "type") {
             "text" => texts.push(words(&block, "text").to_owned()),
             "tool_use" => {
-                calls.push(tool_call(words(&block, "id"), words(&block, "name"), &block["input"].to_string()));
+                calls.push(tool_call(words(&block, "id"), words(&block, "name"), &input(&block["input"])));
             }
             // A model is not shown what it thought in former turns.
             "thinking" | "redacted_thinking" => {}
@@ -141,12 +141,18 @@ fn assistant(content: &Value) -> Result<Value, AskError> {
     Ok(message)
 }
 
-fn blocks(content: &Value) -> Vec<Value> {
+/// Of a call without arguments, none.
+fn input(input: &Value) -> String {
+    if input.is_null() { "{}".to_owned() } else { input.to_string() }
+}
+
+fn blocks(content: &Value) -> Result<Vec<Value>, AskError> {
     match content {
-        Value::String(text) if text.is_empty() => Vec::new(),
-        Value::String(text) => vec![json!({"type": "text", "text": text})],
-        Value::Array(blocks) => blocks.clone(),
-        _ => Vec::new(),
+        Value::Null => Ok(Vec::new()),
+        Value::String(text) if text.is_empty() => Ok(Vec::new()),
+        Value::String(text) => Ok(vec![json!({"type": "text", "text": text})]),
+        Value::Array(blocks) => Ok(blocks.clone()),
+        _ => Err(wrong("messages", "messages: content must be a text or a list of blocks".to_owned())),
     }
 }
 

@@ -14,17 +14,39 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use self::{
-    chat::{ChatPart, ChatReader},
+    chat::{ChatPart, ChatReader, MOST_KEPT},
     messages::MessageWriter,
     responses::ResponseWriter,
 };
 use super::{Ask, AskError, Operation, Refusal, RefusalReason};
+
+/// Values that a request may have, apart from what stands within texts: each takes many times its bytes of memory here.
+const MOST_VALUES: usize = 100_000;
+
+/// How many values JSON has, about.
+fn values_in(json: &str) -> usize {
+    let (mut count, mut in_text, mut escaped) = (1, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' | b',' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
 
 /// The chat that asks an engine for the same; `None`: this call can't be put into one.
 ///
 /// # Errors
 /// What of the request can't be put into a chat.
 pub fn chat_of(ask: &Ask<'_>) -> Option<Result<String, AskError>> {
+    if ask.object.fields().map(|(_, value)| values_in(value)).sum::<usize>() > MOST_VALUES {
+        let message = format!("the request has more than {MOST_VALUES} values: shorten the conversation");
+        return Some(Err(AskError { message, field: None }));
+    }
     let chat = match ask.operation {
         Operation::Messages => messages::chat(&ask.object),
         Operation::Responses => responses::chat(&ask.object),
@@ -54,7 +76,7 @@ impl AnswerTranslator {
             Operation::Responses => ProtocolWriter::Responses(ResponseWriter::new(id, model, now)),
             _ => return None,
         };
-        Some(Self { reader: ChatReader::default(), writer, operation: ask.operation, is_over: false })
+        Some(Self { reader: ChatReader::new(id), writer, operation: ask.operation, is_over: false })
     }
 
     /// Takes in the data of a frame; returns frames, or nothing.
@@ -65,19 +87,27 @@ impl AnswerTranslator {
         let mut out = String::new();
         for part in self.reader.read(data) {
             match (&mut self.writer, part) {
-                (_, ChatPart::Failed(why)) => {
-                    self.is_over = true;
-                    out += &Refusal::new(RefusalReason::EngineFailed, why).frame(self.operation);
-                    return out;
-                }
+                (_, ChatPart::Failed(why)) => return out + &self.fail(&why),
                 (ProtocolWriter::Messages(writer), part) => writer.part(&part, &mut out),
+                (ProtocolWriter::Responses(_), _) if self.reader.kept > MOST_KEPT => {
+                    return out + &self.fail("its answer is longer than can be kept");
+                }
                 (ProtocolWriter::Responses(writer), part) => writer.part(&part, &mut out),
             }
         }
-        if data == b"[DONE]" {
+        // Without anything before, it is the end of no answer.
+        if data.trim_ascii() == b"[DONE]" && self.reader.has_answered {
             out += &self.end();
         }
         out
+    }
+
+    /// The frame of an answer that can't go on, once.
+    pub fn fail(&mut self, why: &str) -> String {
+        match std::mem::replace(&mut self.is_over, true) {
+            true => String::new(),
+            false => Refusal::new(RefusalReason::EngineFailed, why).frame(self.operation),
+        }
     }
 
     /// The frames that end the answer, once.
@@ -96,7 +126,7 @@ impl AnswerTranslator {
     /// An answer that was not streamed; `None`: this is no answer to a chat.
     pub fn whole(&mut self, body: &[u8]) -> Option<String> {
         let parts = self.reader.read(body);
-        let is_answer = self.reader.finish.is_some() || !parts.is_empty();
+        let is_answer = self.reader.has_answered;
         let failed = parts.iter().any(|part| matches!(part, ChatPart::Failed(_)));
         if !is_answer || failed {
             return None;

@@ -16,6 +16,14 @@ pub(super) fn chat(object: &Object<'_>) -> Result<Value, AskError> {
     if let Some(text) = instructions.as_str().filter(|text| !text.is_empty()) {
         messages.push(json!({"role": "system", "content": text}));
     }
+    for kept in ["conversation", "prompt"] {
+        if !field(object, kept)?.is_null() {
+            return Err(wrong(
+                kept,
+                format!("{kept}: nothing is kept between calls here; send the whole conversation"),
+            ));
+        }
+    }
     match field(object, "input")? {
         Value::String(text) => messages.push(json!({"role": "user", "content": text})),
         Value::Array(items) => items.iter().try_for_each(|item| self::item(item, &mut messages))?,
@@ -101,11 +109,19 @@ fn item(item: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
             }
         }
         "function_call_output" => {
-            let given = match content(&item["output"])? {
-                Value::String(text) => text,
-                other => other.to_string(),
+            // A tool message of a chat has text alone, so pictures follow it.
+            let (given, pictures) = match content(&item["output"])? {
+                Value::Array(parts) => {
+                    let (texts, pictures): (Vec<Value>, Vec<Value>) =
+                        parts.into_iter().partition(|part| part["type"] == "text");
+                    (texts.iter().map(|part| words(part, "text")).collect::<Vec<_>>().join("\n"), pictures)
+                }
+                text => (text.as_str().unwrap_or_default().to_owned(), Vec::new()),
             };
             messages.push(json!({"role": "tool", "tool_call_id": item["call_id"], "content": given}));
+            if !pictures.is_empty() {
+                messages.push(json!({"role": "user", "content": pictures}));
+            }
         }
         // A model is not shown what it thought in former turns.
         "reasoning" => {}
@@ -121,13 +137,18 @@ fn content(content: &Value) -> Result<Value, AskError> {
     let parts = match content {
         Value::Array(parts) => parts,
         Value::String(_) => return Ok(content.clone()),
-        _ => return Ok("".into()),
+        Value::Null => return Ok("".into()),
+        _ => return Err(wrong("input", "input: content must be a text or a list of parts".to_owned())),
     };
     let mut said = Vec::new();
     for part in parts {
         said.push(match words(part, "type") {
             "input_text" | "output_text" | "text" => json!({"type": "text", "text": part["text"]}),
             "refusal" => json!({"type": "text", "text": part["refusal"]}),
+            "input_image" if !part["image_url"].is_string() => {
+                let message = "input: a picture must be given by image_url: files are not kept here".to_owned();
+                return Err(wrong("input", message));
+            }
             "input_image" => json!({"type": "image_url", "image_url": {"url": part["image_url"]}}),
             other => {
                 let message =
@@ -210,9 +231,9 @@ impl ResponseWriter {
             self.event("response.output_item.done", json!({"output_index": at, "item": done}), out);
             self.output.push(done);
         }
-        let (status, kind) = match is_cut(read) {
-            true => ("incomplete", "response.incomplete"),
-            false => ("completed", "response.completed"),
+        let (status, kind) = match cut(read) {
+            Some(_) => ("incomplete", "response.incomplete"),
+            None => ("completed", "response.completed"),
         };
         let response = self.response(status, read);
         self.event(kind, json!({"response": response}), out);
@@ -223,7 +244,7 @@ impl ResponseWriter {
         let mut events = String::new();
         parts.iter().for_each(|part| self.part(part, &mut events));
         self.end(read, &mut events);
-        self.response(if is_cut(read) { "incomplete" } else { "completed" }, read)
+        self.response(if cut(read).is_some() { "incomplete" } else { "completed" }, read)
     }
 
     fn begin(&mut self, out: &mut String) {
@@ -257,7 +278,7 @@ impl ResponseWriter {
     }
 
     fn response(&self, status: &str, read: &ChatReader) -> Value {
-        let cut = (status == "incomplete").then(|| json!({"reason": "max_output_tokens"}));
+        let cut = cut(read).map(|reason| json!({"reason": reason}));
         let usage = (status != "in_progress").then(|| usage(read.usage));
         json!({
             "id": format!("resp_{}", self.id), "object": "response", "created_at": self.created, "status": status,
@@ -281,6 +302,11 @@ fn usage(usage: Usage) -> Value {
     })
 }
 
-fn is_cut(read: &ChatReader) -> bool {
-    read.finish.as_deref() == Some("length")
+/// Why it is not whole.
+fn cut(read: &ChatReader) -> Option<&'static str> {
+    match read.finish.as_deref() {
+        Some("length") => Some("max_output_tokens"),
+        Some("content_filter") => Some("content_filter"),
+        _ => None,
+    }
 }

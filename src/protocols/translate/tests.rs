@@ -78,6 +78,14 @@ fn what_no_chat_can_say_is_refused_by_its_name() {
         (Operation::Messages, json!({"model": "m", "messages": "x"}), "must be a list"),
         (Operation::Responses, json!({"model": "m", "input": [{"type": "local_shell_call"}]}), "\"local_shell_call\""),
         (Operation::Responses, json!({"model": "m"}), "input must be"),
+        (Operation::Responses, json!({"model": "m", "input": "x", "conversation": "c"}), "nothing is kept"),
+        (Operation::Responses, json!({"model": "m", "input": vec![json!({}); 100_001]}), "more than 100000 values"),
+        (
+            Operation::Responses,
+            json!({"model": "m", "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]}),
+            "image_url",
+        ),
+        (Operation::Messages, json!({"model": "m", "messages": [{"role": "user", "content": 3}]}), "text or a list"),
     ] {
         let error = put(operation, &body).unwrap_err();
         assert!(error.contains(words), "{body}: {error}");
@@ -245,7 +253,7 @@ mod properties {
                 let mut translator = AnswerTranslator::new(&ask, "1", "m", Timestamp::UNIX_EPOCH).unwrap();
                 let mut out: String = frames.iter().map(|frame| translator.read(frame.as_bytes())).collect();
                 out += &translator.end();
-                let ends = out.matches("\"type\":\"message_stop\"").count() + out.matches("\"type\":\"response.completed\"").count();
+                let ends = out.matches("event: error").count() + out.matches("\"type\":\"message_stop\"").count() + out.matches("\"type\":\"response.completed\"").count();
                 prop_assert_eq!(ends, 1, "{}", out);
             }
         }

@@ -35,19 +35,36 @@ impl JudgeInput<'_> {
 
     /// The last failure of a declared model that fails while the server serves others: a restart would take those away.
     pub(super) fn failing_model(&self) -> Option<&FailedCall> {
-        self.spec.models.iter().find_map(|model| {
-            let (evidence, own) = (&self.seen.evidence, [model.name.clone()]);
-            let served = evidence.last_served(self.engine, &own).map(|call| call.ended_at);
-            let since = served.max(proof::needed_since(self.seen, self.memory));
-            let mut failures = evidence.failures(since, self.now, &AGAINST_SERVER);
-            failures.retain(|call| same_model(self.engine, &model.name, &call.model));
-            failures.last().copied().filter(|_| failures.len() >= DOUBT)
+        let failing = self.spec.models.iter().map(|model| self.failures_of(&model.name));
+        failing.filter(|failures| failures.len() >= DOUBT).find_map(|failures| failures.last().copied())
+    }
+
+    /// The failures of one model since it was last served.
+    fn failures_of(&self, model: &str) -> Vec<&FailedCall> {
+        let evidence = &self.seen.evidence;
+        let served = evidence.last_served(self.engine, &[model.to_owned()]).map(|call| call.ended_at);
+        let since = served.max(proof::needed_since(self.seen, self.memory));
+        let mut failures = evidence.failures(since, self.now, &AGAINST_SERVER);
+        failures.retain(|call| same_model(self.engine, model, &call.model));
+        failures
+    }
+
+    /// Whether another declared model was served after this one began to fail.
+    fn fails_alone(&self, model: &str) -> bool {
+        let failures = self.failures_of(model);
+        let Some(first) = failures.first().filter(|_| failures.len() >= DOUBT) else { return false };
+        let mut others = self.spec.models.iter().filter(|other| !same_model(self.engine, &other.name, model));
+        others.any(|other| {
+            let served = self.seen.evidence.last_served(self.engine, &[other.name.clone()]);
+            served.is_some_and(|call| call.ended_at > first.ended_at)
         })
     }
 
     /// Calls fail. Two of them demand a proof; a canary that fails after that confirms them.
     pub(super) fn failing_calls(&self) -> Option<BackendAssessment> {
-        let failures = self.seen.evidence.failures(self.failing_after(), self.now, &AGAINST_SERVER);
+        let mut failures = self.seen.evidence.failures(self.failing_after(), self.now, &AGAINST_SERVER);
+        // What one model alone does says nothing of the server: others were served meanwhile.
+        failures.retain(|call| !self.fails_alone(&call.model));
         let canaries = self.seen.canary.failures_after(self.asked_after());
         if failures.is_empty() || failures.len().max(canaries) < DOUBT {
             return None;

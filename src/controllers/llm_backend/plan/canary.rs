@@ -93,7 +93,8 @@ fn unwanted(spec: &LLMBackendSpec, seen: &BackendFacts, prove: bool, failures: u
         Skip::NotAnswering
     } else if seen.canary.running_since.is_some() {
         Skip::Running
-    } else if seen.load.in_flight > 0 {
+    } else if seen.load.in_flight > 0 && (!prove || !seen.load.open.is_empty()) {
+        // Slots that only count on after their calls keep no proof back.
         Skip::CallInFlight
     } else if !prove && spec.engine == EngineKind::OpenAi && spec.auth_secret_ref.is_some() && failures == 0 {
         // A paid server is asked only after failures.

@@ -185,6 +185,10 @@ fn a_model_that_fails_beside_one_that_is_served_is_told_and_takes_nothing_from_t
     let two = judged(&spec, &with(2), &proved(at(-100)));
     assert_eq!((two.ready, two.cause, two.models_ready.reason), (true, None, "ModelFails"));
     assert!(two.message.contains("calls of org/m alone fail"), "{}", two.message);
+    let mut more = with(2);
+    let later = |n| FailedCall { model: "org/m".into(), ..failed_call(&format!("task 1{n}"), -1, CallFault::Failed) };
+    more.evidence = more.evidence.with(&CallEvidence { failed: vec![later(1), later(2)], ..CallEvidence::default() });
+    assert!(judged(&spec, &more, &proved(at(-100))).ready, "however often it fails between two of the others");
     let mut again = with(2);
     again.evidence = again
         .evidence
