@@ -120,8 +120,8 @@ impl FrameSplitter {
                 for line in self.open.split(|byte| matches!(byte, b'\n' | b'\r')) {
                     let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
                     // Some engines name the field of an error so.
-                    let data = line.strip_prefix(b"data:").or_else(|| line.strip_prefix(b"error:"));
-                    if let Some(rest) = data {
+                    let told = line.strip_prefix(b"data:").or_else(|| line.strip_prefix(b"error:"));
+                    if let Some(rest) = told {
                         if !data.is_empty() {
                             data.push(b'\n');
                         }

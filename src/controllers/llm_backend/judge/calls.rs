@@ -55,7 +55,7 @@ impl JudgeInput<'_> {
         let Some(first) = failures.first().filter(|_| failures.len() >= DOUBT) else { return false };
         let mut others = self.spec.models.iter().filter(|other| !same_model(self.engine, &other.name, model));
         others.any(|other| {
-            let served = self.seen.evidence.last_served(self.engine, &[other.name.clone()]);
+            let served = self.seen.evidence.last_served(self.engine, std::slice::from_ref(&other.name));
             served.is_some_and(|call| call.ended_at > first.ended_at)
         })
     }
