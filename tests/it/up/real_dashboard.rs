@@ -56,6 +56,7 @@ async fn real_browser_finds_nothing_wrong_with_the_dashboard_while_everything_is
     let [mlx, ollama] = [free_port(), free_port()].map(|port| port.to_string());
     let night = NIGHT.replace("PORT1", &mlx).replace("PORT2", &ollama);
     let up = Up::start(&[("night.yaml", &night)]).await;
+    up.until_of("taskqueues", "default", "in force", |queue| queue["status"]["conditions"].is_array()).await;
     up.add_tasks(
         (0..405).map(|n| json!({"prompt": format!("task {n}"), "domain": if n < 400 { "backend" } else { "legal" }})),
     );
