@@ -125,7 +125,7 @@ async fn nothing_is_restarted_while_the_whole_host_is_silent_and_each_engine_onc
     for name in NAMES {
         let suspected = |b: &serde_json::Value| {
             let said = condition(b, "Ready")["message"].as_str().unwrap_or_default().to_owned();
-            !is_ready(b) && (said.contains("host or network is suspected") || said.contains("does not answer"))
+            !is_ready(b) && (said.contains("host or network is suspected") || said.contains("is not heard"))
         };
         let seen = world.up.until(name, "waiting for its host", suspected).await;
         assert_eq!(seen["status"]["recovery"]["attempts"].as_i64().unwrap_or(0), 0, "{:#}", seen["status"]);
