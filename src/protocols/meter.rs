@@ -143,7 +143,7 @@ impl Meter {
             return;
         }
         let Ok(Chunk { choices, usage, error, message, detail }) = serde_json::from_slice::<Chunk>(data) else {
-            return;
+            return self.odd_chunk(data);
         };
         let other = if choices.is_none() { message.or(detail) } else { None };
         self.fault(error.filter(is_error).or(other));
@@ -157,6 +157,19 @@ impl Meter {
         let choices = choices.unwrap_or_default();
         self.is_whole |= choices.iter().any(|choice| choice.finish_reason.is_some());
         if choices.iter().any(says) {
+            self.parts += 1;
+        }
+    }
+
+    /// A chunk in which something is of another type than it should be: that it says anything counts.
+    fn odd_chunk(&mut self, data: &[u8]) {
+        let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
+        let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ends = choices.iter().any(|choice| choice["finish_reason"].is_string());
+        let says =
+            |holder: &Value| holder.as_object().is_some_and(|fields| fields.values().any(|value| !value.is_null()));
+        self.is_whole |= ends;
+        if ends || choices.iter().any(|choice| says(&choice["delta"]) || says(&choice["message"])) {
             self.parts += 1;
         }
     }
@@ -270,6 +283,14 @@ mod tests {
         assert_eq!(responses.usage, Usage { prompt: Some(2), completion: Some(3) });
         let cut = metered(Operation::OllamaGenerate, &[r#"{"response":"a","done":false}"#]);
         assert_eq!((cut.parts, cut.is_whole), (1, false));
+        let odd = metered(
+            Operation::ChatCompletions,
+            &[
+                r#"{"choices":[{"delta":{"content":"a","reasoning":{"b":1}}}]}"#,
+                r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7.0}}"#,
+            ],
+        );
+        assert_eq!((odd.parts, odd.is_whole), (2, true), "what is odd is an answer all the same");
         let well = metered(Operation::ChatCompletions, &[r#"{"choices":[],"error":false}"#, "[DONE] "]);
         assert_eq!((well.error, well.is_whole), (None, true));
         for (operation, frame) in [
