@@ -243,12 +243,11 @@ impl BackendMemory {
         self.attempts_today.iter().filter(|at| **at > day_ago).count()
     }
 
-    /// How often a step helped since then, as far as history goes.
-    pub fn helped_since(&self, step: RecoveryStep, since: Timestamp) -> usize {
-        let helped = |attempt: &&RecoveryAttempt| {
-            attempt.step == step && attempt.at >= since && attempt.result == AttemptResult::Helped
-        };
-        self.history.iter().filter(helped).count()
+    /// How many of the last `attempts` of a step helped, as far as history goes.
+    pub fn helped_of_last(&self, attempts: i32, step: RecoveryStep) -> usize {
+        let of_step = self.history.iter().rev().filter(|attempt| attempt.step == step);
+        let last = of_step.take(usize::try_from(attempts).unwrap_or(0));
+        last.filter(|attempt| attempt.result == AttemptResult::Helped).count()
     }
 
     /// A step that never helped for a cause in ten tries is skipped for it, where another one is left.

@@ -85,7 +85,7 @@ impl Pass<'_> {
         let episode = memory.episode.as_ref().expect("opened just before");
         if episode.attempts >= recovery.max_attempts {
             let restarts = number_of(episode.attempts, "restart");
-            let helped = memory.helped_since(RecoveryStep::Restart, episode.since);
+            let helped = memory.helped_of_last(episode.attempts, RecoveryStep::Restart);
             let why = match helped {
                 0 => format!("{restarts} did not help"),
                 _ => format!("{restarts} in a row, {helped} of which helped for a while"),

@@ -202,12 +202,16 @@ impl Pass<'_> {
     fn is_well(&mut self) {
         let since = *self.plan.memory.healthy_since.get_or_insert(self.now);
         let Some(episode) = &self.plan.memory.episode else { return };
-        if episode.running.is_some() {
+        if let Some(run) = &episode.running {
             let proof = self.plan.memory.proof.as_ref().filter(|_| proof::is_current(self.seen, &self.plan.memory));
             // It is well without a proof where no model is known that could be asked.
-            let (result, evidence) = match proof {
-                Some(proof) => (AttemptResult::Helped, proof.served.clone()),
-                None => {
+            let (result, evidence) = match (proof, self.served_by_another(run)) {
+                (Some(proof), None) => (AttemptResult::Helped, proof.served.clone()),
+                (Some(proof), Some(owner)) => (
+                    AttemptResult::Inconclusive,
+                    format!("{}, but not by what the step started: {owner}", proof.served),
+                ),
+                (None, _) => {
                     let why = "it answers; no model is known that an inference could be sent to";
                     (AttemptResult::Inconclusive, why.to_owned())
                 }

@@ -92,6 +92,13 @@ impl Pass<'_> {
         }
     }
 
+    /// Who serves in place of the process that a restart made: something that the agent did not start has the port.
+    pub(super) fn served_by_another(&self, run: &RecoveryRun) -> Option<String> {
+        let report = &self.seen.agent.service()?.report;
+        let foreign = run.step == RecoveryStep::Restart && report.state == ServiceState::Foreign;
+        foreign.then(|| report.last_failure.clone().unwrap_or_else(|| "another process has its port".to_owned()))
+    }
+
     fn answered_after(&self, at: Timestamp) -> bool {
         self.seen.probes.last_good.as_ref().is_some_and(|good| good.at > at)
     }

@@ -184,6 +184,31 @@ fn waits_between_restarts_double_and_a_served_call_begins_them_anew() {
 }
 
 #[test]
+fn restarts_that_each_help_for_a_while_are_not_said_to_have_failed() {
+    let spec = ollama();
+    let mut memory = proved(at(-100));
+    let mut told = None;
+    for second in (0..2_000).step_by(100) {
+        let plan = pass(&spec, &down(at(second)), &memory, at(second));
+        memory = plan.memory;
+        told = plan.notes.iter().find_map(|note| match note {
+            PlanNote::Deferred { evidence } => Some(evidence.clone()),
+            _ => None,
+        });
+        if told.is_some() {
+            break;
+        }
+        record(&mut memory, &RecoveryOutcome::Done, at(second + 1));
+        let mut back = probed(&[listing()], at(second + 2));
+        back.agent = heard(service(ServiceState::Running), at(second + 2));
+        back.evidence = served(second + 2);
+        memory = pass(&spec, &back, &memory, at(second + 4)).memory;
+    }
+    let told = told.expect("maxAttempts");
+    assert!(told.starts_with("3 restarts in a row, 3 of which helped for a while"), "{told}");
+}
+
+#[test]
 fn who_cannot_act_for_five_minutes_tells_a_human_once() {
     let mut memory = proved(at(-100));
     let mut told = Vec::new();
@@ -237,6 +262,21 @@ fn a_server_that_leaves_its_first_process_behind_has_not_exited_again() {
     forked.evidence = served(6);
     let helped = pass(&spec, &forked, &asked.memory, at(8));
     assert!(helped.notes.iter().any(|n| matches!(n, PlanNote::Helped { .. })), "{:?}", helped.notes);
+}
+
+#[test]
+fn what_somebody_else_s_process_serves_on_its_port_is_no_help_of_a_restart() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
+    record(&mut memory, &RecoveryOutcome::Done, at(1));
+    let mut taken = down(at(1));
+    taken.agent = heard(service(ServiceState::Foreign), at(2));
+    taken.probes.push(ProbeResult { at: at(2), verdict: listing(), millis: 1, not_before: None }, 3, 1);
+    taken.evidence = served(3);
+    let over = pass(&spec, &taken, &memory, at(5));
+    assert_eq!(running(&over), None);
+    let told = |note: &PlanNote| matches!(note, PlanNote::Inconclusive { evidence, .. } if evidence.contains("another process has its port"));
+    assert!(over.notes.iter().any(told), "{:?}", over.notes);
 }
 
 #[test]
