@@ -279,7 +279,7 @@ pub struct OutOfMemory {
     /// By how much it is raised each time, in percent of what it is.
     #[schemars(range(min = 1, max = 1000))]
     pub increase_percent: i32,
-    /// And by at least this.
+    /// Minimum increase of the limit, as a quantity.
     #[schemars(length(min = 1, max = 24), regex(pattern = quantity::PATTERN))]
     pub min_increase: String,
     /// It is never raised beyond this: then it is a person's turn.

@@ -14,7 +14,7 @@ pub enum ContainerHealthCheckState {
     Proving,
     /// All are as declared.
     Healthy,
-    /// Some are not, and are being mended.
+    /// Some are not, and are being healed.
     Degraded,
     /// They are not mended while what they depend on is not ready.
     WaitingForDependency,

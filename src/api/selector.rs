@@ -29,12 +29,12 @@ pub struct LabelSelector {
      "message": "In and NotIn need values, Exists and DoesNotExist have none: set values, or remove them", "fieldPath": ".operator"}
 ]))]
 pub struct SelectorRule {
-    /// The label.
+    /// The name of the label.
     #[schemars(length(min = 1, max = 317), regex(pattern = LABEL))]
     pub key: String,
-    /// What of it.
+    /// In, NotIn, Exists or DoesNotExist.
     pub operator: SelectorOperator,
-    /// Its values, for In and NotIn.
+    /// Values of the label, for In and NotIn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 64),

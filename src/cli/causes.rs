@@ -58,7 +58,7 @@ pub fn details(cause: &CauseView) -> String {
     parts.join(" · ")
 }
 
-/// Take a cause into your hands: it is told no more until then, unless it is over
+/// Acknowledge a cause: no reminders of it for this long, only that it is over
 #[derive(Debug, clap::Args)]
 pub struct AckArgs {
     /// Its key as `ostler causes` shows it, or what it is about: llm/mlx, host/mac.lan

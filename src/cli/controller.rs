@@ -150,7 +150,7 @@ async fn serve(args: ControllerArgs, global: &Global) -> Result<(), CliError> {
         signal = signaled() => signal,
         broken = process.broken() => Err(broken),
     };
-    tracing::info!("ending: controllers come to rest, then the lead is resigned");
+    tracing::info!("shutting down: controllers stop, then leadership is released");
     process.rest().await;
     process.end().await;
     ended

@@ -24,7 +24,7 @@ use crate::{
     base::Ticker,
     platform::{Note, ObjectId, Platform, PlatformError},
     store::Term,
-    telemetry::{Beat, Metrics, ReconcileResult},
+    telemetry::{Beat, Metrics},
 };
 
 use super::{
@@ -239,7 +239,7 @@ where
                 Ok(Action::requeue(again.min(wait)))
             }
             Ok((again, None)) => {
-                reconciles.finished(C::KIND.as_str(), ReconcileResult::Success, began.elapsed());
+                reconciles.finished(C::KIND.as_str(), began.elapsed());
                 self.backoffs.forget(&of);
                 Ok(Action::requeue(again))
             }

@@ -173,8 +173,10 @@ impl Exchange<'_> {
                 }
                 Step::Stopped if !self.has_bytes() => return self.silent(Trouble::SlotLost),
                 Step::Stopped => {
-                    let refusal =
-                        Refusal::new(RefusalReason::Unavailable, "the server is being mended, or the gateway ends");
+                    let refusal = Refusal::new(
+                        RefusalReason::Unavailable,
+                        "the server is being recovered, or the gateway is shutting down",
+                    );
                     return (AttemptEnd::Refused(refusal), self.linger());
                 }
                 Step::Gone if self.reads_on() => continue,

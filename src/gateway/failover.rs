@@ -103,7 +103,7 @@ pub(super) fn last(trouble: &Trouble) -> Next {
         | Trouble::Silent(failure) => Next::Refuse(RefusalReason::EngineFailed, failure.to_string()),
         Trouble::Refused { status, .. } => Next::PassOn(*status),
         Trouble::SlotLost => {
-            Next::Refuse(RefusalReason::Unavailable, "the server is being mended: ask again".to_owned())
+            Next::Refuse(RefusalReason::Unavailable, "the server is being recovered: try again".to_owned())
         }
     }
 }
@@ -129,7 +129,7 @@ mod tests {
         for (trouble, once, twice, excluded, end) in [
             (Trouble::Unsent(Failure::Refused), &again, &again, false, "refused"),
             (Trouble::Unsent(Failure::Misconfigured(detail())), &again, &again, true, "no such API"),
-            (Trouble::SlotLost, &again, &again, false, "being mended"),
+            (Trouble::SlotLost, &again, &again, false, "being recovered"),
             (refused(429, Failure::RateLimited { retry_after: None }), &again, &again, false, "429"),
             (refused(503, Failure::Busy { detail: detail() }), &again, &again, false, "503"),
             (refused(500, Failure::ServerError { status: 500, detail: detail() }), &again, &pass(500), true, "500"),

@@ -8,7 +8,7 @@ use super::{
     Ask, AskError, Operation, Protocol,
     object::{Object, ObjectWriter},
 };
-use crate::engines::EngineKind;
+use crate::api::EngineKind;
 
 /// Options of an Ollama request that make it load the model anew, for everybody (`NeedsReload` of its scheduler).
 const RUNNER: [&str; 8] =

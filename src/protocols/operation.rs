@@ -1,7 +1,7 @@
 //! What may be asked: the paths that a call takes, and which engines answer them.
 
 use super::Framing;
-use crate::engines::EngineKind;
+use crate::api::EngineKind;
 
 /// Whose shapes requests, answers and errors have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -130,7 +130,7 @@ impl LeadWatch {
     }
 }
 
-/// Starts to campaign as `holder` (unique for a process), until `shutdown`; then the term ends and the lead is resigned, so
+/// Starts to campaign as `holder` (unique for a process), until `shutdown`; then the term ends and leadership is released, so
 /// that a successor need not wait for the lease. Whoever acts should have come to rest before `shutdown` is cancelled.
 pub fn lead(
     store: Arc<dyn Store>,

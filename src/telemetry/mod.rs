@@ -10,7 +10,7 @@ pub use logging::{LogFormat, Logging, LoggingError};
 pub use loops::{Beat, Loops, StuckLoop};
 pub use metrics::{
     AgentMetrics, BackendMetrics, ContainerMetrics, GatewayCallEnd, GatewayMetrics, Metrics, ProcessMetrics,
-    ReconcileMetrics, ReconcileResult, WorkerMetrics,
+    ReconcileMetrics, WorkerMetrics,
 };
 pub use troubles::{Trouble, Troubles};
 

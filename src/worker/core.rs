@@ -189,7 +189,7 @@ impl Core {
             CallStopped::LeaseLost => Ended::LeaseLost,
             CallStopped::Draining => Ended::GivenBack { why: "its worker was told to stop" },
             CallStopped::SlotLost => Ended::Unavailable {
-                why: "its slot was taken away, because the backend hangs or is being mended".into(),
+                why: "its slot was taken away, because the backend hangs or is being recovered".into(),
                 retry_after: None,
             },
             CallStopped::SlotUnsure => Ended::Unavailable {

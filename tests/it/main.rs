@@ -14,6 +14,7 @@ mod gateway;
 mod gitops;
 mod image;
 mod installed;
+mod layers;
 mod namespaces;
 mod parts;
 mod platform;

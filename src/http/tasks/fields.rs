@@ -121,7 +121,7 @@ impl Fields {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("a task has {}", known.join(", ")),
             };
-            self.problem(&name, format!("is no field of a task: {hint}"));
+            self.problem(&name, format!("unknown field: {hint}"));
         }
         if more > 0 {
             self.problems.push(self.place.problem(None, format!("and {more} more fields that a task does not have")));

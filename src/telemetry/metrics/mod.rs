@@ -28,7 +28,7 @@ pub use causes::CauseMetrics;
 pub use containers::ContainerMetrics;
 pub use gateway::{GatewayCallEnd, GatewayMetrics};
 pub use process::ProcessMetrics;
-pub use reconciles::{ReconcileMetrics, ReconcileResult};
+pub use reconciles::ReconcileMetrics;
 pub use tasks::TaskMetrics;
 pub use worker::WorkerMetrics;
 
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn the_names_are_those_that_operators_know() {
         let metrics = Metrics::new();
-        metrics.reconciles.finished("llmbackend", ReconcileResult::Success, Duration::from_millis(3));
+        metrics.reconciles.finished("llmbackend", Duration::from_millis(3));
         metrics.reconciles.failed("llmbackend", "StoreUnavailable", Duration::from_millis(3));
         metrics.reconciles.queue_depth("llmbackend", 4);
         metrics.backends.recovery("default", "mlx", "Refused", "Restart", "Helped");

@@ -15,17 +15,7 @@ use super::{NewHistogram, durations, registered, registered_as};
 #[allow(non_camel_case_types)]
 enum ResultLabel {
     success,
-    requeue,
     error,
-}
-
-/// How a pass without an error ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ReconcileResult {
-    /// Nothing is to be done before something changes, or before the periodic pass.
-    Success,
-    /// It asked for another pass soon.
-    Requeue,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,12 +77,8 @@ impl ReconcileMetrics {
     }
 
     /// A pass of `controller` ended well.
-    pub fn finished(&self, controller: &str, result: ReconcileResult, took: Duration) {
-        let result = match result {
-            ReconcileResult::Success => ResultLabel::success,
-            ReconcileResult::Requeue => ResultLabel::requeue,
-        };
-        self.ended(controller, result, took);
+    pub fn finished(&self, controller: &str, took: Duration) {
+        self.ended(controller, ResultLabel::success, took);
     }
 
     /// A pass of `controller` failed; `reason` is the CamelCase word of its error.

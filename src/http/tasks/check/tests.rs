@@ -98,12 +98,12 @@ fn what_is_wrong_is_told_by_field_with_the_mend() {
         (json!({"prompt": "a", "priority": 101}), "priority: is 101: write a whole number from -100 to 100"),
         (json!({"prompt": "a", "priority": 1.5}), "priority: is 1.5: write a whole number"),
         (json!({"prompt": "a", "priority": "high"}), "priority: is a string: write a whole number"),
-        (json!({"prompt": "a", "promt": "b"}), "promt: is no field of a task: did you mean \"prompt\"?"),
+        (json!({"prompt": "a", "promt": "b"}), "promt: unknown field: did you mean \"prompt\"?"),
         (
             json!({"prompt": "a", "run_after": "2027-01-01T00:00:00Z"}),
-            "run_after: is no field of a task: did you mean \"runAfter\"?",
+            "run_after: unknown field: did you mean \"runAfter\"?",
         ),
-        (json!({"prompt": "a", "colour": "b"}), "colour: is no field of a task: a task has queue"),
+        (json!({"prompt": "a", "colour": "b"}), "colour: unknown field: a task has queue"),
         (json!({"prompt": "a", "runAfter": "soon"}), "runAfter: \"soon\" is neither a time, such as 2026"),
         (
             json!({"prompt": "a", "runAfter": "-009999-01-02T02:00:00Z"}),
