@@ -78,6 +78,7 @@ pass_on! {
         fn installation() -> Uuid;
         fn campaign(holder: &str, lease: Duration) -> Option<Fence>;
         fn renew(fence: &Fence, lease: Duration) -> ();
+        fn raise_epoch(fence: &Fence, by: i64) -> Fence;
         fn resign(fence: &Fence) -> ();
         fn leader() -> Option<Leader>;
     }

@@ -11,6 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::{BootInstant, Fence, Store, StoreError};
 use crate::telemetry::{Beat, Loops};
 
+/// What a leader is told that somebody followed.
+pub(super) fn lost(fence: &Fence) -> StoreError {
+    StoreError::Fenced(format!("{} lost the lead that it had with epoch {}", fence.holder, fence.epoch))
+}
+
 /// Far longer than a store takes to give up.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 

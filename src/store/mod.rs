@@ -118,6 +118,8 @@ pub trait Leadership: Send + Sync {
     async fn campaign(&self, holder: &str, lease: Duration) -> Result<Option<Fence>, StoreError>;
     /// Extends the lease. [`StoreError::Fenced`] when somebody else took the lead meanwhile.
     async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), StoreError>;
+    /// Raises the epoch of this lead: agents may have seen higher ones than a restored database knows.
+    async fn raise_epoch(&self, fence: &Fence, by: i64) -> Result<Fence, StoreError>;
     /// Ends the lease at once, so that a successor need not wait.
     async fn resign(&self, fence: &Fence) -> Result<(), StoreError>;
     /// Who leads now.

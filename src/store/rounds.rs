@@ -12,7 +12,7 @@ use futures::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BootInstant, Fence, ResourceKey, Store, StoreError, world};
+use super::{BootInstant, Fence, ResourceKey, Store, StoreError, words::tell_refused, world};
 use crate::tasks::{
     Assignment, TaskId, Unassigned,
     assign::{AssignReport, Batch, Roster, Tally},
@@ -159,12 +159,7 @@ pub async fn write_assignments(store: &dyn Store, fence: &Fence, all: &[Assignme
             }
             Err(StoreError::Refused(why)) if part.len() == 1 => {
                 refused += 1;
-                let task = part[0].task;
-                tracing::warn!(
-                    task,
-                    why,
-                    "the database refuses the assignment of a task: it waits until that is mended"
-                );
+                tell_refused(part[0].task, &why);
             }
             Err(error) => return Err(error),
         }

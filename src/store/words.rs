@@ -10,6 +10,15 @@ use crate::tasks::{Attempt, AttemptClass, Completion, DEFERRING_LOST_LEASES, Tas
 /// Tasks that are tried one by one after the claim of a batch with them was refused.
 pub(super) const TRIED: i64 = 50;
 
+/// Says that the database does not let a task be written, which is no other task's concern.
+pub(super) fn tell_refused(task: TaskId, why: &str) {
+    tracing::warn!(
+        task,
+        why,
+        "the database refuses to change a task: it stays as it is until somebody removes what refuses it"
+    );
+}
+
 /// The reason, the attempt and the result of an event.
 #[derive(Clone, Default)]
 pub(super) struct Words {

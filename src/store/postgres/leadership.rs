@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use crate::store::lead::lost;
 use crate::store::rows::LeadershipRecord;
 use crate::store::{Fence, Leader, Leadership, StoreError};
 
@@ -44,11 +45,16 @@ impl Leadership for PostgresStore {
         .bind(micros(lease));
         match self.execute(renewal).await? {
             1 => Ok(()),
-            _ => Err(StoreError::Fenced(format!(
-                "{} lost the lead that it had with epoch {}",
-                fence.holder, fence.epoch
-            ))),
+            _ => Err(lost(fence)),
         }
+    }
+
+    async fn raise_epoch(&self, fence: &Fence, by: i64) -> Result<Fence, StoreError> {
+        let raised =
+            sqlx::query_as("UPDATE leadership SET epoch = epoch + $3 WHERE holder = $1 AND epoch = $2 RETURNING epoch");
+        let raised: Vec<(i64,)> = self.fetch(raised.bind(&fence.holder).bind(fence.epoch).bind(by)).await?;
+        let (epoch,) = raised.into_iter().next().ok_or_else(|| lost(fence))?;
+        Ok(Fence { epoch, ..fence.clone() })
     }
 
     async fn resign(&self, fence: &Fence) -> Result<(), StoreError> {

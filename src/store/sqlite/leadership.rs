@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::lock::FolderLock;
 use super::{Hold, SqliteStore};
+use crate::store::lead::lost;
 use crate::store::rows::LeadershipRecord;
 use crate::store::stamp::Stamp;
 use crate::store::{Fence, Leader, Leadership, StoreError};
@@ -65,6 +66,14 @@ impl Leadership for SqliteStore {
         Ok(())
     }
 
+    async fn raise_epoch(&self, fence: &Fence, by: i64) -> Result<Fence, StoreError> {
+        let raised = sqlx::query_scalar(
+            "UPDATE leadership SET epoch = epoch + ?3 WHERE holder = ?1 AND epoch = ?2 RETURNING epoch",
+        );
+        let raised = raised.bind(&fence.holder).bind(fence.epoch).bind(by).fetch_optional(&self.writer).await?;
+        Ok(Fence { epoch: raised.ok_or_else(|| lost(fence))?, ..fence.clone() })
+    }
+
     async fn resign(&self, fence: &Fence) -> Result<(), StoreError> {
         let resigned = sqlx::query("UPDATE leadership SET holder = '' WHERE holder = ?1 AND epoch = ?2")
             .bind(&fence.holder)
@@ -82,8 +91,4 @@ impl Leadership for SqliteStore {
         let read = sqlx::query_as::<_, LeadershipRecord>(READ).bind(self.lead_until(now)).bind(now);
         Ok(read.fetch_one(&self.reader).await?.leader())
     }
-}
-
-fn lost(fence: &Fence) -> StoreError {
-    StoreError::Fenced(format!("{} lost the lead that it had with epoch {}", fence.holder, fence.epoch))
 }

@@ -26,6 +26,17 @@ pub async fn the_epoch_only_rises(bench: &Bench) {
     }
 }
 
+/// After a restore: agents have seen higher epochs than the database knows.
+pub async fn a_raised_epoch_is_kept_and_the_next_one_is_higher(bench: &Bench) {
+    let lead = bench.lead("migrate").await;
+    let raised = bench.store.raise_epoch(&lead, 1_000).await.expect("raise");
+    assert_eq!(raised, Fence { epoch: lead.epoch + 1_000, ..lead.clone() });
+    let old = bench.store.raise_epoch(&lead, 1_000).await;
+    assert!(matches!(old, Err(StoreError::Fenced(_))), "{old:?}");
+    bench.store.resign(&raised).await.expect("resign");
+    assert_eq!(bench.lead("b").await.epoch, raised.epoch + 1);
+}
+
 pub async fn a_renewal_keeps_the_epoch_and_a_lost_lead_is_not_renewed(bench: &Bench) {
     let first = bench.store.campaign("a", Duration::ZERO).await.expect("campaign").expect("free");
     bench.store.renew(&first, Duration::ZERO).await.expect("lapsed, but nobody took it: a pause is not a death");

@@ -47,6 +47,7 @@ macro_rules! on_both {
 
 on_both! {
     leading::the_epoch_only_rises,
+    leading::a_raised_epoch_is_kept_and_the_next_one_is_higher,
     leading::a_renewal_keeps_the_epoch_and_a_lost_lead_is_not_renewed,
     leading::every_write_of_an_old_leader_is_refused,
     leading::a_lapsed_leader_writes_nothing_until_it_renews,
@@ -143,6 +144,7 @@ on_both! {
     refusing::now_is_the_databases,
     refusing::a_claim_that_a_trigger_refuses_is_singled_out,
     refusing::an_assignment_that_a_trigger_refuses_holds_up_no_other,
+    refusing::a_lost_task_that_a_trigger_refuses_holds_up_no_other,
     refusing::a_task_that_may_not_be_changed_at_all_is_stepped_over,
     killed::what_must_hold_holds_when_workers_are_killed,
 }

@@ -1,6 +1,8 @@
 //! Databases that can't be used as they are, and what they refuse.
 
-use ostler::store::{self, Home, StoreClass, StoreError};
+use std::time::Duration;
+
+use ostler::store::{self, Home, Reaped, StoreClass, StoreError};
 use ostler::tasks::{Payload, TaskState};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -327,5 +329,30 @@ pub async fn an_assignment_that_a_trigger_refuses_holds_up_no_other(bench: &Benc
     let lease = lease(&bench.store, "worker").await;
     let claimed = super::tasks_bench::ids(&claim_hooks(&bench.store, &lease, 9).await);
     assert_eq!(claimed, [ids[0], ids[2], ids[3], ids[5]]);
+    assert_eq!(state(bench, ids[1]).await, TaskState::Pending);
+}
+
+/// One task that the database does not let anybody take back from a lost worker, or fail past its deadline, keeps no other one.
+pub async fn a_lost_task_that_a_trigger_refuses_holds_up_no_other(bench: &Bench) {
+    let fence = shop(bench, 9).await;
+    let secret = ostler::tasks::NewTask { domain: "secret".into(), ..new_task() };
+    let ids = give(bench, &fence, "hook", &[new_task(), secret, new_task()]).await;
+    let lost = lease(&bench.store, "worker").await;
+    assert_eq!(claim_hooks(&bench.store, &lost, 9).await.len(), 3);
+    let trigger = if bench.url.is_empty() {
+        "CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN new.domain = 'secret'
+         BEGIN SELECT raise(ABORT, 'not in this house'); END"
+    } else {
+        "CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.domain = 'secret') EXECUTE FUNCTION refuse()"
+    };
+    refuse(bench, trigger).await;
+    assert_eq!(bench.store.renew_leases(&[(lost.clone(), Duration::ZERO)]).await, Ok(vec![]));
+    let requeued = |requeued, leases| Ok(Reaped { requeued, leases, ..Reaped::default() });
+    assert_eq!(bench.store.reap(&fence).await, requeued(2, 0), "the lease stays with the one that is refused");
+    assert_eq!(state(bench, ids[0]).await, TaskState::Pending);
+    assert_eq!(state(bench, ids[1]).await, TaskState::InProgress);
+    assert_eq!(bench.store.reap(&fence).await, requeued(0, 0));
+    bench.by_hand(if bench.url.is_empty() { "DROP TRIGGER refuse" } else { "DROP TRIGGER refuse ON tasks" }).await;
+    assert_eq!(bench.store.reap(&fence).await, requeued(1, 1));
     assert_eq!(state(bench, ids[1]).await, TaskState::Pending);
 }

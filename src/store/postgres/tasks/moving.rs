@@ -14,11 +14,12 @@ use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, with_attempt};
 use crate::store::text::json_text;
 use crate::store::text::text;
-use crate::store::words::Words;
+use crate::store::words::{Words, tell_refused};
 use crate::tasks::machine::{Event, Life, Next, step};
 use crate::tasks::{Task, TaskId, TaskState};
 
 /// An event of one task.
+#[derive(Clone)]
 pub(super) struct Happening {
     pub id: TaskId,
     pub event: Event,
@@ -62,6 +63,8 @@ pub(super) struct Happened {
     pub next: Vec<Option<Next>>,
     /// Namespace and expert of each execution that is over: they get their places back by `places::leave`, after all else.
     pub over: Vec<(String, String)>,
+    /// Tasks that the database would not let go, where each is written apart.
+    pub refused: Vec<TaskId>,
 }
 
 /// Lets events happen, at most one to each task.
@@ -88,6 +91,33 @@ pub(super) async fn happen(connection: &mut PgConnection, happenings: Vec<Happen
     moved.sort_by_key(|moved| moved.task.id);
     purge(connection, &gone).await?;
     write(connection, &moved).await?;
+    Ok(happened)
+}
+
+/// As [`happen`], by halves where the database refuses it for one task: what happens to the others is written all the same.
+pub(super) async fn happen_apart(connection: &mut PgConnection, all: Vec<Happening>) -> Result<Happened, StoreError> {
+    let (mut parts, mut happened) = (vec![all], Happened::default());
+    while let Some(mut part) = parts.pop() {
+        sqlx::raw_sql("SAVEPOINT part").execute(&mut *connection).await?;
+        match happen(connection, part.clone()).await {
+            Ok(Happened { next, over, refused: _ }) => {
+                sqlx::raw_sql("RELEASE part").execute(&mut *connection).await?;
+                happened.next.extend(next);
+                happened.over.extend(over);
+            }
+            Err(StoreError::Refused(why)) => {
+                sqlx::raw_sql("ROLLBACK TO part").execute(&mut *connection).await?;
+                match &part[..] {
+                    [one] => {
+                        tell_refused(one.id, &why);
+                        happened.refused.push(one.id);
+                    }
+                    _ => parts.extend([part.split_off(part.len() / 2), part]),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
     Ok(happened)
 }
 

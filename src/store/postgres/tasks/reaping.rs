@@ -1,11 +1,12 @@
 //! What lapsed: leases, and deadlines of tasks that wait.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
-use super::moving::{Happening, happen};
+use super::moving::{Happening, happen_apart};
 use super::places;
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
@@ -20,6 +21,7 @@ const LEASES: i64 = 200;
 #[derive(FromRow)]
 struct Lost {
     id: TaskId,
+    lease: i64,
     expert: String,
     holder: String,
     claimed_at: Stamp,
@@ -62,11 +64,6 @@ pub(super) async fn reap(
     let lost = if leases.is_empty() { Vec::new() } else { lost(connection, &leases, most).await? };
     let all = i64::try_from(lost.len()).is_ok_and(|lost| lost < most);
     let mut reaped = Reaped::default();
-    if all && !leases.is_empty() {
-        let ids = leases.iter().map(|(id, _)| *id).collect::<Vec<_>>();
-        let gone = sqlx::query("DELETE FROM leases WHERE id = ANY ($1)").bind(ids).execute(&mut *connection).await?;
-        reaped.leases = gone.rows_affected();
-    }
     let expired: Vec<TaskId> = match whose {
         Whose::Holder(_) => Vec::new(),
         Whose::Lapsed(_) => sqlx::query_scalar(EXPIRED).bind(most).fetch_all(&mut *connection).await?,
@@ -74,17 +71,25 @@ pub(super) async fn reap(
     let more = !all
         || i64::try_from(leases.len()).is_ok_and(|taken| taken == LEASES)
         || i64::try_from(expired.len()).is_ok_and(|expired| expired == most);
+    let lease_of: HashMap<TaskId, i64> = lost.iter().map(|lost| (lost.id, lost.lease)).collect();
     let lost =
         lost.into_iter().map(|lost| Happening { id: lost.id, event: Event::LeaseLost, words: evidence(lost, what) });
     let past = || Words::reason("its deadline passed before it was done");
     let expired = expired.into_iter().map(|id| Happening { id, event: Event::DeadlinePassed, words: past() });
-    let happened = happen(connection, lost.chain(expired).collect()).await?;
+    let happened = happen_apart(connection, lost.chain(expired).collect()).await?;
     for next in happened.next.iter().flatten() {
         match next {
             Next::Is(life) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
             Next::Is(life) if life.state == TaskState::Failed => reaped.expired += 1,
             Next::Is(_) | Next::Gone => reaped.requeued += 1,
         }
+    }
+    if all && !leases.is_empty() {
+        // A lease stays with a task that the database would not let go.
+        let stays = |id: &i64| happened.refused.iter().any(|task| lease_of.get(task) == Some(id));
+        let ids = leases.iter().map(|(id, _)| *id).filter(|id| !stays(id)).collect::<Vec<_>>();
+        let gone = sqlx::query("DELETE FROM leases WHERE id = ANY ($1)").bind(ids).execute(&mut *connection).await?;
+        reaped.leases = gone.rows_affected();
     }
     places::leave(connection, happened.over).await?;
     Ok((reaped, more))
@@ -130,10 +135,10 @@ async fn lost(connection: &mut PgConnection, leases: &[(i64, String)], most: i64
         .await?)
 }
 
-pub(super) const LOST: &str = "SELECT t.id, t.expert, l.holder, t.claimed_at, t.leases_lost, clock_timestamp() AS now
+pub(super) const LOST: &str = "SELECT t.id, l.id AS lease, t.expert, l.holder, t.claimed_at, t.leases_lost, clock_timestamp() AS now
     FROM unnest($1::bigint[], $2::text[]) AS l (id, holder) JOIN running_tasks AS t ON t.lease = l.id ORDER BY t.id LIMIT $3";
 
 fn evidence(lost: Lost, what: &str) -> Words {
-    let Lost { id: _, expert, holder, claimed_at, leases_lost, now } = lost;
+    let Lost { id: _, lease: _, expert, holder, claimed_at, leases_lost, now } = lost;
     Words::of_lost_lease(expert, holder, leases_lost + 1, what, claimed_at.into(), now.into())
 }

@@ -8,7 +8,7 @@ use crate::store::StoreError;
 use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, rank, with_attempt};
 use crate::store::text::{json_text, text};
-use crate::store::words::Words;
+use crate::store::words::{Words, tell_refused};
 use crate::tasks::machine::{Event, Life, Next, step};
 use crate::tasks::{Task, TaskId, TaskState};
 
@@ -41,6 +41,27 @@ pub(super) async fn happen(
         }
     }
     Ok(Some(next))
+}
+
+/// As [`happen`]; where the database refuses it for this task, nothing of it is written and the transaction goes on.
+pub(super) async fn happen_apart(
+    tx: &mut SqliteConnection,
+    id: TaskId,
+    event: Event,
+    words: Words,
+    now: Stamp,
+) -> Result<Option<Next>, StoreError> {
+    sqlx::query("SAVEPOINT one").execute(&mut *tx).await?;
+    let happened = match happen(tx, id, event, words, now).await {
+        Err(StoreError::Refused(why)) => {
+            sqlx::query("ROLLBACK TO one").execute(&mut *tx).await?;
+            tell_refused(id, &why);
+            None
+        }
+        other => other?,
+    };
+    sqlx::query("RELEASE one").execute(tx).await?;
+    Ok(happened)
 }
 
 async fn find(tx: &mut SqliteConnection, id: TaskId, event: Event) -> Result<Option<Task>, StoreError> {

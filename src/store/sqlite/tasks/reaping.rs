@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::types::Json;
 use sqlx::{FromRow, SqliteConnection};
 
-use super::moving::happen;
+use super::moving::happen_apart;
 use crate::store::stamp::Stamp;
 use crate::store::words::Words;
 use crate::store::{Reapable, Reaped, StoreError};
@@ -61,7 +61,7 @@ pub(super) async fn reap(
     let more = more || i64::try_from(expired.len()).is_ok_and(|expired| expired == AT_ONCE);
     for id in expired {
         let words = Words::reason("its deadline passed before it was done");
-        reaped.expired += u64::from(happen(tx, id, Event::DeadlinePassed, words, now).await?.is_some());
+        reaped.expired += u64::from(happen_apart(tx, id, Event::DeadlinePassed, words, now).await?.is_some());
     }
     Ok((reaped, more))
 }
@@ -100,14 +100,18 @@ async fn take_back(
     let more = i64::try_from(lost.len()).is_ok_and(|lost| lost == AT_ONCE);
     for task in lost {
         let id = task.id;
-        match happen(tx, id, Event::LeaseLost, evidence(task, what, now), now).await? {
+        match happen_apart(tx, id, Event::LeaseLost, evidence(task, what, now), now).await? {
             Some(Next::Is(life)) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
             Some(_) => reaped.requeued += 1,
             None => {}
         }
     }
     if !more {
-        let gone = sqlx::query("DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))");
+        // A lease stays with a task that the database would not let go.
+        let gone = sqlx::query(
+            "DELETE FROM leases WHERE id IN (SELECT value FROM json_each(?))
+             AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.lease = leases.id)",
+        );
         reaped.leases = gone.bind(Json(leases)).execute(&mut *tx).await?.rows_affected();
     }
     Ok((reaped, more))
