@@ -1,11 +1,11 @@
 //! `ostler causes`, `ack` and `report`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
 use super::{
-    CliError, Global, TargetSystem,
+    CliError, Global, TargetSystem, bundle,
     output::{self, Format, Style, Table, print, print_ready},
 };
 use crate::{
@@ -85,6 +85,9 @@ pub struct ReportArgs {
     since: Duration,
     #[arg(long, short, value_enum, default_value_t)]
     output: ReportFormat,
+    /// Write it to a new folder, with status, resources, events, logs of services, versions and what `doctor` says, for whoever helps
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    bundle: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -100,6 +103,9 @@ pub async fn report(args: ReportArgs, global: &Global) -> Result<(), CliError> {
     let mut query = target.namespace_query();
     query.push(("since", TimeOrDuration::Away(args.since).to_string()));
     let report: NightReport = target.api.get(&["report"], &query).await?;
+    if let Some(folder) = args.bundle {
+        return bundle::write(&folder, &report, &target, global).await;
+    }
     match args.output {
         ReportFormat::Json => output::print_value(Some(Format::Json), &report).map(drop),
         ReportFormat::Text => print_ready(&escape::for_terminal(&report.text())),

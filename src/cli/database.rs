@@ -1,6 +1,6 @@
 //! The database of `up` and `controller`.
 
-use std::{ffi::OsStr, sync::Arc};
+use std::{ffi::OsStr, sync::Arc, time::Duration};
 
 use clap::{
     Arg, Command, Error,
@@ -84,10 +84,14 @@ pub struct MigrateArgs {
     /// Take over a database that another installation left: record --installation in place of its id
     #[arg(long, requires = "installation")]
     adopt: bool,
+    /// The database was restored from a backup: lead from now on with higher epochs than agents may have seen since. Stop every
+    /// `up` and `controller` first
+    #[arg(long)]
+    restored: bool,
 }
 
 pub async fn migrate(args: MigrateArgs, global: &Global) -> Result<(), CliError> {
-    let MigrateArgs { database_url, installation, adopt } = args;
+    let MigrateArgs { database_url, installation, adopt, restored } = args;
     if global.kube || global.server.is_some() {
         return Err(CliError::misused("`migrate` works on a database: name it by --database-url or --data-dir"));
     }
@@ -105,7 +109,23 @@ pub async fn migrate(args: MigrateArgs, global: &Global) -> Result<(), CliError>
         1 => "1 migration applied".to_owned(),
         several => format!("{several} migrations applied"),
     };
-    print(&format!("{what} · installation {} · {home}\n", done.installation))
+    print(&format!("{what} · installation {} · {home}\n", done.installation))?;
+    if restored { raise_epoch(&home, done.installation).await } else { Ok(()) }
+}
+
+/// More changes of leader than there can have been since any backup; agents take a jump of ten times that.
+const JUMP: i64 = 100_000;
+
+async fn raise_epoch(home: &Home, installation: Uuid) -> Result<(), CliError> {
+    let store = store::open(home, Some(installation)).await?;
+    let holder = format!("migrate-{}", Uuid::now_v7());
+    let Some(lead) = store.campaign(&holder, Duration::from_secs(15)).await? else {
+        let message = format!("a controller leads in {home}: stop every `up` and `controller`, then run this again");
+        return Err(CliError::failed(message));
+    };
+    let lead = store.raise_epoch(&lead, JUMP).await?;
+    store.resign(&lead).await?;
+    print(&format!("the next leader begins above epoch {}, higher than agents have seen\n", lead.epoch))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod act;
 mod agent;
 mod backup;
 pub mod bench;
+mod bundle;
 mod callers;
 mod calls;
 mod causes;

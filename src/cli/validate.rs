@@ -1,6 +1,10 @@
 //! `ostler validate`.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -23,7 +27,7 @@ use crate::{
 /// is only noted: what it names may be declared elsewhere.
 #[derive(Debug, clap::Args)]
 pub struct ValidateArgs {
-    /// Folder of manifests, or one file
+    /// Folder of manifests, one file, or `-` for standard input
     #[arg(short, value_name = "DIR", default_value = ".")]
     folder: PathBuf,
     /// For programs: the problems
@@ -33,10 +37,12 @@ pub struct ValidateArgs {
 
 pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let ValidateArgs { folder, output } = args;
-    if !folder.exists() {
+    let piped = folder == Path::new("-");
+    if !piped && !folder.exists() {
         return Err(CliError::misused(format!("-f {}: there is no such folder or file", folder.display())));
     }
     let base_dir = if folder.is_dir() { folder } else { folder.parent().unwrap_or(folder) };
+    let shown = if piped { "standard input".to_owned() } else { folder.display().to_string() };
     let derived = Derived::new(base_dir);
     let derive: crate::platform::local::Derive = Arc::new(move |documents| derived.documents(documents));
     let Checked { files, objects, problems } =
@@ -54,11 +60,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
             print(&format!("✓ {}: {}\n", number_of(files, "file"), counts(&objects)))?;
         }
     }
-    if bad == 0 {
-        Ok(())
-    } else {
-        Err(CliError::failed(format!("{} in {}", number_of(bad, "error"), folder.display())))
-    }
+    if bad == 0 { Ok(()) } else { Err(CliError::failed(format!("{} in {}", number_of(bad, "error"), shown))) }
 }
 
 /// `2 LLMBackend, 1 Expert`

@@ -35,12 +35,15 @@ pub struct DoctorArgs {
 
 pub async fn run(args: DoctorArgs, global: &Global) -> Result<(), CliError> {
     let DoctorArgs { all, output } = args;
-    let observed = look::look(global, WITHIN).await;
-    let findings = judge::judge(&observed);
+    let findings = findings(global).await;
     if !output::print_value(output, &findings)? {
         print(&text(&findings, all))?;
     }
     if findings.iter().any(|finding| finding.level == FindingLevel::Error) { Err(CliError::NotHealthy) } else { Ok(()) }
+}
+
+pub async fn findings(global: &Global) -> Vec<DoctorFinding> {
+    judge::judge(&look::look(global, WITHIN).await)
 }
 
 fn text(findings: &[DoctorFinding], all: bool) -> String {

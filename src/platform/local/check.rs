@@ -23,10 +23,10 @@ pub struct Checked {
     pub problems: Vec<Problem>,
 }
 
-/// Reads a folder, or one file, as `ostler up` would.
+/// Reads a folder, or one file, as `ostler up` would; `-` is standard input.
 pub fn check(folder: &Path, kinds: &[LocalKind], derive: &Derive) -> Result<Checked, SchemaError> {
     let kinds = Kinds::new(kinds)?;
-    let read = scan::read(folder);
+    let read = if folder == Path::new("-") { scan::read_input(std::io::stdin().lock()) } else { scan::read(folder) };
     let state = FolderState::default();
     let plan = snapshot::plan(&read, &kinds, derive, &state, SignedDuration::ZERO, Timestamp::UNIX_EPOCH, String::new);
     Ok(Checked {

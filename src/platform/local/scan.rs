@@ -1,7 +1,8 @@
 //! Reads the folder: the files that hold manifests, in the order of their names.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -9,6 +10,8 @@ use super::snapshot::{FolderSnapshot, ManifestFile};
 
 /// Larger than any manifest: what is larger is something else.
 const MAX_BYTES: u64 = 8 << 20;
+/// Standard input may be a whole rendered chart.
+const MAX_INPUT: u64 = 64 << 20;
 
 /// Whether a file of this name is read: `.yaml`, `.yml` and `.json`, but no hidden files, which editors leave behind.
 pub fn is_manifest(path: &Path) -> bool {
@@ -20,6 +23,21 @@ pub fn is_manifest(path: &Path) -> bool {
 /// Reads a folder (not the folders in it, as kubectl), or a single file.
 pub fn read(folder: &Path) -> FolderSnapshot {
     FolderSnapshot { name: folder.display().to_string(), files: files(folder).map_err(|error| error.to_string()) }
+}
+
+/// Reads what is piped in, as one file.
+pub fn read_input(input: impl Read) -> FolderSnapshot {
+    let name = "standard input".to_owned();
+    let text = input_text(input).map_err(|error| error.to_string());
+    FolderSnapshot { files: Ok(vec![ManifestFile { name: name.clone(), text }]), name }
+}
+
+fn input_text(input: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    if input.take(MAX_INPUT + 1).read_to_string(&mut text)? as u64 > MAX_INPUT {
+        return Err(io::Error::other(format!("it has more than {} MiB", MAX_INPUT >> 20)));
+    }
+    Ok(text)
 }
 
 fn files(folder: &Path) -> io::Result<Vec<ManifestFile>> {

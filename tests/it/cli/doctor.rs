@@ -88,3 +88,39 @@ fn a_backup_is_made_beside_an_up_and_is_served_again() {
     );
     assert!(!out.contains("hush"), "{out}");
 }
+
+/// Agents follow no leader with a lower epoch than they have seen, and a restored database knows lower ones only.
+#[test]
+fn a_restored_database_leads_above_what_agents_saw() {
+    let (mut bench, _) = Bench::of_quickstart();
+    let copy = bench.path("copy.db");
+    bench.up();
+    bench.healthy();
+    assert_eq!(bench.ostler(&["backup", copy.to_str().unwrap()]).code, 0);
+    for _ in 0..2 {
+        bench.end_up("-TERM");
+        bench.up();
+    }
+    bench.healthy();
+    for command in ["stop", "start"] {
+        let seen = bench.ostler(&[command, "mlx"]);
+        assert_eq!(seen.code, 0, "the agent hears of this leader: {seen:?}");
+    }
+    bench.end_up("-TERM");
+    let file = |name: &str| bench.path("data").join(name);
+    for old in ["ostler.db-wal", "ostler.db-shm"] {
+        let _ = fs::remove_file(file(old));
+    }
+    fs::copy(&copy, file("ostler.db")).unwrap();
+    bench.up();
+    let refused = bench.until(&["stop", "mlx"], |said| !said.err.contains("nobody leads"));
+    assert!(refused.code == 1 && refused.err.contains("epoch"), "{refused:?}");
+    let early = bench.ostler(&["migrate", "--restored"]);
+    assert!(early.code == 1 && early.err.contains("in use"), "the folder is that of an `up`: {early:?}");
+    bench.end_up("-TERM");
+    let raised = bench.ostler(&["migrate", "--restored"]);
+    assert!(raised.code == 0 && raised.out.contains("the next leader begins above epoch"), "{raised:?}");
+    bench.up();
+    let heard = bench.until(&["stop", "mlx"], |said| !said.err.contains("nobody leads"));
+    assert_eq!(heard.code, 0, "{heard:?}");
+}

@@ -125,4 +125,12 @@ fn a_folder_is_validated_without_any_server() {
     let wrong = validate();
     assert!(wrong.code == 1 && wrong.out.contains("✗ b.yaml:4: Expert default/x: spec.modle: "), "{wrong:?}");
     assert!(wrong.err.contains("in "), "{wrong:?}");
+    let piped = |text: &str| bench.given(&["validate", "-f", "-"], text);
+    let rendered = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {}\n---\n\
+                    apiVersion: ostler.dev/v1alpha1\nkind: Expert\nmetadata: {name: x}\nspec: {model: small}\n";
+    let noted = piped(rendered);
+    assert!(noted.code == 0 && noted.out.contains("! standard input:1: Deployment (apps/v1)"), "{noted:?}");
+    assert!(noted.out.contains("✓ 1 file: 1 Expert"), "{noted:?}");
+    let wrong = piped(&rendered.replace("model", "modle"));
+    assert!(wrong.code == 1 && wrong.out.contains("✗ standard input:9: Expert default/x: spec.modle: "), "{wrong:?}");
 }

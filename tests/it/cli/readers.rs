@@ -2,14 +2,14 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     process::{Child, Stdio},
     time::Instant,
 };
 
 use serde_json::{Value, json};
 
-use super::bench::{Bench, PATIENCE, Said};
+use super::bench::{Bench, PATIENCE};
 
 const EVIL: &str = "a\u{1b}[2J\u{1b}]52;c;AAAA\u{7}\u{9b}31m\u{202e}gnp.exe\u{2066}z";
 const STEERS: [char; 5] = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{2066}'];
@@ -22,24 +22,16 @@ fn ready() -> Bench {
     bench
 }
 
-fn given(bench: &Bench, args: &[&str], input: &str) -> Said {
-    let mut command = bench.command(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap().into()
-}
-
 #[test]
 fn nothing_from_outside_steers_a_terminal() {
     let bench = ready();
     let task = json!({"prompt": EVIL, "domain": "backend"});
-    let given_in = given(&bench, &["tasks", "add", "-f", "-", "--wait", "--timeout", "1m"], &format!("{task}\n"));
+    let given_in = bench.given(&["tasks", "add", "-f", "-", "--wait", "--timeout", "1m"], &format!("{task}\n"));
     assert_eq!(given_in.code, 0, "{given_in:?}");
     let labeled = json!({"prompt": "x", "domain": EVIL, "labels": {"x": EVIL}, "key": "k"});
-    let labeled = given(&bench, &["tasks", "add", "-f", "-"], &format!("{labeled}\n"));
-    let field = given(&bench, &["tasks", "add", "-f", "-"], &format!("{}\n", json!({EVIL: 1, "prompt": "x"})));
-    assert!(field.err.contains("no field of a task"), "{field:?}");
+    let labeled = bench.given(&["tasks", "add", "-f", "-"], &format!("{labeled}\n"));
+    let field = bench.given(&["tasks", "add", "-f", "-"], &format!("{}\n", json!({EVIL: 1, "prompt": "x"})));
+    assert!(field.err.contains("unknown field"), "{field:?}");
     let unknown = bench.ostler(&["tasks", "list", "--queue", EVIL]);
     assert_eq!(unknown.code, 1, "{unknown:?}");
     let mut all = vec![given_in, labeled, field, unknown];

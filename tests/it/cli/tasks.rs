@@ -1,13 +1,13 @@
 //! Tasks on the command line, on the quickstart's simulated servers.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     process::Stdio,
 };
 
 use serde_json::Value;
 
-use super::bench::{Bench, Said};
+use super::bench::Bench;
 
 fn lines(count: usize) -> String {
     let line = |i| format!("{{\"prompt\": \"Task {i}\", \"domain\": \"backend\", \"key\": \"k{i}\"}}\n");
@@ -23,18 +23,10 @@ fn ready() -> (Bench, [u16; 2]) {
     (bench, ports)
 }
 
-fn with_input(bench: &Bench, args: &[&str], input: &str) -> Said {
-    let mut child =
-        bench.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap().into()
-}
-
 #[test]
 fn twenty_tasks_are_done_and_their_answers_printed() {
     let (bench, _) = ready();
-    let answers =
-        with_input(&bench, &["tasks", "add", "-f", "-", "--wait", "--timeout", "2m", "-o", "json"], &lines(20));
+    let answers = bench.given(&["tasks", "add", "-f", "-", "--wait", "--timeout", "2m", "-o", "json"], &lines(20));
     assert_eq!(answers.code, 0, "{answers:?}");
     let mut keys: Vec<String> = Vec::new();
     for line in answers.out.lines() {
@@ -47,7 +39,7 @@ fn twenty_tasks_are_done_and_their_answers_printed() {
     keys.dedup();
     assert_eq!(keys.len(), 20);
 
-    let again = with_input(&bench, &["tasks", "add", "-f", "-"], &lines(20));
+    let again = bench.given(&["tasks", "add", "-f", "-"], &lines(20));
     assert!(again.out.contains("20 tasks") && again.out.contains("existed already"), "{again:?}");
     let one = bench.ostler(&["tasks", "add", "Say hello.", "--role", "engineer", "--wait", "--timeout", "1m"]);
     assert_eq!((one.code, one.out.lines().count() > 0), (0, true), "{one:?}");
@@ -116,7 +108,7 @@ fn tasks_that_wait_say_why_and_are_changed_by_filter_only_with_yes() {
         assert_eq!(bench.ostler(&["stop", server]).code, 0);
     }
     bench.until(&["status"], |said| !said.out.contains("✓ ollama") && !said.out.contains("✓ mlx"));
-    assert_eq!(with_input(&bench, &["tasks", "add", "-f", "-"], &lines(5)).code, 0);
+    assert_eq!(bench.given(&["tasks", "add", "-f", "-"], &lines(5)).code, 0);
     let waiting = bench.until(&["tasks", "explain", "1"], |said| said.out.contains("to come back"));
     assert!(
         waiting.out.starts_with("task 1 is pending for ") && waiting.out.contains("assigned to igor: domain"),
