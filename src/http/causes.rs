@@ -104,6 +104,7 @@ pub struct AcknowledgeRequest {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportQuery {
+    #[serde(default, deserialize_with = "crate::http::extract::given")]
     pub namespace: Option<String>,
     /// Since when; a duration is one before now. Absent: 12 hours.
     pub since: Option<TimeOrDuration>,

@@ -18,6 +18,7 @@ use crate::store::JournalFilter;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
+    #[serde(default, deserialize_with = "crate::http::extract::given")]
     pub namespace: Option<String>,
     /// `llmbackends`, `hostagents`, `experts`, `taskqueues`, `workerpools`, `taskschedules`, `containerhealthchecks`, `callers` or `notifiers`; short names do as well.
     #[param(min_length = 1)]

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use futures::TryStreamExt;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Api, ApiError};
@@ -86,6 +86,11 @@ impl<T: DeserializeOwned> FromRequestParts<Api> for Query<T> {
             ))
         })
     }
+}
+
+/// A parameter that is there but empty is none, as Kubernetes has it: `namespace=` means all of them.
+pub fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.filter(|text| !text.is_empty()))
 }
 
 /// A body that is a JSON object.

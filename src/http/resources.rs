@@ -25,6 +25,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct InNamespace {
     /// Only resources of this namespace.
+    #[serde(default, deserialize_with = "crate::http::extract::given")]
     pub namespace: Option<String>,
 }
 

@@ -176,6 +176,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Of any query, whatever else it says.
 #[derive(serde::Deserialize)]
 struct Namespace {
+    #[serde(default, deserialize_with = "crate::http::extract::given")]
     namespace: Option<String>,
 }
 
@@ -217,9 +218,12 @@ mod tests {
 
     #[test]
     fn the_namespace_that_is_checked_is_the_one_that_is_read() {
-        for (query, expected) in
-            [("", None), ("namespace=team", Some("team")), ("limit=3&namespace=te%61m", Some("team"))]
-        {
+        for (query, expected) in [
+            ("", None),
+            ("namespace=", None),
+            ("namespace=team", Some("team")),
+            ("limit=3&namespace=te%61m", Some("team")),
+        ] {
             assert_eq!(query_namespace(query).as_deref(), expected, "{query}");
         }
     }

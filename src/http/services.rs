@@ -84,6 +84,7 @@ pub(super) async fn operation(
 #[serde(deny_unknown_fields)]
 pub(super) struct LogQuery {
     /// Of the HostAgent; `default` when absent.
+    #[serde(default, deserialize_with = "crate::http::extract::given")]
     namespace: Option<String>,
     /// Only what was written after this offset, which an earlier answer gave as `next`; without it, the end of the log.
     after: Option<u64>,

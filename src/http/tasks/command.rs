@@ -190,6 +190,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AssignQuery {
     /// Only tasks of this namespace.
+    #[serde(deserialize_with = "crate::http::extract::given")]
     pub namespace: Option<String>,
     /// Only print what would be assigned.
     pub dry_run: bool,

@@ -19,6 +19,7 @@ macro_rules! filters {
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $name {
             /// Only those of this namespace.
+            #[serde(deserialize_with = "crate::http::extract::given")]
             pub namespace: Option<String>,
             /// IDs, separated by commas: at most 1,000.
             #[param(min_length = 1, pattern = "^[ ]*[0-9]+([ ]*,[ ]*[0-9]+)*[ ]*$")]

@@ -36,6 +36,7 @@ const TAKEN: [&str; 7] = [
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Into {
     /// `default` when absent.
+    #[serde(deserialize_with = "crate::http::extract::given")]
     pub namespace: Option<String>,
     /// Only say what is wrong with them.
     pub dry_run: bool,
