@@ -63,6 +63,8 @@ pub enum HostAgentState {
     Reachable,
     Unreachable,
     Unauthorized,
+    /// It answers, and does nothing that this leader asks for.
+    Refusing,
     SecretMissing,
     Suspended,
 }

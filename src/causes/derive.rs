@@ -198,7 +198,7 @@ fn title(root: &ObjectKey, class: CauseClass, reason: &str) -> String {
         CauseClass::Down => format!("{root} is down"),
         CauseClass::Config => format!("{root} needs a person ({})", clean(reason)),
         CauseClass::Memory => format!("{root} is out of memory"),
-        CauseClass::Work => format!("{root} does not get on"),
+        CauseClass::Work => format!("{root} is stuck"),
     }
 }
 

@@ -77,7 +77,7 @@ async fn in_cluster(
     let suspend = |suspend: bool| json!({"spec": {"suspend": suspend}});
     let (patch, done) = match verb {
         ResourceVerb::Reconcile => (requested(RECONCILE_REQUESTED_AT), "is looked at now"),
-        ResourceVerb::Run => (requested(RUN_REQUESTED_AT), "fires now"),
+        ResourceVerb::Run => (requested(RUN_REQUESTED_AT), "is to run, once its gate is open"),
         ResourceVerb::Suspend => (suspend(true), "is suspended (spec.suspend: true)"),
         ResourceVerb::Resume => (suspend(false), "is resumed (spec.suspend: false)"),
     };

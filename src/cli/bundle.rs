@@ -28,8 +28,8 @@ const LISTS: [(&str, &[&str]); 8] = [
     ("causes", &["causes"]),
     ("problems", &["problems"]),
     ("events", &["events"]),
-    ("queues", &["tasks", "queues"]),
-    ("experts", &["tasks", "experts"]),
+    ("tasks-by-queue", &["tasks", "queues"]),
+    ("tasks-by-expert", &["tasks", "experts"]),
     ("workers", &["tasks", "workers"]),
     ("calls", &["calls"]),
 ];

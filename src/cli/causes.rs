@@ -9,6 +9,7 @@ use super::{
     output::{self, Format, Style, Table, print, print_ready},
 };
 use crate::{
+    api::number_of,
     base::{age, duration, escape},
     causes::NightReport,
     http::{AcknowledgeRequest, CauseList, CauseView, Changed, TimeOrDuration},
@@ -49,7 +50,8 @@ pub fn details(cause: &CauseView) -> String {
         parts.push(format!("{} affected", cause.affected));
     }
     if cause.waiting > 0 {
-        parts.push(format!("{} tasks wait", cause.waiting));
+        let wait = if cause.waiting == 1 { "waits" } else { "wait" };
+        parts.push(format!("{} {wait}", number_of(cause.waiting, "task")));
     }
     if let Some(by) = &cause.acknowledged {
         parts.push(format!("acknowledged by {}", by.by));

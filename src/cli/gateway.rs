@@ -81,7 +81,14 @@ async fn serve(args: GatewayArgs, global: &Global) -> Result<(), CliError> {
     let mut serving = tokio::spawn(gateway.run(clients, shutdown.clone()));
     let outcome = tokio::select! {
         ended = plane.until_ended() => ended,
-        served = &mut serving => return Err(CliError::failed(format!("the gateway ended by itself: {served:?}"))),
+        served = &mut serving => {
+            let why = match served {
+                Ok(Ok(())) => "nobody told it to".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => panic.to_string(),
+            };
+            return Err(CliError::failed(format!("the gateway ended by itself: {why}")));
+        }
     };
     shutdown.cancel();
     let served = serving.await.map_err(|error| CliError::failed(format!("the gateway failed: {error}")))?;

@@ -46,7 +46,7 @@ pub(super) async fn run(
     let wish = ObjectKey { kind: RUN_CONTROL.to_owned(), ..key.clone() };
     api.store.request_reconcile(&wish, &Timestamp::now().to_string()).await?;
     api.note(key.clone(), "RunRequested", format!("by {by}")).await;
-    Ok((StatusCode::ACCEPTED, changed(format!("TaskSchedule {} fires now", key.name))))
+    Ok((StatusCode::ACCEPTED, changed(format!("TaskSchedule {} is to run, once its gate is open", key.name))))
 }
 
 /// Suspends a resource, whatever its manifest says.

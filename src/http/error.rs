@@ -149,7 +149,9 @@ impl ApiError {
             }
             Self::Auth(AuthError::Forbidden(_)) => "ask who administers the cluster for a role that allows it",
             Self::Auth(AuthError::Unavailable(_)) => "ask again when the API server answers",
-            Self::NotFound(_) => "`ostler get KIND` and `ostler tasks list` list what is there",
+            Self::NotFound(_) => {
+                "`ostler get KIND`, `ostler tasks list`, `ostler causes` and `ostler calls` list what is there"
+            }
             Self::BadRequest(_) | Self::UnsupportedMedia(_) | Self::MethodNotAllowed(_) => {
                 "/api/v1/openapi.json says what can be asked"
             }
@@ -170,7 +172,7 @@ impl ApiError {
             },
             Self::NotDelivered(_) => "correct the address and the credentials in its Secret",
             Self::Platform(_) => "see the controller's log",
-            Self::Agent(_) => "the error says what to do at the agent",
+            Self::Agent(_) => "see the agent's log on its host, and `ostler describe ha/NAME`",
             Self::Broken(_) => "see the log: this is a defect",
         }
     }

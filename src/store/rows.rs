@@ -31,10 +31,10 @@ impl LeadershipRecord {
         }
         if self.expires_at <= self.now {
             return Err(StoreError::Fenced(format!(
-                "the lead of {} with epoch {} lapsed {:?} ago",
+                "the lead of {} with epoch {} lapsed {:.1} s ago",
                 fence.holder,
                 fence.epoch,
-                self.expires_at.until(self.now)
+                self.expires_at.until(self.now).as_secs_f64()
             )));
         }
         Ok(())

@@ -129,14 +129,16 @@ impl Service {
         let how = match exit {
             LastExit { out_of_memory: true, .. } => "killed for lack of memory".to_owned(),
             LastExit { code: Some(code), .. } => format!("exited with code {code}"),
-            LastExit { signal: Some(signal), .. } => format!("ended by signal {signal}"),
+            LastExit { signal: Some(signal), .. } => format!("killed by signal {signal}"),
             _ => "ended, and nobody told the agent how".to_owned(),
         };
         let after = os::running_seconds(instance).map(|s| format!(" after {s:.1} s")).unwrap_or_default();
         let ManagerSpec::Process(spec) = &self.spec.manager else { return how };
         let since = self.live().log_begun;
         let words = log::last_words(&spec.log.file, since);
-        let said = words.as_ref().map(|w| format!(": {}", w.line)).unwrap_or_default();
+        // What is killed seldom says why: its last line is no reason.
+        let says = if exit.signal.is_some() { "; its log ends with: " } else { ": " };
+        let said = words.as_ref().map(|w| format!("{says}{}", w.line)).unwrap_or_default();
         let holder = words.filter(|w| w.port_taken).and_then(|_| self.port_holder());
         let holder = holder.map(|holder| format!(" ({holder})")).unwrap_or_default();
         // Who has the port is what helps: the rest is cut first.

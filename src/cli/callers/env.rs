@@ -1,16 +1,21 @@
 //! `ostler callers env NAME --for CLIENT`.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use reqwest::Url;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     api::LOCAL_CALLER,
     cli::{CliError, gateway::USUAL_ADDRESS, output::print_ready},
+    net::HttpClient,
 };
 
 /// Where the key is looked for: it is never written here.
 const KEY: &str = "OSTLER_CALLER_KEY";
+const WITHIN: Duration = Duration::from_secs(5);
+const MAX_LISTING_BYTES: usize = 8 << 20;
 
 /// Print what to set in a client, so that it calls through the gateway
 ///
@@ -26,9 +31,9 @@ pub struct CallersEnvArgs {
     /// Where the gateway is
     #[arg(long, value_name = "URL", default_value_t = format!("http://{USUAL_ADDRESS}"))]
     gateway: String,
-    /// The alias that it asks for
-    #[arg(long, value_name = "ALIAS", default_value = "coder")]
-    model: String,
+    /// The alias that it asks for; without it, the one that the gateway serves
+    #[arg(long, value_name = "ALIAS")]
+    model: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,17 +44,57 @@ enum Client {
     Ollama,
 }
 
-pub fn run(args: &CallersEnvArgs) -> Result<(), CliError> {
+pub async fn run(args: CallersEnvArgs) -> Result<(), CliError> {
     let gateway =
         Url::parse(&args.gateway).ok().filter(|url| url.has_host() && matches!(url.scheme(), "http" | "https"));
     if gateway.is_none() {
         return Err(CliError::misused(format!("--gateway {:?} is no URL: write http://HOST:PORT", args.gateway)));
     }
-    print_ready(&text(args))
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => only_alias(&args.gateway).await?,
+    };
+    print_ready(&text(&args, &model))
 }
 
-fn text(args: &CallersEnvArgs) -> String {
-    let CallersEnvArgs { name, client, gateway, model } = args;
+/// The alias that the gateway serves, if that is one only: which of several is meant, nobody can tell.
+async fn only_alias(gateway: &str) -> Result<String, CliError> {
+    let mut aliases = aliases(gateway).await.map_err(|why| {
+        CliError::failed(format!(
+            "can't ask the gateway at {gateway} which models it serves: {why}; name one by --model"
+        ))
+    })?;
+    match (aliases.pop(), aliases.is_empty()) {
+        (Some(alias), true) => Ok(alias),
+        (None, _) => {
+            Err(CliError::failed(format!("the gateway at {gateway} serves no model yet; name one by --model")))
+        }
+        (Some(last), false) => {
+            aliases.push(last);
+            let all = aliases.join(", ");
+            Err(CliError::misused(format!("the gateway serves several models: name one by --model: {all}")))
+        }
+    }
+}
+
+async fn aliases(gateway: &str) -> Result<Vec<String>, String> {
+    let http = HttpClient::new().map_err(|error| error.to_string())?;
+    let mut asked = http.get(format!("{}/v1/models", gateway.trim_end_matches('/')));
+    if let Ok(key) = std::env::var(KEY) {
+        asked = asked.bearer_auth(key);
+    }
+    let reply = http.send_within(asked, WITHIN).await.map_err(|error| error.to_string())?;
+    if !reply.status().is_success() {
+        return Err(format!("it answered {}", reply.status()));
+    }
+    let bytes = reply.whole(MAX_LISTING_BYTES).await.map_err(|error| error.to_string())?;
+    let listing: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let models = listing["data"].as_array().into_iter().flatten();
+    Ok(models.filter_map(|model| model["id"].as_str()).map(str::to_owned).collect())
+}
+
+fn text(args: &CallersEnvArgs, model: &str) -> String {
+    let CallersEnvArgs { name, client, gateway, model: _ } = args;
     let gateway = gateway.trim_end_matches('/');
     let is_local = name == LOCAL_CALLER;
     let key = if is_local { "none".to_owned() } else { format!("\"${KEY}\"") };
@@ -82,7 +127,7 @@ fn text(args: &CallersEnvArgs) -> String {
                 "npm": "@ai-sdk/openai-compatible",
                 "name": "Ostler",
                 "options": {"baseURL": format!("{gateway}/v1"), "apiKey": key},
-                "models": {model.as_str(): {"name": model}},
+                "models": {model: {"name": model}},
             });
             let config = json!({
                 "$schema": "https://opencode.ai/config.json",
@@ -102,7 +147,7 @@ mod tests {
 
     fn of(name: &str, client: Client) -> String {
         let gateway = "http://127.0.0.1:9181/".to_owned();
-        text(&CallersEnvArgs { name: name.to_owned(), client, gateway, model: "it's".to_owned() })
+        text(&CallersEnvArgs { name: name.to_owned(), client, gateway, model: None }, "it's")
     }
 
     #[test]

@@ -23,6 +23,6 @@ enum CallersCommand {
 pub async fn run(args: CallersArgs, global: &Global) -> Result<(), CliError> {
     match args.command {
         CallersCommand::Create(args) => create::run(args, global).await,
-        CallersCommand::Env(args) => env::run(&args),
+        CallersCommand::Env(args) => env::run(args).await,
     }
 }

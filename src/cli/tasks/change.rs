@@ -31,7 +31,7 @@ impl ChangeVerb {
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Command(TaskVerb::Cancel) => ("cancelled", "those that wait, run or need a human are cancelled"),
-            Self::Command(TaskVerb::Retry) => ("opened anew", "ended ones are opened anew"),
+            Self::Command(TaskVerb::Retry) => ("reopened", "ended ones are reopened"),
             Self::Command(TaskVerb::Resume) => ("resumed", "those that need a human are resumed"),
             Self::Command(TaskVerb::Reassign) => ("reassigned", "those that wait or need a human are reassigned"),
             Self::Command(TaskVerb::Close) => ("closed", "those that need a human are closed"),

@@ -81,7 +81,7 @@ fn counts(task: &Task) -> String {
         }
     }
     if task.cycle > 1 {
-        text.push_str(&format!(", opened anew {}", number_of(task.cycle - 1, "time")));
+        text.push_str(&format!(", reopened {}", number_of(task.cycle - 1, "time")));
     }
     text
 }

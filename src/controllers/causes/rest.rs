@@ -41,6 +41,9 @@ fn agent_fact(world: &ControlPlane, agent: &HostAgent) -> CauseFact {
                 silent: class == CauseClass::Down,
             })
         }
+        Some((Some(_), None)) if world.shared.agents.refusal(&key).is_some() => {
+            stalled(agent, HostAgentState::Refusing.as_str())
+        }
         Some((Some(_), None)) => CauseHealth::Well,
         Some((None, None)) | None => stalled(agent, HostAgentState::SecretMissing.as_str()),
     };

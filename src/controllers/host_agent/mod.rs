@@ -50,6 +50,8 @@ pub struct HostAgentObserved {
     pub access: Result<AgentAccess, String>,
     pub heard: Option<AgentHeard>,
     pub unreachable: Option<AgentSilence>,
+    /// Why it does nothing that this leader asks for, though it answers.
+    pub refusal: Option<String>,
     /// Nothing is done now by anybody: a pause, or a process that only observes.
     pub hands_off: bool,
     /// The backends whose service it runs.
@@ -120,6 +122,7 @@ impl Controller for HostAgents {
             access: self.access(object, &key).await?,
             heard,
             unreachable,
+            refusal: self.shared.agents.refusal(&key),
             hands_off: self.parts.observe || self.shared.wishes.is_paused(Timestamp::now()),
             backends: self.backends_of(&key),
             handled_reconcile: self.shared.wishes.requested(object, RECONCILE_REQUESTED_AT, Self::KIND, &key),

@@ -120,8 +120,12 @@ impl Directions {
         let leads = self.term.still_leads();
         let Some(api) = self.agents.api(&self.key).filter(|_| leads && !services.is_empty()) else { return };
         let request = CareRequest { services, seconds: CARE_LASTS };
-        if let Err(error) = api.care(&request, self.caller).await {
+        let cared = api.care(&request, self.caller).await;
+        if let Err(error) = &cared {
             tracing::debug!(agent = %self.key, %error, "could not renew the care for services");
+        }
+        if self.agents.obeyed(&self.key, &cared) {
+            self.triggers.one(Kind::HostAgent, &self.key);
         }
     }
 }

@@ -49,6 +49,9 @@ fn verdict(observed: &HostAgentObserved) -> Verdict {
             _ => of(HostAgentState::Unreachable, false, false, silence.why.clone()),
         },
         (_, None, None) => of(HostAgentState::Unheard, false, false, "not asked yet".into()),
+        (_, None, Some(_)) if let Some(why) = &observed.refusal => {
+            of(HostAgentState::Refusing, false, true, why.clone())
+        }
         (_, None, Some(heard)) => {
             let down = heard.report.services.iter().filter(|s| s.gave_up).map(|s| s.name.as_str()).collect::<Vec<_>>();
             let message = if down.is_empty() {

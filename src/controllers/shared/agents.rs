@@ -24,6 +24,8 @@ struct Entry {
     failures: u32,
     failing_since: Option<Timestamp>,
     error: Option<(HostErrorKind, String)>,
+    /// Why it refuses what this leader asks for, though it answers.
+    refusal: Option<String>,
     /// By name of the service.
     tracked: HashMap<String, Tracked>,
 }
@@ -81,8 +83,15 @@ impl AgentRegistry {
         self.with(|agents| match agents.get_mut(&key) {
             Some(entry) => entry.api = api,
             None => {
-                let entry =
-                    Entry { api, heard: None, failures: 0, failing_since: None, error: None, tracked: HashMap::new() };
+                let entry = Entry {
+                    api,
+                    heard: None,
+                    failures: 0,
+                    failing_since: None,
+                    error: None,
+                    refusal: None,
+                    tracked: HashMap::new(),
+                };
                 agents.insert(key, entry);
             }
         });
@@ -105,6 +114,26 @@ impl AgentRegistry {
                 Err(error) => entry.fail(&error, now),
             }
         })
+    }
+
+    /// Takes in whether it did what it was asked for. Returns whether that has changed.
+    pub fn obeyed(&self, key: &NamespacedName, result: &Result<(), HostError>) -> bool {
+        let refusal = match result {
+            Ok(()) => None,
+            // Asked again later it may do it: silence is told by its reports.
+            Err(error) if error.is_retryable() => return false,
+            Err(error) => Some(error.to_string()),
+        };
+        self.with(|agents| {
+            let Some(entry) = agents.get_mut(key) else { return false };
+            let changed = entry.refusal.is_some() != refusal.is_some();
+            entry.refusal = refusal;
+            changed
+        })
+    }
+
+    pub fn refusal(&self, key: &NamespacedName) -> Option<String> {
+        self.with(|agents| agents.get(key).and_then(|entry| entry.refusal.clone()))
     }
 
     /// The last report, and since when the agent has not answered.
@@ -231,6 +260,20 @@ mod tests {
         let silence = silence.unwrap();
         assert!(silence.since == begun && silence.why.contains("UnknownIssuer"), "{silence:?}");
         assert_eq!(silence.kind, HostErrorKind::Untrusted);
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_and_until_it_obeys_again() {
+        crate::net::install_crypto();
+        let (agents, key) = (AgentRegistry::default(), NamespacedName::new("default", "host"));
+        let url = "http://host:9099";
+        let host = HttpHost::new(HttpClient::direct().unwrap(), url, "host", Credentials::default()).unwrap();
+        agents.put(key.clone(), Arc::new(host));
+        let stale = || Err(HostError::StaleEpoch { url: url.into(), message: "epoch 2 is over: 7 was seen".into() });
+        let away = Err(HostError::Unreachable { url: url.into(), cause: "refused".into() });
+        assert_eq!([agents.obeyed(&key, &stale()), agents.obeyed(&key, &stale())], [true, false]);
+        assert!(!agents.obeyed(&key, &away) && agents.refusal(&key).unwrap().contains("7 was seen"));
+        assert!(agents.obeyed(&key, &Ok(())) && agents.refusal(&key).is_none());
     }
 
     fn report(revision: u64, service: serde_json::Value) -> AgentReport {

@@ -92,7 +92,8 @@ impl Wishes {
         joined(object.annotations().get(annotation).map(String::as_str), stored.as_deref())
     }
 
-    /// The latest of two requests that are points in time, by annotation and through the API. What is no time yields to what is.
+    /// The latest of two requests that are points in time, by annotation and through the API. What is no time yields to what is. One
+    /// through the API that is older than the object was made of another one of that name.
     pub fn requested_at(
         &self,
         object: &impl ResourceExt,
@@ -101,7 +102,9 @@ impl Wishes {
         key: &NamespacedName,
     ) -> Option<String> {
         let time = |text: &String| text.parse::<Timestamp>().ok();
-        let all = [object.annotations().get(annotation).cloned(), self.reconcile_token(kind, key)];
+        let made = object.creation_timestamp().map(|made| made.0);
+        let stored = self.reconcile_token(kind, key).filter(|token| made.is_none() || time(token) >= made);
+        let all = [object.annotations().get(annotation).cloned(), stored];
         all.into_iter().flatten().max_by_key(time)
     }
 

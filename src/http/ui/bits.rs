@@ -147,7 +147,7 @@ pub fn done_in_words(word: &str, count: Option<u64>) -> Option<String> {
         "reconcile" => "It is looked at now.".to_owned(),
         "suspend" => "It is suspended.".to_owned(),
         "resume" => "It is resumed.".to_owned(),
-        "run" => "It fires now.".to_owned(),
+        "run" => "It runs once its gate is open.".to_owned(),
         "pause" => "Paused: nothing acts until the pause ends.".to_owned(),
         "unpause" => "The pause is over.".to_owned(),
         _ => return None,

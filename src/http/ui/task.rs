@@ -154,7 +154,7 @@ fn facts(visit: &UiVisit, task: &Task, now: Timestamp) -> Markup {
                     (task.attempts_used)
                     @if task.free_requeues > 0 { ", given back without one " (task.free_requeues) " times" }
                     @if task.leases_lost > 0 { ", leases lost " (task.leases_lost) }
-                    @if task.cycle > 1 { ", opened anew " (task.cycle - 1) " times" }
+                    @if task.cycle > 1 { ", reopened " (crate::api::number_of(task.cycle - 1, "time")) }
                 }
             }
         }

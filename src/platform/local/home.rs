@@ -228,13 +228,15 @@ impl LocalPlatform {
         }
     }
 
-    /// Whether the same was said within the time in which Kubernetes counts instead of repeating.
+    /// Whether the same was said just before: what happens again later is told again.
     fn is_repeated(&self, about: &ObjectKey, note: &Note, now: Timestamp) -> bool {
-        const SERIES: SignedDuration = SignedDuration::from_mins(6);
+        const JUST_BEFORE: SignedDuration = SignedDuration::from_secs(20);
         let mut published = self.published.lock();
-        published.retain(|_, at| now.duration_since(*at) < SERIES);
+        published.retain(|_, at| now.duration_since(*at) < JUST_BEFORE);
         let key = (about.clone(), note.reason.clone(), note.message.clone());
-        published.insert(key, now).is_some()
+        let known = published.contains_key(&key);
+        published.entry(key).or_insert(now);
+        known
     }
 }
 

@@ -35,6 +35,9 @@ pub async fn back_up(folder: &Path, to: &Path) -> Result<u64, StoreError> {
     }
     let Some(name) = to.to_str() else { return Err(failed("the path is no UTF-8".to_owned())) };
     let part = format!("{name}.part");
+    if to.exists() {
+        return Err(failed("it exists already: name another file".to_owned()));
+    }
     // Made first: the copy is then readable by its owner only from its first byte on, and nobody's file is written over.
     crate::store::new_file().open(&part).map_err(|error| failed(format!("{part}: {error}")))?;
     let copied = async {

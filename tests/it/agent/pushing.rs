@@ -48,7 +48,7 @@ async fn deaths_and_starts_are_pushed_each_with_its_instance() {
     let report = pushed(&agent, report, "one", "dead", |s| s.last_exit.is_some()).await;
     let dead = report.service("one").unwrap();
     assert_eq!((dead.state, &dead.instance), (ServiceState::Stopped, &None));
-    assert!(dead.last_failure.as_deref().is_some_and(|f| f.starts_with("ended by signal 9 after ")), "{dead:#?}");
+    assert!(dead.last_failure.as_deref().is_some_and(|f| f.starts_with("killed by signal 9 after ")), "{dead:#?}");
     let restarted = agent.operate("one", Action::Restart).await;
     assert_eq!(restarted.phase, Phase::Succeeded, "{}", restarted.message);
     let report = pushed(&agent, report, "one", "up again", idle).await;

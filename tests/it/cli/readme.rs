@@ -113,7 +113,7 @@ impl Reader {
             assert!(got > 0, "it ended: {seen}");
             seen += &String::from_utf8_lossy(&some[..got]);
         }
-        assert!(!seen.contains("✗ ollama") || seen.contains("ended by signal 9"), "{seen}");
+        assert!(!seen.contains("✗ ollama") || seen.contains("killed by signal 9"), "{seen}");
         drop(output);
         assert_eq!(Bench::ended(&mut watch), 0);
     }

@@ -83,5 +83,6 @@ async fn a_key_from_the_command_line_opens_the_gateway_until_it_is_suspended() {
     up.ostler_ok(&["resume", "cl/editor"]);
     server.clear_faults();
     assert_eq!(post(&url, "none", &asks("small", false)).await.status(), 200, "local needs none");
-    up.ostler_ok(&["callers", "env", "local", "--for", "claude"]);
+    let set = up.ostler_ok(&["callers", "env", "local", "--for", "claude", "--gateway", &up.gateway()]);
+    assert!(set.contains("ANTHROPIC_MODEL='small'"), "the one alias that is served: {set}");
 }
