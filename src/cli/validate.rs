@@ -48,6 +48,9 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let Checked { files, objects, problems } =
         check(folder, &[agent::local_kind()], &derive).map_err(CliError::failed)?;
     let mut problems: Vec<Problem> = problems.into_iter().map(Problem::from).collect();
+    if piped && objects.is_empty() && problems.is_empty() {
+        return Err(CliError::failed("standard input declares nothing: see what should have written it"));
+    }
     problems.extend(of_schedules(&objects));
     problems.extend(of_backends(&objects));
     problems.extend(dangling(&objects));

@@ -24,8 +24,8 @@ const PREFIXES: [&str; 11] =
     ["whsec_", "sk-", "hf_", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "AKIA", "eyJ"];
 
 /// Words after which a secret comes: `password=…`, `token: …`, `Bearer …`.
-const KEYS: [&str; 9] =
-    ["password", "passwd", "secret", "token", "api_key", "apikey", "api-key", "access_key", "authorization"];
+const KEYS: [&str; 10] =
+    ["password", "passwd", "secret", "token", "api_key", "apikey", "api-key", "access_key", "authorization", "cookie"];
 
 /// Whether a variable of this name holds a secret.
 pub fn is_secret_name(name: &str) -> bool {
@@ -91,7 +91,13 @@ pub fn masked(text: &str, secrets: &[String]) -> String {
     for secret in secrets.iter().filter(|s| s.len() >= SHORTEST) {
         text = text.replace(secret.as_str(), MASK);
     }
-    text.split_inclusive('\n').map(masked_line).collect()
+    let mut in_key = false;
+    let mut line = |line: &str| {
+        let hidden = in_key && !line.contains("-----END");
+        in_key = hidden || line.contains("-----BEGIN") && line.contains("PRIVATE KEY-----");
+        if hidden { format!("{MASK}\n") } else { masked_line(line) }
+    };
+    text.split_inclusive('\n').map(&mut line).collect()
 }
 
 /// Whether an argument of a command is an option that a secret follows, or is part of: `--api-key`, `--token=…`.
@@ -154,9 +160,10 @@ fn is_scheme(word: &str) -> bool {
     matches!(bare(word).to_ascii_lowercase().as_str(), "bearer" | "basic")
 }
 
-/// `password:`, `"token":`, `secret=`: the value is the next word.
+/// `password:`, `"token":`, `secret=`, `--api-key`: the value is the next word.
 fn announces(word: &str) -> bool {
     word.ends_with([':', '=']) && is_key(bare(word))
+        || word.starts_with("--") && !word.contains('=') && is_secret_option(word)
 }
 
 fn is_key(word: &str) -> bool {
@@ -185,7 +192,8 @@ fn masked_word(word: &str) -> String {
         let secret = !value.is_empty() && (key_before && value != MASK || looks_secret(value));
         out.push_str(&if secret { body.replace(value, MASK) } else { body.to_owned() });
         out.push_str(end);
-        key_before = (end == "=" || end == ":") && is_key(value);
+        let in_query = end == "=" && (value.ends_with("?key") || value == "key" && word.contains('?'));
+        key_before = (end == "=" || end == ":") && is_key(value) || in_query;
     }
     out
 }
@@ -256,6 +264,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn options_queries_cookies_and_private_keys_are_masked() {
+        let text = "run --api-key abcdefgh --port 8080\nGET /v1?key=abcdefgh&page=2\nCookie: session=abcdefgh\n\
+                    -----BEGIN PRIVATE KEY-----\nMIIabcdefgh\n-----END PRIVATE KEY-----\nfine\n";
+        let masked = masked(text, &[]);
+        assert!(!masked.contains("abcdefgh"), "{masked}");
+        for kept in ["--port 8080", "page=2", "BEGIN PRIVATE KEY", "fine"] {
+            assert!(masked.contains(kept), "{kept}: {masked}");
+        }
+    }
 
     #[test]
     fn a_command_line_is_shown_without_its_keys() {

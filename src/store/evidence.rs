@@ -16,6 +16,14 @@ pub struct CallEvidence {
     pub failed: Vec<FailedCall>,
 }
 
+impl CallEvidence {
+    /// When the last call ended of those that it tells of.
+    pub fn last_ended_at(&self) -> Option<Timestamp> {
+        let served = self.served.iter().map(|call| call.ended_at);
+        served.chain(self.failed.iter().map(|call| call.ended_at)).max()
+    }
+}
+
 /// How many failures a report keeps for a server.
 pub const MAX_FAILED_CALLS: usize = 8;
 /// Of how many models a report keeps the last served call.

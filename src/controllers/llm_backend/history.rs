@@ -34,6 +34,8 @@ pub struct ProbeHistory {
     pub last_down_at: Option<Timestamp>,
     /// Since when it has said 503 to every probe: it is busy, or loads a model.
     pub full_since: Option<Timestamp>,
+    /// When a probe was last answered otherwise after that.
+    pub full_until: Option<Timestamp>,
 }
 
 /// One probe.
@@ -51,7 +53,8 @@ impl ProbeHistory {
     pub fn push(&mut self, probed: ProbeResult, failure_threshold: i32, success_threshold: i32) {
         match probed.verdict {
             ProbeVerdict::Busy | ProbeVerdict::Loading => self.full_since = self.full_since.or(Some(probed.at)),
-            _ => self.full_since = None,
+            _ if self.full_since.take().is_some() => self.full_until = Some(probed.at),
+            _ => {}
         }
         if probed.verdict.is_failure() {
             self.successes_in_row = 0;

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{CanaryWhen, EngineKind, LLMBackendSpec},
     engines::{Blame, MLX_DEFAULT_MODEL, same_model},
+    host::ServiceState,
     store::CallFault,
 };
 
@@ -57,6 +58,8 @@ pub fn is_current(seen: &BackendFacts, memory: &BackendMemory) -> bool {
     let Some(proof) = &memory.proof else { return false };
     let same_process = match (&proof.instance, seen.agent.instance()) {
         (Some(then), Some(now)) => *then == now,
+        // Somebody else's program has the port of the process that was proved.
+        (Some(_), None) => seen.agent.service().is_none_or(|it| it.report.state != ServiceState::Foreign),
         _ => true,
     };
     proof.generation == seen.generation && same_process && Some(proof.at) >= needed_since(seen, memory)
@@ -79,8 +82,11 @@ pub fn note(spec: &LLMBackendSpec, seen: &BackendFacts, memory: &mut BackendMemo
             memory.on_device.insert(model.name.clone());
         }
     }
-    memory.full_since =
-        full_since(seen, served.map(|call| call.ended_at), now).map(|at| memory.full_since.unwrap_or(at));
+    // Of this process, and since the step that made it ended: what one before said is over with it.
+    let step = memory.episode.as_ref().and_then(|episode| episode.running.as_ref());
+    let made = step.map(|run| step_ended_at(seen, run).unwrap_or(now)).max(process_began_at(seen));
+    let full = full_since(seen, served.map(|call| call.ended_at).max(made), now);
+    memory.full_since = full.map(|at| memory.full_since.filter(|kept| Some(*kept) > made).unwrap_or(at));
     if is_current(seen, memory) {
         return;
     }

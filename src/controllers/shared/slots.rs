@@ -170,9 +170,10 @@ impl Known {
             let calls = open.remove(&url).unwrap_or_default();
             let evidence = evidence.remove(&url).unwrap_or_default();
             self.change(url, |server| {
-                if !calls.is_empty() {
-                    server.last_call_at = Some(now);
-                }
+                // Short calls begin and end between two looks: what they showed tells of them.
+                let shown = evidence.last_ended_at().map(|at| at.min(now));
+                let open = (!calls.is_empty()).then_some(now);
+                server.last_call_at = server.last_call_at.max(open).max(shown);
                 server.calls = calls;
                 server.evidence = evidence;
             });

@@ -131,8 +131,8 @@ impl JudgeInput<'_> {
         }
         // It worked since this one was sent, and rests now: asked again before it is blamed.
         let worked = self.seen.cpu.advanced_at > Some(last.started_at);
-        // Loading had all the time that it may take.
-        if last.loads && !worked {
+        // Loading had all the time that it may take; one that ended sooner got no connection, or only its head.
+        if last.loads && !worked && last.ended_at >= last.started_at + self.startup() {
             return self.hung(format!("{asked}, which is startupSeconds: the model does not load"));
         }
         let silent_for = last.ended_at.duration_since(since);

@@ -120,7 +120,9 @@ fn not_due(
         Some(since) if last.is_some_and(|last| last.ended_at < since + SILENT_FOR_AT_LEAST) => FIRST_RETRY,
         _ => retry(spec, failures),
     };
-    let after_failure = last.filter(|_| failures > 0).map(|last| last.ended_at + wait);
+    // What loaded its model, or had too much to do, is asked as soon as its listing says that it is over.
+    let is_over = |last: &&CanaryResult| seen.probes.full_until.is_some_and(|at| at > last.ended_at);
+    let after_failure = last.filter(|last| failures > 0 && !is_over(last)).map(|last| last.ended_at + wait);
     let no_slot = seen.canary.no_slot_at.map(|at| at + NO_SLOT_RETRY);
     let mut due = after_failure.max(no_slot).max(seen.canary.not_before);
     if !prove && failures == 0 {

@@ -27,6 +27,8 @@ impl Pass<'_> {
             return waiting(WaitReason::Paused, None);
         }
         if let Some(woke) = self.seen.woke_at
+            // A clock that was set back since makes it none.
+            && woke <= self.now
             && self.now < woke + AFTER_SLEEP
         {
             return waiting(WaitReason::JustWoke, Some(woke + AFTER_SLEEP));

@@ -1,8 +1,8 @@
 //! A step that is under way.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::{host::ServiceState, store::CallFault};
+use crate::{engines::Blame, host::ServiceState, store::CallFault};
 
 use super::{
     super::{
@@ -115,11 +115,15 @@ impl Pass<'_> {
     /// A call that began after the step ended, and failed or got no answer.
     fn call_failed_after(&self, run: &RecoveryRun) -> Option<String> {
         let since = proof::step_ended_at(self.seen, run)?;
-        if let Some((_, failure)) = self.seen.canary.failure_from(since) {
+        // A new process may load its model for that long, and says 503 meanwhile.
+        let may_load = self.now < since + SignedDuration::from_secs(self.spec.probe.startup_seconds.into());
+        let failed = self.seen.canary.failure_from(since).filter(|(_, why)| !may_load || why.fault() != Blame::Full);
+        if let Some((_, failure)) = failed {
             return Some(format!("an inference failed after it: {failure}"));
         }
         let faults = [CallFault::Failed, CallFault::OutOfMemory, CallFault::ModelTooLarge, CallFault::Full];
-        let failures = self.seen.evidence.failures(Some(since), self.now, &faults);
+        let faults = if may_load { &faults[..3] } else { &faults };
+        let failures = self.seen.evidence.failures(Some(since), self.now, faults);
         let after = failures.iter().rev().find(|call| call.began_at >= since)?;
         Some(format!("{} failed after it: {}", after.request, after.message))
     }

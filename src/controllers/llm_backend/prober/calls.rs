@@ -1,6 +1,6 @@
 //! The calls of a prober that take long: an inference in a slot, a pull; and samples of CPU time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     engines::{Blame, Endpoint, EngineKind, Failure, PULL_STALL, ProofRequest, ProofShape, engine},
     host::Instance,
-    store::{CallFault, FailedCall, ServedCall, Slot, SlotAnswer, SlotPurpose, SlotRequest},
+    store::{CallFault, FailedCall, ServedCall, Slot, SlotAnswer, SlotPurpose, SlotRequest, Store, StoreClass},
     telemetry::crash_point,
 };
 
@@ -96,14 +96,29 @@ impl CanaryCall {
         let ended_at = Timestamp::now();
         let timed_out = matches!(&result, Err(Failure::Timeout { .. }));
         let linger = if timed_out { LINGER } else { Duration::ZERO };
-        if let Err(error) = tools.store.release_slot(&slot, linger).await {
-            tracing::debug!(backend = %self.key, %error, "could not release the slot of a canary; it lapses");
-        }
+        release(Arc::clone(&tools.store), slot, linger, longest).await;
         let shape = result.as_ref().ok().map(|proved| proved.shape);
         let model = model.as_str().to_owned();
         let canaried = CanaryResult { started_at, ended_at, model, loads, result: result.map(drop) };
         CanaryOutcome::Asked(Box::new(CanaryAnswer { canaried, shape }))
     }
+}
+
+/// Frees a canary's slot. While the database can't, it is tried again beside everything else: a slot that stays taken keeps work and
+/// proofs back until its lease lapses.
+async fn release(store: Arc<dyn Store>, slot: Slot, linger: Duration, longest: Duration) {
+    let Err(error) = store.release_slot(&slot, linger).await else { return };
+    tracing::warn!(server = slot.server_url, %error, "could not release the slot of a canary; trying again");
+    tokio::spawn(async move {
+        let lapses = Instant::now() + longest;
+        while Instant::now() < lapses {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match store.release_slot(&slot, linger).await {
+                Err(error) if error.class() == StoreClass::Passing => {}
+                _ => return,
+            }
+        }
+    });
 }
 
 /// What a canary shows, as calls of workers do; `None` where it blames the request, the configuration, or only its time was over.

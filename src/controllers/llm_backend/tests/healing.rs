@@ -265,6 +265,54 @@ fn a_server_that_leaves_its_first_process_behind_has_not_exited_again() {
 }
 
 #[test]
+fn a_new_process_that_loads_its_model_is_not_blamed_for_what_the_old_one_said() {
+    let spec = ollama();
+    let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
+    // The old one had said 503 for longer than it may.
+    memory.full_since = Some(at(-700));
+    record(&mut memory, &RecoveryOutcome::Done, at(1));
+    let mut loads = down(at(0));
+    loads.agent = heard(service(ServiceState::Running), at(2));
+    if let AgentView::Heard(service) = &mut loads.agent {
+        service.instance_since = Some(at(1));
+    }
+    loads.probes.push(ProbeResult { at: at(2), verdict: ProbeVerdict::Loading, millis: 1, not_before: None }, 3, 1);
+    let loading = Failure::Loading { detail: "Loading model".into() };
+    let (model, started_at, ended_at) = ("small".to_owned(), at(2), at(3));
+    loads.canary.push(CanaryResult { started_at, ended_at, model, loads: true, result: Err(loading) });
+    let waits = pass(&spec, &loads, &memory, at(4));
+    assert_eq!(running(&waits), Some(RecoveryStep::Restart), "{:?}", waits.notes);
+    assert_eq!(waits.memory.full_since, Some(at(2)));
+    let startup = i64::from(spec.probe.startup_seconds);
+    let over = pass(&spec, &loads, &waits.memory, at(3 + startup));
+    assert_eq!(running(&over), None, "it had its time");
+}
+
+#[test]
+fn a_foreign_program_on_the_port_does_not_inherit_the_proof() {
+    let mut memory = proved(at(-100));
+    memory.proof.as_mut().unwrap().instance = Some("7@70".into());
+    let mut taken = probed(&[listing()], at(0));
+    let mut report = service(ServiceState::Foreign);
+    report.instance = None;
+    taken.agent = heard(report, at(0));
+    let (judged, plan) = decide(&ollama(), &taken, &memory, "e1", at(0));
+    assert!(!judged.ready && matches!(plan.canary, CanaryPlan::Send(_)), "{judged:?} {:?}", plan.canary);
+}
+
+#[test]
+fn a_server_that_says_no_longer_that_it_loads_is_asked_at_once() {
+    let mut seen = probed(&[ProbeVerdict::Loading, listing()], at(10));
+    for ended in [1, 3, 5] {
+        let result = Err(Failure::Loading { detail: "Loading model".into() });
+        let (model, started_at, ended_at) = ("small".to_owned(), at(ended), at(ended));
+        seen.canary.push(CanaryResult { started_at, ended_at, model, loads: true, result });
+    }
+    let asked = pass(&ollama(), &seen, &BackendMemory::default(), at(10));
+    assert!(matches!(asked.canary, CanaryPlan::Send(_)), "{:?}", asked.canary);
+}
+
+#[test]
 fn what_somebody_else_s_process_serves_on_its_port_is_no_help_of_a_restart() {
     let spec = ollama();
     let mut memory = pass(&spec, &down(at(0)), &proved(at(-100)), at(0)).memory;
