@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::store::{self, DatabaseUrl, Home, Store, Topics, drop_schema, sqlite::Hold};
+use ostler::store::{self, DatabaseUrl, Home, Store, Topics, drop_schema, sqlite::FolderAccess};
 use ostler::tasks::{NewTask, Payload, TaskState};
 use rand::Rng;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ async fn measure(database: Option<DatabaseUrl>, tasks: usize, goal: Duration) {
     let up = start(&folder, &manifests, url.as_ref());
     let home = match &url {
         Some(url) => Home::Postgres(url.clone()),
-        None => Home::Folder { path: folder.join("data"), hold: Hold::Share },
+        None => Home::Folder { path: folder.join("data"), hold: FolderAccess::Share },
     };
     let store = opened(&home).await;
     while store.declared("WorkerPool").await.map_or(true, |pools| pools.is_empty()) {

@@ -13,7 +13,7 @@ use super::{StoreError, Topics, admit::day_of, postgres::PostgresStore, sqlite::
 
 /// Calls and tokens of callers.
 #[async_trait]
-pub trait Callers: Send + Sync {
+pub trait CallerStore: Send + Sync {
     /// Adds what calls used that ended, to this day's by the database's clock. Forgets the time that slots were taken long ago, by callers
     /// that may be gone.
     async fn count_use(&self, uses: &[CallerUse]) -> Result<(), StoreError>;
@@ -149,7 +149,7 @@ pub(super) fn limit_of(
 macro_rules! callers {
     ($store:ty, $now:literal, $before:literal, $today:literal) => {
         #[async_trait]
-        impl Callers for $store {
+        impl CallerStore for $store {
             async fn count_use(&self, uses: &[CallerUse]) -> Result<(), StoreError> {
                 // In one order, so that two processes wait for each other's rows in turn and never in a circle.
                 let mut uses: Vec<&CallerUse> = uses.iter().collect();

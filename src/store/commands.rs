@@ -3,18 +3,18 @@
 use super::TaskCommand;
 use super::filter::TaskPart;
 use crate::tasks::TaskId;
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 
 impl TaskCommand {
     /// What happens to a task, where tasks are that it can happen to, and a condition for them.
-    pub(super) const fn applies_to(&self) -> (Event, TaskPart, &'static str) {
+    pub(super) const fn applies_to(&self) -> (TaskEvent, TaskPart, &'static str) {
         match self {
-            Self::Cancel => (Event::Cancel, TaskPart::Live, "true"),
-            Self::Retry => (Event::Retry, TaskPart::Ended, "true"),
-            Self::Resume => (Event::Resume, TaskPart::Live, "state = 'deferred_to_human'"),
-            Self::Reassign { .. } => (Event::Reassign, TaskPart::Live, "state IN ('pending', 'deferred_to_human')"),
-            Self::Close => (Event::Close, TaskPart::Live, "state = 'deferred_to_human'"),
-            Self::Purge => (Event::Purge, TaskPart::Ended, "true"),
+            Self::Cancel => (TaskEvent::Cancel, TaskPart::Live, "true"),
+            Self::Retry => (TaskEvent::Retry, TaskPart::Ended, "true"),
+            Self::Resume => (TaskEvent::Resume, TaskPart::Live, "state = 'deferred_to_human'"),
+            Self::Reassign { .. } => (TaskEvent::Reassign, TaskPart::Live, "state IN ('pending', 'deferred_to_human')"),
+            Self::Close => (TaskEvent::Close, TaskPart::Live, "state = 'deferred_to_human'"),
+            Self::Purge => (TaskEvent::Purge, TaskPart::Ended, "true"),
         }
     }
 }

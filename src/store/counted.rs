@@ -169,7 +169,7 @@ pass_on! {
         fn report_worker(report: &WorkerReport) -> ();
         fn worker_left(holder: &str) -> ();
     }
-    Callers {
+    CallerStore {
         fn count_use(uses: &[CallerUse]) -> ();
         fn caller_days() -> Vec<CallerDay>;
         fn cancel_call(id: &str) -> ();
@@ -187,14 +187,14 @@ pass_on! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Home, open, sqlite::Hold};
+    use crate::store::{Home, open, sqlite::FolderAccess};
 
     #[tokio::test]
     async fn what_the_database_does_not_carry_out_is_counted_and_a_lost_lead_is_not() {
         let folder = std::env::temp_dir().join(format!("ostler-counted-{}", Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
         let metrics = Metrics::new();
-        let home = Home::Folder { path: folder.clone(), hold: Hold::Lock };
+        let home = Home::Folder { path: folder.clone(), hold: FolderAccess::Lock };
         let store = counted(open(&home, None).await.unwrap(), metrics.clone());
         let nobody = Fence { holder: "nobody".into(), epoch: 7 };
         assert!(matches!(store.renew(&nobody, Duration::from_secs(1)).await, Err(StoreError::Fenced(_))));

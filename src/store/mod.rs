@@ -47,7 +47,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
-pub use callers::{CallerDay, CallerLimit, CallerUse, Callers, OpenCall, OpenCallState, SlotCaller, caller_id};
+pub use callers::{CallerDay, CallerLimit, CallerStore, CallerUse, OpenCall, OpenCallState, SlotCaller, caller_id};
 pub use causes::Causes;
 pub use changes::{Changes, Follower, Topics};
 pub use clock::BootInstant;
@@ -84,7 +84,7 @@ pub trait Store:
     + Tasks
     + Dispatch
     + Work
-    + Callers
+    + CallerStore
     + Causes
     + Changes
 {
@@ -101,7 +101,7 @@ impl<T> Store for T where
         + Tasks
         + Dispatch
         + Work
-        + Callers
+        + CallerStore
         + Causes
         + Causes
         + Changes

@@ -10,7 +10,7 @@ use std::{fs, sync::Arc};
 use axum::http::Request;
 use kube::{Client, api::DynamicObject};
 use ostler::platform::{
-    Platform, Problem, Severity,
+    Platform, PlatformProblem, Severity,
     local::{LocalConfig, LocalPlatform},
 };
 use serde_json::Value;
@@ -54,7 +54,7 @@ async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
     }
     let mut outcomes = Vec::new();
     for (number, (kind, _)) in manifests.iter().enumerate() {
-        let is_of = |problem: &&Problem| problem.place.as_ref().is_some_and(|place| place.file == file(number));
+        let is_of = |problem: &&PlatformProblem| problem.place.as_ref().is_some_and(|place| place.file == file(number));
         let said: Vec<String> = problems
             .iter()
             .filter(is_of)

@@ -15,7 +15,7 @@ use crate::store::task_rows::UnassignedRecord;
 use crate::store::text::json_text;
 use crate::store::text::text;
 use crate::store::{Fence, Fired, Replaced, StoreError, Unassigned};
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 use crate::tasks::{Assignment, NewTask, TaskId};
 
 /// Assignments that one transaction writes.
@@ -178,7 +178,7 @@ pub(super) async fn replace(
     };
     let ids = choose(connection, (TaskPart::Live, "true"), &replaces.filter, (0, most), older).await?;
     if !ids.is_empty() {
-        let_happen(connection, ids, Event::Cancel, &replaces.reason).await?;
+        let_happen(connection, ids, TaskEvent::Cancel, &replaces.reason).await?;
         return Ok(false);
     }
     sqlx::query("UPDATE schedule_runs SET replaces_below = NULL WHERE schedule = $1 AND run_at = $2")

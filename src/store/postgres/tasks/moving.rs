@@ -15,14 +15,14 @@ use crate::store::task_rows::{TaskRecord, with_attempt};
 use crate::store::text::json_text;
 use crate::store::text::text;
 use crate::store::words::{Words, tell_refused};
-use crate::tasks::machine::{Event, Life, Next, step};
+use crate::tasks::machine::{Life, TaskEvent, Transition, step};
 use crate::tasks::{Task, TaskId, TaskState};
 
 /// An event of one task.
 #[derive(Clone)]
 pub(super) struct Happening {
     pub id: TaskId,
-    pub event: Event,
+    pub event: TaskEvent,
     pub words: Words,
 }
 
@@ -60,7 +60,7 @@ const ENDED: &str = concat!(
 #[derive(Default)]
 pub(super) struct Happened {
     /// For each event what the task is then; `None`: the machine refused.
-    pub next: Vec<Option<Next>>,
+    pub next: Vec<Option<Transition>>,
     /// Namespace and expert of each execution that is over: they get their places back by `places::leave`, after all else.
     pub over: Vec<(String, String)>,
     /// Tasks that the database would not let go, where each is written apart.
@@ -69,7 +69,7 @@ pub(super) struct Happened {
 
 /// Lets events happen, at most one to each task.
 pub(super) async fn happen(connection: &mut PgConnection, happenings: Vec<Happening>) -> Result<Happened, StoreError> {
-    let of_ended = |one: &Happening| matches!(one.event, Event::Retry | Event::Purge);
+    let of_ended = |one: &Happening| matches!(one.event, TaskEvent::Retry | TaskEvent::Purge);
     let mut live = lock(connection, LIVE, happenings.iter().filter(|one| !of_ended(one))).await?;
     let mut ended = lock(connection, ENDED, happenings.iter().filter(|one| of_ended(one))).await?;
     let mut happened = Happened::default();
@@ -84,8 +84,8 @@ pub(super) async fn happen(connection: &mut PgConnection, happenings: Vec<Happen
             happened.over.push((task.namespace.clone(), expert.clone()));
         }
         match next {
-            Next::Gone => gone.push(id),
-            Next::Is(life) => moved.push(Moved { task, life, words, now: now.into() }),
+            Transition::Gone => gone.push(id),
+            Transition::Is(life) => moved.push(Moved { task, life, words, now: now.into() }),
         }
     }
     moved.sort_by_key(|moved| moved.task.id);

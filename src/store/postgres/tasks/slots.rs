@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::claim::{Ask, ClaimBatch, Search, Seen, slotted, slotted_lanes, unless_refused};
+use super::claim::{ClaimBatch, ClaimBounds, ClaimProgress, Search, slotted, slotted_lanes, unless_refused};
 use super::scheduling::move_due_now_and_then;
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::order::{class_word, grants};
@@ -47,11 +47,11 @@ async fn give(
     claim: &SlotClaim,
     searches: &[Search<'_>],
     without: Vec<TaskId>,
-) -> Result<(SlotClaimAnswer, Seen), StoreError> {
+) -> Result<(SlotClaimAnswer, ClaimProgress), StoreError> {
     let mut answer = SlotClaimAnswer::default();
     let Some((server, now)) = lock_server(connection, &claim.server_url).await? else {
         answer.closed = true;
-        return Ok((answer, Seen::default()));
+        return Ok((answer, ClaimProgress::default()));
     };
     let occupied = rows(connection, &server.url).await?;
     let left = calls_left(connection, &server, now).await?;
@@ -64,7 +64,7 @@ async fn give(
     let room = if server.admission == Admission::Closed { room } else { room.min(granted) };
     let (slots, refusal) = free_slots(&server, occupied, claim, room, now);
     let most = i64::try_from(slots.len()).unwrap_or(i64::MAX);
-    let asked = Ask { affinity: claim.affinity, most, without };
+    let asked = ClaimBounds { affinity: claim.affinity, most, without };
     let ClaimBatch { claimed, seen, .. } = slotted(connection, searches, &asked).await?;
     // Where tasks ran out first, nobody knows what the server would have said.
     let refusal = refusal.filter(|_| claimed.len() == slots.len());
@@ -171,7 +171,7 @@ pub(super) async fn next(
     store.work.begin(&mut searches, began);
     let searches = &searches[..];
     unless_refused(store, searches, 1, move |most, without| {
-        let asked = Ask { affinity: claim.affinity, most, without };
+        let asked = ClaimBounds { affinity: claim.affinity, most, without };
         store.within(async move {
             let mut session = store.write().await?;
             let (server, now) = match hold(session.connection(), slot).await {

@@ -12,7 +12,7 @@ use crate::store::stamp::Stamp;
 use crate::store::task_rows::UnassignedRecord;
 use crate::store::words::Words;
 use crate::store::{Fired, Replaced, StoreError, Unassigned};
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 use crate::tasks::{Assignment, NewTask, TaskId};
 
 pub(super) async fn unassigned(
@@ -107,7 +107,7 @@ pub(super) async fn replace(
     let ids = choose(tx, (TaskPart::Live, "true"), &replaces.filter, (0, BATCH), older).await?;
     let any = !ids.is_empty();
     for id in ids {
-        happen(tx, id, Event::Cancel, Words::reason(&replaces.reason), now).await?;
+        happen(tx, id, TaskEvent::Cancel, Words::reason(&replaces.reason), now).await?;
     }
     if !any {
         sqlx::query("UPDATE schedule_runs SET replaces_below = NULL WHERE schedule = ?1 AND run_at = ?2")

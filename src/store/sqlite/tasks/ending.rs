@@ -6,7 +6,7 @@ use super::moving::happen;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
 use crate::store::words::Words;
-use crate::tasks::machine::{End, Event};
+use crate::tasks::machine::{End, TaskEvent};
 use crate::tasks::{Completion, TaskId};
 
 pub(super) async fn complete(
@@ -16,7 +16,7 @@ pub(super) async fn complete(
 ) -> Result<Vec<bool>, StoreError> {
     let mut changed = Vec::with_capacity(completions.len());
     for one in completions {
-        let event = Event::End { epoch: one.epoch, end: End::from(&one.verdict) };
+        let event = TaskEvent::End { epoch: one.epoch, end: End::from(&one.verdict) };
         changed.push(happen(tx, one.task, event, Words::of(one), now).await?.is_some());
     }
     Ok(changed)

@@ -44,7 +44,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::{Hold, SqliteStore};
+use super::{FolderAccess, SqliteStore};
 use crate::store::changes::{Changes, Follower, Topics};
 use crate::store::commands::CommandBatch;
 use crate::store::text::json_text;
@@ -325,7 +325,7 @@ impl Work for SqliteStore {
     }
 
     async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {
-        if self.hold == Hold::Lock {
+        if self.hold == FolderAccess::Lock {
             self.memory.report(report, self.now());
             self.waker.changed(Topics::REPORTS.when(self.reported.is_news(report)));
             return Ok(());

@@ -9,7 +9,7 @@ use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, rank, with_attempt};
 use crate::store::text::{json_text, text};
 use crate::store::words::{Words, tell_refused};
-use crate::tasks::machine::{Event, Life, Next, step};
+use crate::tasks::machine::{Life, TaskEvent, Transition, step};
 use crate::tasks::{Task, TaskId, TaskState};
 
 /// Lets `event` happen to a task; tells what it is then, or `None` where the machine refuses, which changes nothing.
@@ -17,15 +17,15 @@ use crate::tasks::{Task, TaskId, TaskState};
 pub(super) async fn happen(
     tx: &mut SqliteConnection,
     id: TaskId,
-    event: Event,
+    event: TaskEvent,
     words: Words,
     now: Stamp,
-) -> Result<Option<Next>, StoreError> {
+) -> Result<Option<Transition>, StoreError> {
     let Some(task) = find(tx, id, event).await? else { return Ok(None) };
     let Ok(next) = step(&Life::of(&task), event, Timestamp::from(now)) else { return Ok(None) };
     match &next {
-        Next::Gone => delete_finished(tx, &task).await?,
-        Next::Is(life) => {
+        Transition::Gone => delete_finished(tx, &task).await?,
+        Transition::Is(life) => {
             if task.state.is_terminal() {
                 bring_back(tx, id).await?;
             }
@@ -47,10 +47,10 @@ pub(super) async fn happen(
 pub(super) async fn happen_apart(
     tx: &mut SqliteConnection,
     id: TaskId,
-    event: Event,
+    event: TaskEvent,
     words: Words,
     now: Stamp,
-) -> Result<Option<Next>, StoreError> {
+) -> Result<Option<Transition>, StoreError> {
     sqlx::query("SAVEPOINT one").execute(&mut *tx).await?;
     let happened = match happen(tx, id, event, words, now).await {
         Err(StoreError::Refused(why)) => {
@@ -64,9 +64,9 @@ pub(super) async fn happen_apart(
     Ok(happened)
 }
 
-async fn find(tx: &mut SqliteConnection, id: TaskId, event: Event) -> Result<Option<Task>, StoreError> {
+async fn find(tx: &mut SqliteConnection, id: TaskId, event: TaskEvent) -> Result<Option<Task>, StoreError> {
     let statement = match event {
-        Event::Retry | Event::Purge => {
+        TaskEvent::Retry | TaskEvent::Purge => {
             concat!("SELECT ", columns!("NULL", "NULL"), " FROM finished_tasks WHERE id = ?")
         }
         _ => concat!("SELECT ", columns!("NULL", "NULL"), " FROM tasks WHERE id = ?"),

@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::claiming::{Line, Preference};
+use super::claiming::{ClaimLine, Preference};
 use crate::store::admit::{Decision, SlotRecord, decide, life_at};
 use crate::store::order::{class_word, grants};
 use crate::store::rows::purpose_word;
@@ -25,7 +25,7 @@ pub(super) async fn claim_slots(
         return Ok(answer);
     };
     let mut slots = rows(tx, &server.url).await?;
-    let mut line: Option<Line> = None;
+    let mut line: Option<ClaimLine> = None;
     let left = calls_left(tx, &server, now).await?;
     let most = usize::try_from(i64::from(claim.most).min(left)).unwrap_or(0);
     let asker = (claim.holder.as_str(), CallClass::Batch, claim.most);
@@ -88,9 +88,9 @@ pub(super) async fn claim_next(
     Ok(Some(claimed))
 }
 
-async fn line_of(tx: &mut SqliteConnection, claim: &SlotClaim, now: Stamp) -> Result<Line, StoreError> {
+async fn line_of(tx: &mut SqliteConnection, claim: &SlotClaim, now: Stamp) -> Result<ClaimLine, StoreError> {
     let models: Vec<_> = claim.models.iter().cloned().map(Some).collect();
-    Line::new(tx, &claim.queues, &models, now).await
+    ClaimLine::new(tx, &claim.queues, &models, now).await
 }
 
 fn preference(claim: &SlotClaim) -> Option<Preference<'_>> {

@@ -36,13 +36,13 @@ pub(super) struct Search<'a> {
 #[derive(Default)]
 pub(super) struct ClaimBatch {
     pub claimed: Vec<Claimed>,
-    pub seen: Seen,
+    pub seen: ClaimProgress,
     /// Of what it found, experts had no places for some.
     cut: bool,
 }
 
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct ClaimProgress {
     /// For each search, the last place that it claimed.
     pub last: Vec<Option<Place>>,
     /// It left tasks behind for which their experts had no place.
@@ -79,7 +79,7 @@ pub(super) async fn free(store: &PostgresStore, claim: &FreeClaim) -> Result<Vec
     store.work.begin(&mut searches, began);
     let searches = &searches[..];
     let batch = unless_refused(store, searches, i64::from(claim.most), move |most, without| {
-        let asked = Ask { affinity: Duration::ZERO, most, without };
+        let asked = ClaimBounds { affinity: Duration::ZERO, most, without };
         store.within(async move {
             let mut session = store.session().await?;
             let mut batch = None;
@@ -102,7 +102,7 @@ pub(super) async fn free(store: &PostgresStore, claim: &FreeClaim) -> Result<Vec
 
 /// How much of what is found is claimed.
 #[derive(Clone)]
-pub(super) struct Ask {
+pub(super) struct ClaimBounds {
     pub affinity: Duration,
     pub most: i64,
     /// Tasks that are stepped over.
@@ -113,7 +113,7 @@ pub(super) struct Ask {
 async fn eagerly(
     connection: &mut PgConnection,
     searches: &[Search<'_>],
-    asked: &Ask,
+    asked: &ClaimBounds,
 ) -> Result<Option<ClaimBatch>, StoreError> {
     let mut batch = ClaimBatch::of(searches);
     match ask(sqlx::query(CLAIM_EAGERLY), searches, asked).fetch_all(connection).await {
@@ -131,7 +131,7 @@ async fn eagerly(
 pub(super) async fn slotted(
     connection: &mut PgConnection,
     searches: &[Search<'_>],
-    asked: &Ask,
+    asked: &ClaimBounds,
 ) -> Result<ClaimBatch, StoreError> {
     let mut whole = ClaimBatch::of(searches);
     for round in 0..ROUNDS {
@@ -141,8 +141,9 @@ pub(super) async fn slotted(
         }
         whole.cut = false;
         let claimed = whole.claimed.len();
-        let rows =
-            ask(sqlx::query(CLAIM), searches, &Ask { most, ..asked.clone() }).fetch_all(&mut *connection).await?;
+        let rows = ask(sqlx::query(CLAIM), searches, &ClaimBounds { most, ..asked.clone() })
+            .fetch_all(&mut *connection)
+            .await?;
         whole.take_in(&rows, searches)?;
         if whole.claimed.len() == claimed {
             // It may have found only what belongs to experts that were filled up meanwhile: once more, without them.
@@ -174,7 +175,7 @@ fn one_lease(searches: &[Search<'_>]) -> Option<i64> {
 fn ask<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     searches: &'q [Search<'_>],
-    asked: &'q Ask,
+    asked: &'q ClaimBounds,
 ) -> Query<'q, Postgres, PgArguments> {
     statement
         .bind(searches.iter().map(|search| search.lane.namespace.as_str()).collect::<Vec<_>>())
@@ -194,7 +195,7 @@ fn ask<'q>(
 impl ClaimBatch {
     /// Nothing yet.
     fn of(searches: &[Search<'_>]) -> Self {
-        Self { seen: Seen { last: vec![None; searches.len()], passed_over: false }, ..Self::default() }
+        Self { seen: ClaimProgress { last: vec![None; searches.len()], passed_over: false }, ..Self::default() }
     }
 
     fn take_in(&mut self, rows: &[PgRow], searches: &[Search<'_>]) -> Result<(), StoreError> {
