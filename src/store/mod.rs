@@ -9,7 +9,6 @@ mod callers;
 mod causes;
 mod changes;
 mod clock;
-mod commands;
 mod counted;
 mod counts;
 mod error;

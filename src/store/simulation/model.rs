@@ -373,14 +373,7 @@ impl SimStore for ReferenceModel {
     }
 
     fn command(&mut self, task: TaskId, command: &TaskCommand) -> Answer<bool> {
-        let event = match command {
-            TaskCommand::Cancel => TaskEvent::Cancel,
-            TaskCommand::Retry => TaskEvent::Retry,
-            TaskCommand::Resume => TaskEvent::Resume,
-            TaskCommand::Reassign { .. } => TaskEvent::Reassign,
-            TaskCommand::Close => TaskEvent::Close,
-            TaskCommand::Purge => TaskEvent::Purge,
-        };
+        let (event, ..) = command.applies_to();
         let done = self.happen(task, event);
         if let (true, TaskCommand::Reassign { expert, .. }, Some(task)) = (done, command, self.tasks.get_mut(&task)) {
             (task.expert, task.assigned_model) = (Some(expert.clone()), model_of(expert).map(str::to_owned));

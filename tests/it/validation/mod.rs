@@ -2,6 +2,7 @@
 //! `fieldValidation=Strict` accept and refuse the same ones, and fill in the same defaults.
 
 mod cases;
+mod others;
 mod random;
 mod work;
 

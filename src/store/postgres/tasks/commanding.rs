@@ -6,7 +6,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::moving::{Happening, happen};
 use super::places;
 use crate::store::batch::BATCH_BYTES;
-use crate::store::commands::CommandBatch;
+use crate::store::filter::CommandBatch;
 use crate::store::filter::{TaskPart, push_filter};
 use crate::store::text::text;
 use crate::store::words::Words;

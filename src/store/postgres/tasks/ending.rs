@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sqlx::FromRow;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::columns::moved_columns;
+use super::moving::moved_columns;
 use super::moving::{Happening, happen};
 use super::places;
 use crate::store::StoreError;

@@ -25,7 +25,6 @@ macro_rules! fenced {
 
 mod assigning;
 mod claim;
-mod columns;
 mod commanding;
 mod cursor;
 mod declaring;
@@ -52,7 +51,7 @@ use sqlx::postgres::PgConnection;
 pub(super) use self::memory::WorkState;
 use super::{PostgresStore, Session};
 use crate::store::changes::{Changes, Follower, Topics};
-use crate::store::commands::CommandBatch;
+use crate::store::filter::CommandBatch;
 use crate::store::stamp::Stamp;
 use crate::store::text::json_text;
 use crate::store::{

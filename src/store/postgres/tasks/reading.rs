@@ -3,7 +3,7 @@
 use sqlx::types::Json;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
-use super::columns::task_columns;
+use super::moving::task_columns;
 use crate::store::batch::PAGE_BYTES;
 use crate::store::counts::{COUNTED, CountRecord, by_queue};
 use crate::store::filter::{TaskPart, push_filter};

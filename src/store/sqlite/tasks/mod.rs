@@ -22,7 +22,6 @@ mod claiming;
 mod commanding;
 mod declaring;
 mod dispatching;
-mod ending;
 mod holders;
 mod inserting;
 mod leasing;
@@ -46,7 +45,7 @@ use sqlx::{Sqlite, Transaction};
 
 use super::{FolderAccess, SqliteStore};
 use crate::store::changes::{Changes, Follower, Topics};
-use crate::store::commands::CommandBatch;
+use crate::store::filter::CommandBatch;
 use crate::store::text::json_text;
 use crate::store::{
     CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
@@ -312,7 +311,7 @@ impl Work for SqliteStore {
 
     async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError> {
         let mut tx = self.write().await?;
-        let changed = ending::complete(&mut tx, completions, self.now()).await?;
+        let changed = moving::complete(&mut tx, completions, self.now()).await?;
         if changed.contains(&true) {
             let back = completions.iter().any(|one| !one.verdict.is_final());
             self.commit(tx, Topics::ENDED | (Topics::NEW | Topics::READY).when(back)).await?;
@@ -321,7 +320,7 @@ impl Work for SqliteStore {
     }
 
     async fn lost_claims(&self, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError> {
-        ending::lost(&mut *self.reader.acquire().await?, claims).await
+        moving::lost(&mut *self.reader.acquire().await?, claims).await
     }
 
     async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {

@@ -9,8 +9,8 @@ use crate::store::stamp::Stamp;
 use crate::store::task_rows::{TaskRecord, rank, with_attempt};
 use crate::store::text::{json_text, text};
 use crate::store::words::{Words, tell_refused};
-use crate::tasks::machine::{Life, TaskEvent, Transition, step};
-use crate::tasks::{Task, TaskId, TaskState};
+use crate::tasks::machine::{End, Life, TaskEvent, Transition, step};
+use crate::tasks::{Completion, Task, TaskId, TaskState};
 
 /// Lets `event` happen to a task; tells what it is then, or `None` where the machine refuses, which changes nothing.
 /// Claims are not made here: they need a lease.
@@ -175,4 +175,29 @@ async fn delete_finished(tx: &mut SqliteConnection, task: &Task) -> Result<(), S
 async fn drop_own_lease(tx: &mut SqliteConnection, id: TaskId) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM leases WHERE holder = 'task/' || ?").bind(id).execute(tx).await?;
     Ok(())
+}
+
+pub(super) async fn complete(
+    tx: &mut SqliteConnection,
+    completions: &[Completion],
+    now: Stamp,
+) -> Result<Vec<bool>, StoreError> {
+    let mut changed = Vec::with_capacity(completions.len());
+    for one in completions {
+        let event = TaskEvent::End { epoch: one.epoch, end: End::from(&one.verdict) };
+        changed.push(happen(tx, one.task, event, Words::of(one), now).await?.is_some());
+    }
+    Ok(changed)
+}
+
+pub(super) async fn lost(
+    connection: &mut SqliteConnection,
+    claims: &[(TaskId, i64)],
+) -> Result<Vec<TaskId>, StoreError> {
+    let claims = serde_json::to_string(claims).map_err(|error| StoreError::Broken(error.to_string()))?;
+    let lost = sqlx::query_scalar(
+        "SELECT value ->> 0 FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM tasks
+            WHERE id = value ->> 0 AND epoch = value ->> 1 AND state = 'in_progress')",
+    );
+    Ok(lost.bind(claims).fetch_all(connection).await?)
 }
