@@ -6,11 +6,7 @@ use super::{
     bits::{self, clean, prose},
     overview::UiShown,
 };
-use crate::{
-    api::number_of,
-    causes::CauseSeverity,
-    http::{CauseView, status::Level},
-};
+use crate::{api::number_of, http::CauseView};
 
 /// Nothing where nothing is wrong for long enough.
 pub fn list(shown: &UiShown<'_>, causes: &[CauseView]) -> Markup {
@@ -25,10 +21,9 @@ pub fn list(shown: &UiShown<'_>, causes: &[CauseView]) -> Markup {
 }
 
 fn one(shown: &UiShown<'_>, cause: &CauseView) -> Markup {
-    let level = if cause.severity == CauseSeverity::Critical { Level::Bad } else { Level::Warning };
     html! {
         li id=(format!("cause-{}", cause.key)) {
-            p { (bits::mark(level)) " " b { (clean(&cause.title)) } " for " (bits::since(cause.since, shown.now)) }
+            p { (bits::mark(cause.level())) " " b { (clean(&cause.title)) } " for " (bits::since(cause.since, shown.now)) }
             p {
                 @if !cause.evidence.is_empty() { (prose(&cause.evidence)) ". " }
                 @if cause.affected > 0 { (cause.affected) " affected. " }

@@ -39,7 +39,7 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let lately = events::events(State(api), Query(lately)).await?.0.items;
     let verdict = verdict(&overview);
     let may_pause = visit.may(&on_pauses("create")).await;
-    let shown = UiShown { visit, now: Timestamp::now(), qualified: several_namespaces(&overview) };
+    let shown = UiShown { visit, now: Timestamp::now(), qualified: overview.several_namespaces() };
     let sign = match verdict.level {
         Level::Ok => "✓",
         Level::Warning => "!",
@@ -267,12 +267,4 @@ fn line_of(
             p.detail { (detail) }
         }
     }
-}
-
-fn several_namespaces(overview: &Overview) -> bool {
-    let mut all: Vec<&str> = overview.backends.iter().map(|line| line.namespace.as_str()).collect();
-    all.extend(overview.queues.iter().map(|line| line.namespace.as_str()));
-    let others = [&overview.agents, &overview.containers, &overview.experts, &overview.pools, &overview.schedules];
-    all.extend(others.into_iter().flatten().map(|line| line.namespace.as_str()));
-    all.windows(2).any(|pair| pair[0] != pair[1])
 }
