@@ -6,7 +6,7 @@
 
 mod leadership;
 mod migrate;
-mod projections;
+mod observations;
 mod session;
 mod slots;
 mod tasks;

@@ -1,10 +1,5 @@
 //! Those who wait for slots, and the time that slots are taken.
 
-use sqlx::postgres::PgConnection;
-
-use crate::store::StoreError;
-use crate::store::order::{Line, first_minute};
-use crate::store::stamp::Stamp;
 use crate::tasks::share::WAIT_LAPSES;
 
 /// Gives a slot back, counts the time that it was taken, and tells whether somebody waits. Of the minutes that are kept each has its place.
@@ -40,24 +35,4 @@ pub(super) const WAIT_NO_MORE: &str = "DELETE FROM slot_waits WHERE ctid IN (
 
 pub(super) fn lapse_micros() -> i64 {
     i64::try_from(WAIT_LAPSES.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Those who wait for a server. A statement of its own after the lock, as for slots.
-pub(super) async fn line(connection: &mut PgConnection, url: &str, now: Stamp) -> Result<Line, StoreError> {
-    let waits = sqlx::query_as(
-        "SELECT holder, class, caller, weight, calls, since FROM slot_waits WHERE server_url = $1 AND seen_at > $2",
-    )
-    .bind(url)
-    .bind(now.before(WAIT_LAPSES))
-    .fetch_all(&mut *connection)
-    .await?;
-    if waits.is_empty() {
-        return Ok(Line::default());
-    }
-    let shares = sqlx::query_as(
-        "SELECT class, caller, sum(micros)::bigint AS micros FROM slot_shares
-         WHERE server_url = $1 AND minute >= $2 GROUP BY class, caller",
-    );
-    let shares = shares.bind(url).bind(first_minute(now)).fetch_all(connection).await?;
-    Ok(Line { waits, shares })
 }

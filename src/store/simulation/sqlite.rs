@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::home::{Answer, EXPERTS, Given, NAMESPACE, QUEUES, SeenTask, SimStore, lease_of, queue};
 use crate::{
     store::{
-        CallLife, DeclaredRow, Dispatch, Fence, Holders, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot,
-        SlotClaim, Slots, TaskCommand, TaskFilter, TaskPage, Tasks, Work,
+        CallLife, DeclaredRow, Dispatch, Fence, Holders, Leadership, Lease, Projections, Reapable, Reaped, Served,
+        ServerRow, Slot, SlotClaim, Slots, TaskCommand, TaskFilter, TaskPage, Tasks, Work,
         rounds::assign_after,
         sqlite::{FolderAccess, SqliteStore},
         stamp::Stamp,

@@ -9,12 +9,10 @@ mod lock;
 mod memory;
 mod migrate;
 mod peers;
-mod projections;
 mod slots;
 #[cfg(test)]
 mod slots_model;
 mod tasks;
-mod waits;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnection;
 use super::declaring;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{TaskRecord, with_attempt};
+use crate::store::task_rows::with_attempt;
 use crate::store::text::json_text;
 use crate::store::text::text;
 use crate::store::words::{Words, tell_refused};
@@ -65,7 +65,7 @@ struct Moved {
 #[derive(FromRow)]
 struct LockedTask {
     #[sqlx(flatten)]
-    task: TaskRecord,
+    task: Task,
     now: Stamp,
 }
 
@@ -159,11 +159,7 @@ async fn lock(
         return Ok(HashMap::new());
     }
     let records: Vec<LockedTask> = sqlx::query_as(statement).bind(ids).fetch_all(connection).await?;
-    let task = |LockedTask { task, now }| {
-        let task = Task::try_from(task)?;
-        Ok((task.id, (task, Timestamp::from(now))))
-    };
-    records.into_iter().map(task).collect()
+    Ok(records.into_iter().map(|LockedTask { task, now }| (task.id, (task, now.into()))).collect())
 }
 
 /// Deletes ended tasks, keys and all; returns how many there were.

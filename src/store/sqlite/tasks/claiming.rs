@@ -8,7 +8,6 @@ use sqlx::{FromRow, SqliteConnection};
 use super::moving::happen;
 use super::scheduling::move_due;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::ClaimedRecord;
 use crate::store::words::Words;
 use crate::store::{Claimed, FreeClaim, Lease, Served, StoreError};
 use crate::tasks::TaskId;
@@ -301,10 +300,9 @@ async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> Result<Opti
         }
         Err(error) => return Err(error),
     }
-    let claimed = sqlx::query_as::<_, ClaimedRecord>(
+    let claimed = sqlx::query_as(
         "SELECT id, epoch, namespace, queue, domain, role, payload, priority, deadline, key, labels, expert, assigned_model,
             attempts_used, free_requeues, cycle, attempts FROM tasks WHERE id = ?",
     );
-    let record = claimed.bind(next.id).fetch_one(tx).await?;
-    Ok(Some(Claimed { task: record.into(), lease: next.lease.clone() }))
+    Ok(Some(Claimed { task: claimed.bind(next.id).fetch_one(tx).await?, lease: next.lease.clone() }))
 }

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::super::{FolderAccess, SqliteStore};
 use crate::store::{
-    Admission, DeclaredRow, Dispatch, Fence, Leadership, Reaped, Served, ServerRow, SlotClaim, Slots, Tasks, Work,
+    Admission, DeclaredRow, Dispatch, Fence, Leadership, Projections, Reaped, Served, ServerRow, SlotClaim, Slots,
+    Tasks, Work,
 };
 use crate::tasks::{Assignment, NewTask, QueueKey, TaskId, TaskState};
 

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use super::declaring::refresh_task;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{TaskRecord, rank, with_attempt};
+use crate::store::task_rows::{rank, with_attempt};
 use crate::store::text::{json_text, text};
 use crate::store::words::{Words, tell_refused};
 use crate::tasks::machine::{End, Life, TaskEvent, Transition, step};
@@ -71,8 +71,7 @@ async fn find(tx: &mut SqliteConnection, id: TaskId, event: TaskEvent) -> Result
         }
         _ => concat!("SELECT ", columns!("NULL", "NULL"), " FROM tasks WHERE id = ?"),
     };
-    let record: Option<TaskRecord> = sqlx::query_as(statement).bind(id).fetch_optional(tx).await?;
-    record.map(Task::try_from).transpose()
+    Ok(sqlx::query_as(statement).bind(id).fetch_optional(tx).await?)
 }
 
 /// A terminal state is written by [`archive`]: the table of live tasks has none.

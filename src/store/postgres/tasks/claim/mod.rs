@@ -17,7 +17,6 @@ pub(super) use self::statements::{CLAIM, CLAIM_EAGERLY};
 use super::cursor::{Lane, Place};
 use super::scheduling::move_due_now_and_then;
 use crate::store::postgres::PostgresStore;
-use crate::store::task_rows::ClaimedRecord;
 use crate::store::{BootInstant, Claimed, FreeClaim, Lease, Served, SlotClaim, StoreError};
 use crate::tasks::{ClaimedTask, TaskId};
 
@@ -206,7 +205,7 @@ impl ClaimBatch {
             self.seen.passed_over |= row.try_get::<bool, _>("passed_over")?;
         }
         for row in rows {
-            let task = ClaimedTask::from(ClaimedRecord::from_row(row)?);
+            let task = ClaimedTask::from_row(row)?;
             let place = Place { rank: row.try_get("rank")?, id: task.id };
             let searched = searches.iter().position(|search| search.lane.has(&task)).ok_or_else(|| {
                 StoreError::Broken(format!("task {} was claimed, of a lane that the claim did not name", task.id))
