@@ -35,7 +35,6 @@ mod slot_rows;
 pub mod sqlite;
 mod stamp;
 mod tables;
-mod task_rows;
 mod task_types;
 mod text;
 mod types;

@@ -11,7 +11,6 @@ mod session;
 mod slots;
 mod tasks;
 mod url;
-mod waits;
 
 use std::time::{Duration, Instant};
 

@@ -10,10 +10,9 @@ use sqlx::postgres::PgConnection;
 use super::declaring;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::with_attempt;
 use crate::store::text::json_text;
 use crate::store::text::text;
-use crate::store::words::{Words, tell_refused};
+use crate::store::words::{Words, tell_refused, with_attempt};
 use crate::tasks::machine::{Life, TaskEvent, Transition, step};
 use crate::tasks::{Task, TaskId, TaskState};
 

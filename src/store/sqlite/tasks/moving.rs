@@ -6,9 +6,8 @@ use sqlx::SqliteConnection;
 use super::declaring::refresh_task;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{rank, with_attempt};
 use crate::store::text::{json_text, text};
-use crate::store::words::{Words, tell_refused};
+use crate::store::words::{Words, rank, tell_refused, with_attempt};
 use crate::tasks::machine::{End, Life, TaskEvent, Transition, step};
 use crate::tasks::{Completion, Task, TaskId, TaskState};
 
