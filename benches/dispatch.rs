@@ -19,7 +19,9 @@ use ostler::{
     cli::bench::Bench,
     engines::{Endpoint, EngineKind, InferRequest, engine, model_to_send},
     net::HttpClient,
-    store::{self, Admission, BackendRow, DatabaseUrl, DeclaredRow, Fence, Home, ServerRow, Store, sqlite::Hold},
+    store::{
+        self, Admission, BackendRow, DatabaseUrl, DeclaredRow, Fence, Home, ServerRow, Store, sqlite::FolderAccess,
+    },
     tasks::{Assignment, NewTask, Payload},
     telemetry::{Loops, Metrics},
     worker::{Timings, Worker, WorkerParts},
@@ -143,7 +145,7 @@ impl Database {
             }
             Err(_) => {
                 let path = std::env::temp_dir().join(format!("ostler-dispatch-{}", uuid::Uuid::new_v4()));
-                Self { name: "SQLite", home: Home::Folder { path, hold: Hold::Lock }, scratch: None }
+                Self { name: "SQLite", home: Home::Folder { path, hold: FolderAccess::Lock }, scratch: None }
             }
         }
     }

@@ -21,6 +21,7 @@ use axum::{
     serve::ListenerExt,
 };
 use futures::{StreamExt, stream};
+use ostler::cli::bench::{database_url, median};
 use ostler::store::{DatabaseUrl, drop_schema};
 use serde_json::{Value, json};
 
@@ -67,10 +68,12 @@ impl Gateway {
         command.arg("--data-dir").arg(folder.join("data")).stdout(Stdio::null()).stderr(Stdio::null());
         match database {
             Some(url) => {
-                let migrated =
-                    Command::new(OSTLER).arg("migrate").env("OSTLER_DATABASE_URL", database_url(url)).status();
+                let migrated = Command::new(OSTLER)
+                    .arg("migrate")
+                    .env("OSTLER_DATABASE_URL", database_url(url).expect("a URL"))
+                    .status();
                 assert!(migrated.expect("run migrate").success());
-                command.env("OSTLER_DATABASE_URL", database_url(url));
+                command.env("OSTLER_DATABASE_URL", database_url(url).expect("a URL"));
             }
             None => _ = command.env_remove("OSTLER_DATABASE_URL"),
         }
@@ -150,8 +153,8 @@ async fn measure(database: Option<DatabaseUrl>, (rounds, calls, chunks): (usize,
         per_chunk.push(cpu.max(0.0) * 1e6 / chunks as f64);
         ratio.push(through / direct);
     }
-    let told = |what: &str, all: Vec<f64>, goal: f64, unit: &str| {
-        let middle = median(all);
+    let told = |what: &str, mut all: Vec<f64>, goal: f64, unit: &str| {
+        let middle = median(&mut all);
         println!(
             "{what:<28} {middle:>8.3} {unit}  goal: at most {goal} {unit}{}",
             if middle <= goal { "" } else { "  MISSED" }
@@ -160,24 +163,12 @@ async fn measure(database: Option<DatabaseUrl>, (rounds, calls, chunks): (usize,
     told("added to a call, p50", added, goal, "ms");
     told("CPU of a call", per_call, 250.0, "µs");
     told("CPU of a chunk", per_chunk, 8.0, "µs");
-    println!("a stream takes {:.2} times as long as a direct one", median(ratio));
+    println!("a stream takes {:.2} times as long as a direct one", median(&mut ratio));
     println!("memory {memory:.1} MiB before, {:.1} MiB after", gateway.rss_mib());
     drop(gateway);
     if let Some(url) = url {
         drop_schema(&url).await.expect("drop the schema");
     }
-}
-
-/// With the password, which a parsed one does not show.
-fn database_url(url: &DatabaseUrl) -> String {
-    let database = std::env::var("OSTLER_DATABASE_URL").expect("it was there before");
-    let separator = if database.contains('?') { '&' } else { '?' };
-    format!("{database}{separator}ostler_schema={}", url.schema())
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }
 
 /// Whole answers, one after the other: the median in milliseconds.
@@ -189,7 +180,7 @@ async fn one_by_one(http: &reqwest::Client, base: &str, calls: usize) -> f64 {
         took.push(begun.elapsed().as_secs_f64() * 1000.0);
         assert_eq!(answer.len(), WHOLE.len());
     }
-    median(took)
+    median(&mut took)
 }
 
 /// One long stream: seconds.

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ostler::cli::bench::database_url;
 use ostler::store::{DatabaseUrl, drop_schema};
 use sqlx::{Connection, PgConnection};
 
@@ -92,9 +93,12 @@ impl Up {
         let mut command = Command::new(OSTLER);
         command.args(["up", "-f", "examples/quickstart", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
         if let Some(url) = database {
-            let migrated = Command::new(OSTLER).arg("migrate").env("OSTLER_DATABASE_URL", database_url(url)).status();
+            let migrated = Command::new(OSTLER)
+                .arg("migrate")
+                .env("OSTLER_DATABASE_URL", database_url(url).expect("a URL"))
+                .status();
             assert!(migrated.expect("run migrate").success());
-            command.env("OSTLER_DATABASE_URL", database_url(url));
+            command.env("OSTLER_DATABASE_URL", database_url(url).expect("a URL"));
         } else {
             command.env_remove("OSTLER_DATABASE_URL");
         }
@@ -140,11 +144,4 @@ impl Drop for Up {
         assert!(down.expect("run `down`").success());
         let _ = self.child.wait();
     }
-}
-
-/// The database, with the schema of this run.
-fn database_url(url: &DatabaseUrl) -> String {
-    let database = std::env::var("OSTLER_DATABASE_URL").expect("it was there before");
-    let separator = if database.contains('?') { '&' } else { '?' };
-    format!("{database}{separator}ostler_schema={}", url.schema())
 }

@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::store::{self, DatabaseUrl, Home, Store, Topics, drop_schema, sqlite::Hold};
+use ostler::cli::bench::database_url;
+use ostler::store::{self, DatabaseUrl, Home, Store, Topics, drop_schema, sqlite::FolderAccess};
 use ostler::tasks::{NewTask, Payload, TaskState};
 use rand::Rng;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ async fn measure(database: Option<DatabaseUrl>, tasks: usize, goal: Duration) {
     let up = start(&folder, &manifests, url.as_ref());
     let home = match &url {
         Some(url) => Home::Postgres(url.clone()),
-        None => Home::Folder { path: folder.join("data"), hold: Hold::Share },
+        None => Home::Folder { path: folder.join("data"), hold: FolderAccess::Share },
     };
     let store = opened(&home).await;
     while store.declared("WorkerPool").await.map_or(true, |pools| pools.is_empty()) {
@@ -129,9 +130,12 @@ fn start(folder: &Path, manifests: &Path, url: Option<&DatabaseUrl>) -> Up {
     command.args(["up", "--listen", "127.0.0.1:0", "-f"]).arg(manifests).arg("--data-dir").arg(folder.join("data"));
     match url {
         Some(url) => {
-            let migrated = Command::new(OSTLER).arg("migrate").env("OSTLER_DATABASE_URL", database_url(url)).status();
+            let migrated = Command::new(OSTLER)
+                .arg("migrate")
+                .env("OSTLER_DATABASE_URL", database_url(url).expect("a URL"))
+                .status();
             assert!(migrated.expect("run migrate").success());
-            command.env("OSTLER_DATABASE_URL", database_url(url));
+            command.env("OSTLER_DATABASE_URL", database_url(url).expect("a URL"));
         }
         None => _ = command.env_remove("OSTLER_DATABASE_URL"),
     }
@@ -159,11 +163,4 @@ async fn pickup(store: &dyn Store) -> Duration {
         assert!(began.elapsed() < Duration::from_secs(30), "nobody takes it");
         started.changed(Duration::from_millis(20)).await;
     }
-}
-
-/// The database, with the schema of this run.
-fn database_url(url: &DatabaseUrl) -> String {
-    let database = std::env::var("OSTLER_DATABASE_URL").expect("it was there before");
-    let separator = if database.contains('?') { '&' } else { '?' };
-    format!("{database}{separator}ostler_schema={}", url.schema())
 }

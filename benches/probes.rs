@@ -109,8 +109,7 @@ fn compare(rounds: usize) {
         ratios.push(up / bare);
         println!("round {round}: bare client {bare:.3} ms, ostler up {up:.3} ms per probe, ratio {:.2}", up / bare);
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median ratio of {rounds} rounds: {:.2}", ratios[ratios.len() / 2]);
+    println!("median ratio of {rounds} rounds: {:.2}", ostler::cli::bench::median(&mut ratios));
     let _ = std::fs::remove_dir_all(root);
 }
 

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use ostler::cli::bench::Bench;
+use ostler::cli::bench::{Bench, median};
 use ostler::store::DatabaseUrl;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -225,9 +225,4 @@ async fn fresh(rig: &Rig, tasks: u32) {
 
 fn rate(tasks: u32, took: Duration) -> f64 {
     f64::from(tasks) / took.as_secs_f64()
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

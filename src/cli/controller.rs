@@ -9,8 +9,7 @@ use super::{
     data_dir::sealing_key_of_environment,
     database::Database,
     journaled::Journaled,
-    process::{self, ControllerDoors, ControllerParts, ControllerProcess, holder, logged, signaled},
-    tls::TlsArgs,
+    process::{self, ControllerDoors, ControllerParts, ControllerProcess, TlsArgs, holder, logged, signaled},
 };
 use crate::{
     http::{ExternalUrl, KubeAuthorizer, Problem, ResourceHome},

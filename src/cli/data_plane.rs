@@ -14,7 +14,7 @@ use super::{
 use crate::{
     calls::SealedSecrets,
     http,
-    store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::Hold, watch_deaths},
+    store::{self, DatabaseUrl, Home, Store, counted, seal, sqlite::FolderAccess, watch_deaths},
     telemetry::{Loops, Metrics},
 };
 
@@ -50,7 +50,7 @@ impl DataPlaneArgs {
         let namespace = global.namespace()?.unwrap_or_else(|| "default".to_owned());
         let home = match database_url {
             Some(url) => Home::Postgres(url),
-            None => Home::Folder { path: DataDir::of(global)?.path().to_owned(), hold: Hold::Share },
+            None => Home::Folder { path: DataDir::of(global)?.path().to_owned(), hold: FolderAccess::Share },
         };
         let key = opening_key(&home)?;
         let (metrics, loops, ended) = (Metrics::new(), Loops::new(), CancellationToken::new());

@@ -10,7 +10,7 @@ use clap::{
 use uuid::Uuid;
 
 use super::{CliError, DataDir, Global, output::print};
-use crate::store::{self, DatabaseUrl, Home, Store, sqlite::Hold};
+use crate::store::{self, DatabaseUrl, Home, Store, sqlite::FolderAccess};
 
 #[derive(Debug, clap::Args)]
 pub struct Database {
@@ -29,7 +29,7 @@ impl Database {
         let Self { database_url, installation } = self;
         let home = match (database_url, folder) {
             (Some(url), _) => Home::Postgres(url),
-            (None, Some(folder)) => Home::Folder { path: folder.path().to_owned(), hold: Hold::Lock },
+            (None, Some(folder)) => Home::Folder { path: folder.path().to_owned(), hold: FolderAccess::Lock },
             (None, None) => {
                 return Err(CliError::misused(
                     "no database: set OSTLER_DATABASE_URL to postgres://USER:PASSWORD@HOST:PORT/DATABASE",
@@ -100,7 +100,7 @@ pub async fn migrate(args: MigrateArgs, global: &Global) -> Result<(), CliError>
         None => {
             let folder = DataDir::of(global)?;
             folder.create()?;
-            Home::Folder { path: folder.path().to_owned(), hold: Hold::Lock }
+            Home::Folder { path: folder.path().to_owned(), hold: FolderAccess::Lock }
         }
     };
     let done = store::migrate(&home, installation, adopt).await?;

@@ -7,9 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CliError, Global,
     data_plane::DataPlaneArgs,
-    process::{self, holder, host, logged},
+    process::{self, TlsArgs, holder, host, logged},
     reaper,
-    tls::TlsArgs,
 };
 use crate::{
     gateway::{Gateway, GatewayParts, GatewayTimings, Origins},

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{Kind, ObjectKey},
-    platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
+    platform::{Namespaces, Note, ObjectId, Platform, PlatformError, PlatformProblem, Unreadable, WatchError},
     store::{JournalEntry, Store},
 };
 
@@ -96,7 +96,7 @@ impl Platform for Journaled {
         self.inner.workers_are_pods()
     }
 
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self) -> Vec<PlatformProblem> {
         self.inner.problems()
     }
 
@@ -108,7 +108,7 @@ impl Platform for Journaled {
         self.inner.unreadable(kind)
     }
 
-    fn report_undecodable(&self, kind: Kind, problems: Vec<Problem>) {
+    fn report_undecodable(&self, kind: Kind, problems: Vec<PlatformProblem>) {
         self.inner.report_undecodable(kind, problems);
     }
 }
@@ -116,7 +116,7 @@ impl Platform for Journaled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Home, JournalFilter, open, sqlite::Hold};
+    use crate::store::{Home, JournalFilter, open, sqlite::FolderAccess};
 
     /// An API server that is away.
     struct Away;
@@ -156,7 +156,7 @@ mod tests {
     async fn an_event_is_kept_once_also_while_the_api_server_is_away() {
         let folder = std::env::temp_dir().join(format!("ostler-journaled-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
-        let store = open(&Home::Folder { path: folder.clone(), hold: Hold::Lock }, None).await.unwrap();
+        let store = open(&Home::Folder { path: folder.clone(), hold: FolderAccess::Lock }, None).await.unwrap();
         let platform = Journaled::new(Arc::new(Away), Arc::clone(&store));
         let about = ObjectId {
             kind: "LLMBackend".into(),

@@ -39,7 +39,6 @@ mod simulate;
 mod status;
 mod target;
 mod tasks;
-mod tls;
 mod up;
 mod validate;
 mod worker;

@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, IsTerminal},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +24,7 @@ use crate::{
     controllers,
     host::mask,
     http::{self, Api, Authorizer, ExternalUrl, ProblemSource, ResourceHome},
-    listener::{Tls, raise_open_files},
+    listener::{Tls, TlsFiles, raise_open_files},
     net::HttpClient,
     platform::Platform,
     runtimes::{WorkerPods, Workloads},
@@ -299,5 +300,32 @@ impl fmt::Display for PortHolder {
             (None, _) => write!(f, "a process that you may not see")?,
         }
         user.as_ref().map_or(Ok(()), |user| write!(f, " of user {user}"))
+    }
+}
+
+// Certificate and key of what `controller` and `gateway` expose. No doc comment: clap would show it in place of the command's own.
+#[derive(Debug, Default, clap::Args)]
+pub struct TlsArgs {
+    /// Certificate chain (PEM); a newer one is taken up while running
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// Reads both files, and follows their changes until `shutdown`. `None`: no TLS was asked for.
+    pub fn read(self, shutdown: &CancellationToken) -> Result<Option<Tls>, CliError> {
+        let (Some(cert), Some(key)) = (self.tls_cert, self.tls_key) else { return Ok(None) };
+        let tls = Tls::read(&cert, &key).map_err(|error| {
+            CliError::failed(format!(
+                "can't use the certificate {} with the key {}: {error}; both must be PEM files that belong together",
+                cert.display(),
+                key.display()
+            ))
+        })?;
+        tokio::spawn(tls.clone().keep_renewed(TlsFiles { cert, key }, shutdown.clone()));
+        Ok(Some(tls))
     }
 }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engines::{EngineKind, Secret};
 use crate::listener::raise_open_files;
-use crate::simulate::{ActiveFault, OnCrash, Server, SimulateOptions, TlsMode, count_start, fault_help};
+use crate::simulate::{ActiveFault, OnCrash, SimulateOptions, SimulatedServer, TlsMode, count_start, fault_help};
 
 use super::{CliError, output};
 
@@ -96,7 +96,7 @@ pub async fn run(args: SimulateArgs) -> Result<(), CliError> {
         Some(file) => count_start(file).map_err(CliError::failed)?,
         None => 1,
     };
-    let server = Server::start(options(args, start)).await.map_err(CliError::failed)?;
+    let server = SimulatedServer::start(options(args, start)).await.map_err(CliError::failed)?;
     output::announce(&format!("serving on {}\n", server.url()));
     if let Some(address) = server.control_address() {
         output::announce(&format!("faults and log on http://{address}/simulate\n"));

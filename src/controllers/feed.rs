@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{Condition, ConditionStatus, Kind},
     base::Ticker,
-    platform::{Note, ObjectId, Platform, Problem, WatchError},
+    platform::{Note, ObjectId, Platform, PlatformProblem, WatchError},
     telemetry::{Beat, Metrics},
 };
 
@@ -375,7 +375,7 @@ where
     fn report(&self) {
         let bad = self.bad.borrow();
         self.metrics.reconciles.undecodable(self.kind.as_str(), bad.len());
-        let problem = |one: &Undecodable| Problem::error(undecodable(&one.why)).about(&one.id.key());
+        let problem = |one: &Undecodable| PlatformProblem::error(undecodable(&one.why)).about(&one.id.key());
         self.platform.report_undecodable(self.kind, bad.values().map(problem).collect());
     }
 }

@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 use crate::{
     api::Kind,
-    platform::{Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
+    platform::{Note, ObjectId, Platform, PlatformError, PlatformProblem, Unreadable, WatchError},
 };
 
 #[derive(Default)]
 pub struct TestHome {
     pub objects: Vec<DynamicObject>,
-    pub problems: Mutex<BTreeMap<Kind, Vec<Problem>>>,
+    pub problems: Mutex<BTreeMap<Kind, Vec<PlatformProblem>>>,
     pub notes: Mutex<Vec<(String, Note)>>,
     /// Why statuses are refused, if they are.
     pub refuses: Option<PlatformError>,
@@ -83,7 +83,7 @@ impl Platform for TestHome {
     fn unreadable(&self, _: Kind) -> BTreeMap<String, Unreadable> {
         self.unreadable.lock().unwrap().clone()
     }
-    fn report_undecodable(&self, kind: Kind, problems: Vec<Problem>) {
+    fn report_undecodable(&self, kind: Kind, problems: Vec<PlatformProblem>) {
         self.problems.lock().unwrap().insert(kind, problems);
     }
 }

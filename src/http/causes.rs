@@ -11,6 +11,7 @@ use super::{
     controls::whole_seconds,
     extract::{JsonBody, Path, Query},
     resources::{InNamespace, Named, known},
+    status::Level,
 };
 use crate::{
     api::{Kind, Notifier, ObjectKey},
@@ -55,6 +56,11 @@ pub struct CauseView {
 }
 
 impl CauseView {
+    /// As lines of resources have it.
+    pub fn level(&self) -> Level {
+        if self.severity == CauseSeverity::Critical { Level::Bad } else { Level::Warning }
+    }
+
     pub(super) fn of(known: &KnownCause, namespace: Option<&str>) -> Self {
         let cause = known.cause.within(namespace);
         Self {

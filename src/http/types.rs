@@ -181,8 +181,8 @@ pub struct Problem {
     pub message: String,
 }
 
-impl From<platform::Problem> for Problem {
-    fn from(platform::Problem { severity, place, about, field, message }: platform::Problem) -> Self {
+impl From<platform::PlatformProblem> for Problem {
+    fn from(platform::PlatformProblem { severity, place, about, field, message }: platform::PlatformProblem) -> Self {
         let (file, line) = place.map_or((None, None), |p| (Some(p.file), Some(p.line).filter(|line| *line > 0)));
         Self { error: severity == platform::Severity::Error, file, line, about, field, message }
     }

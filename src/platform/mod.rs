@@ -19,7 +19,7 @@ use kube::{ResourceExt, api::DynamicObject, runtime::watcher};
 use crate::api::{Kind, ObjectKey};
 
 pub use host_agent::{AgentAccess, HostAgentError, host_agent};
-pub use problem::{ManifestPlace, Problem, Severity};
+pub use problem::{ManifestPlace, PlatformProblem, Severity};
 pub use secrets::{SecretError, Secrets};
 
 /// Label of Secrets whose texts may be system prompts.
@@ -169,7 +169,7 @@ pub trait Platform: Send + Sync {
     fn workers_are_pods(&self) -> bool;
     /// What a person should mend before everything declared is in force: broken manifests of a folder, watches that the
     /// API server refuses. Empty when all is well.
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self) -> Vec<PlatformProblem> {
         Vec::new()
     }
     /// Namespaces in which objects of a kind can't be read now; an empty name means all. It changes as a watch yields.
@@ -181,5 +181,5 @@ pub trait Platform: Send + Sync {
         Ok(Namespaces::default())
     }
     /// Takes up what of a kind can't be decoded now, for [`Platform::problems`].
-    fn report_undecodable(&self, _kind: Kind, _problems: Vec<Problem>) {}
+    fn report_undecodable(&self, _kind: Kind, _problems: Vec<PlatformProblem>) {}
 }

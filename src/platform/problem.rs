@@ -27,7 +27,7 @@ pub struct ManifestPlace {
 /// One thing to mend.
 #[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub struct PlatformProblem {
     pub severity: Severity,
     pub place: Option<ManifestPlace>,
     /// `LLMBackend default/ollama`, where that much is known.
@@ -42,7 +42,7 @@ pub struct Problem {
 const MOST_MESSAGE_CHARS: usize = 2_000;
 const MOST_FIELD_CHARS: usize = 500;
 
-impl Problem {
+impl PlatformProblem {
     pub fn error(message: impl Into<String>) -> Self {
         let message = bounded(message.into(), MOST_MESSAGE_CHARS);
         Self { severity: Severity::Error, place: None, about: None, field: None, message }
@@ -76,7 +76,7 @@ fn bounded(mut text: String, most: usize) -> String {
     text
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for PlatformProblem {
     /// `ollama.yaml:12: LLMBackend default/ollama: spec.url: is required`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::{PodTarget, WorkloadKind, WorkloadRef},
-    base::rights,
+    base::with_mend,
 };
 
 /// Longest wait for an answer of the API server.
@@ -325,7 +325,7 @@ pub(super) async fn answer<T>(
         404 => WorkloadError::NotFound(about.to_owned()),
         // The precondition: the pod of this name has another uid.
         409 => WorkloadError::Replaced(about.to_owned()),
-        401 | 403 => WorkloadError::Forbidden(rights::with_mend(&said)),
+        401 | 403 => WorkloadError::Forbidden(with_mend(&said)),
         429 | 500.. => WorkloadError::Unavailable(said),
         _ => WorkloadError::Refused(said),
     })

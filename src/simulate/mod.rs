@@ -36,6 +36,6 @@ pub use faults::Fault;
 pub use faults::Shape;
 pub use options::{OnCrash, SimulateOptions};
 pub use replies::Like;
-pub use server::{Server, StartError};
+pub use server::{SimulatedServer, StartError};
 pub use totals::{StartsError, Totals, count_start};
 pub use wire::TlsMode;

@@ -20,7 +20,7 @@ use super::{ActiveFault, Fault, SimulateOptions, control, gate, ollama, openai};
 
 /// A simulated server that runs in this process until it is stopped or dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct SimulatedServer {
     shared: Arc<SimulatedState>,
     address: SocketAddr,
     control: Option<SocketAddr>,
@@ -37,7 +37,7 @@ pub enum StartError {
     Certificate { address: SocketAddr, reason: String },
 }
 
-impl Server {
+impl SimulatedServer {
     /// Listens, unless a fault says otherwise: then the address is known, and refuses.
     pub async fn start(options: SimulateOptions) -> Result<Self, StartError> {
         let listener = bind(options.listen).await?;
@@ -141,7 +141,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for SimulatedServer {
     fn drop(&mut self) {
         self.end.cancel();
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::rows::ServerRecord;
+use super::order::class_word;
+use super::rows::{purpose_of, purpose_word};
 use super::stamp::Stamp;
-use crate::tasks::route::CallsOfDay;
+use crate::tasks::{route::CallsOfDay, share::CallClass};
 
 use super::{Admission, CallLife, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRow, StoreError};
 
@@ -38,6 +39,29 @@ pub(super) struct SlotRecord {
 }
 
 impl SlotRecord {
+    /// Of a slot that is given now, for a task's call; how long its lease and its call may last.
+    pub fn given(slot: &Slot, server: &ServerRow, (lease, call_within): (Duration, Duration), now: Stamp) -> Self {
+        Self {
+            server_url: slot.server_url.clone(),
+            number: slot.number,
+            holder: slot.holder.clone(),
+            epoch: slot.epoch,
+            purpose: purpose_word(SlotPurpose::Call).to_owned(),
+            class: Some(class_word(CallClass::Batch).to_owned()),
+            caller: None,
+            model: None,
+            taken_at: now,
+            lease_expires_at: now.after(lease),
+            call_ends_at: now.after(call_within),
+            call_began_at: None,
+            last_byte_at: None,
+            outlives_client: false,
+            instance: server.instance.clone(),
+            aborted: false,
+            frees_at: None,
+        }
+    }
+
     /// Whether a call may still run in this slot.
     ///
     /// A lapsed lease does not prove that generation stopped: only the end of the call does, or that the process which was called
@@ -73,54 +97,6 @@ impl SlotRecord {
             return lost("its lease lapsed and its call must have ended");
         }
         Ok(())
-    }
-}
-
-impl TryFrom<SlotRecord> for SlotRow {
-    type Error = StoreError;
-
-    fn try_from(record: SlotRecord) -> Result<Self, StoreError> {
-        let SlotRecord {
-            server_url,
-            number,
-            holder,
-            epoch,
-            purpose,
-            class: _,
-            caller: _,
-            model,
-            taken_at,
-            lease_expires_at,
-            call_ends_at,
-            call_began_at,
-            last_byte_at,
-            outlives_client: _,
-            instance,
-            aborted,
-            frees_at: _,
-        } = record;
-        let purpose = match purpose.as_str() {
-            "Call" => SlotPurpose::Call,
-            "Canary" => SlotPurpose::Canary,
-            other => {
-                let what = format!("slot {number} of {server_url} has the unknown purpose {other:?}");
-                return Err(StoreError::Broken(what));
-            }
-        };
-        Ok(Self {
-            number,
-            holder,
-            epoch,
-            purpose,
-            model,
-            taken_at: taken_at.into(),
-            lease_expires_at: lease_expires_at.into(),
-            call_ends_at: call_ends_at.into(),
-            call_began_at: call_began_at.map(Into::into),
-            last_byte_at: last_byte_at.map(Into::into),
-            instance,
-            aborted,
-        })
     }
 }
 
@@ -216,14 +192,21 @@ pub(super) fn occupied_rows(
     readers_now: Stamp,
 ) -> Result<Vec<SlotRow>, StoreError> {
     let seen = |slot: SlotRecord| {
-        let at = |time: Stamp| time.by_another_clock(now, readers_now);
-        SlotRow::try_from(SlotRecord {
+        let at = |time: Stamp| Timestamp::from(time.by_another_clock(now, readers_now));
+        let what = || StoreError::Broken(format!("slot {} has the unknown purpose {:?}", slot.number, slot.purpose));
+        Ok(SlotRow {
+            purpose: purpose_of(&slot.purpose).ok_or_else(what)?,
             taken_at: at(slot.taken_at),
             lease_expires_at: at(slot.lease_expires_at),
             call_ends_at: at(slot.call_ends_at),
             call_began_at: slot.call_began_at.map(at),
             last_byte_at: slot.last_byte_at.map(at),
-            ..slot
+            number: slot.number,
+            holder: slot.holder,
+            epoch: slot.epoch,
+            model: slot.model,
+            instance: slot.instance,
+            aborted: slot.aborted,
         })
     };
     slots.into_iter().filter(|slot| slot.is_occupied(now)).map(seen).collect()
@@ -244,7 +227,7 @@ pub(super) fn with_servers(
 #[derive(FromRow)]
 pub(super) struct ServerNowRecord {
     #[sqlx(flatten)]
-    server: ServerRecord,
+    server: ServerRow,
     occupied: i64,
     interactive: i64,
     day: Option<i64>,
@@ -252,14 +235,11 @@ pub(super) struct ServerNowRecord {
     now: Stamp,
 }
 
-impl TryFrom<ServerNowRecord> for ServerNow {
-    type Error = StoreError;
-
-    fn try_from(record: ServerNowRecord) -> Result<Self, StoreError> {
-        let ServerNowRecord { server, occupied, interactive, day, calls, now } = record;
-        let row = ServerRow::try_from(server)?;
+impl From<ServerNowRecord> for ServerNow {
+    fn from(record: ServerNowRecord) -> Self {
+        let ServerNowRecord { server: row, occupied, interactive, day, calls, now } = record;
         let counted = day.zip(calls).map(|(day, calls)| DayRecord { day, calls });
-        Ok(Self { occupied, interactive, today: calls_of_day(row.calls_per_day, counted.as_ref(), now), row })
+        Self { occupied, interactive, today: calls_of_day(row.calls_per_day, counted.as_ref(), now), row }
     }
 }
 

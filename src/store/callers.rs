@@ -9,20 +9,22 @@ use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use utoipa::ToSchema;
 
+use super::counted::{Counted, store_traits};
 use super::{StoreError, Topics, admit::day_of, postgres::PostgresStore, sqlite::SqliteStore, stamp::Stamp};
 
-/// Calls and tokens of callers.
-#[async_trait]
-pub trait Callers: Send + Sync {
-    /// Adds what calls used that ended, to this day's by the database's clock. Forgets the time that slots were taken long ago, by callers
-    /// that may be gone.
-    async fn count_use(&self, uses: &[CallerUse]) -> Result<(), StoreError>;
-    /// What each caller used today, and when one of its calls last ended.
-    async fn caller_days(&self) -> Result<Vec<CallerDay>, StoreError>;
-    /// Asks whoever runs a call to end it, by its id.
-    async fn cancel_call(&self, id: &str) -> Result<(), StoreError>;
-    /// The calls of which that was asked within the last minutes.
-    async fn cancelled_calls(&self) -> Result<Vec<String>, StoreError>;
+store_traits! {
+    /// Calls and tokens of callers.
+    CallerStore {
+        /// Adds what calls used that ended, to this day's by the database's clock. Forgets the time that slots were taken long ago, by callers
+        /// that may be gone.
+        fn count_use(uses: &[CallerUse]) -> ();
+        /// What each caller used today, and when one of its calls last ended.
+        fn caller_days() -> Vec<CallerDay>;
+        /// Asks whoever runs a call to end it, by its id.
+        fn cancel_call(id: &str) -> ();
+        /// The calls of which that was asked within the last minutes.
+        fn cancelled_calls() -> Vec<String>;
+    }
 }
 
 /// A call that is open at a gateway.
@@ -149,7 +151,7 @@ pub(super) fn limit_of(
 macro_rules! callers {
     ($store:ty, $now:literal, $before:literal, $today:literal) => {
         #[async_trait]
-        impl Callers for $store {
+        impl CallerStore for $store {
             async fn count_use(&self, uses: &[CallerUse]) -> Result<(), StoreError> {
                 // In one order, so that two processes wait for each other's rows in turn and never in a circle.
                 let mut uses: Vec<&CallerUse> = uses.iter().collect();

@@ -7,6 +7,7 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 
 use super::changes::Topics;
+use super::counted::{Counted, store_traits};
 use super::postgres::PostgresStore;
 use super::sqlite::SqliteStore;
 use super::stamp::Stamp;
@@ -19,19 +20,20 @@ const MOST_CAUSES: i64 = 2_000;
 /// Deliveries that are read at once: the latest.
 const MOST_DELIVERIES: i64 = 20_000;
 
-/// What is wrong, and who knows.
-#[async_trait]
-pub trait Causes: Send + Sync {
-    /// Causes that are open, and those that were resolved since then; the latest first.
-    async fn causes(&self, resolved_since: Timestamp) -> Result<Vec<KnownCause>, StoreError>;
-    /// What Notifiers were told, and what is due; the latest causes first.
-    async fn deliveries(&self) -> Result<Vec<Delivery>, StoreError>;
-    /// Inserts or replaces all of it, or nothing. A cause that is resolved is in nobody's hands any more.
-    async fn put_causes(&self, fence: &Fence, causes: &[Cause], deliveries: &[Delivery]) -> Result<(), StoreError>;
-    /// Says that somebody has taken an open cause into their hands. False: there is none.
-    async fn acknowledge_cause(&self, key: &str, by: &Acknowledgment) -> Result<bool, StoreError>;
-    /// Forgets causes that were resolved before a time, with their deliveries; returns how many causes.
-    async fn prune_causes(&self, fence: &Fence, before: Timestamp) -> Result<u64, StoreError>;
+store_traits! {
+    /// What is wrong, and who knows.
+    Causes {
+        /// Causes that are open, and those that were resolved since then; the latest first.
+        fn causes(resolved_since: Timestamp) -> Vec<KnownCause>;
+        /// What Notifiers were told, and what is due; the latest causes first.
+        fn deliveries() -> Vec<Delivery>;
+        /// Inserts or replaces all of it, or nothing. A cause that is resolved is in nobody's hands any more.
+        fn put_causes(fence: &Fence, causes: &[Cause], deliveries: &[Delivery]) -> ();
+        /// Says that somebody has taken an open cause into their hands. False: there is none.
+        fn acknowledge_cause(key: &str, by: &Acknowledgment) -> bool;
+        /// Forgets causes that were resolved before a time, with their deliveries; returns how many causes.
+        fn prune_causes(fence: &Fence, before: Timestamp) -> u64;
+    }
 }
 
 #[derive(FromRow)]

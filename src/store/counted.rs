@@ -1,14 +1,8 @@
 //! A store whose errors are counted, by what was asked of it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use jiff::Timestamp;
-use uuid::Uuid;
-
-use super::*;
-use crate::causes::{Acknowledgment, Cause, Delivery, KnownCause};
-use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
+use super::{Changes, Follower, Store, StoreClass, StoreError, Topics};
 use crate::telemetry::Metrics;
 
 /// Passes everything on, and counts each error but a lost lead or slot: that is an answer.
@@ -16,13 +10,13 @@ pub fn counted(inner: Arc<dyn Store>, metrics: Metrics) -> Arc<dyn Store> {
     Arc::new(Counted { inner, metrics })
 }
 
-struct Counted {
-    inner: Arc<dyn Store>,
+pub(super) struct Counted {
+    pub(super) inner: Arc<dyn Store>,
     metrics: Metrics,
 }
 
 impl Counted {
-    fn count<T>(&self, operation: &str, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn count<T>(&self, operation: &str, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let (what, vital) = attempted(operation);
         let troubles = &self.metrics.troubles;
         let class = result.as_ref().err().map(StoreError::class);
@@ -54,18 +48,28 @@ fn attempted(operation: &str) -> (&str, bool) {
     }
 }
 
-macro_rules! pass_on {
-    ($($of:ident {
-        $(fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*
-    })*) => {
-        $(#[async_trait]
-        impl $of for Counted {
-            $(async fn $name(&self, $($arg: $ty),*) -> Result<$out, StoreError> {
-                self.count(stringify!($name), self.inner.$name($($arg),*).await)
+/// Traits of the store, of methods that can fail, and what counts their errors. Those of `default` are made of others.
+macro_rules! store_traits {
+    ($($(#[$about:meta])* $name:ident {
+        $($(#[$doc:meta])* fn $method:ident($($arg:ident: $ty:ty),* $(,)?) -> $out:ty;)*
+        $(default { $($default:tt)* })?
+    })*) => {$(
+        $(#[$about])*
+        #[async_trait]
+        pub trait $name: Send + Sync {
+            $($(#[$doc])* async fn $method(&self, $($arg: $ty),*) -> Result<$out, StoreError>;)*
+            $($($default)*)?
+        }
+
+        #[async_trait]
+        impl $name for Counted {
+            $(async fn $method(&self, $($arg: $ty),*) -> Result<$out, StoreError> {
+                self.count(stringify!($method), self.inner.$method($($arg),*).await)
             })*
-        })*
-    };
+        }
+    )*};
 }
+pub(super) use store_traits;
 
 impl Changes for Counted {
     fn follow(&self, topics: Topics) -> Follower {
@@ -73,128 +77,22 @@ impl Changes for Counted {
     }
 }
 
-pass_on! {
-    Leadership {
-        fn installation() -> Uuid;
-        fn campaign(holder: &str, lease: Duration) -> Option<Fence>;
-        fn renew(fence: &Fence, lease: Duration) -> ();
-        fn raise_epoch(fence: &Fence, by: i64) -> Fence;
-        fn resign(fence: &Fence) -> ();
-        fn leader() -> Option<Leader>;
-    }
-    Projections {
-        fn project_backend(fence: &Fence, row: &BackendRow) -> ();
-        fn sweep_backends(fence: &Fence, complete: &[String]) -> Vec<BackendRow>;
-        fn backends() -> Vec<BackendRow>;
-        fn record_observations(fence: &Fence, seen: &[(String, Observation)]) -> ();
-        fn observations() -> Vec<(String, Observation)>;
-    }
-    Recoveries {
-        fn recovery(uid: &str) -> Option<serde_json::Value>;
-        fn save_recovery(fence: &Fence, uid: &str, state: &serde_json::Value) -> ();
-    }
-    Slots {
-        fn put_server_running(fence: &Fence, server: &ServerRow, running_for: Option<Duration>) -> ();
-        fn server(url: &str) -> Option<ServerRow>;
-        fn take_slot(request: &SlotRequest) -> SlotAnswer;
-        fn renew_slot(slot: &Slot, lease: Duration, life: CallLife) -> ();
-        fn release_slot(slot: &Slot, linger: Duration) -> ();
-        fn abort_slots(fence: &Fence, url: &str) -> u64;
-        fn slots(url: &str) -> Vec<SlotRow>;
-        fn occupied_slots() -> Vec<(String, SlotRow)>;
-        fn wait_for_slots(holder: &str, waits: &[SlotWait]) -> ();
-        fn interactive_waits() -> Vec<(String, i64)>;
-        fn servers() -> Vec<ServerNow>;
-    }
-    Holders {
-        fn register_holder(holder: &str, process: &ProcessIdentity) -> ();
-        fn busy_holders() -> Vec<HolderRow>;
-        fn free_holder_slots(holder: &str, linger: Duration) -> u64;
-        fn free_holder_tasks(holder: &str) -> Reaped;
-        fn free_lapsed_slots(fence: &Fence, server_url: &str, linger: Duration) -> u64;
-    }
-    Journal {
-        fn append(entry: &JournalEntry) -> ();
-        fn journal(filter: &JournalFilter) -> Vec<JournalEntry>;
-        fn prune_journal(before: Timestamp) -> u64;
-    }
-    Controls {
-        fn controls() -> ControlSet;
-        fn set_pause(pause: Option<&Pause>) -> ();
-        fn set_suspended(key: &ResourceKey, suspended: Option<&Suspension>) -> ();
-        fn request_reconcile(key: &ResourceKey, token: &str) -> ();
-    }
-    LocalState {
-        fn local_objects() -> Vec<LocalObject>;
-        fn put_local_object(object: &LocalObject) -> ();
-        fn delete_local_object(key: &ResourceKey) -> ();
-    }
-    Tasks {
-        fn now() -> Timestamp;
-        fn insert_tasks(tasks: &[NewTask]) -> Vec<Inserted>;
-        fn tasks(filter: &TaskFilter, page: &TaskPage) -> Vec<Task>;
-        fn task(id: TaskId) -> Option<Task>;
-        fn task_changes(filter: &TaskFilter, after: Option<TaskCursor>, limit: i64, brief: bool) -> Vec<Task>;
-        fn count_tasks(filter: &TaskFilter) -> i64;
-        fn command_tasks(filter: &TaskFilter, command: &TaskCommand, reason: &str, most: i64) -> Vec<TaskId>;
-        fn queue_counts() -> Vec<QueueCounts>;
-        fn task_counts() -> Vec<TaskCount>;
-        fn slots_wanted(queues: &[QueueKey]) -> bool;
-        fn workers() -> Vec<WorkerRow>;
-        fn declared(kind: &str) -> Vec<DeclaredRow>;
-    }
-    Dispatch {
-        fn project_declared(fence: &Fence, row: &DeclaredRow) -> ();
-        fn sweep_declared(fence: &Fence, kind: &str, complete: &[String]) -> Vec<DeclaredRow>;
-        fn unassigned(after: TaskId, most: i64) -> Vec<Unassigned>;
-        fn assign(fence: &Fence, assignments: &[Assignment]) -> u64;
-        fn reap_of(fence: &Fence, reapable: &Reapable) -> Reaped;
-        fn next_lapse() -> Option<Duration>;
-        fn retain(fence: &Fence, retention: &[Retention]) -> u64;
-        fn fire(fence: &Fence, schedule: &str, run: Timestamp, tasks: &[NewTask], replaces: Option<&Replaced>) -> Fired;
-        fn replace_more(fence: &Fence, schedule: &str, run: Timestamp, replaces: &Replaced) -> bool;
-        fn last_runs() -> Vec<(String, Timestamp, bool)>;
-    }
-    Work {
-        fn open_lease(holder: &str, queue: &QueueKey, lease: Duration) -> Lease;
-        fn renew_leases(leases: &[(Lease, Duration)]) -> Vec<Lease>;
-        fn close_lease(lease: &Lease) -> ();
-        fn due(queues: &[QueueKey]) -> Due;
-        fn claim_free(claim: &FreeClaim) -> Vec<Claimed>;
-        fn claim_slots(claim: &SlotClaim) -> SlotClaimAnswer;
-        fn claim_next(slot: &Slot, claim: &SlotClaim, life: CallLife) -> Option<Claimed>;
-        fn hand_over(task: TaskId, epoch: i64, lease: Duration) -> Lease;
-        fn complete(completions: &[Completion]) -> Vec<bool>;
-        fn lost_claims(claims: &[(TaskId, i64)]) -> Vec<TaskId>;
-        fn report_worker(report: &WorkerReport) -> ();
-        fn worker_left(holder: &str) -> ();
-    }
-    Callers {
-        fn count_use(uses: &[CallerUse]) -> ();
-        fn caller_days() -> Vec<CallerDay>;
-        fn cancel_call(id: &str) -> ();
-        fn cancelled_calls() -> Vec<String>;
-    }
-    Causes {
-        fn causes(resolved_since: Timestamp) -> Vec<KnownCause>;
-        fn deliveries() -> Vec<Delivery>;
-        fn put_causes(fence: &Fence, causes: &[Cause], deliveries: &[Delivery]) -> ();
-        fn acknowledge_cause(key: &str, by: &Acknowledgment) -> bool;
-        fn prune_causes(fence: &Fence, before: Timestamp) -> u64;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
     use super::*;
-    use crate::store::{Home, open, sqlite::Hold};
+    use crate::store::{Fence, Home, open, sqlite::FolderAccess};
 
     #[tokio::test]
     async fn what_the_database_does_not_carry_out_is_counted_and_a_lost_lead_is_not() {
         let folder = std::env::temp_dir().join(format!("ostler-counted-{}", Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
         let metrics = Metrics::new();
-        let home = Home::Folder { path: folder.clone(), hold: Hold::Lock };
+        let home = Home::Folder { path: folder.clone(), hold: FolderAccess::Lock };
         let store = counted(open(&home, None).await.unwrap(), metrics.clone());
         let nobody = Fence { holder: "nobody".into(), epoch: 7 };
         assert!(matches!(store.renew(&nobody, Duration::from_secs(1)).await, Err(StoreError::Fenced(_))));

@@ -5,39 +5,11 @@ use std::collections::BTreeMap;
 use sqlx::FromRow;
 
 use super::stamp::Stamp;
-use super::{ExpertLoad, QueueCounts, StoreError, TaskCount, WaitingGroup};
+use super::{ExpertLoad, QueueCounts, TaskCount, WaitingGroup};
 use crate::tasks::TaskState;
 
 /// Ended tasks count for a day, to the ten minutes: microseconds.
 pub(super) const COUNTED: i64 = 24 * 3_600 * 1_000_000;
-
-/// A row of `task_counts`, summed up.
-#[derive(FromRow)]
-pub(super) struct CountRecord {
-    namespace: String,
-    queue: String,
-    state: String,
-    domain: String,
-    role: String,
-    expert: String,
-    model: String,
-    is_assigned: bool,
-    is_due: bool,
-    pub count: i64,
-}
-
-impl TryFrom<CountRecord> for TaskCount {
-    type Error = StoreError;
-
-    fn try_from(record: CountRecord) -> Result<Self, StoreError> {
-        let CountRecord { namespace, queue, state, domain, role, expert, model, is_assigned, is_due, count } = record;
-        let state = TaskState::parse(&state)
-            .ok_or_else(|| StoreError::Broken(format!("tasks are counted in the unknown state {state:?}")))?;
-        let known = |name: String| (!name.is_empty()).then_some(name);
-        let (expert, model) = (known(expert), known(model));
-        Ok(Self { namespace, queue, state, domain, role, expert, model, is_assigned, is_due, count })
-    }
-}
 
 /// Since when the oldest tasks of a queue wait.
 #[derive(FromRow)]

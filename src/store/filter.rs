@@ -3,10 +3,10 @@
 use sqlx::types::Json;
 use sqlx::{Database, Postgres, QueryBuilder, Sqlite};
 
-use super::TaskFilter;
 use super::stamp::Stamp;
 use super::text::{json_text, text};
-use crate::tasks::{TaskId, TaskState};
+use super::{TaskCommand, TaskFilter};
+use crate::tasks::{TaskId, TaskState, machine::TaskEvent};
 
 /// Live or ended: each has its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,4 +149,25 @@ pub(super) fn push_filter<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Ta
             DB::push_stamp(query, Stamp::from(*wanted));
         }
     }
+}
+
+impl TaskCommand {
+    /// What happens to a task, where tasks are that it can happen to, and a condition for them.
+    pub(super) const fn applies_to(&self) -> (TaskEvent, TaskPart, &'static str) {
+        match self {
+            Self::Cancel => (TaskEvent::Cancel, TaskPart::Live, "true"),
+            Self::Retry => (TaskEvent::Retry, TaskPart::Ended, "true"),
+            Self::Resume => (TaskEvent::Resume, TaskPart::Live, "state = 'deferred_to_human'"),
+            Self::Reassign { .. } => (TaskEvent::Reassign, TaskPart::Live, "state IN ('pending', 'deferred_to_human')"),
+            Self::Close => (TaskEvent::Close, TaskPart::Live, "state = 'deferred_to_human'"),
+            Self::Purge => (TaskEvent::Purge, TaskPart::Ended, "true"),
+        }
+    }
+}
+
+/// What one transaction of a command did.
+pub(super) struct CommandBatch {
+    pub done: Vec<TaskId>,
+    /// The highest id that was looked at; `None`: there was nothing more.
+    pub last: Option<TaskId>,
 }

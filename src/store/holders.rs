@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use super::counted::{Counted, store_traits};
 use super::{BootInstant, Fence, ProcessIdentity, Reaped, Store, StoreError, Topics};
 use crate::base::tick;
 
@@ -40,22 +41,23 @@ pub struct HolderRow {
     pub reported_ago: Option<Duration>,
 }
 
-/// Who holds slots and leases.
-#[async_trait]
-pub trait Holders: Send + Sync {
-    /// Tells which process a holder is. Again, it refreshes that; what is old and holds nothing is forgotten.
-    async fn register_holder(&self, holder: &str, process: &ProcessIdentity) -> Result<(), StoreError>;
-    /// The registered holders that hold a slot or a lease.
-    async fn busy_holders(&self) -> Result<Vec<HolderRow>, StoreError>;
-    /// Frees the slots of a dead process after `linger`; returns how many. The lease of a slot whose call outlives its client ends, and
-    /// the slot counts until that call must have ended, or [`free_lapsed_slots`](Self::free_lapsed_slots) frees it. A death is never taken
-    /// back, so this needs no fence. A process that lives after all loses its slots, and learns it at its next renewal.
-    async fn free_holder_slots(&self, holder: &str, linger: Duration) -> Result<u64, StoreError>;
-    /// Takes the tasks of a dead process back: as with a lapsed lease, no attempt is used.
-    async fn free_holder_tasks(&self, holder: &str) -> Result<Reaped, StoreError>;
-    /// Frees a server's slots after `linger` when the leases of all of them have lapsed: for a caller who knows that the server computes
-    /// nothing. Returns how many.
-    async fn free_lapsed_slots(&self, fence: &Fence, server_url: &str, linger: Duration) -> Result<u64, StoreError>;
+store_traits! {
+    /// Who holds slots and leases.
+    Holders {
+        /// Tells which process a holder is. Again, it refreshes that; what is old and holds nothing is forgotten.
+        fn register_holder(holder: &str, process: &ProcessIdentity) -> ();
+        /// The registered holders that hold a slot or a lease.
+        fn busy_holders() -> Vec<HolderRow>;
+        /// Frees the slots of a dead process after `linger`; returns how many. The lease of a slot whose call outlives its client ends, and
+        /// the slot counts until that call must have ended, or [`free_lapsed_slots`](Self::free_lapsed_slots) frees it. A death is never taken
+        /// back, so this needs no fence. A process that lives after all loses its slots, and learns it at its next renewal.
+        fn free_holder_slots(holder: &str, linger: Duration) -> u64;
+        /// Takes the tasks of a dead process back: as with a lapsed lease, no attempt is used.
+        fn free_holder_tasks(holder: &str) -> Reaped;
+        /// Frees a server's slots after `linger` when the leases of all of them have lapsed: for a caller who knows that the server computes
+        /// nothing. Returns how many.
+        fn free_lapsed_slots(fence: &Fence, server_url: &str, linger: Duration) -> u64;
+    }
 }
 
 /// Why a holder is surely dead, as `own` sees it; `None`: it lives, or nobody knows. `has_ended` asks about a process whose id means

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::postgres::{self, DatabaseUrl, PostgresStore};
-use super::sqlite::{Hold, SqliteStore};
+use super::sqlite::{FolderAccess, SqliteStore};
 use super::{Store, StoreError};
 
 /// Where an installation keeps its data.
 #[derive(Clone, Debug)]
 pub enum Home {
     /// A data folder with an SQLite database.
-    Folder { path: PathBuf, hold: Hold },
+    Folder { path: PathBuf, hold: FolderAccess },
     /// A schema of a PostgreSQL database.
     Postgres(DatabaseUrl),
 }
@@ -40,7 +40,7 @@ pub struct Migrated {
 
 /// Opens the store.
 ///
-/// `installation` is the id that the caller expects, if it has one. A data folder that is opened with [`Hold::Lock`] is
+/// `installation` is the id that the caller expects, if it has one. A data folder that is opened with [`FolderAccess::Lock`] is
 /// migrated on the way.
 ///
 /// # Errors
@@ -64,7 +64,7 @@ pub async fn open(home: &Home, installation: Option<Uuid>) -> Result<Arc<dyn Sto
 pub async fn migrate(home: &Home, installation: Option<Uuid>, adopt: bool) -> Result<Migrated, StoreError> {
     match home {
         Home::Folder { path, hold: _ } => {
-            let (store, applied) = SqliteStore::open_and_migrate(path, Hold::Lock, installation, adopt).await?;
+            let (store, applied) = SqliteStore::open_and_migrate(path, FolderAccess::Lock, installation, adopt).await?;
             Ok(Migrated { installation: store.id(), applied })
         }
         Home::Postgres(url) => postgres::migrate(url, installation, adopt).await,
@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn opening_and_migrating_can_be_spawned() {
         let path = std::env::temp_dir().join(format!("ostler-home-{}", std::process::id()));
-        let home = Home::Folder { path: path.clone(), hold: Hold::Lock };
+        let home = Home::Folder { path: path.clone(), hold: FolderAccess::Lock };
         let spawned = tokio::spawn(async move {
             let migrated = migrate(&home, None, false).await?;
             open(&home, Some(migrated.installation)).await?.installation().await.map(|id| (id, migrated.installation))

@@ -249,7 +249,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        store::{DeclaredRow, Home, open, sqlite::Hold},
+        store::{DeclaredRow, Home, open, sqlite::FolderAccess},
         tasks::{NewTask, Payload},
     };
 
@@ -281,7 +281,7 @@ mod tests {
 
     /// A store with two experts, four tasks that one of them does, and one that nobody does.
     async fn shop(folder: &std::path::Path) -> (Arc<dyn Store>, Fence) {
-        let home = Home::Folder { path: folder.to_owned(), hold: Hold::Lock };
+        let home = Home::Folder { path: folder.to_owned(), hold: FolderAccess::Lock };
         let store = open(&home, None).await.unwrap();
         let fence = store.campaign("me", LONG).await.unwrap().unwrap();
         for row in [

@@ -1,12 +1,109 @@
-//! Rows as both databases give them, and what becomes of them.
+//! Rows as both databases give them.
 
-use sqlx::FromRow;
+use jiff::Timestamp;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::types::Json;
+use sqlx::{FromRow, Row};
 
 use super::stamp::Stamp;
 use super::{
-    Admission, BackendRow, Fence, JournalEntry, Leader, LocalObject, Observation, Pause, ResourceKey, ServerRow,
-    SlotPurpose, StoreError, Suspension,
+    Admission, BackendRow, DeclaredRow, Fence, JournalEntry, Leader, LocalObject, Observation, ResourceKey, ServerRow,
+    SlotPurpose, StoreError, TaskCount,
 };
+use crate::tasks::{ClaimedTask, QueueKey, Task, TaskState, Unassigned};
+
+/// Types of the store's interface are read as they are, each field from the column of its name. `field = "column"` names another one;
+/// `field as FUNCTION` makes the field of what its column holds; `field as row` is a type that is read from the same row.
+macro_rules! from_row {
+    ($($type:ident { $($field:ident $(= $column:literal)? $(as $with:ident)?),* $(,)? })*) => {$(
+        impl FromRow<'_, PgRow> for $type {
+            fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+                Ok(Self { $($field: from_row!(@field row, from_row!(@column $field $($column)?) $(, $with)?)),* })
+            }
+        }
+        impl FromRow<'_, SqliteRow> for $type {
+            fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+                Ok(Self { $($field: from_row!(@field row, from_row!(@column $field $($column)?) $(, $with)?)),* })
+            }
+        }
+    )*};
+    (@column $field:ident) => { stringify!($field) };
+    (@column $field:ident $column:literal) => { $column };
+    (@field $row:ident, $column:expr) => { $row.try_get($column)? };
+    (@field $row:ident, $column:expr, row) => { FromRow::from_row($row)? };
+    (@field $row:ident, $column:expr, $with:ident) => { $with($row.try_get($column)?)? };
+}
+
+from_row! {
+    BackendRow {
+        uid, namespace, name, generation, engine, url, server_url, priority, spec, state, reason, ready,
+        ready_since as time_if,
+    }
+    Observation {
+        probe_at as time_if, probe_verdict, probe_millis, canary_at as time_if, canary_verdict, canary_millis,
+        served_at as time_if, served_by,
+    }
+    ServerRow { url, limit = "slot_limit", admission as admission, instance, calls_per_day }
+    ResourceKey { kind, namespace, name }
+    JournalEntry { at as time, about as row, warning, reason, message }
+    LocalObject { key as row, uid, generation, resource_version, created_at as time, manifest, status }
+    DeclaredRow { uid, kind, namespace, name, generation, labels as json, spec, suspended, held }
+    QueueKey { namespace, name = "queue" }
+    Unassigned { id, queue as row, domain, role, model, expert }
+    TaskCount {
+        namespace, queue, state as task_state, domain, role, expert as unless_empty, model as unless_empty, is_assigned,
+        is_due, count,
+    }
+    Task {
+        id, namespace, queue, domain, role, payload as json_or_default, model, priority, run_after as time_if,
+        deadline as time_if, key, labels as json, state as task_state, created_at as time, state_since as time, expert,
+        assignment_reason, candidates as json, assigned_model, attempts_used, free_requeues, leases_lost, cycle, epoch,
+        reason, attempts as json, result as json_if,
+    }
+    ClaimedTask {
+        id, epoch, namespace, queue, domain, role, payload as json, priority, deadline as time_if, key, labels as json,
+        expert, assigned_model, attempts_used, free_requeues, cycle, attempts as json,
+    }
+}
+
+fn time(at: Stamp) -> sqlx::Result<Timestamp> {
+    Ok(at.into())
+}
+
+fn time_if(at: Option<Stamp>) -> sqlx::Result<Option<Timestamp>> {
+    Ok(at.map(Into::into))
+}
+
+fn json<T>(document: Json<T>) -> sqlx::Result<T> {
+    Ok(document.0)
+}
+
+fn json_if<T>(document: Option<Json<T>>) -> sqlx::Result<Option<T>> {
+    Ok(document.map(|document| document.0))
+}
+
+/// What was not asked for is `NULL`.
+fn json_or_default<T: Default>(document: Option<Json<T>>) -> sqlx::Result<T> {
+    Ok(document.map(|document| document.0).unwrap_or_default())
+}
+
+fn unless_empty(text: String) -> sqlx::Result<Option<String>> {
+    Ok((!text.is_empty()).then_some(text))
+}
+
+fn task_state(word: String) -> sqlx::Result<TaskState> {
+    TaskState::parse(&word).ok_or_else(|| unknown("state of a task", &word))
+}
+
+fn admission(word: String) -> sqlx::Result<Admission> {
+    let all = [Admission::Closed, Admission::One, Admission::Open];
+    all.into_iter().find(|one| admission_word(*one) == word).ok_or_else(|| unknown("admission of a server", &word))
+}
+
+fn unknown(what: &str, word: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("unknown {what}: {word:?}").into())
+}
 
 /// The one row of `leadership`, with the database's time.
 #[derive(FromRow)]
@@ -46,126 +143,9 @@ impl LeadershipRecord {
     }
 }
 
-#[derive(FromRow)]
-pub(super) struct BackendRecord {
-    uid: String,
-    namespace: String,
-    name: String,
-    generation: i64,
-    engine: String,
-    url: String,
-    server_url: String,
-    priority: i32,
-    spec: serde_json::Value,
-    state: String,
-    reason: String,
-    ready: bool,
-    ready_since: Option<Stamp>,
-}
-
-impl From<BackendRecord> for BackendRow {
-    fn from(record: BackendRecord) -> Self {
-        let BackendRecord {
-            uid,
-            namespace,
-            name,
-            generation,
-            engine,
-            url,
-            server_url,
-            priority,
-            spec,
-            state,
-            reason,
-            ready,
-            ready_since,
-        } = record;
-        let ready_since = ready_since.map(Into::into);
-        Self {
-            uid,
-            namespace,
-            name,
-            generation,
-            engine,
-            url,
-            server_url,
-            priority,
-            spec,
-            state,
-            reason,
-            ready,
-            ready_since,
-        }
-    }
-}
-
 /// The row as the databases would give it back: they keep microseconds.
 pub(super) fn in_microseconds(row: &BackendRow) -> BackendRow {
     BackendRow { ready_since: row.ready_since.map(|at| Stamp::from(at).into()), ..row.clone() }
-}
-
-#[derive(FromRow)]
-pub(super) struct ObservationRecord {
-    uid: String,
-    probe_at: Option<Stamp>,
-    probe_verdict: Option<String>,
-    probe_millis: Option<i64>,
-    canary_at: Option<Stamp>,
-    canary_verdict: Option<String>,
-    canary_millis: Option<i64>,
-    served_at: Option<Stamp>,
-    served_by: Option<String>,
-}
-
-impl From<ObservationRecord> for (String, Observation) {
-    fn from(record: ObservationRecord) -> Self {
-        let ObservationRecord {
-            uid,
-            probe_at,
-            probe_verdict,
-            probe_millis,
-            canary_at,
-            canary_verdict,
-            canary_millis,
-            served_at,
-            served_by,
-        } = record;
-        let observation = Observation {
-            probe_at: probe_at.map(Into::into),
-            probe_verdict,
-            probe_millis,
-            canary_at: canary_at.map(Into::into),
-            canary_verdict,
-            canary_millis,
-            served_at: served_at.map(Into::into),
-            served_by,
-        };
-        (uid, observation)
-    }
-}
-
-#[derive(FromRow)]
-pub(super) struct ServerRecord {
-    pub url: String,
-    pub slot_limit: i32,
-    pub admission: String,
-    pub instance: Option<String>,
-    pub calls_per_day: Option<i32>,
-}
-
-impl TryFrom<ServerRecord> for ServerRow {
-    type Error = StoreError;
-
-    fn try_from(record: ServerRecord) -> Result<Self, StoreError> {
-        let ServerRecord { url, slot_limit, admission, instance, calls_per_day } = record;
-        let admission = match admission.as_str() {
-            "Closed" => Admission::Closed,
-            "One" => Admission::One,
-            "Open" => Admission::Open,
-            other => return Err(StoreError::Broken(format!("server {url} has the unknown admission {other:?}"))),
-        };
-        Ok(Self { url, limit: slot_limit, admission, instance, calls_per_day })
-    }
 }
 
 pub(super) const fn admission_word(admission: Admission) -> &'static str {
@@ -183,53 +163,8 @@ pub(super) const fn purpose_word(purpose: SlotPurpose) -> &'static str {
     }
 }
 
-#[derive(FromRow)]
-pub(super) struct JournalRecord {
-    at: Stamp,
-    kind: String,
-    namespace: String,
-    name: String,
-    warning: bool,
-    reason: String,
-    message: String,
-}
-
-impl From<JournalRecord> for JournalEntry {
-    fn from(record: JournalRecord) -> Self {
-        let JournalRecord { at, kind, namespace, name, warning, reason, message } = record;
-        Self { at: at.into(), about: ResourceKey { kind, namespace, name }, warning, reason, message }
-    }
-}
-
-#[derive(FromRow)]
-pub(super) struct LocalObjectRecord {
-    kind: String,
-    namespace: String,
-    name: String,
-    uid: String,
-    generation: i64,
-    resource_version: i64,
-    created_at: Stamp,
-    manifest: serde_json::Value,
-    status: Option<serde_json::Value>,
-}
-
-impl From<LocalObjectRecord> for LocalObject {
-    fn from(record: LocalObjectRecord) -> Self {
-        let LocalObjectRecord {
-            kind,
-            namespace,
-            name,
-            uid,
-            generation,
-            resource_version,
-            created_at,
-            manifest,
-            status,
-        } = record;
-        let key = ResourceKey { kind, namespace, name };
-        Self { key, uid, generation, resource_version, created_at: created_at.into(), manifest, status }
-    }
+pub(super) fn purpose_of(word: &str) -> Option<SlotPurpose> {
+    [SlotPurpose::Call, SlotPurpose::Canary].into_iter().find(|purpose| purpose_word(*purpose) == word)
 }
 
 /// Most entries of the journal that one reading gives, when its filter names no number.
@@ -237,48 +172,4 @@ pub(super) const JOURNAL_LIMIT: u32 = 1_000;
 
 pub(super) const fn journal_limit(asked: u32) -> i64 {
     if asked == 0 { JOURNAL_LIMIT as i64 } else { asked as i64 }
-}
-
-#[derive(FromRow)]
-pub(super) struct PauseRecord {
-    since: Stamp,
-    until: Option<Stamp>,
-    set_by: String,
-}
-
-impl From<PauseRecord> for Pause {
-    fn from(PauseRecord { since, until, set_by }: PauseRecord) -> Self {
-        Self { since: since.into(), until: until.map(Into::into), by: set_by }
-    }
-}
-
-#[derive(FromRow)]
-pub(super) struct SuspensionRecord {
-    kind: String,
-    namespace: String,
-    name: String,
-    suspended: bool,
-    set_by: String,
-    at: Stamp,
-}
-
-impl From<SuspensionRecord> for (ResourceKey, Suspension) {
-    fn from(record: SuspensionRecord) -> Self {
-        let SuspensionRecord { kind, namespace, name, suspended, set_by, at } = record;
-        (ResourceKey { kind, namespace, name }, Suspension { suspended, by: set_by, at: at.into() })
-    }
-}
-
-#[derive(FromRow)]
-pub(super) struct ReconcileRecord {
-    kind: String,
-    namespace: String,
-    name: String,
-    token: String,
-}
-
-impl From<ReconcileRecord> for (ResourceKey, String) {
-    fn from(ReconcileRecord { kind, namespace, name, token }: ReconcileRecord) -> Self {
-        (ResourceKey { kind, namespace, name }, token)
-    }
 }

@@ -8,7 +8,7 @@ use sqlx::{Postgres, QueryBuilder, Sqlite};
 
 use super::changes::Topics;
 use super::postgres::PostgresStore;
-use super::rows::{JournalRecord, LocalObjectRecord, PauseRecord, ReconcileRecord, SuspensionRecord, journal_limit};
+use super::rows::journal_limit;
 use super::sqlite::SqliteStore;
 use super::stamp::Stamp;
 use super::text::{json, text};
@@ -31,21 +31,29 @@ macro_rules! small_tables {
         impl Controls for $store {
             async fn controls(&self) -> Result<ControlSet, StoreError> {
                 let pause = "SELECT since, until, set_by FROM pause WHERE until IS NULL OR until > ";
-                let pause: Vec<PauseRecord> = self.fetch(QueryBuilder::new(pause).push($now).build_query_as()).await?;
-                let suspended: Vec<SuspensionRecord> = self
+                let pauses: Vec<(Stamp, Option<Stamp>, String)> =
+                    self.fetch(QueryBuilder::new(pause).push($now).build_query_as()).await?;
+                let suspended: Vec<(String, String, String, bool, String, Stamp)> = self
                     .fetch(sqlx::query_as(
                         "SELECT kind, namespace, name, suspended, set_by, at FROM suspensions ORDER BY kind, namespace, name",
                     ))
                     .await?;
-                let requested: Vec<ReconcileRecord> = self
+                let requested: Vec<(String, String, String, String)> = self
                     .fetch(sqlx::query_as(
                         "SELECT kind, namespace, name, token FROM reconcile_requests ORDER BY kind, namespace, name",
                     ))
                     .await?;
+                let pause = |(since, until, by): (Stamp, Option<Stamp>, _)| {
+                    Pause { since: since.into(), until: until.map(Into::into), by }
+                };
+                let suspension = |(kind, namespace, name, suspended, by, at): (_, _, _, _, _, Stamp)| {
+                    (ResourceKey { kind, namespace, name }, Suspension { suspended, by, at: at.into() })
+                };
+                let request = |(kind, namespace, name, token)| (ResourceKey { kind, namespace, name }, token);
                 Ok(ControlSet {
-                    pause: pause.into_iter().next().map(Into::into),
-                    suspended: suspended.into_iter().map(Into::into).collect(),
-                    reconcile_requested: requested.into_iter().map(Into::into).collect(),
+                    pause: pauses.into_iter().next().map(pause),
+                    suspended: suspended.into_iter().map(suspension).collect(),
+                    reconcile_requested: requested.into_iter().map(request).collect(),
                 })
             }
 
@@ -122,8 +130,7 @@ macro_rules! small_tables {
                     query.push(" AND at >= ").push_bind(Stamp::from(*since));
                 }
                 query.push(" ORDER BY at DESC, id DESC LIMIT ").push_bind(journal_limit(*limit));
-                let records: Vec<JournalRecord> = self.fetch(query.build_query_as()).await?;
-                Ok(records.into_iter().map(Into::into).collect())
+                self.fetch(query.build_query_as()).await
             }
 
             async fn prune_journal(&self, before: Timestamp) -> Result<u64, StoreError> {
@@ -134,12 +141,11 @@ macro_rules! small_tables {
         #[async_trait]
         impl LocalState for $store {
             async fn local_objects(&self) -> Result<Vec<LocalObject>, StoreError> {
-                let objects = sqlx::query_as(
+                self.fetch(sqlx::query_as(
                     "SELECT kind, namespace, name, uid, generation, resource_version, created_at, manifest, status
                      FROM local_objects ORDER BY kind, namespace, name",
-                );
-                let records: Vec<LocalObjectRecord> = self.fetch(objects).await?;
-                Ok(records.into_iter().map(Into::into).collect())
+                ))
+                .await
             }
 
             async fn put_local_object(&self, object: &LocalObject) -> Result<(), StoreError> {

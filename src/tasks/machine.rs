@@ -57,7 +57,7 @@ pub enum End {
 
 /// What happens to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum TaskEvent {
     /// It gets an expert, or its expert's model.
     Assign,
     /// Its expert is suspended or gone.
@@ -84,7 +84,7 @@ pub enum Event {
 
 /// What becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Transition {
     Is(Life),
     /// Deleted, key and all.
     Gone,
@@ -92,7 +92,7 @@ pub enum Next {
 
 /// Why an event changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum TransitionRefused {
     #[error("it is {}", .0.as_str())]
     State(TaskState),
     #[error("its epoch is {is}, not {given}: it was taken away meanwhile")]
@@ -194,51 +194,51 @@ impl From<&Verdict> for End {
 }
 
 /// What an event does to a task at `now`, or why nothing.
-pub fn step(life: &Life, event: Event, now: Timestamp) -> Result<Next, Refusal> {
+pub fn step(life: &Life, event: TaskEvent, now: Timestamp) -> Result<Transition, TransitionRefused> {
     use TaskState::{Cancelled, Completed, DeferredToHuman, Failed, InProgress, Pending};
     let life = *life;
     let next = match (event, life.state) {
-        (Event::Assign, Pending) if life.assigned => return Err(Refusal::AlreadyAssigned),
-        (Event::Assign, Pending) => Life { assigned: true, ..life },
-        (Event::Unassign, Pending) if !life.assigned => return Err(Refusal::NotAssigned),
-        (Event::Unassign, Pending) => Life { assigned: false, ..life },
-        (Event::Claim, Pending) => claim(life, now)?,
-        (Event::ClaimRefused, Pending) if !life.assigned => return Err(Refusal::NotAssigned),
-        (Event::ClaimRefused, Pending) => life.used().taken_away().is(DeferredToHuman),
-        (Event::End { epoch, .. }, InProgress) if epoch != life.epoch => {
-            return Err(Refusal::OldEpoch { is: life.epoch, given: epoch });
+        (TaskEvent::Assign, Pending) if life.assigned => return Err(TransitionRefused::AlreadyAssigned),
+        (TaskEvent::Assign, Pending) => Life { assigned: true, ..life },
+        (TaskEvent::Unassign, Pending) if !life.assigned => return Err(TransitionRefused::NotAssigned),
+        (TaskEvent::Unassign, Pending) => Life { assigned: false, ..life },
+        (TaskEvent::Claim, Pending) => claim(life, now)?,
+        (TaskEvent::ClaimRefused, Pending) if !life.assigned => return Err(TransitionRefused::NotAssigned),
+        (TaskEvent::ClaimRefused, Pending) => life.used().taken_away().is(DeferredToHuman),
+        (TaskEvent::End { epoch, .. }, InProgress) if epoch != life.epoch => {
+            return Err(TransitionRefused::OldEpoch { is: life.epoch, given: epoch });
         }
-        (Event::End { end, .. }, InProgress) => ended(life, end, now),
-        (Event::LeaseLost, InProgress) => {
+        (TaskEvent::End { end, .. }, InProgress) => ended(life, end, now),
+        (TaskEvent::LeaseLost, InProgress) => {
             let lost = Life { leases_lost: life.leases_lost + 1, ..life }.taken_away();
             lost.is(if lost.leases_lost >= DEFERRING_LOST_LEASES { DeferredToHuman } else { Pending })
         }
-        (Event::LeaseClosed, InProgress) => life.given_back().taken_away().is(Pending),
-        (Event::DeadlinePassed, Pending) if life.deadline.is_none_or(|deadline| now < deadline) => {
-            return Err(Refusal::BeforeDeadline);
+        (TaskEvent::LeaseClosed, InProgress) => life.given_back().taken_away().is(Pending),
+        (TaskEvent::DeadlinePassed, Pending) if life.deadline.is_none_or(|deadline| now < deadline) => {
+            return Err(TransitionRefused::BeforeDeadline);
         }
-        (Event::DeadlinePassed, Pending) => life.is(Failed),
-        (Event::Cancel, InProgress) => life.given_back().taken_away().is(Cancelled),
-        (Event::Cancel, Pending | DeferredToHuman) => life.is(Cancelled),
-        (Event::Reassign, Pending) => Life { assigned: true, ..life },
-        (Event::Reassign, DeferredToHuman) => Life { assigned: true, ..life.anew(now) },
-        (Event::Resume, DeferredToHuman) | (Event::Retry, Completed | Failed | Cancelled) => life.anew(now),
-        (Event::Close, DeferredToHuman) => life.is(Failed),
-        (Event::Purge, Completed | Failed | Cancelled) => return Ok(Next::Gone),
-        (_, state) => return Err(Refusal::State(state)),
+        (TaskEvent::DeadlinePassed, Pending) => life.is(Failed),
+        (TaskEvent::Cancel, InProgress) => life.given_back().taken_away().is(Cancelled),
+        (TaskEvent::Cancel, Pending | DeferredToHuman) => life.is(Cancelled),
+        (TaskEvent::Reassign, Pending) => Life { assigned: true, ..life },
+        (TaskEvent::Reassign, DeferredToHuman) => Life { assigned: true, ..life.anew(now) },
+        (TaskEvent::Resume, DeferredToHuman) | (TaskEvent::Retry, Completed | Failed | Cancelled) => life.anew(now),
+        (TaskEvent::Close, DeferredToHuman) => life.is(Failed),
+        (TaskEvent::Purge, Completed | Failed | Cancelled) => return Ok(Transition::Gone),
+        (_, state) => return Err(TransitionRefused::State(state)),
     };
-    Ok(Next::Is(next))
+    Ok(Transition::Is(next))
 }
 
-fn claim(life: Life, now: Timestamp) -> Result<Life, Refusal> {
+fn claim(life: Life, now: Timestamp) -> Result<Life, TransitionRefused> {
     if !life.assigned {
-        return Err(Refusal::NotAssigned);
+        return Err(TransitionRefused::NotAssigned);
     }
     if let Some(deadline) = life.deadline.filter(|deadline| *deadline <= now) {
-        return Err(Refusal::PastDeadline(deadline));
+        return Err(TransitionRefused::PastDeadline(deadline));
     }
     if let Some(run_after) = life.run_after.filter(|run_after| now < *run_after) {
-        return Err(Refusal::NotDue(run_after));
+        return Err(TransitionRefused::NotDue(run_after));
     }
     Ok(Life { epoch: life.epoch + 1, ..life.is(TaskState::InProgress) })
 }

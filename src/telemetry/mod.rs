@@ -12,7 +12,7 @@ pub use metrics::{
     AgentMetrics, BackendMetrics, ContainerMetrics, GatewayCallEnd, GatewayMetrics, Metrics, ProcessMetrics,
     ReconcileMetrics, WorkerMetrics,
 };
-pub use troubles::{Trouble, Troubles};
+pub use troubles::{RepeatedFailure, Troubles};
 
 /// Aborts the process at once, as `kill -9` would, when the environment variable `OSTLER_CRASH_POINT` names this point. Tests start
 /// again what died there, to show that nothing is done twice and nothing is forgotten. Names are `room.before-or-after-what`, and stay

@@ -36,7 +36,7 @@ struct Known {
 
 /// Something that failed more than once in a row, and lately.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct RepeatedFailure {
     /// What was attempted.
     pub what: Vec<String>,
     pub since: Timestamp,
@@ -45,7 +45,7 @@ pub struct Trouble {
     pub vital: bool,
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for RepeatedFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} (can't {})", self.message, self.what.join(", "))
     }
@@ -76,8 +76,8 @@ impl Troubles {
     }
 
     /// What fails for one reason is one, the vital ones first.
-    pub fn all(&self) -> Vec<Trouble> {
-        let mut all: Vec<Trouble> = Vec::new();
+    pub fn all(&self) -> Vec<RepeatedFailure> {
+        let mut all: Vec<RepeatedFailure> = Vec::new();
         for (what, known) in &*self.known.lock() {
             if known.times < TOLD_FROM || known.last.elapsed() >= FORGOTTEN_AFTER {
                 continue;
@@ -87,7 +87,7 @@ impl Troubles {
                     trouble.what.push(what.clone());
                     trouble.since = trouble.since.min(known.since);
                 }
-                None => all.push(Trouble {
+                None => all.push(RepeatedFailure {
                     what: vec![what.clone()],
                     since: known.since,
                     message: known.message.clone(),

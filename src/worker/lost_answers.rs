@@ -7,7 +7,7 @@ use serde_json::json;
 use super::leases::Leases;
 use crate::{
     calls::HeldSlots,
-    store::{Admission, DeclaredRow, Fence, Home, Served, ServerRow, SlotClaim, Store, open, sqlite::Hold},
+    store::{Admission, DeclaredRow, Fence, Home, Served, ServerRow, SlotClaim, Store, open, sqlite::FolderAccess},
     tasks::{Assignment, NewTask, Payload, QueueKey, Task, TaskId, TaskState},
 };
 
@@ -25,7 +25,7 @@ impl Shop {
     /// A queue, an expert, a server with two slots, and three tasks that are assigned.
     async fn open() -> Self {
         let folder = std::env::temp_dir().join(format!("ostler-lost-answers-{}", uuid::Uuid::new_v4()));
-        let store = open(&Home::Folder { path: folder.clone(), hold: Hold::Lock }, None).await.unwrap();
+        let store = open(&Home::Folder { path: folder.clone(), hold: FolderAccess::Lock }, None).await.unwrap();
         let fence = store.campaign("leader", MINUTE).await.unwrap().unwrap();
         let shop = Self { store, folder, fence };
         shop.declare("TaskQueue", "default", json!({})).await;

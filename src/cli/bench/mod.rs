@@ -70,3 +70,16 @@ async fn measure(bench: &Bench, tasks: u32, connections: u32, batch: i32) -> Res
 fn rate(tasks: u32, took: Duration) -> f64 {
     f64::from(tasks) / took.as_secs_f64().max(1e-9)
 }
+
+/// The middle one of some figures.
+pub fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// `OSTLER_DATABASE_URL`, where it is set, with the schema of `url`: for another process, as a parsed URL does not show its password.
+pub fn database_url(url: &DatabaseUrl) -> Option<String> {
+    let database = std::env::var("OSTLER_DATABASE_URL").ok()?;
+    let separator = if database.contains('?') { '&' } else { '?' };
+    Some(format!("{database}{separator}ostler_schema={}", url.schema()))
+}

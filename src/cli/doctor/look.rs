@@ -24,7 +24,7 @@ use crate::{
     http::{Item, ItemList},
     net::HttpClient,
     platform::kubernetes,
-    store::{DatabaseUrl, Home, inspect, sqlite::Hold},
+    store::{DatabaseUrl, Home, inspect, sqlite::FolderAccess},
 };
 
 /// Of the API, the gateway, and agents.
@@ -87,7 +87,7 @@ async fn database(folder: Option<&Path>) -> Option<DatabaseObserved> {
                 at: Timestamp::now(),
             });
         }
-        (None, Some(folder)) => Home::Folder { path: folder.to_owned(), hold: Hold::Share },
+        (None, Some(folder)) => Home::Folder { path: folder.to_owned(), hold: FolderAccess::Share },
         (None, None) => return None,
     };
     let facts = inspect(&home).await.map_err(|error| error.to_string());

@@ -4,13 +4,12 @@ use super::{super::causes::details, Style, Table};
 use crate::{
     api::number_of,
     base::{age, escape},
-    causes::CauseSeverity,
     http::{Level, Overview, Problem, ResourceLine},
 };
 
 /// Renders the screen.
 pub fn screen(overview: &Overview, style: Style) -> String {
-    let namespaces = several_namespaces(overview);
+    let namespaces = overview.several_namespaces();
     let name = |namespace: &str, name: &str| {
         if namespaces { format!("{namespace}/{name}") } else { name.to_owned() }
     };
@@ -94,7 +93,7 @@ fn cause_table(overview: &Overview) -> Option<Table> {
     }
     let mut table = Table::new(&["CAUSE", "FOR", "WHY"]);
     for cause in &overview.causes {
-        let level = if cause.severity == CauseSeverity::Critical { Level::Bad } else { Level::Warning };
+        let level = cause.level();
         let lasts = age(overview.now.duration_since(cause.since).as_secs());
         table.push([format!("{} {}", symbol(level), cause.title), lasts, details(cause)]);
         table.color_last(color(level));
@@ -131,21 +130,6 @@ pub fn problem_line(problem: &Problem) -> String {
     };
     let parts = [place, about.clone(), field.clone(), Some(message.clone())];
     escape::for_line(&parts.into_iter().flatten().collect::<Vec<_>>().join(": ")).into_owned()
-}
-
-fn several_namespaces(overview: &Overview) -> bool {
-    let mut all: Vec<&str> = overview.backends.iter().map(|b| b.namespace.as_str()).collect();
-    all.extend(overview.queues.iter().map(|q| q.namespace.as_str()));
-    let lines = [
-        &overview.agents,
-        &overview.containers,
-        &overview.experts,
-        &overview.pools,
-        &overview.schedules,
-        &overview.notifiers,
-    ];
-    all.extend(lines.into_iter().flatten().map(|line| line.namespace.as_str()));
-    all.windows(2).any(|pair| pair[0] != pair[1])
 }
 
 fn symbol(level: Level) -> char {

@@ -9,7 +9,7 @@ use super::{CliError, DataDir, UpAgents, UpEndpoint};
 use crate::{
     api::Kind,
     cli::output::{announce, problem_line},
-    platform::{Platform, Problem, Severity},
+    platform::{Platform, PlatformProblem, Severity},
 };
 
 /// The first lines: what is served where, what is wrong with the manifests, what to type next. `gateway` is said of it; `None`: this
@@ -56,8 +56,8 @@ pub async fn welcome(
 }
 
 /// Each problem of the manifests as it comes, and when the last is mended.
-pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
-    let mut known: Vec<Problem> = Vec::new();
+pub async fn changed_problems(mut problems: watch::Receiver<Vec<PlatformProblem>>) {
+    let mut known: Vec<PlatformProblem> = Vec::new();
     loop {
         let now = problems.borrow_and_update().clone();
         for problem in now.iter().filter(|p| !known.contains(p)) {
@@ -75,14 +75,14 @@ pub async fn changed_problems(mut problems: watch::Receiver<Vec<Problem>>) {
 }
 
 /// For whoever reads the log alone. Where both go to one place it would stand there twice.
-fn log(problem: &Problem) {
+fn log(problem: &PlatformProblem) {
     let (said, logged) = (std::io::stdout(), std::io::stderr());
     let place = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
     let same = matches!((fstat(&said).map(place), fstat(&logged).map(place)), (Ok(one), Ok(other)) if one == other);
     if same || said.is_terminal() && logged.is_terminal() {
         return;
     }
-    let Problem { severity, place, about, field, message } = problem;
+    let PlatformProblem { severity, place, about, field, message } = problem;
     let (file, line) = place.as_ref().map_or((None, None), |p| (Some(p.file.as_str()), Some(p.line)));
     if *severity == Severity::Error {
         tracing::warn!(file, line, about, field, why = message, "manifest is not in force");

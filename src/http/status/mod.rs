@@ -68,6 +68,18 @@ pub struct Overview {
     pub problems: Vec<Problem>,
 }
 
+impl Overview {
+    /// Whether names need their namespace to tell them apart.
+    pub fn several_namespaces(&self) -> bool {
+        let Self { agents, containers, experts, pools, schedules, notifiers, .. } = self;
+        let lines = [agents, containers, experts, pools, schedules, notifiers].into_iter().flatten();
+        let mut all: Vec<&str> = lines.map(|line| line.namespace.as_str()).collect();
+        all.extend(self.backends.iter().map(|line| line.namespace.as_str()));
+        all.extend(self.queues.iter().map(|line| line.namespace.as_str()));
+        all.windows(2).any(|pair| pair[0] != pair[1])
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseView {

@@ -136,14 +136,15 @@ mod tests {
 
     use super::*;
     use crate::{
-        store::{self, sqlite::Hold},
+        store::{self, sqlite::FolderAccess},
         tasks::{NewTask, Payload},
     };
 
     async fn shop(tasks: usize) -> (std::path::PathBuf, Arc<dyn Store>) {
         let folder = std::env::temp_dir().join(format!("ostler-look-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
-        let store = store::open(&store::Home::Folder { path: folder.clone(), hold: Hold::Lock }, None).await.unwrap();
+        let store =
+            store::open(&store::Home::Folder { path: folder.clone(), hold: FolderAccess::Lock }, None).await.unwrap();
         let task = |number: usize| NewTask {
             namespace: "default".into(),
             queue: "default".into(),

@@ -6,7 +6,6 @@ mod assets;
 mod backend;
 mod bits;
 mod calls;
-mod causes;
 mod commands;
 mod containers;
 mod door;

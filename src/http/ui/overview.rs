@@ -6,7 +6,6 @@ use maud::{Markup, html};
 
 use super::{
     bits::{self, clean, line_text, prose},
-    causes,
     frame::{UiPage, UiTab},
     verdict::{OverallVerdict, verdict},
     visit::UiVisit,
@@ -14,7 +13,7 @@ use super::{
 use crate::{
     api::{Kind, number_of},
     http::{
-        Access, Api, ApiError, BackendLine, Event, Problem, QueueLine, ResourceLine,
+        Access, Api, ApiError, BackendLine, CauseView, Event, Problem, QueueLine, ResourceLine,
         events::{self, EventQuery},
         extract::Query,
         resources::InNamespace,
@@ -39,7 +38,7 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let lately = events::events(State(api), Query(lately)).await?.0.items;
     let verdict = verdict(&overview);
     let may_pause = visit.may(&on_pauses("create")).await;
-    let shown = UiShown { visit, now: Timestamp::now(), qualified: several_namespaces(&overview) };
+    let shown = UiShown { visit, now: Timestamp::now(), qualified: overview.several_namespaces() };
     let sign = match verdict.level {
         Level::Ok => "✓",
         Level::Warning => "!",
@@ -101,7 +100,7 @@ fn body(
         }
         @if let Some(pause) = &overview.pause { (paused(visit, pause, *now, may_pause)) }
         @if !overview.problems.is_empty() { (problems(&overview.problems)) }
-        (causes::list(shown, &overview.causes))
+        (causes(shown, &overview.causes))
         div.columns {
             @if !overview.backends.is_empty() {
                 section.panel aria-labelledby="backends" {
@@ -269,10 +268,29 @@ fn line_of(
     }
 }
 
-fn several_namespaces(overview: &Overview) -> bool {
-    let mut all: Vec<&str> = overview.backends.iter().map(|line| line.namespace.as_str()).collect();
-    all.extend(overview.queues.iter().map(|line| line.namespace.as_str()));
-    let others = [&overview.agents, &overview.containers, &overview.experts, &overview.pools, &overview.schedules];
-    all.extend(others.into_iter().flatten().map(|line| line.namespace.as_str()));
-    all.windows(2).any(|pair| pair[0] != pair[1])
+/// Nothing where nothing is wrong for long enough.
+fn causes(shown: &UiShown<'_>, causes: &[CauseView]) -> Markup {
+    html! {
+        @if !causes.is_empty() {
+            section.panel aria-labelledby="causes" {
+                h2 #causes { "Causes" }
+                ul.plain.causes data-rows { @for cause in causes { (cause_item(shown, cause)) } }
+            }
+        }
+    }
+}
+
+fn cause_item(shown: &UiShown<'_>, cause: &CauseView) -> Markup {
+    html! {
+        li id=(format!("cause-{}", cause.key)) {
+            p { (bits::mark(cause.level())) " " b { (clean(&cause.title)) } " for " (bits::since(cause.since, shown.now)) }
+            p {
+                @if !cause.evidence.is_empty() { (prose(&cause.evidence)) ". " }
+                @if cause.affected > 0 { (cause.affected) " affected. " }
+                @if cause.waiting > 0 { (number_of(usize::try_from(cause.waiting).unwrap_or(usize::MAX), "task")) " waiting. " }
+                @if let Some(taken) = &cause.acknowledged { "Acknowledged by " (clean(&taken.by)) ". " }
+                (prose(&cause.next))
+            }
+        }
+    }
 }

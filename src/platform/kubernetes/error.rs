@@ -4,7 +4,7 @@ use std::{error::Error, fmt::Display, time::Duration};
 
 use kube::core::Status;
 
-use crate::{base::rights, platform::PlatformError};
+use crate::{base::with_mend, platform::PlatformError};
 
 /// Longest wait for an answer that isn't a watch.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,7 +47,7 @@ fn of_status(attempt: &impl Display, status: &Status) -> PlatformError {
     match status.code {
         409 => PlatformError::Conflict(attempt.to_string()),
         404 => PlatformError::NotFound(attempt.to_string()),
-        401 | 403 => PlatformError::Forbidden(rights::with_mend(&said)),
+        401 | 403 => PlatformError::Forbidden(with_mend(&said)),
         // Server-side apply says 500 to a field that the schema of the CRD does not know; a new word of an enum is a 422.
         500 if status.message.contains(NOT_DECLARED) => older(attempt, status),
         422 if status.message.contains(NOT_SUPPORTED) => older(attempt, status),

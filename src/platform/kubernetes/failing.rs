@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::{
     api::Kind,
-    platform::{PlatformError, Problem, Unreadable},
+    platform::{PlatformError, PlatformProblem, Unreadable},
 };
 
 /// What goes wrong now.
@@ -18,7 +18,7 @@ struct Wrong {
     /// By what is watched.
     watches: BTreeMap<String, WatchFailure>,
     /// Objects that can't be decoded, by kind.
-    undecodable: BTreeMap<Kind, Vec<Problem>>,
+    undecodable: BTreeMap<Kind, Vec<PlatformProblem>>,
     /// Kinds whose status the API server refuses, and how it says so.
     statuses: BTreeMap<String, String>,
 }
@@ -38,19 +38,20 @@ pub struct WatchFailure {
 
 impl Failing {
     /// What a person should mend. Of a namespace that fails for one reason in all kinds, one line is enough.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<PlatformProblem> {
         let wrong = self.0.lock();
         let mut gone: Vec<&str> = Vec::new();
         let mut all = Vec::new();
         for (what, failure) in &wrong.watches {
             if !failure.gone {
-                all.push(Problem::error(format!("can't watch {what}: {}", failure.why)));
+                all.push(PlatformProblem::error(format!("can't watch {what}: {}", failure.why)));
             } else if !gone.contains(&failure.namespace.as_str()) {
                 gone.push(&failure.namespace);
-                all.push(Problem::error(failure.why.clone()));
+                all.push(PlatformProblem::error(failure.why.clone()));
             }
         }
-        let statuses = wrong.statuses.iter().map(|(kind, why)| Problem::error(format!("status of {kind}: {why}")));
+        let statuses =
+            wrong.statuses.iter().map(|(kind, why)| PlatformProblem::error(format!("status of {kind}: {why}")));
         all.extend(statuses.chain(wrong.undecodable.values().flatten().cloned()));
         all
     }
@@ -67,7 +68,7 @@ impl Failing {
             .collect()
     }
 
-    pub fn undecodable(&self, kind: Kind, problems: Vec<Problem>) {
+    pub fn undecodable(&self, kind: Kind, problems: Vec<PlatformProblem>) {
         self.0.lock().undecodable.insert(kind, problems);
     }
 

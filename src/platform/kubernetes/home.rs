@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{client, error::answer, events::Events, failing::Failing, watch};
 use crate::{
     api::{API_VERSION, FIELD_MANAGER, Kind},
-    platform::{Namespaces, Note, ObjectId, Platform, PlatformError, Problem, Unreadable, WatchError},
+    platform::{Namespaces, Note, ObjectId, Platform, PlatformError, PlatformProblem, Unreadable, WatchError},
 };
 
 /// Types of Secrets that no resource may name: whoever may declare one could send them anywhere.
@@ -135,7 +135,7 @@ impl Platform for KubernetesPlatform {
         true
     }
 
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self) -> Vec<PlatformProblem> {
         self.failing.problems()
     }
 
@@ -164,7 +164,7 @@ impl Platform for KubernetesPlatform {
         self.failing.unreadable(kind)
     }
 
-    fn report_undecodable(&self, kind: Kind, problems: Vec<Problem>) {
+    fn report_undecodable(&self, kind: Kind, problems: Vec<PlatformProblem>) {
         self.failing.undecodable(kind, problems);
     }
 }

@@ -12,7 +12,7 @@ use super::{
     schema::SchemaError,
     snapshot::{self, Derive, FolderState},
 };
-use crate::{api::ObjectKey, platform::Problem};
+use crate::{api::ObjectKey, platform::PlatformProblem};
 
 /// What a folder declares.
 pub struct Checked {
@@ -20,7 +20,7 @@ pub struct Checked {
     pub files: usize,
     /// The defaulted manifests.
     pub objects: Vec<Value>,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<PlatformProblem>,
 }
 
 /// Reads a folder, or one file, as `ostler up` would; `-` is standard input.
@@ -37,9 +37,9 @@ pub fn check(folder: &Path, kinds: &[LocalKind], derive: &Derive) -> Result<Chec
 }
 
 /// Reads a file that holds exactly one manifest of this kind. Returns its key and the defaulted document.
-pub fn read_single(file: &str, text: &str, kind: LocalKind) -> Result<(ObjectKey, Value), Vec<Problem>> {
+pub fn read_single(file: &str, text: &str, kind: LocalKind) -> Result<(ObjectKey, Value), Vec<PlatformProblem>> {
     let wanted = kind.kind.clone();
-    let kinds = Kinds::new(&[kind]).map_err(|e| vec![Problem::error(e.to_string()).at(file, 0)])?;
+    let kinds = Kinds::new(&[kind]).map_err(|e| vec![PlatformProblem::error(e.to_string()).at(file, 0)])?;
     let reading = manifest::read(file, text, &kinds);
     if !reading.problems.is_empty() {
         return Err(reading.problems);
@@ -48,12 +48,12 @@ pub fn read_single(file: &str, text: &str, kind: LocalKind) -> Result<(ObjectKey
     match (found.next(), found.next()) {
         (Some((key, _, ManifestContent::Resource(object))), None) if key.kind == wanted => Ok((key, object)),
         (Some((key, place, _)), None) => {
-            Err(vec![Problem::error(format!("{key} is no {wanted}: name another file")).at(file, place.line)])
+            Err(vec![PlatformProblem::error(format!("{key} is no {wanted}: name another file")).at(file, place.line)])
         }
         (Some(_), Some((_, place, _))) => {
             let message = format!("a second manifest: this file holds one {wanted} and nothing else");
-            Err(vec![Problem::error(message).at(file, place.line)])
+            Err(vec![PlatformProblem::error(message).at(file, place.line)])
         }
-        (None, _) => Err(vec![Problem::error(format!("there is no {wanted} in it")).at(file, 0)]),
+        (None, _) => Err(vec![PlatformProblem::error(format!("there is no {wanted} in it")).at(file, 0)]),
     }
 }

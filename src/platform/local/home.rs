@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::{Kind, ObjectKey},
-    platform::{Note, ObjectId, Platform, PlatformError, Problem, WatchError},
+    platform::{Note, ObjectId, Platform, PlatformError, PlatformProblem, WatchError},
     telemetry::Loops,
 };
 
@@ -81,7 +81,7 @@ pub struct LocalPlatform {
     records: Arc<dyn LocalRecords>,
     journal: Arc<dyn LocalJournal>,
     inner: Arc<Mutex<Inner>>,
-    problems: watch::Sender<Vec<Problem>>,
+    problems: watch::Sender<Vec<PlatformProblem>>,
     published: parking_lot::Mutex<Published>,
 }
 
@@ -174,7 +174,7 @@ impl LocalPlatform {
     }
 
     /// The current problems, and each change of them.
-    pub fn watch_problems(&self) -> watch::Receiver<Vec<Problem>> {
+    pub fn watch_problems(&self) -> watch::Receiver<Vec<PlatformProblem>> {
         self.problems.subscribe()
     }
 
@@ -183,7 +183,7 @@ impl LocalPlatform {
         inner.taken.is_none() || !inner.state.missing.is_empty()
     }
 
-    fn say(&self, problems: &[Problem]) {
+    fn say(&self, problems: &[PlatformProblem]) {
         self.problems.send_if_modified(|known| {
             let differs = known.as_slice() != problems;
             if differs {
@@ -319,7 +319,7 @@ impl Platform for LocalPlatform {
         false
     }
 
-    fn problems(&self) -> Vec<Problem> {
+    fn problems(&self) -> Vec<PlatformProblem> {
         self.problems.borrow().clone()
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::ObjectKey,
-    platform::{ManifestPlace, Problem},
+    platform::{ManifestPlace, PlatformProblem},
 };
 
 /// A good document.
@@ -41,7 +41,7 @@ const MOST_FAULTS: usize = 50;
 #[derive(Clone, Debug, Default)]
 pub struct FileReading {
     pub manifests: Vec<Manifest>,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<PlatformProblem>,
 }
 
 /// Reads all documents of a file. What is broken is in `problems`; the rest of the file is taken all the same, unless it
@@ -56,11 +56,11 @@ pub fn read(file: &str, text: &str, kinds: &Kinds) -> FileReading {
         }
         // What names neither is another program's: a template, or a file of settings with comments.
         Err(_) if !text.contains("apiVersion") && !text.contains("kind") => {
-            reading.problems.push(Problem::warning(NO_MANIFEST).at(file, 0));
+            reading.problems.push(PlatformProblem::warning(NO_MANIFEST).at(file, 0));
         }
         Err(error) => reading
             .problems
-            .push(Problem::error(format!("can't be read as YAML: {}", error.message)).at(file, error.line)),
+            .push(PlatformProblem::error(format!("can't be read as YAML: {}", error.message)).at(file, error.line)),
     }
     reading
 }
@@ -85,7 +85,7 @@ impl Document<'_> {
         }
         // One half of a manifest is a mistake; what has nothing of one is another program's.
         if !["apiVersion", "kind", "metadata", "spec"].into_iter().any(|field| self.node.get(field).is_some()) {
-            reading.problems.push(Problem::warning(NO_MANIFEST).at(self.file, self.node.line));
+            reading.problems.push(PlatformProblem::warning(NO_MANIFEST).at(self.file, self.node.line));
             return;
         }
         let word = |field: &str| self.node.get(field).and_then(YamlNode::as_str);
@@ -107,7 +107,7 @@ impl Document<'_> {
             KindMatch::Secret(schema) => self.texts(&SECRET, schema, reading),
             KindMatch::ConfigMap(schema) => self.texts(&CONFIG_MAP, schema, reading),
             KindMatch::Foreign => reading.problems.push(
-                Problem::warning(format!(
+                PlatformProblem::warning(format!(
                     "{kind} ({api_version}) is nothing that runs here, and is skipped: it belongs to a cluster"
                 ))
                 .at(self.file, self.node.line),
@@ -203,8 +203,8 @@ impl Document<'_> {
         })
     }
 
-    fn problem(&self, key: Option<&ObjectKey>, fault: &SchemaFault) -> Problem {
-        let problem = Problem::error(fault.message.clone()).at(self.file, self.node.line_of(&fault.field));
+    fn problem(&self, key: Option<&ObjectKey>, fault: &SchemaFault) -> PlatformProblem {
+        let problem = PlatformProblem::error(fault.message.clone()).at(self.file, self.node.line_of(&fault.field));
         let problem = match key {
             Some(key) => problem.about(key),
             None => problem,

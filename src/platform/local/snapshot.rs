@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::ObjectKey,
-    platform::{Problem, Severity},
+    platform::{PlatformProblem, Severity},
 };
 
 /// What was read from the disk at one moment.
@@ -66,7 +66,7 @@ pub struct FolderPlan {
     pub missing: BTreeMap<ObjectKey, Timestamp>,
     pub files: BTreeMap<ObjectKey, String>,
     /// What a person should mend now.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<PlatformProblem>,
 }
 
 /// What is declared without a file: made of the documents that the files declare. Whatever a file declares wins.
@@ -113,7 +113,7 @@ pub fn plan(
     let mut deletes = Vec::new();
     if declared.is_empty() && gone.is_empty() && reading.problems.is_empty() {
         let message = "there are no manifests here (*.yaml, *.yml, *.json)";
-        reading.problems.push(Problem::warning(message).at(&folder.name, 0));
+        reading.problems.push(PlatformProblem::warning(message).at(&folder.name, 0));
     }
     if state.of_another {
         deletes.extend(gone.into_iter().filter(|key| secrets.remove(*key).is_none()).cloned());
@@ -139,7 +139,7 @@ fn read(folder: &FolderSnapshot, kinds: &Kinds) -> FileReading {
         Ok(files) => files,
         Err(why) => {
             let message = format!("the folder can't be read: {why}");
-            all.problems.push(Problem::error(message).at(&folder.name, 0));
+            all.problems.push(PlatformProblem::error(message).at(&folder.name, 0));
             return all;
         }
     };
@@ -152,7 +152,7 @@ fn read(folder: &FolderSnapshot, kinds: &Kinds) -> FileReading {
             }
             Err(why) => {
                 let message = format!("can't be read: {why}");
-                all.problems.push(Problem::error(message).at(&file.name, 0));
+                all.problems.push(PlatformProblem::error(message).at(&file.name, 0));
             }
         }
     }
@@ -174,7 +174,7 @@ fn unique(reading: &mut FileReading) -> BTreeMap<ObjectKey, Manifest> {
         let first = &manifests[0].place;
         for other in &manifests[1..] {
             let message = format!("is declared in {}:{} already: remove one of them", first.file, first.line);
-            let problem = Problem::error(message).about(&key);
+            let problem = PlatformProblem::error(message).about(&key);
             reading.problems.push(problem.at(&other.place.file, other.place.line));
         }
     }
@@ -189,7 +189,7 @@ fn keep_those_of_broken_files(
     folder: &FolderSnapshot,
     state: &FolderState,
 ) {
-    let is_error = |problem: &&Problem| problem.severity == Severity::Error;
+    let is_error = |problem: &&PlatformProblem| problem.severity == Severity::Error;
     let places = reading.problems.iter().filter(is_error).filter_map(|problem| problem.place.as_ref());
     let broken: BTreeSet<String> = places.map(|place| place.file.clone()).collect();
     if broken.is_empty() {
@@ -212,7 +212,7 @@ fn keep_those_of_broken_files(
         };
         let Some(last) = last.filter(|last| *last != manifest.content) else { continue };
         let message = format!("is declared by {file} otherwise, which keeps it until its errors are mended");
-        reading.problems.push(Problem::error(message).about(key).at(&manifest.place.file, manifest.place.line));
+        reading.problems.push(PlatformProblem::error(message).about(key).at(&manifest.place.file, manifest.place.line));
         manifest.content = last;
         manifest.place.file = file;
     }
@@ -307,13 +307,13 @@ fn keeps_everything(
 }
 
 /// Says what stays although it is not declared. A resource with a problem of its own is not news.
-fn kept(gone: &[&ObjectKey], reason: &str, problems: &[Problem]) -> Vec<Problem> {
+fn kept(gone: &[&ObjectKey], reason: &str, problems: &[PlatformProblem]) -> Vec<PlatformProblem> {
     gone.iter()
         .filter(|key| {
             let name = key.to_string();
             !problems.iter().any(|p| p.about.as_ref() == Some(&name))
         })
-        .map(|key| Problem::warning(format!("keeps its last good version {reason}")).about(key))
+        .map(|key| PlatformProblem::warning(format!("keeps its last good version {reason}")).about(key))
         .collect()
 }
 

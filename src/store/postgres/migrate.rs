@@ -1,12 +1,14 @@
-//! Brings the schema up to date, one process at a time.
+//! Brings the schema up to date, one process at a time; and looks at a database without changing it.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
-use super::{DatabaseUrl, session};
+use super::{DatabaseUrl, PATIENCE, session, within};
+use crate::store::inspect::DatabaseFacts;
 use crate::store::schema::{self, Fit, Found};
 use crate::store::{Migrated, StoreError};
 
@@ -154,4 +156,31 @@ async fn record(connection: &mut PgConnection, expected: Option<Uuid>, adopt: bo
             .await?;
     }
     Ok(id)
+}
+
+/// A look by a connection of its own.
+pub async fn inspect(url: &DatabaseUrl) -> Result<DatabaseFacts, StoreError> {
+    within(&url.place(), async {
+        let mut connection = PgConnection::connect_with(&url.options(Some(PATIENCE))).await?;
+        let found = found(&mut connection).await?;
+        // The oldest transaction of anybody's that this user may see: it holds up the cleaning of all tables.
+        let (encoding, micros, oldest_transaction, read_only): (String, i64, i64, bool) = sqlx::query_as(
+            "SELECT current_setting('server_encoding'), (extract(epoch FROM clock_timestamp()) * 1000000)::int8,
+                 coalesce((SELECT extract(epoch FROM max(now() - xact_start)) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()), 0)::int8,
+                 pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        connection.close().await?;
+        Ok(DatabaseFacts {
+            schema: found.version,
+            unfit: schema::usable(found, schema::newest(&schema::POSTGRES)).err(),
+            encoding,
+            now: Timestamp::from_microsecond(micros).unwrap_or_default(),
+            oldest_transaction,
+            read_only,
+        })
+    })
+    .await
 }

@@ -4,15 +4,13 @@
 //! session of its own with the settings that were asked for, which [`session`] checks. A database that does not answer becomes
 //! [`StoreError::Unavailable`] within [`PATIENCE`], and every operation tries anew, so that it heals by itself.
 
-mod inspect;
 mod leadership;
 mod migrate;
-mod projections;
+mod observations;
 mod session;
 mod slots;
 mod tasks;
 mod url;
-mod waits;
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +25,8 @@ use super::changes::Topics;
 use super::rows::LeadershipRecord;
 use super::{Fence, StoreError, schema};
 
-pub(super) use inspect::inspect;
 pub use migrate::drop_schema;
+pub(super) use migrate::inspect;
 pub(super) use migrate::migrate;
 pub use tasks::periodic_statements;
 pub use url::{BadDatabaseUrl, DatabaseUrl};

@@ -7,27 +7,22 @@ use jiff::Timestamp;
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
-use super::waits::{RELEASE, WAIT, WAIT_NO_MORE, lapse_micros, line};
-use super::{PostgresStore, Session};
-use crate::store::admit::{
-    DayRecord, Decision, ServerNowRecord, SlotRecord, calls_of_day, day_of, decide, life_at, occupied_rows,
-    with_servers,
-};
-use crate::store::callers::limit_of;
+use super::PostgresStore;
+use crate::store::admit::{ServerNowRecord, SlotRecord, occupied_rows, with_servers};
 use crate::store::changes::Topics;
-use crate::store::order::{SlotAsker, class_word, full, grants};
-use crate::store::rows::{ServerRecord, admission_word, purpose_word};
+use crate::store::order::class_word;
+use crate::store::slot_rows::SlotRows;
 use crate::store::stamp::Stamp;
 use crate::store::{
-    CallLife, CallerLimit, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, SlotRow, SlotWait,
-    Slots, StoreError,
+    CallLife, Fence, ServerNow, ServerRow, Slot, SlotAnswer, SlotRequest, SlotRow, SlotWait, Slots, StoreError,
 };
+use crate::tasks::share::WAIT_LAPSES;
 
 /// A server, with the database's time.
 #[derive(FromRow)]
 struct TimedServer {
     #[sqlx(flatten)]
-    server: ServerRecord,
+    server: ServerRow,
     now: Stamp,
 }
 
@@ -52,29 +47,9 @@ impl Slots for PostgresStore {
         }
         self.within(async {
             let mut session = self.write_fenced(fence).await?;
-            let before = lock_server(session.connection(), &server.url).await?.and_then(|(before, _)| before.instance);
-            sqlx::query(
-                "INSERT INTO servers (url, slot_limit, admission, instance, calls_per_day) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (url) DO UPDATE SET slot_limit = $2, admission = $3, instance = $4, calls_per_day = $5",
-            )
-            .bind(&server.url)
-            .bind(server.limit)
-            .bind(admission_word(server.admission))
-            .bind(&server.instance)
-            .bind(server.calls_per_day)
-            .execute(session.connection())
-            .await?;
-            if let (true, Some(instance), Some(most)) = (before != server.instance, &server.instance, running_for) {
-                sqlx::query(
-                    "UPDATE slots SET frees_at = clock_timestamp() WHERE server_url = $1 AND frees_at IS NULL
-                     AND instance <> $2 AND lease_expires_at <= clock_timestamp() - $3 * interval '1 microsecond'",
-                )
-                .bind(&server.url)
-                .bind(instance)
-                .bind(i64::try_from(most.as_micros()).unwrap_or(i64::MAX))
-                .execute(session.connection())
-                .await?;
-            }
+            let locked = lock_server(session.connection(), &server.url).await?;
+            let (before, now) = locked.map_or((None, Stamp::now()), |(before, now)| (Some(before), now));
+            session.connection().put_server(before.as_ref(), server, running_for, now).await?;
             session.commit().await
         })
         .await?;
@@ -86,14 +61,17 @@ impl Slots for PostgresStore {
         let server =
             sqlx::query_as("SELECT url, slot_limit, admission, instance, calls_per_day FROM servers WHERE url = $1")
                 .bind(url);
-        let records: Vec<ServerRecord> = self.fetch(server).await?;
-        records.into_iter().next().map(ServerRow::try_from).transpose()
+        Ok(self.fetch(server).await?.pop())
     }
 
     async fn take_slot(&self, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
         self.within(async {
             let mut session = self.write().await?;
-            let answer = give(session.connection(), request).await?;
+            let server = lock_server(session.connection(), &request.server_url).await?;
+            let answer = match &server {
+                Some((server, now)) => session.connection().give(server, request, *now).await?,
+                None => SlotAnswer::Closed,
+            };
             match answer {
                 SlotAnswer::Given(_) => session.commit().await?,
                 SlotAnswer::Full { .. } | SlotAnswer::Closed | SlotAnswer::Spent | SlotAnswer::Limited(_) => {
@@ -109,7 +87,10 @@ impl Slots for PostgresStore {
         let asked_at = Timestamp::now();
         self.within(async {
             let mut session = self.write().await?;
-            match extend(&mut session, slot, lease, (life, asked_at)).await {
+            let locked = lock_server(session.connection(), &slot.server_url).await?;
+            let (server, now) = locked.map_or((None, Stamp::now()), |(server, now)| (Some(server), now));
+            let said = (life, asked_at);
+            match session.connection().renew(server.as_ref(), slot, lease, said, now).await {
                 Ok(()) => session.commit().await,
                 Err(fenced @ StoreError::Fenced(_)) => {
                     session.roll_back().await?;
@@ -188,7 +169,7 @@ impl Slots for PostgresStore {
             .bind(url)
             .fetch_optional(session.connection())
             .await?;
-            let slots = rows(session.connection(), url).await?;
+            let slots = session.connection().slot_rows(url).await?;
             session.end();
             match server {
                 Some(TimedServer { now, .. }) => occupied_rows(slots, now, Stamp::now()),
@@ -211,7 +192,7 @@ impl Slots for PostgresStore {
 
     async fn servers(&self) -> Result<Vec<ServerNow>, StoreError> {
         let servers: Vec<ServerNowRecord> = self.fetch(sqlx::query_as(SERVERS)).await?;
-        servers.into_iter().map(ServerNow::try_from).collect()
+        Ok(servers.into_iter().map(Into::into).collect())
     }
 }
 
@@ -236,151 +217,40 @@ pub(super) async fn lock_server(
     .bind(url)
     .fetch_optional(connection)
     .await?;
-    timed.map(|TimedServer { server, now }| Ok((server.try_into()?, now))).transpose()
+    Ok(timed.map(|TimedServer { server, now }| (server, now)))
 }
 
-/// A statement of its own after the lock: so it sees what the lock's previous holder committed.
-pub(super) async fn rows(connection: &mut PgConnection, url: &str) -> Result<Vec<SlotRecord>, StoreError> {
-    let all = sqlx::query_as("SELECT * FROM slots WHERE server_url = $1 ORDER BY number");
-    Ok(all.bind(url).fetch_all(connection).await?)
-}
-
-/// Calls that a server may still begin today. Under the lock of its row.
-pub(super) async fn calls_left(
-    connection: &mut PgConnection,
-    server: &ServerRow,
-    now: Stamp,
-) -> Result<i64, StoreError> {
-    if server.calls_per_day.is_none() {
-        return Ok(i64::MAX);
-    }
-    let counted = sqlx::query_as("SELECT day, calls FROM server_days WHERE server_url = $1");
-    let counted: Option<DayRecord> = counted.bind(&server.url).fetch_optional(connection).await?;
-    Ok(calls_of_day(server.calls_per_day, counted.as_ref(), now).map_or(i64::MAX, |calls| calls.left))
-}
-
-/// Notes that so many calls begin, where that is limited.
-pub(super) async fn count_calls(
-    connection: &mut PgConnection,
-    server: &ServerRow,
-    calls: usize,
-    now: Stamp,
-) -> Result<(), StoreError> {
-    if server.calls_per_day.is_none() || calls == 0 {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO server_days AS d (server_url, day, calls) VALUES ($1, $2, $3)
-         ON CONFLICT (server_url) DO UPDATE SET day = greatest(d.day, excluded.day),
-            calls = CASE WHEN d.day >= excluded.day THEN d.calls ELSE 0 END + excluded.calls",
+/// Gives a slot back, counts the time that it was taken, and tells whether somebody waits. Of the minutes that are kept each has its place.
+const RELEASE: &str = "WITH released AS (
+        UPDATE slots SET frees_at = clock_timestamp() + $5 * interval '1 microsecond'
+        WHERE server_url = $1 AND number = $2 AND holder = $3 AND epoch = $4 AND frees_at IS NULL
+        RETURNING class, coalesce(caller, '') AS caller, taken_at, floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute
+    ), counted AS (
+        INSERT INTO slot_shares AS s (server_url, class, caller, place, minute, micros)
+        SELECT $1, class, caller, minute % 11, minute, greatest(0, extract(epoch FROM clock_timestamp() - taken_at) * 1000000)::bigint
+        FROM released WHERE class IS NOT NULL
+        ON CONFLICT (server_url, class, caller, place) DO UPDATE SET minute = excluded.minute,
+            micros = CASE WHEN s.minute = excluded.minute THEN s.micros ELSE 0 END + excluded.micros
     )
-    .bind(&server.url)
-    .bind(day_of(now))
-    .bind(i64::try_from(calls).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
+    SELECT EXISTS (SELECT FROM slot_waits
+        WHERE server_url = $1 AND seen_at > clock_timestamp() - $6 * interval '1 microsecond') FROM released";
 
-/// The limit of the caller that is reached, if one is. Its row is locked until the slot is given.
-async fn caller_limit(
-    connection: &mut PgConnection,
-    request: &SlotRequest,
-    now: Stamp,
-) -> Result<Option<CallerLimit>, StoreError> {
-    let Some(caller) = request.caller.as_ref().filter(|caller| caller.is_limited()) else { return Ok(None) };
-    let used: (i64, i64) = sqlx::query_as(
-        "INSERT INTO caller_days AS d (caller, day, calls, tokens) VALUES ($1, $2, 0, 0)
-         ON CONFLICT (caller) DO UPDATE SET calls = d.calls RETURNING day, tokens",
-    )
-    .bind(&caller.id)
-    .bind(day_of(now))
-    .fetch_one(&mut *connection)
-    .await?;
-    let occupied = sqlx::query_scalar(
-        "SELECT count(*) FROM slots WHERE caller = $1
-         AND coalesce(frees_at, greatest(lease_expires_at, call_ends_at)) > clock_timestamp()",
-    );
-    Ok(limit_of(caller, occupied.bind(&caller.id).fetch_one(connection).await?, used, now))
-}
+/// Refreshes what a process waits for.
+const WAIT: &str = "INSERT INTO slot_waits AS w (server_url, holder, class, caller, weight, calls, since, seen_at)
+    SELECT server_url, $1, class, caller, weight, calls, clock_timestamp(), clock_timestamp()
+    FROM unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[]) AS given (server_url, class, caller, weight, calls)
+    ORDER BY server_url, class, caller
+    ON CONFLICT (server_url, holder, class, caller) DO UPDATE SET calls = excluded.calls, weight = excluded.weight, seen_at = excluded.seen_at,
+        since = CASE WHEN w.seen_at > excluded.seen_at - $7 * interval '1 microsecond' THEN w.since ELSE excluded.since END";
 
-async fn give(connection: &mut PgConnection, request: &SlotRequest) -> Result<SlotAnswer, StoreError> {
-    let Some((server, now)) = lock_server(connection, &request.server_url).await? else {
-        return Ok(SlotAnswer::Closed);
-    };
-    // Before the server's: whoever may not go on waits for no server.
-    if let Some(limit) = caller_limit(connection, request, now).await? {
-        return Ok(SlotAnswer::Limited(limit));
-    }
-    let slots = rows(connection, &server.url).await?;
-    let (number, epoch) = match decide(&server, &slots, request.purpose, now) {
-        Decision::Give { number, epoch } => (number, epoch),
-        Decision::Refuse(answer) => return Ok(answer),
-    };
-    if let Some(asker) = SlotAsker::of(request) {
-        let line = line(connection, &server.url, now).await?;
-        if grants(&server, &slots, &line, asker, false, now) == 0 {
-            return Ok(full(&server, &slots, now));
-        }
-    }
-    if request.purpose == SlotPurpose::Call {
-        if calls_left(connection, &server, now).await? == 0 {
-            return Ok(SlotAnswer::Spent);
-        }
-        count_calls(connection, &server, 1, now).await?;
-    }
-    sqlx::query(
-        "INSERT INTO slots (server_url, number, holder, epoch, purpose, model, taken_at, lease_expires_at, call_ends_at,
-            call_began_at, last_byte_at, instance, aborted, frees_at, class, caller)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, false, NULL, $11, $12)
-         ON CONFLICT (server_url, number) DO UPDATE SET holder = $3, epoch = $4, purpose = $5, model = $6, taken_at = $7, class = $11, caller = $12,
-            lease_expires_at = $8, call_ends_at = $9, call_began_at = NULL, last_byte_at = NULL,
-            outlives_client = false, instance = $10, aborted = false, frees_at = NULL",
-    )
-    .bind(&server.url)
-    .bind(number)
-    .bind(&request.holder)
-    .bind(epoch)
-    .bind(purpose_word(request.purpose))
-    .bind(&request.model)
-    .bind(now)
-    .bind(now.after(request.lease))
-    .bind(now.after(request.call_within))
-    .bind(&server.instance)
-    .bind(request.class.map(class_word))
-    .bind(request.caller.as_ref().map(|caller| &caller.id))
-    .execute(connection)
-    .await?;
-    Ok(SlotAnswer::Given(Slot { server_url: server.url, number, holder: request.holder.clone(), epoch }))
-}
+/// Forgets what it waits for no more, and what processes left that are gone.
+const WAIT_NO_MORE: &str = "DELETE FROM slot_waits WHERE ctid IN (
+    SELECT ctid FROM slot_waits AS w
+    WHERE (holder = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS given (server_url, class, caller)
+            WHERE given.server_url = w.server_url AND given.class = w.class AND given.caller = w.caller))
+        OR seen_at < clock_timestamp() - interval '10 minutes'
+    FOR UPDATE SKIP LOCKED)";
 
-async fn extend(
-    session: &mut Session,
-    slot: &Slot,
-    lease: Duration,
-    (life, asked_at): (CallLife, Timestamp),
-) -> Result<(), StoreError> {
-    let server = lock_server(session.connection(), &slot.server_url).await?;
-    let slots = rows(session.connection(), &slot.server_url).await?;
-    let record = slots.into_iter().find(|record| record.number == slot.number);
-    let (Some((_, now)), Some(record)) = (server, record) else {
-        return Err(StoreError::Fenced(format!("slot {} of {} is gone", slot.number, slot.server_url)));
-    };
-    record.renewable(slot, now)?;
-    let (call_began_at, last_byte_at) = life_at(life, asked_at, now);
-    sqlx::query(
-        "UPDATE slots SET lease_expires_at = $3, call_began_at = $4, last_byte_at = $5, outlives_client = $6,
-            call_ends_at = greatest(call_ends_at, $7)
-         WHERE server_url = $1 AND number = $2",
-    )
-    .bind(&slot.server_url)
-    .bind(slot.number)
-    .bind(now.after(lease))
-    .bind(call_began_at)
-    .bind(last_byte_at)
-    .bind(life.outlives_client)
-    .bind(life.may_last.map(|within| now.after(within)))
-    .execute(session.connection())
-    .await?;
-    Ok(())
+fn lapse_micros() -> i64 {
+    i64::try_from(WAIT_LAPSES.as_micros()).unwrap_or(i64::MAX)
 }

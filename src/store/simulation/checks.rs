@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::home::{EXPERTS, Seen};
+use super::home::{EXPERTS, SeenTask};
 use crate::tasks::{TaskId, TaskState, machine::Life};
 
 /// What an outsider saw so far.
 #[derive(Debug, Default)]
 pub struct Watch {
-    known: BTreeMap<TaskId, Seen>,
+    known: BTreeMap<TaskId, SeenTask>,
     pub inserted: usize,
     purged: usize,
     ended: HashSet<(TaskId, i32)>,
@@ -20,7 +20,7 @@ pub struct Watch {
 }
 
 /// A rule that does not hold.
-pub type Verdict = Result<(), String>;
+pub type CheckResult = Result<(), String>;
 
 macro_rules! holds {
     ($that:expr, $($words:tt)+) => {
@@ -35,12 +35,12 @@ impl Watch {
         self.known.get(&id).map(|seen| &seen.life)
     }
 
-    pub fn tasks(&self) -> impl Iterator<Item = &Seen> {
+    pub fn tasks(&self) -> impl Iterator<Item = &SeenTask> {
         self.known.values()
     }
 
     /// Looks at everything; `by_person`: a command was what happened.
-    pub fn look(&mut self, now: Vec<Seen>, by_person: bool) -> Verdict {
+    pub fn look(&mut self, now: Vec<SeenTask>, by_person: bool) -> CheckResult {
         let mut missing = self.known.len();
         for seen in &now {
             match self.known.get(&seen.id) {
@@ -73,14 +73,14 @@ impl Watch {
             self.purged
         );
         for (index, (name, most, ..)) in EXPERTS.iter().enumerate() {
-            let runs = |s: &&Seen| s.life.state == TaskState::InProgress && s.expert == Some(index);
+            let runs = |s: &&SeenTask| s.life.state == TaskState::InProgress && s.expert == Some(index);
             let running = now.iter().filter(runs).count();
             holds!(i64::try_from(running).is_ok_and(|n| n <= *most), "{name} has {running} of {most} places taken");
         }
         Ok(())
     }
 
-    fn changed(&mut self, seen: &Seen, before: &Life, by_person: bool) -> Verdict {
+    fn changed(&mut self, seen: &SeenTask, before: &Life, by_person: bool) -> CheckResult {
         let (id, life) = (seen.id, seen.life);
         holds!(life.epoch >= before.epoch, "the epoch of {id} fell: {before:?} to {life:?}");
         holds!(life.cycle >= before.cycle, "the cycle of {id} fell: {before:?} to {life:?}");
@@ -98,7 +98,7 @@ impl Watch {
         Ok(())
     }
 
-    fn count(&self, seen: &Seen) -> Verdict {
+    fn count(&self, seen: &SeenTask) -> CheckResult {
         let executions = self.executions.get(&(seen.id, seen.life.cycle)).copied().unwrap_or_default();
         let running = i32::from(seen.life.state == TaskState::InProgress);
         holds!(
@@ -111,13 +111,13 @@ impl Watch {
     }
 
     /// A call of a task was sent.
-    pub fn executed(&mut self, id: TaskId, cycle: i32) -> Verdict {
+    pub fn executed(&mut self, id: TaskId, cycle: i32) -> CheckResult {
         *self.executions.entry((id, cycle)).or_default() += 1;
         self.known.get(&id).map_or(Ok(()), |seen| self.count(seen))
     }
 
     /// A worker believes that the claim is its own, by a lease that it knows to hold.
-    pub fn believed(&self, worker: &str, id: TaskId, epoch: i64) -> Verdict {
+    pub fn believed(&self, worker: &str, id: TaskId, epoch: i64) -> CheckResult {
         let ours = self.life(id).is_some_and(|life| life.epoch == epoch && life.state == TaskState::InProgress);
         holds!(
             ours || self.revoked.contains(&(id, epoch)),
@@ -128,7 +128,7 @@ impl Watch {
     }
 
     /// A completion was answered, before [`Watch::look`] saw what it did.
-    pub fn completed(&self, id: TaskId, epoch: i64, changed: bool, after: &[Seen]) -> Verdict {
+    pub fn completed(&self, id: TaskId, epoch: i64, changed: bool, after: &[SeenTask]) -> CheckResult {
         let before = self.known.get(&id);
         let ours = before.is_some_and(|s| s.life.state == TaskState::InProgress && s.life.epoch == epoch);
         holds!(changed == ours, "a completion of task {id} with epoch {epoch} changed it ({changed}): {before:?}");

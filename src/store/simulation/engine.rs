@@ -19,7 +19,7 @@ pub struct Call {
 
 /// What its client sees of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum SeenCall {
     Running,
     Answered,
     Failed,
@@ -33,7 +33,7 @@ pub struct Process {
 }
 
 #[derive(Debug)]
-pub struct Engine {
+pub struct SimEngine {
     pub url: String,
     /// Whether a client that goes away is noticed.
     pub streams: bool,
@@ -44,7 +44,7 @@ pub struct Engine {
     next: u64,
 }
 
-impl Engine {
+impl SimEngine {
     pub fn new(url: &str, streams: bool, models: &'static [&'static str]) -> Self {
         let process = Some(Process { instance: 1, began_at: 0 });
         Self { url: url.to_owned(), streams, models, process, processes: 1, calls: BTreeMap::new(), next: 0 }
@@ -63,12 +63,12 @@ impl Engine {
         self.next
     }
 
-    pub fn look(&self, call: u64, now: Millis) -> Seen {
+    pub fn look(&self, call: u64, now: Millis) -> SeenCall {
         match self.calls.get(&call) {
-            None => Seen::Failed,
-            Some(call) if call.failed => Seen::Failed,
-            Some(call) if now >= call.ends_at => Seen::Answered,
-            Some(_) => Seen::Running,
+            None => SeenCall::Failed,
+            Some(call) if call.failed => SeenCall::Failed,
+            Some(call) if now >= call.ends_at => SeenCall::Answered,
+            Some(_) => SeenCall::Running,
         }
     }
 

@@ -30,14 +30,14 @@ pub fn model_of(expert: &str) -> Option<&'static str> {
 
 /// A task as it is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenTask {
     pub id: TaskId,
     pub life: Life,
     /// Which of [`EXPERTS`].
     pub expert: Option<usize>,
 }
 
-impl Seen {
+impl SeenTask {
     pub fn of(task: &Task) -> Self {
         let expert = EXPERTS.iter().position(|(name, ..)| task.expert.as_deref() == Some(name));
         Self { id: task.id, life: Life::of(task), expert }
@@ -48,7 +48,7 @@ impl Seen {
 pub type Given = (ClaimedTask, Lease);
 
 /// A store as actors use it. Each call is one transaction: it happened, or it did not.
-pub trait Home {
+pub trait SimStore {
     fn set_clock(&mut self, now: Stamp);
     fn campaign(&mut self, holder: &str) -> Answer<Option<Fence>>;
     fn insert(&mut self, tasks: &[NewTask]) -> Answer<Vec<TaskId>>;
@@ -72,7 +72,7 @@ pub trait Home {
     /// Occupied slots of each server.
     fn occupancy(&mut self) -> Answer<Vec<(String, i64)>>;
     /// Every task that is kept, live and ended.
-    fn lives(&mut self) -> Vec<Seen>;
+    fn lives(&mut self) -> Vec<SeenTask>;
 }
 
 /// How long the leases of a queue are.

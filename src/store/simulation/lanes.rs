@@ -21,7 +21,7 @@ const MARGIN: Millis = 2_000;
 const NOTICED: Millis = 1_000;
 
 /// A slot with the call in it, and the one after that.
-pub struct Lane {
+pub struct SimLane {
     pub slot: Slot,
     pub engine: usize,
     pub models: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Job {
     pub limit: i32,
 }
 
-impl Lane {
+impl SimLane {
     pub fn new(slot: Slot, engine: usize, models: Vec<String>, job: Job, asked_at: Millis) -> Self {
         let job = Some(job);
         Self { slot, engine, models, job, call: None, next: None, asked_at, within: CALL_WITHIN, renewed_at: asked_at }
@@ -77,7 +77,7 @@ impl Lane {
 
 impl Simulation<'_> {
     /// Sends the call of a claim, if it is surely ours, the slot is, and it surely ends in time.
-    pub fn send(&mut self, w: usize, lane: &mut Lane) -> Went {
+    pub fn send(&mut self, w: usize, lane: &mut SimLane) -> Went {
         // As long as its slot allows, where it is the engine's turn to be slow.
         let slow = !self.calm && self.between(0, 100) < 40;
         let takes = self.between(100, if slow { 120_000 } else { 20_000 });
@@ -106,7 +106,7 @@ impl Simulation<'_> {
     }
 
     /// Closes the connection; the slot is free when the engine has surely stopped.
-    pub fn abort(&mut self, lane: &mut Lane) -> Went {
+    pub fn abort(&mut self, lane: &mut SimLane) -> Went {
         let notices = self.between(0, NOTICED);
         self.note_given_up(lane);
         let stops_at = lane.call.take().map_or(self.now, |call| {
@@ -144,14 +144,14 @@ impl Simulation<'_> {
     }
 
     /// An engine that notices nothing goes on with the call.
-    fn note_given_up(&mut self, lane: &Lane) {
+    fn note_given_up(&mut self, lane: &SimLane) {
         if let Some(call) = lane.call.filter(|_| !self.engines[lane.engine].streams) {
             self.given_up.push((lane.slot.holder.clone(), lane.engine, call));
         }
     }
 
     /// Closes the connection of a lane's call.
-    pub fn hang_up(&mut self, lane: Lane) {
+    pub fn hang_up(&mut self, lane: SimLane) {
         self.note_given_up(&lane);
         let notices = self.between(0, NOTICED);
         if let Some(call) = lane.call {

@@ -11,7 +11,7 @@ use super::{
 use crate::store::{Admission, BootInstant, Fence, Patience, Reapable, ServerRow, StoreError};
 
 /// A process that may lead.
-pub struct Leader {
+pub struct SimLeader {
     pub name: String,
     pub away_until: Millis,
     pub fence: Option<Fence>,
@@ -20,7 +20,7 @@ pub struct Leader {
     heard: [Option<Process>; 2],
 }
 
-impl Leader {
+impl SimLeader {
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), away_until: 0, fence: None, patience: Patience::default(), heard: [None; 2] }
     }

@@ -28,11 +28,11 @@ use crate::{
     },
 };
 use checks::Watch;
-use engine::{Engine, Millis, Seen as SeenCall};
-use home::{Answer, BIG, Home, NAMESPACE, SMALL};
-use lanes::Lane;
-use leaders::Leader;
-use workers::Worker;
+use engine::{Millis, SeenCall, SimEngine};
+use home::{Answer, BIG, NAMESPACE, SMALL, SimStore};
+use lanes::SimLane;
+use leaders::SimLeader;
+use workers::SimWorker;
 
 const LIMITS: [i32; 2] = [2, 3];
 const START: i64 = 1_760_000_000_000;
@@ -86,7 +86,7 @@ enum Trouble {
 }
 
 struct Simulation<'h> {
-    home: &'h mut dyn Home,
+    home: &'h mut dyn SimStore,
     random: StdRng,
     now: Millis,
     broken: Option<Broken>,
@@ -95,13 +95,13 @@ struct Simulation<'h> {
     calm: bool,
     /// Whose it was, where workers take turns.
     turn: usize,
-    engines: Vec<Engine>,
+    engines: Vec<SimEngine>,
     /// In force.
     limits: Vec<i32>,
     /// Completions that were answered, and may arrive once more.
     echoes: Vec<Completion>,
-    workers: Vec<Worker>,
-    leaders: Vec<Leader>,
+    workers: Vec<SimWorker>,
+    leaders: Vec<SimLeader>,
     /// Workers that others on their machine know to be dead.
     known_dead: Vec<String>,
     /// Calls that engines do not notice to be given up: by whom, where, which.
@@ -110,7 +110,7 @@ struct Simulation<'h> {
 }
 
 impl<'h> Simulation<'h> {
-    fn new(home: &'h mut dyn Home, seed: u64, broken: Option<Broken>, trouble: Trouble) -> Self {
+    fn new(home: &'h mut dyn SimStore, seed: u64, broken: Option<Broken>, trouble: Trouble) -> Self {
         let mut simulation = Self {
             home,
             random: StdRng::seed_from_u64(seed),
@@ -120,13 +120,13 @@ impl<'h> Simulation<'h> {
             calm: false,
             turn: 0,
             engines: vec![
-                Engine::new("http://mlx", false, &[SMALL]),
-                Engine::new("http://ollama", true, &[SMALL, BIG]),
+                SimEngine::new("http://mlx", false, &[SMALL]),
+                SimEngine::new("http://ollama", true, &[SMALL, BIG]),
             ],
             limits: vec![0, 0],
             echoes: Vec::new(),
             workers: Vec::new(),
-            leaders: vec![Leader::new("leader-a"), Leader::new("leader-b")],
+            leaders: vec![SimLeader::new("leader-a"), SimLeader::new("leader-b")],
             known_dead: Vec::new(),
             given_up: Vec::new(),
             watch: Watch::default(),
@@ -155,9 +155,9 @@ impl<'h> Simulation<'h> {
     }
 
     /// Its clock runs up to a hundredth faster or slower than the database's, and may be hours apart.
-    fn new_worker(&mut self, number: usize, lives: u32) -> Worker {
+    fn new_worker(&mut self, number: usize, lives: u32) -> SimWorker {
         let (drift, skew) = (self.between(-10, 11), self.between(-HOURS, HOURS));
-        Worker::new(number, lives, drift, skew)
+        SimWorker::new(number, lives, drift, skew)
     }
 
     fn pass(&mut self, millis: Millis) {
@@ -167,7 +167,7 @@ impl<'h> Simulation<'h> {
     }
 
     /// As [`Simulation::ask`], for what touches no task.
-    fn read<T>(&mut self, what: impl FnOnce(&mut dyn Home) -> Answer<T>) -> Result<T, Fault> {
+    fn read<T>(&mut self, what: impl FnOnce(&mut dyn SimStore) -> Answer<T>) -> Result<T, Fault> {
         if self.chance(2) {
             return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
         }
@@ -179,7 +179,7 @@ impl<'h> Simulation<'h> {
     }
 
     /// As [`Simulation::read`], for a message that may come twice.
-    fn twice<T>(&mut self, mut what: impl FnMut(&mut dyn Home) -> Answer<T>) -> Result<T, Fault> {
+    fn twice<T>(&mut self, mut what: impl FnMut(&mut dyn SimStore) -> Answer<T>) -> Result<T, Fault> {
         if self.chance(3) {
             self.read(&mut what)?;
         }
@@ -187,7 +187,7 @@ impl<'h> Simulation<'h> {
     }
 
     /// Asks the store for something, with all that can happen to a message on its way and to who sent it.
-    fn ask<T>(&mut self, what: impl FnOnce(&mut dyn Home) -> Answer<T>) -> Result<T, Fault> {
+    fn ask<T>(&mut self, what: impl FnOnce(&mut dyn SimStore) -> Answer<T>) -> Result<T, Fault> {
         if self.chance(2) {
             return Err(if self.chance(50) { Fault::Crashed } else { Fault::Unclear });
         }
@@ -225,7 +225,7 @@ impl<'h> Simulation<'h> {
     /// The engines that may be asked now and for what, by the rule of routes.
     fn routed(&mut self) -> Result<Vec<(usize, Vec<String>)>, Fault> {
         let occupied: BTreeMap<String, i64> = self.read(|home| home.occupancy())?.into_iter().collect();
-        let server = |(index, engine): (usize, &Engine)| {
+        let server = |(index, engine): (usize, &SimEngine)| {
             let server = Server {
                 namespace: NAMESPACE.into(),
                 name: engine.url.clone(),
@@ -299,7 +299,7 @@ impl<'h> Simulation<'h> {
     /// `kill -9`: its connections are closed, its memory is gone.
     fn kill(&mut self, w: usize) {
         // An engine that notices nothing computes on: nobody knows when it is done.
-        let goes_on = |lane: &Lane| {
+        let goes_on = |lane: &SimLane| {
             let engine = &self.engines[lane.engine];
             lane.call.is_some_and(|call| !engine.streams && engine.look(call, self.now) == SeenCall::Running)
         };
@@ -342,7 +342,7 @@ impl<'h> Simulation<'h> {
             Err(Fault::Broken(why)) => return Err(Fault::Broken(why)),
             Err(Fault::Crashed) => {
                 let name = self.leaders[l].name.clone();
-                self.leaders[l] = Leader::new(&name);
+                self.leaders[l] = SimLeader::new(&name);
                 self.leaders[l].away_until = self.now + self.between(0, 60_000);
             }
             Ok(()) | Err(Fault::Unclear | Fault::Refused) => {}

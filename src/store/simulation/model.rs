@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Broken,
-    home::{Answer, EXPERTS, Given, Home, NAMESPACE, QUEUES, Seen, lease_of, model_of, queue},
+    home::{Answer, EXPERTS, Given, NAMESPACE, QUEUES, SeenTask, SimStore, lease_of, model_of, queue},
     people,
 };
 use crate::{
@@ -18,14 +18,14 @@ use crate::{
     tasks::{
         Completion, NewTask, QueueKey, Task, TaskId, TaskState, Unassigned,
         assign::{AssignableExpert, QueueView, Roster},
-        machine::{End, Event, Life, Next, step},
+        machine::{End, Life, TaskEvent, Transition, step},
     },
 };
 
 /// Of a leader.
 const LEAD: Duration = Duration::from_secs(15);
 
-pub struct Model {
+pub struct ReferenceModel {
     broken: Option<Broken>,
     now: Stamp,
     leader: Option<(Fence, Stamp)>,
@@ -44,7 +44,7 @@ fn fenced<T>(why: &str) -> Answer<T> {
     Err(StoreError::Fenced(why.to_owned()))
 }
 
-impl Model {
+impl ReferenceModel {
     pub fn new(broken: Option<Broken>, now: Stamp) -> Self {
         Self {
             broken,
@@ -72,16 +72,16 @@ impl Model {
     }
 
     /// Does what the machine says; false when it refuses.
-    fn happen(&mut self, id: TaskId, event: Event) -> bool {
+    fn happen(&mut self, id: TaskId, event: TaskEvent) -> bool {
         let now = self.time();
         let Some(task) = self.tasks.get_mut(&id) else { return false };
         let next = match step(&Life::of(task), event, now) {
             Err(_) => return false,
-            Ok(Next::Gone) => {
+            Ok(Transition::Gone) => {
                 self.tasks.remove(&id);
                 return true;
             }
-            Ok(Next::Is(next)) => next,
+            Ok(Transition::Is(next)) => next,
         };
         if task.state != next.state {
             task.state_since = now;
@@ -123,14 +123,14 @@ impl Model {
         let now = self.time();
         let goes = |t: &&Task| {
             let model = (t.namespace.clone(), t.assigned_model.clone().unwrap_or_default());
-            matches!(step(&Life::of(t), Event::Claim, now), Ok(Next::Is(_)))
+            matches!(step(&Life::of(t), TaskEvent::Claim, now), Ok(Transition::Is(_)))
                 && claim.models.contains(&model)
                 && t.expert.as_deref().is_some_and(|expert| self.has_place(expert))
                 && self.lease_for(claim, t).is_some()
         };
         let next = self.tasks.values().filter(goes).min_by_key(|t| (-t.priority, t.id))?;
         let (id, lease) = (next.id, self.lease_for(claim, next)?.clone());
-        self.happen(id, Event::Claim);
+        self.happen(id, TaskEvent::Claim);
         self.claims.insert(id, lease.id);
         Some((self.tasks[&id].clone().into(), lease))
     }
@@ -177,7 +177,7 @@ impl Model {
     }
 }
 
-impl Home for Model {
+impl SimStore for ReferenceModel {
     fn set_clock(&mut self, now: Stamp) {
         self.now = now;
     }
@@ -272,11 +272,11 @@ impl Home for Model {
             self.leases.remove(&lease);
             reaped.leases += 1;
             for id in self.of_lease(lease) {
-                self.happen(id, Event::LeaseLost);
+                self.happen(id, TaskEvent::LeaseLost);
             }
         }
         for id in self.tasks.keys().copied().collect::<Vec<_>>() {
-            reaped.expired += u64::from(self.happen(id, Event::DeadlinePassed));
+            reaped.expired += u64::from(self.happen(id, TaskEvent::DeadlinePassed));
         }
         Ok(reaped)
     }
@@ -297,7 +297,7 @@ impl Home for Model {
     fn close_lease(&mut self, lease: &Lease) -> Answer<()> {
         if self.leases.remove(&lease.id).is_some() {
             for id in self.of_lease(lease.id) {
-                self.happen(id, Event::LeaseClosed);
+                self.happen(id, TaskEvent::LeaseClosed);
             }
         }
         Ok(())
@@ -350,7 +350,7 @@ impl Home for Model {
         for lease in leases {
             self.leases.remove(&lease);
             for id in self.of_lease(lease) {
-                self.happen(id, Event::LeaseLost);
+                self.happen(id, TaskEvent::LeaseLost);
             }
         }
         Ok(())
@@ -362,7 +362,7 @@ impl Home for Model {
             (Some(Broken::EpochIgnored), Some(is)) => is,
             _ => completion.epoch,
         };
-        Ok(self.happen(completion.task, Event::End { epoch, end: End::from(&completion.verdict) }))
+        Ok(self.happen(completion.task, TaskEvent::End { epoch, end: End::from(&completion.verdict) }))
     }
 
     fn lost_claims(&mut self, claims: &[(TaskId, i64)]) -> Answer<Vec<TaskId>> {
@@ -373,14 +373,7 @@ impl Home for Model {
     }
 
     fn command(&mut self, task: TaskId, command: &TaskCommand) -> Answer<bool> {
-        let event = match command {
-            TaskCommand::Cancel => Event::Cancel,
-            TaskCommand::Retry => Event::Retry,
-            TaskCommand::Resume => Event::Resume,
-            TaskCommand::Reassign { .. } => Event::Reassign,
-            TaskCommand::Close => Event::Close,
-            TaskCommand::Purge => Event::Purge,
-        };
+        let (event, ..) = command.applies_to();
         let done = self.happen(task, event);
         if let (true, TaskCommand::Reassign { expert, .. }, Some(task)) = (done, command, self.tasks.get_mut(&task)) {
             (task.expert, task.assigned_model) = (Some(expert.clone()), model_of(expert).map(str::to_owned));
@@ -397,7 +390,7 @@ impl Home for Model {
         Ok(self.servers.values().map(|server| (server.url.clone(), count(server))).collect())
     }
 
-    fn lives(&mut self) -> Vec<Seen> {
-        self.tasks.values().map(Seen::of).collect()
+    fn lives(&mut self) -> Vec<SeenTask> {
+        self.tasks.values().map(SeenTask::of).collect()
     }
 }

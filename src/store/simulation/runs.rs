@@ -1,10 +1,16 @@
 //! Runs, one for each seed.
 
-use super::{Broken, Fault, Simulation, Trouble, home::Home, model::Model, sqlite};
+use super::{Broken, Fault, Simulation, Trouble, home::SimStore, model::ReferenceModel, sqlite};
 use crate::store::stamp::Stamp;
 
 /// Plays one seed; the error is the rule that does not hold.
-fn play(home: &mut dyn Home, seed: u64, steps: usize, broken: Option<Broken>, trouble: Trouble) -> Result<(), String> {
+fn play(
+    home: &mut dyn SimStore,
+    seed: u64,
+    steps: usize,
+    broken: Option<Broken>,
+    trouble: Trouble,
+) -> Result<(), String> {
     let mut simulation = Simulation::new(home, seed, broken, trouble);
     let mut step = 0;
     let mut run = || {
@@ -27,7 +33,7 @@ fn play(home: &mut dyn Home, seed: u64, steps: usize, broken: Option<Broken>, tr
 }
 
 fn play_model(seed: u64, broken: Option<Broken>, trouble: Trouble) -> Result<(), String> {
-    let mut model = Model::new(broken, Stamp::now());
+    let mut model = ReferenceModel::new(broken, Stamp::now());
     play(&mut model, seed, 200, broken, trouble)
 }
 

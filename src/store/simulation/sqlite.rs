@@ -14,13 +14,13 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::home::{Answer, EXPERTS, Given, Home, NAMESPACE, QUEUES, Seen, lease_of, queue};
+use super::home::{Answer, EXPERTS, Given, NAMESPACE, QUEUES, SeenTask, SimStore, lease_of, queue};
 use crate::{
     store::{
-        CallLife, DeclaredRow, Dispatch, Fence, Holders, Leadership, Lease, Reapable, Reaped, Served, ServerRow, Slot,
-        SlotClaim, Slots, TaskCommand, TaskFilter, TaskPage, Tasks, Work,
+        CallLife, DeclaredRow, Dispatch, Fence, Holders, Leadership, Lease, Projections, Reapable, Reaped, Served,
+        ServerRow, Slot, SlotClaim, Slots, TaskCommand, TaskFilter, TaskPage, Tasks, Work,
         rounds::assign_after,
-        sqlite::{Hold, SqliteStore},
+        sqlite::{FolderAccess, SqliteStore},
         stamp::Stamp,
     },
     tasks::{Completion, NewTask, Task, TaskId},
@@ -40,7 +40,7 @@ impl Sqlite {
     pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let folder = std::env::temp_dir().join(format!("ostler-simulation-{}", Uuid::new_v4()));
-        let mut store = runtime.block_on(SqliteStore::open(&folder, Hold::Lock)).expect("open");
+        let mut store = runtime.block_on(SqliteStore::open(&folder, FolderAccess::Lock)).expect("open");
         let clock = Arc::new(AtomicI64::new(0));
         let read = Arc::clone(&clock);
         store.use_clock(Box::new(move || {
@@ -86,7 +86,7 @@ impl Drop for Sqlite {
     }
 }
 
-impl Home for Sqlite {
+impl SimStore for Sqlite {
     fn set_clock(&mut self, now: Stamp) {
         self.clock.store(Timestamp::from(now).as_microsecond(), Ordering::SeqCst);
     }
@@ -171,8 +171,8 @@ impl Home for Sqlite {
         Ok(servers.into_iter().map(|server| (server.row.url, server.occupied)).collect())
     }
 
-    fn lives(&mut self) -> Vec<Seen> {
-        let mut all: Vec<Seen> = self.all().expect("tasks are read").iter().map(Seen::of).collect();
+    fn lives(&mut self) -> Vec<SeenTask> {
+        let mut all: Vec<SeenTask> = self.all().expect("tasks are read").iter().map(SeenTask::of).collect();
         all.sort_by_key(|seen| seen.id);
         all
     }

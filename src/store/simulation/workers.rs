@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{
     Broken, Fault, Simulation,
-    engine::{Millis, Seen as SeenCall},
-    home::{Answer, Given, Home, NAMESPACE, QUEUES, lease_of},
-    lanes::{CALL_WITHIN, Job, Lane, SLOT_LEASE},
+    engine::{Millis, SeenCall},
+    home::{Answer, Given, NAMESPACE, QUEUES, SimStore, lease_of},
+    lanes::{CALL_WITHIN, Job, SLOT_LEASE, SimLane},
 };
 use crate::{
     store::{Lease, Served, SlotClaim},
@@ -19,7 +19,7 @@ use crate::{
 const CONCURRENCY: usize = 3;
 
 /// One worker process after another, under one name.
-pub struct Worker {
+pub struct SimWorker {
     pub number: usize,
     /// How many processes it has been.
     pub lives: u32,
@@ -31,7 +31,7 @@ pub struct Worker {
     leases: Vec<HeldLease>,
     /// How often leases were doubted: then others are opened, under another name.
     names: u32,
-    pub lanes: Vec<Lane>,
+    pub lanes: Vec<SimLane>,
     /// Results with the lease that they belong to.
     outbox: Vec<(Completion, i64)>,
 }
@@ -43,7 +43,7 @@ struct HeldLease {
     doubted: bool,
 }
 
-impl Worker {
+impl SimWorker {
     pub fn new(number: usize, lives: u32, drift: Millis, skew: Millis) -> Self {
         Self {
             number,
@@ -75,7 +75,7 @@ impl Worker {
     }
 
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.lanes.iter().flat_map(Lane::jobs)
+        self.lanes.iter().flat_map(SimLane::jobs)
     }
 
     fn uses(&self, lease: i64) -> bool {
@@ -184,7 +184,7 @@ impl Simulation<'_> {
     }
 
     /// One turn of a lane: its call is sent, or looked at.
-    fn follow(&mut self, w: usize, lane: &mut Lane) -> Went {
+    fn follow(&mut self, w: usize, lane: &mut SimLane) -> Went {
         let Some(call) = lane.call else {
             lane.job = lane.job.take().or_else(|| lane.next.take());
             return self.send(w, lane);
@@ -283,13 +283,13 @@ impl Simulation<'_> {
         let Some(given) = self.claimed(w, &claim, |home| home.claim(&claim))? else { return Ok(()) };
         for (slot, given) in given {
             let job = self.job(engine, given);
-            self.workers[w].lanes.push(Lane::new(slot, engine, models.clone(), job, asked_at));
+            self.workers[w].lanes.push(SimLane::new(slot, engine, models.clone(), job, asked_at));
         }
         Ok(())
     }
 
     /// The next task for a slot in hand; `calls`: how many may still be made before it must be free.
-    fn claim_next(&mut self, w: usize, lane: &mut Lane, calls: u32) -> Went {
+    fn claim_next(&mut self, w: usize, lane: &mut SimLane, calls: u32) -> Went {
         let claim = self.slot_claim(w, lane.engine, &lane.models, 1, calls);
         if claim.queues.is_empty() {
             return Ok(());
@@ -327,7 +327,7 @@ impl Simulation<'_> {
         &mut self,
         w: usize,
         claim: &SlotClaim,
-        what: impl FnOnce(&mut dyn Home) -> Answer<T>,
+        what: impl FnOnce(&mut dyn SimStore) -> Answer<T>,
     ) -> Result<Option<T>, Fault> {
         match self.ask(what) {
             Ok(given) => Ok(Some(given)),

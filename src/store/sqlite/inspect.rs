@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::store::{
         Journal, JournalEntry, JournalFilter, ResourceKey,
-        sqlite::{Hold, SqliteStore},
+        sqlite::{FolderAccess, SqliteStore},
     };
 
     #[tokio::test]
@@ -75,7 +75,7 @@ mod tests {
         std::fs::create_dir_all(root.join("copy")).unwrap();
         assert_eq!(inspect(&folder).await.unwrap(), None);
         assert!(back_up(&folder, &to).await.unwrap_err().to_string().contains("no such database"));
-        let store = SqliteStore::open(&folder, Hold::Lock).await.unwrap();
+        let store = SqliteStore::open(&folder, FolderAccess::Lock).await.unwrap();
         let about = ResourceKey { kind: "LLMBackend".into(), namespace: "default".into(), name: "mlx".into() };
         let (reason, message) = ("Saved".to_owned(), "a line".to_owned());
         let entry = JournalEntry { at: Timestamp::now(), about, warning: false, reason, message };
@@ -92,7 +92,7 @@ mod tests {
 
         drop(store);
         std::fs::set_permissions(root.join("copy"), std::fs::Permissions::from_mode(0o700)).unwrap();
-        let restored = SqliteStore::open(&root.join("copy"), Hold::Lock).await.unwrap();
+        let restored = SqliteStore::open(&root.join("copy"), FolderAccess::Lock).await.unwrap();
         assert_eq!(restored.journal(&JournalFilter::default()).await.unwrap().len(), 1);
         drop(restored);
         std::fs::remove_dir_all(root).unwrap();

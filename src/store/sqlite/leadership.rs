@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::lock::FolderLock;
-use super::{Hold, SqliteStore};
+use super::{FolderAccess, SqliteStore};
 use crate::store::lead::lost;
 use crate::store::rows::LeadershipRecord;
 use crate::store::stamp::Stamp;
@@ -21,9 +21,9 @@ impl SqliteStore {
     /// When the lead lapses, as far as this process can know.
     pub(super) fn lead_until(&self, now: Stamp) -> Stamp {
         match self.hold {
-            Hold::Lock => self.memory.lead_until().unwrap_or(now),
-            Hold::Share if FolderLock::is_taken(&self.folder) => now.after(WHILE_LOCKED),
-            Hold::Share => now,
+            FolderAccess::Lock => self.memory.lead_until().unwrap_or(now),
+            FolderAccess::Share if FolderLock::is_taken(&self.folder) => now.after(WHILE_LOCKED),
+            FolderAccess::Share => now,
         }
     }
 }
@@ -35,7 +35,7 @@ impl Leadership for SqliteStore {
     }
 
     async fn campaign(&self, holder: &str, lease: Duration) -> Result<Option<Fence>, StoreError> {
-        if self.hold == Hold::Share {
+        if self.hold == FolderAccess::Share {
             return Ok(None);
         }
         let until = self.now().after(lease);

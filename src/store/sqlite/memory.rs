@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+
+use super::SqliteStore;
+use crate::store::changes::Topics;
 use crate::store::stamp::Stamp;
-use crate::store::{Observation, WorkerReport, WorkerRow};
+use crate::store::{BackendRow, Fence, Observation, Observations, StoreError, WorkerReport, WorkerRow};
 
 #[derive(Default)]
 pub(super) struct Memory(Mutex<Known>);
@@ -27,18 +31,6 @@ impl Memory {
 
     pub fn set_lead(&self, until: Option<Stamp>) {
         self.lock().lead_until = until;
-    }
-
-    pub fn observe(&self, seen: &[(String, Observation)]) {
-        self.lock().observations.extend(seen.iter().cloned());
-    }
-
-    pub fn observations(&self) -> Vec<(String, Observation)> {
-        self.lock().observations.iter().map(|(uid, seen)| (uid.clone(), seen.clone())).collect()
-    }
-
-    pub fn forget_observations(&self, uids: &[String]) {
-        self.lock().observations.retain(|uid, _| !uids.contains(uid));
     }
 
     pub fn report(&self, report: &WorkerReport, now: Stamp) {
@@ -63,5 +55,28 @@ impl Memory {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SqliteStore {
+    /// These backends are gone, and what was observed of them.
+    pub(in crate::store) fn swept(&self, gone: &[BackendRow]) {
+        let mut known = self.memory.lock();
+        gone.iter().for_each(|row| drop(known.observations.remove(&row.uid)));
+        self.changed(Topics::WORLD);
+    }
+}
+
+#[async_trait]
+impl Observations for SqliteStore {
+    async fn record_observations(&self, fence: &Fence, seen: &[(String, Observation)]) -> Result<(), StoreError> {
+        // Dropped without a change: only the fence is checked.
+        self.write_fenced(fence).await?;
+        self.memory.lock().observations.extend(seen.iter().cloned());
+        Ok(())
+    }
+
+    async fn observations(&self) -> Result<Vec<(String, Observation)>, StoreError> {
+        Ok(self.memory.lock().observations.iter().map(|(uid, seen)| (uid.clone(), seen.clone())).collect())
     }
 }

@@ -103,7 +103,7 @@ mod tests {
     use sqlx::migrate::{Migration, MigrationType};
 
     use super::*;
-    use crate::store::sqlite::{Hold, SqliteStore, database_file, pool};
+    use crate::store::sqlite::{FolderAccess, SqliteStore, database_file, pool};
 
     /// The real migrations and one of a later release.
     fn later(sql: &'static str) -> Migrator {
@@ -117,7 +117,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_copied_before_it_is_changed_and_a_failed_change_leaves_it_as_it_was() {
         let folder = std::env::temp_dir().join(format!("ostler-migrate-{}", std::process::id()));
-        let store = SqliteStore::open(&folder, Hold::Lock).await.expect("open");
+        let store = SqliteStore::open(&folder, FolderAccess::Lock).await.expect("open");
         let id = store.id();
         drop(store);
         let file = database_file(&folder);

@@ -9,12 +9,10 @@ mod lock;
 mod memory;
 mod migrate;
 mod peers;
-mod projections;
 mod slots;
 #[cfg(test)]
 mod slots_model;
 mod tasks;
-mod waits;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,7 +42,7 @@ const READERS: u32 = 5;
 
 /// What a process is to the data folder that it opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub enum FolderAccess {
     /// The one `up` (or `migrate`) of the folder: migrates it, and leads at once.
     Lock,
     /// A worker or a command beside it: works with a schema that is there, never leads.
@@ -55,7 +53,7 @@ pub enum Hold {
 pub struct SqliteStore {
     writer: SqlitePool,
     reader: SqlitePool,
-    hold: Hold,
+    hold: FolderAccess,
     installation: Uuid,
     clock: Clock,
     waker: tasks::Waker,
@@ -69,13 +67,13 @@ pub struct SqliteStore {
 type Clock = Box<dyn Fn() -> Stamp + Send + Sync>;
 
 impl SqliteStore {
-    /// Opens the folder's database. With [`Hold::Lock`] the folder is made when it is not there (0700), and its schema is
+    /// Opens the folder's database. With [`FolderAccess::Lock`] the folder is made when it is not there (0700), and its schema is
     /// brought up to date.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], naming the holder's pid; [`StoreError::OlderSchema`] for [`Hold::Share`] on a folder that
+    /// [`StoreError::Locked`], naming the holder's pid; [`StoreError::OlderSchema`] for [`FolderAccess::Share`] on a folder that
     /// nobody migrated; [`StoreError::NewerSchema`]; [`StoreError::Unavailable`] when the files can't be opened.
-    pub async fn open(folder: &Path, hold: Hold) -> Result<Self, StoreError> {
+    pub async fn open(folder: &Path, hold: FolderAccess) -> Result<Self, StoreError> {
         let (store, _) = Self::open_and_migrate(folder, hold, None, false).await?;
         Ok(store)
     }
@@ -83,16 +81,16 @@ impl SqliteStore {
     /// Like [`SqliteStore::open`], and tells what the migration did.
     pub(super) async fn open_and_migrate(
         folder: &Path,
-        hold: Hold,
+        hold: FolderAccess,
         expected: Option<Uuid>,
         adopt: bool,
     ) -> Result<(Self, i64), StoreError> {
         let lock = match hold {
-            Hold::Lock => Some(FolderLock::take(folder)?),
-            Hold::Share => None,
+            FolderAccess::Lock => Some(FolderLock::take(folder)?),
+            FolderAccess::Share => None,
         };
         let file = database_file(folder);
-        if hold == Hold::Share {
+        if hold == FolderAccess::Share {
             if !file.exists() {
                 return Err(StoreError::OlderSchema { found: 0, known: schema::newest(&schema::SQLITE) });
             }
@@ -100,13 +98,13 @@ impl SqliteStore {
         }
         let writer = pool(&file, 1, "off");
         let applied = match hold {
-            Hold::Lock => migrate::bring_up_to_date(&writer, &file, &schema::SQLITE).await?,
-            Hold::Share => {
+            FolderAccess::Lock => migrate::bring_up_to_date(&writer, &file, &schema::SQLITE).await?,
+            FolderAccess::Share => {
                 schema::usable(migrate::found(&writer).await?, schema::newest(&schema::SQLITE))?;
                 0
             }
         };
-        let installation = migrate::installation(&writer, expected, adopt && hold == Hold::Lock).await?;
+        let installation = migrate::installation(&writer, expected, adopt && hold == FolderAccess::Lock).await?;
         let reader = pool(&file, READERS, "on");
         Ok((
             Self {
@@ -263,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_database_takes_writes_again_once_there_is_room() {
         let folder = std::env::temp_dir().join(format!("ostler-full-{}", Uuid::new_v4()));
-        let store = SqliteStore::open(&folder, Hold::Lock).await.expect("open");
+        let store = SqliteStore::open(&folder, FolderAccess::Lock).await.expect("open");
         let pages: i64 =
             sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.expect("the number of pages");
         for _ in 0..3 {

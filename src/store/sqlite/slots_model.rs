@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::{Hold, SqliteStore};
+use super::{FolderAccess, SqliteStore};
 use crate::store::{
     Admission, CallLife, Fence, Leadership, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, Slots, StoreError,
 };
@@ -119,7 +119,7 @@ struct Bench {
 impl Bench {
     async fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("ostler-slots-model-{}", std::process::id()));
-        let mut store = SqliteStore::open(&folder, Hold::Lock).await.expect("open");
+        let mut store = SqliteStore::open(&folder, FolderAccess::Lock).await.expect("open");
         let clock = Arc::new(AtomicI64::new(0));
         let read = clock.clone();
         store.clock = Box::new(move || second(read.load(Ordering::SeqCst)).into());

@@ -12,28 +12,28 @@ fn life(state: TaskState) -> Life {
 
 const AFTER: Duration = Duration::from_secs(10);
 
-fn every_event() -> Vec<Event> {
-    let end = |end| Event::End { epoch: 7, end };
+fn every_event() -> Vec<TaskEvent> {
+    let end = |end| TaskEvent::End { epoch: 7, end };
     vec![
-        Event::Assign,
-        Event::Unassign,
-        Event::Claim,
-        Event::ClaimRefused,
+        TaskEvent::Assign,
+        TaskEvent::Unassign,
+        TaskEvent::Claim,
+        TaskEvent::ClaimRefused,
         end(End::Completed),
         end(End::Retry { after: AFTER }),
         end(End::Requeue { after: AFTER }),
         end(End::Failed),
         end(End::DeferredToHuman),
         end(End::Cancelled),
-        Event::LeaseLost,
-        Event::LeaseClosed,
-        Event::DeadlinePassed,
-        Event::Cancel,
-        Event::Retry,
-        Event::Resume,
-        Event::Reassign,
-        Event::Close,
-        Event::Purge,
+        TaskEvent::LeaseLost,
+        TaskEvent::LeaseClosed,
+        TaskEvent::DeadlinePassed,
+        TaskEvent::Cancel,
+        TaskEvent::Retry,
+        TaskEvent::Resume,
+        TaskEvent::Reassign,
+        TaskEvent::Close,
+        TaskEvent::Purge,
     ]
 }
 
@@ -54,8 +54,8 @@ fn each_state_allows_what_the_table_says_and_nothing_else() {
         for (event, word) in every_event().into_iter().zip(row.split(' ')) {
             let shown = match step(&life(state), event, at(100)) {
                 Err(_) => "-",
-                Ok(Next::Gone) => "gone",
-                Ok(Next::Is(next)) => match next.state {
+                Ok(Transition::Gone) => "gone",
+                Ok(Transition::Is(next)) => match next.state {
                     Pending => "P",
                     InProgress => "I",
                     Completed => "C",
@@ -73,27 +73,27 @@ fn each_state_allows_what_the_table_says_and_nothing_else() {
 fn a_claim_needs_an_expert_the_time_and_the_deadline_to_come() {
     let pending = life(TaskState::Pending);
     for (life, refused) in [
-        (Life { assigned: false, ..pending }, Some(Refusal::NotAssigned)),
-        (Life { run_after: Some(at(101)), ..pending }, Some(Refusal::NotDue(at(101)))),
+        (Life { assigned: false, ..pending }, Some(TransitionRefused::NotAssigned)),
+        (Life { run_after: Some(at(101)), ..pending }, Some(TransitionRefused::NotDue(at(101)))),
         (Life { run_after: Some(at(100)), ..pending }, None),
-        (Life { deadline: Some(at(100)), ..pending }, Some(Refusal::PastDeadline(at(100)))),
+        (Life { deadline: Some(at(100)), ..pending }, Some(TransitionRefused::PastDeadline(at(100)))),
         (Life { deadline: Some(at(101)), ..pending }, None),
     ] {
-        let answer = step(&life, Event::Claim, at(100));
+        let answer = step(&life, TaskEvent::Claim, at(100));
         assert_eq!(answer.err(), refused, "{life:?}");
     }
 }
 
 #[test]
 fn what_comes_late_changes_nothing() {
-    let event = Event::End { epoch: 6, end: End::Completed };
+    let event = TaskEvent::End { epoch: 6, end: End::Completed };
     let refusal = step(&life(TaskState::InProgress), event, at(100));
-    assert_eq!(refusal, Err(Refusal::OldEpoch { is: 7, given: 6 }));
+    assert_eq!(refusal, Err(TransitionRefused::OldEpoch { is: 7, given: 6 }));
 }
 
 #[test]
 fn each_end_is_counted_as_what_it_is() {
-    let end = |end| Event::End { epoch: 7, end };
+    let end = |end| TaskEvent::End { epoch: 7, end };
     // (event, attempts used, free requeues, leases lost, epoch) from (1, 0, 0, 7)
     for (event, counted) in [
         (end(End::Completed), (2, 0, 0, 7)),
@@ -102,11 +102,11 @@ fn each_end_is_counted_as_what_it_is() {
         (end(End::Failed), (2, 0, 0, 7)),
         (end(End::DeferredToHuman), (2, 0, 0, 7)),
         (end(End::Cancelled), (1, 1, 0, 7)),
-        (Event::LeaseLost, (1, 0, 1, 8)),
-        (Event::LeaseClosed, (1, 1, 0, 8)),
-        (Event::Cancel, (1, 1, 0, 8)),
+        (TaskEvent::LeaseLost, (1, 0, 1, 8)),
+        (TaskEvent::LeaseClosed, (1, 1, 0, 8)),
+        (TaskEvent::Cancel, (1, 1, 0, 8)),
     ] {
-        let Ok(Next::Is(next)) = step(&life(TaskState::InProgress), event, at(100)) else {
+        let Ok(Transition::Is(next)) = step(&life(TaskState::InProgress), event, at(100)) else {
             panic!("{event:?} is refused");
         };
         assert_eq!((next.attempts_used, next.free_requeues, next.leases_lost, next.epoch), counted, "{event:?}");
@@ -117,7 +117,7 @@ fn each_end_is_counted_as_what_it_is() {
 fn the_third_lost_lease_is_a_humans() {
     let mut task = life(TaskState::InProgress);
     for (lost, state) in [(1, TaskState::Pending), (2, TaskState::Pending), (3, TaskState::DeferredToHuman)] {
-        let Ok(Next::Is(next)) = step(&task, Event::LeaseLost, at(100)) else { panic!("refused") };
+        let Ok(Transition::Is(next)) = step(&task, TaskEvent::LeaseLost, at(100)) else { panic!("refused") };
         assert_eq!((next.leases_lost, next.state), (lost, state));
         task = next.is(TaskState::InProgress);
     }
@@ -132,12 +132,13 @@ fn a_new_cycle_counts_from_zero_and_forgets_a_passed_deadline() {
         free_requeues: 2,
         ..life(TaskState::DeferredToHuman)
     };
-    for event in [Event::Resume, Event::Reassign] {
-        let Ok(Next::Is(next)) = step(&deferred, event, at(100)) else { panic!("refused") };
+    for event in [TaskEvent::Resume, TaskEvent::Reassign] {
+        let Ok(Transition::Is(next)) = step(&deferred, event, at(100)) else { panic!("refused") };
         assert_eq!((next.counted(), next.cycle, next.epoch), (0, 2, 7), "{event:?}");
         assert_eq!((next.deadline, next.run_after), (None, None), "{event:?}");
     }
-    let Ok(Next::Is(next)) = step(&Life { deadline: Some(at(101)), ..deferred }, Event::Resume, at(100)) else {
+    let Ok(Transition::Is(next)) = step(&Life { deadline: Some(at(101)), ..deferred }, TaskEvent::Resume, at(100))
+    else {
         panic!("refused")
     };
     assert_eq!(next.deadline, Some(at(101)), "one that is still to come holds");
@@ -157,26 +158,26 @@ proptest! {
         for (which, epochs_ago, seconds) in events {
             now += seconds;
             let event = match every_event()[which] {
-                Event::End { end, .. } => Event::End { epoch: task.epoch - epochs_ago, end },
+                TaskEvent::End { end, .. } => TaskEvent::End { epoch: task.epoch - epochs_ago, end },
                 event => event,
             };
             let before = task;
             match step(&task, event, at(now)) {
                 Err(_) => continue,
-                Ok(Next::Gone) => { prop_assert!(before.state.is_terminal()); break }
-                Ok(Next::Is(next)) => task = next,
+                Ok(Transition::Gone) => { prop_assert!(before.state.is_terminal()); break }
+                Ok(Transition::Is(next)) => task = next,
             }
             prop_assert!(task.epoch >= before.epoch && task.epoch <= before.epoch + 1);
             prop_assert!(task.cycle == before.cycle || task.cycle == before.cycle + 1);
             if task.cycle > before.cycle {
                 (executions, ended_in_cycle) = (0, 0);
             }
-            if event == Event::Claim {
+            if event == TaskEvent::Claim {
                 executions += 1;
                 prop_assert!(task.epoch > before.epoch);
             }
             // It uses an attempt without an execution.
-            executions += i32::from(event == Event::ClaimRefused);
+            executions += i32::from(event == TaskEvent::ClaimRefused);
             if task.state.is_terminal() && !before.state.is_terminal() {
                 ended_in_cycle += 1;
                 prop_assert_eq!(ended_in_cycle, 1);

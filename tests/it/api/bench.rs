@@ -17,7 +17,7 @@ use ostler::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
-    store::{self, Fence, FreeClaim, Served, Store, rounds, seal, sqlite::Hold},
+    store::{self, Fence, FreeClaim, Served, Store, rounds, seal, sqlite::FolderAccess},
     tasks::{NewTask, Payload, QueueKey},
     telemetry::{Loops, Metrics},
 };
@@ -83,7 +83,7 @@ impl Bench {
         let folder = std::env::temp_dir().join(format!("ostler-api-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
         fs::write(folder.join("manifests/team.yaml"), manifests).unwrap();
-        let data = store::Home::Folder { path: folder.join("data"), hold: Hold::Lock };
+        let data = store::Home::Folder { path: folder.join("data"), hold: FolderAccess::Lock };
         fs::create_dir_all(folder.join("data")).unwrap();
         let store = store::open(&data, None).await.unwrap();
         let records = Arc::new(Records(Arc::clone(&store)));

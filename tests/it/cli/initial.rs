@@ -10,7 +10,7 @@ use ostler::{
         Platform,
         local::{LocalConfig, LocalPlatform},
     },
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
     store,
 };
 
@@ -19,7 +19,7 @@ use super::bench::Bench;
 #[tokio::test(flavor = "multi_thread")]
 async fn init_writes_manifests_of_what_answers_and_overwrites_nothing() {
     let bench = Bench::new();
-    let server = Server::start(SimulateOptions::new(EngineKind::Ollama)).await.unwrap();
+    let server = SimulatedServer::start(SimulateOptions::new(EngineKind::Ollama)).await.unwrap();
     let folder = bench.path("found");
     let init = || {
         let mut command = bench.command(&["init", folder.to_str().unwrap()]);
@@ -49,7 +49,7 @@ async fn init_writes_manifests_of_what_answers_and_overwrites_nothing() {
 async fn problems(bench: &Bench, folder: &Path) -> (usize, Vec<String>) {
     let data = bench.path("data");
     std::fs::create_dir_all(&data).unwrap();
-    let home = store::Home::Folder { path: data, hold: store::sqlite::Hold::Lock };
+    let home = store::Home::Folder { path: data, hold: store::sqlite::FolderAccess::Lock };
     let records = Arc::new(Records(store::open(&home, None).await.unwrap()));
     let config = LocalConfig { kinds: vec![agent::local_kind()], ..LocalConfig::new(folder) };
     let platform = LocalPlatform::open(config, Arc::clone(&records) as _, records).await.unwrap();

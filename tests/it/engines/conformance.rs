@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::engines::{CallActivity, EmbedRequest, EngineKind, Failure, PathReply, ProbeVerdict, Sampling, same_model};
-use ostler::simulate::{Server, SimulateOptions};
+use ostler::simulate::{SimulateOptions, SimulatedServer};
 use ostler::tasks::Message;
 use serde_json::json;
 
@@ -172,7 +172,7 @@ async fn says_that_it_cannot_manage_models(subject: &Subject, model: &str) {
 #[tokio::test]
 async fn every_simulated_engine_does_what_an_engine_must() {
     for kind in EngineKind::ALL {
-        let server = Server::start(SimulateOptions::new(kind)).await.expect("start");
+        let server = SimulatedServer::start(SimulateOptions::new(kind)).await.expect("start");
         suite(kind, server.url(), SimulateOptions::usual_model(kind)).await;
     }
 }

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use ostler::engines::{EngineKind, Failure, ProbeVerdict, Secret};
-use ostler::simulate::{ActiveFault, CallEnd, Fault, Server, SimulateOptions, When};
+use ostler::simulate::{ActiveFault, CallEnd, Fault, SimulateOptions, SimulatedServer, When};
 use serde_json::{Value, json};
 
 use super::{LONG, Subject, eventually};
 
 const SHORT: Duration = Duration::from_millis(300);
 
-async fn simulated(kind: EngineKind) -> (Server, Subject) {
-    let server = Server::start(SimulateOptions::new(kind)).await.expect("start");
+async fn simulated(kind: EngineKind) -> (SimulatedServer, Subject) {
+    let server = SimulatedServer::start(SimulateOptions::new(kind)).await.expect("start");
     let subject = Subject::new(kind, server.url());
     (server, subject)
 }
@@ -183,7 +183,7 @@ async fn a_crash_comes_after_so_many_requests_or_seconds_or_at_once() {
 async fn a_key_is_asked_for_where_there_is_one() {
     let mut options = SimulateOptions::new(EngineKind::OpenAi);
     options.api_key = Some(Secret::new("right"));
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     for (bearer, fine) in [(None, false), (Some("wrong"), false), (Some("right"), true)] {
         let subject = Subject::with_bearer(EngineKind::OpenAi, server.url(), bearer.map(Secret::new));
         let verdict = probe(&subject).await;
@@ -197,7 +197,7 @@ async fn a_key_is_asked_for_where_there_is_one() {
 async fn faults_and_log_are_reached_over_http_also_while_the_port_is_closed() {
     let mut options = SimulateOptions::new(EngineKind::Ollama);
     options.control_listen = Some(([127, 0, 0, 1], 0).into());
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     let subject = Subject::new(EngineKind::Ollama, server.url());
     let client = reqwest::Client::new();
     let control = format!("http://{}/simulate", server.control_address().expect("it was asked for"));
@@ -228,9 +228,9 @@ async fn a_stopped_server_frees_its_port_at_once() {
     let (server, _) = simulated(EngineKind::Ollama).await;
     let mut options = SimulateOptions::new(EngineKind::Ollama);
     options.listen = server.address();
-    Server::start(options.clone()).await.expect_err("the port is taken");
+    SimulatedServer::start(options.clone()).await.expect_err("the port is taken");
     server.stop().await;
-    let again = Server::start(options).await.expect("the port is free");
+    let again = SimulatedServer::start(options).await.expect("the port is free");
     let subject = Subject::new(EngineKind::Ollama, again.url());
     assert!(matches!(subject.engine.probe(&subject.at, &[], LONG).await, ProbeVerdict::Models(_)));
 }

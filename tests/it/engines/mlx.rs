@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::engines::{EngineKind, Failure, ProbeVerdict, SendableModel, model_to_send};
-use ostler::simulate::{Fault, Server, SimulateOptions};
+use ostler::simulate::{Fault, SimulateOptions, SimulatedServer};
 use serde_json::json;
 
 use super::{LONG, Subject};
@@ -21,7 +21,7 @@ async fn an_empty_listing_is_decided_by_an_inference(subject: &Subject) {
 async fn an_empty_listing_of_the_simulated_is_decided_by_an_inference() {
     let options =
         SimulateOptions::new(EngineKind::Mlx).with_fault(Fault::EmptyBody { path: Some("/v1/models".into()) });
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     an_empty_listing_is_decided_by_an_inference(&Subject::new(EngineKind::Mlx, server.url())).await;
 }
 
@@ -43,7 +43,7 @@ async fn an_unknown_name_is_a_404(url: &str) -> String {
 
 #[tokio::test]
 async fn an_unknown_name_evicts_the_model_of_the_simulated() {
-    let server = Server::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
+    let server = SimulatedServer::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
     let subject = Subject::new(EngineKind::Mlx, server.url());
     let model = SimulateOptions::usual_model(EngineKind::Mlx);
     subject.infer(model, 1).await.expect("it answers");
@@ -64,7 +64,7 @@ async fn real_mlx_unknown_name_is_a_404_from_the_hub() {
 
 #[tokio::test]
 async fn a_name_that_is_not_listed_never_reaches_the_server() {
-    let server = Server::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
+    let server = SimulatedServer::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
     let subject = Subject::new(EngineKind::Mlx, server.url());
     let ProbeVerdict::Models(listed) = subject.engine.probe(&subject.at, &[], LONG).await else { panic!("no listing") };
     model_to_send(EngineKind::Mlx, "mlx-community/other", Some(&listed.models)).expect_err("it is not listed");

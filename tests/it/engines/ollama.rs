@@ -5,7 +5,7 @@ use std::time::Duration;
 use ostler::engines::{
     EmbedRequest, EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict, PullProgress, same_model,
 };
-use ostler::simulate::{CallEnd, Fault, Server, SimulateOptions};
+use ostler::simulate::{CallEnd, Fault, SimulateOptions, SimulatedServer};
 use ostler::tasks::Message;
 use serde_json::json;
 
@@ -26,9 +26,9 @@ fn seconds_from_now(at: jiff::Timestamp) -> i64 {
     at.duration_since(jiff::Timestamp::now()).as_secs()
 }
 
-async fn two_models() -> (Server, Subject) {
+async fn two_models() -> (SimulatedServer, Subject) {
     let options = SimulateOptions::new(EngineKind::Ollama).with_models(&["tiny", "other"]);
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     let subject = Subject::new(EngineKind::Ollama, server.url());
     (server, subject)
 }
@@ -134,7 +134,7 @@ async fn real_ollama_of_the_wrong_user_lists_nothing() {
 async fn one_call_runs_at_a_time_and_the_rest_wait_or_are_turned_away() {
     let mut options = SimulateOptions::new(EngineKind::Ollama).with_models(&["tiny"]);
     options.queue = 2;
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     let subject = Subject::new(EngineKind::Ollama, server.url());
     server.add_fault(Fault::StallAfter { tokens: 1 });
     let first = subject.infer("tiny", 3);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::engines::{EngineKind, Failure, ProofRequest, ProofShape, Proved, SendableModel};
-use ostler::simulate::{Server, SimulateOptions};
+use ostler::simulate::{SimulateOptions, SimulatedServer};
 use serde_json::{Value, json};
 
 use super::canned::{Answer, Asked, Canned};
@@ -116,7 +116,7 @@ async fn what_another_form_would_not_change_ends_the_proof_at_once() {
 #[tokio::test]
 async fn every_simulated_engine_proves_that_it_serves() {
     for kind in EngineKind::ALL {
-        let server = Server::start(SimulateOptions::new(kind)).await.expect("start");
+        let server = SimulatedServer::start(SimulateOptions::new(kind)).await.expect("start");
         let subject = Subject::new(kind, server.url());
         let model = subject.request(SimulateOptions::usual_model(kind), 1).model;
         let request = ProofRequest::new(model, LONG);

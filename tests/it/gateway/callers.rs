@@ -6,7 +6,7 @@ use futures::{StreamExt, future::join_all};
 use ostler::{
     calls::CallerKey,
     engines::EngineKind,
-    simulate::{ActiveFault, Server, SimulateOptions},
+    simulate::{ActiveFault, SimulateOptions, SimulatedServer},
 };
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::worker::{
 
 const CHAT: &str = "/v1/chat/completions";
 
-async fn gate(limit: i32) -> (Gate, Server) {
+async fn gate(limit: i32) -> (Gate, SimulatedServer) {
     let shop = Shop::sqlite().await;
     let options = SimulateOptions { tokens_per_second: 100.0, parallel: 8, ..SimulateOptions::new(EngineKind::OpenAi) };
     let server = shop.simulated("one", options, limit, 10).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use ostler::{
     engines::EngineKind,
-    simulate::{ActiveFault, Server, SimulateOptions},
+    simulate::{ActiveFault, SimulateOptions, SimulatedServer},
 };
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ fn fault(text: &str) -> ActiveFault {
     text.parse().expect("a fault")
 }
 
-async fn gate(engine: EngineKind) -> (Gate, Server) {
+async fn gate(engine: EngineKind) -> (Gate, SimulatedServer) {
     let shop = Shop::sqlite().await;
     let options = SimulateOptions { tokens_per_second: 100.0, parallel: 4, ..SimulateOptions::new(engine) };
     let server = shop.simulated("one", options, 1, 10).await;
@@ -41,7 +41,7 @@ fn long(stream: bool) -> Value {
 }
 
 /// A client that leaves in a phase of its call.
-async fn leaves(gate: &Gate, server: &Server, phase: Phase) {
+async fn leaves(gate: &Gate, server: &SimulatedServer, phase: Phase) {
     if phase == Phase::Prefill {
         server.set_faults([fault("prefill:seconds=2")]);
     } else {

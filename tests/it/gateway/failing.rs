@@ -77,7 +77,7 @@ async fn an_error_that_every_server_gives_is_passed_on() {
     let gate = Gate::start(shop).await;
     let (status, answer) = gate.answer("/v1/chat/completions", &chat(false)).await;
     assert_eq!(status, 500, "{answer}");
-    let asked = |server: &ostler::simulate::Server| server.log().inferences().count();
+    let asked = |server: &ostler::simulate::SimulatedServer| server.log().inferences().count();
     assert_eq!((asked(&first), asked(&second)), (1, 1));
     gate.end().await;
 }

@@ -13,7 +13,7 @@ use super::gate::{Gate, chat, quick};
 use crate::worker::shop::{Shop, until_in_flight};
 
 /// A server whose one slot somebody else has.
-async fn full(engine: EngineKind) -> (Gate, ostler::simulate::Server, ostler::store::Slot) {
+async fn full(engine: EngineKind) -> (Gate, ostler::simulate::SimulatedServer, ostler::store::Slot) {
     let shop = Shop::sqlite().await;
     let server = shop.simulated("one", SimulateOptions::new(engine), 1, 10).await;
     let request = ostler::store::SlotRequest {

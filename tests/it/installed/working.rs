@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use ostler::{
     engines::{EngineKind, Secret},
     host::{SigningSecret, sign},
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
     store::{self, Home, Store, TaskFilter, TaskPage, seal},
     tasks::{AttemptClass, Task, TaskState},
 };
@@ -37,7 +37,7 @@ struct Outside {
     mlx: (String, Counter, Mlx),
     ollama: (String, Counter, Ollama),
     /// Serves whoever bears the token.
-    cloud: Server,
+    cloud: SimulatedServer,
     agent: SomebodysAgent,
 }
 
@@ -62,7 +62,7 @@ impl Outside {
         Self {
             mlx: (mlx_url, at_mlx, mlx),
             ollama: (ollama_url, at_ollama, ollama),
-            cloud: Server::start(options).await.expect("start"),
+            cloud: SimulatedServer::start(options).await.expect("start"),
             agent: SomebodysAgent::start(address).await,
         }
     }

@@ -7,7 +7,7 @@ mod streams;
 use std::time::Duration;
 
 use ostler::engines::EngineKind;
-use ostler::simulate::{Server, SimulateOptions, Totals};
+use ostler::simulate::{SimulateOptions, SimulatedServer, Totals};
 use serde_json::{Value, json};
 
 /// Enough for a loaded machine.
@@ -17,7 +17,7 @@ const SHORT: Duration = Duration::from_millis(300);
 
 /// A server, and a client that follows no redirects.
 struct Bench {
-    server: Server,
+    server: SimulatedServer,
     client: reqwest::Client,
     model: &'static str,
 }
@@ -32,7 +32,7 @@ impl Bench {
     async fn with(options: SimulateOptions) -> Self {
         ostler::net::install_crypto();
         let model = SimulateOptions::usual_model(options.engine);
-        let server = Server::start(options).await.expect("start");
+        let server = SimulatedServer::start(options).await.expect("start");
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("client");
         Self { server, client, model }
     }

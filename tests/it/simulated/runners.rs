@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use jiff::Timestamp;
 use ostler::engines::EngineKind;
-use ostler::simulate::{Server, SimulateOptions};
+use ostler::simulate::{SimulateOptions, SimulatedServer};
 use serde_json::{Value, json};
 
 use super::{Bench, LONG, SHORT, is_silent};
@@ -210,6 +210,6 @@ async fn totals_are_told_over_http_and_most_calls_at_a_time() {
 async fn a_server_stops_with_calls_of_others_open() {
     let mut options = SimulateOptions::new(EngineKind::Ollama);
     options.faults = vec!["foreign-calls:count=2".parse().expect("a fault")];
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     tokio::time::timeout(Duration::from_secs(10), server.stop()).await.expect("it stops");
 }

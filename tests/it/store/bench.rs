@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::real::Postgres;
 use jiff::Timestamp;
-use ostler::store::sqlite::Hold;
+use ostler::store::sqlite::FolderAccess;
 use ostler::store::{
     self, Admission, BackendRow, Fence, Home, ServerRow, Slot, SlotAnswer, SlotPurpose, SlotRequest, Store,
 };
@@ -27,7 +27,7 @@ pub struct Bench {
 impl Bench {
     pub async fn sqlite() -> Self {
         let scratch = Scratch::new();
-        let home = Home::Folder { path: scratch.0.join("data"), hold: Hold::Lock };
+        let home = Home::Folder { path: scratch.0.join("data"), hold: FolderAccess::Lock };
         let store = store::open(&home, None).await.expect("open the data folder");
         Self { store, home, url: String::new(), _scratch: Some(scratch) }
     }
@@ -54,7 +54,7 @@ impl Bench {
 
     pub fn peer_home(&self) -> Home {
         match &self.home {
-            Home::Folder { path, .. } => Home::Folder { path: path.clone(), hold: Hold::Share },
+            Home::Folder { path, .. } => Home::Folder { path: path.clone(), hold: FolderAccess::Share },
             Home::Postgres(url) => Home::Postgres(url.clone()),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ostler::store::sqlite::Hold;
+use ostler::store::sqlite::FolderAccess;
 use ostler::store::{self, Claimed, FreeClaim, Home, Slot, SlotClaim, Store, TaskFilter, Topics};
 use ostler::tasks::{AttemptClass, TaskId, TaskState, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +31,7 @@ async fn works_until_it_is_killed() {
     let home = if database.starts_with("postgres") {
         Home::Postgres(database.parse().expect("a URL"))
     } else {
-        Home::Folder { path: database.into(), hold: Hold::Share }
+        Home::Folder { path: database.into(), hold: FolderAccess::Share }
     };
     let store = store::open(&home, None).await.expect("open");
     let holder = format!("worker-{}", std::process::id());

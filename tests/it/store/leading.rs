@@ -223,7 +223,7 @@ mod real_contenders {
 /// What only a data folder has: its lock decides.
 mod folder {
     use super::*;
-    use ostler::store::sqlite::Hold;
+    use ostler::store::sqlite::FolderAccess;
     use ostler::store::{self, Home};
 
     #[tokio::test]
@@ -255,7 +255,7 @@ mod folder {
             std::process::id().to_string()
         );
         let weak = std::sync::Arc::downgrade(store);
-        let home = Home::Folder { path: path.clone(), hold: Hold::Lock };
+        let home = Home::Folder { path: path.clone(), hold: FolderAccess::Lock };
         let Bench { store, _scratch, .. } = bench;
         drop(store);
         assert!(weak.upgrade().is_none());

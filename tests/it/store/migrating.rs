@@ -1,6 +1,6 @@
 //! Schema and installation.
 
-use ostler::store::sqlite::Hold;
+use ostler::store::sqlite::FolderAccess;
 use ostler::store::{self, Home, Migrated, StoreError};
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ fn free(bench: &Bench) -> Home {
             for file in ["ostler.db", "ostler.db-wal"] {
                 std::fs::copy(path.join(file), copy.join(file)).expect("copy the database");
             }
-            Home::Folder { path: copy, hold: Hold::Lock }
+            Home::Folder { path: copy, hold: FolderAccess::Lock }
         }
         Home::Postgres(url) => Home::Postgres(url.clone()),
     }
@@ -84,7 +84,7 @@ async fn by_hand(home: &Home, bench: &Bench, statement: &'static str) {
 #[tokio::test]
 async fn a_folder_that_nobody_migrated_is_not_shared() {
     let scratch = Scratch::new();
-    let home = Home::Folder { path: scratch.path().join("data"), hold: Hold::Share };
+    let home = Home::Folder { path: scratch.path().join("data"), hold: FolderAccess::Share };
     let refused = store::open(&home, None).await.map(|_| ()).expect_err("nothing is there");
     assert!(matches!(refused, StoreError::OlderSchema { found: 0, .. }), "{refused:?}");
     assert!(!scratch.path().join("data").exists(), "a command that only reads makes no folder");

@@ -16,6 +16,7 @@ mod slots;
 mod stopped;
 mod tasks_bench;
 mod tasks_claiming;
+mod tasks_commands;
 mod tasks_ending;
 mod tasks_following;
 mod tasks_inserting;
@@ -119,17 +120,17 @@ on_both! {
     tasks_ending::a_closed_lease_frees_its_tasks_at_once,
     tasks_ending::a_task_that_was_handed_over_has_a_lease_of_its_own,
     tasks_ending::a_task_past_its_deadline_fails_instead_of_being_tried,
-    tasks_ending::cancel_ends_what_is_live,
-    tasks_ending::retry_opens_a_new_cycle_of_what_ended,
-    tasks_ending::resume_gives_deferred_tasks_all_their_attempts_again,
-    tasks_ending::reassign_gives_waiting_and_deferred_tasks_to_somebody_else,
-    tasks_ending::close_ends_deferred_tasks_as_failed,
-    tasks_ending::purge_deletes_what_ended,
-    tasks_ending::a_command_stops_at_its_bound_and_a_filter_without_conditions_is_all,
-    tasks_ending::a_command_can_be_for_tasks_older_than_some_moment,
+    tasks_commands::cancel_ends_what_is_live,
+    tasks_commands::retry_opens_a_new_cycle_of_what_ended,
+    tasks_commands::resume_gives_deferred_tasks_all_their_attempts_again,
+    tasks_commands::reassign_gives_waiting_and_deferred_tasks_to_somebody_else,
+    tasks_commands::close_ends_deferred_tasks_as_failed,
+    tasks_commands::purge_deletes_what_ended,
+    tasks_commands::a_command_stops_at_its_bound_and_a_filter_without_conditions_is_all,
+    tasks_commands::a_command_can_be_for_tasks_older_than_some_moment,
     tasks_ending::what_becomes_pending_follows_its_expert,
     tasks_ending::a_result_of_any_shape_is_kept,
-    tasks_ending::large_tasks_are_read_and_cancelled_in_parts_whatever_their_number,
+    tasks_commands::large_tasks_are_read_and_cancelled_in_parts_whatever_their_number,
     tasks_following::changes_are_read_on_from_a_cursor_in_their_order,
     tasks_leading::an_old_leader_changes_no_task,
     tasks_leading::what_is_declared_is_read_back_until_it_is_gone,

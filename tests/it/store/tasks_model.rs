@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use ostler::store::{Lease, Slot};
-use ostler::tasks::machine::{Event, Life, Next, step};
+use ostler::tasks::machine::{Life, TaskEvent, Transition, step};
 use ostler::tasks::{Task, TaskId, TaskState};
 
 /// What a task must be.
@@ -46,23 +46,23 @@ impl Model {
     }
 
     /// Whether the event is allowed; then it has happened.
-    pub fn happens(&mut self, id: TaskId, event: Event) -> bool {
+    pub fn happens(&mut self, id: TaskId, event: TaskEvent) -> bool {
         let Some(known) = self.tasks.get_mut(&id) else { return false };
         let before = known.life;
         let next = match step(&before, event, Timestamp::now()) {
             Err(_) => return false,
-            Ok(Next::Gone) => {
+            Ok(Transition::Gone) => {
                 self.tasks.remove(&id);
                 self.purged += 1;
                 return true;
             }
-            Ok(Next::Is(next)) => next,
+            Ok(Transition::Is(next)) => next,
         };
         known.life = next;
         if next.cycle > before.cycle {
             (known.executions, known.ended) = (0, 0);
         }
-        known.executions += i32::from(event == Event::Claim);
+        known.executions += i32::from(event == TaskEvent::Claim);
         known.ended += i32::from(next.state.is_terminal() && !before.state.is_terminal());
         if before.state == TaskState::InProgress && next.state != TaskState::InProgress {
             known.lease = None;
@@ -89,7 +89,7 @@ impl Model {
         let theirs: Vec<_> = self.tasks.iter().filter(|(_, known)| known.expert.as_deref() == Some(expert)).collect();
         let theirs: Vec<_> = theirs.into_iter().map(|(id, _)| *id).collect();
         for id in theirs {
-            self.happens(id, Event::Unassign);
+            self.happens(id, TaskEvent::Unassign);
         }
     }
 
@@ -108,7 +108,7 @@ impl Model {
         }
         for (id, known) in &self.tasks {
             let Some(expert) = known.expert.as_deref().filter(|expert| experts.contains(expert)) else { continue };
-            let allowed = step(&known.life, Event::Claim, Timestamp::now()).is_ok();
+            let allowed = step(&known.life, TaskEvent::Claim, Timestamp::now()).is_ok();
             if allowed && self.places.contains_key(expert) {
                 by_expert.entry(expert.to_owned()).or_default().insert(*id);
             }

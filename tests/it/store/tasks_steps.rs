@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ostler::store::{CallLife, Claimed, FreeClaim, Lease, SlotClaim, StoreError};
-use ostler::tasks::machine::{End, Event};
+use ostler::tasks::machine::{End, TaskEvent};
 use ostler::tasks::{AttemptClass, Completion, Task, TaskId, TaskState, Verdict};
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -31,7 +31,7 @@ impl Walk<'_> {
                 claimable[&expert].iter().find(|other| !given.contains(other) && place(**other) < place(id));
             assert_eq!(passed_over, None, "it waited longer than task {id}");
             assert_eq!(one.lease, *lease);
-            assert!(self.model.happens(id, Event::Claim));
+            assert!(self.model.happens(id, TaskEvent::Claim));
             let known = self.model.tasks.get_mut(&id).expect("known");
             known.lease = Some(lease.id);
             assert_eq!(known.life.epoch, one.task.epoch);
@@ -104,7 +104,7 @@ impl Walk<'_> {
         }
         let mut wanted = Vec::new();
         for Completion { task, epoch, verdict, .. } in &batch {
-            wanted.push(self.model.happens(*task, Event::End { epoch: *epoch, end: End::from(verdict) }));
+            wanted.push(self.model.happens(*task, TaskEvent::End { epoch: *epoch, end: End::from(verdict) }));
         }
         assert_eq!(self.bench.store.complete(&batch).await.as_ref(), Ok(&wanted), "{batch:?}");
         format!("complete {batch:?}: {wanted:?}")

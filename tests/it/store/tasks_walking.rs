@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use ostler::store::{DeclaredRow, Fence, Lease, Retention, TaskCommand, TaskFilter};
-use ostler::tasks::machine::{Event, Life, step};
+use ostler::tasks::machine::{Life, TaskEvent, step};
 use ostler::tasks::{NewTask, Task, TaskId, TaskState};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
@@ -183,7 +183,7 @@ impl<'a> Walk<'a> {
             let free = known.expert.as_ref().is_none_or(|wish| *wish == assignment.expert);
             if free && !known.life.assigned && known.life.state == TaskState::Pending {
                 known.expert = Some(assignment.expert.clone());
-                assert!(self.model.happens(assignment.task, Event::Assign));
+                assert!(self.model.happens(assignment.task, TaskEvent::Assign));
                 wanted += 1;
             }
         }
@@ -216,13 +216,13 @@ impl<'a> Walk<'a> {
         let (mut requeued, mut deferred, mut expired) = (0, 0, 0);
         for id in self.model.tasks.keys().copied().collect::<Vec<_>>() {
             if self.model.tasks[&id].lease.is_some_and(|lease| lapsed.contains(&lease)) {
-                assert!(self.model.happens(id, Event::LeaseLost));
+                assert!(self.model.happens(id, TaskEvent::LeaseLost));
                 match self.model.tasks[&id].life.state {
                     TaskState::DeferredToHuman => deferred += 1,
                     _ => requeued += 1,
                 }
             }
-            expired += u64::from(self.model.happens(id, Event::DeadlinePassed));
+            expired += u64::from(self.model.happens(id, TaskEvent::DeadlinePassed));
         }
         self.model.leases.retain(|id, _| !lapsed.contains(id));
         assert_eq!((reaped.requeued, reaped.deferred, reaped.expired), (requeued, deferred, expired));
@@ -235,7 +235,7 @@ impl<'a> Walk<'a> {
         self.bench.store.close_lease(&lease).await.expect("close");
         for id in self.model.tasks.keys().copied().collect::<Vec<_>>() {
             if self.model.tasks[&id].lease == Some(lease.id) {
-                assert!(self.model.happens(id, Event::LeaseClosed));
+                assert!(self.model.happens(id, TaskEvent::LeaseClosed));
             }
         }
         self.model.leases.remove(&lease.id);
@@ -245,15 +245,15 @@ impl<'a> Walk<'a> {
     async fn command(&mut self) -> String {
         let living: Vec<_> = self.model.places.keys().cloned().collect();
         let (command, event) = match (self.random.random_range(0..6), living.choose(&mut self.random)) {
-            (0, _) => (TaskCommand::Cancel, Event::Cancel),
-            (1, _) => (TaskCommand::Retry, Event::Retry),
-            (2, _) => (TaskCommand::Resume, Event::Resume),
+            (0, _) => (TaskCommand::Cancel, TaskEvent::Cancel),
+            (1, _) => (TaskCommand::Retry, TaskEvent::Retry),
+            (2, _) => (TaskCommand::Resume, TaskEvent::Resume),
             (3, Some(expert)) => {
                 let model = CHATS.contains(&expert.as_str()).then(|| model_of(expert));
-                (TaskCommand::Reassign { expert: expert.clone(), model }, Event::Reassign)
+                (TaskCommand::Reassign { expert: expert.clone(), model }, TaskEvent::Reassign)
             }
-            (4, _) => (TaskCommand::Close, Event::Close),
-            _ => (TaskCommand::Purge, Event::Purge),
+            (4, _) => (TaskCommand::Close, TaskEvent::Close),
+            _ => (TaskCommand::Purge, TaskEvent::Purge),
         };
         let ids = self.some_tasks();
         let most = self.random.random_range(1..4);
@@ -349,7 +349,7 @@ impl<'a> Walk<'a> {
                 TaskState::Failed | TaskState::Cancelled => failed,
                 _ => false,
             };
-            wanted += u64::from(goes && self.model.happens(id, Event::Purge));
+            wanted += u64::from(goes && self.model.happens(id, TaskEvent::Purge));
         }
         assert_eq!(dropped, wanted);
         format!("retain {wanted}")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler::{
     engines::EngineKind,
-    simulate::{ActiveFault, Server, SimulateOptions},
+    simulate::{ActiveFault, SimulateOptions, SimulatedServer},
 };
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ async fn post(url: &str, key: &str, body: &Value) -> reqwest::Response {
 async fn a_key_from_the_command_line_opens_the_gateway_until_it_is_suspended() {
     let options =
         SimulateOptions { tokens_per_second: 50.0, ..SimulateOptions::new(EngineKind::Ollama) }.with_models(&["own"]);
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     let manifests = Manifests::default().backend("ollama", "Ollama", server.url(), "{name: own, alias: small}", "");
     let up = manifests.up().await;
     let url = format!("{}/v1/chat/completions", up.gateway());

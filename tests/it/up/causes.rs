@@ -17,7 +17,7 @@ use ostler::{
         SigningSecret,
         sign::{self, Signature},
     },
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
 };
 use serde_json::Value;
 
@@ -101,7 +101,7 @@ async fn fifty_backends_of_a_dead_host_are_one_message_and_one_resolution() {
         let port = free_port();
         let mut options = SimulateOptions::new(ostler::engines::EngineKind::Ollama).with_models(&["small"]);
         options.listen = format!("127.0.0.1:{port}").parse().unwrap();
-        engines.push(Server::start(options).await.unwrap());
+        engines.push(SimulatedServer::start(options).await.unwrap());
         manifests += &format!(
             "---\napiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: b{n:02}}}\nspec: {{engine: Ollama, \
              url: 'http://127.0.0.1:{port}', models: [{{name: small}}], probe: {{periodSeconds: 2}}}}\n"
@@ -121,7 +121,7 @@ async fn fifty_backends_of_a_dead_host_are_one_message_and_one_resolution() {
     until("a heartbeat", &up, async || caught.lock().unwrap().beats > 0).await;
     assert!(caught.lock().unwrap().hooks.is_empty(), "nothing failed yet");
 
-    futures::future::join_all(engines.into_iter().map(Server::stop)).await;
+    futures::future::join_all(engines.into_iter().map(SimulatedServer::stop)).await;
     until("a message that arrives", &up, async || caught.lock().unwrap().hooks.len() >= 2).await;
     {
         let caught = caught.lock().unwrap();

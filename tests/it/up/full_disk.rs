@@ -10,7 +10,7 @@ use std::{
 
 use ostler::{
     engines::EngineKind,
-    simulate::{CallEnd, Server, SimulateOptions},
+    simulate::{CallEnd, SimulateOptions, SimulatedServer},
 };
 use serde_json::Value;
 
@@ -91,7 +91,7 @@ async fn until(what: &str, up: &Up, patience: Duration, mut holds: impl AsyncFnM
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn real_a_full_disk_stops_the_work_and_loses_nothing() {
     let options = SimulateOptions { tokens_per_second: 8.0, ..SimulateOptions::new(EngineKind::Mlx) };
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     let mut up = Up::prepare(&[("all.yaml", manifests(server.url()).text())]);
     let disk = Disk::at(&up.data());
     up.run(&[]).await;

@@ -8,7 +8,7 @@ use super::harness::Up;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn agents_call_what_is_declared_under_its_limit() {
     let options = simulate::SimulateOptions::new(EngineKind::Mlx).with_models(&["own"]);
-    let server = simulate::Server::start(options).await.unwrap();
+    let server = simulate::SimulatedServer::start(options).await.unwrap();
     let yaml = format!(
         "apiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: mlx}}\nspec:\n  engine: MLX\n  url: {}\n  \
          models: [{{name: own, alias: small}}]\n  concurrency: {{max: 2}}\n",

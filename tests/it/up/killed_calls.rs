@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ostler::{
     engines::EngineKind,
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
 };
 
 use super::{
@@ -30,7 +30,7 @@ async fn until(up: &Up, what: &str, within: Duration, mut done: impl AsyncFnMut(
 async fn killed_with_calls_in_flight_the_next_one_goes_on_within_seconds_and_never_above_the_limit() {
     let mut options = SimulateOptions::new(EngineKind::Ollama).with_models(&["small"]);
     options.tokens_per_second = 4.0;
-    let engine = Server::start(options).await.unwrap();
+    let engine = SimulatedServer::start(options).await.unwrap();
     let rest = format!("concurrency: {{max: {LIMIT}, adaptive: false}}");
     let manifests = Manifests::default().backend("ollama", "Ollama", engine.url(), "{name: small}", &rest);
     let mut up = manifests.work(&format!("maxTokens: {MAX_TOKENS}, timeoutSeconds: 600"), "").up().await;
@@ -69,7 +69,7 @@ async fn killed_while_mlx_reads_prompts_the_next_one_never_sends_it_more_than_it
     const MLX_LIMIT: usize = 2;
     let mut options = SimulateOptions::new(EngineKind::Mlx);
     options.tokens_per_second = 40.0;
-    let engine = Server::start(options).await.unwrap();
+    let engine = SimulatedServer::start(options).await.unwrap();
     let rest = format!("concurrency: {{max: {MLX_LIMIT}, adaptive: false, unsafeMax: true}}");
     let manifests = Manifests::default().backend("mlx", "MLX", engine.url(), MLX_MODEL, &rest);
     let mut up = manifests.work(&format!("maxTokens: {MAX_TOKENS}, timeoutSeconds: 16"), "").up().await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use ostler::{
     engines::EngineKind,
-    simulate::{Fault, Server, SimulateOptions},
+    simulate::{Fault, SimulateOptions, SimulatedServer},
 };
 use serde_json::Value;
 
@@ -36,14 +36,14 @@ fn manifests(mlx: &str, ollama: &str) -> Manifests {
 }
 
 /// Tokens come slowly enough for calls to be under way when a server goes.
-async fn server(engine: EngineKind) -> Server {
+async fn server(engine: EngineKind) -> SimulatedServer {
     let options = SimulateOptions { parallel: 2, tokens_per_second: 20.0, ..SimulateOptions::new(engine) };
-    Server::start(options).await.expect("start")
+    SimulatedServer::start(options).await.expect("start")
 }
 
 struct Night {
     up: Up,
-    servers: [Server; 2],
+    servers: [SimulatedServer; 2],
 }
 
 impl Night {
@@ -147,7 +147,7 @@ async fn both_servers_down_for_a_while_cost_no_attempt_and_hold_what_requires_th
     assert_eq!(night.inferences(), asked, "nobody asked who is away");
 
     let back = Timestamp::now();
-    night.servers.iter().for_each(Server::clear_faults);
+    night.servers.iter().for_each(SimulatedServer::clear_faults);
     night.up.until_ready("ollama").await;
     night
         .until("all to be done, the heavy job among them", async || {

@@ -13,7 +13,7 @@ async fn a_thousand_probes_of_slow_but_healthy_servers_restart_nothing() {
     let mut yaml = String::new();
     for n in 0..SERVERS {
         let options = simulate::SimulateOptions::new(EngineKind::Ollama).with_models(&["small"]);
-        let server = simulate::Server::start(options).await.unwrap();
+        let server = simulate::SimulatedServer::start(options).await.unwrap();
         server.add_fault("latency:millis=900".parse::<simulate::ActiveFault>().unwrap());
         yaml.push_str(&format!(
             "---\napiVersion: ostler.dev/v1alpha1\nkind: LLMBackend\nmetadata: {{name: slow-{n}}}\nspec:\n  engine: Ollama\n  url: {}\n  \

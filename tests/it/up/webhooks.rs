@@ -8,7 +8,7 @@ use ostler::{
         SigningSecret,
         sign::{self, Signature},
     },
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
 };
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ async fn a_dead_server_is_healed_by_a_signed_webhook() {
         options.listen = format!("127.0.0.1:{port}").parse().unwrap();
         options
     };
-    let engine = Server::start(options()).await.unwrap();
+    let engine = SimulatedServer::start(options()).await.unwrap();
     let up = Up::start(&[(
         "all.yaml",
         &format!(
@@ -66,7 +66,7 @@ async fn a_dead_server_is_healed_by_a_signed_webhook() {
         !calls.lock().unwrap().is_empty() && seen["status"]["recovery"].is_object()
     })
     .await;
-    let _again = Server::start(options()).await.unwrap();
+    let _again = SimulatedServer::start(options()).await.unwrap();
     up.until_ready("ollama").await;
     let calls = calls.lock().unwrap();
     let [(key, body)] = calls.as_slice() else { panic!("one call: {calls:?}") };

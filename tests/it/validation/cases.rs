@@ -34,17 +34,17 @@ fn llm(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
     Case { what, kind: "LLMBackend", rest, verdict }
 }
 
-fn agent(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
+pub fn agent(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
     Case { what, kind: "HostAgent", rest, verdict }
 }
 
-fn secret(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
+pub fn secret(what: &'static str, rest: &'static str, verdict: Verdict) -> Case {
     Case { what, kind: "Secret", rest, verdict }
 }
 
 pub fn all() -> Vec<Case> {
-    let backends = [shapes(), types(), bounds(), rules(), metadata(), agents(), secrets(), yaml()];
-    backends.into_iter().flatten().chain(super::work::all()).collect()
+    let backends = [shapes(), types(), bounds(), rules(), metadata(), yaml()];
+    backends.into_iter().flatten().chain(super::work::all()).chain(super::others::all()).collect()
 }
 
 fn shapes() -> Vec<Case> {
@@ -354,40 +354,6 @@ fn metadata() -> Vec<Case> {
         with("an unknown field of metadata", "label: {a: b}", Refused("metadata.label")),
         with("what a server wrote", "uid: 0c0\n  creationTimestamp: '2024-01-01T00:00:00Z'\n  generation: 3", Accepted),
         with("a name twice", "name: other", Refused("name")),
-    ]
-}
-
-fn agents() -> Vec<Case> {
-    vec![
-        agent("the least that is needed", "spec: {url: 'http://127.0.0.1:9099'}", Accepted),
-        agent(
-            "with secrets",
-            "spec: {url: 'https://mac:9099', secretRef: {name: a}, caSecretRef: {name: b}}",
-            Accepted,
-        ),
-        agent(
-            "an empty name of a secret",
-            "spec: {url: 'https://mac:9099', secretRef: {name: ''}}",
-            Refused("spec.secretRef.name"),
-        ),
-        agent("a secret as a word", "spec: {url: 'https://mac:9099', secretRef: a}", Refused("spec.secretRef")),
-        agent(
-            "a secret elsewhere",
-            "spec: {url: 'https://mac:9099', secretRef: {name: a, namespace: b}}",
-            Refused("spec.secretRef.namespace"),
-        ),
-        agent("a url with a path", "spec: {url: 'https://mac:9099/v1'}", Refused("spec.url")),
-    ]
-}
-
-fn secrets() -> Vec<Case> {
-    vec![
-        secret("data and text", "data: {a: aGVsbG8=}\nstringData: {b: world}\ntype: Opaque", Accepted),
-        secret("no base64", "data: {a: 'hello!'}", Refused("data")),
-        secret("a number as text", "stringData: {pin: 4711}", Refused("stringData")),
-        secret("a bad key", "stringData: {'a b': c}", Refused("a b")),
-        secret("an unknown field", "strings: {a: b}", Refused("strings")),
-        secret("nothing", "", Accepted),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! `fieldValidation=Strict` accept and refuse the same ones, and fill in the same defaults.
 
 mod cases;
+mod others;
 mod random;
 mod work;
 
@@ -10,7 +11,7 @@ use std::{fs, sync::Arc};
 use axum::http::Request;
 use kube::{Client, api::DynamicObject};
 use ostler::platform::{
-    Platform, Problem, Severity,
+    Platform, PlatformProblem, Severity,
     local::{LocalConfig, LocalPlatform},
 };
 use serde_json::Value;
@@ -54,7 +55,7 @@ async fn of_a_folder(manifests: &[(&str, String)]) -> Vec<Outcome> {
     }
     let mut outcomes = Vec::new();
     for (number, (kind, _)) in manifests.iter().enumerate() {
-        let is_of = |problem: &&Problem| problem.place.as_ref().is_some_and(|place| place.file == file(number));
+        let is_of = |problem: &&PlatformProblem| problem.place.as_ref().is_some_and(|place| place.file == file(number));
         let said: Vec<String> = problems
             .iter()
             .filter(is_of)

@@ -16,7 +16,7 @@ use nix::{
 use ostler::{
     calls::CallSecrets,
     net::HttpClient,
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
     store::{Admission, BackendRow, DeclaredRow, Fence, Home, ServerRow, Store, TaskCommand, TaskFilter, TaskPage},
     tasks::{Assignment, NewTask, Payload, Task, TaskId, TaskState},
     telemetry::{Loops, Metrics},
@@ -97,8 +97,8 @@ impl Shop {
     }
 
     /// A simulated engine, declared as a backend that serves the alias `small`.
-    pub async fn simulated(&self, name: &str, options: SimulateOptions, limit: i32, priority: i32) -> Server {
-        let server = Server::start(options.clone()).await.expect("start");
+    pub async fn simulated(&self, name: &str, options: SimulateOptions, limit: i32, priority: i32) -> SimulatedServer {
+        let server = SimulatedServer::start(options.clone()).await.expect("start");
         let models: Vec<Value> =
             options.models.iter().map(|model| json!({"name": model, "alias": "small"})).take(1).collect();
         self.backend(name, options.engine.as_str(), server.url(), &models, limit, priority).await;
@@ -369,7 +369,7 @@ impl Drop for Process {
 }
 
 /// How often each prompt was sent, and how often to its end.
-pub fn executions(servers: &[&Server]) -> BTreeMap<String, (usize, usize)> {
+pub fn executions(servers: &[&SimulatedServer]) -> BTreeMap<String, (usize, usize)> {
     let mut counted: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for server in servers {
         for call in server.log().inferences() {
@@ -381,6 +381,6 @@ pub fn executions(servers: &[&Server]) -> BTreeMap<String, (usize, usize)> {
     counted
 }
 
-pub async fn until_in_flight(server: &Server, calls: usize) {
+pub async fn until_in_flight(server: &SimulatedServer, calls: usize) {
     eventually(&format!("{calls} calls in flight"), || async { server.log().in_flight >= calls }).await;
 }

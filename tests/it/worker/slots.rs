@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler::{
     engines::EngineKind,
-    simulate::{Fault, Server, SimulateOptions},
+    simulate::{Fault, SimulateOptions, SimulatedServer},
     tasks::TaskState,
 };
 use serde_json::json;
@@ -18,7 +18,7 @@ use super::{
 async fn tasks_of_two_models_mixed_make_a_server_load_seldom() {
     let shop = Shop::sqlite().await;
     let options = SimulateOptions { max_loaded: 1, parallel: 2, ..SimulateOptions::new(EngineKind::Ollama) };
-    let server = Server::start(options.with_models(&["horse", "mule"])).await.expect("start");
+    let server = SimulatedServer::start(options.with_models(&["horse", "mule"])).await.expect("start");
     server.add_fault(Fault::SlowLoad { seconds: 0.1, cancelled: false });
     let models = ["horse", "mule"].map(|name| json!({"name": name, "alias": name}));
     shop.backend("ollama", "Ollama", server.url(), &models, 2, 10).await;

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 use ostler::{
     engines::EngineKind,
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
     store::{TaskFilter, TaskPage},
     tasks::{AttemptClass, NewTask, Payload, Task, TaskId, TaskState},
 };
@@ -81,7 +81,7 @@ struct Storm {
 
 impl Storm {
     /// A leader with a worker of its own, and workers beside it.
-    async fn brews(server: &Server) -> Self {
+    async fn brews(server: &SimulatedServer) -> Self {
         ostler::net::install_crypto();
         let (postgres, url) = tokio::task::spawn_blocking(|| {
             let postgres = Postgres::start();
@@ -178,7 +178,7 @@ impl Storm {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn real_five_thousand_tasks_survive_whatever_is_killed() {
     let options = SimulateOptions { tokens_per_second: 400.0, ..SimulateOptions::new(EngineKind::OpenAi) };
-    let server = Server::start(options).await.expect("start");
+    let server = SimulatedServer::start(options).await.expect("start");
     let mut storm = Storm::brews(&server).await;
     let tasks: Vec<NewTask> = (0..TASKS).map(task).collect();
     let mut ids = BTreeSet::new();
@@ -211,7 +211,7 @@ async fn real_five_thousand_tasks_survive_whatever_is_killed() {
 }
 
 /// Every line of what must hold, whatever crashes.
-async fn holds(storm: &Storm, ids: &BTreeSet<TaskId>, server: &Server) {
+async fn holds(storm: &Storm, ids: &BTreeSet<TaskId>, server: &SimulatedServer) {
     let peak = server.log().in_flight_peak;
     assert!(peak <= LIMIT, "{peak} calls at once, above the limit of {LIMIT}");
     let live = storm.number("SELECT count(*) FROM tasks").await;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use ostler::{
     engines::EngineKind,
-    simulate::{Server, SimulateOptions},
-    store::{self, Home, Store, TaskFilter, TaskPage, sqlite::Hold},
+    simulate::{SimulateOptions, SimulatedServer},
+    store::{self, Home, Store, TaskFilter, TaskPage, sqlite::FolderAccess},
     tasks::{NewTask, Payload, TaskState},
 };
 
@@ -61,13 +61,13 @@ spec: {{domains: [d{n}], model: small, parameters: {{maxTokens: 8, timeoutSecond
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn four_hundred_and_five_tasks_are_assigned_in_seconds_and_done_by_up_and_workers_beside_it() {
-    let mlx = Server::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
+    let mlx = SimulatedServer::start(SimulateOptions::new(EngineKind::Mlx)).await.expect("start");
     let options = SimulateOptions { parallel: 4, ..SimulateOptions::new(EngineKind::Ollama) };
-    let ollama = Server::start(options).await.expect("start");
+    let ollama = SimulatedServer::start(options).await.expect("start");
     let up = Up::start(&[("all.yaml", &manifests(mlx.url(), ollama.url()))]).await;
     up.until_ready("mlx").await;
     up.until_ready("ollama").await;
-    let home = Home::Folder { path: up.data(), hold: Hold::Share };
+    let home = Home::Folder { path: up.data(), hold: FolderAccess::Share };
     let store = store::open(&home, None).await.expect("open beside it");
     let beside = tokio::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
         .args(["worker", "--pool", "smart", "--data-dir"])

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use crate::api::{BackendState, LLMBackendSpec};
 
 use super::{
-    world::{BackendWorld, Behavior, Moment, Reply, Script},
+    script::{Behavior, Moment, Reply, Script},
+    world::BackendWorld,
     *,
 };
 

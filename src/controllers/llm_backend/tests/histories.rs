@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::{
     super::plan::PlanNote,
-    world::{BackendWorld, Behavior, Moment, Reply, Tamper},
+    script::{Behavior, Moment, Reply, Tamper},
+    world::BackendWorld,
     *,
 };
 

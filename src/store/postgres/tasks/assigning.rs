@@ -1,55 +1,32 @@
-//! Assignments, and the runs of schedules.
+//! What only the leader does to tasks: assignments, and the runs of schedules.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::commanding::{choose, let_happen};
-use super::{inserting, places};
+use super::{inserting, over, places, reaping, retaining};
+use crate::store::changes::Topics;
 use crate::store::filter::TaskPart;
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::UnassignedRecord;
 use crate::store::text::json_text;
 use crate::store::text::text;
-use crate::store::{Fence, Fired, Replaced, StoreError, Unassigned};
-use crate::tasks::machine::Event;
+use crate::store::{Dispatch, Fence, Fired, Reapable, Reaped, Replaced, Retention, StoreError, Unassigned};
+use crate::tasks::machine::TaskEvent;
 use crate::tasks::{Assignment, NewTask, TaskId};
 
 /// Assignments that one transaction writes.
 const BATCH: usize = 10_000;
-
-pub(super) async fn unassigned(store: &PostgresStore, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
-    let waiting = sqlx::query_as(UNASSIGNED);
-    let records: Vec<UnassignedRecord> = store.fetch(waiting.bind(after).bind(most.max(0))).await?;
-    Ok(records.into_iter().map(Into::into).collect())
-}
+/// Batches of one pass of the reaper.
+const REAPED_BATCHES: usize = 50;
 
 pub(super) const UNASSIGNED: &str = "SELECT id, namespace, queue, domain, role, model, expert FROM tasks
     WHERE state = 'pending' AND assignment_reason IS NULL AND id > $1 ORDER BY id LIMIT $2";
-
-pub(super) async fn assign(
-    store: &PostgresStore,
-    fence: &Fence,
-    assignments: &[Assignment],
-) -> Result<u64, StoreError> {
-    let mut sorted: Vec<&Assignment> = assignments.iter().collect();
-    sorted.sort_by_key(|one| one.task);
-    let mut assigned = 0;
-    for batch in sorted.chunks(BATCH) {
-        assigned += store
-            .within(async {
-                let mut session = store.write_fenced(fence).await?;
-                let assigned = write(session.connection(), batch).await?;
-                session.commit().await?;
-                Ok(assigned)
-            })
-            .await?;
-    }
-    Ok(assigned)
-}
 
 /// What is said of an assignment, apart from the task: few are different.
 type Said<'a> = (&'a str, Option<&'a str>, &'a str, &'a [String]);
@@ -134,7 +111,7 @@ async fn candidate_lists(
 }
 
 /// The tasks of a run, unless it was fired before; and the first batch of what it replaces.
-pub(super) async fn fire(
+async fn fire(
     connection: &mut PgConnection,
     schedule: &str,
     run: Timestamp,
@@ -158,7 +135,7 @@ pub(super) async fn fire(
 }
 
 /// Cancels a batch of what was there before the run's own tasks; true when there is no more.
-pub(super) async fn replace(
+async fn replace(
     connection: &mut PgConnection,
     schedule: &str,
     run: Timestamp,
@@ -178,7 +155,7 @@ pub(super) async fn replace(
     };
     let ids = choose(connection, (TaskPart::Live, "true"), &replaces.filter, (0, most), older).await?;
     if !ids.is_empty() {
-        let_happen(connection, ids, Event::Cancel, &replaces.reason).await?;
+        let_happen(connection, ids, TaskEvent::Cancel, &replaces.reason).await?;
         return Ok(false);
     }
     sqlx::query("UPDATE schedule_runs SET replaces_below = NULL WHERE schedule = $1 AND run_at = $2")
@@ -199,11 +176,89 @@ async fn first_time(connection: &mut PgConnection, schedule: &str, run: Timestam
     Ok(noted.rows_affected() == 1)
 }
 
-pub(super) async fn last_runs(store: &PostgresStore) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
-    let last = sqlx::query_as(
-        "SELECT DISTINCT ON (schedule) schedule, run_at, replaces_below IS NOT NULL FROM schedule_runs
-         ORDER BY schedule, run_at DESC",
-    );
-    let runs: Vec<(String, Stamp, bool)> = store.fetch(last).await?;
-    Ok(runs.into_iter().map(|(schedule, run, replaces)| (schedule, run.into(), replaces)).collect())
+#[async_trait]
+impl Dispatch for PostgresStore {
+    async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
+        self.fetch(sqlx::query_as(UNASSIGNED).bind(after).bind(most.max(0))).await
+    }
+
+    async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
+        let mut sorted: Vec<&Assignment> = assignments.iter().collect();
+        sorted.sort_by_key(|one| one.task);
+        let mut assigned = 0;
+        for batch in sorted.chunks(BATCH) {
+            assigned += self
+                .within(async {
+                    let mut session = self.write_fenced(fence).await?;
+                    let assigned = write(session.connection(), batch).await?;
+                    session.commit().await?;
+                    Ok(assigned)
+                })
+                .await?;
+        }
+        if assigned > 0 {
+            self.work.changed(Topics::READY);
+        }
+        Ok(assigned)
+    }
+
+    async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
+        let mut all = Reaped::default();
+        for _ in 0..REAPED_BATCHES {
+            let whose = reaping::Whose::Lapsed(reapable);
+            let batch = self.work.reaped.run(async |rows| fenced!(self, fence, reaping::reap(whose, rows)));
+            let (reaped, more) = batch.await?;
+            self.note_reaped(&mut all, reaped);
+            if !more {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
+        reaping::next_lapse(self).await
+    }
+
+    async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
+        retaining::retain(self, fence, retention).await
+    }
+
+    async fn fire(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        tasks: &[NewTask],
+        replaces: Option<&Replaced>,
+    ) -> Result<Fired, StoreError> {
+        let rows = self.work.commanded.rows();
+        let fired = fenced!(self, fence, fire(schedule, run, tasks, replaces, rows))?;
+        if fired != Fired::Before {
+            self.work.changed(Topics::NEW.when(!tasks.is_empty()) | Topics::ENDED.when(replaces.is_some()));
+        }
+        Ok(fired)
+    }
+
+    async fn replace_more(
+        &self,
+        fence: &Fence,
+        schedule: &str,
+        run: Timestamp,
+        replaces: &Replaced,
+    ) -> Result<bool, StoreError> {
+        let batch = self.work.commanded.run(async |rows| fenced!(self, fence, replace(schedule, run, replaces, rows)));
+        let replaced = batch.await?;
+        self.work.changed(Topics::ENDED);
+        Ok(replaced)
+    }
+
+    async fn last_runs(&self) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
+        let last = sqlx::query_as(
+            "SELECT DISTINCT ON (schedule) schedule, run_at, replaces_below IS NOT NULL FROM schedule_runs
+             ORDER BY schedule, run_at DESC",
+        );
+        let runs: Vec<(String, Stamp, bool)> = self.fetch(last).await?;
+        Ok(runs.into_iter().map(|(schedule, run, replaces)| (schedule, run.into(), replaces)).collect())
+    }
 }

@@ -6,13 +6,13 @@ use sqlx::{Postgres, QueryBuilder};
 use super::moving::{Happening, happen};
 use super::places;
 use crate::store::batch::BATCH_BYTES;
-use crate::store::commands::CommandBatch;
+use crate::store::filter::CommandBatch;
 use crate::store::filter::{TaskPart, push_filter};
 use crate::store::text::text;
 use crate::store::words::Words;
 use crate::store::{StoreError, TaskCommand, TaskFilter};
 use crate::tasks::TaskId;
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 
 /// The oldest that match and that the command applies to, from above `after`: at most `most`, and no more bytes than one transaction
 /// copies in its time.
@@ -60,7 +60,7 @@ pub(super) async fn choose(
 pub(super) async fn let_happen(
     connection: &mut PgConnection,
     ids: Vec<TaskId>,
-    event: Event,
+    event: TaskEvent,
     reason: &str,
 ) -> Result<Vec<TaskId>, StoreError> {
     let happening = |id: &TaskId| Happening { id: *id, event, words: Words::reason(reason) };

@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use sqlx::FromRow;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::columns::moved_columns;
+use super::moving::moved_columns;
 use super::moving::{Happening, happen};
 use super::places;
 use crate::store::StoreError;
 use crate::store::text::json_text;
 use crate::store::text::text;
 use crate::store::words::{Words, reason_of};
-use crate::tasks::machine::{End, Event};
+use crate::tasks::machine::{End, TaskEvent};
 use crate::tasks::{Completion, TaskId, TaskState, Verdict};
 
 /// Which completions changed something. Of two for one execution the first counts. Where all are final this is one statement, which
@@ -70,7 +70,11 @@ const fn final_state(verdict: &Verdict) -> Option<TaskState> {
 
 fn happening(completion: &Completion) -> Happening {
     let Completion { task, epoch, verdict, .. } = completion;
-    Happening { id: *task, event: Event::End { epoch: *epoch, end: End::from(verdict) }, words: Words::of(completion) }
+    Happening {
+        id: *task,
+        event: TaskEvent::End { epoch: *epoch, end: End::from(verdict) },
+        words: Words::of(completion),
+    }
 }
 
 /// Where two statements are to change tasks, so that their locks are in one order.

@@ -8,7 +8,7 @@ use super::moving::{Happening, happen};
 use super::places;
 use crate::store::words::Words;
 use crate::store::{Lease, StoreError};
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 use crate::tasks::{QueueKey, TaskId};
 
 pub(super) async fn open(
@@ -76,7 +76,7 @@ pub(super) async fn close(connection: &mut PgConnection, lease: &Lease) -> Resul
         .fetch_all(&mut *connection)
         .await?;
     sqlx::query("DELETE FROM leases WHERE id = $1").bind(lease.id).execute(&mut *connection).await?;
-    let closed = |id| Happening { id, event: Event::LeaseClosed, words: Words::reason("its worker ended") };
+    let closed = |id| Happening { id, event: TaskEvent::LeaseClosed, words: Words::reason("its worker ended") };
     let happened = happen(connection, claimed.into_iter().map(closed).collect()).await?;
     places::leave(connection, happened.over).await?;
     Ok(happened.next.iter().any(Option::is_some))

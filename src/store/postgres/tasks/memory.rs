@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::PgPool;
 
-use super::claim::{Search, Seen};
+use super::claim::{ClaimProgress, Search};
 use super::cursor::Cursors;
 use super::scheduling::DueClock;
 use super::waking::Waker;
@@ -68,7 +68,7 @@ impl WorkState {
         }
     }
 
-    pub(super) fn claimed(&self, searches: &[Search<'_>], seen: &Seen, began: BootInstant) {
+    pub(super) fn claimed(&self, searches: &[Search<'_>], seen: &ClaimProgress, began: BootInstant) {
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
         for (search, last) in searches.iter().zip(&seen.last) {
             cursors.claimed(&search.lane, search.after, *last, seen.passed_over, began);

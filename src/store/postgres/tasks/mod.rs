@@ -7,17 +7,17 @@
 
 /// Runs a function over one transaction, which is committed when it answers, and rolled back when it says that a claim is lost.
 macro_rules! transaction {
-    ($store:expr, $room:ident :: $what:ident($($arg:expr),*)) => {
-        $store.within(async { over($store.write().await?, async |connection| $room::$what(connection, $($arg),*).await).await }).await
+    ($store:expr, $($what:ident)::+($($arg:expr),*)) => {
+        $store.within(async { over($store.write().await?, async |connection| $($what)::+(connection, $($arg),*).await).await }).await
     };
 }
 
 /// The same, in a transaction of the leader.
 macro_rules! fenced {
-    ($store:expr, $fence:expr, $room:ident :: $what:ident($($arg:expr),*)) => {
+    ($store:expr, $fence:expr, $($what:ident)::+($($arg:expr),*)) => {
         $store
             .within(async {
-                over($store.write_fenced($fence).await?, async |connection| $room::$what(connection, $($arg),*).await).await
+                over($store.write_fenced($fence).await?, async |connection| $($what)::+(connection, $($arg),*).await).await
             })
             .await
     };
@@ -25,7 +25,6 @@ macro_rules! fenced {
 
 mod assigning;
 mod claim;
-mod columns;
 mod commanding;
 mod cursor;
 mod declaring;
@@ -46,21 +45,16 @@ mod waking;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 pub(super) use self::memory::WorkState;
 use super::{PostgresStore, Session};
 use crate::store::changes::{Changes, Follower, Topics};
-use crate::store::commands::CommandBatch;
-use crate::store::stamp::Stamp;
 use crate::store::text::json_text;
 use crate::store::{
-    CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
-    Reaped, Replaced, Retention, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount, TaskCursor,
-    TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, Due, FreeClaim, Lease, Reaped, Slot, SlotClaim, SlotClaimAnswer, StoreError, Work, WorkerReport,
 };
-use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
+use crate::tasks::{Completion, QueueKey, TaskId};
 
 async fn over<T>(
     mut session: Session,
@@ -118,183 +112,9 @@ pub fn periodic_statements() -> Vec<(&'static str, String)> {
     .into()
 }
 
-/// Batches of one pass of the reaper.
-const REAPED_BATCHES: usize = 50;
-
 impl Changes for PostgresStore {
     fn follow(&self, topics: Topics) -> Follower {
         self.work.waker.follow(topics)
-    }
-}
-
-#[async_trait]
-impl Tasks for PostgresStore {
-    async fn now(&self) -> Result<Timestamp, StoreError> {
-        let now: Vec<(Stamp,)> = self.fetch(sqlx::query_as("SELECT clock_timestamp()")).await?;
-        let (now,) = now.into_iter().next().ok_or_else(|| StoreError::Broken("no time".to_owned()))?;
-        Ok(now.into())
-    }
-
-    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
-        let inserted = transaction!(self, inserting::insert(tasks))?;
-        if inserted.iter().any(|one| !one.existed) {
-            self.work.changed(Topics::NEW);
-        }
-        Ok(inserted)
-    }
-
-    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
-        reading::page(self, filter, page).await
-    }
-
-    async fn task_changes(
-        &self,
-        filter: &TaskFilter,
-        after: Option<TaskCursor>,
-        limit: i64,
-        brief: bool,
-    ) -> Result<Vec<Task>, StoreError> {
-        reading::changes(self, filter, after, limit, brief).await
-    }
-
-    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        reading::count(self, filter).await
-    }
-
-    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
-        let filter = TaskFilter { ids: vec![id], ..TaskFilter::default() };
-        let page = TaskPage { limit: 1, ..TaskPage::default() };
-        Ok(self.tasks(&filter, &page).await?.pop())
-    }
-
-    async fn command_tasks(
-        &self,
-        filter: &TaskFilter,
-        command: &TaskCommand,
-        reason: &str,
-        most: i64,
-    ) -> Result<Vec<TaskId>, StoreError> {
-        let (mut done, mut after) = (Vec::new(), 0);
-        loop {
-            let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX));
-            if left <= 0 {
-                return Ok(done);
-            }
-            let batch = self.work.commanded.run(async |rows| {
-                transaction!(self, commanding::command(filter, command, reason, (after, rows.min(left))))
-            });
-            let CommandBatch { done: of_batch, last } = batch.await?;
-            let Some(last) = last else { return Ok(done) };
-            self.work.changed(Topics::TASKS.when(!of_batch.is_empty()));
-            done.extend(of_batch);
-            after = last;
-        }
-    }
-
-    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
-        reading::queue_counts(self).await
-    }
-
-    async fn task_counts(&self) -> Result<Vec<TaskCount>, StoreError> {
-        reading::task_counts(self).await
-    }
-
-    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
-        reading::slots_wanted(self, queues).await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        reading::workers(self).await
-    }
-
-    async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError> {
-        declaring::living(self, kind).await
-    }
-}
-
-#[async_trait]
-impl Dispatch for PostgresStore {
-    async fn project_declared(&self, fence: &Fence, row: &DeclaredRow) -> Result<(), StoreError> {
-        declaring::project(self, fence, row).await
-    }
-
-    async fn sweep_declared(
-        &self,
-        fence: &Fence,
-        kind: &str,
-        complete: &[String],
-    ) -> Result<Vec<DeclaredRow>, StoreError> {
-        declaring::sweep(self, fence, kind, complete).await
-    }
-
-    async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
-        assigning::unassigned(self, after, most).await
-    }
-
-    async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
-        let assigned = assigning::assign(self, fence, assignments).await?;
-        if assigned > 0 {
-            self.work.changed(Topics::READY);
-        }
-        Ok(assigned)
-    }
-
-    async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
-        let mut all = Reaped::default();
-        for _ in 0..REAPED_BATCHES {
-            let whose = reaping::Whose::Lapsed(reapable);
-            let batch = self.work.reaped.run(async |rows| fenced!(self, fence, reaping::reap(whose, rows)));
-            let (reaped, more) = batch.await?;
-            self.note_reaped(&mut all, reaped);
-            if !more {
-                break;
-            }
-        }
-        Ok(all)
-    }
-
-    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
-        reaping::next_lapse(self).await
-    }
-
-    async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
-        retaining::retain(self, fence, retention).await
-    }
-
-    async fn fire(
-        &self,
-        fence: &Fence,
-        schedule: &str,
-        run: Timestamp,
-        tasks: &[NewTask],
-        replaces: Option<&Replaced>,
-    ) -> Result<Fired, StoreError> {
-        let rows = self.work.commanded.rows();
-        let fired = fenced!(self, fence, assigning::fire(schedule, run, tasks, replaces, rows))?;
-        if fired != Fired::Before {
-            self.work.changed(Topics::NEW.when(!tasks.is_empty()) | Topics::ENDED.when(replaces.is_some()));
-        }
-        Ok(fired)
-    }
-
-    async fn replace_more(
-        &self,
-        fence: &Fence,
-        schedule: &str,
-        run: Timestamp,
-        replaces: &Replaced,
-    ) -> Result<bool, StoreError> {
-        let batch = self
-            .work
-            .commanded
-            .run(async |rows| fenced!(self, fence, assigning::replace(schedule, run, replaces, rows)));
-        let replaced = batch.await?;
-        self.work.changed(Topics::ENDED);
-        Ok(replaced)
-    }
-
-    async fn last_runs(&self) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
-        assigning::last_runs(self).await
     }
 }
 

@@ -7,22 +7,49 @@ use jiff::Timestamp;
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
-use super::columns::{moved_columns, task_columns};
 use super::declaring;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{TaskRecord, with_attempt};
 use crate::store::text::json_text;
 use crate::store::text::text;
-use crate::store::words::{Words, tell_refused};
-use crate::tasks::machine::{Event, Life, Next, step};
+use crate::store::words::{Words, tell_refused, with_attempt};
+use crate::tasks::machine::{Life, TaskEvent, Transition, step};
 use crate::tasks::{Task, TaskId, TaskState};
+
+/// The columns that live and ended tasks have in common: all but the payload, which lists leave out, and the result, which live tasks don't have.
+macro_rules! task_columns {
+    (live) => {
+        concat!(task_columns!(), ", coalesce(claimed_at, state_since) AS state_since")
+    };
+    (ended) => {
+        concat!(task_columns!(), ", state_since")
+    };
+    () => {
+        "id, namespace, queue, domain, role, model, priority, run_after, deadline, key, labels, state, created_at,
+         expert, assignment_reason, assigned_model, attempts_used, free_requeues, leases_lost, cycle, epoch, reason, attempts,
+         coalesce((SELECT l.names FROM candidate_lists AS l WHERE l.id = candidates), '[]')::json AS candidates"
+    };
+}
+
+pub(super) use task_columns;
+
+/// What goes along when a task ends or comes back: all but state, rank, lease and result. In the order of the tables, as rows are
+/// read.
+macro_rules! moved_columns {
+    () => {
+        "id, created_at, state_since, epoch, priority, attempts_used, free_requeues, leases_lost, cycle, bytes, namespace, queue,
+         domain, role, labels, attempts, payload, run_after, deadline, expert, assignment_reason, candidates, assigned_model, model,
+         key, reason"
+    };
+}
+
+pub(super) use moved_columns;
 
 /// An event of one task.
 #[derive(Clone)]
 pub(super) struct Happening {
     pub id: TaskId,
-    pub event: Event,
+    pub event: TaskEvent,
     pub words: Words,
 }
 
@@ -37,7 +64,7 @@ struct Moved {
 #[derive(FromRow)]
 struct LockedTask {
     #[sqlx(flatten)]
-    task: TaskRecord,
+    task: Task,
     now: Stamp,
 }
 
@@ -60,7 +87,7 @@ const ENDED: &str = concat!(
 #[derive(Default)]
 pub(super) struct Happened {
     /// For each event what the task is then; `None`: the machine refused.
-    pub next: Vec<Option<Next>>,
+    pub next: Vec<Option<Transition>>,
     /// Namespace and expert of each execution that is over: they get their places back by `places::leave`, after all else.
     pub over: Vec<(String, String)>,
     /// Tasks that the database would not let go, where each is written apart.
@@ -69,7 +96,7 @@ pub(super) struct Happened {
 
 /// Lets events happen, at most one to each task.
 pub(super) async fn happen(connection: &mut PgConnection, happenings: Vec<Happening>) -> Result<Happened, StoreError> {
-    let of_ended = |one: &Happening| matches!(one.event, Event::Retry | Event::Purge);
+    let of_ended = |one: &Happening| matches!(one.event, TaskEvent::Retry | TaskEvent::Purge);
     let mut live = lock(connection, LIVE, happenings.iter().filter(|one| !of_ended(one))).await?;
     let mut ended = lock(connection, ENDED, happenings.iter().filter(|one| of_ended(one))).await?;
     let mut happened = Happened::default();
@@ -84,8 +111,8 @@ pub(super) async fn happen(connection: &mut PgConnection, happenings: Vec<Happen
             happened.over.push((task.namespace.clone(), expert.clone()));
         }
         match next {
-            Next::Gone => gone.push(id),
-            Next::Is(life) => moved.push(Moved { task, life, words, now: now.into() }),
+            Transition::Gone => gone.push(id),
+            Transition::Is(life) => moved.push(Moved { task, life, words, now: now.into() }),
         }
     }
     moved.sort_by_key(|moved| moved.task.id);
@@ -131,11 +158,7 @@ async fn lock(
         return Ok(HashMap::new());
     }
     let records: Vec<LockedTask> = sqlx::query_as(statement).bind(ids).fetch_all(connection).await?;
-    let task = |LockedTask { task, now }| {
-        let task = Task::try_from(task)?;
-        Ok((task.id, (task, Timestamp::from(now))))
-    };
-    records.into_iter().map(task).collect()
+    Ok(records.into_iter().map(|LockedTask { task, now }| (task.id, (task, now.into()))).collect())
 }
 
 /// Deletes ended tasks, keys and all; returns how many there were.

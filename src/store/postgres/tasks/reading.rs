@@ -1,19 +1,23 @@
-//! Tasks as people and programs see them. What may be live or ended is read by one statement: a task that moves is seen once.
+//! Tasks as people and programs see and change them. What may be live or ended is read by one statement: a task that moves is seen once.
 
+use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::types::Json;
 use sqlx::{FromRow, Postgres, QueryBuilder};
 
-use super::columns::task_columns;
+use super::moving::task_columns;
+use super::{commanding, inserting, over};
 use crate::store::batch::PAGE_BYTES;
-use crate::store::counts::{COUNTED, CountRecord, by_queue};
-use crate::store::filter::{TaskPart, push_filter};
+use crate::store::changes::Topics;
+use crate::store::counts::{COUNTED, by_queue};
+use crate::store::filter::{CommandBatch, TaskPart, push_filter};
 use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::TaskRecord;
 use crate::store::{
-    QueueCounts, SETTLED, StoreError, TaskCount, TaskCursor, TaskFilter, TaskPage, WorkerReport, WorkerRow,
+    Inserted, QueueCounts, SETTLED, StoreError, TaskCommand, TaskCount, TaskCursor, TaskFilter, TaskPage, Tasks,
+    WorkerReport, WorkerRow,
 };
-use crate::tasks::{QueueKey, Task};
+use crate::tasks::{NewTask, QueueKey, Task, TaskId};
 
 const LONGEST_PAGE: i64 = 1_000;
 
@@ -68,7 +72,7 @@ impl Source {
 
 /// A statement over several sources: each is ordered and limited, and then all together. Whole tasks are no more than [`PAGE_BYTES`],
 /// but for the last one.
-fn over(
+fn of_sources(
     sources: &[Source],
     filter: &TaskFilter,
     brief: bool,
@@ -102,18 +106,7 @@ fn over(
 }
 
 async fn fetch(store: &PostgresStore, mut query: QueryBuilder<Postgres>) -> Result<Vec<Task>, StoreError> {
-    let records: Vec<TaskRecord> = store.fetch(query.build_query_as()).await?;
-    records.into_iter().map(Task::try_from).collect()
-}
-
-pub(super) async fn page(store: &PostgresStore, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
-    let sources: Vec<Source> = TaskPart::of(&filter.states).map(Source::Part).collect();
-    let query = over(&sources, filter, page.brief, "id DESC", page.limit.clamp(1, LONGEST_PAGE), |query, _| {
-        if let Some(before) = page.before {
-            query.push(" AND id < ").push_bind(before);
-        }
-    });
-    fetch(store, query).await
+    store.fetch(query.build_query_as()).await
 }
 
 /// Until when everything that changed is committed. A transaction that changes tasks has a lock on their table and began before the
@@ -124,20 +117,6 @@ const SETTLED_UNTIL: &str = "SELECT least(clock_timestamp() - $1 * interval '1 m
         FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
         WHERE l.locktype = 'relation' AND l.relation = 'tasks'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))";
-
-/// Oldest change first, of what nobody can overtake any more.
-pub(super) async fn changes(
-    store: &PostgresStore,
-    filter: &TaskFilter,
-    after: Option<TaskCursor>,
-    limit: i64,
-    brief: bool,
-) -> Result<Vec<Task>, StoreError> {
-    let settled = sqlx::query_as(SETTLED_UNTIL).bind(i64::try_from(SETTLED.as_micros()).unwrap_or(i64::MAX));
-    let settled: Vec<(Stamp,)> = store.fetch(settled).await?;
-    let Some((until,)) = settled.into_iter().next() else { return Ok(Vec::new()) };
-    fetch(store, changes_statement(filter, after, until, limit.clamp(1, LONGEST_PAGE), brief)).await
-}
 
 fn changes_statement(
     filter: &TaskFilter,
@@ -152,7 +131,7 @@ fn changes_statement(
             TaskPart::Ended => vec![Source::Part(part)],
         })
         .collect();
-    over(&sources, filter, brief, "state_since, id", limit, |query, source| {
+    of_sources(&sources, filter, brief, "state_since, id", limit, |query, source| {
         let column = if matches!(source, Source::Running) { "claimed_at" } else { "state_since" };
         query.push(" AND ").push(column).push(" <= ").push_bind(until);
         if let Some(TaskCursor { at, id }) = after {
@@ -170,17 +149,6 @@ pub(super) fn statements_of_changes() -> [String; 2] {
     [None, Some(TaskCursor { at: now.into(), id: 0 })].map(|after| {
         changes_statement(&TaskFilter::default(), after, now, LONGEST_PAGE, true).sql().as_str().to_owned()
     })
-}
-
-pub(super) async fn count(store: &PostgresStore, filter: &TaskFilter) -> Result<i64, StoreError> {
-    let mut query = QueryBuilder::new("SELECT 0");
-    for part in TaskPart::of(&filter.states) {
-        query.push(" + (SELECT count(*) FROM ").push(part.table()).push(" WHERE true");
-        push_filter(&mut query, filter, part);
-        query.push(")");
-    }
-    let counts: Vec<(i64,)> = store.fetch(query.build_query_as()).await?;
-    Ok(counts.into_iter().map(|(count,)| count).sum())
 }
 
 /// More rows than this are summed up in the table itself.
@@ -203,16 +171,8 @@ pub(super) const SUM_UP: &str = "WITH parts AS (
 #[derive(FromRow)]
 struct Summed {
     #[sqlx(flatten)]
-    count: CountRecord,
+    count: TaskCount,
     rows: i64,
-}
-
-pub(super) async fn task_counts(store: &PostgresStore) -> Result<Vec<TaskCount>, StoreError> {
-    let counts: Vec<Summed> = store.fetch(sqlx::query_as(COUNTS).bind(COUNTED)).await?;
-    if counts.iter().map(|one| one.rows).sum::<i64>() > MOST_ROWS.max(2 * i64::try_from(counts.len()).unwrap_or(0)) {
-        store.execute(sqlx::query(SUM_UP).bind(COUNTED).bind(50 * MOST_ROWS)).await?;
-    }
-    counts.into_iter().filter(|one| one.count.count != 0).map(|one| one.count.try_into()).collect()
 }
 
 pub(super) const OLDEST: &str = "SELECT namespace, queue,
@@ -222,29 +182,116 @@ pub(super) const OLDEST: &str = "SELECT namespace, queue,
             ORDER BY state_since LIMIT 1) AS deferred
     FROM (SELECT DISTINCT namespace, queue FROM task_counts WHERE ended_at = 0) AS q";
 
-pub(super) async fn queue_counts(store: &PostgresStore) -> Result<Vec<QueueCounts>, StoreError> {
-    let oldest = store.fetch(sqlx::query_as(OLDEST)).await?;
-    Ok(by_queue(&task_counts(store).await?, oldest))
-}
-
-/// Stops at the first one: cheap however many wait.
-pub(super) async fn slots_wanted(store: &PostgresStore, queues: &[QueueKey]) -> Result<bool, StoreError> {
-    let wanted = sqlx::query_as(SLOTS_WANTED)
-        .bind(queues.iter().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
-        .bind(queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>());
-    let wanted: Vec<(bool,)> = store.fetch(wanted).await?;
-    Ok(wanted.iter().any(|(wanted,)| *wanted))
-}
-
 pub(super) const SLOTS_WANTED: &str =
     "SELECT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS q (namespace, queue) CROSS JOIN LATERAL (
         SELECT FROM tasks AS t WHERE t.namespace = q.namespace AND t.queue = q.queue AND coalesce(t.assigned_model, '') > ''
             AND t.assignment_reason IS NOT NULL AND t.rank < 4611686018427387904 AND t.state = 'pending'
             ORDER BY coalesce(t.assigned_model, ''), t.rank, t.id LIMIT 1) AS first)";
 
-pub(super) async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>, StoreError> {
-    let reports = sqlx::query_as("SELECT report, reported_at, clock_timestamp() FROM workers ORDER BY holder");
-    let rows: Vec<(Json<WorkerReport>, Stamp, Stamp)> = store.fetch(reports).await?;
-    let row = |(Json(report), at, now): (Json<WorkerReport>, Stamp, Stamp)| WorkerRow { report, age: at.until(now) };
-    Ok(rows.into_iter().map(row).collect())
+#[async_trait]
+impl Tasks for PostgresStore {
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        let now: Vec<(Stamp,)> = self.fetch(sqlx::query_as("SELECT clock_timestamp()")).await?;
+        let (now,) = now.into_iter().next().ok_or_else(|| StoreError::Broken("no time".to_owned()))?;
+        Ok(now.into())
+    }
+
+    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
+        let inserted = transaction!(self, inserting::insert(tasks))?;
+        if inserted.iter().any(|one| !one.existed) {
+            self.work.changed(Topics::NEW);
+        }
+        Ok(inserted)
+    }
+
+    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
+        let sources: Vec<Source> = TaskPart::of(&filter.states).map(Source::Part).collect();
+        let query =
+            of_sources(&sources, filter, page.brief, "id DESC", page.limit.clamp(1, LONGEST_PAGE), |query, _| {
+                if let Some(before) = page.before {
+                    query.push(" AND id < ").push_bind(before);
+                }
+            });
+        fetch(self, query).await
+    }
+
+    /// Oldest change first, of what nobody can overtake any more.
+    async fn task_changes(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskCursor>,
+        limit: i64,
+        brief: bool,
+    ) -> Result<Vec<Task>, StoreError> {
+        let settled = sqlx::query_as(SETTLED_UNTIL).bind(i64::try_from(SETTLED.as_micros()).unwrap_or(i64::MAX));
+        let settled: Vec<(Stamp,)> = self.fetch(settled).await?;
+        let Some((until,)) = settled.into_iter().next() else { return Ok(Vec::new()) };
+        fetch(self, changes_statement(filter, after, until, limit.clamp(1, LONGEST_PAGE), brief)).await
+    }
+
+    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
+        let mut query = QueryBuilder::new("SELECT 0");
+        for part in TaskPart::of(&filter.states) {
+            query.push(" + (SELECT count(*) FROM ").push(part.table()).push(" WHERE true");
+            push_filter(&mut query, filter, part);
+            query.push(")");
+        }
+        let counts: Vec<(i64,)> = self.fetch(query.build_query_as()).await?;
+        Ok(counts.into_iter().map(|(count,)| count).sum())
+    }
+
+    async fn command_tasks(
+        &self,
+        filter: &TaskFilter,
+        command: &TaskCommand,
+        reason: &str,
+        most: i64,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let (mut done, mut after) = (Vec::new(), 0);
+        loop {
+            let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX));
+            if left <= 0 {
+                return Ok(done);
+            }
+            let batch = self.work.commanded.run(async |rows| {
+                transaction!(self, commanding::command(filter, command, reason, (after, rows.min(left))))
+            });
+            let CommandBatch { done: of_batch, last } = batch.await?;
+            let Some(last) = last else { return Ok(done) };
+            self.work.changed(Topics::TASKS.when(!of_batch.is_empty()));
+            done.extend(of_batch);
+            after = last;
+        }
+    }
+
+    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
+        let oldest = self.fetch(sqlx::query_as(OLDEST)).await?;
+        Ok(by_queue(&self.task_counts().await?, oldest))
+    }
+
+    async fn task_counts(&self) -> Result<Vec<TaskCount>, StoreError> {
+        let counts: Vec<Summed> = self.fetch(sqlx::query_as(COUNTS).bind(COUNTED)).await?;
+        if counts.iter().map(|one| one.rows).sum::<i64>() > MOST_ROWS.max(2 * i64::try_from(counts.len()).unwrap_or(0))
+        {
+            self.execute(sqlx::query(SUM_UP).bind(COUNTED).bind(50 * MOST_ROWS)).await?;
+        }
+        Ok(counts.into_iter().map(|one| one.count).filter(|one| one.count != 0).collect())
+    }
+
+    /// Stops at the first one: cheap however many wait.
+    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
+        let wanted = sqlx::query_as(SLOTS_WANTED)
+            .bind(queues.iter().map(|queue| queue.namespace.as_str()).collect::<Vec<_>>())
+            .bind(queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>());
+        let wanted: Vec<(bool,)> = self.fetch(wanted).await?;
+        Ok(wanted.iter().any(|(wanted,)| *wanted))
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        let reports = sqlx::query_as("SELECT report, reported_at, clock_timestamp() FROM workers ORDER BY holder");
+        let rows: Vec<(Json<WorkerReport>, Stamp, Stamp)> = self.fetch(reports).await?;
+        let row =
+            |(Json(report), at, now): (Json<WorkerReport>, Stamp, Stamp)| WorkerRow { report, age: at.until(now) };
+        Ok(rows.into_iter().map(row).collect())
+    }
 }

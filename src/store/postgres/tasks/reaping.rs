@@ -12,7 +12,7 @@ use crate::store::postgres::PostgresStore;
 use crate::store::stamp::Stamp;
 use crate::store::words::Words;
 use crate::store::{Reapable, Reaped, StoreError};
-use crate::tasks::machine::{Event, Next};
+use crate::tasks::machine::{TaskEvent, Transition};
 use crate::tasks::{TaskId, TaskState};
 
 /// Leases that one transaction takes.
@@ -72,16 +72,19 @@ pub(super) async fn reap(
         || i64::try_from(leases.len()).is_ok_and(|taken| taken == LEASES)
         || i64::try_from(expired.len()).is_ok_and(|expired| expired == most);
     let lease_of: HashMap<TaskId, i64> = lost.iter().map(|lost| (lost.id, lost.lease)).collect();
-    let lost =
-        lost.into_iter().map(|lost| Happening { id: lost.id, event: Event::LeaseLost, words: evidence(lost, what) });
+    let lost = lost.into_iter().map(|lost| Happening {
+        id: lost.id,
+        event: TaskEvent::LeaseLost,
+        words: evidence(lost, what),
+    });
     let past = || Words::reason("its deadline passed before it was done");
-    let expired = expired.into_iter().map(|id| Happening { id, event: Event::DeadlinePassed, words: past() });
+    let expired = expired.into_iter().map(|id| Happening { id, event: TaskEvent::DeadlinePassed, words: past() });
     let happened = happen_apart(connection, lost.chain(expired).collect()).await?;
     for next in happened.next.iter().flatten() {
         match next {
-            Next::Is(life) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
-            Next::Is(life) if life.state == TaskState::Failed => reaped.expired += 1,
-            Next::Is(_) | Next::Gone => reaped.requeued += 1,
+            Transition::Is(life) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
+            Transition::Is(life) if life.state == TaskState::Failed => reaped.expired += 1,
+            Transition::Is(_) | Transition::Gone => reaped.requeued += 1,
         }
     }
     if all && !leases.is_empty() {

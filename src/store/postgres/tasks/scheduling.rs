@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 
 use crate::store::postgres::PostgresStore;
-use crate::store::task_rows::SCHEDULED;
+use crate::store::words::SCHEDULED;
 use crate::store::{BootInstant, Due, StoreError};
 use crate::tasks::QueueKey;
 

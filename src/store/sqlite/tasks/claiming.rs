@@ -8,11 +8,10 @@ use sqlx::{FromRow, SqliteConnection};
 use super::moving::happen;
 use super::scheduling::move_due;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::ClaimedRecord;
 use crate::store::words::Words;
 use crate::store::{Claimed, FreeClaim, Lease, Served, StoreError};
 use crate::tasks::TaskId;
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 
 /// Rows of a lane that one statement reads.
 const READ_AHEAD: i64 = 32;
@@ -22,7 +21,7 @@ pub(super) async fn claim_free(
     claim: &FreeClaim,
     now: Stamp,
 ) -> Result<Vec<Claimed>, StoreError> {
-    let mut line = Line::new(tx, &claim.queues, &[None], now).await?;
+    let mut line = ClaimLine::new(tx, &claim.queues, &[None], now).await?;
     let mut claimed = Vec::new();
     while i32::try_from(claimed.len()).is_ok_and(|claimed| claimed < claim.most) {
         let Some(next) = line.claim(tx, None).await? else { break };
@@ -32,7 +31,7 @@ pub(super) async fn claim_free(
 }
 
 /// What waits and could go now, in the order in which it goes.
-pub(super) struct Line {
+pub(super) struct ClaimLine {
     lanes: Vec<Lane>,
     /// By namespace: who may be given tasks, and how many more; `None`: any number.
     places: HashMap<String, HashMap<String, Option<i64>>>,
@@ -73,7 +72,7 @@ pub(super) struct Preference<'a> {
     pub millis: i64,
 }
 
-impl Line {
+impl ClaimLine {
     pub async fn new(
         tx: &mut SqliteConnection,
         queues: &[Served],
@@ -293,7 +292,7 @@ async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> Result<Opti
         Ok(_) => {}
         Err(refusal @ StoreError::Refused(_)) => {
             let words = Words::of_refused_claim(next.id, &next.expert, &next.lease, &refusal, now.into());
-            match happen(tx, next.id, Event::ClaimRefused, words, now).await {
+            match happen(tx, next.id, TaskEvent::ClaimRefused, words, now).await {
                 // Not even that may be written: it is stepped over.
                 Ok(_) | Err(StoreError::Refused(_)) => return Ok(None),
                 Err(error) => return Err(error),
@@ -301,10 +300,9 @@ async fn take(tx: &mut SqliteConnection, next: &Next, now: Stamp) -> Result<Opti
         }
         Err(error) => return Err(error),
     }
-    let claimed = sqlx::query_as::<_, ClaimedRecord>(
+    let claimed = sqlx::query_as(
         "SELECT id, epoch, namespace, queue, domain, role, payload, priority, deadline, key, labels, expert, assigned_model,
             attempts_used, free_requeues, cycle, attempts FROM tasks WHERE id = ?",
     );
-    let record = claimed.bind(next.id).fetch_one(tx).await?;
-    Ok(Some(Claimed { task: record.into(), lease: next.lease.clone() }))
+    Ok(Some(Claimed { task: claimed.bind(next.id).fetch_one(tx).await?, lease: next.lease.clone() }))
 }

@@ -4,7 +4,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::moving::happen;
 use crate::store::batch::BATCH_BYTES;
-use crate::store::commands::CommandBatch;
+use crate::store::filter::CommandBatch;
 use crate::store::filter::{TaskPart, push_filter};
 use crate::store::stamp::Stamp;
 use crate::store::text::text;

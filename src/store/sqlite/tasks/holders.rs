@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use super::reaping;
 use crate::store::changes::Topics;
 use crate::store::holders::FORGOTTEN;
-use crate::store::sqlite::{Hold, SqliteStore};
+use crate::store::sqlite::{FolderAccess, SqliteStore};
 use crate::store::stamp::Stamp;
 use crate::store::{Fence, HolderRow, Holders, ProcessIdentity, Reaped, StoreError};
 
@@ -42,7 +42,7 @@ impl Holders for SqliteStore {
         )
         .bind(holder)
         .bind(Json(process))
-        .bind(self.hold == Hold::Lock)
+        .bind(self.hold == FolderAccess::Lock)
         .bind(now)
         .execute(&mut *tx)
         .await?;
@@ -121,7 +121,7 @@ impl Holders for SqliteStore {
 impl SqliteStore {
     fn holder_row(&self, record: Record, now: Stamp) -> HolderRow {
         let Record { holder, process: Json(process), locked_folder, slots, leases, renews, reported_at } = record;
-        let is_predecessor = locked_folder && self.hold == Hold::Lock && !process.is(ProcessIdentity::own());
+        let is_predecessor = locked_folder && self.hold == FolderAccess::Lock && !process.is(ProcessIdentity::own());
         let reported_ago = self.memory.reported_ago(&holder, now).or_else(|| reported_at.map(|at| at.until(now)));
         HolderRow { holder, process, is_predecessor, slots, leases, renews, reported_ago }
     }

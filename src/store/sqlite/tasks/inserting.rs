@@ -3,8 +3,8 @@
 use sqlx::SqliteConnection;
 
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::rank;
 use crate::store::text::{json_text, text};
+use crate::store::words::rank;
 use crate::store::{Inserted, StoreError};
 use crate::tasks::{NewTask, TaskId};
 

@@ -8,7 +8,7 @@ use super::moving::happen;
 use crate::store::stamp::Stamp;
 use crate::store::words::Words;
 use crate::store::{Lease, StoreError};
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 use crate::tasks::{QueueKey, TaskId};
 
 /// One for each process and queue: opened again, it is the same one.
@@ -62,7 +62,7 @@ pub(super) async fn close(tx: &mut SqliteConnection, lease: &Lease, now: Stamp) 
             .await?;
     let any = !claimed.is_empty();
     for id in claimed {
-        happen(tx, id, Event::LeaseClosed, Words::reason("its worker ended"), now).await?;
+        happen(tx, id, TaskEvent::LeaseClosed, Words::reason("its worker ended"), now).await?;
     }
     sqlx::query("DELETE FROM leases WHERE id = ? AND holder = ?")
         .bind(lease.id)

@@ -7,9 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::super::{Hold, SqliteStore};
+use super::super::{FolderAccess, SqliteStore};
 use crate::store::{
-    Admission, DeclaredRow, Dispatch, Fence, Leadership, Reaped, Served, ServerRow, SlotClaim, Slots, Tasks, Work,
+    Admission, DeclaredRow, Dispatch, Fence, Leadership, Projections, Reaped, Served, ServerRow, SlotClaim, Slots,
+    Tasks, Work,
 };
 use crate::tasks::{Assignment, NewTask, QueueKey, TaskId, TaskState};
 
@@ -28,7 +29,7 @@ struct Shop {
 impl Shop {
     async fn open(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("ostler-line-{name}-{}", std::process::id()));
-        let mut store = SqliteStore::open(&folder, Hold::Lock).await.unwrap();
+        let mut store = SqliteStore::open(&folder, FolderAccess::Lock).await.unwrap();
         let clock = Arc::new(AtomicI64::new(1_000_000));
         let read = clock.clone();
         store.clock = Box::new(move || Timestamp::from_second(read.load(Ordering::SeqCst)).unwrap().into());

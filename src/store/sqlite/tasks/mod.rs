@@ -22,7 +22,6 @@ mod claiming;
 mod commanding;
 mod declaring;
 mod dispatching;
-mod ending;
 mod holders;
 mod inserting;
 mod leasing;
@@ -41,19 +40,15 @@ pub(super) use waking::Waker;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use sqlx::{Sqlite, Transaction};
 
-use super::{Hold, SqliteStore};
+use super::{FolderAccess, SqliteStore};
 use crate::store::changes::{Changes, Follower, Topics};
-use crate::store::commands::CommandBatch;
 use crate::store::text::json_text;
 use crate::store::{
-    CallLife, Claimed, DeclaredRow, Dispatch, Due, Fence, Fired, FreeClaim, Inserted, Lease, QueueCounts, Reapable,
-    Reaped, Replaced, Retention, SETTLED, Slot, SlotClaim, SlotClaimAnswer, StoreError, TaskCommand, TaskCount,
-    TaskCursor, TaskFilter, TaskPage, Tasks, Unassigned, Work, WorkerReport, WorkerRow,
+    CallLife, Claimed, Due, FreeClaim, Lease, Slot, SlotClaim, SlotClaimAnswer, StoreError, Work, WorkerReport,
 };
-use crate::tasks::{Assignment, Completion, NewTask, QueueKey, Task, TaskId};
+use crate::tasks::{Completion, QueueKey, TaskId};
 
 /// Tasks that one transaction changes one by one, where nothing asks for more at once.
 const BATCH: i64 = 1_000;
@@ -70,188 +65,6 @@ impl SqliteStore {
 impl Changes for SqliteStore {
     fn follow(&self, topics: Topics) -> Follower {
         self.waker.follow(&self.reader, topics)
-    }
-}
-
-#[async_trait]
-impl Tasks for SqliteStore {
-    async fn now(&self) -> Result<Timestamp, StoreError> {
-        Ok(SqliteStore::now(self).into())
-    }
-
-    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
-        let mut tx = self.write().await?;
-        let inserted = inserting::insert(&mut tx, tasks, self.now()).await?;
-        if inserted.iter().any(|one| !one.existed) {
-            self.commit(tx, Topics::NEW).await?;
-        }
-        Ok(inserted)
-    }
-
-    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
-        reading::page(&mut *self.reader.begin().await?, filter, page).await
-    }
-
-    async fn task_changes(
-        &self,
-        filter: &TaskFilter,
-        after: Option<TaskCursor>,
-        limit: i64,
-        brief: bool,
-    ) -> Result<Vec<Task>, StoreError> {
-        let until = self.now().before(SETTLED);
-        reading::changes(&mut *self.reader.begin().await?, filter, after, until, limit, brief).await
-    }
-
-    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        reading::count(&mut *self.reader.begin().await?, filter).await
-    }
-
-    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
-        let filter = TaskFilter { ids: vec![id], ..TaskFilter::default() };
-        let page = TaskPage { limit: 1, ..TaskPage::default() };
-        Ok(self.tasks(&filter, &page).await?.pop())
-    }
-
-    async fn command_tasks(
-        &self,
-        filter: &TaskFilter,
-        command: &TaskCommand,
-        reason: &str,
-        most: i64,
-    ) -> Result<Vec<TaskId>, StoreError> {
-        // In batches: the database is locked while one is carried out.
-        let mut done = Vec::new();
-        let mut after = 0;
-        loop {
-            let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX)).min(BATCH);
-            if left <= 0 {
-                return Ok(done);
-            }
-            let mut tx = self.write().await?;
-            let batch = commanding::command(&mut tx, filter, command, reason, (after, left), self.now()).await?;
-            let CommandBatch { done: of_batch, last } = batch;
-            let Some(last) = last else { return Ok(done) };
-            after = last;
-            if !of_batch.is_empty() {
-                self.commit(tx, Topics::TASKS).await?;
-            }
-            done.extend(of_batch);
-        }
-    }
-
-    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
-        reading::queue_counts(&mut *self.reader.begin().await?, self.now()).await
-    }
-
-    async fn task_counts(&self) -> Result<Vec<TaskCount>, StoreError> {
-        reading::task_counts(&mut *self.reader.acquire().await?, self.now()).await
-    }
-
-    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
-        reading::slots_wanted(&mut *self.reader.acquire().await?, queues).await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        let now = self.now();
-        let mut workers = reading::workers(&mut *self.reader.acquire().await?, now).await?;
-        workers.extend(self.memory.reports(now, retaining::WORKER_KEPT));
-        workers.sort_by(|a, b| a.report.holder.cmp(&b.report.holder));
-        Ok(workers)
-    }
-
-    async fn declared(&self, kind: &str) -> Result<Vec<DeclaredRow>, StoreError> {
-        declaring::living(&mut *self.reader.acquire().await?, kind).await
-    }
-}
-
-#[async_trait]
-impl Dispatch for SqliteStore {
-    async fn project_declared(&self, fence: &Fence, row: &DeclaredRow) -> Result<(), StoreError> {
-        self.project(fence, row).await
-    }
-
-    async fn sweep_declared(
-        &self,
-        fence: &Fence,
-        kind: &str,
-        complete: &[String],
-    ) -> Result<Vec<DeclaredRow>, StoreError> {
-        self.sweep(fence, kind, complete).await
-    }
-
-    async fn unassigned(&self, after: TaskId, most: i64) -> Result<Vec<Unassigned>, StoreError> {
-        dispatching::unassigned(&mut *self.reader.acquire().await?, after, most).await
-    }
-
-    async fn assign(&self, fence: &Fence, assignments: &[Assignment]) -> Result<u64, StoreError> {
-        let mut assigned = 0;
-        for batch in assignments.chunks(usize::try_from(BATCH).unwrap_or(1)) {
-            let mut tx = self.write_fenced(fence).await?;
-            let of_batch = dispatching::assign(&mut tx, batch).await?;
-            if of_batch > 0 {
-                self.commit(tx, Topics::READY).await?;
-            }
-            assigned += of_batch;
-        }
-        Ok(assigned)
-    }
-
-    async fn reap_of(&self, fence: &Fence, reapable: &Reapable) -> Result<Reaped, StoreError> {
-        let mut all = Reaped::default();
-        loop {
-            let mut tx = self.write_fenced(fence).await?;
-            let (reaped, more) = reaping::reap(&mut tx, reapable, self.now()).await?;
-            if reaped != Reaped::default() {
-                self.commit(tx, Topics::TASKS).await?;
-            }
-            all += reaped;
-            if !more {
-                return Ok(all);
-            }
-        }
-    }
-
-    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
-        reaping::next_lapse(&mut *self.reader.acquire().await?, self.now()).await
-    }
-
-    async fn retain(&self, fence: &Fence, retention: &[Retention]) -> Result<u64, StoreError> {
-        self.drop_old(fence, retention).await
-    }
-
-    async fn fire(
-        &self,
-        fence: &Fence,
-        schedule: &str,
-        run: Timestamp,
-        tasks: &[NewTask],
-        replaces: Option<&Replaced>,
-    ) -> Result<Fired, StoreError> {
-        let mut tx = self.write_fenced(fence).await?;
-        let fired = dispatching::fire(&mut tx, schedule, run, tasks, replaces, self.now()).await?;
-        if fired != Fired::Before {
-            let topics = Topics::NEW.when(!tasks.is_empty()) | Topics::ENDED.when(replaces.is_some());
-            self.commit(tx, topics).await?;
-        }
-        Ok(fired)
-    }
-
-    async fn replace_more(
-        &self,
-        fence: &Fence,
-        schedule: &str,
-        run: Timestamp,
-        replaces: &Replaced,
-    ) -> Result<bool, StoreError> {
-        let mut tx = self.write_fenced(fence).await?;
-        let replaced = dispatching::replace(&mut tx, schedule, run, replaces, self.now()).await?;
-        self.commit(tx, Topics::ENDED).await?;
-        Ok(replaced)
-    }
-
-    async fn last_runs(&self) -> Result<Vec<(String, Timestamp, bool)>, StoreError> {
-        dispatching::last_runs(&mut *self.reader.acquire().await?).await
     }
 }
 
@@ -312,7 +125,7 @@ impl Work for SqliteStore {
 
     async fn complete(&self, completions: &[Completion]) -> Result<Vec<bool>, StoreError> {
         let mut tx = self.write().await?;
-        let changed = ending::complete(&mut tx, completions, self.now()).await?;
+        let changed = moving::complete(&mut tx, completions, self.now()).await?;
         if changed.contains(&true) {
             let back = completions.iter().any(|one| !one.verdict.is_final());
             self.commit(tx, Topics::ENDED | (Topics::NEW | Topics::READY).when(back)).await?;
@@ -321,11 +134,11 @@ impl Work for SqliteStore {
     }
 
     async fn lost_claims(&self, claims: &[(TaskId, i64)]) -> Result<Vec<TaskId>, StoreError> {
-        ending::lost(&mut *self.reader.acquire().await?, claims).await
+        moving::lost(&mut *self.reader.acquire().await?, claims).await
     }
 
     async fn report_worker(&self, report: &WorkerReport) -> Result<(), StoreError> {
-        if self.hold == Hold::Lock {
+        if self.hold == FolderAccess::Lock {
             self.memory.report(report, self.now());
             self.waker.changed(Topics::REPORTS.when(self.reported.is_news(report)));
             return Ok(());

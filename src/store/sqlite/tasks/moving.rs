@@ -6,26 +6,25 @@ use sqlx::SqliteConnection;
 use super::declaring::refresh_task;
 use crate::store::StoreError;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::{TaskRecord, rank, with_attempt};
 use crate::store::text::{json_text, text};
-use crate::store::words::{Words, tell_refused};
-use crate::tasks::machine::{Event, Life, Next, step};
-use crate::tasks::{Task, TaskId, TaskState};
+use crate::store::words::{Words, rank, tell_refused, with_attempt};
+use crate::tasks::machine::{End, Life, TaskEvent, Transition, step};
+use crate::tasks::{Completion, Task, TaskId, TaskState};
 
 /// Lets `event` happen to a task; tells what it is then, or `None` where the machine refuses, which changes nothing.
 /// Claims are not made here: they need a lease.
 pub(super) async fn happen(
     tx: &mut SqliteConnection,
     id: TaskId,
-    event: Event,
+    event: TaskEvent,
     words: Words,
     now: Stamp,
-) -> Result<Option<Next>, StoreError> {
+) -> Result<Option<Transition>, StoreError> {
     let Some(task) = find(tx, id, event).await? else { return Ok(None) };
     let Ok(next) = step(&Life::of(&task), event, Timestamp::from(now)) else { return Ok(None) };
     match &next {
-        Next::Gone => delete_finished(tx, &task).await?,
-        Next::Is(life) => {
+        Transition::Gone => delete_finished(tx, &task).await?,
+        Transition::Is(life) => {
             if task.state.is_terminal() {
                 bring_back(tx, id).await?;
             }
@@ -47,10 +46,10 @@ pub(super) async fn happen(
 pub(super) async fn happen_apart(
     tx: &mut SqliteConnection,
     id: TaskId,
-    event: Event,
+    event: TaskEvent,
     words: Words,
     now: Stamp,
-) -> Result<Option<Next>, StoreError> {
+) -> Result<Option<Transition>, StoreError> {
     sqlx::query("SAVEPOINT one").execute(&mut *tx).await?;
     let happened = match happen(tx, id, event, words, now).await {
         Err(StoreError::Refused(why)) => {
@@ -64,15 +63,14 @@ pub(super) async fn happen_apart(
     Ok(happened)
 }
 
-async fn find(tx: &mut SqliteConnection, id: TaskId, event: Event) -> Result<Option<Task>, StoreError> {
+async fn find(tx: &mut SqliteConnection, id: TaskId, event: TaskEvent) -> Result<Option<Task>, StoreError> {
     let statement = match event {
-        Event::Retry | Event::Purge => {
+        TaskEvent::Retry | TaskEvent::Purge => {
             concat!("SELECT ", columns!("NULL", "NULL"), " FROM finished_tasks WHERE id = ?")
         }
         _ => concat!("SELECT ", columns!("NULL", "NULL"), " FROM tasks WHERE id = ?"),
     };
-    let record: Option<TaskRecord> = sqlx::query_as(statement).bind(id).fetch_optional(tx).await?;
-    record.map(Task::try_from).transpose()
+    Ok(sqlx::query_as(statement).bind(id).fetch_optional(tx).await?)
 }
 
 /// A terminal state is written by [`archive`]: the table of live tasks has none.
@@ -175,4 +173,29 @@ async fn delete_finished(tx: &mut SqliteConnection, task: &Task) -> Result<(), S
 async fn drop_own_lease(tx: &mut SqliteConnection, id: TaskId) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM leases WHERE holder = 'task/' || ?").bind(id).execute(tx).await?;
     Ok(())
+}
+
+pub(super) async fn complete(
+    tx: &mut SqliteConnection,
+    completions: &[Completion],
+    now: Stamp,
+) -> Result<Vec<bool>, StoreError> {
+    let mut changed = Vec::with_capacity(completions.len());
+    for one in completions {
+        let event = TaskEvent::End { epoch: one.epoch, end: End::from(&one.verdict) };
+        changed.push(happen(tx, one.task, event, Words::of(one), now).await?.is_some());
+    }
+    Ok(changed)
+}
+
+pub(super) async fn lost(
+    connection: &mut SqliteConnection,
+    claims: &[(TaskId, i64)],
+) -> Result<Vec<TaskId>, StoreError> {
+    let claims = serde_json::to_string(claims).map_err(|error| StoreError::Broken(error.to_string()))?;
+    let lost = sqlx::query_scalar(
+        "SELECT value ->> 0 FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM tasks
+            WHERE id = value ->> 0 AND epoch = value ->> 1 AND state = 'in_progress')",
+    );
+    Ok(lost.bind(claims).fetch_all(connection).await?)
 }

@@ -1,17 +1,24 @@
-//! Tasks as people and programs see them.
+//! Tasks as people and programs see and change them.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::types::Json;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+use super::retaining::WORKER_KEPT;
+use super::{BATCH, SqliteStore, commanding, inserting};
 use crate::store::batch::PAGE_BYTES;
-use crate::store::counts::{COUNTED, CountRecord, by_queue};
-use crate::store::filter::{TaskPart, push_filter};
+use crate::store::changes::Topics;
+use crate::store::counts::{COUNTED, by_queue};
+use crate::store::filter::{CommandBatch, TaskPart, push_filter};
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::TaskRecord;
-use crate::store::{QueueCounts, StoreError, TaskCount, TaskCursor, TaskFilter, TaskPage, WorkerReport, WorkerRow};
-use crate::tasks::{QueueKey, Task};
+use crate::store::{
+    Inserted, QueueCounts, SETTLED, StoreError, TaskCommand, TaskCount, TaskCursor, TaskFilter, TaskPage, Tasks,
+    WorkerReport, WorkerRow,
+};
+use crate::tasks::{NewTask, QueueKey, Task, TaskId};
 
 const LONGEST_PAGE: i64 = 1_000;
 
@@ -54,10 +61,7 @@ impl<F: Fn(&mut QueryBuilder<Sqlite>)> Query<'_, F> {
                 }
                 None => self.push_end(&mut query, part),
             }
-            let records: Vec<TaskRecord> = query.build_query_as().fetch_all(&mut *connection).await?;
-            for record in records {
-                tasks.push(Task::try_from(record)?);
-            }
+            tasks.extend(query.build_query_as::<Task>().fetch_all(&mut *connection).await?);
         }
         Ok(tasks)
     }
@@ -86,66 +90,13 @@ impl<F: Fn(&mut QueryBuilder<Sqlite>)> Query<'_, F> {
     }
 }
 
-pub(super) async fn page(
-    connection: &mut SqliteConnection,
-    filter: &TaskFilter,
-    page: &TaskPage,
-) -> Result<Vec<Task>, StoreError> {
-    let limit = page.limit.clamp(1, LONGEST_PAGE);
-    let conditions = |query: &mut QueryBuilder<Sqlite>| {
-        if let Some(before) = page.before {
-            query.push(" AND id < ").push_bind(before);
-        }
-    };
-    let query = Query { filter, brief: page.brief, order: "id DESC", limit, conditions };
-    let mut tasks = query.read(connection).await?;
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.id));
-    tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(tasks)
-}
-
-/// Tasks by when they came into their state, of what had settled by `until`.
-pub(super) async fn changes(
-    connection: &mut SqliteConnection,
-    filter: &TaskFilter,
-    after: Option<TaskCursor>,
-    until: Stamp,
-    limit: i64,
-    brief: bool,
-) -> Result<Vec<Task>, StoreError> {
-    let limit = limit.clamp(1, LONGEST_PAGE);
-    let conditions = |query: &mut QueryBuilder<Sqlite>| {
-        query.push(" AND state_since <= ").push_bind(until);
-        if let Some(TaskCursor { at, id }) = after {
-            query.push(" AND (state_since, id) > (").push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
-        }
-    };
-    let query = Query { filter, brief, order: "state_since, id", limit, conditions };
-    let mut tasks = query.read(connection).await?;
-    tasks.sort_by_key(|task| (task.state_since, task.id));
-    tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(tasks)
-}
-
-pub(super) async fn count(connection: &mut SqliteConnection, filter: &TaskFilter) -> Result<i64, StoreError> {
-    let mut count = 0;
-    for part in TaskPart::of(&filter.states) {
-        let mut query = QueryBuilder::new("SELECT count(*) FROM ");
-        query.push(part.table()).push(" WHERE true");
-        push_filter(&mut query, filter, part);
-        count += query.build_query_scalar::<i64>().fetch_one(&mut *connection).await?;
-    }
-    Ok(count)
-}
-
 pub(super) const COUNTS: &str =
     "SELECT namespace, queue, state, domain, role, expert, model, is_assigned, is_due, sum(count) AS count
     FROM task_counts WHERE ended_at = 0 OR ended_at >= ? GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 HAVING sum(count) <> 0";
 
-pub(super) async fn task_counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<TaskCount>, StoreError> {
+async fn counts(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<TaskCount>, StoreError> {
     let since = now.before(Duration::from_micros(COUNTED.unsigned_abs()));
-    let counts: Vec<CountRecord> = sqlx::query_as(COUNTS).bind(since).fetch_all(connection).await?;
-    counts.into_iter().map(TaskCount::try_from).collect()
+    Ok(sqlx::query_as(COUNTS).bind(since).fetch_all(connection).await?)
 }
 
 pub(super) const OLDEST: &str = "SELECT namespace, queue,
@@ -155,34 +106,132 @@ pub(super) const OLDEST: &str = "SELECT namespace, queue,
             AND t.state = 'deferred_to_human' ORDER BY state_since LIMIT 1) AS deferred
     FROM (SELECT DISTINCT namespace, queue FROM task_counts WHERE ended_at = 0) AS q";
 
-pub(super) async fn queue_counts(
-    connection: &mut SqliteConnection,
-    now: Stamp,
-) -> Result<Vec<QueueCounts>, StoreError> {
-    let oldest = sqlx::query_as(OLDEST).fetch_all(&mut *connection).await?;
-    Ok(by_queue(&task_counts(connection, now).await?, oldest))
-}
+#[async_trait]
+impl Tasks for SqliteStore {
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        Ok(SqliteStore::now(self).into())
+    }
 
-/// Stops at the first one: cheap however many wait.
-pub(super) async fn slots_wanted(connection: &mut SqliteConnection, queues: &[QueueKey]) -> Result<bool, StoreError> {
-    for queue in queues {
-        let wanted: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM tasks WHERE namespace = ?1 AND queue = ?2 AND state = 'pending'
-                AND assignment_reason IS NOT NULL AND assigned_model IS NOT NULL AND rank < 4611686018427387904)",
-        )
-        .bind(&queue.namespace)
-        .bind(&queue.name)
-        .fetch_one(&mut *connection)
-        .await?;
-        if wanted {
-            return Ok(true);
+    async fn insert_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Inserted>, StoreError> {
+        let mut tx = self.write().await?;
+        let inserted = inserting::insert(&mut tx, tasks, self.now()).await?;
+        if inserted.iter().any(|one| !one.existed) {
+            self.commit(tx, Topics::NEW).await?;
+        }
+        Ok(inserted)
+    }
+
+    async fn tasks(&self, filter: &TaskFilter, page: &TaskPage) -> Result<Vec<Task>, StoreError> {
+        let limit = page.limit.clamp(1, LONGEST_PAGE);
+        let conditions = |query: &mut QueryBuilder<Sqlite>| {
+            if let Some(before) = page.before {
+                query.push(" AND id < ").push_bind(before);
+            }
+        };
+        let query = Query { filter, brief: page.brief, order: "id DESC", limit, conditions };
+        let mut tasks = query.read(&mut *self.reader.begin().await?).await?;
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.id));
+        tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(tasks)
+    }
+
+    async fn task_changes(
+        &self,
+        filter: &TaskFilter,
+        after: Option<TaskCursor>,
+        limit: i64,
+        brief: bool,
+    ) -> Result<Vec<Task>, StoreError> {
+        let until = self.now().before(SETTLED);
+        let limit = limit.clamp(1, LONGEST_PAGE);
+        let conditions = |query: &mut QueryBuilder<Sqlite>| {
+            query.push(" AND state_since <= ").push_bind(until);
+            if let Some(TaskCursor { at, id }) = after {
+                query.push(" AND (state_since, id) > (").push_bind(Stamp::from(at)).push(", ").push_bind(id).push(")");
+            }
+        };
+        let query = Query { filter, brief, order: "state_since, id", limit, conditions };
+        let mut tasks = query.read(&mut *self.reader.begin().await?).await?;
+        tasks.sort_by_key(|task| (task.state_since, task.id));
+        tasks.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(tasks)
+    }
+
+    async fn count_tasks(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        let mut count = 0;
+        for part in TaskPart::of(&filter.states) {
+            let mut query = QueryBuilder::new("SELECT count(*) FROM ");
+            query.push(part.table()).push(" WHERE true");
+            push_filter(&mut query, filter, part);
+            count += query.build_query_scalar::<i64>().fetch_one(&mut *tx).await?;
+        }
+        Ok(count)
+    }
+
+    async fn command_tasks(
+        &self,
+        filter: &TaskFilter,
+        command: &TaskCommand,
+        reason: &str,
+        most: i64,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        // In batches: the database is locked while one is carried out.
+        let mut done = Vec::new();
+        let mut after = 0;
+        loop {
+            let left = most.saturating_sub(i64::try_from(done.len()).unwrap_or(i64::MAX)).min(BATCH);
+            if left <= 0 {
+                return Ok(done);
+            }
+            let mut tx = self.write().await?;
+            let batch = commanding::command(&mut tx, filter, command, reason, (after, left), self.now()).await?;
+            let CommandBatch { done: of_batch, last } = batch;
+            let Some(last) = last else { return Ok(done) };
+            after = last;
+            if !of_batch.is_empty() {
+                self.commit(tx, Topics::TASKS).await?;
+            }
+            done.extend(of_batch);
         }
     }
-    Ok(false)
-}
 
-pub(super) async fn workers(connection: &mut SqliteConnection, now: Stamp) -> Result<Vec<WorkerRow>, StoreError> {
-    let rows: Vec<(Json<WorkerReport>, Stamp)> =
-        sqlx::query_as("SELECT report, reported_at FROM workers ORDER BY holder").fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|(Json(report), at)| WorkerRow { report, age: at.until(now) }).collect())
+    async fn queue_counts(&self) -> Result<Vec<QueueCounts>, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        let oldest = sqlx::query_as(OLDEST).fetch_all(&mut *tx).await?;
+        Ok(by_queue(&counts(&mut tx, self.now()).await?, oldest))
+    }
+
+    async fn task_counts(&self) -> Result<Vec<TaskCount>, StoreError> {
+        counts(&mut *self.reader.acquire().await?, self.now()).await
+    }
+
+    async fn slots_wanted(&self, queues: &[QueueKey]) -> Result<bool, StoreError> {
+        let mut connection = self.reader.acquire().await?;
+        for queue in queues {
+            let wanted: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM tasks WHERE namespace = ?1 AND queue = ?2 AND state = 'pending'
+                    AND assignment_reason IS NOT NULL AND assigned_model IS NOT NULL AND rank < 4611686018427387904)",
+            )
+            .bind(&queue.namespace)
+            .bind(&queue.name)
+            .fetch_one(&mut *connection)
+            .await?;
+            if wanted {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        let now = self.now();
+        let rows: Vec<(Json<WorkerReport>, Stamp)> =
+            self.fetch(sqlx::query_as("SELECT report, reported_at FROM workers ORDER BY holder")).await?;
+        let row = |(Json(report), at): (_, Stamp)| WorkerRow { report, age: at.until(now) };
+        let mut workers: Vec<WorkerRow> = rows.into_iter().map(row).collect();
+        workers.extend(self.memory.reports(now, WORKER_KEPT));
+        workers.sort_by(|a, b| a.report.holder.cmp(&b.report.holder));
+        Ok(workers)
+    }
 }

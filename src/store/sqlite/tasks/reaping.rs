@@ -9,7 +9,7 @@ use super::moving::happen_apart;
 use crate::store::stamp::Stamp;
 use crate::store::words::Words;
 use crate::store::{Reapable, Reaped, StoreError};
-use crate::tasks::machine::{Event, Next};
+use crate::tasks::machine::{TaskEvent, Transition};
 use crate::tasks::{TaskId, TaskState};
 
 /// Tasks that one transaction takes back, and fails for their deadline: the database is locked meanwhile.
@@ -61,7 +61,7 @@ pub(super) async fn reap(
     let more = more || i64::try_from(expired.len()).is_ok_and(|expired| expired == AT_ONCE);
     for id in expired {
         let words = Words::reason("its deadline passed before it was done");
-        reaped.expired += u64::from(happen_apart(tx, id, Event::DeadlinePassed, words, now).await?.is_some());
+        reaped.expired += u64::from(happen_apart(tx, id, TaskEvent::DeadlinePassed, words, now).await?.is_some());
     }
     Ok((reaped, more))
 }
@@ -100,8 +100,8 @@ async fn take_back(
     let more = i64::try_from(lost.len()).is_ok_and(|lost| lost == AT_ONCE);
     for task in lost {
         let id = task.id;
-        match happen_apart(tx, id, Event::LeaseLost, evidence(task, what, now), now).await? {
-            Some(Next::Is(life)) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
+        match happen_apart(tx, id, TaskEvent::LeaseLost, evidence(task, what, now), now).await? {
+            Some(Transition::Is(life)) if life.state == TaskState::DeferredToHuman => reaped.deferred += 1,
             Some(_) => reaped.requeued += 1,
             None => {}
         }

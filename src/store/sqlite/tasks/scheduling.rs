@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::SqliteStore;
 use crate::store::stamp::Stamp;
-use crate::store::task_rows::SCHEDULED;
+use crate::store::words::SCHEDULED;
 use crate::store::{Due, StoreError};
 use crate::tasks::QueueKey;
 

@@ -17,7 +17,6 @@ pub(super) use self::statements::{CLAIM, CLAIM_EAGERLY};
 use super::cursor::{Lane, Place};
 use super::scheduling::move_due_now_and_then;
 use crate::store::postgres::PostgresStore;
-use crate::store::task_rows::ClaimedRecord;
 use crate::store::{BootInstant, Claimed, FreeClaim, Lease, Served, SlotClaim, StoreError};
 use crate::tasks::{ClaimedTask, TaskId};
 
@@ -36,13 +35,13 @@ pub(super) struct Search<'a> {
 #[derive(Default)]
 pub(super) struct ClaimBatch {
     pub claimed: Vec<Claimed>,
-    pub seen: Seen,
+    pub seen: ClaimProgress,
     /// Of what it found, experts had no places for some.
     cut: bool,
 }
 
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct ClaimProgress {
     /// For each search, the last place that it claimed.
     pub last: Vec<Option<Place>>,
     /// It left tasks behind for which their experts had no place.
@@ -79,7 +78,7 @@ pub(super) async fn free(store: &PostgresStore, claim: &FreeClaim) -> Result<Vec
     store.work.begin(&mut searches, began);
     let searches = &searches[..];
     let batch = unless_refused(store, searches, i64::from(claim.most), move |most, without| {
-        let asked = Ask { affinity: Duration::ZERO, most, without };
+        let asked = ClaimBounds { affinity: Duration::ZERO, most, without };
         store.within(async move {
             let mut session = store.session().await?;
             let mut batch = None;
@@ -102,7 +101,7 @@ pub(super) async fn free(store: &PostgresStore, claim: &FreeClaim) -> Result<Vec
 
 /// How much of what is found is claimed.
 #[derive(Clone)]
-pub(super) struct Ask {
+pub(super) struct ClaimBounds {
     pub affinity: Duration,
     pub most: i64,
     /// Tasks that are stepped over.
@@ -113,7 +112,7 @@ pub(super) struct Ask {
 async fn eagerly(
     connection: &mut PgConnection,
     searches: &[Search<'_>],
-    asked: &Ask,
+    asked: &ClaimBounds,
 ) -> Result<Option<ClaimBatch>, StoreError> {
     let mut batch = ClaimBatch::of(searches);
     match ask(sqlx::query(CLAIM_EAGERLY), searches, asked).fetch_all(connection).await {
@@ -131,7 +130,7 @@ async fn eagerly(
 pub(super) async fn slotted(
     connection: &mut PgConnection,
     searches: &[Search<'_>],
-    asked: &Ask,
+    asked: &ClaimBounds,
 ) -> Result<ClaimBatch, StoreError> {
     let mut whole = ClaimBatch::of(searches);
     for round in 0..ROUNDS {
@@ -141,8 +140,9 @@ pub(super) async fn slotted(
         }
         whole.cut = false;
         let claimed = whole.claimed.len();
-        let rows =
-            ask(sqlx::query(CLAIM), searches, &Ask { most, ..asked.clone() }).fetch_all(&mut *connection).await?;
+        let rows = ask(sqlx::query(CLAIM), searches, &ClaimBounds { most, ..asked.clone() })
+            .fetch_all(&mut *connection)
+            .await?;
         whole.take_in(&rows, searches)?;
         if whole.claimed.len() == claimed {
             // It may have found only what belongs to experts that were filled up meanwhile: once more, without them.
@@ -174,7 +174,7 @@ fn one_lease(searches: &[Search<'_>]) -> Option<i64> {
 fn ask<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     searches: &'q [Search<'_>],
-    asked: &'q Ask,
+    asked: &'q ClaimBounds,
 ) -> Query<'q, Postgres, PgArguments> {
     statement
         .bind(searches.iter().map(|search| search.lane.namespace.as_str()).collect::<Vec<_>>())
@@ -194,7 +194,7 @@ fn ask<'q>(
 impl ClaimBatch {
     /// Nothing yet.
     fn of(searches: &[Search<'_>]) -> Self {
-        Self { seen: Seen { last: vec![None; searches.len()], passed_over: false }, ..Self::default() }
+        Self { seen: ClaimProgress { last: vec![None; searches.len()], passed_over: false }, ..Self::default() }
     }
 
     fn take_in(&mut self, rows: &[PgRow], searches: &[Search<'_>]) -> Result<(), StoreError> {
@@ -205,7 +205,7 @@ impl ClaimBatch {
             self.seen.passed_over |= row.try_get::<bool, _>("passed_over")?;
         }
         for row in rows {
-            let task = ClaimedTask::from(ClaimedRecord::from_row(row)?);
+            let task = ClaimedTask::from_row(row)?;
             let place = Place { rank: row.try_get("rank")?, id: task.id };
             let searched = searches.iter().position(|search| search.lane.has(&task)).ok_or_else(|| {
                 StoreError::Broken(format!("task {} was claimed, of a lane that the claim did not name", task.id))

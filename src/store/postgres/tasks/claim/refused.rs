@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::statements::choose;
-use super::{Ask, Search, ask};
+use super::{ClaimBounds, Search, ask};
 use crate::store::changes::Topics;
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::tasks::moving::{Happening, happen};
@@ -14,7 +14,7 @@ use crate::store::stamp::Stamp;
 use crate::store::words::{TRIED, Words};
 use crate::store::{Lease, StoreError};
 use crate::tasks::TaskId;
-use crate::tasks::machine::Event;
+use crate::tasks::machine::TaskEvent;
 
 /// How often a claim goes on after tasks were singled out.
 const ROUNDS: usize = 5;
@@ -38,7 +38,7 @@ where
         match claim(most, without.clone()).await {
             Err(StoreError::Refused(why)) => {
                 most = most.min(TRIED);
-                let asked = Ask { affinity: Duration::MAX, most, without: without.clone() };
+                let asked = ClaimBounds { affinity: Duration::MAX, most, without: without.clone() };
                 let found = store.within(single_out(store, searches, &asked)).await?;
                 if found.is_empty() {
                     return Err(StoreError::Refused(why));
@@ -53,7 +53,11 @@ where
 }
 
 /// Tries what a claim would choose, one task after the other; returns those that are refused.
-async fn single_out(store: &PostgresStore, searches: &[Search<'_>], asked: &Ask) -> Result<Vec<TaskId>, StoreError> {
+async fn single_out(
+    store: &PostgresStore,
+    searches: &[Search<'_>],
+    asked: &ClaimBounds,
+) -> Result<Vec<TaskId>, StoreError> {
     let Some(lease) = searches.first().map(|search| search.lease) else { return Ok(Vec::new()) };
     let mut session = store.write().await?;
     let mut chosen = Vec::new();
@@ -101,7 +105,7 @@ async fn defer(
     let now: Stamp = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *connection).await?;
     let words = Words::of_refused_claim(id, expert, lease, refusal, now.into());
     sqlx::raw_sql("SAVEPOINT deferred").execute(&mut *connection).await?;
-    match happen(connection, vec![Happening { id, event: Event::ClaimRefused, words }]).await {
+    match happen(connection, vec![Happening { id, event: TaskEvent::ClaimRefused, words }]).await {
         Err(StoreError::Refused(_)) => {
             sqlx::raw_sql("ROLLBACK TO SAVEPOINT deferred").execute(connection).await?;
             Ok(false)
