@@ -315,7 +315,8 @@ impl Client {
             return None;
         }
         state.beats += 1;
-        let early = early_beat(self.operation).filter(|_| !state.is_answered && state.beats % EVENT_EVERY != 0);
+        let early =
+            early_beat(self.operation).filter(|_| !state.is_answered && !state.beats.is_multiple_of(EVENT_EVERY));
         match early {
             Some(early) => Some(Bytes::from_static(early.as_bytes())),
             None => beat(self.operation, &self.id, &state.alias, Timestamp::now()).map(Bytes::from),

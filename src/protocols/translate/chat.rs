@@ -182,10 +182,10 @@ impl Functions {
     }
 
     /// Those of these names alone.
-    pub fn keep(&mut self, names: &[Cow<'_, str>]) {
-        let mut kept = self.names.iter().map(|name| names.contains(&Cow::from(name)));
+    pub fn keep(&mut self, names: &[String]) {
+        let mut kept = self.names.iter().map(|name| names.contains(name));
         self.json.retain(|_| kept.next() == Some(true));
-        self.names.retain(|name| names.contains(&Cow::from(name)));
+        self.names.retain(|name| names.contains(name));
     }
 
     /// The choice of one; `None`: there is none of this name.

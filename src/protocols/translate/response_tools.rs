@@ -1,5 +1,6 @@
 //! The tools of Responses. One of type `custom` is called with a text, often in a language of its own; a chat has functions alone, whose
-//! arguments are JSON: so it becomes a function of one text, and its calls become calls of a custom tool again.
+//! arguments are JSON: so it becomes a function of one text, and its calls become calls of a custom tool again. Groups of tools (`namespace`)
+//! become functions whose names begin with the group's.
 
 use std::borrow::Cow;
 
@@ -17,23 +18,118 @@ pub(super) const CUSTOM_INPUT: &str = "input";
 const THEIR_OWN: [&str; 6] =
     ["web_search", "file_search", "code_interpreter", "image_generation", "mcp", "tool_search"];
 
-/// The functions of a request, and which of them is to be called.
-pub(super) fn functions(object: &Object<'_>) -> Result<(Functions, Option<Value>), AskError> {
-    let mut functions = Functions::default();
-    for tool in list(object, "tools")? {
-        let (kind, name) = (tool.words("type"), tool.words("name"));
-        match kind.as_ref() {
-            "function" => {
-                functions.push(&name, function(&name, &tool.words("description"), tool.given("parameters")));
+/// A tool of Responses, and the name by which a chat calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ResponseTool {
+    pub called: String,
+    /// Several tools may be one group (Codex's, and those of an MCP server).
+    pub namespace: Option<String>,
+    pub name: String,
+    /// It is called with a text, not with JSON.
+    pub is_custom: bool,
+}
+
+impl ResponseTool {
+    /// All tools of a request, in a chat's words; what is left out has none.
+    fn read<'a>(object: &Object<'a>) -> Result<Vec<(Self, Object<'a>)>, AskError> {
+        let mut all = Vec::new();
+        for tool in list(object, "tools")? {
+            match tool.words("type").as_ref() {
+                "namespace" => {
+                    let group = tool.words("name");
+                    for inner in tool.objects("tools").unwrap_or_default() {
+                        all.extend(Self::one(inner, Some(&group))?);
+                    }
+                }
+                _ => all.extend(Self::one(tool, None)?),
             }
-            "custom" => functions.push(&name, custom(&name, &tool)),
-            kind if THEIR_OWN.iter().any(|own| kind.starts_with(own)) => {}
+        }
+        Ok(all)
+    }
+
+    fn one<'a>(tool: Object<'a>, namespace: Option<&str>) -> Result<Option<(Self, Object<'a>)>, AskError> {
+        let kind = tool.words("type");
+        let is_custom = match kind.as_ref() {
+            "function" => false,
+            "custom" => true,
+            kind if THEIR_OWN.iter().any(|own| kind.starts_with(own)) => return Ok(None),
             other => {
                 let message =
                     format!("tools: this server's model knows no tool of type {other:?}: describe it as a function");
                 return Err(wrong("tools", message));
             }
+        };
+        let name = tool.words("name").into_owned();
+        let called = called(namespace, &name);
+        Ok(Some((Self { called, namespace: namespace.map(str::to_owned), name, is_custom }, tool)))
+    }
+
+    /// The same of a request that was put over.
+    pub fn all(object: &Object<'_>) -> Vec<Self> {
+        Self::read(object).unwrap_or_default().into_iter().map(|(tool, _)| tool).collect()
+    }
+
+    /// What an item of a tool's call is called with, and the names of that. A model may write a text without the JSON around it.
+    pub fn words<'a>(&self, call: &'a WantedCall) -> ToolWords<'a> {
+        match self.is_custom {
+            true => {
+                let input = Object::lenient(&call.arguments).and_then(|arguments| arguments.text(CUSTOM_INPUT));
+                let input = input.unwrap_or(call.arguments.as_str().into());
+                ToolWords {
+                    input,
+                    kind: "custom_tool_call",
+                    id: "ctc",
+                    field: "input",
+                    events: "custom_tool_call_input",
+                }
+            }
+            false => ToolWords { input: call.arguments.as_str().into(), ..ToolWords::FUNCTION },
         }
+    }
+}
+
+/// How a call of a tool is written.
+pub(super) struct ToolWords<'a> {
+    pub input: Cow<'a, str>,
+    pub kind: &'static str,
+    pub id: &'static str,
+    /// Which has the input.
+    pub field: &'static str,
+    pub events: &'static str,
+}
+
+impl ToolWords<'_> {
+    const FUNCTION: Self = Self {
+        input: Cow::Borrowed(""),
+        kind: "function_call",
+        id: "fc",
+        field: "arguments",
+        events: "function_call_arguments",
+    };
+}
+
+/// The name of a tool in a chat, which knows no groups.
+pub(super) fn called(namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) if !namespace.is_empty() => format!("{namespace}__{name}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// The same of an item or a choice that names a tool.
+pub(super) fn called_by(item: &Object<'_>) -> String {
+    called(item.text("namespace").as_deref(), &item.words("name"))
+}
+
+/// The functions of a request, and which of them is to be called.
+pub(super) fn functions(object: &Object<'_>) -> Result<(Functions, Option<Value>), AskError> {
+    let mut functions = Functions::default();
+    for (ResponseTool { called, is_custom, .. }, tool) in ResponseTool::read(object)? {
+        let json = match is_custom {
+            true => custom(&called, &tool),
+            false => function(&called, &tool.words("description"), tool.given("parameters")),
+        };
+        functions.push(&called, json);
     }
     let choice = choice(object, &mut functions)?;
     Ok((functions, choice))
@@ -53,18 +149,6 @@ fn custom(name: &str, tool: &Object<'_>) -> String {
     function(name, &description, Some(&parameters.to_string()))
 }
 
-/// The names of a request's custom tools.
-pub(super) fn custom_names(object: &Object<'_>) -> Vec<String> {
-    let tools = object.objects("tools").unwrap_or_default();
-    tools.iter().filter(|tool| tool.words("type") == "custom").map(|tool| tool.words("name").into_owned()).collect()
-}
-
-/// The text that a custom tool is called with. A model may write it without the JSON around it.
-pub(super) fn custom_input(call: &WantedCall) -> Cow<'_, str> {
-    let input = Object::lenient(&call.arguments).and_then(|arguments| arguments.text(CUSTOM_INPUT));
-    input.unwrap_or(call.arguments.as_str().into())
-}
-
 fn choice(object: &Object<'_>, functions: &mut Functions) -> Result<Option<Value>, AskError> {
     if let Some(mode) = object.text("tool_choice") {
         return Ok(Some(mode.into()));
@@ -73,12 +157,12 @@ fn choice(object: &Object<'_>, functions: &mut Functions) -> Result<Option<Value
         return Ok(None);
     }
     let choice = object.object("tool_choice");
-    let (kind, name) = (choice.words("type"), choice.words("name"));
+    let (kind, name) = (choice.words("type"), called_by(&choice));
     let chosen = match kind.as_ref() {
         "function" | "custom" => functions.choice(&name),
         "allowed_tools" => {
             let allowed = choice.objects("tools").unwrap_or_default();
-            functions.keep(&allowed.iter().map(|tool| tool.words("name")).collect::<Vec<_>>());
+            functions.keep(&allowed.iter().map(called_by).collect::<Vec<_>>());
             choice.text("mode").map(Value::from)
         }
         _ => None,

@@ -11,7 +11,7 @@ use super::{
     },
     chat::{ChatPart, ChatReader, WantedCall, tool_call},
     parts, renamed,
-    response_tools::{self, CUSTOM_INPUT, custom_names},
+    response_tools::{self, CUSTOM_INPUT, ResponseTool, ToolWords, called_by},
     wrong,
 };
 
@@ -71,7 +71,7 @@ fn response_format(format: &Object<'_>) -> Result<Option<String>, AskError> {
 }
 
 fn item(item: &Object<'_>, messages: &mut Vec<Value>) -> Result<(), AskError> {
-    let (id, name) = (item.words("call_id"), item.words("name"));
+    let (id, name) = (item.words("call_id"), called_by(item));
     match item.words("type").as_ref() {
         "" | "message" => {
             let role = item.words("role");
@@ -165,8 +165,7 @@ pub(super) struct ResponseWriter {
     /// What was answered so far, of a message that has begun.
     text: Option<String>,
     output: Vec<Value>,
-    /// Tools that are called with a text, not with JSON.
-    custom: Vec<String>,
+    tools: Vec<ResponseTool>,
 }
 
 impl ResponseWriter {
@@ -179,7 +178,7 @@ impl ResponseWriter {
             has_begun: false,
             text: None,
             output: Vec::new(),
-            custom: custom_names(&ask.object),
+            tools: ResponseTool::all(&ask.object),
         }
     }
 
@@ -224,32 +223,30 @@ impl ResponseWriter {
     /// A call of a tool, from its beginning to its end.
     fn called(&mut self, call: &WantedCall, out: &mut String) -> Value {
         let at = self.output.len();
-        let is_custom = self.custom.contains(&call.name);
-        // What it is called with, and the names that this has.
-        let (input, kind, short, field, events) = match is_custom {
-            true => (
-                response_tools::custom_input(call),
-                "custom_tool_call",
-                "ctc",
-                "input",
-                "response.custom_tool_call_input",
-            ),
-            false => {
-                let input = call.arguments.as_str().into();
-                (input, "function_call", "fc", "arguments", "response.function_call_arguments")
+        let known = self.tools.iter().find(|tool| tool.called == call.name).cloned();
+        // A model may call what it was not told of.
+        let unknown =
+            || ResponseTool { called: String::new(), namespace: None, name: call.name.clone(), is_custom: false };
+        let tool = known.unwrap_or_else(unknown);
+        let ToolWords { input, kind, id, field, events } = tool.words(call);
+        let id = format!("{id}_{}_{at}", self.id);
+        let of = |status: &str, input: &str| {
+            let mut item = json!({"id": id, "type": kind, "status": status, "call_id": call.id, "name": tool.name,
+                field: input});
+            if let Some(namespace) = &tool.namespace {
+                item["namespace"] = namespace.as_str().into();
             }
+            item
         };
-        let id = format!("{short}_{}_{at}", self.id);
-        let of = |status: &str, input: &str| json!({"id": id, "type": kind, "status": status, "call_id": call.id, "name": call.name, field: input});
         let done = of("completed", &input);
         self.event("response.output_item.added", json!({"output_index": at, "item": of("in_progress", "")}), out);
         let data = json!({"item_id": id, "output_index": at, "delta": input});
-        self.event(&format!("{events}.delta"), data, out);
+        self.event(&format!("response.{events}.delta"), data, out);
         let mut data = json!({"item_id": id, "output_index": at, field: input});
-        if !is_custom {
-            data["name"] = call.name.as_str().into();
+        if !tool.is_custom {
+            data["name"] = tool.name.as_str().into();
         }
-        self.event(&format!("{events}.done"), data, out);
+        self.event(&format!("response.{events}.done"), data, out);
         self.event("response.output_item.done", json!({"output_index": at, "item": done}), out);
         done
     }

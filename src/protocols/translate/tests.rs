@@ -175,6 +175,25 @@ fn a_custom_tool_is_a_function_of_one_text_and_back() {
 }
 
 #[test]
+fn tools_of_a_group_are_functions_with_its_name_and_back() {
+    let body = json!({
+        "model": "m", "stream": true,
+        "tools": [{"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]}],
+        "input": [{"type": "function_call", "call_id": "c1", "namespace": "agents", "name": "spawn", "arguments": "{}"}],
+    });
+    let chat = put(Operation::Responses, &body).unwrap();
+    assert_eq!(chat["tools"][0]["function"]["name"], "agents__spawn");
+    assert_eq!(chat["messages"][0]["tool_calls"][0]["function"]["name"], "agents__spawn");
+    for (called, namespace, name) in [("agents__spawn", json!("agents"), "spawn"), ("other", Value::Null, "other")] {
+        let call = json!({"index": 0, "id": "c2", "function": {"name": called, "arguments": "{}"}});
+        let frame = json!({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}).to_string();
+        let (events, _) = translated(Operation::Responses, &body, &[frame]);
+        let item = &events.last().unwrap()["response"]["output"][0];
+        assert_eq!((&item["namespace"], &item["name"]), (&namespace, &json!(name)), "{item}");
+    }
+}
+
+#[test]
 fn of_several_tools_those_alone_that_are_allowed() {
     let tool = |name: &str| json!({"type": "function", "name": name});
     let body =

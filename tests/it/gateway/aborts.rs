@@ -31,6 +31,9 @@ use crate::worker::{eventually, shop::Shop};
 
 const ENGINES: [EngineKind; 3] = [EngineKind::Ollama, EngineKind::Mlx, EngineKind::OpenAi];
 const LIMIT: i32 = 4;
+const RESETS: [&str; 2] = ["reset:path=inferences,for-requests=1", "reset-after:tokens=3,for-requests=2"];
+/// Of each server, whatever else happens.
+const ALWAYS: [&str; 2] = ["prefill:seconds=0.02", "long-answer:tokens=12"];
 /// Calls at once: more than there are slots, so that many wait.
 const AT_ONCE: usize = 40;
 
@@ -101,11 +104,13 @@ impl Plan {
         if connection.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
             return "broken";
         }
-        let answer = self.read(&mut connection);
         let end = match self.leave {
             Leave::AtOnce => "left at once",
-            Leave::Within(millis) => timeout(Duration::from_millis(millis), answer).await.unwrap_or("left in between"),
-            _ => answer.await,
+            Leave::Within(millis) => {
+                let answer = timeout(Duration::from_millis(millis), self.read(&mut connection));
+                answer.await.unwrap_or("left in between")
+            }
+            _ => self.read(&mut connection).await,
         };
         if self.resets {
             connection.set_zero_linger().expect("an option");
@@ -187,9 +192,7 @@ async fn resets(servers: &[Server]) {
     let mut random = StdRng::seed_from_u64(7);
     loop {
         tokio::time::sleep(Duration::from_millis(400)).await;
-        let fault = ["reset:path=inferences,for-requests=1", "reset-after:tokens=3,for-requests=2"]
-            .choose(&mut random)
-            .expect("faults");
+        let fault = RESETS.choose(&mut random).expect("faults");
         servers.choose(&mut random).expect("servers").add_fault(fault.parse::<ActiveFault>().expect("a fault"));
     }
 }
@@ -207,8 +210,7 @@ async fn whenever_and_by_whoever_a_call_is_broken_off_the_limit_holds_and_no_slo
     for engine in ENGINES {
         let options = SimulateOptions { tokens_per_second: 300.0, parallel: 64, ..SimulateOptions::new(engine) };
         let server = Server::start(options.clone()).await.expect("start");
-        server
-            .set_faults(["prefill:seconds=0.02", "long-answer:tokens=12"].map(|fault| fault.parse().expect("a fault")));
+        server.set_faults(ALWAYS.map(|fault| fault.parse().expect("a fault")));
         let models = [json!({"name": options.models[0], "alias": engine.as_str()})];
         shop.backend(engine.as_str(), engine.as_str(), server.url(), &models, LIMIT, 10).await;
         servers.push(server);
@@ -244,11 +246,10 @@ async fn whenever_and_by_whoever_a_call_is_broken_off_the_limit_holds_and_no_slo
         () = resets(&servers) => unreachable!("it goes on"),
     };
     let took = begun.elapsed();
-    let base = ["prefill:seconds=0.02", "long-answer:tokens=12"];
     // A gateway of the same machine frees what a killed one held.
     let _next = GatewayProcess::start(&gate.shop.bench).await;
     for (engine, server) in ENGINES.iter().zip(&servers) {
-        server.set_faults(base.map(|fault| fault.parse().expect("a fault")));
+        server.set_faults(ALWAYS.map(|fault| fault.parse().expect("a fault")));
         eventually(&format!("{engine}: nothing is under way"), || async { server.totals().in_flight == 0 }).await;
         gate.until_free(server.url()).await;
     }
