@@ -32,7 +32,22 @@ pub(super) async fn model(core: &GatewayCore, caller: &KnownCaller, id: &str) ->
 }
 
 pub(super) async fn tags(core: &GatewayCore, caller: &KnownCaller) -> Result<Value, Refusal> {
-    Ok(protocols::tags(&listed(core, caller, Some(EngineKind::Ollama)).await?))
+    let all = listed(core, caller, Some(EngineKind::Ollama)).await?;
+    let view = core.view();
+    let asked = ollamas(view.of(&caller.namespace)).map(|backend| async move {
+        let told = pass(core, backend, Method::GET, "/api/tags", Vec::new()).await.ok()?;
+        let told = told.get("models")?.as_array()?.clone();
+        let of = |model: &crate::api::Model| {
+            let is_meant = |one: &&Value| {
+                one["name"].as_str().is_some_and(|name| same_model(EngineKind::Ollama, &model.name, name))
+            };
+            Some((model.asked_as().to_owned(), told.iter().find(is_meant)?.clone()))
+        };
+        Some(backend.spec.models.iter().filter_map(of).collect::<Vec<_>>())
+    });
+    // The first backend's word counts.
+    let told = join_all(asked).await.into_iter().rev().flatten().flatten().collect();
+    Ok(protocols::tags(&all, &told))
 }
 
 /// The aliases of what the Ollama servers have in memory.

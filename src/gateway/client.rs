@@ -21,7 +21,7 @@ use super::{
     pipe::{PipeReceiver, PipeSender, pipe},
 };
 use crate::{
-    protocols::{Framing, Operation, Refusal, RefusalReason, beat},
+    protocols::{Framing, Operation, Refusal, RefusalReason, beat, early_beat},
     store::{OpenCall, OpenCallState},
 };
 
@@ -31,6 +31,10 @@ const BACKEND: HeaderName = HeaderName::from_static("ostler-backend");
 const WAIT: HeaderName = HeaderName::from_static("ostler-wait-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Of so many signs of life in front of an answer one is an event, also where not everybody takes one there: Codex gives up after five
+/// minutes without any.
+const EVENT_EVERY: u32 = 24;
 
 /// What whoever asked is answered with.
 pub(super) enum Head {
@@ -85,6 +89,10 @@ struct ClientState {
     /// Where it runs.
     backend: Option<String>,
     last_byte: Instant,
+    /// Something of the engine's was sent.
+    is_answered: bool,
+    /// Signs of life so far.
+    beats: u32,
     /// Nothing of a frame is under way.
     between: bool,
     /// No more of it comes.
@@ -106,6 +114,8 @@ impl Client {
             waited: None,
             backend: None,
             last_byte: now,
+            is_answered: false,
+            beats: 0,
             between: true,
             whole: false,
             ended: false,
@@ -213,7 +223,12 @@ impl Client {
 
     /// Sends what the engine sent; `between`: a frame ended with it. False: the client is gone, or reads nothing.
     pub async fn send(&self, bytes: Bytes, between: bool) -> bool {
-        !self.state.lock().ended && self.push(bytes, between).await
+        let is_ended = {
+            let mut state = self.state.lock();
+            state.is_answered = true;
+            state.ended
+        };
+        !is_ended && self.push(bytes, between).await
     }
 
     async fn push(&self, bytes: Bytes, between: bool) -> bool {
@@ -286,15 +301,25 @@ impl Client {
             if !begun {
                 self.begin(StatusCode::OK, HeaderMap::new(), None);
             }
-            let (between, whole, alias) = {
-                let state = self.state.lock();
-                (state.between, state.whole, state.alias.clone())
-            };
-            let beat = beat(self.operation, &self.id, &alias, Timestamp::now()).filter(|_| between && !whole);
-            match beat {
-                Some(beat) => drop(self.send(Bytes::from(beat), true).await),
+            match self.beat() {
+                Some(beat) => drop(self.push(beat, true).await),
                 None => self.state.lock().last_byte = Instant::now(),
             }
+        }
+    }
+
+    /// The next sign of life, where one may stand.
+    fn beat(&self) -> Option<Bytes> {
+        let mut state = self.state.lock();
+        if !state.between || state.whole || state.ended {
+            return None;
+        }
+        state.beats += 1;
+        let early =
+            early_beat(self.operation).filter(|_| !state.is_answered && !state.beats.is_multiple_of(EVENT_EVERY));
+        match early {
+            Some(early) => Some(Bytes::from_static(early.as_bytes())),
+            None => beat(self.operation, &self.id, &state.alias, Timestamp::now()).map(Bytes::from),
         }
     }
 }

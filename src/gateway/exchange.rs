@@ -21,7 +21,7 @@ use crate::{
     calls,
     engines::{EngineKind, Failure, failure_of, failure_of_response, words_of},
     net::{Broken, HttpReply},
-    protocols::{AnswerTranslator, Ask, Meter, Operation, Passage, Refusal, RefusalReason},
+    protocols::{AnswerTranslator, Ask, Meter, Operation, Passage, PassageError, Refusal, RefusalReason},
     store::BootInstant,
 };
 
@@ -31,9 +31,6 @@ const LEADER_FIRST: u32 = 2;
 const NOTICES: Duration = Duration::from_secs(1);
 /// The longest that a slot counts on after its call was aborted.
 const LONGEST_LINGER: Duration = Duration::from_secs(30);
-/// A whole answer that is longer is not read for its counts, and can't be put into another protocol.
-const MOST_READ: usize = 1 << 20;
-
 /// What happened to a call that waits for its engine.
 enum Step<T> {
     Came(T),
@@ -151,119 +148,97 @@ impl Exchange<'_> {
             let trouble = Trouble::Refused { status: status.as_u16(), failure };
             return (AttemptEnd::Failed(Failed::without_answer(trouble, self.lent)), Duration::ZERO);
         }
-        let mut reply = reply.prolonged(Instant::now() + Duration::from_secs(24 * 3600));
         // An engine may answer at once what was to be streamed.
         let is_json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        let framing = self.client.framing().filter(|_| !is_json);
-        let mut passage = framing.map(|framing| match self.translator.take() {
-            Some(translator) => Passage::translated(framing, translator),
-            None => Passage::new(framing, self.ask),
-        });
-        let (mut whole, mut is_all_read) = (Vec::new(), true);
+        let framing = self.client.framing();
+        if let Some(framing) = framing.filter(|_| self.translator.is_some()) {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(framing.content_type()));
+        }
+        let translator = self.translator.take();
+        let mut passage = match framing.filter(|_| !is_json) {
+            Some(framing) => Passage::framed(framing, self.ask, translator),
+            None => Passage::whole(self.ask, translator, framing.is_some()),
+        };
+        let reply = reply.prolonged(Instant::now() + Duration::from_secs(24 * 3600));
+        match self.pass_on(reply, &mut passage, (status, &headers)).await {
+            Some(ended) => ended,
+            None => self.finish(passage, (status, headers)).await,
+        }
+    }
+
+    /// Passes the answer on as it comes. Returns how the attempt ended, unless with the answer.
+    async fn pass_on(
+        &mut self,
+        mut reply: HttpReply,
+        passage: &mut Passage,
+        (status, headers): (StatusCode, &HeaderMap),
+    ) -> Option<(AttemptEnd, Duration)> {
         loop {
             let until = self.silent_until();
-            let mut chunk = match self.step(reply.chunk(until)).await {
-                Step::Came(Ok(Some(chunk))) => Bytes::copy_from_slice(chunk.as_ref()),
-                Step::Came(Ok(None)) => break,
+            let chunk = match self.step(reply.chunk(until)).await {
+                Step::Came(Ok(Some(chunk))) => chunk,
+                Step::Came(Ok(None)) => return None,
                 Step::Came(Err(Broken::Timeout)) if Instant::now() < self.silent_until() => continue,
-                Step::Came(Err(broken)) if !self.has_bytes() => return self.unanswered(broken),
+                Step::Came(Err(broken)) if !self.has_bytes() => return Some(self.unanswered(broken)),
                 Step::Came(Err(broken)) => {
                     let failure = failure_of(broken, parts(&self.meter), self.began.elapsed());
-                    return self.broken(failure);
+                    return Some(self.broken(failure));
                 }
-                Step::Stopped if !self.has_bytes() => return self.silent(Trouble::SlotLost),
+                Step::Stopped if !self.has_bytes() => return Some(self.silent(Trouble::SlotLost)),
                 Step::Stopped => {
                     let refusal = Refusal::new(
                         RefusalReason::Unavailable,
                         "the server is being recovered, or the gateway is shutting down",
                     );
-                    return (AttemptEnd::Refused(refusal), self.linger());
+                    return Some((AttemptEnd::Refused(refusal), self.linger()));
                 }
                 Step::Gone if self.reads_on() => continue,
-                Step::Gone => return (AttemptEnd::Done, self.linger()),
+                Step::Gone => return Some((AttemptEnd::Done, self.linger())),
             };
             self.received();
-            let between = match &mut passage {
-                Some(passage) => {
-                    let (meter, operation) = (&mut self.meter, self.ask.operation);
-                    let (passed, between) = passage.push(&chunk, |data| meter.read(operation, data));
-                    chunk = passed.map_or(chunk, Bytes::from);
-                    between
-                }
-                None => {
-                    is_all_read &= whole.len() + chunk.len() <= MOST_READ;
-                    if is_all_read {
-                        whole.extend_from_slice(&chunk);
-                    }
-                    if self.translator.is_some() {
-                        chunk.clear();
-                    }
-                    true
-                }
-            };
-            if self.meter.parts > 0 {
-                self.first_token.get_or_insert(self.began.elapsed());
-                self.lent.held.token();
-                self.lent.target.contact.answers();
+            let (passed, between) = passage.push(chunk.as_ref(), &mut self.meter);
+            let passed = passed.map_or_else(|| Bytes::copy_from_slice(chunk.as_ref()), Bytes::from);
+            self.show_progress();
+            if !self.gone && !passed.is_empty() {
+                self.client.begin(status, headers.clone(), Some(&self.lent.target.backend));
+                self.gone = !self.client.send(passed, between).await;
             }
-            if self.meter.is_whole {
-                self.client.is_whole();
-            }
-            if self.gone {
-                // It has just written: it notices soon.
-                if self.ask.streams {
-                    return (AttemptEnd::Done, self.linger());
-                }
-                continue;
-            }
-            if chunk.is_empty() {
-                continue;
-            }
-            self.client.begin(status, headers.clone(), Some(&self.lent.target.backend));
-            if !self.client.send(chunk, between).await {
-                self.gone = true;
-                if !self.reads_on() {
-                    return (AttemptEnd::Done, self.linger());
-                }
+            // Where it streams it has just written: it notices soon.
+            if self.gone && (self.ask.streams || !self.reads_on()) {
+                return Some((AttemptEnd::Done, self.linger()));
             }
         }
-        let mut rest = Vec::new();
-        if let Some(mut passage) = passage {
-            let (meter, operation) = (&mut self.meter, self.ask.operation);
-            rest = passage.flush(|data| meter.read(operation, data)).into_bytes();
-            rest.extend(passage.rest(self.meter.is_whole && self.meter.parts > 0));
-        }
-        if let Some(mut translator) = self.translator.take() {
-            if !is_all_read {
+    }
+
+    /// The engine has ended its answer: what is left of it is passed on.
+    async fn finish(&mut self, passage: Passage, (status, headers): (StatusCode, HeaderMap)) -> (AttemptEnd, Duration) {
+        let is_framed = passage.is_framed();
+        let rest = match passage.end(&mut self.meter) {
+            Ok(rest) => rest,
+            Err(error @ PassageError::TooLong) => {
                 // A bound of ours: the engine is not to blame.
-                let why = format!("the answer is longer than {} MiB: ask for it streamed", MOST_READ >> 20);
-                return (AttemptEnd::Refused(Refusal::new(RefusalReason::EngineFailed, why)), Duration::ZERO);
+                let refusal = Refusal::new(RefusalReason::EngineFailed, error.to_string());
+                return (AttemptEnd::Refused(refusal), Duration::ZERO);
             }
-            let answer = match self.client.framing() {
-                // It was asked for a stream, and answered at once.
-                Some(_) => Some(translator.read(&whole) + &translator.end()),
-                None => translator.whole(&whole),
-            };
-            match answer {
-                Some(answer) => rest = answer.into_bytes(),
-                None => {
-                    // None of its words: they may be an answer's.
-                    let detail = "what came is no chat completion".to_owned();
-                    return self.broken(Failure::BadBody { detail });
-                }
-            }
-            if let Some(framing) = self.client.framing() {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static(framing.content_type()));
-            }
-        }
+            Err(error @ PassageError::NoAnswer) => return self.broken(Failure::BadBody { detail: error.to_string() }),
+        };
         if !rest.is_empty() && !self.gone {
             self.client.begin(status, headers.clone(), Some(&self.lent.target.backend));
             self.client.send(rest.into(), false).await;
         }
-        if framing.is_none() {
-            self.meter.read(self.ask.operation, &whole);
+        self.ended(status, headers, is_framed)
+    }
+
+    /// Tells what the bytes that just came show.
+    fn show_progress(&mut self) {
+        if self.meter.parts > 0 {
+            self.first_token.get_or_insert(self.began.elapsed());
+            self.lent.held.token();
+            self.lent.target.contact.answers();
         }
-        self.ended(status, headers, framing.is_some())
+        if self.meter.is_whole {
+            self.client.is_whole();
+        }
     }
 
     fn received(&mut self) {

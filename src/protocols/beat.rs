@@ -1,10 +1,16 @@
-//! Signs of life: what a client of each protocol takes for nothing while it waits. Never a comment or an empty line, which some clients
-//! drop without a look at their clock, or fail at.
+//! Signs of life: what a client of each protocol takes for nothing while it waits. Not a comment or an empty line where an event or a
+//! record will do: some clients drop those without a look at their clock, or fail at them.
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::Operation;
+
+/// The sign that comes before the first frame of an answer to Responses. OpenAI's own SDKs take no event in front of `response.created`, and
+/// all ids of an answer must be one, which is the engine's to give. Whoever counts events alone (Codex) needs a [`beat`] now and then.
+pub fn early_beat(operation: Operation) -> Option<&'static str> {
+    (operation == Operation::Responses).then_some(": waiting\n\n")
+}
 
 /// A frame that changes nothing; `None`: there is none in this protocol.
 pub fn beat(operation: Operation, id: &str, model: &str, now: Timestamp) -> Option<String> {
@@ -55,7 +61,7 @@ pub(super) fn line(record: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocols::{FrameSplitter, Meter};
+    use crate::protocols::{FrameSplitter, Framing, Meter};
 
     #[test]
     fn a_sign_of_life_is_a_whole_frame_and_no_part_of_an_answer() {
@@ -71,5 +77,9 @@ mod tests {
             streamed += 1;
         }
         assert_eq!(streamed, 6);
+        let early = early_beat(Operation::Responses).unwrap();
+        let (mut splitter, mut data) = (FrameSplitter::new(Framing::Sse), Vec::new());
+        splitter.push(early.as_bytes(), |_, read| data.push(read.map(<[u8]>::to_vec)));
+        assert_eq!((splitter.is_between(), data), (true, vec![Some(Vec::new())]), "a frame without data");
     }
 }

@@ -1,5 +1,7 @@
 //! Listings of what may be asked for: aliases, with whether a server is ready for them, in shapes that several protocols' clients read.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -35,9 +37,20 @@ pub fn model(one: &Listed) -> Value {
     })
 }
 
-/// `GET /api/tags`.
-pub fn tags(all: &[Listed]) -> Value {
-    json!({"models": all.iter().map(|one| tag(&one.alias)).collect::<Vec<_>>()})
+/// Of the model behind an alias; not its own name.
+const TOLD: [&str; 4] = ["modified_at", "size", "digest", "details"];
+
+/// `GET /api/tags`. `told` is what servers say of the models behind the aliases.
+pub fn tags(all: &[Listed], told: &BTreeMap<String, Value>) -> Value {
+    let tag = |one: &Listed| {
+        let mut tag = tag(&one.alias);
+        let told = told.get(&one.alias).and_then(Value::as_object);
+        for (name, value) in told.into_iter().flatten().filter(|(name, _)| TOLD.contains(&name.as_str())) {
+            tag[name] = value.clone();
+        }
+        tag
+    };
+    json!({"models": all.iter().map(tag).collect::<Vec<_>>()})
 }
 
 /// `GET /api/ps`: the aliases that are in a server's memory.
@@ -52,7 +65,7 @@ pub fn loaded_models(all: &[(String, u64, u64, Option<Timestamp>)]) -> Value {
     json!({"models": all.iter().map(loaded).collect::<Vec<_>>()})
 }
 
-/// Of the alias: there is no file behind it, and Ollama's command line shows the first twelve characters of a digest.
+/// Of the alias, where nobody tells of its file. Ollama's command line shows the first twelve characters of a digest.
 fn digest(alias: &str) -> String {
     Sha256::digest(alias).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -91,7 +104,11 @@ mod tests {
         let models = models(&all);
         assert_eq!(models["data"][0]["id"], "team/small");
         assert_eq!((&models["data"][0]["type"], &models["first_id"]), (&json!("model"), &json!("team/small")));
-        let tags = tags(&all);
+        let tell = json!({"name": "own", "size": 7, "remote_host": "https://x"});
+        let told = tags(&all, &BTreeMap::from([("team/small".to_owned(), tell)]));
+        assert_eq!((&told["models"][0]["name"], &told["models"][0]["size"]), (&json!("team/small"), &json!(7)));
+        assert_eq!(told["models"][0].get("remote_host"), None);
+        let tags = tags(&all, &BTreeMap::new());
         assert_eq!(tags["models"][0]["name"], "team/small");
         assert_eq!(tags["models"][0]["digest"].as_str().map(str::len), Some(64));
         let loaded = loaded_models(&[("team/small".into(), 7, 7, None)]);

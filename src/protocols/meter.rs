@@ -1,10 +1,10 @@
 //! What the frames of an answer say: whether anything was answered, how much, and whether the answer is whole.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
-
-use super::{Operation, Protocol};
+use super::{
+    Operation, Protocol,
+    chunk::{Chunk, fault_words, says},
+    object::Object,
+};
 
 /// Tokens as the engine counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,202 +25,62 @@ pub struct Meter {
     pub error: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Option<Vec<Choice>>,
-    #[serde(default)]
-    usage: Option<Counts>,
-    #[serde(default)]
-    error: Option<Value>,
-    /// Of errors in other shapes: `{"object": "error", "message": …}`, `{"detail": …}`, what stands behind `event: error`.
-    #[serde(default)]
-    message: Option<Value>,
-    #[serde(default)]
-    detail: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    delta: Option<Said>,
-    #[serde(default)]
-    message: Option<Said>,
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    #[serde(default)]
-    content: Option<Value>,
-    #[serde(default)]
-    reasoning: Option<String>,
-    #[serde(default)]
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    thinking: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-struct Counts {
-    #[serde(default)]
-    prompt_tokens: Option<u64>,
-    #[serde(default)]
-    completion_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Record {
-    #[serde(default)]
-    message: Option<Said>,
-    #[serde(default)]
-    response: Option<String>,
-    #[serde(default)]
-    thinking: Option<String>,
-    #[serde(default)]
-    done: bool,
-    #[serde(default)]
-    prompt_eval_count: Option<u64>,
-    #[serde(default)]
-    eval_count: Option<u64>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    #[serde(default, rename = "type")]
-    kind: String,
-    #[serde(default)]
-    usage: Option<Value>,
-    /// Of Anthropic's first event the message, of OpenAI's errors the words.
-    #[serde(default)]
-    message: Option<Value>,
-    #[serde(default)]
-    response: Option<Value>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-/// Some engines send the field with every chunk.
-fn is_error(error: &Value) -> bool {
-    !matches!(error, Value::Null | Value::Bool(false)) && *error != ""
-}
-
-fn spent(usage: &Value) -> Option<Usage> {
-    let count = |name: &str| usage.get(name).and_then(Value::as_u64);
-    let usage = Usage { prompt: count("input_tokens"), completion: count("output_tokens") };
-    (usage != Usage::default()).then_some(usage)
-}
-
-impl Said {
-    fn has_content(&self) -> bool {
-        let text = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-        let content = self.content.as_ref().is_some_and(|content| content != "" && !content.is_null());
-        let thought = [&self.reasoning, &self.reasoning_content, &self.thinking].into_iter().any(text);
-        content || thought || self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
-    }
-}
-
 impl Meter {
     /// Takes in the data of a frame, or a whole answer.
     pub fn read(&mut self, operation: Operation, data: &[u8]) {
+        let text = String::from_utf8_lossy(data);
         match (operation, operation.protocol()) {
-            (Operation::Responses, _) | (_, Protocol::Anthropic) => self.event(data),
-            (_, Protocol::OpenAi) => self.chunk(data),
-            (_, Protocol::Ollama) => self.record(data),
+            (Operation::Responses, _) | (_, Protocol::Anthropic) => self.event(&text),
+            (_, Protocol::OpenAi) => self.chunk(&Chunk::read(&text)),
+            (_, Protocol::Ollama) => self.record(&text),
         }
     }
 
-    fn chunk(&mut self, data: &[u8]) {
-        if data.trim_ascii() == b"[DONE]" {
-            self.is_whole = true;
-            return;
+    pub(super) fn chunk(&mut self, chunk: &Chunk<'_>) {
+        let Chunk { is_mark, is_unreadable: _, error, usage, choices, is_usage_alone: _ } = chunk;
+        if let Some(words) = error {
+            self.error = Some(words.clone());
         }
-        let Ok(Chunk { choices, usage, error, message, detail }) = serde_json::from_slice::<Chunk>(data) else {
-            return self.odd_chunk(data);
-        };
-        let other = if choices.is_none() { message.or(detail) } else { None };
-        self.fault(error.filter(is_error).or(other));
-        if let Some(Counts { prompt_tokens, completion_tokens }) = usage {
-            self.usage = Usage { prompt: prompt_tokens, completion: completion_tokens };
-        }
-        let says = |choice: &Choice| {
-            let said = choice.delta.as_ref().or(choice.message.as_ref()).is_some_and(Said::has_content);
-            said || choice.text.as_deref().is_some_and(|text| !text.is_empty()) || choice.finish_reason.is_some()
-        };
-        let choices = choices.unwrap_or_default();
-        self.is_whole |= choices.iter().any(|choice| choice.finish_reason.is_some());
-        if choices.iter().any(says) {
-            self.parts += 1;
-        }
-    }
-
-    /// A chunk in which something is of another type than it should be: that it says anything counts.
-    fn odd_chunk(&mut self, data: &[u8]) {
-        let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return };
-        let choices = chunk["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let ends = choices.iter().any(|choice| choice["finish_reason"].is_string());
-        let says =
-            |holder: &Value| holder.as_object().is_some_and(|fields| fields.values().any(|value| !value.is_null()));
-        self.is_whole |= ends;
-        if ends || choices.iter().any(|choice| says(&choice["delta"]) || says(&choice["message"])) {
-            self.parts += 1;
-        }
+        self.usage = usage.unwrap_or(self.usage);
+        self.is_whole |= *is_mark || choices.iter().any(|choice| choice.finish.is_some());
+        self.parts += u64::from(choices.iter().any(|choice| choice.says()));
     }
 
     /// Messages and Responses name the kind of each event; a whole answer has the same fields.
-    fn event(&mut self, data: &[u8]) {
-        let Ok(event) = serde_json::from_slice::<Event>(data) else { return };
-        let within = |holder: &Option<Value>| holder.as_ref().and_then(|holder| holder.get("usage")).and_then(spent);
-        let spent =
-            event.usage.as_ref().and_then(spent).or_else(|| within(&event.message)).or_else(|| within(&event.response));
-        if let Some(Usage { prompt, completion }) = spent {
+    fn event(&mut self, text: &str) {
+        let Some(event) = Object::lenient(text) else { return };
+        let (message, response) = (event.object("message"), event.object("response"));
+        for holder in [&event, &message, &response] {
+            let usage = holder.object("usage");
+            let [prompt, completion] = ["input_tokens", "output_tokens"].map(|name| usage.count(name));
             self.usage =
                 Usage { prompt: prompt.or(self.usage.prompt), completion: completion.or(self.usage.completion) };
         }
-        match event.kind.as_str() {
+        match event.words("type").as_ref() {
             "content_block_delta" => self.parts += 1,
             "message_stop" | "message" | "response.completed" | "response.incomplete" => {
                 self.parts += 1;
                 self.is_whole = true;
             }
-            "error" => self.fault(event.error.or(event.message)),
-            "response.failed" => {
-                let error = event.response.as_ref().and_then(|response| response.get("error")).cloned();
-                self.fault(Some(error.unwrap_or(Value::Bool(true))));
-            }
+            "error" => self.error = event.given("error").or_else(|| event.given("message")).map(fault_words),
+            "response.failed" => self.error = Some(fault_words(response.given("error").unwrap_or("true"))),
             kind if kind.ends_with(".delta") => self.parts += 1,
             _ => {}
         }
     }
 
-    fn record(&mut self, data: &[u8]) {
-        let Ok(record) = serde_json::from_slice::<Record>(data) else { return };
-        self.fault(record.error);
-        let text = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
-        self.is_whole |= record.done;
-        if record.prompt_eval_count.is_some() || record.eval_count.is_some() {
-            self.usage = Usage { prompt: record.prompt_eval_count, completion: record.eval_count };
+    fn record(&mut self, text: &str) {
+        let Some(record) = Object::lenient(text) else { return };
+        self.error = record.given("error").map(fault_words).or(self.error.take());
+        let is_done = record.get("done") == Some("true");
+        self.is_whole |= is_done;
+        let [prompt, completion] = ["prompt_eval_count", "eval_count"].map(|name| record.count(name));
+        if prompt.is_some() || completion.is_some() {
+            self.usage = Usage { prompt, completion };
         }
-        if record.done
-            || record.message.is_some_and(|said| said.has_content())
-            || text(record.response)
-            || text(record.thinking)
-        {
-            self.parts += 1;
-        }
-    }
-
-    fn fault(&mut self, error: Option<Value>) {
-        let Some(error) = error.filter(|error| !error.is_null()) else { return };
-        let words = error.as_str().or_else(|| error.get("message")?.as_str()).unwrap_or("no explanation");
-        self.error = Some(words.chars().take(300).collect());
+        let has_text = |name| !record.words(name).is_empty();
+        let is_part = is_done || says(&record.object("message")) || has_text("response") || has_text("thinking");
+        self.parts += u64::from(is_part);
     }
 }
 

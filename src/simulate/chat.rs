@@ -14,6 +14,7 @@ use super::{
     replies,
     reply::{self, EVENT_STREAM, Piece},
     state::SimulatedState,
+    tools::WantedTool,
 };
 use crate::engines::{EngineKind, MLX_DEFAULT_MODEL};
 
@@ -43,20 +44,6 @@ impl ChatRequest {
         }
     }
 
-    /// The tool that the last prompt says to call, in the words "call NAME".
-    fn tool(&self) -> Option<WantedTool> {
-        // Coding agents let reminders of the system's follow the prompt.
-        let mut said = self.messages.iter().rev().filter(|message| message["role"] != "system");
-        let last = said.next().filter(|message| message["role"] == "user")?;
-        let said = joined(std::slice::from_ref(last));
-        let mut tools = self.others.get("tools")?.as_array()?.iter().filter_map(|tool| {
-            let function = tool.get("function")?;
-            let name = function.get("name")?.as_str()?.to_owned();
-            Some(WantedTool { name, parameters: function.get("parameters").cloned().unwrap_or_default() })
-        });
-        tools.find(|tool| said.contains(&format!("call {}", tool.name)))
-    }
-
     fn options(&self, schema: Option<&Value>) -> Value {
         let known = ["temperature", "top_p", "seed", "stop"];
         let mut options: Map<String, Value> =
@@ -65,24 +52,6 @@ impl ChatRequest {
             options.insert("schema".to_owned(), schema.clone());
         }
         options.into()
-    }
-}
-
-/// A tool that is called with the simplest arguments that fit.
-struct WantedTool {
-    name: String,
-    parameters: Value,
-}
-
-impl WantedTool {
-    /// The message, or with its number a part of it.
-    fn message(&self, arguments: &str, is_first: bool) -> Value {
-        let mut call = json!({"index": 0, "type": "function", "function": {"arguments": arguments}});
-        if is_first {
-            call["id"] = format!("call_{}", self.name).into();
-            call["function"]["name"] = self.name.clone().into();
-        }
-        json!({"role": "assistant", "content": "", "tool_calls": [call]})
     }
 }
 
@@ -98,7 +67,7 @@ pub(super) async fn chat(
     Lenient(request): Lenient<ChatRequest>,
 ) -> Response {
     let engine = shared.options.engine;
-    let tool = request.tool();
+    let tool = WantedTool::of(&request.messages, request.others.get("tools"));
     let schema = match &tool {
         Some(tool) => Some(tool.parameters.clone()),
         None => request.schema(engine),

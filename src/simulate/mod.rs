@@ -26,6 +26,7 @@ mod replies;
 mod reply;
 mod server;
 mod state;
+mod tools;
 mod totals;
 mod wire;
 

@@ -17,6 +17,7 @@ use super::models::Keep;
 use super::replies::{self, SimulatedRefusal};
 use super::reply::{self, NDJSON, Piece};
 use super::state::SimulatedState;
+use super::tools::WantedTool;
 
 #[derive(Deserialize)]
 pub(super) struct OllamaRequest {
@@ -34,6 +35,7 @@ pub(super) struct OllamaRequest {
     options: Map<String, Value>,
     format: Option<Value>,
     truncate: Option<bool>,
+    tools: Option<Value>,
 }
 
 impl OllamaRequest {
@@ -84,7 +86,9 @@ async fn run(
     let mut options = request.options.clone();
     // Ollama's -1 is no limit.
     let max_tokens = options.remove("num_predict").and_then(|n| u32::try_from(n.as_i64()?).ok());
-    let schema = request.format.clone().filter(|format| !format.is_null() && format != "");
+    let tool = WantedTool::of(&request.messages, request.tools.as_ref());
+    let format = request.format.clone().filter(|format| !format.is_null() && format != "");
+    let schema = tool.as_ref().map(|tool| tool.parameters.clone()).or(format);
     if let Some(schema) = &schema {
         options.insert("schema".to_owned(), schema.clone());
     }
@@ -106,18 +110,33 @@ async fn run(
     };
     if request.stream == Some(false) || generation.shape().is_some_and(Wrong::is_whole) {
         return match reply::whole(&mut generation).await {
-            Ok(text) => reply::json(200, &last(&generation, &text, shape)),
+            Ok(text) => {
+                let mut answer = last(&generation, &text, shape);
+                if let Some(tool) = tool {
+                    answer["message"] = tool.ollama_message(&text);
+                }
+                reply::json(200, &answer)
+            }
             Err(why) => replies::ollama(why, &request.model),
         };
     }
-    reply::streamed(generation, NDJSON, move |generation, piece| {
-        let record = match piece {
-            // Its own protocol has no comments.
-            Piece::Progress(..) => return String::new(),
-            Piece::Token(token) => record(&generation.model, &token, false, shape),
-            Piece::End => last(generation, "", shape),
-        };
-        format!("{record}\n")
+    let mut arguments = String::new();
+    reply::streamed(generation, NDJSON, move |generation, piece| match (piece, &tool) {
+        // Its own protocol has no comments.
+        (Piece::Progress(..), _) => String::new(),
+        (Piece::Token(token), Some(_)) => {
+            arguments += &token;
+            String::new()
+        }
+        (Piece::Token(token), None) => format!("{}\n", record(&generation.model, &token, false, shape)),
+        (Piece::End, tool) => {
+            let mut call = record(&generation.model, "", false, shape);
+            let call = tool.as_ref().map(|tool| {
+                call["message"] = tool.ollama_message(&arguments);
+                format!("{call}\n")
+            });
+            format!("{}{}\n", call.unwrap_or_default(), last(generation, "", shape))
+        }
     })
     .await
 }

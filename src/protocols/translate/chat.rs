@@ -1,8 +1,14 @@
 //! What an engine answers to a chat: texts, thoughts, tool calls, and why it ended.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
-use super::super::Usage;
+use super::super::{
+    Usage,
+    chunk::{Choice, Chunk},
+    object::{Object, spliced, text},
+};
 
 /// Of what is kept until the end.
 pub(super) const MOST_KEPT: usize = 8 << 20;
@@ -29,12 +35,13 @@ pub(super) struct WantedCall {
 }
 
 impl WantedCall {
-    /// What it is called with; a model may write what is no JSON.
-    pub fn input(&self) -> Value {
-        match serde_json::from_str(&self.arguments) {
-            Ok(input @ Value::Object(_)) => input,
-            _ if self.arguments.trim().is_empty() => json!({}),
-            _ => json!({"arguments": self.arguments}),
+    /// What it is called with, as the model wrote it; that may be no JSON.
+    pub fn input(&self) -> Cow<'_, str> {
+        let written = self.arguments.trim_ascii();
+        match Object::lenient(written) {
+            Some(_) => written.into(),
+            None if written.is_empty() => "{}".into(),
+            None => json!({"arguments": self.arguments}).to_string().into(),
         }
     }
 }
@@ -59,70 +66,53 @@ impl ChatReader {
         Self { id: id.to_owned(), ..Self::default() }
     }
 
-    /// Takes in a frame. Engines differ in what they write: what is missing or of another type says nothing.
-    pub fn read(&mut self, data: &[u8]) -> Vec<ChatPart> {
-        let text = String::from_utf8_lossy(data);
-        let text = text.trim_start_matches('\u{feff}').trim();
-        if matches!(text, "" | "[DONE]") {
-            return Vec::new();
+    /// Takes in a frame.
+    pub fn read(&mut self, chunk: &Chunk<'_>) -> Vec<ChatPart> {
+        if chunk.is_unreadable {
+            return vec![ChatPart::Failed("a part of its answer is no JSON object".to_owned())];
         }
-        let Ok(frame) = serde_json::from_str::<Value>(text) else {
-            return vec![ChatPart::Failed("a part of its answer is no JSON".to_owned())];
-        };
-        if let Some(why) = failure(&frame) {
-            return vec![ChatPart::Failed(why.chars().take(300).collect())];
+        if let Some(why) = &chunk.error {
+            return vec![ChatPart::Failed(why.clone())];
         }
-        let count = |name: &str| frame["usage"][name].as_f64().map(|count| count as u64);
-        if let Some(prompt) = count("prompt_tokens") {
-            self.usage = Usage { prompt: Some(prompt), completion: count("completion_tokens") };
-        }
+        self.usage = chunk.usage.unwrap_or(self.usage);
         let mut parts = Vec::new();
         // Nobody asked for more than one answer.
-        let choices = frame["choices"].as_array().into_iter().flatten();
-        for choice in choices.filter(|choice| choice["index"].as_u64().unwrap_or(0) == 0) {
-            let message = if choice["delta"].is_null() { &choice["message"] } else { &choice["delta"] };
+        for Choice { message, finish, .. } in chunk.choices.iter().filter(|choice| choice.index == 0) {
             self.message(message, &mut parts);
-            if let Some(finish) = choice["finish_reason"].as_str() {
-                self.finish = Some(finish.to_owned());
+            if let Some(finish) = finish {
+                self.finish = Some(finish.clone().into_owned());
             }
         }
         self.has_answered |= !parts.is_empty() || !self.calls.is_empty() || self.finish.is_some();
         parts
     }
 
-    fn message(&mut self, message: &Value, parts: &mut Vec<ChatPart>) {
-        let said = ["reasoning_content", "reasoning"].into_iter().map(|name| super::words(message, name));
+    fn message(&mut self, message: &Object<'_>, parts: &mut Vec<ChatPart>) {
+        let said = ["reasoning_content", "reasoning"].into_iter().map(|name| message.words(name));
         let thought = said.into_iter().find(|thought| !thought.is_empty());
-        parts.extend(thought.map(|thought| ChatPart::Thought(thought.to_owned())));
-        let content = match &message["content"] {
-            Value::Array(pieces) => pieces.iter().map(|piece| super::words(piece, "text")).collect(),
-            content => content.as_str().unwrap_or_default().to_owned(),
+        parts.extend(thought.map(|thought| ChatPart::Thought(thought.into_owned())));
+        let content = match message.objects("content") {
+            Some(pieces) => pieces.iter().map(|piece| piece.words("text").into_owned()).collect(),
+            None => message.words("content"),
         };
-        for text in [content.as_str(), super::words(message, "refusal")].into_iter().filter(|text| !text.is_empty()) {
+        for text in [content, message.words("refusal")].into_iter().filter(|text| !text.is_empty()) {
             self.kept += text.len();
-            parts.push(ChatPart::Text(text.to_owned()));
+            parts.push(ChatPart::Text(text.into_owned()));
         }
-        for call in message["tool_calls"].as_array().into_iter().flatten() {
-            if self.call(call).is_none() {
+        for call in message.objects("tool_calls").unwrap_or_default() {
+            if self.call(&call).is_none() {
                 parts.push(ChatPart::Failed("its tool calls are longer than can be kept".to_owned()));
             }
         }
     }
 
     /// A call comes whole, or piece by piece; `None`: it is too long.
-    fn call(&mut self, piece: &Value) -> Option<()> {
-        let index = piece["index"].as_u64();
-        let id = match &piece["id"] {
-            Value::String(id) => id.clone(),
-            Value::Number(id) => id.to_string(),
-            _ => String::new(),
-        };
-        let name = super::words(&piece["function"], "name");
-        let arguments = match &piece["function"]["arguments"] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        };
+    fn call(&mut self, piece: &Object<'_>) -> Option<()> {
+        let index = piece.count("index");
+        let id = piece.given("id").map(written).unwrap_or_default();
+        let function = piece.object("function");
+        let name = function.words("name");
+        let arguments = function.given("arguments").map(written).unwrap_or_default();
         self.kept_of_calls += arguments.len() + name.len();
         if self.kept_of_calls > MOST_KEPT {
             return None;
@@ -130,7 +120,7 @@ impl ChatReader {
         let are_many = self.calls.len() >= MOST_CALLS;
         let begun = self.calls.iter_mut().rev().find(|call| match (index, id.is_empty()) {
             // An engine may give all calls of an answer one number, or none, and an id each.
-            (_, false) if call.has_own_id => call.id == id,
+            (_, false) if call.has_own_id => call.id == *id,
             (Some(_), _) => call.index == index,
             // Without a number, one that has a name is another one.
             (None, _) => name.is_empty(),
@@ -139,32 +129,24 @@ impl ChatReader {
             Some(call) => {
                 call.arguments += &arguments;
                 if call.name.is_empty() {
-                    name.clone_into(&mut call.name);
+                    call.name = name.into_owned();
                 }
             }
             None if are_many => return None,
             None => {
                 let has_own_id = !id.is_empty();
-                let id = if has_own_id { id } else { format!("call_{}_{}", self.id, self.calls.len()) };
-                self.calls.push(WantedCall { index, id, has_own_id, name: name.to_owned(), arguments });
+                let id = if has_own_id { id.into_owned() } else { format!("call_{}_{}", self.id, self.calls.len()) };
+                let (name, arguments) = (name.into_owned(), arguments.into_owned());
+                self.calls.push(WantedCall { index, id, has_own_id, name, arguments });
             }
         }
         Some(())
     }
 }
 
-/// The words of an error, in the shapes that engines give it within a stream.
-fn failure(frame: &Value) -> Option<&str> {
-    let error = &frame["error"];
-    let is_none = matches!(error, Value::Null | Value::Bool(false)) || error == "";
-    let words = |of: &'_ Value| of.as_str().is_some();
-    if !is_none {
-        return error.as_str().or_else(|| error["message"].as_str()).or(Some("no explanation"));
-    }
-    if frame["choices"].is_null() {
-        return [&frame["message"], &frame["detail"]].into_iter().find(|of| words(of)).and_then(Value::as_str);
-    }
-    None
+/// A text, or whatever else stands there as it was written.
+fn written(json: &str) -> Cow<'_, str> {
+    text(json).unwrap_or(json.into())
 }
 
 /// A message of a chat that calls functions, or says what one gave.
@@ -172,15 +154,49 @@ pub(super) fn tool_call(id: &str, name: &str, arguments: &str) -> Value {
     json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
 }
 
-/// A function that may be called.
-pub(super) fn function(name: &Value, description: &Value, parameters: &Value) -> Value {
-    let mut function = json!({"name": name});
-    for (field, value) in [("description", description), ("parameters", parameters)] {
-        if !value.is_null() {
-            function[field] = value.clone();
-        }
+/// A function that may be called, in JSON.
+pub(super) fn function(name: &str, description: &str, parameters: Option<&str>) -> String {
+    let mut own = json!({"name": name});
+    if !description.is_empty() {
+        own["description"] = description.into();
     }
-    json!({"type": "function", "function": function})
+    let parameters: Vec<_> = parameters.map(|parameters| ("parameters", parameters)).into_iter().collect();
+    spliced(&json!({"type": "function"}), &[("function", &spliced(&own, &parameters))])
+}
+
+/// The functions of a chat, and which of them is to be called.
+#[derive(Default)]
+pub(super) struct Functions {
+    names: Vec<String>,
+    json: Vec<String>,
+}
+
+impl Functions {
+    pub fn push(&mut self, name: &str, json: String) {
+        self.names.push(name.to_owned());
+        self.json.push(json);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.json.is_empty()
+    }
+
+    /// Those of these names alone.
+    pub fn keep(&mut self, names: &[String]) {
+        let mut kept = self.names.iter().map(|name| names.contains(name));
+        self.json.retain(|_| kept.next() == Some(true));
+        self.names.retain(|name| names.contains(name));
+    }
+
+    /// The choice of one; `None`: there is none of this name.
+    pub fn choice(&self, name: &str) -> Option<Value> {
+        let is_one = self.names.iter().any(|known| known == name);
+        is_one.then(|| json!({"type": "function", "function": {"name": name}}))
+    }
+
+    pub fn list(&self) -> String {
+        format!("[{}]", self.json.join(","))
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +209,7 @@ mod tests {
             let mut reader = ChatReader::default();
             for frame in frames {
                 let frame = format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{frame}]}}}}]}}"#);
-                assert_eq!(reader.read(frame.as_bytes()), []);
+                assert_eq!(reader.read(&Chunk::read(&frame)), []);
             }
             reader.calls.into_iter().map(|call| (call.id, call.name, call.arguments)).collect::<Vec<_>>()
         };
@@ -225,33 +241,27 @@ mod tests {
 
     #[test]
     fn what_engines_write_otherwise_is_read_all_the_same() {
-        let text = |frame: &str| ChatReader::default().read(frame.as_bytes());
+        let text = |frame: &str| ChatReader::default().read(&Chunk::read(frame));
         let hay = || vec![ChatPart::Text("hay".to_owned())];
         for frame in [
             r#"{"choices":[{"delta":{"content":"hay","reasoning":{"a":1}}}],"usage":{"prompt_tokens":7.0}}"#,
             r#"{"choices":[{"delta":{"content":"x","content":"hay"}}]}"#,
+            r#"{"choices":[{"message":{"content":"hay"},"delta":null},{"index":1,"message":{"content":"x"}}]}"#,
             "\u{feff}{\"choices\":[{\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"hay\"}]}}],\"error\":false}",
         ] {
             assert_eq!(text(frame), hay(), "{frame}");
         }
-        for frame in [
-            r#"{"error":{"message":"why"}}"#,
-            r#"{"error":"why"}"#,
-            r#"{"object":"error","message":"why","code":500}"#,
-            r#"{"detail":"why"}"#,
-        ] {
-            assert_eq!(text(frame), [ChatPart::Failed("why".to_owned())], "{frame}");
-        }
+        assert_eq!(text(r#"{"error":{"message":"why"}}"#), [ChatPart::Failed("why".to_owned())]);
         assert!(matches!(text("{\"choices\"").as_slice(), [ChatPart::Failed(_)]), "nothing is lost in silence");
     }
 
     #[test]
     fn what_a_model_writes_as_arguments_is_an_object_in_any_case() {
         for (arguments, input) in [
-            (r#"{"a":1}"#, json!({"a": 1})),
-            ("", json!({})),
-            ("[1]", json!({"arguments": "[1]"})),
-            ("{\"a\":", json!({"arguments": "{\"a\":"})),
+            (r#" {"b": 36893488147419103232, "a": 1.50}"#, r#"{"b": 36893488147419103232, "a": 1.50}"#),
+            ("", "{}"),
+            ("[1]", r#"{"arguments":"[1]"}"#),
+            ("{\"a\":", r#"{"arguments":"{\"a\":"}"#),
         ] {
             assert_eq!(WantedCall { arguments: arguments.into(), ..WantedCall::default() }.input(), input);
         }
@@ -262,7 +272,7 @@ mod tests {
         let mut reader = ChatReader::default();
         let long = "x".repeat(1 << 20);
         let frame = json!({"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": long}}]}}]});
-        let read: Vec<_> = (0..9).flat_map(|_| reader.read(frame.to_string().as_bytes())).collect();
+        let read: Vec<_> = (0..9).flat_map(|_| reader.read(&Chunk::read(&frame.to_string()))).collect();
         assert!(matches!(read.as_slice(), [ChatPart::Failed(_)]), "{read:?}");
     }
 }

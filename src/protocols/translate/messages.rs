@@ -3,103 +3,124 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{Ask, AskError, Usage, beat::named_event, edit::is_billing, object::Object},
-    chat::{ChatPart, ChatReader, function, tool_call},
-    field, list, words, wrong,
+    super::{
+        Ask, AskError, Usage,
+        beat::named_event,
+        edit::is_billing,
+        object::{Object, spliced, text},
+    },
+    chat::{ChatPart, ChatReader, Functions, function, tool_call},
+    list, parts, renamed, wrong,
 };
 
+/// Tools that Anthropic's own servers run: no other model can call them.
+const THEIR_OWN: [&str; 6] =
+    ["web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "mcp_toolset", "advisor_"];
+
 /// The chat of a request.
-pub(super) fn chat(object: &Object<'_>) -> Result<Value, AskError> {
+pub(super) fn chat(object: &Object<'_>) -> Result<String, AskError> {
     let mut messages = Vec::new();
-    let system = system(&field(object, "system")?);
+    let system = system(object.get("system"), "system")?;
     if !system.is_empty() {
         messages.push(json!({"role": "system", "content": system}));
     }
     for message in list(object, "messages")? {
-        match words(&message, "role") {
-            "user" => user(&message["content"], &mut messages)?,
-            "assistant" => messages.push(assistant(&message["content"])?),
+        let content = message.get("content");
+        match message.words("role").as_ref() {
+            "user" => user(content, &mut messages)?,
+            "assistant" => messages.push(assistant(content)?),
             // Newer clients remind models in the middle of a conversation.
-            "system" => messages.push(json!({"role": "system", "content": self::system(&message["content"])})),
+            "system" => messages.push(json!({"role": "system", "content": self::system(content, "messages")?})),
             role => {
                 return Err(wrong("messages", format!("messages: the role {role:?} is neither user nor assistant")));
             }
         }
     }
-    let mut chat = Map::new();
-    chat.insert("model".into(), field(object, "model")?);
-    chat.insert("messages".into(), messages.into());
-    for (theirs, ours) in [
-        ("max_tokens", "max_tokens"),
-        ("temperature", "temperature"),
-        ("top_p", "top_p"),
-        ("stop_sequences", "stop"),
-        ("stream", "stream"),
-    ] {
-        let value = field(object, theirs)?;
-        if !value.is_null() {
-            chat.insert(ours.into(), value);
+    let mut chat = renamed(
+        object,
+        &[
+            ("model", "model"),
+            ("max_tokens", "max_tokens"),
+            ("temperature", "temperature"),
+            ("top_p", "top_p"),
+            ("stop_sequences", "stop"),
+            ("stream", "stream"),
+        ],
+    );
+    chat.push(("messages", Value::from(messages).to_string().into()));
+    let functions = functions(object)?;
+    let choice = choice(&object.object("tool_choice"), &functions)?;
+    if !functions.is_empty() {
+        chat.push(("tools", functions.list().into()));
+    }
+    Ok(spliced(&choice.into(), &chat))
+}
+
+fn functions(object: &Object<'_>) -> Result<Functions, AskError> {
+    let mut functions = Functions::default();
+    for tool in list(object, "tools")? {
+        let (kind, name, schema) = (tool.words("type"), tool.words("name"), tool.given("input_schema"));
+        if schema.is_some() || matches!(kind.as_ref(), "" | "custom") {
+            functions.push(&name, function(&name, &tool.words("description"), schema));
+        } else if !THEIR_OWN.iter().any(|own| kind.starts_with(own)) {
+            let message = format!("tools: this server's model knows no tool of type {kind:?}: give it an input_schema");
+            return Err(wrong("tools", message));
         }
     }
-    let tools: Vec<Value> = list(object, "tools")?.iter().filter(|tool| is_own(tool)).map(tool).collect();
-    if !tools.is_empty() {
-        chat.insert("tools".into(), tools.into());
-        choice(&field(object, "tool_choice")?, &mut chat);
-    }
-    Ok(chat.into())
+    Ok(functions)
 }
 
-/// What only Anthropic's servers run (web search and the like) no other model can call.
-fn is_own(tool: &Value) -> bool {
-    matches!(words(tool, "type"), "" | "custom")
-}
-
-fn tool(tool: &Value) -> Value {
-    function(&tool["name"], &tool["description"], &tool["input_schema"])
-}
-
-fn choice(choice: &Value, chat: &mut Map<String, Value>) {
-    let chosen = match words(choice, "type") {
+/// What of a chat says which function is called.
+fn choice(choice: &Object<'_>, functions: &Functions) -> Result<Map<String, Value>, AskError> {
+    let mut chosen = Map::new();
+    let (kind, name) = (choice.words("type"), choice.words("name"));
+    let unknown = || wrong("tool_choice", format!("tool_choice: no tool {name:?} can be passed on"));
+    let how = match kind.as_ref() {
+        "tool" => functions.choice(&name).ok_or_else(unknown)?,
+        "" => return Ok(chosen),
+        _ if functions.is_empty() => return Ok(chosen),
         "auto" => json!("auto"),
         "any" => json!("required"),
         "none" => json!("none"),
-        "tool" => json!({"type": "function", "function": {"name": choice["name"]}}),
-        _ => return,
+        other => return Err(wrong("tool_choice", format!("tool_choice: {other:?} is not known"))),
     };
-    chat.insert("tool_choice".into(), chosen);
-    if choice["disable_parallel_tool_use"] == true {
-        chat.insert("parallel_tool_calls".into(), false.into());
+    chosen.insert("tool_choice".into(), how);
+    if choice.get("disable_parallel_tool_use") == Some("true") {
+        chosen.insert("parallel_tool_calls".into(), false.into());
     }
+    Ok(chosen)
 }
 
-fn system(given: &Value) -> String {
-    match given {
-        Value::String(text) => text.clone(),
-        blocks => {
-            let texts = blocks.as_array().into_iter().flatten().map(|block| words(block, "text"));
-            texts.filter(|text| !text.is_empty() && !is_billing(text)).collect::<Vec<_>>().join("\n\n")
-        }
+fn system(given: Option<&str>, field: &'static str) -> Result<String, AskError> {
+    if let Some(text) = given.and_then(text) {
+        return Ok(text.into_owned());
     }
+    let blocks = parts(given, field)?;
+    let texts = blocks.iter().map(|block| block.words("text"));
+    Ok(texts.filter(|text| !text.is_empty() && !is_billing(text)).collect::<Vec<_>>().join("\n\n"))
 }
 
 /// What a person said, and what their tools gave: that stands first, right after the calls.
-fn user(content: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
-    let mut said = Vec::new();
-    for block in blocks(content)? {
-        match words(&block, "type") {
-            "text" => said.push(json!({"type": "text", "text": block["text"]})),
-            "image" => said.push(picture(&block["source"])?),
+fn user(content: Option<&str>, messages: &mut Vec<Value>) -> Result<(), AskError> {
+    let (mut said, mut is_text) = (Vec::new(), true);
+    for block in parts(content, "messages")? {
+        match block.words("type").as_ref() {
+            "text" => said.push(text_of(&block)),
+            "image" => {
+                is_text = false;
+                said.push(picture(&block.object("source"))?);
+            }
             "tool_result" => {
-                let (id, (given, pictures)) = (words(&block, "tool_use_id"), given(&block["content"])?);
+                let (id, (given, pictures)) = (block.words("tool_use_id"), given(block.get("content"))?);
                 messages.push(json!({"role": "tool", "tool_call_id": id, "content": given}));
+                is_text &= pictures.is_empty();
                 said.extend(pictures);
             }
             other => return Err(unknown(other)),
         }
     }
-    let is_text = said.iter().all(|part| part["type"] == "text");
     if !said.is_empty() {
-        let texts = || said.iter().map(|part| words(part, "text")).collect::<Vec<_>>().join("\n\n");
+        let texts = || said.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n\n");
         // Engines whose templates know texts alone are given one.
         let content = if is_text { texts().into() } else { Value::from(said) };
         messages.push(json!({"role": "user", "content": content}));
@@ -108,26 +129,28 @@ fn user(content: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
 }
 
 /// What a tool gave; a tool message of a chat has text alone, so pictures follow it.
-fn given(content: &Value) -> Result<(String, Vec<Value>), AskError> {
+fn given(content: Option<&str>) -> Result<(String, Vec<Value>), AskError> {
     let (mut texts, mut pictures) = (Vec::new(), Vec::new());
-    for block in blocks(content)? {
-        match words(&block, "type") {
-            "text" => texts.push(words(&block, "text").to_owned()),
-            "image" => pictures.push(picture(&block["source"])?),
-            "tool_reference" => texts.push(words(&block, "tool_name").to_owned()),
+    for block in parts(content, "messages")? {
+        match block.words("type").as_ref() {
+            "text" => texts.push(block.words("text").into_owned()),
+            "image" => pictures.push(picture(&block.object("source"))?),
+            "tool_reference" => texts.push(block.words("tool_name").into_owned()),
             other => return Err(unknown(other)),
         }
     }
     Ok((texts.join("\n"), pictures))
 }
 
-fn assistant(content: &Value) -> Result<Value, AskError> {
+fn assistant(content: Option<&str>) -> Result<Value, AskError> {
     let (mut texts, mut calls) = (Vec::new(), Vec::new());
-    for block in blocks(content)? {
-        match words(&block, "type") {
-            "text" => texts.push(words(&block, "text").to_owned()),
+    for block in parts(content, "messages")? {
+        match block.words("type").as_ref() {
+            "text" => texts.push(block.words("text").into_owned()),
             "tool_use" => {
-                calls.push(tool_call(words(&block, "id"), words(&block, "name"), &input(&block["input"])));
+                // Of a call without arguments, none.
+                let input = block.given("input").unwrap_or("{}");
+                calls.push(tool_call(&block.words("id"), &block.words("name"), input));
             }
             // A model is not shown what it thought in former turns.
             "thinking" | "redacted_thinking" => {}
@@ -141,25 +164,14 @@ fn assistant(content: &Value) -> Result<Value, AskError> {
     Ok(message)
 }
 
-/// Of a call without arguments, none.
-fn input(input: &Value) -> String {
-    if input.is_null() { "{}".to_owned() } else { input.to_string() }
+fn text_of(block: &Object<'_>) -> Value {
+    json!({"type": "text", "text": block.words("text")})
 }
 
-fn blocks(content: &Value) -> Result<Vec<Value>, AskError> {
-    match content {
-        Value::Null => Ok(Vec::new()),
-        Value::String(text) if text.is_empty() => Ok(Vec::new()),
-        Value::String(text) => Ok(vec![json!({"type": "text", "text": text})]),
-        Value::Array(blocks) => Ok(blocks.clone()),
-        _ => Err(wrong("messages", "messages: content must be a text or a list of blocks".to_owned())),
-    }
-}
-
-fn picture(source: &Value) -> Result<Value, AskError> {
-    let url = match words(source, "type") {
-        "base64" => format!("data:{};base64,{}", words(source, "media_type"), words(source, "data")),
-        "url" => words(source, "url").to_owned(),
+fn picture(source: &Object<'_>) -> Result<Value, AskError> {
+    let url = match source.words("type").as_ref() {
+        "base64" => format!("data:{};base64,{}", source.words("media_type"), source.words("data")),
+        "url" => source.words("url").into_owned(),
         other => return Err(wrong("messages", format!("messages: a picture's source {other:?} can't be passed on"))),
     };
     Ok(json!({"type": "image_url", "image_url": {"url": url}}))
@@ -183,13 +195,12 @@ pub(super) struct MessageWriter {
 
 impl MessageWriter {
     pub fn new(ask: &Ask<'_>, id: &str, model: &str) -> Self {
-        let thinking = field(&ask.object, "thinking").unwrap_or_default();
         Self {
             id: format!("msg_{id}"),
             model: model.to_owned(),
             prompt: ask.prompt_estimate(),
             // Others would take thoughts for an answer.
-            thinks: matches!(words(&thinking, "type"), "enabled" | "adaptive"),
+            thinks: matches!(ask.object.object("thinking").words("type").as_ref(), "enabled" | "adaptive"),
             has_begun: false,
             next: 0,
             open: None,
@@ -215,8 +226,7 @@ impl MessageWriter {
         for call in &read.calls {
             self.close(out);
             self.open("tool_use", json!({"type": "tool_use", "id": call.id, "name": call.name, "input": {}}), out);
-            let json = call.input().to_string();
-            self.delta(json!({"type": "input_json_delta", "partial_json": json}), out);
+            self.delta(json!({"type": "input_json_delta", "partial_json": call.input()}), out);
         }
         self.close(out);
         let stop = stop_reason(read);
@@ -226,25 +236,23 @@ impl MessageWriter {
         *out += &named_event("message_stop", &json!({"type": "message_stop"}));
     }
 
-    pub fn whole(&self, parts: &[ChatPart], read: &ChatReader) -> Value {
-        let mut content: Vec<Value> = parts
-            .iter()
-            .filter_map(|part| match part {
-                ChatPart::Text(text) => Some(json!({"type": "text", "text": text})),
-                ChatPart::Thought(thought) if self.thinks => {
-                    Some(json!({"type": "thinking", "thinking": thought, "signature": ""}))
-                }
-                ChatPart::Thought(_) | ChatPart::Failed(_) => None,
-            })
-            .collect();
-        let calls = read.calls.iter();
-        content.extend(
-            calls.map(|call| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": call.input()})),
-        );
-        json!({
-            "id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": content,
+    pub fn whole(&self, parts: &[ChatPart], read: &ChatReader) -> String {
+        let said = parts.iter().filter_map(|part| match part {
+            ChatPart::Text(text) => Some(json!({"type": "text", "text": text}).to_string()),
+            ChatPart::Thought(thought) if self.thinks => {
+                Some(json!({"type": "thinking", "thinking": thought, "signature": ""}).to_string())
+            }
+            ChatPart::Thought(_) | ChatPart::Failed(_) => None,
+        });
+        let calls = read.calls.iter().map(|call| {
+            spliced(&json!({"type": "tool_use", "id": call.id, "name": call.name}), &[("input", call.input())])
+        });
+        let content = said.chain(calls).collect::<Vec<_>>().join(",");
+        let own = json!({
+            "id": self.id, "type": "message", "role": "assistant", "model": self.model,
             "stop_reason": stop_reason(read), "stop_sequence": null, "usage": self.usage(read.usage),
-        })
+        });
+        spliced(&own, &[("content", format!("[{content}]"))])
     }
 
     fn usage(&self, usage: Usage) -> Value {

@@ -1,24 +1,31 @@
 //! Calls that an engine doesn't have, put into one that it has: OpenAI's chat completions. Pure: a request becomes a chat, and what the
 //! engine says to that becomes an answer in the protocol of whoever asked.
 //!
-//! `chat` reads what an engine answers, `messages` and `responses` know one protocol each.
+//! `chat` reads what an engine answers, `messages` and `responses` know one protocol each, `response_tools` the tools of the latter. Values that
+//! nobody has to change (schemas, arguments, numbers) stay as they were written.
 
 mod chat;
 mod messages;
+mod response_tools;
 mod responses;
 
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
-use serde_json::Value;
 
 use self::{
     chat::{ChatPart, ChatReader, MOST_KEPT},
     messages::MessageWriter,
     responses::ResponseWriter,
 };
-use super::{Ask, AskError, Operation, Refusal, RefusalReason};
+use super::{
+    Ask, AskError, Operation, Refusal, RefusalReason,
+    chunk::Chunk,
+    object::{Object, objects, text},
+};
 
 /// Values that a request may have, apart from what stands within texts: each takes many times its bytes of memory here.
 const MOST_VALUES: usize = 100_000;
@@ -52,7 +59,7 @@ pub fn chat_of(ask: &Ask<'_>) -> Option<Result<String, AskError>> {
         Operation::Responses => responses::chat(&ask.object),
         _ => return None,
     };
-    Some(chat.map(|chat| chat.to_string()))
+    Some(chat)
 }
 
 /// Writes what an engine says to such a chat as the answer to the call.
@@ -73,19 +80,19 @@ impl AnswerTranslator {
     pub fn new(ask: &Ask<'_>, id: &str, model: &str, now: Timestamp) -> Option<Self> {
         let writer = match ask.operation {
             Operation::Messages => ProtocolWriter::Messages(MessageWriter::new(ask, id, model)),
-            Operation::Responses => ProtocolWriter::Responses(ResponseWriter::new(id, model, now)),
+            Operation::Responses => ProtocolWriter::Responses(ResponseWriter::new(ask, id, model, now)),
             _ => return None,
         };
         Some(Self { reader: ChatReader::new(id), writer, operation: ask.operation, is_over: false })
     }
 
-    /// Takes in the data of a frame; returns frames, or nothing.
-    pub fn read(&mut self, data: &[u8]) -> String {
+    /// Takes in a frame; returns frames, or nothing.
+    pub(super) fn read(&mut self, chunk: &Chunk<'_>) -> String {
         if self.is_over {
             return String::new();
         }
         let mut out = String::new();
-        for part in self.reader.read(data) {
+        for part in self.reader.read(chunk) {
             match (&mut self.writer, part) {
                 (_, ChatPart::Failed(why)) => return out + &self.fail(&why),
                 (ProtocolWriter::Messages(writer), part) => writer.part(&part, &mut out),
@@ -96,14 +103,14 @@ impl AnswerTranslator {
             }
         }
         // Without anything before, it is the end of no answer.
-        if data.trim_ascii() == b"[DONE]" && self.reader.has_answered {
+        if chunk.is_mark && self.reader.has_answered {
             out += &self.end();
         }
         out
     }
 
     /// The frame of an answer that can't go on, once.
-    pub fn fail(&mut self, why: &str) -> String {
+    pub(super) fn fail(&mut self, why: &str) -> String {
         match std::mem::replace(&mut self.is_over, true) {
             true => String::new(),
             false => Refusal::new(RefusalReason::EngineFailed, why).frame(self.operation),
@@ -111,7 +118,7 @@ impl AnswerTranslator {
     }
 
     /// The frames that end the answer, once.
-    pub fn end(&mut self) -> String {
+    pub(super) fn end(&mut self) -> String {
         if std::mem::replace(&mut self.is_over, true) {
             return String::new();
         }
@@ -124,41 +131,42 @@ impl AnswerTranslator {
     }
 
     /// An answer that was not streamed; `None`: this is no answer to a chat.
-    pub fn whole(&mut self, body: &[u8]) -> Option<String> {
-        let parts = self.reader.read(body);
+    pub(super) fn whole(&mut self, chunk: &Chunk<'_>) -> Option<String> {
+        let parts = self.reader.read(chunk);
         let is_answer = self.reader.has_answered;
         let failed = parts.iter().any(|part| matches!(part, ChatPart::Failed(_)));
         if !is_answer || failed {
             return None;
         }
-        let answer: Value = match &mut self.writer {
+        Some(match &mut self.writer {
             ProtocolWriter::Messages(writer) => writer.whole(&parts, &self.reader),
-            ProtocolWriter::Responses(writer) => writer.whole(&parts, &self.reader),
-        };
-        Some(answer.to_string())
+            ProtocolWriter::Responses(writer) => writer.whole(&parts, &self.reader).to_string(),
+        })
     }
 }
 
-/// A field's value as JSON; null where there is none.
-fn field(object: &super::object::Object<'_>, name: &'static str) -> Result<Value, AskError> {
-    let Some(text) = object.get(name) else { return Ok(Value::Null) };
-    serde_json::from_str(text).map_err(|error| wrong(name, format!("{name} can't be read: {error}")))
+/// The objects of a list; none where there is none.
+fn list<'a>(object: &Object<'a>, name: &'static str) -> Result<Vec<Object<'a>>, AskError> {
+    let Some(list) = object.given(name) else { return Ok(Vec::new()) };
+    objects(list).ok_or_else(|| wrong(name, format!("{name} must be a list")))
 }
 
-/// The same as a list; nothing where there is none.
-fn list(object: &super::object::Object<'_>, name: &'static str) -> Result<Vec<Value>, AskError> {
-    match field(object, name)? {
-        Value::Null => Ok(Vec::new()),
-        Value::Array(items) => Ok(items),
-        _ => Err(wrong(name, format!("{name} must be a list"))),
+/// Fields that have another name in a chat, or the same, as they were written.
+fn renamed<'a>(object: &Object<'a>, names: &[(&str, &'static str)]) -> Vec<(&'static str, Cow<'a, str>)> {
+    names.iter().filter_map(|(theirs, ours)| Some((*ours, object.given(theirs)?.into()))).collect()
+}
+
+/// What is said: a text counts as one part.
+fn parts<'a>(said: Option<&'a str>, field: &'static str) -> Result<Vec<Object<'a>>, AskError> {
+    let Some(said) = said.filter(|said| *said != "null" && *said != "\"\"") else { return Ok(Vec::new()) };
+    match text(said) {
+        Some(_) => Ok(Object::text_part(said).into_iter().collect()),
+        None => {
+            objects(said).ok_or_else(|| wrong(field, format!("{field}: content must be a text or a list of parts")))
+        }
     }
 }
 
 fn wrong(field: &'static str, message: String) -> AskError {
     AskError { message, field: Some(field) }
-}
-
-/// A text in a value, or nothing.
-fn words<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
 }

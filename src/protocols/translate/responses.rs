@@ -1,124 +1,104 @@
 //! OpenAI's Responses, without anything that is kept between calls.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
-    super::{AskError, Usage, beat::named_event, object::Object},
-    chat::{ChatPart, ChatReader, function, tool_call},
-    field, list, words, wrong,
+    super::{
+        Ask, AskError, Usage,
+        beat::named_event,
+        object::{Object, spliced, text},
+    },
+    chat::{ChatPart, ChatReader, WantedCall, tool_call},
+    parts, renamed,
+    response_tools::{self, CUSTOM_INPUT, ResponseTool, ToolWords, called_by},
+    wrong,
 };
 
 /// The chat of a request.
-pub(super) fn chat(object: &Object<'_>) -> Result<Value, AskError> {
+pub(super) fn chat(object: &Object<'_>) -> Result<String, AskError> {
     let mut messages = Vec::new();
-    let instructions = field(object, "instructions")?;
-    if let Some(text) = instructions.as_str().filter(|text| !text.is_empty()) {
-        messages.push(json!({"role": "system", "content": text}));
+    let instructions = object.words("instructions");
+    if !instructions.is_empty() {
+        messages.push(json!({"role": "system", "content": instructions}));
     }
     for kept in ["conversation", "prompt"] {
-        if !field(object, kept)?.is_null() {
+        if object.given(kept).is_some() {
             return Err(wrong(
                 kept,
                 format!("{kept}: nothing is kept between calls here; send the whole conversation"),
             ));
         }
     }
-    match field(object, "input")? {
-        Value::String(text) => messages.push(json!({"role": "user", "content": text})),
-        Value::Array(items) => items.iter().try_for_each(|item| self::item(item, &mut messages))?,
-        _ => return Err(wrong("input", "input must be a text or a list of items".to_owned())),
+    match (object.text("input"), object.objects("input")) {
+        (Some(text), _) => messages.push(json!({"role": "user", "content": text})),
+        (None, Some(items)) => items.iter().try_for_each(|item| self::item(item, &mut messages))?,
+        (None, None) => return Err(wrong("input", "input must be a text or a list of items".to_owned())),
     }
-    let mut chat = Map::new();
-    chat.insert("model".into(), field(object, "model")?);
-    chat.insert("messages".into(), messages.into());
-    for (theirs, ours) in [
-        ("max_output_tokens", "max_tokens"),
-        ("temperature", "temperature"),
-        ("top_p", "top_p"),
-        ("parallel_tool_calls", "parallel_tool_calls"),
-        ("stream", "stream"),
-    ] {
-        let value = field(object, theirs)?;
-        if !value.is_null() {
-            chat.insert(ours.into(), value);
-        }
+    let mut chat = renamed(
+        object,
+        &[
+            ("model", "model"),
+            ("max_output_tokens", "max_tokens"),
+            ("temperature", "temperature"),
+            ("top_p", "top_p"),
+            ("stream", "stream"),
+        ],
+    );
+    chat.push(("messages", Value::from(messages).to_string().into()));
+    let format = response_format(&object.object("text").object("format"))?;
+    chat.extend(format.map(|format| ("response_format", format.into())));
+    let (functions, choice) = response_tools::functions(object)?;
+    if !functions.is_empty() {
+        chat.push(("tools", functions.list().into()));
+        chat.extend(choice.map(|choice| ("tool_choice", choice.to_string().into())));
+        chat.extend(renamed(object, &[("parallel_tool_calls", "parallel_tool_calls")]));
     }
-    if let Some(format) = response_format(&field(object, "text")?["format"]) {
-        chat.insert("response_format".into(), format);
-    }
-    // What only OpenAI's servers run (web search and the like) no other model can call.
-    let tools: Vec<Value> =
-        list(object, "tools")?.iter().filter(|tool| words(tool, "type") == "function").map(tool).collect();
-    if tools.is_empty() {
-        chat.remove("parallel_tool_calls");
-    } else {
-        chat.insert("tools".into(), tools.into());
-        choice(&field(object, "tool_choice")?, &mut chat);
-    }
-    Ok(chat.into())
+    Ok(spliced(&json!({}), &chat))
 }
 
-fn tool(tool: &Value) -> Value {
-    function(&tool["name"], &tool["description"], &tool["parameters"])
-}
-
-fn choice(choice: &Value, chat: &mut Map<String, Value>) {
-    let chosen = match (choice, words(choice, "type")) {
-        (Value::String(_), _) => choice.clone(),
-        (_, "function") => json!({"type": "function", "function": {"name": choice["name"]}}),
-        _ => return,
-    };
-    chat.insert("tool_choice".into(), chosen);
-}
-
-fn response_format(format: &Value) -> Option<Value> {
-    match words(format, "type") {
-        "json_object" => Some(json!({"type": "json_object"})),
+fn response_format(format: &Object<'_>) -> Result<Option<String>, AskError> {
+    match format.words("type").as_ref() {
+        "" | "text" => Ok(None),
+        "json_object" => Ok(Some(json!({"type": "json_object"}).to_string())),
         "json_schema" => {
-            let mut schema = json!({"name": format["name"], "schema": format["schema"]});
-            if !format["strict"].is_null() {
-                schema["strict"] = format["strict"].clone();
-            }
-            Some(json!({"type": "json_schema", "json_schema": schema}))
+            let names = ["name", "schema", "strict"].map(|name| (name, name));
+            let schema = spliced(&json!({}), &renamed(format, &names));
+            Ok(Some(spliced(&json!({"type": "json_schema"}), &[("json_schema", schema)])))
         }
-        _ => None,
+        other => Err(wrong("text", format!("text: this server's engine knows no format {other:?}"))),
     }
 }
 
-fn item(item: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
-    match words(item, "type") {
+fn item(item: &Object<'_>, messages: &mut Vec<Value>) -> Result<(), AskError> {
+    let (id, name) = (item.words("call_id"), called_by(item));
+    match item.words("type").as_ref() {
         "" | "message" => {
-            let role = match words(item, "role") {
+            let role = item.words("role");
+            let role = match role.as_ref() {
                 role @ ("user" | "assistant" | "system") => role,
                 // Templates of other models know no developer.
                 "developer" => "system",
                 other => return Err(wrong("input", format!("input: the role {other:?} is not known"))),
             };
-            messages.push(json!({"role": role, "content": content(&item["content"])?}));
+            messages.push(json!({"role": role, "content": content(item.get("content"))?}));
         }
-        "function_call" => {
-            let call = tool_call(words(item, "call_id"), words(item, "name"), words(item, "arguments"));
-            // Calls of one turn stand in one message.
-            match messages.last_mut().filter(|last| last["role"] == "assistant") {
-                Some(last) => match last["tool_calls"].as_array_mut() {
-                    Some(calls) => calls.push(call),
-                    None => last["tool_calls"] = json!([call]),
-                },
-                None => messages.push(json!({"role": "assistant", "content": "", "tool_calls": [call]})),
-            }
+        "function_call" => called(tool_call(&id, &name, &item.words("arguments")), messages),
+        "custom_tool_call" => {
+            let input = json!({CUSTOM_INPUT: item.words("input")}).to_string();
+            called(tool_call(&id, &name, &input), messages);
         }
-        "function_call_output" => {
+        "function_call_output" | "custom_tool_call_output" => {
             // A tool message of a chat has text alone, so pictures follow it.
-            let (given, pictures) = match content(&item["output"])? {
+            let (given, pictures) = match content(item.get("output"))? {
                 Value::Array(parts) => {
                     let (texts, pictures): (Vec<Value>, Vec<Value>) =
                         parts.into_iter().partition(|part| part["type"] == "text");
-                    (texts.iter().map(|part| words(part, "text")).collect::<Vec<_>>().join("\n"), pictures)
+                    (texts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"), pictures)
                 }
                 text => (text.as_str().unwrap_or_default().to_owned(), Vec::new()),
             };
-            messages.push(json!({"role": "tool", "tool_call_id": item["call_id"], "content": given}));
+            messages.push(json!({"role": "tool", "tool_call_id": id, "content": given}));
             if !pictures.is_empty() {
                 messages.push(json!({"role": "user", "content": pictures}));
             }
@@ -133,23 +113,33 @@ fn item(item: &Value, messages: &mut Vec<Value>) -> Result<(), AskError> {
     Ok(())
 }
 
-fn content(content: &Value) -> Result<Value, AskError> {
-    let parts = match content {
-        Value::Array(parts) => parts,
-        Value::String(_) => return Ok(content.clone()),
-        Value::Null => return Ok("".into()),
-        _ => return Err(wrong("input", "input: content must be a text or a list of parts".to_owned())),
-    };
-    let mut said = Vec::new();
-    for part in parts {
-        said.push(match words(part, "type") {
-            "input_text" | "output_text" | "text" => json!({"type": "text", "text": part["text"]}),
-            "refusal" => json!({"type": "text", "text": part["refusal"]}),
-            "input_image" if !part["image_url"].is_string() => {
-                let message = "input: a picture must be given by image_url: files are not kept here".to_owned();
-                return Err(wrong("input", message));
+/// Calls of one turn stand in one message.
+fn called(call: Value, messages: &mut Vec<Value>) {
+    match messages.last_mut().filter(|last| last["role"] == "assistant") {
+        Some(last) => match last["tool_calls"].as_array_mut() {
+            Some(calls) => calls.push(call),
+            None => last["tool_calls"] = json!([call]),
+        },
+        None => messages.push(json!({"role": "assistant", "content": "", "tool_calls": [call]})),
+    }
+}
+
+fn content(given: Option<&str>) -> Result<Value, AskError> {
+    if let Some(text) = given.and_then(text) {
+        return Ok(text.into());
+    }
+    let (mut said, mut is_text) = (Vec::new(), true);
+    for part in parts(given, "input")? {
+        said.push(match part.words("type").as_ref() {
+            "input_text" | "output_text" | "text" => json!({"type": "text", "text": part.words("text")}),
+            "refusal" => json!({"type": "text", "text": part.words("refusal")}),
+            "input_image" => {
+                let url = part.text("image_url").ok_or_else(|| {
+                    wrong("input", "input: a picture must be given by image_url: files are not kept here".to_owned())
+                })?;
+                is_text = false;
+                json!({"type": "image_url", "image_url": {"url": url}})
             }
-            "input_image" => json!({"type": "image_url", "image_url": {"url": part["image_url"]}}),
             other => {
                 let message =
                     format!("input: this server's engine takes no content of type {other:?}: send it as text");
@@ -157,8 +147,9 @@ fn content(content: &Value) -> Result<Value, AskError> {
             }
         });
     }
-    if said.iter().all(|part| part["type"] == "text") {
-        return Ok(said.iter().map(|part| words(part, "text")).collect::<Vec<_>>().join("\n\n").into());
+    if is_text {
+        let texts = said.iter().filter_map(|part| part["text"].as_str());
+        return Ok(texts.collect::<Vec<_>>().join("\n\n").into());
     }
     Ok(said.into())
 }
@@ -174,10 +165,11 @@ pub(super) struct ResponseWriter {
     /// What was answered so far, of a message that has begun.
     text: Option<String>,
     output: Vec<Value>,
+    tools: Vec<ResponseTool>,
 }
 
 impl ResponseWriter {
-    pub fn new(id: &str, model: &str, now: Timestamp) -> Self {
+    pub fn new(ask: &Ask<'_>, id: &str, model: &str, now: Timestamp) -> Self {
         Self {
             id: id.to_owned(),
             model: model.to_owned(),
@@ -186,6 +178,7 @@ impl ResponseWriter {
             has_begun: false,
             text: None,
             output: Vec::new(),
+            tools: ResponseTool::all(&ask.object),
         }
     }
 
@@ -216,19 +209,7 @@ impl ResponseWriter {
             self.output.push(item);
         }
         for call in &read.calls {
-            let at = self.output.len();
-            let of = |status: &str, arguments: &str| {
-                json!({"id": format!("fc_{}_{at}", self.id), "type": "function_call", "status": status,
-                    "call_id": call.id, "name": call.name, "arguments": arguments})
-            };
-            let (begun, done) = (of("in_progress", ""), of("completed", &call.arguments));
-            let id = begun["id"].clone();
-            self.event("response.output_item.added", json!({"output_index": at, "item": begun}), out);
-            let data = json!({"item_id": id, "output_index": at, "delta": call.arguments});
-            self.event("response.function_call_arguments.delta", data, out);
-            let data = json!({"item_id": id, "output_index": at, "arguments": call.arguments});
-            self.event("response.function_call_arguments.done", data, out);
-            self.event("response.output_item.done", json!({"output_index": at, "item": done}), out);
+            let done = self.called(call, out);
             self.output.push(done);
         }
         let (status, kind) = match cut(read) {
@@ -237,6 +218,37 @@ impl ResponseWriter {
         };
         let response = self.response(status, read);
         self.event(kind, json!({"response": response}), out);
+    }
+
+    /// A call of a tool, from its beginning to its end.
+    fn called(&mut self, call: &WantedCall, out: &mut String) -> Value {
+        let at = self.output.len();
+        let known = self.tools.iter().find(|tool| tool.called == call.name).cloned();
+        // A model may call what it was not told of.
+        let unknown =
+            || ResponseTool { called: String::new(), namespace: None, name: call.name.clone(), is_custom: false };
+        let tool = known.unwrap_or_else(unknown);
+        let ToolWords { input, kind, id, field, events } = tool.words(call);
+        let id = format!("{id}_{}_{at}", self.id);
+        let of = |status: &str, input: &str| {
+            let mut item = json!({"id": id, "type": kind, "status": status, "call_id": call.id, "name": tool.name,
+                field: input});
+            if let Some(namespace) = &tool.namespace {
+                item["namespace"] = namespace.as_str().into();
+            }
+            item
+        };
+        let done = of("completed", &input);
+        self.event("response.output_item.added", json!({"output_index": at, "item": of("in_progress", "")}), out);
+        let data = json!({"item_id": id, "output_index": at, "delta": input});
+        self.event(&format!("response.{events}.delta"), data, out);
+        let mut data = json!({"item_id": id, "output_index": at, field: input});
+        if !tool.is_custom {
+            data["name"] = tool.name.as_str().into();
+        }
+        self.event(&format!("response.{events}.done"), data, out);
+        self.event("response.output_item.done", json!({"output_index": at, "item": done}), out);
+        done
     }
 
     pub fn whole(&mut self, parts: &[ChatPart], read: &ChatReader) -> Value {

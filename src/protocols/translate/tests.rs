@@ -1,6 +1,6 @@
 //! Requests and answers as clients of the other protocols send and read them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::protocols::{FrameSplitter, Framing, Meter};
@@ -76,6 +76,18 @@ fn what_no_chat_can_say_is_refused_by_its_name() {
         (Operation::Messages, message(json!({"type": "image", "source": {"type": "file"}})), "\"file\""),
         (Operation::Messages, json!({"model": "m", "messages": [{"role": "tool"}]}), "\"tool\""),
         (Operation::Messages, json!({"model": "m", "messages": "x"}), "must be a list"),
+        (
+            Operation::Messages,
+            json!({"model": "m", "messages": [], "tools": [{"type": "bash_20250124", "name": "bash"}]}),
+            "give it an input_schema",
+        ),
+        (
+            Operation::Messages,
+            json!({"model": "m", "messages": [], "tool_choice": {"type": "tool", "name": "web_search"},
+                "tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+            "no tool \"web_search\"",
+        ),
+        (Operation::Responses, json!({"model": "m", "input": "x", "tools": [{"type": "shell"}]}), "describe it as"),
         (Operation::Responses, json!({"model": "m", "input": [{"type": "local_shell_call"}]}), "\"local_shell_call\""),
         (Operation::Responses, json!({"model": "m"}), "input must be"),
         (Operation::Responses, json!({"model": "m", "input": "x", "conversation": "c"}), "nothing is kept"),
@@ -89,6 +101,109 @@ fn what_no_chat_can_say_is_refused_by_its_name() {
     ] {
         let error = put(operation, &body).unwrap_err();
         assert!(error.contains(words), "{body}: {error}");
+    }
+}
+
+#[test]
+fn names_keep_their_order_and_numbers_are_as_they_were_written() {
+    let schema = r#"{"type":"object","properties":{"z":{"maximum":36893488147419103232},"a":{"default":1.50}}}"#;
+    let input = r#"{"z":36893488147419103232,"a":1.50}"#;
+    let read = |operation, body: &str| {
+        let ask = Ask::read(operation, body.as_bytes()).unwrap();
+        chat_of(&ask).unwrap().unwrap()
+    };
+    let messages = format!(
+        r#"{{"model":"m","temperature":1.0,"messages":[{{"role":"assistant","content":[{{"type":"tool_use","id":"c","name":"f","input":{input}}}]}}],"tools":[{{"name":"f","input_schema":{schema}}}]}}"#
+    );
+    let chat = read(Operation::Messages, &messages);
+    let arguments = Value::from(input).to_string();
+    for written in [schema, arguments.as_str(), r#""temperature":1.0"#] {
+        assert!(chat.contains(written), "{written}: {chat}");
+    }
+    let responses = format!(
+        r#"{{"model":"m","input":"x","text":{{"format":{{"type":"json_schema","name":"n","schema":{schema}}}}},"tools":[{{"type":"function","name":"f","parameters":{schema}}}]}}"#
+    );
+    assert_eq!(read(Operation::Responses, &responses).matches(schema).count(), 2);
+    let call = json!({"id": "c", "function": {"name": "f", "arguments": input}});
+    let answer = json!({"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}).to_string();
+    let ask = Ask::read(Operation::Messages, messages.as_bytes()).unwrap();
+    let translator = || AnswerTranslator::new(&ask, "1", "m", Timestamp::UNIX_EPOCH).unwrap();
+    let whole = translator().whole(&Chunk::read(&answer)).unwrap();
+    assert!(whole.contains(&format!(r#""input":{input}"#)), "{whole}");
+    let mut translator = translator();
+    let streamed = translator.read(&Chunk::read(&answer)) + &translator.end();
+    assert!(streamed.contains(&format!(r#""partial_json":{arguments}"#)), "{streamed}");
+}
+
+#[test]
+fn a_custom_tool_is_a_function_of_one_text_and_back() {
+    let body = json!({
+        "model": "m", "stream": true, "tool_choice": {"type": "custom", "name": "apply_patch"},
+        "tools": [{"type": "custom", "name": "apply_patch", "description": "Patches.",
+            "format": {"type": "grammar", "syntax": "lark", "definition": "start: \"x\""}}],
+        "input": [
+            {"role": "user", "content": "Patch it."},
+            {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** Begin\n"},
+            {"type": "custom_tool_call_output", "call_id": "c1", "output": "no"},
+        ],
+    });
+    let chat = put(Operation::Responses, &body).unwrap();
+    let function = &chat["tools"][0]["function"];
+    assert_eq!(function["parameters"]["properties"], json!({"input": {"type": "string"}}));
+    assert!(function["description"].as_str().unwrap().contains("(lark):\nstart: \"x\""), "{function}");
+    assert_eq!(chat["tool_choice"], json!({"type": "function", "function": {"name": "apply_patch"}}));
+    assert_eq!(chat["messages"][1]["tool_calls"][0]["function"]["arguments"], "{\"input\":\"*** Begin\\n\"}");
+    assert_eq!(chat["messages"][2], json!({"role": "tool", "tool_call_id": "c1", "content": "no"}));
+    for (arguments, input) in [("{\"input\": \"*** Begin\\n\"}", "*** Begin\n"), ("*** Begin", "*** Begin")] {
+        let call = json!({"index": 0, "id": "c2", "function": {"name": "apply_patch", "arguments": arguments}});
+        let frame = json!({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}).to_string();
+        let (events, meter) = translated(Operation::Responses, &body, &[frame]);
+        assert_eq!(
+            kinds(&events)[2..],
+            [
+                "response.output_item.added",
+                "response.custom_tool_call_input.delta",
+                "response.custom_tool_call_input.done",
+                "response.output_item.done",
+                "response.completed",
+            ]
+        );
+        let item = &events[6]["response"]["output"][0];
+        assert_eq!((&item["type"], &item["call_id"]), (&json!("custom_tool_call"), &json!("c2")));
+        assert_eq!((&item["input"], &events[4]["input"], meter.is_whole), (&json!(input), &json!(input), true));
+    }
+}
+
+#[test]
+fn tools_of_a_group_are_functions_with_its_name_and_back() {
+    let body = json!({
+        "model": "m", "stream": true,
+        "tools": [{"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]}],
+        "input": [{"type": "function_call", "call_id": "c1", "namespace": "agents", "name": "spawn", "arguments": "{}"}],
+    });
+    let chat = put(Operation::Responses, &body).unwrap();
+    assert_eq!(chat["tools"][0]["function"]["name"], "agents__spawn");
+    assert_eq!(chat["messages"][0]["tool_calls"][0]["function"]["name"], "agents__spawn");
+    for (called, namespace, name) in [("agents__spawn", json!("agents"), "spawn"), ("other", Value::Null, "other")] {
+        let call = json!({"index": 0, "id": "c2", "function": {"name": called, "arguments": "{}"}});
+        let frame = json!({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}).to_string();
+        let (events, _) = translated(Operation::Responses, &body, &[frame]);
+        let item = &events.last().unwrap()["response"]["output"][0];
+        assert_eq!((&item["namespace"], &item["name"]), (&namespace, &json!(name)), "{item}");
+    }
+}
+
+#[test]
+fn of_several_tools_those_alone_that_are_allowed() {
+    let tool = |name: &str| json!({"type": "function", "name": name});
+    let body =
+        |choice: Value| json!({"model": "m", "input": "x", "tools": [tool("a"), tool("b")], "tool_choice": choice});
+    let allowed = json!({"type": "allowed_tools", "mode": "required", "tools": [tool("b")]});
+    let chat = put(Operation::Responses, &body(allowed)).unwrap();
+    assert_eq!((&chat["tools"][0]["function"]["name"], &chat["tools"][1]), (&json!("b"), &Value::Null));
+    assert_eq!(chat["tool_choice"], "required");
+    for choice in [json!({"type": "web_search"}), json!({"type": "function", "name": "c"})] {
+        assert!(put(Operation::Responses, &body(choice)).unwrap_err().contains("tool_choice"));
     }
 }
 
@@ -129,7 +244,7 @@ fn translated(operation: Operation, body: &Value, frames: &[String]) -> (Vec<Val
     let body = body.to_string();
     let ask = Ask::read(operation, body.as_bytes()).unwrap();
     let mut translator = AnswerTranslator::new(&ask, "1", "small", Timestamp::UNIX_EPOCH).unwrap();
-    let mut out: String = frames.iter().map(|frame| translator.read(frame.as_bytes())).collect();
+    let mut out: String = frames.iter().map(|frame| translator.read(&Chunk::read(frame))).collect();
     out += &translator.end();
     let (mut splitter, mut events, mut meter) = (FrameSplitter::new(Framing::Sse), Vec::new(), Meter::default());
     splitter.push(out.as_bytes(), |_, data| {
@@ -220,7 +335,7 @@ fn a_whole_answer_is_put_over_and_what_is_none_is_not() {
         let asked = json!({"model": "m", "input": "x", "messages": []}).to_string();
         let ask = Ask::read(operation, asked.as_bytes()).unwrap();
         let mut translator = AnswerTranslator::new(&ask, "1", "small", Timestamp::UNIX_EPOCH).unwrap();
-        translator.whole(body.to_string().as_bytes()).map(|text| serde_json::from_str::<Value>(&text).unwrap())
+        translator.whole(&Chunk::read(&body.to_string())).map(|text| serde_json::from_str::<Value>(&text).unwrap())
     };
     let message = of(Operation::Messages, &whole).unwrap();
     assert_eq!(message["content"][0], json!({"type": "text", "text": "Hello."}));
@@ -251,7 +366,7 @@ mod properties {
                     prop_assert!(Ask::read(Operation::ChatCompletions, chat.as_bytes()).is_ok(), "{}", chat);
                 }
                 let mut translator = AnswerTranslator::new(&ask, "1", "m", Timestamp::UNIX_EPOCH).unwrap();
-                let mut out: String = frames.iter().map(|frame| translator.read(frame.as_bytes())).collect();
+                let mut out: String = frames.iter().map(|frame| translator.read(&Chunk::read(frame))).collect();
                 out += &translator.end();
                 let ends = out.matches("event: error").count() + out.matches("\"type\":\"message_stop\"").count() + out.matches("\"type\":\"response.completed\"").count();
                 prop_assert_eq!(ends, 1, "{}", out);

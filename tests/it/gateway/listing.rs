@@ -27,6 +27,10 @@ async fn aliases_are_listed_for_each_protocol_with_who_serves_them() {
     assert_eq!(gate.get("/v1/models/nobody").await.status(), 404);
     let tags: Value = gate.get("/api/tags").await.json().await.expect("JSON");
     assert_eq!(tags["models"].as_array().map(Vec::len), Some(2));
+    // What the server says of its model; nobody has the other one.
+    let small = &tags["models"][0];
+    assert!(small["size"].as_u64().is_some_and(|size| size > 0) && small["details"]["format"] == "gguf", "{tags}");
+    assert_eq!((&small["name"], &tags["models"][1]["size"]), (&json!("small"), &json!(0)));
     assert_eq!(gate.get("/").await.text().await.expect("text"), "Ollama is running");
     let version: Value = gate.get("/api/version").await.json().await.expect("JSON");
     assert!(version["version"].as_str().is_some_and(|version| version.contains('.')), "{version}");

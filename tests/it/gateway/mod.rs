@@ -1,9 +1,11 @@
 //! A gateway on a database and simulated engines: what it does is counted at the engines and in the database.
 
+mod aborts;
 mod callers;
 mod doors;
 mod ending;
 mod failing;
+mod fair;
 mod gate;
 mod limits;
 mod listing;

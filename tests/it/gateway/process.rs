@@ -26,14 +26,14 @@ use crate::{
     },
 };
 
-struct GatewayProcess {
-    child: tokio::process::Child,
-    url: String,
+pub(super) struct GatewayProcess {
+    pub child: tokio::process::Child,
+    pub url: String,
     log: std::path::PathBuf,
 }
 
 impl GatewayProcess {
-    async fn start(bench: &Bench) -> Self {
+    pub async fn start(bench: &Bench) -> Self {
         Self::start_at(bench, "127.0.0.1:0").await
     }
 

@@ -5,15 +5,26 @@ use std::time::Duration;
 use futures::StreamExt;
 use ostler::{
     engines::EngineKind,
+    gateway::GatewayTimings,
     simulate::{ActiveFault, SimulateOptions},
 };
 use serde_json::{Value, json};
 
 use super::gate::{Gate, chat, quick};
-use crate::worker::shop::{Shop, until_in_flight};
+use crate::worker::{
+    PATIENCE,
+    shop::{Shop, until_in_flight},
+};
 
 /// A server whose one slot somebody else has.
 async fn full(engine: EngineKind) -> (Gate, ostler::simulate::SimulatedServer, ostler::store::Slot) {
+    full_with(engine, quick()).await
+}
+
+async fn full_with(
+    engine: EngineKind,
+    timings: GatewayTimings,
+) -> (Gate, ostler::simulate::SimulatedServer, ostler::store::Slot) {
     let shop = Shop::sqlite().await;
     let server = shop.simulated("one", SimulateOptions::new(engine), 1, 10).await;
     let request = ostler::store::SlotRequest {
@@ -21,7 +32,7 @@ async fn full(engine: EngineKind) -> (Gate, ostler::simulate::SimulatedServer, o
         ..crate::store::bench::request("somebody", Duration::from_secs(60), Duration::from_secs(60))
     };
     let slot = shop.bench.take(&request).await;
-    (Gate::start_with(shop, quick()).await, server, slot)
+    (Gate::start_with(shop, timings).await, server, slot)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -42,6 +53,33 @@ async fn whoever_waits_for_a_stream_is_shown_signs_of_life_and_then_the_answer()
         let rest: Vec<_> = pieces.map(|piece| piece.expect("a whole body")).collect().await;
         let text = String::from_utf8(rest.concat()).expect("text");
         assert!(text.contains("[DONE]") || text.contains("\"done\":true"), "{text}");
+        gate.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn in_front_of_an_answer_to_responses_there_are_comments_and_seldom_an_event() {
+    let timings = GatewayTimings {
+        commit: Duration::from_millis(100),
+        beat: Duration::from_millis(50),
+        wait_streamed: PATIENCE,
+        ..quick()
+    };
+    for engine in [EngineKind::Mlx, EngineKind::Ollama] {
+        let (gate, _server, slot) = full_with(engine, timings.clone()).await;
+        let body = json!({"model": "small", "stream": true, "input": "hello", "max_output_tokens": 8});
+        let mut pieces = gate.post("/v1/responses", &body).send().await.expect("begun while it waits").bytes_stream();
+        let mut text = String::new();
+        while !text.contains("event: keepalive\n") {
+            text += std::str::from_utf8(&pieces.next().await.expect("a sign of life").expect("bytes")).expect("text");
+        }
+        // OpenAI's SDKs take no event there, Codex counts events alone.
+        assert_eq!(text.split_once("event:").expect("an event").0, ": waiting\n\n".repeat(23));
+        gate.shop.store().release_slot(&slot, Duration::ZERO).await.expect("release");
+        let rest: Vec<_> = pieces.map(|piece| piece.expect("a whole body")).collect().await;
+        let rest = String::from_utf8(rest.concat()).expect("text");
+        let (_, answer) = rest.split_once("event: response.created\n").expect(&rest);
+        assert!(!answer.contains(": waiting") && answer.contains("event: response.completed\n"), "{answer}");
         gate.end().await;
     }
 }
