@@ -13,6 +13,7 @@ mod listing;
 mod meter;
 mod object;
 mod operation;
+mod prompt;
 mod refusal;
 mod translate;
 mod usage;

@@ -168,6 +168,10 @@ impl TaskCall<'_> {
                 Ok(request) => request,
                 Err(why) => return permanent(run, why),
             };
+        let bytes = request.messages.iter().map(|message| message.content.len()).sum();
+        if let Some(why) = self.target.too_long(self.model, bytes) {
+            return permanent(run, why);
+        }
         let mut received = Received::nothing();
         let mut on_activity = |activity| {
             if !received.takes(activity) {
@@ -191,6 +195,9 @@ impl TaskCall<'_> {
             Ok(Ok(answer)) => {
                 run.completion_tokens = Some(i64::from(answer.tokens));
                 run.prompt_tokens = answer.prompt_tokens.map(i64::from);
+                if let Some(counted) = answer.prompt_tokens {
+                    self.target.counted(self.model, bytes, counted.into());
+                }
                 self.core.stats.ended(&self.target.server_url, self.model, Some(&answer));
                 served(run, outcome::answered(task, &answer).await)
             }

@@ -1,6 +1,7 @@
 //! A gateway on a database and simulated engines: what it does is counted at the engines and in the database.
 
 mod callers;
+mod contexts;
 mod doors;
 mod ending;
 mod failing;
@@ -11,4 +12,5 @@ mod passing;
 mod process;
 mod real;
 mod translated;
+mod turns;
 mod waiting;
