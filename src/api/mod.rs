@@ -27,7 +27,7 @@ pub use agent_config::{
     AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentContainer, AgentDocker, AgentDockerAllow,
     AgentLog, AgentService, AgentTls, RestartPolicy, ServiceManager,
 };
-pub use caller::{Caller, CallerAlias, CallerClass, CallerSpec, CallerState, CallerStatus, LOCAL_CALLER};
+pub use caller::{AnswerCache, Caller, CallerAlias, CallerClass, CallerSpec, CallerState, CallerStatus, LOCAL_CALLER};
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,
     WorkloadKind, WorkloadRef, condition, number_of, set_condition, url_wording,

@@ -12,6 +12,7 @@ use tracing::{Instrument, field};
 
 use super::{
     attempt::{self, AttemptEnd, Failed},
+    cache::{CacheWish, CachedCall},
     client::Client,
     core::GatewayCore,
     failover::{self, Next, Tried, Trouble},
@@ -30,6 +31,7 @@ pub(super) struct CallRequest {
     pub body: Bytes,
     /// Those that the engine gets.
     pub headers: HeaderMap,
+    pub cache: CacheWish,
     /// As its client names its conversation.
     pub session: Option<String>,
     /// Its part of what all bodies may take.
@@ -107,6 +109,12 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         session,
         body: &request.body,
     };
+    let cached = CachedCall::of(core, caller, &ask, &alias, request.cache);
+    if let Some(cached) = &cached
+        && cached.answer(core, client).await
+    {
+        return;
+    }
     let mut tried = Tried::default();
     let mut failed: Option<Failed> = None;
     loop {
@@ -151,7 +159,12 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         lent.give_back(linger).await;
         client.has_no_slot();
         match ended {
-            AttemptEnd::Done => return,
+            AttemptEnd::Done => {
+                if let Some(cached) = cached {
+                    cached.keep(core, client);
+                }
+                return;
+            }
             AttemptEnd::Refused(refusal) => return refuse(core, client, &refusal).await,
             AttemptEnd::Failed(one) => {
                 tracing::info!(call = client.id, backend = one.backend, trouble = ?one.trouble, "an attempt failed");

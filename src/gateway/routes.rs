@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     answer,
     asker::Asker,
+    cache::CacheWish,
     call::{self, CallRequest},
     catalog,
     client::{CALL_ID, Client, refusal_headers},
@@ -110,6 +111,7 @@ async fn infer(core: Arc<GatewayCore>, operation: Operation, asker: Asker, reque
     let request = CallRequest {
         body,
         headers: answer::to_engine(&parts.headers),
+        cache: CacheWish::of(&parts.headers),
         session: answer::session(&parts.headers),
         _room: room,
     };

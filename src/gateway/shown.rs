@@ -77,6 +77,7 @@ impl Exchange<'_> {
         }
         target.took(self.began.elapsed());
         self.is_served = true;
+        self.client.is_served();
         self.note_served();
     }
 

@@ -31,6 +31,24 @@ impl Ask<'_> {
         prompt_cut(tokenizer, texts.iter().map(String::as_str), counted)
     }
 
+    /// Its fields by name, without those that change nothing of an answer.
+    pub fn meaning(&self) -> Vec<(&str, &str)> {
+        const NOTHING: [&str; 9] = [
+            "model",
+            "stream",
+            "user",
+            "metadata",
+            "prompt_cache_key",
+            "safety_identifier",
+            "store",
+            "service_tier",
+            "keep_alive",
+        ];
+        let mut fields: Vec<_> = self.object.fields().filter(|(name, _)| !NOTHING.contains(name)).collect();
+        fields.sort_unstable();
+        fields
+    }
+
     /// What tells a conversation from others: what its client says, else how it begins. None: it is none.
     pub fn conversation(&self) -> Option<Vec<&str>> {
         if let Some(key) = self.object.get("prompt_cache_key").filter(|key| *key != "null") {

@@ -175,6 +175,10 @@ pass_on! {
         fn cancel_call(id: &str) -> ();
         fn cancelled_calls() -> Vec<String>;
     }
+    Answers {
+        fn kept_answer(key: &AnswerKey) -> Option<KeptAnswer>;
+        fn keep_answer(key: &AnswerKey, content_type: &str, body: &[u8], lasting: Duration, most_bytes: i64) -> ();
+    }
     Causes {
         fn causes(resolved_since: Timestamp) -> Vec<KnownCause>;
         fn deliveries() -> Vec<Delivery>;

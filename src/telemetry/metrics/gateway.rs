@@ -25,6 +25,11 @@ struct CallEnded {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookedUp {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refused {
     reason: &'static str,
 }
@@ -57,6 +62,7 @@ struct Tokens {
 pub struct GatewayMetrics {
     calls: Family<CallEnded, Counter>,
     refusals: Family<Refused, Counter>,
+    cache: Family<LookedUp, Counter>,
     waiting: Gauge,
     in_flight: Gauge,
     wait: Histogram,
@@ -112,6 +118,7 @@ impl GatewayMetrics {
         Self {
             calls: registered(r, "gateway_calls", "Attempts that an engine was asked for, by how they ended"),
             refusals: registered(r, "gateway_refusals", "Calls that the gateway refused itself"),
+            cache: registered(r, "gateway_cache_lookups", "Calls for which a kept answer was looked for"),
             waiting: registered(r, "gateway_waiting_calls", "Calls that wait for a slot"),
             in_flight: registered(r, "gateway_calls_in_flight", "Calls that are under way, waiting ones too"),
             wait: registered_as(
@@ -149,6 +156,11 @@ impl GatewayMetrics {
 
     pub fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&Refused { reason }).inc();
+    }
+
+    /// A kept answer was looked for, and found or not.
+    pub fn looked_up(&self, hit: bool) {
+        self.cache.get_or_create(&LookedUp { result: if hit { "hit" } else { "miss" } }).inc();
     }
 
     /// So many more wait, or fewer.

@@ -252,6 +252,7 @@ mod tests {
         worker.claimed("a", "b");
         worker.ended("a", "b", "c", "Ok", 1, took);
         metrics.gateway.refused("Full");
+        metrics.gateway.looked_up(true);
         metrics.gateway.waited(took);
         metrics.gateway.ended(&GatewayCallEnd {
             path: "/v1/chat/completions",

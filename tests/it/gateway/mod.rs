@@ -1,5 +1,6 @@
 //! A gateway on a database and simulated engines: what it does is counted at the engines and in the database.
 
+mod cache;
 mod callers;
 mod contexts;
 mod doors;
