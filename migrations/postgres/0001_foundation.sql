@@ -127,6 +127,20 @@ CREATE TABLE caller_days (
     used_at timestamptz
 );
 
+-- Answers that are given again to the same request of the same owner: `caller NAMESPACE/NAME`, or `queue NAMESPACE/NAME`.
+CREATE TABLE kept_answers (
+    owner text NOT NULL,
+    -- A hash of everything that the answer depends on.
+    request bytea NOT NULL,
+    content_type text NOT NULL,
+    body bytea NOT NULL,
+    bytes bigint NOT NULL,
+    kept_at timestamptz NOT NULL,
+    lapses_at timestamptz NOT NULL,
+    PRIMARY KEY (owner, request)
+);
+CREATE INDEX kept_answers_lapsing ON kept_answers (lapses_at);
+
 -- Calls of the gateway that a person wants ended: whoever runs one ends it. Forgotten after some minutes.
 CREATE TABLE cancelled_calls (
     id text PRIMARY KEY,

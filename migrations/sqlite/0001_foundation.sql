@@ -114,6 +114,20 @@ CREATE TABLE caller_days (
     used_at INTEGER
 ) STRICT;
 
+-- Answers that are given again to the same request of the same owner: `caller NAMESPACE/NAME`, or `queue NAMESPACE/NAME`.
+CREATE TABLE kept_answers (
+    owner TEXT NOT NULL,
+    -- A hash of everything that the answer depends on.
+    request BLOB NOT NULL,
+    content_type TEXT NOT NULL,
+    body BLOB NOT NULL,
+    bytes INTEGER NOT NULL,
+    kept_at INTEGER NOT NULL,
+    lapses_at INTEGER NOT NULL,
+    PRIMARY KEY (owner, request)
+) STRICT;
+CREATE INDEX kept_answers_lapsing ON kept_answers (lapses_at);
+
 -- Calls of the gateway that a person wants ended: whoever runs one ends it. Forgotten after some minutes.
 CREATE TABLE cancelled_calls (
     id TEXT PRIMARY KEY,

@@ -91,9 +91,31 @@ pub struct CallerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub max_wait_seconds: Option<i32>,
+    /// The same request is answered with the same answer again, which no engine is asked for: only its own answers, to a request that is the
+    /// same in all that matters, of the same model. Absent: every call is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<AnswerCache>,
     /// Its calls are refused, and those that run are ended.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// Answers that are given again to the same request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AnswerCache {
+    /// Seconds for which an answer is given again.
+    #[schemars(range(min = 1, max = 2592000))]
+    pub seconds: i32,
+    /// Mebibytes of answers at most: the oldest are forgotten first.
+    #[schemars(range(min = 1, max = 10240))]
+    pub mebibytes: i32,
+}
+
+impl Default for AnswerCache {
+    fn default() -> Self {
+        Self { seconds: 3600, mebibytes: 64 }
+    }
 }
 
 /// What is served for a name.
@@ -120,6 +142,7 @@ impl Default for CallerSpec {
             tokens_per_day: None,
             local_only: false,
             max_wait_seconds: None,
+            cache: None,
             suspend: false,
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, IntoStaticStr};
 
 use super::{
-    LLMBackendStatus, LocalRef, Mode, SecretRef, Webhook, WorkloadRef,
+    LLMBackendStatus, LocalRef, Mode, Model, SecretRef, Webhook, WorkloadRef,
     common::{LINE, SERVICE, URL},
 };
 
@@ -29,6 +29,15 @@ pub enum EngineKind {
 
 impl EngineKind {
     pub const ALL: [Self; 3] = [Self::Ollama, Self::Mlx, Self::OpenAi];
+
+    /// As OpenTelemetry's conventions for generative AI write the names of providers.
+    pub const fn gen_ai_name(self) -> &'static str {
+        match self {
+            Self::Ollama => "ollama",
+            Self::Mlx => "mlx",
+            Self::OpenAi => "openai",
+        }
+    }
 
     /// As manifests write it: `Ollama`, `MLX`, `OpenAI`.
     pub fn as_str(self) -> &'static str {
@@ -72,6 +81,8 @@ impl EngineKind {
      "message": "only Ollama can pull or preload a model: remove pull and preload, or set engine: Ollama", "fieldPath": ".models"},
     {"rule": "!has(self.models) || self.models.all(m, self.models.exists_one(n, (has(n.alias) ? n.alias : n.name) == (has(m.alias) ? m.alias : m.name)))",
      "message": "two models of one server have the same alias: a task that asks for it must find one; set another alias", "fieldPath": ".models"},
+    {"rule": "self.engine != 'Ollama' || !has(self.models) || self.models.all(m, !has(m.contextTokens) || (has(m.alias) ? m.alias : m.name).matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?$'))",
+     "message": "contextTokens needs an alias that Ollama takes as a name: letters, digits, '.', '_' and '-', and perhaps a tag after ':'; set another alias", "fieldPath": ".models"},
     {"rule": "self.canary.when != 'Always' || has(self.canary.model) || (has(self.models) && self.models.size() > 0)",
      "message": "canary.when: Always needs a model to ask: list one under models, or set canary.model", "fieldPath": ".canary"}
 ]))]
@@ -119,25 +130,6 @@ pub struct LLMBackendSpec {
     pub suspend: bool,
 }
 
-/// A model that is expected on the server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Model {
-    /// The server's own name for it.
-    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
-    pub name: String,
-    /// What tasks ask for, so that one logical model can live on several servers under different names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = LINE))]
-    pub alias: Option<String>,
-    /// Pull it when the server lacks it (Ollama).
-    #[serde(default)]
-    pub pull: bool,
-    /// Keep it loaded (Ollama); it is loaded only when nothing else is, and evicts no other model.
-    #[serde(default)]
-    pub preload: bool,
-}
-
 /// How the server is asked whether it answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -161,13 +153,6 @@ pub struct Probe {
     /// Seconds that a server which just started, or a model that is loaded, may take.
     #[schemars(range(min = 1, max = 86400))]
     pub startup_seconds: i32,
-}
-
-impl Model {
-    /// What tasks ask for: its alias, else its name.
-    pub fn asked_as(&self) -> &str {
-        self.alias.as_deref().unwrap_or(&self.name)
-    }
 }
 
 impl Default for Probe {

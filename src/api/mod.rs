@@ -14,6 +14,7 @@ mod host_agent;
 mod kind;
 mod llm_backend;
 mod llm_backend_status;
+mod model;
 mod notifier;
 pub mod quantity;
 mod selector;
@@ -26,7 +27,7 @@ pub use agent_config::{
     AgentAuth, AgentCheck, AgentCommand, AgentConfig, AgentConfigSpec, AgentContainer, AgentDocker, AgentDockerAllow,
     AgentLog, AgentService, AgentTls, RestartPolicy, ServiceManager,
 };
-pub use caller::{Caller, CallerAlias, CallerClass, CallerSpec, CallerState, CallerStatus, LOCAL_CALLER};
+pub use caller::{AnswerCache, Caller, CallerAlias, CallerClass, CallerSpec, CallerState, CallerStatus, LOCAL_CALLER};
 pub use common::{
     Condition, ConditionStatus, LocalRef, Mode, RECONCILE_REQUESTED_AT, RequiredKind, Requirement, SecretRef, Webhook,
     WorkloadKind, WorkloadRef, condition, number_of, set_condition, url_wording,
@@ -43,9 +44,10 @@ pub use expert::{Expert, ExpertSpec, ExpertState, ExpertStatus, Handler, Paramet
 pub use host_agent::{HeldService, HostAgent, HostAgentSpec, HostAgentState, HostAgentStatus, ServiceSummary};
 pub use kind::{Kind, ObjectKey};
 pub use llm_backend::{
-    Canary, CanaryWhen, Concurrency, EngineKind, LLMBackend, LLMBackendSpec, Model, Overflow, Probe, Recovery,
+    Canary, CanaryWhen, Concurrency, EngineKind, LLMBackend, LLMBackendSpec, Overflow, Probe, Recovery,
 };
 pub use llm_backend_status::{BackendState, LLMBackendStatus, ModelStatus, RecoveryRecord, RecoveryStatus, StepTally};
+pub use model::Model;
 pub use notifier::{
     MinSeverity, Notifier, NotifierSpec, NotifierState, NotifierStatus, NotifierType, QuietHours, Smtp, SmtpTls,
 };

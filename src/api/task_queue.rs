@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use super::{LocalRef, Requirement, StatusBase};
+use super::{AnswerCache, LocalRef, Requirement, StatusBase};
 
 /// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
 #[serde_with::skip_serializing_none]
@@ -56,6 +56,9 @@ pub struct TaskQueueSpec {
     /// How long ended tasks are kept.
     #[serde(default)]
     pub retention: RetentionPolicy,
+    /// A task with the same payload, expert and model is answered with the same result again, which no engine is asked for. Absent: every task
+    /// is done.
+    pub cache: Option<AnswerCache>,
     /// What must hold before its tasks are started. Those that run go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]

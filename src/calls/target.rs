@@ -17,7 +17,8 @@ use super::{
 use crate::{
     api::{LLMBackendSpec, Model},
     engines::{
-        Endpoint, EngineKind, KeepAlive, ProbeVerdict, Secret, SendableModel, engine, model_to_send, same_model,
+        Endpoint, EngineKind, KeepAlive, ProbeVerdict, Secret, SendableModel, USUAL_BYTES_PER_TOKEN, engine,
+        model_to_send, same_model,
     },
     net::HttpClient,
 };
@@ -51,6 +52,8 @@ struct State {
     listing: Option<(Instant, Option<Vec<String>>)>,
     loaded: Option<(Instant, Option<String>)>,
     usual_call: Option<Duration>,
+    /// Bytes of a prompt to one token, by model.
+    bytes_per_token: HashMap<String, f64>,
     /// Until when models are not asked for that the server lacks.
     lacked: HashMap<String, Instant>,
 }
@@ -76,7 +79,8 @@ impl CallTarget {
 
     /// `preload` keeps a model in memory; a call must not change that.
     pub fn keep_alive(&self, model: &str, declared_seconds: i32) -> KeepAlive {
-        let preloaded = self.spec.models.iter().any(|m| m.preload && same_model(self.kind, &m.name, model));
+        let preloaded =
+            self.spec.models.iter().any(|m| m.preload && same_model(self.kind, &m.own_name(self.kind), model));
         if preloaded { KeepAlive::Forever } else { KeepAlive::For(seconds(declared_seconds)) }
     }
 
@@ -97,7 +101,8 @@ impl CallTarget {
         let answer = engine(self.kind).loaded(&self.endpoint, LOADED_TIMEOUT).await.ok().flatten().unwrap_or_default();
         let last = self.state.lock().loaded.take().and_then(|(_, alias)| alias);
         let in_memory = |model: &str| answer.iter().any(|one| same_model(self.kind, &one.name, model));
-        let mut aliases = self.spec.models.iter().filter(|m| in_memory(&m.name)).map(|m| m.asked_as().to_owned());
+        let mut aliases =
+            self.spec.models.iter().filter(|m| in_memory(&m.own_name(self.kind))).map(|m| m.asked_as().to_owned());
         // Of several the one that was asked last: it goes last.
         let loaded = last.filter(|last| aliases.clone().any(|a| a == *last)).or_else(|| aliases.next());
         self.state.lock().loaded = Some((Instant::now(), loaded.clone()));
@@ -127,6 +132,26 @@ impl CallTarget {
         state.lacked.contains_key(model)
     }
 
+    /// Why a prompt of so many bytes is not sent to a model: it is longer than the declared context.
+    pub fn too_long(&self, model: &str, bytes: usize) -> Option<String> {
+        let declared = self.spec.models.iter().find(|declared| declared.own_name(self.kind) == model)?;
+        too_long(declared, self.least_tokens(model, bytes))
+    }
+
+    /// Tokens that a prompt has at least, as far as its bytes tell: by the leanest that the model has counted lately. So a prompt that fits is
+    /// refused for no other's sake.
+    pub fn least_tokens(&self, model: &str, bytes: usize) -> u64 {
+        let ratio = self.state.lock().bytes_per_token.get(model).copied().unwrap_or(USUAL_BYTES_PER_TOKEN);
+        (bytes as f64 / ratio) as u64
+    }
+
+    /// A model counted so many tokens of a prompt that it read whole.
+    pub fn counted(&self, model: &str, bytes: usize, tokens: u64) {
+        let mut state = self.state.lock();
+        let known = state.bytes_per_token.entry(model.to_owned()).or_insert(USUAL_BYTES_PER_TOKEN);
+        *known = learned(*known, bytes, tokens);
+    }
+
     /// How long a call usually takes here; `None` before the first.
     pub fn usual_call(&self) -> Option<Duration> {
         self.state.lock().usual_call
@@ -137,6 +162,27 @@ impl CallTarget {
         let before = state.usual_call.unwrap_or(time);
         state.usual_call = Some(before.mul_f64(1.0 - LATEST) + time.mul_f64(LATEST));
     }
+}
+
+/// The words that clients look for, with their numbers, come first.
+fn too_long(model: &Model, tokens: u64) -> Option<String> {
+    let most = model.context_tokens.filter(|_| model.is_too_long(tokens))?;
+    Some(format!(
+        "prompt is too long: {tokens} tokens > {most} maximum, by an estimate of its bytes; {most} is the context length of {:?} \
+         (contextTokens): send less of the conversation",
+        model.asked_as()
+    ))
+}
+
+/// Bytes to a token after one more prompt: more at once, fewer slowly. Short prompts tell of their template alone.
+fn learned(known: f64, bytes: usize, tokens: u64) -> f64 {
+    const SHORT: usize = 2_000;
+    const MOST: f64 = 16.0;
+    if bytes < SHORT || tokens == 0 {
+        return known;
+    }
+    let seen = (bytes as f64 / tokens as f64).clamp(1.0, MOST);
+    if seen > known { seen } else { known + (seen - known) * 0.05 }
 }
 
 /// An MLX server that lists nothing (its model is not in the hub's cache) still serves what it was started with, under a name
@@ -175,6 +221,16 @@ pub struct Targets {
 impl Targets {
     pub fn new(http: HttpClient, secrets: CachedSecrets) -> Self {
         Self { http, secrets, known: Mutex::default(), contacts: Mutex::default() }
+    }
+
+    /// Why a backend is not asked for an alias with a prompt of so many bytes.
+    pub fn too_long(&self, backend: &Backend, alias: &str, bytes: usize) -> Option<String> {
+        let model = backend.spec.models.iter().find(|model| model.asked_as() == alias)?;
+        let tokens = match self.known.lock().get(&backend.row.uid) {
+            Some(target) => target.least_tokens(&model.own_name(target.kind), bytes),
+            None => (bytes as f64 / USUAL_BYTES_PER_TOKEN) as u64,
+        };
+        too_long(model, tokens)
     }
 
     /// The error says what is missing.
@@ -216,6 +272,17 @@ impl Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_to_a_token_are_learned_quickly_where_a_prompt_would_be_refused() {
+        let lean = learned(4.0, 60_000, 10_000);
+        assert!((lean - 6.0).abs() < 1e-9, "{lean}");
+        let after = learned(lean, 20_000, 10_000);
+        assert!(after < lean && after > 5.7, "one odd prompt changes little: {after}");
+        let many = (0..200).fold(lean, |known, _| learned(known, 30_000, 10_000));
+        assert!((many - 3.0).abs() < 0.1, "many do: {many}");
+        assert_eq!((learned(4.0, 1_999, 1), learned(4.0, 9_000, 0)), (4.0, 4.0));
+    }
 
     fn declared(names: &[&str]) -> Vec<Model> {
         let model = |name: &&str| serde_json::from_value(serde_json::json!({"name": name})).expect("a model");

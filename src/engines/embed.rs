@@ -102,7 +102,9 @@ async fn ask<T: for<'a> Deserialize<'a>>(
     if vectors.len() != request.input.len() || vectors.iter().any(Vec::is_empty) {
         return Err(bad(format!("{} vectors for {} texts, or empty ones", vectors.len(), request.input.len())));
     }
-    if let Some(detail) = cut(Tokenizer::Embedding, request.input.iter().map(String::as_str), prompt_tokens) {
+    if let Some(detail) =
+        cut(Tokenizer::Embedding, request.input.iter().map(String::as_str), prompt_tokens.map(u64::from))
+    {
         return Err(failed(Failure::PromptTooLong { detail }));
     }
     Ok(EmbedOutcome { vectors, prompt_tokens, total: started.elapsed() })

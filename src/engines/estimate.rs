@@ -1,5 +1,7 @@
 //! Whether a server answered a part of the prompt only: it counted far fewer tokens than any tokenizer makes of the whole. Pure.
 
+/// Bytes of a prompt to one of its tokens, before an engine counted any.
+pub const USUAL_BYTES_PER_TOKEN: f64 = 4.0;
 /// Tokens that must lack at least: below, templates and counting differ.
 const LEAST_MISSING: u64 = 256;
 /// No tokenizer makes fewer tokens of running text than one for so many characters of a long word.
@@ -7,18 +9,14 @@ const CHARS_PER_TOKEN: u64 = 12;
 
 /// What is counted: embedding models' tokenizers make one token of any word that they don't know, however long it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tokenizer {
+pub enum Tokenizer {
     Chat,
     Embedding,
 }
 
 /// Says so when `counted` tokens can't be all of `texts`. A server that counts none doesn't count.
-pub(super) fn cut<'a>(
-    tokenizer: Tokenizer,
-    texts: impl IntoIterator<Item = &'a str>,
-    counted: Option<u32>,
-) -> Option<String> {
-    let counted = u64::from(counted.filter(|n| *n > 0)?);
+pub fn cut<'a>(tokenizer: Tokenizer, texts: impl IntoIterator<Item = &'a str>, counted: Option<u64>) -> Option<String> {
+    let counted = counted.filter(|n| *n > 0)?;
     let least: u64 = texts.into_iter().map(|text| least_tokens(tokenizer, text)).sum();
     (counted + LEAST_MISSING <= least).then(|| {
         format!("the server counted {counted} tokens of a prompt that has at least {least}: it answered a part of it")
@@ -57,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    fn is_cut(text: &str, counted: u32) -> bool {
+    fn is_cut(text: &str, counted: u64) -> bool {
         cut(Tokenizer::Chat, [text], Some(counted)).is_some()
     }
 
@@ -103,9 +101,9 @@ mod tests {
         fn no_text_that_was_read_whole_is_called_cut(words in proptest::collection::vec("\\PC{1,40}", 0..400)) {
             let text = words.join(" ");
             let tokens: usize = text.split_whitespace().map(|word| word.chars().count().div_ceil(12)).sum();
-            prop_assert!(!is_cut(&text, u32::try_from(tokens).unwrap()));
+            prop_assert!(!is_cut(&text, tokens as u64));
             let tokens = text.split_whitespace().count();
-            prop_assert!(cut(Tokenizer::Embedding, [text.as_str()], Some(u32::try_from(tokens).unwrap())).is_none());
+            prop_assert!(cut(Tokenizer::Embedding, [text.as_str()], Some(tokens as u64)).is_none());
         }
     }
 }

@@ -31,13 +31,14 @@ use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
 pub use error::{Blame, EngineError, Failure, failure as failure_of};
+pub use estimate::{Tokenizer, USUAL_BYTES_PER_TOKEN, cut as prompt_cut};
 pub use infer::{
     CallActivity, EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, ProofRequest, ProofShape, Proved,
     Sampling,
 };
 pub use listing::{Listing, PathReply, read_listing};
 pub use names::{MLX_DEFAULT_MODEL, SendableModel, UnlistedModel, lists, model_to_send, normalize, same_model};
-pub use ollama::{LoadedModel, PULL_STALL, PullProgress};
+pub use ollama::{ContextName, LoadedModel, PULL_STALL, PullProgress};
 pub use status::{detail as words_of, of_response as failure_of_response, retry_after};
 pub use verdict::{ProbeVerdict, fold_paths};
 
@@ -102,6 +103,26 @@ pub trait Engine: Send + Sync {
     /// Frees the model's runner, also a hung one (Ollama: `keep_alive: 0`; it waits for open calls, so abort those first).
     async fn unload(&self, at: &Endpoint, _model: &str, _timeout: Duration) -> Result<(), EngineError> {
         Err(unsupported(self.kind(), at, "unload a model"))
+    }
+
+    /// Whether a name means a model with a context of its own (Ollama).
+    async fn has_context(
+        &self,
+        at: &Endpoint,
+        _wanted: ContextName<'_>,
+        _timeout: Duration,
+    ) -> Result<bool, EngineError> {
+        Err(unsupported(self.kind(), at, "give a model a context"))
+    }
+
+    /// Makes such a name, of a model that the server has.
+    async fn make_context(
+        &self,
+        at: &Endpoint,
+        _wanted: ContextName<'_>,
+        _timeout: Duration,
+    ) -> Result<(), EngineError> {
+        Err(unsupported(self.kind(), at, "give a model a context"))
     }
 
     /// Downloads a model. `stall` (see `PULL_STALL`) is the longest time without progress in bytes, not the whole time: downloads

@@ -244,7 +244,7 @@ impl<'a> Call<'a> {
 
     fn outcome(mut self) -> Result<InferOutcome, Failure> {
         let texts = self.request.messages.iter().map(|message| message.content.as_str());
-        if let Some(detail) = cut(Tokenizer::Chat, texts, self.counts.prompt_tokens) {
+        if let Some(detail) = cut(Tokenizer::Chat, texts, self.counts.prompt_tokens.map(u64::from)) {
             return Err(Failure::PromptTooLong { detail });
         }
         // A token can be half a character, and then no text comes of it.

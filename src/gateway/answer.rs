@@ -15,6 +15,15 @@ pub(super) fn to_engine(asked: &HeaderMap) -> HeaderMap {
     headers
 }
 
+/// How a client names its conversation.
+pub(super) fn session(asked: &HeaderMap) -> Option<String> {
+    // Claude Code's, and Codex's.
+    const NAMES: [&str; 3] = ["x-claude-code-session-id", "session_id", "session-id"];
+    const LONGEST: usize = 256;
+    let told = NAMES.iter().find_map(|name| asked.get(*name)?.to_str().ok())?;
+    (!told.is_empty() && told.len() <= LONGEST).then(|| told.to_owned())
+}
+
 /// The headers of an engine's answer that whoever asked gets.
 pub(super) fn from_engine(answered: &HeaderMap) -> HeaderMap {
     picked(answered, FROM_ENGINES.iter())

@@ -113,6 +113,7 @@ pub(super) async fn attempt(
         meter: Meter::default(),
         first_token: None,
         is_served: false,
+        is_cut: false,
     };
     let ended = exchange.run(headers, body).await;
     lent.held.end_call(!ended.1.is_zero() && !exchange.leaving_is_noticed());

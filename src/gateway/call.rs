@@ -12,10 +12,12 @@ use tracing::{Instrument, field};
 
 use super::{
     attempt::{self, AttemptEnd, Failed},
+    cache::{CacheWish, CachedCall},
     client::Client,
     core::GatewayCore,
     failover::{self, Next, Tried, Trouble},
     line::{self, LineEnd},
+    sessions,
     view::Wanted,
 };
 use crate::{
@@ -29,6 +31,9 @@ pub(super) struct CallRequest {
     pub body: Bytes,
     /// Those that the engine gets.
     pub headers: HeaderMap,
+    pub cache: CacheWish,
+    /// As its client names its conversation.
+    pub session: Option<String>,
     /// Its part of what all bodies may take.
     pub _room: OwnedSemaphorePermit,
 }
@@ -91,13 +96,25 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
     let usual = if ask.streams { core.timings.wait_streamed } else { core.timings.wait_whole };
     let wait = caller.spec.max_wait_seconds.map_or(usual, calls::seconds);
     let deadline = Instant::now() + wait;
+    let images = ask.has_images();
+    let told = request.session.as_deref().map(|told| vec![told]).or_else(|| ask.conversation());
+    let session = told.map(|told| sessions::key(&caller.id(), &alias, told));
     let wanted = Wanted {
         operation: ask.operation,
         namespace: &caller.namespace,
         alias: &alias,
-        images: ask.has_images(),
+        images,
+        prompt: (!images).then(|| ask.prompt_bytes()),
         local_only: caller.spec.local_only,
+        session,
+        body: &request.body,
     };
+    let cached = CachedCall::of(core, caller, &ask, &alias, request.cache);
+    if let Some(cached) = &cached
+        && cached.answer(core, client).await
+    {
+        return;
+    }
     let mut tried = Tried::default();
     let mut failed: Option<Failed> = None;
     loop {
@@ -122,12 +139,32 @@ async fn serve(core: &Arc<GatewayCore>, request: &CallRequest, client: &Client) 
         core.metrics.waited(began.elapsed());
         client.has_slot(&lent.target.backend);
         let server = lent.target.server_url.clone();
-        let span = tracing::info_span!("attempt", backend = lent.target.backend);
+        let operation = ask.operation.gen_ai_name();
+        let span = tracing::info_span!(
+            "attempt",
+            otel.name = format!("{operation} {alias}"),
+            otel.kind = "client",
+            backend = lent.target.backend,
+            gen_ai.operation.name = operation,
+            gen_ai.provider.name = lent.target.kind.gen_ai_name(),
+            gen_ai.request.model = alias,
+            gen_ai.response.model = lent.model,
+            gen_ai.request.stream = ask.streams,
+            server.address = lent.target.server_url,
+            gen_ai.usage.input_tokens = field::Empty,
+            gen_ai.usage.output_tokens = field::Empty,
+            error.type = field::Empty,
+        );
         let (ended, linger) = attempt::attempt(core, &ask, &request.headers, &lent, client).instrument(span).await;
         lent.give_back(linger).await;
         client.has_no_slot();
         match ended {
-            AttemptEnd::Done => return,
+            AttemptEnd::Done => {
+                if let Some(cached) = cached {
+                    cached.keep(core, client);
+                }
+                return;
+            }
             AttemptEnd::Refused(refusal) => return refuse(core, client, &refusal).await,
             AttemptEnd::Failed(one) => {
                 tracing::info!(call = client.id, backend = one.backend, trouble = ?one.trouble, "an attempt failed");

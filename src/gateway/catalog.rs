@@ -58,7 +58,7 @@ pub(super) async fn loaded(core: &GatewayCore, caller: &KnownCaller) -> Result<V
         let loaded = engine(target.kind).loaded(&target.endpoint, WITHIN).await.ok()??;
         let each = loaded.into_iter().flat_map(|one| {
             let declared = backend.spec.models.iter().filter(|model| {
-                same_model(target.kind, &model.name, &one.name) && caller.may_ask_for(model.asked_as())
+                same_model(target.kind, &model.own_name(target.kind), &one.name) && caller.may_ask_for(model.asked_as())
             });
             let of = |model: &crate::api::Model| (model.asked_as().to_owned(), one.size, one.size_vram, one.expires_at);
             declared.map(of).collect::<Vec<_>>()
@@ -107,7 +107,7 @@ pub(super) async fn show(core: &Arc<GatewayCore>, caller: &KnownCaller, body: &[
     let mut why = format!("no Ollama server serves {alias:?}: only Ollama tells of its models");
     for backend in ollamas(view.serving(&caller.namespace, &alias)) {
         let Some(model) = backend.spec.models.iter().find(|model| model.asked_as() == alias) else { continue };
-        let body = json!({"model": model.name, "verbose": verbose}).to_string().into_bytes();
+        let body = json!({"model": model.own_name(EngineKind::Ollama), "verbose": verbose}).to_string().into_bytes();
         match pass(core, backend, Method::POST, "/api/show", body).await {
             Ok(shown) => return Ok(shown),
             Err(told) => why = format!("{}: {told}", backend.row.name),

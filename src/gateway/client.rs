@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     asker::Asker,
+    cache::{self, CACHE},
     core::GatewayTimings,
     pipe::{PipeReceiver, PipeSender, pipe},
 };
@@ -97,6 +98,11 @@ struct ClientState {
     between: bool,
     /// No more of it comes.
     whole: bool,
+    /// What it was sent, where that may be kept; cleared once it is too long.
+    record: Option<Vec<u8>>,
+    content_type: String,
+    /// An engine answered all of it, to all that was asked.
+    served: bool,
     /// It was ended from outside: nothing of the engine's is sent any more.
     ended: bool,
 }
@@ -118,6 +124,9 @@ impl Client {
             beats: 0,
             between: true,
             whole: false,
+            record: None,
+            content_type: String::new(),
+            served: false,
             ended: false,
         };
         let client = Self {
@@ -183,6 +192,8 @@ impl Client {
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = self.headers(&state, given, backend);
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        state.content_type = kind.unwrap_or_default().to_owned();
         state.last_byte = Instant::now();
         // Whoever is gone needs no answer.
         let _ = head.send(Head::Begun(response));
@@ -209,6 +220,9 @@ impl Client {
         };
         put(CALL_ID, &self.id);
         put(MODEL, &state.alias);
+        if state.record.is_some() {
+            put(CACHE, "miss");
+        }
         if let Some(backend) = backend {
             put(BACKEND, backend);
             put(WAIT, &state.waited.unwrap_or_default().as_millis().to_string());
@@ -226,9 +240,30 @@ impl Client {
         let is_ended = {
             let mut state = self.state.lock();
             state.is_answered = true;
+            match &mut state.record {
+                Some(record) if record.len() + bytes.len() <= cache::MOST => record.extend_from_slice(&bytes),
+                _ => state.record = None,
+            }
             state.ended
         };
         !is_ended && self.push(bytes, between).await
+    }
+
+    /// Its answer may be kept.
+    pub fn keeps(&self) {
+        self.state.lock().record = Some(Vec::new());
+    }
+
+    /// An engine answered.
+    pub fn is_served(&self) {
+        self.state.lock().served = true;
+    }
+
+    /// What it was sent, without signs of life, and of which type; where that may be kept.
+    pub fn kept(&self) -> Option<(String, Vec<u8>)> {
+        let mut state = self.state.lock();
+        let record = state.record.take().filter(|record| state.served && !state.ended && !record.is_empty())?;
+        Some((state.content_type.clone(), record))
     }
 
     async fn push(&self, bytes: Bytes, between: bool) -> bool {

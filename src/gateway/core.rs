@@ -16,6 +16,7 @@ use super::{
     Origins,
     open::{OpenCalls, Uses},
     queues::WaitQueues,
+    sessions::Sessions,
     view::GatewayView,
 };
 use crate::{
@@ -59,6 +60,10 @@ pub struct GatewayTimings {
     /// How long a call waits for a slot, where its answer is streamed and where it is not.
     pub wait_streamed: Duration,
     pub wait_whole: Duration,
+    /// The turn of a client that left while it waited is kept for so long.
+    pub turn_kept: Duration,
+    /// How long a conversation waits for the server that has it in its prompt cache, before it goes to another.
+    pub session_wait: Duration,
     /// A streamed answer begins after so long, though the engine has not.
     pub commit: Duration,
     /// Without a byte for so long, the client is sent a sign of life.
@@ -83,6 +88,8 @@ impl Default for GatewayTimings {
             linger: seconds(1),
             wait_streamed: seconds(600),
             wait_whole: seconds(240),
+            turn_kept: seconds(60),
+            session_wait: seconds(10),
             commit: seconds(20),
             beat: seconds(10),
             look: Duration::from_millis(200),
@@ -114,6 +121,7 @@ pub(super) struct GatewayCore {
     /// Read while a slot is asked for: what the database has and we don't know is not given back then.
     pub asking: AsyncRwLock<()>,
     pub queues: WaitQueues,
+    pub sessions: Sessions,
     pub open: OpenCalls,
     pub uses: Uses,
     /// A slot was given back by this process.
@@ -139,6 +147,7 @@ impl GatewayCore {
             begun: Instant::now(),
             asking: AsyncRwLock::default(),
             queues: WaitQueues::default(),
+            sessions: Sessions::default(),
             open: OpenCalls::default(),
             uses: Uses::default(),
             freed: Notify::new(),

@@ -57,6 +57,8 @@ pub(super) struct Exchange<'a> {
     pub meter: Meter,
     pub first_token: Option<Duration>,
     pub is_served: bool,
+    /// The engine answered a part of the prompt.
+    pub is_cut: bool,
 }
 
 impl Exchange<'_> {
@@ -270,9 +272,7 @@ impl Exchange<'_> {
         }
         // An answer without a body.
         self.client.begin(status, headers, Some(&self.lent.target.backend));
-        self.lent.target.took(self.began.elapsed());
-        self.is_served = true;
-        self.note_served();
+        self.note_answered();
         (AttemptEnd::Done, Duration::ZERO)
     }
 

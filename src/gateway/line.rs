@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     core::GatewayCore,
     failover::Tried,
     queues::WaitQueue,
+    turns::RequestHash,
     view::{Wanted, hopeless},
 };
 use crate::{
@@ -98,28 +100,38 @@ pub(super) async fn stand(
     let candidates = candidates(core, caller, wanted)?;
     let servers = candidates.iter().map(|backend| backend.row.server_url.clone()).collect();
     let queue = core.queues.of(caller, servers);
-    // Whoever comes when nobody waits is the first at once, and may find a slot.
-    let waits = queue.first.try_lock().is_err().then(|| WaitTicket::new(core, &queue));
-    let first = tokio::select! {
-        biased;
-        () = gone.cancelled() => return Err(LineEnd::Gone),
-        () = core.closing.cancelled() => return Err(closing()),
-        first = timeout_at(deadline, Arc::clone(&queue.first).lock_owned()) => first,
+    let request = || -> RequestHash {
+        Sha256::new_with_prefix(wanted.operation.path())
+            .chain_update(wanted.alias)
+            .chain_update(wanted.body)
+            .finalize()
+            .into()
     };
-    let Ok(_first) = first else { return Err(full(&queue)) };
-    drop(waits);
+    // Whoever comes when nobody waits is the first at once, and may find a slot.
+    let turn = queue.join(request);
+    let near = wanted.session.and_then(|session| core.sessions.server(&session, Instant::now()));
+    let near_until = Instant::now() + core.timings.session_wait;
     let mut ticket: Option<WaitTicket> = None;
     let mut changes = core.store.follow(Topics::WORLD | Topics::SLOTS);
     loop {
         if gone.is_cancelled() {
+            turn.keep(request(), Instant::now() + core.timings.turn_kept);
             return Err(LineEnd::Gone);
         }
         if core.closing.is_cancelled() {
             return Err(closing());
         }
         let freed = core.freed.notified();
-        if let Some(lent) = look(core, (caller, wanted), tried, &queue).await? {
-            return Ok(lent);
+        // One that was kept for another may come before this one.
+        let is_first = turn.is_first();
+        if is_first {
+            let near = near.as_deref().map(|near| (near, Instant::now() < near_until));
+            if let Some(lent) = look(core, (caller, wanted), tried, &queue, near).await? {
+                if let Some(session) = wanted.session {
+                    core.sessions.served(session, &lent.target.server_url, Instant::now());
+                }
+                return Ok(lent);
+            }
         }
         if Instant::now() >= deadline {
             return Err(full(&queue));
@@ -128,10 +140,12 @@ pub(super) async fn stand(
             ticket = Some(WaitTicket::new(core, &queue));
         }
         tokio::select! {
-            () = gone.cancelled() => return Err(LineEnd::Gone),
-            () = core.closing.cancelled() => return Err(closing()),
-            () = freed => {}
-            _ = changes.changed(core.timings.look) => {}
+            () = gone.cancelled() => {}
+            () = core.closing.cancelled() => {}
+            () = sleep_until(deadline) => {}
+            () = turn.comes() => {}
+            () = freed, if is_first => {}
+            _ = changes.changed(core.timings.look), if is_first => {}
         }
     }
 }
@@ -146,7 +160,16 @@ fn candidates(core: &GatewayCore, caller: &KnownCaller, wanted: Wanted<'_>) -> R
         let why = format!("no server serves {:?}; there are: {}", wanted.alias, listed(&all));
         return Err(refused(RefusalReason::UnknownModel, why));
     }
-    let candidates = view.candidates(wanted).map_err(|why| refused(RefusalReason::Invalid, why))?;
+    let able = view.candidates(wanted).map_err(|why| refused(RefusalReason::Invalid, why))?;
+    let too_long = |backend: &Backend| core.targets.too_long(backend, wanted.alias, wanted.prompt?);
+    let Some(first) = able.first() else { return Ok(able) };
+    let why = too_long(first);
+    let candidates: Vec<Backend> = able.into_iter().filter(|backend| too_long(backend).is_none()).collect();
+    if candidates.is_empty() {
+        // It would be cut, or refused after it had waited.
+        let why = why.unwrap_or_else(|| "prompt is too long".to_owned());
+        return Err(LineEnd::Refused(Refusal::new(RefusalReason::PromptTooLong, why)));
+    }
     match hopeless(&candidates) {
         Some(why) => Err(refused(RefusalReason::Unavailable, why)),
         None => Ok(candidates),
@@ -157,12 +180,14 @@ fn listed(aliases: &[&str]) -> String {
     if aliases.is_empty() { "none".to_owned() } else { aliases.join(", ") }
 }
 
-/// One look. Nothing of it is dropped on the way: what the database gives is ours.
+/// One look. Nothing of it is dropped on the way: what the database gives is ours. `near`: the server that has the conversation, and whether
+/// it is still waited for.
 async fn look(
     core: &Arc<GatewayCore>,
     (caller, wanted): (&KnownCaller, Wanted<'_>),
     tried: &Tried,
     queue: &WaitQueue,
+    near: Option<(&str, bool)>,
 ) -> Result<Option<LentSlot>, LineEnd> {
     let candidates = candidates(core, caller, wanted)?;
     let cooling = |url: &str| tried.excludes(url) || core.targets.contact(url).is_waiting();
@@ -178,7 +203,9 @@ async fn look(
     if !allowed.is_empty() && allowed.iter().all(|server| tried.excludes(&server.url)) {
         return Err(LineEnd::Nowhere);
     }
-    for (server, _) in route::open(&serving) {
+    let near_url = near.map(|(url, _)| url).filter(|url| !tried.excludes(url));
+    let waits = near.is_some_and(|(_, waits)| waits);
+    for (server, _) in route::open_near(&serving, near_url, waits) {
         let backend = candidates.iter().find(|backend| backend.row.name == server.name);
         let (Some(backend), Some(model)) = (backend, server.model(wanted.alias)) else { continue };
         let target = match core.targets.of(backend).await {
@@ -194,6 +221,8 @@ async fn look(
         let answer = ask(core, caller, &server.url, wanted.alias).await;
         core.queues.limit(queue, matches!(answer, Some(Err(CallerLimit::Concurrent))));
         match answer {
+            // Others go first there: it is its turn soon.
+            None if waits && near_url == Some(server.url.as_str()) => return Ok(None),
             None => {}
             Some(Ok(held)) => {
                 target.contact.tried();

@@ -2,12 +2,13 @@
 //! streamed through unchanged.
 //!
 //! `door` says who may ask at all, `asker` who asks, `routes` what may be asked, `intake` reads bodies. `call` is the life of one call: `line` waits for a
-//! slot in one of the `queues`, `attempt` sends the request, `exchange` streams the answer, `shown` notes what that showed, `failover` says what comes after a failure. `client` is the side of whoever asked.
-//! `catalog` lists what is served; `open` are the calls that run, `upkeep` renews slots and reports what calls showed.
+//! slot in one of the `queues`, by the order of `turns`; `sessions` know which server a conversation is near to; `attempt` sends the request, `exchange` streams the answer, `shown` notes what that showed, `failover` says what comes after a failure. `client` is the side of whoever asked.
+//! `catalog` lists what is served; `cache` gives answers again; `open` are the calls that run, `upkeep` renews slots and reports what calls showed.
 
 mod answer;
 mod asker;
 mod attempt;
+mod cache;
 mod call;
 mod catalog;
 mod client;
@@ -21,7 +22,9 @@ mod open;
 mod pipe;
 mod queues;
 mod routes;
+mod sessions;
 mod shown;
+mod turns;
 mod upkeep;
 mod view;
 

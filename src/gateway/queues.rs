@@ -9,8 +9,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::{sync::Notify, time::Instant};
 
+use super::turns::{RequestHash, Turns};
 use crate::{calls::KnownCaller, store::SlotWait, tasks::share::CallClass};
 
 /// Calls of one caller that wait for the same servers.
@@ -19,16 +20,51 @@ pub(super) struct WaitQueue {
     class: CallClass,
     caller: String,
     weight: i32,
-    /// Whoever has it is the first.
-    pub first: Arc<AsyncMutex<()>>,
+    turns: Mutex<Turns>,
     calls: AtomicI64,
     /// What they wait for is a limit of their caller, and no server.
     limited: AtomicBool,
 }
 
 impl WaitQueue {
+    /// Takes the last turn, or the one that is kept for this request.
+    pub fn join(self: &Arc<Self>, request: impl FnOnce() -> RequestHash) -> Turn {
+        let (number, told) = self.turns.lock().join(request, Instant::now());
+        Turn { queue: Arc::clone(self), number, told, kept: None }
+    }
+
     pub fn is_limited(&self) -> bool {
         self.limited.load(Ordering::Relaxed)
+    }
+}
+
+/// A call's turn in its queue.
+pub(super) struct Turn {
+    queue: Arc<WaitQueue>,
+    number: u64,
+    told: Arc<Notify>,
+    kept: Option<(RequestHash, Instant)>,
+}
+
+impl Turn {
+    pub fn is_first(&self) -> bool {
+        self.queue.turns.lock().is_first(self.number)
+    }
+
+    /// Resolves when whoever was before it has left.
+    pub async fn comes(&self) {
+        self.told.notified().await;
+    }
+
+    /// Its client left, and may come back.
+    pub fn keep(mut self, request: RequestHash, until: Instant) {
+        self.kept = Some((request, until));
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.queue.turns.lock().leave(self.number, self.kept);
     }
 }
 
@@ -48,7 +84,8 @@ impl WaitQueues {
         servers.sort_unstable();
         servers.dedup();
         let mut queues = self.queues.lock();
-        queues.retain(|_, queue| Arc::strong_count(queue) > 1);
+        let now = Instant::now();
+        queues.retain(|_, queue| Arc::strong_count(queue) > 1 || queue.turns.lock().keeps_any(now));
         let key = (caller.id(), caller.class(), caller.spec.weight, servers.clone());
         let queue = queues.entry(key).or_insert_with(|| {
             Arc::new(WaitQueue {
@@ -56,7 +93,7 @@ impl WaitQueues {
                 class: caller.class(),
                 caller: caller.id(),
                 weight: caller.spec.weight,
-                first: Arc::default(),
+                turns: Mutex::default(),
                 calls: AtomicI64::new(0),
                 limited: AtomicBool::new(false),
             })

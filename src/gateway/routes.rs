@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     answer,
     asker::Asker,
+    cache::CacheWish,
     call::{self, CallRequest},
     catalog,
     client::{CALL_ID, Client, refusal_headers},
@@ -107,7 +108,13 @@ async fn infer(core: Arc<GatewayCore>, operation: Operation, asker: Asker, reque
     };
     let id = Uuid::now_v7().simple().to_string();
     let (client, waiting) = Client::new(operation, id, asker, core.timings.clone());
-    let request = CallRequest { body, headers: answer::to_engine(&parts.headers), _room: room };
+    let request = CallRequest {
+        body,
+        headers: answer::to_engine(&parts.headers),
+        cache: CacheWish::of(&parts.headers),
+        session: answer::session(&parts.headers),
+        _room: room,
+    };
     // The call outlives this handler, which is dropped when its client leaves: its slot is given back whatever happens.
     core.calls.spawn(call::run(Arc::clone(&core), request, Arc::new(client)));
     waiting.response().await

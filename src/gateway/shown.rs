@@ -20,13 +20,17 @@ impl Exchange<'_> {
             let caller = self.client.asker.caller.id();
             self.core.uses.add(caller, 1, i64::try_from(tokens).unwrap_or(i64::MAX));
         }
-        let status = match (self.is_served, self.gone) {
-            (true, _) => "served",
-            (false, true) => "left",
-            (false, false) => "failed",
+        let status = match (self.is_served, self.is_cut, self.gone) {
+            (true, ..) => "served",
+            (_, true, _) => "cut",
+            (_, _, true) => "left",
+            (false, false, false) => "failed",
         };
+        self.record(status);
         self.core.metrics.ended(&GatewayCallEnd {
-            operation: self.client.operation.path(),
+            path: self.client.operation.path(),
+            operation: self.client.operation.gen_ai_name(),
+            provider: self.lent.target.kind.gen_ai_name(),
             model: &self.lent.alias,
             backend: &self.lent.target.backend,
             status,
@@ -37,7 +41,47 @@ impl Exchange<'_> {
         });
     }
 
-    pub fn note_served(&self) {
+    /// What the conventions want on the span of the attempt.
+    fn record(&self, status: &'static str) {
+        let span = tracing::Span::current();
+        if let Some(tokens) = self.meter.usage.prompt {
+            span.record("gen_ai.usage.input_tokens", tokens);
+        }
+        if let Some(tokens) = self.meter.usage.completion {
+            span.record("gen_ai.usage.output_tokens", tokens);
+        }
+        if !self.is_served {
+            span.record("error.type", status);
+        }
+    }
+
+    /// A whole answer came. One to a part of the prompt is no success, and proves nothing.
+    pub fn note_answered(&mut self) {
+        let (target, model) = (&self.lent.target, &self.lent.model);
+        let counted = self.meter.usage.prompt;
+        if let Some(why) = self.ask.cut(counted) {
+            tracing::warn!(
+                reason = "PromptCut",
+                call = self.client.id,
+                caller = self.client.asker.caller.id(),
+                backend = target.backend,
+                model = self.lent.alias,
+                why,
+                "an engine cut a prompt: declare the model's contextTokens"
+            );
+            self.is_cut = true;
+            return;
+        }
+        if let Some(counted) = counted.filter(|_| !self.ask.has_images()) {
+            target.counted(model, self.ask.prompt_bytes(), counted);
+        }
+        target.took(self.began.elapsed());
+        self.is_served = true;
+        self.client.is_served();
+        self.note_served();
+    }
+
+    fn note_served(&self) {
         let target = &self.lent.target;
         target.contact.served();
         let call = ServedCall {

@@ -7,7 +7,10 @@ use std::{
 
 use reqwest::Url;
 
-use super::asker::{Asker, Presented};
+use super::{
+    asker::{Asker, Presented},
+    sessions::SessionKey,
+};
 use crate::{
     api::{Kind, LOCAL_CALLER},
     calls::{Backend, KeyHash, KnownCaller},
@@ -48,8 +51,14 @@ pub(super) struct Wanted<'a> {
     pub namespace: &'a str,
     pub alias: &'a str,
     pub images: bool,
+    /// Bytes of its prompt, where they tell how long it is: those of pictures don't.
+    pub prompt: Option<usize>,
     /// To servers of this machine and its network only.
     pub local_only: bool,
+    /// What tells its conversation from others.
+    pub session: Option<SessionKey>,
+    /// As it came.
+    pub body: &'a [u8],
 }
 
 impl GatewayView {
@@ -151,7 +160,7 @@ impl GatewayView {
 
     /// The backends that can take a call; the error says why none can.
     pub fn candidates(&self, wanted: Wanted<'_>) -> Result<Vec<Backend>, String> {
-        let Wanted { operation, namespace, alias, images, local_only } = wanted;
+        let Wanted { operation, namespace, alias, images, local_only, .. } = wanted;
         let engine = |backend: &Backend| backend.spec.engine;
         let serving: Vec<&Backend> =
             self.serving(namespace, alias).filter(|backend| operation.is_served_by(engine(backend))).collect();
@@ -200,8 +209,7 @@ impl GatewayView {
 /// itself sends it on.
 fn stays_local(backend: &Backend, alias: &str) -> bool {
     let model = backend.spec.models.iter().find(|model| model.asked_as() == alias);
-    let is_sent_on = backend.spec.engine == EngineKind::Ollama
-        && model.is_some_and(|model| model.name.ends_with("-cloud") || model.name.ends_with(":cloud"));
+    let is_sent_on = model.is_some_and(|model| model.is_sent_on(backend.spec.engine));
     !is_sent_on && Url::parse(&backend.row.server_url).is_ok_and(|url| net::is_local(&url))
 }
 
@@ -253,8 +261,16 @@ mod tests {
             backend("cloud.example.com", "OpenAI", &["small", "big"], "Serving"),
         ];
         let view = GatewayView::new(backends, Vec::new());
-        let wanted =
-            |operation, alias, images| Wanted { operation, namespace: "default", alias, images, local_only: false };
+        let wanted = |operation, alias, images| Wanted {
+            operation,
+            namespace: "default",
+            alias,
+            images,
+            prompt: None,
+            local_only: false,
+            session: None,
+            body: b"",
+        };
         let of = |operation, alias, images| names(view.candidates(wanted(operation, alias, images)));
         let list = |names: &[&str]| Ok(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         assert_eq!(of(Operation::ChatCompletions, "small", false), list(&["mlx", "ollama", "cloud.example.com"]));

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::{Operation, object::Object};
 
 /// The names that are read of any request. A name that differs from one of them in case alone is refused: Ollama would read it.
-const READ: [&str; 20] = [
+const READ: [&str; 21] = [
     "model",
     "name",
     "stream",
@@ -26,6 +26,7 @@ const READ: [&str; 20] = [
     "system",
     "previous_response_id",
     "background",
+    "prompt_cache_key",
 ];
 
 /// A request that can't be taken.
@@ -81,25 +82,6 @@ impl<'a> Ask<'a> {
         let streams = operation.framing().is_some() && stream.unwrap_or(operation.streams_by_default());
         let load = load(operation, &object);
         Ok(Self { operation, model, streams, load, object })
-    }
-
-    /// Tokens of its prompt, where no engine counted them: texts have some four bytes to one.
-    pub fn prompt_estimate(&self) -> u64 {
-        const PROMPT: [&str; 7] = ["messages", "prompt", "suffix", "input", "system", "instructions", "tools"];
-        const BYTES: u64 = 4;
-        let bytes: usize = PROMPT.iter().filter_map(|field| self.object.get(field)).map(str::len).sum();
-        (bytes as u64).div_ceil(BYTES)
-    }
-
-    /// Whether it shows pictures, which text engines refuse in ways of their own.
-    pub fn has_images(&self) -> bool {
-        if self.object.get("images").is_some_and(|images| !is_empty(images)) {
-            return true;
-        }
-        // Of Responses, what is said before stands in `input`.
-        let said = ["messages", "input"].iter().filter_map(|field| self.object.get(field));
-        let mut messages = said.filter_map(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok()).flatten();
-        messages.any(|message| shows_image(message.get()))
     }
 }
 
@@ -157,7 +139,7 @@ fn load(operation: Operation, object: &Object) -> Option<Load> {
     asks_nothing.then(|| if object.get("keep_alive").is_some_and(is_no_time) { Load::Out } else { Load::In })
 }
 
-fn is_empty(value: &str) -> bool {
+pub(super) fn is_empty(value: &str) -> bool {
     match value {
         "null" | "\"\"" => true,
         list => serde_json::from_str::<Vec<&RawValue>>(list).is_ok_and(|items| items.is_empty()),
@@ -169,25 +151,6 @@ fn is_no_time(value: &str) -> bool {
     let text = value.trim_matches('"');
     let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     digits.parse::<f64>().is_ok_and(|time| time == 0.0)
-}
-
-fn shows_image(message: &str) -> bool {
-    let Ok(message) = serde_json::from_str::<Object>(message) else { return false };
-    if message.get("images").is_some_and(|images| !is_empty(images)) {
-        return true;
-    }
-    has_picture(&message, 0)
-}
-
-/// Whether a part of its content, or of what a tool gave in it, is a picture.
-fn has_picture(holder: &Object, depth: usize) -> bool {
-    const DEEPEST: usize = 2;
-    let lists = ["content", "output"].iter().filter_map(|field| holder.get(field)).filter(|list| list.starts_with('['));
-    let mut parts = lists.filter_map(|list| serde_json::from_str::<Vec<Object>>(list).ok()).flatten();
-    parts.any(|part| {
-        matches!(part.get("type"), Some("\"image_url\"" | "\"input_image\"" | "\"image\""))
-            || depth < DEEPEST && has_picture(&part, depth + 1)
-    })
 }
 
 #[cfg(test)]
@@ -245,25 +208,6 @@ mod tests {
             (r#"{"model":"m","background":true}"#, false),
         ] {
             assert_eq!(read(Operation::Responses, body).is_ok(), is_stateless, "{body}");
-        }
-    }
-
-    #[test]
-    fn pictures_are_seen() {
-        for (body, shows) in [
-            (r#"{"model":"m","messages":[{"role":"user","content":"an image_url"}]}"#, false),
-            (r#"{"model":"m","messages":[{"content":[{"type":"text","text":"x"}]}]}"#, false),
-            (r#"{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{}}]}]}"#, true),
-            (r#"{"model":"m","messages":[{"content":"x","images":["aGk="]}]}"#, true),
-            (r#"{"model":"m","messages":[{"content":"x","images":[]}]}"#, false),
-            (r#"{"model":"m","images":["aGk="]}"#, true),
-            (r#"{"model":"m","input":[{"content":[{"type":"input_image"}]}]}"#, true),
-            (r#"{"model":"m","input":[{"type":"function_call_output","output":[{"type":"input_image"}]}]}"#, true),
-            (r#"{"model":"m","input":"an image_url"}"#, false),
-            (r#"{"model":"m","messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#, true),
-        ] {
-            let ask = Ask::read(Operation::ChatCompletions, body.as_bytes()).unwrap();
-            assert_eq!(ask.has_images(), shows, "{body}");
         }
     }
 

@@ -16,6 +16,7 @@ mod meter;
 mod object;
 mod operation;
 mod passage;
+mod prompt;
 mod refusal;
 mod translate;
 mod usage;

@@ -69,6 +69,15 @@ impl Operation {
         }
     }
 
+    /// As OpenTelemetry's conventions for generative AI name it.
+    pub const fn gen_ai_name(self) -> &'static str {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages | Self::OllamaChat => "chat",
+            Self::Completions | Self::OllamaGenerate => "text_completion",
+            Self::Embeddings | Self::OllamaEmbed | Self::OllamaEmbeddings => "embeddings",
+        }
+    }
+
     pub const fn protocol(self) -> Protocol {
         match self {
             Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses => Protocol::OpenAi,

@@ -21,6 +21,8 @@ pub enum RefusalReason {
     UnknownModel,
     UnknownPath,
     TooLarge,
+    /// The prompt is longer than the context of every model that could take it.
+    PromptTooLong,
     /// The body has an encoding that is not read.
     Encoding,
     Upgrade,
@@ -50,6 +52,7 @@ impl RefusalReason {
             Self::UnknownModel => "UnknownModel",
             Self::UnknownPath => "UnknownPath",
             Self::TooLarge => "TooLarge",
+            Self::PromptTooLong => "PromptTooLong",
             Self::Encoding => "Encoding",
             Self::Upgrade => "Upgrade",
             Self::Loop => "Loop",
@@ -80,7 +83,7 @@ impl Refusal {
 
     pub const fn status(&self) -> u16 {
         match self.reason {
-            RefusalReason::Invalid => 400,
+            RefusalReason::Invalid | RefusalReason::PromptTooLong => 400,
             RefusalReason::Unauthenticated => 401,
             RefusalReason::Forbidden => 403,
             RefusalReason::UnknownModel | RefusalReason::UnknownPath => 404,
@@ -104,6 +107,7 @@ impl Refusal {
             RefusalReason::UnknownModel => ("invalid_request_error", "model_not_found"),
             RefusalReason::UnknownPath => ("invalid_request_error", "unknown_url"),
             RefusalReason::TooLarge => ("invalid_request_error", "request_too_large"),
+            RefusalReason::PromptTooLong => ("invalid_request_error", "context_length_exceeded"),
             RefusalReason::Encoding => ("invalid_request_error", "unsupported_encoding"),
             RefusalReason::Upgrade => ("invalid_request_error", "upgrade_not_supported"),
             RefusalReason::Loop => ("server_error", "loop_detected"),
@@ -119,7 +123,10 @@ impl Refusal {
     /// Anthropic's `type`.
     const fn anthropic_word(&self) -> &'static str {
         match self.reason {
-            RefusalReason::Invalid | RefusalReason::Encoding | RefusalReason::Upgrade => "invalid_request_error",
+            RefusalReason::Invalid
+            | RefusalReason::PromptTooLong
+            | RefusalReason::Encoding
+            | RefusalReason::Upgrade => "invalid_request_error",
             RefusalReason::Unauthenticated => "authentication_error",
             RefusalReason::Forbidden => "permission_error",
             RefusalReason::UnknownModel | RefusalReason::UnknownPath => "not_found_error",

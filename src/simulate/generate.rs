@@ -260,7 +260,11 @@ impl Generation {
 /// The prompt's tokens as far as the model takes them in.
 fn prompt_tokens(shared: &SimulatedState, wanted: &WantedAnswer) -> Result<u32, SimulatedRefusal> {
     let engine = shared.options.engine;
-    let Some(limit) = shared.context_limit(wanted.context) else { return Ok(wanted.inputs.iter().sum()) };
+    let Some(limit) =
+        shared.context_limit(wanted.context.or(shared.derived(&wanted.model).map(|(_, context)| context)))
+    else {
+        return Ok(wanted.inputs.iter().sum());
+    };
     let refuses = wanted.refuse_long || engine == EngineKind::OpenAi;
     if let Some(&asked) = wanted.inputs.iter().find(|input| refuses && **input > limit) {
         return Err(SimulatedRefusal::TooLong { limit, asked });

@@ -1,7 +1,7 @@
 //! Which models a server has and which are in its memory, as Ollama's scheduler and mlx_lm's provider keep them. Pure:
 //! times come from outside, waiting is done by the caller.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -81,6 +81,8 @@ pub(super) enum RunnerOffer {
 pub(super) struct Models {
     engine: EngineKind,
     installed: Vec<String>,
+    /// Names that were made of others, with a context of their own.
+    derived: BTreeMap<String, (String, u32)>,
     runners: Vec<ModelRunner>,
     max_loaded: usize,
     next_generation: u64,
@@ -88,7 +90,14 @@ pub(super) struct Models {
 
 impl Models {
     pub(super) fn new(engine: EngineKind, installed: &[String], max_loaded: usize) -> Self {
-        let mut models = Self { engine, installed: Vec::new(), runners: Vec::new(), max_loaded, next_generation: 0 };
+        let mut models = Self {
+            engine,
+            installed: Vec::new(),
+            derived: BTreeMap::new(),
+            runners: Vec::new(),
+            max_loaded,
+            next_generation: 0,
+        };
         for name in installed {
             models.install(name);
         }
@@ -113,6 +122,19 @@ impl Models {
         if !self.installed.contains(&name) {
             self.installed.push(name);
         }
+    }
+
+    /// What a name was made of, and its context.
+    pub(super) fn derived(&self, name: &str) -> Option<&(String, u32)> {
+        self.derived.get(&normalize(self.engine, name))
+    }
+
+    /// Makes a name of a model that is there.
+    pub(super) fn derive(&mut self, name: &str, from: &str, context: u32) -> bool {
+        let Some(from) = self.find(from) else { return false };
+        self.install(name);
+        self.derived.insert(normalize(self.engine, name), (from, context));
+        true
     }
 
     pub(super) fn runners(&self) -> &[ModelRunner] {

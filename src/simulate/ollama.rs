@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::in_force::checked;
 use super::state::SimulatedState;
-use super::{Fault, asked::Lenient, chat, models, ollama_calls, other_protocols, reply};
+use super::{Fault, asked::Lenient, chat, generate::OLLAMA_CONTEXT, models, ollama_calls, other_protocols, reply};
 use crate::{
     engines::{EngineKind, same_model},
     protocols::Operation,
@@ -32,6 +32,7 @@ pub(super) fn router() -> Router<Arc<SimulatedState>> {
         .route("/api/generate", post(ollama_calls::generate))
         .route("/api/embed", post(ollama_calls::embed))
         .route("/api/pull", post(models::pull))
+        .route("/api/create", post(create))
         .route("/api/show", post(show))
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat::chat))
@@ -106,14 +107,37 @@ async fn show(State(shared): State<Arc<SimulatedState>>, Lenient(request): Lenie
         return reply::json(404, &json!({"error": format!("model '{asked}' not found")}));
     }
     let told = describe(&asked);
+    let (from, parameters) = match shared.derived(&asked) {
+        Some((from, context)) => (from, format!("PARAMETER num_ctx {context}\n")),
+        None => (asked, String::new()),
+    };
     reply::json(
         200,
         &json!({
-            "modelfile": format!("FROM {asked}"), "parameters": "", "template": "{{ .Prompt }}", "details": told["details"],
+            "modelfile": format!("FROM {}\n{parameters}", digest(&from)), "parameters": parameters, "template": "{{ .Prompt }}", "details": told["details"],
             "model_info": {"general.architecture": "llama", "llama.context_length": shared.context_limit(None)},
             "capabilities": ["completion", "tools"], "modified_at": told["modified_at"],
         }),
     )
+}
+
+#[derive(Deserialize)]
+struct CreateRequest {
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    from: String,
+    #[serde(default)]
+    parameters: serde_json::Map<String, Value>,
+}
+
+/// A name of its own for a model with another context. It answers at once, whether or not a stream was asked for.
+async fn create(State(shared): State<Arc<SimulatedState>>, Lenient(request): Lenient<CreateRequest>) -> Response {
+    let context = request.parameters.get("num_ctx").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    match shared.derive(&request.model, &request.from, context.unwrap_or(OLLAMA_CONTEXT)) {
+        true => reply::json(200, &json!({"status": "success"})),
+        false => reply::json(500, &json!({"error": "pull model manifest: file does not exist"})),
+    }
 }
 
 async fn models(State(shared): State<Arc<SimulatedState>>) -> Response {

@@ -198,6 +198,14 @@ impl SimulatedState {
         self.ledger.note_pull(name);
     }
 
+    pub(super) fn derived(&self, name: &str) -> Option<(String, u32)> {
+        self.models.lock().derived(name).cloned()
+    }
+
+    pub(super) fn derive(&self, name: &str, from: &str, context: u32) -> bool {
+        self.models.lock().derive(name, from, context)
+    }
+
     pub(super) fn runners(&self) -> Vec<ModelRunner> {
         self.sweep();
         self.models.lock().runners().to_vec()

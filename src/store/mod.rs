@@ -4,6 +4,7 @@
 //! transaction, so a leader that was replaced changes nothing. Leases use the database's clock.
 
 mod admit;
+mod answers;
 mod batch;
 mod callers;
 mod causes;
@@ -47,6 +48,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
+pub use answers::{AnswerKey, Answers, KeptAnswer};
 pub use callers::{CallerDay, CallerLimit, CallerStore, CallerUse, OpenCall, OpenCallState, SlotCaller, caller_id};
 pub use causes::Causes;
 pub use changes::{Changes, Follower, Topics};
@@ -88,6 +90,7 @@ pub trait Store:
     + Dispatch
     + Work
     + CallerStore
+    + Answers
     + Causes
     + Changes
 {
@@ -106,6 +109,7 @@ impl<T> Store for T where
         + Dispatch
         + Work
         + CallerStore
+        + Answers
         + Causes
         + Changes
 {

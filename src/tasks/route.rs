@@ -73,7 +73,11 @@ impl Server {
             overflow: spec.concurrency.overflow,
             accepts_spill: spec.accepts_spill(),
             calls: None,
-            models: spec.models.iter().map(|model| (model.asked_as().to_owned(), model.name.clone())).collect(),
+            models: spec
+                .models
+                .iter()
+                .map(|model| (model.asked_as().to_owned(), model.own_name(spec.engine).into_owned()))
+                .collect(),
         }
     }
 
@@ -118,6 +122,25 @@ pub fn open<'a>(serving: &[&'a Server]) -> Vec<(&'a Server, bool)> {
     let first = serving.first().map(|s| s.priority);
     let willing = until(serving, |group| group.iter().any(|s| s.is_open()));
     willing.into_iter().filter(|s| s.is_open()).map(|s| (s, Some(s.priority) != first)).collect()
+}
+
+/// The same for work of which a server has the beginning in its prompt cache: that one first. None at all while it `waits` for that one, which
+/// gives slots and has none free.
+pub fn open_near<'a>(serving: &[&'a Server], near: Option<&str>, waits: bool) -> Vec<(&'a Server, bool)> {
+    let mut open = open(serving);
+    let Some(near) = near else { return open };
+    let first = open.first().map(|(server, _)| server.priority);
+    // Where it only spilled to is not waited for while its own server has room.
+    let is_worth = |server: &&Server| {
+        let (is_near, is_full) = (server.url == near, server.ready && server.free == 0);
+        is_near && is_full && first.is_none_or(|first| server.priority <= first)
+    };
+    match open.iter().position(|(server, _)| server.url == near) {
+        Some(at) => open[..=at].rotate_right(1),
+        None if waits && allowed(serving).iter().any(is_worth) => open.clear(),
+        None => {}
+    }
+    open
 }
 
 /// Which of [`serving`] work may go to when they are all down or full: those it waits for. The first at least.
@@ -249,6 +272,28 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_goes_to_the_server_that_has_it_and_waits_for_it_a_while() {
+        let full = |s: Server| Server { free: 0, ..s };
+        let down = |s: Server| Server { ready: false, ..s };
+        let (a, b, c) = (server("a", 10), server("b", 10), server("c", 20));
+        for (servers, near, waits, order, why) in [
+            ([a.clone(), b.clone(), c.clone()], None, true, "a b", "none has it"),
+            ([a.clone(), b.clone(), c.clone()], Some("http://b"), true, "b a", "that one first"),
+            ([a.clone(), full(b.clone()), c.clone()], Some("http://b"), true, "", "it is waited for"),
+            ([a.clone(), full(b.clone()), c.clone()], Some("http://b"), false, "a", "not for ever"),
+            ([a.clone(), down(b.clone()), c.clone()], Some("http://b"), true, "a", "nor while it is down"),
+            ([a.clone(), b.clone(), c.clone()], Some("http://c"), true, "a b", "nor does it go before priority"),
+            ([a.clone(), b.clone(), full(c.clone())], Some("http://c"), true, "a b", "and no spill is waited for"),
+            ([full(a.clone()), full(b.clone()), c.clone()], Some("http://c"), true, "c", "where it spilled to"),
+        ] {
+            let serving = serving(&servers, "default", "small");
+            let open = open_near(&serving, near, waits);
+            let names: Vec<&str> = open.iter().map(|(server, _)| server.name.as_str()).collect();
+            assert_eq!(names.join(" "), order, "{why}");
+        }
+    }
+
+    #[test]
     fn each_alias_is_routed_by_itself_and_within_its_namespace() {
         let both = |name: &str, priority| Server {
             models: vec![("small".into(), "s".into()), (name.to_owned(), "own".into())],
@@ -266,6 +311,7 @@ mod tests {
         let model = |name: &str, alias: Option<&str>| Model {
             name: name.into(),
             alias: alias.map(str::to_owned),
+            context_tokens: None,
             pull: false,
             preload: false,
         };

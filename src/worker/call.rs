@@ -12,6 +12,7 @@ use super::{
     core::{CallRun, Core},
     handlers::requests,
     job::ClaimedJob,
+    kept::CachedTask,
     outcome::{self, Meaning},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     calls::{self, CallShown, CallStopped, CallTarget, HeldSlot, Waited, seconds},
     engines::{CallActivity, EngineError, EngineKind, Failure, SendableModel, engine},
     store::{BootInstant, FailedCall, ServedCall},
-    tasks::{AttemptClass, retry::Ended},
+    tasks::{AttemptClass, QueueKey, retry::Ended},
 };
 
 /// The time between a call's own bound and its slot's: for whatever is between us and the server.
@@ -110,6 +111,15 @@ impl TaskCall<'_> {
                 return ended(run, Ended::Unavailable { why, retry_after: None }, true);
             }
         };
+        let queue = QueueKey { namespace: task.namespace.clone(), name: task.queue.clone() };
+        let cache = world.queues.get(&queue).and_then(|queue| queue.cache.as_ref());
+        let cached = cache.and_then(|cache| CachedTask::new(cache, task, &expert, self.model));
+        if let Some(cached) = &cached
+            && let Some(result) = cached.find(&*self.core.store).await
+        {
+            run.backend = None;
+            return ended(run, Ended::Ok { result }, false);
+        }
         // The last moment before something is sent.
         let may = self.core.may_run(self.job, Some(self.slot)).and_then(|()| self.slot.may_begin(BootInstant::now()));
         if let Err(why) = may {
@@ -132,6 +142,9 @@ impl TaskCall<'_> {
             called.end = TaskCallEnd::Stopped(CallStopped::SlotUnsure);
         }
         self.note(&called, began_at, began.elapsed());
+        if let (Some(cached), TaskCallEnd::Ended(Ended::Ok { result })) = (cached, &called.end) {
+            cached.keep(&self.core.store, result);
+        }
         called
     }
 
@@ -168,6 +181,10 @@ impl TaskCall<'_> {
                 Ok(request) => request,
                 Err(why) => return permanent(run, why),
             };
+        let bytes = request.messages.iter().map(|message| message.content.len()).sum();
+        if let Some(why) = self.target.too_long(self.model, bytes) {
+            return permanent(run, why);
+        }
         let mut received = Received::nothing();
         let mut on_activity = |activity| {
             if !received.takes(activity) {
@@ -191,6 +208,9 @@ impl TaskCall<'_> {
             Ok(Ok(answer)) => {
                 run.completion_tokens = Some(i64::from(answer.tokens));
                 run.prompt_tokens = answer.prompt_tokens.map(i64::from);
+                if let Some(counted) = answer.prompt_tokens {
+                    self.target.counted(self.model, bytes, counted.into());
+                }
                 self.core.stats.ended(&self.target.server_url, self.model, Some(&answer));
                 served(run, outcome::answered(task, &answer).await)
             }

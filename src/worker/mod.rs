@@ -12,6 +12,7 @@ mod core;
 mod finish;
 mod handlers;
 mod job;
+mod kept;
 mod lane;
 mod leases;
 pub mod load;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::{ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
+    api::{AnswerCache, ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
     calls::{self, Backend, seconds},
     store::{DeclaredRow, Store, StoreError},
     tasks::{QueueKey, retry::RetryPolicy, route::Server},
@@ -38,6 +38,8 @@ pub struct DeclaredPool<T> {
 pub struct Queue {
     pub lease: Duration,
     pub retry: RetryPolicy,
+    /// Results that are given again.
+    pub cache: Option<AnswerCache>,
     /// Suspended, or held by what it requires: nothing is claimed.
     pub closed: bool,
 }
@@ -106,7 +108,7 @@ impl Queue {
             backoff: seconds(spec.retry.backoff_seconds),
             max_backoff: seconds(spec.retry.max_backoff_seconds),
         };
-        Self { lease: seconds(spec.lease_seconds), retry, closed: closed || spec.suspend }
+        Self { lease: seconds(spec.lease_seconds), retry, cache: spec.cache.clone(), closed: closed || spec.suspend }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct BackendFacts {
     pub peers: AgentPeers,
     pub will: Overrides,
     pub pulls: BTreeMap<String, Pull>,
+    /// Names with a context of their own that mean another model or context than is declared.
+    pub outdated: BTreeSet<String>,
     /// This machine slept or stood still until then.
     pub woke_at: Option<Timestamp>,
 }
@@ -136,7 +138,7 @@ impl BackendLoad {
         // A slot names what its task asked for.
         let own_name = |asked: &String| {
             let declared = spec.models.iter().find(|model| model.asked_as() == asked);
-            declared.map_or_else(|| asked.clone(), |model| model.name.clone())
+            declared.map_or_else(|| asked.clone(), |model| model.own_name(spec.engine).into_owned())
         };
         let alive = occupied.calls.iter().filter(|slot| slot.lease_expires_at > now && !slot.aborted);
         Self {

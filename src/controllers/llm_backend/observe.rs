@@ -64,7 +64,7 @@ impl Backends {
         let service = service_of(spec.recovery.as_ref(), &key.namespace);
         let (endpoint, secret_problem) = self.endpoint(object, &key).await?;
         let agent = self.agent_view(service.as_ref());
-        let Findings { probes, canary, calls, cpu, loaded, absent, used_by_others, pulls, .. } =
+        let Findings { probes, canary, calls, cpu, loaded, absent, used_by_others, pulls, outdated, .. } =
             self.probers.findings(&key, &uid);
         let occupied = self.shared.slots.of(&server_url);
         let evidence = BackendEvidence::default().with(&calls).with(&occupied.evidence);
@@ -95,6 +95,7 @@ impl Backends {
             peers: if failing { self.peers(service.as_ref()) } else { AgentPeers::default() },
             will: self.will(object, &key, &memory),
             pulls,
+            outdated,
             woke_at: self.shared.wake.woke_at(),
         };
         Ok(BackendObserved {

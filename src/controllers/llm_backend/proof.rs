@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{CanaryWhen, EngineKind, LLMBackendSpec},
+    api::{CanaryWhen, EngineKind, LLMBackendSpec, Model},
     engines::{Blame, MLX_DEFAULT_MODEL, same_model},
     host::ServiceState,
     store::CallFault,
@@ -23,12 +23,23 @@ const MOST_MODELS: usize = 64;
 
 /// Models whose served calls prove the server; empty where none is declared, and any does.
 pub fn models(spec: &LLMBackendSpec) -> Vec<String> {
-    let mut models: Vec<String> = spec.models.iter().map(|m| m.name.clone()).chain(spec.canary.model.clone()).collect();
+    let mut models = asked(spec);
     if spec.engine == EngineKind::Mlx && !models.is_empty() {
         // The name under which it serves what it was started with.
         models.push(MLX_DEFAULT_MODEL.to_owned());
     }
     models
+}
+
+/// The names by which the server is asked for its models, the canary's own first.
+pub fn asked(spec: &LLMBackendSpec) -> Vec<String> {
+    let own = |model: &Model| model.own_name(spec.engine).into_owned();
+    // Of a model with a context of its own, another name would load another one.
+    let of_canary = |name: &String| {
+        let declared = spec.models.iter().find(|model| same_model(spec.engine, &model.name, name));
+        declared.map_or_else(|| name.clone(), own)
+    };
+    spec.canary.model.iter().map(of_canary).chain(spec.models.iter().map(own)).collect()
 }
 
 /// A call that began before this proves nothing: the spec, the process or the step of recovery is a later one.

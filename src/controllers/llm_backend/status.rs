@@ -152,17 +152,18 @@ fn models(spec: &LLMBackendSpec, seen: &BackendFacts, old: Option<&LLMBackendSta
     spec.models
         .iter()
         .map(|model| {
-            let pull = seen.pulls.get(&model.name);
+            let own = model.own_name(kind);
+            let pull = seen.pulls.get(&*own).or_else(|| seen.pulls.get(&model.name));
             ModelStatus {
                 name: model.name.clone(),
                 present: match listing {
-                    Some(listing) => listing.has(kind, &model.name),
+                    Some(listing) => listing.has(kind, &own) && !seen.outdated.contains(&*own),
                     None => known(&model.name).is_some_and(|m| m.present),
                 },
                 // Whether it is loaded changes by itself, with every pause of work: the API tells it live.
                 loaded: model
                     .preload
-                    .then(|| seen.loaded.as_ref().map(|all| all.iter().any(|l| same(&l.name, &model.name))))
+                    .then(|| seen.loaded.as_ref().map(|all| all.iter().any(|l| same(&l.name, &own))))
                     .flatten(),
                 pull_percent: pull.and_then(|p| p.percent),
                 pull_error: pull.and_then(|p| p.error.clone()),

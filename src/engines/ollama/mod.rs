@@ -1,3 +1,4 @@
+mod context;
 mod pull;
 
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+pub use context::ContextName;
 pub use pull::{PULL_STALL, PullProgress};
 
 use super::decoder::no_json;
@@ -90,6 +92,23 @@ impl Engine for Ollama {
         keep(at, model, -1, timeout)
             .await
             .map_err(|failure| EngineError::new(format!("preload {model} on {}", at.base()), failure))
+    }
+
+    async fn has_context(
+        &self,
+        at: &Endpoint,
+        wanted: ContextName<'_>,
+        timeout: Duration,
+    ) -> Result<bool, EngineError> {
+        context::is_current(at, wanted, timeout)
+            .await
+            .map_err(|failure| EngineError::new(format!("show {} on {}", wanted.name, at.base()), failure))
+    }
+
+    async fn make_context(&self, at: &Endpoint, wanted: ContextName<'_>, timeout: Duration) -> Result<(), EngineError> {
+        context::make(at, wanted, timeout)
+            .await
+            .map_err(|failure| EngineError::new(format!("create {} on {}", wanted.name, at.base()), failure))
     }
 
     async fn pull(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::text::{encode_eof, encode_registry},
     metrics::{
         histogram::{Histogram, exponential_buckets},
         info::Info,
@@ -57,12 +57,14 @@ pub struct Metrics {
     pub gateway: GatewayMetrics,
     /// What can't be done now.
     pub troubles: Troubles,
-    registry: Arc<Registry>,
+    registries: Arc<[Registry; 2]>,
 }
 
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("ostler");
+        // Names that others have too.
+        let mut common = Registry::default();
         let troubles = Troubles::default();
         registry.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         Self {
@@ -74,9 +76,9 @@ impl Metrics {
             process: ProcessMetrics::register(&mut registry),
             agent: AgentMetrics::register(&mut registry),
             worker: WorkerMetrics::register(&mut registry, troubles.clone()),
-            gateway: GatewayMetrics::register(&mut registry),
+            gateway: GatewayMetrics::register(&mut registry, &mut common),
             troubles,
-            registry: Arc::new(registry),
+            registries: Arc::new([registry, common]),
         }
     }
 
@@ -86,7 +88,10 @@ impl Metrics {
         self.tasks.age(now);
         let mut page = String::new();
         // Writing into a String can't fail.
-        let _ = encode(&mut page, &self.registry);
+        for registry in &*self.registries {
+            let _ = encode_registry(&mut page, registry);
+        }
+        let _ = encode_eof(&mut page);
         page
     }
 }
@@ -247,9 +252,12 @@ mod tests {
         worker.claimed("a", "b");
         worker.ended("a", "b", "c", "Ok", 1, took);
         metrics.gateway.refused("Full");
+        metrics.gateway.looked_up(true);
         metrics.gateway.waited(took);
         metrics.gateway.ended(&GatewayCallEnd {
-            operation: "/v1/chat/completions",
+            path: "/v1/chat/completions",
+            operation: "chat",
+            provider: "mlx",
             model: "a",
             backend: "b",
             status: "served",
@@ -259,6 +267,24 @@ mod tests {
             completion_tokens: Some(2),
         });
         metrics
+    }
+
+    /// As OpenTelemetry's collectors and boards know them.
+    #[test]
+    fn calls_are_counted_by_the_conventions_for_generative_ai() {
+        let page = page(&counted_everywhere());
+        let labels =
+            r#"gen_ai_operation_name="chat",gen_ai_provider_name="mlx",gen_ai_request_model="a",ostler_backend="b""#;
+        for line in [
+            format!(r#"gen_ai_server_request_duration_seconds_count{{{labels},error_type=""}} 1"#),
+            format!("gen_ai_server_time_to_first_token_seconds_count{{{labels}}} 1"),
+            format!("gen_ai_server_time_per_output_token_seconds_count{{{labels}}} 1"),
+            format!(r#"gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="input"}} 1.0"#),
+            format!(r#"gen_ai_client_token_usage_bucket{{le="67108864.0",{labels},gen_ai_token_type="output"}} 1"#),
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+        assert_eq!(page.matches("# EOF").count(), 1, "one page");
     }
 
     #[test]
@@ -279,7 +305,7 @@ mod tests {
             assert!(documented.contains(&row), "docs/metrics.md lacks {row}");
             known.push(row);
         }
-        let rows = documented.lines().filter(|line| line.starts_with("| `ostler_"));
+        let rows = documented.lines().filter(|line| line.starts_with("| `ostler_") || line.starts_with("| `gen_ai_"));
         for row in rows {
             assert!(known.iter().any(|k| row.starts_with(k.as_str())), "there is no such metric: {row}");
         }

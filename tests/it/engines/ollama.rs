@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::engines::{
-    EmbedRequest, EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict, PullProgress, same_model,
+    ContextName, EmbedRequest, EngineKind, Failure, KeepAlive, LoadedModel, ProbeVerdict, PullProgress, same_model,
 };
 use ostler::simulate::{CallEnd, Fault, SimulateOptions, SimulatedServer};
 use ostler::tasks::Message;
@@ -167,6 +167,41 @@ async fn a_pull_tells_its_progress_and_brings_the_model() {
     assert!(percents.is_sorted() && percents.contains(&50) && percents.last() == Some(&100), "{percents:?}");
     subject.infer("tiny", 1).await.expect("it is there");
     assert_eq!(server.log().pulls["tiny"], 1);
+}
+
+/// A context has a name, so that no call loads the model anew for others, and OpenAI's paths have it too.
+async fn a_context_is_had_by_a_name(subject: &Subject) {
+    let wanted = ContextName { name: "ostler/small", model: "tiny", tokens: 300 };
+    subject.engine.has_context(&subject.at, wanted, LONG).await.expect_err("it is not there");
+    for tokens in [300, 256] {
+        let wanted = ContextName { tokens, ..wanted };
+        subject.engine.make_context(&subject.at, wanted, LONG).await.expect("it is made");
+        assert!(subject.engine.has_context(&subject.at, wanted, LONG).await.expect("it tells"), "{tokens}");
+    }
+    assert!(!subject.engine.has_context(&subject.at, wanted, LONG).await.expect("it tells"), "the one before");
+    let ProbeVerdict::Models(listing) = subject.engine.probe(&subject.at, &[], LONG).await else { panic!("a listing") };
+    assert!(listing.has(EngineKind::Ollama, "ostler/small"), "{listing:?}");
+    subject.infer("ostler/small", 1).await.expect("it answers");
+    let mut long = subject.request("ostler/small", 1);
+    long.messages[0].content = "hay oats ".repeat(400);
+    let refused = subject.engine.infer(&subject.at, &long, &mut |_| {}).await.expect_err("it does not fit");
+    assert!(matches!(refused.failure, Failure::PromptTooLong { .. }), "{refused}");
+    // Ollama would download what it lacks.
+    let lacking = ContextName { name: "ostler/none", model: "nonesuch", tokens: 300 };
+    let failure = subject.engine.make_context(&subject.at, lacking, LONG).await.expect_err("it lacks it").failure;
+    assert!(matches!(failure, Failure::ModelMissing { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn a_context_is_had_by_a_name_at_the_simulated() {
+    let (_server, subject) = two_models().await;
+    a_context_is_had_by_a_name(&subject).await;
+}
+
+#[tokio::test]
+async fn real_ollama_has_a_context_by_a_name() {
+    let server = Ollama::start();
+    a_context_is_had_by_a_name(&Subject::new(EngineKind::Ollama, &server.url())).await;
 }
 
 /// The reason comes in the middle of a stream that began with 200.

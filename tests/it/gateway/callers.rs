@@ -26,7 +26,7 @@ async fn gate(limit: i32) -> (Gate, SimulatedServer) {
 }
 
 /// Declares a caller, with the hash of a new key.
-async fn caller(gate: &Gate, name: &str, mut spec: Value) -> CallerKey {
+pub async fn caller(gate: &Gate, name: &str, mut spec: Value) -> CallerKey {
     let key = CallerKey::generate();
     spec["keyHashes"] = json!([key.hash()]);
     gate.shop.declare("Caller", name, spec).await;

@@ -1,7 +1,9 @@
 //! A gateway on a database and simulated engines: what it does is counted at the engines and in the database.
 
 mod aborts;
+mod cache;
 mod callers;
+mod contexts;
 mod doors;
 mod ending;
 mod failing;
@@ -13,4 +15,5 @@ mod passing;
 mod process;
 mod real;
 mod translated;
+mod turns;
 mod waiting;

@@ -1,5 +1,6 @@
 //! The store's contract: one suite, run on SQLite and on a real PostgreSQL, and what only one of them does.
 
+mod answers;
 pub mod bench;
 mod callers;
 mod calls_of_day;
@@ -47,6 +48,8 @@ macro_rules! on_both {
 }
 
 on_both! {
+    answers::an_answer_is_its_owners_to_its_request_and_the_last_one_counts,
+    answers::answers_lapse_and_the_oldest_make_room,
     leading::the_epoch_only_rises,
     leading::a_raised_epoch_is_kept_and_the_next_one_is_higher,
     leading::a_renewal_keeps_the_epoch_and_a_lost_lead_is_not_renewed,

@@ -203,6 +203,27 @@ async fn a_foreign_process_on_the_port_is_never_killed_and_a_human_is_told() {
 }
 
 #[tokio::test]
+async fn a_declared_context_is_made_and_proved_by_its_name() {
+    let port = free_port();
+    let context = |tokens: i32| {
+        manifests(port, free_port(), "", "")
+            .replace("models: [{name: small}]", &format!("models: [{{name: small, contextTokens: {tokens}}}]"))
+    };
+    let up = Up::start(&[("all.yaml", &context(2048))]).await;
+    up.until("ollama", "ready", is_ready).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let shown = async |model: &str| -> serde_json::Value {
+        let shown = client.post(format!("http://127.0.0.1:{port}/api/show")).json(&serde_json::json!({"model": model}));
+        shown.send().await.unwrap().json().await.unwrap()
+    };
+    assert_eq!(shown("ostler/small").await["parameters"], "PARAMETER num_ctx 2048\n");
+    let loaded: serde_json::Value =
+        client.get(format!("http://127.0.0.1:{port}/api/ps")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(loaded["models"][0]["name"], "ostler/small:latest", "{loaded}");
+    assert_eq!(loaded["models"].as_array().map(Vec::len), Some(1), "no other was loaded: {loaded}");
+}
+
+#[tokio::test]
 async fn a_model_that_lacks_is_pulled_and_one_to_be_kept_is_loaded() {
     let port = free_port();
     let text = manifests(port, free_port(), "", "").replace(

@@ -35,7 +35,7 @@ impl JudgeInput<'_> {
 
     /// The last failure of a declared model that fails while the server serves others: a restart would take those away.
     pub(super) fn failing_model(&self) -> Option<&FailedCall> {
-        let failing = self.spec.models.iter().map(|model| self.failures_of(&model.name));
+        let failing = self.spec.models.iter().map(|model| self.failures_of(&model.own_name(self.engine)));
         failing.filter(|failures| failures.len() >= DOUBT).find_map(|failures| failures.last().copied())
     }
 
@@ -53,9 +53,12 @@ impl JudgeInput<'_> {
     fn fails_alone(&self, model: &str) -> bool {
         let failures = self.failures_of(model);
         let Some(first) = failures.first().filter(|_| failures.len() >= DOUBT) else { return false };
-        let mut others = self.spec.models.iter().filter(|other| !same_model(self.engine, &other.name, model));
+        let mut others = self.spec.models.iter().map(|other| other.own_name(self.engine).into_owned());
         others.any(|other| {
-            let served = self.seen.evidence.last_served(self.engine, std::slice::from_ref(&other.name));
+            if same_model(self.engine, &other, model) {
+                return false;
+            }
+            let served = self.seen.evidence.last_served(self.engine, std::slice::from_ref(&other));
             served.is_some_and(|call| call.ended_at > first.ended_at)
         })
     }

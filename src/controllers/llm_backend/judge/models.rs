@@ -11,12 +11,26 @@ use super::{Aspect, BackendAssessment, JudgeInput};
 impl JudgeInput<'_> {
     pub(super) fn lacks_models(&self) -> Option<BackendAssessment> {
         let listing = self.seen.probes.listing()?;
-        let missing: Vec<_> = self.spec.models.iter().filter(|m| !listing.has(self.engine, &m.name)).collect();
+        // What is missing, and whether it is got by itself: pulled, or made of a model that is there.
+        let missing: Vec<(String, bool)> = self
+            .spec
+            .models
+            .iter()
+            .filter_map(|model| {
+                let own = model.own_name(self.engine);
+                let is_there = listing.has(self.engine, &own) && !self.seen.outdated.contains(&*own);
+                match (is_there, listing.has(self.engine, &model.name)) {
+                    (true, _) => None,
+                    (false, true) => Some((own.into_owned(), true)),
+                    (false, false) => Some((model.name.clone(), model.pull)),
+                }
+            })
+            .collect();
         if missing.is_empty() {
             return None;
         }
-        let names = missing.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
-        let to_pull: Vec<_> = missing.iter().filter(|m| m.pull).map(|m| m.name.clone()).collect();
+        let names = missing.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let to_pull: Vec<_> = missing.iter().filter(|(_, is_got)| *is_got).map(|(name, _)| name.clone()).collect();
         let failed = to_pull.iter().filter_map(|m| self.seen.pulls.get(m)).find(|pull| pull.error.is_some());
         let given_up = failed.filter(|pull| pull.for_human());
         if let Some(pull) = given_up {

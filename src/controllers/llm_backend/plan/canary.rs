@@ -12,6 +12,7 @@ use crate::{
 use super::super::{
     facts::{BackendFacts, CanaryResult},
     judge::{DEMAND_WINDOW, SILENT_FOR_AT_LEAST},
+    proof,
 };
 
 /// A model that leaves memory sooner than this is not touched.
@@ -170,7 +171,7 @@ fn choose(
         if !prove && seen.load.waiting == 0 {
             return CanaryPlan::Skip(Skip::NotLoaded);
         }
-        let keep_alive = match spec.models.iter().find(|m| same_model(kind, &m.name, first)) {
+        let keep_alive = match spec.models.iter().find(|m| same_model(kind, &m.own_name(kind), first)) {
             Some(m) if m.preload => KeepAlive::Forever,
             _ => KeepAlive::For(DEFAULT_KEEP_ALIVE),
         };
@@ -204,8 +205,7 @@ fn remaining(model: &LoadedModel, prove: bool, now: Timestamp) -> Option<KeepAli
 fn declared(spec: &LLMBackendSpec, seen: &BackendFacts) -> Vec<String> {
     let kind = spec.engine;
     let listed = seen.probes.listed();
-    let declared = spec.canary.model.iter().chain(spec.models.iter().map(|m| &m.name));
-    let mut names: Vec<String> = declared.cloned().collect();
+    let mut names = proof::asked(spec);
     if spec.engine == EngineKind::Mlx {
         // An unlisted name evicts its model: only the default may be asked then.
         let is_listed = |name: &String| listed.is_some_and(|all| all.iter().any(|l| same_model(kind, l, name)));

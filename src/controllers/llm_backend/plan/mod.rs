@@ -43,7 +43,7 @@ pub struct BackendPlan {
     pub sample_cpu: bool,
     /// Nobody renews the server's slots, and it computes nothing: their calls are over.
     pub free_lapsed: bool,
-    /// Models to pull.
+    /// Models to pull, and names with a context of their own to make.
     pub pull: Vec<String>,
     /// A model to load and keep loaded.
     pub preload: Option<String>,
@@ -296,7 +296,8 @@ impl Pass<'_> {
         self.plan.pull = self.judged.to_pull.iter().filter(|m| due(m)).cloned().collect();
         let nothing_loaded = self.seen.loaded.as_ref().is_some_and(Vec::is_empty);
         if self.judged.ready && nothing_loaded && self.seen.load.in_flight == 0 {
-            self.plan.preload = self.spec.models.iter().find(|m| m.preload).map(|m| m.name.clone());
+            self.plan.preload =
+                self.spec.models.iter().find(|m| m.preload).map(|m| m.own_name(self.spec.engine).into_owned());
         }
     }
 

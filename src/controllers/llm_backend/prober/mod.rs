@@ -1,6 +1,7 @@
 //! One task per backend that asks the server how it is, keeps the last answers, and calls for a pass when they change.
 
 mod calls;
+mod contexts;
 mod task;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub struct ProberOrder {
     pub sample_cpu: bool,
     /// Ask each second: something is under way.
     pub hurry: bool,
+    /// Models to pull, and names with a context of their own to make.
     pub pull: Vec<String>,
     pub preload: Option<String>,
 }
@@ -66,6 +68,7 @@ pub struct Findings {
     pub absent: AbsentModels,
     pub used_by_others: BTreeSet<String>,
     pub pulls: BTreeMap<String, Pull>,
+    pub outdated: BTreeSet<String>,
     pub observation: Observation,
 }
 
@@ -198,6 +201,7 @@ fn fingerprint(findings: &Findings) -> impl PartialEq + use<> {
     (
         (probes.last.as_ref().map(|p| p.verdict.clone()), probes.answering, probes.down_since, probes.answering_since),
         (cpu.idle_since.is_some(), cpu.advanced_at.is_some(), findings.pulls.clone(), findings.used_by_others.clone()),
+        findings.outdated.clone(),
         findings.loaded.as_ref().map(|all| all.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
     )
 }

@@ -22,6 +22,7 @@ use super::{
     },
     Findings, ProberOrder, ProberTools,
     calls::{self, CanaryOutcome},
+    contexts::{self, ContextLooks},
     fingerprint, note_canary,
 };
 
@@ -44,6 +45,7 @@ pub struct ProberTask {
     preloading: bool,
     /// How the server was last asked with success.
     shape: Option<ProofShape>,
+    contexts: ContextLooks,
     pulls_running: usize,
     last_pull_report: Option<Instant>,
     reports: mpsc::UnboundedSender<ProberReport>,
@@ -87,6 +89,7 @@ impl ProberTask {
             cpu: calls::CpuSampler::default(),
             preloading: false,
             shape: None,
+            contexts: ContextLooks::default(),
             pulls_running: 0,
             last_pull_report: None,
             reports,
@@ -113,6 +116,7 @@ impl ProberTask {
                         generation = wish.generation;
                         *self.findings.lock() = Findings::default();
                         self.session = Session::default();
+                        self.contexts.again();
                         next = Instant::now();
                     }
                     if wish.hurry {
@@ -141,6 +145,11 @@ impl ProberTask {
             (ProbeVerdict::Models(_), true) => engine.loaded(endpoint, timeout).await.ok().flatten(),
             _ => None,
         };
+        if let ProbeVerdict::Models(listing) = &verdict
+            && let Some(outdated) = self.contexts.look(&wish.spec, endpoint, listing, timeout).await
+        {
+            self.findings.lock().outdated = outdated;
+        }
         if wish.sample_cpu {
             self.sample_cpu(&wish).await;
         }
@@ -276,7 +285,12 @@ impl ProberTask {
         self.pulls_running += 1;
         self.findings.lock().pulls.entry(model.clone()).or_default().percent = Some(0);
         let (kind, endpoint, reports) = (wish.spec.engine, endpoint.clone(), self.reports.clone());
-        tokio::spawn(calls::pull(kind, endpoint, model, reports));
+        match contexts::declared(&wish.spec, &model) {
+            Some((of, tokens)) => {
+                tokio::spawn(contexts::make(kind, endpoint, (model, of.name.clone(), tokens), reports));
+            }
+            None => drop(tokio::spawn(calls::pull(kind, endpoint, model, reports))),
+        }
     }
 
     /// Takes in what a call brought back.
@@ -293,10 +307,12 @@ impl ProberTask {
             }
             ProberReport::Pulled { model, error } => {
                 self.pulls_running -= 1;
+                self.contexts.again();
                 let mut findings = self.findings.lock();
                 match error {
                     None => {
                         findings.pulls.remove(&model);
+                        findings.outdated.remove(&model);
                     }
                     Some((error, permanent)) => {
                         let pull = findings.pulls.entry(model).or_default();

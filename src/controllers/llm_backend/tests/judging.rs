@@ -158,6 +158,32 @@ fn models_that_are_to_be_pulled_are_work_and_others_are_a_humans() {
 }
 
 #[test]
+fn a_declared_context_is_made_of_a_model_that_is_there() {
+    let declared = spec("{engine: Ollama, url: 'http://h:1', models: [{name: a, alias: b, contextTokens: 4096}]}");
+    let pulled =
+        spec("{engine: Ollama, url: 'http://h:1', models: [{name: a, alias: b, contextTokens: 4096, pull: true}]}");
+    let listed = |names: &[&str]| probed(&[models(names)], at(0));
+    let current = listed(&["a:latest", "ostler/b:latest"]);
+    let mut outdated = current.clone();
+    outdated.outdated.insert("ostler/b".into());
+    for (spec, seen, got, for_human, why) in [
+        (&declared, &listed(&["a:latest"]), &["ostler/b"][..], false, "it is made"),
+        (&declared, &outdated, &["ostler/b"], false, "it is made anew"),
+        (&declared, &current, &[], false, "it is there"),
+        (&declared, &listed(&["ostler/b:latest"]), &[], false, "it goes on without the model that it was made of"),
+        (&declared, &listed(&["c"]), &[], true, "there is nothing to make it of"),
+        (&pulled, &listed(&["c"]), &["a"], false, "the model first"),
+    ] {
+        let judged = judged(spec, seen, &BackendMemory::default());
+        assert_eq!(
+            (&judged.to_pull[..], judged.for_human),
+            (&got.iter().map(ToString::to_string).collect::<Vec<_>>()[..], for_human),
+            "{why}"
+        );
+    }
+}
+
+#[test]
 fn a_wrong_user_is_named_and_never_healed() {
     let mut report = service(ServiceState::Running);
     report.wanted_user = Some("bob".into());

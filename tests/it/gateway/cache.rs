@@ -1,0 +1,150 @@
+//! Answers that are given again: to their own caller alone, to the same request alone, and never at another's cost.
+
+use std::sync::Mutex;
+
+use futures::{StreamExt, stream};
+use ostler::{
+    engines::EngineKind,
+    simulate::{Fault, Server, SimulateOptions},
+    tasks::{NewTask, Payload, TaskState},
+};
+use serde_json::{Value, json};
+
+use super::{
+    callers::caller,
+    gate::{Gate, quick},
+};
+use crate::worker::{
+    eventually,
+    shop::{Shop, new_task},
+};
+
+const CHAT: &str = "/v1/chat/completions";
+
+async fn gate() -> (Gate, Server) {
+    let shop = Shop::sqlite().await;
+    let server = shop.simulated("one", SimulateOptions::new(EngineKind::OpenAi), 4, 10).await;
+    (Gate::start_with(shop, quick()).await, server)
+}
+
+fn says(said: &str, stream: bool) -> Value {
+    json!({"model": "small", "stream": stream, "max_tokens": 5, "messages": [{"role": "user", "content": said}]})
+}
+
+/// Status, the header of the cache, and the body.
+async fn ask(gate: &Gate, key: &str, body: &Value) -> (u16, String, String) {
+    let response = gate.post(CHAT, body).bearer_auth(key).send().await.expect("an answer");
+    let status = response.status().as_u16();
+    let cache = response.headers().get("ostler-cache").map_or("", |value| value.to_str().expect("text")).to_owned();
+    (status, cache, response.text().await.expect("a body"))
+}
+
+/// Asks until the answer is kept, which is done beside the end of the call: all answers that came. One of them is kept.
+async fn until_kept(gate: &Gate, key: &str, body: &Value) -> Vec<String> {
+    let seen = Mutex::new(Vec::new());
+    eventually("it is kept", || async {
+        let (status, cache, text) = ask(gate, key, body).await;
+        assert_eq!(status, 200, "{text}");
+        assert_eq!(cache == "miss", cache != "hit", "{cache}");
+        seen.lock().expect("no panic").push(text);
+        cache == "hit"
+    })
+    .await;
+    seen.into_inner().expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_thousand_identical_prompts_of_two_callers_are_answered_to_each_by_its_own() {
+    let (gate, server) = gate().await;
+    let one = caller(&gate, "one", json!({"cache": {}})).await;
+    let two = caller(&gate, "two", json!({"cache": {"seconds": 60, "mebibytes": 1}})).await;
+    let body = says("the same", false);
+    let of_one = until_kept(&gate, one.text(), &body).await;
+    let asked = server.log().inferences().count();
+    let of_two = until_kept(&gate, two.text(), &body).await;
+    assert!(server.log().inferences().count() > asked, "another's answer is none of its");
+    assert!(of_two.iter().all(|answer| !of_one.contains(answer)), "each answer has an id of its own");
+    let asked = server.log().inferences().count();
+    let calls = stream::iter(0..10_000_usize).map(|n| {
+        let (key, own) = if n % 2 == 0 { (&one, &of_one) } else { (&two, &of_two) };
+        let (gate, body) = (&gate, &body);
+        async move {
+            let (status, cache, answer) = ask(gate, key.text(), body).await;
+            (status == 200 && cache == "hit" && own.contains(&answer)).then_some(()).ok_or((n, status, cache, answer))
+        }
+    });
+    let wrong: Vec<_> = calls.buffer_unordered(16).filter_map(async |done| done.err()).collect().await;
+    assert!(wrong.is_empty(), "{} are not the caller's own answer, such as {:?}", wrong.len(), wrong[0]);
+    assert_eq!(server.log().inferences().count(), asked, "no engine was asked");
+    gate.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_kept_answer_is_the_same_bytes_streamed_or_whole_and_clients_may_refuse_it() {
+    let (gate, server) = gate().await;
+    let key = caller(&gate, "one", json!({"cache": {}})).await;
+    let without = caller(&gate, "without", json!({})).await;
+    for stream in [false, true] {
+        let body = says("hello", stream);
+        let seen = until_kept(&gate, key.text(), &body).await;
+        let hit = gate.post(CHAT, &body).bearer_auth(key.text()).send().await.expect("an answer");
+        let kind = if stream { "text/event-stream" } else { "application/json" };
+        assert!(hit.headers()["content-type"].to_str().expect("text").starts_with(kind), "{:?}", hit.headers());
+        assert!(hit.headers().contains_key("age") && hit.headers().contains_key("ostler-call-id"));
+        let text = hit.text().await.expect("a body");
+        assert!(seen.contains(&text) && (!stream || text.contains("[DONE]")), "{text}");
+    }
+    let body = says("hello", false);
+    for (said, cache) in [("no-cache", "miss"), ("no-store", "")] {
+        let asked = server.log().inferences().count();
+        let request = gate.post(CHAT, &body).bearer_auth(key.text()).header("cache-control", said);
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.headers().get("ostler-cache").map_or("", |v| v.to_str().expect("text")), cache, "{said}");
+        assert_eq!(server.log().inferences().count(), asked + 1, "{said}");
+    }
+    assert_eq!(ask(&gate, without.text(), &body).await.1, "", "without a cache nothing is looked for");
+    gate.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_failed_is_not_kept() {
+    let (gate, server) = gate().await;
+    let key = caller(&gate, "one", json!({"cache": {}})).await;
+    let body = says(&"hay oats ".repeat(4_000), false);
+    server.set_faults([Fault::Context { tokens: 512 }.into()]);
+    assert_ne!(ask(&gate, key.text(), &body).await.0, 200);
+    server.set_faults([]);
+    let (status, cache, _) = ask(&gate, key.text(), &body).await;
+    assert_eq!((status, cache.as_str()), (200, "miss"));
+    gate.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_queues_results_are_given_again_to_the_same_task() {
+    let shop = Shop::sqlite().await;
+    let server = shop.simulated("one", SimulateOptions::new(EngineKind::OpenAi), 1, 10).await;
+    shop.queue(json!({"leaseSeconds": 90, "retry": {"backoffSeconds": 1}, "cache": {"seconds": 600}})).await;
+    shop.expert("igor", "small").await;
+    let task = |said: &str| -> NewTask { new_task(Payload { prompt: Some(said.to_owned()), ..Payload::default() }) };
+    let worker = shop.worker().await;
+    let first = shop.give_these(&[task("same")], &["igor"], Some("small")).await;
+    shop.until_completed(&first).await;
+    let mut all = first.clone();
+    // It is kept beside the end of its task.
+    let mut is_given_again = false;
+    while !is_given_again {
+        assert!(all.len() < 100, "no result is given again");
+        let asked = server.log().inferences().count();
+        all.extend(shop.give_these(&[task("same")], &["igor"], Some("small")).await);
+        shop.until_completed(&all).await;
+        is_given_again = server.log().inferences().count() == asked;
+    }
+    let asked = server.log().inferences().count();
+    let others = shop.give_these(&[task("other")], &["igor"], Some("small")).await;
+    all.extend(others);
+    shop.until_completed(&all).await;
+    assert_eq!(server.log().inferences().count(), asked + 1, "another task is done");
+    let done = shop.tasks(&all).await;
+    assert!(done.iter().all(|task| task.state == TaskState::Completed));
+    worker.end().await;
+}
