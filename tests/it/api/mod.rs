@@ -10,5 +10,6 @@ mod doors;
 mod real_cluster;
 mod seeing;
 mod services;
+mod sql;
 mod tasks;
 mod tasks_following;
