@@ -56,6 +56,9 @@ pub struct TaskQueueSpec {
     /// How long ended tasks are kept.
     #[serde(default)]
     pub retention: RetentionPolicy,
+    /// Who does its tasks.
+    #[serde(default)]
+    pub claimed_by: ClaimedBy,
     /// What must hold before its tasks are started. Those that run go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
@@ -63,6 +66,16 @@ pub struct TaskQueueSpec {
     /// No task of it is started; those that run go on.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// Who does the tasks of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ClaimedBy {
+    /// The workers of WorkerPools.
+    #[default]
+    Workers,
+    /// Programs of yours, which claim them by the API: POST /api/v1/claims.
+    Clients,
 }
 
 /// When tasks are assigned.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::{ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
+    api::{ClaimedBy, ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
     calls::{self, Backend, seconds},
     store::{DeclaredRow, Store, StoreError},
     tasks::{QueueKey, retry::RetryPolicy, route::Server},
@@ -38,7 +38,7 @@ pub struct DeclaredPool<T> {
 pub struct Queue {
     pub lease: Duration,
     pub retry: RetryPolicy,
-    /// Suspended, or held by what it requires: nothing is claimed.
+    /// Suspended, held by what it requires, or for others to claim from.
     pub closed: bool,
 }
 
@@ -89,7 +89,7 @@ impl PoolView {
 
     /// The longest that a call to any model may take, for which slots are taken.
     pub fn longest_call(&self) -> Duration {
-        let asking = self.experts.values().filter(|expert| expert.handler != Handler::Webhook);
+        let asking = self.experts.values().filter(|expert| expert.handler.calls_model());
         asking.map(|expert| seconds(expert.parameters.timeout_seconds)).max().unwrap_or(USUAL_CALL)
     }
 
@@ -106,7 +106,11 @@ impl Queue {
             backoff: seconds(spec.retry.backoff_seconds),
             max_backoff: seconds(spec.retry.max_backoff_seconds),
         };
-        Self { lease: seconds(spec.lease_seconds), retry, closed: closed || spec.suspend }
+        Self {
+            lease: seconds(spec.lease_seconds),
+            retry,
+            closed: closed || spec.suspend || spec.claimed_by == ClaimedBy::Clients,
+        }
     }
 }
 

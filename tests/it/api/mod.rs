@@ -3,6 +3,7 @@
 mod auth;
 mod bench;
 mod browser;
+mod claims;
 mod controls;
 mod dashboard;
 mod dashboard_acts;

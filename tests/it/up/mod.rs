@@ -2,6 +2,7 @@
 
 mod callers;
 mod causes;
+mod clients;
 mod composed;
 mod containers;
 mod crashes;
