@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use super::{LocalRef, Requirement, StatusBase};
+use super::{LocalRef, Requirement, StatusBase, Webhook};
 
 /// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
 #[serde_with::skip_serializing_none]
@@ -59,6 +59,8 @@ pub struct TaskQueueSpec {
     /// Who does its tasks.
     #[serde(default)]
     pub claimed_by: ClaimedBy,
+    /// Who is sent each of its tasks when it ends: completed, failed or cancelled.
+    pub on_finished: Option<Webhook>,
     /// What must hold before its tasks are started. Those that run go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]

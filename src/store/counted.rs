@@ -175,6 +175,11 @@ pass_on! {
         fn cancel_call(id: &str) -> ();
         fn cancelled_calls() -> Vec<String>;
     }
+    Callbacks {
+        fn due_callbacks(queue: &QueueKey, now: Timestamp, most: i64) -> Vec<Callback>;
+        fn settle_callbacks(fence: &Fence, told: &[i64], failed: &[(i64, Timestamp)]) -> ();
+        fn expire_callbacks(fence: &Fence, before: Timestamp) -> Vec<(QueueKey, i64)>;
+    }
     Causes {
         fn causes(resolved_since: Timestamp) -> Vec<KnownCause>;
         fn deliveries() -> Vec<Delivery>;

@@ -5,6 +5,7 @@
 
 mod admit;
 mod batch;
+mod callbacks;
 mod callers;
 mod causes;
 mod changes;
@@ -47,6 +48,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
+pub use callbacks::{Callback, Callbacks};
 pub use callers::{CallerDay, CallerLimit, CallerUse, Callers, OpenCall, OpenCallState, SlotCaller, caller_id};
 pub use causes::Causes;
 pub use changes::{Changes, Follower, Topics};
@@ -84,6 +86,7 @@ pub trait Store:
     + Tasks
     + Dispatch
     + Work
+    + Callbacks
     + Callers
     + Causes
     + Changes
@@ -101,8 +104,8 @@ impl<T> Store for T where
         + Tasks
         + Dispatch
         + Work
+        + Callbacks
         + Callers
-        + Causes
         + Causes
         + Changes
 {

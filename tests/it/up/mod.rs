@@ -1,5 +1,6 @@
 //! The whole of `ostler up`, as a user runs it.
 
+mod callbacks;
 mod callers;
 mod causes;
 mod clients;

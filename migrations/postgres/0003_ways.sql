@@ -1,5 +1,33 @@
--- Ways in and out for whoever has a connection: add_task and results. See docs/databases.md. The release before needs neither.
+-- Ways in and out: callbacks, and for whoever has a connection add_task and results (docs/databases.md). The release before needs none.
 INSERT INTO schema_compatibility (version, oldest_reader) VALUES (3, 1);
+
+-- Ends of tasks whose queue has onFinished, until somebody was told: those of one task in the order in which they came.
+CREATE TABLE callbacks (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace text NOT NULL,
+    queue text NOT NULL,
+    task bigint NOT NULL,
+    key text,
+    state text NOT NULL,
+    reason text,
+    cycle integer NOT NULL,
+    ended_at timestamptz NOT NULL,
+    attempts integer NOT NULL DEFAULT 0,
+    due_at timestamptz NOT NULL
+);
+CREATE INDEX callbacks_by_task ON callbacks (task, id);
+CREATE INDEX callbacks_due ON callbacks (namespace, queue, due_at, id);
+CREATE INDEX callbacks_by_end ON callbacks (ended_at);
+CREATE FUNCTION note_callbacks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO callbacks (namespace, queue, task, key, state, reason, cycle, ended_at, due_at)
+    SELECT a.namespace, a.queue, a.id, a.key, a.state, a.reason, a.cycle, a.state_since, a.state_since FROM after AS a
+    JOIN declared AS q ON q.kind = 'TaskQueue' AND q.namespace = a.namespace AND q.name = a.queue AND q.gone_at IS NULL
+    WHERE q.spec -> 'onFinished' IS NOT NULL ORDER BY a.id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_callbacks AFTER INSERT ON finished_tasks REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION note_callbacks();
 
 -- Refuses a task by field and reason, in the API's words.
 CREATE FUNCTION refuse_task(field text, why text) RETURNS void LANGUAGE plpgsql AS $$
