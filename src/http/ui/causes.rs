@@ -12,19 +12,20 @@ use crate::{
     http::{CauseView, status::Level},
 };
 
-/// Nothing where nothing is wrong for long enough.
-pub fn list(shown: &UiShown<'_>, causes: &[CauseView]) -> Markup {
+/// Nothing where nothing is wrong for long enough. With `may_act` each has a button for whoever takes it into their hands.
+pub fn list(shown: &UiShown<'_>, causes: &[CauseView], may_act: bool) -> Markup {
     html! {
         @if !causes.is_empty() {
             section.panel aria-labelledby="causes" {
                 h2 #causes { "Causes" }
-                ul.plain.causes data-rows { @for cause in causes { (one(shown, cause)) } }
+                ul.plain.causes data-rows { @for cause in causes { (one(shown, cause, may_act)) } }
             }
         }
     }
 }
 
-fn one(shown: &UiShown<'_>, cause: &CauseView) -> Markup {
+fn one(shown: &UiShown<'_>, cause: &CauseView, may_act: bool) -> Markup {
+    let action = shown.visit.link(&["causes", "acknowledge"], &[]);
     let level = if cause.severity == CauseSeverity::Critical { Level::Bad } else { Level::Warning };
     html! {
         li id=(format!("cause-{}", cause.key)) {
@@ -35,6 +36,9 @@ fn one(shown: &UiShown<'_>, cause: &CauseView) -> Markup {
                 @if cause.waiting > 0 { (number_of(usize::try_from(cause.waiting).unwrap_or(usize::MAX), "task")) " waiting. " }
                 @if let Some(taken) = &cause.acknowledged { "Acknowledged by " (clean(&taken.by)) ". " }
                 (prose(&cause.next))
+            }
+            @if may_act && cause.acknowledged.is_none() && let Some(session) = &shown.visit.session {
+                (bits::button(session, &action, &[("cause", cause.key.as_str())], "I have it in my hands", "act"))
             }
         }
     }

@@ -38,7 +38,10 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let lately = EventQuery { namespace, limit: Some(LATELY), ..EventQuery::default() };
     let lately = events::events(State(api), Query(lately)).await?.0.items;
     let verdict = verdict(&overview);
-    let may_pause = visit.may(&on_pauses("create")).await;
+    let may = UiMay {
+        pause: visit.may(&on_pauses("create")).await,
+        acknowledge: visit.may(&on_causes(visit.namespace.clone())).await,
+    };
     let shown = UiShown { visit, now: Timestamp::now(), qualified: several_namespaces(&overview) };
     let sign = match verdict.level {
         Level::Ok => "✓",
@@ -48,12 +51,24 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     Ok(UiPage {
         title: format!("{sign} {}", verdict.headline),
         tab: Some(UiTab::Overview),
-        body: body(&shown, &overview, &verdict, &lately, may_pause),
+        body: body(&shown, &overview, &verdict, &lately, may),
     })
 }
 
 fn on_pauses(verb: &'static str) -> Access {
     Access { verb, resource: "pauses".to_owned(), subresource: None, namespace: None, name: None }
+}
+
+fn on_causes(namespace: Option<String>) -> Access {
+    let resource = Kind::LLMBackend.plural().to_owned();
+    Access { verb: "patch", resource, subresource: None, namespace, name: None }
+}
+
+/// Which buttons the page has.
+#[derive(Clone, Copy)]
+struct UiMay {
+    pause: bool,
+    acknowledge: bool,
 }
 
 /// What all parts of the page need.
@@ -64,13 +79,7 @@ pub struct UiShown<'a> {
     pub qualified: bool,
 }
 
-fn body(
-    shown: &UiShown<'_>,
-    overview: &Overview,
-    verdict: &OverallVerdict,
-    lately: &[Event],
-    may_pause: bool,
-) -> Markup {
+fn body(shown: &UiShown<'_>, overview: &Overview, verdict: &OverallVerdict, lately: &[Event], may: UiMay) -> Markup {
     let UiShown { visit, now, .. } = shown;
     let all = [
         ("Containers", Kind::ContainerHealthCheck, &overview.containers),
@@ -99,9 +108,9 @@ fn body(
                 p.scope { "Namespace " b { (clean(namespace)) } ". " a href="/ui" { "Show all" } }
             }
         }
-        @if let Some(pause) = &overview.pause { (paused(visit, pause, *now, may_pause)) }
+        @if let Some(pause) = &overview.pause { (paused(visit, pause, *now, may.pause)) }
         @if !overview.problems.is_empty() { (problems(&overview.problems)) }
-        (causes::list(shown, &overview.causes))
+        (causes::list(shown, &overview.causes, may.acknowledge))
         div.columns {
             @if !overview.backends.is_empty() {
                 section.panel aria-labelledby="backends" {
@@ -140,7 +149,7 @@ fn body(
                 " ready"
             }
         }
-        @if overview.pause.is_none() && may_pause { (pause_form(visit)) }
+        @if overview.pause.is_none() && may.pause { (pause_form(visit)) }
     }
 }
 
