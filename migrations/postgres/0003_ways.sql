@@ -302,7 +302,7 @@ BEGIN
     SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO task FROM jsonb_each(task) WHERE value <> 'null';
     SELECT key INTO unknown FROM jsonb_object_keys(task) AS given (key) WHERE key <> ALL (fields) LIMIT 1;
     IF FOUND THEN
-        PERFORM refuse_task(left(unknown, 200), 'is no field of a task: a task has ' || array_to_string(fields, ', '));
+        PERFORM refuse_task(left(unknown, 200), 'unknown field: a task has ' || array_to_string(fields, ', '));
     END IF;
     PERFORM task_can_be_kept(task);
     new.namespace := namespace;

@@ -176,7 +176,7 @@ async fn real_what_is_wrong_is_refused_by_field_and_in_the_apis_words() {
     }
     for (task, expected) in [
         (json!([]), "task: is a list: write one JSON object"),
-        (json!({"prompt": "a", "promt": "b"}), "promt: is no field of a task: a task has queue, domain"),
+        (json!({"prompt": "a", "promt": "b"}), "promt: unknown field: a task has queue, domain"),
         (json!({"messages": [{"role": "user"}]}), "messages[0]: is no message: write {"),
         (json!({"prompt": "x".repeat(1_048_576)}), "prompt: has 1048590 bytes, 1048576 are allowed"),
     ] {
