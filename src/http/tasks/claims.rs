@@ -20,7 +20,7 @@ use crate::{
         resources::InNamespace,
         services::DEFAULT_NAMESPACE,
     },
-    store::{Claimed, FreeClaim, Served, Slot, SlotClaim, StoreError, Topics, world},
+    store::{Admission, Claimed, FreeClaim, Served, Slot, SlotClaim, SlotWait, StoreError, Topics, world},
     tasks::{
         Attempt, AttemptClass, ClaimedTask, Completion, QueueKey, Verdict,
         route::{self, RouteRequest},
@@ -29,6 +29,8 @@ use crate::{
 
 /// Between two looks while nobody tells of a change: what is not due yet becomes so by itself.
 const POLL: Duration = Duration::from_secs(1);
+/// Changes come in swarms.
+const GAP: Duration = Duration::from_millis(50);
 /// The time between a call's own bound and its slot's.
 const SPARE: Duration = Duration::from_secs(2);
 /// The claim's own lease, until each task has one of its own.
@@ -48,16 +50,20 @@ pub async fn claim(
     let wait = request.checked()?;
     let mut changes = api.store.follow(Topics::READY | Topics::ENDED | Topics::SLOTS | Topics::WORLD);
     let until = Instant::now() + wait;
+    // A name of its own: whatever is left under it is nobody's.
+    let holder = format!("claim/{}", Uuid::new_v4());
     loop {
         let queues = queues(&api, &namespace, &request.queues).await?;
         // Apart from the connection: what the database gave is not forgotten when the client goes.
-        let taking = Taking { api: api.clone(), worker: request.worker.clone(), queues, most: request.most };
+        let (holder, worker) = (holder.clone(), request.worker.clone());
+        let taking = Taking { api: api.clone(), holder, worker, queues, most: request.most };
         let held = tokio::spawn(taking.run()).await.map_err(|e| ApiError::Broken(e.to_string()))??;
         let left = until.saturating_duration_since(Instant::now());
         if !held.items.is_empty() || left.is_zero() {
             return Ok(Json(ClaimReply { items: held.into_views() }));
         }
         changes.changed(left.min(POLL)).await;
+        tokio::time::sleep(GAP.min(left)).await;
     }
 }
 
@@ -163,6 +169,7 @@ pub async fn release(api: &Api, slot: &Slot) {
 
 struct Taking {
     api: Api,
+    holder: String,
     worker: String,
     queues: Vec<(QueueKey, Duration)>,
     most: i32,
@@ -175,20 +182,18 @@ impl Taking {
         if !self.api.store.due(&keys).await?.now {
             return Ok(held);
         }
-        // A name of its own: whatever is left under it is nobody's.
-        let holder = format!("claim/{}", Uuid::new_v4());
         let mut served = Vec::with_capacity(keys.len());
         for queue in keys {
-            let lease = self.api.store.open_lease(&holder, &queue, TAKING).await?;
+            let lease = self.api.store.open_lease(&self.holder, &queue, TAKING).await?;
             served.push(Served { queue, lease });
         }
-        let taken = self.take(&holder, &served, &mut held).await;
+        let taken = self.take(&served, &mut held).await;
         // Its tasks have leases of their own by now. What an error left behind is pending again, and its slots are free.
         for Served { lease, .. } in &served {
             self.api.store.close_lease(lease).await?;
         }
         if let Err(error) = taken {
-            self.api.store.free_holder_slots(&holder, Duration::ZERO).await?;
+            self.api.store.free_holder_slots(&self.holder, Duration::ZERO).await?;
             // Those of what was handed on are among them.
             held.items.iter_mut().for_each(|taken| taken.token.slot = None);
             return Err(error);
@@ -196,7 +201,7 @@ impl Taking {
         Ok(held)
     }
 
-    async fn take(&self, holder: &str, served: &[Served], held: &mut InHand) -> Result<(), ApiError> {
+    async fn take(&self, served: &[Served], held: &mut InHand) -> Result<(), ApiError> {
         let store = &self.api.store;
         let free = FreeClaim { queues: served.to_vec(), most: self.most };
         for claimed in store.claim_free(&free).await? {
@@ -219,7 +224,7 @@ impl Taking {
             }
             let claim = SlotClaim {
                 queues: served.to_vec(),
-                holder: holder.to_owned(),
+                holder: self.holder.clone(),
                 server_url: route.url.clone(),
                 models: route.models.iter().map(|asked| (namespace.clone(), asked.alias.clone())).collect(),
                 loaded: None,
@@ -234,7 +239,23 @@ impl Taking {
                 self.hand_on(claimed, Some((slot, call)), held).await?;
             }
         }
+        if held.items.is_empty() {
+            self.wait_for_slots(&backends).await?;
+        }
         Ok(())
+    }
+
+    /// Of servers that interactive calls have, tasks get their share when somebody says that they wait. It lapses by itself.
+    async fn wait_for_slots(&self, backends: &[Backend]) -> Result<(), StoreError> {
+        let ours = |url: &str| backends.iter().any(|backend| backend.row.server_url == url);
+        let servers = self.api.store.servers().await?;
+        let shared = servers.iter().filter(|now| now.interactive > 0 && now.row.admission != Admission::Closed);
+        let waits: Vec<SlotWait> =
+            shared.filter(|now| ours(&now.row.url)).map(|now| SlotWait::of_tasks(&now.row.url)).collect();
+        if waits.is_empty() {
+            return Ok(());
+        }
+        self.api.store.wait_for_slots(&self.holder, &waits).await
     }
 
     async fn experts(&self) -> Result<Vec<(String, Arc<ExpertSpec>)>, StoreError> {
