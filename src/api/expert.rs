@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 use super::{
-    StatusBase, Webhook,
+    ClaimedBy, StatusBase, Webhook,
     common::{KEY, LINE, NAME},
 };
 
@@ -23,6 +23,20 @@ pub enum Handler {
     Embed,
     /// Somebody's own agent, which is sent the task.
     Webhook,
+    /// A program of yours, which claims the task.
+    External,
+}
+
+impl Handler {
+    /// Its tasks are calls of a model: each takes a slot of a server.
+    pub const fn calls_model(self) -> bool {
+        matches!(self, Self::Chat | Self::Embed)
+    }
+
+    /// Whether tasks of its experts can be done in a queue that is claimed so.
+    pub const fn fits(self, claimed_by: ClaimedBy) -> bool {
+        !matches!((self, claimed_by), (Self::Webhook, ClaimedBy::Clients) | (Self::External, ClaimedBy::Workers))
+    }
 }
 
 /// Who can do tasks: what it is good at, and what it does them with.
@@ -53,7 +67,7 @@ pub enum Handler {
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.handler == 'Webhook' || has(self.model)",
+    {"rule": "self.handler == 'Webhook' || self.handler == 'External' || has(self.model)",
      "message": "a Chat or Embed expert asks a model: set model to an alias that a backend serves", "fieldPath": ".handler"},
     {"rule": "self.handler == 'Webhook' ? has(self.webhook) : !has(self.webhook)",
      "message": "webhook and handler: Webhook go together: set both, or remove webhook", "fieldPath": ".handler"},

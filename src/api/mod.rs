@@ -54,7 +54,7 @@ pub use notifier::{
 pub use selector::{LabelSelector, SelectorOperator, SelectorRule};
 pub use status::{ResourceStatus, StatusBase};
 pub use task_queue::{
-    AssignmentPolicy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
+    AssignmentPolicy, ClaimedBy, RetentionPolicy, Retry, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus,
 };
 #[cfg(test)]
 pub use task_schedule::{BACKWARDS, CRON};

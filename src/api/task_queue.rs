@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use super::{AnswerCache, LocalRef, Requirement, StatusBase};
+use super::{AnswerCache, LocalRef, Requirement, StatusBase, Webhook};
 
 /// Tasks that are done by the same rules: who else takes them, how often they are tried, how long they are kept.
 #[serde_with::skip_serializing_none]
@@ -59,6 +59,11 @@ pub struct TaskQueueSpec {
     /// A task with the same payload, expert and model is answered with the same result again, which no engine is asked for. Absent: every task
     /// is done.
     pub cache: Option<AnswerCache>,
+    /// Who does its tasks.
+    #[serde(default)]
+    pub claimed_by: ClaimedBy,
+    /// Who is sent each of its tasks when it ends: completed, failed or cancelled.
+    pub on_finished: Option<Webhook>,
     /// What must hold before its tasks are started. Those that run go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
@@ -66,6 +71,16 @@ pub struct TaskQueueSpec {
     /// No task of it is started; those that run go on.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// Who does the tasks of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ClaimedBy {
+    /// The workers of WorkerPools.
+    #[default]
+    Workers,
+    /// Programs of yours, which claim them by the API: POST /api/v1/claims.
+    Clients,
 }
 
 /// When tasks are assigned.

@@ -53,6 +53,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     }
     problems.extend(of_schedules(&objects));
     problems.extend(of_backends(&objects));
+    problems.extend(of_queues(&objects));
     problems.extend(dangling(&objects));
     let bad = problems.iter().filter(|problem| problem.error).count();
     if !output::print_value(*output, &problems)? {
@@ -128,6 +129,41 @@ fn of_backends(objects: &[Value]) -> Vec<Problem> {
         if let Some(other) = servers.insert((text(backend, "/metadata/namespace"), server), name) {
             let message = format!("{url} is the server of LLMBackend {other}, too: delete one of the two");
             problems.push(problem(true, backend, "spec.url", message));
+        }
+    }
+    problems
+}
+
+/// Whoever is named to do the tasks of a queue, and does none of those.
+fn of_queues(objects: &[Value]) -> Vec<Problem> {
+    let find = |of: &Value, wanted: Kind, name: &str| {
+        objects.iter().find(|object| {
+            kind(object) == Some(wanted)
+                && text(object, "/metadata/name") == name
+                && text(object, "/metadata/namespace") == text(of, "/metadata/namespace")
+        })
+    };
+    let is_for_clients = |queue: &Value| text(queue, "/spec/claimedBy") == "Clients";
+    let mut problems = Vec::new();
+    for object in objects {
+        if kind(object) == Some(Kind::TaskQueue) {
+            let name = text(object, "/spec/defaultExpertRef/name");
+            let handler = find(object, Kind::Expert, name).map_or("", |expert| text(expert, "/spec/handler"));
+            let why = match (handler, is_for_clients(object)) {
+                ("Webhook", true) => "is a webhook, which workers send tasks to, and clients claim those of this queue",
+                ("External", false) => "is External, and workers do the tasks of this queue: set claimedBy: Clients",
+                _ => continue,
+            };
+            problems.push(problem(false, object, "spec.defaultExpertRef", format!("Expert {name} {why}")));
+        }
+        if kind(object) == Some(Kind::WorkerPool) {
+            for queue in object.pointer("/spec/queueRefs").and_then(Value::as_array).into_iter().flatten() {
+                let name = text(queue, "/name");
+                if find(object, Kind::TaskQueue, name).is_some_and(is_for_clients) {
+                    let message = format!("clients claim the tasks of TaskQueue {name}: this pool does none of them");
+                    problems.push(problem(false, object, "spec.queueRefs", message));
+                }
+            }
         }
     }
     problems
@@ -224,6 +260,28 @@ mod tests {
         assert_eq!(told.len(), 5, "{told:?}");
         assert_eq!(told[1], "TaskQueue default/q: spec.defaultExpertRef: no Expert nobody is declared here");
         assert!(of_schedules(&lost)[0].error);
+    }
+
+    #[test]
+    fn whoever_does_no_task_of_a_queue_is_noted() {
+        let told = |claimed_by: &str, handler: &str| {
+            let all = [
+                object("Expert", "ada", json!({"handler": handler})),
+                object("TaskQueue", "q", json!({"claimedBy": claimed_by, "defaultExpertRef": {"name": "ada"}})),
+                object("WorkerPool", "p", json!({"queueRefs": [{"name": "q"}]})),
+            ];
+            of_queues(&all).iter().map(|problem| problem.field.clone().unwrap_or_default()).collect::<Vec<_>>()
+        };
+        for (claimed_by, handler, fields) in [
+            ("Workers", "Chat", &[][..]),
+            ("Workers", "Webhook", &[]),
+            ("Workers", "External", &["spec.defaultExpertRef"]),
+            ("Clients", "Chat", &["spec.queueRefs"]),
+            ("Clients", "External", &["spec.queueRefs"]),
+            ("Clients", "Webhook", &["spec.defaultExpertRef", "spec.queueRefs"]),
+        ] {
+            assert_eq!(told(claimed_by, handler), fields, "{claimed_by} {handler}");
+        }
     }
 
     #[test]

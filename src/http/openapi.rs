@@ -43,6 +43,7 @@ use super::tasks::TaskRequest;
         super::services::start,
         super::services::stop,
         super::status::status,
+        super::tasks::claims::claim,
         super::tasks::command::assign,
         super::tasks::command::command,
         super::tasks::command::purge,
@@ -84,7 +85,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 /// Each operation's name and group, for clients that are generated from this.
-const OPERATIONS: [(&str, &str, &str, &str); 41] = [
+const OPERATIONS: [(&str, &str, &str, &str); 42] = [
     ("get", "/livez", "livez", "health"),
     ("get", "/readyz", "readyz", "health"),
     ("get", "/metrics", "metrics", "health"),
@@ -124,6 +125,7 @@ const OPERATIONS: [(&str, &str, &str, &str); 41] = [
     ("get", "/api/v1/tasks/workers", "list_workers", "tasks"),
     ("get", "/api/v1/tasks/{id}", "get_task", "tasks"),
     ("get", "/api/v1/tasks/{id}/explain", "explain_task", "tasks"),
+    ("post", "/api/v1/claims", "claim_tasks", "tasks"),
     ("post", "/api/v1/tasks/{id}/heartbeat", "heartbeat_task", "tasks"),
     ("post", "/api/v1/tasks/{id}/complete", "complete_task", "tasks"),
 ];

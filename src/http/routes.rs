@@ -83,6 +83,7 @@ fn of_tasks() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/api/v1/tasks/{id}", OfTasks("get"), get(tasks::read::get)),
         ("/api/v1/tasks/{id}/explain", OfTasks("get"), get(tasks::read::explain)),
         ("/api/v1/tasks/{id}/heartbeat", OfClaim, post(tasks::handover::heartbeat)),
+        ("/api/v1/claims", OfNewTasks("update"), post(tasks::claims::claim)),
         ("/api/v1/tasks/{id}/complete", OfClaim, post(tasks::handover::complete).layer(up_to(MAX_TASK_BYTES))),
     ]
 }

@@ -11,16 +11,18 @@ use super::{
     render,
 };
 use crate::{
-    api::{NotifierSpec, NotifierType},
+    api::{NotifierSpec, NotifierType, Webhook},
     causes::{Letter, clean},
     engines::{retry_after, words_of},
     host::{SigningSecret, sign::sign_as},
-    net::{Broken, HttpClient, redirected},
+    net::{Broken, HttpClient, redirected, shown},
     platform::{SecretError, Secrets},
 };
 
 /// For one attempt.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The key of a Secret that signs.
+const SIGNING_KEY: &str = "signingSecret";
 const TELEGRAM: &str = "https://api.telegram.org";
 /// Of a refusal, in bytes.
 const MOST_ANSWER: usize = 64 << 10;
@@ -84,6 +86,19 @@ impl Courier {
         }
     }
 
+    /// Sends a body to a webhook that a resource declares, signed where it has a Secret. `id` is the same each time that it is tried.
+    pub async fn call(&self, namespace: &str, webhook: &Webhook, id: &str, body: Value) -> Result<(), SendError> {
+        let url = Url::parse(&webhook.url)
+            .map_err(|error| SendError::Setup(format!("{}: is no address: {error}", shown(&webhook.url))))?;
+        let signing = match &webhook.secret_ref {
+            None => None,
+            Some(secret) => {
+                Some(signing(&self.text(namespace, &secret.name, SIGNING_KEY).await?, namespace, &secret.name)?)
+            }
+        };
+        self.post(Wire { url, body, bearer: None, signing }, id).await
+    }
+
     /// Calls a Heartbeat's URL.
     async fn beat(&self, namespace: &str, spec: &NotifierSpec) -> Result<(), SendError> {
         let url = self.address(namespace, spec).await?;
@@ -117,7 +132,7 @@ impl Courier {
         if redirected(status, reply.headers()).is_some() {
             // Where it points may have the address' own secret in it.
             let why = format!("{place}: HTTP {} sends the client elsewhere; nothing was sent there", status.as_u16());
-            return Err(SendError::Refused(format!("{why}: correct the address in the Secret")));
+            return Err(SendError::Refused(format!("{why}: correct the address")));
         }
         if status.is_success() {
             return Ok(());
@@ -166,10 +181,8 @@ impl Courier {
                 Ok(Wire { bearer, ..plain(url, render::ntfy(&words, &topic)) })
             }
             NotifierType::Webhook => {
-                let signing = self.optional(namespace, secret, "signingSecret").await?;
-                let signing = signing.map(|text| SigningSecret::parse(&text)).transpose().map_err(|error| {
-                    SendError::Setup(format!("key signingSecret of Secret {namespace}/{secret}: {error}"))
-                })?;
+                let signing = self.optional(namespace, secret, SIGNING_KEY).await?;
+                let signing = signing.map(|text| self::signing(&text, namespace, secret)).transpose()?;
                 let url = self.address(namespace, spec).await?;
                 Ok(Wire { signing, ..plain(url, render::webhook(letter, &words)) })
             }
@@ -203,6 +216,11 @@ impl Courier {
     async fn optional(&self, namespace: &str, secret: &str, key: &str) -> Result<Option<String>, SendError> {
         self.secrets.optional(namespace, secret, key).await.map_err(unreadable)
     }
+}
+
+fn signing(text: &str, namespace: &str, secret: &str) -> Result<SigningSecret, SendError> {
+    SigningSecret::parse(text)
+        .map_err(|error| SendError::Setup(format!("key {SIGNING_KEY} of Secret {namespace}/{secret}: {error}")))
 }
 
 fn unreadable(error: SecretError) -> SendError {

@@ -6,6 +6,7 @@
 mod admit;
 mod answers;
 mod batch;
+mod callbacks;
 mod callers;
 mod causes;
 mod changes;
@@ -49,6 +50,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use answers::{AnswerKey, Answers, KeptAnswer};
+pub use callbacks::{Callback, Callbacks};
 pub use callers::{CallerDay, CallerLimit, CallerStore, CallerUse, OpenCall, OpenCallState, SlotCaller, caller_id};
 pub use causes::Causes;
 pub use changes::{Changes, Follower, Topics};
@@ -89,6 +91,7 @@ pub trait Store:
     + Tasks
     + Dispatch
     + Work
+    + Callbacks
     + CallerStore
     + Answers
     + Causes
@@ -108,6 +111,7 @@ impl<T> Store for T where
         + Tasks
         + Dispatch
         + Work
+        + Callbacks
         + CallerStore
         + Answers
         + Causes

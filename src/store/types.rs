@@ -220,7 +220,7 @@ pub struct SlotRequest {
 }
 
 /// A slot that was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Slot {
     pub server_url: String,
     /// Row number.

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Admission, BackendRow, DeclaredRow, ServerNow, Store, StoreError, WaitingGroup};
 use crate::{
-    api::{ExpertSpec, Handler, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
+    api::{ExpertSpec, LLMBackendSpec, TaskQueueSpec, WorkerPoolSpec},
     tasks::{
         QueueKey,
         assign::{AssignableExpert, QueueView},
@@ -58,7 +58,7 @@ pub(super) async fn experts(store: &dyn Store) -> Result<Vec<WorldExpert>, Store
             domains: spec.domains,
             roles: spec.roles,
             model: spec.model,
-            webhook: spec.handler == Handler::Webhook,
+            handler: spec.handler,
             suspended: row.suspended,
             load: pending + running,
         };
@@ -117,7 +117,11 @@ pub fn retry_policy(spec: &TaskQueueSpec) -> RetryPolicy {
 pub(super) fn queue_state(row: &DeclaredRow) -> Option<QueueState> {
     let spec: TaskQueueSpec = spec_of(row)?;
     let key = QueueKey { namespace: row.namespace.clone(), name: row.name.clone() };
-    let view = QueueView { key, default_expert: spec.default_expert_ref.map(|expert| expert.name) };
+    let view = QueueView {
+        key,
+        default_expert: spec.default_expert_ref.map(|expert| expert.name),
+        claimed_by: spec.claimed_by,
+    };
     Some(QueueState { view, suspended: row.suspended, held: row.held.clone() })
 }
 

@@ -91,7 +91,7 @@ impl TaskCall<'_> {
         };
         let world = self.core.world();
         let expert = world.expert(&task.namespace, &task.expert);
-        let Some(expert) = expert.filter(|expert| expert.handler != Handler::Webhook) else {
+        let Some(expert) = expert.filter(|expert| expert.handler.calls_model()) else {
             run.started_at = None;
             let why = "its expert is gone, or does no calls any more".to_owned();
             return ended(run, Ended::Unavailable { why, retry_after: None }, false);
@@ -134,7 +134,7 @@ impl TaskCall<'_> {
         let (began, began_at) = (Instant::now(), Timestamp::now());
         let mut called = match expert.handler {
             Handler::Embed => self.embed(&expert, model, allowed, run).await,
-            Handler::Chat | Handler::Webhook => self.chat(&expert, model, allowed, run).await,
+            _ => self.chat(&expert, model, allowed, run).await,
         };
         self.slot.end_call(called.lingers);
         // This clock does not count sleep, the slot's does: nobody's counts rise for that.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::{AnswerCache, ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
+    api::{AnswerCache, ClaimedBy, ExpertSpec, Handler, TaskQueueSpec, WorkerPoolSpec},
     calls::{self, Backend, seconds},
     store::{DeclaredRow, Store, StoreError},
     tasks::{QueueKey, retry::RetryPolicy, route::Server},
@@ -40,7 +40,7 @@ pub struct Queue {
     pub retry: RetryPolicy,
     /// Results that are given again.
     pub cache: Option<AnswerCache>,
-    /// Suspended, or held by what it requires: nothing is claimed.
+    /// Suspended, held by what it requires, or for others to claim from.
     pub closed: bool,
 }
 
@@ -91,7 +91,7 @@ impl PoolView {
 
     /// The longest that a call to any model may take, for which slots are taken.
     pub fn longest_call(&self) -> Duration {
-        let asking = self.experts.values().filter(|expert| expert.handler != Handler::Webhook);
+        let asking = self.experts.values().filter(|expert| expert.handler.calls_model());
         asking.map(|expert| seconds(expert.parameters.timeout_seconds)).max().unwrap_or(USUAL_CALL)
     }
 
@@ -108,7 +108,12 @@ impl Queue {
             backoff: seconds(spec.retry.backoff_seconds),
             max_backoff: seconds(spec.retry.max_backoff_seconds),
         };
-        Self { lease: seconds(spec.lease_seconds), retry, cache: spec.cache.clone(), closed: closed || spec.suspend }
+        Self {
+            lease: seconds(spec.lease_seconds),
+            retry,
+            cache: spec.cache.clone(),
+            closed: closed || spec.suspend || spec.claimed_by == ClaimedBy::Clients,
+        }
     }
 }
 

@@ -142,6 +142,7 @@ fn of_why(why: &Why, namespace: &str, requires: Vec<ObjectKey>) -> (CauseHealth,
         | Why::SlotsFull { .. }
         | Why::CallsSpent { .. }
         | Why::WorkersBusy { .. }
+        | Why::Claimable
         | Why::Soon => (CauseHealth::Well, Vec::new()),
     }
 }

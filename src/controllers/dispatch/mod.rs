@@ -2,6 +2,7 @@
 //! counts. Everything is read from the database alone, so that it goes on while the API server is away.
 
 mod assign;
+mod callbacks;
 mod count;
 mod dead_pods;
 mod limits;
@@ -14,6 +15,7 @@ pub use limits::limits_of_last_leader;
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    notify::Courier,
     store::{Store, StoreError, Term},
     telemetry::{Beat, Metrics},
 };
@@ -78,6 +80,8 @@ pub fn start(supervisor: &mut Supervisor, parts: &Parts, shared: &Shared, term: 
     supervisor.run("tasks of former namespaces", move || namespaces::run(of(), Arc::clone(&platform)));
     let of = context("adapt limits");
     supervisor.run("adapt limits", move || limits::run(of(), known.clone(), slots.clone(), triggers.clone()));
+    let (of, courier) = (context("tell of ends"), Courier::new(shared.secrets.clone(), parts.http.clone()));
+    supervisor.run("tell of ends", move || callbacks::run(of(), courier.clone()));
     let of = context("count tasks");
     supervisor.run("count tasks", move || count::run(of()));
 }

@@ -146,6 +146,9 @@ fn plan(spec: &ExpertSpec, observed: &DeclaredObserved<ExpertObserved>) -> Decla
             (Some(model), Handler::Chat | Handler::Embed) => {
                 of(ExpertState::Available, true, false, format!("{model} is served by {}", facts.backends.join(", ")))
             }
+            (_, Handler::External) => {
+                of(ExpertState::Available, true, false, "its tasks wait for clients that claim them".into())
+            }
             _ => of(ExpertState::Available, true, false, "its webhook is sent its tasks".into()),
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::api::{Kind, Requirement, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus, number_of};
+use crate::api::{ClaimedBy, Kind, Requirement, TaskQueue, TaskQueueSpec, TaskQueueState, TaskQueueStatus, number_of};
 
 use super::{
     declared::{ControlPlane, DeclaredObserved, DeclaredPlan, Declares, Gate, PlanOf},
@@ -87,12 +87,14 @@ fn plan(
         of(TaskQueueState::ExpertMissing, false, true, message)
     } else if let Some(held) = &gate.held {
         of(TaskQueueState::Held, false, false, held.clone())
+    } else if spec.claimed_by == ClaimedBy::Clients {
+        of(TaskQueueState::Open, true, false, "open; its tasks wait for clients that claim them".into())
     } else if facts.pools == 0 {
         of(
             TaskQueueState::Open,
             true,
             false,
-            "open; no WorkerPool serves it, so its tasks wait for whoever claims them".into(),
+            "open; no WorkerPool serves it, so its tasks wait: name it in the queueRefs of one".into(),
         )
     } else {
         let tries = number_of(spec.retry.max_attempts, "time");

@@ -186,7 +186,11 @@ mod tests {
 
     fn world() -> World {
         let queue = |name: &str| QueueState {
-            view: QueueView { key: QueueKey { namespace: "default".into(), name: name.into() }, default_expert: None },
+            view: QueueView {
+                key: QueueKey { namespace: "default".into(), name: name.into() },
+                default_expert: None,
+                claimed_by: Default::default(),
+            },
             suspended: false,
             held: None,
         };

@@ -76,9 +76,9 @@ fn views(declared: &[DeclaredRow], loads: &[ExpertLoad]) -> Vec<ExpertView> {
     views
 }
 
-/// The alias that an expert asks for; none for a webhook.
+/// The alias that an expert asks for; none where it calls none.
 pub fn model_of(row: &DeclaredRow) -> Option<String> {
-    if row.spec.get("handler").and_then(Value::as_str) == Some("Webhook") {
+    if matches!(row.spec.get("handler").and_then(Value::as_str), Some("Webhook" | "External")) {
         return None;
     }
     row.spec.get("model").and_then(Value::as_str).map(str::to_owned)

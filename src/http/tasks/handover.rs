@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    claim_types::ClaimToken,
+    claims::release,
     read::find,
     types::{CompleteReply, CompleteRequest, HeartbeatReply, HeartbeatRequest},
 };
@@ -20,10 +22,11 @@ use crate::{
         extract::{JsonBody, OptionalBody, Path, Query},
         resources::InNamespace,
     },
-    store::{self, DeclaredRow, Recorded, StoreError, seal},
+    store::{self, CallLife, DeclaredRow, Recorded, StoreError, seal},
     tasks::{
         Attempt, Finished, Task, TaskId, TaskState, Verdict,
         retry::{Ended, RetryPolicy},
+        schema::{self, Mismatch},
     },
 };
 
@@ -52,11 +55,25 @@ pub async fn heartbeat(
     proven: Option<Extension<Proven>>,
     OptionalBody(body): OptionalBody<HeartbeatRequest>,
 ) -> Result<Json<HeartbeatReply>, ApiError> {
-    let epoch = body.and_then(|body| body.epoch);
-    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), proven, epoch).await?;
+    let HeartbeatRequest { epoch, claim } = body.unwrap_or_default();
+    let Claim { task, epoch, token } =
+        proven_claim(&api, id, query.namespace.as_deref(), proven, epoch, claim.as_deref()).await?;
     let lease = lease_of(&api, &task).await?;
     api.store.hand_over(id, epoch, lease).await.map_err(|error| lost(&task, error))?;
-    Ok(Json(HeartbeatReply { lease_seconds: i64::try_from(lease.as_secs()).unwrap_or(i64::MAX) }))
+    if let Some(ClaimToken { slot: Some(slot), .. }) = &token {
+        match api.store.renew_slot(slot, lease, CallLife::default()).await {
+            Err(StoreError::Fenced(_)) => {
+                let why =
+                    "its slot was taken away, because the backend hangs or is being mended, or its call took too long"
+                        .to_owned();
+                tracing::info!(task = id, why, "a claim ends with its slot");
+                end(&api, &task, epoch, token.as_ref(), Ended::Unavailable { why, retry_after: None }).await?;
+                return Err(lost(&task, StoreError::Fenced(String::new())));
+            }
+            renewed => renewed?,
+        }
+    }
+    Ok(Json(HeartbeatReply { lease_seconds: seconds_of(lease) }))
 }
 
 /// Ends a task that was handed over, with `result` or with `error`. Let in as for heartbeats.
@@ -72,34 +89,73 @@ pub async fn complete(
     proven: Option<Extension<Proven>>,
     JsonBody(body): JsonBody<CompleteRequest>,
 ) -> Result<Json<CompleteReply>, ApiError> {
-    let ended = ended(&body)?;
-    let Claim { task, epoch } = claim(&api, id, query.namespace.as_deref(), proven, body.epoch).await?;
-    let policy = policy(queue_of(&api, &task).await?.as_ref());
+    let said = ended(&body)?;
+    let CompleteRequest { epoch, claim, .. } = &body;
+    let Claim { task, epoch, token } =
+        proven_claim(&api, id, query.namespace.as_deref(), proven, *epoch, claim.as_deref()).await?;
+    let said = if token.is_some() { matched(&task, said).await } else { said };
+    end(&api, &task, epoch, token.as_ref(), said).await.map(|state| Json(CompleteReply { state }))
+}
+
+/// Records the end of an execution, and gives its slot back.
+async fn end(
+    api: &Api,
+    task: &Task,
+    epoch: i64,
+    token: Option<&ClaimToken>,
+    ended: Ended,
+) -> Result<TaskState, ApiError> {
+    let policy = policy(queue_of(api, task).await?.as_ref());
     let now = api.store.now().await?;
-    let attempt = attempt(&task, &ended, now);
-    let finished = Finished::new((id, epoch), &task, &policy, ended, attempt, now, rand::random());
+    let attempt = attempt(task, token, &ended, now);
+    let finished = Finished::new((task.id, epoch), task, &policy, ended, attempt, now, rand::random());
     let state = state_after(&finished.completion.verdict);
     let recorded = store::record(&*api.store, &finished).await?;
+    if let Some(slot) = token.and_then(|token| token.slot.as_ref()) {
+        release(api, slot).await;
+    }
     if !recorded.changed() {
-        return Err(lost(&task, StoreError::Fenced(String::new())));
+        return Err(lost(task, StoreError::Fenced(String::new())));
     }
     match recorded {
-        Recorded::AsItIs(_) => Ok(Json(CompleteReply { state })),
+        Recorded::AsItIs(_) => Ok(state),
         // Its claim is over all the same: the attempt is recorded.
         Recorded::Refused { why, .. } => Err(StoreError::Refused(why).into()),
     }
 }
 
+/// A result that does not match the task's schema is another attempt, as of our own workers. Where they write an answer under `json`,
+/// clients may, too.
+async fn matched(task: &Task, ended: Ended) -> Ended {
+    let (Some(schema), Ended::Ok { result }) = (&task.payload.schema, &ended) else { return ended };
+    let answer = result.get("json").filter(|_| task.assigned_model.is_some()).unwrap_or(result).clone();
+    match schema::matches(schema, answer).await {
+        Ok(_) => ended,
+        Err(Mismatch::Schema(why)) => Ended::Permanent { why },
+        Err(Mismatch::Answer(why)) => Ended::Retryable { why, retry_after: None },
+    }
+}
+
+/// Whole seconds, for JSON.
+pub(super) fn seconds_of(length: Duration) -> i64 {
+    i64::try_from(length.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// What the agent says.
 fn ended(body: &CompleteRequest) -> Result<Ended, ApiError> {
     match (&body.result, &body.error) {
-        (Some(result), None) if body.retryable.is_none() => Ok(Ended::Ok { result: result.clone() }),
-        (Some(_), None) => Err(ApiError::BadRequest("retryable: only goes with error".to_owned())),
+        (Some(result), None) if body.retryable.is_none() && body.unavailable.is_none() => {
+            Ok(Ended::Ok { result: result.clone() })
+        }
+        (Some(_), None) => Err(ApiError::BadRequest("retryable and unavailable: only go with error".to_owned())),
         (None, Some(why)) if why.trim().is_empty() => {
             Err(ApiError::BadRequest("error: is empty: say what went wrong".to_owned()))
         }
         (None, Some(why)) if why.chars().count() > MOST_ERROR_CHARS => {
             Err(ApiError::BadRequest(format!("error: has more than {MOST_ERROR_CHARS} characters: give the end of it")))
+        }
+        (None, Some(why)) if body.unavailable == Some(true) => {
+            Ok(Ended::Unavailable { why: why.clone(), retry_after: None })
         }
         (None, Some(why)) if body.retryable.unwrap_or(true) => {
             Ok(Ended::Retryable { why: why.clone(), retry_after: None })
@@ -109,12 +165,12 @@ fn ended(body: &CompleteRequest) -> Result<Ended, ApiError> {
     }
 }
 
-fn attempt(task: &Task, ended: &Ended, now: Timestamp) -> Attempt {
+fn attempt(task: &Task, token: Option<&ClaimToken>, ended: &Ended, now: Timestamp) -> Attempt {
     Attempt {
         expert: task.expert.clone().unwrap_or_default(),
-        backend: None,
-        model: None,
-        holder: format!("task/{}", task.id),
+        backend: token.and_then(|token| token.backend.clone()),
+        model: token.and_then(|token| token.model.clone()),
+        holder: token.map_or_else(|| format!("task/{}", task.id), |token| token.worker.clone()),
         started_at: task.state_since,
         ended_at: now,
         first_token_at: None,
@@ -139,18 +195,25 @@ fn state_after(verdict: &Verdict) -> TaskState {
 struct Claim {
     task: Task,
     epoch: i64,
+    /// Of a client that claimed it.
+    token: Option<ClaimToken>,
 }
 
-async fn claim(
+async fn proven_claim(
     api: &Api,
     id: TaskId,
     namespace: Option<&str>,
     proven: Option<Extension<Proven>>,
     said: Option<i64>,
+    claim: Option<&str>,
 ) -> Result<Claim, ApiError> {
+    let token = claim.map(ClaimToken::read).transpose()?;
+    let said = said.or_else(|| token.as_ref().map(|token| token.epoch));
     let epoch = match proven {
         Some(Extension(Proven { epoch })) => epoch,
-        None => said.ok_or_else(|| ApiError::BadRequest("epoch: is required without a claim token".to_owned()))?,
+        None => said.ok_or_else(|| {
+            ApiError::BadRequest("epoch: is required without a claim token (or send the claim)".to_owned())
+        })?,
     };
     let task = find(api, id, namespace).await?;
     if said.is_some_and(|said| said != epoch) {
@@ -159,7 +222,7 @@ async fn claim(
     if task.state != TaskState::InProgress || task.epoch != epoch {
         return Err(lost(&task, StoreError::Fenced(String::new())));
     }
-    Ok(Claim { task, epoch })
+    Ok(Claim { task, epoch, token })
 }
 
 /// Whether a token is that of a claim on the task of the path, made with the secret of the task's expert. Whatever is wrong with it, the
@@ -180,7 +243,7 @@ pub async fn prove(api: &Api, id: Option<&str>, token: &str) -> Result<Proven, A
 }
 
 /// The data of an expert's Secret: from the folder, or as the leader sealed it in the database for workers, who sign with it.
-async fn secret(
+pub(super) async fn secret(
     api: &Api,
     namespace: &str,
     name: &str,

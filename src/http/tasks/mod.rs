@@ -1,6 +1,8 @@
 //! Tasks by the REST API: given in, seen, changed, followed, and kept and ended by agents that they were handed over to.
 
 mod check;
+mod claim_types;
+pub(super) mod claims;
 pub(super) mod command;
 pub(super) mod counts;
 pub(super) mod events;

@@ -287,6 +287,9 @@ pub struct HeartbeatRequest {
     /// The claim's epoch. A claim token says it already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// In its place, the claim that came with a task of `POST /api/v1/claims`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
 }
 
 /// By when the next heartbeat must come.
@@ -303,6 +306,8 @@ pub struct HeartbeatReply {
 pub struct CompleteRequest {
     /// The claim's epoch. A claim token says it already.
     pub epoch: Option<i64>,
+    /// In its place, the claim that came with a task of `POST /api/v1/claims`.
+    pub claim: Option<String>,
     /// What came of it: any JSON.
     #[schema(value_type = Option<Object>)]
     pub result: Option<Value>,
@@ -311,6 +316,8 @@ pub struct CompleteRequest {
     pub error: Option<String>,
     /// With `error`: whether another attempt may go better. Absent: it may.
     pub retryable: Option<bool>,
+    /// With `error`: what it needs was down or full, or its client is told to stop. It is tried again, and uses no attempt.
+    pub unavailable: Option<bool>,
 }
 
 /// What became of the task.

@@ -4,9 +4,9 @@ use axum::{Extension, extract::State, response::Response};
 
 use super::visit::{UiVisit, see_other};
 use crate::http::{
-    Api, ApiError, PauseRequest, Person, controls,
-    extract::{OptionalBody, Path},
-    resources::Named,
+    AcknowledgeRequest, Api, ApiError, PauseRequest, Person, causes, controls,
+    extract::{JsonBody, OptionalBody, Path, Query},
+    resources::{InNamespace, Named},
 };
 
 /// `reconcile`, `suspend`, `resume` or `run`, as the path says.
@@ -43,6 +43,19 @@ pub async fn pause(
     let body = OptionalBody(Some(PauseRequest { for_seconds }));
     let done = controls::pause(State(api), Extension(person), body).await.map(drop);
     answer(&visit, done, &[], "pause")
+}
+
+/// Takes a cause into the person's hands, for as long as the API does without being told.
+pub async fn acknowledge(
+    State(api): State<Api>,
+    Extension(person): Extension<Person>,
+    Extension(visit): Extension<UiVisit>,
+) -> Response {
+    let cause = visit.field("cause").unwrap_or_default().to_owned();
+    let body = JsonBody(AcknowledgeRequest { cause, for_seconds: None });
+    let query = Query(InNamespace { namespace: visit.namespace.clone() });
+    let done = causes::acknowledge(State(api), Extension(person), query, body).await.map(drop);
+    answer(&visit, done, &[], "acknowledge")
 }
 
 pub async fn unpause(

@@ -149,6 +149,7 @@ pub fn done_in_words(word: &str, count: Option<u64>) -> Option<String> {
         "resume" => "It is resumed.".to_owned(),
         "run" => "It runs once its gate is open.".to_owned(),
         "pause" => "Paused: nothing acts until the pause ends.".to_owned(),
+        "acknowledge" => "It is not repeated for eight hours; that it is over is told.".to_owned(),
         "unpause" => "The pause is over.".to_owned(),
         _ => return None,
     })

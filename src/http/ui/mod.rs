@@ -51,6 +51,7 @@ fn table() -> Vec<(&'static str, Rule, MethodRouter<Api>)> {
         ("/ui/events", OfBackends("list"), get(events::page)),
         ("/ui/pause", OfAll("create", "pauses"), post(acts::pause)),
         ("/ui/unpause", OfAll("delete", "pauses"), post(acts::unpause)),
+        ("/ui/causes/acknowledge", OfBackends("patch"), post(acts::acknowledge)),
         ("/ui/tasks", OfTasks("list"), get(tasks::page)),
         ("/ui/tasks/confirm", OfTasks("update"), get(commands::confirm)),
         ("/ui/tasks/commands", OfTasks("update"), post(commands::act)),

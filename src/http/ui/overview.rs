@@ -37,7 +37,10 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     let lately = EventQuery { namespace, limit: Some(LATELY), ..EventQuery::default() };
     let lately = events::events(State(api), Query(lately)).await?.0.items;
     let verdict = verdict(&overview);
-    let may_pause = visit.may(&on_pauses("create")).await;
+    let may = UiMay {
+        pause: visit.may(&on_pauses("create")).await,
+        acknowledge: visit.may(&on_causes(visit.namespace.clone())).await,
+    };
     let shown = UiShown { visit, now: Timestamp::now(), qualified: overview.several_namespaces() };
     let sign = match verdict.level {
         Level::Ok => "✓",
@@ -47,12 +50,24 @@ async fn read(api: Api, visit: &UiVisit) -> Result<UiPage, ApiError> {
     Ok(UiPage {
         title: format!("{sign} {}", verdict.headline),
         tab: Some(UiTab::Overview),
-        body: body(&shown, &overview, &verdict, &lately, may_pause),
+        body: body(&shown, &overview, &verdict, &lately, may),
     })
 }
 
 fn on_pauses(verb: &'static str) -> Access {
     Access { verb, resource: "pauses".to_owned(), subresource: None, namespace: None, name: None }
+}
+
+fn on_causes(namespace: Option<String>) -> Access {
+    let resource = Kind::LLMBackend.plural().to_owned();
+    Access { verb: "patch", resource, subresource: None, namespace, name: None }
+}
+
+/// Which buttons the page has.
+#[derive(Clone, Copy)]
+struct UiMay {
+    pause: bool,
+    acknowledge: bool,
 }
 
 /// What all parts of the page need.
@@ -63,13 +78,7 @@ pub struct UiShown<'a> {
     pub qualified: bool,
 }
 
-fn body(
-    shown: &UiShown<'_>,
-    overview: &Overview,
-    verdict: &OverallVerdict,
-    lately: &[Event],
-    may_pause: bool,
-) -> Markup {
+fn body(shown: &UiShown<'_>, overview: &Overview, verdict: &OverallVerdict, lately: &[Event], may: UiMay) -> Markup {
     let UiShown { visit, now, .. } = shown;
     let all = [
         ("Containers", Kind::ContainerHealthCheck, &overview.containers),
@@ -98,9 +107,9 @@ fn body(
                 p.scope { "Namespace " b { (clean(namespace)) } ". " a href="/ui" { "Show all" } }
             }
         }
-        @if let Some(pause) = &overview.pause { (paused(visit, pause, *now, may_pause)) }
+        @if let Some(pause) = &overview.pause { (paused(visit, pause, *now, may.pause)) }
         @if !overview.problems.is_empty() { (problems(&overview.problems)) }
-        (causes(shown, &overview.causes))
+        (causes(shown, &overview.causes, may.acknowledge))
         div.columns {
             @if !overview.backends.is_empty() {
                 section.panel aria-labelledby="backends" {
@@ -139,7 +148,7 @@ fn body(
                 " ready"
             }
         }
-        @if overview.pause.is_none() && may_pause { (pause_form(visit)) }
+        @if overview.pause.is_none() && may.pause { (pause_form(visit)) }
     }
 }
 
@@ -269,18 +278,20 @@ fn line_of(
 }
 
 /// Nothing where nothing is wrong for long enough.
-fn causes(shown: &UiShown<'_>, causes: &[CauseView]) -> Markup {
+/// With `may_act` each has a button for whoever takes it into their hands.
+fn causes(shown: &UiShown<'_>, causes: &[CauseView], may_act: bool) -> Markup {
     html! {
         @if !causes.is_empty() {
             section.panel aria-labelledby="causes" {
                 h2 #causes { "Causes" }
-                ul.plain.causes data-rows { @for cause in causes { (cause_item(shown, cause)) } }
+                ul.plain.causes data-rows { @for cause in causes { (cause_item(shown, cause, may_act)) } }
             }
         }
     }
 }
 
-fn cause_item(shown: &UiShown<'_>, cause: &CauseView) -> Markup {
+fn cause_item(shown: &UiShown<'_>, cause: &CauseView, may_act: bool) -> Markup {
+    let action = shown.visit.link(&["causes", "acknowledge"], &[]);
     html! {
         li id=(format!("cause-{}", cause.key)) {
             p { (bits::mark(cause.level())) " " b { (clean(&cause.title)) } " for " (bits::since(cause.since, shown.now)) }
@@ -290,6 +301,9 @@ fn cause_item(shown: &UiShown<'_>, cause: &CauseView) -> Markup {
                 @if cause.waiting > 0 { (number_of(usize::try_from(cause.waiting).unwrap_or(usize::MAX), "task")) " waiting. " }
                 @if let Some(taken) = &cause.acknowledged { "Acknowledged by " (clean(&taken.by)) ". " }
                 (prose(&cause.next))
+            }
+            @if may_act && cause.acknowledged.is_none() && let Some(session) = &shown.visit.session {
+                (bits::button(session, &action, &[("cause", cause.key.as_str())], "I have it in my hands", "act"))
             }
         }
     }

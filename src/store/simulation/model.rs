@@ -238,7 +238,9 @@ impl SimStore for ReferenceModel {
                 expert: t.expert.clone(),
             })
             .collect();
-        let queues = (0..QUEUES.len()).map(|index| QueueView { key: queue(index), default_expert: None }).collect();
+        let queues = (0..QUEUES.len())
+            .map(|index| QueueView { key: queue(index), default_expert: None, claimed_by: Default::default() })
+            .collect();
         for given in Roster::new(experts, queues).assign(&unassigned).assignments {
             let Some(task) = self.tasks.get_mut(&given.task) else { continue };
             (task.expert, task.assigned_model) = (Some(given.expert), given.model);

@@ -13,6 +13,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::api::{ClaimedBy, Handler};
+
 use super::{Assignment, QueueKey, TaskId, Unassigned};
 
 pub(super) use report::Wanted;
@@ -30,8 +32,7 @@ pub struct AssignableExpert {
     pub roles: Vec<String>,
     /// The alias that its calls go to unless the task names one.
     pub model: Option<String>,
-    /// Its tasks go to a webhook: they need no model.
-    pub webhook: bool,
+    pub handler: Handler,
     pub suspended: bool,
     /// Its live tasks: pending and in progress.
     pub load: i64,
@@ -42,6 +43,7 @@ pub struct AssignableExpert {
 pub struct QueueView {
     pub key: QueueKey,
     pub default_expert: Option<String>,
+    pub claimed_by: ClaimedBy,
 }
 
 /// Why nobody can take a task.
@@ -65,6 +67,11 @@ pub enum WhyNobody {
     NoModel {
         expert: String,
     },
+    /// Who could do it does not do tasks of a queue that is claimed so.
+    OtherClaimer {
+        expert: String,
+        claimed_by: ClaimedBy,
+    },
 }
 
 /// What came of a batch.
@@ -82,7 +89,7 @@ pub struct Roster {
     by_name: HashMap<String, HashMap<String, usize>>,
     by_domain: HashMap<String, HashMap<String, Vec<usize>>>,
     by_role: HashMap<String, HashMap<String, Vec<usize>>>,
-    queues: HashMap<QueueKey, Option<String>>,
+    queues: HashMap<QueueKey, (Option<String>, ClaimedBy)>,
     pools: Vec<Pool>,
     /// Pools by their members, so that each set of candidates has one.
     pool_of: HashMap<Vec<usize>, usize>,
@@ -109,7 +116,10 @@ impl Roster {
     pub fn new(mut experts: Vec<AssignableExpert>, queues: Vec<QueueView>) -> Self {
         experts.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let mut roster = Self {
-            queues: queues.into_iter().map(|queue| (queue.key, queue.default_expert)).collect(),
+            queues: queues
+                .into_iter()
+                .map(|QueueView { key, default_expert, claimed_by }| (key, (default_expert, claimed_by)))
+                .collect(),
             ..Self::default()
         };
         for (index, expert) in experts.iter().enumerate() {
@@ -152,26 +162,27 @@ impl Roster {
         };
         let expert = &mut self.experts[index];
         expert.load += 1;
-        let model = if expert.webhook { None } else { task.model.clone().or_else(|| expert.model.clone()) };
+        let model = task.model.clone().or_else(|| expert.model.clone()).filter(|_| expert.handler.calls_model());
         Assignment { task: task.id, expert: expert.name.clone(), model, reason, candidates: names.clone() }
     }
 
     fn answer(&mut self, task: &Unassigned) -> Answer {
-        let Some(default) = self.queues.get(&task.queue).cloned() else {
+        let Some((default, claimed_by)) = self.queues.get(&task.queue).cloned() else {
             return Answer::Nobody(WhyNobody::QueueMissing);
         };
         if let Some(name) = &task.expert {
-            return self.named(task, name);
+            return self.named(task, name, claimed_by);
         }
         let mut nobody = WhyNobody::NoExpert { default: default.clone() };
         for (members, reason) in self.levels(task, default.as_deref()) {
             let awake: Vec<usize> = members.iter().copied().filter(|i| !self.experts[*i].suspended).collect();
-            let able: Vec<usize> = awake.iter().copied().filter(|i| self.has_model(*i, task)).collect();
+            let able: Vec<usize> =
+                awake.iter().copied().filter(|i| self.unable(*i, task, claimed_by).is_none()).collect();
             if !able.is_empty() {
                 return Answer::Pool { pool: self.pool(able), reason };
             }
-            match (awake.first(), &nobody) {
-                (Some(index), _) => nobody = WhyNobody::NoModel { expert: self.experts[*index].name.clone() },
+            match (awake.first().and_then(|index| self.unable(*index, task, claimed_by)), &nobody) {
+                (Some(why), _) => nobody = why,
                 (None, WhyNobody::NoExpert { .. }) if !members.is_empty() => nobody = WhyNobody::AllSuspended,
                 _ => {}
             }
@@ -179,14 +190,16 @@ impl Roster {
         Answer::Nobody(nobody)
     }
 
-    fn named(&mut self, task: &Unassigned, name: &str) -> Answer {
+    fn named(&mut self, task: &Unassigned, name: &str, claimed_by: ClaimedBy) -> Answer {
         let expert = name.to_owned();
         let found = self.by_name.get(&task.queue.namespace).and_then(|names| names.get(name)).copied();
         match found {
             None => Answer::Nobody(WhyNobody::NamedMissing { expert }),
             Some(index) if self.experts[index].suspended => Answer::Nobody(WhyNobody::NamedSuspended { expert }),
-            Some(index) if !self.has_model(index, task) => Answer::Nobody(WhyNobody::NoModel { expert }),
-            Some(index) => Answer::Pool { pool: self.pool(vec![index]), reason: "named by the task" },
+            Some(index) => match self.unable(index, task, claimed_by) {
+                Some(why) => Answer::Nobody(why),
+                None => Answer::Pool { pool: self.pool(vec![index]), reason: "named by the task" },
+            },
         }
     }
 
@@ -209,9 +222,14 @@ impl Roster {
         ]
     }
 
-    fn has_model(&self, index: usize, task: &Unassigned) -> bool {
-        let expert = &self.experts[index];
-        expert.webhook || expert.model.is_some() || task.model.is_some()
+    /// Why an expert that is awake can't do it.
+    fn unable(&self, index: usize, task: &Unassigned, claimed_by: ClaimedBy) -> Option<WhyNobody> {
+        let AssignableExpert { name, handler, model, .. } = &self.experts[index];
+        if !handler.fits(claimed_by) {
+            return Some(WhyNobody::OtherClaimer { expert: name.clone(), claimed_by });
+        }
+        let lacks = handler.calls_model() && model.is_none() && task.model.is_none();
+        lacks.then(|| WhyNobody::NoModel { expert: name.clone() })
     }
 
     fn pool(&mut self, members: Vec<usize>) -> usize {

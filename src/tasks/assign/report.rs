@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Batch, WhyNobody};
+use crate::api::ClaimedBy;
 use crate::tasks::{QueueKey, TaskId, Unassigned};
 
 /// Of a round over all pending tasks.
@@ -125,6 +126,14 @@ impl WhyNobody {
             Self::NoModel { expert } => {
                 format!("neither the task nor expert {expert} names a model: set spec.model of the Expert")
             }
+            Self::OtherClaimer { expert, claimed_by: ClaimedBy::Clients } => format!(
+                "expert {expert} is a webhook, and queue {} is claimed by clients: set its handler to External, or claimedBy to Workers",
+                queue.name
+            ),
+            Self::OtherClaimer { expert, claimed_by: ClaimedBy::Workers } => format!(
+                "expert {expert} is External, and queue {} is claimed by workers: set claimedBy of the TaskQueue to Clients",
+                queue.name
+            ),
         }
     }
 }

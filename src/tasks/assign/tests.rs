@@ -19,7 +19,7 @@ fn expert(name: &str, domains: &str, roles: &str) -> AssignableExpert {
 
 fn queue(default_expert: Option<&str>) -> QueueView {
     let key = QueueKey { namespace: "default".into(), name: "default".into() };
-    QueueView { key, default_expert: default_expert.map(str::to_owned) }
+    QueueView { key, default_expert: default_expert.map(str::to_owned), claimed_by: ClaimedBy::Workers }
 }
 
 fn task(id: TaskId, domain: &str, role: &str) -> Unassigned {
@@ -32,7 +32,7 @@ fn team() -> Vec<AssignableExpert> {
         expert("anna", "backend infra", "reviewer"),
         expert("zoe", "frontend", "engineer"),
         AssignableExpert { suspended: true, ..expert("sam", "legal", "counsel") },
-        AssignableExpert { webhook: true, model: None, ..expert("bot", "ops", "runner") },
+        AssignableExpert { handler: Handler::Webhook, model: None, ..expert("bot", "ops", "runner") },
         AssignableExpert { namespace: "other".into(), ..expert("eve", "backend music", "engineer") },
         AssignableExpert { model: None, ..expert("mute", "poetry", "poet") },
     ]
@@ -43,6 +43,38 @@ fn one(task: Unassigned, default: Option<&str>) -> Result<Assignment, WhyNobody>
     match batch.assignments.pop() {
         Some(assignment) => Ok(assignment),
         None => Err(batch.nobody.pop().expect("one or the other").1),
+    }
+}
+
+#[test]
+fn an_expert_takes_tasks_of_queues_that_are_claimed_as_it_works() {
+    let agent = |name: &str, handler| AssignableExpert { handler, model: None, ..expert(name, name, "") };
+    let experts = || {
+        vec![agent("hook", Handler::Webhook), agent("typist", Handler::External), expert("igor", "igor", "engineer")]
+    };
+    for (name, claimed_by, taken) in [
+        ("hook", ClaimedBy::Workers, true),
+        ("hook", ClaimedBy::Clients, false),
+        ("typist", ClaimedBy::Workers, false),
+        ("typist", ClaimedBy::Clients, true),
+        ("igor", ClaimedBy::Workers, true),
+        ("igor", ClaimedBy::Clients, true),
+    ] {
+        for named in [None, Some(name.to_owned())] {
+            let queue = QueueView { claimed_by, ..queue(None) };
+            let batch =
+                Roster::new(experts(), vec![queue]).assign(&[Unassigned { expert: named, ..task(1, name, "") }]);
+            match batch.assignments.first() {
+                Some(given) => {
+                    assert!(taken, "{name} {claimed_by:?}");
+                    assert_eq!(given.model.as_deref(), (name == "igor").then_some("small"), "{name}");
+                }
+                None => {
+                    let other = WhyNobody::OtherClaimer { expert: name.to_owned(), claimed_by };
+                    assert_eq!((taken, &batch.nobody[0].1), (false, &other));
+                }
+            }
+        }
     }
 }
 

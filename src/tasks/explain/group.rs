@@ -76,6 +76,7 @@ fn phrase(why: &Why) -> (bool, String) {
         Why::WorkersBusy { limited_by, .. } if matches!(limited_by.as_str(), "Cpu" | "Memory" | "Disk") => {
             (true, format!("a worker, which {limited_by} limits"))
         }
+        Why::Claimable => (true, "a client".into()),
         Why::WorkersBusy { .. } | Why::Soon => (true, "a worker".into()),
     }
 }

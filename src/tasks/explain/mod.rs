@@ -8,7 +8,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::api::number_of;
+use crate::api::{ClaimedBy, number_of};
 
 use super::{
     QueueKey, Task, TaskState, Unassigned,
@@ -165,6 +165,8 @@ pub enum Why {
         limited_by: String,
         in_flight: i64,
     },
+    /// Nothing stands in its way but that nobody has claimed it yet.
+    Claimable,
     /// Nothing stands in its way: a worker takes it in a moment.
     Soon,
 }
@@ -280,10 +282,10 @@ fn expert(item: &WaitingTask, world: &World) -> Option<Why> {
 }
 
 fn backend(item: &WaitingTask, world: &World) -> Option<Why> {
-    let webhook = world.experts.iter().any(|e| {
-        e.view.webhook && e.view.namespace == item.queue.namespace && Some(&e.view.name) == item.expert.as_ref()
-    });
-    let alias = item.model.clone().filter(|_| !webhook)?;
+    let named =
+        |e: &&WorldExpert| e.view.namespace == item.queue.namespace && Some(&e.view.name) == item.expert.as_ref();
+    let expert = world.experts.iter().find(named);
+    let alias = item.model.clone().filter(|_| expert.is_none_or(|e| e.view.handler.calls_model()))?;
     let servers: Vec<Server> = world.backends.iter().map(|b| b.server.clone()).collect();
     let serving = route::serving(&servers, &item.queue.namespace, &alias);
     if serving.is_empty() {
@@ -315,6 +317,9 @@ fn backend(item: &WaitingTask, world: &World) -> Option<Why> {
 
 fn worker(item: &WaitingTask, world: &World) -> Option<Why> {
     let queue = &item.queue;
+    if world.queues.iter().any(|q| q.view.key == *queue && q.view.claimed_by == ClaimedBy::Clients) {
+        return Some(Why::Claimable);
+    }
     let serves = |p: &&PoolState| p.namespace == queue.namespace && !p.suspended && p.queues.contains(&queue.name);
     let pools: Vec<&PoolState> = world.pools.iter().filter(serves).collect();
     let Some(first) = pools.first() else { return Some(Why::NoPool { queue: queue.name.clone() }) };
@@ -378,6 +383,7 @@ impl Why {
                     number_of(in_flight, "task")
                 )
             }
+            Self::Claimable => "it waits for a client that claims it (POST /api/v1/claims)".into(),
             Self::Soon => "nothing stands in its way: a worker takes it in a moment".into(),
         }
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::Overflow;
+use crate::api::{ClaimedBy, Handler, Overflow};
 use crate::tasks::route::CallsOfDay;
 
 fn at(second: i64) -> Timestamp {
@@ -39,7 +39,7 @@ fn backend(name: &str, priority: i32) -> WorldBackend {
 
 /// Where nothing stands in the way of anybody.
 fn world() -> World {
-    let view = QueueView { key: default(), default_expert: None };
+    let view = QueueView { key: default(), default_expert: None, claimed_by: ClaimedBy::Workers };
     World {
         queues: vec![QueueState { view, suspended: false, held: None }],
         experts: vec![expert("igor", "backend")],
@@ -179,7 +179,7 @@ fn the_first_thing_in_the_way_is_named() {
 #[test]
 fn a_webhooks_task_waits_for_no_backend() {
     let mut world = world();
-    world.experts[0].view.webhook = true;
+    world.experts[0].view.handler = Handler::Webhook;
     down(&mut world, 0);
     down(&mut world, 1);
     assert_eq!(why(&item(), &world, at(100)), Why::Soon);

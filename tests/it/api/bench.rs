@@ -65,12 +65,19 @@ impl Bench {
     }
 
     pub async fn with(manifests: &str, authorizer: Arc<dyn Authorizer>, home: ResourceHome) -> Self {
-        Self::made(manifests, authorizer, home, None).await
+        Self::made(manifests, authorizer, home, None, None).await
+    }
+
+    /// On an empty PostgreSQL database.
+    pub async fn postgres(url: &str) -> Self {
+        let data = store::Home::Postgres(url.parse().unwrap());
+        store::migrate(&data, None, false).await.unwrap();
+        Self::made("", Arc::new(TokenAuthorizer::new(TOKEN, "ada")), ResourceHome::Folder, None, Some(data)).await
     }
 
     /// Without a folder, with Secrets sealed in the database.
     pub async fn sealed(authorizer: Arc<dyn Authorizer>, home: ResourceHome, key: seal::Key) -> Self {
-        Self::made("", authorizer, home, Some(key)).await
+        Self::made("", authorizer, home, Some(key), None).await
     }
 
     async fn made(
@@ -78,13 +85,14 @@ impl Bench {
         authorizer: Arc<dyn Authorizer>,
         home: ResourceHome,
         sealing: Option<seal::Key>,
+        data: Option<store::Home>,
     ) -> Self {
         install_crypto();
         let folder = std::env::temp_dir().join(format!("ostler-api-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
         fs::write(folder.join("manifests/team.yaml"), manifests).unwrap();
-        let data = store::Home::Folder { path: folder.join("data"), hold: FolderAccess::Lock };
         fs::create_dir_all(folder.join("data")).unwrap();
+        let data = data.unwrap_or_else(|| store::Home::Folder { path: folder.join("data"), hold: FolderAccess::Lock });
         let store = store::open(&data, None).await.unwrap();
         let records = Arc::new(Records(Arc::clone(&store)));
         let config = LocalConfig { kinds: vec![agent::local_kind()], ..LocalConfig::new(folder.join("manifests")) };

@@ -1,5 +1,6 @@
 //! What the dashboard does, by forms alone.
 
+use ostler::causes::Cause;
 use ostler::store::{OpenCall, OpenCallState, WorkerReport};
 use reqwest::StatusCode;
 use serde_json::json;
@@ -112,6 +113,32 @@ async fn recovery_is_paused_and_resources_are_suspended_and_reconciled() {
     assert_eq!(controls().await.reconcile_requested.len(), 1);
     assert_eq!(browser.post(&path("run"), &[token]).await.status, StatusCode::BAD_REQUEST, "no schedule");
     assert!(browser.page("/ui/events").await.contains("ReconcileRequested"));
+}
+
+#[tokio::test]
+async fn a_cause_is_taken_into_a_persons_hands_by_its_button() {
+    let bench = Bench::new(TEAM).await;
+    let fence = bench.lead().await;
+    let cause: Cause = serde_json::from_value(json!({
+        "key": "LLMBackend/default/mlx/Down", "openedAt": "2026-03-01T12:00:00Z", "class": "Down", "severity": "Critical",
+        "root": {"kind": "LLMBackend", "namespace": "default", "name": "mlx"}, "worst": "Critical", "acts": "Person",
+        "title": "mlx is down", "evidence": "refused", "next": "look", "memberCount": 1, "most": 1, "mostTitle": "mlx is down",
+        "since": "2026-03-01T12:00:00Z", "times": 1, "wellSince": null, "resolvedAt": null, "ended": null, "foldedInto": null,
+        "updatedAt": "2026-03-01T12:00:00Z",
+    }))
+    .unwrap();
+    bench.store.put_causes(&fence, &[cause], &[]).await.unwrap();
+    let looker = Browser::signed_in(&bench, true).await.page("/ui").await;
+    assert!(looker.contains("mlx is down") && !looker.contains("I have it in my hands"), "{looker}");
+    let mut browser = Browser::signed_in(&bench, false).await;
+    let token = browser.get("/ui").await.form_token();
+    let fields = [("token", token.as_str()), ("cause", "LLMBackend/default/mlx/Down")];
+    let answer = browser.post("/ui/causes/acknowledge", &fields).await;
+    assert_eq!(answer.header("location"), "/ui?done=acknowledge");
+    let (_, causes) = bench.get("/api/v1/causes").await;
+    assert_eq!(causes["items"][0]["acknowledged"]["by"], "ada", "{causes}");
+    let none = browser.post("/ui/causes/acknowledge", &[("token", token.as_str()), ("cause", "x")]).await;
+    assert_eq!(none.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod auth;
 mod bench;
 mod browser;
+mod claims;
 mod controls;
 mod dashboard;
 mod dashboard_acts;
@@ -10,5 +11,6 @@ mod doors;
 mod real_cluster;
 mod seeing;
 mod services;
+mod sql;
 mod tasks;
 mod tasks_following;

@@ -60,7 +60,9 @@ async fn problems(bench: &Bench, folder: &Path) -> (usize, Vec<String>) {
 #[tokio::test]
 async fn every_example_is_in_order() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    for (example, backends) in [("quickstart", 2), ("laptop-ollama-mlx", 2), ("cluster", 2), ("containers", 0)] {
+    for (example, backends) in
+        [("quickstart", 2), ("laptop-ollama-mlx", 2), ("cluster", 2), ("containers", 0), ("worker-python", 0)]
+    {
         assert_eq!(problems(&Bench::new(), &root.join(example)).await, (backends, Vec::new()), "{example}");
     }
     for file in [

@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod bench;
+mod callbacks;
 mod callers;
 mod calls_of_day;
 mod holders;
@@ -81,6 +82,7 @@ on_both! {
     order::tasks_that_wait_get_a_tenth_of_the_time,
     order::whoever_is_dead_or_stands_still_delays_nobody,
     order::a_renewal_may_move_the_end_of_a_call,
+    callbacks::each_end_is_told_once_in_the_order_of_its_task,
     callers::a_callers_calls_at_once_are_exact_at_all_gateways_and_servers,
     callers::a_slot_that_a_task_takes_next_is_no_callers_any_more,
     callers::a_days_tokens_are_counted_and_come_back_on_the_next,

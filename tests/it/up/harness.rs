@@ -227,7 +227,12 @@ impl Up {
 
     /// The reasons of all events of a backend, oldest first.
     pub async fn reasons(&self, name: &str) -> Vec<String> {
-        let events = self.get(&format!("/api/v1/events?kind=LLMBackend&name={name}")).await;
+        self.reasons_of("LLMBackend", name).await
+    }
+
+    /// The same of any kind.
+    pub async fn reasons_of(&self, kind: &str, name: &str) -> Vec<String> {
+        let events = self.get(&format!("/api/v1/events?kind={kind}&name={name}")).await;
         let list = events.as_array().or_else(|| events["items"].as_array()).cloned().unwrap_or_default();
         let mut reasons: Vec<_> = list.iter().filter_map(|e| e["reason"].as_str().map(str::to_owned)).collect();
         reasons.reverse();

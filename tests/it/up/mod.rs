@@ -1,7 +1,9 @@
 //! The whole of `ostler up`, as a user runs it.
 
+mod callbacks;
 mod callers;
 mod causes;
+mod clients;
 mod composed;
 mod containers;
 mod crashes;

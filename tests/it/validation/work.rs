@@ -31,6 +31,12 @@ fn experts() -> Vec<Case> {
         ),
         ("a chat without a model", "spec: {domains: [a]}", Refused("set model to an alias")),
         ("a webhook needs no model", "spec: {handler: Webhook, webhook: {url: 'http://h:1/x?y=z'}}", Accepted),
+        ("an external one needs no model", "spec: {handler: External, domains: [a]}", Accepted),
+        (
+            "an external one has no webhook",
+            "spec: {handler: External, webhook: {url: 'http://h:1'}}",
+            Refused("set both, or remove webhook"),
+        ),
         ("a webhook without its url", "spec: {handler: Webhook}", Refused("set both, or remove webhook")),
         (
             "a url without the handler",

@@ -77,7 +77,7 @@ async fn follow_batch(connection: &mut PgConnection, expert: &FollowedExpert<'_>
         .bind(namespace)
         .bind(name)
         .bind(expert.open)
-        .bind(word("handler") == Some("Webhook"))
+        .bind(matches!(word("handler"), Some("Webhook" | "External")))
         .bind(word("model"))
         .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
         .execute(connection)
@@ -109,11 +109,11 @@ pub(super) async fn refresh_tasks(connection: &mut PgConnection, ids: &[TaskId])
             SELECT FROM declared AS d WHERE d.kind = 'Expert' AND d.namespace = t.namespace AND d.name = t.expert
                 AND d.gone_at IS NULL AND NOT d.suspended)",
         "UPDATE tasks AS t SET assigned_model =
-            CASE WHEN d.spec ->> 'handler' IS DISTINCT FROM 'Webhook' THEN coalesce(t.model, d.spec ->> 'model') END
+            CASE WHEN coalesce(d.spec ->> 'handler', '') NOT IN ('Webhook', 'External') THEN coalesce(t.model, d.spec ->> 'model') END
          FROM declared AS d WHERE d.kind = 'Expert' AND d.namespace = t.namespace AND d.name = t.expert AND d.gone_at IS NULL
             AND t.id = ANY ($1) AND t.state = 'pending' AND t.assignment_reason IS NOT NULL
             AND t.assigned_model IS DISTINCT FROM
-                CASE WHEN d.spec ->> 'handler' IS DISTINCT FROM 'Webhook' THEN coalesce(t.model, d.spec ->> 'model') END",
+                CASE WHEN coalesce(d.spec ->> 'handler', '') NOT IN ('Webhook', 'External') THEN coalesce(t.model, d.spec ->> 'model') END",
     ] {
         sqlx::query(statement).bind(ids).execute(&mut *connection).await?;
     }

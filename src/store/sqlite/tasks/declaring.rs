@@ -22,7 +22,7 @@ macro_rules! refresh {
             ),
             concat!(
                 "UPDATE tasks SET assigned_model = wanted.model
-                 FROM (SELECT t.id, CASE WHEN d.spec ->> '$.handler' = 'Webhook' THEN NULL
+                 FROM (SELECT t.id, CASE WHEN d.spec ->> '$.handler' IN ('Webhook', 'External') THEN NULL
                         ELSE coalesce(t.model, d.spec ->> '$.model') END AS model
                     FROM tasks t JOIN declared d ON d.kind = 'Expert' AND d.namespace = t.namespace AND d.name = t.expert
                         AND d.gone_at IS NULL
