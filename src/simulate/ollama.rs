@@ -109,7 +109,7 @@ async fn show(State(shared): State<Arc<SimulatedState>>, Lenient(request): Lenie
     let told = describe(&asked);
     let (from, parameters) = match shared.derived(&asked) {
         Some((from, context)) => (from, format!("PARAMETER num_ctx {context}\n")),
-        None => (asked, String::new()),
+        None => (shared.find(&asked).unwrap_or(asked), String::new()),
     };
     reply::json(
         200,
