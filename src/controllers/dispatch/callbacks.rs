@@ -50,7 +50,7 @@ struct CallbackRound {
 
 pub async fn run(context: LoopContext, courier: Courier) {
     let mut ends = context.store.follow(Topics::ENDED | Topics::WORLD);
-    let (mut rounds, mut failing) = (JoinSet::new(), HashMap::<QueueKey, Failing>::new());
+    let (mut rounds, mut failing) = (JoinSet::<CallbackRound>::new(), HashMap::<QueueKey, Failing>::new());
     let (mut busy, mut expired_at) = (Vec::<QueueKey>::new(), None::<Timestamp>);
     loop {
         context.beat.beat();

@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use ostler::{
     engines::EngineKind,
     gateway::GatewayTimings,
-    simulate::{ActiveFault, Server, SimulateOptions},
+    simulate::{ActiveFault, SimulateOptions, SimulatedServer},
 };
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -188,7 +188,7 @@ async fn kills(shop: &Shop, addresses: &Addresses) {
 }
 
 /// Connections that engines reset, before the first byte and after some.
-async fn resets(servers: &[Server]) {
+async fn resets(servers: &[SimulatedServer]) {
     let mut random = StdRng::seed_from_u64(7);
     loop {
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -209,7 +209,7 @@ async fn whenever_and_by_whoever_a_call_is_broken_off_the_limit_holds_and_no_slo
     let mut servers = Vec::new();
     for engine in ENGINES {
         let options = SimulateOptions { tokens_per_second: 300.0, parallel: 64, ..SimulateOptions::new(engine) };
-        let server = Server::start(options.clone()).await.expect("start");
+        let server = SimulatedServer::start(options.clone()).await.expect("start");
         server.set_faults(ALWAYS.map(|fault| fault.parse().expect("a fault")));
         let models = [json!({"name": options.models[0], "alias": engine.as_str()})];
         shop.backend(engine.as_str(), engine.as_str(), server.url(), &models, LIMIT, 10).await;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use futures::{StreamExt, stream};
 use ostler::{
     engines::EngineKind,
-    simulate::{Fault, Server, SimulateOptions},
+    simulate::{Fault, SimulateOptions, SimulatedServer},
     tasks::{NewTask, Payload, TaskState},
 };
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use crate::worker::{
 
 const CHAT: &str = "/v1/chat/completions";
 
-async fn gate() -> (Gate, Server) {
+async fn gate() -> (Gate, SimulatedServer) {
     let shop = Shop::sqlite().await;
     let server = shop.simulated("one", SimulateOptions::new(EngineKind::OpenAi), 4, 10).await;
     (Gate::start_with(shop, quick()).await, server)

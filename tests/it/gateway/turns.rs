@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ostler::{
     engines::EngineKind,
     gateway::GatewayTimings,
-    simulate::{Server, SimulateOptions},
+    simulate::{SimulateOptions, SimulatedServer},
     store::{Slot, SlotRequest},
 };
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use super::gate::{Gate, quick};
 use crate::worker::{eventually, shop::Shop};
 
 /// Somebody else has a slot.
-async fn taken(shop: &Shop, server: &Server) -> Slot {
+async fn taken(shop: &Shop, server: &SimulatedServer) -> Slot {
     let minute = Duration::from_secs(60);
     let request =
         SlotRequest { server_url: server.url().to_owned(), ..crate::store::bench::request("somebody", minute, minute) };
