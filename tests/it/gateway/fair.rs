@@ -1,6 +1,6 @@
 //! Many callers at once beside tasks: whose turn it is, as figures.
 //!
-//! `OSTLER_TEST_FAIR_SECONDS=60` looks on for that long.
+//! `OSTLER_TEST_FAIR_SECONDS=60 cargo test --test it -- gateway::fair --ignored --nocapture` looks on for that long.
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +25,8 @@ const LIMIT: i32 = 2;
 /// Of each call and task, and how long they take at the engine.
 const TOKENS: u32 = 8;
 const TOOK: Duration = Duration::from_millis(100);
+
+const HEAD: Duration = Duration::from_millis(250);
 
 /// Calls once with a key; returns how long it waited for its slot.
 async fn call(http: &reqwest::Client, url: &str, key: &CallerKey, prompt: &str) -> Duration {
@@ -51,8 +53,9 @@ fn percentile(mut all: Vec<Duration>, part: f64) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "it takes a minute, and measures"]
 async fn fifty_callers_and_workers_share_two_slots_and_a_person_waits_for_one_call() {
-    let seconds = std::env::var("OSTLER_TEST_FAIR_SECONDS").map_or(12, |text| text.parse().expect("a number"));
+    let seconds = std::env::var("OSTLER_TEST_FAIR_SECONDS").map_or(60, |text| text.parse().expect("a number"));
     let shop = Shop::sqlite().await;
     let options = SimulateOptions {
         tokens_per_second: f64::from(TOKENS) / TOOK.as_secs_f64(),
@@ -87,14 +90,14 @@ async fn fifty_callers_and_workers_share_two_slots_and_a_person_waits_for_one_ca
         }
     }));
     let person = async {
-        // Until everybody waits.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Until everybody had some calls: a person has had less than they.
+        tokio::time::sleep(Duration::from_secs(20)).await;
         let (begun, mut waits) = (Instant::now(), Vec::new());
         mlx.clear_log();
         while begun.elapsed() < Duration::from_secs(seconds) {
             waits.push(call(&gate_.http, urls[waits.len() % 2], &keys[CALLERS], "person").await);
-            // What a person does in between.
-            tokio::time::sleep(Duration::from_millis(400)).await;
+            // What a person does in between. More often than a fiftieth part of the time they would be one of many.
+            tokio::time::sleep(Duration::from_secs(10)).await;
         }
         let log = mlx.log();
         over.store(true, Ordering::Relaxed);
@@ -122,8 +125,8 @@ async fn fifty_callers_and_workers_share_two_slots_and_a_person_waits_for_one_ca
     assert!(log.in_flight_peak <= LIMIT as usize, "{} calls at once", log.in_flight_peak);
     assert!(fairness >= 0.95, "{of_callers:?}");
     assert!(tasks >= 0.09, "{counts:?}");
-    // The call that runs, and the time until the next one begins.
-    assert!(most <= TOOK * 2, "{most:?}");
+    // The call that runs, and for how long a slot may be kept for somebody who does not come.
+    assert!(most <= TOOK * 2 + HEAD, "{most:?}");
     for worker in workers {
         worker.end().await;
     }
