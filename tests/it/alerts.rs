@@ -25,18 +25,23 @@ fn rules() -> Vec<Value> {
 /// What docs/metrics.md lists, with its labels. That the page is whole is what its own test sees to.
 fn series() -> BTreeMap<String, String> {
     let page = read("docs/metrics.md");
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `ostler_"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).filter(|row| is_series(row));
     let row = |row: &str| {
         let (name, rest) = row.split_once('`').expect("a name");
-        (format!("ostler_{name}"), rest.to_owned())
+        (name.to_owned(), rest.to_owned())
     };
     rows.map(row).collect()
+}
+
+/// Whether a name is that of a series, and not that of a label.
+fn is_series(name: &str) -> bool {
+    ["ostler_", "gen_ai_server_", "gen_ai_client_"].iter().any(|begin| name.starts_with(begin))
 }
 
 /// The names of series in an expression.
 fn asked(expression: &str) -> BTreeSet<String> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let words = expression.split(|c| !is_of_name(c)).filter(|word| word.starts_with("ostler_"));
+    let words = expression.split(|c| !is_of_name(c)).filter(|word| is_series(word));
     let base = |word: &str| {
         ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
     };
@@ -113,6 +118,6 @@ fn real_promtool_takes_the_rules_and_each_fires_when_it_should_and_else_does_not
     for rule in rules() {
         let name = rule["alert"].as_str().expect("a name").to_owned();
         let tested = read(cases).matches(&format!("ALERTS{{alertname=\"{name}\"")).count();
-        assert_eq!(tested, 2, "{name}: once firing, once quiet");
+        assert!(tested >= 2, "{name}: at least once firing, once quiet");
     }
 }

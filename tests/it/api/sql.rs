@@ -222,5 +222,5 @@ async fn real_results_are_read_by_sql() {
     let read = "SELECT id, key, labels ->> 'order', state, reason FROM ostler.results WHERE ended_at > now() - interval '1 hour'";
     let rows: Vec<(i64, String, String, String, String)> = sqlx::query_as(read).fetch_all(&mut caller).await.unwrap();
     let text = str::to_owned;
-    assert_eq!(rows, [(id, text("k"), text("7"), text("cancelled"), text("no"))]);
+    assert_eq!(rows, [(id, text("k"), text("7"), text("cancelled"), text("by ada: no"))]);
 }
