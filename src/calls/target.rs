@@ -17,10 +17,10 @@ use super::{
 use crate::{
     api::{LLMBackendSpec, Model},
     engines::{
-        Endpoint, EngineKind, KeepAlive, ProbeVerdict, Secret, SendableModel, USUAL_BYTES_PER_TOKEN, engine,
-        model_to_send, same_model,
+        Endpoint, EngineKind, KeepAlive, ProbeVerdict, Secret, SendableModel, engine, model_to_send, same_model,
     },
     net::HttpClient,
+    protocols::USUAL_BYTES_PER_TOKEN,
 };
 
 /// For how long a listing proves what may be sent.

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::decoder::no_json;
 use super::error::failure;
-use super::estimate::{Tokenizer, cut};
 use super::status::{html_title, of_record, of_response};
 use super::{EmbedOutcome, EmbedRequest, Endpoint, EngineError, EngineKind, Failure};
 use crate::net::{Broken, json_fault};
+use crate::protocols::{Tokenizer, prompt_cut};
 
 /// A thousand vectors of four thousand numbers, written out.
 const MAX_BYTES: usize = 96 << 20;
@@ -103,7 +103,7 @@ async fn ask<T: for<'a> Deserialize<'a>>(
         return Err(bad(format!("{} vectors for {} texts, or empty ones", vectors.len(), request.input.len())));
     }
     if let Some(detail) =
-        cut(Tokenizer::Embedding, request.input.iter().map(String::as_str), prompt_tokens.map(u64::from))
+        prompt_cut(Tokenizer::Embedding, request.input.iter().map(String::as_str), prompt_tokens.map(u64::from))
     {
         return Err(failed(Failure::PromptTooLong { detail }));
     }

@@ -1,6 +1,6 @@
 //! What differs between Ollama, MLX and OpenAI-compatible servers, behind one trait.
 //!
-//! `listing` and `verdict` read probe replies, `decoder`, `said`, `thinking` and `estimate` read answers, `status` reads
+//! `listing` and `verdict` read probe replies, `decoder`, `said` and `thinking` read answers, `status` reads
 //! refusals; none of them does I/O. `names` decides which model name may be sent. `ollama` and `openai` speak to the
 //! servers through an `Endpoint`; `stream` holds a call to its time limits.
 
@@ -9,7 +9,6 @@ mod decoder;
 mod embed;
 mod endpoint;
 mod error;
-mod estimate;
 mod infer;
 mod lines;
 mod listing;
@@ -31,7 +30,6 @@ use async_trait::async_trait;
 
 pub use endpoint::{Endpoint, Secret};
 pub use error::{Blame, EngineError, Failure, failure as failure_of};
-pub use estimate::{Tokenizer, USUAL_BYTES_PER_TOKEN, cut as prompt_cut};
 pub use infer::{
     CallActivity, EmbedOutcome, EmbedRequest, InferOutcome, InferRequest, KeepAlive, ProofRequest, ProofShape, Proved,
     Sampling,

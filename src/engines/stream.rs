@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::decoder::{Decoder, StreamItem, no_json};
 use super::error::failure;
-use super::estimate::{Tokenizer, cut};
 use super::said::{self, Counts, ServerWords, Tool};
 use super::status::{html_title, of_event, of_record, of_response};
 use super::thinking::SplitAnswer;
 use super::{CallActivity, Endpoint, EngineError, EngineKind, Failure, InferOutcome, InferRequest, SendableModel};
 use crate::net::{Broken, HttpReply};
+use crate::protocols::{Tokenizer, prompt_cut};
 
 /// A model that says more in one answer has lost its way; `max_tokens` ends it long before.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -244,7 +244,7 @@ impl<'a> Call<'a> {
 
     fn outcome(mut self) -> Result<InferOutcome, Failure> {
         let texts = self.request.messages.iter().map(|message| message.content.as_str());
-        if let Some(detail) = cut(Tokenizer::Chat, texts, self.counts.prompt_tokens.map(u64::from)) {
+        if let Some(detail) = prompt_cut(Tokenizer::Chat, texts, self.counts.prompt_tokens.map(u64::from)) {
             return Err(Failure::PromptTooLong { detail });
         }
         // A token can be half a character, and then no text comes of it.

@@ -2,8 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Ask, Operation, ask::is_empty, object::Object};
-use crate::engines::{Tokenizer, USUAL_BYTES_PER_TOKEN, prompt_cut};
+use super::{Ask, Operation, Tokenizer, USUAL_BYTES_PER_TOKEN, ask::is_empty, object::Object, prompt_cut};
 
 impl Ask<'_> {
     /// Bytes of its prompt, as it is written in JSON.

@@ -57,7 +57,8 @@ async fn passes_and_requests_are_exported_and_the_last_ones_are_sent_at_exit() {
     .await
     .unwrap();
     let passes = ["pass", "LLMBackend", "request", "/api/v1/events", "ostler-of-a-test", "service.version"];
-    for word in passes.into_iter().chain(["call", "/v1/chat/completions", "wait", "chat small", "gen_ai.request.model"]) {
+    for word in passes.into_iter().chain(["call", "/v1/chat/completions", "wait", "chat small", "gen_ai.request.model"])
+    {
         assert!(seen.mentions(word), "no span mentions {word}");
     }
     assert!(seen.0.lock().unwrap().iter().all(|(kind, _)| kind == "application/x-protobuf"));

@@ -15,7 +15,11 @@ pub enum Tokenizer {
 }
 
 /// Says so when `counted` tokens can't be all of `texts`. A server that counts none doesn't count.
-pub fn cut<'a>(tokenizer: Tokenizer, texts: impl IntoIterator<Item = &'a str>, counted: Option<u64>) -> Option<String> {
+pub fn prompt_cut<'a>(
+    tokenizer: Tokenizer,
+    texts: impl IntoIterator<Item = &'a str>,
+    counted: Option<u64>,
+) -> Option<String> {
     let counted = counted.filter(|n| *n > 0)?;
     let least: u64 = texts.into_iter().map(|text| least_tokens(tokenizer, text)).sum();
     (counted + LEAST_MISSING <= least).then(|| {
@@ -56,7 +60,7 @@ mod tests {
     use super::*;
 
     fn is_cut(text: &str, counted: u64) -> bool {
-        cut(Tokenizer::Chat, [text], Some(counted)).is_some()
+        prompt_cut(Tokenizer::Chat, [text], Some(counted)).is_some()
     }
 
     #[test]
@@ -67,9 +71,9 @@ mod tests {
         let text: String = ('a'..='z').cycle().take(60_000).collect();
         assert!(is_cut(&text, 4_096), "without spaces as well");
         assert!(!is_cut("hello world", 1));
-        assert!(cut(Tokenizer::Chat, [words.as_str()], None).is_none(), "not counted");
-        assert!(cut(Tokenizer::Chat, [words.as_str()], Some(0)).is_none(), "not counted");
-        assert!(cut(Tokenizer::Embedding, [words.as_str(), words.as_str()], Some(1_024)).is_some());
+        assert!(prompt_cut(Tokenizer::Chat, [words.as_str()], None).is_none(), "not counted");
+        assert!(prompt_cut(Tokenizer::Chat, [words.as_str()], Some(0)).is_none(), "not counted");
+        assert!(prompt_cut(Tokenizer::Embedding, [words.as_str(), words.as_str()], Some(1_024)).is_some());
     }
 
     /// Tokens that the leanest of today's large vocabularies make of such text, rounded down.
@@ -103,7 +107,7 @@ mod tests {
             let tokens: usize = text.split_whitespace().map(|word| word.chars().count().div_ceil(12)).sum();
             prop_assert!(!is_cut(&text, tokens as u64));
             let tokens = text.split_whitespace().count();
-            prop_assert!(cut(Tokenizer::Embedding, [text.as_str()], Some(tokens as u64)).is_none());
+            prop_assert!(prompt_cut(Tokenizer::Embedding, [text.as_str()], Some(tokens as u64)).is_none());
         }
     }
 }
