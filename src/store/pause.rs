@@ -53,6 +53,9 @@ impl Patience {
     }
 }
 
+/// What lies between two passes of a reaper on a busy machine is no pause, however short the leases are.
+const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(6);
+
 /// For leases of one length.
 #[derive(Clone, Debug)]
 struct PauseGuard {
@@ -68,7 +71,7 @@ impl PauseGuard {
 
     /// A leap of the wall clock is a pause, too: leases are measured by one, and whoever holds one could not renew it within a leap.
     fn may_reap(&mut self, boot: BootInstant, wall: Timestamp) -> bool {
-        let half = SignedDuration::try_from(self.lease / 2).unwrap_or(SignedDuration::MAX);
+        let half = SignedDuration::try_from(self.lease / 2).unwrap_or(SignedDuration::MAX).max(LEAST_PAUSE);
         let paused = self.last_pass.is_none_or(|(boot_then, wall_then)| {
             let passed = SignedDuration::try_from(boot.since(boot_then)).unwrap_or(SignedDuration::MAX);
             let ahead = wall.duration_since(wall_then).checked_sub(passed).unwrap_or(SignedDuration::MAX);
@@ -92,6 +95,13 @@ mod tests {
 
     fn wall(second: u64) -> Timestamp {
         Timestamp::from_second(i64::try_from(second).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn leases_that_are_shorter_than_two_passes_are_reaped_all_the_same() {
+        let mut guard = PauseGuard::new(Duration::from_secs(2));
+        let may = [1_000, 1_002, 1_005, 1_008, 1_030, 1_032].map(|at| guard.may_reap(boot(at), wall(at)));
+        assert_eq!(may, [false, true, true, true, false, true], "just started, four passes, and a real pause");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod histories;
 mod invariants;
 mod judging;
 mod judging_calls;
+mod processes;
 mod script;
 mod shown;
 mod world;
